@@ -1,0 +1,1 @@
+"""AgentAuth: capability-based authentication for AI agents. Imports nothing until asked."""

@@ -1,0 +1,156 @@
+"""The one family of refusals: each is a class with a stable snake-case code. HTTP statuses are not here."""
+
+from typing import Any, ClassVar
+
+
+class AgentAuthError(Exception):
+    """A refusal. `description` is one plain sentence a person can act on and never holds a secret.
+
+    `reason` is the finer stable word where a code has several; `fields` are further JSON members of the answer.
+    """
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, description: str = "", *, reason: str | None = None, **fields: Any) -> None:
+        self.description = description
+        self.reason = reason
+        self.fields = fields
+        super().__init__(f"{self.code}{'/' + reason if reason else ''}: {description}")
+
+
+class InvalidRequestError(AgentAuthError):
+    code = "invalid_request"
+
+
+class EncodingError(InvalidRequestError):
+    """Bytes that are not in the one form we accept."""
+
+
+class InvalidKeyError(InvalidRequestError):
+    """A public key outside the policy of docs/protocol.md section 1."""
+
+
+class InvalidSignatureError(AgentAuthError):
+    code = "invalid_signature"
+
+
+class InvalidTokenError(AgentAuthError):
+    code = "invalid_token"
+
+
+class InvalidProofError(AgentAuthError):
+    code = "invalid_dpop_proof"
+
+
+class ProofNonceRequiredError(AgentAuthError):
+    code = "use_dpop_nonce"
+
+
+class ManifestError(AgentAuthError):
+    code = "invalid_manifest"
+
+
+class GrantTooLargeError(AgentAuthError):
+    code = "grant_too_large"
+
+
+class InvalidReceiptError(AgentAuthError):
+    code = "invalid_receipt"
+
+
+class ChainError(AgentAuthError):
+    code = "invalid_log_proof"
+
+
+class InvalidClientError(AgentAuthError):
+    code = "invalid_client"
+
+
+class NotFoundError(AgentAuthError):
+    code = "not_found"
+
+
+class PermissionDeniedError(AgentAuthError):
+    code = "permission_denied"
+
+
+class InvalidGrantError(AgentAuthError):
+    code = "invalid_grant"
+
+
+class InvalidStateError(AgentAuthError):
+    code = "invalid_state"
+
+
+class InvalidScopeError(AgentAuthError):
+    """Asked beyond the manifest, or beyond what the service provider allows."""
+
+    code = "invalid_scope"
+
+
+class AgentInactiveError(AgentAuthError):
+    code = "agent_inactive"
+
+
+class ManifestConflictError(AgentAuthError):
+    code = "manifest_conflict"
+
+
+class KeyInUseError(AgentAuthError):
+    code = "key_in_use"
+
+
+class InvalidEnrolmentCodeError(AgentAuthError):
+    code = "invalid_enrolment_code"
+
+
+class TooManyPendingGrantsError(AgentAuthError):
+    code = "too_many_pending_grants"
+
+
+class CooldownActiveError(AgentAuthError):
+    code = "cooldown_active"
+
+
+class SlowDownError(AgentAuthError):
+    code = "slow_down"
+
+
+class IdempotencyInProgressError(AgentAuthError):
+    code = "idempotency_in_progress"
+
+
+class IdempotencyMismatchError(AgentAuthError):
+    code = "idempotency_mismatch"
+
+
+class IdempotencyExpiredError(AgentAuthError):
+    code = "idempotency_expired"
+
+
+class GrantChangedError(AgentAuthError):
+    code = "grant_changed"
+
+
+class ExpiredError(AgentAuthError):
+    code = "expired"
+
+
+class InvalidAssertionError(AgentAuthError):
+    code = "invalid_assertion"
+
+
+class CsrfFailedError(AgentAuthError):
+    code = "csrf_failed"
+
+
+class ConfirmationRequiredError(AgentAuthError):
+    """The second explicit step was not taken."""
+
+    code = "confirmation_required"
+
+
+class TemporarilyUnavailableError(AgentAuthError):
+    """A dependency is down: never a wrong yes, never a 401."""
+
+    code = "temporarily_unavailable"
