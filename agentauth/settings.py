@@ -1,0 +1,213 @@
+"""The one settings file: typed readers of the environment, deny by default, unsafe production stops (checks.py)."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import dj_database_url
+from django.core.exceptions import ImproperlyConfigured
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+
+def env(name: str, default: str = "") -> str:
+    return os.environ.get(name, default).strip()
+
+
+def env_list(name: str) -> list[str]:
+    return [part.strip() for part in env(name).split(",") if part.strip()]
+
+
+# Development is exactly a localhost PUBLIC_URL; everything else is production and gets the production checks.
+PUBLIC_URL = env("PUBLIC_URL", "http://localhost:8000").rstrip("/")
+_public = urlsplit(PUBLIC_URL)
+if _public.scheme not in {"http", "https"} or not _public.hostname or _public.path or _public.query:
+    raise ImproperlyConfigured("agentauth.E001: PUBLIC_URL must be an origin such as https://registry.example.com")
+DEVELOPMENT = _public.scheme == "http" and _public.hostname == "localhost"
+ISSUER = PUBLIC_URL
+RP_ID = _public.hostname
+ORIGIN = PUBLIC_URL
+DEBUG = False
+# Tests live in processes started with AGENTAUTH_TESTING=1, and only on a localhost PUBLIC_URL.
+TESTING = DEVELOPMENT and env("AGENTAUTH_TESTING") == "1"
+# Where a process started under TESTING kills itself, e.g. "issue.after_commit"; see audit/faults.py.
+FAULT_AT = env("FAULT_AT") if TESTING else ""
+
+VAR_DIR = Path(env("VAR_DIR", str(BASE_DIR / "var")))
+KEY_DIRECTORY = VAR_DIR / "keys"
+
+
+def secret_key() -> str:
+    """The server secret: from the environment; in development made once and kept in VAR_DIR, mode 0600."""
+    if value := env("SECRET_KEY"):
+        return value
+    if not DEVELOPMENT:
+        raise ImproperlyConfigured("agentauth.E002: set SECRET_KEY (50 random characters or more) in production")
+    path = VAR_DIR / "secret_key"
+    VAR_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        # O_EXCL: of two processes starting at once, one writes and the other reads.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text().strip()
+    with os.fdopen(descriptor, "w") as file:
+        value = os.urandom(48).hex()
+        file.write(value)
+    return value
+
+
+SECRET_KEY = secret_key()
+ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"] if DEVELOPMENT else [_public.hostname]
+
+INSTALLED_APPS = [
+    "agentauth.apps.AgentAuthConfig",
+    "audit",
+    "kms",
+    "registry",
+    "verifier",
+    "approvals",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+]
+
+MIDDLEWARE = [
+    "agentauth.middleware.RequestIdMiddleware",
+    "agentauth.middleware.SecurityHeadersMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "agentauth.middleware.OneHostMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "agentauth.middleware.SameOriginMiddleware",
+    "agentauth.middleware.TimeZoneMiddleware",
+    "agentauth.http_errors.PageErrorMiddleware",
+]
+
+ROOT_URLCONF = "agentauth.urls"
+WSGI_APPLICATION = "agentauth.wsgi.application"
+APPEND_SLASH = False
+TEMPLATES: list[dict[str, Any]] = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "approvals.context.navigation",
+            ],
+        },
+    },
+]
+
+# DATABASE_URL serves, DATABASE_OWNER_URL migrates and grants. Without either: SQLite in VAR_DIR.
+DATABASE_URL = env("DATABASE_URL") or f"sqlite:///{VAR_DIR / 'agentauth.sqlite3'}"
+DATABASE_OWNER_URL = env("DATABASE_OWNER_URL")
+_MIGRATING = len(sys.argv) > 1 and sys.argv[1] in {"migrate", "grant_serving_role"}
+
+
+def database(url: str) -> dict[str, Any]:
+    """One database configuration for `url`, with time limits on every statement and lock."""
+    config: dict[str, Any] = dict(dj_database_url.parse(url))
+    if config["ENGINE"] == "django.db.backends.sqlite3":
+        # IMMEDIATE: a writer queues before it reads, so it never fails half way. FULL: what we acknowledged
+        # survives a power failure.
+        config["OPTIONS"] = {
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 20,
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
+        }
+        if TESTING:
+            config["TEST"] = {"NAME": str(VAR_DIR / "test.sqlite3")}
+    else:
+        config["CONN_MAX_AGE"] = 600
+        config["CONN_HEALTH_CHECKS"] = True
+        config["OPTIONS"] = {"options": "-c statement_timeout=10000 -c lock_timeout=5000", "connect_timeout": 5}
+    return config
+
+
+DATABASES = {"default": database(DATABASE_OWNER_URL if DATABASE_OWNER_URL and _MIGRATING else DATABASE_URL)}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+AUTH_USER_MODEL = "registry.Human"
+AUTHENTICATION_BACKENDS = ["approvals.passkeys.PasskeyBackend"]
+LOGIN_URL = "/sign-in/"
+LOGIN_REDIRECT_URL = "/approvals/"
+
+REST_FRAMEWORK = {
+    # Deny by default: a view that names nobody answers nobody.
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "registry.authentication.AgentProofAuthentication",
+        "registry.authentication.ServiceProviderAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["registry.permissions.DenyAll"],
+    "DEFAULT_PARSER_CLASSES": ["agentauth.http_json.StrictJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "EXCEPTION_HANDLER": "agentauth.http_errors.handle_exception",
+    "UNAUTHENTICATED_USER": None,
+}
+
+# Run-time links that run upward (architecture: the stack), named here by dotted path.
+AUDIT_SIGNER = "kms.services.signer"
+
+LANGUAGE_CODE = "en-gb"
+TIME_ZONE = "UTC"
+USE_TZ = True
+USE_I18N = True
+STATIC_URL = "/static/"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+STATIC_ROOT = BASE_DIR / "staticfiles"
+WHITENOISE_USE_FINDERS = DEVELOPMENT
+WHITENOISE_AUTOREFRESH = False
+
+DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024
+FILE_UPLOAD_HANDLERS: list[str] = []
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 1000
+
+# Cookies: `__Host-` and Secure in production; on http://localhost a browser would drop both.
+_PREFIX = "" if DEVELOPMENT else "__Host-"
+SESSION_COOKIE_NAME = f"{_PREFIX}agentauth_session"
+CSRF_COOKIE_NAME = f"{_PREFIX}agentauth_csrf"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = not DEVELOPMENT
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Strict"
+SESSION_COOKIE_AGE = 12 * 3600
+SESSION_SAVE_EVERY_REQUEST = False
+SESSION_SERIALIZER = "django.contrib.sessions.serializers.JSONSerializer"
+CSRF_FAILURE_VIEW = "agentauth.http_errors.csrf_failed"
+SECURE_SSL_REDIRECT = not DEVELOPMENT
+SECURE_HSTS_SECONDS = 0 if DEVELOPMENT else 31_536_000
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = not DEVELOPMENT
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env("TRUSTED_PROXY") == "1" else None
+SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
+SECURE_REFERRER_POLICY = "no-referrer"
+X_FRAME_OPTIONS = "DENY"
+
+CELERY_BROKER_URL = env("CELERY_BROKER_URL")
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_BEAT_SCHEDULE = {
+    "sequence-audit": {"task": "audit.tasks.sequence_audit", "schedule": 1.0},
+    "expire": {"task": "registry.tasks.expire", "schedule": 30.0},
+    "promote-keys": {"task": "kms.tasks.promote_keys", "schedule": 30.0},
+}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": env("LOG_LEVEL", "WARNING") or "WARNING"},
+}

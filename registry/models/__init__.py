@@ -1,0 +1,21 @@
+"""Rows of the registry, one module per subject."""
+
+from registry.models.agents import Agent, BarredKey, EnrolmentCode
+from registry.models.grants import Grant
+from registry.models.people import Human
+from registry.models.requests import IdempotencyRecord, SpentProof
+from registry.models.service_providers import ServiceProvider, ServiceProviderSecret
+from registry.models.tokens import Token
+
+__all__ = [
+    "Agent",
+    "BarredKey",
+    "EnrolmentCode",
+    "Grant",
+    "Human",
+    "IdempotencyRecord",
+    "ServiceProvider",
+    "ServiceProviderSecret",
+    "SpentProof",
+    "Token",
+]

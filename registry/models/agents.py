@@ -1,0 +1,81 @@
+"""Agents: who hold a key and act for a human."""
+
+from django.conf import settings
+from django.db import models
+
+from audit.identifiers import new_id
+
+
+class Agent(models.Model):
+    class Status(models.TextChoices):
+        UNCLAIMED = "unclaimed"
+        ACTIVE = "active"
+        SUSPENDED = "suspended"
+        REVOKED = "revoked"
+        EXPIRED = "expired"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    status = models.CharField(max_length=16, choices=Status)
+    human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="agents")
+    # RFC 7638 thumbprint of the one key it holds; a second agent with the same key cannot exist.
+    jkt = models.CharField(max_length=43, unique=True)
+    public_jwk = models.JSONField()
+    name = models.CharField(max_length=80)
+    description = models.CharField(max_length=500, blank=True)
+    model_origin = models.CharField(max_length=255, blank=True)
+    # The signed manifest as received, its SHA-256 (hex), and the capabilities it may ever ask for.
+    manifest = models.TextField()
+    manifest_sha256 = models.CharField(max_length=64)
+    capabilities = models.JSONField()
+    expires_at = models.DateTimeField()
+    # A claim's secret and code are derived from (id, claim_number); a new number ends the old link.
+    claim_number = models.PositiveIntegerField(default=1)
+    claim_expires_at = models.DateTimeField(null=True)
+    claim_failures = models.PositiveSmallIntegerField(default=0)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(status__in=["unclaimed", "active", "suspended", "revoked", "expired"]),
+                name="agent_status",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(status__in=["active", "suspended"], human__isnull=False)
+                | models.Q(status="unclaimed", human__isnull=True)
+                | models.Q(status__in=["revoked", "expired"]),
+                name="agent_owned_unless_unclaimed",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    # What DRF asks of `request.user`.
+    is_authenticated = True
+
+    def audit_filter(self) -> dict[str, str] | None:
+        """Which events it may read: its own."""
+        return {"agent_id": str(self.id)}
+
+
+class BarredKey(models.Model):
+    """A key that may never be used again: rotated out, revoked, or its private half was shown to us."""
+
+    jkt = models.CharField(max_length=43, primary_key=True)
+    reason = models.CharField(max_length=32)
+    barred_at = models.DateTimeField()
+
+
+class EnrolmentCode(models.Model):
+    """A one-time code that lets an agent register as owned. `lookup` finds the row; only the digest is kept."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    lookup = models.CharField(max_length=8, unique=True)
+    digest = models.BinaryField(max_length=32)
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    failures = models.PositiveSmallIntegerField(default=0)
+    used_at = models.DateTimeField(null=True)
+    agent = models.OneToOneField(Agent, on_delete=models.SET_NULL, null=True, related_name="+")

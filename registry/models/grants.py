@@ -1,0 +1,100 @@
+"""Grants: capabilities and envelope of one agent at one service provider, as asked and as approved."""
+
+from datetime import datetime
+
+from django.conf import settings
+from django.db import models
+
+from audit.identifiers import new_id
+from registry.models.agents import Agent
+from registry.models.service_providers import ServiceProvider
+
+
+class GrantQuerySet(models.QuerySet["Grant"]):
+    def live(self, now: datetime) -> "GrantQuerySet":
+        """Approved and not past its end: what a token may be issued for."""
+        return self.filter(status=Grant.Status.APPROVED, valid_until__gt=now)
+
+    def waiting(self, now: datetime) -> "GrantQuerySet":
+        """Pending and not past its hour."""
+        return self.filter(status=Grant.Status.PENDING, expires_at__gt=now)
+
+
+class Grant(models.Model):
+    class Status(models.TextChoices):
+        PENDING = "pending"
+        APPROVED = "approved"
+        DENIED = "denied"
+        WITHDRAWN = "withdrawn"
+        SUSPENDED = "suspended"
+        REVOKED = "revoked"
+        EXPIRED = "expired"
+
+    class SuspensionCause(models.TextChoices):
+        # A human or admin may resume these ...
+        PERSON = "person"
+        # ... these return only by a new signed approval.
+        KEY_ROTATED = "key_rotated"
+        MANIFEST_CHANGED = "manifest_changed"
+        AUDIENCE_CHANGED = "audience_changed"
+        RECOVERY = "recovery"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    agent = models.ForeignKey(Agent, on_delete=models.PROTECT, related_name="grants")
+    service_provider = models.ForeignKey(ServiceProvider, on_delete=models.PROTECT, related_name="grants")
+    # Who decided; null until decided.
+    human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+")
+    status = models.CharField(max_length=16, choices=Status, default=Status.PENDING)
+    # Rises with every change of capabilities, envelope, end, agent key, manifest or audience and every suspension.
+    version = models.PositiveIntegerField(default=1)
+    requested_capabilities = models.JSONField()
+    requested_envelope = models.JSONField()
+    requested_seconds = models.PositiveIntegerField()
+    # SHA-256 over service provider, capabilities, envelope and life: finds the identical pending request.
+    request_digest = models.BinaryField(max_length=32)
+    reason = models.CharField(max_length=500, blank=True)
+    # As granted; null until approved. What was asked stays for ever.
+    capabilities = models.JSONField(null=True)
+    envelope = models.JSONField(null=True)
+    valid_until = models.DateTimeField(null=True)
+    deny_reason = models.CharField(max_length=500, blank=True)
+    suspension_cause = models.CharField(max_length=32, choices=SuspensionCause, blank=True)
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    decided_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+
+    objects = GrantQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["agent", "request_digest"],
+                condition=models.Q(status="pending"),
+                name="grant_one_identical_pending",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(
+                    status__in=["pending", "approved", "denied", "withdrawn", "suspended", "revoked", "expired"]
+                ),
+                name="grant_status",
+            ),
+            models.CheckConstraint(
+                condition=~models.Q(status__in=["approved", "suspended"])
+                | models.Q(
+                    human__isnull=False,
+                    capabilities__isnull=False,
+                    envelope__isnull=False,
+                    valid_until__isnull=False,
+                    decided_at__isnull=False,
+                ),
+                name="grant_approved_is_whole",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["agent", "status"], name="grant_agent_status"),
+            models.Index(fields=["status", "expires_at"], name="grant_status_expires"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.agent_id} at {self.service_provider_id}"

@@ -1,0 +1,68 @@
+"""Humans: who approve. They have passkeys (approvals app) and never a password."""
+
+from typing import Any, ClassVar
+
+from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
+from django.db import models
+from django.db.models.functions import Lower
+from django.utils.crypto import salted_hmac
+
+from audit.identifiers import new_id
+
+
+class HumanManager(BaseUserManager["Human"]):
+    def get_by_natural_key(self, username: str | None) -> "Human":
+        return self.get(email__iexact=username)
+
+
+class Human(AbstractBaseUser):
+    """A person. `status` decides whether they may sign in and whether their agents may act."""
+
+    class Status(models.TextChoices):
+        ACTIVE = "active"
+        SUSPENDED = "suspended"
+
+    # Django's base class brings both; nobody here has a password and sign-ins are audit events.
+    password: ClassVar[None] = None  # type: ignore[assignment]
+    last_login: ClassVar[None] = None  # type: ignore[assignment]
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    email = models.EmailField(unique=True)
+    name = models.CharField(max_length=80)
+    status = models.CharField(max_length=16, choices=Status, default=Status.ACTIVE)
+    is_staff = models.BooleanField(default=False)
+    time_zone = models.CharField(max_length=64, default="UTC")
+    # Raised to end every session of this human at once.
+    session_epoch = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField()
+
+    objects = HumanManager()
+
+    USERNAME_FIELD = "email"
+    EMAIL_FIELD = "email"
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(Lower("email"), name="human_email_unique_in_any_case"),
+            models.CheckConstraint(condition=models.Q(status__in=["active", "suspended"]), name="human_status"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_active(self) -> bool:  # type: ignore[override]
+        return self.status == self.Status.ACTIVE
+
+    def get_session_auth_hash(self) -> str:
+        return salted_hmac("registry.human.session", f"{self.pk}/{self.session_epoch}", algorithm="sha256").hexdigest()
+
+    def get_session_auth_fallback_hash(self) -> list[str]:  # type: ignore[override]
+        return []
+
+    # The admin asks these; staff is the one right there is, and every admin row is read-only.
+    def has_perm(self, perm: str, obj: Any = None) -> bool:
+        return self.is_active and self.is_staff
+
+    def has_module_perms(self, app_label: str) -> bool:
+        return self.is_active and self.is_staff

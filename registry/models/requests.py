@@ -1,0 +1,31 @@
+"""What is remembered of requests themselves: proofs already spent and answers already given."""
+
+from django.db import models
+
+
+class SpentProof(models.Model):
+    """One (jkt, jti), kept until the proof could no longer be accepted."""
+
+    # SHA-256(jkt ‖ 0x00 ‖ jti): one fixed size, whatever the client chose.
+    digest = models.BinaryField(max_length=32, primary_key=True)
+    expires_at = models.DateTimeField(db_index=True)
+
+
+class IdempotencyRecord(models.Model):
+    """The answer to one (caller, route, key), written in the same transaction as the act."""
+
+    caller = models.CharField(max_length=64)
+    route = models.CharField(max_length=80)
+    key = models.CharField(max_length=255)
+    body_sha256 = models.BinaryField(max_length=32)
+    status = models.PositiveSmallIntegerField(default=0)
+    body = models.JSONField(default=dict)
+    # Set where the answer was a token: the token is signed again from its stored claims.
+    token_jti = models.CharField(max_length=64, blank=True)
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["caller", "route", "key"], name="idempotency_one_answer"),
+        ]

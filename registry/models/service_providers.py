@@ -1,0 +1,53 @@
+"""Service providers: who own an API and ask the verifier."""
+
+from django.db import models
+
+from audit.identifiers import new_id
+
+
+class ServiceProvider(models.Model):
+    class Status(models.TextChoices):
+        ACTIVE = "active"
+        SUSPENDED = "suspended"
+        REVOKED = "revoked"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    slug = models.SlugField(max_length=80, unique=True)
+    name = models.CharField(max_length=80)
+    # Absolute URL without final slash; services keep audiences disjoint.
+    audience = models.CharField(max_length=255, unique=True)
+    # Allow-list entries such as "read:calendar"; empty allows nothing.
+    allowed = models.JSONField(default=list)
+    is_auditor = models.BooleanField(default=False)
+    status = models.CharField(max_length=16, choices=Status, default=Status.ACTIVE)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(status__in=["active", "suspended", "revoked"]), name="service_provider_status"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_active(self) -> bool:
+        return self.status == self.Status.ACTIVE
+
+    # What DRF asks of `request.user`.
+    is_authenticated = True
+
+    def audit_filter(self) -> dict[str, str] | None:
+        """Which events it may read: all for an auditor, else none."""
+        return {} if self.is_auditor and self.is_active else None
+
+
+class ServiceProviderSecret(models.Model):
+    """A secret's digest. Two may overlap, so that a secret can be rotated without a pause."""
+
+    service_provider = models.ForeignKey(ServiceProvider, on_delete=models.PROTECT, related_name="secrets")
+    digest = models.BinaryField(max_length=32, unique=True)
+    created_at = models.DateTimeField()
+    revoked_at = models.DateTimeField(null=True)
