@@ -1,0 +1,1 @@
+"""What happened: append-only, provable. Knows no other app."""

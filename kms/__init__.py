@@ -1,0 +1,1 @@
+"""Who signs: key records, their life, and the backends that hold them."""

@@ -1,0 +1,1 @@
+"""May this agent do this, now?"""
