@@ -24,7 +24,9 @@ def env_list(name: str) -> list[str]:
 PUBLIC_URL = env("PUBLIC_URL", "http://localhost:8000").rstrip("/")
 _public = urlsplit(PUBLIC_URL)
 if _public.scheme not in {"http", "https"} or not _public.hostname or _public.path or _public.query:
-    raise ImproperlyConfigured("agentauth.E001: PUBLIC_URL must be an origin such as https://registry.example.com")
+    raise ImproperlyConfigured(
+        "agentauth.E001: PUBLIC_URL must be an origin such as https://registry.example.com"
+    )
 DEVELOPMENT = _public.scheme == "http" and _public.hostname == "localhost"
 ISSUER = PUBLIC_URL
 RP_ID = _public.hostname
@@ -36,6 +38,8 @@ TESTING = DEVELOPMENT and env("AGENTAUTH_TESTING") == "1"
 FAULT_AT = env("FAULT_AT") if TESTING else ""
 
 VAR_DIR = Path(env("VAR_DIR", str(BASE_DIR / "var")))
+# Where signing keys live: `file` (development only) keeps them in KEY_DIRECTORY.
+KEY_BACKEND = env("KEY_BACKEND", "file")
 KEY_DIRECTORY = VAR_DIR / "keys"
 
 
@@ -44,7 +48,9 @@ def secret_key() -> str:
     if value := env("SECRET_KEY"):
         return value
     if not DEVELOPMENT:
-        raise ImproperlyConfigured("agentauth.E002: set SECRET_KEY (50 random characters or more) in production")
+        raise ImproperlyConfigured(
+            "agentauth.E002: set SECRET_KEY (50 random characters or more) in production"
+        )
     path = VAR_DIR / "secret_key"
     VAR_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
@@ -134,7 +140,10 @@ def database(url: str) -> dict[str, Any]:
     else:
         config["CONN_MAX_AGE"] = 600
         config["CONN_HEALTH_CHECKS"] = True
-        config["OPTIONS"] = {"options": "-c statement_timeout=10000 -c lock_timeout=5000", "connect_timeout": 5}
+        config["OPTIONS"] = {
+            "options": "-c statement_timeout=10000 -c lock_timeout=5000",
+            "connect_timeout": 5,
+        }
     return config
 
 

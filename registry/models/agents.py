@@ -16,7 +16,9 @@ class Agent(models.Model):
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     status = models.CharField(max_length=16, choices=Status)
-    human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="agents")
+    human = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="agents"
+    )
     # RFC 7638 thumbprint of the one key it holds; a second agent with the same key cannot exist.
     jkt = models.CharField(max_length=43, unique=True)
     public_jwk = models.JSONField()

@@ -75,7 +75,15 @@ class Grant(models.Model):
             ),
             models.CheckConstraint(
                 condition=models.Q(
-                    status__in=["pending", "approved", "denied", "withdrawn", "suspended", "revoked", "expired"]
+                    status__in=[
+                        "pending",
+                        "approved",
+                        "denied",
+                        "withdrawn",
+                        "suspended",
+                        "revoked",
+                        "expired",
+                    ]
                 ),
                 name="grant_status",
             ),

@@ -44,7 +44,9 @@ class Human(AbstractBaseUser):
     class Meta:
         constraints = [
             models.UniqueConstraint(Lower("email"), name="human_email_unique_in_any_case"),
-            models.CheckConstraint(condition=models.Q(status__in=["active", "suspended"]), name="human_status"),
+            models.CheckConstraint(
+                condition=models.Q(status__in=["active", "suspended"]), name="human_status"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -55,7 +57,9 @@ class Human(AbstractBaseUser):
         return self.status == self.Status.ACTIVE
 
     def get_session_auth_hash(self) -> str:
-        return salted_hmac("registry.human.session", f"{self.pk}/{self.session_epoch}", algorithm="sha256").hexdigest()
+        return salted_hmac(
+            "registry.human.session", f"{self.pk}/{self.session_epoch}", algorithm="sha256"
+        ).hexdigest()
 
     def get_session_auth_fallback_hash(self) -> list[str]:  # type: ignore[override]
         return []

@@ -25,7 +25,8 @@ class ServiceProvider(models.Model):
     class Meta:
         constraints = [
             models.CheckConstraint(
-                condition=models.Q(status__in=["active", "suspended", "revoked"]), name="service_provider_status"
+                condition=models.Q(status__in=["active", "suspended", "revoked"]),
+                name="service_provider_status",
             ),
         ]
 

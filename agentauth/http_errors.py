@@ -1,0 +1,230 @@
+"""The one table from a domain error to an HTTP answer, for the API and for pages; refusals are recorded here."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.db import DatabaseError, InterfaceError, OperationalError
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import render
+from django.utils import timezone
+from rest_framework import exceptions as drf
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from agentauth.protocol.errors import (
+    AgentAuthError,
+    CsrfFailedError,
+    InvalidClientError,
+    InvalidProofError,
+    InvalidRequestError,
+    NotFoundError,
+    PermissionDeniedError,
+    TemporarilyUnavailableError,
+)
+from audit import kinds
+from audit.services import Actor, record_refusal
+from registry.models import Agent, Human, ServiceProvider
+
+logger = logging.getLogger(__name__)
+
+STATUSES = {
+    "invalid_request": 400,
+    "invalid_signature": 400,
+    "invalid_manifest": 400,
+    "invalid_receipt": 400,
+    "invalid_log_proof": 400,
+    "invalid_grant": 400,
+    "invalid_scope": 400,
+    "invalid_enrolment_code": 400,
+    "invalid_assertion": 400,
+    "grant_too_large": 400,
+    "invalid_token": 401,
+    "invalid_dpop_proof": 401,
+    "use_dpop_nonce": 401,
+    "invalid_client": 401,
+    "sign_in_required": 401,
+    "permission_denied": 403,
+    "agent_inactive": 403,
+    "csrf_failed": 403,
+    "confirmation_required": 403,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "invalid_state": 409,
+    "manifest_conflict": 409,
+    "key_in_use": 409,
+    "idempotency_in_progress": 409,
+    "idempotency_mismatch": 409,
+    "idempotency_expired": 409,
+    "grant_changed": 409,
+    "expired": 410,
+    "request_too_large": 413,
+    "unsupported_media_type": 415,
+    "too_many_pending_grants": 429,
+    "cooldown_active": 429,
+    "slow_down": 429,
+    "server_error": 500,
+    "temporarily_unavailable": 503,
+}
+DPOP_CHALLENGE = 'DPoP error="{code}", algs="EdDSA Ed25519 ES256"'
+DEFAULT_RETRY_SECONDS = 1
+
+
+class RequestTooLargeError(AgentAuthError):
+    code = "request_too_large"
+
+
+class MethodNotAllowedError(AgentAuthError):
+    code = "method_not_allowed"
+
+
+class UnsupportedMediaTypeError(AgentAuthError):
+    code = "unsupported_media_type"
+
+
+class ServerError(AgentAuthError):
+    code = "server_error"
+
+
+def domain_error(error: Exception) -> AgentAuthError:
+    """Every exception as one of ours. What is not known becomes `server_error`, and only the log learns more."""
+    if isinstance(error, AgentAuthError):
+        return error
+    if isinstance(error, OperationalError | InterfaceError):
+        # A lost connection, a lock or statement that took too long: the dependency is down, nobody was refused.
+        return TemporarilyUnavailableError("The service cannot answer right now. Try again shortly.")
+    for library, ours in _LIBRARY_ERRORS:
+        if isinstance(error, library):
+            return ours()
+    return ServerError("Something went wrong on our side. Quote the request id when you report it.")
+
+
+_LIBRARY_ERRORS: list[tuple[type[Exception], Callable[[], AgentAuthError]]] = [
+    (Http404, lambda: NotFoundError("There is nothing here, or it is not yours.")),
+    (drf.NotFound, lambda: NotFoundError("There is nothing here, or it is not yours.")),
+    (drf.MethodNotAllowed, lambda: MethodNotAllowedError("This address does not take that method.")),
+    (drf.UnsupportedMediaType, lambda: UnsupportedMediaTypeError("Send the body as application/json.")),
+    (drf.NotAuthenticated, lambda: InvalidClientError("Authenticate first.")),
+    (drf.AuthenticationFailed, lambda: InvalidClientError("The credentials were not accepted.")),
+    (drf.PermissionDenied, lambda: PermissionDeniedError("This is not allowed for you.")),
+    (PermissionDenied, lambda: PermissionDeniedError("This is not allowed for you.")),
+    (RequestDataTooBig, lambda: RequestTooLargeError("The body is larger than 64 kB.")),
+    (drf.APIException, lambda: InvalidRequestError("The request could not be read.")),
+    (SuspiciousOperation, lambda: InvalidRequestError("The request could not be read.")),
+]
+
+
+def actor_of(request: HttpRequest | Request) -> Actor:
+    """Who is calling, as audit stores it; `anonymous` until authenticated."""
+    user = getattr(request, "user", None)
+    request_id = getattr(request, "request_id", "") or getattr(
+        getattr(request, "_request", None), "request_id", ""
+    )
+    for model, kind in ((Agent, "agent"), (ServiceProvider, "service_provider"), (Human, "human")):
+        if isinstance(user, model):
+            return Actor(kind=kind, id=str(user.pk), request_id=request_id)
+    return Actor(kind="anonymous", id="", request_id=request_id)
+
+
+def recorded(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuthError:
+    """Record the refusal after the service's rollback, in a transaction of its own; if that fails, 503."""
+    if isinstance(error, TemporarilyUnavailableError | ServerError | MethodNotAllowedError):
+        return error
+    match = getattr(request, "resolver_match", None)
+    try:
+        record_refusal(
+            kind=kinds.REQUEST_REFUSED,
+            actor=actor_of(request),
+            at=timezone.now(),
+            error=error,
+            route=f"{request.method} {match.route if match else ''}",
+        )
+    except DatabaseError:
+        logger.exception("a refusal could not be recorded")
+        return TemporarilyUnavailableError("The service cannot answer right now. Try again shortly.")
+    return error
+
+
+def body_of(error: AgentAuthError) -> dict[str, Any]:
+    """The JSON body: code, sentence, and the fields named for this error."""
+    body: dict[str, Any] = {"error": error.code, "error_description": error.description[:600]}
+    if error.reason:
+        body["reason"] = error.reason
+    return body | error.fields
+
+
+def headers_of(error: AgentAuthError, status: int) -> dict[str, str]:
+    headers = {"Cache-Control": "no-store"}
+    if status in {429, 503}:
+        headers["Retry-After"] = str(error.fields.get("retry_after", DEFAULT_RETRY_SECONDS))
+    if status == STATUSES["invalid_client"]:
+        proof = isinstance(error, InvalidProofError) or error.code == "use_dpop_nonce"
+        headers["WWW-Authenticate"] = (
+            DPOP_CHALLENGE.format(code=error.code) if proof else 'Basic realm="agentauth"'
+        )
+    return headers
+
+
+def handle_exception(exc: Exception, context: dict[str, Any]) -> Response:
+    """DRF's exception handler: any exception of an API view as our answer."""
+    request, view = context["request"], context["view"]
+    error = domain_error(exc)
+    if isinstance(error, ServerError):
+        logger.error("unhandled error in %s", type(view).__name__, exc_info=exc)
+    error = recorded(request, error)
+    status = STATUSES[error.code]
+    if isinstance(error, InvalidProofError):
+        # At /v1/tokens and POST /v1/agents a bad proof is a bad request (RFC 9449 section 5).
+        status = getattr(view, "proof_error_status", status)
+    return Response(body_of(error), status=status, headers=headers_of(error, status))
+
+
+def error_response(request: HttpRequest, error: AgentAuthError) -> HttpResponse:
+    """Answer a refusal outside DRF: a page for people, JSON for scripts. It is recorded first."""
+    error = recorded(request, error)
+    status = STATUSES[error.code]
+    if "text/html" in request.headers.get("Accept", ""):
+        page = {"error": error, "status": status}
+        return render(request, "error.html", page, status=status, headers=headers_of(error, status))
+    return JsonResponse(body_of(error), status=status, headers=headers_of(error, status))
+
+
+class PageErrorMiddleware:
+    """Turns an exception of a page into its answer."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse:
+        error = domain_error(exception)
+        if isinstance(error, ServerError):
+            logger.error("unhandled error in %s", request.path, exc_info=exception)
+        return error_response(request, error)
+
+
+def csrf_failed(request: HttpRequest, reason: str = "") -> HttpResponse:
+    return error_response(request, CsrfFailedError("The page is out of date. Reload it and try again."))
+
+
+def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    return error_response(request, NotFoundError("There is nothing here, or it is not yours."))
+
+
+def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    # No session, no template context: the request itself (a foreign Host, say) is not to be trusted.
+    return JsonResponse(body_of(InvalidRequestError("The request could not be read.")), status=400)
+
+
+def permission_denied(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    return error_response(request, PermissionDeniedError("This is not allowed for you."))
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """The last resort, with no database and no template behind it."""
+    error = ServerError("Something went wrong on our side. Quote the request id when you report it.")
+    return JsonResponse(body_of(error), status=500, headers=headers_of(error, 500))

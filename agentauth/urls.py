@@ -1,0 +1,23 @@
+"""Every URL of the project, by app."""
+
+from django.urls import include, path
+
+from agentauth import health
+from approvals.admin_site import site
+
+handler400 = "agentauth.http_errors.bad_request"
+handler403 = "agentauth.http_errors.permission_denied"
+handler404 = "agentauth.http_errors.not_found"
+handler500 = "agentauth.http_errors.server_error"
+
+urlpatterns = [
+    path("health/live", health.live),
+    path("health/ready", health.ready),
+    path("health/startup", health.ready),
+    path("admin/", site.urls),
+    path("", include("kms.urls")),
+    path("", include("audit.urls")),
+    path("", include("registry.urls")),
+    path("", include("verifier.urls")),
+    path("", include("approvals.urls")),
+]
