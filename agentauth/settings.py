@@ -1,5 +1,6 @@
 """The one settings file: typed readers of the environment, deny by default, unsafe production stops (checks.py)."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -53,15 +54,15 @@ def secret_key() -> str:
         )
     path = VAR_DIR / "secret_key"
     VAR_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        # O_EXCL: of two processes starting at once, one writes and the other reads.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
-    with os.fdopen(descriptor, "w") as file:
-        value = os.urandom(48).hex()
-        file.write(value)
-    return value
+    if not path.exists():
+        draft = VAR_DIR / f".secret_key.{os.getpid()}"
+        draft.write_text(os.urandom(48).hex())
+        draft.chmod(0o600)
+        # A link appears whole or not at all: of processes starting at once, one wins and all read the same.
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+        draft.unlink()
+    return path.read_text().strip()
 
 
 SECRET_KEY = secret_key()

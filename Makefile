@@ -1,0 +1,53 @@
+# AgentAuth. `make help` lists what there is; every target sets up what it needs.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+MANAGE := $(BIN)/python manage.py
+.DEFAULT_GOAL := help
+.PHONY: help run demo test check campaign screenshots bench lock
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+$(VENV)/run.stamp: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@touch $@
+
+$(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+run: $(VENV)/run.stamp ## the whole system on http://localhost:8000, SQLite in var/, no services
+	$(MANAGE) serve
+
+demo: $(VENV)/run.stamp ## a demo agent and a demo service provider against `make run`
+	$(BIN)/python -m examples.demo
+
+check: $(VENV)/dev.stamp ## lint, types, import stack, migrations, unit tests on SQLite (2 minutes at most)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
+	$(BIN)/lint-imports --no-cache
+	$(MANAGE) makemigrations --check --dry-run
+	$(BIN)/python -m tests.run unit
+
+test: check ## everything: check, then PostgreSQL, flows, browser, faults, interop, vectors
+	$(BIN)/python -m tests.run rest
+
+campaign: $(VENV)/dev.stamp ## the long runs in full: kills, concurrency rounds, fuzzing
+	CAMPAIGN=1 $(BIN)/python -m tests.run campaign
+
+screenshots: $(VENV)/dev.stamp ## every page and state at 360 and 1280 px, light and dark, into screenshots/
+	$(BIN)/python -m tests.run screenshots
+
+bench: $(VENV)/dev.stamp ## measure; alone on the machine
+	$(BIN)/python -m benchmarks.verify
+
+lock: ## compile the lock files with hashes
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header requirements.in -o requirements.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header requirements-dev.in -o requirements-dev.txt

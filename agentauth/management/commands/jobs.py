@@ -1,0 +1,45 @@
+"""`jobs`: the loop that does Celery's periodic work where there is no broker; it calls the same services."""
+
+import logging
+import signal
+import threading
+from typing import Any
+
+from django.core.management.base import BaseCommand
+from django.db import Error, close_old_connections
+from django.utils import timezone
+
+from audit.sequencer import sequence_until_empty
+from kms.services import promote_due_keys
+from registry.services.expiry import expire_everything
+from verifier.services.expiry import expire_confirmations
+
+logger = logging.getLogger(__name__)
+SECONDS = 1.0
+SLOW_EVERY = 30
+
+
+class Command(BaseCommand):
+    help = "Sequence the audit log every second; expire and promote keys every half minute."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        turn = 0
+        while not stop.wait(SECONDS):
+            try:
+                self.work(slow=turn % SLOW_EVERY == 0)
+            except Error:
+                # The database is away: nothing is lost, the queue waits. Try again next second.
+                logger.exception("jobs: the database did not answer")
+                close_old_connections()
+            turn += 1
+
+    def work(self, *, slow: bool) -> None:
+        now = timezone.now()
+        sequence_until_empty(now=now)
+        if slow:
+            promote_due_keys(now=now)
+            expire_everything(now=now)
+            expire_confirmations(now=now)

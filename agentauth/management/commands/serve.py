@@ -1,0 +1,84 @@
+"""`serve`: the embedded default. Migrates, makes keys, prints the setup link, then supervises gunicorn and the jobs."""
+
+import signal
+import subprocess
+import sys
+import time
+from types import FrameType
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandParser
+
+POLL_SECONDS = 0.2
+STOP_SECONDS = 30
+# The parts restart when they die; a part that dies this often in a row brings the whole down, visibly.
+RESTARTS = 5
+
+
+class Command(BaseCommand):
+    help = "Bring the whole system up: database, keys, web server and periodic jobs."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--workers", type=int, default=2, help="web server processes")
+        parser.add_argument("--threads", type=int, default=16, help="threads in each")
+        parser.add_argument(
+            "--no-setup-link", action="store_true", help="do not print a link for the first admin"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        call_command("migrate", interactive=False, verbosity=0)
+        call_command("ensure_keys", verbosity=0)
+        if not options["no_setup_link"]:
+            # Before the server starts, so that no server process ever prints a link that gives rights.
+            call_command("setup_link", first_start=True)
+        self.stdout.write(f"AgentAuth is at {settings.PUBLIC_URL}  (Ctrl-C stops it)")
+        self.stdout.flush()
+        supervise([_gunicorn(options["workers"], options["threads"]), [sys.executable, "manage.py", "jobs"]])
+
+
+def _gunicorn(workers: int, threads: int) -> list[str]:
+    port = urlsplit(settings.PUBLIC_URL).port or 80
+    command = [sys.executable, "-m", "gunicorn", "agentauth.wsgi:application", "--bind", f"127.0.0.1:{port}"]
+    command += ["--worker-class", "gthread", "--workers", str(workers), "--threads", str(threads)]
+    # The control socket of gunicorn 27 would lie in the home directory; nobody here uses it.
+    return [
+        *command,
+        "--no-control-socket",
+        "--graceful-timeout",
+        str(STOP_SECONDS),
+        "--log-level",
+        "warning",
+    ]
+
+
+def supervise(commands: list[list[str]]) -> None:
+    """Run `commands` side by side until SIGTERM or SIGINT; restart a part that died, give up after RESTARTS."""
+    stopping = False
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    # Own sessions: a Ctrl-C reaches only us, and we stop the parts in order.
+    parts = [subprocess.Popen(command, start_new_session=True) for command in commands]  # noqa: S603 — our own commands
+    deaths = 0
+    while not stopping and deaths < RESTARTS:
+        time.sleep(POLL_SECONDS)
+        for index, part in enumerate(parts):
+            if part.poll() is not None and not stopping:
+                deaths += 1
+                parts[index] = subprocess.Popen(commands[index], start_new_session=True)  # noqa: S603
+    for part in parts:
+        part.terminate()
+    for part in parts:
+        try:
+            part.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            part.kill()
+    if not stopping:
+        sys.exit("a part of the system keeps stopping: see the lines above")

@@ -1,0 +1,50 @@
+"""The cast of every test: alice owns, bob is her colleague, mallory is a stranger; and the rules all tests obey."""
+
+import os
+import tempfile
+
+# Before Django reads its settings: a throw-away state directory, and the fault points switched on.
+os.environ["AGENTAUTH_TESTING"] = "1"
+os.environ.setdefault("VAR_DIR", tempfile.mkdtemp(prefix="agentauth-test-"))
+os.environ.setdefault("SECRET_KEY", "only-for-tests-0123456789-abcdefghijklmnopqrstuvwxyz")
+os.environ["PUBLIC_URL"] = "http://localhost:8000"
+
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+REQUIRE_ALL = os.environ.get("REQUIRE_ALL") == "1"
+
+
+@pytest.fixture(autouse=True)
+def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reaches out: a connection to anything but loopback is a failure."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and address[0] not in {"127.0.0.1", "::1", "localhost"}:
+            raise AssertionError(f"a test tried to reach {address!r}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    yield
+    if not REQUIRE_ALL or hasattr(session.config, "workerinput"):
+        return
+    reporter = session.config.pluginmanager.getplugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    if skipped:
+        # In CI a skip hides a hole.
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter.write_line(f"REQUIRE_ALL=1: {len(skipped)} skipped tests count as failures")

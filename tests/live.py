@@ -1,0 +1,108 @@
+"""A real registry for flows: gunicorn with several processes on a free port, on SQLite or PostgreSQL."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.postgres import free_port
+
+ROOT = Path(__file__).resolve().parent.parent
+START_SECONDS = 60
+
+
+class LiveRegistry:
+    """One running registry. `manage` runs a command against the same database; `url` is its origin."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        database_url: str = "",
+        workers: int = 4,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.port = free_port()
+        self.url = f"http://localhost:{self.port}"
+        self.directory = directory
+        self.workers = workers
+        self.log = directory / "server.log"
+        self.env = {
+            **{name: value for name, value in os.environ.items() if name not in {"FAULT_AT", "DATABASE_URL"}},
+            "PUBLIC_URL": self.url,
+            "VAR_DIR": str(directory),
+            "DATABASE_URL": database_url,
+            "SECRET_KEY": "only-for-live-tests-0123456789-abcdefghijklmnopqrstuvw",
+            "AGENTAUTH_TESTING": "1",
+            **(env or {}),
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def manage(self, *arguments: str, check: bool = True) -> Any:
+        """Run a management command with `--json`; its answer."""
+        command = [sys.executable, "manage.py", *arguments, "--json"]
+        done = subprocess.run(command, cwd=ROOT, env=self.env, capture_output=True, text=True, check=False)
+        if check and done.returncode != 0:
+            raise AssertionError(f"{arguments}: {done.stdout}{done.stderr}")
+        return json.loads(done.stdout)
+
+    def prepare(self) -> None:
+        for command in (["migrate", "-v", "0"], ["ensure_keys", "-v", "0"]):
+            subprocess.run([sys.executable, "manage.py", *command], cwd=ROOT, env=self.env, check=True)
+
+    def start(self, *, fault_at: str = "") -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "agentauth.wsgi:application",
+            "--bind",
+            f"127.0.0.1:{self.port}",
+        ]
+        command += [
+            "--worker-class",
+            "gthread",
+            "--workers",
+            str(self.workers),
+            "--threads",
+            "8",
+            "--no-control-socket",
+        ]
+        env = self.env | ({"FAULT_AT": fault_at} if fault_at else {})
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True
+            )
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health/ready", timeout=5):  # noqa: S310 — loopback
+                    return
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                time.sleep(0.1)
+        raise AssertionError("the registry did not start:\n" + self.log.read_text()[-4000:])
+
+    def stop(self) -> None:
+        if self.process and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        self.process = None
+
+    def kill(self) -> None:
+        """kill -9 of every process of the server."""
+        if self.process:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()

@@ -1,0 +1,77 @@
+"""Runs the groups of tests: `python -m tests.run unit|rest|campaign|screenshots`. Names what a machine lacks."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+from tests import postgres
+
+APPS = ["agentauth", "audit", "kms", "registry", "verifier", "approvals"]
+REQUIRE_ALL = os.environ.get("REQUIRE_ALL") == "1"
+
+
+def missing() -> dict[str, str]:
+    """Marker → program that is not here."""
+    absent = {}
+    if not (shutil.which("chromium") or shutil.which("chromium-browser")):
+        absent["browser"] = "Chromium"
+    if not (os.environ.get("DATABASE_URL") or postgres.binaries()):
+        absent["postgres"] = "PostgreSQL"
+    if not (shutil.which("node") and shutil.which("npm")):
+        absent["node"] = "Node.js and npm"
+    return absent
+
+
+def pytest(*arguments: str, database_url: str = "") -> bool:
+    env = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    if database_url:
+        env["DATABASE_URL"] = database_url
+    command = [sys.executable, "-m", "pytest", "-q", *arguments]
+    print("+ pytest", *arguments, "(PostgreSQL)" if database_url else "", flush=True)
+    return subprocess.run(command, env=env, check=False).returncode == 0
+
+
+def unit() -> bool:
+    return pytest(
+        *APPS, "tests/test_layout.py", "tests/vectors", "-n", "2", "-m", "not slow and not postgres"
+    )
+
+
+def rest(absent: dict[str, str]) -> bool:
+    """What `check` did not run: the same unit tests on PostgreSQL, then the stories across apps."""
+    without = "".join(f" and not {marker}" for marker in absent)
+    passed = True
+    if "postgres" not in absent:
+        with postgres.cluster() as url:
+            passed &= pytest(*APPS, "-n", "2", "-m", "not slow", database_url=url)
+            os.environ["TEST_POSTGRES_URL"] = url
+            passed &= pytest(
+                "tests", *APPS, "-m", "(flow or browser or faults or node or slow or postgres)" + without
+            )
+    else:
+        passed &= pytest("tests", *APPS, "-m", "(flow or browser or faults or node or slow)" + without)
+    return passed
+
+
+def main() -> int:
+    group = sys.argv[1]
+    absent = missing()
+    if absent and REQUIRE_ALL:
+        print("REQUIRE_ALL=1, but not installed:", ", ".join(absent.values()))
+        return 1
+    if group == "unit":
+        passed = unit()
+    elif group == "rest":
+        passed = rest(absent)
+    elif group == "campaign":
+        passed = rest(absent)
+    else:
+        passed = pytest("tests/browser", "-m", "browser", "-k", "screenshots", "--screenshots")
+    for marker, program in absent.items():
+        print(f"NOT RUN: tests marked '{marker}', because {program} is not installed")
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
