@@ -1,0 +1,107 @@
+"""The house rules that no linter knows: sizes, places, names, docstrings, and the lists that must stay true."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TOP_LEVEL = {
+    ".ci", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "Dockerfile", "LICENSE", "Makefile", "README.md", "SECURITY.md",
+    "agentauth", "approvals", "audit", "benchmarks", "conftest.py", "docs", "examples", "kms", "manage.py", "pyproject.toml",
+    "registry", "requirements-dev.in", "requirements-dev.txt", "requirements.in", "requirements.txt", "static", "templates",
+    "tests", "verifier",
+}  # fmt: skip
+FORBIDDEN_NAMES = {"utils", "common", "core", "helpers", "lib", "misc"}
+MAX_LINES = 400
+MAX_SETTINGS_LINES = 250
+
+
+def tracked() -> list[Path]:
+    """Every file of the repository that is not ignored."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+FILES = tracked()
+SOURCES = [path for path in FILES if path.suffix == ".py" and "migrations" not in path.parts]
+DOCUMENTED = [
+    path
+    for path in SOURCES
+    if "tests" not in path.parts
+    and (path.is_relative_to(ROOT / "agentauth/protocol") or "services" in path.relative_to(ROOT).as_posix())
+]
+
+
+def test_top_level_holds_what_the_map_names_and_nothing_else() -> None:
+    assert {path.relative_to(ROOT).parts[0] for path in FILES} == TOP_LEVEL
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_stays_readable(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MAX_LINES
+    assert not FORBIDDEN_NAMES & {path.stem, *path.relative_to(ROOT).parts}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in SOURCES if "tests" not in path.parts and path.read_text().strip()],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_a_module_says_what_lives_in_it(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize("path", DOCUMENTED, ids=lambda path: str(path.relative_to(ROOT)))
+def test_public_functions_of_protocol_and_services_are_documented(path: Path) -> None:
+    bare = [
+        node.name
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
+    ]
+    assert not bare
+
+
+def test_settings_stay_one_short_file() -> None:
+    assert len((ROOT / "agentauth/settings.py").read_text().splitlines()) <= MAX_SETTINGS_LINES
+
+
+def test_each_direct_dependency_has_its_reason() -> None:
+    for name in ("requirements.in", "requirements-dev.in"):
+        lines = [
+            line
+            for line in (ROOT / name).read_text().splitlines()
+            if line and not line.startswith(("#", "-"))
+        ]
+        assert lines
+        assert all("  # " in line for line in lines), name
+
+
+def test_locks_carry_hashes_and_no_address() -> None:
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        text = (ROOT / name).read_text()
+        assert "--hash=sha256:" in text
+        assert not re.search(r"https?://|--index|--find-links", text)
+
+
+def test_no_secret_is_compared_with_an_operator() -> None:
+    # DJ-23: digests and codes are compared by hmac.compare_digest.
+    pattern = re.compile(r"\b(digest|secret|code_hash|mac)\b\s*[!=]=\s")
+    hits = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in SOURCES
+        if "tests" not in path.parts
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if pattern.search(line)
+    ]
+    assert not hits
