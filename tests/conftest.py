@@ -1,0 +1,70 @@
+"""Live registries for stories across apps, on both databases."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+from tests import postgres
+from tests.live import LiveRegistry
+
+# CI runs a sample; `make campaign` sets CAMPAIGN=1 and runs the full counts.
+CAMPAIGN = os.environ.get("CAMPAIGN") == "1"
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """The URL of a running PostgreSQL: the one tests/run.py started, else one of our own."""
+    if given := os.environ.get("TEST_POSTGRES_URL"):
+        yield given
+        return
+    with postgres.cluster() as url:
+        yield url
+
+
+def fresh_database(url: str, name: str) -> str:
+    """A new empty database on the server of `url`; its URL."""
+    subprocess.run(
+        [
+            "psql",
+            url,
+            "-q",
+            "-c",
+            f"DROP DATABASE IF EXISTS {name} WITH (FORCE)",
+            "-c",
+            f"CREATE DATABASE {name}",
+        ],
+        check=True,
+    )
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """An empty database of each kind; empty string for SQLite in the registry's own directory."""
+    if request.param == "sqlite":
+        return ""
+    name = "flow_" + request.module.__name__.rsplit(".", 1)[-1]
+    return fresh_database(request.getfixturevalue("postgres_url"), name)
+
+
+@pytest.fixture(scope="module")
+def live_registry(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
+    """A running registry with four server processes and an empty, migrated database."""
+    registry = LiveRegistry(tmp_path_factory.mktemp("registry"), database_url=database_url)
+    registry.prepare()
+    registry.start()
+    yield registry
+    registry.stop()
+
+
+@pytest.fixture(scope="module")
+def sqlite_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
+    """A running registry on SQLite alone, for stories that do not depend on the database."""
+    registry = LiveRegistry(tmp_path_factory.mktemp("registry"), workers=2)
+    registry.prepare()
+    registry.start()
+    yield registry
+    registry.stop()
