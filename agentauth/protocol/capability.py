@@ -1,0 +1,346 @@
+"""Capabilities and actions: their grammar, and the three questions covers, choose and narrows.
+
+How money and single constraints work is in `money.py` and `constraint.py`; behavioural limits are in `envelope.py`.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import rfc8785
+
+from .constraint import Constraint, Scalar, check_argument, constraints_json, parse_constraints, parse_scalar
+from .errors import InvalidRequestError
+from .money import Money
+from .reading import items, members, shown
+
+TYPES: Final = ("read", "write", "delete", "transact", "custom")
+# Types whose effect cannot be taken back: granting them needs a second explicit step (docs/protocol.md section 6).
+GRAVE_TYPES: Final = frozenset({"delete", "transact"})
+MAX_CAPABILITIES: Final = 32
+MAX_RESOURCE: Final = 255
+MAX_ARGUMENTS: Final = 64
+_MAX_BODY: Final = 65_536
+
+_SEGMENT: Final = re.compile(r"[A-Za-z0-9._~-]+")
+# A namespace is dotted, a name is not, so `custom:namespace.name:resource` can be split in one way only. Lower case
+# alone: two names a person cannot tell apart by ear are not two names.
+_NAMESPACE: Final = re.compile(r"[a-z][a-z0-9_-]*(?:\.[a-z][a-z0-9_-]*)*")
+_NAME: Final = re.compile(r"[a-z][a-z0-9_-]*")
+_MAX_NAME: Final = 64
+
+
+def is_resource(value: str) -> bool:
+    """Is `value` a resource path: segments of `A-Z a-z 0-9 . _ ~ -` joined by `/`, at most 255 characters?"""
+    if not 0 < len(value) <= MAX_RESOURCE:
+        return False
+    # `.` and `..` would let `files/reports/../secrets` pass as lying under `files/reports`.
+    return all(_SEGMENT.fullmatch(part) and part not in {".", ".."} for part in value.split("/"))
+
+
+def lies_under(asked: str, granted: str) -> bool:
+    """Is `asked` the resource `granted` or below it? On whole segments: `calendars` is not under `calendar`."""
+    return is_resource(asked) and (asked == granted or asked.startswith(granted + "/"))
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """One permitted kind of act on a resource and everything below it (docs/protocol.md section 3).
+
+    `max_amount` is set for every `transact` except in a service provider's allow-list, where None means unlimited.
+    `namespace` and `name` are set for `custom` alone. Build with the class methods or `parse_capability`: they check.
+    """
+
+    type: str
+    resource: str
+    constraints: tuple[Constraint, ...] = ()
+    max_amount: Money | None = None
+    namespace: str | None = None
+    name: str | None = None
+
+    @classmethod
+    def read(cls, resource: str, *, constraints: Mapping[str, object] | None = None) -> "Capability":
+        """See the resource. Raises InvalidRequestError, like the four below."""
+        return parse_capability(
+            {"type": "read", "resource": resource, "constraints": dict(constraints or {})}
+        )
+
+    @classmethod
+    def write(cls, resource: str, *, constraints: Mapping[str, object] | None = None) -> "Capability":
+        """Create and change below the resource; does not include reading it."""
+        return parse_capability(
+            {"type": "write", "resource": resource, "constraints": dict(constraints or {})}
+        )
+
+    @classmethod
+    def delete(cls, resource: str, *, constraints: Mapping[str, object] | None = None) -> "Capability":
+        """Remove what is below the resource."""
+        return parse_capability(
+            {"type": "delete", "resource": resource, "constraints": dict(constraints or {})}
+        )
+
+    @classmethod
+    def transact(
+        cls,
+        resource: str,
+        *,
+        max_amount: Money | tuple[str, str],
+        constraints: Mapping[str, object] | None = None,
+    ) -> "Capability":
+        """Move money, at most `max_amount` in one action: a Money, or e.g. `("100.00", "EUR")`."""
+        money = max_amount if isinstance(max_amount, Money) else Money.of(*max_amount, "max_amount")
+        body = {"type": "transact", "resource": resource, "max_amount": money.to_json()}
+        return parse_capability({**body, "constraints": dict(constraints or {})})
+
+    @classmethod
+    def custom(
+        cls, namespace: str, name: str, resource: str, *, constraints: Mapping[str, object] | None = None
+    ) -> "Capability":
+        """An act the service provider named itself, e.g. `("acme.crm", "merge_contacts", "contacts")`."""
+        body = {"type": "custom", "namespace": namespace, "name": name, "resource": resource}
+        return parse_capability({**body, "constraints": dict(constraints or {})})
+
+    @property
+    def label(self) -> str:
+        """`type:resource`, or `custom:namespace.name:resource`: the form of allow-lists and of `scope`."""
+        kind = f"custom:{self.namespace}.{self.name}" if self.type == "custom" else self.type
+        return f"{kind}:{self.resource}"
+
+    @property
+    def is_limitless(self) -> bool:
+        """True if neither a constraint nor an amount limits it: only then may `scope` name it."""
+        return not self.constraints and self.max_amount is None
+
+    def to_json(self) -> dict[str, object]:
+        """The wire form; members that say nothing are left out, since a token must stay small."""
+        body: dict[str, object] = {"type": self.type, "resource": self.resource}
+        if self.type == "custom":
+            body |= {"namespace": self.namespace, "name": self.name}
+        if self.max_amount is not None:
+            body["max_amount"] = self.max_amount.to_json()
+        if self.constraints:
+            body["constraints"] = constraints_json(self.constraints)
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What a service provider asks about. `resource` is as sent and may be malformed: then nothing covers it."""
+
+    type: str
+    resource: str
+    amount: Money | None = None
+    arguments: Mapping[str, Scalar] = field(default_factory=dict, hash=False)
+    namespace: str | None = None
+    name: str | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """The wire form, `arguments` always there, so that leaving it out and sending `{}` are one action."""
+        body: dict[str, object] = {
+            "type": self.type,
+            "resource": self.resource,
+            "arguments": dict(self.arguments),
+        }
+        if self.type == "custom":
+            body |= {"namespace": self.namespace, "name": self.name}
+        if self.amount is not None:
+            body["amount"] = self.amount.to_json()
+        return body
+
+    def digest(self) -> bytes:
+        """SHA-256 of the canonical JSON: two actions are the same exactly if their digests are."""
+        return hashlib.sha256(rfc8785.dumps(self.to_json())).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One limit an action broke; `limit` is JSON: the operand of the constraint, or money for `max_amount`."""
+
+    argument: str
+    operator: str
+    limit: object
+
+    def to_json(self) -> dict[str, object]:
+        """`{"argument","operator","limit"}` as in the answer of verify."""
+        return {"argument": self.argument, "operator": self.operator, "limit": self.limit}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The capability that covers an action, or None with the stable reason and what was violated."""
+
+    capability: Capability | None
+    reason: Literal["no_capability", "constraint"] | None = None
+    violations: tuple[Violation, ...] = ()
+
+
+def _parse_kind(body: Mapping[str, object], where: str) -> tuple[str, str | None, str | None]:
+    """The type, and for `custom` alone its namespace and name."""
+    kind = body["type"]
+    if not isinstance(kind, str) or kind not in TYPES:
+        raise InvalidRequestError(f"{where}.type: must be one of {', '.join(TYPES)}.")
+    if kind == "custom":
+        namespace, name = (body.get(member) for member in ("namespace", "name"))
+        _check_dotted(namespace, _NAMESPACE, f"{where}.namespace")
+        _check_dotted(name, _NAME, f"{where}.name")
+        return kind, str(namespace), str(name)
+    for member in ("namespace", "name"):
+        if member in body:
+            raise InvalidRequestError(f"{where}.{member}: is for the type custom only.")
+    return kind, None, None
+
+
+def _check_dotted(value: object, grammar: re.Pattern[str], where: str) -> None:
+    if not isinstance(value, str) or len(value) > _MAX_NAME or grammar.fullmatch(value) is None:
+        raise InvalidRequestError(
+            f"{where}: must be 1 to {_MAX_NAME} of a-z 0-9 _ - beginning with a letter"
+            f"{', in parts joined by dots.' if grammar is _NAMESPACE else '.'}"
+        )
+
+
+def _parse_resource(value: object, where: str) -> str:
+    if not isinstance(value, str) or not is_resource(value):
+        raise InvalidRequestError(
+            f"{where}.resource: must be a path of segments of A-Z a-z 0-9 . _ ~ - joined by '/',"
+            f" at most {MAX_RESOURCE} characters, without '.' and '..'."
+        )
+    return value
+
+
+def parse_capability(obj: object, where: str = "capability") -> Capability:
+    """Read one capability as it stands in requests, manifests and tokens (docs/protocol.md section 3).
+
+    Raises InvalidRequestError naming the member: unknown members, operators and types are refused, `transact` must
+    have a `max_amount` and nothing else may.
+    """
+    optional = ("constraints", "max_amount", "namespace", "name")
+    body = members(obj, where, required=("type", "resource"), optional=optional)
+    kind, namespace, name = _parse_kind(body, where)
+    resource = _parse_resource(body["resource"], where)
+    if (kind == "transact") != ("max_amount" in body):
+        verb = "is missing." if kind == "transact" else "is for the type transact only."
+        raise InvalidRequestError(f"{where}.max_amount: {verb}")
+    amount = Money.parse(body["max_amount"], f"{where}.max_amount") if kind == "transact" else None
+    constraints = parse_constraints(body.get("constraints", {}), f"{where}.constraints")
+    return Capability(kind, resource, constraints, amount, namespace, name)
+
+
+def parse_capabilities(obj: object, where: str = "capabilities") -> tuple[Capability, ...]:
+    """Read a list of 1 to 32 capabilities. Raises InvalidRequestError naming the index and the member."""
+    entries = items(obj, where, maximum=MAX_CAPABILITIES)
+    return tuple(parse_capability(entry, f"{where}[{index}]") for index, entry in enumerate(entries))
+
+
+def parse_allow_entry(entry: object, where: str = "allow") -> Capability:
+    """Read an entry of a service provider's allow-list: `type:resource` or `custom:namespace.name:resource`.
+
+    The one place where a `transact` without `max_amount` is made: the entry says what may be asked for at all, and
+    the amount is for the person who grants it. Raises InvalidRequestError.
+    """
+    kind, *rest = entry.split(":") if isinstance(entry, str) else ("",)
+    if len(rest) != (2 if kind == "custom" else 1):
+        raise InvalidRequestError(f"{where}: must be type:resource or custom:namespace.name:resource.")
+    body: dict[str, object] = {"type": kind}
+    if kind == "custom":
+        body["namespace"], _, body["name"] = rest[0].rpartition(".")
+    kind, namespace, name = _parse_kind(body, where)
+    return Capability(kind, _parse_resource(rest[-1], where), namespace=namespace, name=name)
+
+
+def parse_allow_list(obj: object, where: str = "allow") -> tuple[Capability, ...]:
+    """Read an allow-list of at most 64 entries. The empty list is accepted and allows nothing.
+
+    Raises InvalidRequestError naming the index.
+    """
+    entries = items(obj, where, minimum=0, maximum=64)
+    return tuple(parse_allow_entry(entry, f"{where}[{index}]") for index, entry in enumerate(entries))
+
+
+def parse_action(obj: object, where: str = "action") -> Action:
+    """Read the `action` of a verify request (docs/protocol.md sections 3 and 8).
+
+    A malformed resource is kept and covered by nothing (`insufficient_scope`), since the path may be an agent's and
+    the service provider's call is still well formed. Everything else that is wrong is the caller's mistake and
+    raises InvalidRequestError: an unknown type, a `transact` without a positive amount, an amount anywhere else.
+    """
+    optional = ("arguments", "amount", "namespace", "name")
+    body = members(obj, where, required=("type", "resource"), optional=optional)
+    kind, namespace, name = _parse_kind(body, where)
+    resource = parse_scalar(body["resource"], f"{where}.resource", max_text=_MAX_BODY)
+    if not isinstance(resource, str):
+        raise InvalidRequestError(f"{where}.resource: must be a string.")
+    if (kind == "transact") != ("amount" in body):
+        verb = "is missing." if kind == "transact" else "is for the type transact only."
+        raise InvalidRequestError(f"{where}.amount: {verb}")
+    amount = Money.parse(body["amount"], f"{where}.amount") if kind == "transact" else None
+    arguments = _parse_arguments(body.get("arguments", {}), f"{where}.arguments")
+    return Action(kind, resource, amount, arguments, namespace, name)
+
+
+def _parse_arguments(obj: object, where: str) -> dict[str, Scalar]:
+    if not isinstance(obj, dict) or len(obj) > MAX_ARGUMENTS:
+        raise InvalidRequestError(f"{where}: must be a JSON object of at most {MAX_ARGUMENTS} members.")
+    return {
+        check_argument(name, where): parse_scalar(value, f"{where}.{shown(str(name))}", max_text=_MAX_BODY)
+        for name, value in obj.items()
+    }
+
+
+def _same_kind(left: Capability | Action, right: Capability) -> bool:
+    return (left.type, left.namespace, left.name) == (right.type, right.namespace, right.name)
+
+
+def _violations(granted: Capability, action: Action) -> tuple[Violation, ...]:
+    """Every limit of `granted` the action breaks. An argument that is constrained but not supplied breaks it."""
+    broken = [
+        Violation(each.argument, each.operator, each.operand_json())
+        for each in granted.constraints
+        # None satisfies no constraint, so a missing argument denies.
+        if not each.allows(action.arguments.get(each.argument))
+    ]
+    ceiling = granted.max_amount
+    if ceiling is not None and (action.amount is None or not action.amount.within(ceiling)):
+        broken.append(Violation("amount", "max_amount", ceiling.to_json()))
+    return tuple(broken)
+
+
+def covers(granted: Capability, action: Action) -> bool:
+    """Does `granted` permit `action`? Total, and the only place that says yes (docs/protocol.md section 3)."""
+    return choose((granted,), action).capability is not None
+
+
+def choose(granted: Sequence[Capability], action: Action) -> Choice:
+    """The first capability of the grant that covers `action`; one suffices, they are never combined.
+
+    If none does, the violations are those of the first that matches type and resource.
+    """
+    matching = [
+        each for each in granted if _same_kind(action, each) and lies_under(action.resource, each.resource)
+    ]
+    if not matching:
+        return Choice(None, "no_capability")
+    broken = [_violations(each, action) for each in matching]
+    for capability, violations in zip(matching, broken, strict=True):
+        if not violations:
+            return Choice(capability)
+    return Choice(None, "constraint", broken[0])
+
+
+def narrows(new: Sequence[Capability], old: Sequence[Capability]) -> bool:
+    """Does `new` permit nothing that `old` does not? Each new capability must lie under one old one.
+
+    Total, reflexive and transitive; an empty `new` permits nothing and so narrows everything. It may say no to a
+    list that is in truth narrower (two old capabilities are never added together), and never yes to a wider one.
+    """
+    return all(any(_narrows_one(each, wide) for wide in old) for each in new)
+
+
+def _narrows_one(new: Capability, old: Capability) -> bool:
+    if not _same_kind(new, old) or not lies_under(new.resource, old.resource):
+        return False
+    # No ceiling in an old capability is an allow-list entry; no ceiling in the new one would lift the old ceiling.
+    if old.max_amount is not None and (new.max_amount is None or not new.max_amount.within(old.max_amount)):
+        return False
+    return all(any(mine.implies(kept) for mine in new.constraints) for kept in old.constraints)

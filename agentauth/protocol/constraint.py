@@ -1,0 +1,181 @@
+"""One limit on one named argument: what it allows, and when it is at least as tight as another."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from .errors import InvalidRequestError
+from .reading import INTEGER_LIMIT, integer, items, members, shown, text
+
+Scalar = str | bool | int
+
+OPERATORS: Final = ("eq", "in", "not_in", "min", "max", "prefix", "max_length")
+MAX_CONSTRAINTS: Final = 16
+MAX_ITEMS: Final = 64
+MAX_TEXT: Final = 1024
+# The alphabet of a resource segment: safe in every log, page and token without escaping.
+_ARGUMENT: Final = re.compile(r"[A-Za-z0-9._~-]{1,64}")
+
+
+def same(left: object, right: object) -> bool:
+    """Equal in type and value. Python's `==` alone would take `true` for 1 (docs/protocol.md section 3)."""
+    return type(left) is type(right) and left == right
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Constraint:
+    """`argument operator value`, e.g. `size max 1048576`; `value` is a tuple for `in` and `not_in`."""
+
+    argument: str
+    operator: str
+    value: Scalar | tuple[Scalar, ...]
+
+    # Written by hand because the generated one would call `eq true` and `eq 1` the same constraint.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Constraint) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def _identity(self) -> tuple[object, ...]:
+        return (self.argument, self.operator, *((type(value).__name__, value) for value in self.values))
+
+    @property
+    def values(self) -> tuple[Scalar, ...]:
+        """The operand as a tuple, whatever the operator."""
+        return self.value if isinstance(self.value, tuple) else (self.value,)
+
+    def allows(self, supplied: object) -> bool:
+        """Does `supplied` satisfy this constraint? Total: any Python value may be asked about.
+
+        A value of another type never satisfies, and strings compare code point by code point with no normalisation.
+        """
+        match self.operator:
+            case "eq" | "in":
+                return any(same(supplied, value) for value in self.values)
+            case "not_in":
+                return isinstance(supplied, Scalar) and not any(
+                    same(supplied, value) for value in self.values
+                )
+            case "min":
+                return _at_least(supplied, self.value)
+            case "max":
+                return _at_least(self.value, supplied)
+            case "prefix":
+                return (
+                    isinstance(supplied, str)
+                    and isinstance(self.value, str)
+                    and supplied.startswith(self.value)
+                )
+            case "max_length":
+                return isinstance(supplied, str) and type(self.value) is int and len(supplied) <= self.value
+        return False  # an operator nobody knows allows nothing
+
+    def implies(self, old: "Constraint") -> bool:
+        """Is everything this allows also allowed by `old`?
+
+        Deliberately not complete: only a tighter use of the same operator, or a finite list (`eq`, `in`) each of
+        whose values satisfies `old`. Those two are what a person can check by eye, and both are transitive.
+        """
+        if self.argument != old.argument:
+            return False
+        if self.operator in {"eq", "in"}:
+            return all(old.allows(value) for value in self.values)
+        return self.operator == old.operator and self._tightens(old)
+
+    def _tightens(self, old: "Constraint") -> bool:
+        match self.operator:
+            case "not_in":
+                return all(any(same(value, kept) for kept in self.values) for value in old.values)
+            case "min" | "max" | "prefix":
+                # A higher minimum is a value the old minimum allows; a longer prefix begins with the old one.
+                return old.allows(self.value)
+            case "max_length":
+                return type(self.value) is int and type(old.value) is int and self.value <= old.value
+        return False
+
+    def operand_json(self) -> object:
+        """The operand as on the wire: a list for `in` and `not_in`, else the scalar."""
+        return list(self.value) if isinstance(self.value, tuple) else self.value
+
+
+def _at_least(high: object, low: object) -> bool:
+    """`high >= low` for two integers or two strings; everything else, `true` included, is not comparable."""
+    if type(high) is int and type(low) is int:
+        return high >= low
+    return isinstance(high, str) and isinstance(low, str) and high >= low
+
+
+def parse_scalar(obj: object, where: str, *, max_text: int = MAX_TEXT) -> Scalar:
+    """A string, boolean or integer of magnitude below 2^53. Raises InvalidRequestError naming `where`."""
+    if isinstance(obj, bool):
+        return obj
+    if isinstance(obj, str):
+        return text(obj, where, minimum=0, maximum=max_text)
+    if isinstance(obj, int):
+        return integer(obj, where, minimum=1 - INTEGER_LIMIT)
+    raise InvalidRequestError(f"{where}: must be a string, a boolean or an integer.")
+
+
+def check_argument(name: object, where: str) -> str:
+    """An argument's name: 1 to 64 of `A-Z a-z 0-9 . _ ~ -`. Raises InvalidRequestError naming `where`."""
+    if not isinstance(name, str) or _ARGUMENT.fullmatch(name) is None:
+        raise InvalidRequestError(
+            f"{where}: the argument name {shown(str(name))} must be 1 to 64 of A-Z a-z 0-9 . _ ~ -"
+        )
+    return name
+
+
+def _parse_operand(operator: str, obj: object, where: str) -> Scalar | tuple[Scalar, ...]:
+    match operator:
+        case "eq":
+            return parse_scalar(obj, where)
+        case "in" | "not_in":
+            return _parse_list(items(obj, where, maximum=MAX_ITEMS), where)
+        case "min" | "max":
+            if isinstance(obj, bool):
+                raise InvalidRequestError(f"{where}: must be an integer or a string.")
+            return parse_scalar(obj, where)
+        case "prefix":
+            return text(obj, where, maximum=MAX_TEXT)
+        case _:
+            return integer(obj, where, minimum=0)
+
+
+def _parse_list(entries: Sequence[object], where: str) -> tuple[Scalar, ...]:
+    values = tuple(parse_scalar(entry, f"{where}[{index}]") for index, entry in enumerate(entries))
+    if len({(type(value).__name__, value) for value in values}) != len(values):
+        raise InvalidRequestError(f"{where}: names a value twice.")
+    return values
+
+
+def parse_constraints(obj: object, where: str) -> tuple[Constraint, ...]:
+    """Read `{"argument": {"operator": operand, …}, …}` into constraints sorted by argument and operator.
+
+    Sorted, so that two spellings of one JSON object are one value. At most 16 in all (docs/protocol.md section 3).
+    Raises InvalidRequestError naming the member; an unknown operator is refused, not skipped.
+    """
+    if not isinstance(obj, dict):
+        raise InvalidRequestError(f"{where}: must be a JSON object.")
+    found: list[Constraint] = []
+    for argument, operators in obj.items():
+        check_argument(argument, where)
+        place = f"{where}.{argument}"
+        body = members(operators, place, optional=OPERATORS)
+        if not body:
+            raise InvalidRequestError(f"{place}: must have an operator.")
+        found += (
+            Constraint(argument, name, _parse_operand(name, body[name], f"{place}.{name}")) for name in body
+        )
+        if len(found) > MAX_CONSTRAINTS:
+            raise InvalidRequestError(f"{where}: must have at most {MAX_CONSTRAINTS} constraints.")
+    return tuple(sorted(found, key=lambda each: (each.argument, each.operator)))
+
+
+def constraints_json(constraints: Sequence[Constraint]) -> dict[str, dict[str, object]]:
+    """The wire form of constraints, the inverse of `parse_constraints`."""
+    result: dict[str, dict[str, object]] = {}
+    for each in constraints:
+        result.setdefault(each.argument, {})[each.operator] = each.operand_json()
+    return result

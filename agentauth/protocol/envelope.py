@@ -1,0 +1,329 @@
+"""The behavioural envelope of a grant: its grammar, when one is narrower than another, and its pure enforcement.
+
+Wall time is in `windows.py`, the arithmetic of counters in `limits.py`; who keeps the ledger is the verifier's part.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from typing import Final, Literal
+
+from .capability import Action, Capability
+from .errors import InvalidRequestError
+from .limits import Budget, BudgetLeft, Ledger, Limits, Rate, budget_wait, debit, microseconds, parse_budget
+from .money import Money
+from .reading import integer, items, members
+from .windows import TimeWindow, next_opening, parse_window, seconds_until, windows_narrow
+
+__all__ = [
+    "DEFAULT_MAXIMA",
+    "EMPTY",
+    "Allowed",
+    "Budget",
+    "BudgetLeft",
+    "Confirmation",
+    "Envelope",
+    "Ledger",
+    "Limits",
+    "Maxima",
+    "Outcome",
+    "Refused",
+    "StepUp",
+    "TimeWindow",
+    "enforce",
+    "limits_left",
+    "narrows_envelope",
+    "parse_envelope",
+    "single_currency",
+]
+
+Confirmation = Literal["none", "confirmed", "denied"]
+
+
+@dataclass(frozen=True, slots=True)
+class Maxima:
+    """The largest values and longest lists a registry accepts in an envelope; shown in discovery."""
+
+    max_requests_per_minute: int = 6_000
+    max_burst: int = 6_000
+    allowed_time_windows: int = 16
+    budgets: int = 8
+    max_uses: int = 1_000_000_000
+    max_session_seconds: int = 86_400
+
+    def to_json(self) -> dict[str, int]:
+        """Each member's maximum by the member's own name; lists by their length."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+DEFAULT_MAXIMA: Final = Maxima()
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Behavioural limits of a grant (docs/protocol.md section 3). None means that there is no such limit.
+
+    `max_burst` None counts as 1. An empty tuple of windows is never open: empty means no, also when built by hand.
+    """
+
+    max_requests_per_minute: int | None = None
+    max_burst: int | None = None
+    allowed_time_windows: tuple[TimeWindow, ...] | None = None
+    confirm_above: Money | None = None
+    budgets: tuple[Budget, ...] = ()
+    max_uses: int | None = None
+    requires_human_online: bool = False
+    max_session_seconds: int | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """True if nothing is limited; tokens of any other envelope carry `verify: "online"`."""
+        return self == EMPTY
+
+    @property
+    def rate(self) -> Rate | None:
+        """The rate limit with its default burst of 1, or None."""
+        return (
+            None if self.max_requests_per_minute is None else Rate(self.max_requests_per_minute, self.burst)
+        )
+
+    @property
+    def burst(self) -> int:
+        """The burst that applies: the absent one is 1."""
+        return 1 if self.max_burst is None else self.max_burst
+
+    def to_json(self) -> dict[str, object]:
+        """The wire form, without the members that limit nothing."""
+        body: dict[str, object] = {}
+        for name in ("max_requests_per_minute", "max_burst", "max_uses", "max_session_seconds"):
+            if (value := getattr(self, name)) is not None:
+                body[name] = value
+        if self.allowed_time_windows is not None:
+            body["allowed_time_windows"] = [window.to_json() for window in self.allowed_time_windows]
+        if self.confirm_above is not None:
+            body["confirm_above"] = self.confirm_above.to_json()
+        if self.budgets:
+            body["budgets"] = [budget.to_json() for budget in self.budgets]
+        if self.requires_human_online:
+            body["requires_human_online"] = True
+        return body
+
+
+EMPTY: Final = Envelope()
+_MEMBERS: Final = tuple(each.name for each in fields(Envelope))
+
+
+def parse_envelope(obj: object, where: str = "envelope", *, maxima: Maxima = DEFAULT_MAXIMA) -> Envelope:
+    """Read an envelope; every member may be left out (docs/protocol.md section 3).
+
+    Raises InvalidRequestError naming the member. A null is refused, not read as "no limit": who sends it may have
+    lost a value. So is an empty list, which could be read as never or as always.
+    """
+    body = members(obj, where, optional=_MEMBERS)
+    counts = {
+        name: integer(body[name], f"{where}.{name}", minimum=1, maximum=getattr(maxima, name))
+        for name in ("max_requests_per_minute", "max_burst", "max_uses", "max_session_seconds")
+        if name in body
+    }
+    # A burst above the minute's worth would let the first minute pass twice the rate the human reads.
+    if counts.get("max_burst", 1) > counts.get("max_requests_per_minute", 0) and "max_burst" in counts:
+        raise InvalidRequestError(f"{where}.max_burst: must not be above max_requests_per_minute.")
+    online = body.get("requires_human_online", False)
+    if not isinstance(online, bool):
+        raise InvalidRequestError(f"{where}.requires_human_online: must be true or false.")
+    confirm = body.get("confirm_above")
+    return Envelope(
+        allowed_time_windows=_parse_windows(body, where, maxima),
+        confirm_above=Money.parse(confirm, f"{where}.confirm_above", allow_zero=True)
+        if "confirm_above" in body
+        else None,
+        budgets=_parse_budgets(body, where, maxima),
+        requires_human_online=online,
+        **counts,
+    )
+
+
+def _parse_windows(body: Mapping[str, object], where: str, maxima: Maxima) -> tuple[TimeWindow, ...] | None:
+    if "allowed_time_windows" not in body:
+        return None
+    place = f"{where}.allowed_time_windows"
+    entries = items(body["allowed_time_windows"], place, maximum=maxima.allowed_time_windows)
+    return tuple(parse_window(entry, f"{place}[{index}]") for index, entry in enumerate(entries))
+
+
+def _parse_budgets(body: Mapping[str, object], where: str, maxima: Maxima) -> tuple[Budget, ...]:
+    if "budgets" not in body:
+        return ()
+    place = f"{where}.budgets"
+    entries = items(body["budgets"], place, maximum=maxima.budgets)
+    budgets = tuple(parse_budget(entry, f"{place}[{index}]") for index, entry in enumerate(entries))
+    # Two ceilings for one counter: one of them would mislead the person who reads them.
+    if len({budget.key for budget in budgets}) != len(budgets):
+        raise InvalidRequestError(f"{place}: has two budgets of the same currency, period and zone.")
+    return budgets
+
+
+def single_currency(
+    capabilities: Iterable[Capability], envelope: Envelope, where: str = "envelope"
+) -> str | None:
+    """The one currency of a grant, or None if it names no money.
+
+    Raises InvalidRequestError if there are two: sums and ceilings over two currencies mean nothing.
+    """
+    amounts = [each.max_amount for each in capabilities]
+    amounts += [envelope.confirm_above, *(budget.ceiling for budget in envelope.budgets)]
+    currencies = sorted({amount.currency for amount in amounts if amount is not None})
+    if len(currencies) > 1:
+        raise InvalidRequestError(f"{where}: a grant has one currency, here are {' and '.join(currencies)}.")
+    return currencies[0] if currencies else None
+
+
+def _at_most(new: int | None, old: int | None) -> bool:
+    """Is `new` as tight as `old`, where None is no limit?"""
+    return old is None or (new is not None and new <= old)
+
+
+def narrows_envelope(new: Envelope, old: Envelope) -> bool:
+    """Does `new` allow no sequence of actions that `old` refuses? Total, reflexive and transitive.
+
+    May say no to an envelope that is in truth narrower, never yes to a wider one (docs/protocol.md section 3).
+    """
+    # The burst matters only under a rate: where the old one has none, any burst is narrower.
+    rate = _at_most(new.max_requests_per_minute, old.max_requests_per_minute) and (
+        old.max_requests_per_minute is None or new.burst <= old.burst
+    )
+    windows = old.allowed_time_windows is None or (
+        new.allowed_time_windows is not None
+        and windows_narrow(new.allowed_time_windows, old.allowed_time_windows)
+    )
+    threshold = old.confirm_above is None or (
+        new.confirm_above is not None and new.confirm_above.within(old.confirm_above)
+    )
+    return (
+        rate
+        and windows
+        and threshold
+        and all(any(_same_or_less(mine, kept) for mine in new.budgets) for kept in old.budgets)
+        and _at_most(new.max_uses, old.max_uses)
+        and new.requires_human_online >= old.requires_human_online
+        and _at_most(new.max_session_seconds, old.max_session_seconds)
+    )
+
+
+def _same_or_less(new: Budget, old: Budget) -> bool:
+    return new.key == old.key and new.ceiling.within(old.ceiling)
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Go ahead: `ledger` is what to store, `limits` what is left after this use."""
+
+    ledger: Ledger
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """No, with the stable error and reason of docs/protocol.md section 8; `retry_after` in s where time heals it."""
+
+    error: str
+    reason: str | None
+    retry_after: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepUp:
+    """Everything else is in order, but a human must confirm this one transaction first."""
+
+
+Outcome = Allowed | Refused | StepUp
+
+
+def limits_left(envelope: Envelope, ledger: Ledger, now: datetime) -> Limits:
+    """What is left of each counted limit at the aware instant `now`."""
+    budgets = []
+    for budget in envelope.budgets:
+        _, minor = ledger.spent_minor(budget, now)
+        left = Money(max(budget.ceiling.minor - minor, 0), budget.ceiling.currency)
+        budgets.append(BudgetLeft(left.currency, budget.period, left.value))
+    rate = envelope.rate
+    return Limits(
+        rate_remaining=None if rate is None else rate.remaining(ledger.tat_us, microseconds(now)),
+        budgets=tuple(budgets),
+        uses_remaining=None if envelope.max_uses is None else max(envelope.max_uses - ledger.uses, 0),
+    )
+
+
+def enforce(
+    envelope: Envelope,
+    ledger: Ledger,
+    *,
+    action: Action | None,
+    now: datetime,
+    human_online: bool,
+    confirmation: Confirmation,
+) -> Outcome:
+    """Decide whether one use of a grant stays inside its envelope; the pure part of docs/protocol.md section 8.
+
+    `now` is aware, to the microsecond. `confirmation` is the state of the human's confirmation of exactly this
+    action. The ledger given is never changed: only an Allowed carries a new one, so a refusal or a dry run that
+    drops it counts nothing. Without an action, windows and presence apply and nothing is counted.
+
+    1. Windows. 2. Presence. 3. Threshold. 4. Rate. 5. Budgets and uses. 6. Debit.
+    """
+    # 1. Outside its hours a grant does not exist, so nothing further is told.
+    windows = envelope.allowed_time_windows
+    if windows is not None and not any(window.is_open(now) for window in windows):
+        opening = next_opening(windows, now)
+        return Refused("outside_time_window", None, None if opening is None else seconds_until(opening, now))
+    # 2. A lease is the only proof that the human looks on; the caller compared it with the clock.
+    if envelope.requires_human_online and not human_online:
+        return Refused("step_up_required", "human_offline")
+    if action is None:
+        return Allowed(ledger, limits_left(envelope, ledger, now))
+    # 3. A human's no to this one action is final; a missing yes waits until the rest is known to be in order.
+    above = _above_threshold(envelope, action)
+    if above and confirmation == "denied":
+        return Refused("step_up_required", "confirmation_denied")
+    # 4. and 5. Before a human is asked, so that nobody is made to sign what would be refused a moment later.
+    refusal = _counted_refusal(envelope, ledger, action.amount, now)
+    if refusal is not None:
+        return refusal
+    if above and confirmation != "confirmed":
+        return StepUp()
+    # 6. The one place that counts.
+    return _debited(envelope, ledger, action.amount, now)
+
+
+def _above_threshold(envelope: Envelope, action: Action) -> bool:
+    """Another currency than the threshold's is above it: what cannot be compared is not waved through."""
+    if envelope.confirm_above is None or action.amount is None:
+        return False
+    return not action.amount.within(envelope.confirm_above)
+
+
+def _counted_refusal(
+    envelope: Envelope, ledger: Ledger, amount: Money | None, now: datetime
+) -> Refused | None:
+    rate = envelope.rate
+    if rate is not None and (wait := rate.wait_us(ledger.tat_us, microseconds(now))) > 0:
+        return Refused("envelope_exceeded", "rate", -(-wait // 1_000_000))
+    if amount is not None:
+        fits, seconds = budget_wait(envelope.budgets, amount, ledger, now)
+        if not fits:
+            return Refused("envelope_exceeded", "budget", seconds)
+    if envelope.max_uses is not None and ledger.uses >= envelope.max_uses:
+        return Refused("envelope_exceeded", "max_uses")
+    return None
+
+
+def _debited(envelope: Envelope, ledger: Ledger, amount: Money | None, now: datetime) -> Allowed:
+    rate = envelope.rate
+    after = replace(
+        ledger,
+        # Kept where there is no rate: a rate in a later version of the grant starts from what is known.
+        tat_us=ledger.tat_us if rate is None else rate.advance(ledger.tat_us, microseconds(now)),
+        uses=ledger.uses + 1,
+        spent=ledger.spent if amount is None else debit(envelope.budgets, amount, ledger, now),
+    )
+    return Allowed(after, limits_left(envelope, after, now))

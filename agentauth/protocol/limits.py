@@ -1,0 +1,169 @@
+"""The arithmetic of counted limits: rate, budgets and uses, as pure steps from one ledger to the next.
+
+Where ledgers are kept, and how two servers never use one twice, is the verifier's business.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from .errors import InvalidRequestError
+from .money import Money
+from .reading import members
+from .windows import PERIODS, parse_zone, period_end, period_start, seconds_until
+
+_MINUTE_US: Final = 60_000_000
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A cumulative ceiling on the money moved in one period of one zone."""
+
+    ceiling: Money
+    period: str
+    zone: str = "UTC"
+
+    @property
+    def key(self) -> str:
+        """What identifies the budget in a ledger and across versions of a grant: `EUR/day/Europe/Berlin`."""
+        return f"{self.ceiling.currency}/{self.period}/{self.zone}"
+
+    def to_json(self) -> dict[str, object]:
+        """`{"value","currency","period","zone"}` as on the wire."""
+        return {**self.ceiling.to_json(), "period": self.period, "zone": self.zone}
+
+
+def parse_budget(obj: object, where: str) -> Budget:
+    """Read one budget (docs/protocol.md section 3); `zone` is UTC where it is left out.
+
+    Raises InvalidRequestError naming the member.
+    """
+    body = members(obj, where, required=("value", "currency", "period"), optional=("zone",))
+    if body["period"] not in PERIODS:
+        raise InvalidRequestError(f"{where}.period: must be one of {', '.join(PERIODS)}.")
+    ceiling = Money.of(body["value"], body["currency"], where)
+    return Budget(ceiling, str(body["period"]), parse_zone(body.get("zone", "UTC"), f"{where}.zone"))
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What a grant has used. `tat_us` is the GCRA's theoretical arrival time in µs since 1970, None before any use.
+
+    `spent` maps a budget's key to the start of the period counted and the minor units spent in it.
+    """
+
+    tat_us: int | None = None
+    uses: int = 0
+    spent: Mapping[str, tuple[str, int]] = field(default_factory=dict, hash=False)
+
+    def spent_minor(self, budget: Budget, now: datetime) -> tuple[str, int]:
+        """The current period of `budget` and the minor units already spent in it."""
+        current = period_start(budget.period, budget.zone, now)
+        start, minor = self.spent.get(budget.key, (current, 0))
+        # Only a later period empties the budget. A clock that went backwards must not open yesterday's again.
+        return (start, minor) if start >= current else (current, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetLeft:
+    """What one budget has left in its current period."""
+
+    currency: str
+    period: str
+    remaining: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a grant may still do now; None where there is no such limit. Shown in the answer of verify."""
+
+    rate_remaining: int | None = None
+    budgets: tuple[BudgetLeft, ...] = ()
+    uses_remaining: int | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """`{"rate_remaining","budgets":[{"currency","period","remaining"}],"uses_remaining"}`."""
+        budgets = [
+            {"currency": each.currency, "period": each.period, "remaining": each.remaining}
+            for each in self.budgets
+        ]
+        return {
+            "rate_remaining": self.rate_remaining,
+            "budgets": budgets,
+            "uses_remaining": self.uses_remaining,
+        }
+
+
+def microseconds(now: datetime) -> int:
+    """Whole microseconds since 1970, exactly: `timestamp()` is a float and loses them."""
+    return (now - _EPOCH) // timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """The generic cell rate algorithm: `burst` at once, then one per 60/`per_minute` s.
+
+    So at most `per_minute + burst - 1` in any 60 s (docs/protocol.md section 3).
+    """
+
+    per_minute: int
+    burst: int
+
+    @property
+    def interval_us(self) -> int:
+        """Microseconds between two uses, rounded up: rounding down would let one more through in the minute."""
+        return -(-_MINUTE_US // self.per_minute)
+
+    @property
+    def tolerance_us(self) -> int:
+        """How far the theoretical arrival time may run ahead of the clock."""
+        return (self.burst - 1) * self.interval_us
+
+    def wait_us(self, tat_us: int | None, now_us: int) -> int:
+        """Microseconds until the next use is allowed; 0 or less means now."""
+        return 0 if tat_us is None else tat_us - self.tolerance_us - now_us
+
+    def advance(self, tat_us: int | None, now_us: int) -> int:
+        """The theoretical arrival time after one use at `now_us`."""
+        return (now_us if tat_us is None else max(tat_us, now_us)) + self.interval_us
+
+    def remaining(self, tat_us: int | None, now_us: int) -> int:
+        """How many uses would be allowed at `now_us`, one right after the other."""
+        ahead = 0 if tat_us is None else max(tat_us - now_us, 0)
+        return max((self.tolerance_us - ahead) // self.interval_us + 1, 0)
+
+
+def budget_wait(
+    budgets: Sequence[Budget], amount: Money, ledger: Ledger, now: datetime
+) -> tuple[bool, int | None]:
+    """Does `amount` fit every budget? If not: seconds until it may, or None where time does not heal it.
+
+    An amount in a currency that a budget cannot count does not fit: it would pass uncounted.
+    """
+    waits: list[int | None] = []
+    for budget in budgets:
+        _, minor = ledger.spent_minor(budget, now)
+        after = Money(minor + amount.minor, amount.currency)
+        if after.within(budget.ceiling):
+            continue
+        end = period_end(budget.period, budget.zone, now) if amount.within(budget.ceiling) else None
+        waits.append(None if end is None else seconds_until(end, now))
+    known = [wait for wait in waits if wait is not None]
+    # Every full budget must empty before the amount fits, so the longest wait counts and one endless wait is endless.
+    return not waits, max(known) if known and len(known) == len(waits) else None
+
+
+def debit(
+    budgets: Sequence[Budget], amount: Money, ledger: Ledger, now: datetime
+) -> dict[str, tuple[str, int]]:
+    """The spent part of the ledger after `amount`. Counts of budgets no longer in the envelope are kept:
+
+    one that comes back in a later version of the grant must not come back empty.
+    """
+    spent = dict(ledger.spent)
+    for budget in budgets:
+        start, minor = ledger.spent_minor(budget, now)
+        spent[budget.key] = (start, minor + amount.minor)
+    return spent

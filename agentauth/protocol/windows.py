@@ -1,0 +1,230 @@
+"""Wall time in IANA zones: weekly windows, when they next open, and where a budget's period begins.
+
+A window is an interval of what the clock on the wall shows, not of elapsed seconds. So an hour that a spring change
+skips is in no window, and an hour that an autumn change repeats is in its window both times.
+"""
+
+import re
+import zoneinfo
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
+from typing import Final
+
+from .errors import InvalidRequestError
+from .reading import items, members, shown
+
+DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+PERIODS: Final = ("day", "week", "month", "total")
+_DAY_MINUTES: Final = 1440
+_TIME: Final = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
+# Names whose meaning depends on the machine: two servers would keep two different windows.
+_HOST_ZONES: Final = frozenset({"localtime", "Factory", "posixrules"})
+# A weekly window can fall wholly into a skipped hour or a skipped day, but not twice running: two weeks and a day.
+_SEARCH_DAYS: Final = 15
+
+
+@lru_cache(maxsize=1)
+def _zone_names() -> frozenset[str]:
+    return frozenset(zoneinfo.available_timezones()) - _HOST_ZONES
+
+
+def parse_zone(obj: object, where: str) -> str:
+    """The name of an IANA zone, spelt exactly. Raises InvalidRequestError naming `where`."""
+    # Looked up in the list before it nears the file system: a zone name is a path to zoneinfo.
+    if not isinstance(obj, str) or obj not in _zone_names():
+        raise InvalidRequestError(f"{where}: {shown(str(obj))} is not an IANA time zone.")
+    return obj
+
+
+@dataclass(frozen=True, slots=True)
+class TimeWindow:
+    """Wall time from `start` (inclusive) to `end` (exclusive), in minutes after midnight, on `days` of `zone`.
+
+    `end` at or below `start` wraps past midnight; the day is the day the window starts. `end` 1440 is "24:00".
+    """
+
+    days: tuple[str, ...]
+    start: int
+    end: int
+    zone: str
+
+    @property
+    def until(self) -> int:
+        """The end in minutes after the midnight that precedes the start: above 1440 where the window wraps."""
+        return self.end if self.end > self.start else self.end + _DAY_MINUTES
+
+    def holds(self, wall: datetime) -> bool:
+        """Is the naive wall time `wall` of this zone inside? Seconds count: 16:59:59.9 is before 17:00."""
+        minute = wall.hour * 60 + wall.minute
+        today, yesterday = DAYS[wall.weekday()], DAYS[wall.weekday() - 1]
+        if today in self.days and self.start <= minute < self.until:
+            return True
+        return yesterday in self.days and minute + _DAY_MINUTES < self.until
+
+    def is_open(self, now: datetime) -> bool:
+        """Is the aware instant `now` inside?"""
+        return self.holds(now.astimezone(zoneinfo.ZoneInfo(self.zone)))
+
+    def lies_inside(self, old: "TimeWindow") -> bool:
+        """Is every wall time of this window in `old`, same zone, each day being a day of `old`?"""
+        return (
+            self.zone == old.zone
+            and set(self.days) <= set(old.days)
+            and old.start <= self.start
+            and self.until <= old.until
+        )
+
+    def on(self, day: str) -> "TimeWindow":
+        """The same window on one of its days."""
+        return TimeWindow((day,), self.start, self.end, self.zone)
+
+    def to_json(self) -> dict[str, object]:
+        """`{"days","start","end","zone"}` as on the wire."""
+        return {
+            "days": list(self.days),
+            "start": _clock(self.start),
+            "end": _clock(self.end),
+            "zone": self.zone,
+        }
+
+
+def _clock(minutes: int) -> str:
+    return f"{minutes // 60:02d}:{minutes % 60:02d}"
+
+
+def _parse_clock(obj: object, where: str, *, may_be_24: bool) -> int:
+    if obj == "24:00" and may_be_24:
+        return _DAY_MINUTES
+    if not isinstance(obj, str) or (match := _TIME.fullmatch(obj)) is None:
+        raise InvalidRequestError(f"{where}: must be a wall time HH:MM.")
+    return int(match[1]) * 60 + int(match[2])
+
+
+def parse_window(obj: object, where: str) -> TimeWindow:
+    """Read one time window (docs/protocol.md section 3). Raises InvalidRequestError naming the member.
+
+    `end` = `start` is refused: it could be read as never or as always. A whole day is "00:00" to "24:00".
+    """
+    body = members(obj, where, required=("days", "start", "end", "zone"))
+    days = items(body["days"], f"{where}.days", maximum=len(DAYS))
+    for day in days:
+        if day not in DAYS:
+            raise InvalidRequestError(f"{where}.days: must be among {', '.join(DAYS)}.")
+    if len(set(days)) != len(days):
+        raise InvalidRequestError(f"{where}.days: names a day twice.")
+    start = _parse_clock(body["start"], f"{where}.start", may_be_24=False)
+    end = _parse_clock(body["end"], f"{where}.end", may_be_24=True)
+    if start == end:
+        raise InvalidRequestError(f"{where}.end: must differ from start.")
+    zone = parse_zone(body["zone"], f"{where}.zone")
+    # In the order of the week, so that two spellings of one set of days are one value.
+    return TimeWindow(tuple(day for day in DAYS if day in days), start, end, zone)
+
+
+def windows_narrow(new: Iterable[TimeWindow], old: Iterable[TimeWindow]) -> bool:
+    """Does each day of each new window lie inside one old window of the same zone and day?"""
+    wide = tuple(old)
+    return all(
+        any(window.on(day).lies_inside(each) for each in wide) for window in new for day in window.days
+    )
+
+
+def seconds_until(instant: datetime, now: datetime) -> int:
+    """Whole seconds from `now` to `instant`, rounded up and at least 1: who waits that long is not too early."""
+    # Integer arithmetic on timedelta: total_seconds() is a float.
+    return max(1, -((now - instant) // timedelta(seconds=1)))
+
+
+def next_opening(windows: Iterable[TimeWindow], now: datetime) -> datetime | None:
+    """The first instant (UTC) after `now` at which one of the windows is open, or None if none opens in two weeks."""
+    openings = (next((at for at in _edges(window, now) if window.is_open(at)), None) for window in windows)
+    return min((at for at in openings if at is not None), default=None)
+
+
+def _edges(window: TimeWindow, now: datetime) -> list[datetime]:
+    """The instants after `now`, in order, at which a closed window may open: its starts, and every clock change.
+
+    A change of the clock can jump into a window (spring) or back into one that had closed (autumn).
+    """
+    zone = zoneinfo.ZoneInfo(window.zone)
+    today = now.astimezone(zone).date()
+    hour, minute = divmod(window.start, 60)
+    found: set[datetime] = set()
+    for offset in range(-1, _SEARCH_DAYS):
+        day = today + timedelta(days=offset)
+        naive = datetime(day.year, day.month, day.day, hour, minute)  # noqa: DTZ001 — a wall time, zoned just below
+        found.update(naive.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
+    found.update(_changes(zone, now, now + timedelta(days=_SEARCH_DAYS)))
+    return sorted(at for at in found if at > now)
+
+
+def _changes(zone: zoneinfo.ZoneInfo, begin: datetime, end: datetime) -> Iterator[datetime]:
+    """The instants in (begin, end], to the second, at which the zone's offset changes (at most one a day)."""
+    low = begin.astimezone(UTC).replace(microsecond=0)
+    while low < end:
+        high = low + timedelta(days=1)
+        if low.astimezone(zone).utcoffset() != high.astimezone(zone).utcoffset():
+            yield _change_between(zone, low, high)
+        low = high
+
+
+def _change_between(zone: zoneinfo.ZoneInfo, low: datetime, high: datetime) -> datetime:
+    """Bisect to the first second in (low, high] that has the offset of `high`."""
+    before = low.astimezone(zone).utcoffset()
+    while high - low > timedelta(seconds=1):
+        middle = low + timedelta(seconds=(high - low) // timedelta(seconds=2))
+        if middle.astimezone(zone).utcoffset() == before:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _first_day(period: str, today: date) -> date | None:
+    match period:
+        case "day":
+            return today
+        case "week":
+            return today - timedelta(days=today.weekday())
+        case "month":
+            return today.replace(day=1)
+    return None
+
+
+def _next_first_day(period: str, first: date) -> date:
+    match period:
+        case "day":
+            return first + timedelta(days=1)
+        case "week":
+            return first + timedelta(days=7)
+    # The 1st plus 31 days is always in the next month.
+    return (first + timedelta(days=31)).replace(day=1)
+
+
+def period_start(period: str, zone: str, now: datetime) -> str:
+    """The local date (ISO) on which the period that holds `now` begins; "total" for the period that never ends.
+
+    ISO dates sort as text, which lets a ledger notice a clock that went backwards.
+    """
+    first = _first_day(period, now.astimezone(zoneinfo.ZoneInfo(zone)).date())
+    return "total" if first is None else first.isoformat()
+
+
+def period_end(period: str, zone: str, now: datetime) -> datetime | None:
+    """The first instant (UTC) of the next period, or None for `total`.
+
+    Where midnight itself is skipped (Beirut in spring), or the whole day (Apia in 2011), that is the change itself.
+    """
+    info = zoneinfo.ZoneInfo(zone)
+    first = _first_day(period, now.astimezone(info).date())
+    if first is None:
+        return None
+    following = _next_first_day(period, first)
+    midnight = datetime(following.year, following.month, following.day, tzinfo=info)
+    instant = midnight.astimezone(UTC)
+    if instant.astimezone(info).replace(tzinfo=None) == midnight.replace(tzinfo=None):
+        return instant
+    # The wall never shows this midnight; the reading above landed beyond the gap by its length.
+    return _change_between(info, instant - timedelta(days=2), instant)
