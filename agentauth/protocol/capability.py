@@ -151,7 +151,8 @@ class Action:
 
     def digest(self) -> bytes:
         """SHA-256 of the canonical JSON: two actions are the same exactly if their digests are."""
-        return hashlib.sha256(rfc8785.dumps(self.to_json())  # type: ignore[arg-type]  # until encoding lands).digest()
+        canonical = rfc8785.dumps(self.to_json())  # type: ignore[arg-type]  # until encoding lands
+        return hashlib.sha256(canonical).digest()
 
 
 @dataclass(frozen=True, slots=True)
