@@ -1,0 +1,95 @@
+"""The agent and the service provider of flows, speaking HTTP with nothing but the protocol package."""
+
+import json
+import secrets
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from agentauth.protocol.dpop import make_proof
+from agentauth.protocol.keys import LocalSigner, PrivateKey
+from tests.live import ROOT, LiveRegistry
+
+
+@dataclass
+class Scene:
+    """An approved grant on a live registry, with the agent's key and the service provider's credentials."""
+
+    registry: LiveRegistry
+    agent_id: str
+    human_id: str
+    grant_id: str
+    audience: str
+    client_id: str
+    client_secret: str
+    signer: LocalSigner
+
+    def api(
+        self, method: str, path: str, body: dict[str, Any] | None = None, **headers: str
+    ) -> httpx.Response:
+        """One call of the agents' API, with a fresh proof."""
+        content = json.dumps(body).encode() if body is not None else b""
+        url = self.registry.url + path
+        proof = make_proof(
+            self.signer,
+            method=method,
+            url=url,
+            iat=int(time.time()),
+            jti=secrets.token_urlsafe(16),
+            body=content or None,
+        )
+        return httpx.request(
+            method,
+            url,
+            content=content,
+            headers={"DPoP": proof, "Content-Type": "application/json", **headers},
+            timeout=30,
+        )
+
+    def token(self) -> str:
+        answer = self.api("POST", "/v1/tokens", {"grant_id": self.grant_id})
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["access_token"])
+
+    def proof(self, token: str, method: str = "POST", path: str = "/v1/payments") -> str:
+        return make_proof(
+            self.signer,
+            method=method,
+            url=self.audience + path,
+            iat=int(time.time()),
+            jti=secrets.token_urlsafe(16),
+            access_token=token,
+        )
+
+    def question(self, token: str, action: dict[str, Any] | None, **more: Any) -> dict[str, Any]:
+        """A verify request with a fresh proof, unless `proof` is given."""
+        body = {"token": token, "method": "POST", "url": self.audience + "/v1/payments", **more}
+        body.setdefault("proof", self.proof(token))
+        return body | ({"action": action} if action else {})
+
+    def ask(self, body: dict[str, Any]) -> httpx.Response:
+        """The service provider asks the verifier."""
+        return httpx.post(
+            self.registry.url + "/v1/verify", json=body, auth=(self.client_id, self.client_secret), timeout=60
+        )
+
+
+def scene(registry: LiveRegistry, *, capabilities: list[dict[str, Any]], envelope: dict[str, Any]) -> Scene:
+    """Seed an approved grant on `registry`."""
+    wish = json.dumps({"capabilities": capabilities, "envelope": envelope})
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.seed", wish],
+        cwd=ROOT,
+        env=registry.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    signer = LocalSigner(PrivateKey.from_pem(made.pop("agent_pem").encode()))
+    return Scene(registry=registry, signer=signer, **made)

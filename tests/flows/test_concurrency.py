@@ -1,0 +1,121 @@
+"""Exactly once, under real parallelism: several server processes, both databases, ten rounds each."""
+
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from tests.actors import Scene, scene
+from tests.live import LiveRegistry
+
+pytestmark = pytest.mark.flow
+
+ROUNDS = 10
+PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "50.00", "currency": "EUR"}}
+
+
+def in_parallel(count: int, act: Callable[[int], Any]) -> list[Any]:
+    """Run `act` on `count` threads that start together."""
+    gate = threading.Barrier(count)
+
+    def run(index: int) -> Any:
+        gate.wait()
+        return act(index)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(run, range(count)))
+
+
+def verdict(answer: Any) -> str:
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    return "valid" if body["valid"] else str(body["reason"])
+
+
+def events_of(place: Scene) -> list[dict[str, Any]]:
+    """Every event of the agent, page by page."""
+    events: list[dict[str, Any]] = []
+    after = ""
+    while True:
+        page = place.api("GET", f"/v1/audit/events?limit=200{after}").json()
+        events += page["results"]
+        if not page["next"]:
+            return events
+        after = f"&after={page['next']}"
+
+
+def test_DN_7_of_fifty_identical_proofs_exactly_one_is_valid(live_registry: LiveRegistry) -> None:
+    place = scene(live_registry, capabilities=[{"type": "read", "resource": "calendar"}], envelope={})
+    token = place.token()
+    for _ in range(ROUNDS):
+        body = place.question(token, {"type": "read", "resource": "calendar/work"})
+        verdicts = Counter(
+            verdict(answer) for answer in in_parallel(50, lambda _, body=body: place.ask(body))
+        )
+        assert verdicts == {"valid": 1, "replayed": 49}
+
+
+def test_EN_3_forty_payments_of_three_under_a_hundred_are_exactly_thirty_three(
+    live_registry: LiveRegistry,
+) -> None:
+    action = {"type": "transact", "resource": "payments", "amount": {"value": "3.00", "currency": "EUR"}}
+    for _ in range(ROUNDS):
+        budget = {"value": "100.00", "currency": "EUR", "period": "total", "zone": "UTC"}
+        place = scene(live_registry, capabilities=[PAY], envelope={"budgets": [budget]})
+        token = place.token()
+        bodies = [place.question(token, action, idempotency_key=str(uuid.uuid4())) for _ in range(40)]
+        answers = in_parallel(40, lambda index, bodies=bodies: place.ask(bodies[index]))
+        assert Counter(verdict(answer) for answer in answers) == {"valid": 33, "budget": 7}
+        # The counter (what remains) and the log agree to the cent.
+        last = place.ask(
+            place.question(token, action, idempotency_key=str(uuid.uuid4()), dry_run=True)
+        ).json()
+        assert last["reason"] == "budget"
+        lowest = min(
+            Decimal(answer.json()["limits"]["budgets"][0]["remaining"])
+            for answer in answers
+            if answer.json()["valid"]
+        )
+        debits = [
+            Decimal(event["data"]["action"]["amount"]["value"])
+            for event in events_of(place)
+            if event["kind"] == "verifier.decision.allowed"
+        ]
+        assert sum(debits) == Decimal(100) - lowest == Decimal("99.00")
+
+
+def test_EN_1_a_burst_of_three_lets_three_pass_at_once(live_registry: LiveRegistry) -> None:
+    place = scene(
+        live_registry,
+        capabilities=[{"type": "read", "resource": "calendar"}],
+        envelope={"max_requests_per_minute": 10, "max_burst": 3},
+    )
+    token = place.token()
+    bodies = [place.question(token, {"type": "read", "resource": "calendar"}) for _ in range(20)]
+    answers = in_parallel(20, lambda index: place.ask(bodies[index]))
+    assert Counter(verdict(answer) for answer in answers) == {"valid": 3, "rate": 17}
+    waits = [answer.json()["retry_after"] for answer in answers if not answer.json()["valid"]]
+    assert all(1 <= wait <= 6 for wait in waits)
+
+
+def test_one_operation_sent_twenty_times_debits_once(live_registry: LiveRegistry) -> None:
+    place = scene(live_registry, capabilities=[PAY], envelope={"max_uses": 5})
+    token, key = place.token(), str(uuid.uuid4())
+    action = {"type": "transact", "resource": "payments", "amount": {"value": "3.00", "currency": "EUR"}}
+    bodies = [place.question(token, action, idempotency_key=key) for _ in range(20)]
+    answers = [answer.json() for answer in in_parallel(20, lambda index: place.ask(bodies[index]))]
+    assert all(answer["valid"] for answer in answers)
+    assert sum(not answer.get("repeated", False) for answer in answers) == 1
+    assert {answer["limits"]["uses_remaining"] for answer in answers} == {4}
+
+
+def test_the_log_holds_all_of_it(live_registry: LiveRegistry) -> None:
+    live_registry.manage("seal_audit")
+    report = live_registry.manage("verify_audit")
+    assert report["ok"]
+    assert report["tree_size"] > 0
