@@ -55,7 +55,7 @@ def test_DN_7_of_fifty_identical_proofs_exactly_one_is_valid(live_registry: Live
     for _ in range(ROUNDS):
         body = place.question(token, {"type": "read", "resource": "calendar/work"})
         verdicts = Counter(
-            verdict(answer) for answer in in_parallel(50, lambda _, body=body: place.ask(body))
+            verdict(answer) for answer in in_parallel(50, lambda _, place=place, body=body: place.ask(body))
         )
         assert verdicts == {"valid": 1, "replayed": 49}
 
@@ -69,7 +69,7 @@ def test_EN_3_forty_payments_of_three_under_a_hundred_are_exactly_thirty_three(
         place = scene(live_registry, capabilities=[PAY], envelope={"budgets": [budget]})
         token = place.token()
         bodies = [place.question(token, action, idempotency_key=str(uuid.uuid4())) for _ in range(40)]
-        answers = in_parallel(40, lambda index, bodies=bodies: place.ask(bodies[index]))
+        answers = in_parallel(40, lambda index, place=place, bodies=bodies: place.ask(bodies[index]))
         assert Counter(verdict(answer) for answer in answers) == {"valid": 33, "budget": 7}
         # The counter (what remains) and the log agree to the cent.
         last = place.ask(

@@ -1,0 +1,24 @@
+# One image for web, jobs and commands. Two stages: the second carries no compiler and no pip cache.
+FROM python:3.13-slim AS build
+WORKDIR /app
+COPY requirements.txt .
+RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir --require-hashes -r requirements.txt
+
+FROM python:3.13-slim
+RUN useradd --system --uid 10001 --home-dir /app agentauth
+COPY --from=build /venv /venv
+WORKDIR /app
+COPY manage.py ./
+COPY agentauth agentauth
+COPY audit audit
+COPY kms kms
+COPY registry registry
+COPY verifier verifier
+COPY approvals approvals
+COPY templates templates
+COPY static static
+ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+RUN SECRET_KEY=build-only PUBLIC_URL=http://localhost VAR_DIR=/tmp/build python manage.py collectstatic --noinput
+USER 10001
+EXPOSE 8000
+CMD ["gunicorn", "agentauth.wsgi:application", "--bind", "0.0.0.0:8000", "--worker-class", "gthread", "--workers", "2", "--threads", "16", "--no-control-socket"]
