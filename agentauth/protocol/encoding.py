@@ -1,0 +1,222 @@
+"""Bytes and text in exactly one form: base64url, canonical JSON, JSON reading, times. No signatures and no domain rules."""
+
+import base64
+import binascii
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import NoReturn
+
+import rfc8785
+
+from .errors import EncodingError
+
+MAX_BODY_BYTES = 65_536
+MAX_DEPTH = 32
+# Above this, an integer no longer survives a reader that keeps numbers as IEEE doubles (RFC 8259 section 6):
+# two implementations would see two different amounts under one signature.
+MAX_INTEGER = 2**53 - 1
+_MAX_INTEGER_DIGITS = len(str(MAX_INTEGER)) + 1  # and a sign
+
+_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z", re.ASCII)
+
+
+def sha256(data: bytes) -> bytes:
+    """SHA-256, the only hash of this protocol: 32 bytes."""
+    return hashlib.sha256(data).digest()
+
+
+def b64u_encode(data: bytes) -> str:
+    """Base64url without padding (RFC 7515 section 2)."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def b64u_decode(text: str) -> bytes:
+    """Decode base64url in its one form: no padding, no other alphabet, trailing bits zero.
+
+    Raises EncodingError. Section 1: a lenient reader would give one signature many spellings, and with them
+    many cache keys, many `ath` values and many log entries for the same bytes.
+    """
+    try:
+        raw = text.encode("ascii")
+        data = base64.urlsafe_b64decode(raw + b"=" * (-len(raw) % 4))
+    except (UnicodeEncodeError, binascii.Error, ValueError, AttributeError):
+        raise EncodingError("A value is not base64url.") from None
+    # The standard decoder skips what it does not know. Encoding again is the one test that leaves nothing out:
+    # padding, white space, "+" and "/", non-zero trailing bits all come back different.
+    if b64u_encode(data) != text:
+        raise EncodingError("A value is not base64url in its canonical form.")
+    return data
+
+
+def canonical_json(value: object) -> bytes:
+    """RFC 8785 bytes of `value` (dicts with text keys, lists, tuples, text, booleans, None, integers within ±(2^53 − 1)).
+
+    Raises EncodingError for anything else. Floats are refused although RFC 8785 defines them: no statement,
+    event or manifest of ours holds one, so a float here is a mistake about to be signed.
+    """
+    for part in _walk(value):
+        if isinstance(part, float):
+            raise EncodingError("A number with a fraction cannot be signed.")
+        if isinstance(part, str):
+            _check_text(part)
+    try:
+        return rfc8785.dumps(value)  # type: ignore[arg-type]  # its type names only JSON shapes; it raises on others
+    except (rfc8785.CanonicalizationError, UnicodeError, RecursionError, TypeError, ValueError):
+        raise EncodingError("A value has no canonical JSON form.") from None
+
+
+def read_json(
+    data: bytes | bytearray | memoryview | str, *, max_bytes: int = MAX_BODY_BYTES, max_depth: int = MAX_DEPTH
+) -> object:
+    """Read one JSON text that every careful reader understands in the same way.
+
+    `max_bytes` counts UTF-8 bytes, `max_depth` nested arrays and objects. Refused beyond RFC 8259: a byte order
+    mark, duplicate member names, NaN and Infinity (also a float that overflows), lone surrogates, NUL in text,
+    integers beyond ±(2^53 − 1). Floats come back as float: the caller decides whether one may stand there.
+    Raises EncodingError.
+    """
+    text = _decode(data, max_bytes)
+    # Counting first keeps the usual body, which has few brackets, free of the exact scan. It must come before
+    # parsing: the parser recurses, and on a deep stack it would raise where no caller expects it.
+    if text.count("[") + text.count("{") > max_depth:
+        _check_depth(text, max_depth)
+    try:
+        value: object = _DECODER.decode(text)
+    except EncodingError:
+        raise
+    except (ValueError, RecursionError):
+        raise EncodingError("The text is not JSON.") from None
+    # Only an escape can bring a surrogate or a NUL past the UTF-8 decoder and the JSON grammar.
+    if "\\u" in text:
+        for part in _walk(value):
+            if isinstance(part, str):
+                _check_text(part)
+    return value
+
+
+def read_object(
+    data: bytes | bytearray | memoryview | str, *, max_bytes: int = MAX_BODY_BYTES, max_depth: int = MAX_DEPTH
+) -> dict[str, object]:
+    """`read_json`, where only an object will do. Raises EncodingError."""
+    value = read_json(data, max_bytes=max_bytes, max_depth=max_depth)
+    if not isinstance(value, dict):
+        raise EncodingError("A JSON object is needed here.")
+    return value
+
+
+def timestamp(at: datetime) -> str:
+    """RFC 3339 in UTC with `Z`: no fraction when the microseconds are zero, else exactly six digits.
+
+    One instant has one spelling, because times are hashed into events and signed in statements.
+    Raises EncodingError for a naive datetime: guessing its zone would move a deadline by hours.
+    """
+    if at.tzinfo is None:
+        raise EncodingError("A time without a zone was given.")
+    utc = at.astimezone(UTC).replace(tzinfo=None)
+    return utc.isoformat(timespec="microseconds" if utc.microsecond else "seconds") + "Z"
+
+
+def parse_timestamp(text: object) -> datetime:
+    """Read RFC 3339 in UTC: `2026-01-31T09:30:00Z`, at most six digits of fraction. Raises EncodingError.
+
+    Offsets and lower-case letters are refused (section 0 asks for `Z`): accepting them would allow two texts
+    for one instant.
+    """
+    if not isinstance(text, str) or not _TIMESTAMP.fullmatch(text):
+        raise EncodingError("A time must look like 2026-01-31T09:30:00Z.")
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise EncodingError("A time is not on the calendar.") from None
+
+
+def _decode(data: bytes | bytearray | memoryview | str, max_bytes: int) -> str:
+    if isinstance(data, str):
+        # A character is at least one byte, so a long text is refused before it is encoded to be measured.
+        if len(data) > max_bytes or (not data.isascii() and _utf8_length(data) > max_bytes):
+            raise EncodingError("The text is too long.")
+        return data
+    if len(data) > max_bytes:
+        raise EncodingError("The text is too long.")
+    try:
+        return str(data, "utf-8")
+    except UnicodeDecodeError:
+        raise EncodingError("The text is not UTF-8.") from None
+
+
+def _utf8_length(text: str) -> int:
+    try:
+        return len(text.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise EncodingError("A text holds half a character.") from None
+
+
+def _check_text(text: str) -> None:
+    if "\0" in text:
+        raise EncodingError(
+            "A text holds a NUL character."
+        )  # PostgreSQL cannot store it, C readers stop at it
+    if not text.isascii():
+        _utf8_length(text)
+
+
+def _check_depth(text: str, limit: int) -> None:
+    depth = 0
+    for character in _STRINGS.sub("", text):
+        if character in "[{":
+            depth += 1
+            if depth > limit:
+                raise EncodingError("The JSON is nested too deeply.")
+        elif character in "]}":
+            depth -= 1
+
+
+def _walk(value: object) -> Iterator[object]:
+    """Every scalar and every member name, by an explicit stack so that depth costs memory and not recursion."""
+    stack = [value]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, dict):
+            stack.extend(part)
+            stack.extend(part.values())
+        elif isinstance(part, list | tuple):
+            stack.extend(part)
+        else:
+            yield part
+
+
+def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    # Which of two equal names wins differs between readers: the checker and the doer would see different requests.
+    if len(members) != len(pairs):
+        raise EncodingError("A JSON object names a member twice.")
+    return members
+
+
+def _integer(digits: str) -> int:
+    # Length first: turning a million digits into a number takes quadratic time.
+    if len(digits) > _MAX_INTEGER_DIGITS or abs(int(digits)) > MAX_INTEGER:
+        raise EncodingError("A number is too large.")
+    return int(digits)
+
+
+def _fraction(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise EncodingError("A number is too large.")
+    return number
+
+
+def _constant(_name: str) -> NoReturn:
+    raise EncodingError("NaN and Infinity are not JSON.")
+
+
+# Built once: json.loads with hooks makes a new decoder, and with it a new scanner, at every call.
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_members, parse_int=_integer, parse_float=_fraction, parse_constant=_constant
+)

@@ -1,0 +1,336 @@
+"""Keys: strict public keys, JWK and thumbprints, private keys at rest, the Signer interface. Nothing here knows JWS or storage."""
+
+from dataclasses import dataclass, field
+from typing import Final, Literal, Protocol
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+
+from .encoding import b64u_decode, b64u_encode, sha256
+from .errors import EncodingError, InvalidKeyError, InvalidSignatureError
+
+Algorithm = Literal["EdDSA", "ES256"]
+
+SIGNATURE_BYTES: Final = 64
+_COORDINATE_BYTES: Final = 32
+_P256_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+_ED25519_FIELD: Final = 2**255 - 19
+_ED25519_ORDER: Final = 2**252 + 27742317777372353535851937790883648493
+
+# The y coordinates of the eight points of small order (RFC 7748 section 6.1 gives the same set in another form):
+# 0, 1, −1, and the two of order eight. A key among them verifies a signature over any message; an R among them
+# lets one signature be made for many keys. Each y stands for both signs of x.
+_SMALL_ORDER_Y: Final = frozenset(
+    {
+        0,
+        1,
+        _ED25519_FIELD - 1,
+        int.from_bytes(
+            bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"
+        ),
+        int.from_bytes(
+            bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"), "little"
+        ),
+    }
+)
+
+# EdDSA is the old name (RFC 8037), Ed25519 the fully specified one (RFC 9864): the same key, the same signature.
+_NAMES: Final[dict[Algorithm, frozenset[str]]] = {
+    "EdDSA": frozenset({"EdDSA", "Ed25519"}),
+    "ES256": frozenset({"ES256"}),
+}
+ALGORITHM_NAMES: Final = frozenset().union(*_NAMES.values())
+
+# RFC 7518 sections 6.2.2, 6.3.2, 6.4 and RFC 8037 section 2: any of these is secret material.
+_PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+
+
+class PrivateMemberError(InvalidKeyError):
+    """A JWK came with a private member. `derives` is the public key when the private member really makes it."""
+
+    def __init__(self, derives: "PublicKey | None") -> None:
+        super().__init__("A public key is needed; this one holds a private member.")
+        self.derives = derives
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """A public key that passed every check of section 1. Equal keys have equal thumbprints."""
+
+    alg: Algorithm
+    thumbprint: str
+    x: str
+    y: str | None = field(default=None)
+    _key: ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey = field(
+        kw_only=True, repr=False, compare=False
+    )
+
+    @property
+    def kty(self) -> str:
+        """`OKP` or `EC`."""
+        return "EC" if self.alg == "ES256" else "OKP"
+
+    @property
+    def jwk(self) -> dict[str, str]:
+        """The required public members and nothing else, a new dict at each call."""
+        if self.y is None:
+            return {"kty": "OKP", "crv": "Ed25519", "x": self.x}
+        return {"kty": "EC", "crv": "P-256", "x": self.x, "y": self.y}
+
+    def verify(self, message: bytes, signature: bytes, *, alg: str) -> None:
+        """Check `signature` (64 raw bytes) over `message`; `alg` is the name in the JWS header.
+
+        Raises InvalidSignatureError. The algorithm belongs to the key, never to the message (RFC 8725 section 3.1).
+        """
+        if alg not in _NAMES[self.alg]:
+            raise InvalidSignatureError("The algorithm does not belong to the key.")
+        if len(signature) != SIGNATURE_BYTES:
+            raise InvalidSignatureError("A signature has the wrong length.")
+        try:
+            if isinstance(self._key, ed25519.Ed25519PublicKey):
+                _check_ed25519_signature(signature)
+                self._key.verify(signature, message)
+            else:
+                self._key.verify(_der_signature(signature), message, ec.ECDSA(hashes.SHA256()))
+        except InvalidSignature:
+            raise InvalidSignatureError("The signature does not verify.") from None
+
+
+def parse_jwk(value: object) -> PublicKey:
+    """Read a public JWK (RFC 7517) of one of the two key types of section 1.
+
+    `use`, `key_ops` and `alg` are optional, but when they stand there they must allow verification by this very
+    key type. Other members are ignored and never fetched. Raises InvalidKeyError, and PrivateMemberError for any
+    private member.
+    """
+    if not isinstance(value, dict):
+        raise InvalidKeyError("A key must be a JSON object.")
+    if not _PRIVATE_MEMBERS.isdisjoint(value):
+        raise PrivateMemberError(_derived(value))
+    return _parse_public(value)
+
+
+def ed25519_public_key(raw: bytes) -> PublicKey:
+    """The Ed25519 key of 32 raw bytes (RFC 8032 section 5.1.5). Raises InvalidKeyError when not canonical or of small order."""
+    if len(raw) != _COORDINATE_BYTES:
+        raise InvalidKeyError("An Ed25519 key is 32 bytes.")
+    if not _is_strict_point(raw):
+        raise InvalidKeyError("The Ed25519 key is not in canonical form, or is a weak point.")
+    x = b64u_encode(raw)
+    try:
+        key = ed25519.Ed25519PublicKey.from_public_bytes(raw)
+    except ValueError:
+        raise InvalidKeyError("The Ed25519 key is not a point of the curve.") from None
+    return PublicKey("EdDSA", _thumbprint(f'{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}'), x, _key=key)
+
+
+def p256_public_key(x: bytes, y: bytes) -> PublicKey:
+    """The P-256 key of two 32-byte coordinates (RFC 7518 section 6.2.1). Raises InvalidKeyError when off the curve."""
+    if len(x) != _COORDINATE_BYTES or len(y) != _COORDINATE_BYTES:
+        raise InvalidKeyError("P-256 coordinates are 32 bytes each.")
+    numbers = ec.EllipticCurvePublicNumbers(
+        int.from_bytes(x, "big"), int.from_bytes(y, "big"), ec.SECP256R1()
+    )
+    try:
+        key = numbers.public_key()
+    except ValueError:
+        raise InvalidKeyError("The P-256 key is not a point of the curve.") from None
+    x_text, y_text = b64u_encode(x), b64u_encode(y)
+    canonical = f'{{"crv":"P-256","kty":"EC","x":"{x_text}","y":"{y_text}"}}'
+    return PublicKey("ES256", _thumbprint(canonical), x_text, y_text, _key=key)
+
+
+class PrivateKey:
+    """A private key held in this process. Its representation never shows the secret."""
+
+    __slots__ = ("_key", "public")
+
+    def __init__(self, key: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> None:
+        self._key = key
+        self.public: Final = _public_of(key)
+
+    @classmethod
+    def generate(cls, alg: Algorithm = "EdDSA") -> "PrivateKey":
+        """A new key from the operating system's random source."""
+        return cls(
+            ed25519.Ed25519PrivateKey.generate()
+            if alg == "EdDSA"
+            else ec.generate_private_key(ec.SECP256R1())
+        )
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> "PrivateKey":
+        """Read an unencrypted PKCS #8 PEM of Ed25519 or P-256. Raises InvalidKeyError."""
+        try:
+            key = serialization.load_pem_private_key(pem, password=None)
+        except (ValueError, TypeError):
+            # The library's words could quote the file: they are dropped with the cause.
+            raise InvalidKeyError("The file holds no readable private key.") from None
+        if isinstance(key, ed25519.Ed25519PrivateKey):
+            return cls(key)
+        if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1):
+            return cls(key)
+        raise InvalidKeyError("Only Ed25519 and P-256 keys are used.")
+
+    def to_pem(self) -> bytes:
+        """PKCS #8 PEM without encryption: the caller owns the file's permissions (0600)."""
+        return self._key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+
+    def sign(self, message: bytes) -> bytes:
+        """64 raw bytes: Ed25519 (RFC 8032), or r ‖ s for ES256 (RFC 7518 section 3.4)."""
+        if isinstance(self._key, ed25519.Ed25519PrivateKey):
+            return self._key.sign(message)
+        r, s = decode_dss_signature(self._key.sign(message, ec.ECDSA(hashes.SHA256())))
+        return r.to_bytes(_COORDINATE_BYTES, "big") + s.to_bytes(_COORDINATE_BYTES, "big")
+
+    def __repr__(self) -> str:
+        return f"<PrivateKey {self.public.alg} {self.public.thumbprint}>"
+
+    def __reduce__(self) -> str:
+        # Pickling would carry the secret into caches and task queues.
+        raise TypeError("A private key is not pickled.")
+
+
+class Signer(Protocol):
+    """Whatever can sign: a key in this process, in a file, in a key management service."""
+
+    @property
+    def kid(self) -> str:
+        """The key's name in JWS headers."""
+
+    @property
+    def alg(self) -> str:
+        """The `alg` to write into JWS headers."""
+
+    @property
+    def public(self) -> PublicKey:
+        """The public half, to check what the backend returned and to publish."""
+
+    def sign(self, message: bytes) -> bytes:
+        """64 raw signature bytes over `message`."""
+
+
+class LocalSigner:
+    """A Signer over a key in this process; `kid` defaults to the thumbprint."""
+
+    __slots__ = ("_key", "kid")
+
+    def __init__(self, private_key: PrivateKey, kid: str | None = None) -> None:
+        self._key = private_key
+        self.kid = private_key.public.thumbprint if kid is None else kid
+
+    @property
+    def alg(self) -> str:
+        """`EdDSA` or `ES256`."""
+        return self._key.public.alg
+
+    @property
+    def public(self) -> PublicKey:
+        """The public half."""
+        return self._key.public
+
+    def sign(self, message: bytes) -> bytes:
+        """64 raw signature bytes over `message`."""
+        return self._key.sign(message)
+
+    def __repr__(self) -> str:
+        return f"<LocalSigner {self.kid}>"
+
+
+def _parse_public(jwk: dict[str, object]) -> PublicKey:
+    kind = (jwk.get("kty"), jwk.get("crv"))
+    if kind == ("OKP", "Ed25519"):
+        _check_use(jwk, "EdDSA")
+        return ed25519_public_key(_coordinate(jwk, "x"))
+    if kind == ("EC", "P-256"):
+        _check_use(jwk, "ES256")
+        return p256_public_key(_coordinate(jwk, "x"), _coordinate(jwk, "y"))
+    raise InvalidKeyError("Only Ed25519 and P-256 keys are used.")
+
+
+def _check_use(jwk: dict[str, object], alg: Algorithm) -> None:
+    """A key its owner published for something else is not taken for signatures (RFC 7517 sections 4.2 to 4.4)."""
+    if "alg" in jwk and not (isinstance(name := jwk["alg"], str) and name in _NAMES[alg]):
+        raise InvalidKeyError("The key's alg does not fit its type.")
+    if "use" in jwk and jwk["use"] != "sig":
+        raise InvalidKeyError("The key is not meant for signatures.")
+    if "key_ops" in jwk:
+        operations = jwk["key_ops"]
+        if not isinstance(operations, list) or "verify" not in operations:
+            raise InvalidKeyError("The key is not meant for verifying signatures.")
+
+
+def _coordinate(jwk: dict[str, object], name: str) -> bytes:
+    text = jwk.get(name)
+    if not isinstance(text, str):
+        raise InvalidKeyError(f"The key's {name} is missing.")
+    try:
+        return b64u_decode(text)
+    except EncodingError:
+        raise InvalidKeyError(f"The key's {name} is not base64url.") from None
+
+
+def _derived(jwk: dict[str, object]) -> PublicKey | None:
+    """The public key that `d` makes, if the JWK claims that same one.
+
+    Anyone may write a made-up `d` beside a stranger's public key. Only a true one shows that the secret is out,
+    and only then may the key be barred: otherwise barring would be a weapon against other people's keys.
+    """
+    try:
+        public = _parse_public({name: jwk[name] for name in ("kty", "crv", "x", "y") if name in jwk})
+        secret = _coordinate(jwk, "d")
+        if len(secret) != _COORDINATE_BYTES:
+            return None
+        if public.alg == "EdDSA":
+            made = _public_of(ed25519.Ed25519PrivateKey.from_private_bytes(secret))
+        else:
+            made = _public_of(ec.derive_private_key(int.from_bytes(secret, "big"), ec.SECP256R1()))
+    except (InvalidKeyError, ValueError):
+        return None
+    return made if made == public else None
+
+
+def _public_of(key: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> PublicKey:
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return ed25519_public_key(key.public_key().public_bytes_raw())
+    numbers = key.public_key().public_numbers()
+    return p256_public_key(
+        numbers.x.to_bytes(_COORDINATE_BYTES, "big"), numbers.y.to_bytes(_COORDINATE_BYTES, "big")
+    )
+
+
+def _thumbprint(canonical: str) -> str:
+    """RFC 7638: SHA-256 over the required members in order of their names, without white space."""
+    return b64u_encode(sha256(canonical.encode("ascii")))
+
+
+def _is_strict_point(raw: bytes) -> bool:
+    """Whether 32 bytes are a canonical encoding (y below the field's prime) and not a point of small order.
+
+    The library reduces y silently, so two encodings would name one key, with two thumbprints. The other
+    non-canonical form, x = 0 with its sign set, exists only for points of small order.
+    """
+    y = int.from_bytes(raw, "little") & ((1 << 255) - 1)
+    return y < _ED25519_FIELD and y not in _SMALL_ORDER_Y
+
+
+def _check_ed25519_signature(signature: bytes) -> None:
+    """R canonical and not of small order, S below the group order (RFC 8032 section 5.1.7).
+
+    The library compares R by its bytes and checks S as well; both stand here so that the rule holds under any
+    backend that is put in its place.
+    """
+    if not _is_strict_point(signature[:32]) or int.from_bytes(signature[32:], "little") >= _ED25519_ORDER:
+        raise InvalidSignatureError("The signature is not in canonical form.")
+
+
+def _der_signature(signature: bytes) -> bytes:
+    """The library wants DER; the wire has r ‖ s. Zero and values past the order never leave this function."""
+    r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
+    if not (0 < r < _P256_ORDER and 0 < s < _P256_ORDER):
+        raise InvalidSignatureError("The signature is out of range.")
+    return encode_dss_signature(r, s)
