@@ -1,0 +1,194 @@
+"""The log's mathematics: event entries, leaves, hash links, and RFC 9162 Merkle trees with their proofs. Storage is elsewhere."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from .encoding import b64u_encode, canonical_json, sha256
+from .errors import ChainError
+
+HASH_BYTES: Final = 32
+SALT_BYTES: Final = 32
+EMPTY_LINK: Final = bytes(HASH_BYTES)
+_EVENT_TAG: Final = b"agentauth/event/v1\0"
+_FIELD_TAG: Final = b"agentauth/field/v1\0"
+# One leading byte keeps leaves, nodes and links apart: without it an inner node could be shown as a leaf
+# (RFC 9162 section 2.1.1), or a link as either.
+_LEAF: Final = b"\0"
+_NODE: Final = b"\1"
+_LINK: Final = b"\2"
+
+
+def entry_hash(event: Mapping[str, object], salt: bytes) -> bytes:
+    """The entry of an event (section 9): SHA-256(tag ‖ 0x00 ‖ 32-byte salt ‖ RFC 8785 event). 32 bytes.
+
+    The salt keeps a published leaf from being a guess that can be checked: events are short and predictable.
+    Raises ChainError for a salt of another length, EncodingError for an event without a canonical form.
+    """
+    return sha256(_EVENT_TAG + _salt(salt) + canonical_json(event))
+
+
+def field_commitment(value: object, salt: bytes) -> str:
+    """What stands in an event for a personal member (section 9): base64url of SHA-256(tag ‖ 0x00 ‖ salt ‖ RFC 8785 value).
+
+    Deleting salt and value erases the person; the event, and every hash above it, stays as it was. Raises
+    ChainError and EncodingError.
+    """
+    return b64u_encode(sha256(_FIELD_TAG + _salt(salt) + canonical_json(value)))
+
+
+def leaf_hash(entry: bytes) -> bytes:
+    """SHA-256(0x00 ‖ entry), RFC 9162 section 2.1.1. 32 bytes."""
+    return sha256(_LEAF + entry)
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """SHA-256(0x01 ‖ left ‖ right), RFC 9162 section 2.1.1. 32 bytes."""
+    return sha256(_NODE + left + right)
+
+
+def link(previous: bytes, leaf: bytes) -> bytes:
+    """link_n = SHA-256(0x02 ‖ link_{n−1} ‖ leaf_hash_n), with EMPTY_LINK before the first (section 9). 32 bytes.
+
+    The links order the log by hand-to-hand contact: one changed, dropped or inserted leaf changes every later link.
+    Raises ChainError when either is not 32 bytes, since two lengths could be shifted against each other.
+    """
+    return sha256(_LINK + _hash(previous) + _hash(leaf))
+
+
+@dataclass(frozen=True, slots=True)
+class TreeHead:
+    """The size of a tree and its root: what a checkpoint signs."""
+
+    size: int
+    root: bytes
+
+
+class CompactTree:
+    """A Merkle tree that grows by leaves and keeps only the roots of its full subtrees: at most one per bit of its size.
+
+    A log of a billion leaves is continued from thirty hashes; `peaks` (largest subtree first) and `size` are all a
+    caller has to store.
+    """
+
+    __slots__ = ("_peaks", "_size")
+
+    def __init__(self, size: int = 0, peaks: Iterable[bytes] = ()) -> None:
+        """Continue a tree. Raises ChainError when the number of peaks does not fit the size."""
+        self._size = size
+        self._peaks = [_hash(peak) for peak in peaks]
+        if size < 0 or size.bit_count() != len(self._peaks):
+            raise ChainError("The stored tree does not fit its size.")
+
+    @property
+    def size(self) -> int:
+        """How many leaves the tree has."""
+        return self._size
+
+    @property
+    def peaks(self) -> tuple[bytes, ...]:
+        """The roots of the full subtrees, largest first."""
+        return tuple(self._peaks)
+
+    def append(self, leaf: bytes) -> None:
+        """Add one leaf hash (32 bytes). Raises ChainError."""
+        node = _hash(leaf)
+        # Adding one to the size carries over its trailing one bits; each carry joins two subtrees of equal size.
+        size = self._size
+        while size & 1:
+            node = node_hash(self._peaks.pop(), node)
+            size >>= 1
+        self._peaks.append(node)
+        self._size += 1
+
+    def root(self) -> bytes:
+        """The tree's root (RFC 9162 section 2.1.1); SHA-256 of nothing for the empty tree. 32 bytes."""
+        if not self._peaks:
+            return sha256(b"")
+        node = self._peaks[-1]
+        for peak in reversed(self._peaks[:-1]):
+            node = node_hash(peak, node)
+        return node
+
+    def head(self) -> TreeHead:
+        """Size and root together, so that they are taken at one moment."""
+        return TreeHead(self._size, self.root())
+
+
+def verify_inclusion(index: int, size: int, leaf: bytes, path: Sequence[bytes], root: bytes) -> None:
+    """Prove that `leaf` (a leaf hash) is number `index` of the tree of `size` leaves with `root` (RFC 9162 section 2.1.3.2).
+
+    Raises ChainError. `path` goes from the leaf upward.
+    """
+    if not 0 <= index < size:
+        raise ChainError("The leaf lies outside the tree.")
+    node = _hash(leaf)
+    for sibling, on_left in _climb(index, size - 1, path):
+        node = node_hash(sibling, node) if on_left else node_hash(node, sibling)
+    if node != root:
+        raise ChainError("The inclusion proof does not lead to the root.")
+
+
+def verify_consistency(
+    first: int, second: int, path: Sequence[bytes], first_root: bytes, second_root: bytes
+) -> None:
+    """Prove that the tree of `second` leaves only adds to that of `first` leaves (RFC 9162 section 2.1.4.2).
+
+    Equal sizes need equal roots and an empty path. The empty tree is refused as a first: it is consistent with
+    everything, so a proof from it proves nothing. Raises ChainError.
+    """
+    if not 0 < first <= second:
+        raise ChainError("The sizes are not those of an older and a newer tree.")
+    if first == second:
+        if path or _hash(first_root) != second_root:
+            raise ChainError("Two trees of one size must be the same.")
+        return
+    # A first tree that is a full subtree is not repeated in its own proof.
+    hashes = [first_root, *path] if first & (first - 1) == 0 else list(path)
+    if not hashes:
+        raise ChainError("The consistency proof is empty.")
+    position, last = first - 1, second - 1
+    while position & 1:
+        position, last = position >> 1, last >> 1
+    old = new = _hash(hashes[0])
+    for part, on_left in _climb(position, last, hashes[1:]):
+        # What lies to the left was there before; what lies to the right came with the newer tree only.
+        if on_left:
+            old, new = node_hash(part, old), node_hash(part, new)
+        else:
+            new = node_hash(new, part)
+    if old != first_root or new != second_root:
+        raise ChainError("The consistency proof does not lead to both roots.")
+
+
+def _climb(position: int, last: int, path: Sequence[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """Each hash of a path from node `position` of a level that ends at `last`, and whether it stands on the left.
+
+    Raises ChainError when the path ends below or goes on above the root: the length of a proof follows from the
+    sizes, and a free length would let one proof be read in two ways.
+    """
+    for sibling in path:
+        if last == 0:
+            raise ChainError("The proof is too long.")
+        on_left = bool(position & 1) or position == last
+        yield _hash(sibling), on_left
+        if on_left:
+            # The last node of a level that has no partner rises until it has one.
+            while not position & 1 and position:
+                position, last = position >> 1, last >> 1
+        position, last = position >> 1, last >> 1
+    if last != 0:
+        raise ChainError("The proof is too short.")
+
+
+def _hash(value: bytes) -> bytes:
+    if len(value) != HASH_BYTES:
+        raise ChainError("A hash is 32 bytes.")
+    return value
+
+
+def _salt(value: bytes) -> bytes:
+    # A fixed length, because salt and value stand side by side without a separator.
+    if len(value) != SALT_BYTES:
+        raise ChainError("A salt is 32 bytes.")
+    return value
