@@ -1,0 +1,297 @@
+"""The agent access token: an RFC 9068 JWT bound to a key, made and read. Revocation and state are the verifier's."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from .capability import Capability, parse_capabilities
+from .errors import (
+    AgentAuthError,
+    EncodingError,
+    GrantTooLargeError,
+    InvalidSignatureError,
+    InvalidTokenError,
+)
+from .identifiers import is_id
+from .jose import UnverifiedJws, parse_compact, sign_compact, signing_input, verify_jws
+from .keys import PublicKey, Signer
+
+TYP: Final = "at+jwt"
+AUTHORIZATION_TYPE: Final = "agentauth"
+MAX_TOKEN_SECONDS: Final = 900
+# Key management services sign at most 4,096 bytes (AWS KMS, MessageType RAW).
+MAX_SIGNING_INPUT: Final = 4_096
+NOT_BEFORE_SECONDS: Final = 10
+MAX_JTI_LENGTH: Final = 256
+_JKT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedToken:
+    """A token that passed step 1: signed by the issuer for this audience, in time, bound to a key. Times are unix seconds.
+
+    `claims` holds everything as signed; what is ours in it is read by `read_claims`.
+    """
+
+    jti: str
+    subject: str
+    client_id: str
+    jkt: str
+    issued_at: int
+    expires_at: int
+    claims: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenClaims:
+    """A token that passed both steps. `online` says that the grant has an envelope, so only verify can decide."""
+
+    jti: str
+    subject: str
+    agent_id: str
+    jkt: str
+    grant_id: str
+    grant_version: int
+    issued_at: int
+    expires_at: int
+    scope: str
+    capabilities: tuple[Capability, ...]
+    online: bool
+
+
+def build_claims(
+    *,
+    issuer: str,
+    audience: str,
+    subject: str,
+    agent_id: str,
+    jti: str,
+    issued_at: int,
+    expires_at: int,
+    jkt: str,
+    grant_id: str,
+    grant_version: int,
+    capabilities: Sequence[Capability],
+    has_envelope: bool,
+) -> dict[str, object]:
+    """The claims of a token (section 7). Times are unix seconds; `expires_at` is already capped by grant and manifest.
+
+    Raises ValueError when the life is not 1 to 900 seconds: that is the caller's mistake, never a request's.
+    """
+    if not 0 < expires_at - issued_at <= MAX_TOKEN_SECONDS:
+        raise ValueError(f"a token lives 1 to {MAX_TOKEN_SECONDS} seconds")
+    details = {"type": AUTHORIZATION_TYPE, "capabilities": [each.to_json() for each in capabilities]}
+    claims: dict[str, object] = {
+        "iss": issuer,
+        "aud": audience,
+        "sub": subject,
+        "client_id": agent_id,
+        "jti": jti,
+        "iat": issued_at,
+        "nbf": issued_at - NOT_BEFORE_SECONDS,
+        "exp": expires_at,
+        "cnf": {"jkt": jkt},
+        "grant_id": grant_id,
+        "grant_version": grant_version,
+        "authorization_details": [details],
+        "scope": scope_of(capabilities),
+    }
+    if has_envelope:
+        claims["verify"] = "online"
+    return claims
+
+
+def scope_of(capabilities: Sequence[Capability]) -> str:
+    """`scope` for plain OAuth readers: space-separated `type:resource` of the capabilities that nothing limits.
+
+    A reader of `scope` alone knows no constraints and no amounts; naming a limited capability there would hand it
+    an unlimited one.
+    """
+    return " ".join(each.label for each in capabilities if each.is_limitless)
+
+
+def check_token_size(claims: Mapping[str, object], *, alg: str, kid: str) -> None:
+    """Raises GrantTooLargeError when the token's signing input would pass 4,096 bytes.
+
+    Called when a grant is requested: a grant whose token cannot be signed must fail before a person is asked.
+    """
+    if len(signing_input(claims, typ=TYP, alg=alg, header={"kid": kid})) > MAX_SIGNING_INPUT:
+        raise GrantTooLargeError("The capabilities do not fit into an access token; ask for fewer.")
+
+
+def sign_token(claims: Mapping[str, object], signer: Signer) -> str:
+    """Sign the claims as a compact `at+jwt`. Raises GrantTooLargeError, and what the signer raises."""
+    check_token_size(claims, alg=signer.alg, kid=signer.kid)
+    return sign_compact(claims, signer, typ=TYP, header={"kid": signer.kid})
+
+
+def verify_token(
+    compact: str,
+    *,
+    keys: Mapping[str, PublicKey],
+    expected_issuer: str,
+    expected_audience: str,
+    now: int,
+) -> TokenClaims:
+    """Both steps of reading, in the order production always takes them. Raises InvalidTokenError."""
+    return read_claims(
+        verify_access_token(
+            compact,
+            keys=keys,
+            expected_issuer=expected_issuer,
+            expected_audience=expected_audience,
+            now=now,
+        )
+    )
+
+
+def verify_access_token(
+    compact: str,
+    *,
+    keys: Mapping[str, PublicKey],
+    expected_issuer: str,
+    expected_audience: str,
+    now: int,
+) -> VerifiedToken:
+    """Step 1: the RFC 9068 and `cnf` check. `keys` maps `kid` to the issuer's published token keys, `now` is unix seconds.
+
+    1. Compact JWS of ours with a `kid` (`malformed`). 2. The key is known (`unknown`). 3. Signature (`unknown`).
+    4. `typ` and JSON claims (`malformed`). 5. Issuer and audience (`unknown`). 6. Every claim we rely on, in its
+    type (`malformed`). 7. Life at most 900 s (`malformed`). 8. `exp` (`expired`), `nbf` and `iat` (`not_yet_valid`).
+
+    A forged token, another issuer's and another service provider's give one answer, and before expiry is looked at:
+    nobody learns from the answer whether a token that is not theirs exists. Raises InvalidTokenError with a reason
+    of section 8.
+    """
+    # 1. to 4.
+    claims = _prove_signature(compact, keys)
+    # 5. One audience only, as a text or alone in a list (RFC 7519 section 4.1.3).
+    if claims.get("iss") != expected_issuer or claims.get("aud") not in (
+        expected_audience,
+        [expected_audience],
+    ):
+        raise InvalidTokenError("The token is not known here.", reason="unknown")
+    # 6.
+    jti = _text(claims, "jti")
+    if len(jti) > MAX_JTI_LENGTH:
+        raise _malformed("jti")
+    issued_at, expires_at = _seconds(claims, "iat"), _seconds(claims, "exp")
+    not_before = _seconds(claims, "nbf") if "nbf" in claims else issued_at - NOT_BEFORE_SECONDS
+    verified = VerifiedToken(
+        jti,
+        _text(claims, "sub"),
+        _text(claims, "client_id"),
+        _key_thumbprint(claims),
+        issued_at,
+        expires_at,
+        claims,
+    )
+    # 7. A token past our own limit was not made by our rules, whoever holds the key.
+    if expires_at - issued_at > MAX_TOKEN_SECONDS:
+        raise InvalidTokenError("The token's life is longer than allowed.", reason="malformed")
+    # 8. No leeway: the same clock wrote these times and reads them, and `nbf` already stands 10 s back.
+    if expires_at <= now:
+        raise InvalidTokenError("The token has expired.", reason="expired")
+    if not_before > now or issued_at > now + NOT_BEFORE_SECONDS:
+        raise InvalidTokenError("The token is not valid yet.", reason="not_yet_valid")
+    return verified
+
+
+def read_claims(token: VerifiedToken) -> TokenClaims:
+    """Step 2: our own claims. Raises InvalidTokenError (`malformed`).
+
+    The ids must be ids and the capabilities must parse: a token signed by us that does not is the sign of another
+    version or of a fault, and neither may be guessed at.
+    """
+    claims = token.claims
+    grant_id, version, scope = claims.get("grant_id"), claims.get("grant_version"), claims.get("scope")
+    if not is_id(token.client_id) or not isinstance(grant_id, str) or not is_id(grant_id):
+        raise _malformed("client_id or grant_id")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise _malformed("grant_version")
+    if not isinstance(scope, str):
+        raise _malformed("scope")
+    # Only one word is defined. Another would be a condition we do not know, and the unknown is refused.
+    if claims.get("verify", "online") != "online":
+        raise _malformed("verify")
+    return TokenClaims(
+        token.jti,
+        token.subject,
+        token.client_id,
+        token.jkt,
+        grant_id,
+        version,
+        token.issued_at,
+        token.expires_at,
+        scope,
+        _capabilities(claims.get("authorization_details")),
+        "verify" in claims,
+    )
+
+
+def _prove_signature(compact: str, keys: Mapping[str, PublicKey]) -> dict[str, object]:
+    try:
+        jws = parse_compact(compact)
+    except EncodingError as error:
+        raise InvalidTokenError(error.description, reason="malformed") from None
+    key = keys.get(_key_id(jws))
+    if key is None:
+        raise InvalidTokenError("The token is not known here.", reason="unknown")
+    try:
+        # A wrong `typ` is told apart from a forgery only under a good signature.
+        return verify_jws(jws, key, expected_typ=TYP).claims
+    except InvalidSignatureError:
+        raise InvalidTokenError("The token is not known here.", reason="unknown") from None
+    except EncodingError as error:
+        raise InvalidTokenError(error.description, reason="malformed") from None
+
+
+def _key_id(jws: UnverifiedJws) -> str:
+    """A `kid` is looked up in a fixed map and goes nowhere else: no path, query or key service sees it."""
+    kid = jws.header.get("kid")
+    if not isinstance(kid, str):
+        raise InvalidTokenError("The token names no key.", reason="malformed")
+    return kid
+
+
+def _text(claims: Mapping[str, object], name: str) -> str:
+    value = claims.get(name)
+    if not isinstance(value, str) or not value:
+        raise _malformed(name)
+    return value
+
+
+def _seconds(claims: Mapping[str, object], name: str) -> int:
+    value = claims.get(name)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _malformed(name)
+    return value
+
+
+def _key_thumbprint(claims: Mapping[str, object]) -> str:
+    """`cnf` is `{"jkt": …}` and nothing else: a second confirmation method would be one we do not check."""
+    cnf = claims.get("cnf")
+    if not isinstance(cnf, dict) or cnf.keys() != {"jkt"}:
+        raise _malformed("cnf")
+    jkt = cnf["jkt"]
+    if not isinstance(jkt, str) or not _JKT.fullmatch(jkt):
+        raise _malformed("cnf")
+    return jkt
+
+
+def _capabilities(details: object) -> tuple[Capability, ...]:
+    """The capabilities of the one entry of our type. An entry of another type grants something we cannot read."""
+    if not isinstance(details, list) or len(details) != 1 or not isinstance(details[0], dict):
+        raise _malformed("authorization_details")
+    entry = details[0]
+    if entry.keys() != {"type", "capabilities"} or entry["type"] != AUTHORIZATION_TYPE:
+        raise _malformed("authorization_details")
+    try:
+        return parse_capabilities(entry["capabilities"])
+    except AgentAuthError:
+        raise _malformed("authorization_details") from None
+
+
+def _malformed(name: str) -> InvalidTokenError:
+    return InvalidTokenError(f"The token's {name} is missing or not in its form.", reason="malformed")
