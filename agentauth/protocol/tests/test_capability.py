@@ -342,6 +342,7 @@ def test_allow_list_entries_are_limitless_and_strict() -> None:
     assert parse_allow_entry("transact:payments").max_amount is None
     assert parse_allow_entry("transact:payments").is_limitless
     assert parse_allow_list([]) == ()
+    bad: Any
     for bad in [
         "read",
         "read:",
