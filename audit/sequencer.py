@@ -1,0 +1,77 @@
+"""The sequencer: gives committed events their numbers and links, in batches, and never touches the events.
+
+What it relies on: an event and its queue entry commit together; the head is one row, moved only by
+compare-and-swap; leaves are only inserted. So a crash at any line leaves either the whole batch numbered or
+nothing, and the next run goes the same road again: there is no recovery of its own.
+"""
+
+from datetime import datetime
+
+from django.db import transaction
+
+from agentauth.protocol.chain import EMPTY_LINK, leaf_hash, link
+from audit.entries import entry_of
+from audit.faults import fault_point
+from audit.models import Head, Leaf, QueueEntry
+
+BATCH = 512
+
+
+def sequence_pending(*, now: datetime, batch: int = BATCH) -> int:
+    """Number at most `batch` waiting events in one transaction; returns how many.
+
+    0 means nothing was waiting, or another sequencer moved the head first: the caller may simply come again.
+    """
+    with transaction.atomic():
+        # 1. The head before the queue. If the swap below succeeds, nobody numbered anything since this read, so
+        #    every entry read after it is still ours. The other way round, an entry another sequencer had already
+        #    numbered could be seen together with the head that sequencer left.
+        head = _head()
+        # 2. The queue decides what is numbered, not the ids: an event that commits late with a small id is
+        #    still here, while one that is not yet committed is not seen at all.
+        entries = list(QueueEntry.objects.select_related("event").order_by("event_id")[:batch])
+        if not entries:
+            return 0
+        leaves = _leaves(head, entries)
+        # 3. Compare and swap, before anything else is written: on PostgreSQL the loser waits here for the
+        #    winner's commit and then matches no row; on SQLite it could not even begin.
+        moved = Head.objects.filter(id=Head.ONLY, size=head.size, link=head.link).update(
+            size=head.size + len(leaves), link=leaves[-1].link, moved_at=now
+        )
+        if not moved:
+            return 0
+        fault_point("sequence.after_head")
+        # 4. Leaves in, queue entries out. Should a leaf exist already, its primary key or its event refuses the
+        #    second one and the whole batch rolls back: a fork cannot be written.
+        Leaf.objects.bulk_create(leaves)
+        QueueEntry.objects.filter(event_id__in=[entry.event_id for entry in entries]).delete()
+        fault_point("sequence.before_commit")
+    fault_point("sequence.after_commit")
+    return len(leaves)
+
+
+def sequence_until_empty(*, now: datetime, batch: int = BATCH) -> int:
+    """Number events until none waits; returns how many this call numbered. Others may be numbering as well."""
+    total = 0
+    while True:
+        numbered = sequence_pending(now=now, batch=batch)
+        total += numbered
+        # Nothing numbered and something waiting: another sequencer won, which is progress too.
+        if not numbered and not QueueEntry.objects.exists():
+            return total
+
+
+def _head() -> Head:
+    # The first run makes the row; two first runs cannot make two, since its id is always the same.
+    head, _ = Head.objects.get_or_create(id=Head.ONLY, defaults={"size": 0, "link": EMPTY_LINK})
+    return head
+
+
+def _leaves(head: Head, entries: list[QueueEntry]) -> list[Leaf]:
+    leaves = []
+    previous = bytes(head.link)
+    for leaf_index, entry in enumerate(entries, start=head.size):
+        hashed = leaf_hash(entry_of(entry.event))
+        previous = link(previous, hashed)
+        leaves.append(Leaf(leaf_index=leaf_index, event_id=entry.event_id, leaf_hash=hashed, link=previous))
+    return leaves

@@ -1,0 +1,157 @@
+"""Recording what happens. Every app calls this; it calls nobody. Numbering is in `audit.sequencer`."""
+
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db import connection, transaction
+
+from agentauth.protocol.encoding import canonical_json
+from agentauth.protocol.errors import AgentAuthError
+from audit import kinds
+from audit.entries import commitment
+from audit.models import Event, Opening, QueueEntry
+from audit.refusals import count_refusal, summarise_refusals
+from audit.sequencer import sequence_until_empty
+
+__all__ = ["Actor", "record", "record_refusal", "seal_audit"]
+
+_SALT_BYTES = 32
+_KINDS = frozenset(value for name, value in vars(kinds).items() if name.isupper())
+_Id = uuid.UUID | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who did it, as text: `kind` is human, agent, service_provider, system or anonymous; `id` may be empty."""
+
+    kind: str
+    id: str
+    request_id: str = ""
+
+
+SYSTEM = Actor("system", "")
+
+
+def record(
+    *,
+    kind: str,
+    actor: Actor,
+    at: datetime,
+    outcome: str = "success",
+    reason: str | None = None,
+    agent_id: _Id = None,
+    human_id: _Id = None,
+    service_provider_id: _Id = None,
+    grant_id: _Id = None,
+    token_jti: str | None = None,
+    data: Mapping[str, Any] | None = None,
+    personal: Mapping[str, Any] | None = None,
+) -> Event:
+    """Write one event in the caller's transaction, so that what happened and its record live or die together.
+
+    `data` is JSON without floats of doubtful size, secrets or personal values; `personal` holds the names,
+    addresses and free text: each member stands in `data` as a salted commitment and is kept beside it in an
+    opening, which erasure may delete (docs/protocol.md section 9). `at` is aware, to the microsecond.
+
+    Raises ValueError outside a transaction, for an unknown kind, for a naive time, or where a member is both
+    plain and personal; EncodingError where a value has no canonical JSON.
+    """
+    if not connection.in_atomic_block:
+        raise ValueError("record an event inside the transaction of what it tells")
+    if kind not in _KINDS:
+        raise ValueError(f"unknown kind of event: {kind}; add it to audit/kinds.py")
+    if at.tzinfo is None:
+        raise ValueError("an event's time carries its zone")
+    plain, hidden = dict(data or {}), dict(personal or {})
+    if plain.keys() & hidden.keys():
+        raise ValueError("a member of an event's data is either plain or personal")
+    salts = {member: os.urandom(_SALT_BYTES) for member in hidden}
+    committed = {member: commitment(hidden[member], salts[member]) for member in hidden}
+    event = Event(
+        kind=kind,
+        at=at,
+        actor_kind=actor.kind,
+        actor_id=actor.id,
+        agent_id=_uuid(agent_id),
+        human_id=_uuid(human_id),
+        service_provider_id=_uuid(service_provider_id),
+        grant_id=_uuid(grant_id),
+        token_jti=token_jti,
+        outcome=outcome,
+        reason=reason,
+        request_id=actor.request_id,
+        data=plain | committed,
+        salt=os.urandom(_SALT_BYTES),
+    )
+    # Refuse here what could never be hashed: an event the sequencer chokes on would stop the log.
+    canonical_json(event.data)
+    event.save(force_insert=True)
+    Opening.objects.bulk_create(
+        Opening(event=event, member=member, salt=salts[member], value=hidden[member]) for member in hidden
+    )
+    QueueEntry.objects.create(event=event)
+    return event
+
+
+def record_refusal(
+    *,
+    kind: str,
+    actor: Actor,
+    at: datetime,
+    error: AgentAuthError,
+    route: str,
+    agent_id: _Id = None,
+    human_id: _Id = None,
+    service_provider_id: _Id = None,
+    grant_id: _Id = None,
+    token_jti: str | None = None,
+) -> Event | None:
+    """Record one refusal in a transaction of its own, after what was refused has been rolled back.
+
+    `route` is the pattern of the URL, never the path a caller chose: it keys the flood counter. An anonymous
+    caller's refusals beyond 60 in a minute, per route and error, are only counted: then None comes back.
+    """
+    with transaction.atomic():
+        if actor.kind == "anonymous" and not count_refusal(route=route, error=error.code, at=at):
+            return None
+        return record(
+            kind=kind,
+            actor=actor,
+            at=at,
+            outcome=Event.Outcome.DENIED,
+            reason=error.reason or error.code,
+            agent_id=agent_id,
+            human_id=human_id,
+            service_provider_id=service_provider_id,
+            grant_id=grant_id,
+            token_jti=token_jti,
+            data={"error": error.code, "route": route},
+        )
+
+
+def seal_audit(*, now: datetime) -> int:
+    """Sum up what floods suppressed, then number every waiting event. Returns how many were numbered."""
+    with transaction.atomic():
+        for flood in summarise_refusals(now=now):
+            record(
+                kind=kinds.REFUSALS_SUPPRESSED,
+                actor=SYSTEM,
+                at=now,
+                outcome=Event.Outcome.DENIED,
+                reason=flood.error,
+                data={
+                    "error": flood.error,
+                    "route": flood.route,
+                    "minute": flood.minute,
+                    "count": flood.count,
+                },
+            )
+    return sequence_until_empty(now=now)
+
+
+def _uuid(value: _Id) -> uuid.UUID | None:
+    return uuid.UUID(value) if isinstance(value, str) else value

@@ -1,0 +1,113 @@
+"""Triggers that let the database keep a promise, as migration operations for PostgreSQL and SQLite alike.
+
+Both speak as an integrity error. A migration that makes SQLite rebuild a table drops its triggers: put the
+operation again after it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from django.apps.registry import Apps
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+from django.db.migrations import RunPython
+
+# One function serves every trigger of PostgreSQL; its argument is the sentence. 23001 (restrict_violation) is
+# an integrity error to Django, as RAISE(ABORT) is on SQLite.
+_REFUSE = """
+CREATE OR REPLACE FUNCTION agentauth_refuse() RETURNS trigger LANGUAGE plpgsql AS $refuse$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = '23001', MESSAGE = TG_ARGV[0];
+END
+$refuse$
+"""
+
+
+class _Triggers(RunPython):
+    """Creates the statements of the database at hand; `names` are the triggers to drop when undone."""
+
+    def __init__(
+        self, table: str, *, names: Sequence[str], postgresql: Sequence[str], sqlite: Sequence[str]
+    ) -> None:
+        def create(apps: Apps, editor: BaseDatabaseSchemaEditor) -> None:
+            statements = [_REFUSE, *postgresql] if editor.connection.vendor == "postgresql" else sqlite
+            for statement in statements:
+                editor.execute(statement)
+
+        def drop(apps: Apps, editor: BaseDatabaseSchemaEditor) -> None:
+            on = f' ON "{table}"' if editor.connection.vendor == "postgresql" else ""
+            for name in names:
+                editor.execute(f'DROP TRIGGER IF EXISTS "{name}"{on}')
+
+        super().__init__(create, drop)
+
+
+def append_only(table: str, *, unique: Sequence[str] = ("id",), deletable: bool = False) -> RunPython:
+    """Refuse UPDATE, DELETE and (PostgreSQL) TRUNCATE of `table`; with `deletable`, refuse UPDATE alone.
+
+    `unique` names the columns by which a row is unique: SQLite's INSERT OR REPLACE deletes the row it collides
+    with and fires no delete trigger, so there an insert that collides is refused before that.
+    """
+    sentence = f"append-only: rows of {table} never change"
+    events = "UPDATE" if deletable else "UPDATE OR DELETE"
+    refuse = f"EXECUTE FUNCTION agentauth_refuse('{sentence}')"
+    postgresql = [
+        f'CREATE TRIGGER "{table}_kept" BEFORE {events} ON "{table}" FOR EACH ROW {refuse}',
+        f'CREATE TRIGGER "{table}_not_emptied" BEFORE TRUNCATE ON "{table}" FOR EACH STATEMENT {refuse}',
+    ]
+    collides = " OR ".join(f'"{column}" = NEW."{column}"' for column in unique)
+    # Table and column names are ours, written in migrations.
+    replaced = f'WHEN EXISTS (SELECT 1 FROM "{table}" WHERE {collides})'  # noqa: S608 — as said
+    sqlite = [
+        _sqlite(f"{table}_kept", f'BEFORE UPDATE ON "{table}"', "", sentence),
+        _sqlite(f"{table}_not_replaced", f'BEFORE INSERT ON "{table}"', replaced, sentence),
+    ]
+    if not deletable:
+        sqlite.append(_sqlite(f"{table}_not_emptied", f'BEFORE DELETE ON "{table}"', "", sentence))
+    names = [f"{table}_kept", f"{table}_not_emptied", f"{table}_not_replaced"]
+    return _Triggers(table, names=names, postgresql=postgresql, sqlite=sqlite)
+
+
+def state_machine(
+    table: str, column: str, *, transitions: Mapping[str, Iterable[str]], initial: Iterable[str]
+) -> RunPython:
+    """Refuse a row born outside `initial` and a change of `column` that `transitions` does not name.
+
+    `transitions` maps each state to the states that may follow it; a state without an entry is final. Writing
+    the same state again is no change.
+    """
+    steps = " OR ".join(
+        f'(OLD."{column}" = {_text(old)} AND NEW."{column}" IN ({_texts(new)}))'
+        for old, new in ((old, list(new)) for old, new in transitions.items())
+        if new
+    )
+    wrong_step = f'OLD."{column}" <> NEW."{column}" AND NOT ({steps or "1 = 0"})'
+    wrong_birth = f'NEW."{column}" NOT IN ({_texts(initial)})'
+    doors = [
+        (f"{table}_{column}_step", f'BEFORE UPDATE OF "{column}" ON "{table}"', wrong_step),
+        (f"{table}_{column}_birth", f'BEFORE INSERT ON "{table}"', wrong_birth),
+    ]
+    sentence = f"state: {table}.{column} cannot go there from here"
+    return _Triggers(
+        table,
+        names=[name for name, _, _ in doors],
+        postgresql=[
+            f'CREATE TRIGGER "{name}" {event} FOR EACH ROW WHEN ({condition}) '
+            f"EXECUTE FUNCTION agentauth_refuse('{sentence}')"
+            for name, event, condition in doors
+        ],
+        sqlite=[_sqlite(name, event, f"WHEN {condition}", sentence) for name, event, condition in doors],
+    )
+
+
+def _sqlite(name: str, event: str, condition: str, sentence: str) -> str:
+    return f"CREATE TRIGGER \"{name}\" {event} {condition} BEGIN SELECT RAISE(ABORT, '{sentence}'); END"
+
+
+def _text(value: str) -> str:
+    if not value.replace("_", "").isalnum():
+        # States are words of ours; anything else here would be a mistake in a migration.
+        raise ValueError(f"not a state: {value!r}")
+    return f"'{value}'"
+
+
+def _texts(values: Iterable[str]) -> str:
+    return ", ".join(_text(value) for value in values)

@@ -1,0 +1,25 @@
+"""The public key set of tokens. Receipts' and the log's keys stand in the discovery document instead."""
+
+from django.utils import timezone
+from rest_framework.permissions import AllowAny
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from kms.models import Key
+from kms.services import public_jwks
+
+MAX_AGE_SECONDS = 30
+
+
+class JwksView(APIView):
+    """GET /.well-known/jwks.json (docs/protocol.md section 4)."""
+
+    authentication_classes = ()
+    permission_classes = (AllowAny,)
+
+    def get(self, request: Request) -> Response:
+        return Response(
+            public_jwks(purpose=Key.Purpose.TOKEN, now=timezone.now()),
+            headers={"Cache-Control": f"public, max-age={MAX_AGE_SECONDS}"},
+        )

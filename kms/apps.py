@@ -1,0 +1,7 @@
+"""The kms app."""
+
+from django.apps import AppConfig
+
+
+class KmsConfig(AppConfig):
+    name = "kms"

@@ -1,0 +1,67 @@
+"""Records of our own keys. The keys themselves live where `uri` says; no private part is ever in the database."""
+
+from django.db import models
+
+from audit.identifiers import new_id
+
+
+class Key(models.Model):
+    """One signing key and its life: next, active, retired; disabled from anywhere, for good.
+
+    What a key may do at a moment is decided by comparing its times with that moment (`kms.lifetimes`); `state`
+    is what a job recorded last.
+    """
+
+    class Purpose(models.TextChoices):
+        TOKEN = "token"  # noqa: S105 — a purpose, no secret
+        AUDIT = "audit"
+        RECEIPT = "receipt"
+
+    class State(models.TextChoices):
+        NEXT = "next"
+        ACTIVE = "active"
+        RETIRED = "retired"
+        DISABLED = "disabled"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    kid = models.CharField(max_length=64, unique=True)
+    purpose = models.CharField(max_length=16, choices=Purpose)
+    state = models.CharField(max_length=16, choices=State)
+    uri = models.CharField(max_length=512)
+    algorithm = models.CharField(max_length=16)
+    public_jwk = models.JSONField()
+    published_at = models.DateTimeField()
+    # Signs from this moment on, whether or not a job has recorded it yet.
+    active_from = models.DateTimeField()
+    retired_at = models.DateTimeField(null=True)
+    # The end of what it signed: until then a retired key still verifies. Null: for ever.
+    needed_until = models.DateTimeField(null=True)
+    disabled_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(purpose__in=["token", "audit", "receipt"]), name="key_purpose"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(state__in=["next", "active", "retired", "disabled"]), name="key_state"
+            ),
+            models.UniqueConstraint(
+                fields=["purpose"], condition=models.Q(state="active"), name="key_one_active_per_purpose"
+            ),
+            models.UniqueConstraint(
+                fields=["purpose"], condition=models.Q(state="next"), name="key_one_next_per_purpose"
+            ),
+            models.CheckConstraint(
+                condition=~models.Q(state="retired") | models.Q(retired_at__isnull=False),
+                name="key_retired_has_its_time",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(state="disabled", disabled_at__isnull=False)
+                | (~models.Q(state="disabled") & models.Q(disabled_at__isnull=True)),
+                name="key_disabled_has_its_time",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.purpose} {self.kid}"

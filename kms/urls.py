@@ -1,0 +1,7 @@
+"""URLs of the kms app."""
+
+from django.urls import path
+
+from kms.api import JwksView
+
+urlpatterns = [path(".well-known/jwks.json", JwksView.as_view(), name="jwks")]
