@@ -23,21 +23,19 @@ def seed(*, capabilities: list[dict[str, Any]], envelope: dict[str, Any]) -> dic
     from agentauth.protocol.capability import parse_capabilities
     from agentauth.protocol.envelope import parse_envelope
     from agentauth.protocol.keys import LocalSigner, PrivateKey
-    from agentauth.protocol.manifest import sign_manifest
+    from agentauth.protocol.manifest import sign_manifest, verify_manifest
     from audit.services import Actor
-    from registry.models import Agent, Grant
-    from registry.services import agents, grants, people, service_providers
+    from registry.services import enrolment, grant_requests, grants, people, registration, service_providers
 
     now, system = datetime.now(UTC), Actor(kind="system", id="seed")
     suffix = secrets.token_hex(4)
     asked = parse_capabilities(capabilities)
-    human = people.create_human(
-        email=f"alice-{suffix}@example.org", name="Alice", is_staff=False, actor=system, now=now
-    )
+    limits = parse_envelope(envelope)
+    human = people.create_human(email=f"alice-{suffix}@example.org", name="Alice", actor=system, now=now)
     provider, secret = service_providers.create_service_provider(
         name=f"Acme {suffix}",
-        audience=f"https://{suffix}.sp.example",
-        allowed=[f"{capability.type}:{capability.resource}" for capability in asked],
+        audience=f"http://127.0.0.1:8001/{suffix}",
+        allowed=[capability.label for capability in asked],
         actor=system,
         now=now,
     )
@@ -46,33 +44,25 @@ def seed(*, capabilities: list[dict[str, Any]], envelope: dict[str, Any]) -> dic
         LocalSigner(key),
         audience=settings.ISSUER,
         issued_at=int(now.timestamp()),
-        expires_at=int(now.timestamp()) + 86_400 * 60,
+        expires_at=int(now.timestamp()) + 60 * 86_400,
         jti=secrets.token_urlsafe(16),
         name="Research Assistant",
         description="",
         model_origin="models.example",
         capabilities=asked,
     )
-    agent, _ = agents.register_agent(
-        manifest=manifest, proof_jkt=key.public.thumbprint, actor=system, now=now
+    verified = verify_manifest(manifest, expected_audience=settings.ISSUER, now=int(now.timestamp()))
+    _, code = enrolment.create_enrolment_code(human=human, actor=system, now=now)
+    agent = registration.register_agent(manifest=verified, enrolment_code=code, actor=system, now=now).agent
+    wish = grant_requests.GrantRequest(
+        service_provider=provider, capabilities=asked, envelope=limits, seconds=30 * 86_400, reason="seed"
     )
-    Agent.objects.filter(pk=agent.pk).update(status=Agent.Status.ACTIVE, human=human)
-    agent.refresh_from_db()
-    grant, _ = grants.request_grant(
-        agent=agent,
-        service_provider=provider,
-        capabilities=asked,
-        envelope=parse_envelope(envelope),
-        reason="seed",
-        lifetime_seconds=None,
-        actor=system,
-        now=now,
-    )
+    grant, _ = grant_requests.request_grant(agent=agent, asked=wish, actor=system, now=now)
     grants.approve_grant(
         grant=grant,
         human=human,
         capabilities=asked,
-        envelope=parse_envelope(envelope),
+        envelope=limits,
         valid_until=now + timedelta(days=7),
         actor=Actor(kind="human", id=str(human.pk)),
         now=now,
@@ -81,7 +71,7 @@ def seed(*, capabilities: list[dict[str, Any]], envelope: dict[str, Any]) -> dic
         "human_id": str(human.pk),
         "agent_id": str(agent.pk),
         "agent_pem": key.to_pem().decode(),
-        "grant_id": str(Grant.objects.get(pk=grant.pk).pk),
+        "grant_id": str(grant.pk),
         "client_id": str(provider.pk),
         "client_secret": secret,
         "audience": provider.audience,
