@@ -1,0 +1,380 @@
+"""Passkey ceremonies: the one file that knows the WebAuthn library, closes what it leaves open and fails closed."""
+
+import hashlib
+import io
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cbor2
+from django.contrib.auth import get_user_model
+from webauthn import verify_authentication_response, verify_registration_response
+from webauthn.helpers import decode_credential_public_key
+from webauthn.helpers.cose import COSEAlgorithmIdentifier
+from webauthn.helpers.structs import (
+    AuthenticationCredential,
+    AuthenticatorAssertionResponse,
+    AuthenticatorAttestationResponse,
+    RegistrationCredential,
+)
+
+from agentauth.protocol.encoding import b64u_decode, b64u_encode, read_object
+from agentauth.protocol.errors import AgentAuthError, InvalidAssertionError
+from agentauth.protocol.keys import ed25519_public_key, p256_public_key
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+
+    from registry.models import Human
+
+# Section 1 of docs/protocol.md: RS256 is there for Windows Hello alone.
+ALGORITHMS = (
+    COSEAlgorithmIdentifier.EDDSA,
+    COSEAlgorithmIdentifier.ECDSA_SHA_256,
+    COSEAlgorithmIdentifier.RSASSA_PKCS1_v1_5_SHA_256,
+)
+CHALLENGE_BYTES = 32
+CEREMONY_SECONDS = 300
+MAX_CREDENTIAL_ID_BYTES = 1023  # WebAuthn L3 section 4, "credential id"
+MAX_CLIENT_DATA_BYTES = 4096
+MAX_AUTHENTICATOR_DATA_BYTES = 4096
+MAX_ATTESTATION_BYTES = 16_384
+MAX_SIGNATURE_BYTES = 1024
+MIN_RSA_BYTES = 256
+# We ask for no attestation, so a browser sends "none", or leaves a self-attested "packed" as it is. The other
+# formats would only expose their parsers.
+FORMATS = frozenset({"none", "packed"})
+
+_RP_HASH, _FLAGS, _COUNTER = slice(0, 32), 32, slice(33, 37)
+_HEAD_BYTES = 37
+_UP, _UV, _BE, _BS, _AT, _ED = 0x01, 0x04, 0x08, 0x10, 0x40, 0x80
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedAssertion:
+    """A signature by a known passkey over the expected challenge, with the person present and verified."""
+
+    credential_id: bytes
+    user_handle: bytes | None
+    sign_count: int
+    backed_up: bool
+    authenticator_data: bytes
+    client_data_json: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedRegistration:
+    """A new passkey: its id, its COSE public key as attested, and what it says of itself."""
+
+    credential_id: bytes
+    public_key: bytes
+    sign_count: int
+    aaguid: str
+    backed_up: bool
+    transports: tuple[str, ...]
+
+
+def new_challenge() -> bytes:
+    return secrets.token_bytes(CHALLENGE_BYTES)
+
+
+def creation_options(
+    *,
+    rp_id: str,
+    challenge: bytes,
+    user_handle: bytes,
+    user_name: str,
+    display_name: str,
+    exclude: Sequence[bytes] = (),
+) -> dict[str, Any]:
+    """PublicKeyCredentialCreationOptionsJSON: a resident key, the person verified, no attestation."""
+    return {
+        "rp": {"id": rp_id, "name": "AgentAuth"},
+        "user": {"id": b64u_encode(user_handle), "name": user_name, "displayName": display_name},
+        "challenge": b64u_encode(challenge),
+        "pubKeyCredParams": [{"type": "public-key", "alg": int(alg)} for alg in ALGORITHMS],
+        "timeout": CEREMONY_SECONDS * 1000,
+        "attestation": "none",
+        "authenticatorSelection": {
+            "residentKey": "required",
+            "requireResidentKey": True,
+            "userVerification": "required",
+        },
+        "excludeCredentials": [{"type": "public-key", "id": b64u_encode(item)} for item in exclude],
+    }
+
+
+def request_options(*, rp_id: str, challenge: bytes, allow: Sequence[bytes] = ()) -> dict[str, Any]:
+    """PublicKeyCredentialRequestOptionsJSON; with nothing in `allow` the browser offers what it has."""
+    return {
+        "rpId": rp_id,
+        "challenge": b64u_encode(challenge),
+        "timeout": CEREMONY_SECONDS * 1000,
+        "userVerification": "required",
+        "allowCredentials": [{"type": "public-key", "id": b64u_encode(item)} for item in allow],
+    }
+
+
+def verify_assertion(
+    *,
+    credential: object,
+    expected_challenge: bytes,
+    rp_id: str,
+    origin: str,
+    public_key: bytes,
+    sign_count: int,
+    expected_credential_id: bytes,
+    expected_user_handle: bytes | None,
+) -> VerifiedAssertion:
+    """Check an answer of `navigator.credentials.get()` (WebAuthn L3 section 7.2). Raises InvalidAssertionError.
+
+    `credential` is the untrusted AuthenticationResponseJSON. `public_key` (COSE) and `sign_count` are the stored
+    ones. `expected_user_handle` None means the ceremony named the credential, so that a handle may be absent.
+
+    1. shape and sizes  2. the credential asked for and its owner  3. client data: type, challenge, origin, no
+    embedding  4. authenticator data: rp, presence, verification, backup flags, no leftover byte
+    5. the key's algorithm  6. signature and counter, by the library
+    """
+    # 1
+    response = _response(credential)
+    credential_id = credential_id_of(credential)
+    client_data = _bytes(response, "clientDataJSON", MAX_CLIENT_DATA_BYTES)
+    authenticator_data = _bytes(response, "authenticatorData", MAX_AUTHENTICATOR_DATA_BYTES)
+    signature = _bytes(response, "signature", MAX_SIGNATURE_BYTES)
+    handle = None if response.get("userHandle") is None else _bytes(response, "userHandle", 64)
+    # 2
+    if credential_id != expected_credential_id:
+        raise _refused("another passkey")
+    if expected_user_handle is not None and handle not in {expected_user_handle, None}:
+        raise _refused("another person's passkey")
+    # 3
+    _check_client_data(client_data, kind="webauthn.get", challenge=expected_challenge, origin=origin)
+    # 4
+    flags = _check_head(authenticator_data, rp_id)
+    if flags & _AT:
+        raise _refused("authenticator data")
+    _extensions(authenticator_data[_HEAD_BYTES:], present=bool(flags & _ED))
+    # 5
+    _check_public_key(public_key)
+    # 6
+    try:
+        verified = verify_authentication_response(
+            credential=AuthenticationCredential(
+                id=b64u_encode(credential_id),
+                raw_id=credential_id,
+                response=AuthenticatorAssertionResponse(
+                    client_data_json=client_data, authenticator_data=authenticator_data, signature=signature
+                ),
+            ),
+            expected_challenge=expected_challenge,
+            expected_rp_id=rp_id,
+            expected_origin=origin,
+            credential_public_key=public_key,
+            credential_current_sign_count=sign_count,
+            require_user_verification=True,
+        )
+    except Exception as error:  # the library raises its own classes, but also TypeError, KeyError and ValueError
+        raise _refused("signature or counter") from error
+    return VerifiedAssertion(
+        credential_id=credential_id,
+        user_handle=handle,
+        sign_count=verified.new_sign_count,
+        backed_up=verified.credential_backed_up,
+        authenticator_data=authenticator_data,
+        client_data_json=client_data,
+        signature=signature,
+    )
+
+
+def verify_registration(
+    *, credential: object, expected_challenge: bytes, rp_id: str, origin: str
+) -> VerifiedRegistration:
+    """Check an answer of `navigator.credentials.create()` (WebAuthn L3 section 7.1). Raises InvalidAssertionError.
+
+    That the id belongs to nobody else is for the database to say: the column is unique.
+    """
+    response = _response(credential)
+    credential_id = credential_id_of(credential)
+    client_data = _bytes(response, "clientDataJSON", MAX_CLIENT_DATA_BYTES)
+    attestation = _bytes(response, "attestationObject", MAX_ATTESTATION_BYTES)
+    _check_client_data(client_data, kind="webauthn.create", challenge=expected_challenge, origin=origin)
+    public_key = _attested_key(attestation, rp_id=rp_id, credential_id=credential_id)
+    _check_public_key(public_key)
+    try:
+        verified = verify_registration_response(
+            credential=RegistrationCredential(
+                id=b64u_encode(credential_id),
+                raw_id=credential_id,
+                response=AuthenticatorAttestationResponse(
+                    client_data_json=client_data, attestation_object=attestation
+                ),
+            ),
+            expected_challenge=expected_challenge,
+            expected_rp_id=rp_id,
+            expected_origin=origin,
+            require_user_verification=True,
+            supported_pub_key_algs=list(ALGORITHMS),
+        )
+    except Exception as error:  # see verify_assertion
+        raise _refused("attestation") from error
+    if verified.credential_id != credential_id or verified.credential_public_key != public_key:
+        raise _refused("attestation")
+    return VerifiedRegistration(
+        credential_id=credential_id,
+        public_key=public_key,
+        sign_count=verified.sign_count,
+        aaguid=verified.aaguid,
+        backed_up=verified.credential_backed_up,
+        transports=_transports(response.get("transports")),
+    )
+
+
+def credential_id_of(credential: object) -> bytes:
+    """The id an untrusted credential claims, in the one form it may have. Raises InvalidAssertionError."""
+    _response(credential)
+    assert isinstance(credential, Mapping)
+    identifier = _bytes(credential, "id", MAX_CREDENTIAL_ID_BYTES)
+    if credential.get("rawId") != credential["id"]:
+        raise _refused("two ids")
+    return identifier
+
+
+def _response(credential: object) -> Mapping[str, object]:
+    if not isinstance(credential, Mapping) or credential.get("type") != "public-key":
+        raise _refused("shape")
+    response = credential.get("response")
+    if not isinstance(response, Mapping):
+        raise _refused("shape")
+    return response
+
+
+def _bytes(members: Mapping[Any, object], name: str, limit: int) -> bytes:
+    text = members.get(name)
+    if not isinstance(text, str) or not text or len(text) > limit * 4 // 3 + 3:
+        raise _refused(name)
+    try:
+        value = b64u_decode(text)
+    except AgentAuthError as error:
+        raise _refused(name) from error
+    if not 0 < len(value) <= limit:
+        raise _refused(name)
+    return value
+
+
+def _check_client_data(data: bytes, *, kind: str, challenge: bytes, origin: str) -> None:
+    try:
+        members = read_object(data, max_bytes=MAX_CLIENT_DATA_BYTES)
+    except AgentAuthError as error:
+        raise _refused("client data") from error
+    if members.get("type") != kind:
+        raise _refused("client data type")
+    # Compared as text: the library decodes leniently, so several texts would stand for one challenge.
+    if members.get("challenge") != b64u_encode(challenge):
+        raise _refused("challenge")
+    if members.get("origin") != origin:
+        raise _refused("origin")
+    # Strictly False or absent. An embedding page could lay anything over what the person thinks they sign.
+    if members.get("crossOrigin", False) is not False or "topOrigin" in members:
+        raise _refused("embedded page")
+    binding = members.get("tokenBinding")
+    if binding is not None and (not isinstance(binding, Mapping) or binding.get("status") != "supported"):
+        raise _refused("token binding")
+
+
+def _check_head(data: bytes, rp_id: str) -> int:
+    """rpIdHash, flags, counter: the first 37 bytes. Returns the flags."""
+    if len(data) < _HEAD_BYTES or data[_RP_HASH] != hashlib.sha256(rp_id.encode()).digest():
+        raise _refused("another site")
+    flags = data[_FLAGS]
+    if not flags & _UP or not flags & _UV:
+        raise _refused("person not present and verified")
+    if flags & _BS and not flags & _BE:
+        raise _refused("backup flags")
+    return flags
+
+
+def _attested_key(attestation: bytes, *, rp_id: str, credential_id: bytes) -> bytes:
+    """The COSE key inside an attestation object that holds nothing but what it should."""
+    document, rest = _read_cbor(attestation)
+    if rest or not isinstance(document, dict) or document.get("fmt") not in FORMATS:
+        raise _refused("attestation")
+    data = document.get("authData")
+    if not isinstance(data, bytes) or len(data) > MAX_AUTHENTICATOR_DATA_BYTES:
+        raise _refused("authenticator data")
+    flags = _check_head(data, rp_id)
+    if not flags & _AT:
+        raise _refused("no key")
+    start = _HEAD_BYTES + 16 + 2  # AAGUID and the length of the id
+    end = start + int.from_bytes(data[start - 2 : start], "big")
+    if data[start:end] != credential_id:
+        raise _refused("two ids")
+    _, rest = _read_cbor(data[end:])
+    _extensions(rest, present=bool(flags & _ED))
+    return data[end : len(data) - len(rest)]
+
+
+def _extensions(rest: bytes, *, present: bool) -> None:
+    """What follows is exactly one map of extensions when its flag is set, and nothing otherwise."""
+    if present:
+        value, rest = _read_cbor(rest)
+        if not isinstance(value, dict):
+            raise _refused("extensions")
+    if rest:
+        raise _refused("leftover bytes")
+
+
+def _read_cbor(data: bytes) -> tuple[object, bytes]:
+    stream = io.BytesIO(data)
+    try:
+        value = cbor2.CBORDecoder(stream, allow_duplicate_keys=False, read_size=1).decode()
+    except Exception as error:  # malformed input reaches it before any signature: never a 500
+        raise _refused("CBOR") from error
+    return value, data[stream.tell() :]
+
+
+def _check_public_key(cose: bytes) -> None:
+    """ES256, EdDSA or RS256 under the key rules of the protocol (a small-order Ed25519 point is refused)."""
+    try:
+        key = decode_credential_public_key(cose)
+        algorithm = key.alg
+        if cose[:1] == b"\x04" or algorithm not in ALGORITHMS:
+            raise _refused("algorithm")
+        if algorithm == COSEAlgorithmIdentifier.RSASSA_PKCS1_v1_5_SHA_256:
+            n, e = key.n, key.e  # type: ignore[union-attr]
+            if len(n.lstrip(b"\0")) < MIN_RSA_BYTES or int.from_bytes(e, "big") != 65537:  # noqa: PLR2004 — F4, the one exponent in use
+                raise _refused("RSA key")
+        elif algorithm == COSEAlgorithmIdentifier.EDDSA:
+            ed25519_public_key(key.x)  # type: ignore[union-attr]
+        else:
+            p256_public_key(key.x, key.y)  # type: ignore[union-attr]
+    except InvalidAssertionError:
+        raise
+    except Exception as error:  # the decoder indexes what it read: KeyError, TypeError, IndexError
+        raise _refused("public key") from error
+
+
+def _transports(value: object) -> tuple[str, ...]:
+    known = ("ble", "cable", "hybrid", "internal", "nfc", "smart-card", "usb")
+    return tuple(name for name in known if isinstance(value, list) and name in value)
+
+
+def _refused(what: str) -> InvalidAssertionError:
+    # `what` names the check for the log and for tests; a stranger learns nothing from it that the code does not say.
+    return InvalidAssertionError(f"The passkey's answer was not accepted ({what}). Try again.")
+
+
+class PasskeyBackend:
+    """Django's authentication back end: it names the human of a session, and knows no credential of its own.
+
+    Signing in goes through approvals.services, which hands a verified human to `login()`.
+    """
+
+    def authenticate(self, request: "HttpRequest | None", **_credentials: Any) -> None:
+        return None
+
+    def get_user(self, user_id: Any) -> "Human | None":
+        """The human, while active: a suspension ends every session at the next request."""
+        human: Human | None = get_user_model().objects.filter(pk=user_id).first()  # type: ignore[assignment]
+        return human if human is not None and human.is_active else None
