@@ -12,6 +12,11 @@ from django.contrib.auth import get_user_model
 from webauthn import verify_authentication_response, verify_registration_response
 from webauthn.helpers import decode_credential_public_key
 from webauthn.helpers.cose import COSEAlgorithmIdentifier
+from webauthn.helpers.decode_credential_public_key import (
+    DecodedEC2PublicKey,
+    DecodedOKPPublicKey,
+    DecodedRSAPublicKey,
+)
 from webauthn.helpers.structs import (
     AuthenticationCredential,
     AuthenticatorAssertionResponse,
@@ -42,9 +47,10 @@ MAX_AUTHENTICATOR_DATA_BYTES = 4096
 MAX_ATTESTATION_BYTES = 16_384
 MAX_SIGNATURE_BYTES = 1024
 MIN_RSA_BYTES = 256
+RSA_EXPONENT = 65_537
 # We ask for no attestation, so a browser sends "none", or leaves a self-attested "packed" as it is. The other
 # formats would only expose their parsers.
-FORMATS = frozenset({"none", "packed"})
+FORMATS = ("none", "packed")
 
 _RP_HASH, _FLAGS, _COUNTER = slice(0, 32), 32, slice(33, 37)
 _HEAD_BYTES = 37
@@ -131,7 +137,7 @@ def verify_assertion(
     """Check an answer of `navigator.credentials.get()` (WebAuthn L3 section 7.2). Raises InvalidAssertionError.
 
     `credential` is the untrusted AuthenticationResponseJSON. `public_key` (COSE) and `sign_count` are the stored
-    ones. `expected_user_handle` None means the ceremony named the credential, so that a handle may be absent.
+    ones. A handle may be absent where the ceremony named its credential; sign-in, which names none, asks for one.
 
     1. shape and sizes  2. the credential asked for and its owner  3. client data: type, challenge, origin, no
     embedding  4. authenticator data: rp, presence, verification, backup flags, no leftover byte
@@ -147,7 +153,7 @@ def verify_assertion(
     # 2
     if credential_id != expected_credential_id:
         raise _refused("another passkey")
-    if expected_user_handle is not None and handle not in {expected_user_handle, None}:
+    if expected_user_handle is not None and handle not in (expected_user_handle, None):
         raise _refused("another person's passkey")
     # 3
     _check_client_data(client_data, kind="webauthn.get", challenge=expected_challenge, origin=origin)
@@ -175,7 +181,9 @@ def verify_assertion(
             credential_current_sign_count=sign_count,
             require_user_verification=True,
         )
-    except Exception as error:  # the library raises its own classes, but also TypeError, KeyError and ValueError
+    except (
+        Exception
+    ) as error:  # the library raises its own classes, but also TypeError, KeyError and ValueError
         raise _refused("signature or counter") from error
     return VerifiedAssertion(
         credential_id=credential_id,
@@ -337,22 +345,24 @@ def _read_cbor(data: bytes) -> tuple[object, bytes]:
 def _check_public_key(cose: bytes) -> None:
     """ES256, EdDSA or RS256 under the key rules of the protocol (a small-order Ed25519 point is refused)."""
     try:
-        key = decode_credential_public_key(cose)
-        algorithm = key.alg
-        if cose[:1] == b"\x04" or algorithm not in ALGORITHMS:
-            raise _refused("algorithm")
-        if algorithm == COSEAlgorithmIdentifier.RSASSA_PKCS1_v1_5_SHA_256:
-            n, e = key.n, key.e  # type: ignore[union-attr]
-            if len(n.lstrip(b"\0")) < MIN_RSA_BYTES or int.from_bytes(e, "big") != 65537:  # noqa: PLR2004 — F4, the one exponent in use
-                raise _refused("RSA key")
-        elif algorithm == COSEAlgorithmIdentifier.EDDSA:
-            ed25519_public_key(key.x)  # type: ignore[union-attr]
-        else:
-            p256_public_key(key.x, key.y)  # type: ignore[union-attr]
-    except InvalidAssertionError:
-        raise
+        allowed = _is_allowed(cose)
     except Exception as error:  # the decoder indexes what it read: KeyError, TypeError, IndexError
         raise _refused("public key") from error
+    if not allowed:
+        raise _refused("algorithm")
+
+
+def _is_allowed(cose: bytes) -> bool:
+    key = decode_credential_public_key(cose)
+    # A first byte of 4 is the raw point of an old U2F key, which names no algorithm.
+    if cose[:1] == b"\x04" or key.alg not in ALGORITHMS:
+        return False
+    if isinstance(key, DecodedRSAPublicKey):
+        long_enough = len(key.n.lstrip(b"\0")) >= MIN_RSA_BYTES
+        return long_enough and int.from_bytes(key.e, "big") == RSA_EXPONENT
+    if isinstance(key, DecodedOKPPublicKey):
+        return bool(ed25519_public_key(key.x))
+    return isinstance(key, DecodedEC2PublicKey) and bool(p256_public_key(key.x, key.y))
 
 
 def _transports(value: object) -> tuple[str, ...]:
