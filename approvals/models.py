@@ -1,0 +1,132 @@
+"""Rows of the approvals app: passkeys, one-time setup codes, server-side challenges and the receipts of decisions."""
+
+from datetime import datetime
+
+from django.conf import settings
+from django.db import models
+
+from audit.identifiers import new_id
+
+
+class Passkey(models.Model):
+    """A public key credential of a human. Receipts carry their own copy, so a removed one is really gone."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    # Unique across all humans: an id that is known can never be registered again (WebAuthn L3 section 7.1).
+    credential_id = models.BinaryField(max_length=1023, unique=True)
+    # COSE_Key as attested.
+    public_key = models.BinaryField(max_length=2048)
+    # Random, one per human and the same on each of their passkeys: it says nothing about them.
+    user_handle = models.BinaryField(max_length=64)
+    sign_count = models.BigIntegerField()
+    name = models.CharField(max_length=80)
+    aaguid = models.CharField(max_length=36, blank=True)
+    transports = models.JSONField(default=list)
+    backed_up = models.BooleanField(default=False)
+    created_at = models.DateTimeField()
+    last_used_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class SetupCode(models.Model):
+    """A one-time link that ends in a passkey. Only the code's digest is kept."""
+
+    class Kind(models.TextChoices):
+        FIRST_ADMIN = "first_admin"
+        INVITATION = "invitation"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    kind = models.CharField(max_length=16, choices=Kind)
+    digest = models.BinaryField(max_length=32, unique=True)
+    email = models.EmailField(blank=True)
+    is_staff = models.BooleanField(default=False)
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True)
+    human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(kind__in=["first_admin", "invitation"]), name="setup_code_kind"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.created_at:%Y-%m-%d %H:%M}"
+
+
+class ChallengeQuerySet(models.QuerySet["Challenge"]):
+    def open(self, now: datetime) -> "ChallengeQuerySet":
+        return self.filter(used_at=None, expires_at__gt=now)
+
+
+class Challenge(models.Model):
+    """What a passkey is asked to sign next. It never comes from the browser: it is found by who asks for what."""
+
+    class Purpose(models.TextChoices):
+        SETUP = "setup"
+        SIGN_IN = "sign_in"
+        PASSKEY = "passkey"
+        PRESENCE = "presence"
+        APPROVAL = "approval"
+        CLAIM = "claim"
+        CONFIRMATION = "confirmation"
+        # Not signed: the record that the person took the second step for these dangerous permissions.
+        SECOND_STEP = "second_step"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    purpose = models.CharField(max_length=16, choices=Purpose)
+    challenge = models.BinaryField(max_length=32)
+    # SHA-256 of the session key: a challenge of one session is nothing in another.
+    session = models.BinaryField(max_length=32)
+    human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, null=True, related_name="+")
+    # What it is about: the id of a grant, agent, confirmation or setup code; empty for a sign-in.
+    subject = models.CharField(max_length=64, blank=True)
+    # The statement whose hash the challenge is, and the sentences the person read.
+    statement = models.JSONField(null=True)
+    consent_text = models.TextField(blank=True)
+    data = models.JSONField(default=dict)
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True)
+
+    objects = ChallengeQuerySet.as_manager()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["session", "purpose", "subject"], name="challenge_who_asks"),
+            models.Index(fields=["expires_at"], name="challenge_expires"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.purpose} {self.subject}"
+
+
+class Receipt(models.Model):
+    """The signed proof of one decision, kept for ever as it was handed out."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    kind = models.CharField(max_length=16)
+    decision = models.CharField(max_length=16)
+    # The grant, agent or confirmation it is about, as text: receipts outlive rows.
+    subject = models.CharField(max_length=64)
+    human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
+    # Each challenge can bring about one decision, whoever is first.
+    challenge = models.BinaryField(max_length=32, unique=True)
+    # SHA-256 of the assertion: the same one posted again gets the same answer.
+    assertion = models.BinaryField(max_length=32)
+    passkey_name = models.CharField(max_length=80)
+    consent_text = models.TextField()
+    # The JWS, typ approval-receipt+jwt.
+    compact = models.TextField()
+    created_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [models.Index(fields=["kind", "subject", "created_at"], name="receipt_subject")]
+
+    def __str__(self) -> str:
+        return f"{self.decision} {self.subject}"
