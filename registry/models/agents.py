@@ -1,5 +1,7 @@
 """Agents: who hold a key and act for a human."""
 
+from datetime import datetime
+
 from django.conf import settings
 from django.db import models
 
@@ -52,6 +54,15 @@ class Agent(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def status_at(self, now: datetime) -> str:
+        """Its state as of `now`: the end of the manifest counts from its second, not from when a job records it."""
+        if self.status in {self.Status.UNCLAIMED, self.Status.ACTIVE} and self.expires_at <= now:
+            return self.Status.EXPIRED
+        return self.status
+
+    def is_active_at(self, now: datetime) -> bool:
+        return self.status_at(now) == self.Status.ACTIVE
 
     # What DRF asks of `request.user`.
     is_authenticated = True

@@ -63,6 +63,9 @@ class Grant(models.Model):
     expires_at = models.DateTimeField()
     decided_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
+    # Polling of a pending request: when it was last asked for, and how many seconds must lie between.
+    polled_at = models.DateTimeField(null=True)
+    poll_interval = models.PositiveSmallIntegerField(default=2)
 
     objects = GrantQuerySet.as_manager()
 
@@ -106,3 +109,11 @@ class Grant(models.Model):
 
     def __str__(self) -> str:
         return f"{self.agent_id} at {self.service_provider_id}"
+
+    def status_at(self, now: datetime) -> str:
+        """Its state as of `now`: an end counts from its second, not from when a job records it."""
+        if self.status == self.Status.PENDING and self.expires_at <= now:
+            return self.Status.EXPIRED
+        if self.status in {self.Status.APPROVED, self.Status.SUSPENDED}:
+            return self.Status.EXPIRED if self.valid_until is None or self.valid_until <= now else self.status
+        return self.status

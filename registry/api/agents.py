@@ -1,0 +1,123 @@
+"""Agents over HTTP: register, look at oneself, end oneself."""
+
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+from django.conf import settings
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from agentauth.protocol.encoding import timestamp
+from agentauth.protocol.errors import InvalidEnrolmentCodeError, InvalidProofError
+from agentauth.protocol.keys import PrivateMemberError
+from agentauth.protocol.manifest import VerifiedManifest, verify_manifest
+from agentauth.protocol.reading import text
+from registry.api.views import NativeView, empty
+from registry.authentication import read_proof, spend
+from registry.models import Agent
+from registry.services.agents import claim_is_live, claim_url, revoke_agent
+from registry.services.codes import claim_code
+from registry.services.enrolment import count_failure
+from registry.services.idempotency import Answer
+from registry.services.keys import bar_disclosed_key
+from registry.services.registration import register_agent
+
+MAX_MANIFEST_CHARACTERS = 8 * 1024
+MAX_CODE_CHARACTERS = 64
+
+
+class RegisterView(NativeView):
+    """`POST /v1/agents`: the proof is by the manifest's own key, so nobody registers a key they do not hold."""
+
+    authentication_classes = []
+    permission_classes = []
+    # Here a bad proof is a bad request: there is no registered caller yet.
+    proof_error_status = 400
+
+    def post(self, request: Request) -> Response:
+        request.user = None
+        proof = read_proof(request, now=self.now)
+        body = self.body(required=["manifest"], optional=["enrolment_code"])
+        manifest = self._manifest(body)
+        if proof.jkt != manifest.jkt:
+            raise InvalidProofError("The proof must be made with the manifest's key.", reason="signature")
+        spend(proof)
+        code = body.get("enrolment_code")
+        if code is not None:
+            code = text(code, "enrolment_code", maximum=MAX_CODE_CHARACTERS)
+        try:
+            answer = self.once(lambda: self._register(manifest, code), caller=proof.jkt)
+        except InvalidEnrolmentCodeError:
+            count_failure(str(code), actor=self.actor, now=self.now)
+            raise
+        return Response(render_registration(answer), status=answer.status)
+
+    def _manifest(self, body: dict[str, Any]) -> VerifiedManifest:
+        compact = text(body["manifest"], "manifest", maximum=MAX_MANIFEST_CHARACTERS)
+        try:
+            return verify_manifest(
+                compact, expected_audience=settings.ISSUER, now=int(self.now.timestamp())
+            )
+        except PrivateMemberError as error:
+            if error.derives is not None:
+                bar_disclosed_key(key=error.derives, actor=self.actor, now=self.now)
+            raise
+
+    def _register(self, manifest: VerifiedManifest, code: str | None) -> Answer:
+        registered = register_agent(manifest=manifest, enrolment_code=code, actor=self.actor, now=self.now)
+        agent = registered.agent
+        body = {
+            "agent_id": str(agent.id),
+            "status": agent.status_at(self.now),
+            "jkt": agent.jkt,
+            "expires_at": timestamp(agent.expires_at),
+        }
+        if claim_is_live(agent, self.now):
+            # The number alone is stored: link and code are derived from it when the answer is rendered.
+            body["claim_number"] = agent.claim_number
+        return Answer(201 if registered.created else 200, body)
+
+
+class OwnAgentView(NativeView):
+    """`GET` and `DELETE /v1/agents/me`. Any agent that is not revoked may look at itself and end itself."""
+
+    def get(self, request: Request) -> Response:
+        self.query()
+        return Response(render_agent(self.agent, self.now))
+
+    def delete(self, request: Request) -> Response:
+        self.body()
+        self.once(self._revoke)
+        return empty()
+
+    def _revoke(self) -> Answer:
+        revoke_agent(agent=self.agent, actor=self.actor, now=self.now)
+        return Answer(204)
+
+
+def render_registration(answer: Answer) -> dict[str, Any]:
+    """The stored answer with the secrets of its claim, which are derived and never stored."""
+
+
+    body = dict(answer.body)
+    number = body.pop("claim_number", None)
+    if number is not None:
+        agent_id = uuid.UUID(body["agent_id"])
+        body |= {"claim_url": claim_url(agent_id, number), "claim_code": claim_code(agent_id, number)}
+    return body
+
+
+def render_agent(agent: Agent, now: datetime) -> dict[str, Any]:
+    """An agent as it sees itself."""
+    return {
+        "agent_id": str(agent.id),
+        "status": agent.status_at(now),
+        "jkt": agent.jkt,
+        "name": agent.name,
+        "description": agent.description,
+        "model_origin": agent.model_origin,
+        "capabilities": agent.capabilities,
+        "created_at": timestamp(agent.created_at.astimezone(UTC)),
+        "expires_at": timestamp(agent.expires_at.astimezone(UTC)),
+    }

@@ -1,0 +1,74 @@
+"""Discovery: public documents that say where everything is and what is spoken here. Only what is true today."""
+
+from typing import Any
+
+from django.conf import settings
+from django.utils import timezone
+from rest_framework.permissions import AllowAny
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from agentauth.protocol.capability import TYPES
+from agentauth.protocol.envelope import DEFAULT_MAXIMA, MEMBERS
+from kms.services import public_jwks
+
+ALGORITHMS = ["EdDSA", "Ed25519", "ES256"]
+
+
+class PublicView(APIView):
+    """Open to everybody, and the same for everybody: nobody is authenticated."""
+
+    authentication_classes = []
+    permission_classes = [AllowAny]
+
+
+class AgentAuthDiscoveryView(PublicView):
+    """`GET /.well-known/agentauth`."""
+
+    def get(self, request: Request) -> Response:
+        return Response(agentauth_document(), headers={"Cache-Control": "public, max-age=30"})
+
+
+class AuthorizationServerView(PublicView):
+    """`GET /.well-known/oauth-authorization-server` (RFC 8414)."""
+
+    def get(self, request: Request) -> Response:
+        return Response(authorization_server_document(), headers={"Cache-Control": "public, max-age=300"})
+
+
+def agentauth_document() -> dict[str, Any]:
+    """docs/protocol.md section 4."""
+    base = settings.PUBLIC_URL
+    return {
+        "version": 1,
+        "issuer": settings.ISSUER,
+        "endpoints": {
+            "agents": f"{base}/v1/agents",
+            "grants": f"{base}/v1/grants",
+            "tokens": f"{base}/v1/tokens",
+            "revoke": f"{base}/v1/revoke",
+            "verify": f"{base}/v1/verify",
+            "service_providers": f"{base}/v1/service-providers",
+            "jwks": f"{base}/.well-known/jwks.json",
+        },
+        "capability_types": list(TYPES),
+        "envelope": {"members": list(MEMBERS), "maxima": DEFAULT_MAXIMA.to_json()},
+        "algorithms": ALGORITHMS,
+        "receipt_jwks": public_jwks(purpose="receipt", now=timezone.now()),
+    }
+
+
+def authorization_server_document() -> dict[str, Any]:
+    """RFC 8414. `/v1/tokens` is not an OAuth token endpoint and is not named as one."""
+    base = settings.PUBLIC_URL
+    return {
+        "issuer": settings.ISSUER,
+        "jwks_uri": f"{base}/.well-known/jwks.json",
+        "response_types_supported": [],
+        "grant_types_supported": [],
+        "revocation_endpoint": f"{base}/v1/revoke",
+        "revocation_endpoint_auth_methods_supported": ["client_secret_basic"],
+        "dpop_signing_alg_values_supported": ALGORITHMS,
+        "authorization_details_types_supported": ["agentauth"],
+    }

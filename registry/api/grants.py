@@ -1,0 +1,128 @@
+"""Grants over HTTP: ask, list, wait for the decision, withdraw, revoke."""
+
+import threading
+import time
+from typing import Any
+
+from django.conf import settings
+from django.utils import timezone
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from agentauth.protocol.capability import parse_capabilities
+from agentauth.protocol.envelope import parse_envelope
+from agentauth.protocol.reading import integer, text
+from registry.api.grant_answers import accepted, render_grant, render_request
+from registry.api.views import NativeView, empty, query_cursor, query_integer
+from registry.models import Grant
+from registry.services.grant_requests import DEFAULT_SECONDS, MAX_SECONDS, MIN_SECONDS, GrantRequest, request_grant
+from registry.services.grants import find_grant, revoke_grant, withdraw_grant
+from registry.services.idempotency import Answer
+from registry.services.polling import note_poll
+from registry.services.service_providers import find_service_provider
+
+MAX_WAIT_SECONDS = 30
+LOOK_EVERY_SECONDS = 0.5
+MAX_REASON_CHARACTERS = 500
+MAX_REFERENCE_CHARACTERS = 80
+DEFAULT_PAGE = 50
+MAX_PAGE = 100
+# A poll beyond these answers at once, so that waiting agents never hold the threads that others need.
+LONG_POLLS = threading.BoundedSemaphore(getattr(settings, "LONG_POLL_SLOTS", 4))
+
+
+class GrantsView(NativeView):
+    """`POST` and `GET /v1/grants`."""
+
+    def post(self, request: Request) -> Response:
+        body = self.body(
+            required=["service_provider", "capabilities"],
+            optional=["envelope", "reason", "lifetime_seconds"],
+        )
+        asked = self._asked(body)
+        answer = self.once(lambda: self._request(asked))
+        return Response(render_request(answer), status=answer.status)
+
+    def get(self, request: Request) -> Response:
+        query = self.query("after", "limit")
+        limit = query_integer(query.get("limit", str(DEFAULT_PAGE)), "limit", minimum=1, maximum=MAX_PAGE)
+        grants = self.agent.grants.select_related("agent", "service_provider").order_by("-id")
+        if "after" in query:
+            grants = grants.filter(id__lt=query_cursor(query["after"]))
+        page = list(grants[: limit + 1])
+        more = len(page) > limit
+        results = [render_grant(grant, self.now) for grant in page[:limit]]
+        return Response({"results": results, "next": str(page[limit - 1].id) if more else None})
+
+    def _asked(self, body: dict[str, Any]) -> GrantRequest:
+        reference = text(body["service_provider"], "service_provider", maximum=MAX_REFERENCE_CHARACTERS)
+        return GrantRequest(
+            service_provider=find_service_provider(reference),
+            capabilities=parse_capabilities(body["capabilities"]),
+            envelope=parse_envelope(body.get("envelope", {})),
+            seconds=integer(
+                body.get("lifetime_seconds", DEFAULT_SECONDS),
+                "lifetime_seconds",
+                minimum=MIN_SECONDS,
+                maximum=MAX_SECONDS,
+            ),
+            reason=text(body.get("reason", ""), "reason", minimum=0, maximum=MAX_REASON_CHARACTERS),
+        )
+
+    def _request(self, asked: GrantRequest) -> Answer:
+        grant, created = request_grant(agent=self.agent, asked=asked, actor=self.actor, now=self.now)
+        return accepted(grant, now=self.now, status=201 if created else 200)
+
+
+class GrantView(NativeView):
+    """`GET /v1/grants/{id}?wait=0..30`: the state now, or as soon as a pending one is decided."""
+
+    def get(self, request: Request, grant_id: str) -> Response:
+        query = self.query("wait")
+        wait = query_integer(query.get("wait", "0"), "wait", minimum=0, maximum=MAX_WAIT_SECONDS)
+        grant = find_grant(grant_id, agent=self.agent)
+        if grant.status_at(self.now) == Grant.Status.PENDING:
+            note_poll(grant=grant, now=self.now)
+            if wait:
+                grant = self._wait(grant, wait)
+        return Response(render_grant(grant, timezone.now()))
+
+    def _wait(self, grant: Grant, seconds: int) -> Grant:
+        if not LONG_POLLS.acquire(blocking=False):
+            return grant
+        try:
+            deadline = time.monotonic() + seconds
+            while time.monotonic() < deadline:
+                time.sleep(min(LOOK_EVERY_SECONDS, max(0.0, deadline - time.monotonic())))
+                grant = find_grant(str(grant.id), agent=self.agent)
+                if grant.status_at(timezone.now()) != Grant.Status.PENDING:
+                    break
+        finally:
+            LONG_POLLS.release()
+        return grant
+
+
+class WithdrawGrantView(NativeView):
+    """`POST /v1/grants/{id}/withdraw`."""
+
+    def post(self, request: Request, grant_id: str) -> Response:
+        self.body()
+        self.once(lambda: self._withdraw(grant_id))
+        return empty()
+
+    def _withdraw(self, grant_id: str) -> Answer:
+        withdraw_grant(grant=find_grant(grant_id, agent=self.agent), actor=self.actor, now=self.now)
+        return Answer(204)
+
+
+class RevokeGrantView(NativeView):
+    """`POST /v1/grants/{id}/revoke`."""
+
+    def post(self, request: Request, grant_id: str) -> Response:
+        self.body()
+        self.once(lambda: self._revoke(grant_id))
+        return empty()
+
+    def _revoke(self, grant_id: str) -> Answer:
+        revoke_grant(grant=find_grant(grant_id, agent=self.agent), actor=self.actor, now=self.now)
+        return Answer(204)

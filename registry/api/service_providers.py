@@ -1,0 +1,24 @@
+"""Service providers over HTTP: what an agent may know of one before it asks."""
+
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from registry.api.views import NativeView
+from registry.services.service_providers import find_service_provider
+
+
+class ServiceProviderView(NativeView):
+    """`GET /v1/service-providers/{id or slug}`: name, audience and what may be asked for."""
+
+    def get(self, request: Request, reference: str) -> Response:
+        self.query()
+        found = find_service_provider(reference)
+        return Response(
+            {
+                "id": str(found.id),
+                "slug": found.slug,
+                "name": found.name,
+                "audience": found.audience,
+                "allowed": found.allowed,
+            }
+        )

@@ -1,0 +1,61 @@
+"""Tokens over HTTP: issue by the agent, revoke by the agent or by the service provider it is for."""
+
+from rest_framework.parsers import FormParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from agentauth.protocol.errors import InvalidRequestError
+from agentauth.protocol.reading import text
+from audit.faults import fault_point
+from registry.api.views import NativeView
+from registry.authentication import AgentProofAuthentication, ServiceProviderAuthentication
+from registry.permissions import IsAgentOrServiceProvider
+from registry.services.idempotency import Answer
+from registry.services.tokens import IssuedToken, issue_token, issued_again, revoke_presented_token, sign_issued
+
+
+class IssueTokenView(NativeView):
+    """`POST /v1/tokens`. What the token holds comes from the grant's row alone; the caller names the grant."""
+
+    proof_error_status = 400
+
+    def post(self, request: Request) -> Response:
+        body = self.body(required=["grant_id"])
+        # Any text is looked for: what is no id is as unknown as any other (one body for all).
+        grant_id = text(body["grant_id"], "grant_id", maximum=255)
+        fresh: list[IssuedToken] = []
+        answer = self.once(lambda: self._issue(grant_id, fresh))
+        issued = fresh[0] if fresh else issued_again(answer.token_jti, self.now)
+        token = sign_issued(issued.claims, self.now)
+        fault_point("issue.before_delivery")
+        return Response(
+            {
+                "access_token": token,
+                "token_type": "DPoP",
+                "expires_in": issued.expires_in,
+                "grant_id": grant_id,
+            },
+            status=answer.status,
+        )
+
+    def _issue(self, grant_id: str, fresh: list[IssuedToken]) -> Answer:
+        issued = issue_token(agent=self.agent, grant_id=grant_id, actor=self.actor, now=self.now)
+        fresh.append(issued)
+        return Answer(201, token_jti=issued.jti)
+
+
+class RevokeTokenView(NativeView):
+    """`POST /v1/revoke` (RFC 7009, form-encoded): 200 also for a token that is unknown or another's."""
+
+    authentication_classes = [AgentProofAuthentication, ServiceProviderAuthentication]
+    permission_classes = [IsAgentOrServiceProvider]
+    parser_classes = [FormParser]
+
+    def post(self, request: Request) -> Response:
+        tokens = request.data.getlist("token")
+        if len(tokens) != 1 or not tokens[0]:
+            raise InvalidRequestError("Send one parameter token, form-encoded.")
+        revoke_presented_token(
+            untrusted_token=tokens[0], caller=request.user, actor=self.actor, now=self.now
+        )
+        return Response(status=200)

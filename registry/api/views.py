@@ -1,0 +1,94 @@
+"""What every native view shares: the clock read once, the actor, idempotency, and answers that are never stored."""
+
+import hashlib
+import uuid
+from collections.abc import Callable, Collection
+from datetime import datetime
+from typing import Any
+
+from django.utils import timezone
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from agentauth.protocol.errors import InvalidRequestError
+from agentauth.protocol.reading import members
+from audit.services import Actor
+from registry.authentication import AgentProofAuthentication, request_id_of
+from registry.models import Agent, ServiceProvider
+from registry.permissions import IsAgent
+from registry.services.idempotency import Answer, run_once
+
+
+class NativeView(APIView):
+    """An endpoint of the native API: agents only, unless a subclass says otherwise."""
+
+    authentication_classes = [AgentProofAuthentication]
+    permission_classes = [IsAgent]
+    now: datetime
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        self.now = timezone.now()
+        super().initial(request, *args, **kwargs)
+
+    @property
+    def agent(self) -> Agent:
+        """The caller. Permissions let nobody else in."""
+        if not isinstance(self.request.user, Agent):
+            raise TypeError("this view is for agents")
+        return self.request.user
+
+    @property
+    def actor(self) -> Actor:
+        user, request_id = self.request.user, request_id_of(self.request)
+        if isinstance(user, Agent):
+            return Actor("agent", str(user.pk), request_id)
+        if isinstance(user, ServiceProvider):
+            return Actor("service_provider", str(user.pk), request_id)
+        return Actor("anonymous", "", request_id)
+
+    def body(
+        self, *, required: Collection[str] = (), optional: Collection[str] = ()
+    ) -> dict[str, Any]:
+        """The JSON object of the body with exactly these members; nothing at all counts as an empty object."""
+        data = self.request.data if self.request.body else {}
+        return members(data, "body", required=required, optional=optional)
+
+    def query(self, *names: str) -> dict[str, str]:
+        """The query parameters, each at most once and none that is not known here."""
+        found = self.request.query_params
+        for name, values in found.lists():
+            if name not in names or len(values) != 1:
+                raise InvalidRequestError("The query string holds a parameter that is not known here.")
+        return {name: found[name] for name in found}
+
+    def once(self, act: Callable[[], Answer], *, caller: str = "") -> Answer:
+        """Run the act under the request's Idempotency-Key, if it has one; always in one transaction."""
+        return run_once(
+            caller=caller or str(self.agent.pk),
+            route=f"{self.request.method} {self.request.path}",
+            key=self.request.headers.get("Idempotency-Key"),
+            body_sha256=hashlib.sha256(self.request.body).digest(),
+            now=self.now,
+            act=act,
+        )
+
+
+def query_integer(text: str, name: str, *, minimum: int, maximum: int) -> int:
+    """A plain decimal integer in range. Raises InvalidRequestError."""
+    if not text.isascii() or not text.isdigit() or not minimum <= int(text[:9]) <= maximum or len(text) > len(str(maximum)):
+        raise InvalidRequestError(f"{name} must be a whole number from {minimum} to {maximum}.")
+    return int(text)
+
+
+def query_cursor(text: str) -> uuid.UUID:
+    """A cursor as `next` gave it. Raises InvalidRequestError."""
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        raise InvalidRequestError("The cursor is not one we gave.") from None
+
+
+def empty(status: int = 204) -> Response:
+    """An answer without a body."""
+    return Response(status=status)

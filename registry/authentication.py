@@ -1,0 +1,108 @@
+"""Who is calling: an agent by a proof with its registered key, a service provider by client id and secret."""
+
+import base64
+import binascii
+from datetime import UTC, datetime
+
+from django.conf import settings
+from django.utils import timezone
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.request import Request
+
+from agentauth.protocol.dpop import LeakedKeyError, VerifiedProof, single_header, verify_proof
+from agentauth.protocol.errors import InvalidClientError, InvalidProofError, InvalidRequestError
+from audit.services import Actor
+from registry.models import Agent, ServiceProvider
+from registry.services.keys import bar_disclosed_key, is_barred
+from registry.services.proofs import spend_proof
+from registry.services.service_providers import authenticate_service_provider
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def request_id_of(request: Request) -> str:
+    """The id our middleware gave this request."""
+    return str(getattr(request._request, "request_id", ""))  # noqa: SLF001 — DRF's documented inner request
+
+
+def read_proof(request: Request, *, now: datetime) -> VerifiedProof:
+    """The request's proof, checked against the request as we know it; not yet spent.
+
+    The URL is built from PUBLIC_URL, never from the Host header, and the proof covers the exact body. A mutation
+    takes no query string, since the proof does not cover one. A private key in the proof bars that key for ever.
+
+    Raises InvalidProofError, InvalidRequestError.
+    """
+    if request.method not in SAFE_METHODS and request.META.get("QUERY_STRING"):
+        raise InvalidRequestError("This call takes no query string.")
+    header = request.headers.get("DPoP")
+    try:
+        return verify_proof(
+            single_header([] if header is None else [header]),
+            expected_method=str(request.method),
+            expected_url=settings.PUBLIC_URL + request.path,
+            access_token=None,
+            body=request.body,
+            now=int(now.timestamp()),
+        )
+    except LeakedKeyError as error:
+        bar_disclosed_key(key=error.key, actor=Actor("anonymous", "", request_id_of(request)), now=now)
+        raise
+
+
+def spend(proof: VerifiedProof) -> None:
+    """Use the proof up, for good, whatever becomes of the request. Raises InvalidProofError(reason="replayed")."""
+    until = datetime.fromtimestamp(proof.spent_until, UTC)
+    if not spend_proof(jkt=proof.jkt, jti=proof.jti, until=until):
+        raise InvalidProofError("This proof was used before. Make a new one for each call.", reason="replayed")
+
+
+class AgentProofAuthentication(BaseAuthentication):
+    """Header `DPoP` with a proof by the registered key of an agent that is not revoked."""
+
+    def authenticate(self, request: Request) -> tuple[Agent, VerifiedProof] | None:
+        # Nobody, until proved: the error handler asks who was calling.
+        request.user = None
+        if "DPoP" not in request.headers:
+            return None
+        if "Authorization" in request.headers:
+            raise InvalidRequestError("Authenticate in one way: a proof, or client id and secret.")
+        proof = read_proof(request, now=timezone.now())
+        agent = Agent.objects.select_related("human").filter(jkt=proof.jkt).first()
+        if agent is None or agent.status == Agent.Status.REVOKED or is_barred(proof.jkt):
+            # Before the proof is spent: a stranger's keys write nothing here.
+            raise InvalidClientError("No agent is registered with this key.")
+        spend(proof)
+        return agent, proof
+
+
+class ServiceProviderAuthentication(BaseAuthentication):
+    """`Authorization: Basic` with client id and secret (RFC 6749 section 2.3.1)."""
+
+    def authenticate(self, request: Request) -> tuple[ServiceProvider, None] | None:
+        request.user = None
+        header = request.headers.get("Authorization")
+        if header is None:
+            return None
+        client_id, secret = read_basic(header)
+        return authenticate_service_provider(client_id=client_id, secret=secret), None
+
+    def authenticate_header(self, request: Request) -> str:
+        return 'Basic realm="agentauth"'
+
+
+def read_basic(header: str) -> tuple[str, str]:
+    """Client id and secret of one Basic header. Raises InvalidClientError for anything else.
+
+    Ids are UUIDs and secrets base64url, so the form-encoding of RFC 6749 section 2.3.1 changes neither.
+    """
+    scheme, _, encoded = header.partition(" ")
+    try:
+        if scheme.lower() != "basic":
+            raise ValueError(scheme)
+        client_id, colon, secret = base64.b64decode(encoded.strip(), validate=True).decode("ascii").partition(":")
+    except (ValueError, binascii.Error):
+        raise InvalidClientError("Authenticate with client id and secret (Basic).") from None
+    if not colon:
+        raise InvalidClientError("Authenticate with client id and secret (Basic).")
+    return client_id, secret

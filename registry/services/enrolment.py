@@ -1,0 +1,102 @@
+"""Enrolment codes: one-time, 15 minutes, made for a human, presented by an agent when it registers."""
+
+import hashlib
+import hmac
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.db.models import F
+
+from agentauth.protocol.errors import InvalidEnrolmentCodeError, InvalidStateError
+from audit import kinds
+from audit.services import Actor, record
+from registry.models import Agent, EnrolmentCode, Human
+from registry.services.codes import random_code, read_code
+
+LIFE = timedelta(minutes=15)
+MAX_FAILURES = 5
+LOOKUP_CHARACTERS = 8
+SECRET_CHARACTERS = 26  # 130 bits
+
+
+def create_enrolment_code(*, human: Human, actor: Actor, now: datetime) -> tuple[EnrolmentCode, str]:
+    """A code `LOOKUP-SECRET` for one agent of this human, shown once. Raises InvalidStateError if not active."""
+    if not human.is_active:
+        raise InvalidStateError("Only an active human can have an enrolment code.")
+    lookup, secret = random_code(LOOKUP_CHARACTERS), random_code(SECRET_CHARACTERS)
+    with transaction.atomic():
+        row = EnrolmentCode.objects.create(
+            human=human, lookup=lookup, digest=_digest(secret), created_at=now, expires_at=now + LIFE
+        )
+        record(kind=kinds.ENROLMENT_CODE_CREATED, actor=actor, at=now, human_id=human.id)
+    return row, f"{lookup}-{secret}"
+
+
+def find_enrolment_code(code: str, *, now: datetime) -> EnrolmentCode:
+    """The usable row of this code. Raises InvalidEnrolmentCodeError, one for every way in which it is bad.
+
+    Counting the failure is the caller's, after its rollback: see `count_failure`.
+    """
+    lookup, secret = _parts(code)
+    row = EnrolmentCode.objects.select_related("human").filter(lookup=lookup).first()
+    # A row that does not exist costs the same comparison as one that does.
+    right = hmac.compare_digest(bytes(row.digest) if row else bytes(32), _digest(secret))
+    if row is None or not right or not _is_usable(row, now):
+        raise InvalidEnrolmentCodeError("This enrolment code is not right, was used or has ended.")
+    return row
+
+
+def use_enrolment_code(row: EnrolmentCode, *, agent: Agent, now: datetime) -> None:
+    """Spend the code on this agent, inside its registration. Raises InvalidEnrolmentCodeError if somebody was first."""
+    spent = EnrolmentCode.objects.filter(
+        pk=row.pk, used_at=None, failures__lt=MAX_FAILURES, expires_at__gt=now
+    ).update(used_at=now, agent=agent)
+    if not spent:
+        raise InvalidEnrolmentCodeError("This enrolment code is not right, was used or has ended.")
+
+
+def was_used_by(code: str, *, agent: Agent) -> bool:
+    """Whether this is the very code the agent was enrolled with: a retry of its registration."""
+    lookup, secret = _parts(code)
+    row = EnrolmentCode.objects.filter(lookup=lookup, agent=agent).first()
+    return row is not None and hmac.compare_digest(bytes(row.digest), _digest(secret))
+
+
+def count_failure(code: str, *, actor: Actor, now: datetime) -> None:
+    """Count one wrong secret against the code that was meant; the fifth locks it. Commits on its own.
+
+    Called after the refused registration was rolled back, else the count would be rolled back with it. A code
+    that is used or over has nothing left to guard.
+    """
+    lookup, secret = _parts(code)
+    with transaction.atomic():
+        row = EnrolmentCode.objects.filter(lookup=lookup, used_at=None, expires_at__gt=now).first()
+        if row is None or hmac.compare_digest(bytes(row.digest), _digest(secret)):
+            return
+        counted = EnrolmentCode.objects.filter(pk=row.pk, failures__lt=MAX_FAILURES)
+        if not counted.update(failures=F("failures") + 1):
+            return
+        row.refresh_from_db()
+        record(
+            kind=kinds.ENROLMENT_CODE_FAILED,
+            actor=actor,
+            at=now,
+            outcome="denied",
+            reason="locked" if row.failures >= MAX_FAILURES else "wrong_code",
+            human_id=row.human_id,
+            data={"failures": row.failures},
+        )
+
+
+def _parts(code: str) -> tuple[str, str]:
+    read = read_code(code)
+    return read[:LOOKUP_CHARACTERS], read[LOOKUP_CHARACTERS:]
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def _is_usable(row: EnrolmentCode, now: datetime) -> bool:
+    unspent = row.used_at is None and row.failures < MAX_FAILURES
+    return unspent and row.expires_at > now and row.human.is_active

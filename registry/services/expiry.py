@@ -1,0 +1,83 @@
+"""Recording what has come to its end. Whether it has is decided at use by comparing with `now`; this only writes it down."""
+
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from django.db import transaction
+
+from agentauth.protocol.errors import AgentAuthError
+from audit import kinds
+from audit.services import Actor, record
+from registry.models import Agent, EnrolmentCode, Grant, IdempotencyRecord, SpentProof
+from registry.services.grants import expire_grant
+
+UNCLAIMED_KEPT_FOR = timedelta(days=7)
+BATCH = 500
+Row = TypeVar("Row", Agent, Grant)
+_ACTOR = Actor("system", "expire")
+
+
+def expire_everything(*, now: datetime) -> dict[str, int]:
+    """Record every end up to `now`, each row in a transaction of its own, and forget what is only remembered.
+
+    Returns how many of each. Safe to run twice at once: of two, one wins each row and the other passes on.
+    """
+    statuses = Grant.Status
+    pending = Grant.objects.filter(status=statuses.PENDING, expires_at__lte=now)
+    ended = Grant.objects.filter(status__in=[statuses.APPROVED, statuses.SUSPENDED], valid_until__lte=now)
+    agents = Agent.objects.filter(status=Agent.Status.ACTIVE, expires_at__lte=now)
+    forgotten = Agent.objects.filter(
+        status=Agent.Status.UNCLAIMED, claim_expires_at__lte=now - UNCLAIMED_KEPT_FOR
+    )
+    return {
+        "grants": _each(pending.select_related("agent")[:BATCH], lambda grant: _expire_grant(grant, now))
+        + _each(ended.select_related("agent")[:BATCH], lambda grant: _expire_grant(grant, now)),
+        "agents": _each(agents[:BATCH], lambda agent: _expire_agent(agent, now)),
+        "unclaimed_agents_deleted": _each(forgotten[:BATCH], lambda agent: _delete_unclaimed(agent, now)),
+        "proofs": SpentProof.objects.filter(expires_at__lte=now).delete()[0],
+        "answers": IdempotencyRecord.objects.filter(expires_at__lte=now).delete()[0],
+        "enrolment_codes": EnrolmentCode.objects.filter(expires_at__lte=now, used_at=None).delete()[0],
+    }
+
+
+def _each(rows: Iterable[Row], act: Callable[[Row], bool]) -> int:
+    return sum(act(row) for row in rows)
+
+
+def _expire_grant(grant: Grant, now: datetime) -> bool:
+    try:
+        expire_grant(grant=grant, actor=_ACTOR, now=now)
+    except AgentAuthError:
+        # Decided, withdrawn or expired by somebody else since we read it.
+        return False
+    return True
+
+
+def _expire_agent(agent: Agent, now: datetime) -> bool:
+    with transaction.atomic():
+        still = Agent.objects.filter(pk=agent.pk, status=Agent.Status.ACTIVE, expires_at__lte=now)
+        if not still.update(status=Agent.Status.EXPIRED):
+            return False
+        record(kind=kinds.AGENT_EXPIRED, actor=_ACTOR, at=now, agent_id=agent.id, human_id=agent.human_id)
+    return True
+
+
+def _delete_unclaimed(agent: Agent, now: datetime) -> bool:
+    """Nobody claimed it for a week: the row and its requests go, the key is free again. The log keeps its events."""
+    with transaction.atomic():
+        still = (
+            Agent.objects.select_for_update()
+            .filter(
+                pk=agent.pk,
+                status=Agent.Status.UNCLAIMED,
+                claim_expires_at__lte=now - UNCLAIMED_KEPT_FOR,
+            )
+            .first()
+        )
+        if still is None:
+            return False
+        record(kind=kinds.AGENT_DELETED, actor=_ACTOR, at=now, agent_id=agent.id, data={"jkt": agent.jkt})
+        still.grants.all().delete()
+        still.delete()
+    return True

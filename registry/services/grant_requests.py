@@ -1,0 +1,199 @@
+"""Asking for a grant: every limit on what, how much and how often an agent may ask."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db import transaction
+
+from agentauth.protocol.capability import Capability, narrows, parse_allow_entry, parse_capabilities
+from agentauth.protocol.encoding import canonical_json, timestamp
+from agentauth.protocol.envelope import EMPTY, Envelope, single_currency
+from agentauth.protocol.errors import (
+    AgentInactiveError,
+    CooldownActiveError,
+    GrantTooLargeError,
+    InvalidClientError,
+    InvalidScopeError,
+    TooManyPendingGrantsError,
+)
+from agentauth.protocol.jose import signing_input
+from agentauth.protocol.token import MAX_SIGNING_INPUT, TOKEN_TYP, build_claims
+from audit import kinds
+from audit.services import Actor, record
+from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.services.grants import expire_grant
+
+PENDING_LIFE = timedelta(hours=1)
+DEFAULT_SECONDS = 30 * 24 * 3600
+MAX_SECONDS = 90 * 24 * 3600
+MIN_SECONDS = 60
+MAX_PENDING_PER_AGENT = 5
+MAX_PENDING_PER_HUMAN = 20
+MAX_PENDING_UNCLAIMED = 1
+COOLDOWNS = (timedelta(hours=1), timedelta(hours=4), timedelta(hours=24))
+# As long as the real ones can be: 256-bit thumbprints and subjects, UUIDs.
+_LONGEST = "x" * 43
+_UUID = "00000000-0000-0000-0000-000000000000"
+_LATEST = 9_999_999_999
+
+
+@dataclass(frozen=True, slots=True)
+class GrantRequest:
+    """What an agent asks for at one service provider."""
+
+    service_provider: ServiceProvider
+    capabilities: Sequence[Capability]
+    envelope: Envelope
+    seconds: int
+    reason: str
+
+    def digest(self) -> bytes:
+        """Equal for identical requests, whatever their reason."""
+        body = {
+            "service_provider": str(self.service_provider.id),
+            "capabilities": [capability.to_json() for capability in self.capabilities],
+            "envelope": self.envelope.to_json(),
+            "seconds": self.seconds,
+        }
+        return hashlib.sha256(canonical_json(body)).digest()
+
+
+def request_grant(*, agent: Agent, asked: GrantRequest, actor: Actor, now: datetime) -> tuple[Grant, bool]:
+    """The pending grant of this request, and whether it is new (docs/protocol.md section 6).
+
+    1. The agent's row is locked, so that its requests are judged one after the other: identical ones in parallel
+       find the first, different ones stop exactly at the limit. 2. It may ask. 3. Manifest, allow-list, one
+       currency and the size of the coming token. 4. An identical pending request is itself. 5. Cooldown.
+       6. Limits on what is pending, the human's under a lock on the human.
+
+    Raises InvalidClientError, AgentInactiveError (2), InvalidScopeError, InvalidRequestError, GrantTooLargeError
+    (3), CooldownActiveError (5), TooManyPendingGrantsError (6).
+    """
+    with transaction.atomic():
+        agent = Agent.objects.select_for_update(no_key=True).get(pk=agent.pk)  # 1
+        _check_may_ask(agent, now)  # 2
+        _check_terms(agent, asked)  # 3
+        if same := _identical(agent, asked, actor, now):  # 4
+            return same, False
+        _check_cooldown(agent, asked.service_provider, now)  # 5
+        _check_pending(agent, now)  # 6
+        grant = Grant.objects.create(
+            agent=agent,
+            service_provider=asked.service_provider,
+            requested_capabilities=[capability.to_json() for capability in asked.capabilities],
+            requested_envelope=asked.envelope.to_json(),
+            requested_seconds=asked.seconds,
+            request_digest=asked.digest(),
+            reason=asked.reason,
+            created_at=now,
+            expires_at=now + PENDING_LIFE,
+        )
+        record(
+            kind=kinds.GRANT_REQUESTED,
+            actor=actor,
+            at=now,
+            agent_id=agent.id,
+            human_id=agent.human_id,
+            service_provider_id=grant.service_provider_id,
+            grant_id=grant.id,
+            data={
+                "capabilities": grant.requested_capabilities,
+                "envelope": grant.requested_envelope,
+                "seconds": grant.requested_seconds,
+                "expires_at": timestamp(grant.expires_at),
+            },
+            personal={"reason": grant.reason} if grant.reason else {},
+        )
+    return grant, True
+
+
+def _check_may_ask(agent: Agent, now: datetime) -> None:
+    if agent.status == Agent.Status.REVOKED:
+        raise InvalidClientError("This agent was revoked.")
+    status = agent.status_at(now)
+    if status not in {Agent.Status.ACTIVE, Agent.Status.UNCLAIMED}:
+        raise AgentInactiveError(f"This agent is {status} and may not ask for grants.")
+
+
+def _check_terms(agent: Agent, asked: GrantRequest) -> None:
+    if not narrows(asked.capabilities, parse_capabilities(agent.capabilities)):
+        raise InvalidScopeError("The agent's manifest does not cover all of these capabilities.")
+    allowed = [parse_allow_entry(entry) for entry in asked.service_provider.allowed]
+    if not narrows(asked.capabilities, allowed):
+        raise InvalidScopeError("The service provider does not allow all of these capabilities.")
+    single_currency(asked.capabilities, asked.envelope)
+    if token_size(asked) > MAX_SIGNING_INPUT:
+        raise GrantTooLargeError("A token for all this would be too large. Ask for less in one grant.")
+
+
+def token_size(asked: GrantRequest) -> int:
+    """Bytes of the signing input of a token for exactly this, with every variable part at its longest."""
+    claims = build_claims(
+        issuer=settings.ISSUER,
+        audience=asked.service_provider.audience,
+        subject=_LONGEST,
+        agent_id=_UUID,
+        jti=_UUID,
+        issued_at=_LATEST,
+        expires_at=_LATEST,
+        jkt=_LONGEST,
+        grant_id=_UUID,
+        grant_version=_LATEST,
+        capabilities=asked.capabilities,
+        has_envelope=asked.envelope != EMPTY,
+    )
+    return len(signing_input(claims, typ=TOKEN_TYP, alg="EdDSA", header={"kid": _LONGEST}))
+
+
+def _identical(agent: Agent, asked: GrantRequest, actor: Actor, now: datetime) -> Grant | None:
+    """The pending request with the same terms; one past its hour makes way, whether or not the job saw it."""
+    grant = (
+        agent.grants.select_related("agent", "service_provider")
+        .filter(status=Grant.Status.PENDING, request_digest=asked.digest())
+        .first()
+    )
+    if grant is not None and grant.status_at(now) == Grant.Status.EXPIRED:
+        expire_grant(grant=grant, actor=actor, now=now)
+        return None
+    return grant
+
+
+def _check_cooldown(agent: Agent, service_provider: ServiceProvider, now: datetime) -> None:
+    """After the first denial 1 h, after the second in a row 4 h, from the third on 24 h; an approval starts anew."""
+    decided = agent.grants.filter(service_provider=service_provider, decided_at__isnull=False)
+    last_yes = decided.exclude(status=Grant.Status.DENIED).order_by("-decided_at").first()
+    denied = decided.filter(status=Grant.Status.DENIED).order_by("-decided_at")
+    if last_yes is not None:
+        denied = denied.filter(decided_at__gt=last_yes.decided_at)
+    recent = list(denied.values_list("decided_at", flat=True)[: len(COOLDOWNS)])
+    if not recent or recent[0] is None:
+        return
+    left = recent[0] + COOLDOWNS[len(recent) - 1] - now
+    if left > timedelta(0):
+        raise CooldownActiveError(
+            "A human said no a short while ago. Wait before asking this service provider again.",
+            retry_after=int(left.total_seconds()) + 1,
+        )
+
+
+def _check_pending(agent: Agent, now: datetime) -> None:
+    limit = MAX_PENDING_PER_AGENT if agent.human_id else MAX_PENDING_UNCLAIMED
+    if Grant.objects.waiting(now).filter(agent=agent).count() >= limit:
+        raise _too_many(Grant.objects.waiting(now).filter(agent=agent).order_by("expires_at").first(), now)
+    if agent.human_id is None:
+        return
+    # Agents of one human ask in parallel too: their common limit needs the common lock (agent, then human).
+    Human.objects.select_for_update(no_key=True).get(pk=agent.human_id)
+    waiting = Grant.objects.waiting(now).filter(agent__human_id=agent.human_id)
+    if waiting.count() >= MAX_PENDING_PER_HUMAN:
+        raise _too_many(waiting.order_by("expires_at").first(), now)
+
+
+def _too_many(next_to_end: Grant | None, now: datetime) -> TooManyPendingGrantsError:
+    left = int((next_to_end.expires_at - now).total_seconds()) + 1 if next_to_end else 1
+    return TooManyPendingGrantsError(
+        "Too many requests are waiting for a decision. Withdraw one or wait.", retry_after=left
+    )

@@ -1,0 +1,267 @@
+"""The life of a grant: decided by a human, withdrawn, revoked, suspended, resumed. Requests: grant_requests.py."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import transaction
+from django.db.models import F
+
+from agentauth.protocol.capability import Capability, narrows, parse_allow_entry, parse_capabilities
+from agentauth.protocol.encoding import timestamp
+from agentauth.protocol.envelope import Envelope, narrows_envelope, parse_envelope
+from agentauth.protocol.errors import (
+    GrantChangedError,
+    InvalidRequestError,
+    InvalidStateError,
+    NotFoundError,
+)
+from audit import kinds
+from audit.faults import fault_point
+from audit.services import Actor, record
+from registry.models import Agent, Grant, Human
+
+_STATEMENT_LIFE = timedelta(minutes=5)
+_CHANGED = GrantChangedError("This request changed since it was shown. Look at it again.")
+
+
+def find_grant(reference: str, *, agent: Agent) -> Grant:
+    """The agent's own grant with this id. Raises NotFoundError, one for unknown and for another's."""
+    try:
+        pk = uuid.UUID(reference)
+    except ValueError:
+        pk = None
+    grant = (
+        Grant.objects.select_related("agent", "service_provider").filter(pk=pk, agent=agent).first()
+        if pk is not None and str(pk) == reference
+        else None
+    )
+    if grant is None:
+        raise NotFoundError("There is nothing here, or it is not yours.")
+    return grant
+
+
+def latest_end(grant: Grant, now: datetime) -> datetime:
+    """The latest end an approval at `now` may give: as asked (or as granted before), never past the manifest.
+
+    Whole seconds, since it stands in the signed statement.
+    """
+    asked = grant.valid_until or now + timedelta(seconds=grant.requested_seconds)
+    return min(asked, grant.agent.expires_at).replace(microsecond=0)
+
+
+def approve_grant(
+    *,
+    grant: Grant,
+    human: Human,
+    capabilities: Sequence[Capability],
+    envelope: Envelope,
+    valid_until: datetime,
+    actor: Actor,
+    now: datetime,
+) -> None:
+    """Approve a pending grant, or one suspended for a changed key, manifest, audience or recovery, as narrowed.
+
+    Called by approvals once the signature over exactly these terms was proved. 1. The agent is the human's and
+    active, the service provider too. 2. The terms only narrow what was asked. 3. They are still within manifest
+    and allow-list. 4. State and version are swapped, not looked at: of two decisions one wins. The version stays:
+    it is the one that was signed.
+
+    Raises NotFoundError where the agent is another's, InvalidRequestError where the terms widen, GrantChangedError
+    where anything moved since the page was drawn.
+    """
+    _check_decidable(grant, human, now)  # 1
+    base = parse_capabilities(grant.capabilities or grant.requested_capabilities)
+    limits = parse_envelope(grant.requested_envelope if grant.envelope is None else grant.envelope)
+    in_time = now < valid_until <= latest_end(grant, now)
+    if not capabilities or not in_time or not narrows(capabilities, base):
+        raise InvalidRequestError("What was asked may only be narrowed.")  # 2
+    if not narrows_envelope(envelope, limits):
+        raise InvalidRequestError("The limits that were asked for may only be tightened.")
+    check_within_bounds(grant, capabilities)  # 3
+    terms = {
+        "capabilities": [capability.to_json() for capability in capabilities],
+        "envelope": envelope.to_json(),
+    }
+    with transaction.atomic():
+        _swap(  # 4
+            grant,
+            status=Grant.Status.APPROVED,
+            human=human,
+            valid_until=valid_until,
+            decided_at=now,
+            suspension_cause="",
+            **terms,
+        )
+        _record(kinds.GRANT_APPROVED, grant, actor, now, data=_asked(grant) | _given(grant))
+        fault_point("approve.before_commit")
+    fault_point("approve.after_commit")
+
+
+def deny_grant(*, grant: Grant, human: Human, reason: str, actor: Actor, now: datetime) -> None:
+    """Deny a pending grant. Called by approvals once the signed denial was proved, and by the admin.
+
+    Raises NotFoundError, GrantChangedError as for approval.
+    """
+    if grant.agent.human_id != human.pk and not human.is_staff:
+        raise NotFoundError("There is nothing here, or it is not yours.")
+    if grant.status_at(now) != Grant.Status.PENDING:
+        raise _CHANGED
+    with transaction.atomic():
+        _swap(grant, status=Grant.Status.DENIED, human=human, decided_at=now, ended_at=now, deny_reason=reason)
+        personal = {"deny_reason": reason} if reason else {}
+        _record(kinds.GRANT_DENIED, grant, actor, now, data=_asked(grant), personal=personal)
+
+
+def withdraw_grant(*, grant: Grant, actor: Actor, now: datetime) -> None:
+    """Take a pending request back; again changes nothing. Raises InvalidStateError once it was decided or over."""
+    if grant.status == Grant.Status.WITHDRAWN:
+        return
+    if grant.status_at(now) != Grant.Status.PENDING:
+        raise InvalidStateError("Only a pending request can be withdrawn.")
+    _end(grant, Grant.Status.WITHDRAWN, kinds.GRANT_WITHDRAWN, actor, now)
+
+
+def revoke_grant(*, grant: Grant, actor: Actor, now: datetime) -> None:
+    """End an approved or suspended grant for good; once ended, again changes nothing.
+
+    Raises InvalidStateError for one that was never approved.
+    """
+    if grant.status in {Grant.Status.REVOKED, Grant.Status.EXPIRED} and grant.capabilities is not None:
+        return
+    if grant.status not in {Grant.Status.APPROVED, Grant.Status.SUSPENDED}:
+        raise InvalidStateError("Only an approved grant can be revoked.")
+    _end(grant, Grant.Status.REVOKED, kinds.GRANT_REVOKED, actor, now)
+    fault_point("revoke.after_commit")
+
+
+def suspend_grant(
+    *, grant: Grant, actor: Actor, now: datetime, cause: str = Grant.SuspensionCause.PERSON
+) -> None:
+    """Refuse the grant's tokens, those issued so far for good: the version rises. Raises InvalidStateError."""
+    if grant.status_at(now) != Grant.Status.APPROVED:
+        raise InvalidStateError("Only an approved grant can be suspended.")
+    with transaction.atomic():
+        _swap(grant, status=Grant.Status.SUSPENDED, suspension_cause=cause, version=F("version") + 1)
+        _record(kinds.GRANT_SUSPENDED, grant, actor, now, reason=cause, data={"version": grant.version})
+
+
+def resume_grant(*, grant: Grant, actor: Actor, now: datetime) -> None:
+    """Undo a suspension made by a human or an admin; every other returns only by a new signed approval.
+
+    Raises InvalidStateError.
+    """
+    by_person = grant.suspension_cause == Grant.SuspensionCause.PERSON
+    if grant.status_at(now) != Grant.Status.SUSPENDED or not by_person:
+        raise InvalidStateError("This grant does not return by resuming it.")
+    with transaction.atomic():
+        _swap(grant, status=Grant.Status.APPROVED, suspension_cause="")
+        _record(kinds.GRANT_RESUMED, grant, actor, now, data={"version": grant.version})
+
+
+def end_pending_grants(*, agent: Agent, actor: Actor, now: datetime) -> None:
+    """Withdraw what the agent still asks for, since it ends itself. Inside the caller's transaction."""
+    for grant in agent.grants.filter(status=Grant.Status.PENDING).select_related("agent"):
+        _end(grant, Grant.Status.WITHDRAWN, kinds.GRANT_WITHDRAWN, actor, now)
+
+
+def expire_grant(*, grant: Grant, actor: Actor, now: datetime) -> None:
+    """Record that the grant is past its end. Raises InvalidStateError if it is not, or somebody was first."""
+    if grant.status == Grant.Status.EXPIRED or grant.status_at(now) != Grant.Status.EXPIRED:
+        raise InvalidStateError("This grant has not come to its end.")
+    _end(grant, Grant.Status.EXPIRED, kinds.GRANT_EXPIRED, actor, now)
+
+
+def narrowed_members(grant: Grant) -> list[str]:
+    """What the human changed: `capabilities`, `envelope.<member>`, `valid_until`; empty until approved."""
+    if grant.capabilities is None or grant.envelope is None or grant.decided_at is None:
+        return []
+    asked, given = grant.requested_envelope, grant.envelope
+    names = ["capabilities"] if grant.capabilities != grant.requested_capabilities else []
+    names += [f"envelope.{name}" for name in sorted({*asked, *given}) if asked.get(name) != given.get(name)]
+    full = grant.decided_at + timedelta(seconds=grant.requested_seconds)
+    # The statement is made a moment before the decision is recorded: a few minutes are no narrowing.
+    if grant.valid_until and grant.valid_until + _STATEMENT_LIFE < min(full, grant.agent.expires_at):
+        names.append("valid_until")
+    return names
+
+
+def check_within_bounds(grant: Grant, capabilities: Sequence[Capability]) -> None:
+    """The terms are covered by the manifest and the allow-list as they are now. Raises GrantChangedError."""
+    manifest = parse_capabilities(grant.agent.capabilities)
+    allowed = [parse_allow_entry(entry) for entry in grant.service_provider.allowed]
+    if not narrows(capabilities, manifest) or not narrows(capabilities, allowed):
+        raise _CHANGED
+
+
+def _check_decidable(grant: Grant, human: Human, now: datetime) -> None:
+    agent, service_provider = grant.agent, grant.service_provider
+    if agent.human_id != human.pk or not human.is_active:
+        raise NotFoundError("There is nothing here, or it is not yours.")
+    status = grant.status_at(now)
+    by_signature = status == Grant.Status.SUSPENDED and (
+        grant.suspension_cause != Grant.SuspensionCause.PERSON
+    )
+    open_ = status == Grant.Status.PENDING or by_signature
+    if not open_ or not agent.is_active_at(now) or not service_provider.is_active:
+        raise _CHANGED
+
+
+def _swap(grant: Grant, **changes: Any) -> None:
+    """Change the row only as it was read: same state, same version. Zero rows means somebody was first."""
+    unchanged = Grant.objects.filter(pk=grant.pk, status=grant.status, version=grant.version)
+    if not unchanged.update(**changes):
+        raise _CHANGED
+    # What the caller holds follows the row; its agent and service provider stay loaded.
+    grant.refresh_from_db(fields=[*changes])
+
+
+def _end(grant: Grant, status: str, kind: str, actor: Actor, now: datetime) -> None:
+    with transaction.atomic():
+        try:
+            _swap(grant, status=status, ended_at=now)
+        except GrantChangedError as error:
+            raise InvalidStateError("This grant just changed. Look at it again.") from error
+        _record(kind, grant, actor, now)
+
+
+def _asked(grant: Grant) -> dict[str, Any]:
+    return {
+        "version": grant.version,
+        "requested_capabilities": grant.requested_capabilities,
+        "requested_envelope": grant.requested_envelope,
+        "requested_seconds": grant.requested_seconds,
+    }
+
+
+def _given(grant: Grant) -> dict[str, Any]:
+    return {
+        "capabilities": grant.capabilities,
+        "envelope": grant.envelope,
+        "valid_until": timestamp(grant.valid_until) if grant.valid_until else None,
+    }
+
+
+def _record(
+    kind: str,
+    grant: Grant,
+    actor: Actor,
+    now: datetime,
+    *,
+    reason: str | None = None,
+    data: Mapping[str, Any] | None = None,
+    personal: Mapping[str, Any] | None = None,
+) -> None:
+    record(
+        kind=kind,
+        actor=actor,
+        at=now,
+        reason=reason,
+        agent_id=grant.agent_id,
+        human_id=grant.agent.human_id,
+        service_provider_id=grant.service_provider_id,
+        grant_id=grant.id,
+        data=data,
+        personal=personal,
+    )

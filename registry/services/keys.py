@@ -1,0 +1,43 @@
+"""Keys of agents that may never be used again."""
+
+from datetime import datetime
+
+from django.db import transaction
+
+from agentauth.protocol.keys import PublicKey
+from audit import kinds
+from audit.services import Actor, record
+from registry.models import Agent, BarredKey
+from registry.services.agents import revoke_agent
+
+DISCLOSED = "private_key_submitted"
+
+
+def is_barred(jkt: str) -> bool:
+    """Whether this key was rotated out, or its private half was shown to us."""
+    return BarredKey.objects.filter(jkt=jkt).exists()
+
+
+def bar_disclosed_key(*, key: PublicKey, actor: Actor, now: datetime) -> None:
+    """Bar for ever the key whose true private half was sent to us, and revoke the agent that holds it.
+
+    The caller passes what the private member derives, never what the JWK claims: otherwise anybody could bar
+    anybody's key with a made-up private member. The private value itself is kept nowhere (docs/protocol.md section 1).
+    """
+    jkt = key.thumbprint
+    with transaction.atomic():
+        _, created = BarredKey.objects.get_or_create(jkt=jkt, defaults={"reason": DISCLOSED, "barred_at": now})
+        if not created:
+            return
+        agent = Agent.objects.filter(jkt=jkt).first()
+        record(
+            kind=kinds.KEY_BARRED,
+            actor=actor,
+            at=now,
+            reason=DISCLOSED,
+            agent_id=agent.id if agent else None,
+            human_id=agent.human_id if agent else None,
+            data={"jkt": jkt},
+        )
+        if agent is not None and agent.status != Agent.Status.REVOKED:
+            revoke_agent(agent=agent, actor=actor, now=now)

@@ -1,0 +1,68 @@
+"""Humans: how they come to exist, are suspended and resumed. Their passkeys and sessions belong to approvals."""
+
+from datetime import datetime
+
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
+from django.db import IntegrityError, transaction
+from django.db.models import F
+
+from agentauth.protocol.errors import InvalidRequestError, InvalidStateError
+from agentauth.protocol.manifest import check_display_name
+from audit import kinds
+from audit.services import Actor, record
+from registry.models import Human
+
+
+def create_human(*, email: str, name: str, is_staff: bool = False, actor: Actor, now: datetime) -> Human:
+    """A new active human without a passkey yet. Raises InvalidRequestError for a bad or taken address or name."""
+    try:
+        validate_email(email)
+    except ValidationError as error:
+        raise InvalidRequestError("This is not an e-mail address.") from error
+    check_display_name(name)
+    with transaction.atomic():
+        try:
+            # A savepoint, so that the refusal leaves the caller's transaction usable.
+            with transaction.atomic():
+                human = Human.objects.create(email=email, name=name, is_staff=is_staff, created_at=now)
+        except IntegrityError as error:
+            raise InvalidRequestError("Somebody already has this e-mail address.") from error
+        record(
+            kind=kinds.HUMAN_CREATED,
+            actor=actor,
+            at=now,
+            human_id=human.id,
+            data={"is_staff": is_staff},
+            personal={"email": email, "name": name},
+        )
+    return human
+
+
+def suspend_human(*, human: Human, actor: Actor, now: datetime) -> None:
+    """End the human's sessions and refuse their agents' tokens until resumed. Raises InvalidStateError."""
+    _move(human, Human.Status.ACTIVE, Human.Status.SUSPENDED, kinds.HUMAN_SUSPENDED, actor, now)
+
+
+def resume_human(*, human: Human, actor: Actor, now: datetime) -> None:
+    """Undo a suspension; sessions that were ended stay ended. Raises InvalidStateError."""
+    _move(human, Human.Status.SUSPENDED, Human.Status.ACTIVE, kinds.HUMAN_RESUMED, actor, now)
+
+
+def end_sessions(*, human: Human, actor: Actor, now: datetime) -> None:
+    """Sign the human out everywhere at once."""
+    with transaction.atomic():
+        Human.objects.filter(pk=human.pk).update(session_epoch=F("session_epoch") + 1)
+        record(kind=kinds.HUMAN_SESSIONS_ENDED, actor=actor, at=now, human_id=human.id)
+    human.refresh_from_db()
+
+
+def _move(human: Human, old: str, new: str, kind: str, actor: Actor, now: datetime) -> None:
+    with transaction.atomic():
+        moved = Human.objects.filter(pk=human.pk, status=old).update(
+            status=new, session_epoch=F("session_epoch") + 1
+        )
+        if not moved:
+            raise InvalidStateError(f"Only a human who is {old} can become {new}.")
+        record(kind=kind, actor=actor, at=now, human_id=human.id)
+    human.refresh_from_db()

@@ -1,0 +1,146 @@
+"""How an agent comes to exist: with an enrolment code as its human's, without one unclaimed."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from django.db import IntegrityError, transaction
+
+from agentauth.protocol.encoding import timestamp
+from agentauth.protocol.errors import InvalidClientError, KeyInUseError, ManifestConflictError
+from agentauth.protocol.manifest import VerifiedManifest
+from audit import kinds
+from audit.services import Actor, record
+from registry.models import Agent
+from registry.services.agents import CLAIM_LIFE, claim_is_live
+from registry.services.enrolment import find_enrolment_code, use_enrolment_code, was_used_by
+from registry.services.keys import is_barred
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """The agent, and whether it is new."""
+
+    agent: Agent
+    created: bool
+
+
+def register_agent(
+    *, manifest: VerifiedManifest, enrolment_code: str | None, actor: Actor, now: datetime
+) -> Registration:
+    """Register the holder of the manifest's key, or find it again (docs/protocol.md section 5).
+
+    The caller has proved possession of the key. 1. A barred or revoked key is nobody's any more. 2. A new key
+    becomes an agent: owned with a code, else unclaimed. 3. A known key with the same manifest is the same agent;
+    while unclaimed it is given a live claim link, or becomes owned by its code.
+
+    Raises InvalidClientError (1), ManifestConflictError and KeyInUseError (3), InvalidEnrolmentCodeError.
+    """
+    with transaction.atomic():
+        if is_barred(manifest.jkt):
+            raise InvalidClientError("This key may no longer be used. Make a new one.")
+        agent = Agent.objects.select_for_update(no_key=True).filter(jkt=manifest.jkt).first()
+        if agent is None:
+            try:
+                with transaction.atomic():
+                    return Registration(_create(manifest, enrolment_code, actor, now), created=True)
+            except IntegrityError:
+                # Two calls with one key: the other was first, and this one finds its agent.
+                agent = Agent.objects.select_for_update(no_key=True).get(jkt=manifest.jkt)
+        _check_same(agent, manifest)
+        _refresh(agent, enrolment_code, actor, now)
+        return Registration(agent, created=False)
+
+
+def _create(manifest: VerifiedManifest, code: str | None, actor: Actor, now: datetime) -> Agent:
+    enrolment = find_enrolment_code(code, now=now) if code is not None else None
+    agent = Agent.objects.create(
+        status=Agent.Status.ACTIVE if enrolment else Agent.Status.UNCLAIMED,
+        human=enrolment.human if enrolment else None,
+        jkt=manifest.jkt,
+        public_jwk=dict(manifest.key.jwk),
+        name=manifest.name,
+        description=manifest.description,
+        model_origin=manifest.model_origin,
+        manifest=manifest.compact,
+        manifest_sha256=manifest.sha256,
+        capabilities=[capability.to_json() for capability in manifest.capabilities],
+        expires_at=datetime.fromtimestamp(manifest.expires_at, UTC),
+        claim_expires_at=None if enrolment else now + CLAIM_LIFE,
+        created_at=now,
+    )
+    if enrolment is not None:
+        use_enrolment_code(enrolment, agent=agent, now=now)
+    record(
+        kind=kinds.AGENT_REGISTERED,
+        actor=actor,
+        at=now,
+        agent_id=agent.id,
+        human_id=agent.human_id,
+        data=_facts(agent),
+        personal={"name": agent.name, "description": agent.description},
+    )
+    return agent
+
+
+def _facts(agent: Agent) -> dict[str, Any]:
+    return {
+        "status": agent.status,
+        "jkt": agent.jkt,
+        "model_origin": agent.model_origin,
+        "manifest_sha256": agent.manifest_sha256,
+        "capabilities": agent.capabilities,
+        "expires_at": timestamp(agent.expires_at),
+    }
+
+
+def _check_same(agent: Agent, manifest: VerifiedManifest) -> None:
+    if agent.status == Agent.Status.REVOKED:
+        raise InvalidClientError("This agent was revoked. Make a new key.")
+    same = (
+        agent.name == manifest.name
+        and agent.description == manifest.description
+        and agent.model_origin == manifest.model_origin
+        and agent.capabilities == [capability.to_json() for capability in manifest.capabilities]
+    )
+    if not same:
+        raise ManifestConflictError("This key is registered with another manifest. Renew that one instead.")
+
+
+def _refresh(agent: Agent, code: str | None, actor: Actor, now: datetime) -> None:
+    """A known agent: take its code, or see that an unclaimed one has a live link."""
+    if code is not None and agent.human_id is None:
+        enrolment = find_enrolment_code(code, now=now)
+        use_enrolment_code(enrolment, agent=agent, now=now)
+        agent.human, agent.status, agent.claim_expires_at = enrolment.human, Agent.Status.ACTIVE, None
+        agent.save(update_fields=["human", "status", "claim_expires_at"])
+        record(
+            kind=kinds.AGENT_CLAIMED,
+            actor=actor,
+            at=now,
+            agent_id=agent.id,
+            human_id=agent.human_id,
+            data={"by": "enrolment_code"},
+        )
+    elif code is not None:
+        _check_owner(agent, code, now)
+    elif agent.status_at(now) == Agent.Status.UNCLAIMED and not claim_is_live(agent, now):
+        agent.claim_number += 1
+        agent.claim_failures = 0
+        agent.claim_expires_at = now + CLAIM_LIFE
+        agent.save(update_fields=["claim_number", "claim_failures", "claim_expires_at"])
+        record(
+            kind=kinds.AGENT_CLAIM_RENEWED,
+            actor=actor,
+            at=now,
+            agent_id=agent.id,
+            data={"claim_number": agent.claim_number},
+        )
+
+
+def _check_owner(agent: Agent, code: str, now: datetime) -> None:
+    """An owned agent with a code: fine for the code it was made with, key_in_use for another human's."""
+    if was_used_by(code, agent=agent):
+        return
+    if find_enrolment_code(code, now=now).human_id != agent.human_id:
+        raise KeyInUseError("This key belongs to another agent. Make a new one.")

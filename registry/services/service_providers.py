@@ -1,0 +1,216 @@
+"""Service providers: created with a secret shown once, authenticated by it, suspended, resumed and revoked."""
+
+import hashlib
+import hmac
+import secrets
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.utils.text import slugify
+
+from agentauth.protocol.capability import parse_allow_entry
+from agentauth.protocol.dpop import normalize_url
+from agentauth.protocol.errors import (
+    AgentAuthError,
+    InvalidClientError,
+    InvalidRequestError,
+    InvalidStateError,
+    NotFoundError,
+)
+from agentauth.protocol.manifest import check_display_name
+from audit import kinds
+from audit.services import Actor, record
+from registry.models import ServiceProvider, ServiceProviderSecret
+
+SECRET_BYTES = 32
+_MAX_AUDIENCE = 255
+_MAX_SLUG = 80
+_LOOPBACK = frozenset({"127.0.0.1", "localhost"})
+_UNKNOWN = InvalidClientError("The client id or the secret is not right.")
+
+
+def create_service_provider(
+    *,
+    name: str,
+    audience: str,
+    allowed: Sequence[str] = (),
+    is_auditor: bool = False,
+    actor: Actor,
+    now: datetime,
+) -> tuple[ServiceProvider, str]:
+    """A new active service provider and its secret, which is not kept and cannot be shown again.
+
+    `allowed` are entries such as "read:calendar"; none allow nothing. Raises InvalidRequestError for a bad name,
+    entry or audience, or one that is not disjoint from every other (docs/protocol.md section 2).
+    """
+    check_display_name(name)
+    for entry in allowed:
+        parse_allow_entry(entry)
+    check_audience(audience)
+    with transaction.atomic():
+        _check_disjoint(audience)
+        try:
+            with transaction.atomic():
+                service_provider = ServiceProvider.objects.create(
+                    name=name,
+                    slug=_free_slug(name),
+                    audience=audience,
+                    allowed=list(allowed),
+                    is_auditor=is_auditor,
+                    created_at=now,
+                )
+        except IntegrityError as error:
+            # Somebody took the slug or the audience between the look and the insert.
+            raise InvalidRequestError("This name or audience was just taken. Try again.") from error
+        secret = _add_secret(service_provider, now)
+        record(
+            kind=kinds.SERVICE_PROVIDER_CREATED,
+            actor=actor,
+            at=now,
+            service_provider_id=service_provider.id,
+            data={
+                "name": name,
+                "audience": audience,
+                "allowed": list(allowed),
+                "is_auditor": is_auditor,
+            },
+        )
+    return service_provider, secret
+
+
+def rotate_secret(*, service_provider: ServiceProvider, actor: Actor, now: datetime) -> str:
+    """A further secret; the newest of the old ones stays good beside it, older ones end now."""
+    with transaction.atomic():
+        live = service_provider.secrets.filter(revoked_at=None).order_by("-created_at", "-id")
+        ServiceProviderSecret.objects.filter(pk__in=[row.pk for row in live[1:]]).update(revoked_at=now)
+        secret = _add_secret(service_provider, now)
+        record(
+            kind=kinds.SERVICE_PROVIDER_SECRET_ROTATED,
+            actor=actor,
+            at=now,
+            service_provider_id=service_provider.id,
+        )
+    return secret
+
+
+def authenticate_service_provider(*, client_id: str, secret: str) -> ServiceProvider:
+    """The active service provider with this id and secret.
+
+    Raises InvalidClientError, one and the same for an unknown id, a wrong secret and an inactive provider. The
+    digest is compared in constant time; a secret has 256 random bits, so a plain digest keeps it.
+    """
+    digest = hashlib.sha256(secret.encode()).digest()
+    try:
+        client = uuid.UUID(client_id)
+    except ValueError:
+        raise _UNKNOWN from None
+    if str(client) != client_id:
+        raise _UNKNOWN
+    rows = ServiceProviderSecret.objects.select_related("service_provider").filter(
+        service_provider_id=client, revoked_at=None, service_provider__status=ServiceProvider.Status.ACTIVE
+    )
+    good = [row for row in rows if hmac.compare_digest(bytes(row.digest), digest)]
+    if not good:
+        raise _UNKNOWN
+    return good[0].service_provider
+
+
+def find_service_provider(reference: str) -> ServiceProvider:
+    """The active service provider with this id or slug. Raises NotFoundError."""
+    try:
+        by = {"pk": uuid.UUID(reference)}
+    except ValueError:
+        by = {"slug": reference}  # type: ignore[dict-item]
+    found = ServiceProvider.objects.filter(status=ServiceProvider.Status.ACTIVE, **by).first()
+    if found is None:
+        raise NotFoundError("There is nothing here, or it is not yours.")
+    return found
+
+
+def suspend_service_provider(*, service_provider: ServiceProvider, actor: Actor, now: datetime) -> None:
+    """Refuse the provider and every token for it until resumed. Raises InvalidStateError."""
+    states = ServiceProvider.Status
+    _move(service_provider, [states.ACTIVE], states.SUSPENDED, kinds.SERVICE_PROVIDER_SUSPENDED, actor, now)
+
+
+def resume_service_provider(*, service_provider: ServiceProvider, actor: Actor, now: datetime) -> None:
+    """Undo a suspension. Raises InvalidStateError."""
+    states = ServiceProvider.Status
+    _move(service_provider, [states.SUSPENDED], states.ACTIVE, kinds.SERVICE_PROVIDER_RESUMED, actor, now)
+
+
+def revoke_service_provider(*, service_provider: ServiceProvider, actor: Actor, now: datetime) -> None:
+    """End the provider for good: it never authenticates again and no token for it is accepted."""
+    states = ServiceProvider.Status
+    old = [states.ACTIVE, states.SUSPENDED]
+    _move(service_provider, old, states.REVOKED, kinds.SERVICE_PROVIDER_REVOKED, actor, now)
+
+
+def check_audience(audience: str) -> None:
+    """Refuse an audience that is not an absolute URL in normal form, without final slash, on an origin not ours.
+
+    https in production; in development also http on the loopback host. Raises InvalidRequestError.
+    """
+    try:
+        parts, normal = urlsplit(audience), normalize_url(audience)
+    except (AgentAuthError, ValueError) as error:
+        raise InvalidRequestError("The audience must be an absolute URL.") from error
+    if len(audience) > _MAX_AUDIENCE or audience.endswith("/") or normal not in {audience, f"{audience}/"}:
+        # Also drops query, fragment, userinfo, capitals and default ports: none of them is in the normal form.
+        raise InvalidRequestError(
+            "The audience must be a plain URL: lower-case host, no default port, no query, no final slash."
+        )
+    loopback = settings.DEVELOPMENT and parts.scheme == "http" and parts.hostname in _LOOPBACK
+    if parts.scheme != "https" and not loopback:
+        raise InvalidRequestError("The audience must be an https URL.")
+    if _origin(audience) == _origin(settings.ISSUER):
+        raise InvalidRequestError("The audience may not share this registry's own origin.")
+
+
+def _check_disjoint(audience: str) -> None:
+    """No audience equals, contains or lies inside another: a proof for one must never be good at two."""
+    for other in ServiceProvider.objects.filter(audience__startswith=_origin(audience)):
+        longer, shorter = sorted((f"{audience}/", f"{other.audience}/"), key=len, reverse=True)
+        if longer.startswith(shorter):
+            raise InvalidRequestError("The audience overlaps that of another service provider.")
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _free_slug(name: str) -> str:
+    base = slugify(name)[: _MAX_SLUG - 5] or "service-provider"
+    taken = set(ServiceProvider.objects.filter(slug__startswith=base).values_list("slug", flat=True))
+    numbered = (f"{base}-{number}" for number in range(2, len(taken) + 3))
+    return base if base not in taken else next(slug for slug in numbered if slug not in taken)
+
+
+def _add_secret(service_provider: ServiceProvider, now: datetime) -> str:
+    secret = secrets.token_urlsafe(SECRET_BYTES)
+    ServiceProviderSecret.objects.create(
+        service_provider=service_provider,
+        digest=hashlib.sha256(secret.encode()).digest(),
+        created_at=now,
+    )
+    return secret
+
+
+def _move(
+    service_provider: ServiceProvider,
+    old: Sequence[str],
+    new: str,
+    kind: str,
+    actor: Actor,
+    now: datetime,
+) -> None:
+    with transaction.atomic():
+        if not ServiceProvider.objects.filter(pk=service_provider.pk, status__in=old).update(status=new):
+            raise InvalidStateError(f"The service provider cannot become {new} from where it is.")
+        record(kind=kind, actor=actor, at=now, service_provider_id=service_provider.id)
+    service_provider.refresh_from_db()

@@ -1,0 +1,194 @@
+"""Access tokens: intent committed first, then signed, then delivered; revoked by one column."""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+
+from agentauth.protocol.capability import parse_capabilities
+from agentauth.protocol.envelope import EMPTY, parse_envelope
+from agentauth.protocol.errors import (
+    AgentAuthError,
+    IdempotencyExpiredError,
+    InvalidGrantError,
+    NotFoundError,
+)
+from agentauth.protocol.jose import parse_compact, verify_jws
+from agentauth.protocol.token import MAX_TOKEN_SECONDS, TOKEN_TYP, build_claims, sign_token
+from audit import kinds
+from audit.faults import fault_point
+from audit.services import Actor, record
+from kms import services as kms
+from registry.models import Agent, Grant, ServiceProvider, Token
+from registry.services.codes import pairwise_subject
+from registry.services.grants import find_grant
+from registry.services.state import token_state
+
+_REFUSED = InvalidGrantError("There is no active grant of yours with this id.")
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedToken:
+    """A token whose row and event are written: what `sign_issued` may sign once they are committed."""
+
+    jti: str
+    claims: Mapping[str, Any]
+    expires_in: int
+
+
+def issue_token(*, agent: Agent, grant_id: str, actor: Actor, now: datetime) -> IssuedToken:
+    """Write the row and the event of a token for exactly what the grant's row says (docs/protocol.md section 7).
+
+    The token is not made here: signing comes after the commit, so that no token exists whose issue is not on
+    record. A crash in between leaves a row without a token, which nobody can use.
+
+    Raises InvalidGrantError, one and the same for unknown, another's, not active, and an inactive agent.
+    """
+    with transaction.atomic():
+        grant = _usable_grant(agent, grant_id, now)
+        claims, expires_at = _claims(grant, now)
+        token = Token.objects.create(
+            jti=claims["jti"],
+            grant=grant,
+            grant_version=grant.version,
+            jkt=grant.agent.jkt,
+            claims=claims,
+            issued_at=now,
+            expires_at=expires_at,
+        )
+        fault_point("issue.after_intent")
+        record(
+            kind=kinds.TOKEN_ISSUED,
+            actor=actor,
+            at=now,
+            agent_id=grant.agent_id,
+            human_id=grant.agent.human_id,
+            service_provider_id=grant.service_provider_id,
+            grant_id=grant.id,
+            token_jti=token.jti,
+            data={"grant_version": grant.version, "iat": claims["iat"], "exp": claims["exp"]},
+        )
+    return IssuedToken(token.jti, claims, claims["exp"] - int(now.timestamp()))
+
+
+def sign_issued(claims: Mapping[str, Any], now: datetime) -> str:
+    """Sign claims that stand in a committed row. Raises TemporarilyUnavailableError if no key answers."""
+    fault_point("issue.after_commit")
+    token = sign_token(claims, kms.signer(purpose="token", now=now))
+    fault_point("issue.after_signature")
+    return token
+
+
+def issued_again(jti: str, now: datetime) -> IssuedToken:
+    """The stored claims of an earlier call with the same Idempotency-Key, while they may still be used.
+
+    Raises IdempotencyExpiredError once the token ended or was revoked, InvalidGrantError where its grant, agent,
+    human or service provider is not active any more.
+    """
+    state = token_state(jti)
+    token = state.token
+    expires_in = int(token.expires_at.timestamp()) - int(now.timestamp())
+    if expires_in <= 0 or token.revoked_at is not None:
+        raise IdempotencyExpiredError("The token of that call has ended. Ask with a new Idempotency-Key.")
+    if state.refusal(now) is not None:
+        raise _REFUSED
+    return IssuedToken(token.jti, token.claims, expires_in)
+
+
+def revoke_token(*, jti: str, actor: Actor, now: datetime) -> bool:
+    """Revoke the token for good; False where it is unknown or was revoked before, which changes nothing."""
+    with transaction.atomic():
+        if not Token.objects.filter(jti=jti, revoked_at=None).update(revoked_at=now):
+            return False
+        state = token_state(jti)
+        record(
+            kind=kinds.TOKEN_REVOKED,
+            actor=actor,
+            at=now,
+            agent_id=state.agent.id,
+            human_id=state.agent.human_id,
+            service_provider_id=state.service_provider.id,
+            grant_id=state.grant.id,
+            token_jti=jti,
+        )
+        fault_point("revoke.before_commit")
+    fault_point("revoke.after_commit")
+    return True
+
+
+def revoke_presented_token(
+    *, untrusted_token: str, caller: Agent | ServiceProvider, actor: Actor, now: datetime
+) -> None:
+    """RFC 7009: revoke a token its agent or its audience presents; every other token changes nothing, silently.
+
+    Only a string that we signed counts: its `jti` alone, which others may have seen, is no credential.
+    """
+    try:
+        jws = parse_compact(untrusted_token)
+        key = kms.verification_keys(purpose="token", now=now).get(str(jws.header.get("kid")))
+        if key is None:
+            return
+        jti = verify_jws(jws, key, expected_typ=TOKEN_TYP).claims.get("jti")
+        state = token_state(str(jti))
+    except AgentAuthError as error:
+        if error.code == "temporarily_unavailable":
+            raise
+        return
+    owner = state.agent.pk if isinstance(caller, Agent) else state.service_provider.pk
+    if owner == caller.pk:
+        revoke_token(jti=state.token.jti, actor=actor, now=now)
+
+
+def _usable_grant(agent: Agent, grant_id: str, now: datetime) -> Grant:
+    try:
+        grant = find_grant(grant_id, agent=agent)
+    except NotFoundError:
+        raise _REFUSED from None
+    human = grant.agent.human
+    good = (
+        grant.status_at(now) == Grant.Status.APPROVED
+        and grant.agent.is_active_at(now)
+        and grant.service_provider.is_active
+        and human is not None
+        and human.is_active
+    )
+    if not good:
+        raise _REFUSED
+    return grant
+
+
+def _claims(grant: Grant, now: datetime) -> tuple[dict[str, Any], datetime]:
+    """The claims from the grant's row alone, and the token's end: the earliest of every limit on it."""
+    envelope = parse_envelope(grant.envelope)
+    human_id = grant.agent.human_id
+    if grant.valid_until is None or human_id is None:
+        raise _REFUSED
+    issued_at = int(now.timestamp())
+    life = min(MAX_TOKEN_SECONDS, envelope.max_session_seconds or MAX_TOKEN_SECONDS)
+    end = min(issued_at + life, int(grant.valid_until.timestamp()), int(grant.agent.expires_at.timestamp()))
+    if end <= issued_at:
+        raise _REFUSED
+    claims = build_claims(
+        issuer=settings.ISSUER,
+        audience=grant.service_provider.audience,
+        subject=pairwise_subject(human_id, grant.service_provider_id),
+        agent_id=str(grant.agent_id),
+        jti=_new_jti(),
+        issued_at=issued_at,
+        expires_at=end,
+        jkt=grant.agent.jkt,
+        grant_id=str(grant.id),
+        grant_version=grant.version,
+        capabilities=parse_capabilities(grant.capabilities),
+        has_envelope=envelope != EMPTY,
+    )
+    return claims, datetime.fromtimestamp(end, tz=now.tzinfo)
+
+
+def _new_jti() -> str:
+    # Random in full, unlike our row ids: nothing about its time or neighbours can be read from it.
+    return str(uuid.uuid4())
