@@ -1,5 +1,6 @@
 """Discovery: public documents that say where everything is and what is spoken here. Only what is true today."""
 
+from dataclasses import fields
 from typing import Any
 
 from django.conf import settings
@@ -10,7 +11,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from agentauth.protocol.capability import TYPES
-from agentauth.protocol.envelope import DEFAULT_MAXIMA, MEMBERS
+from agentauth.protocol.envelope import DEFAULT_MAXIMA, Envelope
 from kms.services import public_jwks
 
 ALGORITHMS = ["EdDSA", "Ed25519", "ES256"]
@@ -53,7 +54,7 @@ def agentauth_document() -> dict[str, Any]:
             "jwks": f"{base}/.well-known/jwks.json",
         },
         "capability_types": list(TYPES),
-        "envelope": {"members": list(MEMBERS), "maxima": DEFAULT_MAXIMA.to_json()},
+        "envelope": {"members": [member.name for member in fields(Envelope)], "maxima": DEFAULT_MAXIMA.to_json()},
         "algorithms": ALGORITHMS,
         "receipt_jwks": public_jwks(purpose="receipt", now=timezone.now()),
     }

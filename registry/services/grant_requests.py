@@ -5,26 +5,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.conf import settings
 from django.db import transaction
 
 from agentauth.protocol.capability import Capability, narrows, parse_allow_entry, parse_capabilities
 from agentauth.protocol.encoding import canonical_json, timestamp
-from agentauth.protocol.envelope import EMPTY, Envelope, single_currency
+from agentauth.protocol.envelope import Envelope, single_currency
 from agentauth.protocol.errors import (
     AgentInactiveError,
     CooldownActiveError,
-    GrantTooLargeError,
     InvalidClientError,
     InvalidScopeError,
     TooManyPendingGrantsError,
 )
-from agentauth.protocol.jose import signing_input
-from agentauth.protocol.token import MAX_SIGNING_INPUT, TOKEN_TYP, build_claims
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Agent, Grant, Human, ServiceProvider
-from registry.services.grants import expire_grant
+from registry.services.grants import check_token_fits, expire_grant
 
 PENDING_LIFE = timedelta(hours=1)
 DEFAULT_SECONDS = 30 * 24 * 3600
@@ -34,10 +30,6 @@ MAX_PENDING_PER_AGENT = 5
 MAX_PENDING_PER_HUMAN = 20
 MAX_PENDING_UNCLAIMED = 1
 COOLDOWNS = (timedelta(hours=1), timedelta(hours=4), timedelta(hours=24))
-# As long as the real ones can be: 256-bit thumbprints and subjects, UUIDs.
-_LONGEST = "x" * 43
-_UUID = "00000000-0000-0000-0000-000000000000"
-_LATEST = 9_999_999_999
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,27 +117,7 @@ def _check_terms(agent: Agent, asked: GrantRequest) -> None:
     if not narrows(asked.capabilities, allowed):
         raise InvalidScopeError("The service provider does not allow all of these capabilities.")
     single_currency(asked.capabilities, asked.envelope)
-    if token_size(asked) > MAX_SIGNING_INPUT:
-        raise GrantTooLargeError("A token for all this would be too large. Ask for less in one grant.")
-
-
-def token_size(asked: GrantRequest) -> int:
-    """Bytes of the signing input of a token for exactly this, with every variable part at its longest."""
-    claims = build_claims(
-        issuer=settings.ISSUER,
-        audience=asked.service_provider.audience,
-        subject=_LONGEST,
-        agent_id=_UUID,
-        jti=_UUID,
-        issued_at=_LATEST,
-        expires_at=_LATEST,
-        jkt=_LONGEST,
-        grant_id=_UUID,
-        grant_version=_LATEST,
-        capabilities=asked.capabilities,
-        has_envelope=asked.envelope != EMPTY,
-    )
-    return len(signing_input(claims, typ=TOKEN_TYP, alg="EdDSA", header={"kid": _LONGEST}))
+    check_token_fits(asked.service_provider, asked.capabilities, asked.envelope)
 
 
 def _identical(agent: Agent, asked: GrantRequest, actor: Actor, now: datetime) -> Grant | None:

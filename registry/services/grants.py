@@ -5,23 +5,29 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import F
 
 from agentauth.protocol.capability import Capability, narrows, parse_allow_entry, parse_capabilities
 from agentauth.protocol.encoding import timestamp
-from agentauth.protocol.envelope import Envelope, narrows_envelope, parse_envelope
+from agentauth.protocol.envelope import EMPTY, Envelope, narrows_envelope, parse_envelope
 from agentauth.protocol.errors import (
     GrantChangedError,
     InvalidRequestError,
     InvalidStateError,
     NotFoundError,
 )
+from agentauth.protocol.token import build_claims, check_token_size
 from audit import kinds
 from audit.faults import fault_point
 from audit.services import Actor, record
-from registry.models import Agent, Grant, Human
+from registry.models import Agent, Grant, Human, ServiceProvider
 
+# As long as the real ones can be: 256-bit thumbprints and subjects, UUIDs, ten-digit seconds.
+_LONGEST = "x" * 43
+_UUID = "00000000-0000-0000-0000-000000000000"
+_LATEST = 9_999_999_999
 _STATEMENT_LIFE = timedelta(minutes=5)
 _CHANGED = GrantChangedError("This request changed since it was shown. Look at it again.")
 
@@ -80,6 +86,8 @@ def approve_grant(
     if not narrows_envelope(envelope, limits):
         raise InvalidRequestError("The limits that were asked for may only be tightened.")
     check_within_bounds(grant, capabilities)  # 3
+    # Narrower can be longer: one resource split in many.
+    check_token_fits(grant.service_provider, capabilities, envelope)
     terms = {
         "capabilities": [capability.to_json() for capability in capabilities],
         "envelope": envelope.to_json(),
@@ -171,6 +179,30 @@ def expire_grant(*, grant: Grant, actor: Actor, now: datetime) -> None:
     if grant.status == Grant.Status.EXPIRED or grant.status_at(now) != Grant.Status.EXPIRED:
         raise InvalidStateError("This grant has not come to its end.")
     _end(grant, Grant.Status.EXPIRED, kinds.GRANT_EXPIRED, actor, now)
+
+
+def check_token_fits(
+    service_provider: ServiceProvider, capabilities: Sequence[Capability], envelope: Envelope
+) -> None:
+    """A token for exactly this fits its limit, every variable part at its longest. Raises GrantTooLargeError.
+
+    Found out when it is asked for, not when the first token is (docs/protocol.md section 3).
+    """
+    claims = build_claims(
+        issuer=settings.ISSUER,
+        audience=service_provider.audience,
+        subject=_LONGEST,
+        agent_id=_UUID,
+        jti=_UUID,
+        issued_at=_LATEST - 1,
+        expires_at=_LATEST,
+        jkt=_LONGEST,
+        grant_id=_UUID,
+        grant_version=_LATEST,
+        capabilities=capabilities,
+        has_envelope=envelope != EMPTY,
+    )
+    check_token_size(claims, alg="EdDSA", kid=_LONGEST)
 
 
 def narrowed_members(grant: Grant) -> list[str]:

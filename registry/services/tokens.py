@@ -18,7 +18,7 @@ from agentauth.protocol.errors import (
     NotFoundError,
 )
 from agentauth.protocol.jose import parse_compact, verify_jws
-from agentauth.protocol.token import MAX_TOKEN_SECONDS, TOKEN_TYP, build_claims, sign_token
+from agentauth.protocol.token import MAX_TOKEN_SECONDS, TYP, build_claims, sign_token
 from audit import kinds
 from audit.faults import fault_point
 from audit.services import Actor, record
@@ -132,7 +132,7 @@ def revoke_presented_token(
         key = kms.verification_keys(purpose="token", now=now).get(str(jws.header.get("kid")))
         if key is None:
             return
-        jti = verify_jws(jws, key, expected_typ=TOKEN_TYP).claims.get("jti")
+        jti = verify_jws(jws, key, expected_typ=TYP).claims.get("jti")
         state = token_state(str(jti))
     except AgentAuthError as error:
         if error.code == "temporarily_unavailable":

@@ -1,0 +1,27 @@
+"""`create_enrolment_code --human EMAIL`: a one-time code with which one agent registers as this human's."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+from django.utils import timezone
+
+from agentauth.protocol.encoding import timestamp
+from registry.management.json_output import OPERATOR, JsonCommand
+from registry.models import Human
+from registry.services.enrolment import create_enrolment_code
+
+
+class Command(JsonCommand):
+    help = "Make an enrolment code for a human: one agent, 15 minutes."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("--human", required=True, metavar="EMAIL")
+
+    def act(self, **options: Any) -> Mapping[str, Any]:
+        human = Human.objects.filter(email__iexact=options["human"]).first()
+        if human is None:
+            raise CommandError("No human has this e-mail address.")
+        row, code = create_enrolment_code(human=human, actor=OPERATOR, now=timezone.now())
+        return {"code": code, "expires_at": timestamp(row.expires_at)}

@@ -1,0 +1,36 @@
+"""`create_service_provider NAME --audience URL`: a new service provider; its secret is shown this once."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.core.management.base import CommandParser
+from django.utils import timezone
+
+from registry.management.json_output import OPERATOR, JsonCommand
+from registry.services.service_providers import create_service_provider
+
+
+class Command(JsonCommand):
+    help = "Create a service provider. The secret is shown once and not kept."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("name")
+        parser.add_argument("--audience", required=True, help="absolute URL of its API, without final slash")
+        parser.add_argument("--allow", nargs="*", default=[], help="such as read:calendar; none allow nothing")
+        parser.add_argument("--auditor", action="store_true", help="may read every event")
+
+    def act(self, **options: Any) -> Mapping[str, Any]:
+        service_provider, secret = create_service_provider(
+            name=options["name"],
+            audience=options["audience"],
+            allowed=options["allow"],
+            is_auditor=options["auditor"],
+            actor=OPERATOR,
+            now=timezone.now(),
+        )
+        return {
+            "client_id": str(service_provider.id),
+            "slug": service_provider.slug,
+            "client_secret": secret,
+        }

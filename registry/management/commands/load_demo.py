@@ -1,0 +1,90 @@
+"""`load_demo`: the demo service provider, its id and secret in var/demo/service_provider.json. Development only."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import CommandError
+from django.utils import timezone
+
+from agentauth.protocol.errors import InvalidClientError
+from registry.management.json_output import OPERATOR, JsonCommand
+from registry.models import ServiceProvider
+from registry.services.service_providers import (
+    authenticate_service_provider,
+    create_service_provider,
+    rotate_secret,
+)
+
+NAME = "Demo Service"
+SLUG = "demo-service"
+AUDIENCE = "http://127.0.0.1:8001"
+ALLOWED = [
+    "read:calendar",
+    "write:calendar",
+    "delete:calendar",
+    "read:files",
+    "write:files",
+    "delete:files",
+    "read:payments",
+    "transact:payments",
+]
+
+
+class Command(JsonCommand):
+    help = "Make sure the demo service provider exists and its secret is at hand. Run it as often as you like."
+
+    def act(self, **options: Any) -> Mapping[str, Any]:
+        if not settings.DEVELOPMENT:
+            raise CommandError("load_demo is for development only.")
+        path = settings.VAR_DIR / "demo" / "service_provider.json"
+        found = ServiceProvider.objects.filter(slug=SLUG).first()
+        kept = read_credentials(path)
+        if found is None:
+            found, secret = create_service_provider(
+                name=NAME, audience=AUDIENCE, allowed=ALLOWED, actor=OPERATOR, now=timezone.now()
+            )
+        elif kept is not None and kept["client_id"] == str(found.id) and works(kept):
+            secret = kept["client_secret"]
+        else:
+            secret = rotate_secret(service_provider=found, actor=OPERATOR, now=timezone.now())
+        credentials = {
+            "client_id": str(found.id),
+            "client_secret": secret,
+            "slug": found.slug,
+            "audience": found.audience,
+            "registry_url": settings.PUBLIC_URL,
+        }
+        write_credentials(path, credentials)
+        # The secret goes to the file alone: a terminal's scrollback keeps what it was shown.
+        return {"client_id": credentials["client_id"], "slug": found.slug, "file": str(path)}
+
+
+def read_credentials(path: Path) -> dict[str, str] | None:
+    """What an earlier run wrote; None where it is lost or broken."""
+    try:
+        kept = json.loads(path.read_text())
+        return {name: str(kept[name]) for name in ("client_id", "client_secret")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def works(kept: Mapping[str, str]) -> bool:
+    try:
+        authenticate_service_provider(client_id=kept["client_id"], secret=kept["client_secret"])
+    except InvalidClientError:
+        return False
+    return True
+
+
+def write_credentials(path: Path, credentials: Mapping[str, str]) -> None:
+    """Whole or not at all, and never readable by others, not even for a moment."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_suffix(f".{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(dict(credentials), file, indent=1)
+    draft.replace(path)
