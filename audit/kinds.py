@@ -11,3 +11,47 @@ KEY_PUBLISHED = "kms.key.published"
 KEY_ACTIVATED = "kms.key.activated"
 # A key is refused from now on, whatever it signed.
 KEY_DISABLED = "kms.key.disabled"
+
+# A human exists; their passkey comes with the setup link.
+HUMAN_CREATED = "registry.human.created"
+HUMAN_SUSPENDED = "registry.human.suspended"
+HUMAN_RESUMED = "registry.human.resumed"
+# Signed out everywhere at once.
+HUMAN_SESSIONS_ENDED = "registry.human.sessions_ended"
+
+SERVICE_PROVIDER_CREATED = "registry.service_provider.created"
+SERVICE_PROVIDER_SECRET_ROTATED = "registry.service_provider.secret_rotated"  # noqa: S105 — the name of an event
+SERVICE_PROVIDER_SUSPENDED = "registry.service_provider.suspended"
+SERVICE_PROVIDER_RESUMED = "registry.service_provider.resumed"
+SERVICE_PROVIDER_REVOKED = "registry.service_provider.revoked"
+
+ENROLMENT_CODE_CREATED = "registry.enrolment_code.created"
+# A wrong secret for an existing code; the fifth locks it.
+ENROLMENT_CODE_FAILED = "registry.enrolment_code.failed"
+
+AGENT_REGISTERED = "registry.agent.registered"
+AGENT_CLAIMED = "registry.agent.claimed"
+# A new claim link, since the old one ended unused.
+AGENT_CLAIM_RENEWED = "registry.agent.claim_renewed"
+# A wrong code on the claim page; the fifth ends the link.
+AGENT_CLAIM_FAILED = "registry.agent.claim_failed"
+AGENT_SUSPENDED = "registry.agent.suspended"
+AGENT_RESUMED = "registry.agent.resumed"
+AGENT_REVOKED = "registry.agent.revoked"
+AGENT_EXPIRED = "registry.agent.expired"
+# Nobody claimed it for a week.
+AGENT_DELETED = "registry.agent.deleted"
+# This agent key is refused for ever; the reason says why.
+AGENT_KEY_BARRED = "registry.agent_key.barred"
+
+GRANT_REQUESTED = "registry.grant.requested"
+GRANT_APPROVED = "registry.grant.approved"
+GRANT_DENIED = "registry.grant.denied"
+GRANT_WITHDRAWN = "registry.grant.withdrawn"
+GRANT_SUSPENDED = "registry.grant.suspended"
+GRANT_RESUMED = "registry.grant.resumed"
+GRANT_REVOKED = "registry.grant.revoked"
+GRANT_EXPIRED = "registry.grant.expired"
+
+TOKEN_ISSUED = "registry.token.issued"  # noqa: S105 — the name of an event
+TOKEN_REVOKED = "registry.token.revoked"  # noqa: S105 — the name of an event

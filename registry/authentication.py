@@ -54,7 +54,9 @@ def spend(proof: VerifiedProof) -> None:
     """Use the proof up, for good, whatever becomes of the request. Raises InvalidProofError(reason="replayed")."""
     until = datetime.fromtimestamp(proof.spent_until, UTC)
     if not spend_proof(jkt=proof.jkt, jti=proof.jti, until=until):
-        raise InvalidProofError("This proof was used before. Make a new one for each call.", reason="replayed")
+        raise InvalidProofError(
+            "This proof was used before. Make a new one for each call.", reason="replayed"
+        )
 
 
 class AgentProofAuthentication(BaseAuthentication):
@@ -98,11 +100,10 @@ def read_basic(header: str) -> tuple[str, str]:
     """
     scheme, _, encoded = header.partition(" ")
     try:
-        if scheme.lower() != "basic":
-            raise ValueError(scheme)
-        client_id, colon, secret = base64.b64decode(encoded.strip(), validate=True).decode("ascii").partition(":")
+        decoded = base64.b64decode(encoded.strip(), validate=True).decode("ascii")
     except (ValueError, binascii.Error):
-        raise InvalidClientError("Authenticate with client id and secret (Basic).") from None
-    if not colon:
+        decoded = ""
+    client_id, colon, secret = decoded.partition(":")
+    if scheme.lower() != "basic" or not colon:
         raise InvalidClientError("Authenticate with client id and secret (Basic).")
     return client_id, secret

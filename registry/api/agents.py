@@ -56,9 +56,7 @@ class RegisterView(NativeView):
     def _manifest(self, body: dict[str, Any]) -> VerifiedManifest:
         compact = text(body["manifest"], "manifest", maximum=MAX_MANIFEST_CHARACTERS)
         try:
-            return verify_manifest(
-                compact, expected_audience=settings.ISSUER, now=int(self.now.timestamp())
-            )
+            return verify_manifest(compact, expected_audience=settings.ISSUER, now=int(self.now.timestamp()))
         except PrivateMemberError as error:
             if error.derives is not None:
                 bar_disclosed_key(key=error.derives, actor=self.actor, now=self.now)
@@ -98,8 +96,6 @@ class OwnAgentView(NativeView):
 
 def render_registration(answer: Answer) -> dict[str, Any]:
     """The stored answer with the secrets of its claim, which are derived and never stored."""
-
-
     body = dict(answer.body)
     number = body.pop("claim_number", None)
     if number is not None:

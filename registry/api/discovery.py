@@ -54,7 +54,10 @@ def agentauth_document() -> dict[str, Any]:
             "jwks": f"{base}/.well-known/jwks.json",
         },
         "capability_types": list(TYPES),
-        "envelope": {"members": [member.name for member in fields(Envelope)], "maxima": DEFAULT_MAXIMA.to_json()},
+        "envelope": {
+            "members": [member.name for member in fields(Envelope)],
+            "maxima": DEFAULT_MAXIMA.to_json(),
+        },
         "algorithms": ALGORITHMS,
         "receipt_jwks": public_jwks(purpose="receipt", now=timezone.now()),
     }

@@ -15,7 +15,13 @@ from agentauth.protocol.reading import integer, text
 from registry.api.grant_answers import accepted, render_grant, render_request
 from registry.api.views import NativeView, empty, query_cursor, query_integer
 from registry.models import Grant
-from registry.services.grant_requests import DEFAULT_SECONDS, MAX_SECONDS, MIN_SECONDS, GrantRequest, request_grant
+from registry.services.grant_requests import (
+    DEFAULT_SECONDS,
+    MAX_SECONDS,
+    MIN_SECONDS,
+    GrantRequest,
+    request_grant,
+)
 from registry.services.grants import find_grant, revoke_grant, withdraw_grant
 from registry.services.idempotency import Answer
 from registry.services.polling import note_poll

@@ -11,7 +11,13 @@ from registry.api.views import NativeView
 from registry.authentication import AgentProofAuthentication, ServiceProviderAuthentication
 from registry.permissions import IsAgentOrServiceProvider
 from registry.services.idempotency import Answer
-from registry.services.tokens import IssuedToken, issue_token, issued_again, revoke_presented_token, sign_issued
+from registry.services.tokens import (
+    IssuedToken,
+    issue_token,
+    issued_again,
+    revoke_presented_token,
+    sign_issued,
+)
 
 
 class IssueTokenView(NativeView):
@@ -55,7 +61,5 @@ class RevokeTokenView(NativeView):
         tokens = request.data.getlist("token")
         if len(tokens) != 1 or not tokens[0]:
             raise InvalidRequestError("Send one parameter token, form-encoded.")
-        revoke_presented_token(
-            untrusted_token=tokens[0], caller=request.user, actor=self.actor, now=self.now
-        )
+        revoke_presented_token(untrusted_token=tokens[0], caller=request.user, actor=self.actor, now=self.now)
         return Response(status=200)

@@ -47,9 +47,7 @@ class NativeView(APIView):
             return Actor("service_provider", str(user.pk), request_id)
         return Actor("anonymous", "", request_id)
 
-    def body(
-        self, *, required: Collection[str] = (), optional: Collection[str] = ()
-    ) -> dict[str, Any]:
+    def body(self, *, required: Collection[str] = (), optional: Collection[str] = ()) -> dict[str, Any]:
         """The JSON object of the body with exactly these members; nothing at all counts as an empty object."""
         data = self.request.data if self.request.body else {}
         return members(data, "body", required=required, optional=optional)
@@ -76,7 +74,12 @@ class NativeView(APIView):
 
 def query_integer(text: str, name: str, *, minimum: int, maximum: int) -> int:
     """A plain decimal integer in range. Raises InvalidRequestError."""
-    if not text.isascii() or not text.isdigit() or not minimum <= int(text[:9]) <= maximum or len(text) > len(str(maximum)):
+    if (
+        not text.isascii()
+        or not text.isdigit()
+        or not minimum <= int(text[:9]) <= maximum
+        or len(text) > len(str(maximum))
+    ):
         raise InvalidRequestError(f"{name} must be a whole number from {minimum} to {maximum}.")
     return int(text)
 

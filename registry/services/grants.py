@@ -117,7 +117,9 @@ def deny_grant(*, grant: Grant, human: Human, reason: str, actor: Actor, now: da
     if grant.status_at(now) != Grant.Status.PENDING:
         raise _CHANGED
     with transaction.atomic():
-        _swap(grant, status=Grant.Status.DENIED, human=human, decided_at=now, ended_at=now, deny_reason=reason)
+        _swap(
+            grant, status=Grant.Status.DENIED, human=human, decided_at=now, ended_at=now, deny_reason=reason
+        )
         personal = {"deny_reason": reason} if reason else {}
         _record(kinds.GRANT_DENIED, grant, actor, now, data=_asked(grant), personal=personal)
 

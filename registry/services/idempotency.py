@@ -18,8 +18,8 @@ from registry.models import IdempotencyRecord
 KEPT_FOR = timedelta(hours=24)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _INSERT = (
-    "INSERT INTO {table} (caller, route, key, body_sha256, status, body, token_jti, created_at, expires_at) "
-    "VALUES (%s, %s, %s, %s, 0, '{{}}', '', %s, %s) ON CONFLICT (caller, route, key) DO NOTHING"
+    "INSERT INTO registry_idempotencyrecord (caller, route, key, body_sha256, status, body, token_jti, created_at, expires_at) "
+    "VALUES (%s, %s, %s, %s, 0, '{}', '', %s, %s) ON CONFLICT (caller, route, key) DO NOTHING"
 )
 
 
@@ -66,11 +66,10 @@ def run_once(
 
 def _claim(caller: str, route: str, key: str, body_sha256: bytes, now: datetime) -> bool:
     """Insert the row; False where another call was first, once that one has committed."""
-    statement = _INSERT.format(table=connection.ops.quote_name(IdempotencyRecord._meta.db_table))
     times = [connection.ops.adapt_datetimefield_value(at) for at in (now, now + KEPT_FOR)]
     try:
         with connection.cursor() as cursor:
-            cursor.execute(statement, [caller, route, key, body_sha256, *times])
+            cursor.execute(_INSERT, [caller, route, key, body_sha256, *times])
             return cursor.rowcount == 1
     except OperationalError as error:
         # PostgreSQL's lock_timeout ran out while the first call held the row. Whether its act will be done is

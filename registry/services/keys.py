@@ -26,12 +26,14 @@ def bar_disclosed_key(*, key: PublicKey, actor: Actor, now: datetime) -> None:
     """
     jkt = key.thumbprint
     with transaction.atomic():
-        _, created = BarredKey.objects.get_or_create(jkt=jkt, defaults={"reason": DISCLOSED, "barred_at": now})
+        _, created = BarredKey.objects.get_or_create(
+            jkt=jkt, defaults={"reason": DISCLOSED, "barred_at": now}
+        )
         if not created:
             return
         agent = Agent.objects.filter(jkt=jkt).first()
         record(
-            kind=kinds.KEY_BARRED,
+            kind=kinds.AGENT_KEY_BARRED,
             actor=actor,
             at=now,
             reason=DISCLOSED,

@@ -5,9 +5,9 @@ from datetime import datetime
 
 from django.db import connection
 
-from registry.models import SpentProof
-
-_INSERT = "INSERT INTO {table} (digest, expires_at) VALUES (%s, %s) ON CONFLICT (digest) DO NOTHING"
+_INSERT = (
+    "INSERT INTO registry_spentproof (digest, expires_at) VALUES (%s, %s) ON CONFLICT (digest) DO NOTHING"
+)
 
 
 def spend_proof(*, jkt: str, jti: str, until: datetime) -> bool:
@@ -17,7 +17,6 @@ def spend_proof(*, jkt: str, jti: str, until: datetime) -> bool:
     (RFC 9449 section 11.1). `until` must be past the proof's last acceptable second.
     """
     digest = hashlib.sha256(f"{jkt}\x00{jti}".encode()).digest()
-    statement = _INSERT.format(table=connection.ops.quote_name(SpentProof._meta.db_table))
     with connection.cursor() as cursor:
-        cursor.execute(statement, [digest, connection.ops.adapt_datetimefield_value(until)])
+        cursor.execute(_INSERT, [digest, connection.ops.adapt_datetimefield_value(until)])
         return cursor.rowcount == 1

@@ -17,7 +17,9 @@ class Command(JsonCommand):
         super().add_arguments(parser)
         parser.add_argument("name")
         parser.add_argument("--audience", required=True, help="absolute URL of its API, without final slash")
-        parser.add_argument("--allow", nargs="*", default=[], help="such as read:calendar; none allow nothing")
+        parser.add_argument(
+            "--allow", nargs="*", default=[], help="such as read:calendar; none allow nothing"
+        )
         parser.add_argument("--auditor", action="store_true", help="may read every event")
 
     def act(self, **options: Any) -> Mapping[str, Any]:

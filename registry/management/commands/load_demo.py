@@ -35,7 +35,9 @@ ALLOWED = [
 
 
 class Command(JsonCommand):
-    help = "Make sure the demo service provider exists and its secret is at hand. Run it as often as you like."
+    help = (
+        "Make sure the demo service provider exists and its secret is at hand. Run it as often as you like."
+    )
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         if not settings.DEVELOPMENT:
