@@ -128,6 +128,16 @@ def actor_of(request: HttpRequest | Request) -> Actor:
     return Actor(kind="anonymous", id="", request_id=request_id)
 
 
+def ids_of(request: HttpRequest | Request) -> dict[str, Any]:
+    """Whose feed the refusal belongs to."""
+    user = getattr(request, "user", None)
+    if isinstance(user, Agent):
+        return {"agent_id": user.pk, "human_id": user.human_id}
+    if isinstance(user, ServiceProvider):
+        return {"service_provider_id": user.pk}
+    return {"human_id": user.pk} if isinstance(user, Human) else {}
+
+
 def recorded(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuthError:
     """Record the refusal after the service's rollback, in a transaction of its own; if that fails, 503."""
     if isinstance(error, TemporarilyUnavailableError | ServerError | MethodNotAllowedError):
@@ -140,6 +150,7 @@ def recorded(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuth
             at=timezone.now(),
             error=error,
             route=f"{request.method} {match.route if match else ''}",
+            **ids_of(request),
         )
     except DatabaseError:
         logger.exception("a refusal could not be recorded")

@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand
 from django.db import Error, close_old_connections
 from django.utils import timezone
 
-from audit.sequencer import sequence_until_empty
+from audit.services import seal_audit
 from kms.services import promote_due_keys
 from registry.services.expiry import expire_everything
 from verifier.services.expiry import expire_confirmations
@@ -38,7 +38,7 @@ class Command(BaseCommand):
 
     def work(self, *, slow: bool) -> None:
         now = timezone.now()
-        sequence_until_empty(now=now)
+        seal_audit(now=now)
         if slow:
             promote_due_keys(now=now)
             expire_everything(now=now)
