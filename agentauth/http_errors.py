@@ -8,7 +8,7 @@ from django.core.exceptions import PermissionDenied, RequestDataTooBig, Suspicio
 from django.db import DatabaseError, InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
-from django.shortcuts import render
+from django.template.loader import render_to_string
 from django.utils import timezone
 from rest_framework import exceptions as drf
 from rest_framework.request import Request
@@ -198,7 +198,8 @@ def error_response(request: HttpRequest, error: AgentAuthError) -> HttpResponse:
     status = STATUSES[error.code]
     if "text/html" in request.headers.get("Accept", ""):
         page = {"error": error, "status": status}
-        return render(request, "error.html", page, status=status, headers=headers_of(error, status))
+        content = render_to_string("error.html", page, request)
+        return HttpResponse(content, status=status, headers=headers_of(error, status))
     return JsonResponse(body_of(error), status=status, headers=headers_of(error, status))
 
 
