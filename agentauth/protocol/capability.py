@@ -3,15 +3,13 @@
 How money and single constraints work is in `money.py` and `constraint.py`; behavioural limits are in `envelope.py`.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-import rfc8785
-
 from .constraint import Constraint, Scalar, check_argument, constraints_json, parse_constraints, parse_scalar
+from .encoding import canonical_json, sha256
 from .errors import InvalidRequestError
 from .money import Money
 from .reading import items, members, shown
@@ -151,8 +149,7 @@ class Action:
 
     def digest(self) -> bytes:
         """SHA-256 of the canonical JSON: two actions are the same exactly if their digests are."""
-        canonical = rfc8785.dumps(self.to_json())  # type: ignore[arg-type]  # until encoding lands
-        return hashlib.sha256(canonical).digest()
+        return sha256(canonical_json(self.to_json()))
 
 
 @dataclass(frozen=True, slots=True)

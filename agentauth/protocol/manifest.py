@@ -1,0 +1,160 @@
+"""The agent manifest: what an agent says of itself and may ever ask for, signed by its own key.
+
+Whether the origin is trusted, and what a second manifest of the same key means, is the registry's business.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from .capability import Capability, parse_capabilities
+from .errors import EncodingError, InvalidKeyError, InvalidRequestError, InvalidSignatureError, ManifestError
+from .jose import parse_compact, sign_compact, verify_jws
+from .keys import PrivateMemberError, PublicKey, Signer, parse_jwk
+from .names import check_description, check_display_name, check_host
+from .reading import integer, members, text
+
+__all__ = [
+    "MANIFEST_TYP",
+    "MAX_MANIFEST_SECONDS",
+    "VerifiedManifest",
+    "check_display_name",
+    "sign_manifest",
+    "verify_manifest",
+]
+
+MANIFEST_TYP: Final = "agent-manifest+jwt"
+MAX_MANIFEST_SECONDS: Final = 366 * 86_400
+# How far an agent's clock may run ahead of ours, as for proofs.
+MAX_AHEAD_SECONDS: Final = 60
+MAX_JTI: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedManifest:
+    """A manifest whose signature and claims were checked; made by `verify_manifest` alone.
+
+    Times are Unix seconds; `sha256` is the lower-case hex digest of the compact form as received.
+    """
+
+    compact: str
+    key: PublicKey
+    name: str
+    description: str
+    model_origin: str
+    capabilities: tuple[Capability, ...]
+    issued_at: int
+    expires_at: int
+    jti: str
+    sha256: str
+
+    @property
+    def jkt(self) -> str:
+        """The thumbprint of the agent's key (RFC 7638)."""
+        return self.key.thumbprint
+
+    def content(self) -> tuple[str, str, str, tuple[Capability, ...]]:
+        """What must be equal for a second registration to be the same agent; times and `jti` are not part of it."""
+        return self.name, self.description, self.model_origin, self.capabilities
+
+
+def sign_manifest(
+    signer: Signer,
+    *,
+    audience: str,
+    issued_at: int,
+    expires_at: int,
+    jti: str,
+    name: str,
+    description: str,
+    model_origin: str,
+    capabilities: Sequence[Capability],
+) -> str:
+    """Sign a manifest as a compact JWS (docs/protocol.md section 5); `audience` is the registry's issuer.
+
+    Checks the claims as the registry will, so that a mistake is met here. Raises ManifestError.
+    """
+    claims: dict[str, object] = {
+        "aud": audience,
+        "iat": issued_at,
+        "exp": expires_at,
+        "jti": jti,
+        "name": name,
+        "description": description,
+        "model_origin": model_origin,
+        "capabilities": [capability.to_json() for capability in capabilities],
+    }
+    _read_claims(claims, expected_audience=audience, now=issued_at)
+    return sign_compact(claims, signer, typ=MANIFEST_TYP, header={"jwk": signer.public.jwk})
+
+
+def verify_manifest(compact: str, *, expected_audience: str, now: int) -> VerifiedManifest:
+    """Verify a manifest and return it in a checked form (docs/protocol.md section 5); `now` in Unix seconds.
+
+    1. Read the compact form. 2. Take the key from the header: a manifest introduces its own key. 3. Signature and
+    `typ`. 4. Claims.
+
+    Raises ManifestError; and PrivateMemberError where the header gives the private key away, because the caller
+    must then bar that key for ever.
+    """
+    try:
+        # 1. Nothing of it is believed yet.
+        jws = parse_compact(compact)
+        # 2. Possession of the key is all that is claimed, so taking it from the message itself is sound here.
+        key = parse_jwk(jws.header.get("jwk"))
+        # 3. A proof or token of the same key is another `typ` and refused.
+        verified = verify_jws(jws, key, expected_typ=MANIFEST_TYP)
+    except PrivateMemberError:
+        raise
+    except (EncodingError, InvalidKeyError, InvalidSignatureError) as error:
+        raise ManifestError(f"The manifest is not valid: {error.description}") from None
+    # 4.
+    name, description, origin, capabilities, jti = _read_claims(
+        verified.claims, expected_audience=expected_audience, now=now
+    )
+    return VerifiedManifest(
+        compact=compact,
+        key=key,
+        name=name,
+        description=description,
+        model_origin=origin,
+        capabilities=capabilities,
+        issued_at=integer(verified.claims["iat"], "iat", minimum=0),
+        expires_at=integer(verified.claims["exp"], "exp", minimum=0),
+        jti=jti,
+        sha256=hashlib.sha256(compact.encode("ascii")).hexdigest(),
+    )
+
+
+def _read_claims(
+    claims: dict[str, object], *, expected_audience: str, now: int
+) -> tuple[str, str, str, tuple[Capability, ...], str]:
+    """The checked name, description, origin, capabilities and jti. Raises ManifestError naming the claim."""
+    required = ("aud", "iat", "exp", "jti", "name", "model_origin", "capabilities")
+    try:
+        members(claims, "manifest", required=required, optional=("description",))
+        _check_times(claims, now)
+        # One registry, spelt exactly: a manifest made for another registry must not be replayed here.
+        if claims["aud"] != expected_audience:
+            raise ManifestError("aud: the manifest is for another registry.")
+        return (
+            check_display_name(claims["name"]),
+            check_description(claims.get("description", "")),
+            check_host(claims["model_origin"]),
+            parse_capabilities(claims["capabilities"]),
+            text(claims["jti"], "jti", maximum=MAX_JTI),
+        )
+    except InvalidRequestError as error:
+        raise ManifestError(error.description) from None
+
+
+def _check_times(claims: dict[str, object], now: int) -> None:
+    issued_at = integer(claims["iat"], "iat", minimum=0)
+    expires_at = integer(claims["exp"], "exp", minimum=0)
+    if issued_at > now + MAX_AHEAD_SECONDS:
+        raise ManifestError("iat: lies in the future.")
+    if expires_at <= now:
+        raise ManifestError("exp: the manifest has expired.")
+    if not 0 < expires_at - issued_at <= MAX_MANIFEST_SECONDS:
+        raise ManifestError("exp: must be at most 366 days after iat.")
