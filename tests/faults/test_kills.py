@@ -1,0 +1,121 @@
+"""kill -9 at named points: nothing acknowledged is lost, nothing uncommitted is delivered.
+
+A server process dies inside the call (FAULT_AT); the client sees a broken connection and later tries again with the
+same idempotency key. Then tests/oracle.py compares the client's log with rows, counters, events and the log.
+"""
+
+import json
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from agentauth.protocol.encoding import b64u_decode
+from tests.actors import Scene, scene
+from tests.conftest import CAMPAIGN
+from tests.live import ROOT, LiveRegistry
+
+pytestmark = [pytest.mark.faults, pytest.mark.flow]
+
+KILLS = 20 if CAMPAIGN else 3
+PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "50.00", "currency": "EUR"}}
+BUDGET = {"value": "100.00", "currency": "EUR", "period": "total", "zone": "UTC"}
+THREE = {"type": "transact", "resource": "payments", "amount": {"value": "3.00", "currency": "EUR"}}
+Log = dict[str, list[str]]
+
+
+def new_log() -> Log:
+    return {"tokens": [], "decisions": [], "revoked": [], "approved": []}
+
+
+def jti_of(token: str) -> str:
+    return str(json.loads(b64u_decode(token.split(".")[1]))["jti"])
+
+
+def dies(act: Callable[[], httpx.Response]) -> None:
+    """The call breaks off: no answer at all, never a wrong one."""
+    with pytest.raises(httpx.TransportError):
+        act()
+
+
+def consult_oracle(registry: LiveRegistry, log: Log) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.oracle", json.dumps(log)],
+        cwd=ROOT, env=registry.env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def registry(live_registry: LiveRegistry) -> LiveRegistry:
+    return live_registry
+
+
+def restart(registry: LiveRegistry, fault_at: str = "") -> None:
+    registry.stop()
+    registry.start(fault_at=fault_at)
+
+
+@pytest.mark.parametrize(
+    "point", ["issue.after_intent", "issue.after_commit", "issue.after_signature", "issue.before_delivery"]
+)
+def test_AU_22_a_kill_while_issuing_delivers_no_token_that_is_not_on_record(
+    registry: LiveRegistry, point: str
+) -> None:
+    place = scene(registry, capabilities=[PAY], envelope={"budgets": [BUDGET]})
+    body, keys, log = {"grant_id": place.grant_id}, [str(uuid.uuid4()) for _ in range(KILLS)], new_log()
+    restart(registry, point)
+    for key in keys:
+        dies(lambda key=key: place.api("POST", "/v1/tokens", body, **{"Idempotency-Key": key}))
+    restart(registry)
+    for key in keys:
+        answer = place.api("POST", "/v1/tokens", body, **{"Idempotency-Key": key})
+        assert answer.status_code == 201, answer.text
+        log["tokens"].append(jti_of(answer.json()["access_token"]))
+    assert len(set(log["tokens"])) == KILLS
+    consult_oracle(registry, log)
+
+
+@pytest.mark.parametrize(
+    "point", ["verify.after_spend", "verify.after_debit", "verify.after_commit", "verify.before_delivery"]
+)
+def test_a_kill_while_verifying_debits_each_operation_once(registry: LiveRegistry, point: str) -> None:
+    place = scene(registry, capabilities=[PAY], envelope={"budgets": [BUDGET]})
+    token, keys, log = place.token(), [str(uuid.uuid4()) for _ in range(KILLS)], new_log()
+    restart(registry, point)
+    for key in keys:
+        dies(lambda key=key: place.ask(place.question(token, THREE, idempotency_key=key)))
+    restart(registry)
+    for key in keys:
+        answer = place.ask(place.question(token, THREE, idempotency_key=key)).json()
+        assert answer["valid"], answer
+        log["decisions"].append(answer["decision_id"])
+    rest = place.ask(place.question(token, THREE, idempotency_key=str(uuid.uuid4()), dry_run=True)).json()
+    assert rest["limits"]["budgets"][0]["remaining"] == f"{100 - 3 * KILLS - 3}.00"
+    consult_oracle(registry, log)
+
+
+@pytest.mark.parametrize("point", ["revoke.before_commit", "revoke.after_commit", "revoke.before_delivery"])
+def test_a_kill_while_revoking_never_loses_an_acknowledged_revocation(
+    registry: LiveRegistry, point: str
+) -> None:
+    places = [scene(registry, capabilities=[PAY], envelope={}) for _ in range(KILLS)]
+    tokens, log = [place.token() for place in places], new_log()
+    restart(registry, point)
+    for place in places:
+        dies(lambda place=place: revoke(place))
+    restart(registry)
+    for place, token in zip(places, tokens, strict=True):
+        answer = revoke(place)
+        assert answer.status_code == 204, answer.text
+        log["revoked"].append(place.grant_id)
+        refused = place.ask(place.question(token, THREE, idempotency_key=str(uuid.uuid4()))).json()
+        assert (refused["valid"], refused["reason"]) == (False, "grant_inactive")
+    consult_oracle(registry, log)
+
+
+def revoke(place: Scene) -> httpx.Response:
+    return place.api("POST", f"/v1/grants/{place.grant_id}/revoke", {})
