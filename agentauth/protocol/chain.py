@@ -140,7 +140,7 @@ def verify_consistency(
     if not 0 < first <= second:
         raise ChainError("The sizes are not those of an older and a newer tree.")
     if first == second:
-        if path or _hash(first_root) != second_root:
+        if path or first_root != second_root:
             raise ChainError("Two trees of one size must be the same.")
         return
     # A first tree that is a full subtree is not repeated in its own proof.

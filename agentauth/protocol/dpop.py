@@ -26,6 +26,7 @@ __all__ = [
     "LeakedKeyError",
     "VerifiedProof",
     "authorization_header",
+    "check_binding",
     "check_nonce",
     "make_proof",
     "normalize_url",
@@ -123,6 +124,16 @@ def check_nonce(proof: VerifiedProof, *, accepted: Collection[str], required: bo
             raise ProofNonceRequiredError("The proof needs the nonce that comes with this answer.")
     elif proof.nonce not in accepted:
         raise ProofNonceRequiredError("The proof's nonce is not, or no longer, valid here.")
+
+
+def check_binding(proof: VerifiedProof, *, expected_jkt: str) -> None:
+    """Check that the proof's key is the one the token names in `cnf.jkt` (RFC 9449 section 6.1).
+
+    Until this passed, the proof shows only that somebody holds some key. Raises InvalidTokenError (`binding`): the
+    proof is good, but the token is not this key's.
+    """
+    if proof.jkt != expected_jkt:
+        raise InvalidTokenError("The token is bound to another key.", reason="binding")
 
 
 def make_proof(

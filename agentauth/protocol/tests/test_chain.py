@@ -86,7 +86,8 @@ def test_salts_and_hashes_have_one_length(length: int) -> None:
         lambda: CompactTree().append(short),
         lambda: CompactTree(1, [short]),
         lambda: verify_inclusion(0, 1, short, [], short),
-        lambda: verify_consistency(1, 1, [], short, short),
+        lambda: verify_consistency(1, 2, [bytes(32)], short, short),
+        lambda: verify_consistency(3, 4, [short], bytes(32), bytes(32)),
     ):
         with pytest.raises(ChainError):
             act()

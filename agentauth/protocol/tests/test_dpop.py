@@ -13,6 +13,7 @@ from agentauth.protocol.dpop import (
     LeakedKeyError,
     VerifiedProof,
     authorization_header,
+    check_binding,
     check_nonce,
     make_proof,
     single_header,
@@ -239,6 +240,14 @@ def test_a_nonce_is_judged_by_the_callers_list() -> None:
     ):
         with pytest.raises(ProofNonceRequiredError):
             check_nonce(proof, accepted=accepted, required=required)
+
+
+def test_a_proof_by_another_key_is_a_fault_of_the_token() -> None:
+    proof = verify(forge(CLAIMS))
+    check_binding(proof, expected_jkt=SIGNER.public.thumbprint)
+    with pytest.raises(InvalidTokenError) as caught:
+        check_binding(proof, expected_jkt=PrivateKey.generate().public.thumbprint)
+    assert caught.value.reason == "binding"
 
 
 @pytest.mark.parametrize("line", ["DPoP abc.def.ghi", "dpop abc", "DPOP   a-._~+/=="])
