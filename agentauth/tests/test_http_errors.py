@@ -1,0 +1,69 @@
+"""Every domain error has its status; what is not known leaks nothing (U1, U2, U5)."""
+
+import logging
+
+import pytest
+from django.db import OperationalError
+from django.test import RequestFactory
+from rest_framework import exceptions
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from agentauth import http_errors
+from agentauth.protocol import errors
+from audit.models import Event
+
+
+def leaves(family: type[errors.AgentAuthError]) -> list[type[errors.AgentAuthError]]:
+    return [family, *(leaf for child in family.__subclasses__() for leaf in leaves(child))]
+
+
+@pytest.mark.parametrize("error", leaves(errors.AgentAuthError)[1:], ids=lambda error: error.__name__)
+def test_each_error_has_a_status(error: type[errors.AgentAuthError]) -> None:
+    assert error.code in http_errors.STATUSES
+
+
+def answer(exc: Exception) -> tuple[int, dict[str, object], dict[str, str]]:
+    request = Request(RequestFactory().get("/v1/x"))
+    response = http_errors.handle_exception(exc, {"request": request, "view": APIView()})
+    return response.status_code, response.data, dict(response.items())
+
+
+def test_U1_a_database_that_does_not_answer_is_503_with_a_time_to_retry() -> None:
+    status, body, headers = answer(OperationalError("connection to server at 10.0.0.7 failed: password"))
+    assert (status, body["error"]) == (503, "temporarily_unavailable")
+    assert headers["Retry-After"] == "1"
+    assert "10.0.0.7" not in str(body)
+
+
+def test_U2_an_unknown_error_says_nothing_of_itself(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.CRITICAL):
+        status, body, headers = answer(KeyError("SELECT secret FROM x"))
+    assert (status, body["error"]) == (500, "server_error")
+    assert "SELECT" not in str(body)
+    assert headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("exc", "status", "code"),
+    [
+        (exceptions.NotAuthenticated(), 401, "invalid_client"),
+        (exceptions.PermissionDenied(), 403, "permission_denied"),
+        (exceptions.UnsupportedMediaType("text/plain"), 415, "unsupported_media_type"),
+        (exceptions.ParseError(), 400, "invalid_request"),
+        (errors.InvalidProofError("x", reason="iat"), 401, "invalid_dpop_proof"),
+        (errors.SlowDownError("x", retry_after=7), 429, "slow_down"),
+    ],
+)
+def test_U4_a_refusal_is_one_event(exc: Exception, status: int, code: str) -> None:
+    got, body, headers = answer(exc)
+    assert (got, body["error"], headers["Cache-Control"]) == (status, code, "no-store")
+    assert Event.objects.get().data["error"] == code
+
+
+@pytest.mark.django_db
+def test_a_bad_proof_names_the_scheme_and_algorithms() -> None:
+    assert answer(errors.InvalidProofError("x"))[2]["WWW-Authenticate"] == (
+        'DPoP error="invalid_dpop_proof", algs="EdDSA Ed25519 ES256"'
+    )

@@ -1,0 +1,74 @@
+"""What every request passes: headers, host, origin, request id."""
+
+import pytest
+from django.test import Client
+
+from audit.models import Event
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.mark.parametrize(
+    "path", ["/health/live", "/nowhere", "/sign-in/", "/v1/agents/me", "/.well-known/agentauth"]
+)
+def test_AP_17_no_answer_may_be_framed_and_none_allows_foreign_code(client: Client, path: str) -> None:
+    answer = client.get(path)
+    assert answer["X-Frame-Options"] == "DENY"
+    policy = answer["Content-Security-Policy"]
+    assert "frame-ancestors 'none'" in policy
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert answer["X-Content-Type-Options"] == "nosniff"
+    assert answer["Referrer-Policy"] == "no-referrer"
+    assert answer["Cross-Origin-Opener-Policy"] == "same-origin"
+
+
+def test_each_answer_has_an_id_of_ours_whatever_the_client_sent(client: Client) -> None:
+    sent = "client-made-id"
+    first = client.get("/health/live", headers={"X-Request-Id": sent})["X-Request-Id"]
+    second = client.get("/health/live", headers={"X-Request-Id": sent})["X-Request-Id"]
+    assert len({first, second, sent}) == 3
+
+
+def test_DJ_3_a_foreign_host_is_refused(client: Client) -> None:
+    answer = client.get("/health/live", headers={"Host": "evil.example", "X-Forwarded-Host": "localhost"})
+    assert answer.status_code == 400
+
+
+def test_a_page_asked_at_an_ip_address_moves_to_localhost(client: Client) -> None:
+    answer = client.get("/sign-in/?next=/agents/", headers={"Host": "127.0.0.1:8000", "Accept": "text/html"})
+    assert answer.status_code == 302
+    assert answer["Location"] == "http://localhost:8000/sign-in/?next=/agents/"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://localhost:9000"},
+        {"Origin": "http://localhost:8000", "Sec-Fetch-Site": "cross-site"},
+        {"Origin": "http://localhost:8000", "Sec-Fetch-Site": "same-site"},
+    ],
+)
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "text/plain", "application/x-www-form-urlencoded"]
+)
+def test_AP_15_a_post_from_elsewhere_is_refused_and_recorded(
+    headers: dict[str, str], content_type: str
+) -> None:
+    client = Client(enforce_csrf_checks=True)
+    answer = client.post("/sign-out/", data="{}", content_type=content_type, headers=headers)
+    assert answer.status_code == 403
+    assert answer.json()["error"] == "csrf_failed"
+    assert Event.objects.filter(kind="audit.request.refused", reason="csrf_failed").count() == 1
+
+
+def test_AP_15_the_right_origin_without_the_token_is_refused_too() -> None:
+    client = Client(enforce_csrf_checks=True)
+    answer = client.post(
+        "/sign-out/", headers={"Origin": "http://localhost:8000", "Sec-Fetch-Site": "same-origin"}
+    )
+    assert answer.status_code == 403
+    assert answer.json()["error"] == "csrf_failed"

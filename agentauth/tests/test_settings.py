@@ -1,0 +1,71 @@
+"""Unsafe production settings stop start-up with one clear line and an id (OP-7, KM-13)."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SAFE = {
+    "PUBLIC_URL": "https://registry.example.com",
+    "SECRET_KEY": "9f2c7be1d04a86f35c7e1b9a2d8f64e07c35ab1294de67f0",
+    "DATABASE_URL": "postgres://serving@127.0.0.1/agentauth",
+    "DATABASE_OWNER_URL": "postgres://owner@127.0.0.1/agentauth",
+}
+
+
+def check(tmp_path: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if name not in {"AGENTAUTH_TESTING", *SAFE}}
+    env |= SAFE | {"VAR_DIR": str(tmp_path)} | changes
+    command = [sys.executable, "manage.py", "check", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "number"),
+    [
+        ({"PUBLIC_URL": "ftp://registry.example.com"}, "E001"),
+        ({"PUBLIC_URL": "https://registry.example.com/path"}, "E001"),
+        ({"SECRET_KEY": ""}, "E002"),
+        ({"PUBLIC_URL": "http://registry.example.com"}, "E003"),
+        ({"PUBLIC_URL": "http://127.0.0.1:8000"}, "E003"),
+        ({"SECRET_KEY": "short"}, "E004"),
+        ({"SECRET_KEY": "a" * 60}, "E004"),
+        ({"DATABASE_URL": ""}, "E005"),
+        ({"DATABASE_OWNER_URL": ""}, "E006"),
+        ({"DATABASE_OWNER_URL": SAFE["DATABASE_URL"]}, "E006"),
+        ({}, "E008"),
+    ],
+)
+def test_OP_7_KM_13_an_unsafe_production_setting_stops_the_start(
+    tmp_path: Path, changes: dict[str, str], number: str
+) -> None:
+    done = check(tmp_path, **changes)
+    assert done.returncode != 0
+    assert f"agentauth.{number}" in done.stderr
+    assert SAFE["SECRET_KEY"] not in done.stdout + done.stderr
+
+
+def test_development_needs_no_setting_and_keeps_its_secret(tmp_path: Path) -> None:
+    bare = dict.fromkeys(SAFE, "") | {"PUBLIC_URL": "http://localhost:8000"}
+    assert check(tmp_path, **bare).returncode == 0
+    first = (tmp_path / "secret_key").read_text()
+    assert check(tmp_path, **bare).returncode == 0
+    assert (tmp_path / "secret_key").read_text() == first
+    assert (tmp_path / "secret_key").stat().st_mode & 0o777 == 0o600
+
+
+def test_fault_points_are_dead_outside_tests(tmp_path: Path) -> None:
+    script = "import django; django.setup(); from django.conf import settings; print(repr(settings.FAULT_AT))"
+    env = {name: value for name, value in os.environ.items() if name != "AGENTAUTH_TESTING"}
+    env |= {
+        "FAULT_AT": "issue.after_commit",
+        "DJANGO_SETTINGS_MODULE": "agentauth.settings",
+        "VAR_DIR": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "''"
