@@ -1,0 +1,157 @@
+"""What decisions leave behind: counters, remembered operations, confirmations of single transactions, presence."""
+
+from datetime import datetime
+
+from django.conf import settings
+from django.contrib.sessions.models import Session
+from django.db import models
+from django.db.models import F, Q
+
+from audit.identifiers import new_id
+from registry.models import Grant, Human
+
+
+class GrantLedger(models.Model):
+    """What one grant has used, through all its versions: the row that concurrent decisions queue for."""
+
+    grant = models.OneToOneField(Grant, on_delete=models.PROTECT, primary_key=True, related_name="+")
+    # The rate's theoretical arrival time in µs since 1970; null before the first use.
+    tat_us = models.BigIntegerField(null=True)
+    uses = models.BigIntegerField(default=0)
+    # {"EUR/day/Europe/Berlin": [start of the period counted, minor units spent in it]}. Named by currency, period
+    # and zone alone, so that a ceiling that changed keeps what was already spent under it.
+    spent = models.JSONField(default=dict)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(uses__gte=0), name="grant_ledger_uses_not_negative")]
+
+    def __str__(self) -> str:
+        return f"{self.grant_id}: {self.uses} uses"
+
+
+class AgentOperation(models.Model):
+    """One allowed operation under the agent's idempotency key, written with its debit: what makes a retry free."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    grant = models.ForeignKey(Grant, on_delete=models.PROTECT, related_name="+")
+    key = models.CharField(max_length=128)
+    # SHA-256 of the canonical action: the same key never stands for two acts.
+    action_digest = models.BinaryField(max_length=32)
+    # The answer as it was given.
+    answer = models.JSONField()
+    created_at = models.DateTimeField()
+    # Null: as long as the grant (a transact must never be done twice).
+    expires_at = models.DateTimeField(null=True, db_index=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["grant", "key"], name="agent_operation_once")]
+
+    def __str__(self) -> str:
+        return f"{self.grant_id} {self.created_at}"
+
+
+class ConfirmationQuerySet(models.QuerySet["Confirmation"]):
+    def waiting(self, now: datetime) -> "ConfirmationQuerySet":
+        """Pending and not past their hour."""
+        return self.filter(status=Confirmation.Status.PENDING, expires_at__gt=now)
+
+    def lapsed(self, now: datetime) -> "ConfirmationQuerySet":
+        """Ended by time alone, while their row still says pending or confirmed."""
+        ended = Q(status=Confirmation.Status.PENDING, expires_at__lte=now)
+        return self.filter(ended | Q(status=Confirmation.Status.CONFIRMED, usable_until__lte=now))
+
+
+class Confirmation(models.Model):
+    """A human's yes or no to one transaction: this action under this key of this version of the grant."""
+
+    class Status(models.TextChoices):
+        PENDING = "pending"
+        CONFIRMED = "confirmed"
+        DENIED = "denied"
+        EXPIRED = "expired"
+        CONSUMED = "consumed"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    grant = models.ForeignKey(Grant, on_delete=models.PROTECT, related_name="+")
+    grant_version = models.PositiveIntegerField()
+    action = models.JSONField()
+    action_digest = models.BinaryField(max_length=32)
+    idempotency_key = models.CharField(max_length=128)
+    status = models.CharField(max_length=16, choices=Status, default=Status.PENDING)
+    # Who decided; null until decided.
+    human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+")
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    decided_at = models.DateTimeField(null=True)
+    # A yes is good for ten minutes only.
+    usable_until = models.DateTimeField(null=True)
+    consumed_at = models.DateTimeField(null=True)
+
+    objects = ConfirmationQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            # One question at a time, and no second question after an answer.
+            models.UniqueConstraint(
+                fields=["grant", "grant_version", "action_digest", "idempotency_key"],
+                condition=~Q(status="expired"),
+                name="confirmation_asked_once",
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=["pending", "confirmed", "denied", "expired", "consumed"]),
+                name="confirmation_status",
+            ),
+            models.CheckConstraint(
+                condition=~Q(status__in=["confirmed", "consumed"])
+                | Q(human__isnull=False, decided_at__isnull=False, usable_until__isnull=False),
+                name="confirmation_yes_is_whole",
+            ),
+            models.CheckConstraint(
+                condition=~Q(status="denied") | Q(human__isnull=False, decided_at__isnull=False),
+                name="confirmation_no_is_whole",
+            ),
+            models.CheckConstraint(
+                condition=Q(status="consumed", consumed_at__isnull=False)
+                | (~Q(status="consumed") & Q(consumed_at__isnull=True)),
+                name="confirmation_consumed_is_dated",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["grant", "idempotency_key"], name="confirmation_grant_key"),
+            models.Index(fields=["status", "expires_at"], name="confirmation_status_expires"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.status} for {self.grant_id}"
+
+    def status_at(self, now: datetime) -> str:
+        """The state as it is at `now`: time ends a pending or confirmed one before any job records it."""
+        end = {self.Status.PENDING: self.expires_at, self.Status.CONFIRMED: self.usable_until}.get(
+            self.Status(self.status)
+        )
+        return self.status if end is None or end > now else self.Status.EXPIRED
+
+
+class PresenceLeaseQuerySet(models.QuerySet["PresenceLease"]):
+    def current(self, now: datetime) -> "PresenceLeaseQuerySet":
+        """Renewed within a minute, in a session that has not ended in any of the ways a session ends."""
+        return self.filter(
+            expires_at__gt=now, session__expire_date__gt=now, session_epoch=F("human__session_epoch")
+        )
+
+
+class PresenceLease(models.Model):
+    """"I'm here": the human looks on, until `expires_at` and never longer than the session it was begun in."""
+
+    human = models.OneToOneField(Human, on_delete=models.CASCADE, primary_key=True, related_name="+")
+    # Signing out deletes the session's row, and the lease goes with it.
+    session = models.ForeignKey(Session, on_delete=models.CASCADE, related_name="+")
+    # Raising the human's epoch ends every session at once, and so every lease.
+    session_epoch = models.PositiveIntegerField()
+    began_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+
+    objects = PresenceLeaseQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return f"{self.human_id} until {self.expires_at}"

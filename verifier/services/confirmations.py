@@ -1,0 +1,146 @@
+"""Confirmations of single transactions above a threshold: asked for by the verifier, decided by a human on a page."""
+
+import uuid
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.db.models import F, QuerySet
+
+from agentauth.protocol.errors import ExpiredError, GrantChangedError, InvalidStateError, NotFoundError
+from audit import kinds
+from audit.services import Actor, record
+from registry.models import Agent, Grant, Human
+from verifier.models import Confirmation
+
+PENDING_LIFE = timedelta(hours=1)
+USABLE_LIFE = timedelta(minutes=10)
+MAX_PENDING = 5
+
+
+def pending_for(human: Human, now: datetime) -> QuerySet[Confirmation]:
+    """What waits for this human, oldest first: pending, in time, and of the version their grant has now."""
+    return (
+        Confirmation.objects.waiting(now)
+        .filter(
+            grant__agent__human=human,
+            grant__status=Grant.Status.APPROVED,
+            grant__valid_until__gt=now,
+            grant_version=F("grant__version"),
+        )
+        .select_related("grant__agent", "grant__service_provider")
+        .order_by("created_at")
+    )
+
+
+def find_for_human(confirmation_id: uuid.UUID, human: Human) -> Confirmation:
+    """The confirmation that asks `human`. Raises NotFoundError, one for unknown and another's."""
+    return _found(Confirmation.objects.filter(pk=confirmation_id, grant__agent__human=human))
+
+
+def find_for_agent(confirmation_id: uuid.UUID, agent: Agent) -> Confirmation:
+    """The confirmation of a grant of `agent`. Raises NotFoundError, one for unknown and another's."""
+    return _found(Confirmation.objects.filter(pk=confirmation_id, grant__agent=agent))
+
+
+def confirm(*, confirmation: Confirmation, human: Human, actor: Actor, now: datetime) -> Confirmation:
+    """Say yes to this one transaction; it may be done within 10 minutes (docs/protocol.md section 8).
+
+    The caller has proved the human's signature over the statement. Raises NotFoundError if it does not ask this
+    human, InvalidStateError if it was decided, ExpiredError if its hour is over, GrantChangedError if the grant
+    is no longer the one that asked.
+    """
+    return _decide(
+        confirmation,
+        human,
+        {"status": Confirmation.Status.CONFIRMED, "usable_until": now + USABLE_LIFE},
+        kind=kinds.CONFIRMATION_CONFIRMED,
+        actor=actor,
+        now=now,
+    )
+
+
+def deny(*, confirmation: Confirmation, human: Human, actor: Actor, now: datetime) -> Confirmation:
+    """Say no to this one transaction, for good. Raises as `confirm`."""
+    return _decide(
+        confirmation,
+        human,
+        {"status": Confirmation.Status.DENIED},
+        kind=kinds.CONFIRMATION_DENIED,
+        actor=actor,
+        now=now,
+    )
+
+
+def expire_confirmations(*, now: datetime) -> int:
+    """Write down which confirmations time has ended; returns how many. Nothing waits for it: readers compare clocks."""
+    with transaction.atomic():
+        lapsed = list(Confirmation.objects.lapsed(now).select_related("grant__agent"))
+        return sum(expire_one(row, actor=Actor("system", ""), now=now) for row in lapsed)
+
+
+def expire_one(confirmation: Confirmation, *, actor: Actor, now: datetime) -> bool:
+    """End one that can no longer be used, inside the caller's transaction; False if somebody moved it first."""
+    moved = Confirmation.objects.filter(pk=confirmation.pk, status=confirmation.status).update(
+        status=Confirmation.Status.EXPIRED
+    )
+    if moved:
+        _record(kinds.CONFIRMATION_EXPIRED, confirmation, actor, now)
+    return bool(moved)
+
+
+def _found(rows: QuerySet[Confirmation]) -> Confirmation:
+    row = rows.select_related("grant__agent__human", "grant__service_provider").first()
+    if row is None:
+        raise NotFoundError("There is nothing here, or it is not yours.")
+    return row
+
+
+def _decide(
+    confirmation: Confirmation,
+    human: Human,
+    change: Mapping[str, object],
+    *,
+    kind: str,
+    actor: Actor,
+    now: datetime,
+) -> Confirmation:
+    with transaction.atomic():
+        # The grant's row is held until the yes is written: a version that changes meanwhile waits, or was first.
+        grant = Grant.objects.select_for_update(of=("self",)).select_related("agent").get(pk=confirmation.grant_id)
+        if grant.agent.human_id != human.pk:
+            raise NotFoundError("There is nothing here, or it is not yours.")
+        current = Confirmation.objects.get(pk=confirmation.pk)
+        _check_open(current, grant, now)
+        swapped = Confirmation.objects.filter(pk=current.pk, status=Confirmation.Status.PENDING).update(
+            human=human, decided_at=now, **change
+        )
+        if not swapped:
+            raise InvalidStateError("This was already decided.")
+        _record(kind, current, actor, now)
+    return find_for_human(confirmation.pk, human)
+
+
+def _check_open(confirmation: Confirmation, grant: Grant, now: datetime) -> None:
+    status = confirmation.status_at(now)
+    if status == Confirmation.Status.EXPIRED:
+        raise ExpiredError("This request has expired. The agent may ask again.")
+    if status != Confirmation.Status.PENDING:
+        raise InvalidStateError("This was already decided.")
+    live = grant.status == Grant.Status.APPROVED and grant.valid_until is not None and grant.valid_until > now
+    if not live or grant.version != confirmation.grant_version:
+        raise GrantChangedError("The grant has changed since the agent asked. It must ask again.")
+
+
+def _record(kind: str, confirmation: Confirmation, actor: Actor, now: datetime) -> None:
+    grant = confirmation.grant
+    record(
+        kind=kind,
+        actor=actor,
+        at=now,
+        agent_id=grant.agent_id,
+        human_id=grant.agent.human_id,
+        service_provider_id=grant.service_provider_id,
+        grant_id=grant.pk,
+        data={"confirmation_id": str(confirmation.pk), "grant_version": confirmation.grant_version},
+    )
