@@ -55,3 +55,21 @@ GRANT_EXPIRED = "registry.grant.expired"
 
 TOKEN_ISSUED = "registry.token.issued"  # noqa: S105 — the name of an event
 TOKEN_REVOKED = "registry.token.revoked"  # noqa: S105 — the name of an event
+
+# The verifier let an action pass: what it debited stands in the data. The only kind that debits.
+DECISION_ALLOWED = "verifier.decision.allowed"
+DECISION_DENIED = "verifier.decision.denied"
+# The stored answer of an operation, given again: nothing was debited.
+DECISION_REPEATED = "verifier.decision.repeated"
+# A dry run that would have passed: nothing was debited.
+DECISION_REHEARSED = "verifier.decision.rehearsed"
+
+# One transaction above a threshold waits for its human.
+CONFIRMATION_REQUESTED = "verifier.confirmation.requested"
+CONFIRMATION_CONFIRMED = "verifier.confirmation.confirmed"
+CONFIRMATION_DENIED = "verifier.confirmation.denied"
+CONFIRMATION_EXPIRED = "verifier.confirmation.expired"
+
+# A human looks on from now on, proved by a passkey; and no longer.
+PRESENCE_BEGUN = "verifier.presence.begun"
+PRESENCE_ENDED = "verifier.presence.ended"

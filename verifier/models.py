@@ -23,7 +23,9 @@ class GrantLedger(models.Model):
     spent = models.JSONField(default=dict)
 
     class Meta:
-        constraints = [models.CheckConstraint(condition=Q(uses__gte=0), name="grant_ledger_uses_not_negative")]
+        constraints = [
+            models.CheckConstraint(condition=Q(uses__gte=0), name="grant_ledger_uses_not_negative")
+        ]
 
     def __str__(self) -> str:
         return f"{self.grant_id}: {self.uses} uses"
@@ -141,7 +143,7 @@ class PresenceLeaseQuerySet(models.QuerySet["PresenceLease"]):
 
 
 class PresenceLease(models.Model):
-    """"I'm here": the human looks on, until `expires_at` and never longer than the session it was begun in."""
+    """The human says "I'm here" and looks on, until `expires_at` and never longer than the session it was begun in."""
 
     human = models.OneToOneField(Human, on_delete=models.CASCADE, primary_key=True, related_name="+")
     # Signing out deletes the session's row, and the lease goes with it.

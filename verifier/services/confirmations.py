@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import F, QuerySet
 
@@ -72,6 +73,11 @@ def deny(*, confirmation: Confirmation, human: Human, actor: Actor, now: datetim
     )
 
 
+def approval_url(confirmation: Confirmation) -> str:
+    """Where the human decides."""
+    return f"{settings.PUBLIC_URL}/confirmations/{confirmation.pk}/"
+
+
 def expire_confirmations(*, now: datetime) -> int:
     """Write down which confirmations time has ended; returns how many. Nothing waits for it: readers compare clocks."""
     with transaction.atomic():
@@ -107,7 +113,11 @@ def _decide(
 ) -> Confirmation:
     with transaction.atomic():
         # The grant's row is held until the yes is written: a version that changes meanwhile waits, or was first.
-        grant = Grant.objects.select_for_update(of=("self",)).select_related("agent").get(pk=confirmation.grant_id)
+        grant = (
+            Grant.objects.select_for_update(of=("self",))
+            .select_related("agent")
+            .get(pk=confirmation.grant_id)
+        )
         if grant.agent.human_id != human.pk:
             raise NotFoundError("There is nothing here, or it is not yours.")
         current = Confirmation.objects.get(pk=confirmation.pk)
