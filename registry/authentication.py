@@ -3,6 +3,7 @@
 import base64
 import binascii
 from datetime import UTC, datetime
+from typing import Any
 
 from django.conf import settings
 from django.utils import timezone
@@ -18,6 +19,16 @@ from registry.services.proofs import spend_proof
 from registry.services.service_providers import authenticate_service_provider
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def caller_of(request: Request) -> Any:
+    """The authenticated caller: an Agent, a ServiceProvider, or None. DRF's own types know only AUTH_USER_MODEL."""
+    return request.user
+
+
+def forget_caller(request: Request) -> None:
+    """Nobody, until proved: the error handler asks who was calling, also while that is still being found out."""
+    request.user = None  # type: ignore[assignment]
 
 
 def request_id_of(request: Request) -> str:
@@ -63,8 +74,7 @@ class AgentProofAuthentication(BaseAuthentication):
     """Header `DPoP` with a proof by the registered key of an agent that is not revoked."""
 
     def authenticate(self, request: Request) -> tuple[Agent, VerifiedProof] | None:
-        # Nobody, until proved: the error handler asks who was calling.
-        request.user = None
+        forget_caller(request)
         if "DPoP" not in request.headers:
             return None
         if "Authorization" in request.headers:
@@ -82,7 +92,7 @@ class ServiceProviderAuthentication(BaseAuthentication):
     """`Authorization: Basic` with client id and secret (RFC 6749 section 2.3.1)."""
 
     def authenticate(self, request: Request) -> tuple[ServiceProvider, None] | None:
-        request.user = None
+        forget_caller(request)
         header = request.headers.get("Authorization")
         if header is None:
             return None

@@ -14,7 +14,7 @@ from agentauth.protocol.keys import PrivateMemberError
 from agentauth.protocol.manifest import VerifiedManifest, verify_manifest
 from agentauth.protocol.reading import text
 from registry.api.views import NativeView, empty
-from registry.authentication import read_proof, spend
+from registry.authentication import forget_caller, read_proof, spend
 from registry.models import Agent
 from registry.services.agents import claim_is_live, claim_url, revoke_agent
 from registry.services.codes import claim_code
@@ -36,7 +36,7 @@ class RegisterView(NativeView):
     proof_error_status = 400
 
     def post(self, request: Request) -> Response:
-        request.user = None
+        forget_caller(request)
         proof = read_proof(request, now=self.now)
         body = self.body(required=["manifest"], optional=["enrolment_code"])
         manifest = self._manifest(body)
@@ -65,7 +65,7 @@ class RegisterView(NativeView):
     def _register(self, manifest: VerifiedManifest, code: str | None) -> Answer:
         registered = register_agent(manifest=manifest, enrolment_code=code, actor=self.actor, now=self.now)
         agent = registered.agent
-        body = {
+        body: dict[str, Any] = {
             "agent_id": str(agent.id),
             "status": agent.status_at(self.now),
             "jkt": agent.jkt,

@@ -1,5 +1,7 @@
 """Tokens over HTTP: issue by the agent, revoke by the agent or by the service provider it is for."""
 
+from typing import Any
+
 from rest_framework.parsers import FormParser
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -8,7 +10,7 @@ from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.reading import text
 from audit.faults import fault_point
 from registry.api.views import NativeView
-from registry.authentication import AgentProofAuthentication, ServiceProviderAuthentication
+from registry.authentication import AgentProofAuthentication, ServiceProviderAuthentication, caller_of
 from registry.permissions import IsAgentOrServiceProvider
 from registry.services.idempotency import Answer
 from registry.services.tokens import (
@@ -58,8 +60,11 @@ class RevokeTokenView(NativeView):
     parser_classes = [FormParser]
 
     def post(self, request: Request) -> Response:
-        tokens = request.data.getlist("token")
+        parameters: Any = request.data
+        tokens = parameters.getlist("token")
         if len(tokens) != 1 or not tokens[0]:
             raise InvalidRequestError("Send one parameter token, form-encoded.")
-        revoke_presented_token(untrusted_token=tokens[0], caller=request.user, actor=self.actor, now=self.now)
+        revoke_presented_token(
+            untrusted_token=tokens[0], caller=caller_of(request), actor=self.actor, now=self.now
+        )
         return Response(status=200)

@@ -14,7 +14,7 @@ from rest_framework.views import APIView
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.reading import members
 from audit.services import Actor
-from registry.authentication import AgentProofAuthentication, request_id_of
+from registry.authentication import AgentProofAuthentication, caller_of, request_id_of
 from registry.models import Agent, ServiceProvider
 from registry.permissions import IsAgent
 from registry.services.idempotency import Answer, run_once
@@ -34,13 +34,14 @@ class NativeView(APIView):
     @property
     def agent(self) -> Agent:
         """The caller. Permissions let nobody else in."""
-        if not isinstance(self.request.user, Agent):
+        caller = caller_of(self.request)
+        if not isinstance(caller, Agent):
             raise TypeError("this view is for agents")
-        return self.request.user
+        return caller
 
     @property
     def actor(self) -> Actor:
-        user, request_id = self.request.user, request_id_of(self.request)
+        user, request_id = caller_of(self.request), request_id_of(self.request)
         if isinstance(user, Agent):
             return Actor("agent", str(user.pk), request_id)
         if isinstance(user, ServiceProvider):

@@ -23,8 +23,8 @@ class Human(AbstractBaseUser):
         SUSPENDED = "suspended"
 
     # Django's base class brings both; nobody here has a password and sign-ins are audit events.
-    password: ClassVar[None] = None  # type: ignore[assignment]
-    last_login: ClassVar[None] = None  # type: ignore[assignment]
+    password: ClassVar[None] = None  # type: ignore[assignment, misc]
+    last_login: ClassVar[None] = None  # type: ignore[misc]
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     email = models.EmailField(unique=True)
@@ -61,7 +61,7 @@ class Human(AbstractBaseUser):
             "registry.human.session", f"{self.pk}/{self.session_epoch}", algorithm="sha256"
         ).hexdigest()
 
-    def get_session_auth_fallback_hash(self) -> list[str]:  # type: ignore[override]
+    def get_session_auth_fallback_hash(self) -> list[str]:
         return []
 
     # The admin asks these; staff is the one right there is, and every admin row is read-only.

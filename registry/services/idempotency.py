@@ -70,7 +70,7 @@ def _claim(caller: str, route: str, key: str, body_sha256: bytes, now: datetime)
     try:
         with connection.cursor() as cursor:
             cursor.execute(_INSERT, [caller, route, key, body_sha256, *times])
-            return cursor.rowcount == 1
+            return bool(cursor.rowcount == 1)
     except OperationalError as error:
         # PostgreSQL's lock_timeout ran out while the first call held the row. Whether its act will be done is
         # not known yet: the honest answer is to ask again. (SQLite has waited for the writer before this line.)

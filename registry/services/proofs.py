@@ -19,4 +19,4 @@ def spend_proof(*, jkt: str, jti: str, until: datetime) -> bool:
     digest = hashlib.sha256(f"{jkt}\x00{jti}".encode()).digest()
     with connection.cursor() as cursor:
         cursor.execute(_INSERT, [digest, connection.ops.adapt_datetimefield_value(until)])
-        return cursor.rowcount == 1
+        return bool(cursor.rowcount == 1)

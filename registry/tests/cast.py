@@ -1,0 +1,191 @@
+"""Who plays in the registry's tests: an agent that signs its calls, and short ways to the states they begin from."""
+
+import base64
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpResponse
+from django.test import Client
+
+from agentauth.protocol.capability import Capability, parse_capabilities
+from agentauth.protocol.dpop import make_proof
+from agentauth.protocol.envelope import parse_envelope
+from agentauth.protocol.keys import LocalSigner, PrivateKey
+from agentauth.protocol.manifest import sign_manifest, verify_manifest
+from audit.services import Actor
+from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.services.agents import claim_agent
+from registry.services.enrolment import create_enrolment_code
+from registry.services.grant_requests import GrantRequest, request_grant
+from registry.services.grants import approve_grant, latest_end
+from registry.services.registration import register_agent
+
+TESTER = Actor("system", "test")
+READ_CALENDAR: dict[str, Any] = {"type": "read", "resource": "calendar"}
+PAY: dict[str, Any] = {
+    "type": "transact",
+    "resource": "payments",
+    "max_amount": {"value": "100.00", "currency": "EUR"},
+}
+MANIFEST: tuple[dict[str, Any], ...] = (READ_CALENDAR, {"type": "write", "resource": "files"}, PAY)
+
+
+@dataclass
+class AgentClient:
+    """An agent's side: its key and signed calls through Django's test client."""
+
+    alg: Any = "EdDSA"
+    client: Client = field(default_factory=lambda: Client(SERVER_NAME="localhost", SERVER_PORT="8000"))
+
+    def __post_init__(self) -> None:
+        self.private = PrivateKey.generate(self.alg)
+        self.signer = LocalSigner(self.private)
+
+    @property
+    def jkt(self) -> str:
+        return self.signer.public.thumbprint
+
+    def agent(self) -> Agent:
+        return Agent.objects.select_related("human").get(jkt=self.jkt)
+
+    def manifest(
+        self,
+        *,
+        capabilities: Sequence[Mapping[str, Any]] = MANIFEST,
+        name: str = "Research Assistant",
+        days: int = 60,
+        **changes: Any,
+    ) -> str:
+        now = int(datetime.now(UTC).timestamp())
+        return sign_manifest(
+            self.signer,
+            audience=settings.ISSUER,
+            issued_at=now,
+            expires_at=now + days * 86_400,
+            jti=secrets.token_urlsafe(16),
+            name=name,
+            description=changes.get("description", "Reads papers"),
+            model_origin=changes.get("model_origin", "models.example"),
+            capabilities=parse_capabilities(list(capabilities)),
+        )
+
+    def proof(self, method: str, path: str, body: bytes = b"", **changes: Any) -> str:
+        values: dict[str, Any] = {
+            "method": method,
+            "url": settings.PUBLIC_URL + path,
+            "iat": int(datetime.now(UTC).timestamp()),
+            "jti": secrets.token_urlsafe(16),
+            "body": body or None,
+        }
+        return make_proof(self.signer, **(values | changes))
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        proof: str | None = "",
+        key: str | None = None,
+        query: str = "",
+    ) -> Any:
+        """One call; a fresh proof unless one is given, none at all with `proof=None`."""
+        data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Idempotency-Key": key} if key else {}
+        if proof is not None:
+            headers["DPoP"] = proof or self.proof(method, path, data)
+        return self.client.generic(
+            method, path + query, data, content_type="application/json", headers=headers
+        )
+
+    def register(self, code: str | None = None, *, manifest: str = "", key: str | None = None) -> Any:
+        body = {"manifest": manifest or self.manifest()}
+        return self.call("POST", "/v1/agents", body | ({"enrolment_code": code} if code else {}), key=key)
+
+    def ask(self, service_provider: ServiceProvider, *, key: str | None = None, **changes: Any) -> Any:
+        body = {"service_provider": service_provider.slug, "capabilities": [READ_CALENDAR]}
+        return self.call("POST", "/v1/grants", body | changes, key=key)
+
+
+def enrolled(human: Human, *, now: datetime, days: int = 60, alg: Any = "EdDSA") -> AgentClient:
+    """A client whose agent is active and the human's."""
+    client = AgentClient(alg)
+    _, code = create_enrolment_code(human=human, actor=TESTER, now=now)
+    manifest = verify_manifest(
+        client.manifest(days=days), expected_audience=settings.ISSUER, now=int(now.timestamp())
+    )
+    register_agent(manifest=manifest, enrolment_code=code, actor=TESTER, now=now)
+    return client
+
+
+def asked(
+    service_provider: ServiceProvider,
+    *,
+    capabilities: Sequence[Mapping[str, Any]] = (READ_CALENDAR,),
+    envelope: Mapping[str, Any] | None = None,
+    seconds: int = 30 * 86_400,
+    reason: str = "",
+) -> GrantRequest:
+    return GrantRequest(
+        service_provider=service_provider,
+        capabilities=parse_capabilities(list(capabilities)),
+        envelope=parse_envelope(dict(envelope or {})),
+        seconds=seconds,
+        reason=reason,
+    )
+
+
+def pending(client: AgentClient, service_provider: ServiceProvider, *, now: datetime, **terms: Any) -> Grant:
+    grant, _ = request_grant(
+        agent=client.agent(), asked=asked(service_provider, **terms), actor=TESTER, now=now
+    )
+    return Grant.objects.select_related("agent__human", "service_provider").get(pk=grant.pk)
+
+
+def approve(grant: Grant, human: Human, *, now: datetime, **changes: Any) -> Grant:
+    terms: dict[str, Any] = {
+        "capabilities": parse_capabilities(grant.requested_capabilities),
+        "envelope": parse_envelope(grant.requested_envelope),
+        "valid_until": latest_end(grant, now),
+    }
+    approve_grant(grant=grant, human=human, actor=TESTER, now=now, **(terms | changes))
+    return grant
+
+
+def approved(client: AgentClient, service_provider: ServiceProvider, *, now: datetime, **terms: Any) -> Grant:
+    grant = pending(client, service_provider, now=now, **terms)
+    human = grant.agent.human
+    assert human is not None
+    return approve(grant, human, now=now)
+
+
+def claim(client: AgentClient, human: Human, *, now: datetime) -> None:
+    claim_agent(agent=client.agent(), human=human, actor=TESTER, now=now)
+
+
+def basic(service_provider: ServiceProvider, secret: str) -> dict[str, str]:
+    token = base64.b64encode(f"{service_provider.pk}:{secret}".encode()).decode()
+    return {"Authorization": f"Basic {token}"}
+
+
+def refused(response: HttpResponse, status: int, error: str) -> dict[str, Any]:
+    """U1, U2, U5: the answer is this refusal, short, in JSON, and nobody may keep it."""
+    body: dict[str, Any] = json.loads(response.content)
+    assert (response.status_code, body["error"]) == (status, error), body
+    assert body["error_description"]
+    assert len(response.content) <= 1024
+    assert response["Cache-Control"] == "no-store"
+    return body
+
+
+def minutes(number: float) -> timedelta:
+    return timedelta(minutes=number)
+
+
+def capability(obj: Mapping[str, Any]) -> Capability:
+    return parse_capabilities([dict(obj)])[0]
