@@ -1,1 +1,41 @@
-"""The client of agents and service providers. Stands on the protocol and httpx, never on Django."""
+"""The client of agents and service providers. Stands on the protocol, httpx and cryptography; never on Django."""
+
+from agentauth.protocol.capability import Action, Capability
+from agentauth.protocol.errors import AgentAuthError, ManifestError, TemporarilyUnavailableError
+from agentauth.protocol.money import Money
+
+from .answers import Agent, Confirmation, Grant, ServiceProvider
+from .client import AgentAuthClient
+from .errors import (
+    AddressError,
+    AudienceError,
+    GrantPendingError,
+    KeyFileError,
+    NoGrantError,
+    RefusedError,
+    RegistryError,
+)
+from .verifier import Allowed, VerifierClient
+
+__all__ = [
+    "Action",
+    "AddressError",
+    "Agent",
+    "AgentAuthClient",
+    "AgentAuthError",
+    "Allowed",
+    "AudienceError",
+    "Capability",
+    "Confirmation",
+    "Grant",
+    "GrantPendingError",
+    "KeyFileError",
+    "ManifestError",
+    "Money",
+    "NoGrantError",
+    "RefusedError",
+    "RegistryError",
+    "ServiceProvider",
+    "TemporarilyUnavailableError",
+    "VerifierClient",
+]

@@ -1,0 +1,127 @@
+"""What the registry's answers mean to a caller: small records, read leniently (unknown members are ignored)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+from agentauth.protocol.errors import AgentAuthError
+
+from .errors import RegistryError
+
+_OK: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """An agent as registered. While `unclaimed`, a human adopts it at `claim_url` with `claim_code`."""
+
+    agent_id: str
+    status: str
+    expires_at: str | None = None
+    claim_url: str | None = None
+    claim_code: str | None = None
+
+    @classmethod
+    def of(cls, body: Mapping[str, object]) -> Self:
+        """Read `POST /v1/agents`. Raises RegistryError."""
+        return cls(
+            agent_id=text(body, "agent_id"),
+            status=text(body, "status"),
+            expires_at=optional(body, "expires_at"),
+            claim_url=optional(body, "claim_url"),
+            claim_code=optional(body, "claim_code"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A grant as it stands. `answer` is the registry's whole answer: what was asked, what was granted.
+
+    `approval_url` is where a human decides, `claim_code` what the page asks for while the agent is unclaimed.
+    """
+
+    grant_id: str
+    status: str
+    service_provider: str
+    approval_url: str | None = None
+    claim_code: str | None = None
+    deny_reason: str | None = None
+    valid_until: str | None = None
+    interval: int = 2
+    answer: Mapping[str, object] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(
+        cls, body: Mapping[str, object], *, service_provider: str = "", claim_code: str | None = None
+    ) -> Self:
+        """Read a grant of `POST /v1/grants`, `GET /v1/grants` or `GET /v1/grants/{id}`. Raises RegistryError."""
+        interval = body.get("interval")
+        named = body.get("service_provider", body.get("service_provider_id"))
+        if isinstance(named, Mapping):
+            named = named.get("id")
+        return cls(
+            grant_id=text(body, "grant_id"),
+            status=text(body, "status"),
+            service_provider=named if isinstance(named, str) else service_provider,
+            approval_url=optional(body, "approval_url"),
+            claim_code=claim_code,
+            deny_reason=optional(body, "deny_reason"),
+            valid_until=optional(body, "valid_until"),
+            interval=interval if isinstance(interval, int) and interval > 0 else 2,
+            answer=body,
+        )
+
+    @property
+    def narrowed(self) -> bool:
+        """Did the human grant less than was asked?"""
+        return bool(self.answer.get("narrowed"))
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceProvider:
+    """A service provider: where it is, and what may be asked of it."""
+
+    id: str
+    name: str
+    audience: str
+    answer: Mapping[str, object] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, body: Mapping[str, object]) -> Self:
+        """Read `GET /v1/service-providers/{id or slug}`. Raises RegistryError."""
+        return cls(id=text(body, "id"), name=text(body, "name"), audience=text(body, "audience"), answer=body)
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """A human's word on one transaction: `pending`, `confirmed`, `denied`, `consumed` or `expired`."""
+
+    confirmation_id: str
+    status: str
+    approval_url: str | None = None
+
+    @classmethod
+    def of(cls, body: Mapping[str, object]) -> Self:
+        """Read `GET /v1/confirmations/{id}`. Raises RegistryError."""
+        identifier = body.get("confirmation_id", body.get("id"))
+        if not isinstance(identifier, str):
+            raise _missing("confirmation_id")
+        return cls(identifier, text(body, "status"), optional(body, "approval_url"))
+
+
+def text(body: Mapping[str, object], name: str) -> str:
+    """A member that must be there and be text. Raises RegistryError."""
+    value = body.get(name)
+    if not isinstance(value, str):
+        raise _missing(name)
+    return value
+
+
+def optional(body: Mapping[str, object], name: str) -> str | None:
+    """A member that may be absent; anything but text counts as absent."""
+    value = body.get(name)
+    return value if isinstance(value, str) and value else None
+
+
+def _missing(name: str) -> AgentAuthError:
+    return RegistryError(f"The registry's answer has no {name}.", status=_OK)

@@ -1,0 +1,93 @@
+"""One call to a service provider: tried again where that is safe, each try signed anew, no redirect followed."""
+
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import httpx
+
+from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
+
+from .wire import ATTEMPTS, new_key, open_client, pause, retry_after
+
+# A limit that heals within this is waited for; a longer one is the caller's decision.
+LONGEST_WAIT_SECONDS: Final = 10
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Signing(Protocol):
+    """Makes the headers for one try."""
+
+    async def __call__(self, nonce: str | None, *, fresh_token: bool) -> dict[str, str]: ...
+
+
+async def send(
+    sign: Signing,
+    method: str,
+    url: str,
+    *,
+    json: Any,
+    idempotency_key: str | None,
+    transport: httpx.AsyncBaseTransport | None,
+) -> httpx.Response:
+    """Send until an answer stands (at most four tries). Raises TemporarilyUnavailableError when none came."""
+    headers = {"Accept": "application/json"}
+    if idempotency_key or method.upper() not in _SAFE:
+        # One name for the operation over all tries: a try whose answer was lost must not act twice.
+        headers["Idempotency-Key"] = idempotency_key or new_key()
+    hints = _Hints()
+    response: httpx.Response | None = None
+    for attempt in range(ATTEMPTS):
+        try:
+            signed = await sign(hints.nonce, fresh_token=hints.fresh_token)
+        except AgentAuthError:
+            # No new token to be had: what the service provider said before stands.
+            if response is None or not hints.fresh_token:
+                raise
+            return response
+        try:
+            async with open_client(url, transport) as client:
+                response = await client.request(method, url, json=json, headers={**headers, **signed})
+        except httpx.TransportError:
+            response = None
+        asked = retry_after(response.headers) if response is not None else None
+        if response is not None and hints.take(response):
+            continue
+        if response is not None and not _heals(response, asked):
+            return response
+        if attempt < ATTEMPTS - 1:
+            await pause(attempt, asked)
+    if response is None:
+        raise TemporarilyUnavailableError("The service provider cannot be reached.")
+    return response
+
+
+@dataclass(slots=True)
+class _Hints:
+    """What an answer taught about signing the next try."""
+
+    nonce: str | None = None
+    fresh_token: bool = False
+
+    def take(self, response: httpx.Response) -> bool:
+        """Does the answer ask for another signature, and is it one not tried yet?"""
+        if response.status_code != httpx.codes.UNAUTHORIZED:
+            return False
+        challenge = response.headers.get("WWW-Authenticate", "")
+        nonce = response.headers.get("DPoP-Nonce")
+        if 'error="use_dpop_nonce"' in challenge and nonce and nonce != self.nonce:
+            self.nonce = nonce
+            return True
+        # The grant may have changed since the token was made (its version rose). Once is enough to know.
+        retry = 'error="invalid_token"' in challenge and not self.fresh_token
+        self.fresh_token = self.fresh_token or retry
+        return retry
+
+
+def _heals(response: httpx.Response, asked: int | None) -> bool:
+    if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+        return (asked or 0) <= LONGEST_WAIT_SECONDS
+    return (
+        response.status_code == httpx.codes.TOO_MANY_REQUESTS
+        and asked is not None
+        and asked <= LONGEST_WAIT_SECONDS
+    )

@@ -1,0 +1,382 @@
+"""The agent's client: register, ask a human for a grant, and sign calls to a service provider with it."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import httpx
+
+from agentauth.protocol.capability import Capability
+from agentauth.protocol.dpop import make_proof
+from agentauth.protocol.encoding import parse_timestamp
+from agentauth.protocol.envelope import Envelope
+from agentauth.protocol.errors import AgentAuthError, InvalidGrantError, TemporarilyUnavailableError
+from agentauth.protocol.keys import LocalSigner, PrivateKey
+
+from .addresses import check_audience, check_registry_url, within_audience, without_query
+from .answers import Agent, Confirmation, Grant, ServiceProvider
+from .calls import send
+from .errors import GrantPendingError, NoGrantError, RegistryError
+from .key_file import Identity, KeyFile, default_path
+from .manifests import check_within, new_manifest, read_manifest, renewed
+from .wire import Registry, new_jti
+
+POLL_SECONDS: Final = 25
+PROVIDER_SECONDS: Final = 300
+# A token is renewed when a fifth of its life, at most a minute, is left: a call under way does not outlive it.
+_MARGIN_SECONDS: Final = 60
+_MARGIN_SHARE: Final = 5
+_PAGES: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    value: str = field(repr=False)
+    renew_at: float
+    expires_at: float
+
+
+class AgentAuthClient:
+    """One agent at one registry. Making it does nothing yet: the key file is read or made at the first call.
+
+    `key_file` holds the agent's private key and manifest, by default one for each registry under the user's
+    configuration directory. With an `enrolment_code` the agent belongs to a human from the start; without, a human
+    claims it on the approval page. `name` is what that human sees.
+    """
+
+    def __init__(
+        self,
+        registry_url: str,
+        *,
+        key_file: str | PathLike[str] | None = None,
+        enrolment_code: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.registry_url = check_registry_url(registry_url)
+        self.key_file = KeyFile(Path(key_file) if key_file else default_path(self.registry_url))
+        self._enrolment_code = enrolment_code
+        self._name = name
+        self._registry = Registry(self.registry_url)
+        self._identity: Identity | None = None
+        self._signer: LocalSigner | None = None
+        self._agent: Agent | None = None
+        self._tokens: dict[tuple[str, str | None], _Token] = {}
+        self._locks: dict[tuple[str, str | None], asyncio.Lock] = {}
+        self._providers: dict[str, tuple[float, ServiceProvider]] = {}
+
+    # ---- who the agent is
+
+    def identity(self) -> Identity:
+        """The stored identity; a new key is made where there is none. Raises KeyFileError."""
+        if self._identity is None:
+            stored = self.key_file.load(self.registry_url)
+            if stored is None:
+                stored = self.key_file.create(Identity(self.registry_url, PrivateKey.generate()))
+            self._remember(stored)
+        assert self._identity is not None
+        return self._identity
+
+    async def register(
+        self, capabilities: Sequence[Capability] = (), *, description: str = "", model_origin: str = ""
+    ) -> Agent:
+        """Make the agent known to the registry, or find it again; its claim link and code while unclaimed.
+
+        The first time `capabilities` are all it may ever ask for; later they must lie within that.
+        Raises ManifestError where they do not, and what the registry refuses.
+        """
+        now = int(time.time())
+        identity, signer = self.identity(), self._sign()
+        if identity.manifest is None:
+            compact = new_manifest(
+                signer,
+                registry=self.registry_url,
+                name=self._name,
+                description=description,
+                model_origin=model_origin,
+                capabilities=capabilities,
+                now=now,
+            )
+            identity = self._update(lambda stored: replace(stored, manifest=stored.manifest or compact))
+        assert identity.manifest is not None
+        manifest = read_manifest(identity.manifest, registry=self.registry_url)
+        check_within(manifest, name=self._name, capabilities=capabilities)
+        body = {"manifest": identity.manifest}
+        if manifest.expires_at <= now:
+            body["manifest"] = fresh = renewed(manifest, signer, registry=self.registry_url, now=now)
+            self._update(lambda stored: replace(stored, manifest=fresh))
+        if self._enrolment_code is not None:
+            body["enrolment_code"] = self._enrolment_code
+        agent = Agent.of(await self._registry.post(signer, "/v1/agents", body))
+        self._update(lambda stored: replace(stored, agent_id=agent.agent_id))
+        self._agent = agent
+        return agent
+
+    # ---- grants
+
+    async def request_grant(
+        self,
+        service_provider_id: str,
+        capabilities: Sequence[Capability],
+        envelope: Envelope | Mapping[str, object] | None = None,
+        reason: str = "",
+    ) -> Grant:
+        """Ask a human for `capabilities` at a service provider (its id or slug), within the limits of `envelope`.
+
+        Registers first where needed. Show the human the grant's `approval_url`, and its `claim_code` where there is
+        one. Raises ManifestError for capabilities beyond the manifest, and what the registry refuses.
+        """
+        if self._agent is None:
+            await self.register(capabilities)
+        assert self._agent is not None
+        manifest = self.identity().manifest
+        assert manifest is not None
+        known = read_manifest(manifest, registry=self.registry_url)
+        check_within(known, name=self._name, capabilities=capabilities)
+        limits = envelope.to_json() if isinstance(envelope, Envelope) else dict(envelope or {})
+        body: dict[str, object] = {
+            "service_provider": service_provider_id,
+            "capabilities": [capability.to_json() for capability in capabilities],
+            "envelope": limits,
+            "reason": reason,
+        }
+        answer = await self._registry.post(self._sign(), "/v1/grants", body)
+        return Grant.of(answer, service_provider=service_provider_id, claim_code=self._agent.claim_code)
+
+    async def wait_for_decision(self, grant: Grant | str) -> Grant:
+        """Wait until the grant is no longer pending, however long the human takes; `status` says what became of it.
+
+        A limit is the caller's: `async with asyncio.timeout(600): …`. Raises what the registry refuses.
+        """
+        grant_id = grant if isinstance(grant, str) else grant.grant_id
+        code = None if isinstance(grant, str) else grant.claim_code
+        while True:
+            asked_at = time.monotonic()
+            answer = await self._registry.get(
+                self._sign(), f"/v1/grants/{_segment(grant_id)}", wait=POLL_SECONDS
+            )
+            current = Grant.of(answer, claim_code=code)
+            if current.status != "pending":
+                # A cached choice of grant was made before this decision.
+                self._tokens.clear()
+                return current
+            # The registry answers a poll faster than its interval with slow_down.
+            await asyncio.sleep(max(0.0, current.interval - (time.monotonic() - asked_at)))
+
+    async def get_grant(self, grant_id: str) -> Grant:
+        """The grant as it stands now."""
+        return Grant.of(await self._registry.get(self._sign(), f"/v1/grants/{_segment(grant_id)}"))
+
+    async def wait_for_confirmation(self, confirmation_id: str) -> Confirmation:
+        """Wait until a human has confirmed or denied one transaction, or its time is over."""
+        path = f"/v1/confirmations/{_segment(confirmation_id)}"
+        while True:
+            asked_at = time.monotonic()
+            current = Confirmation.of(await self._registry.get(self._sign(), path, wait=POLL_SECONDS))
+            if current.status != "pending":
+                return current
+            await asyncio.sleep(max(0.0, 2 - (time.monotonic() - asked_at)))
+
+    # ---- tokens and calls
+
+    async def get_token(self, service_provider_id: str, grant_id: str | None = None) -> str:
+        """An access token for a service provider, from the cache while it is good, renewed before it expires.
+
+        Without `grant_id` the latest approved grant there is used. Raises GrantPendingError with `approval_url` and
+        `claim_code` while a human has yet to decide, NoGrantError where nothing may be used.
+        """
+        key = (service_provider_id, grant_id)
+        # One lock for each token: callers at the same moment share one issue.
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            token = self._tokens.get(key)
+            if token is None or token.renew_at <= time.time():
+                try:
+                    token = await self._issue(service_provider_id, grant_id)
+                except TemporarilyUnavailableError:
+                    # Renewal is early, so the old one still carries over a short outage.
+                    if token is None or token.expires_at <= time.time():
+                        raise
+                self._tokens[key] = token
+            return token.value
+
+    def forget_tokens(self, service_provider_id: str) -> None:
+        """Drop cached tokens: after a grant changed, the next call gets a token of its new version."""
+        for key in [key for key in self._tokens if key[0] == service_provider_id]:
+            del self._tokens[key]
+
+    async def authenticate_headers(
+        self, service_provider_id: str, method: str, url: str, *, nonce: str | None = None
+    ) -> dict[str, str]:
+        """The two headers that authenticate one request, good for a minute and one use.
+
+        `url` is absolute, or a path at the audience's origin; the query is not signed. Raises AudienceError outside
+        the service provider's audience, and what `get_token` raises. `nonce` is a server's `DPoP-Nonce`.
+        """
+        provider = await self.service_provider(service_provider_id)
+        absolute = within_audience(url, check_audience(provider.audience))
+        token = await self.get_token(service_provider_id)
+        proof = make_proof(
+            self._sign(),
+            method=method,
+            url=without_query(absolute),
+            iat=int(time.time()),
+            jti=new_jti(),
+            access_token=token,
+            nonce=nonce,
+        )
+        return {"Authorization": f"DPoP {token}", "DPoP": proof}
+
+    async def call(
+        self,
+        service_provider_id: str,
+        method: str,
+        url: str,
+        *,
+        json: Any = None,
+        idempotency_key: str | None = None,
+    ) -> httpx.Response:
+        """Call a service provider and return its answer, whatever the status; no redirect is followed.
+
+        Lost answers, 503 and a short `Retry-After` are tried again, each with a new proof and the same
+        Idempotency-Key, so that nothing is done twice. Raises TemporarilyUnavailableError when nobody answers.
+        """
+        provider = await self.service_provider(service_provider_id)
+        absolute = within_audience(url, check_audience(provider.audience))
+
+        async def sign(nonce: str | None, *, fresh_token: bool) -> dict[str, str]:
+            if fresh_token:
+                self.forget_tokens(service_provider_id)
+            return await self.authenticate_headers(service_provider_id, method, absolute, nonce=nonce)
+
+        return await send(
+            sign,
+            method,
+            absolute,
+            json=json,
+            idempotency_key=idempotency_key,
+            transport=self._registry.transport,
+        )
+
+    # ---- what the registry knows
+
+    async def service_provider(self, service_provider_id: str) -> ServiceProvider:
+        """Where a service provider is and what may be asked of it; looked up again after five minutes."""
+        known = self._providers.get(service_provider_id)
+        if known is None or known[0] <= time.monotonic():
+            path = f"/v1/service-providers/{_segment(service_provider_id)}"
+            provider = ServiceProvider.of(await self._registry.get(self._sign(), path))
+            known = self._providers[service_provider_id] = (time.monotonic() + PROVIDER_SECONDS, provider)
+        return known[1]
+
+    async def audit_events(self, *, limit: int = 100) -> list[Mapping[str, object]]:
+        """The audit events about this agent, as the log holds them."""
+        answer = await self._registry.get(self._sign(), "/v1/audit/events", {"limit": limit})
+        return _results(answer)
+
+    async def list_grants(self) -> list[Grant]:
+        """Every grant this agent ever asked for, oldest first."""
+        grants: list[Grant] = []
+        after: str | None = None
+        for _ in range(_PAGES):
+            answer = await self._registry.get(self._sign(), "/v1/grants", {"after": after} if after else None)
+            grants += [Grant.of(body) for body in _results(answer)]
+            following = answer.get("next")
+            after = following if isinstance(following, str) else None
+            if not after:
+                break
+        return sorted(grants, key=lambda grant: grant.grant_id)
+
+    # ---- inside
+
+    async def _issue(self, service_provider_id: str, grant_id: str | None) -> _Token:
+        grant = grant_id or await self._usable_grant(service_provider_id)
+        asked_at = time.time()
+        try:
+            answer = await self._registry.post(self._sign(), "/v1/tokens", {"grant_id": grant})
+        except InvalidGrantError:
+            current = await self.get_grant(grant)
+            if current.status == "pending":
+                raise await self._pending(current) from None
+            raise
+        value, life = answer.get("access_token"), answer.get("expires_in")
+        if not isinstance(value, str) or not isinstance(life, int):
+            raise RegistryError("The registry's answer has no token.", status=200)
+        margin = min(_MARGIN_SECONDS, life / _MARGIN_SHARE)
+        # Counted from before the question: a slow answer must not make a token look younger than it is.
+        return _Token(value, renew_at=asked_at + life - margin, expires_at=asked_at + life)
+
+    async def _usable_grant(self, service_provider_id: str) -> str:
+        if self.identity().agent_id is None:
+            raise NoGrantError("This agent has not asked for anything yet. Call request_grant first.")
+        provider = await self.service_provider(service_provider_id)
+        grants = [grant for grant in await self.list_grants() if grant.service_provider == provider.id]
+        usable = [grant for grant in grants if grant.status == "approved" and _is_live(grant)]
+        if usable:
+            return max(usable, key=_decided_at).grant_id
+        pending = [grant for grant in grants if grant.status == "pending"]
+        if pending:
+            raise await self._pending(pending[-1])
+        if not grants:
+            raise NoGrantError(f"This agent has not asked for anything at {provider.name} yet.")
+        last = grants[-1]
+        why = f" The reason given: {last.deny_reason}" if last.deny_reason else ""
+        raise NoGrantError(
+            f"The last grant at {provider.name} is {last.status}.{why}",
+            reason=last.status,
+            grant_id=last.grant_id,
+        )
+
+    async def _pending(self, grant: Grant) -> GrantPendingError:
+        """The error that says where a human decides. Registering again shows an unclaimed agent's live link and code."""
+        agent = await self.register()
+        if agent.claim_url:
+            approval_url = f"{agent.claim_url}?grant={grant.grant_id}"
+        else:
+            approval_url = grant.approval_url or f"{self.registry_url}/approvals/{grant.grant_id}/"
+        return GrantPendingError(
+            f"A human has yet to decide. Ask them to open {approval_url}",
+            grant_id=grant.grant_id,
+            approval_url=approval_url,
+            claim_code=agent.claim_code,
+        )
+
+    def _sign(self) -> LocalSigner:
+        if self._signer is None:
+            self.identity()
+        assert self._signer is not None
+        return self._signer
+
+    def _remember(self, identity: Identity) -> Identity:
+        self._identity = identity
+        self._signer = LocalSigner(identity.private_key)
+        return identity
+
+    def _update(self, change: Any) -> Identity:
+        return self._remember(self.key_file.update(self.registry_url, change))
+
+
+def _segment(identifier: str) -> str:
+    """An id as one path segment: it may come from a configuration file."""
+    if not identifier or identifier in {".", ".."}:
+        raise AgentAuthError("An id is missing.")
+    return quote(identifier, safe="")
+
+
+def _results(answer: Mapping[str, object]) -> list[Mapping[str, object]]:
+    results = answer.get("results")
+    if not isinstance(results, list):
+        raise RegistryError("The registry's answer has no results.", status=200)
+    return [row for row in results if isinstance(row, dict)]
+
+
+def _is_live(grant: Grant) -> bool:
+    return grant.valid_until is None or parse_timestamp(grant.valid_until).timestamp() > time.time()
+
+
+def _decided_at(grant: Grant) -> tuple[float, str]:
+    decided = grant.answer.get("decided_at")
+    return (parse_timestamp(decided).timestamp() if isinstance(decided, str) else 0.0, grant.grant_id)

@@ -1,0 +1,188 @@
+"""The agent's side of the registry's HTTP API: every try with a proof of its own, a retry never a second effect."""
+
+import asyncio
+import functools
+import json
+import random
+import secrets
+import ssl
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Final
+
+import httpx
+
+from agentauth.protocol.dpop import make_proof
+from agentauth.protocol.encoding import read_object
+from agentauth.protocol.errors import AgentAuthError, EncodingError, TemporarilyUnavailableError
+from agentauth.protocol.keys import Signer
+
+from .addresses import is_loopback
+from .errors import RegistryError, error_from
+
+ATTEMPTS: Final = 4
+# A server that asks for more patience than this gets its answer shown to the caller instead.
+LONGEST_WAIT_SECONDS: Final = 30
+TIMEOUT_SECONDS: Final = 10
+_MAX_ANSWER_BYTES: Final = 1_048_576
+_JTI_BYTES: Final = 16
+# 429s that no short wait heals: a human has to act, or hours to pass.
+_NOT_HEALED_BY_WAITING: Final = frozenset({"too_many_pending_grants", "cooldown_active"})
+
+Params = Mapping[str, str | int]
+
+
+@functools.cache
+def _ssl_context() -> ssl.SSLContext:
+    """Reading the trust store takes longer than a whole call, so it happens once."""
+    return httpx.create_ssl_context()
+
+
+def open_client(
+    url: str, transport: httpx.AsyncBaseTransport | None, timeout: float = TIMEOUT_SECONDS
+) -> httpx.AsyncClient:
+    """A client for one exchange with the host of `url`: it follows no redirect, since a proof names one URL.
+
+    One connection per exchange: calls are rare (tokens are cached), nothing needs closing, and the same
+    AgentAuthClient serves several event loops. Proxies from the environment never see a loopback call.
+    """
+    return httpx.AsyncClient(
+        transport=transport,
+        verify=_ssl_context(),
+        follow_redirects=False,
+        trust_env=not is_loopback(url),
+        timeout=httpx.Timeout(TIMEOUT_SECONDS, read=timeout),
+    )
+
+
+def new_jti() -> str:
+    """A proof's id: 128 random bits."""
+    return secrets.token_urlsafe(_JTI_BYTES)
+
+
+def new_key() -> str:
+    """An Idempotency-Key: one per operation, the same for all its tries."""
+    return str(uuid.uuid4())
+
+
+def retry_after(headers: Mapping[str, str]) -> int | None:
+    """Seconds of a `Retry-After` header; None without one, or with a date."""
+    value = headers.get("Retry-After", "")
+    return int(value) if value.isascii() and value.isdigit() and len(value) <= 9 else None  # noqa: PLR2004 — no overflow
+
+
+async def pause(attempt: int, asked: int | None) -> None:
+    """Wait before the next try: as long as the server asked, else longer each time; never all clients at once."""
+    seconds = asked if asked is not None else 0.25 * 2**attempt
+    await asyncio.sleep(seconds + random.uniform(0, 0.25))  # noqa: S311 — spreads load, keeps no secret
+
+
+class Registry:
+    """Calls one registry as one agent. `transport` is the seam for tests."""
+
+    def __init__(self, url: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self.url = url
+        self.transport = transport
+
+    async def get(
+        self, signer: Signer, path: str, params: Params | None = None, *, wait: int = 0
+    ) -> dict[str, object]:
+        """Ask for `path`; with `wait`, a long poll of that many seconds. Raises AgentAuthError."""
+        query = {**(params or {}), **({"wait": wait} if wait else {})}
+        return await self._exchange(signer, "GET", path, query, None, TIMEOUT_SECONDS + wait)
+
+    async def post(self, signer: Signer, path: str, body: Mapping[str, object]) -> dict[str, object]:
+        """Change something, once, however many tries it takes. Raises AgentAuthError."""
+        return await self._exchange(signer, "POST", path, None, json.dumps(body).encode(), TIMEOUT_SECONDS)
+
+    async def _exchange(
+        self,
+        signer: Signer,
+        method: str,
+        path: str,
+        params: Params | None,
+        body: bytes | None,
+        timeout: float,  # noqa: ASYNC109 — the limit of one try; a caller's own limit is asyncio.timeout
+    ) -> dict[str, object]:
+        """Send until there is an answer that stands.
+
+        1. Each try is signed anew: the last proof may be spent even though its answer was lost. 2. Body and
+        Idempotency-Key stay the same bytes, so that the registry sees one operation. 3. Lost, 503, a healing 429
+        and "still running" are tried again; a nonce is put in at once; everything else stands.
+        """
+        headers = {"Idempotency-Key": new_key(), "Content-Type": "application/json"} if body else {}
+        nonce: str | None = None
+        error: AgentAuthError = _unreachable(self.url)
+        for attempt in range(ATTEMPTS):
+            asked: int | None = None
+            proof = make_proof(  # 1
+                signer,
+                method=method,
+                url=self.url + path,
+                iat=int(time.time()),
+                jti=new_jti(),
+                body=body,
+                nonce=nonce,
+            )
+            try:
+                async with open_client(self.url, self.transport, timeout) as client:
+                    response = await client.request(
+                        method,
+                        self.url + path,
+                        params=params or None,
+                        content=body,  # 2
+                        headers={**headers, "DPoP": proof, "Accept": "application/json"},
+                    )
+            except httpx.TransportError:
+                error = _unreachable(self.url)
+            else:
+                if response.is_success:
+                    return _read(response)
+                error = _refusal(response)
+                asked = retry_after(response.headers)
+                fresh = response.headers.get("DPoP-Nonce")
+                if error.code == "use_dpop_nonce" and fresh and fresh != nonce:
+                    nonce = fresh
+                    continue
+                if not _heals(response.status_code, error) or (asked or 0) > LONGEST_WAIT_SECONDS:  # 3
+                    raise error
+            if attempt < ATTEMPTS - 1:
+                await pause(attempt, asked)
+        raise error
+
+
+def _heals(status: int, error: AgentAuthError) -> bool:
+    if status == httpx.codes.TOO_MANY_REQUESTS:
+        return error.code not in _NOT_HEALED_BY_WAITING
+    return status == httpx.codes.SERVICE_UNAVAILABLE or error.code == "idempotency_in_progress"
+
+
+def _unreachable(url: str) -> AgentAuthError:
+    return TemporarilyUnavailableError(f"The registry at {url} cannot be reached. Is it running?")
+
+
+def _read(response: httpx.Response) -> dict[str, object]:
+    if response.status_code == httpx.codes.NO_CONTENT or not response.content:
+        return {}
+    try:
+        return read_object(response.content, max_bytes=_MAX_ANSWER_BYTES)
+    except EncodingError as error:
+        raise RegistryError(
+            f"The registry's answer could not be read: {error.description}", status=response.status_code
+        ) from error
+
+
+def _refusal(response: httpx.Response) -> AgentAuthError:
+    if response.is_redirect:
+        # Following it would hand a proof for one address to another.
+        return RegistryError(
+            f"The registry answered with a redirect to {response.headers.get('Location', '')[:200]!r}, which is never"
+            " followed. Use the registry's own address.",
+            status=response.status_code,
+        )
+    try:
+        body = _read(response)
+    except RegistryError:
+        body = {}
+    return error_from(response.status_code, body)
