@@ -1,0 +1,105 @@
+"""The command line of an agent: `python -m agentauth.sdk keygen|register|request|token|call|verify-receipt`."""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from agentauth.protocol.errors import AgentAuthError
+
+from .commands import COMMANDS
+
+DEFAULT_REGISTRY: Final = "http://localhost:8000"
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print one JSON object")
+    agent = argparse.ArgumentParser(add_help=False, parents=[common])
+    agent.add_argument(
+        "--registry",
+        default=os.environ.get("AGENTAUTH_REGISTRY", DEFAULT_REGISTRY),
+        help="the registry's address (default: $AGENTAUTH_REGISTRY, else %(default)s)",
+    )
+    agent.add_argument("--key-file", help="where the agent's key lives (default: one for each registry)")
+    asking = argparse.ArgumentParser(add_help=False)
+    asking.add_argument("--name", help="the name a human sees")
+    asking.add_argument("--enrolment-code", help="makes the agent its human's from the start")
+    asking.add_argument(
+        "-c",
+        "--capability",
+        action="append",
+        default=[],
+        metavar="CAPABILITY",
+        help="read:calendar, transact:payments:100.00:EUR, custom:acme.crm.merge:contacts or a JSON object; repeatable",
+    )
+
+    main = argparse.ArgumentParser(
+        prog="python -m agentauth.sdk", description="Act as an agent from the command line."
+    )
+    commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("keygen", parents=[agent], help="make a key file and print the key's thumbprint")
+    commands.add_parser("register", parents=[agent, asking], help="make the agent known to the registry")
+    request = commands.add_parser("request", parents=[agent, asking], help="ask a human for a grant")
+    request.add_argument("service_provider", help="id or slug")
+    request.add_argument("--envelope", default="{}", help="limits, as a JSON object")
+    request.add_argument("--reason", default="", help="why, in a sentence for the human")
+    request.add_argument("--wait", action="store_true", help="wait for the human's decision")
+    token = commands.add_parser("token", parents=[agent], help="print an access token")
+    token.add_argument("service_provider", help="id or slug")
+    token.add_argument("--grant", help="this grant instead of the latest approved one")
+    call = commands.add_parser("call", parents=[agent], help="call a service provider and print its answer")
+    call.add_argument("service_provider", help="id or slug")
+    call.add_argument("method", type=str.upper)
+    call.add_argument("url", help="a path at the service provider, or an absolute URL")
+    call.add_argument("--data", help="the body, as JSON")
+    call.add_argument("--idempotency-key", help="the operation's name, when trying it again")
+    receipt = commands.add_parser(
+        "verify-receipt", parents=[common], help="check an approval receipt, without any server"
+    )
+    receipt.add_argument("file", help="the receipt, a compact JWS")
+    receipt.add_argument("--trusted-keys", required=True, metavar="FILE", help="a JWK Set you trust")
+    receipt.add_argument("--issuer", help="also require this issuer")
+    return main
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command: 0 done, 1 refused (said on stderr), 2 used wrongly."""
+    options = parser().parse_args(arguments)
+    try:
+        answer = asyncio.run(COMMANDS[options.command](options))
+    except AgentAuthError as error:
+        _print_refusal(error, as_json=options.json)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    if options.json:
+        print(json.dumps(answer))
+    else:
+        _print_lines(answer)
+    return 1 if answer.get("ok") is False else 0
+
+
+def _print_lines(answer: Mapping[str, object]) -> None:
+    """`name  value` lines, aligned; what is not text is JSON."""
+    shown = {name: value for name, value in answer.items() if value not in (None, "")}
+    width = max((len(name) for name in shown), default=0)
+    for name, value in shown.items():
+        print(f"{name.replace('_', ' '):<{width}}  {value if isinstance(value, str) else json.dumps(value)}")
+
+
+def _print_refusal(error: AgentAuthError, *, as_json: bool) -> None:
+    if as_json:
+        body = {"error": error.code, "error_description": error.description, "reason": error.reason}
+        print(json.dumps(body | error.fields, default=str))
+    else:
+        reason = f" ({error.code}/{error.reason})" if error.reason else f" ({error.code})"
+        print(f"error: {error.description}{reason}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""What each command of the command line does; arguments come parsed, answers go back as one flat record."""
+
+import argparse
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from agentauth.protocol.capability import Capability, parse_capability
+from agentauth.protocol.encoding import read_object
+from agentauth.protocol.errors import AgentAuthError, InvalidReceiptError, InvalidRequestError
+from agentauth.protocol.keys import PrivateKey, PublicKey, parse_jwk
+from agentauth.protocol.receipt import verify_receipt
+
+from .addresses import check_registry_url
+from .answers import Agent, Grant
+from .client import AgentAuthClient
+from .errors import KeyFileError
+from .key_file import Identity, KeyFile, default_path
+
+Answer = Mapping[str, object]
+_MAX_FILE: Final = 1_048_576
+
+
+def read_capability(text: str) -> Capability:
+    """`read:calendar`, `transact:payments:100.00:EUR`, `custom:acme.crm.merge:contacts`, or the JSON of protocol section 3.
+
+    Raises InvalidRequestError.
+    """
+    if text.lstrip().startswith("{"):
+        return parse_capability(read_object(text))
+    match text.split(":"):
+        case ["transact", resource, value, currency]:
+            return Capability.transact(resource, max_amount=(value, currency))
+        case ["custom", name, resource]:
+            namespace, _, short = name.rpartition(".")
+            return Capability.custom(namespace, short, resource)
+        case [("read" | "write" | "delete") as kind, resource]:
+            return parse_capability({"type": kind, "resource": resource})
+    raise InvalidRequestError(f"{text!r} is not a capability such as read:calendar or transact:payments:100.00:EUR.")
+
+
+def _client(options: argparse.Namespace) -> AgentAuthClient:
+    return AgentAuthClient(
+        options.registry,
+        key_file=options.key_file,
+        enrolment_code=getattr(options, "enrolment_code", None),
+        name=getattr(options, "name", None),
+    )
+
+
+def _capabilities(options: argparse.Namespace) -> list[Capability]:
+    return [read_capability(text) for text in options.capability]
+
+
+async def keygen(options: argparse.Namespace) -> Answer:
+    """Make the key file. Raises KeyFileError where there is one: a key is never overwritten."""
+    registry = check_registry_url(options.registry)
+    file = KeyFile(Path(options.key_file) if options.key_file else default_path(registry))
+    if file.load(registry) is not None:
+        raise KeyFileError(f"{file.path} holds a key already. Move it away to make a new agent.")
+    identity = file.create(Identity(registry, PrivateKey.generate()))
+    return {
+        "key_file": str(file.path),
+        "registry": registry,
+        "jkt": identity.private_key.public.thumbprint,
+    }
+
+
+async def register(options: argparse.Namespace) -> Answer:
+    """Register, or show the registered agent again."""
+    return _agent(await _client(options).register(_capabilities(options)))
+
+
+async def request(options: argparse.Namespace) -> Answer:
+    """Ask for a grant, and with --wait for its outcome too."""
+    client = _client(options)
+    grant = await client.request_grant(
+        options.service_provider, _capabilities(options), read_object(options.envelope), options.reason
+    )
+    if options.wait and grant.status == "pending":
+        # On stderr, so that stdout stays the one answer.
+        _tell(grant)
+        grant = await client.wait_for_decision(grant)
+    return {
+        "grant_id": grant.grant_id,
+        "status": grant.status,
+        "approval_url": grant.approval_url if grant.status == "pending" else None,
+        "claim_code": grant.claim_code if grant.status == "pending" else None,
+        "valid_until": grant.valid_until,
+        "deny_reason": grant.deny_reason,
+    }
+
+
+async def token(options: argparse.Namespace) -> Answer:
+    """Print an access token: useless without the key, and still not for other people's eyes."""
+    return {"access_token": await _client(options).get_token(options.service_provider, options.grant)}
+
+
+async def call(options: argparse.Namespace) -> Answer:
+    """Call a service provider; the answer's body as JSON where it is JSON."""
+    body = json.loads(json.dumps(_data(options.data)))
+    response = await _client(options).call(
+        options.service_provider,
+        options.method,
+        options.url,
+        json=body,
+        idempotency_key=options.idempotency_key,
+    )
+    try:
+        content: object = response.json()
+    except ValueError:
+        content = response.text
+    return {"status": response.status_code, "body": content, "ok": response.is_success}
+
+
+async def check_receipt(options: argparse.Namespace) -> Answer:
+    """Check an approval receipt against keys the caller trusts; nothing is fetched."""
+    compact = _read_file(options.file).strip()
+    keys = read_key_set(_read_file(options.trusted_keys))
+    receipt = verify_receipt(compact, keys=keys, expected_issuer=options.issuer)
+    return {"ok": True, **receipt_summary(receipt)}
+
+
+def read_key_set(text: str) -> dict[str, PublicKey]:
+    """A JWK Set as keys by `kid`. Raises InvalidRequestError: a set with a bad, nameless or doubled key is no anchor."""
+    entries = read_object(text, max_bytes=_MAX_FILE).get("keys")
+    if not isinstance(entries, list) or not entries:
+        raise InvalidRequestError("The trusted keys must be a JWK Set with at least one key.")
+    keys: dict[str, PublicKey] = {}
+    for entry in entries:
+        kid = entry.get("kid") if isinstance(entry, dict) else None
+        if not isinstance(kid, str) or kid in keys:
+            raise InvalidRequestError("Every trusted key needs a kid of its own.")
+        keys[kid] = parse_jwk(entry)
+    return keys
+
+
+def _agent(agent: Agent) -> Answer:
+    return {
+        "agent_id": agent.agent_id,
+        "status": agent.status,
+        "claim_url": agent.claim_url,
+        "claim_code": agent.claim_code,
+        "expires_at": agent.expires_at,
+    }
+
+
+def _data(text: str | None) -> object:
+    if text is None:
+        return None
+    try:
+        value: object = json.loads(text)
+    except ValueError:
+        raise InvalidRequestError("--data must be JSON.") from None
+    return value
+
+
+def _read_file(name: str) -> str:
+    try:
+        data = Path(name).read_bytes()
+        if len(data) > _MAX_FILE:
+            raise InvalidReceiptError(f"{name} is too large.")
+        return data.decode("utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise InvalidReceiptError(f"{name} cannot be read.") from None
+
+
+COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], Awaitable[Answer]]]] = {
+    "keygen": keygen,
+    "register": register,
+    "request": request,
+    "token": token,
+    "call": call,
+    "verify-receipt": check_receipt,
+}
