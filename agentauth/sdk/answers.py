@@ -79,17 +79,23 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class ServiceProvider:
-    """A service provider: where it is, and what may be asked of it."""
+    """A service provider: where it is, and what may be asked of it (`read:calendar` and the like)."""
 
     id: str
     name: str
     audience: str
-    answer: Mapping[str, object] = field(default_factory=dict, repr=False)
+    allowed: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, body: Mapping[str, object]) -> Self:
         """Read `GET /v1/service-providers/{id or slug}`. Raises RegistryError."""
-        return cls(id=text(body, "id"), name=text(body, "name"), audience=text(body, "audience"), answer=body)
+        allowed = body.get("allowed")
+        return cls(
+            id=text(body, "id"),
+            name=text(body, "name"),
+            audience=text(body, "audience"),
+            allowed=tuple(map(str, allowed)) if isinstance(allowed, list) else (),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,13 @@
 """The agent's client: register, ask a human for a grant, and sign calls to a service provider with it."""
 
 import asyncio
+import re
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
 
 import httpx
 
@@ -15,7 +15,7 @@ from agentauth.protocol.capability import Capability
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.encoding import parse_timestamp
 from agentauth.protocol.envelope import Envelope
-from agentauth.protocol.errors import AgentAuthError, InvalidGrantError, TemporarilyUnavailableError
+from agentauth.protocol.errors import InvalidGrantError, InvalidRequestError
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 
 from .addresses import check_audience, check_registry_url, within_audience, without_query
@@ -24,21 +24,16 @@ from .calls import send
 from .errors import GrantPendingError, NoGrantError, RegistryError
 from .key_file import Identity, KeyFile, default_path
 from .manifests import check_within, new_manifest, read_manifest, renewed
+from .tokens import Token, TokenCache
 from .wire import Registry, new_jti
 
 POLL_SECONDS: Final = 25
+# The manifest must name an origin; `.invalid` (RFC 2606) says honestly that none was given.
+UNSPECIFIED_ORIGIN: Final = "unspecified.invalid"
 PROVIDER_SECONDS: Final = 300
-# A token is renewed when a fifth of its life, at most a minute, is left: a call under way does not outlive it.
-_MARGIN_SECONDS: Final = 60
-_MARGIN_SHARE: Final = 5
+_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_-]{1,80}")
+_PAGE: Final = 100
 _PAGES: Final = 100
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    value: str = field(repr=False)
-    renew_at: float
-    expires_at: float
 
 
 class AgentAuthClient:
@@ -65,8 +60,7 @@ class AgentAuthClient:
         self._identity: Identity | None = None
         self._signer: LocalSigner | None = None
         self._agent: Agent | None = None
-        self._tokens: dict[tuple[str, str | None], _Token] = {}
-        self._locks: dict[tuple[str, str | None], asyncio.Lock] = {}
+        self._tokens = TokenCache()
         self._providers: dict[str, tuple[float, ServiceProvider]] = {}
 
     # ---- who the agent is
@@ -82,11 +76,16 @@ class AgentAuthClient:
         return self._identity
 
     async def register(
-        self, capabilities: Sequence[Capability] = (), *, description: str = "", model_origin: str = ""
+        self,
+        capabilities: Sequence[Capability] = (),
+        *,
+        description: str = "",
+        model_origin: str = UNSPECIFIED_ORIGIN,
     ) -> Agent:
         """Make the agent known to the registry, or find it again; its claim link and code while unclaimed.
 
-        The first time `capabilities` are all it may ever ask for; later they must lie within that.
+        The first time `capabilities` are all it may ever ask for; later they must lie within that. `model_origin` is
+        the host name of who made the model behind the agent, which the human sees as a claim.
         Raises ManifestError where they do not, and what the registry refuses.
         """
         now = int(time.time())
@@ -162,7 +161,7 @@ class AgentAuthClient:
             current = Grant.of(answer, claim_code=code)
             if current.status != "pending":
                 # A cached choice of grant was made before this decision.
-                self._tokens.clear()
+                self._tokens.forget()
                 return current
             # The registry answers a poll faster than its interval with slow_down.
             await asyncio.sleep(max(0.0, current.interval - (time.monotonic() - asked_at)))
@@ -189,24 +188,13 @@ class AgentAuthClient:
         Without `grant_id` the latest approved grant there is used. Raises GrantPendingError with `approval_url` and
         `claim_code` while a human has yet to decide, NoGrantError where nothing may be used.
         """
-        key = (service_provider_id, grant_id)
-        # One lock for each token: callers at the same moment share one issue.
-        async with self._locks.setdefault(key, asyncio.Lock()):
-            token = self._tokens.get(key)
-            if token is None or token.renew_at <= time.time():
-                try:
-                    token = await self._issue(service_provider_id, grant_id)
-                except TemporarilyUnavailableError:
-                    # Renewal is early, so the old one still carries over a short outage.
-                    if token is None or token.expires_at <= time.time():
-                        raise
-                self._tokens[key] = token
-            return token.value
+        return await self._tokens.get(
+            (service_provider_id, grant_id), lambda: self._issue(service_provider_id, grant_id)
+        )
 
     def forget_tokens(self, service_provider_id: str) -> None:
         """Drop cached tokens: after a grant changed, the next call gets a token of its new version."""
-        for key in [key for key in self._tokens if key[0] == service_provider_id]:
-            del self._tokens[key]
+        self._tokens.forget(service_provider_id)
 
     async def authenticate_headers(
         self, service_provider_id: str, method: str, url: str, *, nonce: str | None = None
@@ -272,27 +260,33 @@ class AgentAuthClient:
             known = self._providers[service_provider_id] = (time.monotonic() + PROVIDER_SECONDS, provider)
         return known[1]
 
-    async def audit_events(self, *, limit: int = 100) -> list[Mapping[str, object]]:
-        """The audit events about this agent, as the log holds them."""
-        answer = await self._registry.get(self._sign(), "/v1/audit/events", {"limit": limit})
-        return _results(answer)
+    async def audit_events(self) -> list[Mapping[str, object]]:
+        """The audit events about this agent in the order of the log, those not yet numbered last."""
+        return await self._pages("/v1/audit/events")
 
     async def list_grants(self) -> list[Grant]:
         """Every grant this agent ever asked for, oldest first."""
-        grants: list[Grant] = []
-        after: str | None = None
-        for _ in range(_PAGES):
-            answer = await self._registry.get(self._sign(), "/v1/grants", {"after": after} if after else None)
-            grants += [Grant.of(body) for body in _results(answer)]
-            following = answer.get("next")
-            after = following if isinstance(following, str) else None
-            if not after:
-                break
+        grants = [Grant.of(body) for body in await self._pages("/v1/grants")]
+        # Ids are UUIDv7: their order is the order of asking.
         return sorted(grants, key=lambda grant: grant.grant_id)
 
     # ---- inside
 
-    async def _issue(self, service_provider_id: str, grant_id: str | None) -> _Token:
+    async def _pages(self, path: str) -> list[Mapping[str, object]]:
+        rows: list[Mapping[str, object]] = []
+        after: str | None = None
+        for _ in range(_PAGES):
+            answer = await self._registry.get(
+                self._sign(), path, {"limit": _PAGE} | ({"after": after} if after else {})
+            )
+            rows += _results(answer)
+            following = answer.get("next")
+            after = following if isinstance(following, str) and following else None
+            if after is None:
+                break
+        return rows
+
+    async def _issue(self, service_provider_id: str, grant_id: str | None) -> Token:
         grant = grant_id or await self._usable_grant(service_provider_id)
         asked_at = time.time()
         try:
@@ -302,12 +296,7 @@ class AgentAuthClient:
             if current.status == "pending":
                 raise await self._pending(current) from None
             raise
-        value, life = answer.get("access_token"), answer.get("expires_in")
-        if not isinstance(value, str) or not isinstance(life, int):
-            raise RegistryError("The registry's answer has no token.", status=200)
-        margin = min(_MARGIN_SECONDS, life / _MARGIN_SHARE)
-        # Counted from before the question: a slow answer must not make a token look younger than it is.
-        return _Token(value, renew_at=asked_at + life - margin, expires_at=asked_at + life)
+        return Token.of(answer, asked_at=asked_at)
 
     async def _usable_grant(self, service_provider_id: str) -> str:
         if self.identity().agent_id is None:
@@ -355,15 +344,15 @@ class AgentAuthClient:
         self._signer = LocalSigner(identity.private_key)
         return identity
 
-    def _update(self, change: Any) -> Identity:
+    def _update(self, change: Callable[[Identity], Identity]) -> Identity:
         return self._remember(self.key_file.update(self.registry_url, change))
 
 
 def _segment(identifier: str) -> str:
-    """An id as one path segment: it may come from a configuration file."""
-    if not identifier or identifier in {".", ".."}:
-        raise AgentAuthError("An id is missing.")
-    return quote(identifier, safe="")
+    """An id or slug as one path segment: it may come from a file or from a service provider's answer."""
+    if _IDENTIFIER.fullmatch(identifier) is None:
+        raise InvalidRequestError("An id or slug is letters, digits, hyphens and underscores.")
+    return identifier
 
 
 def _results(answer: Mapping[str, object]) -> list[Mapping[str, object]]:

@@ -2,15 +2,15 @@
 
 import argparse
 import json
-from collections.abc import Awaitable, Callable, Mapping
+import sys
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Final
 
 from agentauth.protocol.capability import Capability, parse_capability
 from agentauth.protocol.encoding import read_object
-from agentauth.protocol.errors import AgentAuthError, InvalidReceiptError, InvalidRequestError
-from agentauth.protocol.keys import PrivateKey, PublicKey, parse_jwk
-from agentauth.protocol.receipt import verify_receipt
+from agentauth.protocol.errors import InvalidRequestError
+from agentauth.protocol.keys import PrivateKey
 
 from .addresses import check_registry_url
 from .answers import Agent, Grant
@@ -19,7 +19,6 @@ from .errors import KeyFileError
 from .key_file import Identity, KeyFile, default_path
 
 Answer = Mapping[str, object]
-_MAX_FILE: Final = 1_048_576
 
 
 def read_capability(text: str) -> Capability:
@@ -37,7 +36,9 @@ def read_capability(text: str) -> Capability:
             return Capability.custom(namespace, short, resource)
         case [("read" | "write" | "delete") as kind, resource]:
             return parse_capability({"type": kind, "resource": resource})
-    raise InvalidRequestError(f"{text!r} is not a capability such as read:calendar or transact:payments:100.00:EUR.")
+    raise InvalidRequestError(
+        f"{text!r} is not a capability such as read:calendar or transact:payments:100.00:EUR."
+    )
 
 
 def _client(options: argparse.Namespace) -> AgentAuthClient:
@@ -99,12 +100,11 @@ async def token(options: argparse.Namespace) -> Answer:
 
 async def call(options: argparse.Namespace) -> Answer:
     """Call a service provider; the answer's body as JSON where it is JSON."""
-    body = json.loads(json.dumps(_data(options.data)))
     response = await _client(options).call(
         options.service_provider,
         options.method,
         options.url,
-        json=body,
+        json=_data(options.data),
         idempotency_key=options.idempotency_key,
     )
     try:
@@ -112,28 +112,6 @@ async def call(options: argparse.Namespace) -> Answer:
     except ValueError:
         content = response.text
     return {"status": response.status_code, "body": content, "ok": response.is_success}
-
-
-async def check_receipt(options: argparse.Namespace) -> Answer:
-    """Check an approval receipt against keys the caller trusts; nothing is fetched."""
-    compact = _read_file(options.file).strip()
-    keys = read_key_set(_read_file(options.trusted_keys))
-    receipt = verify_receipt(compact, keys=keys, expected_issuer=options.issuer)
-    return {"ok": True, **receipt_summary(receipt)}
-
-
-def read_key_set(text: str) -> dict[str, PublicKey]:
-    """A JWK Set as keys by `kid`. Raises InvalidRequestError: a set with a bad, nameless or doubled key is no anchor."""
-    entries = read_object(text, max_bytes=_MAX_FILE).get("keys")
-    if not isinstance(entries, list) or not entries:
-        raise InvalidRequestError("The trusted keys must be a JWK Set with at least one key.")
-    keys: dict[str, PublicKey] = {}
-    for entry in entries:
-        kid = entry.get("kid") if isinstance(entry, dict) else None
-        if not isinstance(kid, str) or kid in keys:
-            raise InvalidRequestError("Every trusted key needs a kid of its own.")
-        keys[kid] = parse_jwk(entry)
-    return keys
 
 
 def _agent(agent: Agent) -> Answer:
@@ -146,6 +124,11 @@ def _agent(agent: Agent) -> Answer:
     }
 
 
+def _tell(grant: Grant) -> None:
+    code = f" Claim code: {grant.claim_code}." if grant.claim_code else ""
+    sys.stderr.write(f"Open {grant.approval_url} to decide.{code} Waiting …\n")
+
+
 def _data(text: str | None) -> object:
     if text is None:
         return None
@@ -156,21 +139,10 @@ def _data(text: str | None) -> object:
     return value
 
 
-def _read_file(name: str) -> str:
-    try:
-        data = Path(name).read_bytes()
-        if len(data) > _MAX_FILE:
-            raise InvalidReceiptError(f"{name} is too large.")
-        return data.decode("utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise InvalidReceiptError(f"{name} cannot be read.") from None
-
-
-COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], Awaitable[Answer]]]] = {
+COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], Coroutine[None, None, Answer]]]] = {
     "keygen": keygen,
     "register": register,
     "request": request,
     "token": token,
     "call": call,
-    "verify-receipt": check_receipt,
 }

@@ -1,0 +1,293 @@
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from agentauth import AgentAuthClient, Capability
+from agentauth.protocol.errors import (
+    InvalidGrantError,
+    InvalidScopeError,
+    ManifestError,
+    TemporarilyUnavailableError,
+)
+from agentauth.sdk.errors import GrantPendingError, NoGrantError
+from agentauth.sdk.manifests import read_manifest
+from agentauth.sdk.tests.fake_registry import (
+    AGENT_ID,
+    GRANT_ID,
+    SP_ID,
+    URL,
+    FakeRegistry,
+    error,
+    grant,
+)
+
+CALENDAR = [Capability.read("calendar")]
+
+
+def run(coroutine: Any) -> Any:
+    return asyncio.run(coroutine)
+
+
+def registered(registry: FakeRegistry, tmp_path: Path) -> AgentAuthClient:
+    client = registry.client(tmp_path)
+    run(client.register(CALENDAR))
+    return client
+
+
+# ---- registration and grants
+
+
+def test_request_grant_registers_first_with_exactly_those_capabilities(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    client = registry.client(tmp_path, name="Research Assistant")
+    asked = run(client.request_grant(SP_ID, [Capability.read("calendar"), Capability.write("files")]))
+    (registration,) = registry.bodies("POST", "/v1/agents")
+    manifest = read_manifest(registration["manifest"], registry=URL)
+    assert manifest.capabilities == (Capability.read("calendar"), Capability.write("files"))
+    assert manifest.name == "Research Assistant"
+    assert registration.keys() == {"manifest"}
+    assert (asked.grant_id, asked.status) == (GRANT_ID, "pending")
+    assert asked.approval_url == f"{URL}/approvals/{GRANT_ID}/"
+    assert registry.bodies("POST", "/v1/grants") == [
+        {
+            "service_provider": SP_ID,
+            "capabilities": [
+                {"type": "read", "resource": "calendar"},
+                {"type": "write", "resource": "files"},
+            ],
+            "envelope": {},
+            "reason": "",
+        }
+    ]
+
+
+def test_a_later_request_beyond_the_manifest_raises_before_anything_is_sent(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    client = registered(registry, tmp_path)
+    sent = len(registry.requests)
+    with pytest.raises(ManifestError, match="write:calendar"):
+        run(client.request_grant(SP_ID, [Capability.write("calendar")]))
+    assert len(registry.requests) == sent
+
+
+def test_a_later_request_within_the_manifest_is_fine_in_a_new_process_too(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    registered(registry, tmp_path)
+    run(registry.client(tmp_path).request_grant(SP_ID, [Capability.read("calendar/work")]))
+    first, second = registry.bodies("POST", "/v1/agents")
+    assert first == second
+
+
+def test_the_key_is_kept_before_it_is_shown_to_the_registry(
+    registry: FakeRegistry, tmp_path: Path, slept: list[float]
+) -> None:
+    registry.script = lambda _request: httpx.ReadError("lost")
+    with pytest.raises(TemporarilyUnavailableError):
+        run(registry.client(tmp_path).register(CALENDAR))
+    registry.script = lambda _request: None
+    run(registry.client(tmp_path).register(CALENDAR))
+    assert len({json.dumps(body) for body in registry.bodies("POST", "/v1/agents")}) == 1
+    assert len({proof.jkt for proof in registry.proofs}) == 1
+
+
+def test_an_unclaimed_agent_s_grant_carries_the_claim_code(registry: FakeRegistry, tmp_path: Path) -> None:
+    registry.agent_status = "unclaimed"
+    asked = run(registry.client(tmp_path).request_grant(SP_ID, CALENDAR))
+    assert asked.claim_code == "ABCD2345"
+
+
+def test_an_enrolment_code_goes_along(registry: FakeRegistry, tmp_path: Path) -> None:
+    run(registry.client(tmp_path, enrolment_code="code").register(CALENDAR))
+    assert registry.bodies("POST", "/v1/agents")[0]["enrolment_code"] == "code"
+
+
+def test_another_name_on_the_same_key_is_refused(registry: FakeRegistry, tmp_path: Path) -> None:
+    registered(registry, tmp_path)
+    with pytest.raises(ManifestError, match="another key_file"):
+        run(registry.client(tmp_path, name="Somebody else").register())
+
+
+def test_registering_without_capabilities_is_refused(registry: FakeRegistry, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="at least one"):
+        run(registry.client(tmp_path).register())
+    assert registry.requests == []
+
+
+def test_an_expired_manifest_is_signed_again_with_the_same_content(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = registered(registry, tmp_path)
+    later = time.time() + 400 * 86_400
+    monkeypatch.setattr(time, "time", lambda: later)
+    registry.now = int(later)
+    run(client.register())
+    old, new = (
+        read_manifest(body["manifest"], registry=URL) for body in registry.bodies("POST", "/v1/agents")
+    )
+    assert old.content() == new.content()
+    assert new.expires_at > later
+
+
+def test_the_registry_s_refusal_is_raised_by_name(registry: FakeRegistry, tmp_path: Path) -> None:
+    client = registered(registry, tmp_path)
+    registry.script = lambda request: (
+        error(400, "invalid_scope") if request.url.path == "/v1/grants" else None
+    )
+    with pytest.raises(InvalidScopeError):
+        run(client.request_grant(SP_ID, CALENDAR))
+
+
+def test_wait_for_decision_polls_until_it_is_decided(
+    registry: FakeRegistry, tmp_path: Path, slept: list[float]
+) -> None:
+    client = registered(registry, tmp_path)
+    asked = run(client.request_grant(SP_ID, CALENDAR))
+    answers = [grant("pending"), grant("pending"), grant("denied", deny_reason="No need.")]
+
+    def script(request: httpx.Request) -> httpx.Response | None:
+        if not request.url.path.startswith("/v1/grants/"):
+            return None
+        assert 0 < int(request.url.params["wait"]) <= 30
+        return httpx.Response(200, json=answers.pop(0))
+
+    registry.script = script
+    decided = run(client.wait_for_decision(asked))
+    assert (decided.status, decided.deny_reason) == ("denied", "No need.")
+    # The pace the registry asked for: faster is slow_down.
+    assert len(slept) == 2
+    assert all(0.9 < wait <= 1 for wait in slept)
+
+
+# ---- tokens
+
+
+def test_the_latest_approved_active_grant_is_used(registry: FakeRegistry, tmp_path: Path) -> None:
+    client = registered(registry, tmp_path)
+    ids = [f"01900000-0000-7000-8000-00000000001{n}" for n in range(6)]
+    other = {"id": AGENT_ID, "slug": "x", "name": "X", "audience": "https://x.example"}
+    registry.grants = [
+        grant(grant_id=ids[0], decided_at="2026-02-01T00:00:00Z"),
+        grant(grant_id=ids[1], decided_at="2026-01-01T00:00:00Z"),
+        grant(grant_id=ids[2], decided_at="2026-03-01T00:00:00Z", status="suspended"),
+        grant(grant_id=ids[3], decided_at="2026-03-01T00:00:00Z", valid_until="2020-01-01T00:00:00Z"),
+        grant(grant_id=ids[4], decided_at="2026-03-01T00:00:00Z", service_provider=other),
+        grant(grant_id=ids[5], status="pending"),
+    ]
+    run(client.get_token("sp"))
+    assert registry.bodies("POST", "/v1/tokens") == [{"grant_id": ids[0]}]
+
+
+@pytest.mark.parametrize(("status", "code"), [("active", None), ("unclaimed", "ABCD2345")])
+def test_a_pending_grant_raises_with_the_page_and_the_code(
+    registry: FakeRegistry, tmp_path: Path, status: str, code: str | None
+) -> None:
+    registry.agent_status = status
+    run(registry.client(tmp_path).request_grant(SP_ID, CALENDAR))
+    with pytest.raises(GrantPendingError) as pending:
+        run(registry.client(tmp_path).get_token(SP_ID))
+    page = f"{URL}/claim/secret/?grant={GRANT_ID}" if code else f"{URL}/approvals/{GRANT_ID}/"
+    assert pending.value.approval_url == page
+    assert pending.value.claim_code == code
+    assert registry.sent("POST", "/v1/tokens") == []
+
+
+def test_a_pending_grant_named_by_id_raises_so_too(registry: FakeRegistry, tmp_path: Path) -> None:
+    client = registered(registry, tmp_path)
+    registry.grants = [grant("pending")]
+    registry.script = lambda r: error(400, "invalid_grant") if r.url.path == "/v1/tokens" else None
+    with pytest.raises(GrantPendingError):
+        run(client.get_token(SP_ID, GRANT_ID))
+    registry.grants = [grant("revoked")]
+    with pytest.raises(InvalidGrantError):
+        run(client.get_token(SP_ID, GRANT_ID))
+
+
+def test_a_denied_grant_says_why(registry: FakeRegistry, tmp_path: Path) -> None:
+    client = registered(registry, tmp_path)
+    registry.grants = [grant("denied", deny_reason="Too much.")]
+    with pytest.raises(NoGrantError, match=r"denied.*Too much\."):
+        run(client.get_token(SP_ID))
+
+
+def test_who_never_asked_has_no_grant_and_sends_nothing(registry: FakeRegistry, tmp_path: Path) -> None:
+    with pytest.raises(NoGrantError, match="request_grant"):
+        run(registry.client(tmp_path).get_token(SP_ID))
+    assert registry.requests == []
+
+
+def test_a_token_is_cached_and_renewed_before_it_ends(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = registered(registry, tmp_path)
+    registry.grants = [grant()]
+    start = time.time()
+
+    def token_at(seconds: float) -> str:
+        monkeypatch.setattr(time, "time", lambda: start + seconds)
+        registry.now = int(start + seconds)
+        return str(run(client.get_token(SP_ID)))
+
+    assert [token_at(0), token_at(800), token_at(839)] == ["token-1"] * 3
+    assert [token_at(841), token_at(900)] == ["token-2"] * 2
+
+
+def test_a_short_token_is_renewed_in_its_last_fifth(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.expires_in = 10
+    client = registered(registry, tmp_path)
+    registry.grants = [grant()]
+    start = time.time()
+    monkeypatch.setattr(time, "time", lambda: start)
+    run(client.get_token(SP_ID))
+    monkeypatch.setattr(time, "time", lambda: start + 7.9)
+    assert run(client.get_token(SP_ID)) == "token-1"
+    monkeypatch.setattr(time, "time", lambda: start + 8.1)
+    assert run(client.get_token(SP_ID)) == "token-2"
+
+
+def test_an_outage_during_renewal_is_bridged_by_the_old_token_while_it_lives(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slept: list[float]
+) -> None:
+    client = registered(registry, tmp_path)
+    registry.grants = [grant()]
+    start = time.time()
+    run(client.get_token(SP_ID))
+    registry.script = lambda r: error(503, "temporarily_unavailable") if r.url.path == "/v1/tokens" else None
+    registry.now = int(start + 870)
+    monkeypatch.setattr(time, "time", lambda: start + 870)
+    assert run(client.get_token(SP_ID)) == "token-1"
+    registry.now = int(start + 901)
+    monkeypatch.setattr(time, "time", lambda: start + 901)
+    with pytest.raises(TemporarilyUnavailableError):
+        run(client.get_token(SP_ID))
+
+
+def test_OG_12_callers_at_one_moment_share_one_issue(registry: FakeRegistry, tmp_path: Path) -> None:
+    client = registered(registry, tmp_path)
+    registry.grants = [grant()]
+
+    async def many() -> list[str]:
+        return list(await asyncio.gather(*(client.get_token(SP_ID) for _ in range(20))))
+
+    assert set(run(many())) == {"token-1"}
+    assert len(registry.sent("POST", "/v1/tokens")) == 1
+
+
+def test_a_decision_ends_the_cached_choice(registry: FakeRegistry, tmp_path: Path) -> None:
+    client = registered(registry, tmp_path)
+    registry.grants = [grant()]
+    run(client.get_token(SP_ID))
+    later = grant(grant_id=AGENT_ID[:-1] + "9", decided_at="2026-06-01T00:00:00Z")
+    registry.grants.append(later)
+    run(client.wait_for_decision(later["grant_id"]))
+    assert run(client.get_token(SP_ID)) == "token-2"
+    assert registry.bodies("POST", "/v1/tokens")[-1] == {"grant_id": later["grant_id"]}

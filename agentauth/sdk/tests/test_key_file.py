@@ -1,0 +1,148 @@
+import json
+import os
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agentauth.protocol.keys import PrivateKey
+from agentauth.sdk.errors import KeyFileError
+from agentauth.sdk.key_file import Identity, KeyFile, config_directory, default_path
+
+URL = "http://localhost:8000"
+
+
+def made(tmp_path: Path) -> tuple[KeyFile, Identity]:
+    file = KeyFile(tmp_path / "deep" / "agent.json")
+    return file, file.create(Identity(URL, PrivateKey.generate()))
+
+
+def test_what_is_stored_comes_back(tmp_path: Path) -> None:
+    file, identity = made(tmp_path)
+    file.save(replace(identity, manifest="a.b.c", agent_id="id"))
+    loaded = file.load(URL)
+    assert loaded is not None
+    assert (loaded.manifest, loaded.agent_id) == ("a.b.c", "id")
+    assert loaded.private_key.public == identity.private_key.public
+
+
+def test_a_missing_file_is_no_identity(tmp_path: Path) -> None:
+    assert KeyFile(tmp_path / "none.json").load(URL) is None
+
+
+def test_file_is_0600_and_directory_0700_whatever_the_umask(tmp_path: Path) -> None:
+    previous = os.umask(0)
+    try:
+        file, identity = made(tmp_path)
+        file.save(replace(identity, agent_id="id"))
+    finally:
+        os.umask(previous)
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.path.parent.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644, 0o610, 0o777])
+def test_a_file_others_can_reach_is_refused(tmp_path: Path, mode: int) -> None:
+    file, _ = made(tmp_path)
+    file.path.chmod(mode)
+    with pytest.raises(KeyFileError, match="others"):
+        file.load(URL)
+
+
+def test_the_owner_s_read_only_mode_is_fine(tmp_path: Path) -> None:
+    file, _ = made(tmp_path)
+    file.path.chmod(0o400)
+    assert file.load(URL) is not None
+
+
+def test_a_file_of_another_registry_is_refused(tmp_path: Path) -> None:
+    file, _ = made(tmp_path)
+    with pytest.raises(KeyFileError, match="belongs to the registry"):
+        file.load("https://registry.example.com")
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"not json", b"[]", b'{"version":1}', b"\xff"])
+def test_a_broken_file_is_refused_and_not_replaced(tmp_path: Path, content: bytes) -> None:
+    file, _ = made(tmp_path)
+    file.path.write_bytes(content)
+    with pytest.raises(KeyFileError):
+        file.load(URL)
+    assert file.path.read_bytes() == content
+
+
+def test_another_version_is_refused(tmp_path: Path) -> None:
+    file, _ = made(tmp_path)
+    body = json.loads(file.path.read_text())
+    file.path.write_text(json.dumps(body | {"version": 2}))
+    with pytest.raises(KeyFileError, match="version"):
+        file.load(URL)
+
+
+def test_of_two_new_keys_the_first_is_everybody_s(tmp_path: Path) -> None:
+    file, first = made(tmp_path)
+    second = file.create(Identity(URL, PrivateKey.generate()))
+    assert second.private_key.public == first.private_key.public
+
+
+def test_nothing_is_left_beside_the_file(tmp_path: Path) -> None:
+    file, identity = made(tmp_path)
+    file.create(identity)
+    file.save(replace(identity, agent_id="id"))
+    assert [path.name for path in file.path.parent.iterdir()] == ["agent.json"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, identity = made(tmp_path)
+    before = file.path.read_bytes()
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(KeyFileError, match="No space"):
+        file.save(replace(identity, agent_id="id"))
+    assert file.path.read_bytes() == before
+    assert len(list(file.path.parent.iterdir())) == 1
+
+
+def test_a_link_is_followed_and_kept(tmp_path: Path) -> None:
+    real, identity = made(tmp_path)
+    link = tmp_path / "link.json"
+    link.symlink_to(real.path)
+    KeyFile(link).save(replace(identity, agent_id="id"))
+    assert link.is_symlink()
+    assert json.loads(real.path.read_text())["agent_id"] == "id"
+
+
+def test_no_message_and_no_repr_shows_the_key(tmp_path: Path) -> None:
+    file, identity = made(tmp_path)
+    secret = identity.private_key.to_pem().decode().splitlines()[1]
+    file.path.write_text(file.path.read_text().replace("-----BEGIN", "-----BEGUN"))
+    with pytest.raises(KeyFileError) as refused:
+        file.load(URL)
+    assert secret not in str(refused.value)
+    assert secret not in repr(identity)
+
+
+@pytest.mark.parametrize(
+    ("configured", "expected"),
+    [
+        ("/etc/mine", Path("/etc/mine")),
+        ("relative", Path("/home/me/.config")),
+        ("", Path("/home/me/.config")),
+    ],
+)
+def test_the_default_directory_follows_xdg(
+    monkeypatch: pytest.MonkeyPatch, configured: str, expected: Path
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("XDG_CONFIG_HOME", configured)
+    monkeypatch.setattr("sys.platform", "linux")
+    assert config_directory() == expected
+
+
+def test_every_registry_has_its_own_default_file() -> None:
+    assert default_path(URL).name == "localhost-8000.json"
+    assert default_path("https://registry.example.com").name == "registry.example.com.json"
+    assert default_path(URL).parent.name == "agentauth"
