@@ -1,0 +1,323 @@
+"""The statements a person signs with a passkey: their exact members, and the challenge that stands for each.
+
+Who may sign what, and when, is for the approvals app; the proof that somebody did is in `receipt.py`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal
+
+from .capability import GRAVE_TYPES, Action, Capability, parse_action, parse_capabilities
+from .encoding import b64u_decode, b64u_encode, canonical_json, parse_timestamp, sha256, timestamp
+from .envelope import DEFAULT_MAXIMA, Envelope, Maxima, parse_envelope
+from .errors import EncodingError, InvalidRequestError
+from .names import MAX_NAME, check_host
+from .reading import INTEGER_LIMIT, integer, members, text
+from .urls import split_url
+
+# A signature over one kind can never be shown as another: the tag is hashed in front of the statement.
+CHALLENGE_TAGS: Final[Mapping[str, bytes]] = {
+    "approval": b"agentauth/approval/v1",
+    "confirmation": b"agentauth/confirmation/v1",
+    "claim": b"agentauth/claim/v1",
+}
+DECISIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "approval": ("approve", "deny"),
+    "confirmation": ("confirm", "deny"),
+    "claim": ("claim",),
+}
+NONCE_BYTES: Final = 32
+MAX_REASON: Final = 500
+
+_COMMON: Final = (
+    "kind", "decision", "issuer", "rp_id", "human_id", "agent", "issued_at", "nonce", "consent_sha256", "language",
+)  # fmt: skip
+_MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "approval": (
+        *_COMMON, "grant_id", "grant_version", "service_provider", "capabilities", "envelope", "valid_until",
+        "second_step", "deny_reason",
+    ),
+    "confirmation": (
+        *_COMMON, "confirmation_id", "grant_id", "grant_version", "service_provider", "action", "idempotency_key",
+    ),
+    "claim": _COMMON,
+}  # fmt: skip
+
+_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_HEX_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_LANGUAGE: Final = re.compile(r"[A-Za-z]{2,8}(?:-[A-Za-z0-9]{1,8}){0,3}")
+# A receipt is kept for ever: limits that a registry tightens later must not make an old one unreadable.
+_ANY_MAXIMA: Final = Maxima(**dict.fromkeys(DEFAULT_MAXIMA.to_json(), INTEGER_LIMIT - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRef:
+    """The agent as the person saw it. `jkt` is base64url, `manifest_sha256` lower-case hex of the compact manifest."""
+
+    id: str
+    name: str
+    jkt: str
+    manifest_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceProviderRef:
+    """The service provider as the person saw it."""
+
+    id: str
+    name: str
+    audience: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signing:
+    """What all statements share: where and by whom it is signed, about which agent, and the text the person read.
+
+    `issued_at` is aware, `nonce` 32 fresh random bytes, `consent_text` plain text with one sentence per line,
+    `language` its BCP 47 tag.
+    """
+
+    issuer: str
+    rp_id: str
+    human_id: str
+    agent: AgentRef
+    issued_at: datetime
+    nonce: bytes
+    consent_text: str
+    language: str
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A statement whose every member was checked; made by the builders and `parse_statement` alone."""
+
+    body: Mapping[str, object]
+
+    @property
+    def kind(self) -> str:
+        """`approval`, `confirmation` or `claim`."""
+        return str(self.body["kind"])
+
+    @property
+    def decision(self) -> str:
+        """`approve`, `confirm`, `claim` or `deny`."""
+        return str(self.body["decision"])
+
+    def canonical(self) -> bytes:
+        """The RFC 8785 bytes: one statement, one spelling."""
+        return canonical_json(self.to_json())
+
+    def challenge(self) -> bytes:
+        """The 32 bytes the passkey signs: `SHA-256(tag ‖ 0x00 ‖ canonical)` (docs/protocol.md section 6)."""
+        return sha256(CHALLENGE_TAGS[self.kind] + b"\x00" + self.canonical())
+
+    def to_json(self) -> dict[str, object]:
+        """The wire form."""
+        return deepcopy(dict(self.body))
+
+
+def consent_sha256(consent_text: str) -> str:
+    """Lower-case hex SHA-256 of the UTF-8 consent text. Raises InvalidRequestError for half a surrogate pair."""
+    try:
+        return sha256(consent_text.encode()).hex()
+    except UnicodeEncodeError:
+        raise InvalidRequestError("consent_text: holds half of a surrogate pair.") from None
+
+
+def approval_statement(
+    signing: Signing,
+    *,
+    decision: Literal["approve", "deny"],
+    grant_id: str,
+    grant_version: int,
+    service_provider: ServiceProviderRef,
+    capabilities: Sequence[Capability],
+    envelope: Envelope,
+    valid_until: datetime,
+    second_step: bool,
+    deny_reason: str | None = None,
+) -> Statement:
+    """The yes or no to a grant (docs/protocol.md section 6): as granted; when denied, as requested.
+
+    `second_step` says that the person took the second explicit step; a yes to `transact` or `delete` without it is
+    no statement. Raises InvalidRequestError naming the member.
+    """
+    return parse_statement(
+        _common(signing, "approval", decision)
+        | {
+            "grant_id": grant_id,
+            "grant_version": grant_version,
+            "service_provider": _provider_json(service_provider),
+            "capabilities": [capability.to_json() for capability in capabilities],
+            "envelope": envelope.to_json(),
+            "valid_until": timestamp(valid_until),
+            "second_step": second_step,
+            "deny_reason": deny_reason,
+        }
+    )
+
+
+def confirmation_statement(
+    signing: Signing,
+    *,
+    decision: Literal["confirm", "deny"],
+    confirmation_id: str,
+    grant_id: str,
+    grant_version: int,
+    service_provider: ServiceProviderRef,
+    action: Action,
+    idempotency_key: str,
+) -> Statement:
+    """The yes or no to one transaction: the whole action and the agent's key of this one operation.
+
+    Raises InvalidRequestError naming the member.
+    """
+    return parse_statement(
+        _common(signing, "confirmation", decision)
+        | {
+            "confirmation_id": confirmation_id,
+            "grant_id": grant_id,
+            "grant_version": grant_version,
+            "service_provider": _provider_json(service_provider),
+            "action": action.to_json(),
+            "idempotency_key": idempotency_key,
+        }
+    )
+
+
+def claim_statement(signing: Signing) -> Statement:
+    """A person takes an unclaimed agent as their own. Raises InvalidRequestError naming the member."""
+    return parse_statement(_common(signing, "claim", "claim"))
+
+
+def _common(signing: Signing, kind: str, decision: str) -> dict[str, object]:
+    agent = signing.agent
+    return {
+        "kind": kind,
+        "decision": decision,
+        "issuer": signing.issuer,
+        "rp_id": signing.rp_id,
+        "human_id": signing.human_id,
+        "agent": {
+            "id": agent.id,
+            "name": agent.name,
+            "jkt": agent.jkt,
+            "manifest_sha256": agent.manifest_sha256,
+        },
+        "issued_at": timestamp(signing.issued_at),
+        "nonce": b64u_encode(signing.nonce),
+        "consent_sha256": consent_sha256(signing.consent_text),
+        "language": signing.language,
+    }
+
+
+def _provider_json(provider: ServiceProviderRef) -> dict[str, object]:
+    return {"id": provider.id, "name": provider.name, "audience": provider.audience}
+
+
+def parse_statement(obj: object) -> Statement:
+    """Read a statement strictly: exactly the members of its kind, each in the one form it may have.
+
+    Builders pass through here too, so nothing can be signed that could not be read back. Raises
+    InvalidRequestError naming the member (docs/protocol.md section 6).
+    """
+    kind = obj.get("kind") if isinstance(obj, dict) else None
+    if not isinstance(kind, str) or kind not in _MEMBERS:
+        raise InvalidRequestError(f"statement.kind: must be one of {', '.join(_MEMBERS)}.")
+    body = members(obj, "statement", required=_MEMBERS[kind])
+    if body["decision"] not in DECISIONS[kind]:
+        raise InvalidRequestError(f"statement.decision: must be one of {', '.join(DECISIONS[kind])}.")
+    _check_common(body)
+    if kind == "approval":
+        _check_approval(body)
+    elif kind == "confirmation":
+        _check_confirmation(body)
+    # Copied to its depth: what was checked must not change between the challenge and the receipt.
+    return Statement(deepcopy(body))
+
+
+def _check_common(body: Mapping[str, object]) -> None:
+    # The pages' own origin is the only one a passkey signs for, and its host is the only rp_id.
+    origin = _origin(body["issuer"], "statement.issuer")
+    host = check_host(body["rp_id"], "statement.rp_id")
+    if body["issuer"] != origin or origin.split("//")[1].split(":")[0] != host:
+        raise InvalidRequestError("statement.rp_id: must be the host of the issuer, which must be an origin.")
+    _matching(body["human_id"], _UUID, "statement.human_id")
+    agent = members(body["agent"], "statement.agent", required=("id", "name", "jkt", "manifest_sha256"))
+    _matching(agent["id"], _UUID, "statement.agent.id")
+    text(agent["name"], "statement.agent.name", maximum=MAX_NAME)
+    _bytes32(agent["jkt"], "statement.agent.jkt")
+    _matching(agent["manifest_sha256"], _HEX_SHA256, "statement.agent.manifest_sha256")
+    _time(body["issued_at"], "statement.issued_at")
+    _bytes32(body["nonce"], "statement.nonce")
+    _matching(body["consent_sha256"], _HEX_SHA256, "statement.consent_sha256")
+    _matching(body["language"], _LANGUAGE, "statement.language")
+
+
+def _check_grant(body: Mapping[str, object]) -> None:
+    _matching(body["grant_id"], _UUID, "statement.grant_id")
+    integer(body["grant_version"], "statement.grant_version", minimum=1)
+    where = "statement.service_provider"
+    provider = members(body["service_provider"], where, required=("id", "name", "audience"))
+    _matching(provider["id"], _UUID, f"{where}.id")
+    text(provider["name"], f"{where}.name", maximum=MAX_NAME)
+    _origin(provider["audience"], f"{where}.audience")
+
+
+def _check_approval(body: Mapping[str, object]) -> None:
+    _check_grant(body)
+    capabilities = parse_capabilities(body["capabilities"], "statement.capabilities")
+    parse_envelope(body["envelope"], "statement.envelope", maxima=_ANY_MAXIMA)
+    _time(body["valid_until"], "statement.valid_until")
+    second_step, reason = body["second_step"], body["deny_reason"]
+    if not isinstance(second_step, bool):
+        raise InvalidRequestError("statement.second_step: must be true or false.")
+    if reason is not None:
+        text(reason, "statement.deny_reason", maximum=MAX_REASON)
+    approves = body["decision"] == "approve"
+    if approves and reason is not None:
+        raise InvalidRequestError("statement.deny_reason: is for a denial only.")
+    # The signature itself shows that the second step was taken, so no server can forget to ask for it.
+    if approves and not second_step and any(each.type in GRAVE_TYPES for each in capabilities):
+        raise InvalidRequestError("statement.second_step: transact and delete need the second step.")
+
+
+def _check_confirmation(body: Mapping[str, object]) -> None:
+    _check_grant(body)
+    _matching(body["confirmation_id"], _UUID, "statement.confirmation_id")
+    parse_action(body["action"], "statement.action")
+    text(body["idempotency_key"], "statement.idempotency_key", maximum=128)
+
+
+def _origin(value: object, where: str) -> str:
+    try:
+        return split_url(text(value, where, maximum=2048))[0]
+    except InvalidRequestError:
+        raise InvalidRequestError(f"{where}: must be an absolute http or https URL.") from None
+
+
+def _matching(value: object, pattern: re.Pattern[str], where: str) -> None:
+    if not isinstance(value, str) or pattern.fullmatch(value) is None:
+        raise InvalidRequestError(f"{where}: is not in the form it must have.")
+
+
+def _time(value: object, where: str) -> None:
+    try:
+        # Written again, because one instant must have one spelling under a signature.
+        if timestamp(parse_timestamp(value)) == value:
+            return
+    except EncodingError:
+        pass
+    raise InvalidRequestError(f"{where}: must be a time such as 2026-01-31T09:30:00Z.")
+
+
+def _bytes32(value: object, where: str) -> None:
+    try:
+        if isinstance(value, str) and len(b64u_decode(value)) == NONCE_BYTES:
+            return
+    except EncodingError:
+        pass
+    raise InvalidRequestError(f"{where}: must be 32 bytes in base64url.")

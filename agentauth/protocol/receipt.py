@@ -1,0 +1,171 @@
+"""The approval receipt: a person's signed decision that anyone can check later, without this server.
+
+It holds the statement, the passkey's answer and the text the person read, under the registry's `receipt` key.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from .approval import Statement, consent_sha256, parse_statement
+from .cose import read_passkey
+from .encoding import b64u_decode, b64u_encode, read_object, sha256
+from .errors import AgentAuthError, InvalidReceiptError
+from .jose import parse_compact, sign_compact, verify_jws
+from .keys import PublicKey, Signer
+from .reading import members, text
+from .urls import split_url
+
+RECEIPT_TYP: Final = "approval-receipt+jwt"
+MAX_RECEIPT_BYTES: Final = 65_536
+MAX_CONSENT_TEXT: Final = 16_384
+MAX_CLIENT_DATA_BYTES: Final = 4_096
+_BINARY: Final = (
+    "credential_id",
+    "credential_public_key",
+    "authenticator_data",
+    "client_data_json",
+    "signature",
+)
+_MEMBERS: Final = ("statement", "human_id", "consent_text", *_BINARY)
+
+# WebAuthn L3 section 6.1: 32 bytes of rpIdHash, one of flags, four of counter.
+_HEAD_BYTES: Final = 37
+_UP, _UV, _BE, _BS, _AT, _ED = 0x01, 0x04, 0x08, 0x10, 0x40, 0x80
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedReceipt:
+    """A receipt of which every signature was checked; made by `verify_receipt` alone.
+
+    `credential_id` is the registry's word: a passkey does not sign its own id. All else is under both signatures,
+    or is bound to the passkey's through a hash.
+    """
+
+    statement: Statement
+    kid: str
+    credential_id: bytes
+    human_id: str
+    passkey_alg: str
+    consent_text: str
+
+
+def build_receipt(
+    statement: Statement,
+    *,
+    credential_id: bytes,
+    credential_public_key: bytes,
+    human_id: str,
+    authenticator_data: bytes,
+    client_data_json: bytes,
+    signature: bytes,
+    consent_text: str,
+    signer: Signer,
+) -> str:
+    """Sign the receipt of one decision as a compact JWS of at most 64 kB (docs/protocol.md section 6).
+
+    `credential_public_key` is the COSE_Key, `human_id` the human it belongs to in the registry; the four byte
+    strings are the passkey's answer as received. Checked as `verify_receipt` will, so no receipt that would not
+    verify is ever signed. Raises InvalidReceiptError.
+    """
+    claims: dict[str, object] = {
+        "statement": statement.to_json(),
+        "human_id": human_id,
+        "consent_text": consent_text,
+        "credential_id": b64u_encode(credential_id),
+        "credential_public_key": b64u_encode(credential_public_key),
+        "authenticator_data": b64u_encode(authenticator_data),
+        "client_data_json": b64u_encode(client_data_json),
+        "signature": b64u_encode(signature),
+    }
+    try:
+        _check_claims(claims, expected_issuer=str(statement.body["issuer"]), kid=signer.kid)
+    except InvalidReceiptError:
+        raise
+    except AgentAuthError as error:
+        raise InvalidReceiptError(f"The receipt would not verify: {error.description}") from None
+    compact = sign_compact(claims, signer, typ=RECEIPT_TYP, header={"kid": signer.kid})
+    if len(compact) > MAX_RECEIPT_BYTES:
+        raise InvalidReceiptError("The receipt would be longer than 64 kB.")
+    return compact
+
+
+def verify_receipt(compact: str, *, keys: Mapping[str, PublicKey], expected_issuer: str) -> VerifiedReceipt:
+    """Verify a receipt offline; `keys` are the trusted receipt keys by `kid`, retired ones included.
+
+    1. The registry's signature, by a trusted key, over a JWS of this `typ`. 2. The claims, exactly. 3. The
+    statement is of the expected issuer, and the passkey belongs to the human it names. 4. The text the person read
+    is the one hashed into the statement. 5. The passkey was asked for this statement, on the issuer's own page.
+    6. It was there, and checked its user. 7. Its signature. No clock: a decision stays a decision.
+
+    Raises InvalidReceiptError (docs/protocol.md section 6).
+    """
+    try:
+        # 1. The key is found by name among trusted ones; nothing in the receipt can add one.
+        jws = parse_compact(compact, max_bytes=MAX_RECEIPT_BYTES)
+        kid = _trusted_kid(jws.header.get("kid"), keys)
+        verified = verify_jws(jws, keys[kid], expected_typ=RECEIPT_TYP)
+        return _check_claims(verified.claims, expected_issuer=expected_issuer, kid=kid)
+    except InvalidReceiptError:
+        raise
+    except AgentAuthError as error:
+        raise InvalidReceiptError(f"The receipt is not valid: {error.description}") from None
+
+
+def _trusted_kid(kid: object, keys: Mapping[str, PublicKey]) -> str:
+    if not isinstance(kid, str) or kid not in keys:
+        raise InvalidReceiptError("The receipt is signed by a key that is not trusted here.")
+    return kid
+
+
+def _check_claims(claims: dict[str, object], *, expected_issuer: str, kid: str) -> VerifiedReceipt:
+    """Steps 2 to 7 of `verify_receipt`. Raises AgentAuthError."""
+    # 2.
+    body = members(claims, "receipt", required=_MEMBERS)
+    raw = {name: b64u_decode(text(body[name], name, maximum=MAX_RECEIPT_BYTES)) for name in _BINARY}
+    statement = parse_statement(body["statement"])
+    # 3. Without this a receipt by anybody's passkey would pass for the one of the human it names.
+    if statement.body["issuer"] != expected_issuer:
+        raise InvalidReceiptError("The receipt is of another issuer.")
+    if body["human_id"] != statement.body["human_id"]:
+        raise InvalidReceiptError("The passkey belongs to another human than the statement names.")
+    # 4.
+    consent = text(body["consent_text"], "consent_text", maximum=MAX_CONSENT_TEXT)
+    if consent_sha256(consent) != statement.body["consent_sha256"]:
+        raise InvalidReceiptError("The consent text is not the one that was signed.")
+    # 5. and 6.
+    _check_client_data(raw["client_data_json"], statement)
+    _check_authenticator_data(raw["authenticator_data"], str(statement.body["rp_id"]))
+    # 7. WebAuthn L3 section 7.2, steps 20 and 21.
+    passkey = read_passkey(raw["credential_public_key"])
+    passkey.verify(raw["authenticator_data"] + sha256(raw["client_data_json"]), raw["signature"])
+    return VerifiedReceipt(statement, kid, raw["credential_id"], str(body["human_id"]), passkey.alg, consent)
+
+
+def _check_client_data(data: bytes, statement: Statement) -> None:
+    """The browser's words: what was asked of the passkey, and on which page."""
+    client = read_object(data, max_bytes=MAX_CLIENT_DATA_BYTES)
+    if client.get("type") != "webauthn.get":
+        raise InvalidReceiptError("The client data is not of an assertion.")
+    # Compared as text: a lenient decoder would take several texts for one challenge.
+    if client.get("challenge") != b64u_encode(statement.challenge()):
+        raise InvalidReceiptError("The passkey was asked for another statement.")
+    if client.get("origin") != split_url(str(statement.body["issuer"]))[0]:
+        raise InvalidReceiptError("The passkey signed on a page of another origin.")
+    # A page embedded in another may be covered by it: the person would have read something else.
+    if client.get("crossOrigin", False) is not False or "topOrigin" in client:
+        raise InvalidReceiptError("The passkey signed on an embedded page.")
+
+
+def _check_authenticator_data(data: bytes, rp_id: str) -> None:
+    """The passkey's words: for which site, with the person present and verified."""
+    if len(data) < _HEAD_BYTES or data[:32] != sha256(rp_id.encode("ascii")):
+        raise InvalidReceiptError("The passkey signed for another site.")
+    flags = data[32]
+    if not flags & _UP or not flags & _UV:
+        raise InvalidReceiptError("The person was not present and verified.")
+    if flags & _BS and not flags & _BE:
+        raise InvalidReceiptError("The passkey's backup flags contradict each other.")
+    # An assertion attests no key, and has bytes beyond the head exactly when it says so.
+    if flags & _AT or bool(flags & _ED) != (len(data) > _HEAD_BYTES):
+        raise InvalidReceiptError("The authenticator data does not have the length its flags say.")
