@@ -1,0 +1,157 @@
+"""Our own admin site: entered by passkey, no password page anywhere, rows read-only, every button a service."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, URLResolver, path, reverse
+from django.utils import timezone
+from django.utils.http import urlencode
+from django.utils.translation import gettext_lazy as _
+
+from agentauth.protocol.errors import AgentAuthError
+from approvals.services.people import create_setup_link
+from audit.admin import EventAdmin
+from audit.models import Event
+from kms.admin import KeyAdmin
+from kms.models import Key
+from registry.admin import ADMINS, admin_actor
+from registry.models import Agent, Grant, Human
+from registry.services.enrolment import create_enrolment_code
+from registry.services.service_providers import create_service_provider
+
+PENDING_SHOWN = 25
+
+
+class InvitationForm(forms.Form):
+    """Whom to invite."""
+
+    email = forms.EmailField(label=_("E-mail"))
+
+
+class EnrolmentForm(forms.Form):
+    """For whom an enrolment code is made."""
+
+    human = forms.ModelChoiceField(Human.objects.filter(status=Human.Status.ACTIVE), label=_("Human"))
+
+
+class ServiceProviderForm(forms.Form):
+    """A new service provider."""
+
+    name = forms.CharField(label=_("Name"), max_length=80)
+    audience = forms.CharField(
+        label=_("Audience URL"), max_length=255, help_text=_("https, without a final slash")
+    )
+    allowed = forms.CharField(
+        label=_("What agents may ask for"),
+        required=False,
+        widget=forms.Textarea(attrs={"rows": 4}),
+        help_text=_("One entry a line, such as read:calendar. Empty allows nothing."),
+    )
+    is_auditor = forms.BooleanField(label=_("May read the whole audit log"), required=False)
+
+
+class ControlRoom(admin.AdminSite):
+    """`/admin/`."""
+
+    site_title = site_header = _("AgentAuth control room")
+    index_title = _("Control room")
+    index_template = "admin/control_room.html"
+    enable_nav_sidebar = False
+
+    def get_urls(self) -> list[URLPattern | URLResolver]:
+        ours: list[URLPattern | URLResolver] = [
+            path("invite/", self.admin_view(self.invite), name="invite"),
+            path(
+                "new-service-provider/",
+                self.admin_view(self.new_service_provider),
+                name="new_service_provider",
+            ),
+        ]
+        # No password exists, so no page to change one.
+        theirs = [
+            url
+            for url in super().get_urls()
+            if not str(getattr(url, "name", "")).startswith("password_change")
+        ]
+        return ours + theirs
+
+    def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Sign-in is by passkey on the one sign-in page."""
+        if request.user.is_authenticated and not self.has_permission(request):
+            return HttpResponseRedirect("/approvals/")
+        wanted = request.GET.get("next") or reverse("admin:index")
+        return HttpResponseRedirect(f"/sign-in/?{urlencode({'next': wanted})}")
+
+    def logout(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Signing out is the pages' own act."""
+        return HttpResponseRedirect("/settings/")
+
+    def has_permission(self, request: HttpRequest) -> bool:
+        return bool(request.user.is_active and getattr(request.user, "is_staff", False))
+
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
+        now = timezone.now()
+        waiting = Grant.objects.waiting(now).select_related("agent", "agent__human", "service_provider")
+        counts = {status.label: Agent.objects.filter(status=status).count() for status in Agent.Status}
+        context = {"waiting": waiting.order_by("created_at")[:PENDING_SHOWN], "agent_counts": counts}
+        return super().index(request, context | (extra_context or {}))
+
+    def invite(self, request: HttpRequest) -> HttpResponse:
+        """Make a one-time setup link for a new human and show it once."""
+
+        def make(form: InvitationForm) -> list[tuple[str, str]]:
+            link = create_setup_link(
+                email=form.cleaned_data["email"], actor=admin_actor(request), now=timezone.now()
+            )
+            return [(str(_("Setup link, once, 72 hours")), link.url)]
+
+        return self._make(request, InvitationForm, _("Invite a human"), make)
+
+    def enrolment_code(self, request: HttpRequest) -> HttpResponse:
+        """Make a one-time enrolment code for a human and show it once."""
+
+        def make(form: EnrolmentForm) -> list[tuple[str, str]]:
+            human, actor = form.cleaned_data["human"], admin_actor(request)
+            _row, code = create_enrolment_code(human=human, actor=actor, now=timezone.now())
+            return [(str(_("Enrolment code, once, 15 minutes")), code)]
+
+        return self._make(request, EnrolmentForm, _("Make an enrolment code"), make)
+
+    def new_service_provider(self, request: HttpRequest) -> HttpResponse:
+        """Create a service provider and show its secret once."""
+
+        def make(form: ServiceProviderForm) -> list[tuple[str, str]]:
+            data = form.cleaned_data
+            provider, secret = create_service_provider(
+                name=data["name"],
+                audience=data["audience"],
+                allowed=data["allowed"].split(),
+                is_auditor=data["is_auditor"],
+                actor=admin_actor(request),
+                now=timezone.now(),
+            )
+            return [
+                (str(_("Client id")), str(provider.pk)),
+                (str(_("Client secret, shown this once")), secret),
+            ]
+
+        return self._make(request, ServiceProviderForm, _("Create a service provider"), make)
+
+    def _make(self, request: HttpRequest, form_class: type[Any], title: Any, make: Any) -> HttpResponse:
+        """Ask, call the service, show what it made; nothing of it is kept in the session."""
+        form, made = form_class(request.POST or None), None
+        if request.method == "POST" and form.is_valid():
+            try:
+                made = make(form)
+            except AgentAuthError as error:
+                messages.error(request, error.description)
+        context = self.each_context(request) | {"title": title, "form": form, "made": made}
+        return TemplateResponse(request, "admin/make.html", context)
+
+
+site = ControlRoom(name="admin")
+for _model, _model_admin in [*ADMINS, (Key, KeyAdmin), (Event, EventAdmin)]:
+    site.register(_model, _model_admin)
