@@ -86,7 +86,7 @@ def read_token(doc: Case, compact: str, now: int) -> TokenClaims:
 
 
 def token_outcome(doc: Case, case: Case) -> AgentAuthError | None:
-    return outcome(lambda: read_token(doc, case["token"], case.get("now", doc["now"])))
+    return outcome(lambda: read_token(doc, case["token"], case.get("now", doc.get("now"))))
 
 
 def token(doc: Case, case: Case) -> bool:
