@@ -32,6 +32,24 @@ def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _flush_past_triggers() -> Iterator[None]:
+    """Append-only tables refuse the flush after a transactional test: lift their triggers for that moment."""
+    from django.test import TransactionTestCase
+
+    from audit.tests.tampering import triggers_lifted
+
+    teardown = TransactionTestCase._fixture_teardown  # type: ignore[attr-defined]  # noqa: SLF001 — no public hook
+
+    def flushed(self: TransactionTestCase) -> None:
+        with triggers_lifted():
+            teardown(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", flushed)
+        yield
+
+
 @pytest.fixture
 def now() -> datetime:
     return datetime.now(UTC)

@@ -63,7 +63,7 @@ class EventsView(APIView):
 
     def get(self, request: Request) -> Response:
         query = _parse(request)
-        readable = Event.objects.filter(**(_scope(request) or {}), **query.filters)
+        readable = Event.objects.filter(**(_scope(request) or {})).filter(**query.filters)
         events, cursor = _page(readable, query)
         return Response(
             {

@@ -177,8 +177,13 @@ def _check_openings(batch: int) -> None:
 
 
 def _check_opening(opening: Opening, event: Event | None) -> None:
-    committed = _readable(lambda: commitment(opening.value, bytes(opening.salt)))
-    if event is None or committed is None or event.data.get(opening.member) != committed:
+    matches = _readable(
+        lambda: (
+            event is not None
+            and event.data.get(opening.member) == commitment(opening.value, bytes(opening.salt))
+        )
+    )
+    if not matches:
         raise _BadError(
             str(opening.event_id),
             f"What is kept as {opening.member!r} of event {opening.event_id} is not what the event committed to.",

@@ -1,4 +1,4 @@
-"""Playing the table owner: promises of the database lifted, in a savepoint that never lasts."""
+"""Playing the table owner: the promises of the database lifted, and put back."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,33 +6,49 @@ from typing import Any
 
 from django.db import connection, transaction
 
-TABLES = ["audit_event", "audit_leaf", "audit_opening", "audit_queueentry", "audit_head"]
-
 
 @contextlib.contextmanager
 def as_table_owner() -> Iterator[None]:
-    """Inside, rows of the log change freely: no trigger, no foreign key. Afterwards all is as it was."""
+    """Inside, rows of the log change freely: no trigger, no foreign key. Afterwards everything is as it was."""
     with transaction.atomic():
-        lift_triggers()
-        yield
-        transaction.set_rollback(True)
-
-
-def lift_triggers() -> None:
-    with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             # Foreign keys wait for the commit, and a table with waiting checks cannot be altered.
-            cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
-            for table in TABLES:
-                cursor.execute(f'ALTER TABLE "{table}" DISABLE TRIGGER ALL')
-            return
-        cursor.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
-        for (name,) in cursor.fetchall():
-            cursor.execute(f'DROP TRIGGER "{name}"')
+            execute("SET CONSTRAINTS ALL IMMEDIATE")
+        with triggers_lifted("ALL"):
+            yield
+            transaction.set_rollback(True)
+
+
+@contextlib.contextmanager
+def triggers_lifted(which: str = "USER") -> Iterator[None]:
+    """No trigger of ours fires inside; on PostgreSQL `which` may be ALL, which lifts foreign keys too."""
+    if connection.vendor == "postgresql":
+        tables = _column("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        lift = [f'ALTER TABLE "{table}" DISABLE TRIGGER {which}' for table in tables]
+        restore = [f'ALTER TABLE "{table}" ENABLE TRIGGER {which}' for table in tables]
+    else:
+        restore = _column("SELECT sql FROM sqlite_master WHERE type = 'trigger'")
+        lift = [
+            f'DROP TRIGGER "{name}"'
+            for name in _column("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+        ]
+    for statement in lift:
+        execute(statement)
+    yield
+    if not (connection.in_atomic_block and connection.needs_rollback):
+        for statement in restore:
+            execute(statement)
 
 
 def execute(sql: str, *parameters: Any) -> int:
-    """One statement past the ORM; returns the rows it touched. `%s` takes any value the ORM would."""
+    """One statement past the ORM; returns the rows it touched."""
     with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
+        # None, not an empty list: without parameters a % is a %.
+        cursor.execute(sql, parameters or None)
         return int(cursor.rowcount)
+
+
+def _column(sql: str) -> list[str]:
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+        return [row[0] for row in cursor.fetchall()]

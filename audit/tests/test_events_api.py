@@ -1,0 +1,155 @@
+"""GET /v1/audit/events: who reads what, in which order, and that following the cursor misses nothing."""
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pytest
+from rest_framework.permissions import BasePermission
+from rest_framework.response import Response
+from rest_framework.test import APIRequestFactory, force_authenticate
+
+from agentauth.protocol.chain import entry_hash, field_commitment
+from agentauth.protocol.encoding import b64u_decode
+from agentauth.protocol.errors import InvalidRequestError
+from audit.api import EventsView
+from audit.models import Event, Opening
+from audit.sequencer import sequence_pending, sequence_until_empty
+from audit.tests.conftest import MakeEvent
+
+pytestmark = pytest.mark.django_db
+MINE, OTHERS = uuid.uuid4(), uuid.uuid4()
+
+
+@dataclass
+class Principal:
+    scope: dict[str, str] | None
+    is_authenticated: bool = True
+
+    def audit_filter(self) -> dict[str, str] | None:
+        return self.scope
+
+
+AUDITOR = Principal({})
+AGENT = Principal({"agent_id": str(MINE)})
+
+
+def _get(principal: object, query: str = "") -> Response:
+    request = APIRequestFactory().get(f"/v1/audit/events?{query}")
+    force_authenticate(request, user=principal)  # type: ignore[arg-type]  # any principal with an audit_filter
+    # Errors come out as they are: their answers are the wiring's business and tested there.
+    view = EventsView()
+    view.setup(request)
+    initialized = view.initialize_request(request)
+    view.request = initialized
+    view.headers = {}
+    view.initial(initialized)
+    return view.get(initialized)
+
+
+def _results(principal: object, query: str = "") -> list[dict[str, Any]]:
+    results: list[dict[str, Any]] = _get(principal, query).data["results"]
+    return results
+
+
+def _permitted(principal: object) -> bool:
+    request = EventsView().initialize_request(APIRequestFactory().get("/v1/audit/events"))
+    request.user = principal  # type: ignore[assignment]  # as above
+    (permission,) = (cls() for cls in EventsView.permission_classes)
+    assert isinstance(permission, BasePermission)
+    return permission.has_permission(request, EventsView())
+
+
+def test_only_a_principal_that_says_so_reads_events() -> None:
+    assert _permitted(AUDITOR)
+    assert _permitted(AGENT)
+    assert not _permitted(Principal(None))
+    assert not _permitted(object())
+    assert not _permitted(None)
+
+
+def test_an_agent_reads_its_own_and_an_auditor_all(make_event: MakeEvent) -> None:
+    mine, _ = make_event(agent_id=MINE), make_event(agent_id=OTHERS)
+    assert [event["id"] for event in _results(AGENT)] == [str(mine.id)]
+    assert len(_results(AUDITOR)) == 2
+    assert _results(AGENT, f"agent={OTHERS}") == []
+
+
+def test_an_event_comes_with_all_that_is_needed_to_prove_it(make_event: MakeEvent, now: datetime) -> None:
+    make_event(agent_id=MINE, data={"n": 1}, personal={"name": "Alice"})
+    (waiting,) = _results(AGENT)
+    assert waiting["leaf_index"] is None
+    sequence_until_empty(now=now)
+    (event,) = _results(AGENT)
+    assert event["leaf_index"] == 0
+    body = {name: value for name, value in event.items() if name not in {"salt", "leaf_index", "openings"}}
+    stored = Event.objects.get()
+    assert entry_hash(body, b64u_decode(event["salt"])) == entry_hash(body, bytes(stored.salt))
+    opening = event["openings"]["name"]
+    assert opening["value"] == "Alice"
+    assert body["data"]["name"]["commitment"] == field_commitment("Alice", b64u_decode(opening["salt"]))
+
+
+def test_what_was_erased_is_no_longer_opened(make_event: MakeEvent) -> None:
+    make_event(agent_id=MINE, personal={"name": "Alice"})
+    Opening.objects.all().delete()
+    (event,) = _results(AGENT)
+    assert event["openings"] == {}
+    assert "commitment" in event["data"]["name"]
+
+
+def test_filters_by_agent_and_kind(make_event: MakeEvent) -> None:
+    make_event(agent_id=MINE)
+    make_event(agent_id=OTHERS, kind="kms.key.published")
+    assert len(_results(AUDITOR, f"agent={MINE}")) == 1
+    assert len(_results(AUDITOR, "kind=kms.key.published")) == 1
+    assert _results(AUDITOR, f"agent={MINE}&kind=kms.key.published") == []
+
+
+def _follow(query: str = "") -> list[str]:
+    seen, cursor = [], ""
+    for _ in range(20):
+        answer = _get(AUDITOR, f"limit=2&{query}{cursor}").data
+        seen += [event["id"] for event in answer["results"]]
+        if answer["next"] is None:
+            return seen
+        cursor = f"&after={answer['next']}"
+    raise AssertionError("the cursor does not end")
+
+
+@pytest.mark.parametrize("numbered", [0, 1, 2, 4, 7])
+def test_the_cursor_leads_through_numbered_and_waiting_events_once(
+    make_event: MakeEvent, now: datetime, numbered: int
+) -> None:
+    ids = [str(make_event().id) for _ in range(7)]
+    sequence_pending(now=now, batch=numbered) if numbered else None
+    seen = _follow()
+    assert sorted(seen) == sorted(ids)
+    assert len(seen) == len(set(seen))
+
+
+def test_an_event_numbered_between_two_pages_is_not_missed(make_event: MakeEvent, now: datetime) -> None:
+    ids = {str(make_event().id) for _ in range(5)}
+    first = _get(AUDITOR, "limit=2").data
+    late = str(make_event().id)
+    sequence_until_empty(now=now)
+    rest = _get(AUDITOR, f"limit=200&after={first['next']}").data["results"]
+    assert {event["id"] for event in [*first["results"], *rest]} == ids | {late}
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "limit=0", "limit=201", "limit=-1", "limit=²", "limit=1e1", "limit=", "agent=", "agent=x", f"agent={{{MINE}}}",
+        f"agent={str(MINE).upper()}", "kind=", "kind=%00", "kind=KMS", "after=", "after=x", "after=1.x", "after=1.5",
+        "after=99999999999999999999", "after=²", "page=2", "limit=1&limit=2", "human=1",
+    ],
+)  # fmt: skip
+def test_a_query_outside_the_contract_is_refused(query: str) -> None:
+    with pytest.raises(InvalidRequestError):
+        _get(AUDITOR, query)
+
+
+def test_the_answer_is_not_kept_by_caches() -> None:
+    assert _get(AUDITOR).headers["Cache-Control"] == "no-store"

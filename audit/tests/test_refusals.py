@@ -1,0 +1,103 @@
+"""Refusals are recorded one by one, until an anonymous flood: then they are counted and summed up once."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.db import connection
+
+from agentauth.protocol.errors import InvalidProofError, InvalidRequestError
+from audit import kinds
+from audit.models import Event, RefusalCount
+from audit.refusals import RECORDED_PER_MINUTE
+from audit.services import Actor, record_refusal, seal_audit
+from audit.verification import verify_log
+
+pytestmark = pytest.mark.django_db
+MINUTE = datetime(2026, 11, 25, 9, 30, tzinfo=UTC)
+ANONYMOUS = Actor("anonymous", "", "request-1")
+AGENT = Actor("agent", "0192f1c8-0000-7000-8000-000000000001", "request-1")
+OVER = 5
+
+
+def _refuse(
+    times: int, *, actor: Actor = ANONYMOUS, at: datetime = MINUTE, route: str = "POST v1/agents"
+) -> int:
+    error = InvalidRequestError("No.")
+    events = [
+        record_refusal(kind=kinds.REQUEST_REFUSED, actor=actor, at=at, error=error, route=route)
+        for _ in range(times)
+    ]
+    return sum(event is not None for event in events)
+
+
+def test_a_refusal_is_one_event_with_its_reason() -> None:
+    error = InvalidProofError("The proof was used before.", reason="replayed")
+    event = record_refusal(
+        kind=kinds.REQUEST_REFUSED, actor=AGENT, at=MINUTE, error=error, route="POST v1/tokens"
+    )
+    assert event is not None
+    assert (event.outcome, event.reason) == ("denied", "replayed")
+    assert event.data == {"error": "invalid_dpop_proof", "route": "POST v1/tokens"}
+    assert Event.objects.get() == event
+
+
+def test_a_refusal_without_a_finer_reason_carries_its_code() -> None:
+    _refuse(1)
+    assert Event.objects.get().reason == "invalid_request"
+
+
+def test_a_refusal_is_recorded_in_a_transaction_of_its_own() -> None:
+    # pytest's own transaction is there; one more level shows that the service opened its own.
+    before = len(connection.savepoint_ids)
+    _refuse(1, actor=AGENT)
+    assert len(connection.savepoint_ids) == before
+    assert Event.objects.count() == 1
+
+
+def test_an_anonymous_flood_leaves_sixty_events_a_minute() -> None:
+    assert _refuse(RECORDED_PER_MINUTE + OVER) == RECORDED_PER_MINUTE == 60
+    assert Event.objects.count() == RECORDED_PER_MINUTE
+
+
+def test_each_route_error_and_minute_has_its_own_allowance() -> None:
+    _refuse(RECORDED_PER_MINUTE + OVER)
+    assert _refuse(1, route="POST v1/tokens") == 1
+    assert _refuse(1, at=MINUTE + timedelta(seconds=59)) == 0
+    assert _refuse(1, at=MINUTE + timedelta(minutes=1)) == 1
+    other = InvalidProofError("No.", reason="malformed")
+    assert record_refusal(
+        kind=kinds.REQUEST_REFUSED, actor=ANONYMOUS, at=MINUTE, error=other, route="POST v1/agents"
+    )
+
+
+def test_a_known_caller_s_refusals_are_all_recorded() -> None:
+    assert _refuse(RECORDED_PER_MINUTE + OVER, actor=AGENT) == RECORDED_PER_MINUTE + OVER
+    assert not RefusalCount.objects.exists()
+
+
+def test_what_was_suppressed_becomes_one_event_once_the_minute_is_over() -> None:
+    _refuse(RECORDED_PER_MINUTE + OVER)
+    seal_audit(now=MINUTE + timedelta(seconds=59))
+    assert not Event.objects.filter(kind=kinds.REFUSALS_SUPPRESSED).exists()
+    for _ in range(2):
+        seal_audit(now=MINUTE + timedelta(minutes=1))
+    summary = Event.objects.get(kind=kinds.REFUSALS_SUPPRESSED)
+    assert summary.data == {
+        "route": "POST v1/agents",
+        "error": "invalid_request",
+        "minute": "2026-11-25T09:30:00Z",
+        "count": OVER,
+    }
+    assert not RefusalCount.objects.exists()
+    assert verify_log().tree_size == RECORDED_PER_MINUTE + 1
+
+
+def test_a_minute_within_its_allowance_leaves_no_summary() -> None:
+    _refuse(RECORDED_PER_MINUTE)
+    seal_audit(now=MINUTE + timedelta(minutes=1))
+    assert Event.objects.count() == RECORDED_PER_MINUTE
+    assert not RefusalCount.objects.exists()
+
+
+def test_a_long_route_is_counted_by_its_beginning() -> None:
+    assert _refuse(RECORDED_PER_MINUTE + OVER, route="GET " + "x" * 500) == RECORDED_PER_MINUTE

@@ -1,0 +1,122 @@
+"""The serving role on PostgreSQL: it serves, and cannot change what was recorded."""
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator
+from datetime import datetime
+
+import pytest
+from django.conf import settings
+from django.core.management import CommandError, call_command
+from django.db import Error, connection, transaction
+
+from audit.models import Event, Leaf, Opening
+from audit.roles import RoleError, grant_serving_role
+from audit.sequencer import sequence_until_empty
+from audit.tests.conftest import MakeEvent
+from audit.tests.tampering import execute
+from audit.verification import verify_log
+
+pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
+ROLE = "serving role"
+QUOTED = '"serving role"'
+
+
+@pytest.fixture
+def serving() -> None:
+    """A role of the test's own transaction, with its grants."""
+    execute(f"CREATE ROLE {QUOTED} LOGIN")
+    grant_serving_role(ROLE)
+
+
+@contextlib.contextmanager
+def _as_serving_role() -> Iterator[None]:
+    execute(f"SET ROLE {QUOTED}")
+    yield
+    execute("RESET ROLE")
+
+
+def test_the_serving_role_records_numbers_erases_and_verifies(
+    serving: None, make_event: MakeEvent, now: datetime
+) -> None:
+    with _as_serving_role():
+        make_event(personal={"name": "Alice"})
+        assert sequence_until_empty(now=now) == 1
+        Opening.objects.all().delete()
+        assert verify_log().ok
+    assert (Event.objects.count(), Leaf.objects.count(), Opening.objects.count()) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE audit_event SET reason = 'x'",
+        "DELETE FROM audit_event",
+        "TRUNCATE audit_event CASCADE",
+        "UPDATE audit_leaf SET leaf_index = 7",
+        "DELETE FROM audit_leaf",
+        "TRUNCATE audit_leaf",
+        "UPDATE audit_opening SET member = 'x'",
+        "TRUNCATE audit_opening",
+        "DELETE FROM audit_head",
+        "TRUNCATE audit_queueentry",
+        "ALTER TABLE audit_event DISABLE TRIGGER ALL",
+        "ALTER TABLE audit_event ADD COLUMN more integer",
+        "DROP TRIGGER audit_event_kept ON audit_event",
+        "DROP TABLE audit_leaf",
+        "CREATE TABLE anything (id integer)",
+        "DELETE FROM django_migrations",
+        "SET session_replication_role = replica",
+    ],
+)
+def test_AU_27_the_serving_role_cannot_change_the_log(
+    serving: None, make_event: MakeEvent, statement: str
+) -> None:
+    make_event(personal={"name": "Alice"})
+    # Checks that wait for the commit would refuse some of these by themselves.
+    execute("SET CONSTRAINTS ALL IMMEDIATE")
+    with (
+        pytest.raises(Error, match=r"permission denied|must be owner"),
+        transaction.atomic(),
+        _as_serving_role(),
+    ):
+        execute(statement)
+
+
+def test_granting_again_takes_back_what_was_given_by_hand(serving: None) -> None:
+    execute(f"GRANT UPDATE, TRUNCATE ON audit_event TO {QUOTED}")
+    execute("GRANT DELETE ON audit_leaf TO PUBLIC")
+    grant_serving_role(ROLE)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT has_table_privilege(%s, 'audit_event', 'UPDATE'), has_table_privilege(%s, 'audit_event', 'TRUNCATE'),"
+            " has_table_privilege(%s, 'audit_leaf', 'DELETE')",
+            [ROLE] * 3,
+        )
+        assert cursor.fetchone() == (False, False, False)
+
+
+def test_a_role_that_no_grant_binds_is_refused() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_user")
+        owner = cursor.fetchone()[0]
+    execute(f"CREATE ROLE {QUOTED} LOGIN")
+    execute(f'GRANT "{owner}" TO {QUOTED}')
+    for role, why in (("nobody there", "no database role"), (owner, "superuser|owns"), (ROLE, "owns")):
+        with pytest.raises(RoleError, match=why):
+            grant_serving_role(role)
+
+
+def test_the_command_reads_the_role_from_the_address_that_serves(
+    serving: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "DATABASE_URL", "postgres://serving%20role:secret@db/agentauth")
+    out = io.StringIO()
+    call_command("grant_serving_role", "--json", stdout=out)
+    answer = json.loads(out.getvalue())
+    assert answer["role"] == ROLE
+    assert answer["tables"]["audit_event"] == ["INSERT", "SELECT"]
+    monkeypatch.setattr(settings, "DATABASE_URL", "postgres://nobody@db/agentauth")
+    with pytest.raises(CommandError, match="no database role"):
+        call_command("grant_serving_role")

@@ -1,0 +1,67 @@
+"""Several sequencers and many recorders at once, each on a connection of its own: one line, no gap, no fork."""
+
+import threading
+from collections.abc import Callable
+from datetime import datetime
+
+import pytest
+from django.db import connection
+
+from audit.models import Event, Leaf, QueueEntry
+from audit.sequencer import sequence_pending, sequence_until_empty
+from audit.tests.conftest import MakeEvent
+from audit.verification import verify_log
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def _together(*acts: Callable[[], None]) -> None:
+    failures: list[BaseException] = []
+
+    def run(act: Callable[[], None]) -> None:
+        try:
+            act()
+        except BaseException as error:  # noqa: BLE001 — handed to the test below
+            failures.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run, args=[act]) for act in acts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_AU_11_of_two_sequencers_at_once_one_numbers_each_event(make_event: MakeEvent, now: datetime) -> None:
+    for _ in range(40):
+        make_event()
+    numbered: list[int] = []
+    gate = threading.Barrier(4)
+
+    def sequence() -> None:
+        gate.wait()
+        numbered.extend(sequence_pending(now=now, batch=5) for _ in range(12))
+
+    _together(*[sequence] * 4)
+    sequence_until_empty(now=now)
+    assert sum(numbered) <= 40
+    assert Leaf.objects.count() == 40
+    assert verify_log().ok
+
+
+def test_events_recorded_meanwhile_are_all_numbered_in_one_line(make_event: MakeEvent, now: datetime) -> None:
+    def record() -> None:
+        for _ in range(15):
+            make_event()
+
+    def sequence() -> None:
+        while Event.objects.count() < 30:
+            sequence_pending(now=now)
+
+    _together(record, record, sequence, sequence)
+    sequence_until_empty(now=now)
+    assert not QueueEntry.objects.exists()
+    verdict = verify_log()
+    assert (verdict.ok, verdict.tree_size) == (True, 30)
