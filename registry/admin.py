@@ -22,7 +22,7 @@ def admin_actor(request: HttpRequest) -> Actor:
 
 
 def each(
-    model_admin: admin.ModelAdmin[Any],
+    model_admin: "admin.ModelAdmin[Any]",
     request: HttpRequest,
     rows: QuerySet[Any],
     act: Callable[[Any, Actor], None],
@@ -193,7 +193,7 @@ class GrantAdmin(ReadOnlyAdmin[Grant]):
         )
 
 
-ADMINS: list[tuple[type[Model], type[admin.ModelAdmin[Any]]]] = [
+ADMINS: "list[tuple[type[Model], type[admin.ModelAdmin[Any]]]]" = [
     (Agent, AgentAdmin),
     (Grant, GrantAdmin),
     (ServiceProvider, ServiceProviderAdmin),
