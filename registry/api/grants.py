@@ -12,6 +12,7 @@ from rest_framework.response import Response
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.reading import integer, text
+from audit.faults import fault_point
 from registry.api.grant_answers import accepted, render_grant, render_request
 from registry.api.views import NativeView, empty, query_cursor, query_integer
 from registry.models import Grant
@@ -127,6 +128,7 @@ class RevokeGrantView(NativeView):
     def post(self, request: Request, grant_id: str) -> Response:
         self.body()
         self.once(lambda: self._revoke(grant_id))
+        fault_point("revoke.before_delivery")
         return empty()
 
     def _revoke(self, grant_id: str) -> Answer:

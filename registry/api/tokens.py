@@ -67,4 +67,5 @@ class RevokeTokenView(NativeView):
         revoke_presented_token(
             untrusted_token=tokens[0], caller=caller_of(request), actor=self.actor, now=self.now
         )
+        fault_point("revoke.before_delivery")
         return Response(status=200)

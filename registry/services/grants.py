@@ -104,7 +104,8 @@ def approve_grant(
         )
         _record(kinds.GRANT_APPROVED, grant, actor, now, data=_asked(grant) | _given(grant))
         fault_point("approve.before_commit")
-    fault_point("approve.after_commit")
+        # The caller's transaction, which also holds the receipt, is the one that counts.
+        transaction.on_commit(lambda: fault_point("approve.after_commit"))
 
 
 def deny_grant(*, grant: Grant, human: Human, reason: str, actor: Actor, now: datetime) -> None:
@@ -143,7 +144,6 @@ def revoke_grant(*, grant: Grant, actor: Actor, now: datetime) -> None:
     if grant.status not in {Grant.Status.APPROVED, Grant.Status.SUSPENDED}:
         raise InvalidStateError("Only an approved grant can be revoked.")
     _end(grant, Grant.Status.REVOKED, kinds.GRANT_REVOKED, actor, now)
-    fault_point("revoke.after_commit")
 
 
 def suspend_grant(
@@ -258,6 +258,9 @@ def _end(grant: Grant, status: str, kind: str, actor: Actor, now: datetime) -> N
         except GrantChangedError as error:
             raise InvalidStateError("This grant just changed. Look at it again.") from error
         _record(kind, grant, actor, now)
+        if status == Grant.Status.REVOKED:
+            fault_point("revoke.before_commit")
+            transaction.on_commit(lambda: fault_point("revoke.after_commit"))
 
 
 def _asked(grant: Grant) -> dict[str, Any]:

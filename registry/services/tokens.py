@@ -116,7 +116,7 @@ def revoke_token(*, jti: str, actor: Actor, now: datetime) -> bool:
             token_jti=jti,
         )
         fault_point("revoke.before_commit")
-    fault_point("revoke.after_commit")
+        transaction.on_commit(lambda: fault_point("revoke.after_commit"))
     return True
 
 

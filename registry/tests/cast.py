@@ -107,8 +107,8 @@ class AgentClient:
         body = {"manifest": manifest or self.manifest()}
         return self.call("POST", "/v1/agents", body | ({"enrolment_code": code} if code else {}), key=key)
 
-    def ask(self, service_provider: ServiceProvider, *, key: str | None = None, **changes: Any) -> Any:
-        body = {"service_provider": service_provider.slug, "capabilities": [READ_CALENDAR]}
+    def ask(self, at: ServiceProvider, /, *, key: str | None = None, **changes: Any) -> Any:
+        body = {"service_provider": at.slug, "capabilities": [READ_CALENDAR]}
         return self.call("POST", "/v1/grants", body | changes, key=key)
 
 
