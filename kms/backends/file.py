@@ -60,12 +60,16 @@ class FileBackend:
     def _write(self, name: str, pem: bytes) -> None:
         # Written aside and renamed: a crash leaves either no key or a whole one, and no row names it yet.
         unfinished = self._directory / f".{name}.new"
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(pem)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.rename(self._directory / name)
+        try:
+            descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(pem)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.rename(self._directory / name)
+        except OSError:
+            unfinished.unlink(missing_ok=True)
+            raise
         directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             # The rename itself must survive a power failure: the row that names this file commits next.

@@ -1,0 +1,16 @@
+"""Who signs for the log: named by dotted path in settings, since audit imports no other app."""
+
+from datetime import datetime
+from typing import cast
+
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+from agentauth.protocol.keys import Signer
+
+PURPOSE = "audit"
+
+
+def audit_signer(*, now: datetime) -> Signer:
+    """The key that signs the log's statements at `now`. Raises TemporarilyUnavailableError where there is none."""
+    return cast("Signer", import_string(settings.AUDIT_SIGNER)(purpose=PURPOSE, now=now))
