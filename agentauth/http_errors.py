@@ -140,7 +140,7 @@ def ids_of(request: HttpRequest | Request) -> dict[str, Any]:
 
 def recorded(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuthError:
     """Record the refusal after the service's rollback, in a transaction of its own; if that fails, 503."""
-    if isinstance(error, TemporarilyUnavailableError | ServerError | MethodNotAllowedError):
+    if error.recorded or isinstance(error, TemporarilyUnavailableError | ServerError | MethodNotAllowedError):
         return error
     match = getattr(request, "resolver_match", None)
     try:

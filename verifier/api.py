@@ -1,8 +1,8 @@
-"""The verifier over HTTP: agents wait for a human's confirmation of one transaction."""
+"""The verifier over HTTP: service providers ask for decisions, agents wait for a human's confirmation of one transaction."""
 
 import time
 import uuid
-from typing import Any
+from typing import Any, cast
 
 from django.utils import timezone
 from rest_framework.request import Request
@@ -10,10 +10,34 @@ from rest_framework.response import Response
 
 from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import NotFoundError
+from audit.faults import fault_point
 from registry.api.grants import LONG_POLLS, LOOK_EVERY_SECONDS, MAX_WAIT_SECONDS
 from registry.api.views import NativeView, query_integer
+from registry.authentication import ServiceProviderAuthentication
+from registry.models import ServiceProvider
+from registry.permissions import IsServiceProvider
 from verifier.models import Confirmation
+from verifier.requests import parse_verify_request
 from verifier.services.confirmations import approval_url, find_for_agent
+from verifier.services.pipeline import verify
+
+
+class VerifyView(NativeView):
+    """`POST /v1/verify`: may this agent do that, now? Answers 200 for yes and for no (docs/protocol.md section 8)."""
+
+    authentication_classes = [ServiceProviderAuthentication]
+    permission_classes = [IsServiceProvider]
+
+    def post(self, request: Request) -> Response:
+        self.query()
+        answer = verify(
+            service_provider=cast("ServiceProvider", request.user),
+            request=parse_verify_request(request.data),
+            actor=self.actor,
+            now=self.now,
+        )
+        fault_point("verify.before_delivery")
+        return Response(dict(answer.body), headers={"Cache-Control": "no-store"})
 
 
 class ConfirmationView(NativeView):

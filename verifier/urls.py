@@ -2,8 +2,9 @@
 
 from django.urls import path
 
-from verifier.api import ConfirmationView
+from verifier.api import ConfirmationView, VerifyView
 
 urlpatterns = [
+    path("v1/verify", VerifyView.as_view()),
     path("v1/confirmations/<str:confirmation_id>", ConfirmationView.as_view()),
 ]

@@ -10,6 +10,8 @@ class AgentAuthError(Exception):
     """
 
     code: ClassVar[str] = "error"
+    # True once its audit event is committed with what was done; the edge then writes no second one.
+    recorded: bool = False
 
     def __init__(self, description: str = "", *, reason: str | None = None, **fields: Any) -> None:
         self.description = description

@@ -1,5 +1,6 @@
 """Confirmations of single transactions above a threshold: asked for by the verifier, decided by a human on a page."""
 
+import hmac
 import uuid
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -8,7 +9,10 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import F, QuerySet
 
+from agentauth.protocol.capability import Action
+from agentauth.protocol.envelope import Confirmation as State
 from agentauth.protocol.errors import ExpiredError, GrantChangedError, InvalidStateError, NotFoundError
+from agentauth.protocol.windows import seconds_until
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Agent, Grant, Human
@@ -78,6 +82,55 @@ def approval_url(confirmation: Confirmation) -> str:
     return f"{settings.PUBLIC_URL}/confirmations/{confirmation.pk}/"
 
 
+def confirmation_state(*, grant: Grant, action_digest: bytes, key: str, now: datetime) -> State:
+    """What the human has said to this action under this key: "confirmed", "denied", or "none".
+
+    A no holds for the key whatever the action and the version of the grant; a yes only for exactly what was
+    signed, and for ten minutes.
+    """
+    rows = list(Confirmation.objects.filter(grant=grant, idempotency_key=key))
+    if any(row.status == Confirmation.Status.DENIED for row in rows):
+        return "denied"
+    same = (row for row in rows if _asks(row, grant, action_digest))
+    confirmed = any(row.status_at(now) == Confirmation.Status.CONFIRMED for row in same)
+    return "confirmed" if confirmed else "none"
+
+
+def request_confirmation(
+    *, grant: Grant, action: Action, key: str, may_create: bool, actor: Actor, now: datetime
+) -> tuple[uuid.UUID | None, int | None]:
+    """The pending confirmation of this action under this key, made if there is none, and when to try again (s).
+
+    Inside the store's transaction, which holds the grant's ledger: so the limit of 5 pending is exact. At the
+    limit, and where `may_create` is false and none is pending, there is no id.
+    """
+    digest = action.digest()
+    waiting = list(Confirmation.objects.waiting(now).filter(grant=grant).order_by("expires_at"))
+    for row in waiting:
+        if row.idempotency_key == key and _asks(row, grant, digest):
+            return row.pk, None
+    if not may_create:
+        return None, None
+    # One that asks about an earlier version can never be used, so it must not hold up new ones.
+    outdated = [row for row in waiting if row.grant_version != grant.version]
+    for row in [*outdated, *Confirmation.objects.lapsed(now).filter(grant=grant)]:
+        expire_one(row, actor=actor, now=now)
+    current = [row for row in waiting if row.grant_version == grant.version]
+    if len(current) >= MAX_PENDING:
+        return None, seconds_until(current[0].expires_at, now)
+    row = Confirmation.objects.create(
+        grant=grant,
+        grant_version=grant.version,
+        action=action.to_json(),
+        action_digest=digest,
+        idempotency_key=key,
+        created_at=now,
+        expires_at=now + PENDING_LIFE,
+    )
+    _record(kinds.CONFIRMATION_REQUESTED, row, actor, now)
+    return row.pk, None
+
+
 def expire_confirmations(*, now: datetime) -> int:
     """Write down which confirmations time has ended; returns how many. Nothing waits for it: readers compare clocks."""
     with transaction.atomic():
@@ -93,6 +146,10 @@ def expire_one(confirmation: Confirmation, *, actor: Actor, now: datetime) -> bo
     if moved:
         _record(kinds.CONFIRMATION_EXPIRED, confirmation, actor, now)
     return bool(moved)
+
+
+def _asks(row: Confirmation, grant: Grant, action_digest: bytes) -> bool:
+    return row.grant_version == grant.version and hmac.compare_digest(bytes(row.action_digest), action_digest)
 
 
 def _found(rows: QuerySet[Confirmation]) -> Confirmation:

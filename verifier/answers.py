@@ -1,0 +1,117 @@
+"""The bodies verify answers with: small, the same for the same refusal, and without anything secret."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from django.conf import settings
+
+from agentauth.protocol.token import TokenClaims
+from registry.models import Agent
+from verifier.stores import Allow, Refuse
+
+# A refusal stays below 1 kB (docs/protocol.md section 0), whatever limits the grant names.
+_MAX_REFUSAL = 1_000
+
+# One sentence per answer. It depends on error and reason alone: a forged token and another service provider's get
+# the same bytes.
+_SENTENCES = {
+    ("invalid_token", "malformed"): "The token is not in the form of ours.",
+    ("invalid_token", "unknown"): "The token is not known here.",
+    ("invalid_token", "expired"): "The token has expired; the agent should get a new one.",
+    ("invalid_token", "not_yet_valid"): "The token is not valid yet; check the clocks.",
+    ("invalid_token", "revoked"): "The token was revoked.",
+    (
+        "invalid_token",
+        "grant_inactive",
+    ): "The grant has ended, is suspended or has changed since the token was issued.",
+    ("invalid_token", "agent_inactive"): "The agent is not active.",
+    ("invalid_token", "human_inactive"): "The human behind the agent is not active.",
+    ("invalid_token", "binding"): "The proof was made with another key than the token is bound to.",
+    ("invalid_dpop_proof", "malformed"): "There is no proof, or it is not in its form.",
+    ("invalid_dpop_proof", "signature"): "The proof's signature does not verify.",
+    ("invalid_dpop_proof", "method"): "The proof was made for another method.",
+    (
+        "invalid_dpop_proof",
+        "url",
+    ): "The proof was made for another URL, or the URL lies outside your audience.",
+    (
+        "invalid_dpop_proof",
+        "iat",
+    ): "The proof was made too long ago or in the future; the agent should make a new one.",
+    ("invalid_dpop_proof", "ath"): "The proof was made for another token.",
+    (
+        "invalid_dpop_proof",
+        "replayed",
+    ): "The proof was used before; the agent should make a new one for each call.",
+    ("insufficient_scope", "no_capability"): "The grant has no capability for this action.",
+    ("insufficient_scope", "constraint"): "The action breaks a limit of the capability.",
+    ("envelope_exceeded", "rate"): "Too many requests; try again later.",
+    ("envelope_exceeded", "budget"): "The budget does not cover this.",
+    ("envelope_exceeded", "max_uses"): "The grant has been used as often as it may be.",
+    ("outside_time_window", None): "The grant may not be used at this time.",
+    ("step_up_required", "confirm_above"): "A human must confirm this transaction first.",
+    ("step_up_required", "confirmation_denied"): "The human said no to this transaction.",
+    ("step_up_required", "human_offline"): "The human must be present for this.",
+    ("idempotency_mismatch", None): "This idempotency_key was used for another action.",
+}
+
+
+def sentence(refuse: Refuse) -> str:
+    """What a person can read about the refusal."""
+    return _SENTENCES[refuse.error, refuse.reason]
+
+
+def refusal_body(refuse: Refuse) -> dict[str, Any]:
+    """The body of `valid: false` (docs/protocol.md section 8)."""
+    body: dict[str, Any] = {"valid": False, "error": refuse.error}
+    if refuse.reason is not None:
+        body["reason"] = refuse.reason
+    body["error_description"] = sentence(refuse)
+    if refuse.retry_after is not None:
+        body["retry_after"] = refuse.retry_after
+    if refuse.confirmation_id is not None:
+        body["confirmation_id"] = str(refuse.confirmation_id)
+        body["approval_url"] = f"{settings.PUBLIC_URL}/confirmations/{refuse.confirmation_id}/"
+    if refuse.reason == "human_offline":
+        body["approval_url"] = f"{settings.PUBLIC_URL}/approvals/"
+    if refuse.violations:
+        _add_violations(body, refuse)
+    return body
+
+
+def allowed_body(
+    allow: Allow, *, decision_id: str, agent: Agent, claims: TokenClaims, now_seconds: int
+) -> dict[str, Any]:
+    """The body of `valid: true`; `capability` only where an action was asked about."""
+    body: dict[str, Any] = {
+        "valid": True,
+        "decision_id": decision_id,
+        "agent": {"id": str(agent.pk), "name": agent.name, "model_origin": agent.model_origin},
+        "subject": claims.subject,
+        "grant_id": claims.grant_id,
+        "scope": claims.scope,
+        "limits": allow.limits.to_json(),
+        "expires_in": claims.expires_at - now_seconds,
+    }
+    if allow.capability is not None:
+        body["capability"] = allow.capability.to_json()
+    return body
+
+
+def repeated_body(answer: Mapping[str, Any], *, claims: TokenClaims, now_seconds: int) -> dict[str, Any]:
+    """The answer as it was given, marked; only `expires_in` is of the token that was presented now."""
+    return {**answer, "expires_in": claims.expires_at - now_seconds, "repeated": True}
+
+
+def _add_violations(body: dict[str, Any], refuse: Refuse) -> None:
+    """As many violations as fit; a limit too long to show is left out, its argument and operator are not."""
+    body["violations"] = shown = []
+    for violation in refuse.violations:
+        full = violation.to_json()
+        brief = {name: value for name, value in full.items() if name != "limit"}
+        for form in (full, brief):
+            shown.append(form)
+            if len(json.dumps(body).encode()) <= _MAX_REFUSAL:
+                break
+            shown.pop()

@@ -1,0 +1,63 @@
+"""The body of a verify request, read strictly: unknown members, wrong types and bad amounts stop here."""
+
+from dataclasses import dataclass
+
+from agentauth.protocol.capability import Action, parse_action
+from agentauth.protocol.errors import InvalidRequestError
+from agentauth.protocol.reading import members, text
+
+_MAX_TEXT = 65_536
+_MAX_METHOD = 32
+MAX_KEY = 128
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyRequest:
+    """One question of a service provider. Token, proof and URL are as the agent sent them: nothing of it is proved."""
+
+    untrusted_token: str
+    untrusted_proof: str | None
+    method: str
+    untrusted_url: str
+    action: Action | None
+    # The agent's name for its operation; see docs/protocol.md section 8.
+    operation_key: str | None
+    dry_run: bool
+
+
+def parse_verify_request(obj: object) -> VerifyRequest:
+    """Read the body of `POST /v1/verify` (docs/protocol.md section 8).
+
+    A proof that is absent or null is not an error of the service provider: the agent sent none, and the answer
+    says so. A null anywhere else is one: a lost `action` would ask for less than the caller means to.
+
+    Raises InvalidRequestError naming the member; also for a `transact` without `idempotency_key`, since a payment
+    whose retry cannot be told from a second payment must not begin.
+    """
+    body = members(
+        obj,
+        "body",
+        required=("token", "method", "url"),
+        optional=("proof", "action", "idempotency_key", "dry_run"),
+    )
+    proof = body.get("proof")
+    dry_run = body.get("dry_run", False)
+    if not isinstance(dry_run, bool):
+        raise InvalidRequestError("dry_run: must be true or false.")
+    action = parse_action(body["action"]) if "action" in body else None
+    key = (
+        text(body["idempotency_key"], "idempotency_key", maximum=MAX_KEY)
+        if "idempotency_key" in body
+        else None
+    )
+    if action is not None and action.type == "transact" and key is None:
+        raise InvalidRequestError("idempotency_key: is missing; a transact must name the agent's operation.")
+    return VerifyRequest(
+        untrusted_token=text(body["token"], "token", minimum=0, maximum=_MAX_TEXT),
+        untrusted_proof=None if proof is None else text(proof, "proof", minimum=0, maximum=_MAX_TEXT),
+        method=text(body["method"], "method", maximum=_MAX_METHOD),
+        untrusted_url=text(body["url"], "url", minimum=0, maximum=_MAX_TEXT),
+        action=action,
+        operation_key=key,
+        dry_run=dry_run,
+    )

@@ -1,0 +1,167 @@
+"""May this agent do that, now? The numbered checks of `POST /v1/verify`, in order; steps 6 to 15 run inside a store."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError
+
+from agentauth.protocol.dpop import LeakedKeyError, url_within, verify_proof
+from agentauth.protocol.encoding import sha256
+from agentauth.protocol.errors import (
+    IdempotencyMismatchError,
+    InvalidProofError,
+    InvalidRequestError,
+    InvalidTokenError,
+    TemporarilyUnavailableError,
+)
+from agentauth.protocol.keys import PublicKey
+from agentauth.protocol.token import TokenClaims, verify_token
+from audit.faults import fault_point
+from audit.services import Actor
+from kms.services import verification_keys
+from registry.models import ServiceProvider
+from registry.services.keys import bar_disclosed_key
+from verifier.answers import refusal_body, sentence
+from verifier.requests import VerifyRequest
+from verifier.stores import EarlyRefusal, Permit, Refuse, StoreCall, VerifierStore
+from verifier.stores.database import DatabaseStore
+
+logger = logging.getLogger(__name__)
+
+STORE: VerifierStore = DatabaseStore()
+# Stands for "no action" where an action's digest is asked for: no canonical JSON object hashes to it.
+_NO_ACTION = sha256(b"agentauth/no-action/v1")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the service provider gets, with status 200: the body of section 8."""
+
+    body: Mapping[str, Any]
+
+
+def verify(
+    *, service_provider: ServiceProvider, request: VerifyRequest, actor: Actor, now: datetime
+) -> Answer:
+    """Decide one request of an authenticated service provider (docs/protocol.md section 8).
+
+    1. Service provider: authenticated by the caller of this function. 2. Its own idempotency: not yet offered.
+    3. Token. 4. Proof. 5. Binding. 6. Spend the proof. 7. State. 8. Capability and constraints. 9. The agent's
+    idempotency. 10. Windows. 11. Presence. 12. Threshold. 13. Rate. 14. Budgets and uses. 15. Record.
+
+    3 to 5 are `prepare`, without I/O; 6 and 15 are the store's, 7 to 14 `verifier.decision.decide` inside it. A
+    refusal is an answer, and its event is committed before it is given. Raises IdempotencyMismatchError (also
+    committed and recorded), and TemporarilyUnavailableError where the answer could not be had: never a wrong yes.
+    """
+    try:
+        keys = verification_keys(purpose="token", now=now)
+        return conclude(
+            _applied(prepare(request, service_provider=service_provider, keys=keys, actor=actor, now=now))
+        )
+    except (DatabaseError, InterfaceError) as error:
+        # Whether the transaction was committed may be unknown: the proof may be spent, so the agent signs anew.
+        logger.exception("verify could not reach its store")
+        raise TemporarilyUnavailableError(
+            "The service cannot answer right now. Try again shortly."
+        ) from error
+
+
+def prepare(
+    request: VerifyRequest,
+    *,
+    service_provider: ServiceProvider,
+    keys: Mapping[str, PublicKey],
+    actor: Actor,
+    now: datetime,
+) -> StoreCall | EarlyRefusal:
+    """Steps 3 to 5, without I/O: who signed what, for whom, and with which key. `keys` maps `kid` to token keys.
+
+    The proof is not spent here: who cannot show a token bound to the proof's key writes nothing into the replay
+    memory, and cannot use up another's `jti`.
+    """
+    seconds = int(now.timestamp())
+    refused = partial(
+        EarlyRefusal,
+        service_provider_id=service_provider.pk,
+        action=request.action,
+        operation_key=request.operation_key,
+        dry_run=request.dry_run,
+        actor=actor,
+        now=now,
+    )
+    claims: TokenClaims | None = None
+    try:
+        # 3. Signature, issuer, audience, then time. Forged, foreign and another service provider's are one answer.
+        claims = verify_token(
+            request.untrusted_token,
+            keys=keys,
+            expected_issuer=settings.ISSUER,
+            expected_audience=service_provider.audience,
+            now=seconds,
+        )
+        # 4. The URL first: a proof for a resource that is not the caller's proves nothing to it.
+        _check_url(request.untrusted_url, service_provider.audience)
+        proof = verify_proof(
+            request.untrusted_proof or "",
+            expected_method=request.method,
+            expected_url=request.untrusted_url,
+            access_token=request.untrusted_token,
+            body=None,
+            now=seconds,
+        )
+    except (InvalidTokenError, InvalidProofError) as error:
+        leaked = error.key if isinstance(error, LeakedKeyError) else None
+        return refused(refuse=Refuse(error.code, error.reason), claims=claims, leaked_key=leaked)
+    # 5. The token is worth something only in the hands of the key it names.
+    if proof.jkt != claims.jkt:
+        return refused(refuse=Refuse("invalid_token", "binding"), claims=claims)
+    return StoreCall(
+        service_provider_id=service_provider.pk,
+        claims=claims,
+        proof_jkt=proof.jkt,
+        proof_jti=proof.jti,
+        spent_until=datetime.fromtimestamp(proof.spent_until, UTC),
+        action=request.action,
+        action_digest=_NO_ACTION if request.action is None else request.action.digest(),
+        operation_key=request.operation_key,
+        dry_run=request.dry_run,
+        actor=actor,
+        now=now,
+    )
+
+
+def conclude(outcome: Permit | Refuse) -> Answer:
+    """The answer of an outcome that is committed. Raises IdempotencyMismatchError, which is an HTTP error."""
+    if isinstance(outcome, Permit):
+        return Answer(outcome.answer)
+    if outcome.error == IdempotencyMismatchError.code:
+        error = IdempotencyMismatchError(sentence(outcome))
+        # Its event was committed with the spent proof; the edge must not write a second one.
+        error.recorded = True
+        raise error
+    return Answer(refusal_body(outcome))
+
+
+def _applied(prepared: StoreCall | EarlyRefusal) -> Permit | Refuse:
+    if isinstance(prepared, StoreCall):
+        return STORE.apply(prepared)
+    if prepared.leaked_key is not None:
+        # The proof carried its private key: whoever saw it can sign, so nobody may with it any more.
+        bar_disclosed_key(key=prepared.leaked_key, actor=prepared.actor, now=prepared.now)
+    STORE.record(prepared)
+    fault_point("verify.after_commit")
+    return prepared.refuse
+
+
+def _check_url(untrusted_url: str, audience: str) -> None:
+    try:
+        inside = url_within(untrusted_url, audience)
+    except InvalidRequestError as error:
+        raise InvalidProofError(error.description, reason="url") from None
+    if not inside:
+        raise InvalidProofError("The URL lies outside the audience.", reason="url")

@@ -1,0 +1,136 @@
+"""What a verification asks of a store, and what it answers: one interface, so that there can be two homes.
+
+A store is the only part of a verification that does I/O. It is given a `StoreCall` (token, proof and binding are
+good) and in one atomic step spends the proof, reads the state, lets `verifier.decision.decide` judge, writes what
+that says and records the event. What any home must keep:
+
+- A proof is spent at most once, and stays spent whatever follows, except in a dry run.
+- Decisions about one grant see each other's counters: no limit is passed under any concurrency.
+- Counters, remembered operation, consumed confirmation and event are written together or not at all; a refusal
+  changes no counter.
+- Where it cannot do so, it raises, and nobody is told yes.
+"""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from agentauth.protocol.capability import Action, Capability, Violation
+from agentauth.protocol.envelope import Confirmation, Envelope, Ledger, Limits
+from agentauth.protocol.keys import PublicKey
+from agentauth.protocol.token import TokenClaims
+from audit.services import Actor
+
+
+@dataclass(frozen=True, slots=True)
+class StoreCall:
+    """A verification that passed everything that needs no store. `now` is aware, to the microsecond."""
+
+    service_provider_id: uuid.UUID
+    claims: TokenClaims
+    # The proof's identity, and until when it must be remembered.
+    proof_jkt: str
+    proof_jti: str
+    spent_until: datetime
+    action: Action | None
+    # SHA-256 of the canonical action, also of none: what an operation's key is bound to.
+    action_digest: bytes
+    operation_key: str | None
+    dry_run: bool
+    actor: Actor
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What is remembered of an operation that was allowed under a key."""
+
+    action_digest: bytes
+    answer: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything `decide` needs to know of the world, as of one moment inside the store's atomic step."""
+
+    # Why the token may not act at all (a reason of `invalid_token`), or None.
+    refusal: str | None
+    capabilities: tuple[Capability, ...]
+    envelope: Envelope
+    operation: Operation | None
+    confirmation: Confirmation
+    human_online: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """No. `error` and `reason` are stable words; `idempotency_mismatch` alone becomes an HTTP error."""
+
+    error: str
+    reason: str | None = None
+    retry_after: int | None = None
+    violations: tuple[Violation, ...] = ()
+    confirmation_id: uuid.UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AskHuman:
+    """All is in order but a human's yes to this one transaction. The store finds or makes the confirmation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """Yes, but not again: the operation was done, and this is its answer."""
+
+    answer: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """Yes: `ledger` is to be stored, `limits` is what is left, `capability` the one that covered (None: no action)."""
+
+    ledger: Ledger
+    limits: Limits
+    capability: Capability | None
+    uses_confirmation: bool = False
+
+
+Decision = Allow | Repeat | AskHuman | Refuse
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """What a store gives back for an allowed decision: the body to send, and whether it was remembered."""
+
+    answer: Mapping[str, Any]
+    repeated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyRefusal:
+    """A verification that ended before the store: its event is all there is to write. `claims` if the token was good."""
+
+    service_provider_id: uuid.UUID
+    refuse: Refuse
+    claims: TokenClaims | None
+    action: Action | None
+    operation_key: str | None
+    dry_run: bool
+    actor: Actor
+    now: datetime
+    # A key whose private half the proof gave away.
+    leaked_key: PublicKey | None = None
+
+
+class VerifierStore(Protocol):
+    """The one interface. Both may raise django.db errors or TemporarilyUnavailableError; then nothing was allowed."""
+
+    def apply(self, call: StoreCall) -> Permit | Refuse:
+        """Steps 6 to 15 of docs/protocol.md section 8, atomically. A Refuse is committed before it is returned."""
+        ...
+
+    def record(self, refusal: EarlyRefusal) -> None:
+        """Write the one event of a refusal in steps 3 to 5."""
+        ...

@@ -1,0 +1,245 @@
+"""The store whose truth is the database itself, PostgreSQL or SQLite: exact by one row lock per grant."""
+
+import uuid
+from datetime import timedelta
+
+from django.db import transaction
+from django.db.models import Q
+
+from agentauth.protocol.capability import parse_capabilities
+from agentauth.protocol.envelope import EMPTY, Envelope, Ledger, parse_envelope
+from agentauth.protocol.envelope import Confirmation as ConfirmationState
+from agentauth.protocol.errors import InvalidTokenError, TemporarilyUnavailableError
+from audit.faults import fault_point
+from registry.services.proofs import spend_proof
+from registry.services.state import TokenState, token_state
+from verifier.answers import allowed_body, repeated_body
+from verifier.decision import decide
+from verifier.models import AgentOperation, Confirmation, GrantLedger
+from verifier.services.confirmations import confirmation_state, request_confirmation
+from verifier.services.presence import is_online
+from verifier.services.usage import ledger_of
+from verifier.stores import (
+    Allow,
+    AskHuman,
+    EarlyRefusal,
+    Operation,
+    Permit,
+    Refuse,
+    Repeat,
+    Snapshot,
+    StoreCall,
+)
+from verifier.stores.events import record_decision, record_early_refusal, record_refusal
+
+# How long an allowed operation is remembered, a transact apart: that one as long as its grant.
+OPERATION_LIFE = timedelta(hours=24)
+
+
+class DatabaseStore:
+    """`verifier.stores.VerifierStore` on Django's default database.
+
+    On PostgreSQL a decision that counts holds the grant's ledger row until it commits, so two of one grant follow
+    each other and those of different grants do not meet. On SQLite every transaction is IMMEDIATE: one at a time.
+    """
+
+    def apply(self, call: StoreCall) -> Permit | Refuse:
+        """Steps 6 to 15 in one transaction; a refusal commits the spent proof and its event together."""
+        with transaction.atomic():
+            outcome = _judge(call)
+        fault_point("verify.after_commit")
+        return outcome
+
+    def record(self, refusal: EarlyRefusal) -> None:
+        """The event of a refusal in steps 3 to 5, where there is nothing else to write."""
+        with transaction.atomic():
+            record_early_refusal(refusal)
+
+
+def _judge(call: StoreCall) -> Permit | Refuse:
+    # 6. The insert decides between two identical proofs: the second waits on the first's commit, then finds it.
+    if not _spend(call):
+        return _refused(call, Refuse("invalid_dpop_proof", "replayed"), None)
+    fault_point("verify.after_spend")
+    # 7. The counters are held before the state is read: whoever waits here then judges by what is true after the
+    #    wait, not by what was true before it.
+    row = _held_ledger(call)
+    state = _state_of(call)
+    if state is None:
+        return _refused(call, Refuse("invalid_token", "unknown"), None)
+    snapshot = _snapshot(call, state)
+    if row is None and snapshot.refusal is None and _counts(call):
+        row = _first_ledger(call, state)
+        state = _state_of(call) or state
+        snapshot = _snapshot(call, state)
+    ledger = _plain_ledger(call) if row is None else ledger_of(row)
+    # 7. to 14. are judged without I/O, the same in every store.
+    outcome = decide(call, snapshot, ledger)
+    # 15. Record.
+    if isinstance(outcome, AskHuman):
+        outcome = _ask_human(call, state)
+    if isinstance(outcome, Refuse):
+        return _refused(call, outcome, state)
+    if isinstance(outcome, Repeat):
+        record_decision(call, state, repeats=outcome.answer.get("decision_id"))
+        return Permit(
+            repeated_body(outcome.answer, claims=call.claims, now_seconds=_seconds(call)), repeated=True
+        )
+    return _allowed(call, state, outcome, ledger)
+
+
+def _spend(call: StoreCall) -> bool:
+    if not call.dry_run:
+        return spend_proof(jkt=call.proof_jkt, jti=call.proof_jti, until=call.spent_until)
+    # A dry run asks the same question and takes the answer back.
+    savepoint = transaction.savepoint()
+    first = spend_proof(jkt=call.proof_jkt, jti=call.proof_jti, until=call.spent_until)
+    transaction.savepoint_rollback(savepoint)
+    return first
+
+
+def _counts(call: StoreCall) -> bool:
+    """Whether the call may change a counter or claim a key, and so must stand in the queue of its grant."""
+    return not call.dry_run and (call.action is not None or call.operation_key is not None)
+
+
+def _held_ledger(call: StoreCall) -> GrantLedger | None:
+    if not _counts(call):
+        return None
+    return GrantLedger.objects.select_for_update().filter(grant_id=call.claims.grant_id).first()
+
+
+def _first_ledger(call: StoreCall, state: TokenState) -> GrantLedger:
+    """The row of a grant's first use. Made only once the grant is known to exist; of two at once, one makes it."""
+    GrantLedger.objects.bulk_create([GrantLedger(grant=state.grant)], ignore_conflicts=True)
+    return GrantLedger.objects.select_for_update().get(grant=state.grant)
+
+
+def _plain_ledger(call: StoreCall) -> Ledger:
+    """The counters for a call that only looks."""
+    row = GrantLedger.objects.filter(grant_id=call.claims.grant_id).first()
+    return Ledger() if row is None else ledger_of(row)
+
+
+def _state_of(call: StoreCall) -> TokenState | None:
+    """The token's row and all it hangs on; None where our signature stands under something we have no record of."""
+    try:
+        state = token_state(call.claims.jti)
+    except InvalidTokenError:
+        return None
+    # The signature already binds these. A mismatch would mean that rows were exchanged: then nothing is known.
+    same = (
+        str(state.grant.pk) == call.claims.grant_id
+        and state.token.grant_version == call.claims.grant_version
+        and state.service_provider.pk == call.service_provider_id
+    )
+    return state if same else None
+
+
+def _snapshot(call: StoreCall, state: TokenState) -> Snapshot:
+    refusal = state.refusal(call.now)
+    if refusal is not None:
+        # The grant may be without capabilities by now; it is not looked at further.
+        return Snapshot(refusal, (), EMPTY, None, "none", human_online=False)
+    envelope = parse_envelope(state.grant.envelope)
+    return Snapshot(
+        refusal=None,
+        capabilities=parse_capabilities(state.grant.capabilities),
+        envelope=envelope,
+        operation=_operation(call, state),
+        confirmation=_confirmation(call, state, envelope),
+        human_online=envelope.requires_human_online
+        and state.agent.human_id is not None
+        and is_online(state.agent.human_id, call.now),
+    )
+
+
+def _operation(call: StoreCall, state: TokenState) -> Operation | None:
+    if call.operation_key is None:
+        return None
+    alive = Q(expires_at=None) | Q(expires_at__gt=call.now)
+    row = AgentOperation.objects.filter(alive, grant=state.grant, key=call.operation_key).first()
+    return None if row is None else Operation(bytes(row.action_digest), row.answer)
+
+
+def _confirmation(call: StoreCall, state: TokenState, envelope: Envelope) -> ConfirmationState:
+    if envelope.confirm_above is None or call.operation_key is None:
+        return "none"
+    return confirmation_state(
+        grant=state.grant, action_digest=call.action_digest, key=call.operation_key, now=call.now
+    )
+
+
+def _ask_human(call: StoreCall, state: TokenState) -> Refuse:
+    if call.action is None or call.operation_key is None:
+        raise TypeError("only a transact, which has a key, is confirmed")
+    asked, retry_after = request_confirmation(
+        grant=state.grant,
+        action=call.action,
+        key=call.operation_key,
+        may_create=not call.dry_run,
+        actor=call.actor,
+        now=call.now,
+    )
+    return Refuse("step_up_required", "confirm_above", retry_after, confirmation_id=asked)
+
+
+def _refused(call: StoreCall, refuse: Refuse, state: TokenState | None) -> Refuse:
+    record_refusal(call, refuse, state)
+    return refuse
+
+
+def _allowed(call: StoreCall, state: TokenState, allow: Allow, before: Ledger) -> Permit:
+    confirmation_id = _consume(call, state) if allow.uses_confirmation else None
+    if allow.ledger != before:
+        GrantLedger.objects.filter(grant=state.grant).update(
+            tat_us=allow.ledger.tat_us,
+            uses=allow.ledger.uses,
+            spent={key: list(counted) for key, counted in allow.ledger.spent.items()},
+        )
+    event = record_decision(call, state, capability=allow.capability, confirmation_id=confirmation_id)
+    answer = allowed_body(
+        allow,
+        decision_id=str(event.pk),
+        agent=state.agent,
+        claims=call.claims,
+        now_seconds=_seconds(call),
+    )
+    if call.operation_key is not None and not call.dry_run:
+        _remember(call, state, call.operation_key, answer)
+    fault_point("verify.after_debit")
+    return Permit(answer, repeated=False)
+
+
+def _consume(call: StoreCall, state: TokenState) -> uuid.UUID:
+    yes = Confirmation.objects.filter(
+        grant=state.grant,
+        grant_version=state.grant.version,
+        action_digest=call.action_digest,
+        idempotency_key=call.operation_key,
+        status=Confirmation.Status.CONFIRMED,
+        usable_until__gt=call.now,
+    )
+    found = yes.values_list("pk", flat=True).first()
+    if found is None or not yes.update(status=Confirmation.Status.CONSUMED, consumed_at=call.now):
+        # Gone between the look and the swap. Rolling back is the safe no; the agent asks again.
+        raise TemporarilyUnavailableError("The confirmation could not be used just now. Try again.")
+    return found
+
+
+def _remember(call: StoreCall, state: TokenState, key: str, answer: dict[str, object]) -> None:
+    forever = call.action is not None and call.action.type == "transact"
+    # One whose day is over makes room; one that is alive would have been found in step 9.
+    AgentOperation.objects.filter(grant=state.grant, key=key, expires_at__lte=call.now).delete()
+    AgentOperation.objects.create(
+        grant=state.grant,
+        key=key,
+        action_digest=call.action_digest,
+        answer=answer,
+        created_at=call.now,
+        expires_at=None if forever else call.now + OPERATION_LIFE,
+    )
+
+
+def _seconds(call: StoreCall) -> int:
+    return int(call.now.timestamp())

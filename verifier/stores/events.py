@@ -1,0 +1,110 @@
+"""The one audit event of each decision: enough to recompute every counter, nothing that could be used again."""
+
+import uuid
+from typing import Any
+
+from agentauth.protocol.capability import Action, Capability, is_resource
+from agentauth.protocol.encoding import b64u_encode, sha256
+from audit import kinds
+from audit.models import Event
+from audit.services import record
+from registry.models import Agent
+from registry.services.state import TokenState
+from verifier.stores import EarlyRefusal, Refuse, StoreCall
+
+
+def record_decision(
+    call: StoreCall,
+    state: TokenState,
+    *,
+    capability: Capability | None = None,
+    confirmation_id: uuid.UUID | None = None,
+    repeats: object = None,
+) -> Event:
+    """The event of a yes, inside the store's transaction. Three kinds: only one of them stands for a debit."""
+    kind = kinds.DECISION_ALLOWED
+    if call.dry_run:
+        kind = kinds.DECISION_REHEARSED
+    elif repeats is not None:
+        kind = kinds.DECISION_REPEATED
+    data = _data(call)
+    if capability is not None:
+        data["capability"] = capability.label
+    if confirmation_id is not None:
+        data["confirmation_id"] = str(confirmation_id)
+    if repeats is not None:
+        data["repeats"] = str(repeats)
+    return record(
+        kind=kind,
+        actor=call.actor,
+        at=call.now,
+        agent_id=state.agent.pk,
+        human_id=state.agent.human_id,
+        service_provider_id=call.service_provider_id,
+        grant_id=state.grant.pk,
+        token_jti=call.claims.jti,
+        data=data,
+    )
+
+
+def record_refusal(call: StoreCall, refuse: Refuse, state: TokenState | None) -> Event:
+    """The event of a no after binding. `state` is None where the no came before the state was read."""
+    human_id = _human_of(call.claims.agent_id) if state is None else state.agent.human_id
+    return _denied(call, refuse, call.claims.agent_id, human_id)
+
+
+def record_early_refusal(refusal: EarlyRefusal) -> Event:
+    """The event of a no in steps 3 to 5. A token that is not proved to be the caller's is not looked into."""
+    agent_id = None if refusal.claims is None else refusal.claims.agent_id
+    human_id = None if agent_id is None else _human_of(agent_id)
+    return _denied(refusal, refusal.refuse, agent_id, human_id)
+
+
+def _denied(
+    call: StoreCall | EarlyRefusal, refuse: Refuse, agent_id: str | None, human_id: uuid.UUID | None
+) -> Event:
+    data = {**_data(call), "error": refuse.error}
+    if refuse.confirmation_id is not None:
+        data["confirmation_id"] = str(refuse.confirmation_id)
+    return record(
+        kind=kinds.DECISION_DENIED,
+        actor=call.actor,
+        at=call.now,
+        outcome=Event.Outcome.DENIED,
+        reason=refuse.reason or refuse.error,
+        agent_id=agent_id,
+        human_id=human_id,
+        service_provider_id=call.service_provider_id,
+        grant_id=None if call.claims is None else call.claims.grant_id,
+        token_jti=None if call.claims is None else call.claims.jti,
+        data=data,
+    )
+
+
+def _data(call: StoreCall | EarlyRefusal) -> dict[str, Any]:
+    data: dict[str, Any] = {"action": None if call.action is None else _action(call.action)}
+    if call.operation_key is not None:
+        # A digest: it finds the operation again, and is no key to repeat it with.
+        data["idempotency_key_sha256"] = b64u_encode(sha256(call.operation_key.encode()))
+    if call.dry_run:
+        data["dry_run"] = True
+    return data
+
+
+def _action(action: Action) -> dict[str, Any]:
+    """What was asked for, without its arguments: they are the service provider's business and may name people."""
+    shown: dict[str, Any] = {
+        "type": action.type,
+        # A malformed one is whatever a stranger wrote; it is refused, not kept.
+        "resource": action.resource if is_resource(action.resource) else None,
+    }
+    if action.type == "custom":
+        shown |= {"namespace": action.namespace, "name": action.name}
+    if action.amount is not None:
+        shown["amount"] = action.amount.to_json()
+    return shown
+
+
+def _human_of(agent_id: str) -> uuid.UUID | None:
+    """Whose feed the refusal belongs to."""
+    return Agent.objects.filter(pk=agent_id).values_list("human_id", flat=True).first()
