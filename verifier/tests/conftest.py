@@ -1,0 +1,5 @@
+"""Fixtures of the verifier's tests."""
+
+from verifier.tests.scene import place
+
+__all__ = ["place"]

@@ -1,0 +1,183 @@
+"""One approved grant with its agent, human and service provider, and the rules every refusal must keep."""
+
+import base64
+import json
+import logging
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+from django.http import HttpResponse
+from django.test import Client
+from django.utils import timezone
+
+from agentauth.protocol.dpop import make_proof
+from agentauth.protocol.keys import LocalSigner, PrivateKey
+from audit.models import Event
+from audit.services import Actor
+from kms.services import ensure_key
+from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.services.tokens import issue_token, sign_issued
+from tests.seed import seed
+from verifier.models import AgentOperation, Confirmation, GrantLedger
+from verifier.services.confirmations import confirm
+
+SYSTEM = Actor("system", "test")
+READ = {"type": "read", "resource": "calendar"}
+PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "500.00", "currency": "EUR"}}
+LOOK = {"type": "read", "resource": "calendar/work"}
+
+
+def pay(value: str, **more: Any) -> dict[str, Any]:
+    """The action of a payment."""
+    return {"type": "transact", "resource": "payments", "amount": {"value": value, "currency": "EUR"}, **more}
+
+
+def key() -> str:
+    """A new name of an agent's operation."""
+    return secrets.token_urlsafe(16)
+
+
+@dataclass
+class Scene:
+    """What `scene` made, and the acts of its people."""
+
+    grant: Grant
+    agent: Agent
+    human: Human
+    provider: ServiceProvider
+    secret: str
+    signer: LocalSigner
+    client: Client = field(default_factory=Client)
+
+    @property
+    def url(self) -> str:
+        return self.provider.audience + "/v1/things"
+
+    def token(self) -> str:
+        now = timezone.now()
+        issued = issue_token(agent=self.agent, grant_id=str(self.grant.pk), actor=SYSTEM, now=now)
+        return sign_issued(issued.claims, now)
+
+    def proof(self, token: str, **more: Any) -> str:
+        settings = {"method": "POST", "url": self.url, "iat": int(timezone.now().timestamp()), **more}
+        signer = settings.pop("signer", self.signer)
+        settings.setdefault("jti", secrets.token_urlsafe(16))
+        return make_proof(signer, access_token=token, **settings)
+
+    def body(self, action: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+        """A question with a new token and a fresh proof, unless `more` brings its own."""
+        body: dict[str, Any] = {"token": more.get("token") or self.token(), "method": "POST", "url": self.url}
+        body |= more
+        body.setdefault("proof", self.proof(body["token"]))
+        return body if action is None else body | {"action": action}
+
+    def post(self, body: object, *, secret: str | None = None) -> HttpResponse:
+        credentials = f"{self.provider.pk}:{secret or self.secret}".encode()
+        return cast(
+            "HttpResponse",
+            self.client.post(
+                "/v1/verify",
+                data=body if isinstance(body, bytes) else json.dumps(body),
+                content_type="application/json",
+                headers={"Authorization": "Basic " + base64.b64encode(credentials).decode()},
+            ),
+        )
+
+    def ask(self, action: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+        """The answer to a question, whatever it is."""
+        response = self.post(self.body(action, **more))
+        assert response.status_code == 200, response.content
+        answer: dict[str, Any] = json.loads(response.content)
+        return answer
+
+    def pay(self, value: str, operation: str | None = None, **more: Any) -> dict[str, Any]:
+        return self.ask(pay(value), idempotency_key=operation or key(), **more)
+
+    def confirm(self, answer: dict[str, Any]) -> None:
+        row = Confirmation.objects.get(pk=answer["confirmation_id"])
+        confirm(confirmation=row, human=self.human, actor=SYSTEM, now=timezone.now())
+
+
+def scene(*capabilities: dict[str, Any], **envelope: Any) -> Scene:
+    """A new grant of these capabilities (reading the calendar if none) and envelope."""
+    ensure_key(purpose="token", actor=SYSTEM, now=timezone.now())
+    made = seed(capabilities=list(capabilities) or [READ], envelope=envelope)
+    return Scene(
+        grant=Grant.objects.get(pk=made["grant_id"]),
+        agent=Agent.objects.get(pk=made["agent_id"]),
+        human=Human.objects.get(pk=made["human_id"]),
+        provider=ServiceProvider.objects.get(pk=made["client_id"]),
+        secret=made["client_secret"],
+        signer=LocalSigner(PrivateKey.from_pem(made["agent_pem"].encode())),
+    )
+
+
+def counters() -> list[Any]:
+    """Everything a decision may use up."""
+    return [
+        list(GrantLedger.objects.order_by("pk").values()),
+        list(AgentOperation.objects.order_by("pk").values()),
+        list(Confirmation.objects.filter(status="confirmed").order_by("pk").values()),
+    ]
+
+
+class _Logged(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(level=logging.DEBUG)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+@contextmanager
+def _logs() -> Iterator[list[str]]:
+    handler = _Logged()
+    logging.getLogger().addHandler(handler)
+    try:
+        yield handler.lines
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
+def refused(place: Scene, body: object, *, status: int = 200, secret: str | None = None) -> dict[str, Any]:
+    """Ask, and hold the refusal to U1 to U6 of the security cases; gives back its body."""
+    before, denials = counters(), Event.objects.filter(outcome="denied").count()
+    with _logs() as lines:
+        response = place.post(body, secret=secret)
+    # U1
+    assert response.status_code == status, response.content
+    answer: dict[str, Any] = json.loads(response.content)
+    # U2
+    assert len(response.content) <= 1024
+    assert answer["error"]
+    assert answer["error_description"]
+    assert answer.get("valid", False) is False
+    # U3
+    assert counters() == before
+    # U4
+    assert Event.objects.filter(outcome="denied").count() == denials + 1
+    # U5
+    assert response["Cache-Control"] == "no-store"
+    # U2, U6: nothing that could be used again, in the answer, the log or the event.
+    if isinstance(body, dict):
+        kept = [response.content.decode(), *lines, json.dumps(last_denial().data)]
+        for name in ("token", "proof", "idempotency_key"):
+            value = body.get(name)
+            if isinstance(value, str) and len(value) > 8:
+                assert not any(value in text for text in kept), name
+    return answer
+
+
+def last_denial() -> Event:
+    return Event.objects.filter(outcome="denied").latest("id")
+
+
+@pytest.fixture
+def place(db: None) -> Scene:
+    """Reading the calendar, without an envelope."""
+    return scene()
