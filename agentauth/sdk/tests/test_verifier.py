@@ -1,0 +1,176 @@
+import base64
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from agentauth.protocol.errors import (
+    IdempotencyMismatchError,
+    InvalidRequestError,
+    TemporarilyUnavailableError,
+)
+from agentauth.protocol.money import Money
+from agentauth.sdk import Action, AddressError, RefusedError, RegistryError, VerifierClient
+
+URL = "https://registry.example.com"
+ASK: dict[str, Any] = {"token": "t", "proof": "p", "method": "POST", "url": "https://api.sp.example/x"}
+YES = {
+    "valid": True,
+    "decision_id": "d",
+    "agent": {"id": "a", "name": "Research Assistant", "model_origin": "models.example.com"},
+    "subject": "s",
+    "grant_id": "g",
+    "scope": "",
+    "limits": {},
+    "expires_in": 10,
+}
+
+
+def client(answer: httpx.Response | Exception, seen: list[httpx.Request] | None = None) -> VerifierClient:
+    def handle(request: httpx.Request) -> httpx.Response:
+        if seen is not None:
+            seen.append(request)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return VerifierClient(URL, "id", "secret", transport=httpx.MockTransport(handle))
+
+
+def test_what_is_asked_is_the_contract_s_body() -> None:
+    seen: list[httpx.Request] = []
+    action = Action("transact", "payments", Money.of("20.00", "EUR"), {"payee": "ACME"})
+    allowed = client(httpx.Response(200, json=YES), seen).verify(
+        **ASK, action=action, idempotency_key="agent-key"
+    )
+    assert (allowed.agent_id, allowed.agent_name, allowed.subject) == ("a", "Research Assistant", "s")
+    assert not allowed.repeated
+    (request,) = seen
+    assert str(request.url) == f"{URL}/v1/verify"
+    assert request.headers["Authorization"] == "Basic " + base64.b64encode(b"id:secret").decode()
+    assert json.loads(request.content) == {
+        "token": "t",
+        "proof": "p",
+        "method": "POST",
+        "url": "https://api.sp.example/x",
+        "action": {
+            "type": "transact",
+            "resource": "payments",
+            "amount": {"value": "20.00", "currency": "EUR"},
+            "arguments": {"payee": "ACME"},
+        },
+        "idempotency_key": "agent-key",
+    }
+
+
+def test_the_service_provider_mints_its_own_key_for_every_request() -> None:
+    seen: list[httpx.Request] = []
+    asking = client(httpx.Response(200, json=YES), seen)
+    for _ in range(2):
+        asking.verify(**ASK, idempotency_key="agent-key")
+    keys = {request.headers["Idempotency-Key"] for request in seen}
+    assert len(keys) == 2
+    assert "agent-key" not in keys
+
+
+def test_a_no_is_raised_with_its_words() -> None:
+    body = {"valid": False, "error": "envelope_exceeded", "reason": "rate", "retry_after": 6}
+    with pytest.raises(RefusedError) as refused:
+        client(httpx.Response(200, json=body)).verify(**ASK)
+    assert (refused.value.error, refused.value.reason, refused.value.retry_after) == (
+        "envelope_exceeded",
+        "rate",
+        6,
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"<html>",
+        b'{"valid": "true"}',
+        b'{"valid": 1}',
+        b'{"valid": null}',
+        b'{"valid": true, "valid": false}',
+        b'{"allowed": true}',
+    ],
+)
+def test_only_a_plain_true_is_a_yes_and_anything_odd_is_no_decision(body: bytes) -> None:
+    with pytest.raises(TemporarilyUnavailableError):
+        client(httpx.Response(200, content=body)).verify(**ASK)
+
+
+@pytest.mark.parametrize("repeated", [True, 1, "false", None])
+def test_a_repeat_is_taken_for_one_unless_it_is_plainly_not(repeated: object) -> None:
+    assert client(httpx.Response(200, json=YES | {"repeated": repeated})).verify(**ASK).repeated
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (400, "invalid_request", InvalidRequestError),
+        (409, "idempotency_mismatch", IdempotencyMismatchError),
+        (503, "temporarily_unavailable", TemporarilyUnavailableError),
+        # Our own credentials, limits and defects: nothing the agent did.
+        (401, "invalid_client", RegistryError),
+        (403, "permission_denied", RegistryError),
+        (404, "not_found", RegistryError),
+        (429, "slow_down", RegistryError),
+        (500, "server_error", RegistryError),
+        (302, "", RegistryError),
+    ],
+)
+def test_an_error_is_never_a_decision(status: int, code: str, kind: type[Exception]) -> None:
+    answer = httpx.Response(status, json={"error": code, "error_description": "x", "valid": True})
+    with pytest.raises(kind):
+        client(answer).verify(**ASK)
+
+
+@pytest.mark.parametrize(
+    "trouble", [httpx.ReadTimeout("x"), httpx.ConnectError("x"), httpx.RemoteProtocolError("x")]
+)
+def test_no_answer_is_no_decision(trouble: Exception) -> None:
+    with pytest.raises(TemporarilyUnavailableError):
+        client(trouble).verify(**ASK)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "tries"),
+    [(httpx.ConnectError("x"), 2), (httpx.ReadTimeout("x"), 1), (httpx.WriteError("x"), 1)],
+)
+def test_only_what_was_never_sent_is_sent_again(trouble: Exception, tries: int) -> None:
+    seen: list[httpx.Request] = []
+    with pytest.raises(TemporarilyUnavailableError):
+        client(trouble, seen).verify(**ASK)
+    assert len(seen) == tries
+
+
+def test_the_secret_goes_to_no_clear_text_registry() -> None:
+    with pytest.raises(AddressError):
+        VerifierClient("http://registry.example.com", "id", "secret")
+
+
+def test_no_redirect_takes_the_credentials_elsewhere() -> None:
+    seen: list[httpx.Request] = []
+    answer = httpx.Response(307, headers={"Location": "https://evil.example/v1/verify"})
+    with pytest.raises(TemporarilyUnavailableError):
+        client(answer, seen).verify(**ASK)
+    assert len(seen) == 1
+
+
+def test_closing_frees_the_connections_and_the_next_call_opens_new_ones() -> None:
+    asking = client(httpx.Response(200, json=YES))
+    asking.verify(**ASK)
+    asking.close()
+    asking.close()
+    assert asking.verify(**ASK).grant_id == "g"
+
+
+@pytest.mark.parametrize("secret_of", [repr, str])
+def test_the_secret_is_not_shown(secret_of: Callable[[object], str]) -> None:
+    assert "secret" not in secret_of(client(httpx.Response(200)))

@@ -1,0 +1,1 @@
+"""Programs that use AgentAuth as a stranger would: only the SDK, over HTTP."""
