@@ -58,6 +58,12 @@ def parser() -> argparse.ArgumentParser:
     call.add_argument("url", help="a path at the service provider, or an absolute URL")
     call.add_argument("--data", help="the body, as JSON")
     call.add_argument("--idempotency-key", help="the operation's name, when trying it again")
+    receipt = commands.add_parser(
+        "verify-receipt", parents=[common], help="check an approval receipt, without any server"
+    )
+    receipt.add_argument("file", help="the receipt, a compact JWS")
+    receipt.add_argument("--trusted-keys", required=True, metavar="FILE", help="a JWK Set you trust")
+    receipt.add_argument("--issuer", help="also require this issuer")
     return main
 
 

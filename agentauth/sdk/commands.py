@@ -17,6 +17,7 @@ from .answers import Agent, Grant
 from .client import AgentAuthClient
 from .errors import KeyFileError
 from .key_file import Identity, KeyFile, default_path
+from .receipts import check_receipt, read_file, read_key_set, summary
 
 Answer = Mapping[str, object]
 
@@ -114,6 +115,13 @@ async def call(options: argparse.Namespace) -> Answer:
     return {"status": response.status_code, "body": content, "ok": response.is_success}
 
 
+async def verify_receipt(options: argparse.Namespace) -> Answer:
+    """Check an approval receipt against keys the caller trusts; nothing is fetched."""
+    keys = read_key_set(read_file(options.trusted_keys))
+    receipt = check_receipt(read_file(options.file), keys=keys, issuer=options.issuer)
+    return {"ok": True, **summary(receipt)}
+
+
 def _agent(agent: Agent) -> Answer:
     return {
         "agent_id": agent.agent_id,
@@ -145,4 +153,5 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], Coroutine[None, None
     "request": request,
     "token": token,
     "call": call,
+    "verify-receipt": verify_receipt,
 }
