@@ -1,0 +1,252 @@
+"""Plain sentences for what is granted: the words on the pages, and the consent text a person signs."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from django.utils import formats
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from agentauth.protocol.capability import Action, Capability
+from agentauth.protocol.constraint import Constraint
+from agentauth.protocol.envelope import Budget, Envelope, TimeWindow
+from agentauth.protocol.money import MINOR_DIGITS, Money
+
+_SYMBOLS = {"EUR": "€", "USD": "$", "GBP": "£", "JPY": "¥", "INR": "₹", "KRW": "₩"}
+_WEEK = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+DANGEROUS = frozenset({"transact", "delete"})
+
+
+def money(amount: Money) -> str:
+    """An amount as a reader writes it: €1,240.00, CHF 5.00."""
+    digits = MINOR_DIGITS[amount.currency]
+    number = formats.number_format(
+        amount.value, decimal_pos=digits, use_l10n=True, force_grouping=True
+    )
+    symbol = _SYMBOLS.get(amount.currency)
+    return f"{symbol}{number}" if symbol else f"{amount.currency} {number}"
+
+
+def moment(at: datetime, zone: str) -> str:
+    """A date and time with its zone: 25 December 2026, 09:00 (Europe/Berlin)."""
+    local = at.astimezone(ZoneInfo(zone))
+    return f"{formats.date_format(local, 'j F Y, H:i')} ({zone})"
+
+
+def listed(words: Sequence[str], last: str) -> str:
+    """One, two or more things as a sentence names them: a, b `last` c."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+def risk(capability: Capability) -> str:
+    """low, medium or high: what a mistake with it could cost."""
+    if capability.type in DANGEROUS:
+        return "high"
+    return "low" if capability.type == "read" else "medium"
+
+
+def permission(capability: Capability, at: str, budgets: Sequence[Budget] = ()) -> str:
+    """What the capability permits at the service named `at`, without who does it: a verb phrase."""
+    where = {"resource": capability.resource, "at": at}
+    match capability.type:
+        case "read":
+            text = _("read “%(resource)s” at %(at)s") % where
+        case "write":
+            text = _("create and change “%(resource)s” at %(at)s") % where
+        case "delete":
+            text = _("delete “%(resource)s” at %(at)s") % where
+        case "transact":
+            text = _spend(capability, where, budgets)
+        case _:
+            name = {"name": f"{capability.namespace}.{capability.name}"}
+            text = _("use “%(name)s” on “%(resource)s” at %(at)s") % (where | name)
+    rules = [constraint(each) for each in capability.constraints]
+    return text + (_(", only where %(rules)s") % {"rules": listed(rules, _("and"))} if rules else "")
+
+
+def _spend(capability: Capability, where: dict[str, str], budgets: Sequence[Budget]) -> str:
+    assert capability.max_amount is not None
+    text = _("spend up to %(amount)s per payment at %(at)s (“%(resource)s”)") % (
+        where | {"amount": money(capability.max_amount)}
+    )
+    ceilings = [budget_words(budget) for budget in budgets]
+    return text + (_(", at most %(ceilings)s") % {"ceilings": listed(ceilings, _("and"))} if ceilings else "")
+
+
+def constraint(each: Constraint) -> str:
+    """One limit on an argument, in words."""
+    values = [_value(value) for value in each.values]
+    parts = {"argument": each.argument, "value": values[0] if values else "", "or": listed(values, _("or"))}
+    match each.operator:
+        case "eq":
+            return _("%(argument)s is %(value)s") % parts
+        case "in":
+            return _("%(argument)s is %(or)s") % parts
+        case "not_in":
+            return _("%(argument)s is not %(or)s") % parts
+        case "min":
+            return _("%(argument)s is at least %(value)s") % parts
+        case "max":
+            return _("%(argument)s is at most %(value)s") % parts
+        case "prefix":
+            return _("%(argument)s begins with %(value)s") % parts
+    return _("%(argument)s has at most %(value)s characters") % parts
+
+
+def _value(value: str | bool | int) -> str:
+    if isinstance(value, bool):
+        return _("yes") if value else _("no")
+    return str(value) if isinstance(value, int) else f"“{value}”"
+
+
+def budget_words(budget: Budget) -> str:
+    """A ceiling and its period: €500.00 a day."""
+    amount = {"amount": money(budget.ceiling)}
+    match budget.period:
+        case "day":
+            return _("%(amount)s a day") % amount
+        case "week":
+            return _("%(amount)s a week") % amount
+        case "month":
+            return _("%(amount)s a month") % amount
+    return _("%(amount)s in all") % amount
+
+
+def window_words(window: TimeWindow) -> str:
+    """Days and wall time of a window, with the zone."""
+    names = {
+        "mon": _("Monday"),
+        "tue": _("Tuesday"),
+        "wed": _("Wednesday"),
+        "thu": _("Thursday"),
+        "fri": _("Friday"),
+        "sat": _("Saturday"),
+        "sun": _("Sunday"),
+    }
+    days = [names[day] for day in _WEEK if day in window.days]
+    return _("%(days)s, %(start)s to %(end)s (%(zone)s)") % {
+        "days": listed(days, _("and")),
+        "start": f"{window.start // 60:02d}:{window.start % 60:02d}",
+        "end": f"{window.end // 60:02d}:{window.end % 60:02d}",
+        "zone": window.zone,
+    }
+
+
+def limits(envelope: Envelope) -> list[str]:
+    """One sentence for each limit of the envelope; budgets too, with their zone."""
+    lines = []
+    rate = envelope.max_requests_per_minute
+    if rate is not None:
+        lines.append(
+            ngettext("At most %(n)d request a minute.", "At most %(n)d requests a minute.", rate) % {"n": rate}
+        )
+        if envelope.burst > 1:
+            lines.append(_("Up to %(n)d of them at once.") % {"n": envelope.burst})
+    lines += [
+        _("At most %(ceiling)s, counted in %(zone)s time.")
+        % {"ceiling": budget_words(budget), "zone": budget.zone}
+        for budget in envelope.budgets
+    ]
+    if envelope.confirm_above is not None:
+        lines.append(
+            _("Each payment above %(amount)s asks you again.") % {"amount": money(envelope.confirm_above)}
+        )
+    if envelope.allowed_time_windows is not None:
+        windows = [window_words(window) for window in envelope.allowed_time_windows]
+        lines.append(_("Only at these times: %(windows)s.") % {"windows": "; ".join(windows)})
+    if envelope.max_uses is not None:
+        lines.append(
+            ngettext("At most %(n)d use in all.", "At most %(n)d uses in all.", envelope.max_uses)
+            % {"n": envelope.max_uses}
+        )
+    if envelope.requires_human_online:
+        lines.append(_("Only while you are here: the “I'm here” switch is on."))
+    if envelope.max_session_seconds is not None:
+        lines.append(
+            _("Each of its passes lives at most %(n)d seconds.") % {"n": envelope.max_session_seconds}
+        )
+    return lines
+
+
+def permissions(
+    agent: str, at: str, capabilities: Sequence[Capability], envelope: Envelope
+) -> list[str]:
+    """One whole sentence for each capability."""
+    return [
+        _("%(agent)s may %(permission)s.")
+        % {
+            "agent": agent,
+            "permission": permission(
+                each, at, envelope.budgets if each.type == "transact" and each.max_amount else ()
+            ),
+        }
+        for each in capabilities
+    ]
+
+
+def approval_text(
+    *,
+    agent: str,
+    service_provider: str,
+    audience: str,
+    capabilities: Sequence[Capability],
+    envelope: Envelope,
+    valid_until: datetime,
+    zone: str,
+) -> str:
+    """The consent text of an approval, one sentence per line."""
+    lines = permissions(agent, service_provider, capabilities, envelope)
+    lines += limits(envelope)
+    lines.append(_("%(at)s is the service at %(audience)s.") % {"at": service_provider, "audience": audience})
+    lines.append(_("This ends on %(end)s.") % {"end": moment(valid_until, zone)})
+    return "\n".join(lines)
+
+
+def denial_text(*, agent: str, service_provider: str, reason: str) -> str:
+    """The consent text of a denial, one sentence per line."""
+    names = {"agent": agent, "at": service_provider}
+    lines = [_("%(agent)s may not do what it asked for at %(at)s.") % names]
+    if reason:
+        # One line, whatever was typed: a line of the text is a sentence.
+        lines.append(_("Reason given to the agent: %(reason)s") % {"reason": " ".join(reason.split())})
+    return "\n".join(lines)
+
+
+def claim_text(*, agent: str, jkt: str) -> str:
+    """The consent text of a claim, one sentence per line."""
+    lines = [
+        _("%(agent)s is my agent: it acts for me, within what I approve.") % {"agent": agent},
+        _("Its key has the fingerprint %(jkt)s.") % {"jkt": jkt},
+    ]
+    return "\n".join(lines)
+
+
+def act(action: Action, at: str) -> str:
+    """One concrete act as a verb phrase: pay €240.00 at ACME (payments)."""
+    where = {"resource": action.resource, "at": at}
+    match action.type:
+        case "transact" if action.amount is not None:
+            text = _("pay %(amount)s at %(at)s (“%(resource)s”)") % (where | {"amount": money(action.amount)})
+        case "read":
+            text = _("read “%(resource)s” at %(at)s") % where
+        case "write":
+            text = _("create or change “%(resource)s” at %(at)s") % where
+        case "delete":
+            text = _("delete “%(resource)s” at %(at)s") % where
+        case _:
+            name = {"name": f"{action.namespace}.{action.name}"}
+            text = _("use “%(name)s” on “%(resource)s” at %(at)s") % (where | name)
+    details = [
+        _("%(name)s %(value)s") % {"name": name, "value": _value(value)}
+        for name, value in sorted(action.arguments.items())
+    ]
+    return text + (_(", with %(details)s") % {"details": listed(details, _("and"))} if details else "")
+
+
+def confirmation_text(*, agent: str, service_provider: str, action: Action, confirmed: bool) -> str:
+    """The consent text of a confirmation or its denial: one sentence."""
+    parts = {"agent": agent, "act": act(action, service_provider)}
+    if confirmed:
+        return _("%(agent)s may %(act)s, once, within ten minutes.") % parts
+    return _("%(agent)s may not %(act)s.") % parts

@@ -1,0 +1,139 @@
+"""Challenges: made and kept on the server, bound to session, human, purpose and subject, taken once."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+
+from agentauth.protocol.errors import InvalidAssertionError
+from approvals.models import Challenge, Passkey
+from approvals.passkeys import (
+    CEREMONY_SECONDS,
+    VerifiedAssertion,
+    credential_id_of,
+    new_challenge,
+    request_options,
+    verify_assertion,
+)
+from registry.models import Human
+
+CHALLENGE_LIFE = timedelta(seconds=CEREMONY_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Ceremony:
+    """Who asks for what: the key under which a challenge is kept and found again."""
+
+    purpose: Challenge.Purpose
+    session_key: str
+    human: Human | None = None
+    subject: str = ""
+    session: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "session", hashlib.sha256(self.session_key.encode()).digest())
+
+
+def begin(
+    ceremony: Ceremony,
+    *,
+    now: datetime,
+    challenge: bytes | None = None,
+    statement: Mapping[str, Any] | None = None,
+    consent_text: str = "",
+    data: Mapping[str, Any] | None = None,
+) -> Challenge:
+    """Keep a new challenge (random unless it is a statement's hash); an older one of the same ceremony ends."""
+    _rows(ceremony).filter(used_at=None).delete()
+    return Challenge.objects.create(
+        purpose=ceremony.purpose,
+        session=ceremony.session,
+        human=ceremony.human,
+        subject=ceremony.subject,
+        challenge=challenge or new_challenge(),
+        statement=statement,
+        consent_text=consent_text,
+        data=dict(data or {}),
+        created_at=now,
+        expires_at=now + CHALLENGE_LIFE,
+    )
+
+
+def latest(ceremony: Ceremony) -> Challenge:
+    """The newest challenge of the ceremony, used or not. Raises InvalidAssertionError where there is none."""
+    row = _rows(ceremony).order_by("-created_at", "-id").first()
+    if row is None:
+        raise InvalidAssertionError("Nothing was asked of your passkey here. Press the button again.")
+    return row
+
+
+def take(row: Challenge, *, now: datetime) -> None:
+    """Use the challenge. Raises InvalidAssertionError where it was used before or is older than five minutes."""
+    if not Challenge.objects.open(now).filter(pk=row.pk).update(used_at=now):
+        raise InvalidAssertionError("This signature request is over. Press the button again.")
+
+
+def spend(row: Challenge, *, now: datetime) -> None:
+    """End a challenge that was answered wrongly: a second guess needs a new one."""
+    Challenge.objects.filter(pk=row.pk, used_at=None).update(used_at=now)
+
+
+def passkey_options(row: Challenge, human: Human) -> dict[str, Any]:
+    """What the browser needs to ask for a signature by one of the human's passkeys."""
+    allowed = Passkey.objects.filter(human=human).order_by("created_at")
+    return request_options(
+        rp_id=settings.RP_ID,
+        challenge=bytes(row.challenge),
+        allow=[bytes(passkey.credential_id) for passkey in allowed],
+    )
+
+
+def check_signature(
+    row: Challenge, *, credential: object, human: Human | None, now: datetime
+) -> tuple[Passkey, VerifiedAssertion]:
+    """Verify an assertion over the challenge by a passkey of `human` (None: of whoever it names, for a sign-in).
+
+    Inside the caller's transaction: the counter moves with what the signature brings about.
+    Raises InvalidAssertionError, the same for an unknown passkey and for another person's.
+    """
+    passkeys = Passkey.objects.select_related("human").filter(credential_id=credential_id_of(credential))
+    passkey = (passkeys if human is None else passkeys.filter(human=human)).first()
+    if passkey is None:
+        raise InvalidAssertionError("This passkey is not known here.")
+    verified = verify_assertion(
+        credential=credential,
+        expected_challenge=bytes(row.challenge),
+        rp_id=settings.RP_ID,
+        origin=settings.ORIGIN,
+        public_key=bytes(passkey.public_key),
+        sign_count=passkey.sign_count,
+        expected_credential_id=bytes(passkey.credential_id),
+        expected_user_handle=bytes(passkey.user_handle),
+    )
+    if human is None and verified.user_handle is None:
+        raise InvalidAssertionError("This passkey does not say whose it is.")
+    # Swap: of two signatures with one counter, a copied authenticator's, one is refused.
+    moved = Passkey.objects.filter(pk=passkey.pk, sign_count=passkey.sign_count).update(
+        sign_count=verified.sign_count, last_used_at=now, backed_up=verified.backed_up
+    )
+    if not moved:
+        raise InvalidAssertionError("This passkey was used elsewhere at the same moment. Try again.")
+    return passkey, verified
+
+
+def forget_challenges(*, now: datetime) -> int:
+    """Delete challenges nobody can use any more. Returns how many."""
+    deleted, _ = Challenge.objects.filter(expires_at__lt=now - timedelta(days=1)).delete()
+    return deleted
+
+
+def _rows(ceremony: Ceremony) -> Any:
+    return Challenge.objects.filter(
+        purpose=ceremony.purpose,
+        session=ceremony.session,
+        human=ceremony.human,
+        subject=ceremony.subject,
+    )

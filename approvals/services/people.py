@@ -1,0 +1,297 @@
+"""How a person comes in: setup links, passkeys, signing in and out."""
+
+import hashlib
+import secrets
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
+from django.db import IntegrityError, transaction
+from django.http import HttpRequest
+
+from agentauth.protocol.encoding import b64u_encode
+from agentauth.protocol.errors import (
+    ExpiredError,
+    InvalidAssertionError,
+    InvalidRequestError,
+    InvalidStateError,
+    NotFoundError,
+)
+from approvals.models import Challenge, Passkey, SetupCode
+from approvals.passkeys import VerifiedRegistration, creation_options, request_options, verify_registration
+from approvals.services.challenges import Ceremony, begin, check_signature, latest, spend, take
+from audit import kinds
+from audit.services import Actor, record
+from registry.models import Human
+from registry.services.people import create_human
+
+SETUP_CODE_BYTES = 16
+FIRST_ADMIN_LIFE = timedelta(minutes=15)
+INVITATION_LIFE = timedelta(hours=72)
+USER_HANDLE_BYTES = 32
+BACKEND = "approvals.passkeys.PasskeyBackend"
+_GONE = "This setup link is not valid. Ask for a new one."
+
+
+def admin_exists() -> bool:
+    """Whether there is a staff human at all; while there is none, the first-admin link may be made."""
+    return Human.objects.filter(is_staff=True).exists()
+
+
+def create_setup_link(
+    *, email: str = "", is_staff: bool = False, actor: Actor, now: datetime
+) -> tuple[str, SetupCode]:
+    """A one-time link: for the first admin without `email`, else an invitation. The link is not kept.
+
+    Raises InvalidStateError for a first-admin link once an admin exists, InvalidRequestError for a bad or
+    known address (docs/protocol.md section 11).
+    """
+    if not email and admin_exists():
+        raise InvalidStateError("There is an admin already: name the e-mail address of the human to invite.")
+    if email:
+        _check_free(email)
+    code = secrets.token_bytes(SETUP_CODE_BYTES)
+    with transaction.atomic():
+        row = SetupCode.objects.create(
+            kind=SetupCode.Kind.INVITATION if email else SetupCode.Kind.FIRST_ADMIN,
+            digest=hashlib.sha256(code).digest(),
+            email=email,
+            is_staff=is_staff or not email,
+            created_at=now,
+            expires_at=now + (INVITATION_LIFE if email else FIRST_ADMIN_LIFE),
+        )
+        record(
+            kind=kinds.SETUP_CODE_CREATED,
+            actor=actor,
+            at=now,
+            data={"kind": row.kind, "is_staff": row.is_staff},
+            personal={"email": email} if email else None,
+        )
+    return f"{settings.PUBLIC_URL}/setup/{b64u_encode(code)}/", row
+
+
+def find_setup_code(digest: bytes, *, now: datetime) -> SetupCode:
+    """The live setup code with this digest; looking changes nothing.
+
+    Raises NotFoundError, ExpiredError, or InvalidStateError where an admin exists meanwhile.
+    """
+    row = SetupCode.objects.filter(digest=digest).first()
+    if row is None:
+        raise NotFoundError(_GONE)
+    if row.used_at is not None or row.expires_at <= now:
+        raise ExpiredError("This setup link was used or is too old. Ask for a new one.")
+    if row.kind == SetupCode.Kind.FIRST_ADMIN and admin_exists():
+        raise InvalidStateError("This registry has its first admin already.")
+    return row
+
+
+def begin_setup(
+    *, setup_code: SetupCode, name: str, email: str, session_key: str, now: datetime
+) -> dict[str, Any]:
+    """Creation options for the first passkey of a new human. Nobody exists yet after this.
+
+    Raises InvalidRequestError for a bad name or address, or one that is taken.
+    """
+    email = setup_code.email or email.strip()
+    _check_free(email)
+    if not name.strip():
+        raise InvalidRequestError("Enter your name.")
+    handle = secrets.token_bytes(USER_HANDLE_BYTES)
+    row = begin(
+        Ceremony(Challenge.Purpose.SETUP, session_key, None, str(setup_code.pk)),
+        now=now,
+        data={"name": name.strip(), "email": email, "user_handle": handle.hex()},
+    )
+    return creation_options(
+        rp_id=settings.RP_ID,
+        challenge=bytes(row.challenge),
+        user_handle=handle,
+        user_name=email,
+        display_name=name.strip(),
+    )
+
+
+def finish_setup(
+    *, setup_code: SetupCode, credential: object, session_key: str, actor: Actor, now: datetime
+) -> Human:
+    """Make the human and their passkey, and use up the code: all of it or nothing.
+
+    Raises InvalidAssertionError, ExpiredError where the code was used meanwhile, InvalidStateError.
+    """
+    row = latest(Ceremony(Challenge.Purpose.SETUP, session_key, None, str(setup_code.pk)))
+    try:
+        with transaction.atomic():
+            take(row, now=now)
+            verified = _verify_new(row, credential)
+            _use_code(setup_code, now)
+            human = create_human(
+                email=row.data["email"],
+                name=row.data["name"],
+                is_staff=setup_code.is_staff,
+                actor=actor,
+                now=now,
+            )
+            SetupCode.objects.filter(pk=setup_code.pk).update(human=human)
+            by_them = Actor("human", str(human.pk), actor.request_id)
+            _add_passkey(human, verified, bytes.fromhex(row.data["user_handle"]), actor=by_them, now=now)
+    except InvalidAssertionError:
+        spend(row, now=now)
+        raise
+    return human
+
+
+def begin_passkey(*, human: Human, session_key: str, now: datetime) -> dict[str, Any]:
+    """Creation options for a further passkey of a signed-in human."""
+    row = begin(Ceremony(Challenge.Purpose.PASSKEY, session_key, human), now=now)
+    known = list(Passkey.objects.filter(human=human).order_by("created_at"))
+    return creation_options(
+        rp_id=settings.RP_ID,
+        challenge=bytes(row.challenge),
+        user_handle=bytes(known[0].user_handle) if known else secrets.token_bytes(USER_HANDLE_BYTES),
+        user_name=human.email,
+        display_name=human.name,
+        exclude=[bytes(passkey.credential_id) for passkey in known],
+    )
+
+
+def finish_passkey(
+    *, human: Human, credential: object, session_key: str, actor: Actor, now: datetime
+) -> Passkey:
+    """Add the passkey. Raises InvalidAssertionError, also for an id that is registered to anybody."""
+    row = latest(Ceremony(Challenge.Purpose.PASSKEY, session_key, human))
+    try:
+        with transaction.atomic():
+            take(row, now=now)
+            verified = _verify_new(row, credential)
+            known = Passkey.objects.filter(human=human).order_by("created_at").first()
+            if known is None:
+                raise InvalidAssertionError("Sign in with a passkey first.")
+            return _add_passkey(human, verified, bytes(known.user_handle), actor=actor, now=now)
+    except InvalidAssertionError:
+        spend(row, now=now)
+        raise
+
+
+def remove_passkey(*, human: Human, passkey_id: str, actor: Actor, now: datetime) -> None:
+    """Remove one of the human's passkeys. Raises NotFoundError, and InvalidStateError for the last one."""
+    with transaction.atomic():
+        # Locked together: two removals at once must not leave nobody able to sign in.
+        mine = {str(row.pk): row for row in Passkey.objects.select_for_update().filter(human=human)}
+        if passkey_id not in mine:
+            raise NotFoundError("There is no such passkey.")
+        if len(mine) == 1:
+            raise InvalidStateError("Your last passkey cannot be removed: add another one first.")
+        name = mine[passkey_id].name
+        mine[passkey_id].delete()
+        record(
+            kind=kinds.PASSKEY_REMOVED, actor=actor, at=now, human_id=human.id, personal={"name": name}
+        )
+
+
+def begin_sign_in(*, session_key: str, now: datetime) -> dict[str, Any]:
+    """Request options for a discoverable passkey: nobody says who they are before they have signed."""
+    row = begin(Ceremony(Challenge.Purpose.SIGN_IN, session_key), now=now)
+    return request_options(rp_id=settings.RP_ID, challenge=bytes(row.challenge))
+
+
+def finish_sign_in(*, credential: object, session_key: str, request_id: str, now: datetime) -> Human:
+    """The active human whose passkey signed. The caller starts the session. Raises InvalidAssertionError."""
+    row = latest(Ceremony(Challenge.Purpose.SIGN_IN, session_key))
+    try:
+        with transaction.atomic():
+            take(row, now=now)
+            passkey, _ = check_signature(row, credential=credential, human=None, now=now)
+            human = passkey.human
+            if not human.is_active:
+                raise InvalidAssertionError("This account is suspended. Ask an administrator.")
+            actor = Actor("human", str(human.pk), request_id)
+            record(kind=kinds.HUMAN_SIGNED_IN, actor=actor, at=now, human_id=human.id)
+    except InvalidAssertionError:
+        spend(row, now=now)
+        raise
+    return human
+
+
+def record_sign_out(*, human: Human, actor: Actor, now: datetime) -> None:
+    """Record that the human ended their session."""
+    with transaction.atomic():
+        record(kind=kinds.HUMAN_SIGNED_OUT, actor=actor, at=now, human_id=human.id)
+
+
+def change_time_zone(*, human: Human, zone: str, actor: Actor, now: datetime) -> None:
+    """Show times in another IANA zone from now on. Raises InvalidRequestError."""
+    from zoneinfo import available_timezones  # reads the zone directory: not at import
+
+    if zone not in available_timezones():
+        raise InvalidRequestError("This is not a time zone we know.")
+    with transaction.atomic():
+        Human.objects.filter(pk=human.pk).update(time_zone=zone)
+        record(kind=kinds.HUMAN_CHANGED, actor=actor, at=now, human_id=human.id, data={"time_zone": zone})
+
+
+def session_key_of(request: HttpRequest) -> str:
+    """The key of the request's session, which is made if there is none yet."""
+    if not request.session.session_key:
+        request.session.create()
+    return str(request.session.session_key)
+
+
+def _check_free(email: str) -> None:
+    try:
+        validate_email(email)
+    except ValidationError:
+        raise InvalidRequestError("Enter an e-mail address.") from None
+    if Human.objects.filter(email__iexact=email).exists():
+        raise InvalidRequestError("Somebody already has this e-mail address.")
+
+
+def _verify_new(row: Challenge, credential: object) -> VerifiedRegistration:
+    return verify_registration(
+        credential=credential,
+        expected_challenge=bytes(row.challenge),
+        rp_id=settings.RP_ID,
+        origin=settings.ORIGIN,
+    )
+
+
+def _use_code(setup_code: SetupCode, now: datetime) -> None:
+    if setup_code.kind == SetupCode.Kind.FIRST_ADMIN:
+        # Every first-admin code is locked, so that two of them cannot make two first admins at once.
+        list(SetupCode.objects.select_for_update().filter(kind=SetupCode.Kind.FIRST_ADMIN))
+        if admin_exists():
+            raise InvalidStateError("This registry has its first admin already.")
+    used = SetupCode.objects.filter(pk=setup_code.pk, used_at=None, expires_at__gt=now).update(used_at=now)
+    if not used:
+        raise ExpiredError("This setup link was used or is too old. Ask for a new one.")
+
+
+def _add_passkey(
+    human: Human, verified: VerifiedRegistration, handle: bytes, *, actor: Actor, now: datetime
+) -> Passkey:
+    number = Passkey.objects.filter(human=human).count() + 1
+    try:
+        with transaction.atomic():
+            passkey = Passkey.objects.create(
+                human=human,
+                credential_id=verified.credential_id,
+                public_key=verified.public_key,
+                user_handle=handle,
+                sign_count=verified.sign_count,
+                name=f"Passkey {number}",
+                aaguid=verified.aaguid,
+                transports=list(verified.transports),
+                backed_up=verified.backed_up,
+                created_at=now,
+            )
+    except IntegrityError:
+        raise InvalidAssertionError("This passkey is registered already.") from None
+    record(
+        kind=kinds.PASSKEY_CREATED,
+        actor=actor,
+        at=now,
+        human_id=human.id,
+        data={"passkey_id": str(passkey.pk), "aaguid": verified.aaguid},
+    )
+    return passkey

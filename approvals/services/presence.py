@@ -1,0 +1,38 @@
+"""The "I'm here" switch: on with a passkey, kept on by a visible page, off at will."""
+
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+
+from agentauth.protocol.errors import InvalidAssertionError
+from approvals.models import Challenge
+from approvals.services.challenges import Ceremony, begin, check_signature, latest, passkey_options, spend, take
+from audit.services import Actor
+from registry.models import Human
+from verifier.services import presence
+
+
+def ask_presence(*, human: Human, session_key: str, now: datetime) -> dict[str, Any]:
+    """Request options for the passkey that begins the lease."""
+    return passkey_options(begin(_ceremony(human, session_key), now=now), human)
+
+
+def begin_presence(
+    *, human: Human, session_key: str, credential: object, actor: Actor, now: datetime
+) -> datetime:
+    """Begin the lease; returns its end. Raises InvalidAssertionError, InvalidStateError."""
+    row = latest(_ceremony(human, session_key))
+    try:
+        with transaction.atomic():
+            take(row, now=now)
+            check_signature(row, credential=credential, human=human, now=now)
+            lease = presence.begin(human=human, session_key=session_key, actor=actor, now=now)
+    except InvalidAssertionError:
+        spend(row, now=now)
+        raise
+    return lease.expires_at
+
+
+def _ceremony(human: Human, session_key: str) -> Ceremony:
+    return Ceremony(Challenge.Purpose.PRESENCE, session_key, human)

@@ -1,0 +1,112 @@
+"""One road for everything a person signs: statement, challenge, assertion, receipt, and the act, in one transaction."""
+
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+
+from agentauth.protocol.approval import Statement, parse_statement
+from agentauth.protocol.encoding import canonical_json
+from agentauth.protocol.errors import AgentAuthError
+from agentauth.protocol.receipt import build_receipt
+from approvals.models import Challenge, Receipt
+from approvals.services.challenges import Ceremony, begin, check_signature, latest, passkey_options, spend, take
+from kms.services import signer
+from registry.models import Human
+
+
+def ask_signature(
+    ceremony: Ceremony,
+    *,
+    human: Human,
+    statement: Statement,
+    consent_text: str,
+    now: datetime,
+    data: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Keep the statement's challenge and return the options for `navigator.credentials.get()`."""
+    row = begin(
+        ceremony,
+        now=now,
+        challenge=statement.challenge(),
+        statement=statement.body,
+        consent_text=consent_text,
+        data=data,
+    )
+    return passkey_options(row, human)
+
+
+def accept_signature(
+    ceremony: Ceremony,
+    *,
+    human: Human,
+    credential: object,
+    now: datetime,
+    act: Callable[[Challenge], None],
+) -> Receipt:
+    """Verify the signature over what was asked, do `act` and keep the receipt: all of it or nothing.
+
+    The very same assertion again, a double click or a retry, gets the same receipt and does nothing twice.
+    Raises InvalidAssertionError and whatever `act` raises; in either case the challenge is used up.
+    """
+    row = latest(ceremony)
+    fingerprint = _fingerprint(credential)
+    if (repeated := _repeated(row, fingerprint)) is not None:
+        return repeated
+    try:
+        with transaction.atomic():
+            take(row, now=now)
+            passkey, verified = check_signature(row, credential=credential, human=human, now=now)
+            act(row)
+            compact = build_receipt(
+                parse_statement(row.statement),
+                credential_id=verified.credential_id,
+                credential_public_key=bytes(passkey.public_key),
+                human_id=str(human.pk),
+                authenticator_data=verified.authenticator_data,
+                client_data_json=verified.client_data_json,
+                signature=verified.signature,
+                consent_text=row.consent_text,
+                signer=signer(purpose="receipt", now=now),
+            )
+            return Receipt.objects.create(
+                kind=row.purpose,
+                decision=row.statement["decision"],
+                subject=row.subject,
+                human=human,
+                challenge=bytes(row.challenge),
+                assertion=fingerprint,
+                passkey_name=passkey.name,
+                consent_text=row.consent_text,
+                compact=compact,
+                created_at=now,
+            )
+    except AgentAuthError:
+        # Of two at once one was first: by now its receipt is there.
+        if (repeated := _repeated(row, fingerprint)) is not None:
+            return repeated
+        spend(row, now=now)
+        raise
+
+
+def receipt_of(kind: str, subject: str) -> Receipt | None:
+    """The latest receipt of a grant (`approval`), agent (`claim`) or confirmation."""
+    return Receipt.objects.filter(kind=kind, subject=subject).order_by("-created_at", "-id").first()
+
+
+def _repeated(row: Challenge, fingerprint: bytes) -> Receipt | None:
+    receipt = Receipt.objects.filter(challenge=bytes(row.challenge)).first()
+    if receipt is None or not hmac.compare_digest(bytes(receipt.assertion), fingerprint):
+        return None
+    return receipt
+
+
+def _fingerprint(credential: object) -> bytes:
+    try:
+        return hashlib.sha256(canonical_json(credential)).digest()
+    except AgentAuthError:
+        # Never equal to one that was accepted; the verification that follows says what is wrong.
+        return b""
