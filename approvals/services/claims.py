@@ -3,7 +3,6 @@
 from datetime import datetime
 from typing import Any
 
-from django.utils.translation import get_language
 
 from approvals import sentences
 from approvals.models import Challenge, Receipt
@@ -24,9 +23,7 @@ def begin_claim(
     """
     check_claim_code(agent=agent, code=code, actor=actor, now=now)
     text = sentences.claim_text(agent=agent.name, jkt=agent.jkt)
-    statement = claim(
-        agent=agent, human=human, consent_text=text, language=get_language() or "en", now=now
-    )
+    statement = claim(agent=agent, human=human, consent_text=text, now=now)
     return ask_signature(
         _ceremony(agent, human, session_key),
         human=human,

@@ -3,7 +3,6 @@
 from datetime import datetime
 from typing import Any
 
-from django.utils.translation import get_language
 
 from agentauth.protocol.capability import parse_action
 from agentauth.protocol.errors import ExpiredError, InvalidRequestError, InvalidStateError
@@ -17,8 +16,6 @@ from registry.models import Human
 from verifier.models import Confirmation
 from verifier.services.confirmations import confirm, deny
 
-_DECISIONS = ("confirm", "deny")
-
 
 def begin_confirmation(
     *, row: Confirmation, human: Human, decision: str, session_key: str, now: datetime
@@ -27,7 +24,7 @@ def begin_confirmation(
 
     Raises ExpiredError, InvalidStateError once decided, InvalidRequestError for another word.
     """
-    if decision not in _DECISIONS:
+    if decision != "confirm" and decision != "deny":  # noqa: PLR1714 — narrows the type, as a tuple would not
         raise InvalidRequestError("The decision must be confirm or deny.")
     status = row.status_at(now)
     if status == Confirmation.Status.EXPIRED:
@@ -45,7 +42,6 @@ def begin_confirmation(
         human=human,
         decision=decision,
         consent_text=text,
-        language=get_language() or "en",
         now=now,
     )
     return ask_signature(

@@ -9,11 +9,10 @@ from typing import Any
 
 from django.core import signing
 from django.db import transaction
-from django.utils.translation import get_language
 from django.utils.translation import gettext as _
 
 from agentauth.protocol.capability import parse_capabilities
-from agentauth.protocol.encoding import canonical_json
+from agentauth.protocol.encoding import canonical_json, parse_timestamp
 from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.errors import (
     ConfirmationRequiredError,
@@ -169,7 +168,6 @@ def begin_approval(
         terms=terms,
         second_step=bool(terms.dangerous),
         consent_text=text,
-        language=get_language() or "en",
         now=now,
     )
     return ask_signature(
@@ -200,7 +198,6 @@ def begin_denial(
         terms=asked_terms(grant, now),
         second_step=False,
         consent_text=text,
-        language=get_language() or "en",
         deny_reason=reason or None,
         now=now,
     )
@@ -230,8 +227,6 @@ def decide(
             reason = body["deny_reason"] or ""
             deny_grant(grant=grant, human=human, reason=reason, actor=actor, now=now)
             return
-        from agentauth.protocol.encoding import parse_timestamp
-
         approve_grant(
             grant=grant,
             human=human,

@@ -56,7 +56,7 @@ def create_setup_link(
     with transaction.atomic():
         row = SetupCode.objects.create(
             kind=SetupCode.Kind.INVITATION if email else SetupCode.Kind.FIRST_ADMIN,
-            digest=hashlib.sha256(code).digest(),
+            digest=setup_digest(code),
             email=email,
             is_staff=is_staff or not email,
             created_at=now,
@@ -70,6 +70,11 @@ def create_setup_link(
             personal={"email": email} if email else None,
         )
     return f"{settings.PUBLIC_URL}/setup/{b64u_encode(code)}/", row
+
+
+def setup_digest(code: bytes) -> bytes:
+    """What is kept of a setup code."""
+    return hashlib.sha256(code).digest()
 
 
 def find_setup_code(digest: bytes, *, now: datetime) -> SetupCode:

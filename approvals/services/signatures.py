@@ -32,7 +32,7 @@ def ask_signature(
         ceremony,
         now=now,
         challenge=statement.challenge(),
-        statement=statement.body,
+        statement=statement.to_json(),
         consent_text=consent_text,
         data=data,
     )

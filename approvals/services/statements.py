@@ -1,47 +1,49 @@
 """Builds the statement of each kind from rows: the bytes a passkey signs (docs/protocol.md section 6)."""
 
-import hashlib
 import secrets
 from datetime import datetime
-from typing import Any
+from typing import Literal
 
 from django.conf import settings
+from django.utils.translation import get_language
 
 from agentauth.protocol.approval import (
+    NONCE_BYTES,
+    AgentRef,
+    ServiceProviderRef,
+    Signing,
     Statement,
     approval_statement,
     claim_statement,
     confirmation_statement,
 )
-from agentauth.protocol.encoding import b64u_encode, timestamp
+from agentauth.protocol.capability import parse_action
 from approvals.services.terms import Terms
 from registry.models import Agent, Grant, Human, ServiceProvider
 from verifier.models import Confirmation
-
-NONCE_BYTES = 32
 
 
 def approval(
     *,
     grant: Grant,
     human: Human,
-    decision: str,
+    decision: Literal["approve", "deny"],
     terms: Terms,
     second_step: bool,
     consent_text: str,
-    language: str,
     now: datetime,
     deny_reason: str | None = None,
 ) -> Statement:
-    """The statement of an approval (`approve`) or a denial (`deny`) of exactly these terms."""
+    """The statement of an approval or a denial of exactly these terms."""
     return approval_statement(
-        **_head(grant.agent, human, decision, consent_text, language, now),
+        _signing(grant.agent, human, consent_text, now),
+        decision=decision,
         grant_id=str(grant.pk),
         grant_version=grant.version,
         service_provider=_provider(grant.service_provider),
-        capabilities=[each.to_json() for each in terms.capabilities],
-        envelope=terms.envelope.to_json(),
-        valid_until=timestamp(terms.valid_until),
+        capabilities=terms.capabilities,
+        envelope=terms.envelope,
+        valid_until=terms.valid_until,
         second_step=second_step,
         deny_reason=deny_reason,
     )
@@ -51,48 +53,40 @@ def confirmation(
     *,
     row: Confirmation,
     human: Human,
-    decision: str,
+    decision: Literal["confirm", "deny"],
     consent_text: str,
-    language: str,
     now: datetime,
 ) -> Statement:
-    """The statement of one confirmed (`confirm`) or denied (`deny`) transaction."""
+    """The statement of one confirmed or denied transaction."""
     return confirmation_statement(
-        **_head(row.grant.agent, human, decision, consent_text, language, now),
+        _signing(row.grant.agent, human, consent_text, now),
+        decision=decision,
         confirmation_id=str(row.pk),
         grant_id=str(row.grant_id),
         grant_version=row.grant_version,
         service_provider=_provider(row.grant.service_provider),
-        action=row.action,
+        action=parse_action(row.action),
         idempotency_key=row.idempotency_key,
     )
 
 
-def claim(*, agent: Agent, human: Human, consent_text: str, language: str, now: datetime) -> Statement:
+def claim(*, agent: Agent, human: Human, consent_text: str, now: datetime) -> Statement:
     """The statement by which a human takes an agent as theirs."""
-    return claim_statement(**_head(agent, human, "claim", consent_text, language, now))
+    return claim_statement(_signing(agent, human, consent_text, now))
 
 
-def _head(
-    agent: Agent, human: Human, decision: str, consent_text: str, language: str, now: datetime
-) -> dict[str, Any]:
-    return {
-        "decision": decision,
-        "issuer": settings.ISSUER,
-        "rp_id": settings.RP_ID,
-        "human_id": str(human.pk),
-        "agent": {
-            "id": str(agent.pk),
-            "name": agent.name,
-            "jkt": agent.jkt,
-            "manifest_sha256": agent.manifest_sha256,
-        },
-        "issued_at": timestamp(now),
-        "nonce": b64u_encode(secrets.token_bytes(NONCE_BYTES)),
-        "consent_sha256": b64u_encode(hashlib.sha256(consent_text.encode()).digest()),
-        "language": language,
-    }
+def _signing(agent: Agent, human: Human, consent_text: str, now: datetime) -> Signing:
+    return Signing(
+        issuer=settings.ISSUER,
+        rp_id=str(settings.RP_ID),
+        human_id=str(human.pk),
+        agent=AgentRef(str(agent.pk), agent.name, agent.jkt, agent.manifest_sha256),
+        issued_at=now,
+        nonce=secrets.token_bytes(NONCE_BYTES),
+        consent_text=consent_text,
+        language=get_language() or "en",
+    )
 
 
-def _provider(provider: ServiceProvider) -> dict[str, str]:
-    return {"id": str(provider.pk), "name": provider.name, "audience": provider.audience}
+def _provider(provider: ServiceProvider) -> ServiceProviderRef:
+    return ServiceProviderRef(str(provider.pk), provider.name, provider.audience)

@@ -1,0 +1,78 @@
+"""What every page view shares: who is signed in, who acts, and how posted JSON is read and answered."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
+from urllib.parse import urlencode
+
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.utils.http import url_has_allowed_host_and_scheme
+
+from agentauth.protocol.encoding import read_object
+from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
+from audit.services import Actor
+from registry.models import Human
+
+P = ParamSpec("P")
+View = Callable[Concatenate[HttpRequest, P], HttpResponse]
+HOME = "/approvals/"
+
+
+class SignInRequiredError(AgentAuthError):
+    code = "sign_in_required"
+
+
+def signed_in(view: View[P]) -> View[P]:
+    """Only for a signed-in human: a page leads to the sign-in and back, a script gets 401."""
+
+    @wraps(view)
+    def wrapped(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
+        if isinstance(request.user, Human):
+            return view(request, *args, **kwargs)
+        if request.method != "GET":
+            raise SignInRequiredError("You are signed out. Sign in again, then repeat this.")
+        return HttpResponseRedirect(f"/sign-in/?{urlencode({'next': request.get_full_path()})}")
+
+    return wrapped
+
+
+def human_of(request: HttpRequest) -> Human:
+    """The signed-in human of a `signed_in` view."""
+    assert isinstance(request.user, Human)
+    return request.user
+
+
+def actor_of(request: HttpRequest) -> Actor:
+    """Who acts, as audit stores it."""
+    request_id = str(getattr(request, "request_id", ""))
+    if isinstance(request.user, Human):
+        return Actor("human", str(request.user.pk), request_id)
+    return Actor("anonymous", "", request_id)
+
+
+def posted(request: HttpRequest) -> dict[str, object]:
+    """The JSON object a script of ours posted. Raises InvalidRequestError."""
+    # With the media type of a form, another site's form could carry JSON-like text; with this one it cannot.
+    if request.content_type != "application/json":
+        raise InvalidRequestError("Send JSON.")
+    return read_object(request.body)
+
+
+def member(body: dict[str, object], name: str, default: str | None = None) -> str:
+    """A text member of posted JSON. Raises InvalidRequestError where it is absent or no text."""
+    value = body.get(name, default)
+    if not isinstance(value, str):
+        raise InvalidRequestError(f"The member {name} is missing.")
+    return value
+
+
+def answer(**members: Any) -> JsonResponse:
+    """A JSON answer to a script of ours."""
+    return JsonResponse(members, headers={"Cache-Control": "no-store"})
+
+
+def safe_next(request: HttpRequest) -> str:
+    """Where to go after the sign-in: a path of ours, never another site."""
+    target = request.GET.get("next", "")
+    inside = url_has_allowed_host_and_scheme(target, allowed_hosts=None) and target.startswith("/")
+    return target if inside else HOME

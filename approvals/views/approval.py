@@ -1,0 +1,138 @@
+"""The approval page and what its script asks for: review, second step, statement, decision; and the receipt."""
+
+import uuid
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+from django.views.decorators.http import require_GET, require_POST
+
+from agentauth.protocol.errors import InvalidRequestError, NotFoundError
+from approvals.services import decisions
+from approvals.services.people import session_key_of
+from approvals.services.signatures import receipt_of
+from approvals.services.terms import read_choices
+from approvals.views.access import actor_of, answer, human_of, member, posted, signed_in
+from approvals.views.described import describe_grant, describe_limits, describe_rows, elsewhere
+from registry.models import Grant, Human
+
+WORDS = {"approve": "Approved", "deny": "Denied"}
+NEW_AGENT_SECONDS = 86_400
+
+
+def find_own_grant(grant_id: uuid.UUID, human: Human) -> Grant:
+    """A grant asked of this human. Raises NotFoundError, the same for unknown and another's."""
+    grant = (
+        Grant.objects.select_related("agent", "agent__human", "service_provider")
+        .filter(pk=grant_id, agent__human=human)
+        .first()
+    )
+    if grant is None:
+        raise NotFoundError("There is nothing here, or it is not yours.")
+    return grant
+
+
+@require_GET
+@signed_in
+def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
+    human, now = human_of(request), timezone.now()
+    grant = find_own_grant(grant_id, human)
+    status = grant.status_at(now)
+    anew = status == Grant.Status.SUSPENDED and grant.suspension_cause != Grant.SuspensionCause.PERSON
+    context: dict[str, Any] = {"grant": grant, "agent": grant.agent, "provider": grant.service_provider}
+    if status != Grant.Status.PENDING and not anew:
+        receipt = receipt_of("approval", str(grant.pk))
+        context |= {"status": status, "receipt": receipt, "lines": describe_grant(grant)}
+        return render(request, "decided.html", context)
+    context |= {
+        "drawn": decisions.drawn_token(grant),
+        "anew": anew,
+        "rows": describe_rows(grant, now),
+        "limits": describe_limits(grant, human, now),
+        "elsewhere": elsewhere(grant, now),
+        "is_new": (now - grant.agent.created_at).total_seconds() < NEW_AGENT_SECONDS,
+    }
+    return render(request, "approval.html", context)
+
+
+@require_POST
+@signed_in
+def review(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
+    body, human = posted(request), human_of(request)
+    found = decisions.review_choices(
+        grant=find_own_grant(grant_id, human),
+        human=human,
+        choices=read_choices(body.get("choices")),
+        drawn=member(body, "drawn"),
+        now=timezone.now(),
+    )
+    return answer(sentences=found.sentences, changes=found.changes, dangerous=found.dangerous)
+
+
+@require_POST
+@signed_in
+def second_step(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
+    body, human = posted(request), human_of(request)
+    decisions.take_second_step(
+        grant=find_own_grant(grant_id, human),
+        human=human,
+        session_key=session_key_of(request),
+        choices=read_choices(body.get("choices")),
+        drawn=member(body, "drawn"),
+        actor=actor_of(request),
+        now=timezone.now(),
+    )
+    return answer(status="Continue")
+
+
+@require_POST
+@signed_in
+def statement(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
+    body, human, now = posted(request), human_of(request), timezone.now()
+    grant, choices = find_own_grant(grant_id, human), read_choices(body.get("choices"))
+    session_key, drawn = session_key_of(request), member(body, "drawn")
+    decision = member(body, "decision")
+    if decision == "approve":
+        options = decisions.begin_approval(
+            grant=grant, human=human, session_key=session_key, choices=choices, drawn=drawn, now=now
+        )
+    elif decision == "deny":
+        reason = choices.get("reason", "")
+        options = decisions.begin_denial(
+            grant=grant, human=human, session_key=session_key, reason=reason, drawn=drawn, now=now
+        )
+    else:
+        raise InvalidRequestError("The decision must be approve or deny.")
+    return answer(publicKey=options)
+
+
+@require_POST
+@signed_in
+def decide(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
+    body, human = posted(request), human_of(request)
+    receipt = decisions.decide(
+        grant=find_own_grant(grant_id, human),
+        human=human,
+        session_key=session_key_of(request),
+        credential=body.get("credential"),
+        actor=actor_of(request),
+        now=timezone.now(),
+    )
+    return answer(status=WORDS[receipt.decision], next=f"/approvals/{grant_id}/")
+
+
+@require_GET
+@signed_in
+def receipt(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
+    grant = find_own_grant(grant_id, human_of(request))
+    found = receipt_of("approval", str(grant.pk))
+    if found is None:
+        raise NotFoundError("There is no receipt for this request.")
+    if request.GET.get("format") == "jws":
+        name = f"attachment; filename=receipt-{grant.pk}.jws"
+        return HttpResponse(
+            found.compact, content_type="application/jose", headers={"Content-Disposition": name}
+        )
+    context = {"grant": grant, "agent": grant.agent, "provider": grant.service_provider, "receipt": found}
+    return render(request, "receipt.html", context | {"word": WORDS[found.decision]})

@@ -1,0 +1,64 @@
+"""The claim page: a human takes an agent as theirs with the code it shows and a passkey."""
+
+import uuid
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+from django.views.decorators.http import require_GET, require_POST
+
+from agentauth.protocol.capability import parse_capabilities
+from approvals.services import claims
+from approvals.services.people import session_key_of
+from approvals.views.access import actor_of, answer, human_of, member, posted, signed_in
+from registry.services.agents import find_claim
+
+
+@require_GET
+@signed_in
+def page(request: HttpRequest, secret: str) -> HttpResponse:
+    agent = find_claim(secret, now=timezone.now())
+    kinds = sorted({f"{each.label}: {each.resource}" for each in parse_capabilities(agent.capabilities)})
+    return render(request, "claim.html", {"agent": agent, "grant": _grant(request), "kinds": kinds})
+
+
+@require_POST
+@signed_in
+def statement(request: HttpRequest, secret: str) -> HttpResponse:
+    now, human = timezone.now(), human_of(request)
+    options = claims.begin_claim(
+        agent=find_claim(secret, now=now),
+        human=human,
+        code=member(posted(request), "code"),
+        session_key=session_key_of(request),
+        actor=actor_of(request),
+        now=now,
+    )
+    return answer(publicKey=options)
+
+
+@require_POST
+@signed_in
+def decide(request: HttpRequest, secret: str) -> HttpResponse:
+    now = timezone.now()
+    agent = find_claim(secret, now=now)
+    claims.finish_claim(
+        agent=agent,
+        human=human_of(request),
+        session_key=session_key_of(request),
+        credential=posted(request).get("credential"),
+        actor=actor_of(request),
+        now=now,
+    )
+    grant = _grant(request)
+    return answer(
+        status="Claimed", next=f"/approvals/{grant}/?claimed=1" if grant else f"/agents/{agent.pk}/?claimed=1"
+    )
+
+
+def _grant(request: HttpRequest) -> str:
+    """The request to go on to; only the shape of an id, since the page it leads to checks the rest."""
+    try:
+        return str(uuid.UUID(request.GET.get("grant", "")))
+    except ValueError:
+        return ""

@@ -1,0 +1,63 @@
+"""The confirmation page: one transaction above its threshold, yes or no."""
+
+import uuid
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+from django.views.decorators.http import require_GET, require_POST
+
+from agentauth.protocol.capability import parse_action
+from approvals import sentences
+from approvals.services import confirmations
+from approvals.services.people import session_key_of
+from approvals.services.signatures import receipt_of
+from approvals.views.access import actor_of, answer, human_of, member, posted, signed_in
+from verifier.services.confirmations import find_for_human
+
+WORDS = {"confirm": "Confirmed", "deny": "Denied"}
+
+
+@require_GET
+@signed_in
+def page(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
+    row = find_for_human(confirmation_id, human_of(request))
+    provider = row.grant.service_provider
+    context = {
+        "confirmation": row,
+        "agent": row.grant.agent,
+        "provider": provider,
+        "act": sentences.act(parse_action(row.action), provider.name),
+        "status": row.status_at(timezone.now()),
+        "receipt": receipt_of("confirmation", str(row.pk)),
+    }
+    return render(request, "confirmation.html", context)
+
+
+@require_POST
+@signed_in
+def statement(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
+    human = human_of(request)
+    options = confirmations.begin_confirmation(
+        row=find_for_human(confirmation_id, human),
+        human=human,
+        decision=member(posted(request), "decision"),
+        session_key=session_key_of(request),
+        now=timezone.now(),
+    )
+    return answer(publicKey=options)
+
+
+@require_POST
+@signed_in
+def decide(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
+    human = human_of(request)
+    receipt = confirmations.finish_confirmation(
+        row=find_for_human(confirmation_id, human),
+        human=human,
+        session_key=session_key_of(request),
+        credential=posted(request).get("credential"),
+        actor=actor_of(request),
+        now=timezone.now(),
+    )
+    return answer(status=WORDS[receipt.decision], next=f"/confirmations/{confirmation_id}/")

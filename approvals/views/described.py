@@ -1,0 +1,128 @@
+"""Grants in words and fields, as the pages show them."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from django.utils.translation import gettext as _
+
+from agentauth.protocol.capability import parse_capabilities
+from agentauth.protocol.envelope import Envelope, Ledger, parse_envelope
+from agentauth.protocol.money import Money
+from approvals import sentences
+from approvals.services.terms import asked_terms, currency_of, whole_days
+from registry.models import Grant, Human
+from verifier.models import GrantLedger
+from verifier.services.usage import ledger_of
+
+_ELSEWHERE = 20
+
+
+def sentence(phrase: str) -> str:
+    """A verb phrase as a line of its own."""
+    return phrase[:1].upper() + phrase[1:]
+
+
+def describe_rows(grant: Grant, now: datetime) -> list[dict[str, Any]]:
+    """One permission each: its sentence, its risk, and what can be lowered."""
+    rows = []
+    for index, each in enumerate(asked_terms(grant, now).capabilities):
+        amount = each.max_amount
+        rows.append(
+            {
+                "index": index,
+                "sentence": sentence(sentences.permission(each, grant.service_provider.name)),
+                "risk": sentences.risk(each),
+                "amount": amount.value if amount else None,
+                "currency": amount.currency if amount else None,
+                "dangerous": each.type in sentences.DANGEROUS,
+            }
+        )
+    return rows
+
+
+def describe_limits(grant: Grant, human: Human, now: datetime) -> dict[str, Any]:
+    """The limits as sentences, and as the fields in which they can be lowered."""
+    asked = asked_terms(grant, now)
+    envelope, currency = asked.envelope, currency_of(asked)
+    return {
+        "sentences": sentences.limits(envelope),
+        "rate": envelope.max_requests_per_minute,
+        "uses": envelope.max_uses,
+        "budgets": _budget_fields(envelope),
+        "currency": currency,
+        "may_add_daily": currency and not any(budget.period == "day" for budget in envelope.budgets),
+        "zone": human.time_zone,
+        "confirm": envelope.confirm_above.value if envelope.confirm_above else None,
+        "days": whole_days(asked.valid_until, now),
+        "valid_until": asked.valid_until,
+    }
+
+
+def _budget_fields(envelope: Envelope) -> list[dict[str, Any]]:
+    labels = {
+        "day": _("Daily budget"),
+        "week": _("Weekly budget"),
+        "month": _("Monthly budget"),
+        "total": _("Total budget"),
+    }
+    return [
+        {
+            "index": index,
+            "label": labels[budget.period],
+            "value": budget.ceiling.value,
+            "currency": budget.ceiling.currency,
+            "zone": budget.zone,
+        }
+        for index, budget in enumerate(envelope.budgets)
+    ]
+
+
+def elsewhere(grant: Grant, now: datetime) -> list[str]:
+    """What this agent may do already: together with this, the whole of it."""
+    others = Grant.objects.live(now).filter(agent=grant.agent_id).exclude(pk=grant.pk)
+    return [
+        sentence(sentences.permission(each, other.service_provider.name))
+        for other in others.select_related("service_provider").order_by("created_at")[:_ELSEWHERE]
+        for each in parse_capabilities(other.capabilities)
+    ]
+
+
+def describe_grant(grant: Grant) -> list[str]:
+    """A grant as plain sentences: permissions and limits, as granted or else as asked."""
+    capabilities = parse_capabilities(grant.capabilities or grant.requested_capabilities)
+    envelope = parse_envelope(grant.requested_envelope if grant.envelope is None else grant.envelope)
+    phrases = [sentences.permission(each, grant.service_provider.name) for each in capabilities]
+    return [f"{sentence(phrase)}." for phrase in phrases] + sentences.limits(envelope)
+
+
+def describe_use(grants: Iterable[Grant], now: datetime) -> dict[Any, list[dict[str, Any]]]:
+    """For each grant its counted limits: a label, what is used, the ceiling, and both as numbers for a bar.
+
+    One query for all of them.
+    """
+    grants = list(grants)
+    rows = {row.grant_id: row for row in GrantLedger.objects.filter(grant__in=grants)}
+    use: dict[Any, list[dict[str, Any]]] = {}
+    for grant in grants:
+        envelope = parse_envelope(grant.envelope or {})
+        ledger = ledger_of(rows[grant.pk]) if grant.pk in rows else Ledger()
+        bars = []
+        for budget in envelope.budgets:
+            _start, minor = ledger.spent_minor(budget, now)
+            spent = Money(minor, budget.ceiling.currency)
+            bars.append(
+                {
+                    "label": sentence(sentences.budget_words(budget)),
+                    "text": _("%(spent)s spent") % {"spent": sentences.money(spent)},
+                    "value": minor,
+                    "max": budget.ceiling.minor,
+                }
+            )
+        if envelope.max_uses is not None:
+            text = _("%(used)d of %(all)d uses") % {"used": ledger.uses, "all": envelope.max_uses}
+            bars.append(
+                {"label": _("Uses in all"), "text": text, "value": ledger.uses, "max": envelope.max_uses}
+            )
+        use[grant.pk] = bars
+    return use

@@ -1,0 +1,107 @@
+"""The doors: front page, setup, sign-in and sign-out."""
+
+from urllib.parse import urlencode
+
+from django.conf import settings
+from django.contrib.auth import login, logout
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.utils import timezone
+from django.views.decorators.http import require_GET, require_POST
+
+from agentauth.protocol.encoding import b64u_decode
+from agentauth.protocol.errors import EncodingError, NotFoundError
+from approvals.models import SetupCode
+from approvals.services import people
+from approvals.views.access import HOME, actor_of, answer, human_of, member, posted, safe_next, signed_in
+from registry.models import Human
+from verifier.services import presence
+
+# With SameSite=Strict the first request after a click in a mail comes without our cookies.
+_FROM_US = ("same-origin", "none")
+
+
+@require_GET
+def front(request: HttpRequest) -> HttpResponse:
+    return render(request, "front.html", {"url": settings.PUBLIC_URL})
+
+
+@require_GET
+def sign_in(request: HttpRequest) -> HttpResponse:
+    """The sign-in page, after one hop of our own where the visitor came from elsewhere."""
+    target = safe_next(request)
+    if isinstance(request.user, Human):
+        return HttpResponseRedirect(target)
+    if "hop" not in request.GET and request.headers.get("Sec-Fetch-Site", "none") not in _FROM_US:
+        hop = f"/sign-in/?{urlencode({'next': target, 'hop': '1'})}"
+        return render(request, "hop.html", {"hop": hop})
+    return render(request, "sign_in.html", {"finish": f"/sign-in/finish?{urlencode({'next': target})}"})
+
+
+@require_POST
+def sign_in_options(request: HttpRequest) -> HttpResponse:
+    session_key = people.session_key_of(request)
+    return answer(publicKey=people.begin_sign_in(session_key=session_key, now=timezone.now()))
+
+
+@require_POST
+def sign_in_finish(request: HttpRequest) -> HttpResponse:
+    body = posted(request)
+    human = people.finish_sign_in(
+        credential=body.get("credential"),
+        session_key=people.session_key_of(request),
+        request_id=actor_of(request).request_id,
+        now=timezone.now(),
+    )
+    # A new session key: one known from before the sign-in opens nothing.
+    login(request, human, backend=people.BACKEND)
+    return answer(status="Signed in", next=safe_next(request))
+
+
+@require_POST
+@signed_in
+def sign_out(request: HttpRequest) -> HttpResponse:
+    human, actor, now = human_of(request), actor_of(request), timezone.now()
+    presence.end(human=human, actor=actor, now=now)
+    people.record_sign_out(human=human, actor=actor, now=now)
+    logout(request)
+    return HttpResponseRedirect("/sign-in/")
+
+
+@require_GET
+def setup(request: HttpRequest, code: str) -> HttpResponse:
+    return render(request, "setup.html", {"code": code, "setup_code": _setup_code(code)})
+
+
+@require_POST
+def setup_options(request: HttpRequest, code: str) -> HttpResponse:
+    body = posted(request)
+    options = people.begin_setup(
+        setup_code=_setup_code(code),
+        name=member(body, "name"),
+        email=member(body, "email", ""),
+        session_key=people.session_key_of(request),
+        now=timezone.now(),
+    )
+    return answer(publicKey=options)
+
+
+@require_POST
+def setup_finish(request: HttpRequest, code: str) -> HttpResponse:
+    human = people.finish_setup(
+        setup_code=_setup_code(code),
+        credential=posted(request).get("credential"),
+        session_key=people.session_key_of(request),
+        actor=actor_of(request),
+        now=timezone.now(),
+    )
+    login(request, human, backend=people.BACKEND)
+    return answer(status="Passkey created", next=HOME)
+
+
+def _setup_code(code: str) -> SetupCode:
+    try:
+        digest = people.setup_digest(b64u_decode(code))
+    except EncodingError:
+        raise NotFoundError("This setup link is not valid. Ask for a new one.") from None
+    return people.find_setup_code(digest, now=timezone.now())

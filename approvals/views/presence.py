@@ -1,0 +1,47 @@
+"""The "I'm here" switch, asked by its script."""
+
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from django.views.decorators.http import require_POST
+
+from agentauth.protocol.encoding import timestamp
+from approvals.services import presence as ceremonies
+from approvals.services.people import session_key_of
+from approvals.views.access import actor_of, answer, human_of, posted, signed_in
+from verifier.services import presence
+
+
+@require_POST
+@signed_in
+def options(request: HttpRequest) -> HttpResponse:
+    found = ceremonies.ask_presence(
+        human=human_of(request), session_key=session_key_of(request), now=timezone.now()
+    )
+    return answer(publicKey=found)
+
+
+@require_POST
+@signed_in
+def begin(request: HttpRequest) -> HttpResponse:
+    until = ceremonies.begin_presence(
+        human=human_of(request),
+        session_key=session_key_of(request),
+        credential=posted(request).get("credential"),
+        actor=actor_of(request),
+        now=timezone.now(),
+    )
+    return answer(status="You are here", until=timestamp(until))
+
+
+@require_POST
+@signed_in
+def renew(request: HttpRequest) -> HttpResponse:
+    until = presence.renew(human=human_of(request), session_key=session_key_of(request), now=timezone.now())
+    return answer(until=timestamp(until))
+
+
+@require_POST
+@signed_in
+def end(request: HttpRequest) -> HttpResponse:
+    presence.end(human=human_of(request), actor=actor_of(request), now=timezone.now())
+    return answer(status="You are away")
