@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from agentauth.protocol.capability import Action, Capability
-from agentauth.protocol.constraint import Constraint
+from agentauth.protocol.constraint import Constraint, Scalar
 from agentauth.protocol.envelope import Budget, Envelope, TimeWindow
 from agentauth.protocol.money import MINOR_DIGITS, Money
 
@@ -21,9 +21,7 @@ DANGEROUS = frozenset({"transact", "delete"})
 def money(amount: Money) -> str:
     """An amount as a reader writes it: €1,240.00, CHF 5.00."""
     digits = MINOR_DIGITS[amount.currency]
-    number = formats.number_format(
-        amount.value, decimal_pos=digits, use_l10n=True, force_grouping=True
-    )
+    number = formats.number_format(amount.value, decimal_pos=digits, use_l10n=True, force_grouping=True)
     symbol = _SYMBOLS.get(amount.currency)
     return f"{symbol}{number}" if symbol else f"{amount.currency} {number}"
 
@@ -94,7 +92,7 @@ def constraint(each: Constraint) -> str:
     return _("%(argument)s has at most %(value)s characters") % parts
 
 
-def _value(value: str | bool | int) -> str:
+def _value(value: Scalar) -> str:
     if isinstance(value, bool):
         return _("yes") if value else _("no")
     return str(value) if isinstance(value, int) else f"“{value}”"
@@ -139,7 +137,8 @@ def limits(envelope: Envelope) -> list[str]:
     rate = envelope.max_requests_per_minute
     if rate is not None:
         lines.append(
-            ngettext("At most %(n)d request a minute.", "At most %(n)d requests a minute.", rate) % {"n": rate}
+            ngettext("At most %(n)d request a minute.", "At most %(n)d requests a minute.", rate)
+            % {"n": rate}
         )
         if envelope.burst > 1:
             lines.append(_("Up to %(n)d of them at once.") % {"n": envelope.burst})
@@ -169,9 +168,7 @@ def limits(envelope: Envelope) -> list[str]:
     return lines
 
 
-def permissions(
-    agent: str, at: str, capabilities: Sequence[Capability], envelope: Envelope
-) -> list[str]:
+def permissions(agent: str, at: str, capabilities: Sequence[Capability], envelope: Envelope) -> list[str]:
     """One whole sentence for each capability."""
     return [
         _("%(agent)s may %(permission)s.")

@@ -18,6 +18,8 @@ HUMAN_SUSPENDED = "registry.human.suspended"
 HUMAN_RESUMED = "registry.human.resumed"
 # Signed out everywhere at once.
 HUMAN_SESSIONS_ENDED = "registry.human.sessions_ended"
+# A human changed how pages show things to them.
+HUMAN_CHANGED = "registry.human.changed"
 
 SERVICE_PROVIDER_CREATED = "registry.service_provider.created"
 SERVICE_PROVIDER_SECRET_ROTATED = "registry.service_provider.secret_rotated"  # noqa: S105 — the name of an event
@@ -73,13 +75,12 @@ CONFIRMATION_EXPIRED = "verifier.confirmation.expired"
 # A human looks on from now on, proved by a passkey; and no longer.
 PRESENCE_BEGUN = "verifier.presence.begun"
 PRESENCE_ENDED = "verifier.presence.ended"
+
 # A one-time link that ends in a passkey: for the first admin, or for somebody invited.
 SETUP_CODE_CREATED = "approvals.setup_code.created"
 PASSKEY_CREATED = "approvals.passkey.created"
 PASSKEY_REMOVED = "approvals.passkey.removed"
 HUMAN_SIGNED_IN = "approvals.human.signed_in"
 HUMAN_SIGNED_OUT = "approvals.human.signed_out"
-# A human changed how pages show things to them.
-HUMAN_CHANGED = "approvals.human.changed"
 # The second explicit step before a dangerous permission is signed.
 SECOND_STEP_TAKEN = "approvals.second_step.taken"

@@ -3,7 +3,6 @@
 from datetime import datetime
 from typing import Any
 
-
 from approvals import sentences
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony

@@ -3,7 +3,6 @@
 from datetime import datetime
 from typing import Any
 
-
 from agentauth.protocol.capability import parse_action
 from agentauth.protocol.errors import ExpiredError, InvalidRequestError, InvalidStateError
 from approvals import sentences

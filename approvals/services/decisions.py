@@ -254,9 +254,7 @@ def _use_second_step(grant: Grant, human: Human, session_key: str, terms: Terms,
     ceremony = _second(grant, human, session_key)
     row = (
         Challenge.objects.open(now)
-        .filter(
-            purpose=ceremony.purpose, session=ceremony.session, human=human, subject=ceremony.subject
-        )
+        .filter(purpose=ceremony.purpose, session=ceremony.session, human=human, subject=ceremony.subject)
         .order_by("-created_at", "-id")
         .first()
     )
@@ -313,5 +311,3 @@ def _moved(name: str, old: object, new: object) -> str:
     }
     sentence = plain.get(name, _("Something else changed."))
     return sentence % {"old": old, "new": new} if "%(old)s" in sentence else sentence
-
-

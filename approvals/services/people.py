@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -32,6 +33,16 @@ FIRST_ADMIN_LIFE = timedelta(minutes=15)
 INVITATION_LIFE = timedelta(hours=72)
 USER_HANDLE_BYTES = 32
 BACKEND = "approvals.passkeys.PasskeyBackend"
+
+
+@dataclass(frozen=True, slots=True)
+class SetupLink:
+    """A one-time link, to be shown once, and when it ends."""
+
+    url: str
+    expires_at: datetime
+
+
 _GONE = "This setup link is not valid. Ask for a new one."
 
 
@@ -40,9 +51,7 @@ def admin_exists() -> bool:
     return Human.objects.filter(is_staff=True).exists()
 
 
-def create_setup_link(
-    *, email: str = "", is_staff: bool = False, actor: Actor, now: datetime
-) -> tuple[str, SetupCode]:
+def create_setup_link(*, email: str = "", is_staff: bool = False, actor: Actor, now: datetime) -> SetupLink:
     """A one-time link: for the first admin without `email`, else an invitation. The link is not kept.
 
     Raises InvalidStateError for a first-admin link once an admin exists, InvalidRequestError for a bad or
@@ -69,7 +78,7 @@ def create_setup_link(
             data={"kind": row.kind, "is_staff": row.is_staff},
             personal={"email": email} if email else None,
         )
-    return f"{settings.PUBLIC_URL}/setup/{b64u_encode(code)}/", row
+    return SetupLink(f"{settings.PUBLIC_URL}/setup/{b64u_encode(code)}/", row.expires_at)
 
 
 def setup_digest(code: bytes) -> bytes:
@@ -170,9 +179,8 @@ def finish_passkey(
         with transaction.atomic():
             take(row, now=now)
             verified = _verify_new(row, credential)
-            known = Passkey.objects.filter(human=human).order_by("created_at").first()
-            if known is None:
-                raise InvalidAssertionError("Sign in with a passkey first.")
+            # Whoever is signed in has one: the last cannot be removed.
+            known = Passkey.objects.filter(human=human).order_by("created_at")[0]
             return _add_passkey(human, verified, bytes(known.user_handle), actor=actor, now=now)
     except InvalidAssertionError:
         spend(row, now=now)
@@ -190,9 +198,7 @@ def remove_passkey(*, human: Human, passkey_id: str, actor: Actor, now: datetime
             raise InvalidStateError("Your last passkey cannot be removed: add another one first.")
         name = mine[passkey_id].name
         mine[passkey_id].delete()
-        record(
-            kind=kinds.PASSKEY_REMOVED, actor=actor, at=now, human_id=human.id, personal={"name": name}
-        )
+        record(kind=kinds.PASSKEY_REMOVED, actor=actor, at=now, human_id=human.id, personal={"name": name})
 
 
 def begin_sign_in(*, session_key: str, now: datetime) -> dict[str, Any]:
@@ -208,9 +214,7 @@ def finish_sign_in(*, credential: object, session_key: str, request_id: str, now
         with transaction.atomic():
             take(row, now=now)
             passkey, _ = check_signature(row, credential=credential, human=None, now=now)
-            human = passkey.human
-            if not human.is_active:
-                raise InvalidAssertionError("This account is suspended. Ask an administrator.")
+            human = _active(passkey.human)
             actor = Actor("human", str(human.pk), request_id)
             record(kind=kinds.HUMAN_SIGNED_IN, actor=actor, at=now, human_id=human.id)
     except InvalidAssertionError:
@@ -225,22 +229,17 @@ def record_sign_out(*, human: Human, actor: Actor, now: datetime) -> None:
         record(kind=kinds.HUMAN_SIGNED_OUT, actor=actor, at=now, human_id=human.id)
 
 
-def change_time_zone(*, human: Human, zone: str, actor: Actor, now: datetime) -> None:
-    """Show times in another IANA zone from now on. Raises InvalidRequestError."""
-    from zoneinfo import available_timezones  # reads the zone directory: not at import
-
-    if zone not in available_timezones():
-        raise InvalidRequestError("This is not a time zone we know.")
-    with transaction.atomic():
-        Human.objects.filter(pk=human.pk).update(time_zone=zone)
-        record(kind=kinds.HUMAN_CHANGED, actor=actor, at=now, human_id=human.id, data={"time_zone": zone})
-
-
 def session_key_of(request: HttpRequest) -> str:
     """The key of the request's session, which is made if there is none yet."""
     if not request.session.session_key:
         request.session.create()
     return str(request.session.session_key)
+
+
+def _active(human: Human) -> Human:
+    if not human.is_active:
+        raise InvalidAssertionError("This account is suspended. Ask an administrator.")
+    return human
 
 
 def _check_free(email: str) -> None:

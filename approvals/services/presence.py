@@ -7,7 +7,15 @@ from django.db import transaction
 
 from agentauth.protocol.errors import InvalidAssertionError
 from approvals.models import Challenge
-from approvals.services.challenges import Ceremony, begin, check_signature, latest, passkey_options, spend, take
+from approvals.services.challenges import (
+    Ceremony,
+    begin,
+    check_signature,
+    latest,
+    passkey_options,
+    spend,
+    take,
+)
 from audit.services import Actor
 from registry.models import Human
 from verifier.services import presence

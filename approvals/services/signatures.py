@@ -13,7 +13,15 @@ from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.receipt import build_receipt
 from approvals.models import Challenge, Receipt
-from approvals.services.challenges import Ceremony, begin, check_signature, latest, passkey_options, spend, take
+from approvals.services.challenges import (
+    Ceremony,
+    begin,
+    check_signature,
+    latest,
+    passkey_options,
+    spend,
+    take,
+)
 from kms.services import signer
 from registry.models import Human
 

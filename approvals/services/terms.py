@@ -85,7 +85,9 @@ def chosen_terms(grant: Grant, choices: Mapping[str, str], *, zone: str, now: da
     )
     # The page can only lower, but a request need not come from the page.
     if not narrows(terms.capabilities, asked.capabilities):
-        raise InvalidRequestError("What was asked may only be narrowed: a limit is above what the agent asked.")
+        raise InvalidRequestError(
+            "What was asked may only be narrowed: a limit is above what the agent asked."
+        )
     if not narrows_envelope(terms.envelope, asked.envelope):
         raise InvalidRequestError("The limits may only be tightened: one is above what the agent asked.")
     return terms
@@ -115,8 +117,7 @@ def _limit_changes(asked: Envelope, chosen: Envelope) -> list[str]:
         (_("Ask me above"), asked.confirm_above, chosen.confirm_above),
     ]
     before = {budget.key: budget.ceiling for budget in asked.budgets}
-    for budget in chosen.budgets:
-        pairs.append((_("Budget"), before.get(budget.key), budget.ceiling))
+    pairs += [(_("Budget"), before.get(budget.key), budget.ceiling) for budget in chosen.budgets]
     return [_arrow(name, old, new) for name, old, new in pairs if old != new]
 
 

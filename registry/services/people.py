@@ -1,5 +1,6 @@
 """Humans: how they come to exist, are suspended and resumed. Their passkeys and sessions belong to approvals."""
 
+import zoneinfo
 from datetime import datetime
 
 from django.core.exceptions import ValidationError
@@ -54,6 +55,16 @@ def end_sessions(*, human: Human, actor: Actor, now: datetime) -> None:
     with transaction.atomic():
         Human.objects.filter(pk=human.pk).update(session_epoch=F("session_epoch") + 1)
         record(kind=kinds.HUMAN_SESSIONS_ENDED, actor=actor, at=now, human_id=human.id)
+    human.refresh_from_db()
+
+
+def change_time_zone(*, human: Human, zone: str, actor: Actor, now: datetime) -> None:
+    """Show times in another IANA zone from now on. Raises InvalidRequestError."""
+    if zone not in zoneinfo.available_timezones():
+        raise InvalidRequestError("This is not a time zone we know.")
+    with transaction.atomic():
+        Human.objects.filter(pk=human.pk).update(time_zone=zone)
+        record(kind=kinds.HUMAN_CHANGED, actor=actor, at=now, human_id=human.id, data={"time_zone": zone})
     human.refresh_from_db()
 
 

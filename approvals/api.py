@@ -1,0 +1,75 @@
+"""The receipt of a decision over the API: for the agent, its human and auditors, never for the service provider."""
+
+import uuid
+
+from django.utils import timezone
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from agentauth.protocol.encoding import timestamp
+from agentauth.protocol.errors import InvalidClientError, NotFoundError
+from approvals.services.signatures import receipt_of
+from registry.authentication import AgentProofAuthentication, ServiceProviderAuthentication
+from registry.models import Agent, Grant, Human, ServiceProvider
+
+__all__ = ["ReceiptView"]
+
+
+class SessionAuthentication(BaseAuthentication):
+    """The signed-in human, for reading only: this view has no method that changes anything."""
+
+    def authenticate(self, request: Request) -> tuple[Human, None] | None:
+        human = getattr(request._request, "user", None)  # noqa: SLF001 — DRF's documented inner request
+        return (human, None) if isinstance(human, Human) else None
+
+
+class MayReadReceipts(BasePermission):
+    """Anybody who proved who they are; whose receipt it is decides `get`."""
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        if request.user is None:
+            raise InvalidClientError("Authenticate with a proof, or with client id and secret (Basic).")
+        return True
+
+
+class ReceiptView(APIView):
+    """`GET /v1/grants/{id}/receipt` (docs/protocol.md section 6)."""
+
+    authentication_classes = [
+        AgentProofAuthentication,
+        ServiceProviderAuthentication,
+        SessionAuthentication,
+    ]
+    permission_classes = [MayReadReceipts]
+
+    def get(self, request: Request, grant_id: str) -> Response:
+        receipt = receipt_of("approval", str(readable_grant(grant_id, request.user).pk))
+        if receipt is None:
+            raise NotFoundError("This request has no receipt yet.")
+        return Response(
+            {
+                "grant_id": receipt.subject,
+                "decision": receipt.decision,
+                "decided_at": timestamp(receipt.created_at.astimezone(timezone.get_default_timezone())),
+                "receipt": receipt.compact,
+            }
+        )
+
+
+def readable_grant(grant_id: str, reader: object) -> Grant:
+    """The grant, if `reader` may have its receipt. Raises NotFoundError, the same for unknown and another's."""
+    try:
+        grant = Grant.objects.select_related("agent").filter(pk=uuid.UUID(grant_id)).first()
+    except ValueError:
+        grant = None
+    allowed = grant is not None and (
+        (isinstance(reader, Agent) and grant.agent_id == reader.pk)
+        or (isinstance(reader, Human) and grant.agent.human_id == reader.pk)
+        or (isinstance(reader, ServiceProvider) and reader.is_auditor and reader.is_active)
+    )
+    if grant is None or not allowed:
+        raise NotFoundError("There is nothing here, or it is not yours.")
+    return grant

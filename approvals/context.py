@@ -1,0 +1,25 @@
+"""What every page shows around its content: what waits, and whether the human is here."""
+
+from typing import Any
+
+from django.http import HttpRequest
+from django.utils import timezone
+
+from registry.models import Grant, Human
+from verifier.services import presence
+from verifier.services.confirmations import pending_for
+
+
+def navigation(request: HttpRequest) -> dict[str, Any]:
+    """Members of every template: the signed-in human, how much waits for them, and their presence."""
+    human = getattr(request, "user", None)
+    if not isinstance(human, Human):
+        return {"me": None}
+    now = timezone.now()
+    waiting = Grant.objects.waiting(now).filter(agent__human=human).count()
+    return {
+        "me": human,
+        "waiting_count": waiting + pending_for(human, now).count(),
+        "is_here": presence.is_online(human.pk, now),
+        "section": request.path.split("/")[1],
+    }

@@ -1,0 +1,39 @@
+"""Filters for reading: times with their zone, keys as something an eye can compare."""
+
+from datetime import datetime
+
+from django import template
+from django.utils import formats, timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.timesince import timesince, timeuntil
+from django.utils.translation import gettext as _
+
+register = template.Library()
+_GROUP = 4
+_SHOWN = 16
+
+
+@register.filter
+def when(at: datetime | None) -> SafeString | str:
+    """A time as people say it, with the exact one and its zone on hover."""
+    if at is None:
+        return _("never")
+    now = timezone.now()
+    if at > now:
+        said = _("in %(time)s") % {"time": timeuntil(at, now).split(",")[0]}
+    else:
+        said = _("%(time)s ago") % {"time": timesince(at, now).split(",")[0]}
+    return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), exact(at), said)
+
+
+@register.filter
+def exact(at: datetime) -> str:
+    """A date and time with its zone, in the reader's."""
+    return f"{formats.date_format(timezone.localtime(at), 'j F Y, H:i')} ({timezone.get_current_timezone_name()})"
+
+
+@register.filter
+def fingerprint(jkt: str) -> str:
+    """The first sixteen characters of a key's thumbprint, in groups."""
+    return " ".join(jkt[start : start + _GROUP] for start in range(0, _SHOWN, _GROUP))

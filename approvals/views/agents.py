@@ -1,0 +1,112 @@
+"""A human's agents: what each may do, what it used, and the acts that stop it."""
+
+import uuid
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_GET, require_POST
+
+from agentauth.protocol.errors import NotFoundError
+from approvals.views.access import actor_of, human_of, signed_in
+from approvals.views.described import describe_grant, describe_use
+from approvals.views.happened import tell
+from audit.models import Event
+from registry.models import Agent, Grant, Human
+from registry.services import agents, grants
+
+_EVENTS = 20
+_AGENTS = 200
+
+
+@require_GET
+@signed_in
+def index(request: HttpRequest) -> HttpResponse:
+    now = timezone.now()
+    mine = list(Agent.objects.filter(human=human_of(request)).order_by("-created_at")[:_AGENTS])
+    live: dict[Any, list[str]] = {}
+    for grant in Grant.objects.live(now).filter(agent__in=mine).select_related("service_provider"):
+        live.setdefault(grant.agent_id, []).append(grant.service_provider.name)
+    rows = [
+        {"agent": agent, "status": agent.status_at(now), "at": sorted(set(live.get(agent.pk, [])))}
+        for agent in mine
+    ]
+    return render(request, "agents.html", {"rows": rows})
+
+
+@require_GET
+@signed_in
+def page(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
+    human, now = human_of(request), timezone.now()
+    agent = find_own_agent(agent_id, human)
+    held = list(
+        agent.grants.select_related("service_provider")
+        .filter(status__in=[Grant.Status.APPROVED, Grant.Status.SUSPENDED], valid_until__gt=now)
+        .order_by("created_at")
+    )
+    use = describe_use(held, now)
+    context = {
+        "agent": agent,
+        "status": agent.status_at(now),
+        "grants": [{"grant": grant, "lines": describe_grant(grant), "use": use[grant.pk]} for grant in held],
+        "waiting": agent.grants.filter(pk__in=Grant.objects.waiting(now)).select_related("service_provider"),
+        "lines": tell(list(Event.objects.filter(agent_id=agent.pk).order_by("-id")[:_EVENTS])),
+        "claimed": "claimed" in request.GET,
+    }
+    return render(request, "agent.html", context)
+
+
+@require_POST
+@signed_in
+def suspend(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
+    agent = find_own_agent(agent_id, human_of(request))
+    agents.suspend_agent(agent=agent, actor=actor_of(request), now=timezone.now())
+    return _back(request, agent, _("Suspended"))
+
+
+@require_POST
+@signed_in
+def resume(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
+    agent = find_own_agent(agent_id, human_of(request))
+    agents.resume_agent(agent=agent, actor=actor_of(request), now=timezone.now())
+    return _back(request, agent, _("Resumed"))
+
+
+@require_POST
+@signed_in
+def revoke(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
+    agent = find_own_agent(agent_id, human_of(request))
+    agents.revoke_agent(agent=agent, actor=actor_of(request), now=timezone.now())
+    return _back(request, agent, _("Revoked"))
+
+
+@require_POST
+@signed_in
+def revoke_grant(request: HttpRequest, agent_id: uuid.UUID, grant_id: uuid.UUID) -> HttpResponse:
+    agent, grant = _grant(agent_id, grant_id, human_of(request))
+    grants.revoke_grant(grant=grant, actor=actor_of(request), now=timezone.now())
+    return _back(request, agent, _("Revoked"))
+
+
+def find_own_agent(agent_id: uuid.UUID, human: Human) -> Agent:
+    """The human's agent. Raises NotFoundError, the same for unknown and another's."""
+    agent = Agent.objects.filter(pk=agent_id, human=human).first()
+    if agent is None:
+        raise NotFoundError("There is nothing here, or it is not yours.")
+    return agent
+
+
+def _grant(agent_id: uuid.UUID, grant_id: uuid.UUID, human: Human) -> tuple[Agent, Grant]:
+    agent = find_own_agent(agent_id, human)
+    grant = agent.grants.select_related("agent", "service_provider").filter(pk=grant_id).first()
+    if grant is None:
+        raise NotFoundError("There is nothing here, or it is not yours.")
+    return agent, grant
+
+
+def _back(request: HttpRequest, agent: Agent, word: str) -> HttpResponse:
+    messages.success(request, word)
+    return HttpResponseRedirect(f"/agents/{agent.pk}/")

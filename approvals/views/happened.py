@@ -1,0 +1,85 @@
+"""Audit events as people read them: who did what, where, with what outcome."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.utils.translation import gettext as _
+
+from audit import kinds
+from audit.models import Event
+from registry.models import Agent, Human, ServiceProvider
+
+
+def words() -> dict[str, str]:
+    """What each kind of event means; %(agent)s and %(at)s are filled in."""
+    return {
+        kinds.REQUEST_REFUSED: _("A request was refused"),
+        kinds.HUMAN_CREATED: _("The account was made"),
+        kinds.HUMAN_SUSPENDED: _("The account was suspended"),
+        kinds.HUMAN_RESUMED: _("The account was resumed"),
+        kinds.HUMAN_SESSIONS_ENDED: _("All sessions were ended"),
+        kinds.HUMAN_SIGNED_IN: _("Signed in with a passkey"),
+        kinds.HUMAN_SIGNED_OUT: _("Signed out"),
+        kinds.HUMAN_CHANGED: _("Settings were changed"),
+        kinds.PASSKEY_CREATED: _("A passkey was added"),
+        kinds.PASSKEY_REMOVED: _("A passkey was removed"),
+        kinds.SECOND_STEP_TAKEN: _("Went on past the warning for %(agent)s at %(at)s"),
+        kinds.ENROLMENT_CODE_CREATED: _("An enrolment code was made"),
+        kinds.ENROLMENT_CODE_FAILED: _("Somebody tried a wrong enrolment code"),
+        kinds.AGENT_REGISTERED: _("%(agent)s registered"),
+        kinds.AGENT_CLAIMED: _("%(agent)s was claimed"),
+        kinds.AGENT_SUSPENDED: _("%(agent)s was suspended"),
+        kinds.AGENT_RESUMED: _("%(agent)s was resumed"),
+        kinds.AGENT_REVOKED: _("%(agent)s was revoked"),
+        kinds.AGENT_EXPIRED: _("%(agent)s came to its end"),
+        kinds.GRANT_REQUESTED: _("%(agent)s asked for permissions at %(at)s"),
+        kinds.GRANT_APPROVED: _("Approved what %(agent)s asked for at %(at)s"),
+        kinds.GRANT_DENIED: _("Denied what %(agent)s asked for at %(at)s"),
+        kinds.GRANT_WITHDRAWN: _("%(agent)s took its request at %(at)s back"),
+        kinds.GRANT_SUSPENDED: _("The grant of %(agent)s at %(at)s was suspended"),
+        kinds.GRANT_RESUMED: _("The grant of %(agent)s at %(at)s was resumed"),
+        kinds.GRANT_REVOKED: _("The grant of %(agent)s at %(at)s was revoked"),
+        kinds.GRANT_EXPIRED: _("A request or grant of %(agent)s at %(at)s ran out"),
+        kinds.TOKEN_ISSUED: _("%(agent)s got a pass for %(at)s"),
+        kinds.TOKEN_REVOKED: _("A pass of %(agent)s for %(at)s was revoked"),
+        kinds.DECISION_ALLOWED: _("%(at)s let %(agent)s act"),
+        kinds.DECISION_DENIED: _("%(at)s turned %(agent)s away"),
+        kinds.DECISION_REPEATED: _("%(at)s repeated an earlier yes to %(agent)s"),
+        kinds.DECISION_REHEARSED: _("%(at)s tried out an act of %(agent)s"),
+        kinds.CONFIRMATION_REQUESTED: _("%(agent)s waits for a confirmation at %(at)s"),
+        kinds.CONFIRMATION_CONFIRMED: _("Confirmed one act of %(agent)s at %(at)s"),
+        kinds.CONFIRMATION_DENIED: _("Denied one act of %(agent)s at %(at)s"),
+        kinds.CONFIRMATION_EXPIRED: _("A confirmation for %(agent)s at %(at)s ran out"),
+        kinds.PRESENCE_BEGUN: _("Switched “I'm here” on"),
+        kinds.PRESENCE_ENDED: _("Switched “I'm here” off"),
+    }
+
+
+def tell(events: Sequence[Event]) -> list[dict[str, Any]]:
+    """One line for each event; the names come with three queries, however many events there are."""
+    agents = dict(Agent.objects.filter(pk__in={each.agent_id for each in events}).values_list("pk", "name"))
+    providers = dict(
+        ServiceProvider.objects.filter(pk__in={each.service_provider_id for each in events}).values_list(
+            "pk", "name"
+        )
+    )
+    actors = {each.actor_id for each in events if each.actor_kind == "human"}
+    people = {str(pk): name for pk, name in Human.objects.filter(pk__in=actors).values_list("pk", "name")}
+    known = words()
+    lines = []
+    for event in events:
+        names = {
+            "agent": agents.get(event.agent_id, _("an agent")),
+            "at": providers.get(event.service_provider_id, _("a service")),
+        }
+        text = known.get(event.kind) or event.kind.rpartition(".")[2].replace("_", " ").capitalize()
+        who = {"agent": names["agent"], "service_provider": names["at"], "system": _("AgentAuth")}
+        lines.append(
+            {
+                "event": event,
+                "text": text % names if "%(" in text else text,
+                "who": people.get(event.actor_id) or who.get(event.actor_kind, _("somebody")),
+                "reason": (event.reason or "").replace("_", " "),
+            }
+        )
+    return lines

@@ -1,0 +1,93 @@
+"""A human's own settings: passkeys, enrolment codes, time zone, sessions."""
+
+import uuid
+from zoneinfo import available_timezones
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_GET, require_POST
+
+from approvals.models import Passkey
+from approvals.services import people
+from approvals.services.people import session_key_of
+from approvals.views.access import actor_of, answer, human_of, posted, signed_in
+from registry.services.enrolment import create_enrolment_code
+from registry.services.people import change_time_zone, end_sessions
+
+
+@require_GET
+@signed_in
+def page(request: HttpRequest) -> HttpResponse:
+    return _page(request)
+
+
+@require_POST
+@signed_in
+def passkey_options(request: HttpRequest) -> HttpResponse:
+    found = people.begin_passkey(
+        human=human_of(request), session_key=session_key_of(request), now=timezone.now()
+    )
+    return answer(publicKey=found)
+
+
+@require_POST
+@signed_in
+def passkey_finish(request: HttpRequest) -> HttpResponse:
+    people.finish_passkey(
+        human=human_of(request),
+        credential=posted(request).get("credential"),
+        session_key=session_key_of(request),
+        actor=actor_of(request),
+        now=timezone.now(),
+    )
+    return answer(status=_("Passkey added"), next="/settings/")
+
+
+@require_POST
+@signed_in
+def passkey_remove(request: HttpRequest, passkey_id: uuid.UUID) -> HttpResponse:
+    human, actor = human_of(request), actor_of(request)
+    people.remove_passkey(human=human, passkey_id=str(passkey_id), actor=actor, now=timezone.now())
+    return _back(request, _("Passkey removed"))
+
+
+@require_POST
+@signed_in
+def enrolment_code(request: HttpRequest) -> HttpResponse:
+    """Shown on the answer itself and nowhere else: no session and no redirect ever holds it."""
+    human, actor = human_of(request), actor_of(request)
+    row, code = create_enrolment_code(human=human, actor=actor, now=timezone.now())
+    return _page(request, code=code, expires_at=row.expires_at)
+
+
+@require_POST
+@signed_in
+def time_zone(request: HttpRequest) -> HttpResponse:
+    zone = request.POST.get("time_zone", "")
+    change_time_zone(human=human_of(request), zone=zone, actor=actor_of(request), now=timezone.now())
+    return _back(request, _("Time zone saved"))
+
+
+@require_POST
+@signed_in
+def sessions_end(request: HttpRequest) -> HttpResponse:
+    end_sessions(human=human_of(request), actor=actor_of(request), now=timezone.now())
+    return HttpResponseRedirect("/sign-in/")
+
+
+def _page(request: HttpRequest, **more: object) -> HttpResponse:
+    human = human_of(request)
+    context = {
+        "human": human,
+        "passkeys": list(Passkey.objects.filter(human=human).order_by("created_at")),
+        "zones": sorted(available_timezones()),
+    }
+    return render(request, "settings.html", context | more)
+
+
+def _back(request: HttpRequest, word: str) -> HttpResponse:
+    messages.success(request, word)
+    return HttpResponseRedirect("/settings/")
