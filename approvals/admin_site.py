@@ -85,7 +85,9 @@ class ControlRoom(admin.AdminSite):
         wanted = request.GET.get("next") or reverse("admin:index")
         return HttpResponseRedirect(f"/sign-in/?{urlencode({'next': wanted})}")
 
-    def logout(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+    def logout(  # type: ignore[override]
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
         """Signing out is the pages' own act."""
         return HttpResponseRedirect("/settings/")
 
@@ -153,5 +155,6 @@ class ControlRoom(admin.AdminSite):
 
 
 site = ControlRoom(name="admin")
-for _model, _model_admin in [*ADMINS, (Key, KeyAdmin), (Event, EventAdmin)]:
+_ADMINS: list[tuple[Any, Any]] = [*ADMINS, (Key, KeyAdmin), (Event, EventAdmin)]
+for _model, _model_admin in _ADMINS:
     site.register(_model, _model_admin)

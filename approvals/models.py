@@ -89,7 +89,7 @@ class Challenge(models.Model):
     # What it is about: the id of a grant, agent, confirmation or setup code; empty for a sign-in.
     subject = models.CharField(max_length=64, blank=True)
     # The statement whose hash the challenge is, and the sentences the person read.
-    statement = models.JSONField(null=True)
+    statement = models.JSONField(default=dict)
     consent_text = models.TextField(blank=True)
     data = models.JSONField(default=dict)
     created_at = models.DateTimeField()

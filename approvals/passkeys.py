@@ -386,5 +386,5 @@ class PasskeyBackend:
 
     def get_user(self, user_id: Any) -> "Human | None":
         """The human, while active: a suspension ends every session at the next request."""
-        human: Human | None = get_user_model().objects.filter(pk=user_id).first()  # type: ignore[assignment]
+        human: Human | None = get_user_model().objects.filter(pk=user_id).first()
         return human if human is not None and human.is_active else None

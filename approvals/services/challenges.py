@@ -9,7 +9,7 @@ from typing import Any
 from django.conf import settings
 
 from agentauth.protocol.errors import InvalidAssertionError
-from approvals.models import Challenge, Passkey
+from approvals.models import Challenge, ChallengeQuerySet, Passkey
 from approvals.passkeys import (
     CEREMONY_SECONDS,
     VerifiedAssertion,
@@ -54,7 +54,7 @@ def begin(
         human=ceremony.human,
         subject=ceremony.subject,
         challenge=challenge or new_challenge(),
-        statement=statement,
+        statement=dict(statement or {}),
         consent_text=consent_text,
         data=dict(data or {}),
         created_at=now,
@@ -130,7 +130,7 @@ def forget_challenges(*, now: datetime) -> int:
     return deleted
 
 
-def _rows(ceremony: Ceremony) -> Any:
+def _rows(ceremony: Ceremony) -> ChallengeQuerySet:
     return Challenge.objects.filter(
         purpose=ceremony.purpose,
         session=ceremony.session,

@@ -137,7 +137,8 @@ def test_WR_2_outer_members_of_another_shape_are_refused(
 ) -> None:
     with pytest.raises(InvalidAssertionError):
         check(device, device.assertion(OPTIONS) | {path[0]: value})
-    for whole in (None, [], "text", 7):
+    wholes: list[object] = [None, [], "text", 7]
+    for whole in wholes:
         with pytest.raises(InvalidAssertionError):
             check(device, whole)
 

@@ -14,7 +14,6 @@ from audit.services import Actor
 from registry.models import Human
 
 P = ParamSpec("P")
-View = Callable[Concatenate[HttpRequest, P], HttpResponse]
 HOME = "/approvals/"
 
 
@@ -22,11 +21,13 @@ class SignInRequiredError(AgentAuthError):
     code = "sign_in_required"
 
 
-def signed_in(view: View[P]) -> View[P]:
+def signed_in(
+    view: Callable[Concatenate[HttpRequest, P], HttpResponse],
+) -> Callable[Concatenate[HttpRequest, P], HttpResponse]:
     """Only for a signed-in human: a page leads to the sign-in and back, a script gets 401."""
 
     @wraps(view)
-    def wrapped(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
+    def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
         if isinstance(request.user, Human):
             return view(request, *args, **kwargs)
         if request.method != "GET":

@@ -1,5 +1,6 @@
 """Audit events as people read them: who did what, where, with what outcome."""
 
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,8 +58,10 @@ def words() -> dict[str, str]:
 
 def tell(events: Sequence[Event]) -> list[dict[str, Any]]:
     """One line for each event; the names come with three queries, however many events there are."""
-    agents = dict(Agent.objects.filter(pk__in={each.agent_id for each in events}).values_list("pk", "name"))
-    providers = dict(
+    agents: dict[uuid.UUID | None, str] = dict(
+        Agent.objects.filter(pk__in={each.agent_id for each in events}).values_list("pk", "name")
+    )
+    providers: dict[uuid.UUID | None, str] = dict(
         ServiceProvider.objects.filter(pk__in={each.service_provider_id for each in events}).values_list(
             "pk", "name"
         )
@@ -69,8 +72,8 @@ def tell(events: Sequence[Event]) -> list[dict[str, Any]]:
     lines = []
     for event in events:
         names = {
-            "agent": agents.get(event.agent_id, _("an agent")),
-            "at": providers.get(event.service_provider_id, _("a service")),
+            "agent": agents.get(event.agent_id) or _("an agent"),
+            "at": providers.get(event.service_provider_id) or _("a service"),
         }
         text = known.get(event.kind) or event.kind.rpartition(".")[2].replace("_", " ").capitalize()
         who = {"agent": names["agent"], "service_provider": names["at"], "system": _("AgentAuth")}
