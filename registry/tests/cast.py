@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.conf import settings
-from django.http import HttpResponse
 from django.test import Client
 
 from agentauth.protocol.capability import Capability, parse_capabilities
@@ -173,7 +172,7 @@ def basic(service_provider: ServiceProvider, secret: str) -> dict[str, str]:
     return {"Authorization": f"Basic {token}"}
 
 
-def refused(response: HttpResponse, status: int, error: str) -> dict[str, Any]:
+def refused(response: Any, status: int, error: str) -> dict[str, Any]:
     """U1, U2, U5: the answer is this refusal, short, in JSON, and nobody may keep it."""
     body: dict[str, Any] = json.loads(response.content)
     assert (response.status_code, body["error"]) == (status, error), body
