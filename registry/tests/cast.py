@@ -73,7 +73,7 @@ class AgentClient:
             capabilities=parse_capabilities(list(capabilities)),
         )
 
-    def proof(self, method: str, path: str, body: bytes = b"", **changes: Any) -> str:
+    def proof(self, method: str, path: str, body: bytes = b"", /, **changes: Any) -> str:
         values: dict[str, Any] = {
             "method": method,
             "url": settings.PUBLIC_URL + path,

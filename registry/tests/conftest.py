@@ -1,6 +1,5 @@
 """Fixtures of the registry's tests: the cast of the story, made through the services."""
 
-from collections.abc import Callable
 from datetime import datetime
 from importlib import import_module
 from typing import Any
@@ -66,13 +65,3 @@ def agent(alice: Human, now: datetime) -> AgentClient:
 @pytest.fixture
 def token_key(db: None, now: datetime) -> None:
     ensure_key(purpose="token", actor=TESTER, now=now)
-
-
-@pytest.fixture
-def move_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[datetime], None]:
-    """Sets what every entry point reads as now."""
-
-    def move(to: datetime) -> None:
-        monkeypatch.setattr("django.utils.timezone.now", lambda: to)
-
-    return move

@@ -1,0 +1,245 @@
+"""Who is let in: the table of docs/protocol.md section 0, and the proofs behind it."""
+
+import json
+import secrets
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from audit.models import Event
+from registry.models import Human, ServiceProvider, SpentProof
+from registry.services.agents import resume_agent, suspend_agent
+from registry.services.proofs import spend_proof
+from registry.tests.cast import TESTER, AgentClient, enrolled, pending, refused
+
+pytestmark = pytest.mark.django_db
+ROUTES = [
+    ("GET", "/v1/agents/me"),
+    ("DELETE", "/v1/agents/me"),
+    ("GET", "/v1/grants"),
+    ("POST", "/v1/grants"),
+    ("GET", "/v1/grants/0192f1c8-0000-7000-8000-000000000001"),
+    ("POST", "/v1/grants/0192f1c8-0000-7000-8000-000000000001/withdraw"),
+    ("POST", "/v1/grants/0192f1c8-0000-7000-8000-000000000001/revoke"),
+    ("GET", "/v1/service-providers/acme-calendar"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_OG_1_AP_35_without_a_proof_nothing_answers(method: str, path: str) -> None:
+    response = AgentClient().call(method, path, proof=None)
+    refused(response, 401, "invalid_dpop_proof")
+    assert response["WWW-Authenticate"] == 'DPoP error="invalid_dpop_proof", algs="EdDSA Ed25519 ES256"'
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_a_good_proof_by_an_unknown_key_is_an_unknown_client(method: str, path: str) -> None:
+    refused(AgentClient().call(method, path), 401, "invalid_client")
+    # A stranger's key writes nothing into the memory of proofs.
+    assert not SpentProof.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"method": "POST"}, "method"),
+        ({"url": "http://localhost:8000/v1/grants"}, "url"),
+        ({"url": "https://localhost:8000/v1/agents/me"}, "url"),
+        ({"url": "http://testserver/v1/agents/me"}, "url"),
+        ({"iat": -61}, "iat"),
+        ({"iat": +62}, "iat"),
+        ({"access_token": "x"}, "ath"),
+        ({"jti": "x" * 257}, "malformed"),
+        ({"body": b"{}"}, "body"),
+    ],
+)
+def test_a_proof_is_for_exactly_this_request(
+    agent: AgentClient, changes: dict[str, Any], reason: str
+) -> None:
+    if "iat" in changes:
+        changes = {"iat": int(datetime.now().timestamp()) + changes["iat"]}  # noqa: DTZ005 — seconds alone
+    proof = agent.proof("GET", "/v1/agents/me", **changes)
+    answer = refused(agent.call("GET", "/v1/agents/me", proof=proof), 401, "invalid_dpop_proof")
+    assert answer["reason"] == reason
+
+
+def test_a_proof_covers_the_body(agent: AgentClient, service_provider: ServiceProvider) -> None:
+    body = json.dumps({"service_provider": "x", "capabilities": []}).encode()
+    without = agent.proof("POST", "/v1/grants")
+    assert (
+        refused(agent.call("POST", "/v1/grants", body, proof=without), 401, "invalid_dpop_proof")["reason"]
+        == "body"
+    )
+    other = agent.proof("POST", "/v1/grants", body + b" ")
+    assert (
+        refused(agent.call("POST", "/v1/grants", body, proof=other), 401, "invalid_dpop_proof")["reason"]
+        == "body"
+    )
+
+
+def test_a_proof_is_used_once_even_by_a_call_that_is_refused(agent: AgentClient) -> None:
+    proof = agent.proof("GET", "/v1/grants/unknown")
+    refused(agent.call("GET", "/v1/grants/unknown", proof=proof), 404, "not_found")
+    answer = refused(agent.call("GET", "/v1/grants/unknown", proof=proof), 401, "invalid_dpop_proof")
+    assert answer["reason"] == "replayed"
+
+
+def test_the_same_jti_freshly_signed_is_a_replay(agent: AgentClient) -> None:
+    for path, status in (("/v1/agents/me", 200), ("/v1/grants", 401)):
+        response = agent.call("GET", path, proof=agent.proof("GET", path, jti="the-same"))
+        assert response.status_code == status
+
+
+def test_a_proof_is_remembered_longer_than_it_could_be_used(agent: AgentClient, now: datetime) -> None:
+    agent.call("GET", "/v1/agents/me")
+    kept = SpentProof.objects.get().expires_at - now
+    assert timedelta(seconds=64) <= kept <= timedelta(seconds=70)
+
+
+def test_two_agents_may_use_the_same_jti(now: datetime) -> None:
+    until, jti = now + timedelta(seconds=65), secrets.token_urlsafe()
+    assert spend_proof(jkt="a", jti=jti, until=until)
+    assert spend_proof(jkt="b", jti=jti, until=until)
+    assert not spend_proof(jkt="a", jti=jti, until=until)
+
+
+@pytest.mark.parametrize("header", ["", "x", "a,b", "a.b.c, a.b.c"])
+def test_DJ_2_anything_but_one_proof_is_malformed(agent: AgentClient, header: str) -> None:
+    response = agent.client.get("/v1/agents/me", headers={"DPoP": header})
+    assert refused(response, 401, "invalid_dpop_proof")["reason"] == "malformed"
+    twice = ",".join([agent.proof("GET", "/v1/agents/me")] * 2)
+    response = agent.client.get("/v1/agents/me", headers={"DPoP": twice})
+    assert refused(response, 401, "invalid_dpop_proof")["reason"] == "malformed"
+
+
+def test_DJ_3_the_url_comes_from_settings_and_never_from_the_host(agent: AgentClient) -> None:
+    proof = agent.proof("GET", "/v1/agents/me", url="http://127.0.0.1/v1/agents/me")
+    response = agent.client.get("/v1/agents/me", headers={"DPoP": proof, "Host": "127.0.0.1"})
+    refused(response, 401, "invalid_dpop_proof")
+
+
+def test_a_mutation_takes_no_query_string(agent: AgentClient) -> None:
+    refused(agent.call("DELETE", "/v1/agents/me", query="?x=1"), 400, "invalid_request")
+    assert agent.agent().status == "active"
+
+
+def test_a_query_takes_no_unknown_parameter(agent: AgentClient) -> None:
+    for query in ("?x=1", "?limit=0", "?limit=101", "?limit=1.0", "?limit=1&limit=2", "?after=1", "?limit=٣"):
+        refused(agent.call("GET", "/v1/grants", query=query), 400, "invalid_request")
+    for query in ("?wait=31", "?wait=-1", "?wait=x"):
+        refused(agent.call("GET", "/v1/grants/x", query=query), 400, "invalid_request")
+
+
+def test_cookies_and_other_credentials_are_nobody_here(agent: AgentClient) -> None:
+    proof = agent.proof("GET", "/v1/agents/me")
+    both = {"DPoP": proof, "Authorization": "Basic eDp5"}
+    refused(agent.client.get("/v1/agents/me", headers=both), 400, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[]",
+        b"null",
+        b'{"a":1,"a":2}',
+        b"{",
+        b'\xef\xbb\xbf{"a":1}',
+        b'{"a":NaN}',
+        b'{"a":"\\u0000"}',
+        b"[" * 50,
+    ],
+)
+def test_DJ_8_bodies_are_read_strictly(agent: AgentClient, body: bytes) -> None:
+    refused(agent.call("POST", "/v1/grants", body), 400, "invalid_request")
+
+
+def test_a_body_too_large_is_refused_before_it_is_read(agent: AgentClient) -> None:
+    refused(agent.call("POST", "/v1/grants", b" " * (64 * 1024 + 1)), 413, "request_too_large")
+
+
+def test_another_media_type_is_refused(agent: AgentClient) -> None:
+    data = b"service_provider=x"
+    response = agent.client.generic(
+        "POST",
+        "/v1/grants",
+        data,
+        content_type="text/plain",
+        headers={"DPoP": agent.proof("POST", "/v1/grants", data)},
+    )
+    refused(response, 415, "unsupported_media_type")
+
+
+def test_a_suspended_agent_sees_but_changes_nothing_except_endings(
+    agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    grant = pending(agent, service_provider, now=now)
+    suspend_agent(agent=agent.agent(), actor=TESTER, now=now)
+    assert agent.call("GET", "/v1/agents/me").json()["status"] == "suspended"
+    assert agent.call("GET", "/v1/service-providers/acme-calendar").status_code == 200
+    assert agent.call("GET", f"/v1/grants/{grant.id}").status_code == 200
+    refused(agent.ask(service_provider), 403, "agent_inactive")
+    assert agent.call("POST", f"/v1/grants/{grant.id}/withdraw", {}).status_code == 204
+    assert agent.call("DELETE", "/v1/agents/me").status_code == 204
+
+
+def test_a_resumed_agent_acts_again(
+    agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    suspend_agent(agent=agent.agent(), actor=TESTER, now=now)
+    resume_agent(agent=agent.agent(), actor=TESTER, now=now)
+    assert agent.ask(service_provider).status_code == 201
+
+
+def test_AP_35_DJ_14_another_owners_grant_is_as_unknown_as_none(
+    agent: AgentClient, bob: Human, service_provider: ServiceProvider, now: datetime
+) -> None:
+    grant = pending(agent, service_provider, now=now)
+    stranger = enrolled(bob, now=now)
+    unknown = "0192f1c8-0000-7000-8000-000000000001"
+    for method, suffix in (("GET", ""), ("POST", "/withdraw"), ("POST", "/revoke")):
+        answers = [
+            refused(stranger.call(method, f"/v1/grants/{reference}{suffix}"), 404, "not_found")
+            for reference in (grant.id, unknown, "nonsense", str(grant.id).upper())
+        ]
+        assert all(answer == answers[0] for answer in answers)
+    grant.refresh_from_db()
+    assert grant.status == "pending"
+    assert stranger.call("GET", "/v1/grants").json()["results"] == []
+
+
+def test_U4_a_refusal_without_a_caller_is_one_event_too(db: None) -> None:
+    AgentClient().call("GET", "/v1/agents/me", proof=None)
+    event = Event.objects.get()
+    assert (event.outcome, event.actor_kind, event.reason) == ("denied", "anonymous", "malformed")
+
+
+def test_every_method_that_is_not_there_is_refused(agent: AgentClient) -> None:
+    for method in ("PUT", "PATCH"):
+        assert agent.call(method, "/v1/grants").status_code == 405
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["", "Basic", "Basic !", "Bearer x", "Basic eA==", "Basic eDp5", "Basic w6k6eA==", "Digest eDp5"],
+)
+def test_bad_basic_credentials_are_an_unknown_client(db: None, header: str) -> None:
+    response = Client().post(
+        "/v1/revoke",
+        "token=x",
+        content_type="application/x-www-form-urlencoded",
+        headers={"Authorization": header},
+    )
+    refused(response, 401, "invalid_client")
+
+
+def test_discovery_is_public_and_true(db: None) -> None:
+    document = Client().get("/.well-known/agentauth").json()
+    assert (document["version"], document["issuer"]) == (1, "http://localhost:8000")
+    assert document["capability_types"] == ["read", "write", "delete", "transact", "custom"]
+    assert "max_uses" in document["envelope"]["maxima"]
+    assert document["algorithms"] == ["EdDSA", "Ed25519", "ES256"]
+    server = Client().get("/.well-known/oauth-authorization-server").json()
+    assert (server["response_types_supported"], server["grant_types_supported"]) == ([], [])
+    assert "token_endpoint" not in server

@@ -1,0 +1,101 @@
+"""The commands operators and scripts rely on: their names, their answers, one JSON object with --json."""
+
+import json
+from datetime import datetime
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from registry.models import Human, ServiceProvider
+from registry.services.people import suspend_human
+from registry.services.service_providers import authenticate_service_provider
+from registry.tests.cast import TESTER, AgentClient
+
+pytestmark = pytest.mark.django_db
+
+
+def run(*arguments: str) -> dict[str, Any]:
+    out = StringIO()
+    call_command(*arguments, "--json", stdout=out)
+    answer: dict[str, Any] = json.loads(out.getvalue())
+    return answer
+
+
+def test_create_service_provider_shows_the_secret_once() -> None:
+    answer = run(
+        "create_service_provider", "Acme Mail", "--audience", "https://mail.example",
+        "--allow", "read:mail", "write:mail/drafts", "--auditor",
+    )  # fmt: skip
+    assert answer.keys() == {"client_id", "slug", "client_secret"}
+    found = authenticate_service_provider(client_id=answer["client_id"], secret=answer["client_secret"])
+    assert (found.slug, found.allowed, found.is_auditor) == (
+        answer["slug"],
+        ["read:mail", "write:mail/drafts"],
+        True,
+    )
+
+
+def test_without_json_it_is_lines_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    call_command("create_service_provider", "Acme Mail", "--audience", "https://mail.example")
+    assert "slug: acme-mail" in capsys.readouterr().out
+
+
+def test_a_refusal_is_one_line() -> None:
+    with pytest.raises(CommandError, match="absolute URL"):
+        run("create_service_provider", "Acme", "--audience", "nonsense")
+
+
+def test_create_enrolment_code_makes_a_code_that_works(alice: Human) -> None:
+    answer = run("create_enrolment_code", "--human", "Alice@example.org")
+    assert answer.keys() == {"code", "expires_at"}
+    assert AgentClient().register(answer["code"]).json()["status"] == "active"
+
+
+def test_create_enrolment_code_needs_an_active_human(alice: Human, now: datetime) -> None:
+    with pytest.raises(CommandError):
+        run("create_enrolment_code", "--human", "nobody@example.org")
+    suspend_human(human=alice, actor=TESTER, now=now)
+    with pytest.raises(CommandError):
+        run("create_enrolment_code", "--human", "alice@example.org")
+
+
+def test_expire_counts() -> None:
+    assert set(run("expire").values()) == {0}
+
+
+def test_load_demo_keeps_its_secret_and_makes_a_new_one_when_it_is_lost(
+    settings: Any, tmp_path: Path
+) -> None:
+    settings.VAR_DIR = tmp_path
+    first = run("load_demo")
+    path = tmp_path / "demo" / "service_provider.json"
+    assert first["file"] == str(path)
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    kept = json.loads(path.read_text())
+    assert kept["client_secret"] not in json.dumps(first)
+    assert authenticate_service_provider(client_id=kept["client_id"], secret=kept["client_secret"])
+    assert run("load_demo") == first
+    assert json.loads(path.read_text()) == kept
+    path.unlink()
+    run("load_demo")
+    renewed = json.loads(path.read_text())
+    assert renewed["client_id"] == kept["client_id"]
+    assert renewed["client_secret"] != kept["client_secret"]
+    assert authenticate_service_provider(client_id=renewed["client_id"], secret=renewed["client_secret"])
+    path.write_text("{broken")
+    run("load_demo")
+    assert json.loads(path.read_text())["client_id"] == kept["client_id"]
+    path.write_text(json.dumps(kept | {"client_secret": "forgotten"}))
+    run("load_demo")
+    assert json.loads(path.read_text())["client_secret"] != "forgotten"
+    assert ServiceProvider.objects.count() == 1
+
+
+def test_load_demo_is_for_development_only(settings: Any) -> None:
+    settings.DEVELOPMENT = False
+    with pytest.raises(CommandError):
+        run("load_demo")
+    assert not ServiceProvider.objects.exists()

@@ -1,0 +1,75 @@
+"""expire_everything: what is recorded as ended, what is forgotten, and what stays."""
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from audit.models import Event
+from registry.models import Agent, Grant, Human, IdempotencyRecord, ServiceProvider, SpentProof
+from registry.services.enrolment import create_enrolment_code
+from registry.services.expiry import expire_everything
+from registry.services.grants import suspend_grant
+from registry.services.proofs import spend_proof
+from registry.tests.cast import TESTER, AgentClient, approved, pending
+
+pytestmark = pytest.mark.django_db
+
+
+def test_pending_approved_and_suspended_grants_expire_once(
+    agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    waiting = pending(agent, service_provider, now=now)
+    good = approved(agent, service_provider, now=now, seconds=7200)
+    held = approved(agent, service_provider, now=now, seconds=7201)
+    suspend_grant(grant=held, actor=TESTER, now=now)
+    just_before = now + timedelta(minutes=59)
+    assert expire_everything(now=just_before)["grants"] == 0
+    assert expire_everything(now=now + timedelta(hours=1))["grants"] == 1
+    waiting.refresh_from_db()
+    assert waiting.status == "expired"
+    assert expire_everything(now=now + timedelta(hours=3))["grants"] == 2
+    assert expire_everything(now=now + timedelta(hours=3))["grants"] == 0
+    assert set(Grant.objects.values_list("status", flat=True)) == {"expired"}
+    assert Event.objects.filter(kind="registry.grant.expired").count() == 3
+    good.refresh_from_db()
+    assert good.ended_at == now + timedelta(hours=3)
+
+
+def test_an_agent_expires_with_its_manifest(agent: AgentClient, now: datetime) -> None:
+    assert expire_everything(now=now + timedelta(days=59))["agents"] == 0
+    assert expire_everything(now=now + timedelta(days=61))["agents"] == 1
+    assert agent.agent().status == "expired"
+    assert Event.objects.get(kind="registry.agent.expired").agent_id == agent.agent().id
+
+
+def test_an_unclaimed_agent_is_deleted_a_week_after_its_link_and_its_key_is_free(
+    service_provider: ServiceProvider, now: datetime
+) -> None:
+    client = AgentClient()
+    first = client.register().json()["agent_id"]
+    client.ask(service_provider)
+    week = now + timedelta(days=7, hours=1)
+    assert expire_everything(now=week - timedelta(minutes=1))["unclaimed_agents_deleted"] == 0
+    assert expire_everything(now=week + timedelta(minutes=1))["unclaimed_agents_deleted"] == 1
+    assert not Agent.objects.exists()
+    assert not Grant.objects.exists()
+    assert str(Event.objects.get(kind="registry.agent.deleted").agent_id) == first
+    response = client.register()
+    assert response.status_code == 201
+    assert response.json()["agent_id"] != first
+
+
+def test_what_is_only_remembered_is_forgotten_in_time(
+    agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime
+) -> None:
+    SpentProof.objects.all().delete()
+    spend_proof(jkt="a", jti="b", until=now + timedelta(seconds=65))
+    agent.ask(service_provider, key="k")
+    SpentProof.objects.filter(expires_at__gt=now + timedelta(seconds=65)).delete()
+    create_enrolment_code(human=alice, actor=TESTER, now=now)
+    early = expire_everything(now=now + timedelta(seconds=64))
+    assert (early["answers"], early["enrolment_codes"]) == (0, 0)
+    late = expire_everything(now=now + timedelta(days=1, minutes=1))
+    assert (late["answers"], late["enrolment_codes"]) == (1, 1)
+    assert not SpentProof.objects.exists()
+    assert not IdempotencyRecord.objects.exists()

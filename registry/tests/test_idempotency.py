@@ -1,0 +1,107 @@
+"""Idempotency-Key: the same answer for the same call, and no answer for another."""
+
+from datetime import datetime, timedelta
+
+import pytest
+from django.db import transaction
+
+from agentauth.protocol.errors import IdempotencyMismatchError, InvalidRequestError, InvalidStateError
+from audit.models import Event
+from registry.models import Grant, Human, IdempotencyRecord, ServiceProvider
+from registry.services.grants import deny_grant
+from registry.services.idempotency import KEPT_FOR, Answer, run_once
+from registry.tests.cast import TESTER, AgentClient, enrolled, refused
+
+pytestmark = pytest.mark.django_db
+
+
+def test_the_same_call_gets_the_same_answer_whatever_happened_since(
+    agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime
+) -> None:
+    first = agent.ask(service_provider, key="a")
+    grant = Grant.objects.select_related("agent").get()
+    deny_grant(grant=grant, human=alice, reason="", actor=TESTER, now=now)
+    second = agent.ask(service_provider, key="a")
+    assert (first.status_code, first.json()) == (second.status_code, second.json())
+    assert second.json()["status"] == "pending"
+    assert Grant.objects.count() == 1
+
+
+def test_the_same_key_with_another_body_is_a_mismatch(
+    agent: AgentClient, service_provider: ServiceProvider
+) -> None:
+    agent.ask(service_provider, key="a")
+    refused(agent.ask(service_provider, key="a", reason="other"), 409, "idempotency_mismatch")
+
+
+def test_a_key_is_of_one_caller_and_one_route(
+    agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime
+) -> None:
+    agent.ask(service_provider, key="a")
+    assert enrolled(alice, now=now).ask(service_provider, key="a").status_code == 201
+    grant = Grant.objects.earliest("id")
+    assert agent.call("POST", f"/v1/grants/{grant.id}/withdraw", {}, key="a").status_code == 204
+    assert IdempotencyRecord.objects.count() == 3
+
+
+def test_the_proof_is_checked_before_the_key(agent: AgentClient, service_provider: ServiceProvider) -> None:
+    agent.ask(service_provider, key="a")
+    answer = agent.call("POST", "/v1/grants", {"x": 1}, key="a", proof=None)
+    refused(answer, 401, "invalid_dpop_proof")
+
+
+@pytest.mark.parametrize("key", ["x" * 256, "with space", "ü", "\x7f"])
+def test_a_key_is_short_and_plain(agent: AgentClient, service_provider: ServiceProvider, key: str) -> None:
+    with pytest.raises(InvalidRequestError):
+        run_once(
+            caller="c",
+            route="r",
+            key=key,
+            body_sha256=b"",
+            now=datetime.now().astimezone(),
+            act=lambda: Answer(200),
+        )
+    assert agent.ask(service_provider, key="x" * 255).status_code == 201
+
+
+def test_a_refusal_is_not_remembered_and_leaves_nothing(now: datetime) -> None:
+    def fails() -> Answer:
+        raise InvalidStateError("no")
+
+    with pytest.raises(InvalidStateError):
+        run_once(caller="c", route="r", key="k", body_sha256=b"1", now=now, act=fails)
+    assert not IdempotencyRecord.objects.exists()
+    assert (
+        run_once(caller="c", route="r", key="k", body_sha256=b"1", now=now, act=lambda: Answer(204)).status
+        == 204
+    )
+
+
+def test_an_answer_is_kept_for_a_day(now: datetime) -> None:
+    seen: list[int] = []
+
+    def act() -> Answer:
+        seen.append(1)
+        return Answer(200, {"run": len(seen)})
+
+    for at, expected in ((now, 1), (now + KEPT_FOR - timedelta(seconds=1), 1), (now + KEPT_FOR, 2)):
+        answer = run_once(caller="c", route="r", key="k", body_sha256=b"1", now=at, act=act)
+        assert answer.body == {"run": expected}
+
+
+def test_the_act_and_its_answer_live_or_die_together(now: datetime) -> None:
+    def act() -> Answer:
+        assert transaction.get_connection().in_atomic_block
+        return Answer(200)
+
+    run_once(caller="c", route="r", key=None, body_sha256=b"", now=now, act=act)
+    run_once(caller="c", route="r", key="k", body_sha256=b"1", now=now, act=act)
+    with pytest.raises(IdempotencyMismatchError):
+        run_once(caller="c", route="r", key="k", body_sha256=b"2", now=now, act=act)
+
+
+def test_a_repeated_withdrawal_is_one_event(agent: AgentClient, service_provider: ServiceProvider) -> None:
+    grant_id = agent.ask(service_provider).json()["grant_id"]
+    for _ in range(2):
+        assert agent.call("POST", f"/v1/grants/{grant_id}/withdraw", {}, key="w").status_code == 204
+    assert Event.objects.filter(kind="registry.grant.withdrawn").count() == 1
