@@ -78,9 +78,15 @@ class Scene:
         )
 
 
-def scene(registry: LiveRegistry, *, capabilities: list[dict[str, Any]], envelope: dict[str, Any]) -> Scene:
+def scene(
+    registry: LiveRegistry,
+    *,
+    capabilities: list[dict[str, Any]],
+    envelope: dict[str, Any],
+    alg: str = "EdDSA",
+) -> Scene:
     """Seed an approved grant on `registry`."""
-    wish = json.dumps({"capabilities": capabilities, "envelope": envelope})
+    wish = json.dumps({"capabilities": capabilities, "envelope": envelope, "alg": alg})
     done = subprocess.run(
         [sys.executable, "-m", "tests.seed", wish],
         cwd=ROOT,

@@ -9,14 +9,16 @@ import os
 import secrets
 import sys
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
 
 
-def seed(*, capabilities: list[dict[str, Any]], envelope: dict[str, Any]) -> dict[str, Any]:
+def seed(
+    *, capabilities: list[dict[str, Any]], envelope: dict[str, Any], alg: Literal["EdDSA", "ES256"] = "EdDSA"
+) -> dict[str, Any]:
     """A human, a service provider, an active agent and an approved grant; ids and secrets to act with."""
     from django.conf import settings
 
@@ -39,7 +41,7 @@ def seed(*, capabilities: list[dict[str, Any]], envelope: dict[str, Any]) -> dic
         actor=system,
         now=now,
     )
-    key = PrivateKey.generate()
+    key = PrivateKey.generate(alg)
     manifest = sign_manifest(
         LocalSigner(key),
         audience=settings.ISSUER,

@@ -1,0 +1,101 @@
+"""Clients we did not write and did not change: oauth4webapi takes our token and proof, we take the proofs of dpop."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.actors import Scene, scene
+from tests.live import LiveRegistry
+
+pytestmark = pytest.mark.node
+
+HERE = Path(__file__).resolve().parent
+READ = {"type": "read", "resource": "calendar"}
+PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "50.00", "currency": "EUR"}}
+ACTION = {"type": "read", "resource": "calendar/work"}
+
+
+@pytest.fixture(scope="session")
+def _npm_packages() -> None:
+    """Exactly what the lock file names, checked against its hashes."""
+    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def node(script: str, question: dict[str, Any]) -> Any:
+    done = subprocess.run(
+        ["node", script], cwd=HERE, input=json.dumps(question), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def request_of(place: Scene, **changes: Any) -> dict[str, Any]:
+    token = place.token()
+    question = {
+        "issuer": place.registry.url,
+        "audience": place.audience,
+        "method": "POST",
+        "url": f"{place.audience}/v1/payments",
+        "headers": {"Authorization": f"DPoP {token}", "DPoP": place.proof(token)},
+    }
+    return question | changes
+
+
+def test_the_lock_file_names_hashes_and_no_registry() -> None:
+    lock = (HERE / "package-lock.json").read_text()
+    assert "http" not in lock
+    packages = [entry for name, entry in json.loads(lock)["packages"].items() if name]
+    assert len(packages) == 2
+    assert all(entry["integrity"].startswith("sha512-") for entry in packages)
+
+
+@pytest.mark.usefixtures("_npm_packages")
+@pytest.mark.parametrize("envelope", [{}, {"max_requests_per_minute": 60, "max_burst": 5}])
+def test_oauth4webapi_accepts_our_token_with_our_proof(
+    sqlite_registry: LiveRegistry, envelope: dict[str, Any]
+) -> None:
+    place = scene(sqlite_registry, capabilities=[READ, PAY], envelope=envelope)
+    claims = node("validate_access_token.mjs", request_of(place))
+    assert claims["client_id"] == place.agent_id
+    assert claims["aud"] == place.audience
+    assert claims["cnf"] == {"jkt": place.signer.public.thumbprint}
+    assert claims["grant_id"] == place.grant_id
+    assert claims["scope"] == "read:calendar"
+    assert ("verify" in claims) == bool(envelope)
+
+
+@pytest.mark.usefixtures("_npm_packages")
+def test_oauth4webapi_refuses_the_same_for_another_url_and_another_audience(
+    sqlite_registry: LiveRegistry,
+) -> None:
+    place = scene(sqlite_registry, capabilities=[READ], envelope={})
+    for changes in ({"url": f"{place.audience}/v1/other"}, {"audience": "https://other.example"}):
+        with pytest.raises(AssertionError, match="OperationProcessingError|mismatch|unexpected"):
+            node("validate_access_token.mjs", request_of(place, **changes))
+
+
+@pytest.mark.usefixtures("_npm_packages")
+@pytest.mark.parametrize("alg", ["EdDSA", "ES256"])
+def test_JK_21_proofs_of_the_npm_package_dpop_are_accepted_once(
+    sqlite_registry: LiveRegistry, alg: str
+) -> None:
+    place = scene(sqlite_registry, capabilities=[READ], envelope={}, alg=alg)
+    token = place.token()
+    pem = place.signer._key.to_pem().decode()
+    asked = {
+        "pem": pem,
+        "alg": alg,
+        "method": "POST",
+        "url": f"{place.audience}/v1/payments",
+        "token": token,
+        "count": 3,
+    }
+    for proof in node("make_proofs.mjs", asked):
+        answers = [place.ask(place.question(token, ACTION, proof=proof)).json() for _ in range(2)]
+        assert answers[0]["valid"] is True, answers[0]
+        assert (answers[1]["error"], answers[1]["reason"]) == ("invalid_dpop_proof", "replayed")
