@@ -75,7 +75,7 @@ def test_oauth4webapi_refuses_the_same_for_another_url_and_another_audience(
 ) -> None:
     place = scene(sqlite_registry, capabilities=[READ], envelope={})
     for changes in ({"url": f"{place.audience}/v1/other"}, {"audience": "https://other.example"}):
-        with pytest.raises(AssertionError, match="OperationProcessingError|mismatch|unexpected"):
+        with pytest.raises(AssertionError, match=r"OperationProcessingError|mismatch|unexpected"):
             node("validate_access_token.mjs", request_of(place, **changes))
 
 
