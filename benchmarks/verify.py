@@ -104,10 +104,13 @@ def measure(name: str, database_url: str, *, requests: int, connections: int, ru
 
 def medians(rows: list[Run]) -> Run:
     """Each figure's median; wrong answers are added up."""
-    middle = [
-        statistics.median(getattr(row, field) for row in rows) for field in ("rate", "p50", "p99", "cpu_us")
-    ]
-    return Run(*middle, wrong=sum(row.wrong for row in rows))
+    return Run(
+        rate=statistics.median(row.rate for row in rows),
+        p50=statistics.median(row.p50 for row in rows),
+        p99=statistics.median(row.p99 for row in rows),
+        cpu_us=statistics.median(row.cpu_us for row in rows),
+        wrong=sum(row.wrong for row in rows),
+    )
 
 
 def main() -> None:

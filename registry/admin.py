@@ -151,7 +151,7 @@ class GrantAdmin(ReadOnlyAdmin[Grant]):
 
     @admin.action(description=_("Deny the pending requests"))
     def deny(self, request: HttpRequest, rows: QuerySet[Grant]) -> None:
-        human = Human.objects.get(pk=request.user.pk)
+        human = Human.objects.get(pk=str(request.user.pk))
         each(
             self,
             request,

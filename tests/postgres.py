@@ -79,7 +79,7 @@ def cluster() -> Iterator[str]:
         subprocess.run(start, check=True, capture_output=True, cwd=directory, **user)  # type: ignore[call-overload]
         try:
             url = f"postgres://{ROLE}@127.0.0.1:{port}/{ROLE}"
-            create = [bin_dir / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", ROLE, ROLE]
+            create = [str(bin_dir / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", ROLE, ROLE]
             subprocess.run(create, check=True, capture_output=True)
             yield url
         finally:

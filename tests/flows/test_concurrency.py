@@ -3,11 +3,11 @@
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.actors import Scene, scene
@@ -19,19 +19,19 @@ ROUNDS = 10
 PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "50.00", "currency": "EUR"}}
 
 
-def in_parallel(count: int, act: Callable[[int], Any]) -> list[Any]:
-    """Run `act` on `count` threads that start together."""
-    gate = threading.Barrier(count)
+def in_parallel(place: Scene, bodies: list[dict[str, Any]]) -> list[httpx.Response]:
+    """Send every body at the same moment, each on a thread of its own."""
+    gate = threading.Barrier(len(bodies))
 
-    def run(index: int) -> Any:
+    def send(body: dict[str, Any]) -> httpx.Response:
         gate.wait()
-        return act(index)
+        return place.ask(body)
 
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(run, range(count)))
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        return list(pool.map(send, bodies))
 
 
-def verdict(answer: Any) -> str:
+def verdict(answer: httpx.Response) -> str:
     assert answer.status_code == 200, answer.text
     body = answer.json()
     return "valid" if body["valid"] else str(body["reason"])
@@ -54,9 +54,7 @@ def test_DN_7_of_fifty_identical_proofs_exactly_one_is_valid(live_registry: Live
     token = place.token()
     for _ in range(ROUNDS):
         body = place.question(token, {"type": "read", "resource": "calendar/work"})
-        verdicts = Counter(
-            verdict(answer) for answer in in_parallel(50, lambda _, place=place, body=body: place.ask(body))
-        )
+        verdicts = Counter(verdict(answer) for answer in in_parallel(place, [body] * 50))
         assert verdicts == {"valid": 1, "replayed": 49}
 
 
@@ -69,7 +67,7 @@ def test_EN_3_forty_payments_of_three_under_a_hundred_are_exactly_thirty_three(
         place = scene(live_registry, capabilities=[PAY], envelope={"budgets": [budget]})
         token = place.token()
         bodies = [place.question(token, action, idempotency_key=str(uuid.uuid4())) for _ in range(40)]
-        answers = in_parallel(40, lambda index, place=place, bodies=bodies: place.ask(bodies[index]))
+        answers = in_parallel(place, bodies)
         assert Counter(verdict(answer) for answer in answers) == {"valid": 33, "budget": 7}
         # The counter (what remains) and the log agree to the cent.
         last = place.ask(
@@ -97,7 +95,7 @@ def test_EN_1_a_burst_of_three_lets_three_pass_at_once(live_registry: LiveRegist
     )
     token = place.token()
     bodies = [place.question(token, {"type": "read", "resource": "calendar"}) for _ in range(20)]
-    answers = in_parallel(20, lambda index: place.ask(bodies[index]))
+    answers = in_parallel(place, bodies)
     assert Counter(verdict(answer) for answer in answers) == {"valid": 3, "rate": 17}
     waits = [answer.json()["retry_after"] for answer in answers if not answer.json()["valid"]]
     assert all(1 <= wait <= 6 for wait in waits)
@@ -108,7 +106,7 @@ def test_one_operation_sent_twenty_times_debits_once(live_registry: LiveRegistry
     token, key = place.token(), str(uuid.uuid4())
     action = {"type": "transact", "resource": "payments", "amount": {"value": "3.00", "currency": "EUR"}}
     bodies = [place.question(token, action, idempotency_key=key) for _ in range(20)]
-    answers = [answer.json() for answer in in_parallel(20, lambda index: place.ask(bodies[index]))]
+    answers = [answer.json() for answer in in_parallel(place, bodies)]
     assert all(answer["valid"] for answer in answers)
     assert sum(not answer.get("repeated", False) for answer in answers) == 1
     assert {answer["limits"]["uses_remaining"] for answer in answers} == {4}

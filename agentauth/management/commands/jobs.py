@@ -9,10 +9,11 @@ from django.core.management.base import BaseCommand
 from django.db import Error, close_old_connections
 from django.utils import timezone
 
+from approvals.services.challenges import forget_challenges
 from audit.services import seal_audit
 from kms.services import promote_due_keys
 from registry.services.expiry import expire_everything
-from verifier.services.expiry import expire_confirmations
+from verifier.services.confirmations import expire_confirmations
 
 logger = logging.getLogger(__name__)
 SECONDS = 1.0
@@ -43,3 +44,4 @@ class Command(BaseCommand):
             promote_due_keys(now=now)
             expire_everything(now=now)
             expire_confirmations(now=now)
+            forget_challenges(now=now)
