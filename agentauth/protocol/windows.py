@@ -223,8 +223,6 @@ def period_end(period: str, zone: str, now: datetime) -> datetime | None:
         return None
     following = _next_first_day(period, first)
     midnight = datetime(following.year, following.month, following.day, tzinfo=info)
-    instant = midnight.astimezone(UTC)
-    if instant.astimezone(info).replace(tzinfo=None) == midnight.replace(tzinfo=None):
-        return instant
-    # The wall never shows this midnight; the reading above landed beyond the gap by its length.
-    return _change_between(info, instant - timedelta(days=2), instant)
+    # Of a midnight shown twice the first counts. One that the wall skips is read with the offset from before the
+    # change, and is then the change itself.
+    return midnight.astimezone(UTC)

@@ -116,6 +116,17 @@ def test_EN_1_no_minute_sees_more_than_rate_plus_burst_minus_one(
         assert sum(start <= at < start + 60_000_000 for at in passed) <= rate.per_minute + rate.burst - 1
 
 
+@pytest.mark.parametrize("per_minute", [1, 7, 11, 59, 61, 599, 5999])
+def test_EN_1_an_interval_that_is_no_whole_microsecond_lets_no_extra_use_through(per_minute: int) -> None:
+    rate = Rate(per_minute, 1)
+    now, tat, passed = 0, None, 0
+    while now < 60_000_000:
+        tat = rate.advance(tat, now)
+        passed += 1
+        now += max(rate.wait_us(tat, now), 0)
+    assert passed == per_minute
+
+
 def test_a_clock_that_goes_backwards_gives_no_extra_use() -> None:
     envelope = parse_envelope({"max_requests_per_minute": 10, "max_burst": 2, "budgets": [budget("1.00")]})
     ledger = allowed(ask(envelope, action=pay("1.00"))).ledger

@@ -135,6 +135,12 @@ def test_a_wrong_claim_is_refused_by_name(claims: dict[str, Any], place: str) ->
         verify(signed(**claims))
 
 
+def test_a_manifest_ends_at_its_exp() -> None:
+    assert verify(signed(), now=NOW + 86_399).name == "Research Assistant"
+    with pytest.raises(ManifestError, match="expired"):
+        verify(signed(), now=NOW + 86_400)
+
+
 def test_the_clock_of_an_agent_may_run_a_minute_ahead() -> None:
     assert verify(signed(iat=NOW + 60)).issued_at == NOW + 60
 

@@ -281,7 +281,7 @@ BAD_KEYS: dict[str, bytes] = {
     "one label less": cbor({label: value for label, value in ES256.items() if label != -3}),
     "text label": cbor({**ES256, "x": 1}),
     "text value": cbor({**ES256, -2: "x"}),
-    "label twice": b"\xa6" + COSE[1:] + cbor(-3) + cbor(bytes(32)),
+    "label twice": b"\xa6" + COSE[1:] + cbor(-3) + cbor(ES256[-3]),
     "integer for bytes": cbor({**ES256, -2: 5}),
     "indefinite map": b"\xbf" + COSE[1:] + b"\xff",
     "long head": b"\xb8\x05" + COSE[1:],
