@@ -11,10 +11,8 @@ NOW = datetime(2026, 11, 25, 9, 30, tzinfo=UTC)
 TICK = timedelta(microseconds=1)
 
 
-def _key(kid: str, state: str, active_from: datetime, **fields: object) -> Key:
-    return Key(
-        kid=kid, purpose=fields.pop("purpose", "token"), state=state, active_from=active_from, **fields
-    )
+def _key(kid: str, state: str, active_from: datetime, purpose: str = "token", **times: datetime) -> Key:
+    return Key(kid=kid, purpose=purpose, state=state, active_from=active_from, **times)
 
 
 def _states(keys: list[Key], now: datetime) -> dict[str, tuple[str, bool]]:
