@@ -83,15 +83,13 @@ def _scope(request: Request) -> dict[str, str] | None:
 def _page(readable: QuerySet[Event], query: _Query) -> tuple[list[Event], _Cursor | None]:
     ask = query.limit + 1
     rows = readable.select_related("leaf").prefetch_related("openings")
-    found = list(rows.filter(leaf__leaf_index__gt=query.after.leaf_index).order_by("leaf__leaf_index")[:ask])
-    if len(found) < ask:
-        waiting = rows.filter(queue_entry__isnull=False)
-        if query.after.waiting:
-            waiting = waiting.filter(id__gt=query.after.waiting)
-        # A sequencer may have numbered some between the two questions: those were just shown.
-        shown = {event.id for event in found}
-        later = [event for event in waiting.order_by("id")[:ask] if event.id not in shown]
-        found += later[: ask - len(found)]
+    # Waiting ones first: one that is numbered between the two questions is then in both answers, never in none.
+    later = rows.filter(queue_entry__isnull=False).order_by("id")
+    waiting = list((later.filter(id__gt=query.after.waiting) if query.after.waiting else later)[:ask])
+    numbered = rows.filter(leaf__leaf_index__gt=query.after.leaf_index).order_by("leaf__leaf_index")
+    found = list(numbered[:ask])
+    shown = {event.id for event in found}
+    found = [*found, *(event for event in waiting if event.id not in shown)][:ask]
     events = found[: query.limit]
     return events, _cursor(events, query.after) if len(found) > query.limit else None
 

@@ -199,9 +199,7 @@ def _refuse_second_next(purpose: str) -> None:
 
 
 def _verifying(purpose: str, now: datetime) -> list[Key]:
-    keys = (
-        Key.objects.filter(purpose=purpose).exclude(state=Key.State.DISABLED).order_by("-active_from", "kid")
-    )
+    keys = Key.objects.filter(purpose=purpose).order_by("-active_from", "kid")
     return [life.key for life in lifetimes(keys, now=now) if life.verifies(now)]
 
 

@@ -1,11 +1,13 @@
 """GET /v1/audit/events: who reads what, in which order, and that following the cursor misses nothing."""
 
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import pytest
+from django.db import connection
 from rest_framework.permissions import BasePermission
 from rest_framework.response import Response
 from rest_framework.test import APIRequestFactory, force_authenticate
@@ -136,6 +138,24 @@ def test_an_event_numbered_between_two_pages_is_not_missed(make_event: MakeEvent
     sequence_until_empty(now=now)
     rest = _get(AUDITOR, f"limit=200&after={first['next']}").data["results"]
     assert {event["id"] for event in [*first["results"], *rest]} == ids | {late}
+
+
+def test_an_event_numbered_while_a_page_is_read_is_on_it_once(make_event: MakeEvent, now: datetime) -> None:
+    ids = [str(make_event().id) for _ in range(3)]
+    asked: list[str] = []
+
+    def sequencer_in_between(execute: Callable[..., Any], sql: str, *rest: Any) -> Any:
+        answer = execute(sql, *rest)
+        if "audit_event" in sql and not asked:
+            asked.append(sql)
+            sequence_until_empty(now=now)
+        return answer
+
+    with connection.execute_wrapper(sequencer_in_between):
+        page = _get(AUDITOR).data
+    assert sorted(event["id"] for event in page["results"]) == sorted(ids)
+    assert [event["leaf_index"] for event in page["results"]] == [0, 1, 2]
+    assert page["next"] is None
 
 
 @pytest.mark.parametrize(

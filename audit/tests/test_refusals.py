@@ -8,7 +8,7 @@ from django.db import connection
 from agentauth.protocol.errors import InvalidProofError, InvalidRequestError
 from audit import kinds
 from audit.models import Event, RefusalCount
-from audit.refusals import RECORDED_PER_MINUTE
+from audit.refusals import RECORDED_PER_MINUTE, summarise_refusals
 from audit.services import Actor, record_refusal, seal_audit
 from audit.verification import verify_log
 
@@ -90,6 +90,18 @@ def test_what_was_suppressed_becomes_one_event_once_the_minute_is_over() -> None
     }
     assert not RefusalCount.objects.exists()
     assert verify_log().tree_size == RECORDED_PER_MINUTE + 1
+
+
+def test_a_refusal_counted_while_floods_are_summed_up_is_not_lost() -> None:
+    """It was refused before the minute's end and is written after: its row has moved on, and waits."""
+    for route in ("POST v1/agents", "POST v1/tokens"):
+        _refuse(RECORDED_PER_MINUTE + OVER, route=route)
+    floods = summarise_refusals(now=MINUTE + timedelta(minutes=1))
+    first = next(floods)
+    _refuse(1, route=({"POST v1/agents", "POST v1/tokens"} - {first.route}).pop())
+    assert list(floods) == []
+    (late,) = summarise_refusals(now=MINUTE + timedelta(minutes=1))
+    assert (first.count, late.count) == (OVER, OVER + 1)
 
 
 def test_a_minute_within_its_allowance_leaves_no_summary() -> None:

@@ -14,6 +14,7 @@ from audit.models import Event, Head, Leaf, QueueEntry
 from audit.sequencer import sequence_pending, sequence_until_empty
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
+from audit.verification import verify_log
 
 pytestmark = pytest.mark.django_db
 
@@ -117,3 +118,28 @@ def test_queue_order_follows_ids_within_a_batch(make_event: MakeEvent, now: date
     sequence_until_empty(now=now)
     numbered = list(Leaf.objects.order_by("leaf_index").values_list("event_id", flat=True))
     assert numbered == sorted(ids, key=uuid.UUID.__int__)
+
+
+@pytest.mark.parametrize("place", ["sequence.after_head", "sequence.before_commit", "sequence.after_commit"])
+def test_AU_21_a_sequencer_that_dies_anywhere_leaves_a_log_that_goes_on(
+    make_event: MakeEvent, now: datetime, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """The death is an exception here; real kills are in tests/faults."""
+
+    class DeathError(Exception):
+        pass
+
+    def die(name: str) -> None:
+        if name == place:
+            raise DeathError
+
+    for _ in range(3):
+        make_event()
+    with monkeypatch.context() as patch:
+        patch.setattr(sequencer, "fault_point", die)
+        with pytest.raises(DeathError):
+            sequence_pending(now=now)
+    assert verify_log().ok
+    sequence_until_empty(now=now)
+    assert _indexes() == [0, 1, 2]
+    assert verify_log().tree_size == 3
