@@ -24,6 +24,7 @@ CHALLENGE_TAGS: Final[Mapping[str, bytes]] = {
     "confirmation": b"agentauth/confirmation/v1",
     "claim": b"agentauth/claim/v1",
 }
+# Both answers are signed: a denial nobody signed could have been made by the server alone.
 DECISIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "approval": ("approve", "deny"),
     "confirmation": ("confirm", "deny"),
@@ -32,6 +33,8 @@ DECISIONS: Final[Mapping[str, tuple[str, ...]]] = {
 NONCE_BYTES: Final = 32
 MAX_REASON: Final = 500
 
+# Which agent, which key and which manifest: a renamed agent or a rotated key is then another statement. The digest
+# of the text ties the words the person read to the terms a machine enforces.
 _COMMON: Final = (
     "kind", "decision", "issuer", "rp_id", "human_id", "agent", "issued_at", "nonce", "consent_sha256", "language",
 )  # fmt: skip
@@ -46,6 +49,7 @@ _MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
     "claim": _COMMON,
 }  # fmt: skip
 
+# Ids, digests and languages in one spelling each: a second one would be a second challenge for the same thing.
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _HEX_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{2,8}(?:-[A-Za-z0-9]{1,8}){0,3}")
@@ -145,6 +149,7 @@ def approval_statement(
     `second_step` says that the person took the second explicit step; a yes to `transact` or `delete` without it is
     no statement. Raises InvalidRequestError naming the member.
     """
+    # No short cut past the reader: a term that only the builder accepts would be signed and never verify.
     return parse_statement(
         _common(signing, "approval", decision)
         | {
@@ -175,6 +180,7 @@ def confirmation_statement(
 
     Raises InvalidRequestError naming the member.
     """
+    # Action and operation key stand in full, not as digests, so that the receipt alone says what was confirmed.
     return parse_statement(
         _common(signing, "confirmation", decision)
         | {
@@ -246,12 +252,14 @@ def _check_common(body: Mapping[str, object]) -> None:
     if body["issuer"] != origin or origin.split("//")[1].split(":")[0] != host:
         raise InvalidRequestError("statement.rp_id: must be the host of the issuer, which must be an origin.")
     _matching(body["human_id"], _UUID, "statement.human_id")
+    # The name is bounded, not judged: what registration once accepted must stay readable when its rules grow.
     agent = members(body["agent"], "statement.agent", required=("id", "name", "jkt", "manifest_sha256"))
     _matching(agent["id"], _UUID, "statement.agent.id")
     text(agent["name"], "statement.agent.name", maximum=MAX_NAME)
     _bytes32(agent["jkt"], "statement.agent.jkt")
     _matching(agent["manifest_sha256"], _HEX_SHA256, "statement.agent.manifest_sha256")
     _time(body["issued_at"], "statement.issued_at")
+    # Without it two equal decisions would have one challenge, and an old signature could be shown for the new one.
     _bytes32(body["nonce"], "statement.nonce")
     _matching(body["consent_sha256"], _HEX_SHA256, "statement.consent_sha256")
     _matching(body["language"], _LANGUAGE, "statement.language")
@@ -259,6 +267,7 @@ def _check_common(body: Mapping[str, object]) -> None:
 
 def _check_grant(body: Mapping[str, object]) -> None:
     _matching(body["grant_id"], _UUID, "statement.grant_id")
+    # A signature is for one version: after any change the grant must be signed anew.
     integer(body["grant_version"], "statement.grant_version", minimum=1)
     where = "statement.service_provider"
     provider = members(body["service_provider"], where, required=("id", "name", "audience"))

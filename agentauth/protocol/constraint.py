@@ -10,9 +10,11 @@ from .reading import INTEGER_LIMIT, integer, items, members, shown, text
 
 Scalar = str | bool | int
 
+# No pattern language on purpose: a person can read each of these, and none takes long to evaluate.
 OPERATORS: Final = ("eq", "in", "not_in", "min", "max", "prefix", "max_length")
 MAX_CONSTRAINTS: Final = 16
 MAX_ITEMS: Final = 64
+# Far above what fits a token with company; it bounds what a page must show.
 MAX_TEXT: Final = 1024
 # The alphabet of a resource segment: safe in every log, page and token without escaping.
 _ARGUMENT: Final = re.compile(r"[A-Za-z0-9._~-]{1,64}")
@@ -55,6 +57,7 @@ class Constraint:
             case "eq" | "in":
                 return any(same(supplied, value) for value in self.values)
             case "not_in":
+                # A value that could not be listed is not thereby allowed: null or a list satisfies nothing.
                 return isinstance(supplied, Scalar) and not any(
                     same(supplied, value) for value in self.values
                 )
@@ -109,6 +112,7 @@ def _at_least(high: object, low: object) -> bool:
 
 def parse_scalar(obj: object, where: str, *, max_text: int = MAX_TEXT) -> Scalar:
     """A string, boolean or integer of magnitude below 2^53. Raises InvalidRequestError naming `where`."""
+    # Before the integers: in Python a boolean is one.
     if isinstance(obj, bool):
         return obj
     if isinstance(obj, str):
@@ -145,6 +149,7 @@ def _parse_operand(operator: str, obj: object, where: str) -> Scalar | tuple[Sca
 
 def _parse_list(entries: Sequence[object], where: str) -> tuple[Scalar, ...]:
     values = tuple(parse_scalar(entry, f"{where}[{index}]") for index, entry in enumerate(entries))
+    # `true` and 1 are two values here, so the types are part of the comparison.
     if len({(type(value).__name__, value) for value in values}) != len(values):
         raise InvalidRequestError(f"{where}: names a value twice.")
     return values
@@ -158,6 +163,7 @@ def parse_constraints(obj: object, where: str) -> tuple[Constraint, ...]:
     """
     if not isinstance(obj, dict):
         raise InvalidRequestError(f"{where}: must be a JSON object.")
+    # A name may carry several operators, say `min` and `max`; each counts towards the sixteen.
     found: list[Constraint] = []
     for argument, operators in obj.items():
         check_argument(argument, where)

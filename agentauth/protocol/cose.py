@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from .errors import InvalidKeyError, InvalidSignatureError
 from .keys import PublicKey, ed25519_public_key, p256_public_key
 
+# Room for the largest RSA key accepted below.
 MAX_COSE_KEY_BYTES: Final = 2_048
 _MIN_RSA_BITS, _MAX_RSA_BITS, _RSA_EXPONENT = 2_048, 8_192, 65_537
 _COORDINATE_BYTES: Final = 32
@@ -47,6 +48,7 @@ class PasskeyKey:
 
 def _raw_ecdsa(signature: bytes) -> bytes:
     """DER to the fixed form that `PublicKey` checks."""
+    # The library reads strict DER only; a number that is negative or too wide falls out at `to_bytes`.
     try:
         r, s = decode_dss_signature(signature)
         return r.to_bytes(_COORDINATE_BYTES, "big") + s.to_bytes(_COORDINATE_BYTES, "big")
@@ -60,6 +62,7 @@ def read_passkey(cose: bytes) -> PasskeyKey:
     Exactly the labels its type needs, nothing after it. Raises InvalidKeyError.
     """
     labels = _read_map(cose)
+    # Type, algorithm and curve together: a key of one type under the algorithm of another is how checks get confused.
     kind = (labels.get(_KTY), labels.get(_ALG))
     if kind == (2, -7) and set(labels) == {_KTY, _ALG, _CRV_OR_N, _X_OR_E, _Y} and labels[_CRV_OR_N] == 1:
         return PasskeyKey("ES256", p256_public_key(_bytes(labels[_X_OR_E]), _bytes(labels[_Y])))
@@ -91,6 +94,7 @@ def _read_map(data: bytes) -> dict[int, Label]:
     """A CBOR map of integers to integers or byte strings, in definite lengths and shortest form (RFC 8949 4.2.1)."""
     if not isinstance(data, bytes) or not 0 < len(data) <= MAX_COSE_KEY_BYTES:
         raise InvalidKeyError("The passkey's key is empty or too long.")
+    # Bounded by the length above: a count that promises more items than there are bytes runs into the end.
     major, count, at = _head(data, 0)
     if major != _MAP:
         raise InvalidKeyError("The passkey's key is not a CBOR map.")
@@ -98,9 +102,11 @@ def _read_map(data: bytes) -> dict[int, Label]:
     for _ in range(count):
         label, at = _item(data, at)
         value, at = _item(data, at)
+        # Which of two equal labels wins differs between readers.
         if not isinstance(label, int) or label in result:
             raise InvalidKeyError("The passkey's key has a label twice or of the wrong type.")
         result[label] = value
+    # Else two byte strings would be one key, and one passkey could be registered twice.
     if at != len(data):
         raise InvalidKeyError("The passkey's key has bytes after its end.")
     return result

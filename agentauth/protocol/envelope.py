@@ -44,11 +44,13 @@ Confirmation = Literal["none", "confirmed", "denied"]
 class Maxima:
     """The largest values and longest lists a registry accepts in an envelope; shown in discovery."""
 
+    # A hundred a second per grant; above it the intervals come near the clock differences between servers.
     max_requests_per_minute: int = 6_000
     max_burst: int = 6_000
     allowed_time_windows: int = 16
     budgets: int = 8
     max_uses: int = 1_000_000_000
+    # A token lives 900 s at most whatever is said here: a larger wish is harmless and not refused.
     max_session_seconds: int = 86_400
 
     def to_json(self) -> dict[str, int]:
@@ -128,6 +130,7 @@ def parse_envelope(obj: object, where: str = "envelope", *, maxima: Maxima = DEF
     # A burst above the minute's worth would let the first minute pass twice the rate the human reads.
     if counts.get("max_burst", 1) > counts.get("max_requests_per_minute", 0) and "max_burst" in counts:
         raise InvalidRequestError(f"{where}.max_burst: must not be above max_requests_per_minute.")
+    # Only the two words of JSON: 1 or "true" is not a decision somebody made.
     online = body.get("requires_human_online", False)
     if not isinstance(online, bool):
         raise InvalidRequestError(f"{where}.requires_human_online: must be true or false.")
@@ -144,6 +147,7 @@ def parse_envelope(obj: object, where: str = "envelope", *, maxima: Maxima = DEF
 
 
 def _parse_windows(body: Mapping[str, object], where: str, maxima: Maxima) -> tuple[TimeWindow, ...] | None:
+    # Absent and empty must not meet: absent is any time, and empty would be never.
     if "allowed_time_windows" not in body:
         return None
     place = f"{where}.allowed_time_windows"
@@ -170,6 +174,7 @@ def single_currency(
 
     Raises InvalidRequestError if there are two: sums and ceilings over two currencies mean nothing.
     """
+    # The threshold and the budgets count too: a limit in another currency would never bind.
     amounts = [each.max_amount for each in capabilities]
     amounts += [envelope.confirm_above, *(budget.ceiling for budget in envelope.budgets)]
     currencies = sorted({amount.currency for amount in amounts if amount is not None})
@@ -211,6 +216,7 @@ def narrows_envelope(new: Envelope, old: Envelope) -> bool:
 
 
 def _same_or_less(new: Budget, old: Budget) -> bool:
+    # Not across periods or zones: 10 a day is not under 70 a week on every week a clock change lengthens.
     return new.key == old.key and new.ceiling.within(old.ceiling)
 
 
@@ -244,6 +250,7 @@ def limits_left(envelope: Envelope, ledger: Ledger, now: datetime) -> Limits:
     budgets = []
     for budget in envelope.budgets:
         _, minor = ledger.spent_minor(budget, now)
+        # A ceiling lowered below what was already spent leaves nothing, not less than nothing.
         left = Money(max(budget.ceiling.minor - minor, 0), budget.ceiling.currency)
         budgets.append(BudgetLeft(left.currency, budget.period, left.value))
     rate = envelope.rate
@@ -305,6 +312,7 @@ def _above_threshold(envelope: Envelope, action: Action) -> bool:
 def _counted_refusal(
     envelope: Envelope, ledger: Ledger, amount: Money | None, now: datetime
 ) -> Refused | None:
+    # Rate first: it is the cheapest to heal, and its answer tells the caller when.
     rate = envelope.rate
     if rate is not None and (wait := rate.wait_us(ledger.tat_us, microseconds(now))) > 0:
         return Refused("envelope_exceeded", "rate", -(-wait // 1_000_000))

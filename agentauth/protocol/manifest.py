@@ -28,6 +28,7 @@ MANIFEST_TYP: Final = "agent-manifest+jwt"
 MAX_MANIFEST_SECONDS: Final = 366 * 86_400
 # How far an agent's clock may run ahead of ours, as for proofs.
 MAX_AHEAD_SECONDS: Final = 60
+# Long enough for any id; the registry stores it.
 MAX_JTI: Final = 256
 
 
@@ -85,6 +86,7 @@ def sign_manifest(
         "model_origin": model_origin,
         "capabilities": [capability.to_json() for capability in capabilities],
     }
+    # The agent meets its mistakes here, before its key is known to anybody.
     _read_claims(claims, expected_audience=audience, now=issued_at)
     return sign_compact(claims, signer, typ=MANIFEST_TYP, header={"jwk": signer.public.jwk})
 
@@ -133,6 +135,7 @@ def _read_claims(
     """The checked name, description, origin, capabilities and jti. Raises ManifestError naming the claim."""
     required = ("aud", "iat", "exp", "jti", "name", "model_origin", "capabilities")
     try:
+        # A claim we do not know might be a restriction its author counts on.
         members(claims, "manifest", required=required, optional=("description",))
         _check_times(claims, now)
         # One registry, spelt exactly: a manifest made for another registry must not be replayed here.
@@ -154,7 +157,9 @@ def _check_times(claims: dict[str, object], now: int) -> None:
     expires_at = integer(claims["exp"], "exp", minimum=0)
     if issued_at > now + MAX_AHEAD_SECONDS:
         raise ManifestError("iat: lies in the future.")
+    # No leeway at the end: it decides what is allowed, and the registry's clock is the one that counts.
     if expires_at <= now:
         raise ManifestError("exp: the manifest has expired.")
+    # Longer lives would outlast the attention of those who once approved.
     if not 0 < expires_at - issued_at <= MAX_MANIFEST_SECONDS:
         raise ManifestError("exp: must be at most 366 days after iat.")

@@ -34,6 +34,7 @@ _DECIMAL: Final = re.compile(r"(0|[1-9][0-9]{0,11})(?:\.([0-9]{1,4}))?")
 class Money:
     """An amount: `minor` units (cents for EUR), never negative, below 2^53, of `currency` (ISO 4217)."""
 
+    # An integer, so that a sum of many payments is exact and 2^53 is the only bound to watch.
     minor: int
     currency: str
 
@@ -60,9 +61,11 @@ class Money:
                 f"{where}.value: must be a decimal string such as '100.00' with at most 12 integer digits."
             )
         whole, fraction = match[1], match[2] or ""
+        # Refused, not rounded: which way to round would be a decision about somebody's money.
         if len(fraction) > digits:
             raise InvalidRequestError(f"{where}.value: {code} has {digits} decimal digits.")
         minor = int(whole + fraction.ljust(digits, "0"))
+        # Twelve integer digits and four decimals could pass the bound that every other integer here keeps.
         if minor >= INTEGER_LIMIT:
             raise InvalidRequestError(f"{where}.value: is too large.")
         if minor == 0 and not allow_zero:
