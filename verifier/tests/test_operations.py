@@ -1,0 +1,176 @@
+"""Steps 8 and 9: what the capabilities cover, and the agent's operation that is done once."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import time_machine
+from django.utils import timezone
+
+from audit.models import Event
+from registry.models import Grant
+from registry.services.agents import suspend_agent
+from verifier.models import AgentOperation, GrantLedger
+from verifier.requests import parse_verify_request
+from verifier.services.pipeline import verify
+from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, key, pay, refused, scene
+
+pytestmark = pytest.mark.django_db
+
+
+def test_VB_8_reading_is_not_writing(place: Scene) -> None:
+    answer = refused(place, place.body({"type": "write", "resource": "calendar/work"}))
+    assert (answer["error"], answer["reason"]) == ("insufficient_scope", "no_capability")
+    assert "violations" not in answer
+    other = refused(place, place.body({"type": "read", "resource": "calendars"}))
+    assert other["reason"] == "no_capability"
+
+
+def test_a_broken_limit_is_named() -> None:
+    place = scene({**PAY, "constraints": {"payee": {"in": ["ACME"]}}})
+    answer = refused(place, place.body(pay("500.01", arguments={"payee": "EVIL"}), idempotency_key=key()))
+    assert (answer["error"], answer["reason"]) == ("insufficient_scope", "constraint")
+    assert answer["violations"] == [
+        {"argument": "payee", "operator": "in", "limit": ["ACME"]},
+        {"argument": "amount", "operator": "max_amount", "limit": {"value": "500.00", "currency": "EUR"}},
+    ]
+    # The arguments are the provider's business: the log does not have them.
+    assert place.denial is not None
+    assert "EVIL" not in str(place.denial.data)
+
+
+def test_another_currency_is_a_broken_limit() -> None:
+    place = scene(PAY)
+    action = {"type": "transact", "resource": "payments", "amount": {"value": "1.00", "currency": "USD"}}
+    assert refused(place, place.body(action, idempotency_key=key()))["reason"] == "constraint"
+
+
+def test_long_limits_never_make_a_long_answer() -> None:
+    names = {name: {"in": [f"{name}-{n}-" + "y" * 60 for n in range(9)]} for name in ("first", "second")}
+    place = scene({**READ, "constraints": names})
+    answer = refused(place, place.body(LOOK))
+    assert [violation["argument"] for violation in answer["violations"]] == ["first", "second"]
+    assert "limit" in answer["violations"][0]
+    assert "limit" not in answer["violations"][1]
+
+
+def test_an_operation_is_done_once_and_answered_again(place: Scene) -> None:
+    operation = key()
+    first = place.ask(LOOK, idempotency_key=operation)
+    again = place.ask(LOOK, idempotency_key=operation)
+    assert again.pop("repeated") is True
+    assert again | {"expires_in": 0} == first | {"expires_in": 0}
+    assert GrantLedger.objects.get().uses == 1
+    event = Event.objects.get(kind="verifier.decision.repeated")
+    assert event.data["repeats"] == first["decision_id"]
+
+
+def test_EN_5_the_same_key_for_another_amount_is_a_mismatch() -> None:
+    place, operation = scene(PAY), key()
+    assert place.pay("10.00", operation)["valid"]
+    body = place.body(pay("11.00"), idempotency_key=operation)
+    answer = refused(place, body, status=409)
+    assert answer["error"] == "idempotency_mismatch"
+    # Its proof is spent all the same.
+    assert refused(place, body)["reason"] == "replayed"
+    assert refused(
+        place, place.body(pay("10.00", arguments={"payee": "X"}), idempotency_key=operation), status=409
+    )
+
+
+def test_a_key_without_an_action_is_not_a_key_for_one(place: Scene) -> None:
+    operation = key()
+    assert place.ask(idempotency_key=operation)["valid"]
+    assert place.ask(idempotency_key=operation)["repeated"]
+    assert refused(place, place.body(LOOK, idempotency_key=operation), status=409)
+
+
+def test_a_key_belongs_to_its_grant(place: Scene) -> None:
+    other, operation = scene(), key()
+    assert place.ask(LOOK, idempotency_key=operation)["valid"]
+    assert "repeated" not in other.ask(
+        {"type": "read", "resource": "calendar/home"}, idempotency_key=operation
+    )
+
+
+def test_only_an_allowed_decision_is_remembered() -> None:
+    place, operation = scene(PAY, max_requests_per_minute=1), key()
+    assert place.pay("1.00")["valid"]
+    assert place.pay("1.00", operation)["reason"] == "rate"
+    with time_machine.travel(timezone.now() + timedelta(seconds=61)):
+        answer = place.pay("1.00", operation)
+        assert answer["valid"]
+        assert "repeated" not in answer
+
+
+def test_a_repeat_needs_a_fresh_proof_and_a_living_grant(place: Scene) -> None:
+    operation = key()
+    body = place.body(LOOK, idempotency_key=operation)
+    place.post(body)
+    assert refused(place, body)["reason"] == "replayed"
+    token = place.token()
+    suspend_agent(agent=place.agent, actor=SYSTEM, now=timezone.now())
+    assert (
+        refused(place, place.body(LOOK, token=token, idempotency_key=operation))["error"] == "invalid_token"
+    )
+
+
+def test_a_repeat_passes_where_the_limits_are_used_up() -> None:
+    place, operation = scene(PAY, max_uses=1), key()
+    assert place.pay("5.00", operation)["limits"]["uses_remaining"] == 0
+    assert place.pay("5.00")["reason"] == "max_uses"
+    assert place.pay("5.00", operation)["repeated"] is True
+
+
+@pytest.mark.parametrize(
+    ("capability", "action", "repeated"), [(READ, LOOK, False), (PAY, pay("1.00"), True)]
+)
+def test_a_payment_is_remembered_as_long_as_its_grant_and_the_rest_for_a_day(
+    capability: dict[str, Any], action: dict[str, Any], repeated: bool
+) -> None:
+    place, operation = scene(capability), key()
+    assert place.ask(action, idempotency_key=operation)["valid"]
+    with time_machine.travel(timezone.now() + timedelta(hours=24, seconds=1)):
+        answer = place.ask(action, idempotency_key=operation)
+        assert answer["valid"]
+        assert ("repeated" in answer) is repeated
+    assert AgentOperation.objects.count() == 1
+
+
+def test_EN_16_a_thousand_dry_runs_consume_nothing() -> None:
+    place = scene(
+        PAY,
+        max_uses=3,
+        max_requests_per_minute=10,
+        budgets=[{"value": "100.00", "currency": "EUR", "period": "day", "zone": "UTC"}],
+    )
+    operation, token = key(), place.token()
+    body = place.body(pay("60.00"), token=token, idempotency_key=operation, dry_run=True)
+    before = place.post(body).json()  # type: ignore[attr-defined]
+    assert before["valid"]
+    question, now = parse_verify_request(body), timezone.now()
+    for _ in range(1000):
+        answer = verify(service_provider=place.provider, request=question, actor=SYSTEM, now=now)
+        assert answer.body["limits"] == before["limits"]
+    assert before["limits"] == {
+        "rate_remaining": 1,
+        "budgets": [{"currency": "EUR", "period": "day", "remaining": "100.00"}],
+        "uses_remaining": 3,
+    }
+    assert not AgentOperation.objects.exists()
+    assert not GrantLedger.objects.exclude(uses=0).exists()
+    # The proof itself is still unspent.
+    assert place.post(body | {"dry_run": False}).json()["limits"]["uses_remaining"] == 2  # type: ignore[attr-defined]
+
+
+def test_counters_outlive_a_change_of_the_grant() -> None:
+    budget = {"value": "100.00", "currency": "EUR", "period": "total", "zone": "UTC"}
+    place = scene(PAY, budgets=[budget], max_uses=5)
+    assert place.pay("60.00")["valid"]
+    Grant.objects.filter(pk=place.grant.pk).update(
+        version=2, envelope={"budgets": [budget | {"value": "80.00"}], "max_uses": 5}
+    )
+    assert place.pay("30.00")["reason"] == "budget"
+    answer = place.pay("20.00")
+    assert answer["limits"]["budgets"][0]["remaining"] == "0.00"
+    assert answer["limits"]["uses_remaining"] == 3

@@ -1,0 +1,315 @@
+"""Steps 1 to 7: who asks, with which token, which proof, and in which state everything behind the token is."""
+
+import json
+import secrets
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import time_machine
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from django.utils import timezone
+
+from agentauth.protocol.dpop import make_proof
+from agentauth.protocol.encoding import b64u_decode, b64u_encode
+from agentauth.protocol.keys import LocalSigner, PrivateKey
+from agentauth.protocol.token import sign_token
+from audit.models import Event
+from kms.models import Key
+from kms.services import disable_key
+from registry.models import Agent, BarredKey, Token
+from registry.services.agents import revoke_agent, suspend_agent
+from registry.services.grants import revoke_grant, suspend_grant
+from registry.services.people import suspend_human
+from registry.services.service_providers import revoke_service_provider
+from registry.services.tokens import revoke_token
+from verifier.tests.scene import LOOK, SYSTEM, Scene, refused, scene
+
+
+def other_key() -> LocalSigner:
+    return LocalSigner(PrivateKey.generate())
+
+
+def verdict(answer: dict[str, Any]) -> str:
+    return "valid" if answer["valid"] else f"{answer['error']}/{answer.get('reason')}"
+
+
+def claims_of(place: Scene, token: str) -> dict[str, Any]:
+    _ = token
+    return dict(Token.objects.filter(grant=place.grant).latest("issued_at").claims)
+
+
+def test_a_good_call_is_answered_in_full(place: Scene) -> None:
+    answer = place.ask(LOOK)
+    event = Event.objects.get(kind="verifier.decision.allowed")
+    assert answer.pop("expires_in") in range(890, 901)
+    assert answer == {
+        "valid": True,
+        "decision_id": str(event.pk),
+        "agent": {"id": str(place.agent.pk), "name": "Research Assistant", "model_origin": "models.example"},
+        "subject": claims_of(place, "")["sub"],
+        "grant_id": str(place.grant.pk),
+        "scope": "read:calendar",
+        "capability": {"type": "read", "resource": "calendar"},
+        "limits": {"rate_remaining": None, "budgets": [], "uses_remaining": None},
+    }
+    assert (event.agent_id, event.human_id, event.grant_id) == (
+        place.agent.pk,
+        place.human.pk,
+        place.grant.pk,
+    )
+    assert event.data["action"] == {"type": "read", "resource": "calendar/work"}
+
+
+def test_VB_1_without_good_credentials_nobody_is_told_anything(place: Scene) -> None:
+    body, revoked = place.body(LOOK), place.body(LOOK)
+    wrong = refused(place, body, status=401, secret="not-the-secret")
+    revoke_service_provider(service_provider=place.provider, actor=SYSTEM, now=timezone.now())
+    assert refused(place, revoked, status=401) == wrong
+    assert wrong["error"] == "invalid_client"
+    anonymous = place.client.post("/v1/verify", data=json.dumps(body), content_type="application/json")
+    assert anonymous.status_code == 401
+
+
+def test_an_agents_own_proof_is_no_way_in_here(place: Scene) -> None:
+    content = json.dumps(place.body(LOOK)).encode()
+    proof = make_proof(
+        place.signer,
+        method="POST",
+        url="http://localhost:8000/v1/verify",
+        iat=int(timezone.now().timestamp()),
+        jti="x",
+        body=content,
+    )
+    answer = place.client.post(
+        "/v1/verify", data=content, content_type="application/json", headers={"DPoP": proof}
+    )
+    assert answer.status_code == 401
+    assert answer.json()["error"] == "invalid_client"
+
+
+def test_VB_2_another_providers_token_looks_like_a_forged_one(place: Scene) -> None:
+    other = scene()
+    theirs = other.token()
+    forged = sign_token(
+        claims_of(place, place.token()), LocalSigner(PrivateKey.generate(), kid=Key.objects.get().kid)
+    )
+    answers = [
+        refused(place, place.body(LOOK, token=theirs)),
+        refused(place, place.body(LOOK, token=forged)),
+        refused(place, place.body(LOOK, token=sign_token(claims_of(place, ""), other_key()))),
+    ]
+    assert all(answer == answers[0] for answer in answers)
+    assert verdict(answers[0]) == "invalid_token/unknown"
+    # Before expiry is looked at.
+    with time_machine.travel(timezone.now() + timedelta(hours=1), tick=False):
+        assert refused(place, place.body(LOOK, token=theirs)) == answers[0]
+
+
+def test_VB_2_a_signed_token_without_a_row_is_unknown(place: Scene) -> None:
+    token = place.token()
+    Token.objects.filter(grant=place.grant).delete()
+    assert verdict(refused(place, place.body(LOOK, token=token))) == "invalid_token/unknown"
+
+
+def test_VB_3_a_token_id_is_no_credential(place: Scene) -> None:
+    place.token()
+    jti = Token.objects.get(grant=place.grant).jti
+    body = place.body(LOOK)
+    del body["token"]
+    assert refused(place, body, status=400)["error"] == "invalid_request"
+    assert refused(place, {**body, "jti": jti}, status=400)["error"] == "invalid_request"
+    assert verdict(refused(place, place.body(LOOK, token=jti))) == "invalid_token/malformed"
+
+
+@pytest.mark.parametrize("proof", [None, "", "x.y"])
+def test_VB_4_no_proof_is_never_allowed(place: Scene, proof: str | None) -> None:
+    assert verdict(refused(place, place.body(LOOK, proof=proof))) == "invalid_dpop_proof/malformed"
+
+
+def test_VB_4_an_omitted_proof_is_never_allowed(place: Scene) -> None:
+    body = place.body(LOOK)
+    del body["proof"]
+    assert verdict(refused(place, body)) == "invalid_dpop_proof/malformed"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"method": "GET"}, "method"),
+        ({"method": "post"}, "method"),
+        ({"url": "{audience}/v1/others"}, "url"),
+        ({"url": "{audience}x/v1/things"}, "url"),
+        ({"url": "https://elsewhere.example/v1/things"}, "url"),
+        ({"url": "{audience}/v1/../v1/things"}, "url"),
+        ({"url": "not a url"}, "url"),
+        ({"url": ""}, "url"),
+    ],
+)
+def test_VB_6_the_proof_must_name_the_very_call(place: Scene, change: dict[str, str], reason: str) -> None:
+    change = {name: value.format(audience=place.provider.audience) for name, value in change.items()}
+    assert verdict(refused(place, place.body(LOOK) | change)) == f"invalid_dpop_proof/{reason}"
+
+
+def test_VB_6_a_proof_for_a_url_outside_the_audience_is_refused_even_if_it_names_it(place: Scene) -> None:
+    token, url = place.token(), "https://elsewhere.example/v1/things"
+    body = place.body(LOOK, token=token, url=url, proof=place.proof(token, url=url))
+    assert verdict(refused(place, body)) == "invalid_dpop_proof/url"
+
+
+def other_tokens_proof(place: Scene, token: str) -> str:
+    return place.proof(place.token())
+
+
+def token_as_proof(place: Scene, token: str) -> str:
+    return token
+
+
+def flipped(proof: str) -> str:
+    head, payload, signature = proof.split(".")
+    return f"{head}.{payload}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}"
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda place, token: place.proof(token, iat=int(timezone.now().timestamp()) - 61), "iat"),
+        (lambda place, token: place.proof(token, iat=int(timezone.now().timestamp()) + 62), "iat"),
+        (other_tokens_proof, "ath"),
+        (lambda place, token: flipped(place.proof(token)), "signature"),
+        (token_as_proof, "malformed"),
+    ],
+)
+def test_every_fault_of_a_proof_has_its_reason(
+    place: Scene, make: Callable[[Scene, str], str], expected: str
+) -> None:
+    token = place.token()
+    body = place.body(LOOK, token=token, proof=make(place, token))
+    assert verdict(refused(place, body)) == f"invalid_dpop_proof/{expected}"
+    # The denial stands in the feed of the agent and its human, since the token was good.
+    assert place.denial is not None
+    assert (place.denial.agent_id, place.denial.human_id) == (place.agent.pk, place.human.pk)
+
+
+def test_anothers_key_is_a_fault_of_binding_and_spends_nothing(place: Scene) -> None:
+    token, jti = place.token(), secrets.token_urlsafe()
+    thief = place.body(LOOK, token=token, proof=place.proof(token, jti=jti, signer=other_key()))
+    assert verdict(refused(place, thief)) == "invalid_token/binding"
+    assert verdict(refused(place, thief)) == "invalid_token/binding"
+    assert place.ask(LOOK, token=token, proof=place.proof(token, jti=jti))["valid"]
+
+
+def test_a_proof_passes_once(place: Scene) -> None:
+    body = place.body(LOOK)
+    assert place.post(body).json()["valid"]  # type: ignore[attr-defined]
+    assert verdict(refused(place, body)) == "invalid_dpop_proof/replayed"
+    # The same jti freshly signed is the same proof.
+    token, jti = place.token(), secrets.token_urlsafe()
+    assert place.ask(token=token, proof=place.proof(token, jti=jti))["valid"]
+    again = place.body(
+        LOOK, token=token, proof=place.proof(token, jti=jti, iat=int(timezone.now().timestamp()) - 1)
+    )
+    assert verdict(refused(place, again)) == "invalid_dpop_proof/replayed"
+
+
+@pytest.mark.parametrize("action", [LOOK, {"type": "write", "resource": "calendar"}, None])
+def test_a_proof_is_spent_whatever_follows(place: Scene, action: dict[str, Any] | None) -> None:
+    if action == LOOK:
+        suspend_agent(agent=place.agent, actor=SYSTEM, now=timezone.now())
+        Agent.objects.filter(pk=place.agent.pk).update(status=Agent.Status.ACTIVE)
+    body = place.body(action)
+    place.post(body)
+    assert verdict(refused(place, body)) == "invalid_dpop_proof/replayed"
+
+
+def test_a_dry_run_does_not_spend_and_does_see_what_was_spent(place: Scene) -> None:
+    body = place.body(LOOK)
+    dry = body | {"dry_run": True}
+    for _ in range(2):
+        assert place.post(dry).json()["valid"]  # type: ignore[attr-defined]
+    assert place.post(body).json()["valid"]  # type: ignore[attr-defined]
+    assert verdict(refused(place, dry)) == "invalid_dpop_proof/replayed"
+
+
+def test_a_private_key_in_a_proof_bars_it_for_ever(place: Scene) -> None:
+    private = load_pem_private_key(place.pem.encode(), None)
+    assert isinstance(private, Ed25519PrivateKey)
+    token = place.token()
+    head, payload, _ = place.proof(token).split(".")
+    header = json.loads(b64u_decode(head))
+    header["jwk"]["d"] = b64u_encode(private.private_bytes_raw())
+    signing_input = f"{b64u_encode(json.dumps(header).encode())}.{payload}"
+    leaky = f"{signing_input}.{b64u_encode(private.sign(signing_input.encode()))}"
+    answer = place.post(place.body(LOOK, token=token, proof=leaky))
+    assert verdict(json.loads(answer.content)) == "invalid_dpop_proof/malformed"
+    assert BarredKey.objects.filter(jkt=place.agent.jkt).exists()
+    assert refused(place, place.body(LOOK, token=token))["error"] == "invalid_token"
+
+
+@pytest.mark.parametrize(
+    ("act", "reason"),
+    [
+        (
+            lambda p: revoke_token(
+                jti=Token.objects.get(grant=p.grant).jti, actor=SYSTEM, now=timezone.now()
+            ),
+            "revoked",
+        ),
+        (lambda p: Agent.objects.filter(pk=p.agent.pk).update(jkt="A" * 43), "revoked"),
+        (lambda p: suspend_grant(grant=p.grant, actor=SYSTEM, now=timezone.now()), "grant_inactive"),
+        (lambda p: revoke_grant(grant=p.grant, actor=SYSTEM, now=timezone.now()), "grant_inactive"),
+        (lambda p: type(p.grant).objects.filter(pk=p.grant.pk).update(version=2), "grant_inactive"),
+        (
+            lambda p: type(p.grant).objects.filter(pk=p.grant.pk).update(valid_until=timezone.now()),
+            "grant_inactive",
+        ),
+        (lambda p: suspend_agent(agent=p.agent, actor=SYSTEM, now=timezone.now()), "agent_inactive"),
+        (lambda p: Agent.objects.filter(pk=p.agent.pk).update(expires_at=timezone.now()), "agent_inactive"),
+        (lambda p: suspend_human(human=p.human, actor=SYSTEM, now=timezone.now()), "human_inactive"),
+    ],
+)
+def test_VB_12_what_is_revoked_is_refused_at_once(
+    place: Scene, act: Callable[[Scene], object], reason: str
+) -> None:
+    token = place.token()
+    assert place.ask(LOOK, token=token)["valid"]
+    act(place)
+    answer = refused(place, place.body(LOOK, token=token))
+    assert verdict(answer) == f"invalid_token/{reason}"
+    # Also for a dry run, and where nothing is asked but whether the token is good.
+    assert verdict(refused(place, place.body(token=token, dry_run=True))) == f"invalid_token/{reason}"
+
+
+def test_VB_12_a_revoked_agents_tokens_are_refused(place: Scene) -> None:
+    token = place.token()
+    revoke_agent(agent=place.agent, actor=SYSTEM, now=timezone.now())
+    assert refused(place, place.body(LOOK, token=token))["error"] == "invalid_token"
+
+
+def test_VB_12_a_disabled_keys_tokens_are_unknown(place: Scene) -> None:
+    token = place.token()
+    disable_key(kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now())
+    assert verdict(refused(place, place.body(LOOK, token=token))) == "invalid_token/unknown"
+
+
+def test_a_token_ends_to_the_second_and_begins_with_little_leeway(place: Scene) -> None:
+    token, start = place.token(), timezone.now()
+    for seconds, expected in [
+        (898, "valid"),
+        (901, "invalid_token/expired"),
+        (-9, "valid"),
+        (-13, "invalid_token/not_yet_valid"),
+    ]:
+        with time_machine.travel(start + timedelta(seconds=seconds), tick=False):
+            body = place.body(LOOK, token=token)
+            answer = place.post(body).json() if expected == "valid" else refused(place, body)  # type: ignore[attr-defined]
+            assert verdict(answer) == expected, seconds
+
+
+def test_another_kind_of_jws_is_no_token(place: Scene) -> None:
+    token = place.token()
+    assert verdict(refused(place, place.body(LOOK, token=place.proof(token)))).startswith("invalid_token/")
+    assert verdict(refused(place, place.body(LOOK, token=""))) == "invalid_token/malformed"
+    assert verdict(refused(place, place.body(LOOK, token="a" * 9000))) == "invalid_token/malformed"
