@@ -1,0 +1,141 @@
+"""Many at once: the limits and the one-winner rules hold under concurrency, on SQLite and on PostgreSQL."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from agentauth.protocol.errors import AgentAuthError
+from audit.models import Event
+from registry.models import Agent, Grant, Human, IdempotencyRecord, ServiceProvider, Token
+from registry.services.enrolment import create_enrolment_code
+from registry.services.grants import deny_grant
+from registry.tests.cast import TESTER, AgentClient, approve, approved, enrolled, pending
+
+pytestmark = pytest.mark.django_db(transaction=True)
+MANY = 50
+
+
+def at_once(acts: list[Callable[[], Any]]) -> list[Any]:
+    """Run all acts in threads that start together; each thread has its own database connection."""
+    start, results = threading.Barrier(len(acts)), [None] * len(acts)
+
+    def run(index: int, act: Callable[[], Any]) -> None:
+        try:
+            start.wait()
+            results[index] = act()
+        except AgentAuthError as error:
+            results[index] = error.code  # type: ignore[call-overload]
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run, args=pair) for pair in enumerate(acts)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def calendar(number: int) -> dict[str, Any]:
+    return {"type": "read", "resource": f"calendar/{number}"}
+
+
+def test_OG_11_fifty_identical_requests_are_one_row_and_fifty_equal_answers(
+    agent: AgentClient, service_provider: ServiceProvider
+) -> None:
+    answers = at_once([lambda: agent.ask(service_provider)] * MANY)
+    assert Counter(answer.status_code for answer in answers) == {201: 1, 200: MANY - 1}
+    assert len({answer.content for answer in answers}) == 1
+    assert Grant.objects.count() == 1
+    assert Event.objects.filter(kind="registry.grant.requested").count() == 1
+
+
+def test_AP_30_of_fifty_different_requests_exactly_five_are_made(
+    agent: AgentClient, service_provider: ServiceProvider
+) -> None:
+    acts = [lambda n=n: agent.ask(service_provider, capabilities=[calendar(n)]) for n in range(MANY)]
+    statuses = Counter(answer.status_code for answer in at_once(acts))
+    assert statuses == {201: 5, 429: MANY - 5}
+    assert Grant.objects.count() == 5
+
+
+def test_AP_29_the_humans_limit_holds_for_agents_that_ask_in_parallel(
+    alice: Human, service_provider: ServiceProvider, now: datetime
+) -> None:
+    agents = [enrolled(alice, now=now) for _ in range(6)]
+    acts = [
+        lambda c=client, n=number: c.ask(service_provider, capabilities=[calendar(n)])
+        for client in agents
+        for number in range(5)
+    ]
+    statuses = Counter(answer.status_code for answer in at_once(acts))
+    assert statuses == {201: 20, 429: 10}
+
+
+def test_one_key_registered_twenty_times_at_once_is_one_agent() -> None:
+    client = AgentClient()
+    manifest = client.manifest()
+    answers = at_once([lambda: client.register(manifest=manifest)] * 20)
+    assert Counter(answer.status_code for answer in answers) == {201: 1, 200: 19}
+    assert len({answer.json()["claim_url"] for answer in answers}) == 1
+    assert Agent.objects.count() == 1
+
+
+def test_DJ_24_a_code_used_twice_at_once_enrols_one_agent(alice: Human, now: datetime) -> None:
+    _, code = create_enrolment_code(human=alice, actor=TESTER, now=now)
+    clients = [AgentClient() for _ in range(10)]
+    answers = at_once([lambda c=client: c.register(code) for client in clients])
+    assert Counter(answer.status_code for answer in answers) == {201: 1, 400: 9}
+    assert Agent.objects.count() == 1
+
+
+def test_one_idempotency_key_used_twenty_times_at_once_acts_once(
+    agent: AgentClient, service_provider: ServiceProvider
+) -> None:
+    answers = at_once([lambda: agent.ask(service_provider, key="same")] * 20)
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.content for answer in answers}) == 1
+    assert IdempotencyRecord.objects.count() == 1
+
+
+@pytest.mark.usefixtures("token_key")
+def test_one_token_call_repeated_at_once_is_one_token(
+    agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    grant = approved(agent, service_provider, now=now)
+    body = {"grant_id": str(grant.id)}
+    answers = at_once([lambda: agent.call("POST", "/v1/tokens", body, key="same")] * 10)
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.json()["access_token"].split(".")[1] for answer in answers}) == 1
+    assert Token.objects.count() == 1
+
+
+def test_DN_7_one_proof_used_fifty_times_at_once_passes_once(agent: AgentClient) -> None:
+    proof = agent.proof("GET", "/v1/agents/me")
+    answers = at_once([lambda: agent.call("GET", "/v1/agents/me", proof=proof)] * MANY)
+    assert Counter(answer.status_code for answer in answers) == {200: 1, 401: MANY - 1}
+
+
+def test_AP_7_of_many_decisions_at_once_one_counts(
+    agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime
+) -> None:
+    grant = pending(agent, service_provider, now=now)
+
+    def fresh() -> Grant:
+        return Grant.objects.select_related("agent__human", "service_provider").get(pk=grant.pk)
+
+    seen = [fresh() for _ in range(20)]
+    acts: list[Callable[[], Any]] = [lambda g=g: approve(g, alice, now=now) for g in seen[:10]]
+    acts += [
+        lambda g=g: deny_grant(grant=g, human=alice, reason="", actor=TESTER, now=now) for g in seen[10:]
+    ]
+    results = at_once(acts)
+    assert results.count("grant_changed") == 19
+    decided = Event.objects.filter(kind__in=["registry.grant.approved", "registry.grant.denied"])
+    assert decided.count() == 1
+    assert fresh().status in decided.get().kind
