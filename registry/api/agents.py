@@ -101,7 +101,8 @@ def render_registration(answer: Answer) -> dict[str, Any]:
     if number is not None:
         agent_id = uuid.UUID(body["agent_id"])
         body |= {"claim_url": claim_url(agent_id, number), "claim_code": claim_code(agent_id, number)}
-    return body
+    # Sorted: a stored answer comes back from the database with its members in another order.
+    return dict(sorted(body.items()))
 
 
 def render_agent(agent: Agent, now: datetime) -> dict[str, Any]:

@@ -32,7 +32,8 @@ def render_request(answer: Answer) -> dict[str, Any]:
     number, agent_id = body.pop("claim_number", None), body.pop("agent_id", None)
     grant_id = body["grant_id"]
     body["approval_url"] = _approval_url(grant_id, uuid.UUID(agent_id) if agent_id else None, number)
-    return body
+    # Sorted: a stored answer comes back from the database with its members in another order.
+    return dict(sorted(body.items()))
 
 
 def render_grant(grant: Grant, now: datetime) -> dict[str, Any]:
