@@ -163,6 +163,10 @@ def approved(client: AgentClient, service_provider: ServiceProvider, *, now: dat
     return approve(grant, human, now=now)
 
 
+def issue(client: AgentClient, grant: Grant, **options: Any) -> Any:
+    return client.call("POST", "/v1/tokens", {"grant_id": str(grant.id)}, **options)
+
+
 def claim(client: AgentClient, human: Human, *, now: datetime) -> None:
     claim_agent(agent=client.agent(), human=human, actor=TESTER, now=now)
 

@@ -2,8 +2,9 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 MANY = 50
 
 
-def at_once(acts: list[Callable[[], Any]]) -> list[Any]:
+def at_once(acts: Sequence[Callable[[], Any]]) -> list[Any]:
     """Run all acts in threads that start together; each thread has its own database connection."""
     start, results = threading.Barrier(len(acts)), [None] * len(acts)
 
@@ -58,7 +59,7 @@ def test_OG_11_fifty_identical_requests_are_one_row_and_fifty_equal_answers(
 def test_AP_30_of_fifty_different_requests_exactly_five_are_made(
     agent: AgentClient, service_provider: ServiceProvider
 ) -> None:
-    acts = [lambda n=n: agent.ask(service_provider, capabilities=[calendar(n)]) for n in range(MANY)]
+    acts = [partial(agent.ask, service_provider, capabilities=[calendar(n)]) for n in range(MANY)]
     statuses = Counter(answer.status_code for answer in at_once(acts))
     assert statuses == {201: 5, 429: MANY - 5}
     assert Grant.objects.count() == 5
@@ -69,7 +70,7 @@ def test_AP_29_the_humans_limit_holds_for_agents_that_ask_in_parallel(
 ) -> None:
     agents = [enrolled(alice, now=now) for _ in range(6)]
     acts = [
-        lambda c=client, n=number: c.ask(service_provider, capabilities=[calendar(n)])
+        partial(client.ask, service_provider, capabilities=[calendar(number)])
         for client in agents
         for number in range(5)
     ]
@@ -89,7 +90,7 @@ def test_one_key_registered_twenty_times_at_once_is_one_agent() -> None:
 def test_DJ_24_a_code_used_twice_at_once_enrols_one_agent(alice: Human, now: datetime) -> None:
     _, code = create_enrolment_code(human=alice, actor=TESTER, now=now)
     clients = [AgentClient() for _ in range(10)]
-    answers = at_once([lambda c=client: c.register(code) for client in clients])
+    answers = at_once([partial(client.register, code) for client in clients])
     assert Counter(answer.status_code for answer in answers) == {201: 1, 400: 9}
     assert Agent.objects.count() == 1
 
@@ -130,10 +131,8 @@ def test_AP_7_of_many_decisions_at_once_one_counts(
         return Grant.objects.select_related("agent__human", "service_provider").get(pk=grant.pk)
 
     seen = [fresh() for _ in range(20)]
-    acts: list[Callable[[], Any]] = [lambda g=g: approve(g, alice, now=now) for g in seen[:10]]
-    acts += [
-        lambda g=g: deny_grant(grant=g, human=alice, reason="", actor=TESTER, now=now) for g in seen[10:]
-    ]
+    acts: list[Callable[[], Any]] = [partial(approve, g, alice, now=now) for g in seen[:10]]
+    acts += [partial(deny_grant, grant=g, human=alice, reason="", actor=TESTER, now=now) for g in seen[10:]]
     results = at_once(acts)
     assert results.count("grant_changed") == 19
     decided = Event.objects.filter(kind__in=["registry.grant.approved", "registry.grant.denied"])

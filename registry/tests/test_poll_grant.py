@@ -67,7 +67,7 @@ def test_waiting_ends_with_the_decision(
     def decide(_seconds: float) -> None:
         deny_grant(grant=grant, human=alice, reason="", actor=TESTER, now=now)
 
-    monkeypatch.setattr(api.time, "sleep", decide)
+    monkeypatch.setattr("registry.api.grants.time.sleep", decide)
     body = agent.call("GET", f"/v1/grants/{grant.id}", query="?wait=30").json()
     assert body["status"] == "denied"
 

@@ -47,11 +47,8 @@ def test_a_state_that_may_not_follow_is_refused_by_the_database(
 ) -> None:
     never_approved = old in {"denied", "withdrawn"}
     make = pending if never_approved else approved
-    row: Any = {
-        Agent: agent.agent,
-        Grant: lambda: make(agent, service_provider, now=now),
-        ServiceProvider: lambda: service_provider,
-    }[model]()
+    rows: dict[type[Model], Any] = {Agent: agent.agent(), ServiceProvider: service_provider}
+    row = rows[model] if model in rows else make(agent, service_provider, now=now)
     for step in ROADS[old]:
         model._default_manager.filter(pk=row.pk).update(status=step)
     with pytest.raises(IntegrityError), transaction.atomic():

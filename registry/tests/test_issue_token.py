@@ -1,48 +1,39 @@
-"""POST /v1/tokens and /v1/revoke, and what a token may do while things change around it."""
+"""POST /v1/tokens: what a token says, who gets one, and what a repeated call gets."""
 
 import json
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from django.conf import settings
-from django.db import transaction
-from django.test import Client
 
-from agentauth.protocol.errors import InvalidTokenError, TemporarilyUnavailableError
+from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.token import verify_access_token
 from audit.models import Event
 from kms.services import verification_keys
 from registry.models import Agent, Grant, Human, IdempotencyRecord, ServiceProvider, Token
-from registry.services.agents import resume_agent, revoke_agent, suspend_agent
-from registry.services.grants import deny_grant, resume_grant, revoke_grant, suspend_grant, withdraw_grant
-from registry.services.people import resume_human, suspend_human
+from registry.services.agents import suspend_agent
+from registry.services.grants import deny_grant, revoke_grant, suspend_grant, withdraw_grant
+from registry.services.people import suspend_human
 from registry.services.service_providers import (
     create_service_provider,
     resume_service_provider,
-    revoke_service_provider,
     suspend_service_provider,
 )
-from registry.services.state import token_state
 from registry.tests.cast import (
     PAY,
     READ_CALENDAR,
     TESTER,
     AgentClient,
     approved,
-    basic,
     enrolled,
+    issue,
     pending,
     refused,
 )
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("token_key")]
 Provider = tuple[ServiceProvider, str]
-
-
-def issue(client: AgentClient, grant: Grant, **options: Any) -> Any:
-    return client.call("POST", "/v1/tokens", {"grant_id": str(grant.id)}, **options)
 
 
 def claims_of(token: str, audience: str, now: datetime) -> dict[str, Any]:
@@ -253,187 +244,3 @@ def test_OG_12_each_call_is_a_new_token(
     grant = approved(agent, service_provider, now=now)
     assert issue(agent, grant).json()["access_token"] != issue(agent, grant).json()["access_token"]
     assert Event.objects.filter(kind="registry.token.issued").count() == 2
-
-
-# -- state, read at use ------------------------------------------------------------------------------------------
-
-
-def issued(client: AgentClient, service_provider: ServiceProvider, now: datetime) -> tuple[Grant, str]:
-    grant = approved(client, service_provider, now=now)
-    issue(client, grant)
-    return grant, Token.objects.latest("id").jti
-
-
-def test_RV_2_each_level_refuses_every_dependent_token(
-    agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime
-) -> None:
-    grant, jti = issued(agent, service_provider, now)
-
-    def reason() -> str | None:
-        return token_state(jti).refusal(now)
-
-    assert reason() is None
-    steps: list[tuple[Callable[..., None], dict[str, Any], str | None]] = [
-        (suspend_human, {"human": alice}, "human_inactive"),
-        (resume_human, {"human": alice}, None),
-        (suspend_agent, {"agent": agent.agent()}, "agent_inactive"),
-        (resume_agent, {"agent": agent.agent()}, None),
-        (suspend_service_provider, {"service_provider": service_provider}, "grant_inactive"),
-        (resume_service_provider, {"service_provider": service_provider}, None),
-        (suspend_grant, {"grant": grant}, "grant_inactive"),
-        # The version rose: a token from before stays refused.
-        (resume_grant, {"grant": grant}, "grant_inactive"),
-    ]
-    for act, arguments, expected in steps:
-        act(**arguments, actor=TESTER, now=now)
-        assert reason() == expected, act.__name__
-    _, jti = issued(agent, create_another(now), now)
-    assert reason() is None
-    revoke_agent(agent=agent.agent(), actor=TESTER, now=now)
-    assert reason() == "agent_inactive"
-
-
-def create_another(now: datetime) -> ServiceProvider:
-    return create_service_provider(
-        name="Another", audience="https://another.example", allowed=["read:calendar"], actor=TESTER, now=now
-    )[0]
-
-
-def test_a_revoked_service_provider_and_grant_refuse_for_good(
-    agent: AgentClient, service_provider: ServiceProvider, now: datetime
-) -> None:
-    grant, jti = issued(agent, service_provider, now)
-    revoke_service_provider(service_provider=service_provider, actor=TESTER, now=now)
-    assert token_state(jti).refusal(now) == "grant_inactive"
-    revoke_grant(grant=grant, actor=TESTER, now=now)
-    assert token_state(jti).refusal(now) == "grant_inactive"
-
-
-def test_the_end_of_grant_and_manifest_count_from_their_second(
-    agent: AgentClient, service_provider: ServiceProvider, now: datetime
-) -> None:
-    grant, jti = issued(agent, service_provider, now)
-    assert grant.valid_until is not None
-    assert token_state(jti).refusal(grant.valid_until) == "grant_inactive"
-    Agent.objects.update(expires_at=now + timedelta(seconds=1))
-    assert token_state(jti).refusal(now) is None
-    assert token_state(jti).refusal(now + timedelta(seconds=1)) == "agent_inactive"
-
-
-def test_a_token_bound_to_a_former_key_is_revoked(
-    agent: AgentClient, service_provider: ServiceProvider, now: datetime
-) -> None:
-    _, jti = issued(agent, service_provider, now)
-    Agent.objects.update(jkt="x" * 43)
-    assert token_state(jti).refusal(now) == "revoked"
-
-
-def test_an_unknown_token_is_unknown(db: None) -> None:
-    with pytest.raises(InvalidTokenError) as caught:
-        token_state("never issued")
-    assert caught.value.reason == "unknown"
-
-
-def test_state_is_one_query(
-    agent: AgentClient, service_provider: ServiceProvider, now: datetime, django_assert_num_queries: Any
-) -> None:
-    _, jti = issued(agent, service_provider, now)
-    with django_assert_num_queries(1):
-        token_state(jti).refusal(now)
-
-
-# -- revocation --------------------------------------------------------------------------------------------------
-
-
-def revoke(client: AgentClient, token: str) -> Any:
-    body = f"token={token}&token_type_hint=access_token".encode()
-    return client.client.generic(
-        "POST",
-        "/v1/revoke",
-        body,
-        content_type="application/x-www-form-urlencoded",
-        headers={"DPoP": client.proof("POST", "/v1/revoke", body)},
-    )
-
-
-def revoke_as(provider: Provider, token: str, **more: str) -> Any:
-    return Client().post(
-        "/v1/revoke",
-        f"token={token}",
-        content_type="application/x-www-form-urlencoded",
-        headers=basic(*provider) | more,
-    )
-
-
-def test_an_agent_revokes_its_own_token(
-    agent: AgentClient, service_provider: ServiceProvider, now: datetime
-) -> None:
-    token = issue(agent, approved(agent, service_provider, now=now)).json()["access_token"]
-    for _ in range(2):
-        response = revoke(agent, token)
-        assert (response.status_code, response.content) == (200, b"")
-    assert token_state(Token.objects.get().jti).refusal(now) == "revoked"
-    assert Event.objects.filter(kind="registry.token.revoked").count() == 1
-
-
-def test_a_service_provider_revokes_a_token_of_its_audience(
-    agent: AgentClient, provider_and_secret: Provider, now: datetime
-) -> None:
-    token = issue(agent, approved(agent, provider_and_secret[0], now=now)).json()["access_token"]
-    assert revoke_as(provider_and_secret, token).status_code == 200
-    event = Event.objects.get(kind="registry.token.revoked")
-    assert (event.actor_kind, event.actor_id) == ("service_provider", str(provider_and_secret[0].pk))
-
-
-def test_OA_24_RV_8_unknown_and_anothers_tokens_change_nothing_and_look_the_same(
-    agent: AgentClient, bob: Human, service_provider: ServiceProvider, now: datetime
-) -> None:
-    token = issue(agent, approved(agent, service_provider, now=now)).json()["access_token"]
-    stranger = create_service_provider(
-        name="Stranger", audience="https://stranger.example", actor=TESTER, now=now
-    )
-    bobs, jti = enrolled(bob, now=now), Token.objects.get().jti
-    forged = token[:-4] + "AAAA"
-    answers = [revoke(bobs, token), revoke_as(stranger, token), revoke(agent, "x"), revoke(agent, jti)]
-    answers.append(revoke(agent, forged))
-    assert [(answer.status_code, answer.content) for answer in answers] == [(200, b"")] * 5
-    assert token_state(jti).refusal(now) is None
-
-
-def test_revocation_needs_a_caller_and_one_token(agent: AgentClient, provider_and_secret: Provider) -> None:
-    form = "application/x-www-form-urlencoded"
-    refused(Client().post("/v1/revoke", "token=x", content_type=form), 401, "invalid_client")
-    wrong = (provider_and_secret[0], "wrong")
-    response = revoke_as(wrong, "x")
-    refused(response, 401, "invalid_client")
-    assert response["WWW-Authenticate"].startswith("Basic")
-    refused(revoke_as(provider_and_secret, "x&token=y"), 400, "invalid_request")
-    refused(revoke_as(provider_and_secret, ""), 400, "invalid_request")
-    proof = agent.proof("POST", "/v1/revoke", b"token=x")
-    refused(revoke_as(provider_and_secret, "x", DPoP=proof), 400, "invalid_request")
-
-
-def test_a_suspended_agent_may_still_revoke_its_token(
-    agent: AgentClient, service_provider: ServiceProvider, now: datetime
-) -> None:
-    token = issue(agent, approved(agent, service_provider, now=now)).json()["access_token"]
-    suspend_agent(agent=agent.agent(), actor=TESTER, now=now)
-    assert revoke(agent, token).status_code == 200
-    assert Token.objects.get().revoked_at is not None
-
-
-def test_RV_11_an_event_that_cannot_be_written_stops_the_revocation(
-    agent: AgentClient, service_provider: ServiceProvider, now: datetime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from django.db import OperationalError
-
-    token = issue(agent, approved(agent, service_provider, now=now)).json()["access_token"]
-
-    def fails(**_kwargs: Any) -> None:
-        assert transaction.get_connection().in_atomic_block
-        raise OperationalError("disk full")
-
-    monkeypatch.setattr("registry.services.tokens.record", fails)
-    answer = refused(revoke(agent, token), 503, "temporarily_unavailable")
-    assert "disk" not in json.dumps(answer)
-    assert Token.objects.get().revoked_at is None
