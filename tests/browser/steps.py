@@ -1,0 +1,87 @@
+"""What a person does on the pages, step by step, by role and accessible name as a person finds things."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from playwright.sync_api import Page, expect
+
+from tests.live import ROOT, LiveRegistry
+
+
+def become_admin(
+    page: Page, registry: LiveRegistry, *, name: str = "Alice Martin", email: str = "alice@example.org"
+) -> None:
+    """Open the one-time link and make the first admin's passkey; ends signed in."""
+    page.goto(registry.manage("setup_link")["url"])
+    page.get_by_role("textbox", name="Your name").fill(name)
+    page.get_by_role("textbox", name="E-mail").fill(email)
+    page.get_by_role("button", name="Create passkey").click()
+    expect(page.get_by_role("link", name="Approvals")).to_be_visible()
+
+
+def be_invited(page: Page, registry: LiveRegistry, *, name: str, email: str) -> None:
+    """Open an invitation and make a passkey; ends signed in."""
+    page.goto(registry.manage("setup_link", "--email", email)["url"])
+    page.get_by_role("textbox", name="Your name").fill(name)
+    page.get_by_role("button", name="Create passkey").click()
+    expect(page.get_by_role("link", name="Approvals")).to_be_visible()
+
+
+def sign_in(page: Page, registry: LiveRegistry) -> None:
+    page.goto(registry.url + "/sign-in/")
+    page.get_by_role("button", name="Sign in with passkey").click()
+    expect(page.get_by_role("link", name="Approvals")).to_be_visible()
+
+
+def sign_out(page: Page) -> None:
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("button", name="I'm here")).to_have_count(0)
+
+
+def claim(page: Page, url: str, code: str) -> None:
+    page.goto(url)
+    page.get_by_role("textbox", name="Claim code").fill(code)
+    page.get_by_role("button", name="Claim agent").click()
+
+
+def approve(page: Page, *, second_step: bool = True) -> None:
+    page.get_by_role("button", name="Approve with passkey").click()
+    if second_step:
+        page.get_by_role("dialog").get_by_role("button", name="Continue").click()
+    expect(page.get_by_role("status")).to_contain_text("Approved")
+
+
+class Agent:
+    """An agent in a process of its own: each call runs the SDK's client once, with its key in a file."""
+
+    def __init__(self, registry: LiveRegistry, name: str = "Research Assistant") -> None:
+        self.registry, self.name = registry, name
+        self.key_file = registry.directory / f"agent-{os.urandom(4).hex()}.json"
+
+    def request(
+        self, service_provider: str, capabilities: list[Any], envelope: Any = None, reason: str = ""
+    ) -> dict[str, Any]:
+        """Ask for a grant; ids, links and claim code."""
+        return self.run("request", service_provider, capabilities, envelope, reason)
+
+    def status(self, grant_id: str) -> dict[str, Any]:
+        return self.run("status", grant_id)
+
+    def run(self, *arguments: Any) -> dict[str, Any]:
+        command = [
+            sys.executable,
+            "-m",
+            "tests.browser.agent",
+            self.registry.url,
+            str(self.key_file),
+            self.name,
+        ]
+        done = subprocess.run(
+            [*command, json.dumps(arguments)], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer

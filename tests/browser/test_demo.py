@@ -1,0 +1,86 @@
+"""`make demo` as a person lives it: real Chromium, a passkey, the demo agent in its terminal."""
+
+import queue
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser import steps
+from tests.live import ROOT, LiveRegistry
+
+pytestmark = [pytest.mark.browser, pytest.mark.flow]
+SECONDS = 60
+
+
+class Terminal:
+    """The demo's process; reads its lines as they come."""
+
+    def __init__(self, registry: LiveRegistry) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "examples.demo"],
+            cwd=ROOT, env=registry.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        self.lines: queue.Queue[str] = queue.Queue()
+        self.seen: list[str] = []
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.put(line)
+
+    def wait_for(self, pattern: str) -> str:
+        """The first group of the next line that matches."""
+        while True:
+            try:
+                line = self.lines.get(timeout=SECONDS)
+            except queue.Empty:
+                raise AssertionError("no such line: " + pattern + "\n" + "".join(self.seen)) from None
+            self.seen.append(line)
+            if match := re.search(pattern, line):
+                return match[1] if match.groups() else match[0]
+
+
+@pytest.fixture
+def terminal(sqlite_registry: LiveRegistry) -> Iterator[Terminal]:
+    terminal = Terminal(sqlite_registry)
+    yield terminal
+    terminal.process.kill()
+    terminal.process.wait()
+
+
+def test_the_demo_from_end_to_end(page: Page, sqlite_registry: LiveRegistry, terminal: Terminal) -> None:
+    steps.become_admin(page, sqlite_registry)
+    link = terminal.wait_for(r"Approve here: (\S+)")
+    code = terminal.wait_for(r"Claim code: (\S+)")
+    steps.claim(page, link, code)
+    expect(page.get_by_role("heading", name=re.compile("Research Assistant"))).to_be_visible()
+    steps.approve(page)
+
+    terminal.wait_for(r"✓ read calendar/work")
+    terminal.wait_for(r"✗ send the very same request again.*replayed")
+    terminal.wait_for(r"✗ read files/reports.*no_capability")
+    terminal.wait_for(r"✓ pay 20.00 EUR")
+    terminal.wait_for(r"✗ pay 80.00 EUR.*confirm_above")
+
+    page.goto(terminal.wait_for(r"Confirm here: (\S+)"))
+    expect(page.get_by_text("80.00").first).to_be_visible()
+    page.get_by_role("button", name="Confirm with passkey").click()
+    expect(page.get_by_role("status")).to_contain_text("Confirmed")
+    terminal.wait_for(r"✓ pay 80.00 EUR to ACME, confirmed")
+    terminal.wait_for(r"✗ pay the same 80.00 EUR once more.*already_processed")
+    terminal.wait_for(r"✗ pay 30.00 EUR.*budget")
+
+    page.goto(terminal.wait_for(r"Revoke here: (\S+)"))
+    page.get_by_role("button", name="Revoke grant").click()
+    expect(page.get_by_role("status")).to_contain_text("Revoked")
+    terminal.wait_for(r"✗ read calendar/work after that.*invalid_token")
+    terminal.wait_for(r"Every answer was the one the grant calls for")
+    assert terminal.process.wait(SECONDS) == 0
+    sqlite_registry.manage("seal_audit")
+    assert sqlite_registry.manage("verify_audit")["ok"]

@@ -1,0 +1,193 @@
+"""What people do on the pages, and what the pages refuse, in a real browser."""
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser import steps
+from tests.browser.conftest import add_authenticator
+from tests.live import LiveRegistry
+
+pytestmark = [pytest.mark.browser, pytest.mark.flow]
+READ = {"type": "read", "resource": "calendar"}
+SCRAP = {"type": "delete", "resource": "files/scratch"}
+PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "100.00", "currency": "EUR"}}
+
+
+@pytest.fixture(scope="module")
+def alice(chromium: Browser, sqlite_registry: LiveRegistry) -> Iterator[Page]:
+    """Alice's browser: she is the first admin and signed in."""
+    sqlite_registry.manage("load_demo")
+    context = chromium.new_context(locale="en-GB", timezone_id="Europe/Berlin")
+    context.set_default_timeout(10_000)
+    page = context.new_page()
+    add_authenticator(page)
+    steps.become_admin(page, sqlite_registry)
+    yield page
+    context.close()
+
+
+@pytest.fixture
+def agent(alice: Page, sqlite_registry: LiveRegistry) -> steps.Agent:
+    return steps.Agent(sqlite_registry)
+
+
+def open_request(
+    page: Page, agent: steps.Agent, capabilities: list[object], **more: object
+) -> dict[str, object]:
+    """The agent asks, Alice claims it and sees the approval page."""
+    asked = agent.request("demo-service", capabilities, **more)  # type: ignore[arg-type]
+    steps.claim(page, str(asked["approval_url"]), str(asked["claim_code"]))
+    expect(page.get_by_role("button", name="Approve with passkey")).to_be_visible()
+    return asked
+
+
+def test_sign_out_and_in_again(alice: Page, sqlite_registry: LiveRegistry) -> None:
+    steps.sign_out(alice)
+    alice.goto(sqlite_registry.url + "/agents/")
+    expect(alice.get_by_role("button", name="Sign in with passkey")).to_be_visible()
+    alice.get_by_role("button", name="Sign in with passkey").click()
+    expect(alice).to_have_url(re.compile("/agents/"))
+
+
+def test_a_narrowed_approval_grants_exactly_what_is_left(alice: Page, agent: steps.Agent) -> None:
+    asked = open_request(alice, agent, [READ, PAY], reason="To pay the invoices you forwarded.")
+    alice.get_by_role("checkbox", name=re.compile("calendar")).uncheck()
+    alice.get_by_role("textbox", name="Maximum amount").fill("40.00")
+    alice.get_by_role("spinbutton", name="Requests per minute").fill("5")
+    alice.get_by_role("spinbutton", name="Valid for").fill("3")
+    expect(alice.get_by_text(re.compile("→.*40"))).to_be_visible()
+    steps.approve(alice)
+    grant = agent.status(str(asked["grant_id"]))
+    assert grant["status"] == "approved"
+    text = json.dumps(grant)
+    assert '"40.00"' in text
+    assert "max_requests_per_minute" in text
+    assert set(grant["narrowed"]) == {"capabilities", "envelope.max_requests_per_minute", "valid_until"}
+
+
+def test_a_denial_is_signed_and_its_reason_reaches_the_agent(alice: Page, agent: steps.Agent) -> None:
+    asked = open_request(alice, agent, [READ])
+    alice.get_by_role("textbox", name="Reason").fill("Not today.")
+    alice.get_by_role("button", name="Deny").click()
+    expect(alice.get_by_role("status")).to_contain_text("Denied")
+    grant = agent.status(str(asked["grant_id"]))
+    assert (grant["status"], grant["deny_reason"]) == ("denied", "Not today.")
+
+
+def test_AP_13_the_second_step_can_be_left_and_grants_nothing_then(alice: Page, agent: steps.Agent) -> None:
+    asked = open_request(alice, agent, [SCRAP])
+    alice.get_by_role("button", name="Approve with passkey").click()
+    dialog = alice.get_by_role("dialog")
+    expect(dialog).to_contain_text("scratch")
+    alice.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    assert agent.status(str(asked["grant_id"]))["status"] == "pending"
+    steps.approve(alice)
+    assert agent.status(str(asked["grant_id"]))["status"] == "approved"
+
+
+def test_a_read_needs_no_second_step(alice: Page, agent: steps.Agent) -> None:
+    open_request(alice, agent, [READ])
+    steps.approve(alice, second_step=False)
+
+
+def test_an_already_decided_request_says_so_and_has_no_button(alice: Page, agent: steps.Agent) -> None:
+    asked = open_request(alice, agent, [READ])
+    steps.approve(alice, second_step=False)
+    alice.goto(f"{agent.registry.url}/approvals/{asked['grant_id']}/")
+    expect(alice.get_by_role("status")).to_contain_text("Approved")
+    expect(alice.get_by_role("button", name="Approve with passkey")).to_have_count(0)
+
+
+def test_a_request_withdrawn_while_the_page_is_open_grants_nothing(alice: Page, agent: steps.Agent) -> None:
+    asked = open_request(alice, agent, [READ])
+    agent.run("withdraw", asked["grant_id"])
+    alice.get_by_role("button", name="Approve with passkey").click()
+    expect(alice.get_by_role("alert")).to_contain_text(re.compile("changed|withdrawn", re.IGNORECASE))
+    assert agent.status(str(asked["grant_id"]))["status"] == "withdrawn"
+
+
+def test_an_expired_request_says_so(alice: Page, agent: steps.Agent) -> None:
+    asked = open_request(alice, agent, [READ])
+    # An hour passes for this row.
+    age(agent.registry, str(asked["grant_id"]))
+    alice.reload()
+    expect(alice.get_by_role("status")).to_contain_text("Expired")
+    expect(alice.get_by_role("button", name="Approve with passkey")).to_have_count(0)
+
+
+def test_a_receipt_shows_what_was_signed(alice: Page, agent: steps.Agent) -> None:
+    open_request(alice, agent, [READ])
+    steps.approve(alice, second_step=False)
+    alice.get_by_role("link", name="Receipt").click()
+    expect(alice.get_by_role("main")).to_contain_text("calendar")
+
+
+def test_suspend_resume_and_revoke_an_agent(alice: Page, agent: steps.Agent) -> None:
+    open_request(alice, agent, [READ])
+    steps.approve(alice, second_step=False)
+    alice.get_by_role("link", name=re.compile("Go to")).click()
+    alice.get_by_role("button", name="Suspend agent").click()
+    alice.get_by_role("button", name="Resume agent").click()
+    expect(alice.get_by_role("button", name="Suspend agent")).to_be_visible()
+    alice.get_by_role("button", name="Revoke agent").click()
+    expect(alice.get_by_role("status")).to_contain_text("Revoked")
+
+
+def test_AP_28_another_humans_request_is_as_if_it_were_not_there(
+    alice: Page, agent: steps.Agent, chromium: Browser
+) -> None:
+    asked = open_request(alice, agent, [READ])
+    context = chromium.new_context()
+    bob = context.new_page()
+    add_authenticator(bob)
+    steps.be_invited(bob, agent.registry, name="Bob", email="bob@example.org")
+    answer = bob.goto(f"{agent.registry.url}/approvals/{asked['grant_id']}/")
+    assert answer is not None
+    assert answer.status == 404
+    context.close()
+
+
+def test_i_am_here_is_a_switch_begun_by_passkey(alice: Page, sqlite_registry: LiveRegistry) -> None:
+    alice.goto(sqlite_registry.url + "/approvals/")
+    switch = alice.get_by_role("switch", name="I'm here")
+    expect(switch).not_to_be_checked()
+    switch.click()
+    expect(switch).to_be_checked()
+    switch.click()
+    expect(switch).not_to_be_checked()
+
+
+def test_the_control_room_opens_for_the_admin_and_makes_things_once(
+    alice: Page, sqlite_registry: LiveRegistry
+) -> None:
+    alice.goto(sqlite_registry.url + "/admin/")
+    expect(alice.get_by_role("heading", name="Pending approvals")).to_be_visible()
+    alice.get_by_role("link", name="Create a service provider").click()
+    alice.get_by_label("Name").fill("Acme Mail")
+    alice.get_by_label("Audience URL").fill("http://127.0.0.1:8003")
+    alice.get_by_label("What agents may ask for").fill("read:mail")
+    alice.get_by_role("button", name="Create a service provider").click()
+    expect(alice.get_by_text("Client secret, shown this once")).to_be_visible()
+    alice.goto(sqlite_registry.url + "/admin/invite/")
+    alice.get_by_label("E-mail").fill("carol@example.org")
+    alice.get_by_role("button", name="Invite a human").click()
+    expect(alice.get_by_text(re.compile("/setup/"))).to_be_visible()
+
+
+def age(registry: LiveRegistry, grant_id: str) -> None:
+    """Move the request's end into the past, as an hour's wait would."""
+    import sqlite3
+    import uuid
+
+    past = (datetime.now(UTC) - timedelta(minutes=1)).strftime("%Y-%m-%d %H:%M:%S")
+    with sqlite3.connect(registry.directory / "agentauth.sqlite3", timeout=10) as database:
+        changed = database.execute(
+            "UPDATE registry_grant SET expires_at = ? WHERE id = ?", (past, uuid.UUID(grant_id).hex)
+        )
+        assert changed.rowcount == 1
