@@ -20,6 +20,7 @@ GRAVE_TYPES: Final = frozenset({"delete", "transact"})
 MAX_CAPABILITIES: Final = 32
 MAX_RESOURCE: Final = 255
 MAX_ARGUMENTS: Final = 64
+# An action's texts are bounded by the body that carries them: they are compared, never stored in a token.
 _MAX_BODY: Final = 65_536
 
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9._~-]+")
@@ -238,6 +239,7 @@ def parse_allow_entry(entry: object, where: str = "allow") -> Capability:
     the amount is for the person who grants it. Raises InvalidRequestError.
     """
     kind, *rest = entry.split(":") if isinstance(entry, str) else ("",)
+    # No wildcard exists: an entry names one type and one resource, or it is a mistake.
     if len(rest) != (2 if kind == "custom" else 1):
         raise InvalidRequestError(f"{where}: must be type:resource or custom:namespace.name:resource.")
     body: dict[str, object] = {"type": kind}
@@ -314,6 +316,7 @@ def choose(granted: Sequence[Capability], action: Action) -> Choice:
 
     If none does, the violations are those of the first that matches type and resource.
     """
+    # Kind and resource first: an agent must not learn the limits of resources it was never granted.
     matching = [
         each for each in granted if _same_kind(action, each) and lies_under(action.resource, each.resource)
     ]

@@ -216,7 +216,7 @@ def narrows_envelope(new: Envelope, old: Envelope) -> bool:
 
 
 def _same_or_less(new: Budget, old: Budget) -> bool:
-    # Not across periods or zones: 10 a day is not under 70 a week on every week a clock change lengthens.
+    # The same counter with a lower ceiling, nothing cleverer: it must be plain to the person who compares them.
     return new.key == old.key and new.ceiling.within(old.ceiling)
 
 
