@@ -1,0 +1,49 @@
+"""What runs by itself or by hand around the log: the task, the fault points, the command outside PostgreSQL."""
+
+import io
+import os
+import signal
+from datetime import datetime
+
+import pytest
+from django.conf import settings
+from django.core.management import CommandError, call_command
+from django.db import connection
+
+from audit.faults import fault_point
+from audit.models import QueueEntry
+from audit.tasks import sequence_audit
+from audit.tests.conftest import MakeEvent
+
+pytestmark = pytest.mark.django_db
+
+
+def test_the_task_numbers_what_waits(make_event: MakeEvent) -> None:
+    make_event()
+    assert sequence_audit() == 1
+    assert not QueueEntry.objects.exists()
+
+
+def test_a_process_dies_only_at_the_point_it_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: killed.append((pid, number)))
+    for told, reached in (("", "a.b"), ("", ""), ("a.b", "a.c"), ("a.b", "a.b")):
+        monkeypatch.setattr(settings, "FAULT_AT", told)
+        fault_point(reached)
+    assert killed == [(os.getpid(), signal.SIGKILL)]
+
+
+def test_the_command_of_a_whole_log_says_so_to_a_person(make_event: MakeEvent, now: datetime) -> None:
+    make_event()
+    for command in ("verify_audit", "seal_audit", "verify_audit"):
+        out = io.StringIO()
+        call_command(command, stdout=out)
+        assert out.getvalue().startswith(("The log is whole: ", "Numbered 1 "))
+    assert "whole: 1 events" in out.getvalue()
+
+
+def test_granting_a_role_where_there_are_none_says_so() -> None:
+    if connection.vendor == "postgresql":
+        return  # test_roles.py has the real thing
+    with pytest.raises(CommandError, match="Only PostgreSQL has roles"):
+        call_command("grant_serving_role")
