@@ -1,0 +1,99 @@
+"""Who plays in the tests of the pages: people with a browser and a software passkey."""
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from django.test import Client
+
+from approvals.services.people import create_setup_link
+from approvals.tests.authenticator import Authenticator
+from registry.models import Grant, Human
+from registry.tests.cast import PAY, READ_CALENDAR, TESTER
+
+ORIGIN = "http://localhost:8000"
+DELETE: dict[str, Any] = {"type": "delete", "resource": "files/scratch"}
+__all__ = ["DELETE", "ORIGIN", "PAY", "READ_CALENDAR", "Person", "browser", "invited"]
+
+
+def browser(**headers: str) -> Client:
+    """A browser on our own pages: it says where a request comes from, as browsers do."""
+    return Client(
+        SERVER_NAME="localhost",
+        SERVER_PORT="8000",
+        headers={"Origin": ORIGIN, "Sec-Fetch-Site": "same-origin"} | headers,
+    )
+
+
+@dataclass
+class Person:
+    """A human at a browser, with one passkey."""
+
+    client: Client = field(default_factory=browser)
+    device: Authenticator = field(default_factory=Authenticator)
+
+    @property
+    def human(self) -> Human:
+        return Human.objects.get(pk=self.client.session["_auth_user_id"])
+
+    def get(self, path: str) -> Any:
+        return self.client.get(path)
+
+    def post(self, path: str, body: object = None) -> Any:
+        return self.client.post(path, json.dumps(body or {}), content_type="application/json")
+
+    def set_up(self, url: str, *, name: str, email: str) -> Any:
+        path = url.removeprefix(ORIGIN)
+        options = self.post(f"{path}options", {"name": name, "email": email})
+        assert options.status_code == 200, options.content
+        credential = self.device.registration(options.json()["publicKey"])
+        return self.post(f"{path}finish", {"credential": credential})
+
+    def sign_in(self, client: Client | None = None) -> Any:
+        self.client = client or self.client
+        options = self.post("/sign-in/options").json()["publicKey"]
+        return self.post("/sign-in/finish", {"credential": self.device.assertion(options)})
+
+    def drawn(self, grant: Grant) -> str:
+        """What the approval page would hand back."""
+        page = self.get(f"/approvals/{grant.pk}/")
+        assert page.status_code == 200, page.content
+        return str(page.context["drawn"])
+
+    def ask(self, grant: Grant, act: str, *, drawn: str | None = None, **more: Any) -> Any:
+        """One of the approval page's questions, with every permission on unless `choices` says otherwise."""
+        everything = {f"permission.{index}": "on" for index in range(len(grant.requested_capabilities))}
+        body = {"choices": everything, "drawn": drawn or self.drawn(grant)} | more
+        return self.post(f"/approvals/{grant.pk}/{act}", body)
+
+    def statement(self, grant: Grant, decision: str = "approve", **more: Any) -> Any:
+        return self.ask(grant, "statement", decision=decision, **more)
+
+    def decide(self, grant: Grant, options: dict[str, Any], **changes: Any) -> Any:
+        credential = self.device.assertion(options, **changes)
+        return self.post(f"/approvals/{grant.pk}/decide", {"credential": credential})
+
+    def approve(self, grant: Grant, **choices: str) -> Any:
+        """The whole of it, second step included."""
+        more = {"choices": choices} if choices else {}
+        drawn = self.drawn(grant)
+        if self.ask(grant, "review", drawn=drawn, **more).json()["dangerous"]:
+            assert self.ask(grant, "second-step", drawn=drawn, **more).status_code == 200
+        options = self.statement(grant, drawn=drawn, **more)
+        assert options.status_code == 200, options.content
+        return self.decide(grant, options.json()["publicKey"])
+
+    def deny(self, grant: Grant, reason: str = "") -> Any:
+        options = self.statement(grant, "deny", choices={"reason": reason})
+        assert options.status_code == 200, options.content
+        return self.decide(grant, options.json()["publicKey"])
+
+
+def invited(email: str, name: str, *, now: datetime, is_staff: bool = False) -> Person:
+    """A new human who came in by an invitation and is signed in."""
+    person = Person()
+    link = create_setup_link(email=email, is_staff=is_staff, actor=TESTER, now=now)
+    done = person.set_up(link.url, name=name, email=email)
+    assert done.status_code == 200, done.content
+    return person
