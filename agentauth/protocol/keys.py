@@ -278,13 +278,12 @@ def _derived(jwk: dict[str, object]) -> PublicKey | None:
     """The public key that `d` makes, if the JWK claims that same one.
 
     Anyone may write a made-up `d` beside a stranger's public key. Only a true one shows that the secret is out,
-    and only then may the key be barred: otherwise barring would be a weapon against other people's keys.
+    and only then may the key be barred: otherwise barring would be a weapon against other people's keys. Leading
+    zeros in a P-256 `d` are against RFC 7518, but the secret is out all the same.
     """
     try:
         public = _parse_public({name: jwk[name] for name in ("kty", "crv", "x", "y") if name in jwk})
         secret = _coordinate(jwk, "d")
-        if len(secret) != _COORDINATE_BYTES:
-            return None
         if public.alg == "EdDSA":
             made = _public_of(ed25519.Ed25519PrivateKey.from_private_bytes(secret))
         else:

@@ -1,6 +1,7 @@
 """The chain: the formulas of section 9, and proofs that hold for what they say and nothing else."""
 
 import hashlib
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from agentauth.protocol.chain import (
     field_commitment,
     leaf_hash,
     link,
+    node_hash,
     verify_consistency,
     verify_inclusion,
 )
@@ -171,6 +173,22 @@ def test_a_leaf_is_proved_at_its_own_place_only(
     path = naive_path(index, hashes[:size])
     with pytest.raises(ChainError):
         verify_inclusion(other, claimed, hashes[index], path, naive_root(hashes[:claimed]))
+
+
+def test_a_path_has_the_length_that_follows_from_the_sizes() -> None:
+    # Each of these leads to the root it names; only the length gives it away.
+    one, two, three = leaves(3)
+    pair = node_hash(one, two)
+    acts: list[Callable[[], None]] = [
+        lambda: verify_inclusion(0, 2, pair, [], pair),
+        lambda: verify_inclusion(0, 1, two, [one], pair),
+        lambda: verify_consistency(1, 3, [two], one, pair),
+        lambda: verify_consistency(1, 2, [two, three], one, node_hash(pair, three)),
+        lambda: verify_consistency(1, 2, [two, three], node_hash(three, one), node_hash(three, pair)),
+    ]
+    for act in acts:
+        with pytest.raises(ChainError):
+            act()
 
 
 def test_a_node_is_not_taken_for_a_leaf() -> None:

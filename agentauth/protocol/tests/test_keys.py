@@ -105,13 +105,24 @@ def test_a_true_private_member_of_p256_names_the_key_to_bar() -> None:
     private = ec.generate_private_key(ec.SECP256R1())
     public = PrivateKey(private).public
     secret = b64u_encode(private.private_numbers().private_value.to_bytes(32, "big"))
-    with pytest.raises(PrivateMemberError) as caught:
-        parse_jwk({**public.jwk, "d": secret})
-    assert caught.value.derives == public
+    padded = b64u_encode(b"\0" + b64u_decode(secret))
+    for d in (secret, padded):
+        with pytest.raises(PrivateMemberError) as caught:
+            parse_jwk({**public.jwk, "d": d})
+        assert caught.value.derives == public
 
 
 @pytest.mark.parametrize(
-    "d", [b64u_encode(b"\1" * 32), b64u_encode(b"\1"), "=", None, 5, b64u_encode(bytes(32))]
+    "d",
+    [
+        b64u_encode(b"\1" * 32),
+        b64u_encode(b"\1"),
+        "=",
+        None,
+        5,
+        b64u_encode(bytes(32)),
+        b64u_encode(b"\xff" * 400),
+    ],
 )
 @pytest.mark.parametrize("jwk", [RFC8037, RFC9449])
 def test_a_made_up_private_member_bars_nobody(jwk: dict[str, str], d: object) -> None:
@@ -175,7 +186,12 @@ def test_an_es256_signature_is_raw_and_in_range() -> None:
     signature = key.sign(b"m")
     r, s = signature[:32], int.from_bytes(signature[32:], "big")
     key.public.verify(b"m", r + (P256_ORDER - s).to_bytes(32, "big"), alg="ES256")
-    for bad in (r + bytes(32), bytes(32) + signature[32:], r + P256_ORDER.to_bytes(32, "big")):
+    for bad in (
+        r + bytes(32),
+        bytes(32) + signature[32:],
+        r + P256_ORDER.to_bytes(32, "big"),
+        r + b"\0" + signature[32:],  # the same numbers in 65 bytes
+    ):
         with pytest.raises(InvalidSignatureError):
             key.public.verify(b"m", bad, alg="ES256")
 
