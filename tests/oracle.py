@@ -32,7 +32,7 @@ def broken(log: dict[str, list[str]]) -> Iterator[str]:
     yield from (f"a token was delivered that is not on record: {jti}" for jti in set(log["tokens"]) - rows)
 
     allowed = list(Event.objects.filter(kind="verifier.decision.allowed"))
-    decided = {event.data["decision_id"] for event in allowed}
+    decided = {str(event.pk) for event in allowed}
     yield from (
         f"an acknowledged decision is not on record: {lost}" for lost in set(log["decisions"]) - decided
     )
@@ -65,7 +65,7 @@ def counters(allowed: list[Any]) -> Iterator[str]:
     from verifier.models import GrantLedger
 
     for ledger in GrantLedger.objects.all():
-        own = [event for event in allowed if event.grant_id == ledger.grant_id]
+        own = [event for event in allowed if event.grant_id == ledger.grant_id and event.data["action"]]
         if ledger.uses != len(own):
             yield f"ledger of {ledger.grant_id}: {ledger.uses} uses, {len(own)} events"
         amounts = [event.data["action"]["amount"] for event in own if "amount" in event.data["action"]]
