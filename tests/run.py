@@ -34,7 +34,14 @@ def pytest(*arguments: str, database_url: str = "") -> bool:
 
 def unit() -> bool:
     return pytest(
-        *APPS, "tests/test_layout.py", "tests/vectors", "-n", "2", "-m", "not slow and not postgres"
+        *APPS,
+        "tests/test_layout.py",
+        "tests/test_cases.py",
+        "tests/vectors",
+        "-n",
+        "2",
+        "-m",
+        "not slow and not postgres",
     )
 
 

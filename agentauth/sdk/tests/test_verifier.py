@@ -134,7 +134,7 @@ def test_an_error_is_never_a_decision(status: int, code: str, kind: type[Excepti
 @pytest.mark.parametrize(
     "trouble", [httpx.ReadTimeout("x"), httpx.ConnectError("x"), httpx.RemoteProtocolError("x")]
 )
-def test_no_answer_is_no_decision(trouble: Exception) -> None:
+def test_VB_15_without_an_answer_there_is_no_decision(trouble: Exception) -> None:
     with pytest.raises(TemporarilyUnavailableError):
         client(trouble).verify(**ASK)
 

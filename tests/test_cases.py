@@ -1,0 +1,78 @@
+"""Holds tests/CASES.md to the truth: each test it names exists and carries the case's id, and no case is left out."""
+
+import ast
+import os
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = ROOT / "tests/CASES.md"
+SHARED = Path(os.environ.get("AGENTAUTH_SHARED", ROOT.parent / "shared")) / "security/cases.md"
+REQUIRED = os.environ.get("REQUIRE_ALL") == "1"
+
+CASE = r"[A-Z]{2}-(?:OK-)?\d+"
+ROW = re.compile(rf"^\| ({CASE}) \| (.+) \|$", re.MULTILINE)
+REFERENCE = re.compile(r"`([\w./]+\.py)::(\w+(?:::\w+)?)(?:\[[^\]]*\])?`")
+# Who owes a case that has no test yet; anything else is a hole.
+OWNERS = (
+    "issue 3",
+    "a later issue: Redis",
+    "a later issue: KMS backends",
+    "a later issue: audit proofs",
+    "a later issue: operations",
+    "a later issue: OAuth front",
+    "a later issue: final pages",
+)
+# The groups and cases this stage of the project answers for itself.
+OWN = re.compile(
+    r"(DP|JT|WA|VB)-(OK-)?\d+|EN-(1|2|3|5|10|11|14|15|16)|AP-(1|4|7|12|13|14|15|17|18)", re.ASCII
+)
+# Their ids come from the shared files, one parametrised row each, so they do not stand in the source.
+FROM_FILES = "tests/vectors/test_vectors.py"
+
+
+def rows() -> dict[str, str]:
+    """Case id → what the table says of it."""
+    found = ROW.findall(TABLE.read_text())
+    assert len(found) == len(dict(found)), "a case stands in the table twice"
+    return dict(found)
+
+
+@cache
+def names(path: str) -> frozenset[str]:
+    """Every test of a module, by its name, or `Class::name`."""
+    tree = ast.parse((ROOT / path).read_text())
+    found = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            inner = (each for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef))
+            found |= {f"{node.name}::{each.name}" for each in inner}
+    return frozenset(name for name in found if name.rpartition("::")[2].startswith("test_"))
+
+
+@pytest.mark.parametrize(("case", "text"), rows().items(), ids=list(rows()))
+def test_each_case_has_tests_that_exist_or_an_owner(case: str, text: str) -> None:
+    references = REFERENCE.findall(text)
+    assert text.count("::") == len(references), "a reference is not written `path::name`"
+    assert references or text.startswith(OWNERS)
+    for path, name in references:
+        assert (ROOT / path).is_file(), path
+        assert name in names(path), f"{path} has no {name}"
+        carried = case.replace("-", "_") in name or case in (ROOT / path).read_text() or path == FROM_FILES
+        assert carried, f"{path}::{name} does not carry {case}"
+
+
+def test_every_case_of_this_stage_has_a_test() -> None:
+    owed = [case for case, text in rows().items() if OWN.fullmatch(case) and not REFERENCE.search(text)]
+    assert not owed
+
+
+def test_the_table_holds_every_case() -> None:
+    if not SHARED.is_file():
+        (pytest.fail if REQUIRED else pytest.skip)("the shared cases are not beside the checkout")
+    wanted = set(re.findall(rf"^\| ({CASE}) \|", SHARED.read_text(), re.MULTILINE))
+    assert wanted
+    assert set(rows()) == wanted
