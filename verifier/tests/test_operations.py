@@ -12,6 +12,7 @@ from registry.models import Grant
 from registry.services.agents import suspend_agent
 from verifier.models import AgentOperation, GrantLedger
 from verifier.requests import parse_verify_request
+from verifier.services.expiry import expire_everything
 from verifier.services.pipeline import verify
 from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, key, pay, refused, scene
 
@@ -174,3 +175,14 @@ def test_counters_outlive_a_change_of_the_grant() -> None:
     answer = place.pay("20.00")
     assert answer["limits"]["budgets"][0]["remaining"] == "0.00"
     assert answer["limits"]["uses_remaining"] == 3
+
+
+def test_what_nobody_can_use_any_more_is_forgotten() -> None:
+    place = scene(READ, PAY)
+    assert place.ask(LOOK, idempotency_key=key())["valid"]
+    assert place.pay("1.00")["valid"]
+    later = timezone.now() + timedelta(hours=24, seconds=1)
+    assert expire_everything(now=timezone.now())["operations"] == 0
+    assert expire_everything(now=later)["operations"] == 1
+    # The payment stays known as long as its grant.
+    assert AgentOperation.objects.get().expires_at is None

@@ -19,7 +19,7 @@ from agentauth.protocol.token import sign_token
 from audit.models import Event
 from kms.models import Key
 from kms.services import disable_key
-from registry.models import Agent, BarredKey, Token
+from registry.models import Agent, BarredKey, Grant, Token
 from registry.services.agents import revoke_agent, suspend_agent
 from registry.services.grants import revoke_grant, suspend_grant
 from registry.services.people import suspend_human
@@ -111,6 +111,13 @@ def test_VB_2_another_providers_token_looks_like_a_forged_one(place: Scene) -> N
 def test_VB_2_a_signed_token_without_a_row_is_unknown(place: Scene) -> None:
     token = place.token()
     Token.objects.filter(grant=place.grant).delete()
+    assert verdict(refused(place, place.body(LOOK, token=token))) == "invalid_token/unknown"
+
+
+def test_VB_2_a_grant_that_is_not_the_callers_is_unknown(place: Scene) -> None:
+    # The signature says the caller, the rows say somebody else: neither is believed.
+    token, other = place.token(), scene()
+    Grant.objects.filter(pk=place.grant.pk).update(service_provider=other.provider)
     assert verdict(refused(place, place.body(LOOK, token=token))) == "invalid_token/unknown"
 
 

@@ -12,8 +12,8 @@ from django.utils import timezone
 from approvals.services.challenges import forget_challenges
 from audit.services import seal_audit
 from kms.services import promote_due_keys
-from registry.services.expiry import expire_everything
-from verifier.services.confirmations import expire_confirmations
+from registry.services import expiry as registry_expiry
+from verifier.services import expiry as verifier_expiry
 
 logger = logging.getLogger(__name__)
 SECONDS = 1.0
@@ -42,6 +42,6 @@ class Command(BaseCommand):
         seal_audit(now=now)
         if slow:
             promote_due_keys(now=now)
-            expire_everything(now=now)
-            expire_confirmations(now=now)
+            registry_expiry.expire_everything(now=now)
+            verifier_expiry.expire_everything(now=now)
             forget_challenges(now=now)

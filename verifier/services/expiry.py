@@ -1,0 +1,18 @@
+"""What time alone ends in the verifier's tables. Nothing waits for it: readers compare with the clock."""
+
+from datetime import datetime
+
+from verifier.models import AgentOperation, PresenceLease
+from verifier.services.confirmations import expire_confirmations
+
+BATCH = 1000
+
+
+def expire_everything(*, now: datetime) -> dict[str, int]:
+    """Write down which confirmations have ended and forget what nobody can use; returns how many of each."""
+    over = AgentOperation.objects.filter(expires_at__lte=now).values_list("pk", flat=True)[:BATCH]
+    return {
+        "confirmations": expire_confirmations(now=now),
+        "operations": AgentOperation.objects.filter(pk__in=list(over)).delete()[0],
+        "leases": PresenceLease.objects.filter(expires_at__lte=now).delete()[0],
+    }
