@@ -119,6 +119,12 @@ class VerifierClient:
             raise RefusedError(error, reason if isinstance(reason, str) else None, fields)
         raise _no_answer()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
         with self._lock:

@@ -1,0 +1,74 @@
+"""A human's decisions straight through the services, for flows whose subject is the agent; passkeys are left out.
+
+`python -m tests.decide JSON` acts on the database of its environment: `{"act": "approve"|"deny"|"revoke"|"confirm",
+"id": …}` plus `capabilities` or `envelope` to narrow and `reason` to deny; it prints what came of it.
+"""
+
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
+
+
+def decide(*, act: str, id: str, **wish: Any) -> dict[str, Any]:  # noqa: A002 — the wire's own word
+    """One decision by alice, who adopts the agent first where nobody has."""
+    from agentauth.protocol.capability import parse_capabilities
+    from agentauth.protocol.envelope import parse_envelope
+    from audit.services import Actor
+    from registry.models import Grant
+    from registry.services import grants
+    from verifier.models import Confirmation
+    from verifier.services import confirmations
+
+    now = datetime.now(UTC)
+    if act == "confirm":
+        confirmation = Confirmation.objects.select_related("grant__agent__human").get(pk=id)
+        human = confirmation.grant.agent.human
+        assert human is not None
+        actor = Actor(kind="human", id=str(human.pk))
+        return {
+            "status": confirmations.confirm(
+                confirmation=confirmation, human=human, actor=actor, now=now
+            ).status
+        }
+    grant = Grant.objects.select_related("agent", "service_provider").get(pk=id)
+    human = adopted_by(grant.agent, now)
+    actor = Actor(kind="human", id=str(human.pk))
+    if act == "approve":
+        grants.approve_grant(
+            grant=grant,
+            human=human,
+            capabilities=parse_capabilities(wish.get("capabilities") or grant.requested_capabilities),
+            envelope=parse_envelope(wish.get("envelope") or grant.requested_envelope),
+            valid_until=grants.latest_end(grant, now),
+            actor=actor,
+            now=now,
+        )
+    elif act == "deny":
+        grants.deny_grant(grant=grant, human=human, reason=wish.get("reason", ""), actor=actor, now=now)
+    else:
+        grants.revoke_grant(grant=grant, actor=actor, now=now)
+    return {"status": grant.status}
+
+
+def adopted_by(agent: Any, now: datetime) -> Any:
+    """The agent's human; a new alice where it has none yet."""
+    from audit.services import Actor
+    from registry.services import agents, people
+
+    if agent.human is None:
+        actor = Actor(kind="system", id="decide")
+        alice = people.create_human(email=f"alice-{agent.pk}@example.org", name="Alice", actor=actor, now=now)
+        agents.claim_agent(agent=agent, human=alice, actor=Actor(kind="human", id=str(alice.pk)), now=now)
+        agent.refresh_from_db()
+    return agent.human
+
+
+if __name__ == "__main__":
+    django.setup()
+    print(json.dumps(decide(**json.loads(sys.argv[1]))))

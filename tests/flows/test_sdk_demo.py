@@ -1,0 +1,139 @@
+"""`make demo` from outside: what it prints, what it waits for, how it ends; the human acts as soon as a link appears."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.flows.test_sdk_client import decide
+from tests.live import ROOT, LiveRegistry
+
+pytestmark = pytest.mark.flow
+
+EXPECTED = [
+    ("✓ allowed", "read calendar/work", "200", "—"),
+    ("✗ refused", "send the very same request again", "401", "invalid_dpop_proof/replayed"),
+    ("✗ refused", "read files/reports", "403", "insufficient_scope/no_capability"),
+    ("✓ allowed", "pay 20.00 EUR to ACME", "201", "—"),
+    ("✗ refused", "pay 80.00 EUR to ACME", "403", "step_up_required/confirm_above"),
+    ("✓ allowed", "pay 80.00 EUR to ACME, confirmed", "201", "—"),
+    ("✗ refused", "pay the same 80.00 EUR once more", "409", "already_processed"),
+    ("✗ refused", "pay 30.00 EUR to ACME", "429", "envelope_exceeded/budget"),
+    ("✗ refused", "read calendar/work after that", "401", "invalid_token/grant_inactive"),
+]
+
+
+class Demo:
+    """The demo as a process; `on` is called with each line it prints, while it runs."""
+
+    def __init__(self, registry: LiveRegistry) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "examples.demo"],
+            cwd=ROOT,
+            env={**registry.env, "COLUMNS": "160"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.lines: list[str] = []
+
+    def run(self, on: Callable[[str], None]) -> int:
+        watchdog = threading.Timer(120, self.process.kill)
+        watchdog.start()
+        try:
+            with self.process:
+                assert self.process.stdout is not None
+                for line in self.process.stdout:
+                    self.lines.append(line.rstrip("\n"))
+                    on(self.lines[-1])
+            return self.process.returncode
+        finally:
+            watchdog.cancel()
+
+
+def grant_id_of(registry: LiveRegistry) -> str:
+    """The newest grant the registry knows."""
+    program = (
+        "import django; django.setup()\n"
+        "from registry.models import Grant\n"
+        "print(Grant.objects.order_by('-id').first().pk)"
+    )
+    environment = {**registry.env, "DJANGO_SETTINGS_MODULE": "agentauth.settings"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def after(line: str, label: str) -> str | None:
+    match = re.fullmatch(rf"{label}: (\S+)", line)
+    return match[1] if match else None
+
+
+def test_the_demo_shows_what_is_allowed_and_why_the_rest_is_not(sqlite_registry: LiveRegistry) -> None:
+    demo = Demo(sqlite_registry)
+
+    def human(line: str) -> None:
+        if after(line, "Claim code"):
+            decide(sqlite_registry, "approve", grant_id_of(sqlite_registry))
+        if url := after(line, "Confirm here"):
+            decide(sqlite_registry, "confirm", url.rstrip("/").rsplit("/", 1)[1])
+        if after(line, "Revoke here"):
+            decide(sqlite_registry, "revoke", grant_id_of(sqlite_registry))
+
+    code = demo.run(human)
+    assert code == 0, demo.lines
+    text = "\n".join(demo.lines)
+    rows = [
+        tuple(re.split(r"  +", line)[:4])
+        for line in demo.lines
+        if line.startswith(("✓ allowed", "✗ refused"))
+    ]
+    assert rows == EXPECTED, text
+    # Each line of the log with its number, the verifier's decisions among them.
+    log = text.split("What the audit log says about it")[1]
+    for kind in ("registry.agent.registered", "registry.grant.approved", "registry.grant.revoked"):
+        assert kind in log
+    assert log.count("replayed") == 1
+    assert "…" not in log
+    keys = list((Path(sqlite_registry.directory) / "demo" / "agents").iterdir())
+    assert [key.stat().st_mode & 0o777 for key in keys] == [0o600]
+    assert "DPoP" not in text
+    assert (
+        json.loads((Path(sqlite_registry.directory) / "demo" / "service_provider.json").read_text())[
+            "client_secret"
+        ]
+        not in text
+    )
+
+
+def test_a_denied_demo_does_nothing(sqlite_registry: LiveRegistry) -> None:
+    demo = Demo(sqlite_registry)
+
+    def human(line: str) -> None:
+        if after(line, "Claim code"):
+            decide(sqlite_registry, "deny", grant_id_of(sqlite_registry), reason="Not today.")
+
+    assert demo.run(human) == 0
+    assert "The request was denied. Not today." in demo.lines
+
+
+def test_without_a_registry_the_demo_says_so_in_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.demo"],
+        cwd=ROOT,
+        env={**os.environ, "PUBLIC_URL": "http://localhost:9"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "There is no registry at http://localhost:9. Start it first, in another terminal: make run"
+    ]
