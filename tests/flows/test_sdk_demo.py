@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -75,6 +75,16 @@ def after(line: str, label: str) -> str | None:
     return match[1] if match else None
 
 
+@pytest.fixture
+def _jobs(sqlite_registry: LiveRegistry) -> Iterator[None]:
+    """What `make run` runs beside the server: it numbers the events."""
+    command = [sys.executable, "manage.py", "jobs"]
+    with subprocess.Popen(command, cwd=ROOT, env=sqlite_registry.env) as process:
+        yield
+        process.terminate()
+
+
+@pytest.mark.usefixtures("_jobs")
 def test_the_demo_shows_what_is_allowed_and_why_the_rest_is_not(sqlite_registry: LiveRegistry) -> None:
     demo = Demo(sqlite_registry)
 
