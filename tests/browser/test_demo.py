@@ -27,12 +27,20 @@ class Terminal:
         )  # fmt: skip
         self.lines: queue.Queue[str] = queue.Queue()
         self.seen: list[str] = []
-        threading.Thread(target=self._read, daemon=True).start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.put(line)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
     def wait_for(self, pattern: str) -> str:
         """The first group of the next line that matches."""
@@ -50,8 +58,7 @@ class Terminal:
 def terminal(sqlite_registry: LiveRegistry) -> Iterator[Terminal]:
     terminal = Terminal(sqlite_registry)
     yield terminal
-    terminal.process.kill()
-    terminal.process.wait()
+    terminal.close()
 
 
 def test_the_demo_from_end_to_end(page: Page, sqlite_registry: LiveRegistry, terminal: Terminal) -> None:
