@@ -64,6 +64,7 @@ class ControlRoom(admin.AdminSite):
     def get_urls(self) -> list[URLPattern | URLResolver]:
         ours: list[URLPattern | URLResolver] = [
             path("invite/", self.admin_view(self.invite), name="invite"),
+            path("enrolment-code/", self.admin_view(self.enrolment_code), name="enrolment_code"),
             path(
                 "new-service-provider/",
                 self.admin_view(self.new_service_provider),

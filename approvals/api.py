@@ -39,9 +39,10 @@ class ReceiptView(APIView):
     """`GET /v1/grants/{id}/receipt` (docs/protocol.md section 6)."""
 
     authentication_classes = [
+        # First: the others begin by forgetting who the session says it is.
+        SessionAuthentication,
         AgentProofAuthentication,
         ServiceProviderAuthentication,
-        SessionAuthentication,
     ]
     permission_classes = [MayReadReceipts]
 

@@ -1,6 +1,6 @@
 """Plain sentences for what is granted: the words on the pages, and the consent text a person signs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
@@ -24,6 +24,11 @@ def money(amount: Money) -> str:
     number = formats.number_format(amount.value, decimal_pos=digits, use_l10n=True, force_grouping=True)
     symbol = _SYMBOLS.get(amount.currency)
     return f"{symbol}{number}" if symbol else f"{amount.currency} {number}"
+
+
+def whole(number: int) -> str:
+    """A whole number as a reader writes it: 1,048,576."""
+    return formats.number_format(number, use_l10n=True, force_grouping=True)
 
 
 def moment(at: datetime, zone: str) -> str:
@@ -95,7 +100,7 @@ def constraint(each: Constraint) -> str:
 def _value(value: Scalar) -> str:
     if isinstance(value, bool):
         return _("yes") if value else _("no")
-    return str(value) if isinstance(value, int) else f"“{value}”"
+    return whole(value) if isinstance(value, int) else f"“{value}”"
 
 
 def budget_words(budget: Budget) -> str:
@@ -122,13 +127,21 @@ def window_words(window: TimeWindow) -> str:
         "sat": _("Saturday"),
         "sun": _("Sunday"),
     }
-    days = [names[day] for day in _WEEK if day in window.days]
     return _("%(days)s, %(start)s to %(end)s (%(zone)s)") % {
-        "days": listed(days, _("and")),
+        "days": _days([names[day] for day in _WEEK if day in window.days], names),
         "start": f"{window.start // 60:02d}:{window.start % 60:02d}",
         "end": f"{window.end // 60:02d}:{window.end % 60:02d}",
         "zone": window.zone,
     }
+
+
+def _days(days: Sequence[str], names: Mapping[str, str]) -> str:
+    """Three or more days in a row as their first and last, else all of them."""
+    week = list(names.values())
+    first = week.index(days[0])
+    if len(days) > 2 and list(days) == week[first : first + len(days)]:  # noqa: PLR2004 — two days are named both
+        return _("%(first)s to %(last)s") % {"first": days[0], "last": days[-1]}
+    return listed(days, _("and"))
 
 
 def limits(envelope: Envelope) -> list[str]:
@@ -137,11 +150,11 @@ def limits(envelope: Envelope) -> list[str]:
     rate = envelope.max_requests_per_minute
     if rate is not None:
         lines.append(
-            ngettext("At most %(n)d request a minute.", "At most %(n)d requests a minute.", rate)
-            % {"n": rate}
+            ngettext("At most %(n)s request a minute.", "At most %(n)s requests a minute.", rate)
+            % {"n": whole(rate)}
         )
         if envelope.burst > 1:
-            lines.append(_("Up to %(n)d of them at once.") % {"n": envelope.burst})
+            lines.append(_("Up to %(n)s of them at once.") % {"n": whole(envelope.burst)})
     lines += [
         _("At most %(ceiling)s, counted in %(zone)s time.")
         % {"ceiling": budget_words(budget), "zone": budget.zone}
@@ -156,14 +169,14 @@ def limits(envelope: Envelope) -> list[str]:
         lines.append(_("Only at these times: %(windows)s.") % {"windows": "; ".join(windows)})
     if envelope.max_uses is not None:
         lines.append(
-            ngettext("At most %(n)d use in all.", "At most %(n)d uses in all.", envelope.max_uses)
-            % {"n": envelope.max_uses}
+            ngettext("At most %(n)s use in all.", "At most %(n)s uses in all.", envelope.max_uses)
+            % {"n": whole(envelope.max_uses)}
         )
     if envelope.requires_human_online:
         lines.append(_("Only while you are here: the “I'm here” switch is on."))
     if envelope.max_session_seconds is not None:
         lines.append(
-            _("Each of its passes lives at most %(n)d seconds.") % {"n": envelope.max_session_seconds}
+            _("Each of its passes lives at most %(n)s seconds.") % {"n": whole(envelope.max_session_seconds)}
         )
     return lines
 

@@ -107,9 +107,14 @@ def review_choices(
     terms = chosen_terms(grant, choices, zone=human.time_zone, now=now)
     return Review(
         sentences=_text(grant, human, terms).splitlines(),
-        changes=changes(asked_terms(grant, now), terms, now=now),
+        changes=changes(asked_terms(grant, now), terms, at=grant.service_provider.name, now=now),
         dangerous=_dangerous(grant, terms),
     )
+
+
+def asked_text(grant: Grant, human: Human, now: datetime) -> list[str]:
+    """The consent text of the request as it stands, line by line."""
+    return _text(grant, human, asked_terms(grant, now)).splitlines()
 
 
 def take_second_step(

@@ -93,14 +93,14 @@ def chosen_terms(grant: Grant, choices: Mapping[str, str], *, zone: str, now: da
     return terms
 
 
-def changes(asked: Terms, chosen: Terms, *, now: datetime) -> list[str]:
-    """What the person changed, each as a short sentence with the old and the new value."""
+def changes(asked: Terms, chosen: Terms, *, at: str, now: datetime) -> list[str]:
+    """What the person changed at the service named `at`: short sentences with the old and the new value."""
     lines = []
     kept = {(each.type, each.resource, each.namespace, each.name): each for each in chosen.capabilities}
     for each in asked.capabilities:
         mine = kept.get((each.type, each.resource, each.namespace, each.name))
         if mine is None:
-            lines.append(_("Off: %(what)s") % {"what": sentences.permission(each, "").rstrip()})
+            lines.append(_("Off: %(what)s") % {"what": sentences.permission(each, at)})
         elif each.max_amount and mine.max_amount and mine.max_amount != each.max_amount:
             lines.append(_arrow(_("Maximum amount"), each.max_amount, mine.max_amount))
     lines += _limit_changes(asked.envelope, chosen.envelope)

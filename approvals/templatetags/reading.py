@@ -1,6 +1,6 @@
 """Filters for reading: times with their zone, keys as something an eye can compare."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django import template
 from django.utils import formats, timezone
@@ -10,6 +10,7 @@ from django.utils.timesince import timesince, timeuntil
 from django.utils.translation import gettext as _
 
 register = template.Library()
+MOMENT = timedelta(minutes=1)
 _GROUP = 4
 _SHOWN = 16
 
@@ -20,7 +21,9 @@ def when(at: datetime | None) -> SafeString | str:
     if at is None:
         return _("never")
     now = timezone.now()
-    if at > now:
+    if abs(at - now) < MOMENT:
+        said = _("just now") if at <= now else _("in a moment")
+    elif at > now:
         said = _("in %(time)s") % {"time": timeuntil(at, now).split(",")[0]}
     else:
         said = _("%(time)s ago") % {"time": timesince(at, now).split(",")[0]}

@@ -76,7 +76,7 @@ class Person:
 
     def approve(self, grant: Grant, **choices: str) -> Any:
         """The whole of it, second step included."""
-        more = {"choices": choices} if choices else {}
+        more: dict[str, Any] = {"choices": choices} if choices else {}
         drawn = self.drawn(grant)
         if self.ask(grant, "review", drawn=drawn, **more).json()["dangerous"]:
             assert self.ask(grant, "second-step", drawn=drawn, **more).status_code == 200

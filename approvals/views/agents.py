@@ -12,7 +12,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from agentauth.protocol.errors import NotFoundError
 from approvals.views.access import actor_of, human_of, signed_in
-from approvals.views.described import describe_grant, describe_use
+from approvals.views.described import describe_grant, describe_permissions, describe_use
 from approvals.views.happened import tell
 from audit.models import Event
 from registry.models import Agent, Grant, Human
@@ -51,7 +51,15 @@ def page(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
     context = {
         "agent": agent,
         "status": agent.status_at(now),
-        "grants": [{"grant": grant, "lines": describe_grant(grant), "use": use[grant.pk]} for grant in held],
+        "grants": [
+            {
+                "grant": grant,
+                "lines": describe_grant(grant),
+                "permits": describe_permissions(grant),
+                "use": use[grant.pk],
+            }
+            for grant in held
+        ],
         "waiting": agent.grants.filter(pk__in=Grant.objects.waiting(now)).select_related("service_provider"),
         "lines": tell(list(Event.objects.filter(agent_id=agent.pk).order_by("-id")[:_EVENTS])),
         "claimed": "claimed" in request.GET,

@@ -50,6 +50,7 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         "anew": anew,
         "rows": describe_rows(grant, now),
         "limits": describe_limits(grant, human, now),
+        "summary": decisions.asked_text(grant, human, now),
         "elsewhere": elsewhere(grant, now),
         "is_new": (now - grant.agent.created_at).total_seconds() < NEW_AGENT_SECONDS,
     }

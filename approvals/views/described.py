@@ -46,7 +46,6 @@ def describe_limits(grant: Grant, human: Human, now: datetime) -> dict[str, Any]
     asked = asked_terms(grant, now)
     envelope, currency = asked.envelope, currency_of(asked)
     return {
-        "sentences": sentences.limits(envelope),
         "rate": envelope.max_requests_per_minute,
         "uses": envelope.max_uses,
         "budgets": _budget_fields(envelope),
@@ -55,7 +54,6 @@ def describe_limits(grant: Grant, human: Human, now: datetime) -> dict[str, Any]
         "zone": human.time_zone,
         "confirm": envelope.confirm_above.value if envelope.confirm_above else None,
         "days": whole_days(asked.valid_until, now),
-        "valid_until": asked.valid_until,
     }
 
 
@@ -88,12 +86,17 @@ def elsewhere(grant: Grant, now: datetime) -> list[str]:
     ]
 
 
+def describe_permissions(grant: Grant) -> list[str]:
+    """What a grant permits, as granted or else as asked: one sentence for each permission."""
+    capabilities = parse_capabilities(grant.capabilities or grant.requested_capabilities)
+    phrases = [sentences.permission(each, grant.service_provider.name) for each in capabilities]
+    return [f"{sentence(phrase)}." for phrase in phrases]
+
+
 def describe_grant(grant: Grant) -> list[str]:
     """A grant as plain sentences: permissions and limits, as granted or else as asked."""
-    capabilities = parse_capabilities(grant.capabilities or grant.requested_capabilities)
     envelope = parse_envelope(grant.requested_envelope if grant.envelope is None else grant.envelope)
-    phrases = [sentences.permission(each, grant.service_provider.name) for each in capabilities]
-    return [f"{sentence(phrase)}." for phrase in phrases] + sentences.limits(envelope)
+    return describe_permissions(grant) + sentences.limits(envelope)
 
 
 def describe_use(grants: Iterable[Grant], now: datetime) -> dict[Any, list[dict[str, Any]]]:

@@ -77,6 +77,7 @@ def tell(events: Sequence[Event]) -> list[dict[str, Any]]:
         }
         text = known.get(event.kind) or event.kind.rpartition(".")[2].replace("_", " ").capitalize()
         who = {"agent": names["agent"], "service_provider": names["at"], "system": _("AgentAuth")}
+        who["anonymous"] = _("a visitor")
         lines.append(
             {
                 "event": event,

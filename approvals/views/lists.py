@@ -11,13 +11,13 @@ from django.views.decorators.http import require_GET
 from agentauth.protocol.capability import parse_action
 from approvals import sentences
 from approvals.views.access import human_of, signed_in
+from approvals.views.described import describe_permissions
 from approvals.views.happened import tell
 from audit.models import Event, Head
 from registry.models import Grant
 from verifier.services.confirmations import pending_for
 
 PAGE = 50
-_OPEN = (Grant.Status.PENDING,)
 
 
 @require_GET
@@ -40,7 +40,7 @@ def inbox(request: HttpRequest) -> HttpResponse:
         history = history.filter(pk__lt=after)
     page = list(history[: PAGE + 1])
     context: dict[str, Any] = {
-        "waiting": [*waiting, *anew],
+        "waiting": [{"grant": each, "permits": describe_permissions(each)} for each in [*waiting, *anew]],
         "confirmations": confirmations,
         "history": [{"grant": grant, "status": grant.status_at(now)} for grant in page[:PAGE]],
         "next": page[PAGE - 1].pk if len(page) > PAGE else None,

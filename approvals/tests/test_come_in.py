@@ -1,0 +1,240 @@
+"""Coming in: setup links, passkeys, signing in and out, and what a session is worth."""
+
+import json
+from datetime import datetime, timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from agentauth.protocol.errors import InvalidRequestError, InvalidStateError
+from approvals.models import Challenge, Passkey, SetupCode
+from approvals.services.people import create_setup_link
+from approvals.tests.authenticator import Authenticator
+from approvals.tests.cast import ORIGIN, Person, browser, invited
+from audit.models import Event
+from registry.models import Human
+from registry.services.people import suspend_human
+from registry.tests.cast import TESTER, refused
+
+pytestmark = pytest.mark.django_db
+
+
+def first_link() -> str:
+    out = StringIO()
+    call_command("setup_link", "--json", stdout=out)
+    return str(json.loads(out.getvalue())["url"])
+
+
+def test_the_first_link_makes_the_first_admin_and_signs_them_in() -> None:
+    person = Person()
+    done = person.set_up(first_link(), name="Ada", email="ada@example.org")
+    assert (done.status_code, done.json()["next"]) == (200, "/approvals/")
+    assert (person.human.is_staff, person.human.name) == (True, "Ada")
+    assert Passkey.objects.get().human == person.human
+    assert person.get("/approvals/").status_code == 200
+
+
+def test_no_first_link_once_an_admin_exists(admin: Person) -> None:
+    with pytest.raises(CommandError):
+        call_command("setup_link", "--json", stdout=StringIO())
+    out = StringIO()
+    call_command("setup_link", first_start=True, stdout=out)
+    assert out.getvalue() == ""
+
+
+def test_a_first_link_made_before_is_refused_once_an_admin_exists() -> None:
+    first, second = first_link(), first_link()
+    Person().set_up(first, name="Ada", email="ada@example.org")
+    path = second.removeprefix(ORIGIN)
+    refused(
+        Person().post(f"{path}options", {"name": "Eve", "email": "eve@example.org"}), 409, "invalid_state"
+    )
+
+
+def test_looking_at_a_setup_link_does_not_use_it() -> None:
+    path = first_link().removeprefix(ORIGIN)
+    for _ in range(3):
+        assert browser().get(path).status_code == 200
+    assert SetupCode.objects.get().used_at is None
+
+
+def test_a_used_or_old_setup_link_is_gone(now: datetime) -> None:
+    link = create_setup_link(email="bob@example.org", actor=TESTER, now=now)
+    assert Person().set_up(link.url, name="Bob", email="").status_code == 200
+    assert browser().get(link.url.removeprefix(ORIGIN)).status_code == 410
+    old = create_setup_link(email="old@example.org", actor=TESTER, now=now - timedelta(hours=72))
+    assert browser().get(old.url.removeprefix(ORIGIN)).status_code == 410
+    for wrong in ("AAAAAAAAAAAAAAAAAAAAAA", "x", "ä"):
+        assert browser().get(f"/setup/{wrong}/").status_code == 404
+
+
+def test_an_invitation_is_for_its_address_alone(now: datetime) -> None:
+    link = create_setup_link(email="bob@example.org", actor=TESTER, now=now)
+    person = Person()
+    person.set_up(link.url, name="Bob", email="mallory@example.org")
+    assert (person.human.email, person.human.is_staff) == ("bob@example.org", False)
+
+
+def test_a_known_or_bad_address_is_not_invited(alice: Person, now: datetime) -> None:
+    for email in ("ALICE@example.org", "nobody"):
+        with pytest.raises(InvalidRequestError):
+            create_setup_link(email=email, actor=TESTER, now=now)
+
+
+def test_a_code_appears_in_no_event_and_no_row(now: datetime) -> None:
+    code = first_link().rstrip("/").rsplit("/", 1)[1]
+    assert code not in json.dumps(list(Event.objects.values("kind", "data")))
+    assert code not in str(SetupCode.objects.values().get())
+
+
+@pytest.mark.parametrize("when", ["twice", "late", "elsewhere", "never asked"])
+def test_WR_12_a_registration_challenge_works_once_in_time_in_its_session(now: datetime, when: str) -> None:
+    link = create_setup_link(email="bob@example.org", actor=TESTER, now=now)
+    path, person = link.url.removeprefix(ORIGIN), Person()
+    options = person.post(f"{path}options", {"name": "Bob"}).json()["publicKey"]
+    credential = person.device.registration(options)
+    if when == "twice":
+        wrong = person.device.registration(options, crossOrigin=True)
+        refused(person.post(f"{path}finish", {"credential": wrong}), 400, "invalid_assertion")
+    elif when == "late":
+        Challenge.objects.update(expires_at=now)
+    elif when == "elsewhere":
+        person.client = browser()
+    else:
+        Challenge.objects.all().delete()
+    refused(person.post(f"{path}finish", {"credential": credential}), 400, "invalid_assertion")
+    assert not Human.objects.exists()
+    assert not Passkey.objects.exists()
+
+
+def test_WR_5_a_passkey_id_of_another_human_is_refused(alice: Person, bob: Person) -> None:
+    options = bob.post("/settings/passkeys/options").json()["publicKey"]
+    stolen = Authenticator(credential_id=alice.device.credential_id)
+    answer = bob.post("/settings/passkeys/finish", {"credential": stolen.registration(options)})
+    refused(answer, 400, "invalid_assertion")
+    assert Passkey.objects.count() == 2
+
+
+def test_signing_in_with_a_passkey_leads_on(alice: Person) -> None:
+    alice.client = browser()
+    assert alice.sign_in().json() == {"status": "Signed in", "next": "/approvals/"}
+    assert alice.human.name == "Alice"
+
+
+def test_WR_17_the_session_key_changes_with_the_sign_in(alice: Person) -> None:
+    alice.client = browser()
+    alice.post("/sign-in/options")
+    before = alice.client.session.session_key
+    alice.sign_in()
+    assert alice.client.session.session_key != before
+
+
+@pytest.mark.parametrize(
+    "trouble", ["stranger", "no handle", "other session", "suspended", "replayed", "copied"]
+)
+def test_a_bad_sign_in_is_refused(alice: Person, bob: Person, now: datetime, trouble: str) -> None:
+    human, alice.client = alice.human, browser()
+    options = alice.post("/sign-in/options").json()["publicKey"]
+    credential = alice.device.assertion(options)
+    if trouble == "stranger":
+        credential = Authenticator(user_handle=alice.device.user_handle).assertion(options)
+    elif trouble == "no handle":
+        credential["response"]["userHandle"] = None
+    elif trouble == "other session":
+        alice.client = browser()
+    elif trouble == "suspended":
+        suspend_human(human=human, actor=TESTER, now=now)
+    elif trouble == "replayed":
+        alice.post("/sign-in/finish", {"credential": credential})
+        alice.client.logout()
+    else:
+        Passkey.objects.update(sign_count=1000)
+    refused(alice.post("/sign-in/finish", {"credential": credential}), 400, "invalid_assertion")
+    assert "_auth_user_id" not in alice.client.session
+
+
+def test_signing_out_ends_the_session(alice: Person) -> None:
+    assert alice.client.post("/sign-out/").status_code == 302
+    assert alice.get("/approvals/")["Location"] == "/sign-in/?next=%2Fapprovals%2F"
+
+
+def test_a_suspended_human_is_signed_out_at_once(alice: Person, now: datetime) -> None:
+    suspend_human(human=alice.human, actor=TESTER, now=now)
+    assert alice.get("/approvals/").status_code == 302
+
+
+@pytest.mark.parametrize(
+    "target", ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:1", "x"]
+)
+def test_the_way_back_never_leads_away(alice: Person, target: str) -> None:
+    assert alice.client.get("/sign-in/", {"next": target})["Location"] == "/approvals/"
+
+
+def test_a_link_in_a_mail_makes_one_hop_of_our_own(alice: Person) -> None:
+    visitor = browser(**{"Sec-Fetch-Site": "cross-site"})
+    page = visitor.get("/sign-in/?next=/approvals/")
+    assert '<meta http-equiv="refresh" content="0; url=/sign-in/?next=%2Fapprovals%2F&amp;hop=1">' in (
+        page.content.decode()
+    )
+    assert "Sign in with passkey" in visitor.get("/sign-in/?next=/approvals/&hop=1").content.decode()
+
+
+def test_a_second_passkey_can_be_added_and_removed_but_never_the_last(alice: Person) -> None:
+    options = alice.post("/settings/passkeys/options").json()["publicKey"]
+    assert len(options["excludeCredentials"]) == 1
+    second = Authenticator()
+    assert (
+        alice.post("/settings/passkeys/finish", {"credential": second.registration(options)}).status_code
+        == 200
+    )
+    assert second.user_handle == alice.device.user_handle
+    first, last = Passkey.objects.order_by("created_at")
+    assert alice.client.post(f"/settings/passkeys/{first.pk}/remove").status_code == 302
+    refused(alice.client.post(f"/settings/passkeys/{last.pk}/remove"), 409, "invalid_state")
+    assert Passkey.objects.get() == last
+
+
+def test_another_humans_passkey_cannot_be_removed(alice: Person, bob: Person) -> None:
+    theirs = Passkey.objects.get(human=bob.human)
+    refused(alice.client.post(f"/settings/passkeys/{theirs.pk}/remove"), 404, "not_found")
+    assert Passkey.objects.count() == 2
+
+
+def test_settings_make_a_code_once_and_save_the_zone(alice: Person) -> None:
+    page = alice.client.post("/settings/enrolment-codes")
+    assert page.context["code"] in page.content.decode()
+    assert page.context["code"] not in alice.get("/settings/").content.decode()
+    assert alice.client.post("/settings/time-zone", {"time_zone": "Europe/Berlin"}).status_code == 302
+    assert alice.human.time_zone == "Europe/Berlin"
+    refused(alice.client.post("/settings/time-zone", {"time_zone": "Mars/Base"}), 400, "invalid_request")
+
+
+def test_ending_all_sessions_ends_the_others_too(alice: Person) -> None:
+    other: Any = Person(device=alice.device)
+    other.sign_in()
+    alice.client.post("/settings/sessions/end")
+    assert other.get("/approvals/").status_code == 302
+
+
+def test_two_links_made_at_once_make_one_first_admin(now: datetime) -> None:
+    paths = [first_link().removeprefix(ORIGIN) for _ in range(2)]
+    people = [Person(), Person()]
+    credentials = []
+    for number, (path, person) in enumerate(zip(paths, people, strict=True)):
+        options = person.post(f"{path}options", {"name": "A", "email": f"a{number}@example.org"}).json()
+        credentials.append(person.device.registration(options["publicKey"]))
+    answers = [
+        person.post(f"{path}finish", {"credential": credential})
+        for path, person, credential in zip(paths, people, credentials, strict=True)
+    ]
+    assert [answer.status_code for answer in answers] == [200, 409]
+    assert Human.objects.filter(is_staff=True).count() == 1
+    with pytest.raises(InvalidStateError):
+        create_setup_link(actor=TESTER, now=now)
+
+
+def test_the_cast_is_not_staff(alice: Person, now: datetime) -> None:
+    assert not alice.human.is_staff
+    assert invited("x@example.org", "X", now=now, is_staff=True).human.is_staff

@@ -1,0 +1,303 @@
+"""The pages: whose they are, what they refuse, how many queries they need, and what they never carry."""
+
+import re
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from agentauth.protocol.capability import parse_action
+from approvals.models import Receipt
+from approvals.tests.cast import Person, browser
+from audit.models import Event
+from registry.models import Agent, Grant, ServiceProvider
+from registry.services.agents import claim_link
+from registry.tests.cast import AgentClient, approved, basic, pending, refused
+from verifier.models import Confirmation
+
+pytestmark = pytest.mark.django_db
+ACTION: dict[str, Any] = {
+    "type": "transact",
+    "resource": "payments",
+    "amount": {"value": "240.00", "currency": "EUR"},
+    "arguments": {"payee": "ACME"},
+}
+
+
+@pytest.fixture
+def asking(agent: AgentClient, paying: Grant, alice: Person, now: datetime) -> Confirmation:
+    """A transaction above its threshold that waits for Alice."""
+    alice.approve(paying)
+    return Confirmation.objects.create(
+        grant=paying,
+        grant_version=1,
+        action=ACTION,
+        action_digest=parse_action(ACTION).digest(),
+        idempotency_key="invoice-118",
+        created_at=now,
+        expires_at=now + timedelta(hours=1),
+    )
+
+
+@pytest.fixture
+def stray(service_provider: ServiceProvider, now: datetime) -> AgentClient:
+    """An unclaimed agent with one pending request."""
+    client = AgentClient()
+    assert client.register().status_code == 201
+    pending(client, service_provider, now=now)
+    return client
+
+
+def pages_of(grant: Grant) -> list[str]:
+    return [
+        "/approvals/",
+        f"/approvals/{grant.pk}/",
+        f"/agents/{grant.agent_id}/",
+        "/agents/",
+        "/activity/",
+        "/settings/",
+    ]
+
+
+def test_AP_15_a_post_from_elsewhere_is_refused(alice: Person, reading: Grant) -> None:
+    drawn = alice.drawn(reading)
+    body = {"choices": {"permission.0": "on"}, "drawn": drawn, "decision": "approve"}
+    for headers in (
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ):
+        for media in ("application/json", "text/plain", "application/x-www-form-urlencoded"):
+            answer = alice.client.post(
+                f"/approvals/{reading.pk}/statement", str(body), content_type=media, headers=headers
+            )
+            refused(answer, 403, "csrf_failed")
+
+
+def test_AP_15_a_post_without_the_token_or_with_another_media_type_is_refused(
+    alice: Person, reading: Grant
+) -> None:
+    careful = Client(
+        enforce_csrf_checks=True,
+        headers=dict(alice.client.headers or {}) | {"Origin": "http://localhost:8000"},
+    )
+    careful.cookies = alice.client.cookies
+    answer = careful.post(f"/approvals/{reading.pk}/review", "{}", content_type="application/json")
+    refused(answer, 403, "csrf_failed")
+    answer = alice.client.post(f"/approvals/{reading.pk}/review", "{}", content_type="text/plain")
+    refused(answer, 400, "invalid_request")
+
+
+def test_AP_17_no_page_can_be_framed(alice: Person, reading: Grant) -> None:
+    paths = [
+        *pages_of(reading),
+        "/",
+        "/sign-in/",
+        "/setup/x/",
+        "/nowhere/",
+        f"/approvals/{reading.agent_id}/",
+    ]
+    for path in paths:
+        answer = alice.client.get(path, headers={"Accept": "text/html"})
+        assert "frame-ancestors 'none'" in answer["Content-Security-Policy"]
+        assert answer["X-Frame-Options"] == "DENY"
+
+
+def test_AP_19_a_hostile_reason_is_inert_text(
+    alice: Person, agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    grant = pending(
+        agent, service_provider, now=now, reason='<script>alert(1)</script>{{7*7}}"><img onerror=x>'
+    )
+    page = alice.get(f"/approvals/{grant.pk}/").content.decode()
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;{{7*7}}" in page
+    assert "<img onerror" not in page
+
+
+def test_no_page_holds_inline_script_or_style(alice: Person, paying: Grant, asking: Confirmation) -> None:
+    for path in [*pages_of(paying), "/", f"/confirmations/{asking.pk}/", f"/approvals/{paying.pk}/receipt/"]:
+        page = alice.get(path).content.decode()
+        assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=", page), path
+        assert page.count('role="status"') == 1
+
+
+def test_pages_of_signed_out_people_lead_to_the_sign_in(reading: Grant) -> None:
+    for path in pages_of(reading):
+        assert browser().get(path)["Location"].startswith("/sign-in/?next=")
+    refused(browser().post(f"/approvals/{reading.pk}/decide", {}), 401, "sign_in_required")
+
+
+def test_anothers_pages_do_not_exist(bob: Person, alice: Person, paying: Grant, asking: Confirmation) -> None:
+    for path in (
+        f"/approvals/{paying.pk}/",
+        f"/approvals/{paying.pk}/receipt/",
+        f"/agents/{paying.agent_id}/",
+        f"/confirmations/{asking.pk}/",
+    ):
+        assert bob.get(path).status_code == 404
+    for act in ("suspend", "resume", "revoke", f"grants/{paying.pk}/revoke"):
+        refused(bob.client.post(f"/agents/{paying.agent_id}/{act}"), 404, "not_found")
+    refused(bob.post(f"/confirmations/{asking.pk}/statement", {"decision": "confirm"}), 404, "not_found")
+
+
+def test_a_page_needs_the_same_number_of_queries_for_many_rows(
+    alice: Person, agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    from django.db import connection
+
+    def count(path: str) -> int:
+        with CaptureQueriesContext(connection) as captured:
+            assert alice.get(path).status_code == 200
+        return len(captured)
+
+    def more(name: str) -> Grant:
+        envelope = {"max_uses": 5}
+        wish = [{"type": "read", "resource": f"calendar/{name}"}]
+        approved(agent, service_provider, now=now, capabilities=wish, envelope=envelope)
+        return pending(agent, service_provider, now=now, capabilities=wish)
+
+    paths = pages_of(more("first"))
+    before = {path: count(path) for path in paths}
+    for number in range(3):
+        more(f"n{number}")
+    assert {path: count(path) for path in paths} == before
+
+
+def test_a_claim_leads_on_to_the_approval(alice: Person, stray: AgentClient) -> None:
+    url, code = claim_link(stray.agent())
+    path, grant = url.removeprefix("http://localhost:8000"), Grant.objects.get(agent=stray.agent())
+    assert alice.get(f"{path}?grant={grant.pk}").status_code == 200
+    options = alice.post(f"{path}statement", {"code": code}).json()["publicKey"]
+    credential = alice.device.assertion(options)
+    done = alice.post(f"{path}decide?grant={grant.pk}", {"credential": credential})
+    assert done.json() == {"status": "Claimed", "next": f"/approvals/{grant.pk}/?claimed=1"}
+    assert stray.agent().human == alice.human
+    assert Receipt.objects.get().kind == "claim"
+    assert alice.get(path).status_code == 404
+
+
+def test_a_claim_needs_the_code_and_the_signature(alice: Person, stray: AgentClient) -> None:
+    url, code = claim_link(stray.agent())
+    path = url.removeprefix("http://localhost:8000")
+    assert (
+        refused(alice.post(f"{path}statement", {"code": "WRONG123"}), 400, "invalid_request")["reason"]
+        == "claim_code"
+    )
+    options = alice.post(f"{path}statement", {"code": code}).json()["publicKey"]
+    bad = alice.device.assertion(options, signature=b"x")
+    refused(alice.post(f"{path}decide", {"credential": bad}), 400, "invalid_assertion")
+    assert stray.agent().status == "unclaimed"
+
+
+@pytest.mark.parametrize(
+    ("decision", "status", "word"), [("confirm", "confirmed", "Confirmed"), ("deny", "denied", "Denied")]
+)
+def test_one_transaction_is_confirmed_or_denied_with_a_signature(
+    alice: Person, asking: Confirmation, decision: str, status: str, word: str
+) -> None:
+    path = f"/confirmations/{asking.pk}/"
+    assert "wants to pay €240.00 at Acme Payments" in alice.get(path).content.decode()
+    options = alice.post(f"{path}statement", {"decision": decision}).json()["publicKey"]
+    done = alice.post(f"{path}decide", {"credential": alice.device.assertion(options)})
+    assert done.json()["status"] == word
+    asking.refresh_from_db()
+    assert asking.status == status
+    assert word in alice.get(path).content.decode()
+    refused(alice.post(f"{path}statement", {"decision": "confirm"}), 409, "invalid_state")
+
+
+def test_a_confirmation_over_time_or_of_another_word_is_refused(
+    alice: Person, asking: Confirmation, now: datetime
+) -> None:
+    path = f"/confirmations/{asking.pk}/"
+    refused(alice.post(f"{path}statement", {"decision": "approve"}), 400, "invalid_request")
+    Confirmation.objects.update(expires_at=now)
+    refused(alice.post(f"{path}statement", {"decision": "confirm"}), 410, "expired")
+    assert "Expired" in alice.get(path).content.decode()
+
+
+def test_a_human_stops_their_agent(alice: Person, agent: AgentClient, paying: Grant) -> None:
+    alice.approve(paying)
+    base = f"/agents/{paying.agent_id}/"
+    for act, status in (("suspend", "suspended"), ("resume", "active")):
+        assert alice.client.post(f"{base}{act}").status_code == 302
+        assert Agent.objects.get().status == status
+    page = alice.client.post(f"{base}grants/{paying.pk}/revoke", follow=True)
+    assert "Revoked" in page.content.decode()
+    paying.refresh_from_db()
+    assert paying.status == "revoked"
+    alice.client.post(f"{base}revoke")
+    assert Agent.objects.get().status == "revoked"
+    refused(alice.client.post(f"{base}resume"), 409, "invalid_state")
+
+
+def test_presence_begins_with_a_passkey_and_ends_with_the_session(alice: Person) -> None:
+    from verifier.services.presence import is_online
+
+    human = alice.human
+    refused(alice.post("/presence/renew"), 409, "invalid_state")
+    refused(alice.post("/presence/begin", {"credential": {}}), 400, "invalid_assertion")
+    options = alice.post("/presence/options").json()["publicKey"]
+    assert alice.post("/presence/begin", {"credential": alice.device.assertion(options)}).status_code == 200
+    at = datetime.now(tz=human.created_at.tzinfo)
+    assert is_online(human.pk, at)
+    assert alice.post("/presence/renew").status_code == 200
+    alice.client.post("/sign-out/")
+    assert not is_online(human.pk, datetime.now(tz=human.created_at.tzinfo))
+
+
+def test_the_receipt_is_for_the_agent_its_human_and_auditors(
+    alice: Person,
+    bob: Person,
+    agent: AgentClient,
+    paying: Grant,
+    service_provider: ServiceProvider,
+    now: datetime,
+) -> None:
+    from registry.services.service_providers import create_service_provider
+    from registry.tests.cast import TESTER
+
+    path = f"/v1/grants/{paying.pk}/receipt"
+    refused(agent.call("GET", path), 404, "not_found")
+    alice.approve(paying)
+    compact = Receipt.objects.get().compact
+    assert agent.call("GET", path).json()["receipt"] == compact
+    assert alice.get(path).json()["receipt"] == compact
+    assert alice.get(f"/approvals/{paying.pk}/receipt/?format=jws").content.decode() == compact
+    auditor, secret = create_service_provider(
+        name="Audit House", audience="http://127.0.0.1:8009", is_auditor=True, actor=TESTER, now=now
+    )
+    assert Client().get(path, headers=basic(auditor, secret)).json()["receipt"] == compact
+    refused(bob.get(path), 404, "not_found")
+    other = AgentClient()
+    other.register()
+    refused(other.call("GET", path), 404, "not_found")
+    refused(Client().get(path), 401, "invalid_client")
+
+
+def test_the_activity_tells_what_happened_in_words(alice: Person, reading: Grant) -> None:
+    alice.deny(reading)
+    page = alice.get("/activity/").content.decode()
+    assert "Denied what Research Assistant asked for at Acme Payments" in page
+    assert "Signed in" in page or "A passkey was added" in page
+    assert str(Event.objects.latest("id").pk) not in page
+
+
+def test_the_control_room_is_for_admins_by_passkey(admin: Person, alice: Person, reading: Grant) -> None:
+    assert browser().get("/admin/").status_code == 302
+    assert alice.get("/admin/")["Location"].startswith("/admin/login/")
+    page = admin.get("/admin/").content.decode()
+    assert f'href="/approvals/{reading.pk}/"' in page
+    assert "password" not in page.lower()
+    for path in ("/admin/password_change/", "/admin/password_change/done/"):
+        assert admin.get(path).status_code == 404
+
+
+def test_an_admin_invites_and_sees_the_link_once(admin: Person) -> None:
+    page = admin.client.post("/admin/invite/", {"email": "new@example.org"}).content.decode()
+    assert "http://localhost:8000/setup/" in page
+    assert "/setup/" not in admin.get("/admin/invite/").content.decode()
