@@ -67,7 +67,11 @@ def test_a_narrowed_approval_grants_exactly_what_is_left(alice: Page, agent: ste
     text = json.dumps(grant)
     assert '"40.00"' in text
     assert "max_requests_per_minute" in text
-    assert set(grant["narrowed"]) == {"capabilities", "envelope.max_requests_per_minute", "valid_until"}
+    assert set(grant["answer"]["narrowed"]) == {
+        "capabilities",
+        "envelope.max_requests_per_minute",
+        "valid_until",
+    }
 
 
 def test_a_denial_is_signed_and_its_reason_reaches_the_agent(alice: Page, agent: steps.Agent) -> None:
