@@ -21,7 +21,10 @@ from audit.sequencer import sequence_pending, sequence_until_empty
 from audit.tests.conftest import MakeEvent
 
 pytestmark = pytest.mark.django_db
-MINE, OTHERS = uuid.uuid4(), uuid.uuid4()
+MINE, OTHERS = (
+    uuid.UUID("0198c0de-0000-7000-8000-00000000000a"),
+    uuid.UUID("0198c0de-0000-7000-8000-00000000000b"),
+)
 
 
 @dataclass
