@@ -170,6 +170,15 @@ class AgentAuthClient:
         """The grant as it stands now."""
         return Grant.of(await self._registry.get(self._sign(), f"/v1/grants/{_segment(grant_id)}"))
 
+    async def withdraw_grant(self, grant: Grant | str) -> None:
+        """Take a pending request back. Raises InvalidStateError once it was decided."""
+        await self._end(grant, "withdraw")
+
+    async def revoke_grant(self, grant: Grant | str) -> None:
+        """Give an approved grant up for good; its tokens are refused from now on."""
+        await self._end(grant, "revoke")
+        self._tokens.forget()
+
     async def wait_for_confirmation(self, confirmation_id: str) -> Confirmation:
         """Wait until a human has confirmed or denied one transaction, or its time is over."""
         path = f"/v1/confirmations/{_segment(confirmation_id)}"
@@ -285,6 +294,10 @@ class AgentAuthClient:
             if after is None:
                 break
         return rows
+
+    async def _end(self, grant: Grant | str, how: str) -> None:
+        grant_id = grant if isinstance(grant, str) else grant.grant_id
+        await self._registry.post(self._sign(), f"/v1/grants/{_segment(grant_id)}/{how}", {})
 
     async def _issue(self, service_provider_id: str, grant_id: str | None) -> Token:
         grant = grant_id or await self._usable_grant(service_provider_id)

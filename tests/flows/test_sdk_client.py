@@ -13,7 +13,12 @@ import pytest
 
 from agentauth import AgentAuthClient, Capability
 from agentauth.protocol.dpop import make_proof
-from agentauth.protocol.errors import CooldownActiveError, InvalidGrantError, InvalidScopeError
+from agentauth.protocol.errors import (
+    CooldownActiveError,
+    InvalidGrantError,
+    InvalidScopeError,
+    InvalidStateError,
+)
 from agentauth.sdk import Action, Allowed, GrantPendingError, NoGrantError, RefusedError, VerifierClient
 from tests.live import ROOT, LiveRegistry
 
@@ -160,6 +165,26 @@ def test_revoking_binds_the_token_at_hand_and_the_next_one(
             await new_client().get_token(provider["slug"], grant.grant_id)
         with pytest.raises(NoGrantError, match="revoked"):
             await new_client().get_token(provider["slug"])
+
+    asyncio.run(story())
+
+
+def test_an_agent_withdraws_what_it_asked_and_gives_up_what_it_has(
+    sqlite_registry: LiveRegistry, provider: dict[str, str], new_client: Callable[[], AgentAuthClient]
+) -> None:
+    async def story() -> None:
+        client = new_client()
+        first = await client.request_grant(provider["slug"], CALENDAR)
+        await client.withdraw_grant(first)
+        assert (await client.get_grant(first.grant_id)).status == "withdrawn"
+        second = await client.request_grant(provider["slug"], CALENDAR)
+        await asyncio.to_thread(decide, sqlite_registry, "approve", second.grant_id)
+        await client.get_token(provider["slug"])
+        with pytest.raises(InvalidStateError):
+            await client.withdraw_grant(second)
+        await client.revoke_grant(second.grant_id)
+        with pytest.raises(NoGrantError, match="revoked"):
+            await client.get_token(provider["slug"])
 
     asyncio.run(story())
 
