@@ -88,3 +88,11 @@ def test_a_path_is_resolved_against_the_audience_s_origin(url: str, audience: st
 def test_nothing_outside_the_audience_is_signed_for(url: str) -> None:
     with pytest.raises(AudienceError):
         within_audience(url, "https://api.sp.example/v1")
+
+
+@pytest.mark.parametrize("url", ["//evil.example/x", "//", "events", "?x=1"])
+def test_what_two_readers_would_resolve_differently_is_refused_even_where_the_whole_origin_is_the_audience(
+    url: str,
+) -> None:
+    with pytest.raises(AudienceError):
+        within_audience(url, "https://api.sp.example")

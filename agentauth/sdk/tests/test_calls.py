@@ -10,6 +10,7 @@ from agentauth.protocol.errors import (
     CooldownActiveError,
     InvalidClientError,
     InvalidRequestError,
+    SlowDownError,
     TemporarilyUnavailableError,
 )
 from agentauth.sdk.errors import AudienceError, RegistryError
@@ -143,6 +144,16 @@ def test_an_hour_is_the_caller_s_to_wait(registry: FakeRegistry, tmp_path: Path,
     with pytest.raises(CooldownActiveError) as cooling:
         run(client.request_grant(SP_ID, CALENDAR))
     assert cooling.value.fields["retry_after"] == 3600
+    assert slept == []
+
+
+def test_a_limit_that_heals_only_in_an_hour_is_shown_at_once(
+    registry: FakeRegistry, tmp_path: Path, slept: list[float]
+) -> None:
+    client = registered(registry, tmp_path)
+    registry.script = lambda _request: error(429, "slow_down", {"Retry-After": "3600"})
+    with pytest.raises(SlowDownError):
+        run(client.get_grant(GRANT_ID))
     assert slept == []
 
 

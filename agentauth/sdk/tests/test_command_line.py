@@ -189,6 +189,13 @@ def test_keys_that_anchor_nothing_are_refused(
     assert answer(capsys, "verify-receipt", file, "--trusted-keys", str(tmp_path / "none"))[0] == 1
 
 
+def test_two_keys_of_one_name_anchor_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, name = files(tmp_path, receipt(next(iter(ALL.values()))))
+    keys = json.loads(Path(name).read_text())["keys"]
+    Path(name).write_text(json.dumps({"keys": keys * 2}))
+    assert answer(capsys, "verify-receipt", file, "--trusted-keys", name)[1]["error"] == "invalid_request"
+
+
 # ---- what importing costs
 
 
