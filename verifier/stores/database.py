@@ -92,9 +92,9 @@ def _spend(call: StoreCall) -> bool:
     if not call.dry_run:
         return spend_proof(jkt=call.proof_jkt, jti=call.proof_jti, until=call.spent_until)
     # A dry run asks the same question and takes the answer back.
-    savepoint = transaction.savepoint()
-    first = spend_proof(jkt=call.proof_jkt, jti=call.proof_jti, until=call.spent_until)
-    transaction.savepoint_rollback(savepoint)
+    with transaction.atomic():
+        first = spend_proof(jkt=call.proof_jkt, jti=call.proof_jti, until=call.spent_until)
+        transaction.set_rollback(True)
     return first
 
 
