@@ -133,6 +133,31 @@ def test_a_denied_demo_does_nothing(sqlite_registry: LiveRegistry) -> None:
     assert "The request was denied. Not today." in demo.lines
 
 
+def test_the_quickstart_asks_first_and_signs_once_it_is_approved(
+    sqlite_registry: LiveRegistry, tmp_path: Path
+) -> None:
+    slug = sqlite_registry.manage("load_demo")["slug"]
+    command = [
+        sys.executable,
+        "-m",
+        "examples.quickstart",
+        sqlite_registry.url,
+        slug,
+        "GET",
+        "/calendar/work",
+    ]
+    environment = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path)}
+
+    def run() -> str:
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert f"A human must approve this first: {sqlite_registry.url}/claim/" in run()
+    decide(sqlite_registry, "approve", grant_id_of(sqlite_registry))
+    assert re.fullmatch(r"Authorization: DPoP \S+\nDPoP: \S+\n", run())
+
+
 def test_without_a_registry_the_demo_says_so_in_one_line() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "examples.demo"],
