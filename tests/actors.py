@@ -1,6 +1,7 @@
 """The agent and the service provider of flows, speaking HTTP with nothing but the protocol package."""
 
 import json
+import re
 import secrets
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import httpx
 
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.keys import LocalSigner, PrivateKey
+from approvals.tests.authenticator import Authenticator
 from tests.live import ROOT, LiveRegistry
 
 
@@ -79,14 +81,10 @@ class Scene:
 
 
 def scene(
-    registry: LiveRegistry,
-    *,
-    capabilities: list[dict[str, Any]],
-    envelope: dict[str, Any],
-    alg: str = "EdDSA",
+    registry: LiveRegistry, *, capabilities: list[dict[str, Any]], envelope: dict[str, Any], owner: str = ""
 ) -> Scene:
-    """Seed an approved grant on `registry`."""
-    wish = json.dumps({"capabilities": capabilities, "envelope": envelope, "alg": alg})
+    """Seed an approved grant on `registry`; with `owner`, a pending one of the human with that e-mail."""
+    wish = json.dumps({"capabilities": capabilities, "envelope": envelope, "owner": owner})
     done = subprocess.run(
         [sys.executable, "-m", "tests.seed", wish],
         cwd=ROOT,
@@ -99,3 +97,40 @@ def scene(
     made = json.loads(done.stdout)
     signer = LocalSigner(PrivateKey.from_pem(made.pop("agent_pem").encode()))
     return Scene(registry=registry, signer=signer, **made)
+
+
+class LivePerson:
+    """A human at a live registry's pages, with a software passkey and a cookie jar."""
+
+    def __init__(self, registry: LiveRegistry, email: str) -> None:
+        self.registry, self.email = registry, email
+        self.device = Authenticator(origin=registry.url)
+        own_pages = {"Origin": registry.url, "Sec-Fetch-Site": "same-origin"}
+        self.http = httpx.Client(base_url=registry.url, headers=own_pages, timeout=30)
+        link = registry.manage("setup_link", "--email", email)["url"].removeprefix(registry.url)
+        self.http.get(link)
+        options = self.post(f"{link}options", {"name": "Alice", "email": email}).json()["publicKey"]
+        done = self.post(f"{link}finish", {"credential": self.device.registration(options)})
+        assert done.status_code == 200, done.text
+
+    def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
+        return self.http.post(path, json=body, headers={"X-CSRFToken": self._csrf()})
+
+    def sign(self, grant_id: str) -> dict[str, Any]:
+        """Everything of an approval up to the signature: the body that decides."""
+        base = f"/approvals/{grant_id}/"
+        drawn = re.search(r'name="drawn" value="([^"]+)"', self.http.get(base).text)
+        assert drawn
+        asked = {"choices": {"permission.0": "on"}, "drawn": drawn[1]}
+        assert self.post(f"{base}second-step", asked).status_code == 200
+        options = self.post(f"{base}statement", asked | {"decision": "approve"})
+        assert options.status_code == 200, options.text
+        return {"credential": self.device.assertion(options.json()["publicKey"])}
+
+    def decide(self, grant_id: str, signed: dict[str, Any]) -> httpx.Response:
+        return self.post(f"/approvals/{grant_id}/decide", signed)
+
+    def _csrf(self) -> str:
+        token = re.search(r'name="csrf-token" content="([^"]+)"', self.http.get("/").text)
+        assert token
+        return token[1]

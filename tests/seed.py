@@ -9,17 +9,18 @@ import os
 import secrets
 import sys
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
 
 
-def seed(
-    *, capabilities: list[dict[str, Any]], envelope: dict[str, Any], alg: Literal["EdDSA", "ES256"] = "EdDSA"
-) -> dict[str, Any]:
-    """A human, a service provider, an active agent and an approved grant; ids and secrets to act with."""
+def seed(*, capabilities: list[dict[str, Any]], envelope: dict[str, Any], owner: str = "") -> dict[str, Any]:
+    """A human, a service provider, an active agent and an approved grant; ids and secrets to act with.
+
+    With `owner`, the e-mail of a human who exists, the grant is theirs to decide and left pending.
+    """
     from django.conf import settings
 
     from agentauth.protocol.capability import parse_capabilities
@@ -27,13 +28,17 @@ def seed(
     from agentauth.protocol.keys import LocalSigner, PrivateKey
     from agentauth.protocol.manifest import sign_manifest, verify_manifest
     from audit.services import Actor
+    from registry.models import Human
     from registry.services import enrolment, grant_requests, grants, people, registration, service_providers
 
     now, system = datetime.now(UTC), Actor(kind="system", id="seed")
     suffix = secrets.token_hex(4)
     asked = parse_capabilities(capabilities)
     limits = parse_envelope(envelope)
-    human = people.create_human(email=f"alice-{suffix}@example.org", name="Alice", actor=system, now=now)
+    if owner:
+        human = Human.objects.get(email=owner)
+    else:
+        human = people.create_human(email=f"alice-{suffix}@example.org", name="Alice", actor=system, now=now)
     provider, secret = service_providers.create_service_provider(
         name=f"Acme {suffix}",
         audience=f"http://127.0.0.1:8001/{suffix}",
@@ -60,15 +65,16 @@ def seed(
         service_provider=provider, capabilities=asked, envelope=limits, seconds=30 * 86_400, reason="seed"
     )
     grant, _ = grant_requests.request_grant(agent=agent, asked=wish, actor=system, now=now)
-    grants.approve_grant(
-        grant=grant,
-        human=human,
-        capabilities=asked,
-        envelope=limits,
-        valid_until=now + timedelta(days=7),
-        actor=Actor(kind="human", id=str(human.pk)),
-        now=now,
-    )
+    if not owner:
+        grants.approve_grant(
+            grant=grant,
+            human=human,
+            capabilities=asked,
+            envelope=limits,
+            valid_until=now + timedelta(days=7),
+            actor=Actor(kind="human", id=str(human.pk)),
+            now=now,
+        )
     return {
         "human_id": str(human.pk),
         "agent_id": str(agent.pk),

@@ -22,6 +22,7 @@ from approvals.services.challenges import (
     spend,
     take,
 )
+from audit.faults import fault_point
 from kms.services import signer
 from registry.models import Human
 
@@ -68,6 +69,7 @@ def accept_signature(
         with transaction.atomic():
             take(row, now=now)
             passkey, verified = check_signature(row, credential=credential, human=human, now=now)
+            fault_point("approve.after_signature")
             act(row)
             compact = build_receipt(
                 parse_statement(row.statement),

@@ -15,6 +15,7 @@ from approvals.services.signatures import receipt_of
 from approvals.services.terms import read_choices
 from approvals.views.access import actor_of, answer, human_of, member, posted, signed_in
 from approvals.views.described import describe_grant, describe_limits, describe_rows, elsewhere
+from audit.faults import fault_point
 from registry.models import Grant, Human
 
 WORDS = {"approve": "Approved", "deny": "Denied"}
@@ -120,6 +121,7 @@ def decide(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         actor=actor_of(request),
         now=timezone.now(),
     )
+    fault_point("approve.before_delivery")
     return answer(status=WORDS[receipt.decision], next=f"/approvals/{grant_id}/")
 
 

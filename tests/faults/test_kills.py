@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from agentauth.protocol.encoding import b64u_decode
-from tests.actors import Scene, scene
+from tests.actors import LivePerson, Scene, scene
 from tests.conftest import CAMPAIGN
 from tests.live import ROOT, LiveRegistry
 
@@ -96,6 +96,27 @@ def test_a_kill_while_verifying_debits_each_operation_once(registry: LiveRegistr
         log["decisions"].append(answer["decision_id"])
     rest = place.ask(place.question(token, THREE, idempotency_key=str(uuid.uuid4()), dry_run=True)).json()
     assert rest["limits"]["budgets"][0]["remaining"] == f"{100 - 3 * KILLS}.00"
+    consult_oracle(registry, log)
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["approve.after_signature", "approve.before_commit", "approve.after_commit", "approve.before_delivery"],
+)
+def test_AP_7_a_kill_while_approving_grants_once_or_not_at_all(registry: LiveRegistry, point: str) -> None:
+    alice = LivePerson(registry, f"alice-{uuid.uuid4().hex[:8]}@example.org")
+    places = [scene(registry, capabilities=[PAY], envelope={}, owner=alice.email) for _ in range(KILLS)]
+    signed, log = [alice.sign(place.grant_id) for place in places], new_log()
+    restart(registry, point)
+    for place, body in zip(places, signed, strict=True):
+        dies(alice.decide, place.grant_id, body)
+    restart(registry)
+    for place, body in zip(places, signed, strict=True):
+        answer = alice.decide(place.grant_id, body)
+        assert answer.status_code == 200, answer.text
+        assert place.api("GET", f"/v1/grants/{place.grant_id}").json()["status"] == "approved"
+        log["approved"].append(place.grant_id)
+    alice.http.close()
     consult_oracle(registry, log)
 
 
