@@ -81,10 +81,15 @@ class Scene:
 
 
 def scene(
-    registry: LiveRegistry, *, capabilities: list[dict[str, Any]], envelope: dict[str, Any], owner: str = ""
+    registry: LiveRegistry,
+    *,
+    capabilities: list[dict[str, Any]],
+    envelope: dict[str, Any],
+    alg: str = "EdDSA",
+    owner: str = "",
 ) -> Scene:
     """Seed an approved grant on `registry`; with `owner`, a pending one of the human with that e-mail."""
-    wish = json.dumps({"capabilities": capabilities, "envelope": envelope, "owner": owner})
+    wish = json.dumps({"capabilities": capabilities, "envelope": envelope, "alg": alg, "owner": owner})
     done = subprocess.run(
         [sys.executable, "-m", "tests.seed", wish],
         cwd=ROOT,

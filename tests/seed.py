@@ -16,7 +16,13 @@ import django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
 
 
-def seed(*, capabilities: list[dict[str, Any]], envelope: dict[str, Any], owner: str = "") -> dict[str, Any]:
+def seed(
+    *,
+    capabilities: list[dict[str, Any]],
+    envelope: dict[str, Any],
+    alg: Literal["EdDSA", "ES256"] = "EdDSA",
+    owner: str = "",
+) -> dict[str, Any]:
     """A human, a service provider, an active agent and an approved grant; ids and secrets to act with.
 
     With `owner`, the e-mail of a human who exists, the grant is theirs to decide and left pending.
