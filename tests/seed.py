@@ -9,7 +9,7 @@ import os
 import secrets
 import sys
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import django
 
