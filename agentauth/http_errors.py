@@ -215,7 +215,9 @@ class PageErrorMiddleware:
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse:
         error = domain_error(exception)
         if isinstance(error, ServerError):
-            logger.error("unhandled error in %s", request.path, exc_info=exception)
+            match = request.resolver_match
+            # The route, never the path: a claim or setup link in it is a secret.
+            logger.error("unhandled error in %s", match.route if match else "?", exc_info=exception)
         return error_response(request, error)
 
 

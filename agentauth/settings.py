@@ -220,5 +220,7 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    # Refusals are audit events; Django's line for each would hold the path, and paths of claim and setup links are secret.
+    "loggers": {"django.request": {"level": "CRITICAL"}},
     "root": {"handlers": ["stderr"], "level": env("LOG_LEVEL", "WARNING") or "WARNING"},
 }

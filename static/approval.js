@@ -69,7 +69,6 @@ form.addEventListener("submit", (event) => {
   busy(buttons, () => decide(decision));
 });
 
-if (!available()) {
-  complain(document.body.dataset.noPasskeys);
-  for (const button of buttons) button.disabled = true;
-}
+// They come disabled: without a script or without passkeys they could do nothing.
+for (const button of buttons) button.disabled = !available();
+if (!available()) complain(document.body.dataset.noPasskeys);

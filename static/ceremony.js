@@ -1,8 +1,11 @@
 // Any form whose submit is a passkey ceremony: post its fields, ask the passkey, post the answer, go on.
 
-import { announce, busy, create, post, sign } from "./passkey.js";
+import { announce, available, busy, complain, create, post, sign } from "./passkey.js";
 
 for (const form of document.querySelectorAll("form[data-ceremony]")) {
+  // Without a script, or without passkeys, these buttons could do nothing: they come disabled.
+  for (const button of form.querySelectorAll("button")) button.disabled = !available();
+  if (!available()) complain(document.body.dataset.noPasskeys);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     const fields = Object.fromEntries(new FormData(form, event.submitter));

@@ -301,3 +301,23 @@ def test_an_admin_invites_and_sees_the_link_once(admin: Person) -> None:
     page = admin.client.post("/admin/invite/", {"email": "new@example.org"}).content.decode()
     assert "http://localhost:8000/setup/" in page
     assert "/setup/" not in admin.get("/admin/invite/").content.decode()
+
+
+def test_AP_38_everything_can_be_read_without_a_script_and_nothing_be_signed(
+    alice: Person, paying: Grant
+) -> None:
+    page = alice.get(f"/approvals/{paying.pk}/").content.decode()
+    assert "may spend up to €100.00 per payment at Acme Payments (“payments”), at most €500.00 a day." in page
+    for name in ("Approve with passkey", "Deny"):
+        assert re.search(rf"<button[^>]* disabled>{name}</button>", page)
+
+
+def test_U6_a_link_that_is_a_secret_never_reaches_the_log(
+    alice: Person, stray: AgentClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    url, _code = claim_link(stray.agent())
+    path = url.removeprefix("http://localhost:8000")
+    refused(alice.post(f"{path}statement", {"code": "WRONG123"}), 400, "invalid_request")
+    browser().get("/setup/AAAAAAAAAAAAAAAAAAAAAA/")
+    assert path.split("/")[2] not in caplog.text
+    assert "AAAAAAAAAAAAAAAAAAAAAA" not in caplog.text

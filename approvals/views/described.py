@@ -123,7 +123,10 @@ def describe_use(grants: Iterable[Grant], now: datetime) -> dict[Any, list[dict[
                 }
             )
         if envelope.max_uses is not None:
-            text = _("%(used)d of %(all)d uses") % {"used": ledger.uses, "all": envelope.max_uses}
+            text = _("%(used)s of %(all)s uses") % {
+                "used": sentences.whole(ledger.uses),
+                "all": sentences.whole(envelope.max_uses),
+            }
             bars.append(
                 {"label": _("Uses in all"), "text": text, "value": ledger.uses, "max": envelope.max_uses}
             )
