@@ -141,6 +141,13 @@ def test_AP_2_a_request_withdrawn_after_the_statement_is_not_granted(
     assert not Receipt.objects.exists()
 
 
+def test_AP_2_an_agent_renamed_after_the_statement_is_not_granted(alice: Person, reading: Grant) -> None:
+    options = alice.statement(reading).json()["publicKey"]
+    Agent.objects.update(name="Other Name")
+    refused(alice.decide(reading, options), 409, "grant_changed")
+    assert_pending(reading)
+
+
 def test_AP_4_an_assertion_for_one_request_is_nothing_for_another(
     alice: Person, agent: AgentClient, service_provider: ServiceProvider, reading: Grant, now: datetime
 ) -> None:

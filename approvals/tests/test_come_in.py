@@ -10,12 +10,12 @@ from django.core.management import CommandError, call_command
 
 from agentauth.protocol.errors import InvalidRequestError, InvalidStateError
 from approvals.models import Challenge, Passkey, SetupCode
-from approvals.services.people import create_setup_link
+from approvals.services.people import create_setup_link, finish_setup
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import ORIGIN, Person, browser, invited
 from audit.models import Event
 from registry.models import Human
-from registry.services.people import suspend_human
+from registry.services.people import create_human, suspend_human
 from registry.tests.cast import TESTER, refused
 
 pytestmark = pytest.mark.django_db
@@ -238,3 +238,19 @@ def test_two_links_made_at_once_make_one_first_admin(now: datetime) -> None:
 def test_the_cast_is_not_staff(alice: Person, now: datetime) -> None:
     assert not alice.human.is_staff
     assert invited("x@example.org", "X", now=now, is_staff=True).human.is_staff
+
+
+def test_a_setup_that_was_looked_up_in_time_still_finds_the_admin_who_was_faster(now: datetime) -> None:
+    path, person = first_link().removeprefix(ORIGIN), Person()
+    options = person.post(f"{path}options", {"name": "Eve", "email": "eve@example.org"}).json()["publicKey"]
+    looked_up = SetupCode.objects.get()
+    create_human(email="ada@example.org", name="Ada", is_staff=True, actor=TESTER, now=now)
+    with pytest.raises(InvalidStateError):
+        finish_setup(
+            setup_code=looked_up,
+            credential=person.device.registration(options),
+            session_key=str(person.client.session.session_key),
+            actor=TESTER,
+            now=now,
+        )
+    assert Human.objects.count() == 1

@@ -1,5 +1,6 @@
 """The pages: whose they are, what they refuse, how many queries they need, and what they never carry."""
 
+import json
 import re
 from datetime import datetime, timedelta
 from typing import Any
@@ -87,7 +88,8 @@ def test_AP_15_a_post_without_the_token_or_with_another_media_type_is_refused(
     careful.cookies = alice.client.cookies
     answer = careful.post(f"/approvals/{reading.pk}/review", "{}", content_type="application/json")
     refused(answer, 403, "csrf_failed")
-    answer = alice.client.post(f"/approvals/{reading.pk}/review", "{}", content_type="text/plain")
+    body = json.dumps({"choices": {"permission.0": "on"}, "drawn": alice.drawn(reading)})
+    answer = alice.client.post(f"/approvals/{reading.pk}/review", body, content_type="text/plain")
     refused(answer, 400, "invalid_request")
 
 
