@@ -19,8 +19,16 @@ from typing import Any
 import django
 import pytest
 
-# Before the apps' own conftest files import their models.
+# Before anything imports a model.
 django.setup()
+
+from kms.services import ensure_key
+from registry.models import Human, ServiceProvider
+from registry.services.people import create_human
+from registry.services.service_providers import create_service_provider
+from registry.tests.cast import TESTER, AgentClient, enrolled
+
+ALLOWED = ("read:calendar", "write:files", "transact:payments", "read:mail")
 
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL") == "1"
 
@@ -59,6 +67,48 @@ def _flush_past_triggers() -> Iterator[None]:
 @pytest.fixture
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+@pytest.fixture
+def alice(db: None, now: datetime) -> Human:
+    return create_human(email="alice@example.org", name="Alice", actor=TESTER, now=now)
+
+
+@pytest.fixture
+def bob(db: None, now: datetime) -> Human:
+    return create_human(email="bob@example.org", name="Bob", actor=TESTER, now=now)
+
+
+@pytest.fixture
+def mallory(db: None, now: datetime) -> Human:
+    return create_human(email="mallory@example.org", name="Mallory", actor=TESTER, now=now)
+
+
+@pytest.fixture
+def provider_and_secret(db: None, now: datetime) -> tuple[ServiceProvider, str]:
+    return create_service_provider(
+        name="Acme Calendar",
+        audience="http://127.0.0.1:8001/v1",
+        allowed=ALLOWED,
+        actor=TESTER,
+        now=now,
+    )
+
+
+@pytest.fixture
+def service_provider(provider_and_secret: tuple[ServiceProvider, str]) -> ServiceProvider:
+    return provider_and_secret[0]
+
+
+@pytest.fixture
+def agent(alice: Human, now: datetime) -> AgentClient:
+    """Alice's active agent."""
+    return enrolled(alice, now=now)
+
+
+@pytest.fixture
+def token_key(db: None, now: datetime) -> None:
+    ensure_key(purpose="token", actor=TESTER, now=now)
 
 
 @pytest.hookimpl(wrapper=True)

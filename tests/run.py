@@ -1,4 +1,4 @@
-"""Runs the groups of tests: `python -m tests.run unit|rest|campaign|screenshots`. Names what a machine lacks."""
+"""Runs the groups of tests: `python -m tests.run unit|rest|flows|campaign|screenshots`. Names what a machine lacks."""
 
 import os
 import shutil
@@ -69,6 +69,8 @@ def main() -> int:
         return 1
     if group == "unit":
         passed = unit()
+    elif group == "flows":
+        passed = pytest("tests", *APPS, "-m", "flow and not browser and not faults and not node")
     elif group in {"rest", "campaign"}:
         # CAMPAIGN=1 makes the same tests run their full counts; see tests/conftest.py.
         passed = rest(absent)
