@@ -22,6 +22,7 @@ from agentauth.protocol.errors import (
     InvalidRequestError,
     NotFoundError,
     PermissionDeniedError,
+    ProofNonceRequiredError,
     TemporarilyUnavailableError,
 )
 from audit import kinds
@@ -171,11 +172,17 @@ def headers_of(error: AgentAuthError, status: int) -> dict[str, str]:
     if status in {429, 503}:
         headers["Retry-After"] = str(error.fields.get("retry_after", DEFAULT_RETRY_SECONDS))
     if status == STATUSES["invalid_client"]:
-        proof = isinstance(error, InvalidProofError) or error.code == "use_dpop_nonce"
-        headers["WWW-Authenticate"] = (
-            DPOP_CHALLENGE.format(code=error.code) if proof else 'Basic realm="agentauth"'
-        )
+        headers["WWW-Authenticate"] = _challenge(error)
     return headers
+
+
+def _challenge(error: AgentAuthError) -> str:
+    if isinstance(error, InvalidProofError | ProofNonceRequiredError):
+        return DPOP_CHALLENGE.format(code=error.code)
+    if isinstance(error, InvalidClientError):
+        return 'Basic realm="agentauth"'
+    # A page's script is asking: at `Basic` the browser would open its own password dialog.
+    return 'Passkey realm="agentauth"'
 
 
 def handle_exception(exc: Exception, context: dict[str, Any]) -> Response:
@@ -186,7 +193,7 @@ def handle_exception(exc: Exception, context: dict[str, Any]) -> Response:
         logger.error("unhandled error in %s", type(view).__name__, exc_info=exc)
     error = recorded(request, error)
     status = STATUSES[error.code]
-    if isinstance(error, InvalidProofError):
+    if isinstance(error, InvalidProofError | ProofNonceRequiredError):
         # At /v1/tokens and POST /v1/agents a bad proof is a bad request (RFC 9449 section 5).
         status = getattr(view, "proof_error_status", status)
     return Response(body_of(error), status=status, headers=headers_of(error, status))

@@ -222,6 +222,6 @@ LOGGING = {
     "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     # Refusals are audit events; Django's line for each would hold the path, and paths of claim and setup links are secret.
-    "loggers": {"django.request": {"level": "CRITICAL"}},
+    "loggers": {name: {"level": "CRITICAL"} for name in ("django.request", "django.security.csrf")},
     "root": {"handlers": ["stderr"], "level": env("LOG_LEVEL", "WARNING") or "WARNING"},
 }

@@ -10,7 +10,13 @@ from django.utils import timezone
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
-from agentauth.protocol.dpop import LeakedKeyError, VerifiedProof, single_header, verify_proof
+from agentauth.protocol.dpop import (
+    LeakedKeyError,
+    VerifiedProof,
+    check_nonce,
+    single_header,
+    verify_proof,
+)
 from agentauth.protocol.errors import InvalidClientError, InvalidProofError, InvalidRequestError
 from audit.services import Actor
 from registry.models import Agent, ServiceProvider
@@ -42,13 +48,13 @@ def read_proof(request: Request, *, now: datetime) -> VerifiedProof:
     The URL is built from PUBLIC_URL, never from the Host header, and the proof covers the exact body. A mutation
     takes no query string, since the proof does not cover one. A private key in the proof bars that key for ever.
 
-    Raises InvalidProofError, InvalidRequestError.
+    Raises InvalidProofError, ProofNonceRequiredError, InvalidRequestError.
     """
     if request.method not in SAFE_METHODS and request.META.get("QUERY_STRING"):
         raise InvalidRequestError("This call takes no query string.")
     header = request.headers.get("DPoP")
     try:
-        return verify_proof(
+        proof = verify_proof(
             single_header([] if header is None else [header]),
             expected_method=str(request.method),
             expected_url=settings.PUBLIC_URL + request.path,
@@ -56,9 +62,12 @@ def read_proof(request: Request, *, now: datetime) -> VerifiedProof:
             body=request.body,
             now=int(now.timestamp()),
         )
+        # We ask for no nonce, so one that comes along was made for another server.
+        check_nonce(proof, accepted=(), required=False)
     except LeakedKeyError as error:
         bar_disclosed_key(key=error.key, actor=Actor("anonymous", "", request_id_of(request)), now=now)
         raise
+    return proof
 
 
 def spend(proof: VerifiedProof) -> None:

@@ -44,6 +44,7 @@ _SENTENCES = {
         "invalid_dpop_proof",
         "replayed",
     ): "The proof was used before; the agent should make a new one for each call.",
+    ("use_dpop_nonce", None): "The proof's nonce was not given out here; the agent should leave it out.",
     ("insufficient_scope", "no_capability"): "The grant has no capability for this action.",
     ("insufficient_scope", "constraint"): "The action breaks a limit of the capability.",
     ("envelope_exceeded", "rate"): "Too many requests; try again later.",

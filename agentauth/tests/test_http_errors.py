@@ -11,6 +11,7 @@ from rest_framework.views import APIView
 
 from agentauth import http_errors
 from agentauth.protocol import errors
+from approvals.views.access import SignInRequiredError
 from audit.models import Event
 
 
@@ -32,6 +33,14 @@ def answer(exc: Exception) -> tuple[int, dict[str, object], dict[str, str]]:
     request = Request(RequestFactory().get("/v1/x"))
     response = http_errors.handle_exception(exc, {"request": request, "view": APIView()})
     return response.status_code, response.data, dict(response.items())
+
+
+@pytest.mark.django_db
+def test_a_page_s_script_is_never_answered_with_a_password_dialog() -> None:
+    _, _, headers = answer(SignInRequiredError("Sign in again."))
+    assert headers["WWW-Authenticate"].startswith("Passkey")
+    _, _, headers = answer(errors.InvalidClientError("x"))
+    assert headers["WWW-Authenticate"].startswith("Basic")
 
 
 def test_U1_a_database_that_does_not_answer_is_503_with_a_time_to_retry() -> None:

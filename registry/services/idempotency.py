@@ -1,5 +1,6 @@
 """One answer per (caller, route, Idempotency-Key), written in the transaction of the act it answers."""
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from agentauth.protocol.errors import (
 from registry.models import IdempotencyRecord
 
 KEPT_FOR = timedelta(hours=24)
+_ROUTE_CHARACTERS = 80
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _INSERT = (
     "INSERT INTO registry_idempotencyrecord (caller, route, key, body_sha256, status, body, token_jti, created_at, expires_at) "
@@ -52,6 +54,9 @@ def run_once(
             return act()
     if not _KEY.fullmatch(key):
         raise InvalidRequestError("Idempotency-Key must be 1 to 255 visible ASCII characters.")
+    if len(route) > _ROUTE_CHARACTERS:
+        # A path is the caller's to choose, and no id of ours is that long: PostgreSQL would answer with an error.
+        route = hashlib.sha256(route.encode()).hexdigest()
     scope = {"caller": caller, "route": route, "key": key}
     with transaction.atomic():
         IdempotencyRecord.objects.filter(**scope, expires_at__lte=now).delete()

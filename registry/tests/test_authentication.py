@@ -120,6 +120,14 @@ def test_DJ_3_the_url_comes_from_settings_and_never_from_the_host(agent: AgentCl
     refused(response, 401, "invalid_dpop_proof")
 
 
+def test_DP_100_a_nonce_that_nobody_gave_out_is_refused(agent: AgentClient) -> None:
+    stale = agent.proof("GET", "/v1/agents/me", nonce="stale")
+    refused(agent.call("GET", "/v1/agents/me", proof=stale), 401, "use_dpop_nonce")
+    body = b'{"grant_id": "x"}'
+    stale = agent.proof("POST", "/v1/tokens", body, nonce="stale")
+    refused(agent.call("POST", "/v1/tokens", {"grant_id": "x"}, proof=stale), 400, "use_dpop_nonce")
+
+
 def test_a_mutation_takes_no_query_string(agent: AgentClient) -> None:
     refused(agent.call("DELETE", "/v1/agents/me", query="?x=1"), 400, "invalid_request")
     assert agent.agent().status == "active"

@@ -50,6 +50,10 @@ def test_the_proof_is_checked_before_the_key(agent: AgentClient, service_provide
     refused(answer, 401, "invalid_dpop_proof")
 
 
+def test_U1_a_long_path_with_a_key_is_not_found_and_no_fault_of_ours(agent: AgentClient) -> None:
+    refused(agent.call("POST", f"/v1/grants/{'a' * 200}/revoke", {}, key="a"), 404, "not_found")
+
+
 @pytest.mark.parametrize("key", ["x" * 256, "with space", "ü", "\x7f"])
 def test_a_key_is_short_and_plain(agent: AgentClient, service_provider: ServiceProvider, key: str) -> None:
     with pytest.raises(InvalidRequestError):

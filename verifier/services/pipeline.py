@@ -10,13 +10,14 @@ from typing import Any
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError
 
-from agentauth.protocol.dpop import LeakedKeyError, url_within, verify_proof
+from agentauth.protocol.dpop import LeakedKeyError, check_nonce, url_within, verify_proof
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import (
     IdempotencyMismatchError,
     InvalidProofError,
     InvalidRequestError,
     InvalidTokenError,
+    ProofNonceRequiredError,
     TemporarilyUnavailableError,
 )
 from agentauth.protocol.keys import PublicKey
@@ -114,7 +115,9 @@ def prepare(
             body=None,
             now=seconds,
         )
-    except (InvalidTokenError, InvalidProofError) as error:
+        # None was ever given out here, so one that comes along was made for another server or another time.
+        check_nonce(proof, accepted=(), required=False)
+    except (InvalidTokenError, InvalidProofError, ProofNonceRequiredError) as error:
         leaked = error.key if isinstance(error, LeakedKeyError) else None
         return refused(refuse=Refuse(error.code, error.reason), claims=claims, leaked_key=leaked)
     # 5. The token is worth something only in the hands of the key it names.

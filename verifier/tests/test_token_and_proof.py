@@ -200,6 +200,13 @@ def test_every_fault_of_a_proof_has_its_reason(
     assert (place.denial.agent_id, place.denial.human_id) == (place.agent.pk, place.human.pk)
 
 
+def test_DP_100_a_nonce_that_nobody_gave_out_is_refused_and_the_proof_not_spent(place: Scene) -> None:
+    token, jti = place.token(), secrets.token_urlsafe()
+    body = place.body(LOOK, token=token, proof=place.proof(token, jti=jti, nonce="stale"))
+    assert refused(place, body)["error"] == "use_dpop_nonce"
+    assert place.ask(LOOK, token=token, proof=place.proof(token, jti=jti))["valid"]
+
+
 def test_anothers_key_is_a_fault_of_binding_and_spends_nothing(place: Scene) -> None:
     token, jti = place.token(), secrets.token_urlsafe()
     thief = place.body(LOOK, token=token, proof=place.proof(token, jti=jti, signer=other_key()))
