@@ -100,6 +100,10 @@ MIDDLEWARE = [
     "agentauth.http_errors.PageErrorMiddleware",
 ]
 
+# Threads of each web process; long polls may hold a quarter of them.
+WEB_THREADS = int(env("WEB_THREADS", "16"))
+LONG_POLL_SLOTS = max(1, WEB_THREADS // 4)
+
 ROOT_URLCONF = "agentauth.urls"
 WSGI_APPLICATION = "agentauth.wsgi.application"
 APPEND_SLASH = False

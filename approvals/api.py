@@ -1,7 +1,5 @@
 """The receipt of a decision over the API: for the agent, its human and auditors, never for the service provider."""
 
-import uuid
-
 from django.utils import timezone
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.permissions import BasePermission
@@ -11,6 +9,7 @@ from rest_framework.views import APIView
 
 from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import InvalidClientError, NotFoundError
+from agentauth.protocol.identifiers import parse_id
 from approvals.services.signatures import receipt_of
 from registry.authentication import AgentProofAuthentication, ServiceProviderAuthentication
 from registry.models import Agent, Grant, Human, ServiceProvider
@@ -63,7 +62,7 @@ class ReceiptView(APIView):
 def readable_grant(grant_id: str, reader: object) -> Grant:
     """The grant, if `reader` may have its receipt. Raises NotFoundError, the same for unknown and another's."""
     try:
-        grant = Grant.objects.select_related("agent").filter(pk=uuid.UUID(grant_id)).first()
+        grant = Grant.objects.select_related("agent").filter(pk=parse_id(grant_id)).first()
     except ValueError:
         grant = None
     allowed = grant is not None and (

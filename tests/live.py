@@ -41,6 +41,7 @@ class LiveRegistry:
             "DATABASE_URL": database_url,
             "SECRET_KEY": "only-for-live-tests-0123456789-abcdefghijklmnopqrstuvw",
             "AGENTAUTH_TESTING": "1",
+            "WEB_THREADS": "8",
             **(env or {}),
         }
         self.process: subprocess.Popen[bytes] | None = None

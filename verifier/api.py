@@ -1,7 +1,6 @@
 """The verifier over HTTP: service providers ask for decisions, agents wait for a human's confirmation of one transaction."""
 
 import time
-import uuid
 from typing import Any, cast
 
 from django.utils import timezone
@@ -10,6 +9,7 @@ from rest_framework.response import Response
 
 from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import NotFoundError
+from agentauth.protocol.identifiers import parse_id
 from audit.faults import fault_point
 from registry.api.grants import LONG_POLLS, LOOK_EVERY_SECONDS, MAX_WAIT_SECONDS
 from registry.api.views import NativeView, query_integer
@@ -53,7 +53,7 @@ class ConfirmationView(NativeView):
 
     def _find(self, confirmation_id: str) -> Confirmation:
         try:
-            wanted = uuid.UUID(confirmation_id)
+            wanted = parse_id(confirmation_id)
         except ValueError:
             raise NotFoundError("There is nothing here, or it is not yours.") from None
         return find_for_agent(wanted, self.agent)

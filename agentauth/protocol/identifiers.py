@@ -33,3 +33,10 @@ def is_id(value: object) -> bool:
     comparison by text misses.
     """
     return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
+def parse_id(text: str) -> uuid.UUID:
+    """The identifier in `text`, in its one spelling. Raises ValueError for anything `is_id` refuses."""
+    if not is_id(text):
+        raise ValueError("not an identifier")
+    return uuid.UUID(text)

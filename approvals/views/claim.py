@@ -1,13 +1,12 @@
 """The claim page: a human takes an agent as theirs with the code it shows and a passkey."""
 
-import uuid
-
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
 from agentauth.protocol.capability import parse_capabilities
+from agentauth.protocol.identifiers import parse_id
 from approvals.services import claims
 from approvals.services.people import session_key_of
 from approvals.views.access import actor_of, answer, human_of, member, posted, signed_in
@@ -59,6 +58,6 @@ def decide(request: HttpRequest, secret: str) -> HttpResponse:
 def _grant(request: HttpRequest) -> str:
     """The request to go on to; only the shape of an id, since the page it leads to checks the rest."""
     try:
-        return str(uuid.UUID(request.GET.get("grant", "")))
+        return str(parse_id(request.GET.get("grant", "")))
     except ValueError:
         return ""

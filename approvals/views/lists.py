@@ -9,6 +9,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET
 
 from agentauth.protocol.capability import parse_action
+from agentauth.protocol.identifiers import parse_id
 from approvals import sentences
 from approvals.views.access import human_of, signed_in
 from approvals.views.described import describe_permissions
@@ -75,7 +76,7 @@ def _cursor(request: HttpRequest) -> uuid.UUID | None:
 
 def _uuid(text: str) -> uuid.UUID:
     try:
-        return uuid.UUID(text)
+        return parse_id(text)
     except ValueError:
         # A cursor nobody gave: nothing lies below it.
         return uuid.UUID(int=0)

@@ -35,7 +35,7 @@ MAX_REFERENCE_CHARACTERS = 80
 DEFAULT_PAGE = 50
 MAX_PAGE = 100
 # A poll beyond these answers at once, so that waiting agents never hold the threads that others need.
-LONG_POLLS = threading.BoundedSemaphore(getattr(settings, "LONG_POLL_SLOTS", 4))
+LONG_POLLS = threading.BoundedSemaphore(settings.LONG_POLL_SLOTS)
 
 
 class GrantsView(NativeView):

@@ -12,6 +12,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from agentauth.protocol.errors import InvalidRequestError
+from agentauth.protocol.identifiers import parse_id
 from agentauth.protocol.reading import members
 from audit.services import Actor
 from registry.authentication import AgentProofAuthentication, caller_of, request_id_of
@@ -88,7 +89,7 @@ def query_integer(text: str, name: str, *, minimum: int, maximum: int) -> int:
 def query_cursor(text: str) -> uuid.UUID:
     """A cursor as `next` gave it. Raises InvalidRequestError."""
     try:
-        return uuid.UUID(text)
+        return parse_id(text)
     except ValueError:
         raise InvalidRequestError("The cursor is not one we gave.") from None
 

@@ -1,6 +1,5 @@
 """The life of a grant: decided by a human, withdrawn, revoked, suspended, resumed. Requests: grant_requests.py."""
 
-import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,6 +17,7 @@ from agentauth.protocol.errors import (
     InvalidStateError,
     NotFoundError,
 )
+from agentauth.protocol.identifiers import parse_id
 from agentauth.protocol.token import build_claims, check_token_size
 from audit import kinds
 from audit.faults import fault_point
@@ -35,7 +35,7 @@ _CHANGED = GrantChangedError("This request changed since it was shown. Look at i
 def find_grant(reference: str, *, agent: Agent) -> Grant:
     """The agent's own grant with this id. Raises NotFoundError, one for unknown and for another's."""
     try:
-        pk = uuid.UUID(reference)
+        pk = parse_id(reference)
     except ValueError:
         pk = None
     grant = (

@@ -1,6 +1,5 @@
 """Humans: how they come to exist, are suspended and resumed. Their passkeys and sessions belong to approvals."""
 
-import zoneinfo
 from datetime import datetime
 
 from django.core.exceptions import ValidationError
@@ -10,6 +9,7 @@ from django.db.models import F
 
 from agentauth.protocol.errors import InvalidRequestError, InvalidStateError
 from agentauth.protocol.manifest import check_display_name
+from agentauth.protocol.windows import parse_zone
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Human
@@ -60,8 +60,7 @@ def end_sessions(*, human: Human, actor: Actor, now: datetime) -> None:
 
 def change_time_zone(*, human: Human, zone: str, actor: Actor, now: datetime) -> None:
     """Show times in another IANA zone from now on. Raises InvalidRequestError."""
-    if zone not in zoneinfo.available_timezones():
-        raise InvalidRequestError("This is not a time zone we know.")
+    parse_zone(zone, "time_zone")
     with transaction.atomic():
         Human.objects.filter(pk=human.pk).update(time_zone=zone)
         record(kind=kinds.HUMAN_CHANGED, actor=actor, at=now, human_id=human.id, data={"time_zone": zone})

@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 import secrets
-import uuid
 from collections.abc import Sequence
 from datetime import datetime
 from urllib.parse import urlsplit
@@ -21,6 +20,7 @@ from agentauth.protocol.errors import (
     InvalidStateError,
     NotFoundError,
 )
+from agentauth.protocol.identifiers import parse_id
 from agentauth.protocol.manifest import check_display_name
 from audit import kinds
 from audit.services import Actor, record
@@ -105,7 +105,7 @@ def authenticate_service_provider(*, client_id: str, secret: str) -> ServiceProv
     """
     digest = hashlib.sha256(secret.encode()).digest()
     try:
-        client = uuid.UUID(client_id)
+        client = parse_id(client_id)
     except ValueError:
         raise _UNKNOWN from None
     if str(client) != client_id:
@@ -122,7 +122,7 @@ def authenticate_service_provider(*, client_id: str, secret: str) -> ServiceProv
 def find_service_provider(reference: str) -> ServiceProvider:
     """The active service provider with this id or slug. Raises NotFoundError."""
     try:
-        by = {"pk": uuid.UUID(reference)}
+        by = {"pk": parse_id(reference)}
     except ValueError:
         by = {"slug": reference}  # type: ignore[dict-item]
     found = ServiceProvider.objects.filter(status=ServiceProvider.Status.ACTIVE, **by).first()

@@ -171,7 +171,7 @@ def _decide(
     with transaction.atomic():
         # The grant's row is held until the yes is written: a version that changes meanwhile waits, or was first.
         grant = (
-            Grant.objects.select_for_update(of=("self",))
+            Grant.objects.select_for_update(of=("self",), no_key=True)
             .select_related("agent")
             .get(pk=confirmation.grant_id)
         )

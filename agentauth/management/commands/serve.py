@@ -14,7 +14,7 @@ from django.core.management.base import BaseCommand, CommandParser
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 30
-# The parts restart when they die; a part that dies this often in a row brings the whole down, visibly.
+# The parts restart when they die; a part that dies this often in all brings the whole down, visibly.
 RESTARTS = 5
 
 
@@ -23,7 +23,6 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--workers", type=int, default=2, help="web server processes")
-        parser.add_argument("--threads", type=int, default=16, help="threads in each")
         parser.add_argument(
             "--no-setup-link", action="store_true", help="do not print a link for the first admin"
         )
@@ -36,13 +35,20 @@ class Command(BaseCommand):
             call_command("setup_link", first_start=True)
         self.stdout.write(f"AgentAuth is at {settings.PUBLIC_URL}  (Ctrl-C stops it)")
         self.stdout.flush()
-        supervise([_gunicorn(options["workers"], options["threads"]), [sys.executable, "manage.py", "jobs"]])
+        supervise([_gunicorn(options["workers"]), [sys.executable, "manage.py", "jobs"]])
 
 
-def _gunicorn(workers: int, threads: int) -> list[str]:
+def _gunicorn(workers: int) -> list[str]:
     port = urlsplit(settings.PUBLIC_URL).port or 80
     command = [sys.executable, "-m", "gunicorn", "agentauth.wsgi:application", "--bind", f"127.0.0.1:{port}"]
-    command += ["--worker-class", "gthread", "--workers", str(workers), "--threads", str(threads)]
+    command += [
+        "--worker-class",
+        "gthread",
+        "--workers",
+        str(workers),
+        "--threads",
+        str(settings.WEB_THREADS),
+    ]
     # The control socket of gunicorn 27 would lie in the home directory; nobody here uses it.
     return [
         *command,

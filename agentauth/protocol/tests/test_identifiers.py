@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentauth.protocol.errors import EncodingError
-from agentauth.protocol.identifiers import is_id, uuid7
+from agentauth.protocol.identifiers import is_id, parse_id, uuid7
 
 
 @given(st.integers(0, 2**48 - 1), st.binary(min_size=10, max_size=10))
@@ -47,3 +47,12 @@ def test_what_does_not_fit_is_refused(ms: int, entropy: bytes) -> None:
 )
 def test_only_one_text_names_an_id(text: object) -> None:
     assert not is_id(text)
+
+
+@given(st.integers(0, 2**48 - 1), st.binary(min_size=10, max_size=10))
+def test_an_identifier_is_read_in_its_one_spelling(ms: int, entropy: bytes) -> None:
+    made = uuid7(ms, entropy)
+    assert parse_id(str(made)) == made
+    for other in (f"{{{made}}}", made.hex, f"urn:uuid:{made}", f" {made}"):
+        with pytest.raises(ValueError, match="identifier"):
+            parse_id(other)
