@@ -1,12 +1,14 @@
 """The one table from a domain error to an HTTP answer, for the API and for pages; refusals are recorded here."""
 
+import json
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.db import DatabaseError, InterfaceError, OperationalError
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
 from django.http.response import HttpResponseBase
 from django.template.loader import render_to_string
 from django.utils import timezone
@@ -71,6 +73,8 @@ STATUSES = {
 }
 DPOP_CHALLENGE = 'DPoP error="{code}", algs="EdDSA Ed25519 ES256"'
 DEFAULT_RETRY_SECONDS = 1
+MAX_BODY_BYTES = 1024
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
 
 
 class RequestTooLargeError(AgentAuthError):
@@ -150,7 +154,7 @@ def recorded(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuth
             actor=actor_of(request),
             at=timezone.now(),
             error=error,
-            route=f"{request.method} {match.route if match else ''}",
+            route=f"{_method(request)} {match.route if match else ''}",
             **ids_of(request),
         )
     except DatabaseError:
@@ -159,12 +163,24 @@ def recorded(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuth
     return error
 
 
+def _method(request: HttpRequest | Request) -> str:
+    """The method as it may key the flood counter: made-up ones are one, or each would be a counter of its own."""
+    return str(request.method) if request.method in METHODS else "other"
+
+
 def body_of(error: AgentAuthError) -> dict[str, Any]:
     """The JSON body: code, sentence, and the fields named for this error."""
     body: dict[str, Any] = {"error": error.code, "error_description": error.description[:600]}
     if error.reason:
         body["reason"] = error.reason
-    return body | error.fields
+    body |= error.fields
+    # A list of sentences is as long as what was asked for; an error stays below 1 kB.
+    for name, value in body.items():
+        if isinstance(value, list):
+            body[name] = shown = list(value)
+            while shown and len(json.dumps(body).encode()) > MAX_BODY_BYTES:
+                shown.pop()
+    return body
 
 
 def headers_of(error: AgentAuthError, status: int) -> dict[str, str]:
@@ -217,7 +233,12 @@ class PageErrorMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        return self.get_response(request)
+        response = self.get_response(request)
+        if isinstance(response, HttpResponseNotAllowed):
+            allowed = response["Allow"]
+            response = error_response(request, MethodNotAllowedError("This page does not take that method."))
+            response["Allow"] = allowed
+        return response
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse:
         error = domain_error(exception)
@@ -246,6 +267,11 @@ def permission_denied(request: HttpRequest, exception: Exception | None = None) 
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """The last resort, with no database and no template behind it."""
-    error = ServerError("Something went wrong on our side. Quote the request id when you report it.")
-    return JsonResponse(body_of(error), status=500, headers=headers_of(error, 500))
+    """The last resort, with no database and no template behind it: what a middleware raised ends here.
+
+    The session and the signed-in human are read by middleware, so a database that is away is met here first.
+    """
+    cause = sys.exc_info()[1]
+    error = domain_error(cause if isinstance(cause, Exception) else RuntimeError())
+    status = STATUSES[error.code]
+    return JsonResponse(body_of(error), status=status, headers=headers_of(error, status))

@@ -10,7 +10,7 @@ from django.http.response import HttpResponseBase
 from django.utils import timezone
 
 from agentauth.http_errors import error_response
-from agentauth.protocol.errors import CsrfFailedError
+from agentauth.protocol.errors import CsrfFailedError, NotFoundError
 from audit.identifiers import new_id
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
@@ -84,6 +84,19 @@ class OneHostMiddleware:
             host = urlsplit(f"//{request.get_host()}").hostname
             if host in {"127.0.0.1", "::1"}:
                 return HttpResponseRedirect(settings.PUBLIC_URL + request.get_full_path())
+        return self.get_response(request)
+
+
+class NoNulMiddleware:
+    """No address of ours holds a NUL, and PostgreSQL raises where one is looked for."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        query = request.META.get("QUERY_STRING", "")
+        if "\0" in request.path or "\0" in query or "%00" in query:
+            return error_response(request, NotFoundError("There is nothing here, or it is not yours."))
         return self.get_response(request)
 
 

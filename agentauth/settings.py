@@ -90,6 +90,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "agentauth.middleware.OneHostMiddleware",
+    "agentauth.middleware.NoNulMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -223,9 +224,17 @@ CELERY_BEAT_SCHEDULE = {
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
+    "formatters": {
+        "line": {
+            "class": "agentauth.log_lines.LineFormatter",
+            "format": "{asctime} {levelname} {name} {message}",
+            "style": "{",
+        }
+    },
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     # Refusals are audit events; Django's line for each would hold the path, and paths of claim and setup links are secret.
     "loggers": {name: {"level": "CRITICAL"} for name in ("django.request", "django.security.csrf")},
     "root": {"handlers": ["stderr"], "level": env("LOG_LEVEL", "WARNING") or "WARNING"},
+    # The server's own lines name addresses too.
+    "loggers": {"gunicorn.error": {"handlers": ["stderr"], "propagate": False}},
 }

@@ -1,9 +1,32 @@
-"""The WSGI entry of the pages and the API."""
+"""The WSGI entry: Django's, with one reading of text. Server processes start here."""
 
 import os
 
-from django.core.wsgi import get_wsgi_application
+import django
+from django.core.handlers.wsgi import WSGIHandler, WSGIRequest
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
+django.setup(set_prefix=False)
 
-application = get_wsgi_application()
+
+class Utf8Request(WSGIRequest):
+    """A request whose text is UTF-8, whatever charset its Content-Type names.
+
+    Django decodes query and form by that charset, and Python knows codecs that are none for text (`hex`) or that
+    raise (`undefined`): one such header would fail before any middleware runs.
+    """
+
+    @property
+    def encoding(self) -> None:
+        return None
+
+    @encoding.setter
+    def encoding(self, _claimed: str | None) -> None:
+        pass
+
+
+class Application(WSGIHandler):
+    request_class = Utf8Request
+
+
+application = Application()

@@ -1,10 +1,11 @@
 """Every domain error has its status; what is not known leaks nothing (U1, U2, U5)."""
 
+import json
 import logging
 
 import pytest
 from django.db import OperationalError
-from django.test import RequestFactory
+from django.test import Client, RequestFactory
 from rest_framework import exceptions
 from rest_framework.request import Request
 from rest_framework.views import APIView
@@ -81,3 +82,40 @@ def test_a_bad_proof_names_the_scheme_and_algorithms() -> None:
     assert answer(errors.InvalidProofError("x"))[2]["WWW-Authenticate"] == (
         'DPoP error="invalid_dpop_proof", algs="EdDSA Ed25519 ES256"'
     )
+
+
+@pytest.mark.django_db
+def test_U1_a_database_that_is_away_while_a_middleware_asks_it_is_503(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def away(_request: object) -> None:
+        raise OperationalError("connection to 10.0.0.7 refused")
+
+    monkeypatch.setattr("django.contrib.auth.middleware.get_user", away)
+    found = Client(raise_request_exception=False).get("/health/live")
+    assert (found.status_code, found.json()["error"]) == (503, "temporarily_unavailable")
+    assert found["Retry-After"] == "1"
+    assert "10.0.0.7" not in found.content.decode()
+
+
+@pytest.mark.django_db
+def test_U2_a_page_that_does_not_take_the_method_says_so_in_json() -> None:
+    headers = {"Origin": "http://localhost:8000"}
+    found = Client().put("/settings/", headers=headers)
+    assert (found.status_code, found.json()["error"]) == (405, "method_not_allowed")
+    assert found["Allow"] == "GET"
+
+
+def test_U2_an_error_stays_short_whatever_it_lists() -> None:
+    sentences = [f"Research Assistant may delete “files/{number}” at Acme." for number in range(32)]
+    body = http_errors.body_of(errors.ConfirmationRequiredError("Look once more.", dangerous=sentences))
+    assert len(json.dumps(body).encode()) <= 1024
+    assert body["dangerous"] == sentences[: len(body["dangerous"])]
+    assert body["dangerous"]
+
+
+@pytest.mark.django_db
+def test_U4_made_up_methods_share_one_flood_counter() -> None:
+    for number in range(61):
+        Client().generic(f"M{number:03}", "/sign-in/")
+    assert Event.objects.count() == 60

@@ -72,3 +72,11 @@ def test_AP_15_the_right_origin_without_the_token_is_refused_too() -> None:
     )
     assert answer.status_code == 403
     assert answer.json()["error"] == "csrf_failed"
+
+
+@pytest.mark.parametrize("path", ["/v1/service-providers/%00", "/a%00b", "/sign-in/?next=%00"])
+def test_DJ_8_an_address_with_a_nul_is_refused_before_the_database_is_asked(
+    client: Client, path: str
+) -> None:
+    answer = client.get(path)
+    assert (answer.status_code, answer.json()["error"]) == (404, "not_found")

@@ -7,8 +7,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import ValidationError
-from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
 from django.http import HttpRequest
 
@@ -26,7 +24,7 @@ from approvals.services.challenges import Ceremony, begin, check_signature, late
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Human
-from registry.services.people import create_human
+from registry.services.people import check_email, create_human
 
 SETUP_CODE_BYTES = 16
 FIRST_ADMIN_LIFE = timedelta(minutes=15)
@@ -243,10 +241,7 @@ def _active(human: Human) -> Human:
 
 
 def _check_free(email: str) -> None:
-    try:
-        validate_email(email)
-    except ValidationError:
-        raise InvalidRequestError("Enter an e-mail address.") from None
+    check_email(email)
     if Human.objects.filter(email__iexact=email).exists():
         raise InvalidRequestError("Somebody already has this e-mail address.")
 

@@ -1,6 +1,7 @@
 """The life of a grant: decided by a human, withdrawn, revoked, suspended, resumed. Requests: grant_requests.py."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -171,9 +172,14 @@ def resume_grant(*, grant: Grant, actor: Actor, now: datetime) -> None:
 
 
 def end_pending_grants(*, agent: Agent, actor: Actor, now: datetime) -> None:
-    """Withdraw what the agent still asks for, since it ends itself. Inside the caller's transaction."""
+    """Withdraw what the agent still asks for, since it has ended. Inside the caller's transaction.
+
+    One that was decided or withdrawn meanwhile stays as it is: an agent must not stop its own revocation by
+    withdrawing at the right moment.
+    """
     for grant in agent.grants.filter(status=Grant.Status.PENDING).select_related("agent"):
-        _end(grant, Grant.Status.WITHDRAWN, kinds.GRANT_WITHDRAWN, actor, now)
+        with suppress(InvalidStateError):
+            _end(grant, Grant.Status.WITHDRAWN, kinds.GRANT_WITHDRAWN, actor, now)
 
 
 def expire_grant(*, grant: Grant, actor: Actor, now: datetime) -> None:

@@ -14,13 +14,12 @@ from audit import kinds
 from audit.services import Actor, record
 from registry.models import Human
 
+MAX_EMAIL_CHARACTERS = 254
+
 
 def create_human(*, email: str, name: str, is_staff: bool = False, actor: Actor, now: datetime) -> Human:
     """A new active human without a passkey yet. Raises InvalidRequestError for a bad or taken address or name."""
-    try:
-        validate_email(email)
-    except ValidationError as error:
-        raise InvalidRequestError("This is not an e-mail address.") from error
+    check_email(email)
     check_display_name(name)
     with transaction.atomic():
         try:
@@ -38,6 +37,16 @@ def create_human(*, email: str, name: str, is_staff: bool = False, actor: Actor,
             personal={"email": email, "name": name},
         )
     return human
+
+
+def check_email(email: str) -> None:
+    """An e-mail address, and one our column holds. Raises InvalidRequestError."""
+    try:
+        validate_email(email)
+    except ValidationError as error:
+        raise InvalidRequestError("This is not an e-mail address.") from error
+    if len(email) > MAX_EMAIL_CHARACTERS:
+        raise InvalidRequestError("This is not an e-mail address.")
 
 
 def suspend_human(*, human: Human, actor: Actor, now: datetime) -> None:

@@ -193,3 +193,9 @@ def test_an_agent_may_look_a_service_provider_up(
         "allowed": ["read:calendar", "write:files", "transact:payments", "read:mail"],
     }
     refused(agent.call("GET", "/v1/service-providers/nobody"), 404, "not_found")
+
+
+def test_DJ_8_an_address_longer_than_its_column_is_no_address(now: datetime) -> None:
+    long = f"{'a' * 60}@{'b' * 60}.{'c' * 60}.{'d' * 60}.{'e' * 20}.org"
+    with pytest.raises(InvalidRequestError):
+        create_human(email=long, name="Long", actor=TESTER, now=now)

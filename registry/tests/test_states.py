@@ -8,7 +8,9 @@ from django.db import IntegrityError, transaction
 from django.db.models import Model
 
 from registry.models import Agent, Grant, Human, ServiceProvider
-from registry.tests.cast import AgentClient, approved, pending
+from registry.services import grants
+from registry.services.agents import revoke_agent
+from registry.tests.cast import TESTER, AgentClient, approved, pending
 
 pytestmark = pytest.mark.django_db
 
@@ -98,3 +100,19 @@ def test_an_approved_grant_is_whole(
 def test_one_address_is_one_human_in_any_case(alice: Human, now: datetime) -> None:
     with pytest.raises(IntegrityError), transaction.atomic():
         Human.objects.create(email="ALICE@example.org", name="Another", created_at=now)
+
+
+def test_RV_2_an_agent_cannot_stop_its_revocation_by_withdrawing_at_the_right_moment(
+    agent: AgentClient, service_provider: ServiceProvider, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at what is pending and the swap the agent takes a request back: the revocation goes on."""
+    grant = pending(agent, service_provider, now=now)
+    ending = grants._end
+
+    def withdrawn_first(stale: Grant, *rest: Any) -> None:
+        Grant.objects.filter(pk=grant.pk).update(status=Grant.Status.WITHDRAWN, ended_at=now)
+        ending(stale, *rest)
+
+    monkeypatch.setattr(grants, "_end", withdrawn_first)
+    revoke_agent(agent=agent.agent(), actor=TESTER, now=now)
+    assert agent.agent().status == Agent.Status.REVOKED

@@ -5,6 +5,7 @@ import signal
 import threading
 from typing import Any
 
+from django.contrib.sessions.backends.db import SessionStore
 from django.core.management.base import BaseCommand
 from django.db import Error, close_old_connections
 from django.utils import timezone
@@ -45,3 +46,5 @@ class Command(BaseCommand):
             registry_expiry.expire_everything(now=now)
             verifier_expiry.expire_everything(now=now)
             forget_challenges(now=now)
+            # Anybody who opens the sign-in page has one.
+            SessionStore.clear_expired()

@@ -53,6 +53,9 @@ def _gunicorn(workers: int) -> list[str]:
     return [
         *command,
         "--no-control-socket",
+        # By default gunicorn lets a client on the same machine set SCRIPT_NAME by a header of that name.
+        "--forwarder-headers",
+        "",
         "--graceful-timeout",
         str(STOP_SECONDS),
         "--log-level",
