@@ -273,5 +273,6 @@ def server_error(request: HttpRequest) -> HttpResponse:
     """
     cause = sys.exc_info()[1]
     error = domain_error(cause if isinstance(cause, Exception) else RuntimeError())
+    logger.error("unhandled error before %s", request.path, exc_info=cause)
     status = STATUSES[error.code]
     return JsonResponse(body_of(error), status=status, headers=headers_of(error, status))

@@ -232,9 +232,11 @@ LOGGING = {
         }
     },
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    # Refusals are audit events; Django's line for each would hold the path, and paths of claim and setup links are secret.
-    "loggers": {name: {"level": "CRITICAL"} for name in ("django.request", "django.security.csrf")},
+    "loggers": {
+        # Refusals are audit events: no line of Django's for each.
+        **{name: {"level": "CRITICAL"} for name in ("django.request", "django.security.csrf")},
+        # The server's own lines name addresses too.
+        "gunicorn.error": {"handlers": ["stderr"], "propagate": False},
+    },
     "root": {"handlers": ["stderr"], "level": env("LOG_LEVEL", "WARNING") or "WARNING"},
-    # The server's own lines name addresses too.
-    "loggers": {"gunicorn.error": {"handlers": ["stderr"], "propagate": False}},
 }

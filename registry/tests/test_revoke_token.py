@@ -121,14 +121,3 @@ def test_RV_11_an_event_that_cannot_be_written_stops_the_revocation(
     answer = refused(revoke(agent, token), 503, "temporarily_unavailable")
     assert "disk" not in json.dumps(answer)
     assert Token.objects.get().revoked_at is None
-
-
-def test_DJ_7_a_body_of_many_megabytes_is_not_read_to_its_end(provider_and_secret: Provider) -> None:
-    """The service provider is authenticated by a header, so its body first meets the parser."""
-    answer = Client().post(
-        "/v1/revoke",
-        b"token=" + b"x" * 3_000_000,
-        content_type="application/x-www-form-urlencoded",
-        headers=basic(*provider_and_secret),
-    )
-    refused(answer, 413, "request_too_large")
