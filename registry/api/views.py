@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from agentauth.protocol.errors import InvalidRequestError, NotFoundError
+from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.identifiers import parse_id
 from agentauth.protocol.reading import members
 from audit.services import Actor
@@ -19,8 +19,6 @@ from registry.authentication import AgentProofAuthentication, caller_of, request
 from registry.models import Agent, ServiceProvider
 from registry.permissions import IsAgent
 from registry.services.idempotency import Answer, run_once
-
-MAX_ROUTE_CHARACTERS = 80
 
 
 class NativeView(APIView):
@@ -68,13 +66,9 @@ class NativeView(APIView):
 
     def once(self, act: Callable[[], Answer], *, caller: str = "") -> Answer:
         """Run the act under the request's Idempotency-Key, if it has one; always in one transaction."""
-        route = f"{self.request.method} {self.request.path}"
-        if len(route) > MAX_ROUTE_CHARACTERS:
-            # An id this long names nothing, and the row that remembers the answer could not hold it.
-            raise NotFoundError("There is nothing here, or it is not yours.")
         return run_once(
             caller=caller or str(self.agent.pk),
-            route=route,
+            route=f"{self.request.method} {self.request.path}",
             key=self.request.headers.get("Idempotency-Key"),
             body_sha256=hashlib.sha256(self.request.body).digest(),
             now=self.now,

@@ -109,8 +109,3 @@ def test_a_repeated_withdrawal_is_one_event(agent: AgentClient, service_provider
     for _ in range(2):
         assert agent.call("POST", f"/v1/grants/{grant_id}/withdraw", {}, key="w").status_code == 204
     assert Event.objects.filter(kind="registry.grant.withdrawn").count() == 1
-
-
-def test_DJ_8_an_id_longer_than_any_of_ours_is_not_found_also_with_a_key(agent: AgentClient) -> None:
-    """PostgreSQL would raise where the route does not fit its column."""
-    refused(agent.call("POST", f"/v1/grants/{'x' * 500}/withdraw", key="k"), 404, "not_found")
