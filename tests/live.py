@@ -75,8 +75,6 @@ class LiveRegistry:
             "--threads",
             "8",
             "--no-control-socket",
-            "--forwarder-headers",
-            "",
         ]
         env = self.env | ({"FAULT_AT": fault_at} if fault_at else {})
         with self.log.open("ab") as log:
