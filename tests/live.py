@@ -35,13 +35,14 @@ class LiveRegistry:
         self.workers = workers
         self.log = directory / "server.log"
         self.env = {
-            **{name: value for name, value in os.environ.items() if name not in {"FAULT_AT", "DATABASE_URL"}},
+            **{name: value for name, value in os.environ.items() if name != "DATABASE_URL"},
             "PUBLIC_URL": self.url,
             "VAR_DIR": str(directory),
             "DATABASE_URL": database_url,
             "SECRET_KEY": "only-for-live-tests-0123456789-abcdefghijklmnopqrstuvw",
             "AGENTAUTH_TESTING": "1",
             "WEB_THREADS": "8",
+            "FAULT_AT": f"@{directory / 'fault_at'}",
             **(env or {}),
         }
         self.process: subprocess.Popen[bytes] | None = None
@@ -58,7 +59,11 @@ class LiveRegistry:
         for command in (["migrate", "-v", "0"], ["ensure_keys", "-v", "0"]):
             subprocess.run([sys.executable, "manage.py", *command], cwd=ROOT, env=self.env, check=True)
 
-    def start(self, *, fault_at: str = "") -> None:
+    def fault_at(self, point: str) -> None:
+        """From now on every process that comes to this point dies there; empty for none."""
+        (self.directory / "fault_at").write_text(point)
+
+    def start(self) -> None:
         command = [
             sys.executable,
             "-m",
@@ -76,10 +81,9 @@ class LiveRegistry:
             "8",
             "--no-control-socket",
         ]
-        env = self.env | ({"FAULT_AT": fault_at} if fault_at else {})
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True
+                command, cwd=ROOT, env=self.env, stdout=log, stderr=log, start_new_session=True
             )
         self.wait_until_ready()
 

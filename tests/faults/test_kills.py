@@ -55,11 +55,6 @@ def registry(live_registry: LiveRegistry) -> LiveRegistry:
     return live_registry
 
 
-def restart(registry: LiveRegistry, fault_at: str = "") -> None:
-    registry.stop()
-    registry.start(fault_at=fault_at)
-
-
 @pytest.mark.parametrize(
     "point", ["issue.after_intent", "issue.after_commit", "issue.after_signature", "issue.before_delivery"]
 )
@@ -68,10 +63,10 @@ def test_AU_22_a_kill_while_issuing_delivers_no_token_that_is_not_on_record(
 ) -> None:
     place = scene(registry, capabilities=[PAY], envelope={"budgets": [BUDGET]})
     body, keys, log = {"grant_id": place.grant_id}, [str(uuid.uuid4()) for _ in range(KILLS)], new_log()
-    restart(registry, point)
+    registry.fault_at(point)
     for key in keys:
         dies(place.api, "POST", "/v1/tokens", body, **{"Idempotency-Key": key})
-    restart(registry)
+    registry.fault_at("")
     for key in keys:
         answer = place.api("POST", "/v1/tokens", body, **{"Idempotency-Key": key})
         assert answer.status_code == 201, answer.text
@@ -86,10 +81,10 @@ def test_AU_22_a_kill_while_issuing_delivers_no_token_that_is_not_on_record(
 def test_a_kill_while_verifying_debits_each_operation_once(registry: LiveRegistry, point: str) -> None:
     place = scene(registry, capabilities=[PAY], envelope={"budgets": [BUDGET]})
     token, keys, log = place.token(), [str(uuid.uuid4()) for _ in range(KILLS)], new_log()
-    restart(registry, point)
+    registry.fault_at(point)
     for key in keys:
         dies(place.ask, place.question(token, THREE, idempotency_key=key))
-    restart(registry)
+    registry.fault_at("")
     for key in keys:
         answer = place.ask(place.question(token, THREE, idempotency_key=key)).json()
         assert answer["valid"], answer
@@ -107,10 +102,10 @@ def test_AP_7_a_kill_while_approving_grants_once_or_not_at_all(registry: LiveReg
     alice = LivePerson(registry, f"alice-{uuid.uuid4().hex[:8]}@example.org")
     places = [scene(registry, capabilities=[PAY], envelope={}, owner=alice.email) for _ in range(KILLS)]
     signed, log = [alice.sign(place.grant_id) for place in places], new_log()
-    restart(registry, point)
+    registry.fault_at(point)
     for place, body in zip(places, signed, strict=True):
         dies(alice.decide, place.grant_id, body)
-    restart(registry)
+    registry.fault_at("")
     for place, body in zip(places, signed, strict=True):
         answer = alice.decide(place.grant_id, body)
         assert answer.status_code == 200, answer.text
@@ -126,10 +121,10 @@ def test_a_kill_while_revoking_never_loses_an_acknowledged_revocation(
 ) -> None:
     places = [scene(registry, capabilities=[PAY], envelope={}) for _ in range(KILLS)]
     tokens, log = [place.token() for place in places], new_log()
-    restart(registry, point)
+    registry.fault_at(point)
     for place in places:
         dies(revoke, place)
-    restart(registry)
+    registry.fault_at("")
     for place, token in zip(places, tokens, strict=True):
         answer = revoke(place)
         assert answer.status_code == 204, answer.text
