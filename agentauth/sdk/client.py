@@ -339,8 +339,10 @@ class AgentAuthClient:
             approval_url = f"{agent.claim_url}?grant={grant.grant_id}"
         else:
             approval_url = grant.approval_url or f"{self.registry_url}/approvals/{grant.grant_id}/"
+        # Not the code itself: an exception ends in logs, where the link alone must not be enough.
+        hint = " and to type this agent's claim code (register shows it)" if agent.claim_code else ""
         return GrantPendingError(
-            f"A human has yet to decide. Ask them to open {approval_url}",
+            f"A human has yet to decide. Ask them to open {approval_url}{hint}",
             grant_id=grant.grant_id,
             approval_url=approval_url,
             claim_code=agent.claim_code,

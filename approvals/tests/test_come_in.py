@@ -1,8 +1,10 @@
 """Coming in: setup links, passkeys, signing in and out, and what a session is worth."""
 
 import json
+import sys
 from datetime import datetime, timedelta
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,6 +44,18 @@ def test_no_first_link_once_an_admin_exists(admin: Person) -> None:
     out = StringIO()
     call_command("setup_link", first_start=True, stdout=out)
     assert out.getvalue() == ""
+
+
+def test_the_first_link_says_how_to_get_another_and_an_invitation_says_its_day() -> None:
+    out = StringIO()
+    call_command("setup_link", stdout=out)
+    again = out.getvalue().splitlines()[-1].removeprefix("A new one: ").split()
+    assert (Path.cwd() / again[0], again[1:]) == (Path(sys.executable), ["manage.py", "setup_link"])
+    out = StringIO()
+    call_command("setup_link", email="bob@example.org", stdout=out)
+    until = SetupCode.objects.get(email="bob@example.org").expires_at
+    assert f"For bob@example.org, to open once, until {until:%d %B %Y, %H:%M} UTC" in out.getvalue()
+    assert "manage.py" not in out.getvalue()
 
 
 def test_a_first_link_made_before_is_refused_once_an_admin_exists() -> None:

@@ -166,7 +166,9 @@ def check_audience(audience: str) -> None:
         )
     loopback = settings.DEVELOPMENT and parts.scheme == "http" and parts.hostname in _LOOPBACK
     if parts.scheme != "https" and not loopback:
-        raise InvalidRequestError("The audience must be an https URL.")
+        raise InvalidRequestError(
+            "The audience must be an https URL (in development also http://localhost:port or http://127.0.0.1:port)."
+        )
     if _origin(audience) == _origin(settings.ISSUER):
         raise InvalidRequestError("The audience may not share this registry's own origin.")
 

@@ -1,6 +1,7 @@
 """`serve`: the embedded default. Migrates, makes keys, prints the setup link, then supervises gunicorn and the jobs."""
 
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.management import call_command
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 30
@@ -28,6 +29,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        check_port_is_free(_port())
         call_command("migrate", interactive=False, verbosity=0)
         call_command("ensure_keys", verbosity=0)
         if not options["no_setup_link"]:
@@ -38,9 +40,27 @@ class Command(BaseCommand):
         supervise([_gunicorn(options["workers"]), [sys.executable, "manage.py", "jobs"]])
 
 
+def _port() -> int:
+    return urlsplit(settings.PUBLIC_URL).port or 80
+
+
+def check_port_is_free(port: int) -> None:
+    """Raises CommandError where the web server could not start: the links printed next would lead to another one."""
+    with socket.socket() as probe:
+        # As gunicorn does, so that connections of a server stopped just now are not in the way.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise CommandError(
+                f"Port {port} on 127.0.0.1 cannot be used: {error.strerror}. Stop what runs there (another `make run`?),"
+                " or take another port, the same for `make demo`: make run PUBLIC_URL=http://localhost:8010"
+            ) from None
+
+
 def _gunicorn(workers: int) -> list[str]:
-    port = urlsplit(settings.PUBLIC_URL).port or 80
-    command = [sys.executable, "-m", "gunicorn", "agentauth.wsgi:application", "--bind", f"127.0.0.1:{port}"]
+    bind = f"127.0.0.1:{_port()}"
+    command = [sys.executable, "-m", "gunicorn", "agentauth.wsgi:application", "--bind", bind]
     command += [
         "--worker-class",
         "gthread",

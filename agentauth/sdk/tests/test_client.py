@@ -197,6 +197,9 @@ def test_a_pending_grant_raises_with_the_page_and_the_code(
     page = f"{URL}/claim/secret/?grant={GRANT_ID}" if code else f"{URL}/approvals/{GRANT_ID}/"
     assert pending.value.approval_url == page
     assert pending.value.claim_code == code
+    # The message tells of the code where one is needed, and never tells it.
+    assert ("claim code" in str(pending.value)) == bool(code)
+    assert "ABCD2345" not in str(pending.value)
     assert registry.sent("POST", "/v1/tokens") == []
 
 

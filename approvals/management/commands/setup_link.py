@@ -1,6 +1,8 @@
 """`setup_link`: prints the one-time link for the first admin, or for an invited human."""
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -38,6 +40,18 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps({"url": link.url, "expires_at": timestamp(link.expires_at)}))
             return
-        self.stdout.write(f"Open this link once, until {link.expires_at:%H:%M} UTC, and make your passkey:")
+        until = f"{link.expires_at:%H:%M} UTC"
+        if options["email"]:
+            who, until = options["email"], f"{link.expires_at:%d %B %Y}, {until}"
+            self.stdout.write(f"For {who}, to open once, until {until}, and make a passkey:")
+            self.stdout.write(f"  {link.url}")
+            return
+        self.stdout.write(f"Open this link once, until {until}, and make your passkey:")
         self.stdout.write(f"  {link.url}")
-        self.stdout.write("A new one: python manage.py setup_link")
+        self.stdout.write(f"A new one: {_python()} manage.py setup_link")
+
+
+def _python() -> str:
+    """This Python as one would type it here: in a virtual environment plain `python` is often another, or none."""
+    path = Path(sys.executable)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else sys.executable

@@ -18,7 +18,10 @@ class Command(JsonCommand):
         parser.add_argument("name")
         parser.add_argument("--audience", required=True, help="absolute URL of its API, without final slash")
         parser.add_argument(
-            "--allow", nargs="*", default=[], help="such as read:calendar; none allow nothing"
+            "--allow",
+            nargs="*",
+            default=[],
+            help="such as read:calendar write:calendar, all after one --allow; none allow nothing",
         )
         parser.add_argument("--auditor", action="store_true", help="may read every event")
 
