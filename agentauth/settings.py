@@ -17,10 +17,6 @@ def env(name: str, default: str = "") -> str:
     return os.environ.get(name, default).strip()
 
 
-def env_list(name: str) -> list[str]:
-    return [part.strip() for part in env(name).split(",") if part.strip()]
-
-
 # Development is exactly a localhost PUBLIC_URL; everything else is production and gets the production checks.
 PUBLIC_URL = env("PUBLIC_URL", "http://localhost:8000").rstrip("/")
 _public = urlsplit(PUBLIC_URL)
@@ -219,6 +215,7 @@ CELERY_BEAT_SCHEDULE = {
     "expire": {"task": "registry.tasks.expire", "schedule": 30.0},
     "expire-verifier": {"task": "verifier.tasks.expire", "schedule": 30.0},
     "promote-keys": {"task": "kms.tasks.promote_keys", "schedule": 30.0},
+    "forget-challenges": {"task": "approvals.tasks.forget", "schedule": 30.0},
 }
 
 LOGGING = {

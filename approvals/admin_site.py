@@ -17,7 +17,7 @@ from audit.admin import EventAdmin
 from audit.models import Event
 from kms.admin import KeyAdmin
 from kms.models import Key
-from registry.admin import ADMINS, admin_actor
+from registry.admin import ADMINS, admin_actor, record_admin_refusal
 from registry.models import Agent, Grant, Human
 from registry.services.enrolment import create_enrolment_code
 from registry.services.service_providers import create_service_provider
@@ -150,6 +150,7 @@ class ControlRoom(admin.AdminSite):
             try:
                 made = make(form)
             except AgentAuthError as error:
+                record_admin_refusal(request, error)
                 messages.error(request, error.description)
         context = self.each_context(request) | {"title": title, "form": form, "made": made}
         return TemplateResponse(request, "admin/make.html", context)

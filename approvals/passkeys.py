@@ -24,6 +24,7 @@ from webauthn.helpers.structs import (
     RegistrationCredential,
 )
 
+from agentauth.protocol.cose import read_passkey
 from agentauth.protocol.encoding import b64u_decode, b64u_encode, read_object
 from agentauth.protocol.errors import AgentAuthError, InvalidAssertionError
 from agentauth.protocol.keys import ed25519_public_key, p256_public_key
@@ -345,6 +346,8 @@ def _read_cbor(data: bytes) -> tuple[object, bytes]:
 def _check_public_key(cose: bytes) -> None:
     """ES256, EdDSA or RS256 under the key rules of the protocol (a small-order Ed25519 point is refused)."""
     try:
+        # Receipts are verified by this reader alone: a key it cannot read could sign in, but never decide anything.
+        read_passkey(cose)
         allowed = _is_allowed(cose)
     except Exception as error:  # the decoder indexes what it read: KeyError, TypeError, IndexError
         raise _refused("public key") from error

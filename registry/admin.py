@@ -10,8 +10,9 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from agentauth.protocol.errors import AgentAuthError
+from audit import kinds
 from audit.admin import ReadOnlyAdmin
-from audit.services import Actor
+from audit.services import Actor, record_refusal
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services import agents, grants, people, service_providers
 
@@ -19,6 +20,19 @@ from registry.services import agents, grants, people, service_providers
 def admin_actor(request: HttpRequest) -> Actor:
     """The admin who acts, as audit stores it."""
     return Actor("human", str(request.user.pk), str(getattr(request, "request_id", "")))
+
+
+def record_admin_refusal(request: HttpRequest, error: AgentAuthError) -> None:
+    """Record what was refused: shown as a message instead of raised, it would not reach the edge that does."""
+    match = request.resolver_match
+    record_refusal(
+        kind=kinds.REQUEST_REFUSED,
+        actor=admin_actor(request),
+        at=timezone.now(),
+        error=error,
+        route=f"{request.method} {match.route if match else ''}",
+        human_id=str(request.user.pk),
+    )
 
 
 def each(
@@ -33,6 +47,7 @@ def each(
         try:
             act(row, actor)
         except AgentAuthError as error:
+            record_admin_refusal(request, error)
             model_admin.message_user(request, f"{row}: {error.description}", messages.ERROR)
         else:
             done += 1

@@ -72,6 +72,39 @@ def test_public_functions_of_protocol_and_services_are_documented(path: Path) ->
     assert not bare
 
 
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in FILES if path.suffix == ".md"],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_links_between_pages_lead_somewhere(path: Path) -> None:
+    local = [target for target in LINK.findall(path.read_text()) if "://" not in target]
+    broken = []
+    for target in local:
+        name, _, anchor = target.partition("#")
+        page = path.parent / name if name else path
+        if not page.exists() or (anchor and anchor not in anchors(page)):
+            broken.append(target)
+    assert not broken
+
+
+def test_every_make_target_a_page_names_is_there() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for path in FILES:
+        if path.suffix == ".md":
+            named = re.findall(r"(?:`|^)make ([a-z]+)", path.read_text(), re.MULTILINE)
+            assert set(named) <= targets, path
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as its links name them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
 def test_settings_stay_one_short_file() -> None:
     assert len((ROOT / "agentauth/settings.py").read_text().splitlines()) <= MAX_SETTINGS_LINES
 

@@ -155,6 +155,13 @@ ES512 = {1: 2, 3: -36, -1: 3, -2: bytes(66), -3: bytes(66)}
 SMALL_ORDER = {1: 1, 3: -8, -1: 6, -2: b"\x01" + bytes(31)}
 OFF_CURVE = {1: 2, 3: -7, -1: 1, -2: b"\x01" * 32, -3: b"\x02" * 32}
 SHORT_RSA = {1: 3, 3: -257, -1: b"\xff" * 128, -2: b"\x01\x00\x01"}
+# Keys the WebAuthn library takes and our own reader, which verifies receipts, does not.
+ES256 = Authenticator().cose()
+UNREADABLE = {
+    "a label too many": ES256 | {2: b"key id"},
+    "another curve's number": ES256 | {-1: 2},
+    "longest RSA key and more": {1: 3, 3: -257, -1: b"\xff" * 1025, -2: b"\x01\x00\x01"},
+}
 BAD_REGISTRATIONS: dict[str, dict[str, Any]] = {
     "UV not set": {"flags": UP | AT},
     "UP not set": {"flags": UV | AT},
@@ -181,6 +188,12 @@ BAD_REGISTRATIONS: dict[str, dict[str, Any]] = {
 def test_a_broken_registration_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(InvalidAssertionError):
         register(Authenticator().registration(OPTIONS, **change))
+
+
+@pytest.mark.parametrize("cose", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_key_no_receipt_could_be_verified_with_is_refused(cose: dict[int, Any]) -> None:
+    with pytest.raises(InvalidAssertionError, match="public key"):
+        register(Authenticator().registration(OPTIONS, cose=cose))
 
 
 @pytest.mark.parametrize("value", [None, "", 5, "oA", b64u_encode(cbor2.dumps([])), b64u_encode(b"\xff" * 9)])

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.http import QueryDict
 from rest_framework.parsers import FormParser
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -61,7 +62,8 @@ class RevokeTokenView(NativeView):
 
     def post(self, request: Request) -> Response:
         parameters: Any = request.data
-        tokens = parameters.getlist("token")
+        # Without a body there is nothing to parse, and a plain dict stands here.
+        tokens = parameters.getlist("token") if isinstance(parameters, QueryDict) else []
         if len(tokens) != 1 or not tokens[0]:
             raise InvalidRequestError("Send one parameter token, form-encoded.")
         revoke_presented_token(

@@ -121,3 +121,11 @@ def test_RV_11_an_event_that_cannot_be_written_stops_the_revocation(
     answer = refused(revoke(agent, token), 503, "temporarily_unavailable")
     assert "disk" not in json.dumps(answer)
     assert Token.objects.get().revoked_at is None
+
+
+def test_U1_a_revocation_without_a_body_is_a_bad_request_and_no_fault_of_ours(
+    agent: AgentClient, provider_and_secret: Provider
+) -> None:
+    refused(agent.call("POST", "/v1/revoke"), 400, "invalid_request")
+    bare = Client().generic("POST", "/v1/revoke", headers=basic(*provider_and_secret))
+    refused(bare, 400, "invalid_request")

@@ -73,6 +73,7 @@ def test_the_wheel_works_where_there_is_no_django(wheel: Path, tmp_path: Path) -
         "print(Capability.read('calendar').label)\n"
     )
     assert run(python, "-W", "error", "-c", program, cwd=tmp_path) == "read:calendar\n"
+    assert "verify-receipt" in run(python, "-W", "error", "-m", "agentauth.sdk", "--help", cwd=tmp_path)
     keygen = (
         "-m",
         "agentauth.sdk",

@@ -1,0 +1,47 @@
+"""Periodic work is the same whether Celery beat or `manage.py jobs` does it."""
+
+from collections.abc import Callable
+
+import pytest
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+from agentauth.management.commands import jobs
+
+LOOP = "agentauth.management.commands.jobs"
+# Where a task and where the loop look the same service up.
+SERVICES = {
+    "audit.tasks.seal_audit": "seal_audit",
+    "kms.tasks.promote_due_keys": "promote_due_keys",
+    "registry.tasks.expire_everything": "registry_expiry.expire_everything",
+    "verifier.tasks.expire_everything": "verifier_expiry.expire_everything",
+    "approvals.tasks.forget_challenges": "forget_challenges",
+}
+
+
+def noted(calls: list[str], service: str) -> Callable[..., int]:
+    def call(**_named: object) -> int:
+        calls.append(service)
+        return 0
+
+    return call
+
+
+def test_beat_and_the_loop_call_the_same_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_beat: list[str] = []
+    by_loop: list[str] = []
+    for task, service in SERVICES.items():
+        monkeypatch.setattr(task, noted(by_beat, service))
+        monkeypatch.setattr(f"{LOOP}.{service}", noted(by_loop, service))
+    for entry in settings.CELERY_BEAT_SCHEDULE.values():
+        import_string(str(entry["task"]))()
+    jobs.Command().work(slow=True)
+    assert sorted(by_beat) == sorted(by_loop) == sorted(SERVICES.values())
+
+
+def test_between_the_slow_turns_only_the_log_is_numbered(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    for service in SERVICES.values():
+        monkeypatch.setattr(f"{LOOP}.{service}", noted(done, service))
+    jobs.Command().work(slow=False)
+    assert done == ["seal_audit"]
