@@ -38,9 +38,9 @@ class RequestIdMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        request.request_id = str(new_id())  # type: ignore[attr-defined]
+        request.request_id = str(new_id())  # type: ignore[attr-defined]  # our own attribute
         response = self.get_response(request)
-        response["X-Request-Id"] = request.request_id  # type: ignore[attr-defined]
+        response["X-Request-Id"] = request.request_id  # type: ignore[attr-defined]  # our own attribute
         return response
 
 

@@ -215,7 +215,7 @@ CELERY_BEAT_SCHEDULE = {
     "expire": {"task": "registry.tasks.expire", "schedule": 30.0},
     "expire-verifier": {"task": "verifier.tasks.expire", "schedule": 30.0},
     "promote-keys": {"task": "kms.tasks.promote_keys", "schedule": 30.0},
-    "forget-challenges": {"task": "approvals.tasks.forget", "schedule": 30.0},
+    "expire-approvals": {"task": "approvals.tasks.expire", "schedule": 30.0},
 }
 
 LOGGING = {

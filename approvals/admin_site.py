@@ -86,7 +86,7 @@ class ControlRoom(admin.AdminSite):
         wanted = request.GET.get("next") or reverse("admin:index")
         return HttpResponseRedirect(f"/sign-in/?{urlencode({'next': wanted})}")
 
-    def logout(  # type: ignore[override]
+    def logout(  # type: ignore[override]  # the stubs promise a page of the admin's own
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         """Signing out is the pages' own act."""

@@ -1,12 +1,12 @@
-"""Periodic work of the approvals app, for Celery; `manage.py jobs` calls the same service."""
+"""Periodic work of the approvals app, as a Celery task that calls one service."""
 
 from celery import shared_task
 from django.utils import timezone
 
-from approvals.services.challenges import forget_challenges
+from approvals.services.expiry import expire_everything
 
 
 @shared_task  # type: ignore[untyped-decorator]  # celery has no types
-def forget() -> int:
-    """Delete the challenges nobody can use any more."""
-    return forget_challenges(now=timezone.now())
+def expire() -> dict[str, int]:
+    """Delete what has ended."""
+    return expire_everything(now=timezone.now())

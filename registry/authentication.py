@@ -34,7 +34,7 @@ def caller_of(request: Request) -> Any:
 
 def forget_caller(request: Request) -> None:
     """Nobody, until proved: the error handler asks who was calling, also while that is still being found out."""
-    request.user = None  # type: ignore[assignment]
+    request.user = None  # type: ignore[assignment]  # the stubs know users alone
 
 
 def request_id_of(request: Request) -> str:

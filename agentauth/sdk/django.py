@@ -65,7 +65,7 @@ def protected(action: Action | ActionOf, *, handles_repeats: bool = False) -> Ca
                     raise AlreadyProcessedError("This operation was carried out before.")
             except AgentAuthError as error:
                 return refusal(error)
-            request.agentauth = allowed  # type: ignore[attr-defined]
+            request.agentauth = allowed  # type: ignore[attr-defined]  # our own attribute
             return _with_nonce(view(request, *args, **kwargs), allowed)
 
         setattr(guarded, _GUARDED, True)
@@ -117,7 +117,7 @@ class AgentAuthMiddleware:
             return None
         try:
             token, proof = _credentials(request)
-            request.agentauth = _verify(request, token, proof, None)  # type: ignore[attr-defined]
+            request.agentauth = _verify(request, token, proof, None)  # type: ignore[attr-defined]  # our own attribute
         except AgentAuthError as error:
             return refusal(error)
         return None

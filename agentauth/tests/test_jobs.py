@@ -15,7 +15,7 @@ SERVICES = {
     "kms.tasks.promote_due_keys": "promote_due_keys",
     "registry.tasks.expire_everything": "registry_expiry.expire_everything",
     "verifier.tasks.expire_everything": "verifier_expiry.expire_everything",
-    "approvals.tasks.forget_challenges": "forget_challenges",
+    "approvals.tasks.expire_everything": "approvals_expiry.expire_everything",
 }
 
 

@@ -18,6 +18,7 @@ from agentauth.protocol.errors import (
     InvalidStateError,
     NotFoundError,
 )
+from agentauth.protocol.manifest import check_display_name
 from approvals.models import Challenge, Passkey, SetupCode
 from approvals.passkeys import VerifiedRegistration, creation_options, request_options, verify_registration
 from approvals.services.challenges import Ceremony, begin, check_signature, latest, spend, take
@@ -110,6 +111,8 @@ def begin_setup(
     _check_free(email)
     if not name.strip():
         raise InvalidRequestError("Enter your name.")
+    # Before the device makes a passkey, which would be left on it for nobody.
+    check_display_name(name.strip())
     handle = secrets.token_bytes(USER_HANDLE_BYTES)
     row = begin(
         Ceremony(Challenge.Purpose.SETUP, session_key, None, str(setup_code.pk)),

@@ -97,6 +97,14 @@ def test_a_known_or_bad_address_is_not_invited(alice: Person, now: datetime) -> 
             create_setup_link(email=email, actor=TESTER, now=now)
 
 
+@pytest.mark.parametrize("name", ["", "  ", "A" * 81, "Bo\u202eb", "Bob\u200b"])
+def test_a_name_that_cannot_be_is_refused_before_the_device_makes_a_passkey(now: datetime, name: str) -> None:
+    link = create_setup_link(email="bob@example.org", actor=TESTER, now=now)
+    answer = Person().post(f"{link.url.removeprefix(ORIGIN)}options", {"name": name})
+    refused(answer, 400, json.loads(answer.content)["error"])
+    assert not Challenge.objects.exists()
+
+
 def test_a_code_appears_in_no_event_and_no_row(now: datetime) -> None:
     code = first_link().rstrip("/").rsplit("/", 1)[1]
     assert code not in json.dumps(list(Event.objects.values("kind", "data")))

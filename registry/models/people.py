@@ -23,8 +23,8 @@ class Human(AbstractBaseUser):
         SUSPENDED = "suspended"
 
     # Django's base class brings both; nobody here has a password and sign-ins are audit events.
-    password: ClassVar[None] = None  # type: ignore[assignment, misc]
-    last_login: ClassVar[None] = None  # type: ignore[misc]
+    password: ClassVar[None] = None  # type: ignore[assignment, misc]  # how Django takes a field away
+    last_login: ClassVar[None] = None  # type: ignore[misc]  # as above
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     email = models.EmailField(unique=True)
@@ -53,7 +53,7 @@ class Human(AbstractBaseUser):
         return self.name
 
     @property
-    def is_active(self) -> bool:  # type: ignore[override]
+    def is_active(self) -> bool:  # type: ignore[override]  # a field there, derived here
         return self.status == self.Status.ACTIVE
 
     def get_session_auth_hash(self) -> str:

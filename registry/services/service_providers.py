@@ -124,7 +124,7 @@ def find_service_provider(reference: str) -> ServiceProvider:
     try:
         by = {"pk": parse_id(reference)}
     except ValueError:
-        by = {"slug": reference}  # type: ignore[dict-item]
+        by = {"slug": reference}  # type: ignore[dict-item]  # one key either way
     found = ServiceProvider.objects.filter(status=ServiceProvider.Status.ACTIVE, **by).first()
     if found is None:
         raise NotFoundError("There is nothing here, or it is not yours.")

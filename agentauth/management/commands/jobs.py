@@ -5,12 +5,11 @@ import signal
 import threading
 from typing import Any
 
-from django.contrib.sessions.backends.db import SessionStore
 from django.core.management.base import BaseCommand
 from django.db import Error, close_old_connections
 from django.utils import timezone
 
-from approvals.services.challenges import forget_challenges
+from approvals.services import expiry as approvals_expiry
 from audit.services import seal_audit
 from kms.services import promote_due_keys
 from registry.services import expiry as registry_expiry
@@ -45,6 +44,4 @@ class Command(BaseCommand):
             promote_due_keys(now=now)
             registry_expiry.expire_everything(now=now)
             verifier_expiry.expire_everything(now=now)
-            forget_challenges(now=now)
-            # Anybody who opens the sign-in page has one.
-            SessionStore.clear_expired()
+            approvals_expiry.expire_everything(now=now)

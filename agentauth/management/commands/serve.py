@@ -101,7 +101,7 @@ def supervise(commands: list[list[str]]) -> None:
         for index, part in enumerate(parts):
             if part.poll() is not None and not stopping:
                 deaths += 1
-                parts[index] = subprocess.Popen(commands[index], start_new_session=True)  # noqa: S603
+                parts[index] = subprocess.Popen(commands[index], start_new_session=True)  # noqa: S603 — as above
     for part in parts:
         part.terminate()
     for part in parts:

@@ -1,0 +1,23 @@
+"""`expire`: record and forget what has ended, everywhere at once; the Celery tasks and the loop call the same services."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.utils import timezone
+
+from approvals.services import expiry as approvals_expiry
+from registry.management.json_output import JsonCommand
+from registry.services import expiry as registry_expiry
+from verifier.services import expiry as verifier_expiry
+
+
+class Command(JsonCommand):
+    help = "Record what has expired and forget what is only remembered."
+
+    def act(self, **options: Any) -> Mapping[str, Any]:
+        now = timezone.now()
+        return (
+            registry_expiry.expire_everything(now=now)
+            | verifier_expiry.expire_everything(now=now)
+            | approvals_expiry.expire_everything(now=now)
+        )

@@ -1,0 +1,14 @@
+"""What time has ended on the pages: challenges nobody can use any more, and sessions."""
+
+from datetime import datetime
+
+from django.contrib.sessions.models import Session
+
+from approvals.services.challenges import forget_challenges
+
+
+def expire_everything(*, now: datetime) -> dict[str, int]:
+    """Delete the challenges and the sessions that have ended. Returns how many of each."""
+    # Anybody who opens the sign-in page has a session.
+    sessions, _ = Session.objects.filter(expire_date__lt=now).delete()
+    return {"challenges": forget_challenges(now=now), "sessions": sessions}

@@ -1,0 +1,23 @@
+"""What has ended is deleted, and nothing else."""
+
+from datetime import datetime, timedelta
+
+import pytest
+from django.contrib.sessions.models import Session
+
+from approvals.models import Challenge
+from approvals.services.expiry import expire_everything
+from approvals.tests.cast import Person
+
+pytestmark = pytest.mark.django_db
+
+
+def test_ended_challenges_and_sessions_are_deleted(alice: Person, now: datetime) -> None:
+    Session.objects.create(session_key="ended", session_data="", expire_date=now - timedelta(seconds=1))
+    living = Session.objects.exclude(session_key="ended").count()
+    assert living
+    assert expire_everything(now=now) == {"challenges": 0, "sessions": 1}
+    assert Session.objects.count() == living
+    made = Challenge.objects.count()
+    assert made
+    assert expire_everything(now=now + timedelta(days=2))["challenges"] == made
