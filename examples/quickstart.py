@@ -1,6 +1,6 @@
 """The shortest agent. Run it twice: the first run asks a human, the second one is allowed to call.
 
-python -m examples.quickstart http://localhost:8000 demo-service GET /calendar/work
+.venv/bin/python -m examples.quickstart http://localhost:8000 demo-service GET /calendar/work
 """
 
 import asyncio
