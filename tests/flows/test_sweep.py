@@ -1,0 +1,373 @@
+"""Every address of the project at once: nothing opens without credentials, nobody reaches another's, nothing fails."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.core import signing
+from django.test import Client
+from django.urls import URLPattern, URLResolver, get_resolver
+
+from approvals.services.people import create_setup_link
+from approvals.tests.cast import ORIGIN, Person, browser, invited
+from audit.models import Event
+from kms.services import ensure_key
+from registry.models import Agent, Grant, ServiceProvider
+from registry.services.service_providers import create_service_provider
+from registry.tests.cast import TESTER, AgentClient, approved, basic, enrolled, issue, pending
+
+pytestmark = [pytest.mark.django_db, pytest.mark.flow]
+
+# What anybody may read. An address joins this list by decision, never by accident.
+PUBLIC = {
+    "/",
+    "/health/live",
+    "/health/ready",
+    "/health/startup",
+    "/.well-known/agentauth",
+    "/.well-known/oauth-authorization-server",
+    "/.well-known/jwks.json",
+    "/sign-in/",
+}
+# What anybody may post to: the two beginnings of a ceremony, and registration, which proves itself by its body.
+PUBLIC_POSTS = {"/sign-in/options"}
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "MKCOL")
+UNTOUCHED = ("registry", "approvals", "verifier", "kms")
+# Rows that a request leaves by being made, not by what it does.
+TRACES = {"approvals.challenge", "registry.spentproof", "registry.idempotencyrecord"}
+
+
+def patterns(found: Any = None, prefix: str = "/") -> Iterator[str]:
+    """Every route of the URLconf, the admin site's too."""
+    for entry in (found or get_resolver()).url_patterns:
+        route = prefix + str(entry.pattern).removeprefix("^").removesuffix("$")
+        if isinstance(entry, URLResolver):
+            yield from patterns(entry, route)
+        elif isinstance(entry, URLPattern):
+            yield route
+
+
+ROUTES = sorted(set(patterns()))
+
+
+def address(route: str, ids: dict[str, str]) -> str:
+    """The route with its parameters filled in; what `ids` does not know is an id nobody has."""
+    parts = []
+    for part in route.split("/"):
+        if "<" in part:
+            name = part.strip("<>").split(":")[-1].split(">")[0]
+            parts.append(ids.get(name, str(uuid.UUID(int=7))))
+        else:
+            parts.append(part)
+    return "/".join(parts).replace("(?P", "").replace(".*)$", "x")
+
+
+def rows() -> dict[str, list[Any]]:
+    """Every row of ours as it is, except the traces."""
+    return {
+        model._meta.label_lower: sorted(map(str, model._default_manager.values_list()))
+        for label in UNTOUCHED
+        for model in apps.get_app_config(label).get_models()
+        if model._meta.label_lower not in TRACES
+    }
+
+
+def refused_shape(answer: Any, place: str) -> None:
+    """U1, U2, U5."""
+    assert answer.status_code < 500, place
+    if answer.status_code >= 400 and answer.request["REQUEST_METHOD"] != "HEAD":
+        body = json.loads(answer.content)
+        assert body["error"], place
+        assert body["error_description"], place
+        assert len(answer.content) <= 1024, place
+    if answer.request["PATH_INFO"] not in PUBLIC:
+        assert answer["Cache-Control"].find("no-store") >= 0 or "private" in answer["Cache-Control"], place
+    assert "frame-ancestors 'none'" in answer["Content-Security-Policy"], place
+    assert answer["X-Request-Id"], place
+
+
+def test_DJ_15_without_credentials_nothing_opens_but_the_listed(alice_at: "Scene") -> None:
+    before = rows()
+    for route in ROUTES:
+        path = address(route, alice_at.ids)
+        for method in METHODS:
+            answer = browser().generic(method, path, "{}", content_type="application/json")
+            place = f"{method} {path} {answer.status_code}"
+            refused_shape(answer, place)
+            assert answer.status_code in _allowed(method, path), place
+            if answer.status_code == 302:
+                # To the sign-in and nowhere else; the admin site takes two steps.
+                assert answer["Location"].startswith(("/sign-in/?next=%2F", "/admin/")), place
+        assert rows() == before, route
+
+
+def _allowed(method: str, path: str) -> set[int]:
+    if path in PUBLIC and method in {"GET", "HEAD", "OPTIONS"}:
+        return {200, 405}
+    if path in PUBLIC_POSTS and method == "POST":
+        return {200}
+    if method == "OPTIONS" and path.startswith("/v1/agents"):
+        return {200, 401}  # what a view says of itself
+    return {302, 400, 401, 403, 404, 405, 415}
+
+
+class Scene:
+    """What alice owns, by the names routes use."""
+
+    def __init__(self, now: datetime, person: Person, provider: ServiceProvider) -> None:
+        self.person = person
+        self.client = enrolled(person.human, now=now)
+        self.grant = approved(self.client, provider, now=now)
+        self.waiting = pending(
+            self.client, provider, now=now, capabilities=[{"type": "write", "resource": "files"}]
+        )
+        self.ids = {"grant_id": str(self.grant.pk), "agent_id": str(self.client.agent().pk)}
+
+
+@pytest.fixture
+def receipt_key(db: None, now: datetime) -> None:
+    for purpose in ("token", "receipt"):
+        ensure_key(purpose=purpose, actor=TESTER, now=now)
+
+
+@pytest.fixture
+def alice_at(receipt_key: None, service_provider: ServiceProvider, now: datetime) -> Scene:
+    return Scene(now, invited("alice@a.example", "Alice", now=now), service_provider)
+
+
+@pytest.fixture
+def bob_at(receipt_key: None, service_provider: ServiceProvider, now: datetime) -> Scene:
+    return Scene(now, invited("bob@b.example", "Bob", now=now), service_provider)
+
+
+# Behind a secret, for staff, or known to every agent.
+OTHERWISE_GUARDED = ("/admin/", "/setup/", "/claim/", "/v1/service-providers/")
+NAMED = [route for route in ROUTES if "<" in route and not route.startswith(OTHERWISE_GUARDED)]
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+def test_DJ_14_another_owners_id_is_as_unknown_as_none(waiting: bool, alice_at: Scene, bob_at: Scene) -> None:
+    """Bob in his browser and bob's agent with its key, at every address that names something of alice's."""
+    ids, before = alice_at.ids | ({"grant_id": str(alice_at.waiting.pk)} if waiting else {}), rows()
+    for route in NAMED:
+        theirs, nobodys = address(route, ids), address(route, {})
+        for method in ("GET", "POST", "DELETE"):
+            answers = [answer for path in (theirs, nobodys) for answer in _as(bob_at, method, path)]
+            found = {(answer.status_code, answer.content) for answer in answers}
+            assert len(found) == 1, f"{method} {theirs}: {found}"
+            assert answers[0].status_code in {404, 405}, f"{method} {theirs}"
+            refused_shape(answers[0], theirs)
+        assert rows() == before, route
+
+
+def _as(bob: Scene, method: str, path: str) -> Iterator[Any]:
+    if path.startswith("/v1/"):
+        yield bob.client.call(method, path, {} if method != "GET" else None)
+    if not path.startswith("/v1/") or path.endswith("/receipt"):
+        yield bob.person.client.generic(method, path, _choices(), content_type="application/json")
+
+
+def _choices() -> str:
+    drawn = signing.dumps({"grant": ""}, salt="approvals.drawn")
+    return json.dumps({"choices": {}, "drawn": drawn, "decision": "approve", "credential": {}})
+
+
+def test_DJ_14_a_grant_of_anothers_agent_is_not_revoked_through_ones_own(
+    alice_at: Scene, bob_at: Scene
+) -> None:
+    before = rows()
+    path = f"/agents/{bob_at.ids['agent_id']}/grants/{alice_at.ids['grant_id']}/revoke"
+    assert bob_at.person.client.post(path).status_code == 404
+    assert rows() == before
+
+
+def test_DJ_14_another_service_provider_learns_nothing_of_a_token(alice_at: Scene, now: datetime) -> None:
+    """VB-2 and RV-8: asked about, revoked and its receipt read by a stranger with good credentials."""
+    token = issue(alice_at.client, alice_at.grant).json()["access_token"]
+    stranger, secret = create_service_provider(
+        name="Mallory", audience="http://127.0.0.1:8002", allowed=["read:calendar"], actor=TESTER, now=now
+    )
+    headers, before = basic(stranger, secret), rows()
+    body = {"token": token, "method": "GET", "url": "http://127.0.0.1:8002/x", "proof": "x"}
+    asked = Client().post("/v1/verify", json.dumps(body), content_type="application/json", headers=headers)
+    assert (asked.status_code, asked.json()["reason"]) == (200, "unknown")
+    form = "application/x-www-form-urlencoded"
+    assert (
+        Client().post("/v1/revoke", f"token={token}", content_type=form, headers=headers).status_code == 200
+    )
+    receipt = Client().get(f"/v1/grants/{alice_at.grant.pk}/receipt", headers=headers)
+    assert receipt.status_code == 404
+    assert Client().get("/v1/audit/events", headers=headers).status_code == 403
+    assert rows() == before
+
+
+def test_DJ_16_a_human_who_is_no_admin_finds_no_door_in_the_admin_site(bob_at: Scene) -> None:
+    before = rows()
+    for route in [route for route in ROUTES if route.startswith("/admin/")]:
+        for method in ("GET", "POST"):
+            answer = bob_at.person.client.generic(
+                method, address(route, {}), "{}", content_type="application/json"
+            )
+            assert answer.status_code in {302, 404, 405}, route
+            if answer.status_code == 302:
+                assert answer["Location"].startswith(("/admin/", "/sign-in/", "/approvals/", "/settings/"))
+    assert rows() == before
+
+
+MEMBERS = [
+    "choices",
+    "drawn",
+    "decision",
+    "credential",
+    "code",
+    "name",
+    "email",
+    "manifest",
+    "grant_id",
+    "service_provider",
+    "capabilities",
+    "envelope",
+    "reason",
+    "lifetime_seconds",
+    "enrolment_code",
+    "token",
+    "proof",
+    "method",
+    "url",
+    "action",
+    "idempotency_key",
+    "dry_run",
+    "time_zone",
+]
+HOSTILE: dict[str, bytes] = {
+    "nothing": b"",
+    "not json": b"{",
+    "array": b"[]",
+    "null": b"null",
+    "number": b"1" * 5000,
+    "big exponent": b'{"choices": 1e400}',
+    "nan": b'{"drawn": NaN}',
+    "nul": b'{"drawn": "\\u0000", "code": "\\u0000", "name": "\\u0000", "grant_id": "\\u0000"}',
+    "surrogate": b'{"drawn": "\\ud800", "code": "\\udfff", "name": "\\ud800", "email": "\\ud800"}',
+    "not utf-8": b'{"name": "\xff\xfe"}',
+    "bom": b'\xef\xbb\xbf{"name": "x"}',
+    "utf-16": '{"name": "x"}'.encode("utf-16"),
+    "twice": b'{"name": "x", "name": "y"}',
+    "deep": b'{"choices": ' + b"[" * 20_000 + b"]" * 20_000 + b"}",
+    "long": b'{"name": "' + b"x" * 70_000 + b'"}',
+    "wrong types": json.dumps({name: [{"a": [1, None, True, -0.5, 2**53 - 1]}] for name in MEMBERS}).encode(),
+    "credential of the wrong shape": b'{"credential": {"type": "public-key", "id": 1, "rawId": [], "response": []}}',
+    "credential of empty parts": b'{"credential": {"type": "public-key", "id": "AA", "rawId": "AA", "response": '
+    b'{"clientDataJSON": "", "authenticatorData": "AA", "signature": null}}}',
+}
+TYPES = (
+    "application/json",
+    "text/plain",
+    "multipart/form-data; boundary=x",
+    "application/x-www-form-urlencoded",
+)
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if not route.startswith("/admin/")])
+def test_DJ_8_no_body_makes_any_address_fail(
+    route: str, alice_at: Scene, provider_and_secret: tuple[ServiceProvider, str], now: datetime
+) -> None:
+    """As its rightful user: a stranger is turned away before a body is read."""
+    code = create_setup_link(email="new@n.example", actor=TESTER, now=now).url.split("/")[-2]
+    ids = alice_at.ids | {"grant_id": str(alice_at.waiting.pk), "code": code}
+    path = address(route, ids)
+    for name, body in HOSTILE.items():
+        for kind in TYPES if name in {"not json", "nul", "nothing"} else TYPES[:1]:
+            for answer in _asked(path, body, kind, alice_at, provider_and_secret):
+                place = f"{path} {name} {kind} {answer.status_code} {answer.content[:200]!r}"
+                assert answer.status_code < 500, place
+                if answer.status_code >= 400:
+                    refused_shape(answer, place)
+
+
+def _asked(
+    path: str, body: bytes, kind: str, alice: Scene, provider: tuple[ServiceProvider, str]
+) -> Iterator[Any]:
+    if not path.startswith("/v1/"):
+        yield alice.person.client.generic("POST", path, body, content_type=kind)
+        yield browser().generic("POST", path, body, content_type=kind)
+        return
+    proof = alice.client.proof("POST", path, body)
+    yield browser().generic("POST", path, body, content_type=kind, headers={"DPoP": proof})
+    yield Client().generic("POST", path, body, content_type=kind, headers=basic(*provider))
+
+
+def test_DJ_7_a_body_of_many_megabytes_is_not_read_to_its_end(
+    provider_and_secret: tuple[ServiceProvider, str],
+) -> None:
+    """A service provider is known by a header, so its body first meets the parser."""
+    for path, kind in (("/v1/verify", TYPES[0]), ("/v1/revoke", TYPES[3])):
+        body = b"token=" + b"x" * 3_000_000
+        answer = Client().post(path, body, content_type=kind, headers=basic(*provider_and_secret))
+        assert (answer.status_code, answer.json()["error"]) == (413, "request_too_large")
+
+
+def test_DJ_13_no_member_beyond_the_named_is_taken(
+    alice_at: Scene, service_provider: ServiceProvider
+) -> None:
+    """Mass assignment: an agent that names its own state, owner or version."""
+    for extra in (
+        {"status": "approved"},
+        {"human_id": "x"},
+        {"jkt": "x"},
+        {"valid_until": "x"},
+        {"version": 9},
+    ):
+        assert alice_at.client.ask(service_provider, **extra).status_code == 400
+        token = {"grant_id": str(alice_at.grant.pk)} | extra
+        assert alice_at.client.call("POST", "/v1/tokens", token).status_code == 400
+
+
+SCRIPT = "<script>alert(1)</script>"
+QUOTE = '"><img src=x onerror=alert(1)>'
+
+
+@pytest.mark.parametrize("text", [SCRIPT, QUOTE, "{{7*7}}{% debug %}", "%(agent)s %s %d", "'-alert(1)-'"])
+def test_AP_19_what_an_agent_says_is_text_on_every_page(
+    text: str, receipt_key: None, service_provider: ServiceProvider, now: datetime
+) -> None:
+    """Name, description and reason, on the pages of their human and in the admin site."""
+    admin = invited("admin@a.example", text[:80], now=now, is_staff=True)
+    service_provider.name = text[:80]
+    service_provider.save()
+    client = AgentClient()
+    manifest = client.manifest(name=text[:80], description=text)
+    stranger = client.register(manifest=manifest).json()
+    pages = [stranger["claim_url"].removeprefix(ORIGIN)]
+    assert _inert(admin.get(pages[0]), text)
+    Agent.objects.filter(jkt=client.jkt).update(human=admin.human, status="active", claim_expires_at=None)
+    asked = pending(client, service_provider, now=now, reason=text)
+    pages = [f"/approvals/{asked.pk}/", "/approvals/", "/agents/", f"/agents/{asked.agent_id}/", "/activity/"]
+    pages += ["/admin/", "/admin/registry/agent/", "/admin/registry/grant/", "/admin/registry/human/"]
+    pages += [f"/admin/registry/agent/{asked.agent_id}/change/", f"/admin/registry/grant/{asked.pk}/change/"]
+    pages += ["/admin/registry/serviceprovider/", "/admin/audit/event/", "/settings/"]
+    assert all(_inert(admin.get(page), text) for page in pages)
+    assert admin.deny(Grant.objects.get(pk=asked.pk), text).status_code == 200
+    pages += [f"/approvals/{asked.pk}/receipt/"]
+    assert all(_inert(admin.get(page), text) for page in pages)
+
+
+def _inert(answer: Any, text: str) -> bool:
+    assert answer.status_code == 200, answer.request["PATH_INFO"]
+    page = answer.content.decode()
+    assert text not in page or text.startswith(("{{", "%(")), answer.request["PATH_INFO"]
+    assert "<script>alert" not in page
+    assert "<img src=x" not in page
+    assert "49{" not in page
+    return True
+
+
+def test_U4_each_refusal_of_the_sweep_is_an_event(bob_at: Scene, alice_at: Scene) -> None:
+    before = Event.objects.count()
+    bob_at.person.get(f"/approvals/{alice_at.waiting.pk}/")
+    bob_at.client.call("GET", f"/v1/grants/{alice_at.waiting.pk}")
+    assert Event.objects.count() == before + 2
