@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F
 
 from agentauth.protocol.encoding import b64u_decode, b64u_encode
 from agentauth.protocol.errors import (
@@ -81,26 +80,26 @@ def check_claim_code(*, agent: Agent, code: str, actor: Actor, now: datetime) ->
     Call it outside any transaction that its refusal would roll back, or the count would be lost.
     Raises InvalidRequestError(reason="claim_code"), ExpiredError once the link has ended.
     """
-    if not claim_is_live(agent, now):
-        raise ExpiredError("This link has ended. The agent can show a new one.")
-    expected = claim_code(agent.id, agent.claim_number)
-    if hmac.compare_digest(read_code(code).encode(), expected.encode()):
-        return
     with transaction.atomic():
+        # Held while it is compared: guesses that arrive together are judged one after the other, else more than
+        # five would be.
+        held = Agent.objects.select_for_update(no_key=True).get(pk=agent.pk)
         # Counted against the link that was tried; a newer claim starts from zero.
-        Agent.objects.filter(
-            pk=agent.pk, claim_number=agent.claim_number, claim_failures__lt=MAX_CLAIM_FAILURES
-        ).update(claim_failures=F("claim_failures") + 1)
-        agent.refresh_from_db()
-        ended = agent.claim_failures >= MAX_CLAIM_FAILURES
+        if held.claim_number != agent.claim_number or not claim_is_live(held, now):
+            raise ExpiredError("This link has ended. The agent can show a new one.")
+        expected = claim_code(held.id, held.claim_number)
+        if hmac.compare_digest(read_code(code).encode(), expected.encode()):
+            return
+        held.claim_failures += 1
+        held.save(update_fields=["claim_failures"])
         record(
             kind=kinds.AGENT_CLAIM_FAILED,
             actor=actor,
             at=now,
             outcome="denied",
-            reason="locked" if ended else "wrong_code",
-            agent_id=agent.id,
-            data={"failures": agent.claim_failures},
+            reason="locked" if held.claim_failures >= MAX_CLAIM_FAILURES else "wrong_code",
+            agent_id=held.id,
+            data={"failures": held.claim_failures},
         )
     raise InvalidRequestError("This is not the code the agent shows.", reason="claim_code")
 

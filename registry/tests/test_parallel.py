@@ -13,6 +13,7 @@ from django.db import connection
 from agentauth.protocol.errors import AgentAuthError
 from audit.models import Event
 from registry.models import Agent, Grant, Human, IdempotencyRecord, ServiceProvider, Token
+from registry.services.agents import check_claim_code
 from registry.services.enrolment import create_enrolment_code
 from registry.services.grants import deny_grant
 from registry.tests.cast import TESTER, AgentClient, approve, approved, enrolled, pending
@@ -138,3 +139,14 @@ def test_AP_7_of_many_decisions_at_once_one_counts(
     decided = Event.objects.filter(kind__in=["registry.grant.approved", "registry.grant.denied"])
     assert decided.count() == 1
     assert fresh().status in decided.get().kind
+
+
+def test_DJ_24_of_wrong_claim_codes_at_once_five_are_judged(now: datetime) -> None:
+    """However many guesses arrive together, the fifth ends the link for the rest."""
+    stray = AgentClient()
+    assert stray.register().status_code == 201
+    agent = stray.agent()
+    guess = partial(check_claim_code, agent=agent, actor=TESTER, now=now)
+    answers = Counter(at_once([partial(guess, code=f"WRONG0{number:02}") for number in range(MANY)]))
+    assert answers == {"invalid_request": 5, "expired": MANY - 5}
+    assert stray.agent().claim_failures == 5
