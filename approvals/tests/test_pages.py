@@ -237,6 +237,14 @@ def test_a_human_stops_their_agent(alice: Person, agent: AgentClient, paying: Gr
     refused(alice.client.post(f"{base}resume"), 409, "invalid_state")
 
 
+def test_a_revoked_agent_may_do_nothing(alice: Person, agent: AgentClient, paying: Grant) -> None:
+    alice.approve(paying)
+    path = f"/agents/{paying.agent_id}/"
+    assert len(alice.get(path).context["grants"]) == 1
+    alice.client.post(f"{path}revoke")
+    assert alice.get(path).context["grants"] == []
+
+
 def test_presence_begins_with_a_passkey_and_ends_with_the_session(alice: Person) -> None:
     from verifier.services.presence import is_online
 

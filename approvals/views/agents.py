@@ -1,6 +1,7 @@
 """A human's agents: what each may do, what it used, and the acts that stop it."""
 
 import uuid
+from datetime import datetime
 from typing import Any
 
 from django.contrib import messages
@@ -42,11 +43,7 @@ def index(request: HttpRequest) -> HttpResponse:
 def page(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
     human, now = human_of(request), timezone.now()
     agent = find_own_agent(agent_id, human)
-    held = list(
-        agent.grants.select_related("service_provider")
-        .filter(status__in=[Grant.Status.APPROVED, Grant.Status.SUSPENDED], valid_until__gt=now)
-        .order_by("created_at")
-    )
+    held = _held(agent, now)
     use = describe_use(held, now)
     context = {
         "agent": agent,
@@ -65,6 +62,15 @@ def page(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
         "claimed": "claimed" in request.GET,
     }
     return render(request, "agent.html", context)
+
+
+def _held(agent: Agent, now: datetime) -> list[Grant]:
+    """What it may do, or may again once resumed. A revoked agent's grants keep their state and permit nothing."""
+    if agent.status == Agent.Status.REVOKED:
+        return []
+    stands = [Grant.Status.APPROVED, Grant.Status.SUSPENDED]
+    found = agent.grants.select_related("service_provider").filter(status__in=stands, valid_until__gt=now)
+    return list(found.order_by("created_at"))
 
 
 @require_POST

@@ -43,6 +43,13 @@ def test_without_json_it_is_lines_for_people(capsys: pytest.CaptureFixture[str])
     assert "slug: acme-mail" in capsys.readouterr().out
 
 
+def test_allow_may_be_given_more_than_once() -> None:
+    many = ["--allow", "read:mail", "write:mail", "--allow", "read:calendar"]
+    answer = run("create_service_provider", "Acme", "--audience", "https://mail.example", *many)
+    allowed = ServiceProvider.objects.get(pk=answer["client_id"]).allowed
+    assert allowed == ["read:mail", "write:mail", "read:calendar"]
+
+
 def test_a_refusal_is_one_line() -> None:
     with pytest.raises(CommandError, match="absolute URL"):
         run("create_service_provider", "Acme", "--audience", "nonsense")

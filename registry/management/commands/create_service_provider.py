@@ -20,8 +20,9 @@ class Command(JsonCommand):
         parser.add_argument(
             "--allow",
             nargs="*",
+            action="extend",
             default=[],
-            help="such as read:calendar write:calendar, all after one --allow; none allow nothing",
+            help="such as read:calendar write:calendar; none allow nothing",
         )
         parser.add_argument("--auditor", action="store_true", help="may read every event")
 
