@@ -11,7 +11,7 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils.text import slugify
 
-from agentauth.protocol.capability import parse_allow_entry
+from agentauth.protocol.capability import parse_allow_list
 from agentauth.protocol.dpop import normalize_url
 from agentauth.protocol.errors import (
     AgentAuthError,
@@ -44,12 +44,11 @@ def create_service_provider(
 ) -> tuple[ServiceProvider, str]:
     """A new active service provider and its secret, which is not kept and cannot be shown again.
 
-    `allowed` are entries such as "read:calendar"; none allow nothing. Raises InvalidRequestError for a bad name,
+    `allowed` are at most 64 entries such as "read:calendar"; none allow nothing. Raises InvalidRequestError for a bad name,
     entry or audience, or one that is not disjoint from every other (docs/protocol.md section 2).
     """
     check_display_name(name)
-    for entry in allowed:
-        parse_allow_entry(entry)
+    parse_allow_list(list(allowed))
     check_audience(audience)
     with transaction.atomic():
         _check_disjoint(audience)

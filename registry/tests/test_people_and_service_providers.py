@@ -199,3 +199,8 @@ def test_DJ_8_an_address_longer_than_its_column_is_no_address(now: datetime) -> 
     long = f"{'a' * 60}@{'b' * 60}.{'c' * 60}.{'d' * 60}.{'e' * 20}.org"
     with pytest.raises(InvalidRequestError):
         create_human(email=long, name="Long", actor=TESTER, now=now)
+
+
+def test_an_allow_list_has_an_end(now: datetime) -> None:
+    with pytest.raises(InvalidRequestError):
+        provider("https://sp.example", now, allowed=[f"read:r{number}" for number in range(65)])

@@ -1,0 +1,62 @@
+"""The short list of what anybody may see. Every other route asks who is calling, whatever the method."""
+
+from collections.abc import Iterator
+
+import pytest
+from django.test import Client
+from django.urls import URLPattern, URLResolver, get_resolver
+
+pytestmark = pytest.mark.django_db
+
+# docs/protocol.md section 2. Setup and claim pages have their secret in the link: an unknown one is 404.
+PUBLIC = {
+    "",
+    ".well-known/agentauth",
+    ".well-known/oauth-authorization-server",
+    ".well-known/jwks.json",
+    "health/live",
+    "health/ready",
+    "health/startup",
+    "sign-in/",
+    "sign-in/options",
+}
+UUID = "01980000-0000-7000-8000-000000000000"
+METHODS = ("get", "post", "put", "patch", "delete")
+
+
+def routes(resolver: URLResolver, prefix: str = "") -> Iterator[str]:
+    for entry in resolver.url_patterns:
+        route = prefix + str(entry.pattern).removeprefix("^").removesuffix("$")
+        if isinstance(entry, URLPattern):
+            yield route
+        else:
+            yield from routes(entry, route)
+
+
+def filled(route: str) -> str:
+    """The route with something in each of its gaps."""
+    parts = [UUID if part.startswith("<") else part for part in route.split("/")]
+    return "/" + "/".join(parts)
+
+
+ROUTES = sorted({route for route in routes(get_resolver()) if "(?P" not in route})
+
+
+def test_the_list_names_routes_that_exist() -> None:
+    assert set(ROUTES) >= PUBLIC
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("method", METHODS)
+def test_only_the_short_list_answers_a_stranger(route: str, method: str) -> None:
+    client = Client(SERVER_NAME="localhost", SERVER_PORT="8000", headers={"Origin": "http://localhost:8000"})
+    response = getattr(client, method)(filled(route), content_type="application/json")
+    if response.status_code == 302:
+        # Nothing but the way to the sign-in; the admin site sends a stranger there by its front.
+        assert response["Location"] in {"/admin/"} or response["Location"].startswith(
+            ("/sign-in/", "/admin/login/")
+        )
+    elif response.status_code == 200:
+        assert route in PUBLIC
+    else:
+        assert 400 <= response.status_code < 500
