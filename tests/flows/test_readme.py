@@ -6,22 +6,23 @@ import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Coroutine
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from agentauth.sdk import Action, GrantPendingError, VerifierClient
+from agentauth.sdk import Action, VerifierClient
 from tests.live import ROOT, LiveRegistry
 
 pytestmark = pytest.mark.flow
 
+LONGEST_SECONDS = 90
 
-def printed_example(
-    registry_url: str, service_provider_id: str
-) -> Callable[[], Coroutine[Any, Any, dict[str, str]]]:
-    """The README's Python block as the body of an async function that gives back its `headers`."""
+
+def printed_example(registry_url: str, service_provider_id: str) -> str:
+    """The README's Python block as an async function that gives back its `headers`."""
     (block,) = re.findall(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     for placeholder, real in (
         ("https://registry.example.com", registry_url),
@@ -29,11 +30,7 @@ def printed_example(
     ):
         assert placeholder in block
         block = block.replace(placeholder, real)
-    source = "async def example():\n" + textwrap.indent(block, "    ") + "    return headers\n"
-    names: dict[str, Any] = {}
-    exec(compile(source, "README.md", "exec"), names)  # noqa: S102 — our own page, run as a reader would
-    example: Callable[[], Coroutine[Any, Any, dict[str, str]]] = names["example"]
-    return example
+    return "async def example():\n" + textwrap.indent(block, "    ") + "    return headers\n"
 
 
 def test_the_readme_s_example_runs_as_printed(
@@ -49,24 +46,20 @@ def test_the_readme_s_example_runs_as_printed(
         "--allow",
         "read:calendar",
     )
-    example = printed_example(sqlite_registry.url, provider["client_id"])
-    with pytest.raises(GrantPendingError) as pending:
-        asyncio.run(example())
-    decided = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "tests.decide",
-            json.dumps({"act": "approve", "id": pending.value.grant_id}),
-        ],
-        cwd=ROOT,
-        env=sqlite_registry.env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert decided.returncode == 0, decided.stderr
-    headers = asyncio.run(example())
+    approvals: list[Thread] = []
+
+    def shown(approval_url: str, claim_code: str) -> None:
+        """What the example prints is all the person has: they open the link, claim and approve."""
+        assert claim_code
+        (grant_id,) = parse_qs(urlsplit(approval_url).query)["grant"]
+        approvals.append(Thread(target=approve, args=(sqlite_registry, grant_id)))
+        approvals[0].start()
+
+    names: dict[str, Any] = {"print": shown}
+    source = printed_example(sqlite_registry.url, provider["client_id"])
+    exec(compile(source, "README.md", "exec"), names)  # noqa: S102 — our own page, run as a reader would
+    headers = asyncio.run(asyncio.wait_for(names["example"](), LONGEST_SECONDS))
+    approvals[0].join()
     with VerifierClient(sqlite_registry.url, provider["client_id"], provider["client_secret"]) as verifier:
         allowed = verifier.verify(
             token=headers["Authorization"].removeprefix("DPoP "),
@@ -75,4 +68,10 @@ def test_the_readme_s_example_runs_as_printed(
             url="http://127.0.0.1:8001/api/events",
             action=Action("read", "calendar"),
         )
-    assert allowed.grant_id == pending.value.grant_id
+    assert allowed.grant_id
+
+
+def approve(registry: LiveRegistry, grant_id: str) -> None:
+    """What a human does on a page; see tests/decide.py."""
+    command = [sys.executable, "-m", "tests.decide", json.dumps({"act": "approve", "id": grant_id})]
+    subprocess.run(command, cwd=ROOT, env=registry.env, capture_output=True, check=True)
