@@ -177,6 +177,7 @@ def wrong_and_refused(agent: "Kept", human: Browser, token: str) -> None:
     assert human.http.post(f"/agents/{agent.agent_id}/revoke").status_code == 302
     assert agent.ask(agent.question(token, read)).json()["valid"] is False
     human.http.post("/sign-out/")
+    human.http.close()
 
 
 class Kept(Scene):
