@@ -112,6 +112,7 @@ export function complain(message, items = []) {
 }
 
 export async function busy(buttons, act) {
+  const focused = document.activeElement;
   for (const button of buttons) button.disabled = true;
   try {
     await act();
@@ -121,5 +122,7 @@ export async function busy(buttons, act) {
     complain(error.message, error.body.changes || error.body.dangerous || []);
   } finally {
     for (const button of buttons) button.disabled = false;
+    // A disabled button drops the focus; who works by keyboard goes on where they were.
+    if (buttons.includes(focused)) focused.focus({ preventScroll: true });
   }
 }

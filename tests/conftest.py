@@ -14,6 +14,12 @@ from tests.live import LiveRegistry
 CAMPAIGN = os.environ.get("CAMPAIGN") == "1"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--screenshots", action="store_true", help="keep a picture of every page in screenshots/"
+    )
+
+
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """The URL of a running PostgreSQL: the one tests/run.py started, else one of our own."""

@@ -14,8 +14,12 @@ from approvals.services.people import session_key_of
 from approvals.services.signatures import receipt_of
 from approvals.services.terms import read_choices
 from approvals.views.access import actor_of, answer, human_of, member, posted, signed_in
+<<<<<<< HEAD
 from approvals.views.described import describe_grant, describe_limits, describe_rows, elsewhere
 from audit.faults import fault_point
+=======
+from approvals.views.described import describe_grant, describe_limits, describe_rows, elsewhere, standing
+>>>>>>> 838cf04 (Every page and state is looked at: axe, overflow, console, keyboard; what was found is mended)
 from registry.models import Grant, Human
 
 WORDS = {"approve": "Approved", "deny": "Denied"}
@@ -39,7 +43,7 @@ def find_own_grant(grant_id: uuid.UUID, human: Human) -> Grant:
 def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     human, now = human_of(request), timezone.now()
     grant = find_own_grant(grant_id, human)
-    status = grant.status_at(now)
+    status = standing(grant, now)
     anew = status == Grant.Status.SUSPENDED and grant.suspension_cause != Grant.SuspensionCause.PERSON
     context: dict[str, Any] = {"grant": grant, "agent": grant.agent, "provider": grant.service_provider}
     if status != Grant.Status.PENDING and not anew:

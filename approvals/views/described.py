@@ -11,11 +11,12 @@ from agentauth.protocol.envelope import Envelope, Ledger, parse_envelope
 from agentauth.protocol.money import Money
 from approvals import sentences
 from approvals.services.terms import asked_terms, currency_of, whole_days
-from registry.models import Grant, Human
+from registry.models import Agent, Grant, Human
 from verifier.models import GrantLedger
 from verifier.services.usage import ledger_of
 
 _ELSEWHERE = 20
+_RISKS = ("high", "medium", "low")
 
 
 def sentence(phrase: str) -> str:
@@ -86,9 +87,11 @@ def elsewhere(grant: Grant, now: datetime) -> list[str]:
     ]
 
 
-def describe_permissions(grant: Grant) -> list[str]:
+def describe_permissions(grant: Grant, *, riskiest_first: bool = False) -> list[str]:
     """What a grant permits, as granted or else as asked: one sentence for each permission."""
     capabilities = parse_capabilities(grant.capabilities or grant.requested_capabilities)
+    if riskiest_first:
+        capabilities = tuple(sorted(capabilities, key=lambda each: _RISKS.index(sentences.risk(each))))
     phrases = [sentences.permission(each, grant.service_provider.name) for each in capabilities]
     return [f"{sentence(phrase)}." for phrase in phrases]
 
@@ -97,6 +100,13 @@ def describe_grant(grant: Grant) -> list[str]:
     """A grant as plain sentences: permissions and limits, as granted or else as asked."""
     envelope = parse_envelope(grant.requested_envelope if grant.envelope is None else grant.envelope)
     return describe_permissions(grant) + sentences.limits(envelope)
+
+
+def standing(grant: Grant, now: datetime) -> str:
+    """The grant's state as a person should read it: what a revoked agent holds is worth nothing any more."""
+    status = grant.status_at(now)
+    held = status in {Grant.Status.APPROVED, Grant.Status.SUSPENDED}
+    return Grant.Status.REVOKED if held and grant.agent.status == Agent.Status.REVOKED else status
 
 
 def describe_use(grants: Iterable[Grant], now: datetime) -> dict[Any, list[dict[str, Any]]]:

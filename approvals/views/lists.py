@@ -11,8 +11,9 @@ from django.views.decorators.http import require_GET
 from agentauth.protocol.capability import parse_action
 from agentauth.protocol.identifiers import parse_id
 from approvals import sentences
+from approvals.context import to_sign_again
 from approvals.views.access import human_of, signed_in
-from approvals.views.described import describe_permissions
+from approvals.views.described import describe_permissions, standing
 from approvals.views.happened import tell
 from audit.models import Event, Head
 from registry.models import Grant
@@ -27,10 +28,7 @@ def inbox(request: HttpRequest) -> HttpResponse:
     human, now = human_of(request), timezone.now()
     mine = Grant.objects.filter(agent__human=human).select_related("agent", "service_provider")
     waiting = list(mine.filter(pk__in=Grant.objects.waiting(now)).order_by("created_at"))
-    # Suspended for a reason only a signature mends: it waits for the human as much as a new request.
-    anew = mine.filter(status=Grant.Status.SUSPENDED, valid_until__gt=now).exclude(
-        suspension_cause=Grant.SuspensionCause.PERSON
-    )
+    anew = mine.filter(pk__in=to_sign_again(human, now))
     confirmations = [
         {"row": row, "act": sentences.act(parse_action(row.action), row.grant.service_provider.name)}
         for row in pending_for(human, now)
@@ -41,9 +39,13 @@ def inbox(request: HttpRequest) -> HttpResponse:
         history = history.filter(pk__lt=after)
     page = list(history[: PAGE + 1])
     context: dict[str, Any] = {
-        "waiting": [{"grant": each, "permits": describe_permissions(each)} for each in [*waiting, *anew]],
+        # A short list leaves out the harmless, never the dangerous.
+        "waiting": [
+            {"grant": each, "permits": describe_permissions(each, riskiest_first=True)}
+            for each in [*waiting, *anew]
+        ],
         "confirmations": confirmations,
-        "history": [{"grant": grant, "status": grant.status_at(now)} for grant in page[:PAGE]],
+        "history": [{"grant": grant, "status": standing(grant, now)} for grant in page[:PAGE]],
         "next": page[PAGE - 1].pk if len(page) > PAGE else None,
         "first_page": after is None,
     }

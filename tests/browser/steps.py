@@ -54,6 +54,15 @@ def approve(page: Page, *, second_step: bool = True) -> None:
     expect(page.get_by_role("status")).to_contain_text("Approved")
 
 
+def stage(registry: LiveRegistry, what: str, argument: str) -> dict[str, str]:
+    """Set the scene behind the pages; see tests/browser/stage.py."""
+    command = [sys.executable, "-m", "tests.browser.stage", what, argument]
+    done = subprocess.run(command, cwd=ROOT, env=registry.env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    paths: dict[str, str] = json.loads(done.stdout)
+    return paths
+
+
 class Agent:
     """An agent in a process of its own: each call runs the SDK's client once, with its key in a file."""
 

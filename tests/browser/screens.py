@@ -1,0 +1,233 @@
+"""Every page and state a person can meet, by name, and how a person gets there."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from playwright.sync_api import Page, expect
+
+from tests.browser import steps
+from tests.live import LiveRegistry
+
+
+@dataclass
+class Theatre:
+    """Alice is the first admin and owns what was staged; Bob is new; a visitor is not signed in."""
+
+    registry: LiveRegistry
+    paths: dict[str, str]
+    alice: Page
+    bob: Page
+    visitor: Page
+    # Alice's session in a browser that runs no scripts.
+    scriptless: Page
+    # And in one that knows no passkeys.
+    keyless: Page
+
+    def open(self, page: Page, where: str) -> Page:
+        page.goto(self.registry.url + self.paths.get(where, where))
+        return page
+
+
+Way = Callable[[Theatre], Page]
+
+
+@dataclass(frozen=True)
+class Screen:
+    """One picture. `answers` are the refusals its way there provokes, which a browser logs as errors."""
+
+    way: Way
+    answers: frozenset[int] = field(default_factory=frozenset)
+    # axe is a script: where none runs, it cannot look either.
+    runs_scripts: bool = True
+    # A dialog covers the window, not the whole page under it.
+    whole: bool = True
+
+
+def at(path: str) -> Way:
+    return lambda theatre: theatre.open(theatre.alice, path)
+
+
+def as_bob(path: str) -> Way:
+    return lambda theatre: theatre.open(theatre.bob, path)
+
+
+def as_visitor(path: str) -> Way:
+    return lambda theatre: theatre.open(theatre.visitor, path)
+
+
+def setup(theatre: Theatre) -> Page:
+    path = theatre.registry.manage("setup_link", "--email", "carol@example.org")["url"]
+    theatre.visitor.goto(path)
+    return theatre.visitor
+
+
+def wrong_claim_code(theatre: Theatre) -> Page:
+    page = theatre.open(theatre.alice, "claim")
+    page.get_by_role("textbox", name="Claim code").fill("WRNG-C0DE")
+    page.get_by_role("button", name="Claim agent").click()
+    expect(page.get_by_role("alert")).not_to_be_empty()
+    return page
+
+
+def narrowed(theatre: Theatre) -> Page:
+    page = theatre.open(theatre.alice, "many")
+    page.get_by_role("checkbox").nth(3).uncheck()
+    page.get_by_role("textbox", name="Maximum amount").fill("300.00")
+    page.get_by_role("textbox", name="Daily budget").fill("900.00")
+    page.get_by_role("spinbutton", name="Valid for").fill("3")
+    expect(page.locator("#changes li")).to_have_count(4)
+    return page
+
+
+def widened(theatre: Theatre) -> Page:
+    page = theatre.open(theatre.alice, "many")
+    page.get_by_role("textbox", name="Maximum amount").fill("9999.00")
+    expect(page.get_by_role("alert")).not_to_be_empty()
+    return page
+
+
+def second_step(theatre: Theatre) -> Page:
+    page = theatre.open(theatre.alice, "many")
+    page.get_by_role("button", name="Approve with passkey").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    return page
+
+
+def changed(theatre: Theatre) -> Page:
+    page = theatre.open(theatre.alice, "changed")
+    steps.stage(theatre.registry, "withdraw", theatre.paths["changed"].split("/")[2])
+    page.get_by_role("button", name="Approve with passkey").click()
+    expect(page.get_by_role("alert")).not_to_be_empty()
+    return page
+
+
+def approved(theatre: Theatre) -> Page:
+    page = theatre.open(theatre.alice, "to-approve")
+    steps.approve(page)
+    expect(page.get_by_role("link", name="Receipt")).to_be_visible()
+    return page
+
+
+def receipt(theatre: Theatre) -> Page:
+    page = theatre.open(theatre.alice, "to-approve")
+    page.get_by_role("link", name="Receipt").click()
+    expect(page.get_by_role("heading", name="Receipt")).to_be_visible()
+    return page
+
+
+def denied(theatre: Theatre) -> Page:
+    page = theatre.open(theatre.alice, "to-deny")
+    page.get_by_role("textbox", name="Reason").fill("Keep the scratch files until the audit is over.")
+    page.get_by_role("button", name="Deny").click()
+    expect(page.get_by_role("link", name="Receipt")).to_be_visible()
+    return page
+
+
+def presence_on(theatre: Theatre) -> Page:
+    page = theatre.open(theatre.bob, "/agents/")
+    page.get_by_role("switch", name="I'm here").click()
+    expect(page.get_by_role("switch", name="I'm here")).to_be_checked()
+    return page
+
+
+def offline(theatre: Theatre) -> Page:
+    page = theatre.open(theatre.alice, "confirmation-pending")
+    page.route("**/statement", lambda route: route.abort())
+    page.get_by_role("button", name="Confirm with passkey").click()
+    expect(page.get_by_role("alert")).not_to_be_empty()
+    page.unroute("**/statement")
+    return page
+
+
+def code_shown(theatre: Theatre) -> Page:
+    page = theatre.open(theatre.alice, "/settings/")
+    page.get_by_role("button", name="Create enrolment code").click()
+    expect(page.locator("#enrolment-code")).to_be_visible()
+    return page
+
+
+def forged(theatre: Theatre) -> Page:
+    """A form whose token is none of ours."""
+    page = theatre.open(theatre.alice, "/settings/")
+    page.evaluate("document.querySelectorAll('[name=csrfmiddlewaretoken]').forEach(e => e.value = 'x')")
+    page.get_by_role("button", name="Save time zone").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("out of date")
+    return page
+
+
+def made(theatre: Theatre) -> Page:
+    page = theatre.open(theatre.alice, "/admin/invite/")
+    page.get_by_label("E-mail").fill("dora@example.org")
+    page.get_by_role("button", name="Invite a human").click()
+    expect(page.get_by_role("status")).to_be_visible()
+    return page
+
+
+def refused_form(theatre: Theatre) -> Page:
+    page = theatre.open(theatre.alice, "/admin/new-service-provider/")
+    page.get_by_label("Name").fill("Beta Mail")
+    page.get_by_label("Audience URL").fill("ftp://beta.example")
+    page.get_by_role("button", name="Create a service provider").click()
+    return page
+
+
+def scriptless(theatre: Theatre) -> Page:
+    return theatre.open(theatre.scriptless, "many")
+
+
+def keyless(theatre: Theatre) -> Page:
+    return theatre.open(theatre.keyless, "pending")
+
+
+NOT_FOUND = "/approvals/01900000-0000-7000-8000-000000000000/"
+# In this order: what comes later may rest on what was done before.
+SCREENS = {
+    "front-signed-out": Screen(as_visitor("/")),
+    "front-signed-in": Screen(at("/")),
+    "sign-in": Screen(as_visitor("/sign-in/")),
+    "setup": Screen(setup),
+    "inbox-empty": Screen(as_bob("/approvals/")),
+    "agents-empty": Screen(as_bob("/agents/")),
+    "presence-on": Screen(presence_on),
+    "claim": Screen(at("claim")),
+    "claim-wrong-code": Screen(wrong_claim_code, frozenset({400})),
+    "claim-expired": Screen(at("claim-expired"), frozenset({410})),
+    "inbox-waiting": Screen(at("/approvals/")),
+    "approval-new-agent": Screen(at("pending")),
+    "approval-many-rows": Screen(at("many")),
+    "approval-narrowed": Screen(narrowed),
+    "approval-widened": Screen(widened, frozenset({400})),
+    "approval-second-step": Screen(second_step, whole=False),
+    "approval-sign-again": Screen(at("anew")),
+    "approval-without-javascript": Screen(scriptless, runs_scripts=False),
+    "approval-without-passkeys": Screen(keyless),
+    "approval-changed": Screen(changed, frozenset({409})),
+    "approval-approved": Screen(approved),
+    "receipt": Screen(receipt),
+    "approval-denied": Screen(denied),
+    "approval-expired": Screen(at("expired")),
+    "approval-withdrawn": Screen(at("withdrawn")),
+    "approval-revoked": Screen(at("revoked")),
+    "approval-suspended": Screen(at("suspended")),
+    "confirmation-pending": Screen(at("confirmation-pending")),
+    "confirmation-offline": Screen(offline, frozenset({0})),
+    "confirmation-confirmed": Screen(at("confirmation-confirmed")),
+    "confirmation-denied": Screen(at("confirmation-denied")),
+    "confirmation-expired": Screen(at("confirmation-expired")),
+    "agents": Screen(at("/agents/")),
+    "agent-active": Screen(at("agent-active")),
+    "agent-new": Screen(at("agent-new")),
+    "agent-suspended": Screen(at("agent-suspended")),
+    "agent-revoked": Screen(at("agent-revoked")),
+    "activity": Screen(at("/activity/")),
+    "settings": Screen(at("/settings/")),
+    "settings-code-shown": Screen(code_shown),
+    "not-found": Screen(at(NOT_FOUND), frozenset({404})),
+    "forged-form": Screen(forged, frozenset({403})),
+    "control-room": Screen(at("/admin/")),
+    "control-room-grants": Screen(at("/admin/registry/grant/")),
+    "control-room-events": Screen(at("/admin/audit/event/?outcome=denied")),
+    "control-room-make": Screen(at("/admin/new-service-provider/")),
+    "control-room-refused": Screen(refused_form),
+    "control-room-made": Screen(made),
+}

@@ -1,0 +1,354 @@
+"""Sets the scene of the screenshots through the services: `python -m tests.browser.stage EMAIL` prints name → path.
+
+Everything a person can meet on the pages, at realistic ages; only what takes a passkey is left to the browser.
+"""
+
+import json
+import os
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
+
+Json = dict[str, Any]
+DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
+
+
+def euros(value: str) -> Json:
+    return {"value": value, "currency": "EUR"}
+
+
+READ = {"type": "read", "resource": "calendar"}
+PAY = {"type": "transact", "resource": "payments", "max_amount": euros("100.00")}
+BUDGET = {**euros("500.00"), "period": "day", "zone": "Europe/Berlin"}
+SPENDING = {
+    "confirm_above": euros("50.00"),
+    "budgets": [BUDGET],
+    "max_requests_per_minute": 30,
+    "max_uses": 200,
+}
+MANY: list[Json] = [
+    {"type": "read", "resource": "calendar/work"},
+    {"type": "read", "resource": "files/reports", "constraints": {"size": {"max": 1_048_576}}},
+    {"type": "write", "resource": "calendar/work", "constraints": {"attendees": {"max": 20}}},
+    {"type": "write", "resource": "files/reports/2026/quarterly-summaries-of-every-subsidiary"},
+    {
+        "type": "transact",
+        "resource": "payments",
+        "max_amount": euros("1250.00"),
+        "constraints": {"merchant": {"in": ["ACME GmbH", "Stadtwerke", "Deutsche Bahn"]}},
+    },
+    {"type": "delete", "resource": "files/scratch"},
+    {"type": "custom", "namespace": "com.acme", "name": "print", "resource": "printers/second-floor"},
+]
+MANY_LIMITS: Json = {
+    "max_requests_per_minute": 12,
+    "max_burst": 4,
+    "max_uses": 500,
+    "confirm_above": euros("250.00"),
+    "budgets": [
+        {**euros("2500.00"), "period": "day", "zone": "Europe/Berlin"},
+        {**euros("20000.00"), "period": "month", "zone": "Europe/Berlin"},
+    ],
+    "allowed_time_windows": [
+        {
+            "days": ["mon", "tue", "wed", "thu", "fri"],
+            "start": "08:00",
+            "end": "18:30",
+            "zone": "Europe/Berlin",
+        }
+    ],
+    "requires_human_online": True,
+}
+ALLOWED = [
+    "read:calendar",
+    "write:calendar",
+    "read:files",
+    "write:files",
+    "delete:files",
+    "transact:payments",
+    "custom:com.acme.print:printers",
+]
+WISHES = [
+    {"type": "read", "resource": "calendar"},
+    {"type": "write", "resource": "calendar"},
+    {"type": "read", "resource": "files"},
+    {"type": "write", "resource": "files"},
+    {"type": "delete", "resource": "files"},
+    {"type": "transact", "resource": "payments", "max_amount": euros("5000.00")},
+    {"type": "custom", "namespace": "com.acme", "name": "print", "resource": "printers"},
+]
+
+
+class Stage:
+    """What was made so far, and how to make more of it; `paths` is what the browser opens."""
+
+    def __init__(self, email: str) -> None:
+        from audit.services import Actor
+        from registry.models import Human
+
+        self.now = datetime.now(UTC)
+        self.human = Human.objects.get(email=email)
+        self.alice = Actor("human", str(self.human.pk))
+        self.system = Actor("system", "stage")
+        self.paths: dict[str, str] = {}
+
+    def service_provider(self, name: str, audience: str) -> Any:
+        from registry.services.service_providers import create_service_provider
+
+        return create_service_provider(
+            name=name, audience=audience, allowed=ALLOWED, actor=self.system, now=self.now - 20 * DAY
+        )[0]
+
+    def agent(self, name: str, description: str, ago: timedelta, *, owned: bool = True) -> Any:
+        """An agent that registered `ago`; the pause keeps ids in the order of the story."""
+        from django.conf import settings
+
+        from agentauth.protocol.capability import parse_capabilities
+        from agentauth.protocol.keys import LocalSigner, PrivateKey
+        from agentauth.protocol.manifest import sign_manifest, verify_manifest
+        from registry.services import enrolment, registration
+
+        time.sleep(0.002)
+        at = self.now - ago
+        seconds = int(at.timestamp())
+        manifest = sign_manifest(
+            LocalSigner(PrivateKey.generate()),
+            audience=settings.ISSUER,
+            issued_at=seconds,
+            expires_at=seconds + 80 * 86_400,
+            jti=secrets.token_urlsafe(16),
+            name=name,
+            description=description,
+            model_origin="models.example.com",
+            capabilities=parse_capabilities(WISHES),
+        )
+        verified = verify_manifest(manifest, expected_audience=settings.ISSUER, now=seconds)
+        code = (
+            enrolment.create_enrolment_code(human=self.human, actor=self.alice, now=at)[1] if owned else None
+        )
+        return registration.register_agent(
+            manifest=verified, enrolment_code=code, actor=self.system, now=at
+        ).agent
+
+    def request(self, agent: Any, at: Any, ago: timedelta, terms: Sequence[Json], **more: Any) -> Any:
+        from agentauth.protocol.capability import parse_capabilities
+        from agentauth.protocol.envelope import parse_envelope
+        from audit.services import Actor
+        from registry.services.grant_requests import GrantRequest, request_grant
+
+        time.sleep(0.002)
+        wish = GrantRequest(
+            service_provider=at,
+            capabilities=parse_capabilities(list(terms)),
+            envelope=parse_envelope(more.get("envelope", {})),
+            seconds=more.get("days", 30) * 86_400,
+            reason=more.get("reason", ""),
+        )
+        actor = Actor("agent", str(agent.pk))
+        return request_grant(agent=agent, asked=wish, actor=actor, now=self.now - ago)[0]
+
+    def approved(self, agent: Any, at: Any, ago: timedelta, terms: Sequence[Json], **more: Any) -> Any:
+        from agentauth.protocol.capability import parse_capabilities
+        from agentauth.protocol.envelope import parse_envelope
+        from registry.services.grants import approve_grant, latest_end
+
+        grant = self.request(agent, at, ago + 5 * MINUTE, terms, **more)
+        approve_grant(
+            grant=grant,
+            human=self.human,
+            capabilities=parse_capabilities(list(terms)),
+            envelope=parse_envelope(more.get("envelope", {})),
+            valid_until=latest_end(grant, self.now - ago),
+            actor=self.alice,
+            now=self.now - ago,
+        )
+        return grant
+
+    def confirmation(self, grant: Any, amount: str, ago: timedelta) -> Any:
+        from django.db import transaction
+
+        from agentauth.protocol.capability import parse_action
+        from audit.services import Actor
+        from verifier.models import Confirmation
+        from verifier.services.confirmations import request_confirmation
+
+        action = parse_action(
+            {
+                "type": "transact",
+                "resource": "payments",
+                "amount": euros(amount),
+                "arguments": {"merchant": "ACME GmbH", "invoice": "2026-1147"},
+            }
+        )
+        with transaction.atomic():
+            found, _wait = request_confirmation(
+                grant=grant,
+                action=action,
+                key=secrets.token_hex(8),
+                may_create=True,
+                actor=Actor("agent", str(grant.agent_id)),
+                now=self.now - ago,
+            )
+        assert found is not None
+        return Confirmation.objects.get(pk=found)
+
+    def decision(
+        self, grant: Any, ago: timedelta, kind: str, outcome: str, reason: str | None = None
+    ) -> None:
+        from django.db import transaction
+
+        from audit.services import Actor, record
+
+        with transaction.atomic():
+            record(
+                kind=kind,
+                actor=Actor("service_provider", str(grant.service_provider_id)),
+                at=self.now - ago,
+                outcome=outcome,
+                reason=reason,
+                agent_id=grant.agent_id,
+                human_id=self.human.pk,
+                service_provider_id=grant.service_provider_id,
+                grant_id=grant.pk,
+            )
+
+
+def decided_grants(stage: Stage, agent: Any, calendar: Any, files: Any) -> None:
+    """One request in each state that needs no receipt."""
+    from registry.services import grants
+
+    scene = {
+        "expired": stage.request(agent, calendar, 9 * DAY, [MANY[0]], reason="To plan the offsite."),
+        "withdrawn": stage.request(agent, calendar, 8 * DAY, [MANY[2]]),
+        "revoked": stage.approved(agent, calendar, 7 * DAY, [READ, MANY[2]]),
+        "suspended": stage.approved(agent, files, 6 * DAY, [{"type": "read", "resource": "files/old"}]),
+        "anew": stage.approved(agent, files, 5 * DAY, [MANY[1], MANY[5]], envelope={"max_uses": 40}),
+    }
+    grants.withdraw_grant(grant=scene["withdrawn"], actor=stage.system, now=stage.now - 8 * DAY + 4 * MINUTE)
+    grants.revoke_grant(grant=scene["revoked"], actor=stage.alice, now=stage.now - 2 * DAY)
+    grants.suspend_grant(grant=scene["suspended"], actor=stage.alice, now=stage.now - DAY)
+    grants.suspend_grant(
+        grant=scene["anew"], actor=stage.system, now=stage.now - HOUR, cause="audience_changed"
+    )
+    stage.paths |= {name: f"/approvals/{grant.pk}/" for name, grant in scene.items()}
+
+
+def spending(stage: Stage, agent: Any, pay: Any) -> None:
+    """A grant in use: part of its day's budget spent, one payment that asks, three that were answered."""
+    from audit import kinds
+    from verifier.models import Confirmation, GrantLedger
+    from verifier.services import confirmations
+
+    grant = stage.approved(agent, pay, 4 * DAY, [PAY], envelope=SPENDING, reason="To pay your invoices.")
+    # Today in Berlin, as the ledger names it.
+    from zoneinfo import ZoneInfo
+
+    today = stage.now.astimezone(ZoneInfo("Europe/Berlin")).date().isoformat()
+    GrantLedger.objects.create(grant=grant, uses=37, spent={"EUR/day/Europe/Berlin": [today, 43_150]})
+    expired = stage.confirmation(grant, "81.00", 3 * DAY)
+    denied = stage.confirmation(grant, "99.00", DAY)
+    confirmations.deny(
+        confirmation=denied, human=stage.human, actor=stage.alice, now=stage.now - DAY + MINUTE
+    )
+    confirmed = stage.confirmation(grant, "64.90", 9 * MINUTE)
+    confirmations.confirm(
+        confirmation=confirmed, human=stage.human, actor=stage.alice, now=stage.now - 4 * MINUTE
+    )
+    stage.decision(grant, 30 * MINUTE, kinds.DECISION_ALLOWED, "success")
+    stage.decision(grant, 22 * MINUTE, kinds.DECISION_DENIED, "denied", "budget")
+    pending = stage.confirmation(grant, "80.00", 2 * MINUTE)
+    rows: dict[str, Confirmation] = {
+        "expired": expired,
+        "denied": denied,
+        "confirmed": confirmed,
+        "pending": pending,
+    }
+    stage.paths |= {f"confirmation-{name}": f"/confirmations/{row.pk}/" for name, row in rows.items()}
+
+
+def agents(stage: Stage) -> dict[str, Any]:
+    """The human's agents, oldest first; one in each state."""
+    from registry.services import agents
+
+    cast = {
+        "active": stage.agent(
+            "Research Assistant",
+            "Reads your calendar, gathers material and pays small invoices.",
+            12 * DAY,
+        ),
+        "revoked": stage.agent("Old Scraper", "", 11 * DAY),
+        "suspended": stage.agent("Newsletter Helper", "Drafts the monthly letter.", 10 * DAY),
+    }
+    return cast | {"_agents": agents}
+
+
+def set_up(email: str) -> dict[str, str]:
+    from audit.services import seal_audit
+
+    stage = Stage(email)
+    calendar = stage.service_provider("Nordwind Calendar", "https://calendar.nordwind.example")
+    files = stage.service_provider("Harbour Files", "https://files.harbour.example/api")
+    pay = stage.service_provider("Acme Payments", "https://pay.acme.example")
+    cast = agents(stage)
+    services = cast.pop("_agents")
+    decided_grants(stage, cast["active"], calendar, files)
+    stage.approved(cast["active"], calendar, 3 * DAY, [READ, {"type": "write", "resource": "calendar/work"}])
+    spending(stage, cast["active"], pay)
+    for name in ("revoked", "suspended"):
+        stage.approved(cast[name], files, 3 * DAY, [MANY[1]], envelope={"max_requests_per_minute": 5})
+    services.revoke_agent(agent=cast["revoked"], actor=stage.alice, now=stage.now - 2 * DAY)
+    services.suspend_agent(agent=cast["suspended"], actor=stage.alice, now=stage.now - 5 * HOUR)
+    new = stage.agent("Trip Planner", "Looks for trains that fit your meetings.", 3 * MINUTE)
+    rows = {
+        "pending": stage.request(
+            new, calendar, 2 * MINUTE, [READ], reason="To see when you are free.", days=7
+        ),
+        "many": stage.request(
+            cast["active"],
+            pay,
+            12 * MINUTE,
+            MANY,
+            envelope=MANY_LIMITS,
+            reason="You asked me to close the quarter: I collect the reports, book the review meetings, pay the "
+            "three open invoices and clear the scratch folder afterwards.",
+        ),
+        "changed": stage.request(new, files, MINUTE, [MANY[1]]),
+        "to-approve": stage.request(new, pay, MINUTE, [PAY], envelope=SPENDING, reason="For the tickets."),
+        "to-deny": stage.request(new, files, MINUTE, [MANY[5]]),
+    }
+    stage.paths |= {name: f"/approvals/{grant.pk}/" for name, grant in rows.items()}
+    stage.paths |= {f"agent-{name}": f"/agents/{agent.pk}/" for name, agent in cast.items()}
+    stage.paths["agent-new"] = f"/agents/{new.pk}/"
+    for name, ago in (("claim", 4 * MINUTE), ("claim-expired", 2 * HOUR)):
+        from registry.services.agents import claim_link
+
+        unclaimed = stage.agent("Expense Reporter", "Files your receipts each Friday.", ago, owned=False)
+        url, code = claim_link(unclaimed)
+        stage.paths |= {name: urlsplit(url).path, f"{name}-code": code}
+    seal_audit(now=stage.now)
+    return stage.paths
+
+
+def withdraw(grant_id: str) -> dict[str, str]:
+    """What an agent does behind the back of an open page."""
+    from audit.services import Actor
+    from registry.models import Grant
+    from registry.services.grants import withdraw_grant
+
+    grant = Grant.objects.get(pk=grant_id)
+    withdraw_grant(grant=grant, actor=Actor("agent", str(grant.agent_id)), now=datetime.now(UTC))
+    return {}
+
+
+if __name__ == "__main__":
+    django.setup()
+    what, argument = sys.argv[1:]
+    print(json.dumps(withdraw(argument) if what == "withdraw" else set_up(argument)))

@@ -1,0 +1,132 @@
+"""Every act by keyboard alone: the focus is always seen, the dialog keeps it and gives it back."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from tests.browser import steps
+from tests.browser.conftest import add_authenticator
+from tests.live import LiveRegistry
+
+pytestmark = [pytest.mark.browser, pytest.mark.flow]
+MOST_STOPS = 90
+
+
+@pytest.fixture(scope="module")
+def alice(chromium: Browser, sqlite_registry: LiveRegistry) -> Iterator[Page]:
+    context = chromium.new_context(locale="en-GB", timezone_id="Europe/Berlin")
+    context.set_default_timeout(10_000)
+    page = context.new_page()
+    add_authenticator(page)
+    steps.become_admin(page, sqlite_registry)
+    yield page
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def paths(alice: Page, sqlite_registry: LiveRegistry) -> dict[str, str]:
+    paths = steps.stage(sqlite_registry, "set_up", "alice@example.org")
+    return {name: sqlite_registry.url + path for name, path in paths.items()}
+
+
+def tab_to(page: Page, target: Locator) -> None:
+    """Press Tab until `target` has the focus."""
+    for _ in range(MOST_STOPS):
+        page.keyboard.press("Tab")
+        if target.evaluate("element => element === document.activeElement"):
+            return
+    raise AssertionError(f"Tab never reaches {target}")
+
+
+def inside(page: Page) -> bool:
+    """Whether the focus is in the dialog, or in the browser's own controls around the page."""
+    return bool(page.evaluate("!!document.activeElement.closest('dialog, body:focus')")) or bool(
+        page.evaluate("document.activeElement === document.body")
+    )
+
+
+def test_approving_takes_no_mouse(alice: Page, paths: dict[str, str]) -> None:
+    alice.goto(paths["many"])
+    row = alice.get_by_role("checkbox", name=re.compile("quarterly"))
+    tab_to(alice, row)
+    alice.keyboard.press("Space")
+    expect(row).not_to_be_checked()
+    amount = alice.get_by_role("textbox", name="Maximum amount")
+    tab_to(alice, amount)
+    alice.keyboard.type("300.00")
+    approve = alice.get_by_role("button", name="Approve with passkey")
+    tab_to(alice, approve)
+    alice.keyboard.press("Enter")
+    dialog = alice.get_by_role("dialog")
+    expect(dialog).to_be_visible()
+    # The safe way out comes first.
+    expect(dialog.get_by_role("button", name="Go back")).to_be_focused()
+    tab_to(alice, dialog.get_by_role("button", name="Continue"))
+    alice.keyboard.press("Enter")
+    expect(alice.get_by_role("status")).to_contain_text("Approved")
+
+
+def test_the_dialog_keeps_the_focus_and_gives_it_back(alice: Page, paths: dict[str, str]) -> None:
+    alice.goto(paths["to-approve"])
+    approve = alice.get_by_role("button", name="Approve with passkey")
+    tab_to(alice, approve)
+    alice.keyboard.press("Enter")
+    dialog = alice.get_by_role("dialog")
+    expect(dialog).to_be_visible()
+    for key in ("Tab", "Tab", "Tab", "Tab", "Shift+Tab", "Shift+Tab", "Shift+Tab"):
+        alice.keyboard.press(key)
+        assert inside(alice)
+    alice.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(approve).to_be_focused()
+
+
+def test_denying_confirming_and_revoking_take_no_mouse(alice: Page, paths: dict[str, str]) -> None:
+    alice.goto(paths["to-deny"])
+    tab_to(alice, alice.get_by_role("textbox", name="Reason"))
+    alice.keyboard.type("Not now.")
+    tab_to(alice, alice.get_by_role("button", name="Deny"))
+    alice.keyboard.press("Enter")
+    expect(alice.get_by_role("status")).to_contain_text("Denied")
+    alice.goto(paths["confirmation-pending"])
+    tab_to(alice, alice.get_by_role("button", name="Confirm with passkey"))
+    alice.keyboard.press("Enter")
+    expect(alice.get_by_role("status")).to_contain_text("Confirmed")
+    alice.goto(paths["agent-suspended"])
+    tab_to(alice, alice.get_by_role("button", name="Revoke agent"))
+    alice.keyboard.press("Enter")
+    expect(alice.get_by_role("status")).to_contain_text("Revoked")
+
+
+def test_the_skip_link_comes_first_and_leads_to_the_content(
+    alice: Page, sqlite_registry: LiveRegistry
+) -> None:
+    alice.goto(sqlite_registry.url + "/agents/")
+    alice.keyboard.press("Tab")
+    expect(alice.get_by_role("link", name="Skip to content")).to_be_focused()
+    alice.keyboard.press("Enter")
+    expect(alice.get_by_role("main")).to_be_focused()
+
+
+@pytest.mark.parametrize("path", ["/approvals/", "changed", "claim", "agent-active", "/settings/", "/admin/"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_focus_is_always_seen(alice: Page, paths: dict[str, str], path: str, scheme: str) -> None:
+    alice.emulate_media(color_scheme=scheme)  # type: ignore[arg-type] — one of the two literals
+    alice.goto(paths.get(path) or paths["changed"].split("/approvals/")[0] + path)
+    hidden, stops = [], 0
+    for _ in range(MOST_STOPS):
+        alice.keyboard.press("Tab")
+        seen = alice.evaluate(
+            """() => { const e = document.activeElement, s = getComputedStyle(e), box = e.getBoundingClientRect();
+            return e === document.body ? null : [e.outerHTML.slice(0, 90),
+                s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) >= 2 && box.width > 0 && box.height > 0]; }"""
+        )
+        if seen is None:
+            break
+        stops += 1
+        if not seen[1]:
+            hidden.append(seen[0])
+    assert stops > 3
+    assert not hidden
