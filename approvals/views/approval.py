@@ -14,12 +14,8 @@ from approvals.services.people import session_key_of
 from approvals.services.signatures import receipt_of
 from approvals.services.terms import read_choices
 from approvals.views.access import actor_of, answer, human_of, member, posted, signed_in
-<<<<<<< HEAD
-from approvals.views.described import describe_grant, describe_limits, describe_rows, elsewhere
-from audit.faults import fault_point
-=======
 from approvals.views.described import describe_grant, describe_limits, describe_rows, elsewhere, standing
->>>>>>> 838cf04 (Every page and state is looked at: axe, overflow, console, keyboard; what was found is mended)
+from audit.faults import fault_point
 from registry.models import Grant, Human
 
 WORDS = {"approve": "Approved", "deny": "Denied"}
