@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from agentauth.protocol.capability import parse_action
 from approvals.models import Receipt
@@ -15,7 +16,8 @@ from approvals.tests.cast import Person, browser
 from audit.models import Event
 from registry.models import Agent, Grant, ServiceProvider
 from registry.services.agents import claim_link
-from registry.tests.cast import AgentClient, approved, basic, pending, refused
+from registry.services.grants import suspend_grant
+from registry.tests.cast import TESTER, AgentClient, approved, basic, pending, refused
 from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db
@@ -243,6 +245,22 @@ def test_a_revoked_agent_may_do_nothing(alice: Person, agent: AgentClient, payin
     assert len(alice.get(path).context["grants"]) == 1
     alice.client.post(f"{path}revoke")
     assert alice.get(path).context["grants"] == []
+    assert "Acme Payments" not in alice.get("/agents/").content.decode()
+    decided = alice.get(f"/approvals/{paying.pk}/")
+    assert decided.context["status"] == "revoked"
+    assert "Revoke grant" not in decided.content.decode()
+    assert [each["status"] for each in alice.get("/approvals/").context["history"]] == ["revoked"]
+
+
+def test_what_waits_for_a_new_signature_is_counted_with_the_rest(alice: Person, paying: Grant) -> None:
+    alice.approve(paying)
+    paying.refresh_from_db()
+    suspend_grant(grant=paying, actor=TESTER, now=timezone.now(), cause="audience_changed")
+    inbox = alice.get("/approvals/")
+    assert inbox.context["waiting_count"] == len(inbox.context["waiting"]) == 1
+    page = alice.get(f"/approvals/{paying.pk}/").content.decode()
+    assert "moved to another address" in page
+    assert "you can decide until" not in page
 
 
 def test_presence_begins_with_a_passkey_and_ends_with_the_session(alice: Person) -> None:
