@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
@@ -112,8 +113,10 @@ def test_the_skip_link_comes_first_and_leads_to_the_content(
 
 @pytest.mark.parametrize("path", ["/approvals/", "changed", "claim", "agent-active", "/settings/", "/admin/"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_focus_is_always_seen(alice: Page, paths: dict[str, str], path: str, scheme: str) -> None:
-    alice.emulate_media(color_scheme=scheme)  # type: ignore[arg-type] — one of the two literals
+def test_the_focus_is_always_seen(
+    alice: Page, paths: dict[str, str], path: str, scheme: Literal["light", "dark"]
+) -> None:
+    alice.emulate_media(color_scheme=scheme)
     alice.goto(paths.get(path) or paths["changed"].split("/approvals/")[0] + path)
     hidden, stops = [], 0
     for _ in range(MOST_STOPS):
