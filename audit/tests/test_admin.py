@@ -23,3 +23,10 @@ def test_the_salt_is_on_no_page(make_event: MakeEvent) -> None:
     shown = EventAdmin(Event, AdminSite())
     assert "salt" not in shown.list_display
     assert "salt" in shown.exclude
+
+
+def test_the_salt_cannot_be_guessed_by_filtering(make_event: MakeEvent) -> None:
+    request = RequestFactory().get("/admin/audit/event/")
+    shown = EventAdmin(Event, AdminSite())
+    assert not shown.lookup_allowed("salt__startswith", "x", request)
+    assert shown.lookup_allowed("outcome__exact", "denied", request)
