@@ -98,7 +98,8 @@ def test_EN_1_a_burst_of_three_lets_three_pass_at_once(live_registry: LiveRegist
     answers = in_parallel(place, bodies)
     assert Counter(verdict(answer) for answer in answers) == {"valid": 3, "rate": 17}
     waits = [answer.json()["retry_after"] for answer in answers if not answer.json()["valid"]]
-    assert all(1 <= wait <= 6 for wait in waits)
+    # One per 6 s, in whole seconds; one more where a request's clock was read before the first one's.
+    assert all(1 <= wait <= 7 for wait in waits), waits
 
 
 def test_one_operation_sent_twenty_times_debits_once(live_registry: LiveRegistry) -> None:
