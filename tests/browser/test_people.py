@@ -188,9 +188,11 @@ def age(registry: LiveRegistry, grant_id: str) -> None:
     """Move the request's end into the past, as an hour's wait would."""
     import sqlite3
     import uuid
+    from contextlib import closing
 
     past = (datetime.now(UTC) - timedelta(minutes=1)).strftime("%Y-%m-%d %H:%M:%S")
-    with sqlite3.connect(registry.directory / "agentauth.sqlite3", timeout=10) as database:
+    path = registry.directory / "agentauth.sqlite3"
+    with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as database:
         changed = database.execute(
             "UPDATE registry_grant SET expires_at = ? WHERE id = ?", (past, uuid.UUID(grant_id).hex)
         )

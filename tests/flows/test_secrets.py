@@ -4,6 +4,7 @@ import re
 import secrets
 import sqlite3
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -206,7 +207,7 @@ def test_AU_24_OG_24_U6_no_secret_of_a_full_run_lies_in_database_or_log(
     kept += [secret.rsplit(".", 1)[1] for secret in kept if secret.count(".") == 2]
     registry = sqlite_registry
     sqlite_registry.stop()
-    with sqlite3.connect(registry.directory / "agentauth.sqlite3") as database:
+    with closing(sqlite3.connect(registry.directory / "agentauth.sqlite3")) as database:
         stored = "\n".join(database.iterdump())
     log = registry.log.read_text()
     assert "Research Assistant" in stored  # the search finds what is there
