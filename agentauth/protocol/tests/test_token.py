@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Callable
 
+import jwt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,6 +104,20 @@ def test_the_wire_form_is_that_of_section_7() -> None:
     without = claims_of(has_envelope=False)
     assert "verify" not in without
     assert not verify(sign_token(without, SIGNER)).online
+
+
+def test_another_library_reads_the_same_token() -> None:
+    # PyJWT shares no line with our reader: what it accepts as a plain signed JWT is what we say we issue.
+    read = jwt.decode(
+        sign_token(CLAIMS, SIGNER),
+        jwt.PyJWK(dict(SIGNER.public.jwk, alg="EdDSA")),
+        algorithms=["EdDSA"],
+        audience=str(CLAIMS["aud"]),
+        issuer=str(CLAIMS["iss"]),
+        # The token lives at NOW, which is not the clock PyJWT asks.
+        options={"verify_exp": False, "verify_nbf": False, "verify_iat": False},
+    )
+    assert read == CLAIMS
 
 
 def test_scope_names_only_what_nothing_limits() -> None:
