@@ -157,7 +157,7 @@ def recorded(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuth
             route=f"{_method(request)} {match.route if match else ''}",
             **ids_of(request),
         )
-    except DatabaseError:
+    except (DatabaseError, InterfaceError):
         logger.exception("a refusal could not be recorded")
         return TemporarilyUnavailableError("The service cannot answer right now. Try again shortly.")
     return error

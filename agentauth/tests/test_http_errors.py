@@ -4,7 +4,7 @@ import json
 import logging
 
 import pytest
-from django.db import OperationalError
+from django.db import InterfaceError, OperationalError
 from django.test import Client, RequestFactory
 from rest_framework import exceptions
 from rest_framework.request import Request
@@ -119,3 +119,15 @@ def test_U4_made_up_methods_share_one_flood_counter() -> None:
     for number in range(61):
         Client().generic(f"M{number:03}", "/sign-in/")
     assert Event.objects.count() == 60
+
+
+@pytest.mark.parametrize("fault", [OperationalError("gone"), InterfaceError("connection already closed")])
+def test_U4_a_refusal_that_cannot_be_recorded_is_503(
+    monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    def away(**_arguments: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(http_errors, "record_refusal", away)
+    status, body, _ = answer(errors.InvalidProofError("x"))
+    assert (status, body["error"]) == (503, "temporarily_unavailable")
