@@ -19,6 +19,8 @@ class ServiceProvider(models.Model):
     # Allow-list entries such as "read:calendar"; empty allows nothing.
     allowed = models.JSONField(default=list)
     is_auditor = models.BooleanField(default=False)
+    # Proofs for it, and for tokens of its grants, must carry a fresh server nonce.
+    require_nonce = models.BooleanField(default=False)
     status = models.CharField(max_length=16, choices=Status, default=Status.ACTIVE)
     created_at = models.DateTimeField()
 
