@@ -28,6 +28,8 @@ class _Triggers(RunPython):
         self, table: str, *, names: Sequence[str], postgresql: Sequence[str], sqlite: Sequence[str]
     ) -> None:
         def create(apps: Apps, editor: BaseDatabaseSchemaEditor) -> None:
+            # Put again after a rebuild of the table, it replaces: PostgreSQL kept what SQLite lost.
+            drop(apps, editor)
             statements = [_REFUSE, *postgresql] if editor.connection.vendor == "postgresql" else sqlite
             for statement in statements:
                 editor.execute(statement)

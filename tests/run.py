@@ -37,6 +37,7 @@ def unit() -> bool:
         *APPS,
         "tests/test_layout.py",
         "tests/test_cases.py",
+        "tests/test_triggers.py",
         "tests/vectors",
         "-n",
         "2",
@@ -50,7 +51,9 @@ def rest(absent: dict[str, str]) -> bool:
     if "postgres" in absent:
         return stories(absent)
     with postgres.cluster() as url:
-        passed = pytest(*APPS, "-n", "2", "-m", "not slow and not flow", database_url=url)
+        passed = pytest(
+            *APPS, "tests/test_triggers.py", "-n", "2", "-m", "not slow and not flow", database_url=url
+        )
         os.environ["TEST_POSTGRES_URL"] = url
         return stories(absent) and passed
 

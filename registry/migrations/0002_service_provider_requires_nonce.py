@@ -2,6 +2,8 @@
 
 from django.db import migrations, models
 
+from audit.triggers import state_machine
+
 
 class Migration(migrations.Migration):
     dependencies = [
@@ -13,5 +15,12 @@ class Migration(migrations.Migration):
             model_name="serviceprovider",
             name="require_nonce",
             field=models.BooleanField(default=False),
+        ),
+        # SQLite rebuilt the table without its triggers.
+        state_machine(
+            "registry_serviceprovider",
+            "status",
+            initial=["active"],
+            transitions={"active": ["suspended", "revoked"], "suspended": ["active", "revoked"]},
         ),
     ]
