@@ -65,6 +65,20 @@ def test_each_case_has_tests_that_exist_or_an_owner(case: str, text: str) -> Non
         assert carried, f"{path}::{name} does not carry {case}"
 
 
+@pytest.mark.parametrize("page", ["threat-model.md", "failure-modes.md"])
+def test_each_promise_of_a_page_names_tests_that_exist(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text()
+    references = REFERENCE.findall(text)
+    assert references
+    assert text.count("::") == len(references), "a reference is not written `path::name`"
+    missing = [
+        f"{path}::{name}"
+        for path, name in references
+        if not (ROOT / path).is_file() or name not in names(path)
+    ]
+    assert not missing
+
+
 def test_every_case_of_this_stage_has_a_test() -> None:
     owed = [case for case, text in rows().items() if OWN.fullmatch(case) and not REFERENCE.search(text)]
     assert not owed

@@ -175,7 +175,7 @@ def answer() -> dict[str, Any]:
 
 
 def page() -> str:
-    template = (Path(__file__).parent / "example.template.md").read_text("utf-8")
+    template = (Path(__file__).parent / "example.md.template").read_text("utf-8")
     for name, value in values().items():
         template = template.replace("{{" + name + "}}", value)
     return template
