@@ -44,6 +44,19 @@ class RequestIdMiddleware:
         return response
 
 
+class ServerNonceMiddleware:
+    """Sends along the nonce that whoever read the request's proof wants in the agent's next one, errors included."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        response = self.get_response(request)
+        if nonce := getattr(request, "dpop_nonce", None):
+            response["DPoP-Nonce"] = nonce
+        return response
+
+
 class SecurityHeadersMiddleware:
     """Headers on every answer, errors included. Answers to people and agents are never stored."""
 

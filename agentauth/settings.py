@@ -82,6 +82,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "agentauth.middleware.RequestIdMiddleware",
+    "agentauth.middleware.ServerNonceMiddleware",
     "agentauth.middleware.SecurityHeadersMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",

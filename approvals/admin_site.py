@@ -51,6 +51,7 @@ class ServiceProviderForm(forms.Form):
         help_text=_("One entry a line, such as read:calendar. Empty allows nothing."),
     )
     is_auditor = forms.BooleanField(label=_("May read the whole audit log"), required=False)
+    require_nonce = forms.BooleanField(label=_("Proofs must carry a server nonce"), required=False)
 
 
 class ControlRoom(admin.AdminSite):
@@ -133,6 +134,7 @@ class ControlRoom(admin.AdminSite):
                 audience=data["audience"],
                 allowed=data["allowed"].split(),
                 is_auditor=data["is_auditor"],
+                require_nonce=data["require_nonce"],
                 actor=admin_actor(request),
                 now=timezone.now(),
             )

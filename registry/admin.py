@@ -91,8 +91,8 @@ class HumanAdmin(ReadOnlyAdmin[Human]):
 
 
 class ServiceProviderAdmin(ReadOnlyAdmin[ServiceProvider]):
-    list_display = ("name", "slug", "audience", "status", "is_auditor", "created_at")
-    list_filter = ("status", "is_auditor")
+    list_display = ("name", "slug", "audience", "status", "is_auditor", "require_nonce", "created_at")
+    list_filter = ("status", "is_auditor", "require_nonce")
     search_fields = ("name", "slug", "audience")
     ordering = ("name",)
     actions = ("suspend", "resume", "revoke")

@@ -17,10 +17,16 @@ from agentauth.protocol.dpop import (
     single_header,
     verify_proof,
 )
-from agentauth.protocol.errors import InvalidClientError, InvalidProofError, InvalidRequestError
+from agentauth.protocol.errors import (
+    InvalidClientError,
+    InvalidProofError,
+    InvalidRequestError,
+    ProofNonceRequiredError,
+)
 from audit.services import Actor
 from registry.models import Agent, ServiceProvider
 from registry.services.keys import bar_disclosed_key, is_barred
+from registry.services.nonces import REGISTRY, nonces_of
 from registry.services.proofs import spend_proof
 from registry.services.service_providers import authenticate_service_provider
 
@@ -62,12 +68,33 @@ def read_proof(request: Request, *, now: datetime) -> VerifiedProof:
             body=request.body,
             now=int(now.timestamp()),
         )
-        # We ask for no nonce, so one that comes along was made for another server.
-        check_nonce(proof, accepted=(), required=False)
     except LeakedKeyError as error:
         bar_disclosed_key(key=error.key, actor=Actor("anonymous", "", request_id_of(request)), now=now)
         raise
+    # Before anything is spent or looked up. A nonce refused here only gets older, so its proof is never good later.
+    judge_nonce(request, proof, required=False, now=now)
     return proof
+
+
+def judge_nonce(request: Request, proof: VerifiedProof, *, required: bool, now: datetime) -> None:
+    """Take the proof's nonce if it is one of the registry's own and still good; `required`, refuse a proof without.
+
+    Whatever the answer becomes, it then carries `DPoP-Nonce` where the agent should use another nonce from now on
+    (RFC 9449 section 8.2): where this one is refused, and where its time is about to end.
+    Raises ProofNonceRequiredError.
+    """
+    nonces = nonces_of(REGISTRY, now)
+    try:
+        check_nonce(proof, accepted=nonces.accepted, required=required)
+    except ProofNonceRequiredError:
+        _send_along(request, nonces.current)
+        raise
+    _send_along(request, nonces.fresh_for(proof.nonce))
+
+
+def _send_along(request: Request, nonce: str | None) -> None:
+    # Our middleware makes it the answer's header, whichever view or error answers.
+    request._request.dpop_nonce = nonce  # type: ignore[attr-defined]  # noqa: SLF001 — our own attribute on DRF's inner request
 
 
 def spend(proof: VerifiedProof) -> None:

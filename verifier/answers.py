@@ -44,7 +44,10 @@ _SENTENCES = {
         "invalid_dpop_proof",
         "replayed",
     ): "The proof was used before; the agent should make a new one for each call.",
-    ("use_dpop_nonce", None): "The proof's nonce was not given out here; the agent should leave it out.",
+    (
+        "use_dpop_nonce",
+        None,
+    ): "The proof must carry the nonce of this answer; the agent should make a new one.",
     ("insufficient_scope", "no_capability"): "The grant has no capability for this action.",
     ("insufficient_scope", "constraint"): "The action breaks a limit of the capability.",
     ("envelope_exceeded", "rate"): "Too many requests; try again later.",
@@ -76,6 +79,8 @@ def refusal_body(refuse: Refuse) -> dict[str, Any]:
         body["approval_url"] = f"{settings.PUBLIC_URL}/confirmations/{refuse.confirmation_id}/"
     if refuse.reason == "human_offline":
         body["approval_url"] = f"{settings.PUBLIC_URL}/approvals/"
+    if refuse.nonce is not None:
+        body["nonce"] = refuse.nonce
     if refuse.violations:
         _add_violations(body, refuse)
     return body

@@ -117,12 +117,13 @@ def check_nonce(proof: VerifiedProof, *, accepted: Collection[str], required: bo
     """Judge the proof's nonce (RFC 9449 section 9) against those this server would take now.
 
     A proof without one passes unless `required`. A nonce that is not among `accepted` never passes, not even where
-    none was asked for: it was made for another server or another time. Raises ProofNonceRequiredError.
+    none was asked for: it was made for another server or another time. Compared in constant time, so that none can
+    be found out letter by letter. Raises ProofNonceRequiredError.
     """
     if proof.nonce is None:
         if required:
             raise ProofNonceRequiredError("The proof needs the nonce that comes with this answer.")
-    elif proof.nonce not in accepted:
+    elif not any(_equal(proof.nonce, nonce) for nonce in accepted):
         raise ProofNonceRequiredError("The proof's nonce is not, or no longer, valid here.")
 
 

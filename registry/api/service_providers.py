@@ -20,5 +20,6 @@ class ServiceProviderView(NativeView):
                 "name": found.name,
                 "audience": found.audience,
                 "allowed": found.allowed,
+                "require_nonce": found.require_nonce,
             }
         )

@@ -1,23 +1,30 @@
 """Tokens over HTTP: issue by the agent, revoke by the agent or by the service provider it is for."""
 
-from typing import Any
+from typing import Any, cast
 
 from django.http import QueryDict
 from rest_framework.parsers import FormParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from agentauth.protocol.dpop import VerifiedProof
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.reading import text
 from audit.faults import fault_point
 from registry.api.views import NativeView
-from registry.authentication import AgentProofAuthentication, ServiceProviderAuthentication, caller_of
+from registry.authentication import (
+    AgentProofAuthentication,
+    ServiceProviderAuthentication,
+    caller_of,
+    judge_nonce,
+)
 from registry.permissions import IsAgentOrServiceProvider
 from registry.services.idempotency import Answer
 from registry.services.tokens import (
     IssuedToken,
     issue_token,
     issued_again,
+    needs_nonce,
     revoke_presented_token,
     sign_issued,
 )
@@ -32,6 +39,7 @@ class IssueTokenView(NativeView):
         body = self.body(required=["grant_id"])
         # Any text is looked for: what is no id is as unknown as any other (one body for all).
         grant_id = text(body["grant_id"], "grant_id", maximum=255)
+        self._judge_nonce(grant_id)
         fresh: list[IssuedToken] = []
         answer = self.once(lambda: self._issue(grant_id, fresh))
         issued = fresh[0] if fresh else issued_again(answer.token_jti, self.now)
@@ -46,6 +54,12 @@ class IssueTokenView(NativeView):
             },
             status=answer.status,
         )
+
+    def _judge_nonce(self, grant_id: str) -> None:
+        """Where the grant's service provider asks for nonces, ask too: before a stored answer is given as well."""
+        proof = cast("VerifiedProof", self.request.auth)
+        if proof.nonce is None and needs_nonce(agent=self.agent, grant_id=grant_id):
+            judge_nonce(self.request, proof, required=True, now=self.now)
 
     def _issue(self, grant_id: str, fresh: list[IssuedToken]) -> Answer:
         issued = issue_token(agent=self.agent, grant_id=grant_id, actor=self.actor, now=self.now)

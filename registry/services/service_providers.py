@@ -39,13 +39,15 @@ def create_service_provider(
     audience: str,
     allowed: Sequence[str] = (),
     is_auditor: bool = False,
+    require_nonce: bool = False,
     actor: Actor,
     now: datetime,
 ) -> tuple[ServiceProvider, str]:
     """A new active service provider and its secret, which is not kept and cannot be shown again.
 
-    `allowed` are at most 64 entries such as "read:calendar"; none allow nothing. Raises InvalidRequestError for a bad name,
-    entry or audience, or one that is not disjoint from every other (docs/protocol.md section 2).
+    `allowed` are at most 64 entries such as "read:calendar"; none allow nothing. With `require_nonce`, proofs for it
+    must carry a server nonce. Raises InvalidRequestError for a bad name, entry or audience, or one that is not
+    disjoint from every other (docs/protocol.md section 2).
     """
     check_display_name(name)
     parse_allow_list(list(allowed))
@@ -60,6 +62,7 @@ def create_service_provider(
                     audience=audience,
                     allowed=list(allowed),
                     is_auditor=is_auditor,
+                    require_nonce=require_nonce,
                     created_at=now,
                 )
         except IntegrityError as error:
@@ -76,6 +79,7 @@ def create_service_provider(
                 "audience": audience,
                 "allowed": list(allowed),
                 "is_auditor": is_auditor,
+                "require_nonce": require_nonce,
             },
         )
     return service_provider, secret

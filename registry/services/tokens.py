@@ -75,6 +75,14 @@ def issue_token(*, agent: Agent, grant_id: str, actor: Actor, now: datetime) -> 
     return IssuedToken(token.jti, claims, claims["exp"] - int(now.timestamp()))
 
 
+def needs_nonce(*, agent: Agent, grant_id: str) -> bool:
+    """Does the service provider of this grant of `agent` ask for server nonces? False for what is no grant of theirs."""
+    try:
+        return find_grant(grant_id, agent=agent).service_provider.require_nonce
+    except NotFoundError:
+        return False
+
+
 def sign_issued(claims: Mapping[str, Any], now: datetime) -> str:
     """Sign claims that stand in a committed row. Raises TemporarilyUnavailableError if no key answers."""
     fault_point("issue.after_commit")

@@ -27,6 +27,7 @@ from audit.services import Actor
 from kms.services import verification_keys
 from registry.models import ServiceProvider
 from registry.services.keys import bar_disclosed_key
+from registry.services.nonces import Nonces, nonces_of
 from verifier.answers import refusal_body, sentence
 from verifier.requests import VerifyRequest
 from verifier.stores import EarlyRefusal, Permit, Refuse, StoreCall, VerifierStore
@@ -60,10 +61,16 @@ def verify(
     committed and recorded), and TemporarilyUnavailableError where the answer could not be had: never a wrong yes.
     """
     try:
-        keys = verification_keys(purpose="token", now=now)
-        return conclude(
-            _applied(prepare(request, service_provider=service_provider, keys=keys, actor=actor, now=now))
+        prepared = prepare(
+            request,
+            service_provider=service_provider,
+            keys=verification_keys(purpose="token", now=now),
+            nonces=nonces_of(str(service_provider.pk), now),
+            nonce_required=service_provider.require_nonce,
+            actor=actor,
+            now=now,
         )
+        return conclude(_applied(prepared), prepared.fresh_nonce if isinstance(prepared, StoreCall) else None)
     except (DatabaseError, InterfaceError) as error:
         # Whether the transaction was committed may be unknown: the proof may be spent, so the agent signs anew.
         logger.exception("verify could not reach its store")
@@ -77,13 +84,16 @@ def prepare(
     *,
     service_provider: ServiceProvider,
     keys: Mapping[str, PublicKey],
+    nonces: Nonces,
+    nonce_required: bool,
     actor: Actor,
     now: datetime,
 ) -> StoreCall | EarlyRefusal:
     """Steps 3 to 5, without I/O: who signed what, for whom, and with which key. `keys` maps `kid` to token keys.
 
     The proof is not spent here: who cannot show a token bound to the proof's key writes nothing into the replay
-    memory, and cannot use up another's `jti`.
+    memory, and cannot use up another's `jti`. A proof without a nonce is refused where `nonce_required`; one whose
+    nonce is not among `nonces` always is, and never becomes good, since nonces only get older.
     """
     seconds = int(now.timestamp())
     refused = partial(
@@ -115,9 +125,10 @@ def prepare(
             body=None,
             now=seconds,
         )
-        # None was ever given out here, so one that comes along was made for another server or another time.
-        check_nonce(proof, accepted=(), required=False)
-    except (InvalidTokenError, InvalidProofError, ProofNonceRequiredError) as error:
+        check_nonce(proof, accepted=nonces.accepted, required=nonce_required)
+    except ProofNonceRequiredError as error:
+        return refused(refuse=Refuse(error.code, nonce=nonces.current), claims=claims)
+    except (InvalidTokenError, InvalidProofError) as error:
         leaked = error.key if isinstance(error, LeakedKeyError) else None
         return refused(refuse=Refuse(error.code, error.reason), claims=claims, leaked_key=leaked)
     # 5. The token is worth something only in the hands of the key it names.
@@ -135,13 +146,18 @@ def prepare(
         dry_run=request.dry_run,
         actor=actor,
         now=now,
+        fresh_nonce=nonces.fresh_for(proof.nonce),
     )
 
 
-def conclude(outcome: Permit | Refuse) -> Answer:
-    """The answer of an outcome that is committed. Raises IdempotencyMismatchError, which is an HTTP error."""
+def conclude(outcome: Permit | Refuse, fresh_nonce: str | None) -> Answer:
+    """The answer of an outcome that is committed, a yes with the nonce to use next where there is a new one.
+
+    Raises IdempotencyMismatchError, which is an HTTP error.
+    """
     if isinstance(outcome, Permit):
-        return Answer(outcome.answer)
+        # Never stored with the answer: a repeat gets the nonce of its own time.
+        return Answer(outcome.answer if fresh_nonce is None else {**outcome.answer, "nonce": fresh_nonce})
     if outcome.error == IdempotencyMismatchError.code:
         error = IdempotencyMismatchError(sentence(outcome))
         # Its event was committed with the spent proof; the edge must not write a second one.

@@ -41,6 +41,8 @@ class StoreCall:
     dry_run: bool
     actor: Actor
     now: datetime
+    # The nonce the agent should use from now on, where its own is about to end; told with a yes.
+    fresh_nonce: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ class Refuse:
     retry_after: int | None = None
     violations: tuple[Violation, ...] = ()
     confirmation_id: uuid.UUID | None = None
+    # What the agent's next proof must carry, where that is what was missing.
+    nonce: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,9 @@ class Command(JsonCommand):
             help="such as read:calendar write:calendar; none allow nothing",
         )
         parser.add_argument("--auditor", action="store_true", help="may read every event")
+        parser.add_argument(
+            "--require-nonce", action="store_true", help="proofs for it must carry a server nonce"
+        )
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         service_provider, secret = create_service_provider(
@@ -32,6 +35,7 @@ class Command(JsonCommand):
             audience=options["audience"],
             allowed=options["allow"],
             is_auditor=options["auditor"],
+            require_nonce=options["require_nonce"],
             actor=OPERATOR,
             now=timezone.now(),
         )

@@ -1,0 +1,48 @@
+"""Server nonces of DPoP: computed from the clock, so that every process agrees and nobody remembers anything."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from agentauth.protocol.encoding import b64u_encode
+from registry.services.codes import derived
+
+# One nonce for each step of the clock. It is taken in its step, in the one after, and in the one before, since the
+# process that gave it out may have a clock ahead of ours: it lives 90 to 180 s, and clocks may differ by a step.
+STEP_SECONDS = 90
+# 128 bits: a nonce that cannot be guessed shows that its proof was made after the nonce was given out.
+NONCE_BYTES = 16
+# Who gives a nonce out. The registry for calls of its own API; for calls of a service provider, that provider by id.
+# One server's nonce is no nonce at another, as if each had a secret of its own (RFC 9449 section 9).
+REGISTRY = "registry"
+
+
+@dataclass(frozen=True, slots=True)
+class Nonces:
+    """What one server takes at one moment; `current` is what it gives out."""
+
+    previous: str
+    current: str
+    following: str
+
+    @property
+    def accepted(self) -> tuple[str, str, str]:
+        """All a proof may carry now."""
+        return self.previous, self.current, self.following
+
+    def fresh_for(self, used: str | None) -> str | None:
+        """The nonce to send along with an answer: to whom used one that is about to end, and else none."""
+        return self.current if used == self.previous else None
+
+
+def nonces_of(server: str, now: datetime) -> Nonces:
+    """The nonces of `server`, which is REGISTRY or a service provider's id, at the aware time `now`.
+
+    Nothing is stored and nothing is spent: a nonce bounds how long before its use a proof can have been made, and
+    single use is the replay memory's. So any number of proofs may carry the same one (docs/protocol.md section 2).
+    """
+    step = int(now.timestamp()) // STEP_SECONDS
+    return Nonces(*(_nonce(server, each) for each in (step - 1, step, step + 1)))
+
+
+def _nonce(server: str, step: int) -> str:
+    return b64u_encode(derived("agentauth/dpop-nonce/v1", server, str(step))[:NONCE_BYTES])

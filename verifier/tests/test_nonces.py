@@ -1,0 +1,110 @@
+"""Server nonces at verify: the service provider's policy decides who needs one, and every answer says what to use."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import time_machine
+from django.utils import timezone
+
+from registry.models import ServiceProvider, SpentProof
+from registry.services.nonces import REGISTRY, STEP_SECONDS, nonces_of
+from verifier.tests.scene import LOOK, Scene, refused, scene
+
+pytestmark = pytest.mark.django_db
+STEP = timedelta(seconds=STEP_SECONDS)
+
+
+@pytest.fixture
+def strict(db: None) -> Scene:
+    """A service provider that asks for nonces."""
+    place = scene()
+    ServiceProvider.objects.filter(pk=place.provider.pk).update(require_nonce=True)
+    return place
+
+
+def middle() -> datetime:
+    """A moment in the middle of the coming step: no test runs into the next."""
+    step = int(timezone.now().timestamp()) // STEP_SECONDS + 1
+    return datetime.fromtimestamp((step + 0.5) * STEP_SECONDS, UTC)
+
+
+def test_DN_2_a_strict_service_provider_is_told_the_nonce_to_ask_for(strict: Scene) -> None:
+    token = strict.token()
+    answer = refused(strict, strict.body(LOOK, token=token))
+    assert answer.keys() == {"valid", "error", "error_description", "nonce"}
+    assert answer["error"] == "use_dpop_nonce"
+    assert not SpentProof.objects.exists()
+    assert strict.denial is not None
+    assert (strict.denial.reason, strict.denial.agent_id) == ("use_dpop_nonce", strict.agent.pk)
+    assert answer["nonce"] not in str(strict.denial.data)
+    for _ in range(2):
+        # The same nonce again: it says how old a proof can be, and single use is the replay memory's.
+        good = strict.ask(LOOK, token=token, proof=strict.proof(token, nonce=answer["nonce"]))
+        assert good["valid"]
+        assert "nonce" not in good
+
+
+@pytest.mark.parametrize("required", [True, False])
+@pytest.mark.parametrize(
+    ("shift", "accepted", "fresh"),
+    [(-2, False, True), (-1, True, True), (0, True, False), (1, True, False), (2, False, True)],
+)
+def test_DN_3_previous_current_and_next_pass_and_the_oldest_brings_a_fresh_one(
+    strict: Scene, required: bool, shift: int, accepted: bool, fresh: bool
+) -> None:
+    ServiceProvider.objects.update(require_nonce=required)
+    with time_machine.travel(middle(), tick=False):
+        now, server, token = timezone.now(), str(strict.provider.pk), strict.token()
+        nonce = nonces_of(server, now + shift * STEP).current
+        body = strict.body(LOOK, token=token, proof=strict.proof(token, nonce=nonce))
+        answer = strict.ask(**body) if accepted else refused(strict, body)
+        assert answer["valid"] is accepted
+        assert answer.get("nonce") == (nonces_of(server, now).current if fresh else None)
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_DP_100_a_nonce_of_the_registry_or_of_another_service_provider_is_foreign(
+    strict: Scene, required: bool
+) -> None:
+    ServiceProvider.objects.update(require_nonce=required)
+    other, token = scene(), strict.token()
+    with time_machine.travel(middle(), tick=False):
+        token = strict.token()
+        for server in (REGISTRY, str(other.provider.pk)):
+            foreign = nonces_of(server, timezone.now()).current
+            body = strict.body(LOOK, token=token, proof=strict.proof(token, nonce=foreign))
+            assert refused(strict, body)["error"] == "use_dpop_nonce"
+
+
+def test_a_dry_run_needs_a_nonce_as_well(strict: Scene) -> None:
+    assert refused(strict, strict.body(LOOK, dry_run=True))["error"] == "use_dpop_nonce"
+
+
+def test_a_repeated_answer_brings_the_nonce_of_its_own_time(strict: Scene) -> None:
+    with time_machine.travel(middle(), tick=False) as clock:
+        server = str(strict.provider.pk)
+        nonce, token = nonces_of(server, timezone.now()).current, strict.token()
+        first = strict.ask(
+            LOOK, token=token, proof=strict.proof(token, nonce=nonce), idempotency_key="operation"
+        )
+        assert "nonce" not in first
+        clock.shift(STEP)
+        proof = strict.proof(token, nonce=nonce)
+        again = strict.ask(LOOK, token=token, proof=proof, idempotency_key="operation")
+        assert again["repeated"]
+        assert again["nonce"] == nonces_of(server, timezone.now()).current != nonce
+
+
+def test_DN_6_two_processes_whose_clocks_differ_never_send_an_agent_round_in_circles(strict: Scene) -> None:
+    """Nothing is shared but the secret: two clocks, half a step apart, take turns, and a thousand calls pass."""
+    server, start = str(strict.provider.pk), middle()
+    nonce, asked = "none yet", 0
+    for number in range(1000):
+        at = start + timedelta(seconds=number)
+        clock = at if number % 2 else at + STEP / 2
+        nonces = nonces_of(server, clock)
+        if nonce not in nonces.accepted:
+            asked += 1
+            nonce = nonces.current
+        nonce = nonces.fresh_for(nonce) or nonce
+    assert asked == 1
