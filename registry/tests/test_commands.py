@@ -27,13 +27,14 @@ def run(*arguments: str) -> dict[str, Any]:
 def test_create_service_provider_shows_the_secret_once() -> None:
     answer = run(
         "create_service_provider", "Acme Mail", "--audience", "https://mail.example",
-        "--allow", "read:mail", "write:mail/drafts", "--auditor",
+        "--allow", "read:mail", "write:mail/drafts", "--auditor", "--require-nonce",
     )  # fmt: skip
     assert answer.keys() == {"client_id", "slug", "client_secret"}
     found = authenticate_service_provider(client_id=answer["client_id"], secret=answer["client_secret"])
-    assert (found.slug, found.allowed, found.is_auditor) == (
+    assert (found.slug, found.allowed, found.is_auditor, found.require_nonce) == (
         answer["slug"],
         ["read:mail", "write:mail/drafts"],
+        True,
         True,
     )
 
