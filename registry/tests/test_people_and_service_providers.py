@@ -191,6 +191,7 @@ def test_an_agent_may_look_a_service_provider_up(
         "name": "Acme Calendar",
         "audience": "http://127.0.0.1:8001/v1",
         "allowed": ["read:calendar", "write:files", "transact:payments", "read:mail"],
+        "require_nonce": False,
     }
     refused(agent.call("GET", "/v1/service-providers/nobody"), 404, "not_found")
 
