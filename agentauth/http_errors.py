@@ -115,7 +115,7 @@ _LIBRARY_ERRORS: list[tuple[type[Exception], Callable[[], AgentAuthError]]] = [
     (drf.AuthenticationFailed, lambda: InvalidClientError("The credentials were not accepted.")),
     (drf.PermissionDenied, lambda: PermissionDeniedError("This is not allowed for you.")),
     (PermissionDenied, lambda: PermissionDeniedError("This is not allowed for you.")),
-    (RequestDataTooBig, lambda: RequestTooLargeError("The body is larger than 64 kB.")),
+    (RequestDataTooBig, lambda: RequestTooLargeError("The body is larger than 64 kB (1 MB for a batch).")),
     (drf.APIException, lambda: InvalidRequestError("The request could not be read.")),
     (SuspiciousOperation, lambda: InvalidRequestError("The request could not be read.")),
 ]

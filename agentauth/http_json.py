@@ -12,17 +12,16 @@ MAX_BODY_BYTES = 64 * 1024
 
 
 class StrictJSONParser(BaseParser):
-    """UTF-8 JSON objects, at most 64 kB, no duplicate members, no NaN, no deep nesting."""
+    """UTF-8 JSON objects, no duplicate members, no NaN, no deep nesting; at most 64 kB, or what the view names."""
 
     media_type = "application/json"
-    max_bytes = MAX_BODY_BYTES
 
     def parse(
         self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        _ = (media_type, parser_context)
-        data = stream.read()
-        body = read_json(data, max_bytes=self.max_bytes)
+        _ = media_type
+        view = (parser_context or {}).get("view")
+        body = read_json(stream.read(), max_bytes=getattr(view, "max_body_bytes", MAX_BODY_BYTES))
         if not isinstance(body, dict):
             raise InvalidRequestError("The body must be a JSON object.")
         return body

@@ -4,6 +4,7 @@ import base64
 import binascii
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import unquote_plus
 
 from django.conf import settings
 from django.utils import timezone
@@ -142,7 +143,8 @@ class ServiceProviderAuthentication(BaseAuthentication):
 def read_basic(header: str) -> tuple[str, str]:
     """Client id and secret of one Basic header. Raises InvalidClientError for anything else.
 
-    Ids are UUIDs and secrets base64url, so the form-encoding of RFC 6749 section 2.3.1 changes neither.
+    RFC 6749 section 2.3.1 form-encodes both first. Ids are UUIDs and secrets base64url, in which neither `%` nor `+`
+    occurs: so they are understood alike from clients that do and from those that do not.
     """
     scheme, _, encoded = header.partition(" ")
     try:
@@ -152,4 +154,4 @@ def read_basic(header: str) -> tuple[str, str]:
     client_id, colon, secret = decoded.partition(":")
     if scheme.lower() != "basic" or not colon:
         raise InvalidClientError("Authenticate with client id and secret (Basic).")
-    return client_id, secret
+    return unquote_plus(client_id), unquote_plus(secret)

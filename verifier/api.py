@@ -3,22 +3,28 @@
 import time
 from typing import Any, cast
 
+from django.core.exceptions import RequestDataTooBig
 from django.utils import timezone
+from rest_framework.parsers import FormParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import NotFoundError
 from agentauth.protocol.identifiers import parse_id
+from agentauth.protocol.reading import items
 from audit.faults import fault_point
 from registry.api.grants import LONG_POLLS, LOOK_EVERY_SECONDS, MAX_WAIT_SECONDS
+from registry.api.tokens import presented_token
 from registry.api.views import NativeView, query_integer
 from registry.authentication import ServiceProviderAuthentication
 from registry.models import ServiceProvider
 from registry.permissions import IsServiceProvider
 from verifier.models import Confirmation
 from verifier.requests import parse_verify_request
+from verifier.services.batch import MAX_REQUESTS, verify_batch
 from verifier.services.confirmations import approval_url, find_for_agent
+from verifier.services.introspection import introspect
 from verifier.services.pipeline import verify
 
 
@@ -38,6 +44,53 @@ class VerifyView(NativeView):
         )
         fault_point("verify.before_delivery")
         return Response(dict(answer.body), headers={"Cache-Control": "no-store"})
+
+
+class VerifyBatchView(NativeView):
+    """`POST /v1/verify/batch`: up to 256 questions, answered in their order; a bad one in its place."""
+
+    authentication_classes = [ServiceProviderAuthentication]
+    permission_classes = [IsServiceProvider]
+    # The parser asks for it.
+    max_body_bytes = 1024 * 1024
+
+    def post(self, request: Request) -> Response:
+        self.query()
+        body = self.body(required=["requests"])
+        answers = verify_batch(
+            service_provider=cast("ServiceProvider", request.user),
+            requests=items(body["requests"], "requests", maximum=MAX_REQUESTS),
+            actor=self.actor,
+            clock=timezone.now,
+        )
+        fault_point("verify.before_delivery")
+        return Response({"results": answers}, headers={"Cache-Control": "no-store"})
+
+    def read_body(self, request: Request) -> None:
+        """The one body that may pass Django's limit. Without a length (chunked) nothing of it is read."""
+        inner = request._request  # noqa: SLF001 — DRF's documented inner request
+        if int(inner.META.get("CONTENT_LENGTH") or 0) > self.max_body_bytes:
+            raise RequestDataTooBig
+        # Where Django keeps what it has read: everybody who asks later finds it there.
+        inner._body = inner.read(self.max_body_bytes)  # noqa: SLF001 — as above
+
+
+class IntrospectView(NativeView):
+    """`POST /v1/introspect` (RFC 7662, form-encoded): what the token says if it is good and the caller's."""
+
+    authentication_classes = [ServiceProviderAuthentication]
+    permission_classes = [IsServiceProvider]
+    parser_classes = [FormParser]
+
+    def post(self, request: Request) -> Response:
+        # A token in an address ends up in the logs of everything between.
+        self.query()
+        answer = introspect(
+            service_provider=cast("ServiceProvider", request.user),
+            untrusted_token=presented_token(request),
+            now=self.now,
+        )
+        return Response(answer, headers={"Cache-Control": "no-store"})
 
 
 class ConfirmationView(NativeView):

@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.utils import timezone
@@ -12,7 +13,8 @@ from rest_framework.views import APIView
 
 from agentauth.protocol.capability import TYPES
 from agentauth.protocol.envelope import DEFAULT_MAXIMA, Envelope
-from kms.services import public_jwks
+from agentauth.protocol.notes import verifier_key
+from kms.services import public_jwks, verification_keys
 
 ALGORITHMS = ["EdDSA", "Ed25519", "ES256"]
 
@@ -50,7 +52,11 @@ def agentauth_document() -> dict[str, Any]:
             "tokens": f"{base}/v1/tokens",
             "revoke": f"{base}/v1/revoke",
             "verify": f"{base}/v1/verify",
+            "verify_batch": f"{base}/v1/verify/batch",
+            "introspect": f"{base}/v1/introspect",
+            "confirmations": f"{base}/v1/confirmations",
             "service_providers": f"{base}/v1/service-providers",
+            "audit_events": f"{base}/v1/audit/events",
             "jwks": f"{base}/.well-known/jwks.json",
         },
         "capability_types": list(TYPES),
@@ -60,7 +66,16 @@ def agentauth_document() -> dict[str, Any]:
         },
         "algorithms": ALGORITHMS,
         "receipt_jwks": public_jwks(purpose="receipt", now=timezone.now()),
+        "audit_vkeys": audit_vkeys(),
     }
+
+
+def audit_vkeys() -> list[str]:
+    """The log's verifier keys (c2sp.org/signed-note), retired ones for ever; its name is `<host>/v1/audit`."""
+    name = f"{urlsplit(settings.ISSUER).netloc}/v1/audit"
+    keys = verification_keys(purpose="audit", now=timezone.now()).values()
+    # Checkpoints are signed with Ed25519 alone.
+    return [verifier_key(name, key) for key in keys if key.kty == "OKP"]
 
 
 def authorization_server_document() -> dict[str, Any]:
@@ -73,6 +88,8 @@ def authorization_server_document() -> dict[str, Any]:
         "grant_types_supported": [],
         "revocation_endpoint": f"{base}/v1/revoke",
         "revocation_endpoint_auth_methods_supported": ["client_secret_basic"],
+        "introspection_endpoint": f"{base}/v1/introspect",
+        "introspection_endpoint_auth_methods_supported": ["client_secret_basic"],
         "dpop_signing_alg_values_supported": ALGORITHMS,
         "authorization_details_types_supported": ["agentauth"],
     }

@@ -75,13 +75,24 @@ class RevokeTokenView(NativeView):
     parser_classes = [FormParser]
 
     def post(self, request: Request) -> Response:
-        parameters: Any = request.data
-        # Without a body there is nothing to parse, and a plain dict stands here.
-        tokens = parameters.getlist("token") if isinstance(parameters, QueryDict) else []
-        if len(tokens) != 1 or not tokens[0]:
-            raise InvalidRequestError("Send one parameter token, form-encoded.")
         revoke_presented_token(
-            untrusted_token=tokens[0], caller=caller_of(request), actor=self.actor, now=self.now
+            untrusted_token=presented_token(request),
+            caller=caller_of(request),
+            actor=self.actor,
+            now=self.now,
         )
         fault_point("revoke.before_delivery")
         return Response(status=200)
+
+
+def presented_token(request: Request) -> str:
+    """The one `token` of a form (RFC 7009 section 2.1, RFC 7662 section 2.1); other parameters are ignored.
+
+    Raises InvalidRequestError.
+    """
+    parameters: Any = request.data
+    # Without a body there is nothing to parse, and a plain dict stands here.
+    tokens: list[str] = parameters.getlist("token") if isinstance(parameters, QueryDict) else []
+    if len(tokens) != 1 or not tokens[0]:
+        raise InvalidRequestError("Send one parameter token, form-encoded.")
+    return tokens[0]

@@ -31,7 +31,11 @@ class NativeView(APIView):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         self.now = timezone.now()
         super().initial(request, *args, **kwargs)
-        # Read here, where Django bounds it: a parser would take the raw stream to its end, however long.
+        # Read here, where it is bounded: a parser would take the raw stream to its end, however long.
+        self.read_body(request)
+
+    def read_body(self, request: Request) -> None:
+        """Take the body into memory, up to Django's limit for all addresses. Raises RequestDataTooBig."""
         _ = request.body
 
     @property

@@ -1,9 +1,12 @@
 """Who is let in: the table of docs/protocol.md section 0, and the proofs behind it."""
 
+import base64
 import json
 import secrets
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from django.test import Client
@@ -242,12 +245,14 @@ def test_bad_basic_credentials_are_an_unknown_client(db: None, header: str) -> N
     refused(response, 401, "invalid_client")
 
 
-def test_discovery_is_public_and_true(db: None) -> None:
-    document = Client().get("/.well-known/agentauth").json()
-    assert (document["version"], document["issuer"]) == (1, "http://localhost:8000")
-    assert document["capability_types"] == ["read", "write", "delete", "transact", "custom"]
-    assert "max_uses" in document["envelope"]["maxima"]
-    assert document["algorithms"] == ["EdDSA", "Ed25519", "ES256"]
-    server = Client().get("/.well-known/oauth-authorization-server").json()
-    assert (server["response_types_supported"], server["grant_types_supported"]) == ([], [])
-    assert "token_endpoint" not in server
+@pytest.mark.parametrize("encode", [quote, lambda text: "".join(f"%{ord(each):02x}" for each in text)])
+def test_basic_credentials_may_be_form_encoded(
+    provider_and_secret: tuple[ServiceProvider, str], encode: Callable[[str], str]
+) -> None:
+    """RFC 6749 section 2.3.1: some clients encode even what needs no encoding."""
+    client_id, secret = encode(str(provider_and_secret[0].pk)), encode(provider_and_secret[1])
+    form = "application/x-www-form-urlencoded"
+    for password, status in ((secret, 200), (f"{secret}%20", 401), (f"+{secret}", 401), (f"%{secret}", 401)):
+        header = "Basic " + base64.b64encode(f"{client_id}:{password}".encode()).decode()
+        answer = Client().post("/v1/revoke", "token=x", content_type=form, headers={"Authorization": header})
+        assert answer.status_code == status, password

@@ -1,0 +1,91 @@
+"""Many questions of one service provider in one call, each judged by itself and answered in its place."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from django.db import DatabaseError, InterfaceError, connection
+
+from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
+from audit import kinds
+from audit.services import Actor, record_refusal
+from registry.models import ServiceProvider
+from verifier.requests import parse_verify_request
+from verifier.services.pipeline import verify
+
+logger = logging.getLogger(__name__)
+
+MAX_REQUESTS: Final = 256
+ROUTE: Final = "POST v1/verify/batch"
+# A database that is away answers each question only after its time limit: after so many in a row the rest is not tried.
+_FAULTS_IN_A_ROW: Final = 3
+_NOT_TRIED: Final = TemporarilyUnavailableError("This was not tried: the service does not answer right now.")
+_MAX_SENTENCE: Final = 600
+
+
+def verify_batch(
+    *,
+    service_provider: ServiceProvider,
+    requests: Sequence[object],
+    actor: Actor,
+    clock: Callable[[], datetime],
+) -> list[Mapping[str, Any]]:
+    """Judge every request in order; the answers stand in the same order (docs/protocol.md section 8).
+
+    Each is one `verify`, with a transaction and an event of its own: a bad one is answered with its error, one hit by
+    a fault with `temporarily_unavailable`, and the others proceed. `clock` is read for each: judged by the moment
+    the call began, the last of many could pass with a proof whose spending is no longer remembered.
+    """
+    answers: list[Mapping[str, Any]] = []
+    faults = 0
+    for request in requests:
+        if faults == _FAULTS_IN_A_ROW:
+            answers.append(_error_body(_NOT_TRIED))
+            continue
+        try:
+            answers.append(_answer(service_provider, request, actor, clock()))
+            faults = 0
+        except TemporarilyUnavailableError as error:
+            faults += 1
+            # A connection that broke here is not kept for the next one.
+            connection.close_if_unusable_or_obsolete()
+            answers.append(_error_body(error))
+    return answers
+
+
+def _answer(
+    service_provider: ServiceProvider, request: object, actor: Actor, now: datetime
+) -> Mapping[str, Any]:
+    try:
+        return verify(
+            service_provider=service_provider, request=parse_verify_request(request), actor=actor, now=now
+        ).body
+    except TemporarilyUnavailableError:
+        raise
+    except AgentAuthError as error:
+        _record(error, service_provider, actor, now)
+        return _error_body(error)
+
+
+def _record(error: AgentAuthError, service_provider: ServiceProvider, actor: Actor, now: datetime) -> None:
+    """One event for an item that could not be asked; `verify` has recorded its own. If that fails, so does the item."""
+    if error.recorded:
+        return
+    try:
+        record_refusal(
+            kind=kinds.REQUEST_REFUSED,
+            actor=actor,
+            at=now,
+            error=error,
+            route=ROUTE,
+            service_provider_id=service_provider.pk,
+        )
+    except (DatabaseError, InterfaceError):
+        logger.exception("a refusal could not be recorded")
+        raise TemporarilyUnavailableError("The service cannot answer right now. Try again shortly.") from None
+
+
+def _error_body(error: AgentAuthError) -> Mapping[str, Any]:
+    body = {"error": error.code, "error_description": error.description[:_MAX_SENTENCE]}
+    return body | ({"reason": error.reason} if error.reason else {})

@@ -1,0 +1,221 @@
+"""POST /v1/verify/batch: many questions in one call, each judged and answered as if it had come alone."""
+
+import json
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from django.db import OperationalError
+from django.http import HttpResponse
+
+from audit.models import Event
+from registry.services.state import token_state
+from registry.tests.cast import basic
+from verifier.models import GrantLedger
+from verifier.stores import database
+from verifier.tests.scene import LOOK, PAY, Scene, counters, key, pay, scene
+
+pytestmark = pytest.mark.django_db
+
+
+def post(place: Scene, body: object, **headers: str) -> HttpResponse:
+    return cast(
+        "HttpResponse",
+        place.client.post(
+            "/v1/verify/batch",
+            data=body if isinstance(body, bytes) else json.dumps(body),
+            content_type="application/json",
+            headers=headers or basic(place.provider, place.secret),
+        ),
+    )
+
+
+def ask(place: Scene, *questions: object) -> list[dict[str, Any]]:
+    response = post(place, {"requests": questions})
+    assert response.status_code == 200, response.content
+    assert response["Cache-Control"] == "no-store"
+    answer = json.loads(response.content)
+    assert answer.keys() == {"results"}
+    assert len(answer["results"]) == len(questions)
+    return cast("list[dict[str, Any]]", answer["results"])
+
+
+def verdicts(answers: list[dict[str, Any]]) -> list[str]:
+    return ["valid" if answer.get("valid") else answer.get("reason", answer["error"]) for answer in answers]
+
+
+def test_each_is_answered_in_its_place_as_if_it_had_come_alone() -> None:
+    place = scene(PAY, {"type": "read", "resource": "calendar"}, max_uses=3)
+    token = place.token()
+    questions = [
+        place.body(LOOK, token=token),
+        place.body({"type": "write", "resource": "calendar"}, token=token),
+        place.body(pay("501.00"), token=token, idempotency_key=key()),
+        place.body(pay("5.00"), token=token, idempotency_key=key()),
+        place.body(token="not-a-token", proof="x"),
+        place.body(LOOK, token=token),
+        place.body(LOOK, token=token),
+    ]
+    answers = ask(place, *questions)
+    expected = ["valid", "no_capability", "constraint", "valid", "malformed", "valid", "max_uses"]
+    assert verdicts(answers) == expected
+    assert [answer["limits"]["uses_remaining"] for answer in answers if answer["valid"]] == [2, 1, 0]
+    # One event each, and in the order of the questions.
+    outcomes = Event.objects.filter(kind__startswith="verifier.decision").order_by("id")
+    assert [event.outcome for event in outcomes] == [
+        "success" if verdict == "valid" else "denied" for verdict in expected
+    ]
+
+
+def test_the_same_proof_twice_is_replayed_the_second_time(place: Scene) -> None:
+    question = place.body(LOOK)
+    assert verdicts(ask(place, question, question)) == ["valid", "replayed"]
+    assert verdicts(ask(place, question)) == ["replayed"]
+
+
+BAD: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no object": lambda _: "x",
+    "null": lambda _: None,
+    "no token": lambda body: {name: body[name] for name in ("method", "url")},
+    "unknown member": lambda body: body | {"dryrun": True},
+    "wrong type": lambda body: body | {"dry_run": "yes"},
+    "null action": lambda body: body | {"action": None},
+    "payment without a key": lambda body: body | {"action": pay("1.00")},
+    "batch in a batch": lambda body: {"requests": [body]},
+}
+
+
+@pytest.mark.parametrize("change", BAD.values(), ids=list(BAD))
+def test_a_bad_one_is_answered_with_its_error_and_the_others_proceed(
+    place: Scene, change: Callable[[dict[str, Any]], object]
+) -> None:
+    answers = ask(place, place.body(LOOK), change(place.body(LOOK)), place.body(LOOK))
+    assert verdicts(answers) == ["valid", "invalid_request", "valid"]
+    assert answers[1].keys() == {"error", "error_description"}
+    # It is an event, and says whose call it was; no token stands in it.
+    event = Event.objects.get(kind="audit.request.refused")
+    assert (event.actor_id, event.service_provider_id) == (str(place.provider.pk), place.provider.pk)
+    assert event.data == {"error": "invalid_request", "route": "POST v1/verify/batch"}
+
+
+def test_a_key_used_for_another_act_is_a_mismatch_in_its_place() -> None:
+    place, operation = scene(PAY), key()
+    questions = [place.body(pay(value), idempotency_key=operation) for value in ("1.00", "2.00", "1.00")]
+    answers = ask(place, *questions)
+    assert verdicts(answers) == ["valid", "idempotency_mismatch", "valid"]
+    assert answers[2]["repeated"] is True
+    assert "valid" not in answers[1]
+    # Its one event was committed with the spent proof.
+    assert Event.objects.filter(reason="idempotency_mismatch").count() == 1
+    assert not Event.objects.filter(kind="audit.request.refused").exists()
+    assert GrantLedger.objects.get().uses == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        [],
+        {"requests": []},
+        {"requests": None},
+        {"requests": {}},
+        {"requests": [{}] * 257},
+        {"requests": [{}], "more": 1},
+        b"{",
+        b'{"requests": [], "requests": [{}]}',
+    ],
+)
+def test_a_body_that_is_no_batch_is_refused_whole(place: Scene, body: object) -> None:
+    before = counters()
+    response = post(place, body)
+    assert (response.status_code, json.loads(response.content)["error"]) == (400, "invalid_request")
+    assert counters() == before
+    assert Event.objects.filter(outcome="denied").count() == 1
+
+
+def test_without_good_credentials_nothing_is_judged(place: Scene) -> None:
+    body = {"requests": [place.body(LOOK)]}
+    for headers in ({"Accept": "*/*"}, basic(place.provider, "wrong")):
+        response = post(place, body, **headers)
+        assert (response.status_code, json.loads(response.content)["error"]) == (401, "invalid_client")
+    assert not Event.objects.filter(kind__startswith="verifier.decision").exists()
+    assert verdicts(ask(place, *body["requests"])) == ["valid"]
+
+
+def test_DJ_6_a_batch_may_be_one_megabyte_and_everything_else_64_kb(place: Scene) -> None:
+    filler = {"token": "x" * 65_000, "method": "GET", "url": "https://x.example"}
+    body = json.dumps({"requests": [filler] * 16})
+    assert 1_000_000 < len(body) < 1_048_576
+    assert set(verdicts(json.loads(post(place, body.encode()).content)["results"])) == {"malformed"}
+    # To the byte: spaces are part of a body.
+    exact = body.encode() + b" " * (1_048_576 - len(body))
+    assert post(place, exact).status_code == 200
+    response = post(place, exact + b" ")
+    assert (response.status_code, json.loads(response.content)["error"]) == (413, "request_too_large")
+    single = json.dumps({"token": "x" * 66_000, "method": "GET", "url": "https://x.example"}).encode()
+    assert place.post(single).status_code == 413
+
+
+def test_a_body_without_a_length_is_not_read(place: Scene) -> None:
+    """As of a chunked request: the length is what bounds the reading."""
+    body = json.dumps({"requests": [place.body(LOOK)]})
+    response = place.client.post(
+        "/v1/verify/batch",
+        body,
+        content_type="application/json",
+        headers=basic(place.provider, place.secret),
+        CONTENT_LENGTH="",
+    )
+    assert response.status_code == 400
+
+
+@pytest.mark.django_db(transaction=True)
+def test_one_hit_by_a_fault_is_no_yes_and_the_others_proceed(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = scene(PAY, max_uses=10)
+    questions = [place.body(pay("1.00"), idempotency_key=key()) for _ in range(3)]
+    calls = iter([False, True, False])
+
+    def failing(jti: str) -> object:
+        if next(calls):
+            raise OperationalError("connection to database.internal failed")
+        return token_state(jti)
+
+    # The row of counters exists, so that each question reads the state once.
+    GrantLedger.objects.create(grant=place.grant)
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "token_state", failing)
+        answers = ask(place, *questions)
+    assert verdicts(answers) == ["valid", "temporarily_unavailable", "valid"]
+    assert answers[1].keys() == {"error", "error_description"}
+    assert "database.internal" not in json.dumps(answers)
+    assert GrantLedger.objects.get().uses == 2
+    assert Event.objects.filter(kind="verifier.decision.allowed").count() == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_bad_one_whose_event_cannot_be_written_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = scene()
+
+    def failing(**_: object) -> None:
+        raise OperationalError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("verifier.services.batch.record_refusal", failing)
+        answers = ask(place, place.body(LOOK), {}, place.body(LOOK))
+    assert verdicts(answers) == ["valid", "temporarily_unavailable", "valid"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_database_that_stays_away_is_not_asked_256_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    place, tries = scene(), []
+
+    def failing(**_: object) -> None:
+        tries.append(1)
+        raise OperationalError("away")
+
+    questions = [place.body(LOOK)] * 20
+    with monkeypatch.context() as patch:
+        patch.setattr("verifier.services.pipeline.verification_keys", failing)
+        answers = ask(place, *questions)
+    assert set(verdicts(answers)) == {"temporarily_unavailable"}
+    assert len(tries) == 3

@@ -1,0 +1,165 @@
+"""POST /v1/introspect (RFC 7662): a good token of the caller's audience says what it holds, every other says nothing."""
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, cast
+
+import pytest
+import time_machine
+from django.http import HttpResponse
+from django.utils import timezone
+
+from agentauth.protocol.keys import LocalSigner, PrivateKey
+from agentauth.protocol.token import sign_token
+from audit.models import Event
+from kms.models import Key
+from kms.services import disable_key, signer
+from registry.models import Agent, Grant, SpentProof, Token
+from registry.services.agents import revoke_agent, suspend_agent
+from registry.services.grants import revoke_grant, suspend_grant
+from registry.services.people import suspend_human
+from registry.services.tokens import revoke_token
+from registry.tests.cast import basic
+from verifier.tests.scene import PAY, READ, SYSTEM, Scene, counters, scene
+
+pytestmark = pytest.mark.django_db
+FORM = "application/x-www-form-urlencoded"
+INACTIVE = {"active": False}
+
+
+def post(place: Scene, body: str, path: str = "/v1/introspect", **headers: str) -> HttpResponse:
+    credentials = headers or basic(place.provider, place.secret)
+    return cast("HttpResponse", place.client.post(path, body, content_type=FORM, headers=credentials))
+
+
+def introspect(place: Scene, token: str, more: str = "") -> dict[str, Any]:
+    response = post(place, f"token={token}{more}")
+    assert response.status_code == 200, response.content
+    assert response["Cache-Control"] == "no-store"
+    assert response["Content-Type"] == "application/json"
+    answer: dict[str, Any] = json.loads(response.content)
+    return answer
+
+
+def test_a_good_token_says_what_it_holds() -> None:
+    place = scene(READ, PAY, max_uses=3)
+    token = place.token()
+    claims = Token.objects.get().claims
+    before = (counters(), Event.objects.count(), SpentProof.objects.count())
+    # RFC 7662 section 2.1: hints and parameters nobody knows are ignored.
+    answer = introspect(place, token, "&token_type_hint=refresh_token&unknown=1")
+    assert answer == {
+        "active": True,
+        "token_type": "DPoP",
+        "scope": "read:calendar",
+        "client_id": str(place.agent.pk),
+        "sub": claims["sub"],
+        "aud": place.provider.audience,
+        "iss": "http://localhost:8000",
+        "exp": claims["exp"],
+        "iat": claims["iat"],
+        "jti": claims["jti"],
+        "cnf": {"jkt": place.signer.public.thumbprint},
+        "authorization_details": [{"type": "agentauth", "capabilities": [READ, PAY]}],
+        "verify": "online",
+    }
+    # Looking uses nothing up and decides nothing.
+    assert before == (counters(), Event.objects.count(), SpentProof.objects.count())
+
+
+def test_a_grant_without_an_envelope_does_not_ask_for_verify(place: Scene) -> None:
+    assert "verify" not in introspect(place, place.token())
+
+
+def _jti() -> str:
+    return Token.objects.get().jti
+
+
+ENDS: dict[str, Callable[[Scene], object]] = {
+    "token revoked": lambda _: revoke_token(jti=_jti(), actor=SYSTEM, now=timezone.now()),
+    "grant revoked": lambda place: revoke_grant(grant=place.grant, actor=SYSTEM, now=timezone.now()),
+    "grant suspended": lambda place: suspend_grant(grant=place.grant, actor=SYSTEM, now=timezone.now()),
+    "grant of another version": lambda _: Grant.objects.update(version=2),
+    "agent suspended": lambda place: suspend_agent(agent=place.agent, actor=SYSTEM, now=timezone.now()),
+    "agent revoked": lambda place: revoke_agent(agent=place.agent, actor=SYSTEM, now=timezone.now()),
+    "agent expired": lambda _: Agent.objects.update(expires_at=timezone.now()),
+    "agent with another key": lambda _: Agent.objects.update(jkt="x" * 43),
+    "human suspended": lambda place: suspend_human(human=place.human, actor=SYSTEM, now=timezone.now()),
+    "signing key disabled": lambda _: disable_key(
+        kid=Key.objects.get().kid, actor=SYSTEM, now=timezone.now()
+    ),
+    "row gone": lambda _: Token.objects.all().delete(),
+}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=list(ENDS))
+def test_OA_22_a_token_that_is_not_good_any_more_is_inactive_and_nothing_else(
+    place: Scene, end: Callable[[Scene], object]
+) -> None:
+    token = place.token()
+    assert introspect(place, token)["active"] is True
+    end(place)
+    assert introspect(place, token) == INACTIVE
+
+
+def test_OA_22_an_expired_token_is_inactive(place: Scene) -> None:
+    token = place.token()
+    with time_machine.travel(timezone.now() + timedelta(seconds=901)):
+        assert introspect(place, token) == INACTIVE
+
+
+def test_OA_22_a_token_of_another_audience_is_inactive_whoever_asks(place: Scene) -> None:
+    token, stranger = place.token(), scene()
+    assert introspect(stranger, token) == INACTIVE
+    # Also where our own signature stands under this audience and the row is another's: rows were exchanged.
+    claims = Token.objects.get(grant=place.grant).claims | {"aud": stranger.provider.audience}
+    exchanged = sign_token(claims, signer(purpose="token", now=timezone.now()))
+    assert introspect(stranger, exchanged) == INACTIVE
+
+
+def test_OA_22_forged_and_unreadable_tokens_are_inactive_and_no_fault(place: Scene) -> None:
+    token = place.token()
+    claims = Token.objects.get().claims
+    key = Key.objects.get()
+    forged = sign_token(claims, LocalSigner(PrivateKey.generate(), kid=key.kid))
+    head, body, signature = token.split(".")
+    bad = ["x", ".", "..", "a.b.c", "%00", "%ED%A0%80", "%FF", "é", "x" * 9_000, "." * 60_000]
+    bad += [forged, token[:-4] + "AAAA", f"{head}.{body}.", f".{body}.{signature}", token + token, _jti()]
+    for text in bad:
+        assert introspect(place, text) == INACTIVE, text[:50]
+    assert introspect(place, token)["active"] is True
+
+
+def test_OA_22_without_a_known_caller_there_is_no_answer(place: Scene) -> None:
+    token = place.token()
+    for headers in ({"Accept": "*/*"}, basic(place.provider, "wrong")):
+        response = post(place, f"token={token}", **headers)
+        assert (response.status_code, json.loads(response.content)["error"]) == (401, "invalid_client")
+        assert response["WWW-Authenticate"].startswith("Basic")
+        assert response["Cache-Control"] == "no-store"
+    proof = place.proof("", method="POST", url="http://localhost:8000/v1/introspect")
+    assert post(place, f"token={token}", DPoP=proof).status_code == 401
+
+
+@pytest.mark.parametrize("body", ["", "token=", "token=a&token=b", "token_type_hint=access_token"])
+def test_exactly_one_token_is_asked_about(place: Scene, body: str) -> None:
+    response = post(place, body)
+    assert (response.status_code, json.loads(response.content)["error"]) == (400, "invalid_request")
+
+
+def test_a_token_in_the_address_is_refused(place: Scene) -> None:
+    token = place.token()
+    response = post(place, f"token={token}", f"/v1/introspect?token={token}")
+    assert (response.status_code, json.loads(response.content)["error"]) == (400, "invalid_request")
+    assert token not in response.content.decode()
+
+
+def test_only_a_form_is_read(place: Scene) -> None:
+    response = place.client.post(
+        "/v1/introspect",
+        json.dumps({"token": place.token()}),
+        content_type="application/json",
+        headers=basic(place.provider, place.secret),
+    )
+    assert response.status_code == 415
