@@ -7,6 +7,7 @@ from django.conf import settings
 from django.core.checks import Error, register
 
 MIN_SECRET_CHARACTERS = 50
+PRODUCTION_KEY_BACKENDS = ("vault",)
 
 
 @register()
@@ -38,8 +39,13 @@ def production_is_safe(**_kwargs: Any) -> list[Error]:
         ),
         (
             "E008",
-            settings.KEY_BACKEND != "file",
-            "Keys in files are for development: no production key backend is set.",
+            settings.KEY_BACKEND in PRODUCTION_KEY_BACKENDS,
+            f"KEY_BACKEND must be one of: {', '.join(PRODUCTION_KEY_BACKENDS)}. Keys in files are for development.",
+        ),
+        (
+            "E009",
+            settings.KEY_BACKEND != "vault" or (_is_private(settings.VAULT_ADDR) and settings.VAULT_TOKEN),
+            "KEY_BACKEND=vault needs VAULT_TOKEN, and a VAULT_ADDR that is https or on this host.",
         ),
     ]
     return [Error(message, id=f"agentauth.{number}") for number, holds, message in rules if not holds]
@@ -48,3 +54,11 @@ def production_is_safe(**_kwargs: Any) -> list[Error]:
 def _roles_differ() -> bool:
     owner, serving = urlsplit(settings.DATABASE_OWNER_URL), urlsplit(settings.DATABASE_URL)
     return bool(owner.username) and owner.username != serving.username
+
+
+def _is_private(url: str) -> bool:
+    """Whether what is sent there cannot be read on the way: TLS, or it never leaves the host."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or (
+        parts.scheme == "http" and parts.hostname in {"127.0.0.1", "::1", "localhost"}
+    )

@@ -35,9 +35,11 @@ TESTING = DEVELOPMENT and env("AGENTAUTH_TESTING") == "1"
 FAULT_AT = env("FAULT_AT") if TESTING else ""
 
 VAR_DIR = Path(env("VAR_DIR", str(BASE_DIR / "var")))
-# Where signing keys live: `file` (development only) keeps them in KEY_DIRECTORY.
+# Where signing keys live: `file` (development only) keeps them in KEY_DIRECTORY, `vault` in a Transit engine.
 KEY_BACKEND = env("KEY_BACKEND", "file")
 KEY_DIRECTORY = VAR_DIR / "keys"
+VAULT_ADDR, VAULT_TOKEN = env("VAULT_ADDR"), env("VAULT_TOKEN")
+VAULT_TRANSIT_MOUNT = env("VAULT_TRANSIT_MOUNT", "transit")
 
 
 def secret_key() -> str:
@@ -84,6 +86,7 @@ MIDDLEWARE = [
     "agentauth.middleware.RequestIdMiddleware",
     "agentauth.middleware.ServerNonceMiddleware",
     "agentauth.middleware.SecurityHeadersMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "agentauth.middleware.OneHostMiddleware",

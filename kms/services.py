@@ -63,9 +63,10 @@ def signer(*, purpose: str, now: datetime) -> Signer:
         raise _unavailable(f"No key of purpose {purpose!r} may sign now; run manage.py rotate_key {purpose}.")
     try:
         opened = _opened(key.uri)
+        published = opened.public == _public(key)
     except backends.BackendError as error:
         raise _unavailable(error) from error
-    if opened.public != _public(key):
+    if not published:
         # Signing with it would make tokens nobody can verify, or that another key's owner can.
         raise _unavailable(f"The key at {key.uri} is not the one that was published as {key.kid}.")
     return _KeySigner(opened, key.kid)

@@ -10,9 +10,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SAFE = {
     "PUBLIC_URL": "https://registry.example.com",
-    "SECRET_KEY": "9f2c7be1d04a86f35c7e1b9a2d8f64e07c35ab1294de67f0",
+    "SECRET_KEY": "9f2c7be1d04a86f35c7e1b9a2d8f64e07c35ab1294de67f09f2c",
     "DATABASE_URL": "postgres://serving@127.0.0.1/agentauth",
     "DATABASE_OWNER_URL": "postgres://owner@127.0.0.1/agentauth",
+    "KEY_BACKEND": "vault",
+    "VAULT_ADDR": "https://vault.example.com",
+    "VAULT_TOKEN": "a-token-that-is-not-shown",
 }
 
 
@@ -36,7 +39,12 @@ def check(tmp_path: Path, *arguments: str, **changes: str) -> subprocess.Complet
         ({"DATABASE_URL": ""}, "E005"),
         ({"DATABASE_OWNER_URL": ""}, "E006"),
         ({"DATABASE_OWNER_URL": SAFE["DATABASE_URL"]}, "E006"),
-        ({}, "E008"),
+        ({"KEY_BACKEND": "file"}, "E008"),
+        ({"KEY_BACKEND": ""}, "E008"),
+        ({"KEY_BACKEND": "made-up"}, "E008"),
+        ({"VAULT_ADDR": ""}, "E009"),
+        ({"VAULT_ADDR": "http://vault.example.com"}, "E009"),
+        ({"VAULT_TOKEN": ""}, "E009"),
     ],
 )
 def test_OP_7_KM_13_an_unsafe_production_setting_stops_the_start(
@@ -45,7 +53,18 @@ def test_OP_7_KM_13_an_unsafe_production_setting_stops_the_start(
     done = check(tmp_path, **changes)
     assert done.returncode != 0
     assert f"agentauth.{number}" in done.stderr
-    assert SAFE["SECRET_KEY"] not in done.stdout + done.stderr
+    said = done.stdout + done.stderr
+    assert SAFE["SECRET_KEY"] not in said
+    assert SAFE["VAULT_TOKEN"] not in said
+
+
+@pytest.mark.parametrize("changes", [{}, {"VAULT_ADDR": "http://127.0.0.1:8200"}])
+def test_DJ_1_safe_production_settings_pass_the_deployment_checks_without_a_warning(
+    tmp_path: Path, changes: dict[str, str]
+) -> None:
+    done = check(tmp_path, "--deploy", "--fail-level", "WARNING", **changes)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "System check identified no issues (0 silenced).\n"
 
 
 def test_development_needs_no_setting_and_keeps_its_secret(tmp_path: Path) -> None:

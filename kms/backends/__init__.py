@@ -1,7 +1,7 @@
 """Where private keys live, each behind the same two calls; a key is named by a URI whose scheme names its home.
 
 A backend wraps its library in one file, converts whatever that raises to BackendError, and fails closed. The
-message of a BackendError is for the operator's log, never for a caller. A second home is a second module here
+message of a BackendError is for the operator's log, never for a caller. Another home is another module here
 and one line in `_backend`.
 """
 
@@ -36,7 +36,10 @@ def open_signer(uri: str) -> Signer:
 
 def _backend(scheme: str) -> Backend:
     from kms.backends.file import FileBackend
+    from kms.backends.vault import VaultBackend
 
     if scheme == "file":
         return FileBackend(settings.KEY_DIRECTORY)
+    if scheme == "vault":
+        return VaultBackend()
     raise BackendError(f"There is no key backend named {scheme!r}.")

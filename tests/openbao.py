@@ -1,0 +1,52 @@
+"""A private OpenBao server for tests: the real Vault API with a Transit engine, in memory, on a free port of loopback."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import hvac
+import requests
+
+from tests.postgres import free_port
+
+ROOT_TOKEN = "root-token-of-a-test-server"
+START_SECONDS = 20
+
+
+@contextlib.contextmanager
+def server(home: Path) -> Iterator[str]:
+    """A running server; gives its URL. `ROOT_TOKEN` may do everything there; Transit is mounted at `transit`."""
+    port = free_port()
+    command = [
+        str(Path(sys.executable).parent / "bao"),
+        "server",
+        "-dev",
+        "-dev-no-store-token",
+        f"-dev-root-token-id={ROOT_TOKEN}",
+        f"-dev-listen-address=127.0.0.1:{port}",
+    ]
+    with (home / "openbao.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "HOME": str(home)})
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait(url)
+        hvac.Client(url=url, token=ROOT_TOKEN).sys.enable_secrets_engine("transit")
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+def _wait(url: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        with contextlib.suppress(requests.RequestException):
+            if requests.get(f"{url}/v1/sys/health", timeout=2).ok:
+                return
+        if time.monotonic() > deadline:
+            raise RuntimeError("OpenBao did not start")
+        time.sleep(0.1)
