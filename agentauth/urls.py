@@ -3,6 +3,7 @@
 from django.urls import include, path
 
 from agentauth import health
+from agentauth.openapi.views import SchemaView
 from approvals.admin_site import site
 
 handler400 = "agentauth.http_errors.bad_request"
@@ -14,6 +15,7 @@ urlpatterns = [
     path("health/live", health.live),
     path("health/ready", health.ready),
     path("health/startup", health.ready),
+    path("v1/schema/", SchemaView.as_view()),
     path("admin/", site.urls),
     path("", include("kms.urls")),
     path("", include("audit.urls")),

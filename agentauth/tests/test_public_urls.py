@@ -14,6 +14,7 @@ PUBLIC = {
     ".well-known/agentauth",
     ".well-known/oauth-authorization-server",
     ".well-known/jwks.json",
+    "v1/schema/",
     "health/live",
     "health/ready",
     "health/startup",

@@ -1,0 +1,339 @@
+"""JSON Schemas of what single endpoints read and answer; what they are made of is in `shapes.py`.
+
+Answers stay open (no `additionalProperties: false`): clients must skip members they do not know. The tests close them.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from agentauth.openapi.shapes import Schema, array, compact, integer, nullable, one_of, record, ref, string
+from agentauth.protocol.capability import TYPES
+from agentauth.protocol.envelope import DEFAULT_MAXIMA
+from agentauth.protocol.windows import PERIODS
+from registry.api.agents import MAX_CODE_CHARACTERS, MAX_MANIFEST_CHARACTERS
+from registry.api.discovery import ALGORITHMS
+from registry.api.grants import MAX_REASON_CHARACTERS, MAX_REFERENCE_CHARACTERS
+from registry.models import Agent, Grant
+from registry.services.grant_requests import MAX_SECONDS, MIN_SECONDS
+from verifier.models import Confirmation
+from verifier.requests import MAX_KEY
+
+URL: Final = string("", format="uri")
+SECONDS: Final = integer("Seconds.", 0)
+# Open on purpose: what stands inside is described by the kind of event.
+ANYTHING: Final[Schema] = {}
+PAYLOAD: Final[Schema] = {"type": "object"}
+
+ERROR: Final = record(
+    "Below 1 kB. `reason` is a finer stable word; further members are named beside the codes.",
+    {"error": string("A stable code."), "error_description": string("One sentence for a person.")},
+    {
+        "reason": string("A finer stable word."),
+        "retry_after": integer("Seconds to wait, where they are known.", 1),
+        "interval": integer("Seconds between two polls from now on.", 1),
+    },
+)
+
+AGENTS: Final[Mapping[str, Schema]] = {
+    "RegisterRequest": record(
+        "",
+        {"manifest": compact("The signed manifest (section 5).", MAX_MANIFEST_CHARACTERS)},
+        {
+            "enrolment_code": string(
+                "One agent, 15 minutes, made for a human.", minLength=1, maxLength=MAX_CODE_CHARACTERS
+            )
+        },
+        closed=True,
+    ),
+    "Registration": record(
+        "`claim_url` and `claim_code` are there while a claim is open.",
+        {
+            "agent_id": ref("Id"),
+            "status": one_of(Agent.Status.values),
+            "jkt": ref("Thumbprint"),
+            "expires_at": ref("Time"),
+        },
+        {"claim_url": URL, "claim_code": string("What the human types.")},
+    ),
+    "Agent": record(
+        "An agent as it sees itself.",
+        {
+            "agent_id": ref("Id"),
+            "status": one_of(Agent.Status.values),
+            "jkt": ref("Thumbprint"),
+            "name": string("What pages call it.", minLength=1, maxLength=80),
+            "description": string("", maxLength=500),
+            "model_origin": string("A host name, shown as a claim."),
+            "capabilities": ref("Capabilities"),
+            "created_at": ref("Time"),
+            "expires_at": ref("Time"),
+        },
+    ),
+    "ServiceProvider": record(
+        "What an agent may know of a service provider before it asks.",
+        {
+            "id": ref("Id"),
+            "slug": string("A short name that may stand for the id."),
+            "name": string(),
+            "audience": URL,
+            "allowed": array(string(), "`type:resource` or `custom:namespace.name:resource`.", maximum=64),
+        },
+    ),
+}
+
+_TERMS: Final = {"capabilities": ref("Capabilities"), "envelope": ref("Envelope")}
+GRANTS: Final[Mapping[str, Schema]] = {
+    "GrantRequest": record(
+        "",
+        {
+            "service_provider": string("Id or slug.", minLength=1, maxLength=MAX_REFERENCE_CHARACTERS),
+            "capabilities": ref("Capabilities"),
+        },
+        {
+            "envelope": ref("Envelope"),
+            "reason": string("Why; the human reads it.", maxLength=MAX_REASON_CHARACTERS),
+            "lifetime_seconds": integer("30 days if absent.", MIN_SECONDS, MAX_SECONDS),
+        },
+        closed=True,
+    ),
+    "GrantAccepted": record(
+        "A request that waits for a human.",
+        {
+            "grant_id": ref("Id"),
+            "status": one_of(Grant.Status.values),
+            "approval_url": URL,
+            "expires_at": ref("Time"),
+            "interval": integer("Seconds between two polls.", 1),
+        },
+    ),
+    "Grant": record(
+        "What was asked, what was given, what was decided.",
+        {
+            "grant_id": ref("Id"),
+            "status": one_of(Grant.Status.values),
+            "grant_version": integer("Rises with every suspension.", 1),
+            "service_provider": record(
+                "", {"id": ref("Id"), "slug": string(), "name": string(), "audience": URL}
+            ),
+            "requested": record("", {**_TERMS, "lifetime_seconds": SECONDS}),
+            "granted": nullable(record("", _TERMS)) | {"description": "Null until approved."},
+            "narrowed": array(string(), "What the human changed."),
+            "reason": string(),
+            "created_at": ref("Time"),
+            "expires_at": ref("Time") | {"description": "The end of the hour it waits."},
+            "decided_at": nullable(ref("Time")),
+            "deny_reason": nullable(string()),
+            "valid_until": nullable(ref("Time")),
+        },
+        {"approval_url": URL, "interval": integer("Seconds between two polls.", 1)},
+    ),
+    "GrantPage": record("Newest first.", {"results": array(ref("Grant")), "next": nullable(string())}),
+    "Receipt": record(
+        "The latest decision, sealed by the registry (section 6).",
+        {
+            "grant_id": ref("Id"),
+            "decision": one_of(["approve", "deny"]),
+            "decided_at": ref("Time"),
+            "receipt": compact("The receipt.", 65_536),
+        },
+    ),
+}
+
+TOKENS: Final[Mapping[str, Schema]] = {
+    "TokenRequest": record(
+        "Everything in the token comes from the grant; the caller chooses nothing.",
+        {"grant_id": string("An unknown one is `invalid_grant`.", minLength=1, maxLength=255)},
+        closed=True,
+    ),
+    "TokenAnswer": record(
+        "",
+        {
+            "access_token": compact("An RFC 9068 JWT (section 7)."),
+            "token_type": one_of(["DPoP"]),
+            "expires_in": SECONDS,
+            "grant_id": ref("Id"),
+        },
+    ),
+    "RevokeRequest": record(
+        "Other parameters are ignored.", {"token": string("The token to end.", minLength=1)}
+    ),
+}
+
+_VIOLATION: Final = record(
+    "A limit the action broke.",
+    {"argument": string(), "operator": string()},
+    {"limit": {"anyOf": [ref("Scalar"), array(ref("Scalar")), ref("Money")]}},
+)
+_LEFT: Final = record("", {"currency": string(), "period": one_of(PERIODS), "remaining": string()})
+REFUSALS: Final = (
+    "invalid_token",
+    "invalid_dpop_proof",
+    "use_dpop_nonce",
+    "insufficient_scope",
+    "outside_time_window",
+    "step_up_required",
+    "envelope_exceeded",
+)
+VERIFY: Final[Mapping[str, Schema]] = {
+    "VerifyRequest": record(
+        "One call an agent made, as the service provider received it (section 8).",
+        {
+            "token": string("As the agent sent it.", maxLength=65_536),
+            "method": string("Of the request.", minLength=1, maxLength=32),
+            "url": string(
+                "Of the request, from the service provider's own configured origin.", maxLength=65_536
+            ),
+        },
+        {
+            "proof": nullable(string("", maxLength=65_536))
+            | {"description": "As the agent sent it; absent, the answer is a refusal."},
+            "action": ref("Action") | {"description": "Without it nothing is counted."},
+            "idempotency_key": string(
+                "The agent's name for its operation; a `transact` needs one.", minLength=1, maxLength=MAX_KEY
+            ),
+            "dry_run": {"type": "boolean", "description": "Judges and consumes nothing."},
+        },
+        closed=True,
+    ),
+    "Allowed": record(
+        "Yes. `capability` is there if an action was asked about, `repeated` if it was allowed before.",
+        {
+            "valid": {"const": True},
+            "decision_id": ref("Id"),
+            "agent": record("", {"id": ref("Id"), "name": string(), "model_origin": string()}),
+            "subject": string("The human, another text at each service provider."),
+            "grant_id": ref("Id"),
+            "scope": string(),
+            "limits": record(
+                "What is left; null where there is no such limit.",
+                {
+                    "rate_remaining": nullable(integer("", 0)),
+                    "budgets": array(_LEFT),
+                    "uses_remaining": nullable(integer("", 0)),
+                },
+            ),
+            "expires_in": SECONDS,
+        },
+        {"capability": ref("Capability"), "repeated": {"const": True}},
+    ),
+    "Refused": record(
+        "No, below 1 kB. The table of errors and reasons is in section 8.",
+        {"valid": {"const": False}, "error": one_of(REFUSALS), "error_description": string()},
+        {
+            "reason": string("A finer stable word."),
+            "retry_after": integer("Seconds, where time heals it.", 1),
+            "violations": array(_VIOLATION),
+            "approval_url": URL,
+            "confirmation_id": ref("Id"),
+        },
+    ),
+    "Decision": {"description": "The answer of verify.", "oneOf": [ref("Allowed"), ref("Refused")]},
+    "Confirmation": record(
+        "A human's yes or no to one single transaction.",
+        {
+            "confirmation_id": ref("Id"),
+            "status": one_of(Confirmation.Status.values),
+            "grant_id": ref("Id"),
+            "grant_version": integer("", 1),
+            "action": ref("Action"),
+            "idempotency_key": string(),
+            "approval_url": URL,
+            "expires_at": ref("Time"),
+            "decided_at": nullable(ref("Time")),
+            "usable_until": nullable(ref("Time")),
+        },
+    ),
+}
+
+AUDIT: Final[Mapping[str, Schema]] = {
+    "Event": record(
+        "One entry of the log. Ids, `token_jti` and `reason` are absent where there is none.",
+        {
+            "id": ref("Id"),
+            "kind": string("`app.subject.past_tense`.", pattern=r"^[a-z_]+(?:[.][a-z_]+)+$"),
+            "at": ref("Time"),
+            "actor": record("", {"kind": string(), "id": string()}),
+            "outcome": one_of(["success", "denied", "failed"]),
+            "request_id": string(),
+            "data": PAYLOAD
+            | {"description": 'Facts by kind; a personal member is `{"commitment": …}` (section 9).'},
+            "salt": string("32 bytes in base64url: with it the entry can be computed."),
+            "leaf_index": nullable(integer("Its number; null until given.", 0)),
+            "openings": {
+                "type": "object",
+                "description": "Personal members by name, until they are erased.",
+                "additionalProperties": record("", {"salt": string(), "value": ANYTHING}),
+            },
+        },
+        {
+            "agent_id": ref("Id"),
+            "human_id": ref("Id"),
+            "service_provider_id": ref("Id"),
+            "grant_id": ref("Id"),
+            "token_jti": string(),
+            "reason": string(),
+        },
+    ),
+    "EventPage": record(
+        "In the order of the log, then those not yet numbered.",
+        {"results": array(ref("Event")), "next": nullable(string("A cursor for `after`."))},
+    ),
+}
+
+_MAXIMA: Final = {name: integer("", 1) for name in DEFAULT_MAXIMA.to_json()}
+ENDPOINTS: Final = ("agents", "grants", "tokens", "revoke", "verify", "service_providers", "jwks")
+DISCOVERY: Final[Mapping[str, Schema]] = {
+    "Jwk": record(
+        "A public key (RFC 7517, 8037): Ed25519 has `x`, P-256 `x` and `y`.",
+        {
+            "kty": one_of(["OKP", "EC"]),
+            "crv": one_of(["Ed25519", "P-256"]),
+            "x": string("", pattern="^[A-Za-z0-9_-]{43}$"),
+            "kid": string(),
+            "use": one_of(["sig"]),
+            "alg": one_of(["EdDSA", "ES256"]),
+        },
+        {"y": string("", pattern="^[A-Za-z0-9_-]{43}$")},
+    ),
+    "Jwks": record("A key set (RFC 7517).", {"keys": array(ref("Jwk"))}),
+    "AgentAuthDiscovery": record(
+        "`/.well-known/agentauth` (section 4).",
+        {
+            "version": {"const": 1},
+            "issuer": URL,
+            "endpoints": record("Name to URL.", dict.fromkeys(ENDPOINTS, URL)),
+            "capability_types": array(one_of(TYPES)),
+            "envelope": record("", {"members": array(string()), "maxima": record("", _MAXIMA)}),
+            "algorithms": array(one_of(ALGORITHMS)),
+            "receipt_jwks": ref("Jwks") | {"description": "Every receipt key, retired ones for ever."},
+        },
+    ),
+    "AuthorizationServerMetadata": record(
+        "`/.well-known/oauth-authorization-server` (RFC 8414).",
+        {
+            "issuer": URL,
+            "jwks_uri": URL,
+            "response_types_supported": array(string(), maximum=0),
+            "grant_types_supported": array(string(), maximum=0),
+            "revocation_endpoint": URL,
+            "revocation_endpoint_auth_methods_supported": array(one_of(["client_secret_basic"])),
+            "dpop_signing_alg_values_supported": array(one_of(ALGORITHMS)),
+            "authorization_details_types_supported": array(one_of(["agentauth"])),
+        },
+    ),
+    "OpenApi": record(
+        "This document (OpenAPI 3.1).",
+        {"openapi": string(), "info": PAYLOAD, "paths": PAYLOAD, "components": PAYLOAD},
+        dict.fromkeys(("jsonSchemaDialect", "servers", "tags"), ANYTHING),
+    ),
+}
+
+ANSWERS: Final[Mapping[str, Any]] = {
+    "Error": ERROR,
+    **AGENTS,
+    **GRANTS,
+    **TOKENS,
+    **VERIFY,
+    **AUDIT,
+    **DISCOVERY,
+}

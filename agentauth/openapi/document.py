@@ -1,0 +1,213 @@
+"""Puts the OpenAPI document together: paths, methods and callers from the URLconf and its views, the rest from `paths/`."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+from django.conf import settings
+from django.urls import URLPattern, URLResolver, get_resolver
+
+from agentauth.openapi.answers import ANSWERS
+from agentauth.openapi.operations import (
+    ALWAYS,
+    BY_BODY,
+    BY_CALLER,
+    BY_KEY,
+    CALLERS,
+    HEADERS,
+    JSON,
+    PATH_PARAMETERS,
+    REFUSALS,
+    Answer,
+    Operation,
+    status_of,
+)
+from agentauth.openapi.paths import GROUPS, OPERATIONS
+from agentauth.openapi.shapes import SHAPES, Schema, ref
+
+VERSION: Final = "1"
+_DESCRIPTION: Final = (
+    "The wire contract in words is docs/protocol.md; section numbers here are its. Every body is strict JSON of at most "
+    "65,536 bytes; a member or parameter that is not described is refused, 400 `invalid_request`. Clients skip members "
+    "of answers they do not know. A NUL in an address is 404."
+)
+_CONVERTER: Final = re.compile(r"<(?:[a-z]+:)?([a-z_]+)>")
+_METHODS: Final = ("get", "post", "put", "patch", "delete")
+_DESCRIBED: Final = ("/v1/", "/.well-known/")
+_CALLER_OF: Final = {
+    "AgentProofAuthentication": "proof",
+    "ServiceProviderAuthentication": "basic",
+    "SessionAuthentication": "session",
+}
+
+
+@lru_cache(maxsize=1)
+def openapi() -> dict[str, Any]:
+    """The document. Not to be changed by who reads it: there is one."""
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "AgentAuth", "version": VERSION, "description": _DESCRIPTION},
+        "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
+        "servers": [{"url": settings.PUBLIC_URL}],
+        "tags": [{"name": name, "description": text} for name, (text, _) in GROUPS.items()],
+        "paths": _paths(),
+        "components": {
+            "schemas": {**SHAPES, **ANSWERS},
+            "securitySchemes": dict(CALLERS),
+            "headers": dict(HEADERS),
+        },
+    }
+
+
+def routes() -> dict[str, Any]:
+    """Each `METHOD /path` the URLconf serves under /v1/ and /.well-known/, with its view class."""
+    found: dict[str, Any] = {}
+    for path, callback in _patterns(get_resolver(), "/"):
+        if path.startswith(_DESCRIBED):
+            view = getattr(callback, "cls", None)
+            methods = [name for name in _METHODS if hasattr(view, name)] if view else ["get"]
+            found |= {f"{method.upper()} {path}": view for method in methods}
+    return found
+
+
+def _patterns(resolver: URLResolver, prefix: str) -> Iterator[tuple[str, Any]]:
+    for entry in resolver.url_patterns:
+        route = prefix + _CONVERTER.sub(r"{\1}", str(entry.pattern))
+        if isinstance(entry, URLPattern):
+            yield route, entry.callback
+        else:
+            yield from _patterns(entry, route)
+
+
+def _paths() -> dict[str, Any]:
+    served = routes()
+    paths: dict[str, Any] = {}
+    for tag, (_, operations) in GROUPS.items():
+        for key, operation in operations.items():
+            if key in served:
+                method, path = key.split(" ")
+                paths.setdefault(path, {})[method.lower()] = _operation(tag, path, operation, served[key])
+    return paths
+
+
+def callers(operation: Operation, view: Any) -> Sequence[str]:
+    """Who may call, by the names of the security schemes; nobody in particular for what is public."""
+    if operation.callers or view is None:
+        return operation.callers
+    return [_CALLER_OF[each.__name__] for each in view.authentication_classes]
+
+
+def _operation(tag: str, path: str, operation: Operation, view: Any) -> dict[str, Any]:
+    who = callers(operation, view)
+    described: dict[str, Any] = {
+        "operationId": operation.name,
+        "tags": [tag],
+        "summary": operation.summary,
+        "description": operation.description,
+        "security": [{name: []} for name in who],
+        "parameters": _parameters(path, operation),
+        "responses": _responses(operation, who, getattr(view, "proof_error_status", 401)),
+    }
+    if operation.body:
+        content = {
+            operation.body.media_type: {
+                "schema": ref(operation.body.schema),
+                "example": operation.body.example,
+            }
+        }
+        described["requestBody"] = {"required": True, "content": content}
+    return described
+
+
+def _parameters(path: str, operation: Operation) -> list[dict[str, Any]]:
+    found = [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": PATH_PARAMETERS[name][0],
+            "schema": {"type": "string", "minLength": 1},
+            "example": PATH_PARAMETERS[name][1],
+        }
+        for name in re.findall(r"\{([a-z_]+)\}", path)
+    ]
+    found += [
+        {"name": name, "in": "query", "description": schema.get("description", ""), "schema": _bare(schema)}
+        for name, schema in operation.query.items()
+    ]
+    if operation.keyed:
+        found.append(
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "description": "Names the act, so that a call whose answer was lost can be made again (section 0).",
+                "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+            }
+        )
+    return found
+
+
+def _bare(schema: Schema) -> Schema:
+    return {name: value for name, value in schema.items() if name != "description"}
+
+
+def _responses(operation: Operation, who: Sequence[str], proof_error_status: int) -> dict[str, Any]:
+    found = {str(status): _answer(answer) for status, answer in operation.answers.items()}
+    for status, codes in sorted(refusals(operation, who, proof_error_status).items()):
+        found[str(status)] = _refusal(status, codes)
+    return found
+
+
+def refusals(
+    operation: Operation, who: Sequence[str], proof_error_status: int = 401
+) -> Mapping[int, Sequence[str]]:
+    """Status to codes: those of the operation, and those that follow from caller, body and key."""
+    codes = [*operation.errors, *(code for name in who for code in BY_CALLER[name]), *ALWAYS]
+    codes += BY_BODY if operation.body else ()
+    codes += BY_KEY if operation.keyed else ()
+    if operation.query:
+        codes.append("invalid_request")
+    found: dict[int, list[str]] = {}
+    # In the order of the table, each once.
+    for code in (each for each in REFUSALS if each in codes):
+        found.setdefault(status_of(code, proof_error_status), []).append(code)
+    return found
+
+
+def _headers(*names: str) -> dict[str, Any]:
+    return {
+        name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-Id", "Cache-Control", *names)
+    }
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    described: dict[str, Any] = {"description": answer.description, "headers": _headers(*answer.headers)}
+    if answer.schema:
+        content: dict[str, Any] = {"schema": ref(answer.schema)}
+        if answer.example is not None:
+            content["example"] = answer.example
+        described["content"] = {answer.media_type: content}
+    return described
+
+
+def _refusal(status: int, codes: Sequence[str]) -> dict[str, Any]:
+    more = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}.get(status, ())
+    schema = {"allOf": [ref("Error"), {"properties": {"error": {"enum": list(codes)}}}]}
+    examples = {code: {"value": example_of(code)} for code in codes}
+    return {
+        "description": "; ".join(f"`{code}`: {REFUSALS[code].when}" for code in codes) + ".",
+        "headers": _headers(*more),
+        "content": {JSON: {"schema": schema, "examples": examples}},
+    }
+
+
+def example_of(code: str) -> dict[str, Any]:
+    """The body of a refusal with this code."""
+    refusal = REFUSALS[code]
+    return {"error": code, "error_description": refusal.sentence, **refusal.more}
+
+
+def undescribed() -> set[str]:
+    """What is served and not described, or described and not served."""
+    return set(routes()) ^ set(OPERATIONS)

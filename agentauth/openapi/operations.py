@@ -1,0 +1,211 @@
+"""What is said of one operation, and of the refusals and headers that many share. The operations are in `paths/`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from django.conf import settings
+
+from agentauth.http_errors import STATUSES
+from agentauth.openapi.shapes import Schema
+
+JSON: Final = "application/json"
+FORM: Final = "application/x-www-form-urlencoded"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One successful answer. `schema` names a component, `headers` keys of HEADERS; no schema is no body."""
+
+    description: str
+    schema: str = ""
+    example: Any = None
+    headers: Sequence[str] = ()
+    media_type: str = JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The body of a request. `schema` names a component."""
+
+    schema: str
+    example: Any
+    media_type: str = JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method at one path. Path parameters and callers are read from the URLconf and the view, not said here.
+
+    `errors` are the codes beyond those that follow from who calls and from the body. `keyed` operations take
+    `Idempotency-Key`. `callers` is for the one view that authenticates by its body.
+    """
+
+    name: str
+    summary: str
+    answers: Mapping[int, Answer]
+    description: str = ""
+    query: Mapping[str, Schema] = field(default_factory=dict)
+    body: Body | None = None
+    errors: Sequence[str] = ()
+    keyed: bool = False
+    callers: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """When a code is given, and the sentence it comes with; `more` are the members beside it."""
+
+    when: str
+    sentence: str
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+REFUSALS: Final[Mapping[str, Refusal]] = {
+    "invalid_request": Refusal(
+        "unreadable body, unknown member or parameter, wrong type, limit passed, a query string on a mutation",
+        "The query string holds a parameter that is not known here.",
+    ),
+    "invalid_manifest": Refusal("the manifest fails section 5", "aud: the manifest is for another registry."),
+    "invalid_enrolment_code": Refusal(
+        "wrong, used, ended or locked: one answer", "This enrolment code is not right, was used or has ended."
+    ),
+    "invalid_scope": Refusal(
+        "asked beyond the manifest, or beyond what the service provider allows",
+        "The agent's manifest does not cover all of these capabilities.",
+    ),
+    "grant_too_large": Refusal(
+        "a token of this grant would not fit",
+        "The capabilities do not fit into an access token; ask for fewer.",
+    ),
+    "invalid_grant": Refusal(
+        "grant unknown, another's or not active, or agent, human or service provider not active: one answer",
+        "There is no active grant of yours with this id.",
+    ),
+    "invalid_dpop_proof": Refusal(
+        "no proof or a bad one",
+        "This proof was used before. Make a new one for each call.",
+        {"reason": "replayed"},
+    ),
+    "use_dpop_nonce": Refusal(
+        "the proof carries a nonce that was not given out here",
+        "The proof's nonce is not, or no longer, valid here.",
+    ),
+    "invalid_client": Refusal(
+        "a good proof by a key that no agent holds, or a revoked or barred one; a wrong client id or secret",
+        "No agent is registered with this key.",
+    ),
+    "agent_inactive": Refusal(
+        "the agent's state does not allow the act", "This agent is suspended and may not ask for grants."
+    ),
+    "permission_denied": Refusal(
+        "the kind of caller is wrong for this endpoint", "This is not allowed for you."
+    ),
+    "not_found": Refusal(
+        "unknown id or another owner's: one answer", "There is nothing here, or it is not yours."
+    ),
+    "request_too_large": Refusal("more than 65,536 bytes", "The body is larger than 64 kB."),
+    "unsupported_media_type": Refusal("another Content-Type", "Send the body as application/json."),
+    "invalid_state": Refusal("the act does not fit the state", "Only a pending request can be withdrawn."),
+    "manifest_conflict": Refusal(
+        "the key is registered with another manifest",
+        "This key is registered with another manifest. Renew that one instead.",
+    ),
+    "key_in_use": Refusal(
+        "the code is of another human than the agent's",
+        "This key belongs to another agent. Make a new one.",
+    ),
+    "idempotency_mismatch": Refusal(
+        "the key was used with another body", "This Idempotency-Key was used with another request body."
+    ),
+    "idempotency_in_progress": Refusal(
+        "a call with this key still runs",
+        "The first call with this Idempotency-Key is still running. Ask again in a moment.",
+    ),
+    "idempotency_expired": Refusal(
+        "the token of the first call ended or was revoked",
+        "The token of that call has ended. Ask with a new Idempotency-Key.",
+    ),
+    "too_many_pending_grants": Refusal(
+        "5 wait per agent, 20 per human, 1 for an unclaimed agent",
+        "Too many requests are waiting for a decision. Withdraw one or wait.",
+        {"retry_after": 1800},
+    ),
+    "cooldown_active": Refusal(
+        "a human said no here: 1 h, then 4 h, then 24 h",
+        "A human said no a short while ago. Wait before asking this service provider again.",
+        {"retry_after": 3600},
+    ),
+    "slow_down": Refusal(
+        "a waiting grant was asked for sooner than `interval` after the last time",
+        "Ask at most every 7 seconds.",
+        {"interval": 7, "retry_after": 7},
+    ),
+    "temporarily_unavailable": Refusal(
+        "a dependency is down; the act may or may not have been done",
+        "The service cannot answer right now. Try again shortly.",
+    ),
+}
+
+# What follows from who calls: the codes every such endpoint may give.
+BY_CALLER: Final[Mapping[str, Sequence[str]]] = {
+    "proof": ("invalid_request", "invalid_dpop_proof", "use_dpop_nonce", "invalid_client"),
+    "basic": ("invalid_request", "invalid_client"),
+    "session": (),
+}
+BY_BODY: Final = ("invalid_request", "request_too_large", "unsupported_media_type")
+BY_KEY: Final = ("idempotency_mismatch", "idempotency_in_progress")
+ALWAYS: Final = ("temporarily_unavailable",)
+
+CALLERS: Final[Mapping[str, Schema]] = {
+    "proof": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "DPoP",
+        "description": "A proof by the agent's key, new for each request: a JWS with `typ: dpop+jwt` over method, URL, "
+        "time and, where there is a body, its SHA-256 (`bh`). Section 2.",
+    },
+    "basic": {
+        "type": "http",
+        "scheme": "basic",
+        "description": "Client id and secret of a service provider.",
+    },
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": settings.SESSION_COOKIE_NAME,
+        "description": "A human who signed in with a passkey; for reading only.",
+    },
+}
+
+PATH_PARAMETERS: Final[Mapping[str, tuple[str, str]]] = {
+    "grant_id": ("A grant's id.", "01a3185c-5000-76a7-9877-3671d8a6d7e4"),
+    "confirmation_id": ("A confirmation's id.", "01a3185c-5000-7a0e-a1f2-0f8e0a6f2b11"),
+    "reference": ("A service provider's id or slug.", "acme"),
+}
+
+HEADERS: Final[Mapping[str, Schema]] = {
+    "X-Request-Id": {
+        "description": "The server's name for this request; on every answer.",
+        "schema": {"type": "string", "format": "uuid"},
+    },
+    "Cache-Control": {
+        "description": "`no-store`, but for what is public.",
+        "schema": {"type": "string"},
+    },
+    "Retry-After": {
+        "description": "Seconds to wait.",
+        "schema": {"type": "integer", "minimum": 1},
+    },
+    "WWW-Authenticate": {
+        "description": "How to authenticate, and what was wrong.",
+        "schema": {"type": "string"},
+    },
+}
+
+
+def status_of(code: str, proof_error_status: int) -> int:
+    """The HTTP status of a code; that of a bad proof differs where there is no registered caller yet."""
+    if code in {"invalid_dpop_proof", "use_dpop_nonce"}:
+        return proof_error_status
+    return STATUSES[code]

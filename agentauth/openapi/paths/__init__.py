@@ -1,0 +1,23 @@
+"""Every operation of the API by method and path, one module per app. A new endpoint is described here and nowhere else."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from agentauth.openapi.operations import Operation
+from agentauth.openapi.paths import agents, audit, discovery, grants, tokens, verify
+
+# In the order a reader meets them: the tag's name, what it holds, its operations.
+GROUPS: Final[Mapping[str, tuple[str, Mapping[str, Operation]]]] = {
+    "Discovery": ("Where everything is, and which keys sign. Open to everybody.", discovery.OPERATIONS),
+    "Agents": ("An agent registers with its own key, looks at itself, ends itself.", agents.OPERATIONS),
+    "Grants": ("An agent asks, waits for the human, reads the receipt, gives back.", grants.OPERATIONS),
+    "Tokens": ("Short-lived tokens bound to the agent's key.", tokens.OPERATIONS),
+    "Verify": (
+        "A service provider asks: may this agent do this, now? An agent follows a confirmation.",
+        verify.OPERATIONS,
+    ),
+    "Audit": ("What happened, in a log that can be checked.", audit.OPERATIONS),
+}
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    key: operation for _, operations in GROUPS.values() for key, operation in operations.items()
+}

@@ -1,0 +1,63 @@
+"""Agents: register, look at oneself, end oneself."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from agentauth.openapi.operations import Answer, Body, Operation
+from agentauth.openapi.story import ASKED_AT, CLAIM_PAGE, ID, MANIFEST_ENDS, STORY
+
+_REGISTRATION: Final[dict[str, Any]] = {
+    "agent_id": ID["agent"],
+    "claim_code": "7K3MQ9TD",
+    "claim_url": CLAIM_PAGE,
+    "expires_at": MANIFEST_ENDS,
+    "jkt": STORY["jkt"],
+    "status": "unclaimed",
+}
+_OWNED: Final = {
+    name: value
+    for name, value in _REGISTRATION.items()
+    if name not in {"claim_code", "claim_url"}
+} | {"status": "active"}  # fmt: skip
+_AGENT: Final = {
+    "agent_id": ID["agent"],
+    "status": "active",
+    "jkt": STORY["jkt"],
+    "name": "Research Assistant",
+    "description": "Finds papers and pays for them.",
+    "model_origin": "models.example",
+    "capabilities": STORY["capabilities"],
+    "created_at": ASKED_AT,
+    "expires_at": MANIFEST_ENDS,
+}
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    "POST /v1/agents": Operation(
+        "register_agent",
+        "Register an agent by its key",
+        {
+            201: Answer("A new agent.", "Registration", _REGISTRATION),
+            200: Answer("A known one: same key, same manifest.", "Registration", _OWNED),
+        },
+        "The proof is by the manifest's own key. With an enrolment code the agent is active and the human's at once; "
+        "without, a human opens `claim_url` and types the `claim_code` the agent displays. Section 5.",
+        body=Body("RegisterRequest", {"manifest": STORY["manifest"]}),
+        errors=[
+            "invalid_manifest",
+            "invalid_enrolment_code",
+            "invalid_client",
+            "manifest_conflict",
+            "key_in_use",
+        ],
+        keyed=True,
+        callers=["proof"],
+    ),
+    "GET /v1/agents/me": Operation(
+        "own_agent", "The agent, as it sees itself", {200: Answer("", "Agent", _AGENT)}
+    ),
+    "DELETE /v1/agents/me": Operation(
+        "end_own_agent",
+        "End oneself, for good",
+        {204: Answer("Revoked; its grants and tokens with it.")},
+        keyed=True,
+    ),
+}

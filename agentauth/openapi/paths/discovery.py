@@ -1,0 +1,73 @@
+"""Discovery, key set, this description itself, and what an agent may know of a service provider."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from agentauth.openapi.operations import Answer, Operation
+from agentauth.openapi.story import ISSUER, PROVIDER, STORY
+from agentauth.protocol.capability import TYPES
+from agentauth.protocol.envelope import DEFAULT_MAXIMA
+from registry.api.discovery import ALGORITHMS
+
+_AGENTAUTH: Final = {
+    "version": 1,
+    "issuer": ISSUER,
+    "endpoints": {
+        "agents": f"{ISSUER}/v1/agents",
+        "grants": f"{ISSUER}/v1/grants",
+        "tokens": f"{ISSUER}/v1/tokens",
+        "revoke": f"{ISSUER}/v1/revoke",
+        "verify": f"{ISSUER}/v1/verify",
+        "service_providers": f"{ISSUER}/v1/service-providers",
+        "jwks": f"{ISSUER}/.well-known/jwks.json",
+    },
+    "capability_types": list(TYPES),
+    "envelope": {
+        "members": ["max_requests_per_minute", "max_burst", "budgets"],
+        "maxima": DEFAULT_MAXIMA.to_json(),
+    },
+    "algorithms": ALGORITHMS,
+    "receipt_jwks": STORY["receipt_keys"],
+}
+_METADATA: Final = {
+    "issuer": ISSUER,
+    "jwks_uri": f"{ISSUER}/.well-known/jwks.json",
+    "response_types_supported": [],
+    "grant_types_supported": [],
+    "revocation_endpoint": f"{ISSUER}/v1/revoke",
+    "revocation_endpoint_auth_methods_supported": ["client_secret_basic"],
+    "dpop_signing_alg_values_supported": ALGORITHMS,
+    "authorization_details_types_supported": ["agentauth"],
+}
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    "GET /.well-known/agentauth": Operation(
+        "discover",
+        "Where everything is and what is spoken here",
+        {200: Answer("May be kept for 30 s.", "AgentAuthDiscovery", _AGENTAUTH)},
+    ),
+    "GET /.well-known/oauth-authorization-server": Operation(
+        "authorization_server_metadata",
+        "OAuth metadata (RFC 8414)",
+        {200: Answer("May be kept for 300 s.", "AuthorizationServerMetadata", _METADATA)},
+        "`/v1/tokens` is no OAuth token endpoint and is not listed as one.",
+    ),
+    "GET /.well-known/jwks.json": Operation(
+        "token_keys",
+        "The keys that sign tokens",
+        {200: Answer("May be kept for 30 s.", "Jwks", STORY["token_keys"])},
+        "Next, active, and retired ones that a living token may still need. A new key stands here for 130 s before it "
+        "signs.",
+    ),
+    "GET /v1/schema/": Operation(
+        "openapi",
+        "This description, in OpenAPI 3.1",
+        {200: Answer("May be kept for 300 s.", "OpenApi")},
+        "`/docs/` shows it to people.",
+    ),
+    "GET /v1/service-providers/{reference}": Operation(
+        "service_provider",
+        "A service provider, before asking",
+        {200: Answer("", "ServiceProvider", PROVIDER | {"allowed": ["read:calendar", "transact:payments"]})},
+        errors=["not_found"],
+    ),
+}

@@ -1,0 +1,111 @@
+"""Grants: ask, list, follow, withdraw, revoke, and the receipt of the decision."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from agentauth.openapi.operations import Answer, Body, Operation
+from agentauth.openapi.shapes import integer, string
+from agentauth.openapi.story import (
+    ASKED_AT,
+    DECIDED_AT,
+    GRANT_PAGE,
+    HOUR_LATER,
+    ID,
+    PROVIDER,
+    STORY,
+    VALID_UNTIL,
+)
+from registry.api.grants import DEFAULT_PAGE, MAX_PAGE, MAX_WAIT_SECONDS
+
+WAIT: Final = integer(
+    "Wait so many seconds for a decision; sooner when the server is busy.", 0, MAX_WAIT_SECONDS
+)
+_ACCEPTED: Final = {
+    "approval_url": GRANT_PAGE,
+    "expires_at": HOUR_LATER,
+    "grant_id": ID["grant"],
+    "interval": 2,
+    "status": "pending",
+}
+_TERMS: Final = {"capabilities": STORY["capabilities"], "envelope": STORY["envelope"]}
+GRANT: Final[dict[str, Any]] = {
+    "grant_id": ID["grant"],
+    "status": "approved",
+    "grant_version": 1,
+    "service_provider": PROVIDER,
+    "requested": _TERMS | {"lifetime_seconds": 2592000},
+    "granted": _TERMS,
+    "narrowed": [],
+    "reason": "To buy the papers you marked.",
+    "created_at": ASKED_AT,
+    "expires_at": HOUR_LATER,
+    "decided_at": DECIDED_AT,
+    "deny_reason": None,
+    "valid_until": VALID_UNTIL,
+}
+_RECEIPT: Final = {
+    "grant_id": ID["grant"],
+    "decision": "approve",
+    "decided_at": DECIDED_AT,
+    "receipt": STORY["receipt"],
+}
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    "POST /v1/grants": Operation(
+        "request_grant",
+        "Ask for a grant",
+        {
+            201: Answer("It waits for a human, at most one hour.", "GrantAccepted", _ACCEPTED),
+            200: Answer("An identical request still waits: this is it.", "GrantAccepted", _ACCEPTED),
+        },
+        "What is asked must lie within the manifest and the service provider's allow-list, in one currency. Section 6.",
+        body=Body("GrantRequest", STORY["request"] | {"reason": GRANT["reason"]}),
+        errors=[
+            "invalid_scope",
+            "grant_too_large",
+            "agent_inactive",
+            "not_found",
+            "too_many_pending_grants",
+            "cooldown_active",
+        ],
+        keyed=True,
+    ),
+    "GET /v1/grants": Operation(
+        "list_grants",
+        "One's own grants, newest first",
+        {200: Answer("", "GrantPage", {"results": [GRANT], "next": None})},
+        query={
+            "after": string("The cursor of the page before."),
+            "limit": integer(f"{DEFAULT_PAGE} if absent.", 1, MAX_PAGE),
+        },
+    ),
+    "GET /v1/grants/{grant_id}": Operation(
+        "follow_grant",
+        "A grant, at once or as soon as it is decided",
+        {200: Answer("", "Grant", GRANT)},
+        "Ask at most every `interval` seconds while it waits.",
+        query={"wait": WAIT},
+        errors=["not_found", "slow_down"],
+    ),
+    "POST /v1/grants/{grant_id}/withdraw": Operation(
+        "withdraw_grant",
+        "Withdraw a request that waits",
+        {204: Answer("Withdrawn; again changes nothing.")},
+        errors=["not_found", "invalid_state"],
+        keyed=True,
+    ),
+    "POST /v1/grants/{grant_id}/revoke": Operation(
+        "revoke_grant",
+        "Give a grant back",
+        {204: Answer("Revoked; again changes nothing.")},
+        errors=["not_found", "invalid_state"],
+        keyed=True,
+    ),
+    "GET /v1/grants/{grant_id}/receipt": Operation(
+        "grant_receipt",
+        "What the human signed",
+        {200: Answer("", "Receipt", _RECEIPT)},
+        "For the agent, its human, and a service provider with the auditor right; everybody else gets 404. "
+        "`python -m agentauth.sdk verify-receipt` checks it without any server.",
+        errors=["not_found"],
+    ),
+}

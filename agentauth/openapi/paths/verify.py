@@ -1,0 +1,39 @@
+"""Verify, and the confirmation of one transaction."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from agentauth.openapi.operations import Answer, Body, Operation
+from agentauth.openapi.paths.grants import WAIT
+from agentauth.openapi.story import ASKED_AT, DECIDED_AT, HOUR_LATER, ID, ISSUER, STORY
+
+_CONFIRMATION: Final[dict[str, Any]] = {
+    "confirmation_id": ID["confirmation"],
+    "status": "confirmed",
+    "grant_id": ID["grant"],
+    "grant_version": 1,
+    "action": STORY["question"]["action"],
+    "idempotency_key": STORY["question"]["idempotency_key"],
+    "approval_url": f"{ISSUER}/confirmations/{ID['confirmation']}/",
+    "expires_at": HOUR_LATER,
+    "decided_at": DECIDED_AT,
+    "usable_until": ASKED_AT.replace("08:00:00.250000", "08:13:12.400000"),
+}
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    "POST /v1/verify": Operation(
+        "verify",
+        "May this agent do this, now?",
+        {200: Answer("Yes, or no with the reason.", "Decision", STORY["answer"])},
+        "200 for yes and for no, unless the call itself is at fault. A refusal names `error` and `reason`, and changes no "
+        "counter. The order of the checks, all reasons, and what to answer the agent: section 8.",
+        body=Body("VerifyRequest", STORY["question"]),
+        errors=["idempotency_mismatch"],
+    ),
+    "GET /v1/confirmations/{confirmation_id}": Operation(
+        "follow_confirmation",
+        "A confirmation, at once or as soon as it is decided",
+        {200: Answer("", "Confirmation", _CONFIRMATION)},
+        query={"wait": WAIT},
+        errors=["not_found"],
+    ),
+}

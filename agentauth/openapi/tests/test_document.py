@@ -1,0 +1,109 @@
+"""The description is valid, says nothing that the code does not, and its examples are real."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import Client
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema_rs import meta
+from openapi_spec_validator import OpenAPIV31SpecValidator, validate
+
+from agentauth.http_errors import STATUSES
+from agentauth.openapi.document import example_of, openapi
+from agentauth.openapi.operations import REFUSALS
+from agentauth.openapi.shapes import SHAPES
+from agentauth.openapi.story import STORY
+from agentauth.protocol.capability import is_resource, parse_capabilities
+from agentauth.protocol.envelope import parse_envelope
+from agentauth.protocol.manifest import verify_manifest
+from tests.conformance import closed, faults
+from tests.vectors import openapi as vectors
+from tests.vectors.generate import NOW
+from verifier.requests import parse_verify_request
+
+ROOT = Path(__file__).parents[3]
+OPERATIONS = {
+    f"{method.upper()} {path}": operation
+    for path, methods in openapi()["paths"].items()
+    for method, operation in methods.items()
+}
+
+
+def contents() -> list[Any]:
+    """Each body of the document, with its place."""
+    found = []
+    for key, operation in OPERATIONS.items():
+        holders = {"request": operation.get("requestBody", {}), **operation["responses"]}
+        for place, holder in holders.items():
+            found += [
+                pytest.param(content, id=f"{key} {place}") for content in holder.get("content", {}).values()
+            ]
+    return found
+
+
+def test_it_is_openapi_3_1() -> None:
+    validate(openapi(), cls=OpenAPIV31SpecValidator)
+    assert openapi()["openapi"] == "3.1.0"
+
+
+@pytest.mark.parametrize("name", openapi()["components"]["schemas"])
+def test_each_schema_is_one_and_its_closed_form_too(name: str) -> None:
+    schema = openapi()["components"]["schemas"][name]
+    meta.validate(schema)
+    meta.validate(closed(schema))
+
+
+@pytest.mark.parametrize("content", contents())
+def test_each_example_fits_its_schema(content: dict[str, Any]) -> None:
+    examples = [each["value"] for each in content.get("examples", {}).values()]
+    examples += [content["example"]] if "example" in content else []
+    assert examples or content["schema"] == {"$ref": "#/components/schemas/OpenApi"}
+    for example in examples:
+        assert not faults(example, content["schema"])
+
+
+def test_the_story_is_the_worked_example() -> None:
+    assert vectors.story() == STORY, "python -m tests.vectors.openapi writes it anew"
+
+
+def test_the_readers_take_the_examples() -> None:
+    assert verify_manifest(STORY["manifest"], expected_audience=STORY["issuer"], now=NOW).jkt == STORY["jkt"]
+    assert parse_capabilities(STORY["capabilities"])
+    assert parse_envelope(STORY["envelope"])
+    assert parse_verify_request(STORY["question"]).action
+
+
+def test_refusals_are_those_of_the_table_with_sentences_the_code_says() -> None:
+    sources = "".join(
+        path.read_text("utf-8")
+        for app in ("agentauth", "audit", "registry", "verifier")
+        for path in (ROOT / app).rglob("*.py")
+        if not {"tests", "openapi"} & set(path.relative_to(ROOT).parts)
+    )
+    for code, refusal in REFUSALS.items():
+        assert code in STATUSES
+        # What depends on the case stands in braces there.
+        parts = re.split(r"\d+|suspended", refusal.sentence)
+        assert all(part in sources for part in parts), refusal.sentence
+        assert len(json.dumps(example_of(code))) < 1024
+
+
+SEGMENTS = st.lists(
+    st.sampled_from([".", "..", "...", "a", "A.b", ".a", "..a", "~", "a/", "ä", ""]), max_size=4
+)
+
+
+@given(st.one_of(SEGMENTS.map("/".join), st.text(max_size=8), st.just("a" * 255), st.just("a" * 256)))
+def test_the_pattern_of_a_resource_is_the_rule(text: str) -> None:
+    assert (not faults(text, SHAPES["Resource"])) == is_resource(text)
+
+
+def test_it_is_served_to_everybody_and_may_be_kept() -> None:
+    answer = Client().get("/v1/schema/")
+    assert (answer.status_code, answer["Content-Type"]) == (200, "application/json")
+    assert answer["Cache-Control"] == "public, max-age=300"
+    assert answer.json() == json.loads(json.dumps(openapi()))

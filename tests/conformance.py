@@ -1,0 +1,75 @@
+"""Holds an HTTP answer to the API's description: its status, its media type, its schema, and nothing beyond."""
+
+import json
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from jsonschema_rs import Draft202012Validator
+
+from agentauth.openapi.document import openapi
+
+
+def closed(schema: Any) -> Any:
+    """The schema with every object shut: an answer may grow for clients, but not unnoticed by us."""
+    if isinstance(schema, list):
+        return [closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    shut = {name: closed(value) for name, value in schema.items()}
+    if shut.get("type") == "object" and "properties" in shut:
+        shut.setdefault("additionalProperties", False)
+    return shut
+
+
+@lru_cache(maxsize=1)
+def _components() -> Any:
+    return {"schemas": closed(openapi()["components"]["schemas"])}
+
+
+@lru_cache(maxsize=256)
+def _validator(schema: str) -> Draft202012Validator:
+    return Draft202012Validator({**json.loads(schema), "components": _components()}, validate_formats=True)
+
+
+def faults(value: Any, schema: Mapping[str, Any]) -> list[str]:
+    """What is wrong with `value` under the schema, one line each."""
+    found = _validator(json.dumps(closed(dict(schema)), sort_keys=True)).iter_errors(value)
+    return [f"{list(fault.instance_path)}: {fault.message}" for fault in found]
+
+
+@lru_cache(maxsize=1)
+def _paths() -> list[tuple[re.Pattern[str], dict[str, Any]]]:
+    """Exact paths before those with parameters: `/v1/agents/me` is no id."""
+    paths = sorted(openapi()["paths"].items(), key=lambda item: "{" in item[0])
+    return [(re.compile(re.sub(r"\{[a-z_]+\}", "[^/]+", path)), methods) for path, methods in paths]
+
+
+def described(method: str, path: str) -> dict[str, Any] | None:
+    """The operation of this request, if the description has one."""
+    for pattern, methods in _paths():
+        if pattern.fullmatch(path):
+            found: dict[str, Any] | None = methods.get(method.lower())
+            return found
+    return None
+
+
+def check(method: str, path: str, status: int, headers: Mapping[str, str], content: bytes) -> None:
+    """Asserts that the answer is one of those described; what is not described at all is another test's matter."""
+    operation = described(method, path)
+    if operation is None:
+        return
+    place = f"{method} {path} {status} {content[:300]!r}"
+    answer = operation["responses"].get(str(status))
+    assert answer, f"an undocumented status: {place}"
+    assert {"X-Request-Id", "Cache-Control"} <= set(headers), place
+    assert {name for name in answer["headers"] if name in {"Retry-After", "WWW-Authenticate"}} <= set(headers)
+    media = answer.get("content", {})
+    if not media:
+        assert content == b"", f"an undocumented body: {place}"
+        return
+    given = headers["Content-Type"].split(";")[0]
+    assert given in media, f"an undocumented media type {given}: {place}"
+    if given == "application/json":
+        assert not (wrong := faults(json.loads(content), media[given]["schema"])), f"{wrong}: {place}"
