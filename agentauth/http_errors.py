@@ -49,6 +49,7 @@ STATUSES = {
     "use_dpop_nonce": 401,
     "invalid_client": 401,
     "sign_in_required": 401,
+    "verification_required": 401,
     "permission_denied": 403,
     "agent_inactive": 403,
     "csrf_failed": 403,

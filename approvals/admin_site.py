@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy as _
 
 from agentauth.protocol.errors import AgentAuthError
 from approvals.services.people import create_setup_link
+from approvals.views.verification import check_verification
 from audit.admin import EventAdmin
 from audit.models import Event
 from kms.admin import KeyAdmin
@@ -149,6 +150,8 @@ class ControlRoom(admin.AdminSite):
         """Ask, call the service, show what it made; nothing of it is kept in the session."""
         form, made = form_class(request.POST or None), None
         if request.method == "POST" and form.is_valid():
+            # What is made here opens doors: a session alone does not make it.
+            check_verification(request)
             try:
                 made = make(form)
             except AgentAuthError as error:

@@ -37,6 +37,7 @@ class SetupCode(models.Model):
     class Kind(models.TextChoices):
         FIRST_ADMIN = "first_admin"
         INVITATION = "invitation"
+        RECOVERY = "recovery"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     kind = models.CharField(max_length=16, choices=Kind)
@@ -53,7 +54,7 @@ class SetupCode(models.Model):
     class Meta:
         constraints = [
             models.CheckConstraint(
-                condition=models.Q(kind__in=["first_admin", "invitation"]), name="setup_code_kind"
+                condition=models.Q(kind__in=["first_admin", "invitation", "recovery"]), name="setup_code_kind"
             )
         ]
 
@@ -74,6 +75,8 @@ class Challenge(models.Model):
         SIGN_IN = "sign_in"
         PASSKEY = "passkey"
         PRESENCE = "presence"
+        # For one sensitive act of the signed-in human, named in `data`.
+        VERIFICATION = "verification"
         APPROVAL = "approval"
         CLAIM = "claim"
         CONFIRMATION = "confirmation"

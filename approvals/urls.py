@@ -3,7 +3,17 @@
 from django.urls import path
 
 from approvals.api import ReceiptView
-from approvals.views import agents, approval, claim, confirmation, entry, lists, presence, settings
+from approvals.views import (
+    agents,
+    approval,
+    claim,
+    confirmation,
+    entry,
+    lists,
+    presence,
+    settings,
+    verification,
+)
 
 urlpatterns = [
     path("", entry.front),
@@ -41,6 +51,7 @@ urlpatterns = [
     path("settings/enrolment-codes", settings.enrolment_code),
     path("settings/time-zone", settings.time_zone),
     path("settings/sessions/end", settings.sessions_end),
+    path("verify/options", verification.options),
     path("presence/options", presence.options),
     path("presence/begin", presence.begin),
     path("presence/renew", presence.renew),

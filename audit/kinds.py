@@ -82,5 +82,7 @@ PASSKEY_CREATED = "approvals.passkey.created"
 PASSKEY_REMOVED = "approvals.passkey.removed"
 HUMAN_SIGNED_IN = "approvals.human.signed_in"
 HUMAN_SIGNED_OUT = "approvals.human.signed_out"
+# A passkey signature for one sensitive act, made just before it.
+HUMAN_VERIFIED = "approvals.human.verified"
 # The second explicit step before a dangerous permission is signed.
 SECOND_STEP_TAKEN = "approvals.second_step.taken"

@@ -1,16 +1,18 @@
 // Any form whose submit is a passkey ceremony: post its fields, ask the passkey, post the answer, go on.
 
-import { announce, available, busy, complain, create, post, sign } from "./passkey.js";
+import { announce, available, busy, complain, create, post, sign, texts, verify } from "./passkey.js";
 
 for (const form of document.querySelectorAll("form[data-ceremony]")) {
   // Without a script, or without passkeys, these buttons could do nothing: they come disabled.
   for (const button of form.querySelectorAll("button")) button.disabled = !available();
-  if (!available()) complain(document.body.dataset.noPasskeys);
+  if (!available()) complain(texts.noPasskeys);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     const fields = Object.fromEntries(new FormData(form, event.submitter));
     delete fields.csrfmiddlewaretoken;
     busy([...form.querySelectorAll("button")], async () => {
+      // An existing passkey first, where a session alone may not do this.
+      if ("verify" in form.dataset) fields.verification = await verify(form.dataset.options);
       const { publicKey } = await post(form.dataset.options, fields);
       const credential = await (form.dataset.ceremony === "create" ? create : sign)(publicKey);
       const { status, next } = await post(form.dataset.finish, { credential });

@@ -1,7 +1,7 @@
 // The passkey ceremonies and how every script of ours talks to the server. Nothing is kept here: challenges live on
 // the server, and an answer is posted where it was asked for.
 
-const texts = document.body.dataset;
+export const texts = document.querySelector("[data-failed]").dataset;
 
 export class Refusal extends Error {
   constructor(body) {
@@ -69,6 +69,12 @@ export async function sign(options) {
       userHandle: response.userHandle ? text(response.userHandle) : null,
     },
   };
+}
+
+// The signature that goes along with a sensitive act: good for this address, once.
+export async function verify(url) {
+  const { publicKey } = await post("/verify/options", { act: new URL(url, location.href).pathname });
+  return sign(publicKey);
 }
 
 export async function create(options) {

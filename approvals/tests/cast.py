@@ -55,6 +55,22 @@ class Person:
         options = self.post("/sign-in/options").json()["publicKey"]
         return self.post("/sign-in/finish", {"credential": self.device.assertion(options)})
 
+    def verification(self, path: str, **changes: Any) -> dict[str, Any]:
+        """A passkey signature for what is about to be posted to `path`."""
+        options = self.post("/verify/options", {"act": path})
+        assert options.status_code == 200, options.content
+        return self.device.assertion(options.json()["publicKey"], **changes)
+
+    def press(self, path: str, fields: dict[str, str] | None = None) -> Any:
+        """Submit a form whose act needs a signature of its own."""
+        verification = json.dumps(self.verification(path))
+        return self.client.post(path, (fields or {}) | {"verification": verification})
+
+    def ask_passkey(self) -> Any:
+        """Creation options for a further passkey, signed for with the one there is."""
+        path = "/settings/passkeys/options"
+        return self.post(path, {"verification": self.verification(path)})
+
     def drawn(self, grant: Grant) -> str:
         """What the approval page would hand back."""
         page = self.get(f"/approvals/{grant.pk}/")

@@ -327,7 +327,7 @@ def test_the_control_room_is_for_admins_by_passkey(admin: Person, alice: Person,
 
 
 def test_an_admin_invites_and_sees_the_link_once(admin: Person) -> None:
-    page = admin.client.post("/admin/invite/", {"email": "new@example.org"}).content.decode()
+    page = admin.press("/admin/invite/", {"email": "new@example.org"}).content.decode()
     assert "http://localhost:8000/setup/" in page
     assert "/setup/" not in admin.get("/admin/invite/").content.decode()
 

@@ -14,6 +14,7 @@ from approvals.models import Passkey
 from approvals.services import people
 from approvals.services.people import session_key_of
 from approvals.views.access import actor_of, answer, human_of, posted, signed_in
+from approvals.views.verification import verified
 from registry.services.enrolment import create_enrolment_code
 from registry.services.people import change_time_zone, end_sessions
 
@@ -26,6 +27,7 @@ def page(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 @signed_in
+@verified
 def passkey_options(request: HttpRequest) -> HttpResponse:
     found = people.begin_passkey(
         human=human_of(request), session_key=session_key_of(request), now=timezone.now()
@@ -48,6 +50,7 @@ def passkey_finish(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 @signed_in
+@verified
 def passkey_remove(request: HttpRequest, passkey_id: uuid.UUID) -> HttpResponse:
     human, actor = human_of(request), actor_of(request)
     people.remove_passkey(human=human, passkey_id=str(passkey_id), actor=actor, now=timezone.now())
@@ -56,6 +59,7 @@ def passkey_remove(request: HttpRequest, passkey_id: uuid.UUID) -> HttpResponse:
 
 @require_POST
 @signed_in
+@verified
 def enrolment_code(request: HttpRequest) -> HttpResponse:
     """Shown on the answer itself and nowhere else: no session and no redirect ever holds it."""
     human, actor = human_of(request), actor_of(request)

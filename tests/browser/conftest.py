@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, sync_playwright
 
 FLAGS = [
     "--no-sandbox",
@@ -50,9 +50,11 @@ def page(context: BrowserContext) -> Page:
     return page
 
 
-def add_authenticator(page: Page) -> str:
-    """Give the page's target a virtual authenticator; its id."""
-    session = page.context.new_cdp_session(page)
+def add_authenticator(page: Page, session: CDPSession | None = None, transport: str = "internal") -> str:
+    """Give the page's target a virtual authenticator; its id. There can be one `internal` one."""
+    session = session or page.context.new_cdp_session(page)
     session.send("WebAuthn.enable")
-    answer = session.send("WebAuthn.addVirtualAuthenticator", {"options": AUTHENTICATOR})
+    answer = session.send(
+        "WebAuthn.addVirtualAuthenticator", {"options": AUTHENTICATOR | {"transport": transport}}
+    )
     return str(answer["authenticatorId"])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.browser import steps
 from tests.browser.conftest import add_authenticator
@@ -167,6 +167,44 @@ def test_i_am_here_is_a_switch_begun_by_passkey(alice: Page, sqlite_registry: Li
     expect(switch).not_to_be_checked()
 
 
+def test_WR_7_a_passkey_is_added_and_removed_only_with_a_signature(
+    alice: Page, chromium: Browser, sqlite_registry: LiveRegistry
+) -> None:
+    context = chromium.new_context()
+    carol = context.new_page()
+    session = context.new_cdp_session(carol)
+    first = add_authenticator(carol, session)
+    steps.be_invited(carol, sqlite_registry, name="Carol", email="carol@example.org")
+    carol.goto(sqlite_registry.url + "/settings/")
+    asked: list[str] = []
+    carol.on("request", lambda request: asked.append(request.url.removeprefix(sqlite_registry.url)))
+
+    second: list[str] = []
+
+    def touch(authenticator: str, *, enabled: bool) -> None:
+        touched = {"authenticatorId": authenticator, "enabled": enabled}
+        session.send("WebAuthn.setAutomaticPresenceSimulation", touched)
+
+    def other_device(route: Route) -> None:
+        # She has signed with the device she has; now she plugs in the new one and touches that.
+        touch(first, enabled=False)
+        second.append(add_authenticator(carol, session, "usb"))
+        route.continue_()
+
+    carol.route("**/settings/passkeys/options", other_device)
+    carol.get_by_role("button", name="Add passkey").click()
+    expect(carol.get_by_role("button", name=re.compile("^Remove"))).to_have_count(2)
+    posts = [path for path in asked if path.startswith(("/verify/", "/settings/passkeys/"))]
+    assert posts == ["/verify/options", "/settings/passkeys/options", "/settings/passkeys/finish"]
+    session.send("WebAuthn.removeVirtualAuthenticator", {"authenticatorId": second[0]})
+    touch(first, enabled=True)
+    carol.get_by_role("button", name="Remove Passkey 2").click()
+    expect(carol.get_by_role("status")).to_contain_text("Passkey removed")
+    carol.get_by_role("button", name="Create enrolment code").click()
+    expect(carol.locator("#enrolment-code")).to_be_visible()
+    context.close()
+
+
 def test_the_control_room_opens_for_the_admin_and_makes_things_once(
     alice: Page, sqlite_registry: LiveRegistry
 ) -> None:
@@ -179,7 +217,7 @@ def test_the_control_room_opens_for_the_admin_and_makes_things_once(
     alice.get_by_role("button", name="Create a service provider").click()
     expect(alice.get_by_text("Client secret, shown this once")).to_be_visible()
     alice.goto(sqlite_registry.url + "/admin/invite/")
-    alice.get_by_label("E-mail").fill("carol@example.org")
+    alice.get_by_label("E-mail").fill("dora@example.org")
     alice.get_by_role("button", name="Invite a human").click()
     expect(alice.get_by_text(re.compile("/setup/"))).to_be_visible()
 

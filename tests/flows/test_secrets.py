@@ -1,5 +1,6 @@
 """A small full run, then a search: nothing that opens anything lies in the database or in the server's log."""
 
+import json
 import re
 import secrets
 import sqlite3
@@ -169,7 +170,10 @@ def wrong_and_refused(agent: "Kept", human: Browser, token: str) -> None:
     httpx.get(f"{agent.registry.url}/v1/agents/me", headers={"Authorization": f"DPoP {token}", "DPoP": proof})
     httpx.get(f"{agent.registry.url}/v1/agents/me?token={token}")
     human.page("/settings/")
-    settings = human.http.post("/settings/enrolment-codes")
+    path = "/settings/enrolment-codes"
+    options = human.post("/verify/options", {"act": path})["publicKey"]
+    signed = json.dumps(human.device.assertion(options))
+    settings = human.http.post(path, data={"verification": signed})
     code = re.search(r"[0-9A-Z]{8}-[0-9A-Z]{26}", settings.text)
     assert code
     agent.kept += [code[0], code[0].split("-")[1]]

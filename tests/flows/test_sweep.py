@@ -12,6 +12,7 @@ from django.core import signing
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
+from approvals.models import Passkey
 from approvals.services.people import create_setup_link
 from approvals.tests.cast import ORIGIN, Person, browser, invited
 from audit.models import Event
@@ -126,7 +127,11 @@ class Scene:
         self.waiting = pending(
             self.client, provider, now=now, capabilities=[{"type": "write", "resource": "files"}]
         )
-        self.ids = {"grant_id": str(self.grant.pk), "agent_id": str(self.client.agent().pk)}
+        self.ids = {
+            "grant_id": str(self.grant.pk),
+            "agent_id": str(self.client.agent().pk),
+            "passkey_id": str(Passkey.objects.get(human=person.human).pk),
+        }
 
 
 @pytest.fixture
@@ -169,12 +174,15 @@ def _as(bob: Scene, method: str, path: str) -> Iterator[Any]:
     if path.startswith("/v1/"):
         yield bob.client.call(method, path, {} if method != "GET" else None)
     if not path.startswith("/v1/") or path.endswith("/receipt"):
-        yield bob.person.client.generic(method, path, _choices(), content_type="application/json")
+        # Signed for where that comes first: the id behind it is still nobody's.
+        signed = bob.person.verification(path) if path.startswith("/settings/") else None
+        yield bob.person.client.generic(method, path, _choices(signed), content_type="application/json")
 
 
-def _choices() -> str:
+def _choices(verification: object) -> str:
     drawn = signing.dumps({"grant": ""}, salt="approvals.drawn")
-    return json.dumps({"choices": {}, "drawn": drawn, "decision": "approve", "credential": {}})
+    body = {"choices": {}, "drawn": drawn, "decision": "approve", "credential": {}}
+    return json.dumps(body | {"verification": verification})
 
 
 def test_DJ_14_a_grant_of_anothers_agent_is_not_revoked_through_ones_own(

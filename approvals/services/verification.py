@@ -1,0 +1,70 @@
+"""Proof, for one sensitive act, that whoever asks holds a passkey of the signed-in human: a session alone is not enough."""
+
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+
+from agentauth.protocol.errors import AgentAuthError, InvalidAssertionError, InvalidRequestError
+from approvals.models import Challenge
+from approvals.services.challenges import (
+    Ceremony,
+    begin,
+    check_signature,
+    latest,
+    passkey_options,
+    spend,
+    take,
+)
+from audit import kinds
+from audit.services import Actor, record
+from registry.models import Human
+
+MAX_ACT_CHARACTERS = 255
+
+
+class VerificationRequiredError(AgentAuthError):
+    code = "verification_required"
+
+
+def ask_verification(*, human: Human, act: str, session_key: str, now: datetime) -> dict[str, Any]:
+    """Request options for a signature that allows `act`, the path it will be posted to, once within five minutes.
+
+    A session has one such question open: a new one ends the last. Raises InvalidRequestError for no path.
+    """
+    if not act.startswith("/") or len(act) > MAX_ACT_CHARACTERS:
+        raise InvalidRequestError("The member act is the path of what you are about to do.")
+    return passkey_options(begin(_ceremony(human, session_key), now=now, data={"act": act}), human)
+
+
+def verify_human(
+    *, human: Human, act: str, session_key: str, credential: object, actor: Actor, now: datetime
+) -> None:
+    """Accept the signature for exactly this act and use it up, before the act itself.
+
+    It stays used whatever becomes of the act. Raises VerificationRequiredError where none came along,
+    InvalidAssertionError for one that is wrong, late, of another session or made for another act
+    (docs/protocol.md section 11).
+    """
+    if credential is None:
+        raise VerificationRequiredError("Confirm with your passkey that it is you, then repeat this.")
+    row = latest(_ceremony(human, session_key))
+    try:
+        with transaction.atomic():
+            take(row, now=now)
+            check_signature(row, credential=credential, human=human, now=now)
+            _check_act(row, act)
+            record(kind=kinds.HUMAN_VERIFIED, actor=actor, at=now, human_id=human.id, data={"act": act})
+    except InvalidAssertionError:
+        spend(row, now=now)
+        raise
+
+
+def _check_act(row: Challenge, act: str) -> None:
+    # Else a signature made for a harmless act would serve for a grave one.
+    if row.data["act"] != act:
+        raise InvalidAssertionError("This signature was made for something else. Try again.")
+
+
+def _ceremony(human: Human, session_key: str) -> Ceremony:
+    return Ceremony(Challenge.Purpose.VERIFICATION, session_key, human)

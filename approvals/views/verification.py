@@ -1,0 +1,60 @@
+"""The signature that goes along with a sensitive act: asked for here, taken by `verified` views."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec
+
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from django.views.decorators.http import require_POST
+
+from agentauth.protocol.encoding import read_object
+from approvals.services.people import session_key_of
+from approvals.services.verification import ask_verification, verify_human
+from approvals.views.access import actor_of, answer, human_of, member, posted, signed_in
+
+P = ParamSpec("P")
+
+
+@require_POST
+@signed_in
+def options(request: HttpRequest) -> HttpResponse:
+    found = ask_verification(
+        human=human_of(request),
+        act=member(posted(request), "act"),
+        session_key=session_key_of(request),
+        now=timezone.now(),
+    )
+    return answer(publicKey=found)
+
+
+def verified(
+    view: Callable[Concatenate[HttpRequest, P], HttpResponse],
+) -> Callable[Concatenate[HttpRequest, P], HttpResponse]:
+    """Only with a passkey signature made for this very request, in its member or field `verification`; else 401."""
+
+    @wraps(view)
+    def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
+        check_verification(request)
+        return view(request, *args, **kwargs)
+
+    return wrapped
+
+
+def check_verification(request: HttpRequest) -> None:
+    """Raises VerificationRequiredError, InvalidAssertionError; the signature is used up."""
+    verify_human(
+        human=human_of(request),
+        act=request.path,
+        session_key=session_key_of(request),
+        credential=_sent(request),
+        actor=actor_of(request),
+        now=timezone.now(),
+    )
+
+
+def _sent(request: HttpRequest) -> object:
+    if request.content_type == "application/json":
+        return posted(request).get("verification")
+    text = request.POST.get("verification")
+    return read_object(text) if text else None
