@@ -39,6 +39,7 @@ def unit() -> bool:
         "tests/test_cases.py",
         "tests/test_triggers.py",
         "tests/vectors",
+        "tests/campaign",
         "-n",
         "2",
         "-m",

@@ -1,0 +1,152 @@
+"""Bodies under attack: the strict JSON reader, the grammars of requests, and a verify request up to the store's door."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from random import Random
+from typing import Any
+
+from django.test import override_settings
+
+from agentauth.protocol.capability import parse_action, parse_capabilities
+from agentauth.protocol.encoding import read_object
+from agentauth.protocol.envelope import parse_envelope
+from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
+from audit.services import Actor
+from registry.models import ServiceProvider
+from tests.campaign.grammar import (
+    ACTIONS,
+    CAPABILITIES,
+    ENVELOPE,
+    break_action,
+    break_capabilities,
+    break_envelope,
+    break_verify,
+)
+from tests.campaign.kinds import KEYS, proofs, tokens
+from tests.campaign.mutants import broken_json, changed_text
+from tests.campaign.signed import Mutant
+from tests.vectors import generate
+from tests.vectors.generate import AUDIENCE, ISSUER, NOW, URL
+from verifier.requests import parse_verify_request
+from verifier.services.pipeline import prepare
+from verifier.stores import EarlyRefusal
+
+SOMEBODY = Actor("service_provider", generate.identifier("service provider"))
+# Never saved: `prepare` reads its id and its audience, and does no I/O.
+PROVIDER = ServiceProvider(id=generate.identifier("service provider"), audience=AUDIENCE)
+WHEN = datetime.fromtimestamp(NOW, UTC)
+
+
+class RefusedError(AgentAuthError):
+    """What the verifier's first half answered instead of a call of the store."""
+
+    code = "refused"
+
+
+@dataclass(frozen=True)
+class Readers:
+    """Request bodies as text, and the three grammars in them."""
+
+    name: str = "body"
+    share: int = 6
+    refusal: type[AgentAuthError] = InvalidRequestError
+
+    def attack(self, random: Random) -> tuple[Mutant, Callable[[Any], object]]:
+        way = random.randrange(4)
+        if way == 0:
+            rule, data = broken_json(random, random.choice((*ACTIONS, ENVELOPE, *CAPABILITIES)))
+            return Mutant(f"JSON: {rule}", data), read_object
+        if way == 1:
+            return Mutant("capabilities", break_capabilities(random, CAPABILITIES)), parse_capabilities
+        if way == 2:
+            return Mutant("envelope", break_envelope(random, ENVELOPE)), parse_envelope
+        return Mutant("action", break_action(random, random.choice(ACTIONS))), parse_action
+
+    def valid(self) -> None:
+        parse_capabilities(CAPABILITIES)
+        parse_envelope(ENVELOPE)
+        for action in ACTIONS:
+            parse_action(read_object(json.dumps(action)))
+
+
+@dataclass(frozen=True)
+class VerifyRequests:
+    """What a service provider posts, through the reader and `prepare`: token, proof and binding."""
+
+    name: str = "verify request"
+    share: int = 12
+    refusal: tuple[type[AgentAuthError], ...] = (InvalidRequestError, RefusedError)
+
+    def attack(self, random: Random) -> tuple[Mutant, Callable[[Any], object]]:
+        body = good_body(random)
+        way = random.random()
+        if way < 0.35:
+            mutant, _ = tokens.attack(random)
+            return Mutant(f"token, {mutant.rule}", json.dumps(body | {"token": mutant.value})), ask
+        if way < 0.6:
+            name, wrong = self._proof(random)
+            return Mutant(f"proof, {name}", json.dumps(body | {"proof": wrong})), ask
+        if way < 0.7:
+            wrong = random.choice(("GET", "post", "POST ", "PUT", "PÖST", "HEAD"))
+            return Mutant("method", json.dumps(body | {"method": wrong})), ask
+        if way < 0.8:
+            urls = (
+                f"{URL}/x",
+                f"{AUDIENCE}/",
+                f"{URL}/../x",
+                "http://api.sp.example/v1/events",
+                "x",
+                "",
+                changed_text(random, AUDIENCE)[1],
+            )
+            return Mutant("url", json.dumps(body | {"url": random.choice(urls)})), ask
+        if way < 0.9:
+            rule, data = broken_json(random, body)
+            return Mutant(f"JSON: {rule}", data), ask
+        return Mutant("members", json.dumps(break_verify(random, body))), ask
+
+    def _proof(self, random: Random) -> tuple[str, object]:
+        """A broken proof of this very call, none, or a good one for something else."""
+        if random.random() < 0.2:
+            other = (
+                None,
+                "",
+                generate.proof(access_token=generate.token(jti="other")),
+                generate.proof(generate.AGENT_P256),
+                generate.token(),
+            )
+            return "another's or none", random.choice(other)
+        while True:
+            mutant, _ = proofs.attack(random)
+            if isinstance(mutant.value, str):
+                return mutant.rule, mutant.value
+
+    def valid(self) -> None:
+        for seed in range(9):
+            ask(json.dumps(good_body(Random(seed))))
+
+
+def good_body(random: Random) -> dict[str, Any]:
+    body = {
+        "token": generate.token(),
+        "proof": generate.proof(),
+        "method": "POST",
+        "url": URL,
+        "idempotency_key": "operation-1",
+    }
+    return body | random.choice(({"action": random.choice(ACTIONS)}, {"dry_run": True}, {}))
+
+
+def ask(body: str | bytes) -> object:
+    """The verifier up to its store. Raises what refuses, RefusedError for an answer that refuses."""
+    request = parse_verify_request(read_object(body))
+    with override_settings(ISSUER=ISSUER):
+        done = prepare(request, service_provider=PROVIDER, keys=KEYS, actor=SOMEBODY, now=WHEN)
+    if isinstance(done, EarlyRefusal):
+        raise RefusedError(done.refuse.error, reason=done.refuse.reason)
+    return done
+
+
+REQUESTS = (Readers(), VerifyRequests())

@@ -1,0 +1,284 @@
+"""Signed compact objects under attack: proofs, tokens, manifests, receipts; changed as they are, or signed again when broken."""
+
+import hmac
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from agentauth.protocol.errors import AgentAuthError
+from agentauth.protocol.keys import Signer
+from tests.campaign.mutants import (
+    altered,
+    b64,
+    broken_json,
+    changed_bytes,
+    changed_text,
+    confused,
+    spot,
+    unb64,
+)
+
+Claims = dict[str, Any]
+# Breaks one thing that is required, in header or claims, which are the rule's own copies.
+Rule = Callable[[Random, Claims, Claims], None]
+
+# The order of each group: what must be added to S, or subtracted from it, for another spelling of one signature.
+ED25519_ORDER = 2**252 + 27742317777372353535851937790883648493
+# An Ed25519 signature by R of small order, which some readers take for many messages.
+SMALL_R = (1).to_bytes(32, "little")
+TYPES = (
+    "at+jwt", "dpop+jwt", "agent-manifest+jwt", "agent-key+jwt", "approval-receipt+jwt", "key-certificate+jwt",
+    "JWT", "jwt", "", "application/{}", "{} ", "{}\n", "X{}", "{}+x",
+)  # fmt: skip
+ALGORITHMS = (
+    "none",
+    "None",
+    "NONE",
+    "HS256",
+    "HS512",
+    "RS256",
+    "PS256",
+    "ES384",
+    "ES512",
+    "Ed448",
+    "eddsa",
+    "",
+    "A" * 300,
+)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """What is handed to the check, and the rule that made it."""
+
+    rule: str
+    value: Any
+
+
+@dataclass(frozen=True)
+class Original:
+    """A valid object, who signed it, and other objects valid beside it, for parts to be moved between them."""
+
+    compact: str
+    signer: Signer
+    others: Sequence[str]
+
+    def parts(self) -> tuple[Claims, Claims]:
+        header, claims, _ = self.compact.split(".")
+        return json.loads(unb64(header)), json.loads(unb64(claims))
+
+
+def signed(signer: Signer, header: bytes, claims: bytes) -> str:
+    message = f"{b64(header)}.{b64(claims)}"
+    return f"{message}.{b64(signer.sign(message.encode()))}"
+
+
+def unsigned_mutant(random: Random, original: Original) -> Mutant:
+    """Some byte of header, claims or signature is another, and nobody signed again.
+
+    Not made, because it is no forgery: the second spelling (r, n − s) that every ECDSA signature has. Whoever holds
+    a proof can write it, and gains nothing: a proof is spent by its key and `jti`, never by its bytes
+    (`test_the_other_spelling_of_an_es256_signature_is_the_same_proof`).
+    """
+    while True:
+        ways = (_text, _segment, _moved, _claims_edited, _signature)
+        rule, compact = random.choice(ways)(random, original)
+        if compact != original.compact and compact not in original.others:
+            return Mutant(f"unsigned: {rule}", compact)
+
+
+def _text(random: Random, original: Original) -> tuple[str, str]:
+    return changed_text(random, original.compact)
+
+
+def _segment(random: Random, original: Original) -> tuple[str, str]:
+    """The bytes of one part change and are written again in good base64url."""
+    parts = original.compact.split(".")
+    index = random.randrange(3)
+    parts[index] = b64(changed_bytes(random, unb64(parts[index])))
+    return "bytes of a part", ".".join(parts)
+
+
+def _moved(random: Random, original: Original) -> tuple[str, str]:
+    parts, other = original.compact.split("."), random.choice(original.others).split(".")
+    index = random.randrange(3)
+    way = random.randrange(5)
+    if way == 0:
+        parts[index] = other[index]
+    elif way == 1:
+        parts[index], parts[index - 1] = parts[index - 1], parts[index]
+    elif way == 2:
+        parts.insert(index, random.choice(parts))
+    elif way == 3:
+        del parts[index]
+    else:
+        parts[index] = ""
+    return "parts moved", ".".join(parts)
+
+
+def _claims_edited(random: Random, original: Original) -> tuple[str, str]:
+    parts = original.compact.split(".")
+    index = random.randrange(2)
+    found = json.loads(unb64(parts[index]))
+    name = random.choice(list(found))
+    found[name] = random.choice((altered, confused))(random, found[name])
+    parts[index] = b64(json.dumps(found).encode())
+    return "claims edited, signature kept", ".".join(parts)
+
+
+def _signature(random: Random, original: Original) -> tuple[str, str]:
+    head, _, text = original.compact.rpartition(".")
+    raw = unb64(text)
+    scalar = int.from_bytes(raw[32:], "little")
+    made = random.choice(
+        (
+            bytes(64),
+            b"\xff" * 64,
+            raw[32:] + raw[:32],
+            raw[:32] + (scalar + ED25519_ORDER).to_bytes(33, "little")[:32],
+            SMALL_R + raw[32:],
+            raw[:32] + bytes(32),
+            b"\x30\x44\x02\x20" + raw[:32] + b"\x02\x20" + raw[32:],
+            raw + raw,
+            raw[:63],
+            random.randbytes(64),
+        )
+    )
+    return "another signature", f"{head}.{b64(made)}"
+
+
+def broken_and_signed(random: Random, original: Original, rules: dict[str, Rule]) -> Mutant:
+    """One thing that is required is broken, and the right key signed again: only the rule stands in its way."""
+    name = random.choice(
+        [*HEADER_RULES, *rules, "alg HS256", "broken JSON", "broken header JSON", "another's key"]
+    )
+    header, claims = original.parts()
+    signer = original.signer
+    if name == "alg HS256":
+        return Mutant(f"signed: {name}", _mac(random, signer, header, claims))
+    head, body = json.dumps(header).encode(), json.dumps(claims).encode()
+    if name == "broken JSON":
+        rule, body = broken_json(random, claims)
+        return Mutant(f"signed: claims, {rule}", signed(signer, head, body))
+    if name == "broken header JSON":
+        rule, head = broken_json(random, header)
+        return Mutant(f"signed: header, {rule}", signed(signer, head, body))
+    if name == "another's key":
+        return Mutant(f"signed: {name}", signed(_Stranger(signer), head, body))
+    (HEADER_RULES | rules)[name](random, header, claims)
+    return Mutant(f"signed: {name}", signed(signer, json.dumps(header).encode(), json.dumps(claims).encode()))
+
+
+def _mac(random: Random, signer: Signer, header: Claims, claims: Claims) -> str:
+    """The public key taken for the secret of an HMAC, the oldest trick on readers that believe `alg`."""
+    raw = unb64(signer.public.x)
+    key = random.choice((raw, signer.public.x.encode(), json.dumps(signer.public.jwk).encode(), b""))
+    header["alg"] = random.choice(("HS256", signer.alg))
+    message = f"{b64(json.dumps(header).encode())}.{b64(json.dumps(claims).encode())}"
+    return f"{message}.{b64(hmac.digest(key, message.encode(), 'sha256'))}"
+
+
+class _Stranger:
+    """Signs with a key of its own under the name of another's."""
+
+    def __init__(self, signer: Signer) -> None:
+        from tests.vectors.generate import STRANGER
+
+        self.alg, self.kid, self.public, self.sign = STRANGER.alg, signer.kid, signer.public, STRANGER.sign
+
+
+def drop(name: str) -> Rule:
+    return lambda _random, _header, claims: claims.__delitem__(name)
+
+
+def confuse(name: str) -> Rule:
+    def rule(random: Random, header: Claims, claims: Claims) -> None:
+        claims[name] = confused(random, claims[name])
+
+    return rule
+
+
+def value(name: str, *choices: Any) -> Rule:
+    """One of these wrong values; a callable is given the random source and the right value."""
+
+    def rule(random: Random, header: Claims, claims: Claims) -> None:
+        chosen = random.choice(choices)
+        claims[name] = chosen(random, claims.get(name)) if callable(chosen) else chosen
+
+    return rule
+
+
+def required(*names: str) -> dict[str, Rule]:
+    """Each of these claims left out, and each of another type."""
+    return {f"no {name}": drop(name) for name in names} | {
+        f"{name} of another type": confuse(name) for name in names
+    }
+
+
+def _typ(random: Random, header: Claims, claims: Claims) -> None:
+    right = header["typ"]
+    wrong = [each.format(right) for each in TYPES if each.format(right) != right]
+    header["typ"] = random.choice((random.choice(wrong), right.upper(), confused(random, right)))
+
+
+def _alg(random: Random, header: Claims, claims: Claims) -> None:
+    other = "ES256" if header["alg"] == "EdDSA" else random.choice(("EdDSA", "Ed25519"))
+    header["alg"] = random.choice((random.choice(ALGORITHMS), other, confused(random, "x")))
+
+
+def _without(name: str) -> Rule:
+    return lambda _random, header, _claims: header.__delitem__(name)
+
+
+def _extension(random: Random, header: Claims, claims: Claims) -> None:
+    header |= random.choice(
+        (
+            {"crit": ["exp"]},
+            {"crit": ["x"], "x": 1},
+            {"crit": []},
+            {"crit": None},
+            {"b64": False},
+            {"b64": True, "crit": ["b64"]},
+            {"zip": "DEF"},
+        )
+    )
+
+
+HEADER_RULES: dict[str, Rule] = {
+    "typ": _typ,
+    "no typ": _without("typ"),
+    "alg": _alg,
+    "no alg": _without("alg"),
+    "an extension that is not known": _extension,
+}
+
+
+@dataclass(frozen=True)
+class Signed:
+    """One kind of signed object: what is valid, how it is broken, and the function of the project that must refuse."""
+
+    name: str
+    share: int
+    refusal: type[AgentAuthError] | tuple[type[AgentAuthError], ...]
+    originals: Sequence[tuple[Original, Callable[[str], object]]]
+    rules: dict[str, Rule]
+    # Mutants of what the object is checked against, where the object itself stays as it is.
+    around: Callable[[Random, int], tuple[Mutant, Callable[[Any], object]]] | None = None
+
+    def attack(self, random: Random) -> tuple[Mutant, Callable[[Any], object]]:
+        """A mutant, and the check that must refuse it."""
+        index = spot(random, "x" * len(self.originals))
+        original, check = self.originals[index]
+        way = random.random()
+        if self.around is not None and way < 0.15:
+            return self.around(random, index)
+        if way < 0.6:
+            return unsigned_mutant(random, original), check
+        return broken_and_signed(random, original, self.rules), check
+
+    def valid(self) -> None:
+        """Raises if an original is refused: a campaign against something that is never accepted proves nothing."""
+        for original, check in self.originals:
+            check(original.compact)
