@@ -15,6 +15,7 @@ from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
 from audit.services import Actor
 from registry.models import ServiceProvider
+from registry.services.nonces import nonces_of
 from tests.campaign.grammar import (
     ACTIONS,
     CAPABILITIES,
@@ -143,7 +144,15 @@ def ask(body: str | bytes) -> object:
     """The verifier up to its store. Raises what refuses, RefusedError for an answer that refuses."""
     request = parse_verify_request(read_object(body))
     with override_settings(ISSUER=ISSUER):
-        done = prepare(request, service_provider=PROVIDER, keys=KEYS, actor=SOMEBODY, now=WHEN)
+        done = prepare(
+            request,
+            service_provider=PROVIDER,
+            keys=KEYS,
+            nonces=nonces_of(str(PROVIDER.pk), WHEN),
+            nonce_required=False,
+            actor=SOMEBODY,
+            now=WHEN,
+        )
     if isinstance(done, EarlyRefusal):
         raise RefusedError(done.refuse.error, reason=done.refuse.reason)
     return done
