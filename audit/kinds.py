@@ -23,6 +23,10 @@ HUMAN_CHANGED = "registry.human.changed"
 
 SERVICE_PROVIDER_CREATED = "registry.service_provider.created"
 SERVICE_PROVIDER_SECRET_ROTATED = "registry.service_provider.secret_rotated"  # noqa: S105 — the name of an event
+# Every secret but the newest ended.
+SERVICE_PROVIDER_SECRETS_ENDED = "registry.service_provider.secrets_ended"
+SERVICE_PROVIDER_AUDIENCE_CHANGED = "registry.service_provider.audience_changed"
+SERVICE_PROVIDER_ALLOWED_CHANGED = "registry.service_provider.allowed_changed"
 SERVICE_PROVIDER_SUSPENDED = "registry.service_provider.suspended"
 SERVICE_PROVIDER_RESUMED = "registry.service_provider.resumed"
 SERVICE_PROVIDER_REVOKED = "registry.service_provider.revoked"
@@ -32,6 +36,10 @@ ENROLMENT_CODE_CREATED = "registry.enrolment_code.created"
 ENROLMENT_CODE_FAILED = "registry.enrolment_code.failed"
 
 AGENT_REGISTERED = "registry.agent.registered"
+# The same manifest with a new life; and one that says something else.
+AGENT_MANIFEST_RENEWED = "registry.agent.manifest_renewed"
+AGENT_MANIFEST_CHANGED = "registry.agent.manifest_changed"
+AGENT_KEY_ROTATED = "registry.agent.key_rotated"
 AGENT_CLAIMED = "registry.agent.claimed"
 # A new claim link, since the old one ended unused.
 AGENT_CLAIM_RENEWED = "registry.agent.claim_renewed"
@@ -51,6 +59,8 @@ GRANT_APPROVED = "registry.grant.approved"
 GRANT_DENIED = "registry.grant.denied"
 GRANT_WITHDRAWN = "registry.grant.withdrawn"
 GRANT_SUSPENDED = "registry.grant.suspended"
+# What it rests on changed: tokens of an earlier version are refused.
+GRANT_VERSION_RAISED = "registry.grant.version_raised"
 GRANT_RESUMED = "registry.grant.resumed"
 GRANT_REVOKED = "registry.grant.revoked"
 GRANT_EXPIRED = "registry.grant.expired"

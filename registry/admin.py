@@ -134,7 +134,9 @@ class AgentAdmin(ReadOnlyAdmin[Agent]):
             self,
             request,
             rows,
-            lambda row, actor: agents.suspend_agent(agent=row, actor=actor, now=timezone.now()),
+            lambda row, actor: agents.suspend_agent(
+                agent=row, actor=actor, now=timezone.now(), by_admin=True
+            ),
         )
 
     @admin.action(description=_("Resume the agents"))
@@ -143,7 +145,7 @@ class AgentAdmin(ReadOnlyAdmin[Agent]):
             self,
             request,
             rows,
-            lambda row, actor: agents.resume_agent(agent=row, actor=actor, now=timezone.now()),
+            lambda row, actor: agents.resume_agent(agent=row, actor=actor, now=timezone.now(), by_admin=True),
         )
 
     @admin.action(description=_("Revoke the agents for good"))
@@ -186,7 +188,9 @@ class GrantAdmin(ReadOnlyAdmin[Grant]):
             self,
             request,
             rows,
-            lambda row, actor: grants.suspend_grant(grant=row, actor=actor, now=timezone.now()),
+            lambda row, actor: grants.suspend_grant(
+                grant=row, actor=actor, now=timezone.now(), by_admin=True
+            ),
         )
 
     @admin.action(description=_("Resume the grants"))
@@ -195,7 +199,7 @@ class GrantAdmin(ReadOnlyAdmin[Grant]):
             self,
             request,
             rows,
-            lambda row, actor: grants.resume_grant(grant=row, actor=actor, now=timezone.now()),
+            lambda row, actor: grants.resume_grant(grant=row, actor=actor, now=timezone.now(), by_admin=True),
         )
 
     @admin.action(description=_("Revoke the grants for good"))

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from registry.api.agents import OwnAgentView, RegisterView
+from registry.api.agents import KeyView, ManifestView, OwnAgentView, RegisterView
 from registry.api.discovery import AgentAuthDiscoveryView, AuthorizationServerView
 from registry.api.grants import GrantsView, GrantView, RevokeGrantView, WithdrawGrantView
 from registry.api.service_providers import ServiceProviderView
@@ -13,6 +13,8 @@ urlpatterns = [
     path(".well-known/oauth-authorization-server", AuthorizationServerView.as_view()),
     path("v1/agents", RegisterView.as_view()),
     path("v1/agents/me", OwnAgentView.as_view()),
+    path("v1/agents/me/manifest", ManifestView.as_view()),
+    path("v1/agents/me/key", KeyView.as_view()),
     path("v1/grants", GrantsView.as_view()),
     path("v1/grants/<str:grant_id>", GrantView.as_view()),
     path("v1/grants/<str:grant_id>/withdraw", WithdrawGrantView.as_view()),

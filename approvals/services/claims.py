@@ -41,6 +41,8 @@ def finish_claim(
 
     def act(row: Challenge) -> None:
         agent.claim_number = row.data["claim_number"]
+        # What was signed names one manifest: an agent that renamed itself meanwhile is not claimed by it.
+        agent.manifest_sha256 = row.statement["agent"]["manifest_sha256"]
         claim_agent(agent=agent, human=human, actor=actor, now=now)
 
     return accept_signature(

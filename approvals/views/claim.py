@@ -39,11 +39,12 @@ def statement(request: HttpRequest, secret: str) -> HttpResponse:
 @require_POST
 @signed_in
 def decide(request: HttpRequest, secret: str) -> HttpResponse:
-    now = timezone.now()
-    agent = find_claim(secret, now=now)
+    now, human = timezone.now(), human_of(request)
+    # Theirs already: a double click or a retry, which gets the first answer again.
+    agent = find_claim(secret, now=now, owner=human)
     claims.finish_claim(
         agent=agent,
-        human=human_of(request),
+        human=human,
         session_key=session_key_of(request),
         credential=posted(request).get("credential"),
         actor=actor_of(request),

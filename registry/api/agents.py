@@ -1,6 +1,8 @@
-"""Agents over HTTP: register, look at oneself, end oneself."""
+"""Agents over HTTP: register, look at oneself, take another manifest or key, end oneself."""
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,9 +12,11 @@ from rest_framework.response import Response
 
 from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import InvalidEnrolmentCodeError, InvalidProofError
+from agentauth.protocol.key_change import VerifiedKeyChange, verify_key_change
 from agentauth.protocol.keys import PrivateMemberError
 from agentauth.protocol.manifest import VerifiedManifest, verify_manifest
 from agentauth.protocol.reading import text
+from audit.faults import fault_point
 from registry.api.views import NativeView, empty
 from registry.authentication import forget_caller, read_proof, spend
 from registry.models import Agent
@@ -21,7 +25,9 @@ from registry.services.codes import claim_code
 from registry.services.enrolment import count_failure
 from registry.services.idempotency import Answer
 from registry.services.keys import bar_disclosed_key
+from registry.services.manifests import replace_manifest
 from registry.services.registration import register_agent
+from registry.services.rotation import rotate_agent_key
 
 MAX_MANIFEST_CHARACTERS = 8 * 1024
 MAX_CODE_CHARACTERS = 64
@@ -39,7 +45,7 @@ class RegisterView(NativeView):
         forget_caller(request)
         proof = read_proof(request, now=self.now)
         body = self.body(required=["manifest"], optional=["enrolment_code"])
-        manifest = self._manifest(body)
+        manifest = read_manifest(self, body)
         if proof.jkt != manifest.jkt:
             raise InvalidProofError("The proof must be made with the manifest's key.", reason="signature")
         spend(proof)
@@ -52,15 +58,6 @@ class RegisterView(NativeView):
             count_failure(str(code), actor=self.actor, now=self.now)
             raise
         return Response(render_registration(answer), status=answer.status)
-
-    def _manifest(self, body: dict[str, Any]) -> VerifiedManifest:
-        compact = text(body["manifest"], "manifest", maximum=MAX_MANIFEST_CHARACTERS)
-        try:
-            return verify_manifest(compact, expected_audience=settings.ISSUER, now=int(self.now.timestamp()))
-        except PrivateMemberError as error:
-            if error.derives is not None:
-                bar_disclosed_key(key=error.derives, actor=self.actor, now=self.now)
-            raise
 
     def _register(self, manifest: VerifiedManifest, code: str | None) -> Answer:
         registered = register_agent(manifest=manifest, enrolment_code=code, actor=self.actor, now=self.now)
@@ -92,6 +89,62 @@ class OwnAgentView(NativeView):
     def _revoke(self) -> Answer:
         revoke_agent(agent=self.agent, actor=self.actor, now=self.now)
         return Answer(204)
+
+
+class ManifestView(NativeView):
+    """`POST /v1/agents/me/manifest`: a later manifest, renewed or changed, signed by the agent's present key."""
+
+    def post(self, request: Request) -> Response:
+        manifest = read_manifest(self, self.body(required=["manifest"]))
+        answer = self.once(lambda: self._replace(manifest))
+        return Response(answer.body)
+
+    def _replace(self, manifest: VerifiedManifest) -> Answer:
+        agent = replace_manifest(agent=self.agent, manifest=manifest, actor=self.actor, now=self.now)
+        return Answer(200, render_agent(agent, self.now))
+
+
+class KeyView(NativeView):
+    """`POST /v1/agents/me/key`: the next key, proved by its own signature, under a proof by the present one."""
+
+    def post(self, request: Request) -> Response:
+        body = self.body(required=["new_key"])
+        change = self._change(text(body["new_key"], "new_key", maximum=MAX_MANIFEST_CHARACTERS))
+        answer = self.once(lambda: self._rotate(change))
+        fault_point("rotate.before_delivery")
+        return Response(answer.body)
+
+    def _change(self, compact: str) -> VerifiedKeyChange:
+        with barring(self):
+            return verify_key_change(
+                compact,
+                expected_audience=settings.ISSUER,
+                expected_agent_id=str(self.agent.pk),
+                expected_old_jkt=self.agent.jkt,
+                now=int(self.now.timestamp()),
+            )
+
+    def _rotate(self, change: VerifiedKeyChange) -> Answer:
+        agent = rotate_agent_key(agent=self.agent, change=change, actor=self.actor, now=self.now)
+        return Answer(200, render_agent(agent, self.now))
+
+
+def read_manifest(view: NativeView, body: dict[str, Any]) -> VerifiedManifest:
+    """The verified manifest of a body. Raises InvalidRequestError, ManifestError."""
+    compact = text(body["manifest"], "manifest", maximum=MAX_MANIFEST_CHARACTERS)
+    with barring(view):
+        return verify_manifest(compact, expected_audience=settings.ISSUER, now=int(view.now.timestamp()))
+
+
+@contextmanager
+def barring(view: NativeView) -> Iterator[None]:
+    """Bar the key whose private half stands in what is read inside, before the refusal goes its way."""
+    try:
+        yield
+    except PrivateMemberError as error:
+        if error.derives is not None:
+            bar_disclosed_key(key=error.derives, actor=view.actor, now=view.now)
+        raise
 
 
 def render_registration(answer: Answer) -> dict[str, Any]:

@@ -18,6 +18,8 @@ class Agent(models.Model):
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     status = models.CharField(max_length=16, choices=Status)
+    # While suspended: an admin did it, so its owner cannot undo it.
+    suspended_by_admin = models.BooleanField(default=False)
     human = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="agents"
     )

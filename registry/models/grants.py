@@ -37,6 +37,7 @@ class Grant(models.Model):
         KEY_ROTATED = "key_rotated"
         MANIFEST_CHANGED = "manifest_changed"
         AUDIENCE_CHANGED = "audience_changed"
+        ALLOWED_CHANGED = "allowed_changed"
         RECOVERY = "recovery"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
@@ -59,6 +60,8 @@ class Grant(models.Model):
     valid_until = models.DateTimeField(null=True)
     deny_reason = models.CharField(max_length=500, blank=True)
     suspension_cause = models.CharField(max_length=32, choices=SuspensionCause, blank=True)
+    # While suspended: an admin did it, so neither its owner's word nor a signature of theirs undoes it.
+    suspended_by_admin = models.BooleanField(default=False)
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField()
     decided_at = models.DateTimeField(null=True)

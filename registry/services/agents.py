@@ -2,7 +2,6 @@
 
 import hmac
 import uuid
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from django.conf import settings
@@ -20,6 +19,7 @@ from audit import kinds
 from audit.services import Actor, record
 from registry.models import Agent, Human
 from registry.services.codes import CLAIM_SECRET_BYTES, claim_code, claim_secret, read_code
+from registry.services.grant_requests import check_claim_fits
 from registry.services.grants import end_pending_grants
 
 CLAIM_LIFE = timedelta(hours=1)
@@ -49,8 +49,8 @@ def claim_is_live(agent: Agent, now: datetime) -> bool:
     )
 
 
-def find_claim(secret: str, *, now: datetime) -> Agent:
-    """The unclaimed agent of a live claim link.
+def find_claim(secret: str, *, now: datetime, owner: Human | None = None) -> Agent:
+    """The unclaimed agent of a live claim link; with `owner`, also the one this human claimed by it.
 
     Raises NotFoundError for a secret we did not make, of an earlier claim or of an agent claimed since;
     ExpiredError for the present link once it has ended.
@@ -67,6 +67,8 @@ def find_claim(secret: str, *, now: datetime) -> Agent:
     expected = claim_secret(uuid.UUID(bytes=raw[:_ID_BYTES]), number)
     if not hmac.compare_digest(raw[_ID_BYTES:], expected) or agent is None:
         raise unknown
+    if owner is not None and agent.human_id == owner.pk:
+        return agent
     if agent.status != Agent.Status.UNCLAIMED:
         raise unknown
     if not claim_is_live(agent, now):
@@ -107,7 +109,8 @@ def check_claim_code(*, agent: Agent, code: str, actor: Actor, now: datetime) ->
 def claim_agent(*, agent: Agent, human: Human, actor: Actor, now: datetime) -> None:
     """Make the human the agent's owner. Called by approvals once the claim statement's signature was proved.
 
-    Raises InvalidStateError where the agent was claimed meanwhile, its link ended, or the human is not active.
+    Raises InvalidStateError where the agent was claimed meanwhile, its link ended, it took another key or manifest
+    since it was read, or the human is not active; TooManyPendingGrantsError.
     """
     if not human.is_active:
         raise InvalidStateError("Only an active human can claim an agent.")
@@ -115,6 +118,7 @@ def claim_agent(*, agent: Agent, human: Human, actor: Actor, now: datetime) -> N
         claimed = Agent.objects.filter(
             pk=agent.pk,
             status=Agent.Status.UNCLAIMED,
+            manifest_sha256=agent.manifest_sha256,
             claim_number=agent.claim_number,
             claim_failures__lt=MAX_CLAIM_FAILURES,
             claim_expires_at__gt=now,
@@ -122,18 +126,42 @@ def claim_agent(*, agent: Agent, human: Human, actor: Actor, now: datetime) -> N
         ).update(status=Agent.Status.ACTIVE, human=human, claim_expires_at=None)
         if not claimed:
             raise InvalidStateError("This agent can no longer be claimed with this link.")
+        check_claim_fits(agent=agent, human=human, now=now)
         record(kind=kinds.AGENT_CLAIMED, actor=actor, at=now, agent_id=agent.id, human_id=human.id)
     agent.refresh_from_db()
 
 
-def suspend_agent(*, agent: Agent, actor: Actor, now: datetime) -> None:
-    """Refuse every token of the agent, and every act, until resumed. Raises InvalidStateError."""
-    _move(agent, [Agent.Status.ACTIVE], Agent.Status.SUSPENDED, kinds.AGENT_SUSPENDED, actor, now)
+def suspend_agent(*, agent: Agent, actor: Actor, now: datetime, by_admin: bool = False) -> None:
+    """Refuse every token of the agent, and every act, until resumed; what an admin suspends, an admin resumes.
+
+    An admin may also take over an owner's suspension. Raises InvalidStateError.
+    """
+    rows = Agent.objects.filter(pk=agent.pk, status=Agent.Status.ACTIVE)
+    if by_admin:
+        rows |= Agent.objects.filter(pk=agent.pk, status=Agent.Status.SUSPENDED, suspended_by_admin=False)
+    changes = {"status": Agent.Status.SUSPENDED, "suspended_by_admin": by_admin}
+    with transaction.atomic():
+        if not rows.update(**changes):
+            raise InvalidStateError("Only an active agent can be suspended.")
+        _record(kinds.AGENT_SUSPENDED, agent, actor, now, by_admin=by_admin)
+    agent.refresh_from_db()
 
 
-def resume_agent(*, agent: Agent, actor: Actor, now: datetime) -> None:
-    """Undo a suspension. Raises InvalidStateError."""
-    _move(agent, [Agent.Status.SUSPENDED], Agent.Status.ACTIVE, kinds.AGENT_RESUMED, actor, now)
+def resume_agent(*, agent: Agent, actor: Actor, now: datetime, by_admin: bool = False) -> None:
+    """Undo a suspension. Raises InvalidStateError, for the owner also where an admin made it."""
+    rows = Agent.objects.filter(pk=agent.pk, status=Agent.Status.SUSPENDED)
+    if not by_admin:
+        rows = rows.filter(suspended_by_admin=False)
+    with transaction.atomic():
+        if not rows.update(status=Agent.Status.ACTIVE, suspended_by_admin=False):
+            agent.refresh_from_db()
+            raise InvalidStateError(
+                "An administrator suspended this. Only an administrator can resume it."
+                if agent.suspended_by_admin
+                else "Only a suspended agent can be resumed."
+            )
+        _record(kinds.AGENT_RESUMED, agent, actor, now)
+    agent.refresh_from_db()
 
 
 def revoke_agent(*, agent: Agent, actor: Actor, now: datetime) -> None:
@@ -142,18 +170,13 @@ def revoke_agent(*, agent: Agent, actor: Actor, now: datetime) -> None:
     Its approved grants keep their state: a token is refused because its agent is revoked, read at use.
     Revoking it again changes nothing.
     """
-    old = [status for status in Agent.Status if status != Agent.Status.REVOKED]
     with transaction.atomic():
-        try:
-            _move(agent, old, Agent.Status.REVOKED, kinds.AGENT_REVOKED, actor, now)
-        except InvalidStateError:
-            return
-        end_pending_grants(agent=agent, actor=actor, now=now)
-
-
-def _move(agent: Agent, old: Sequence[str], new: str, kind: str, actor: Actor, now: datetime) -> None:
-    with transaction.atomic():
-        if not Agent.objects.filter(pk=agent.pk, status__in=old).update(status=new):
-            raise InvalidStateError(f"The agent cannot become {new} from where it is.")
-        record(kind=kind, actor=actor, at=now, agent_id=agent.id, human_id=agent.human_id)
+        living = Agent.objects.filter(pk=agent.pk).exclude(status=Agent.Status.REVOKED)
+        if living.update(status=Agent.Status.REVOKED):
+            _record(kinds.AGENT_REVOKED, agent, actor, now)
+            end_pending_grants(agent=agent, actor=actor, now=now)
     agent.refresh_from_db()
+
+
+def _record(kind: str, agent: Agent, actor: Actor, now: datetime, **data: object) -> None:
+    record(kind=kind, actor=actor, at=now, agent_id=agent.id, human_id=agent.human_id, data=data)

@@ -164,6 +164,19 @@ def _check_pending(agent: Agent, now: datetime) -> None:
         raise _too_many(waiting.order_by("expires_at").first(), now)
 
 
+def check_claim_fits(*, agent: Agent, human: Human, now: datetime) -> None:
+    """The human's limit holds for the requests an agent brings along when it is claimed. Inside the claim's transaction.
+
+    Raises TooManyPendingGrantsError.
+    """
+    Human.objects.select_for_update(no_key=True).get(pk=human.pk)
+    waiting = Grant.objects.waiting(now)
+    brings = waiting.filter(agent=agent).count()
+    theirs = waiting.filter(agent__human=human).exclude(agent=agent)
+    if brings and theirs.count() + brings > MAX_PENDING_PER_HUMAN:
+        raise _too_many(theirs.order_by("expires_at").first(), now)
+
+
 def _too_many(next_to_end: Grant | None, now: datetime) -> TooManyPendingGrantsError:
     left = int((next_to_end.expires_at - now).total_seconds()) + 1 if next_to_end else 1
     return TooManyPendingGrantsError(

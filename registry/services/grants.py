@@ -70,31 +70,29 @@ def approve_grant(
 ) -> None:
     """Approve a pending grant, or one suspended for a changed key, manifest, audience or recovery, as narrowed.
 
-    Called by approvals once the signature over exactly these terms was proved. 1. The agent is the human's and
-    active, the service provider too. 2. The terms only narrow what was asked. 3. They are still within manifest
-    and allow-list. 4. State and version are swapped, not looked at: of two decisions one wins. The version stays:
-    it is the one that was signed.
+    Called by approvals once the signature over exactly these terms was proved. 1. Agent and service provider are
+    held as they were when the caller read them: their key, manifest, audience or allow-list cannot change between
+    these checks and the commit. 2. The agent is the human's and active, the service provider too. 3. The terms only
+    narrow what was asked. 4. They are still within manifest and allow-list. 5. State and version are swapped, not
+    looked at: of two decisions one wins. The version stays: it is the one that was signed.
 
     Raises NotFoundError where the agent is another's, InvalidRequestError where the terms widen, GrantChangedError
     where anything moved since the page was drawn.
     """
-    _check_decidable(grant, human, now)  # 1
-    base = parse_capabilities(grant.capabilities or grant.requested_capabilities)
-    limits = parse_envelope(grant.requested_envelope if grant.envelope is None else grant.envelope)
-    in_time = now < valid_until <= latest_end(grant, now)
-    if not capabilities or not in_time or not narrows(capabilities, base):
-        raise InvalidRequestError("What was asked may only be narrowed.")  # 2
-    if not narrows_envelope(envelope, limits):
-        raise InvalidRequestError("The limits that were asked for may only be tightened.")
-    check_within_bounds(grant, capabilities)  # 3
-    # Narrower can be longer: one resource split in many.
-    check_token_fits(grant.service_provider, capabilities, envelope)
     terms = {
         "capabilities": [capability.to_json() for capability in capabilities],
         "envelope": envelope.to_json(),
     }
     with transaction.atomic():
-        _swap(  # 4
+        _hold(grant)  # 1
+        _check_decidable(grant, human, now)  # 2
+        _check_narrows(grant, capabilities, envelope)  # 3
+        if not now < valid_until <= latest_end(grant, now):
+            raise InvalidRequestError("The end may only be brought forward.")
+        check_within_bounds(grant, capabilities)  # 4
+        # Narrower can be longer: one resource split in many.
+        check_token_fits(grant.service_provider, capabilities, envelope)
+        _swap(  # 5
             grant,
             status=Grant.Status.APPROVED,
             human=human,
@@ -126,13 +124,16 @@ def deny_grant(*, grant: Grant, human: Human, reason: str, actor: Actor, now: da
         _record(kinds.GRANT_DENIED, grant, actor, now, data=_asked(grant), personal=personal)
 
 
-def withdraw_grant(*, grant: Grant, actor: Actor, now: datetime) -> None:
-    """Take a pending request back; again changes nothing. Raises InvalidStateError once it was decided or over."""
+def withdraw_grant(*, grant: Grant, actor: Actor, now: datetime, reason: str | None = None) -> None:
+    """Take a pending request back; again changes nothing. `reason` where nobody asked for it, in the event.
+
+    Raises InvalidStateError once it was decided or over.
+    """
     if grant.status == Grant.Status.WITHDRAWN:
         return
     if grant.status_at(now) != Grant.Status.PENDING:
         raise InvalidStateError("Only a pending request can be withdrawn.")
-    _end(grant, Grant.Status.WITHDRAWN, kinds.GRANT_WITHDRAWN, actor, now)
+    _end(grant, Grant.Status.WITHDRAWN, kinds.GRANT_WITHDRAWN, actor, now, reason=reason)
 
 
 def revoke_grant(*, grant: Grant, actor: Actor, now: datetime) -> None:
@@ -148,27 +149,61 @@ def revoke_grant(*, grant: Grant, actor: Actor, now: datetime) -> None:
 
 
 def suspend_grant(
-    *, grant: Grant, actor: Actor, now: datetime, cause: str = Grant.SuspensionCause.PERSON
+    *,
+    grant: Grant,
+    actor: Actor,
+    now: datetime,
+    cause: str = Grant.SuspensionCause.PERSON,
+    by_admin: bool = False,
 ) -> None:
-    """Refuse the grant's tokens, those issued so far for good: the version rises. Raises InvalidStateError."""
-    if grant.status_at(now) != Grant.Status.APPROVED:
+    """Refuse the grant's tokens, those issued so far for good: the version rises.
+
+    One that is suspended already can be suspended further, never less: an admin holds it whatever its cause, and
+    a cause that needs a signature takes the place of a person's word. Raises InvalidStateError for any other.
+    """
+    status, causes = grant.status_at(now), Grant.SuspensionCause
+    held_further = by_admin and not grant.suspended_by_admin
+    graver = grant.suspension_cause == causes.PERSON != cause
+    further = status == Grant.Status.SUSPENDED and (held_further or graver)
+    if status != Grant.Status.APPROVED and not further:
         raise InvalidStateError("Only an approved grant can be suspended.")
+    needs_signature = status == Grant.Status.SUSPENDED and cause == causes.PERSON
     with transaction.atomic():
-        _swap(grant, status=Grant.Status.SUSPENDED, suspension_cause=cause, version=F("version") + 1)
-        _record(kinds.GRANT_SUSPENDED, grant, actor, now, reason=cause, data={"version": grant.version})
+        _swap(
+            grant,
+            status=Grant.Status.SUSPENDED,
+            suspension_cause=grant.suspension_cause if needs_signature else cause,
+            suspended_by_admin=by_admin or grant.suspended_by_admin,
+            version=F("version") + 1,
+        )
+        data = {"version": grant.version, "by_admin": by_admin}
+        _record(kinds.GRANT_SUSPENDED, grant, actor, now, reason=cause, data=data)
 
 
-def resume_grant(*, grant: Grant, actor: Actor, now: datetime) -> None:
-    """Undo a suspension made by a human or an admin; every other returns only by a new signed approval.
+def raise_version(*, grant: Grant, cause: str, actor: Actor, now: datetime) -> None:
+    """Refuse the tokens issued so far, since what the grant rests on changed; the agent gets new ones at once."""
+    with transaction.atomic():
+        _swap(grant, version=F("version") + 1)
+        _record(kinds.GRANT_VERSION_RAISED, grant, actor, now, reason=cause, data={"version": grant.version})
 
-    Raises InvalidStateError.
+
+def resume_grant(*, grant: Grant, actor: Actor, now: datetime, by_admin: bool = False) -> None:
+    """Undo a suspension made by a human or an admin; what needs a new signature goes on waiting for it.
+
+    Raises InvalidStateError, for the owner also where an admin suspended it.
     """
     by_person = grant.suspension_cause == Grant.SuspensionCause.PERSON
-    if grant.status_at(now) != Grant.Status.SUSPENDED or not by_person:
+    if grant.status_at(now) != Grant.Status.SUSPENDED or not (by_person or grant.suspended_by_admin):
         raise InvalidStateError("This grant does not return by resuming it.")
+    if grant.suspended_by_admin and not by_admin:
+        raise InvalidStateError("An administrator suspended this. Only an administrator can resume it.")
+    changes: dict[str, Any] = {"suspended_by_admin": False}
+    if by_person:
+        changes |= {"status": Grant.Status.APPROVED, "suspension_cause": ""}
     with transaction.atomic():
-        _swap(grant, status=Grant.Status.APPROVED, suspension_cause="")
-        _record(kinds.GRANT_RESUMED, grant, actor, now, data={"version": grant.version})
+        _swap(grant, **changes)
+        data = {"version": grant.version, "status": grant.status}
+        _record(kinds.GRANT_RESUMED, grant, actor, now, data=data)
 
 
 def end_pending_grants(*, agent: Agent, actor: Actor, now: datetime) -> None:
@@ -227,6 +262,15 @@ def narrowed_members(grant: Grant) -> list[str]:
     return names
 
 
+def waits_for_signature(grant: Grant, now: datetime) -> bool:
+    """Whether a new signed approval brings it back: suspended, by no person and held by no admin."""
+    return (
+        grant.status_at(now) == Grant.Status.SUSPENDED
+        and grant.suspension_cause != Grant.SuspensionCause.PERSON
+        and not grant.suspended_by_admin
+    )
+
+
 def check_within_bounds(grant: Grant, capabilities: Sequence[Capability]) -> None:
     """The terms are covered by the manifest and the allow-list as they are now. Raises GrantChangedError."""
     manifest = parse_capabilities(grant.agent.capabilities)
@@ -235,15 +279,38 @@ def check_within_bounds(grant: Grant, capabilities: Sequence[Capability]) -> Non
         raise _CHANGED
 
 
+def _hold(grant: Grant) -> None:
+    """Lock agent and service provider until the commit, and see that they are what the caller read.
+
+    A rotation that commits between the look and the swap passes over a grant that is pending; the approval would
+    then make it good for a key nobody signed for (AP-2).
+    """
+    agent = Agent.objects.select_for_update(no_key=True).get(pk=grant.agent_id)
+    provider = ServiceProvider.objects.select_for_update(no_key=True).get(pk=grant.service_provider_id)
+    if _rests_on(agent, provider) != _rests_on(grant.agent, grant.service_provider):
+        raise _CHANGED
+
+
+def _rests_on(agent: Agent, provider: ServiceProvider) -> tuple[object, ...]:
+    whose = (agent.jkt, agent.manifest_sha256, agent.name, agent.status, agent.human_id)
+    return (*whose, provider.audience, provider.allowed, provider.name, provider.status)
+
+
+def _check_narrows(grant: Grant, capabilities: Sequence[Capability], envelope: Envelope) -> None:
+    base = parse_capabilities(grant.capabilities or grant.requested_capabilities)
+    limits = parse_envelope(grant.requested_envelope if grant.envelope is None else grant.envelope)
+    if not capabilities or not narrows(capabilities, base):
+        raise InvalidRequestError("What was asked may only be narrowed.")
+    if not narrows_envelope(envelope, limits):
+        raise InvalidRequestError("The limits that were asked for may only be tightened.")
+
+
 def _check_decidable(grant: Grant, human: Human, now: datetime) -> None:
     agent, service_provider = grant.agent, grant.service_provider
     if agent.human_id != human.pk or not human.is_active:
         raise NotFoundError("There is nothing here, or it is not yours.")
     status = grant.status_at(now)
-    by_signature = status == Grant.Status.SUSPENDED and (
-        grant.suspension_cause != Grant.SuspensionCause.PERSON
-    )
-    open_ = status == Grant.Status.PENDING or by_signature
+    open_ = status == Grant.Status.PENDING or waits_for_signature(grant, now)
     if not open_ or not agent.is_active_at(now) or not service_provider.is_active:
         raise _CHANGED
 
@@ -257,13 +324,15 @@ def _swap(grant: Grant, **changes: Any) -> None:
     grant.refresh_from_db(fields=[*changes])
 
 
-def _end(grant: Grant, status: str, kind: str, actor: Actor, now: datetime) -> None:
+def _end(
+    grant: Grant, status: str, kind: str, actor: Actor, now: datetime, *, reason: str | None = None
+) -> None:
     with transaction.atomic():
         try:
             _swap(grant, status=status, ended_at=now)
         except GrantChangedError as error:
             raise InvalidStateError("This grant just changed. Look at it again.") from error
-        _record(kind, grant, actor, now)
+        _record(kind, grant, actor, now, reason=reason)
         if status == Grant.Status.REVOKED:
             fault_point("revoke.before_commit")
             transaction.on_commit(lambda: fault_point("revoke.after_commit"))

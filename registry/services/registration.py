@@ -1,12 +1,10 @@
 """How an agent comes to exist: with an enrolment code as its human's, without one unclaimed."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
 
 from django.db import IntegrityError, transaction
 
-from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import InvalidClientError, KeyInUseError, ManifestConflictError
 from agentauth.protocol.manifest import VerifiedManifest
 from audit import kinds
@@ -14,7 +12,9 @@ from audit.services import Actor, record
 from registry.models import Agent
 from registry.services.agents import CLAIM_LIFE, claim_is_live
 from registry.services.enrolment import find_enrolment_code, use_enrolment_code, was_used_by
+from registry.services.grant_requests import check_claim_fits
 from registry.services.keys import is_barred
+from registry.services.manifests import manifest_facts, manifest_fields, says_the_same
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,8 @@ def register_agent(
     becomes an agent: owned with a code, else unclaimed. 3. A known key with the same manifest is the same agent;
     while unclaimed it is given a live claim link, or becomes owned by its code.
 
-    Raises InvalidClientError (1), ManifestConflictError and KeyInUseError (3), InvalidEnrolmentCodeError.
+    Raises InvalidClientError (1), ManifestConflictError and KeyInUseError (3), InvalidEnrolmentCodeError,
+    TooManyPendingGrantsError where the agent brings a request to a human who has no room for it.
     """
     with transaction.atomic():
         if is_barred(manifest.jkt):
@@ -59,13 +60,7 @@ def _create(manifest: VerifiedManifest, code: str | None, actor: Actor, now: dat
         human=enrolment.human if enrolment else None,
         jkt=manifest.jkt,
         public_jwk=dict(manifest.key.jwk),
-        name=manifest.name,
-        description=manifest.description,
-        model_origin=manifest.model_origin,
-        manifest=manifest.compact,
-        manifest_sha256=manifest.sha256,
-        capabilities=[capability.to_json() for capability in manifest.capabilities],
-        expires_at=datetime.fromtimestamp(manifest.expires_at, UTC),
+        **manifest_fields(manifest),
         claim_expires_at=None if enrolment else now + CLAIM_LIFE,
         created_at=now,
     )
@@ -77,33 +72,16 @@ def _create(manifest: VerifiedManifest, code: str | None, actor: Actor, now: dat
         at=now,
         agent_id=agent.id,
         human_id=agent.human_id,
-        data=_facts(agent),
+        data={"status": agent.status} | manifest_facts(agent),
         personal={"name": agent.name, "description": agent.description},
     )
     return agent
 
 
-def _facts(agent: Agent) -> dict[str, Any]:
-    return {
-        "status": agent.status,
-        "jkt": agent.jkt,
-        "model_origin": agent.model_origin,
-        "manifest_sha256": agent.manifest_sha256,
-        "capabilities": agent.capabilities,
-        "expires_at": timestamp(agent.expires_at),
-    }
-
-
 def _check_same(agent: Agent, manifest: VerifiedManifest) -> None:
     if agent.status == Agent.Status.REVOKED:
         raise InvalidClientError("This agent was revoked. Make a new key.")
-    same = (
-        agent.name == manifest.name
-        and agent.description == manifest.description
-        and agent.model_origin == manifest.model_origin
-        and agent.capabilities == [capability.to_json() for capability in manifest.capabilities]
-    )
-    if not same:
+    if not says_the_same(agent, manifest):
         raise ManifestConflictError("This key is registered with another manifest. Renew that one instead.")
 
 
@@ -112,6 +90,7 @@ def _refresh(agent: Agent, code: str | None, actor: Actor, now: datetime) -> Non
     if code is not None and agent.human_id is None:
         enrolment = find_enrolment_code(code, now=now)
         use_enrolment_code(enrolment, agent=agent, now=now)
+        check_claim_fits(agent=agent, human=enrolment.human, now=now)
         agent.human, agent.status, agent.claim_expires_at = enrolment.human, Agent.Status.ACTIVE, None
         agent.save(update_fields=["human", "status", "claim_expires_at"])
         record(

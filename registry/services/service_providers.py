@@ -1,4 +1,4 @@
-"""Service providers: created with a secret shown once, authenticated by it, suspended, resumed and revoked."""
+"""Service providers: created with a secret shown once, authenticated by it, changed, suspended, resumed and revoked."""
 
 import hashlib
 import hmac
@@ -8,7 +8,7 @@ from datetime import datetime
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.utils.text import slugify
 
 from agentauth.protocol.capability import parse_allow_list
@@ -25,11 +25,14 @@ from agentauth.protocol.manifest import check_display_name
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import ServiceProvider, ServiceProviderSecret
+from registry.services.grant_changes import follow_new_allow_list, follow_new_audience
 
 SECRET_BYTES = 32
 _MAX_AUDIENCE = 255
 _MAX_SLUG = 80
 _LOOPBACK = frozenset({"127.0.0.1", "localhost"})
+# The advisory lock of PostgreSQL under which audiences are added and changed.
+_AUDIENCES = 0x41554449
 _UNKNOWN = InvalidClientError("The client id or the secret is not right.")
 
 
@@ -53,6 +56,7 @@ def create_service_provider(
     parse_allow_list(list(allowed))
     check_audience(audience)
     with transaction.atomic():
+        _hold_audiences()
         _check_disjoint(audience)
         try:
             with transaction.atomic():
@@ -85,19 +89,91 @@ def create_service_provider(
     return service_provider, secret
 
 
-def rotate_secret(*, service_provider: ServiceProvider, actor: Actor, now: datetime) -> str:
-    """A further secret; the newest of the old ones stays good beside it, older ones end now."""
+def change_audience(*, service_provider: ServiceProvider, audience: str, actor: Actor, now: datetime) -> int:
+    """Move the service provider to another URL; returns how many grants wait for a new signature because of it.
+
+    Tokens and approvals named the old place, so every grant there is suspended; requests that wait are decided
+    anew (their pages are void). Raises InvalidRequestError for a bad URL or one that is not disjoint from every
+    other, InvalidStateError for a service provider that was revoked.
+    """
+    check_audience(audience)
     with transaction.atomic():
-        live = service_provider.secrets.filter(revoked_at=None).order_by("-created_at", "-id")
-        ServiceProviderSecret.objects.filter(pk__in=[row.pk for row in live[1:]]).update(revoked_at=now)
+        _hold_audiences()
+        held = _held(service_provider)
+        if held.audience == audience:
+            return 0
+        _check_disjoint(audience, but=held)
+        before, held.audience = held.audience, audience
+        held.save(update_fields=["audience"])
+        suspended = follow_new_audience(service_provider=held, actor=actor, now=now)
+        record(
+            kind=kinds.SERVICE_PROVIDER_AUDIENCE_CHANGED,
+            actor=actor,
+            at=now,
+            service_provider_id=held.id,
+            data={"before": before, "audience": audience, "grants_suspended": suspended},
+        )
+    service_provider.refresh_from_db()
+    return suspended
+
+
+def change_allowed(
+    *, service_provider: ServiceProvider, allowed: Sequence[str], actor: Actor, now: datetime
+) -> int:
+    """Put another allow-list in place of the present one; returns how many grants lie beyond it and are suspended.
+
+    Raises InvalidRequestError for a bad entry, InvalidStateError for a service provider that was revoked.
+    """
+    parse_allow_list(list(allowed))
+    with transaction.atomic():
+        held = _held(service_provider)
+        if held.allowed == list(allowed):
+            return 0
+        before, held.allowed = held.allowed, list(allowed)
+        held.save(update_fields=["allowed"])
+        suspended = follow_new_allow_list(service_provider=held, actor=actor, now=now)
+        record(
+            kind=kinds.SERVICE_PROVIDER_ALLOWED_CHANGED,
+            actor=actor,
+            at=now,
+            service_provider_id=held.id,
+            data={"before": before, "allowed": held.allowed, "grants_suspended": suspended},
+        )
+    service_provider.refresh_from_db()
+    return suspended
+
+
+def rotate_secret(*, service_provider: ServiceProvider, actor: Actor, now: datetime) -> str:
+    """A further secret; the newest of the old ones stays good beside it, older ones end now.
+
+    Raises InvalidStateError for a service provider that was revoked.
+    """
+    with transaction.atomic():
+        ended = _end_secrets(_held(service_provider), keep=1, now=now)
         secret = _add_secret(service_provider, now)
         record(
             kind=kinds.SERVICE_PROVIDER_SECRET_ROTATED,
             actor=actor,
             at=now,
             service_provider_id=service_provider.id,
+            data={"ended": ended},
         )
     return secret
+
+
+def end_previous_secrets(*, service_provider: ServiceProvider, actor: Actor, now: datetime) -> int:
+    """End every secret but the newest, once the service provider uses that one; returns how many ended."""
+    with transaction.atomic():
+        ended = _end_secrets(_held(service_provider), keep=1, now=now)
+        if ended:
+            record(
+                kind=kinds.SERVICE_PROVIDER_SECRETS_ENDED,
+                actor=actor,
+                at=now,
+                service_provider_id=service_provider.id,
+                data={"ended": ended},
+            )
+    return ended
 
 
 def authenticate_service_provider(*, client_id: str, secret: str) -> ServiceProvider:
@@ -124,11 +200,19 @@ def authenticate_service_provider(*, client_id: str, secret: str) -> ServiceProv
 
 def find_service_provider(reference: str) -> ServiceProvider:
     """The active service provider with this id or slug. Raises NotFoundError."""
+    found = find_any_service_provider(reference)
+    if not found.is_active:
+        raise NotFoundError("There is nothing here, or it is not yours.")
+    return found
+
+
+def find_any_service_provider(reference: str) -> ServiceProvider:
+    """The service provider with this id or slug, whatever its state: for operators. Raises NotFoundError."""
     try:
         by = {"pk": parse_id(reference)}
     except ValueError:
         by = {"slug": reference}  # type: ignore[dict-item]  # one key either way
-    found = ServiceProvider.objects.filter(status=ServiceProvider.Status.ACTIVE, **by).first()
+    found = ServiceProvider.objects.filter(**by).first()
     if found is None:
         raise NotFoundError("There is nothing here, or it is not yours.")
     return found
@@ -176,9 +260,28 @@ def check_audience(audience: str) -> None:
         raise InvalidRequestError("The audience may not share this registry's own origin.")
 
 
-def _check_disjoint(audience: str) -> None:
+def _hold_audiences() -> None:
+    """Until the commit nobody else adds or changes an audience: of two nested ones set at once, one must lose.
+
+    No row can be locked for this, since the other may not exist yet. SQLite has one writer at a time anyway.
+    """
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_AUDIENCES])
+
+
+def _held(service_provider: ServiceProvider) -> ServiceProvider:
+    """The row, locked until the commit. Raises InvalidStateError for one that was revoked."""
+    held = ServiceProvider.objects.select_for_update(no_key=True).get(pk=service_provider.pk)
+    if held.status == ServiceProvider.Status.REVOKED:
+        raise InvalidStateError("This service provider was revoked for good.")
+    return held
+
+
+def _check_disjoint(audience: str, *, but: ServiceProvider | None = None) -> None:
     """No audience equals, contains or lies inside another: a proof for one must never be good at two."""
-    for other in ServiceProvider.objects.filter(audience__startswith=_origin(audience)):
+    others = ServiceProvider.objects.filter(audience__startswith=_origin(audience))
+    for other in others.exclude(pk=but.pk) if but else others:
         longer, shorter = sorted((f"{audience}/", f"{other.audience}/"), key=len, reverse=True)
         if longer.startswith(shorter):
             raise InvalidRequestError("The audience overlaps that of another service provider.")
@@ -194,6 +297,12 @@ def _free_slug(name: str) -> str:
     taken = set(ServiceProvider.objects.filter(slug__startswith=base).values_list("slug", flat=True))
     numbered = (f"{base}-{number}" for number in range(2, len(taken) + 3))
     return base if base not in taken else next(slug for slug in numbered if slug not in taken)
+
+
+def _end_secrets(service_provider: ServiceProvider, *, keep: int, now: datetime) -> int:
+    live = service_provider.secrets.filter(revoked_at=None).order_by("-created_at", "-id")
+    ended = [row.pk for row in live[keep:]]
+    return ServiceProviderSecret.objects.filter(pk__in=ended).update(revoked_at=now)
 
 
 def _add_secret(service_provider: ServiceProvider, now: datetime) -> str:

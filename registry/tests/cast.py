@@ -14,6 +14,7 @@ from django.test import Client
 from agentauth.protocol.capability import Capability, parse_capabilities
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.envelope import parse_envelope
+from agentauth.protocol.key_change import sign_key_change
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.manifest import sign_manifest, verify_manifest
 from audit.services import Actor
@@ -25,6 +26,7 @@ from registry.services.grants import approve_grant, latest_end
 from registry.services.registration import register_agent
 
 TESTER = Actor("system", "test")
+OK = 200
 READ_CALENDAR: dict[str, Any] = {"type": "read", "resource": "calendar"}
 PAY: dict[str, Any] = {
     "type": "transact",
@@ -58,9 +60,10 @@ class AgentClient:
         capabilities: Sequence[Mapping[str, Any]] = MANIFEST,
         name: str = "Research Assistant",
         days: int = 60,
+        later: int = 0,
         **changes: Any,
     ) -> str:
-        now = int(datetime.now(UTC).timestamp())
+        now = int(datetime.now(UTC).timestamp()) + later
         return sign_manifest(
             self.signer,
             audience=settings.ISSUER,
@@ -105,6 +108,30 @@ class AgentClient:
     def register(self, code: str | None = None, *, manifest: str = "", key: str | None = None) -> Any:
         body = {"manifest": manifest or self.manifest()}
         return self.call("POST", "/v1/agents", body | ({"enrolment_code": code} if code else {}), key=key)
+
+    def replace(self, *, key: str | None = None, later: int = 5, **manifest: Any) -> Any:
+        """Another manifest in place of the present one, signed `later` seconds from now."""
+        body = {"manifest": self.manifest(later=later, **manifest)}
+        return self.call("POST", "/v1/agents/me/manifest", body, key=key)
+
+    def key_change(self, new: LocalSigner, **changes: Any) -> str:
+        values: dict[str, Any] = {
+            "audience": settings.ISSUER,
+            "issued_at": int(datetime.now(UTC).timestamp()),
+            "jti": secrets.token_urlsafe(16),
+            "agent_id": str(self.agent().pk),
+            "old_jkt": self.jkt,
+        }
+        return sign_key_change(new, **(values | changes))
+
+    def rotate(self, new: PrivateKey | None = None, *, key: str | None = None) -> Any:
+        """Take another key; on success this client signs with it from then on."""
+        signer = LocalSigner(private := new or PrivateKey.generate(self.alg))
+        body = {"new_key": self.key_change(signer)}
+        answer = self.call("POST", "/v1/agents/me/key", body, key=key)
+        if answer.status_code == OK:
+            self.private, self.signer = private, signer
+        return answer
 
     def ask(self, at: ServiceProvider, /, *, key: str | None = None, **changes: Any) -> Any:
         body = {"service_provider": at.slug, "capabilities": [READ_CALENDAR]}

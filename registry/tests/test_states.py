@@ -109,9 +109,9 @@ def test_RV_2_an_agent_cannot_stop_its_revocation_by_withdrawing_at_the_right_mo
     grant = pending(agent, service_provider, now=now)
     ending = grants._end
 
-    def withdrawn_first(stale: Grant, *rest: Any) -> None:
+    def withdrawn_first(stale: Grant, *rest: Any, **named: Any) -> None:
         Grant.objects.filter(pk=grant.pk).update(status=Grant.Status.WITHDRAWN, ended_at=now)
-        ending(stale, *rest)
+        ending(stale, *rest, **named)
 
     monkeypatch.setattr(grants, "_end", withdrawn_first)
     revoke_agent(agent=agent.agent(), actor=TESTER, now=now)

@@ -1,0 +1,87 @@
+"""The statement by which an agent's next key takes over from its present one: signed by the next, sent under the present.
+
+Who holds which key, and whether a key may still be used, is the registry's business.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from .errors import EncodingError, InvalidKeyError, InvalidRequestError, InvalidSignatureError
+from .jose import parse_compact, sign_compact, verify_jws
+from .keys import PrivateMemberError, PublicKey, Signer, parse_jwk
+from .reading import integer, members, text
+
+KEY_CHANGE_TYP: Final = "agent-key+jwt"
+# As for proofs: the statement is made for one call, not for a drawer.
+WINDOW_SECONDS: Final = 60
+_MAX_JTI: Final = 256
+_CLAIMS: Final = ("aud", "iat", "jti", "agent_id", "old_jkt")
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedKeyChange:
+    """A next key that proved itself for one agent and one present key; made by `verify_key_change` alone."""
+
+    key: PublicKey
+    agent_id: str
+    old_jkt: str
+    issued_at: int
+    jti: str
+
+    @property
+    def jkt(self) -> str:
+        """The thumbprint of the next key (RFC 7638)."""
+        return self.key.thumbprint
+
+
+def sign_key_change(
+    new_key: Signer, *, audience: str, issued_at: int, jti: str, agent_id: str, old_jkt: str
+) -> str:
+    """Sign with the next key, as a compact JWS (docs/protocol.md section 5); `audience` is the registry's issuer.
+
+    Raises InvalidRequestError where the two keys are one.
+    """
+    _check_other(new_key.public, old_jkt)
+    claims = {"aud": audience, "iat": issued_at, "jti": jti, "agent_id": agent_id, "old_jkt": old_jkt}
+    return sign_compact(claims, new_key, typ=KEY_CHANGE_TYP, header={"jwk": new_key.public.jwk})
+
+
+def verify_key_change(
+    compact: str, *, expected_audience: str, expected_agent_id: str, expected_old_jkt: str, now: int
+) -> VerifiedKeyChange:
+    """Prove that the holder of the next key wants it to be this agent's (section 5); `now` in Unix seconds.
+
+    1. Read the compact form. 2. Take the key from the header: the statement introduces it. 3. Signature and `typ`.
+    4. Exactly the known claims, for this registry and for now. 5. For this agent and in place of this very key:
+    else a statement made once could be used again, or put a stranger's key in the place of another agent's.
+    6. Another key than the present one.
+
+    Raises InvalidRequestError; and PrivateMemberError where the header gives the private key away, because the
+    caller must then bar that key for ever.
+    """
+    try:
+        jws = parse_compact(compact)  # 1
+        key = parse_jwk(jws.header.get("jwk"))  # 2
+        claims = verify_jws(jws, key, expected_typ=KEY_CHANGE_TYP).claims  # 3
+    except PrivateMemberError:
+        raise
+    except (EncodingError, InvalidKeyError, InvalidSignatureError) as error:
+        raise InvalidRequestError(f"new_key: {error.description}") from None
+    members(claims, "new_key", required=_CLAIMS)  # 4
+    issued_at = integer(claims["iat"], "new_key.iat", minimum=0)
+    if claims["aud"] != expected_audience:
+        raise InvalidRequestError("new_key.aud: is another registry.")
+    if abs(now - issued_at) > WINDOW_SECONDS:
+        raise InvalidRequestError("new_key.iat: is more than a minute away from now.")
+    jti = text(claims["jti"], "new_key.jti", maximum=_MAX_JTI)
+    if claims["agent_id"] != expected_agent_id:  # 5
+        raise InvalidRequestError("new_key.agent_id: is another agent's.")
+    if claims["old_jkt"] != expected_old_jkt:
+        raise InvalidRequestError("new_key.old_jkt: is not the agent's present key.")
+    _check_other(key, expected_old_jkt)  # 6
+    return VerifiedKeyChange(key, expected_agent_id, expected_old_jkt, issued_at, jti)
+
+
+def _check_other(key: PublicKey, old_jkt: str) -> None:
+    if key.thumbprint == old_jkt:
+        raise InvalidRequestError("new_key: is the key the agent has already.")

@@ -1,0 +1,48 @@
+"""`change_service_provider SLUG --audience URL --allow ENTRY …`: move it, or allow other things there."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.core.management.base import CommandParser
+from django.db import transaction
+from django.utils import timezone
+
+from agentauth.protocol.errors import InvalidRequestError
+from registry.management.json_output import OPERATOR, JsonCommand
+from registry.services.service_providers import change_allowed, change_audience, find_any_service_provider
+
+
+class Command(JsonCommand):
+    help = "Change where a service provider is, or what may be asked there. Grants it touches wait for a new signature."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("service_provider", help="slug or id")
+        parser.add_argument("--audience", help="the new absolute URL of its API, without final slash")
+        parser.add_argument(
+            "--allow",
+            nargs="*",
+            action="extend",
+            help="the whole new list, such as read:calendar write:calendar; none after it allow nothing",
+        )
+
+    def act(self, **options: Any) -> Mapping[str, Any]:
+        if options["audience"] is None and options["allow"] is None:
+            raise InvalidRequestError("Name what to change: --audience or --allow.")
+        found, suspended, now = find_any_service_provider(options["service_provider"]), 0, timezone.now()
+        with transaction.atomic():
+            if options["audience"] is not None:
+                suspended += change_audience(
+                    service_provider=found, audience=options["audience"], actor=OPERATOR, now=now
+                )
+            if options["allow"] is not None:
+                suspended += change_allowed(
+                    service_provider=found, allowed=options["allow"], actor=OPERATOR, now=now
+                )
+        return {
+            "client_id": str(found.id),
+            "slug": found.slug,
+            "audience": found.audience,
+            "allowed": found.allowed,
+            "grants_suspended": suspended,
+        }

@@ -1,0 +1,34 @@
+"""`rotate_service_provider_secret SLUG`: a further secret, shown this once; later `--end-previous` ends the older ones."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.core.management.base import CommandParser
+from django.utils import timezone
+
+from registry.management.json_output import OPERATOR, JsonCommand
+from registry.services.service_providers import (
+    end_previous_secrets,
+    find_any_service_provider,
+    rotate_secret,
+)
+
+
+class Command(JsonCommand):
+    help = "Make a further secret: the present one stays good beside it, until --end-previous ends it."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("service_provider", help="slug or id")
+        parser.add_argument(
+            "--end-previous", action="store_true", help="make none; end every secret but the newest"
+        )
+
+    def act(self, **options: Any) -> Mapping[str, Any]:
+        found, now = find_any_service_provider(options["service_provider"]), timezone.now()
+        answer = {"client_id": str(found.id), "slug": found.slug}
+        if options["end_previous"]:
+            ended = end_previous_secrets(service_provider=found, actor=OPERATOR, now=now)
+            return answer | {"secrets_ended": ended}
+        secret = rotate_secret(service_provider=found, actor=OPERATOR, now=now)
+        return answer | {"client_secret": secret}

@@ -1,0 +1,104 @@
+"""The manifest an agent stands under: what a row keeps of it, when two say the same, and how a later one takes over."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from django.db import transaction
+
+from agentauth.protocol.encoding import read_object, timestamp
+from agentauth.protocol.errors import AgentInactiveError, InvalidClientError, InvalidStateError, ManifestError
+from agentauth.protocol.jose import parse_compact
+from agentauth.protocol.manifest import VerifiedManifest
+from audit import kinds
+from audit.faults import fault_point
+from audit.services import Actor, record
+from registry.models import Agent
+from registry.services.grant_changes import follow_new_manifest
+
+
+def manifest_fields(manifest: VerifiedManifest) -> dict[str, Any]:
+    """What a row keeps of a manifest."""
+    return {
+        "name": manifest.name,
+        "description": manifest.description,
+        "model_origin": manifest.model_origin,
+        "manifest": manifest.compact,
+        "manifest_sha256": manifest.sha256,
+        "capabilities": [capability.to_json() for capability in manifest.capabilities],
+        "expires_at": datetime.fromtimestamp(manifest.expires_at, UTC),
+    }
+
+
+def manifest_facts(agent: Agent) -> dict[str, Any]:
+    """The part of an event that says which manifest an agent stands under."""
+    return {
+        "jkt": agent.jkt,
+        "model_origin": agent.model_origin,
+        "manifest_sha256": agent.manifest_sha256,
+        "capabilities": agent.capabilities,
+        "expires_at": timestamp(agent.expires_at),
+    }
+
+
+def says_the_same(agent: Agent, manifest: VerifiedManifest) -> bool:
+    """Whether name, description, origin and capabilities are the agent's present ones; times and `jti` aside."""
+    return (
+        agent.name == manifest.name
+        and agent.description == manifest.description
+        and agent.model_origin == manifest.model_origin
+        and agent.capabilities == [capability.to_json() for capability in manifest.capabilities]
+    )
+
+
+def replace_manifest(*, agent: Agent, manifest: VerifiedManifest, actor: Actor, now: datetime) -> Agent:
+    """Put the agent under a later manifest, and return it as it then is (docs/protocol.md section 5).
+
+    1. The row is locked: what follows judges and changes one state. 2. Suspended and revoked agents may not; an
+    expired one returns to what it was. 3. Signed by the present key. 4. The present manifest again changes nothing.
+    5. Issued after the present one: a captured older one cannot be put back. 6. The row. 7. Where it says something
+    else, the grants follow it: not covered is suspended, the rest needs new tokens. A new life alone kills nothing.
+
+    Raises InvalidClientError, AgentInactiveError (2), ManifestError (3), InvalidStateError (5).
+    """
+    with transaction.atomic():
+        agent = Agent.objects.select_for_update(no_key=True).get(pk=agent.pk)  # 1
+        _check_may_replace(agent)  # 2
+        if manifest.jkt != agent.jkt:  # 3
+            raise ManifestError("The manifest must be signed with the agent's present key.")
+        if manifest.compact == agent.manifest:  # 4
+            return agent
+        if manifest.issued_at <= _issued_at(agent):  # 5
+            raise InvalidStateError("The registered manifest is as new or newer. Sign one with a later iat.")
+        changed = not says_the_same(agent, manifest)
+        for name, value in manifest_fields(manifest).items():  # 6
+            setattr(agent, name, value)
+        if agent.status == Agent.Status.EXPIRED:
+            agent.status = Agent.Status.ACTIVE if agent.human_id else Agent.Status.UNCLAIMED
+        agent.save()
+        suspended = follow_new_manifest(agent=agent, actor=actor, now=now) if changed else 0  # 7
+        record(
+            kind=kinds.AGENT_MANIFEST_CHANGED if changed else kinds.AGENT_MANIFEST_RENEWED,
+            actor=actor,
+            at=now,
+            agent_id=agent.id,
+            human_id=agent.human_id,
+            data=manifest_facts(agent) | {"status": agent.status, "grants_suspended": suspended},
+            personal={"name": agent.name, "description": agent.description},
+        )
+        fault_point("manifest.before_commit")
+    return agent
+
+
+def _check_may_replace(agent: Agent) -> None:
+    if agent.status == Agent.Status.REVOKED:
+        raise InvalidClientError("This agent was revoked.")
+    if agent.status == Agent.Status.SUSPENDED:
+        raise AgentInactiveError("This agent is suspended and may not change its manifest.")
+
+
+def _issued_at(agent: Agent) -> int:
+    """When the present manifest was signed. It was verified when it came in, so it is only read here."""
+    issued_at = read_object(parse_compact(agent.manifest).payload)["iat"]
+    if not isinstance(issued_at, int):
+        raise TypeError("a stored manifest has no iat")
+    return issued_at
