@@ -99,59 +99,55 @@ class Assertions:
             return unsigned(random, self.answers[index], blobs, self.answers), self.check(self.devices[index])
         # Signing by RSA is a hundred times slower and no different: each requirement stands before the signature.
         device = self.devices[index % 2]
-        return self._signed(random, device), self.check(device)
-
-    def _signed(self, random: Random, device: Authenticator) -> Mutant:
-        device.sign_count = COUNTER
-        name = random.choice(
-            (
-                "client data",
-                "flags",
-                "rp id",
-                "counter",
-                "leftover",
-                "client JSON",
-                "another's key",
-                "key data",
-            )
-        )
-        if name == "client data":
-            changes = _client(random, "webauthn.get")
-        elif name == "flags":
-            changes = {"flags": _flags(random, 0)}
-        elif name == "rp id":
-            changes = {
-                "rp_id": random.choice(("evil.example", "localhost.", "LOCALHOST", "sub.localhost", ORIGIN))
-            }
-        elif name == "counter":
-            # The answer carries one more than this: the stored count at most.
-            device.sign_count, changes = random.randrange(COUNTER + 1) - 1, {}
-        elif name == "leftover":
-            changes = {"tail": random.randbytes(1 + random.randrange(30))}
-        elif name == "client JSON":
-            good = {
-                "type": "webauthn.get",
-                "challenge": b64(CHALLENGE),
-                "origin": ORIGIN,
-                "crossOrigin": False,
-            }
-            # An empty text would mean the default to the authenticator.
-            changes = {"client_bytes": broken_json(random, good)[1] or b" "}
-        elif name == "another's key":
-            stranger = self.devices[0] if device is self.devices[1] else self.devices[1]
-            answer = stranger.assertion(OPTIONS)
-            identifier = b64(device.credential_id)
-            return Mutant(f"signed: {name}", answer | {"id": identifier, "rawId": identifier})
-        else:
-            changes = {
-                "flags": UP | UV | AT | random.choice((0, ED)),
-                "tail": random.randbytes(random.randrange(80)),
-            }
-        return Mutant(f"signed: {name}", device.assertion(OPTIONS, **changes))
+        return broken_assertion(random, device, OPTIONS, stored=COUNTER), self.check(device)
 
     def valid(self) -> None:
         for device, answer in zip(self.devices, self.answers, strict=True):
             self.check(device)(answer)
+
+
+def broken_assertion(
+    random: Random, device: Authenticator, options: dict[str, Any], *, stored: int
+) -> Mutant:
+    """Signed by the right key, with one requirement of the ceremony broken; `stored` is the counter the server holds."""
+    name = random.choice(
+        ("client data", "flags", "rp id", "counter", "leftover", "client JSON", "another's key", "key data")
+    )
+    device.sign_count = stored
+    changes: dict[str, Any] = {}
+    if name == "client data":
+        changes = _client(random, "webauthn.get")
+    elif name == "flags":
+        changes = {"flags": _flags(random, 0)}
+    elif name == "rp id":
+        changes = {
+            "rp_id": random.choice(("evil.example", "localhost.", "LOCALHOST", "sub.localhost", ORIGIN))
+        }
+    elif name == "counter":
+        # The answer carries one more than this: the stored count at most.
+        device.sign_count = random.randrange(stored + 1) - 1
+    elif name == "leftover":
+        changes = {"tail": random.randbytes(1 + random.randrange(30))}
+    elif name == "client JSON":
+        good = {
+            "type": "webauthn.get",
+            "challenge": options["challenge"],
+            "origin": ORIGIN,
+            "crossOrigin": False,
+        }
+        # An empty text would mean the default to the authenticator.
+        changes = {"client_bytes": broken_json(random, good)[1] or b" "}
+    elif name == "another's key":
+        stranger = Authenticator(
+            credential_id=device.credential_id, user_handle=device.user_handle, sign_count=stored
+        )
+        return Mutant(f"signed: {name}", stranger.assertion(options))
+    else:
+        changes = {
+            "flags": UP | UV | AT | random.choice((0, ED)),
+            "tail": random.randbytes(random.randrange(80)),
+        }
+    return Mutant(f"signed: {name}", device.assertion(options, **changes))
 
 
 def unsigned(
@@ -234,42 +230,42 @@ class Registrations:
         for alg in (-7, -8):
             device = Authenticator(alg=alg)
             self.devices.append(device)
-            self.answers.append(packed(device))
+            self.answers.append(packed(device, OPTIONS))
 
     def attack(self, random: Random) -> tuple[Mutant, Callable[[Any], object]]:
         index = random.randrange(2)
         if random.random() < 0.6:
             blobs = ("clientDataJSON", "attestationObject")
             return unsigned(random, self.answers[index], blobs, self.answers), check_registration
-        return self._broken(random, self.devices[index]), check_registration
-
-    def _broken(self, random: Random, device: Authenticator) -> Mutant:
-        name = random.choice(("client data", "flags", "leftover", "after it", "format", "key", "no key"))
-        changes: dict[str, Any] = {}
-        if name == "client data":
-            changes = _client(random, "webauthn.create")
-        elif name == "flags":
-            changes = {"flags": _flags(random, AT)}
-        elif name == "leftover":
-            changes = {"tail": random.randbytes(1 + random.randrange(30))}
-        elif name == "after it":
-            changes = {"attestation_tail": random.randbytes(1 + random.randrange(30))}
-        elif name == "format":
-            changes = {
-                "fmt": random.choice(
-                    ("fido-u2f", "tpm", "android-key", "apple", "None", "", "packed", 1, None)
-                )
-            }
-        elif name == "key":
-            changes = {"cose": _bad_key(random, device.cose())}
-        else:
-            changes = {"flags": UP | UV}
-        return Mutant(f"signed: {name}", device.registration(OPTIONS, **changes))
+        return broken_registration(random, self.devices[index], OPTIONS), check_registration
 
     def valid(self) -> None:
         for device, answer in zip(self.devices, self.answers, strict=True):
             check_registration(answer)
             check_registration(device.registration(OPTIONS))
+
+
+def broken_registration(random: Random, device: Authenticator, options: dict[str, Any]) -> Mutant:
+    """One requirement of the ceremony broken, with a signature by nobody, as `none` has it."""
+    name = random.choice(("client data", "flags", "leftover", "after it", "format", "key", "no key"))
+    changes: dict[str, Any] = {}
+    if name == "client data":
+        changes = _client(random, "webauthn.create")
+    elif name == "flags":
+        changes = {"flags": _flags(random, AT)}
+    elif name == "leftover":
+        changes = {"tail": random.randbytes(1 + random.randrange(30))}
+    elif name == "after it":
+        changes = {"attestation_tail": random.randbytes(1 + random.randrange(30))}
+    elif name == "format":
+        changes = {
+            "fmt": random.choice(("fido-u2f", "tpm", "android-key", "apple", "None", "", "packed", 1, None))
+        }
+    elif name == "key":
+        changes = {"cose": _bad_key(random, device.cose())}
+    else:
+        changes = {"flags": UP | UV}
+    return Mutant(f"signed: {name}", device.registration(options, **changes))
 
 
 def check_registration(credential: Any) -> object:
@@ -296,9 +292,9 @@ def _bad_key(random: Random, good: dict[int, Any]) -> dict[int, Any]:
     )  # fmt: skip
 
 
-def packed(device: Authenticator) -> dict[str, Any]:
+def packed(device: Authenticator, options: dict[str, Any]) -> dict[str, Any]:
     """A registration whose new key signs it (WebAuthn L3 section 8.2, self attestation)."""
-    answer = device.registration(OPTIONS)
+    answer = device.registration(options)
     client = unb64(answer["response"]["clientDataJSON"])
     attested = (
         bytes(16) + struct.pack(">H", len(device.credential_id)) + device.credential_id + device.public_key
