@@ -17,8 +17,9 @@ COPY verifier verifier
 COPY approvals approvals
 COPY templates templates
 COPY static static
-ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 VAR_DIR=/var/lib/agentauth
+RUN mkdir -m 0700 $VAR_DIR && chown agentauth $VAR_DIR
 RUN SECRET_KEY=build-only PUBLIC_URL=https://build.example VAR_DIR=/tmp/build python manage.py collectstatic --noinput
 USER 10001
 EXPOSE 8000
-CMD ["gunicorn", "agentauth.wsgi:application", "--bind", "0.0.0.0:8000", "--worker-class", "gthread", "--workers", "2", "--threads", "16", "--no-control-socket", "--forwarder-headers", ""]
+CMD ["gunicorn", "-c", "python:agentauth.web_server", "--bind", "0.0.0.0:8000", "agentauth.wsgi:application"]

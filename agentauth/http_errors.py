@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from rest_framework import exceptions as drf
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from agentauth import metrics
 from agentauth.protocol.errors import (
     AgentAuthError,
     CsrfFailedError,
@@ -25,10 +27,14 @@ from agentauth.protocol.errors import (
     NotFoundError,
     PermissionDeniedError,
     ProofNonceRequiredError,
+    RateLimitedError,
     TemporarilyUnavailableError,
 )
+from agentauth.proxies import address_of
 from audit import kinds
+from audit.refusals import Batches
 from audit.services import Actor, record_refusal
+from registry import rate_limits
 from registry.models import Agent, Human, ServiceProvider
 
 logger = logging.getLogger(__name__)
@@ -69,12 +75,15 @@ STATUSES = {
     "too_many_pending_grants": 429,
     "cooldown_active": 429,
     "slow_down": 429,
+    "rate_limited": 429,
     "server_error": 500,
     "temporarily_unavailable": 503,
 }
 DPOP_CHALLENGE = 'DPoP error="{code}", algs="EdDSA Ed25519 ES256"'
 DEFAULT_RETRY_SECONDS = 1
 MAX_BODY_BYTES = 1024
+# What the rate limits refuse writes one event a second for each route, caller and process, not one each.
+_batches = Batches(seconds=1)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
 
 
@@ -148,19 +157,41 @@ def recorded(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuth
     """Record the refusal after the service's rollback, in a transaction of its own; if that fails, 503."""
     if error.recorded or isinstance(error, TemporarilyUnavailableError | ServerError | MethodNotAllowedError):
         return error
+    error = _limited(request, error)
     match = getattr(request, "resolver_match", None)
+    route = f"{_method(request)} {match.route if match else ''}"
+    stands_for = None
+    if isinstance(error, RateLimitedError):
+        actor = actor_of(request)
+        stands_for = _batches.add(f"{route} {actor.kind} {actor.id}", now=time.monotonic())
+        if not stands_for:
+            return error
     try:
         record_refusal(
             kind=kinds.REQUEST_REFUSED,
             actor=actor_of(request),
             at=timezone.now(),
             error=error,
-            route=f"{_method(request)} {match.route if match else ''}",
+            route=route,
+            stands_for=stands_for,
             **ids_of(request),
         )
     except (DatabaseError, InterfaceError):
         logger.exception("a refusal could not be recorded")
         return TemporarilyUnavailableError("The service cannot answer right now. Try again shortly.")
+    return error
+
+
+def _limited(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuthError:
+    """Refused credentials count against their address; when its allowance is used up, that is the answer instead."""
+    if isinstance(error, RateLimitedError) or getattr(request, "counted", False):
+        return error
+    if actor_of(request).kind != "anonymous":
+        return error
+    try:
+        rate_limits.take(rate_limits.ADDRESS, address_of(request))
+    except RateLimitedError as limited:
+        return limited
     return error
 
 
@@ -209,6 +240,7 @@ def handle_exception(exc: Exception, context: dict[str, Any]) -> Response:
     if isinstance(error, ServerError):
         logger.error("unhandled error in %s", type(view).__name__, exc_info=exc)
     error = recorded(request, error)
+    metrics.count_error(error)
     status = STATUSES[error.code]
     if isinstance(error, InvalidProofError | ProofNonceRequiredError):
         # At /v1/tokens and POST /v1/agents a bad proof is a bad request (RFC 9449 section 5).
@@ -219,6 +251,7 @@ def handle_exception(exc: Exception, context: dict[str, Any]) -> Response:
 def error_response(request: HttpRequest, error: AgentAuthError) -> HttpResponse:
     """Answer a refusal outside DRF: a page for people, JSON for scripts. It is recorded first."""
     error = recorded(request, error)
+    metrics.count_error(error)
     status = STATUSES[error.code]
     if "text/html" in request.headers.get("Accept", ""):
         page = {"error": error, "status": status}
@@ -260,7 +293,10 @@ def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpR
 
 def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
     # No session, no template context: the request itself (a foreign Host, say) is not to be trusted.
-    return JsonResponse(body_of(InvalidRequestError("The request could not be read.")), status=400)
+    error = recorded(request, InvalidRequestError("The request could not be read."))
+    metrics.count_error(error)
+    status = STATUSES[error.code]
+    return JsonResponse(body_of(error), status=status, headers=headers_of(error, status))
 
 
 def permission_denied(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
@@ -275,5 +311,6 @@ def server_error(request: HttpRequest) -> HttpResponse:
     cause = sys.exc_info()[1]
     error = domain_error(cause if isinstance(cause, Exception) else RuntimeError())
     logger.error("unhandled error before %s", request.path, exc_info=cause)
+    metrics.count_error(error)
     status = STATUSES[error.code]
     return JsonResponse(body_of(error), status=status, headers=headers_of(error, status))

@@ -1,5 +1,6 @@
-"""What every request passes: its id, one host, same origin for pages, security headers, the reader's time zone."""
+"""What every request passes: its id, one host, plain form, rate limits, same origin for pages, headers, time zone."""
 
+import re
 import zoneinfo
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -10,8 +11,12 @@ from django.http.response import HttpResponseBase
 from django.utils import timezone
 
 from agentauth.http_errors import error_response
-from agentauth.protocol.errors import CsrfFailedError, NotFoundError
+from agentauth.log_lines import request_id
+from agentauth.protocol.errors import CsrfFailedError, InvalidRequestError, NotFoundError, RateLimitedError
+from agentauth.proxies import address_of
 from audit.identifiers import new_id
+from registry import rate_limits
+from registry.models import Human
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
 
@@ -29,6 +34,11 @@ CONTENT_SECURITY_POLICY = "; ".join(
     ]
 )
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+PLAIN_PATH = re.compile(r"[A-Za-z0-9/._~-]*")
+# Never limited: an orchestrator that is refused restarts what is only busy.
+PROBES = ("/health/", "/metrics")
+REGISTRATION = "/v1/agents"
+ENTRANCES = ("/sign-in/", "/setup/", "/claim/")
 
 
 class RequestIdMiddleware:
@@ -38,9 +48,15 @@ class RequestIdMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        request.request_id = str(new_id())  # type: ignore[attr-defined]  # our own attribute
-        response = self.get_response(request)
-        response["X-Request-Id"] = request.request_id  # type: ignore[attr-defined]  # our own attribute
+        own = str(new_id())
+        request.request_id = own  # type: ignore[attr-defined]  # our own attribute
+        # Every line logged meanwhile in this thread carries it.
+        token = request_id.set(own)
+        try:
+            response = self.get_response(request)
+        finally:
+            request_id.reset(token)
+        response["X-Request-Id"] = own
         return response
 
 
@@ -99,17 +115,61 @@ class OneHostMiddleware:
         return self.get_response(request)
 
 
-class NoNulMiddleware:
-    """No address of ours holds a NUL, and PostgreSQL raises where one is looked for."""
+class PlainRequestMiddleware:
+    """An address has one spelling here, and a body says its length.
+
+    A proof names its URL as text, so `/v1/%61gents` for `/v1/agents` would be a second name of one thing; and PostgreSQL raises
+    where a NUL is looked for. Django takes a chunked body for none at all, which is not what its sender meant.
+    """
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        query = request.META.get("QUERY_STRING", "")
-        if "\0" in request.path or "\0" in query or "%00" in query:
+        # As the client sent it, where the server hands that on: Django's own path is decoded.
+        raw = str(request.META.get("RAW_URI", "")).partition("?")[0]
+        if (
+            "%" in raw
+            or not PLAIN_PATH.fullmatch(request.path)
+            or "%00" in request.META.get("QUERY_STRING", "")
+        ):
             return error_response(request, NotFoundError("There is nothing here, or it is not yours."))
+        if "Transfer-Encoding" in request.headers:
+            return error_response(request, InvalidRequestError("Send the body with its Content-Length."))
         return self.get_response(request)
+
+
+class RateLimitMiddleware:
+    """Counts each call against its human, or against the address of whoever has not proved who they are.
+
+    Agents and service providers are counted where they are authenticated (registry/authentication.py), and what they present is
+    looked at first: credentials that hold work also at an address others have used up.
+    """
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        try:
+            self.count(request)
+        except RateLimitedError as error:
+            return error_response(request, error)
+        return self.get_response(request)
+
+    @staticmethod
+    def count(request: HttpRequest) -> None:
+        """Raises RateLimitedError."""
+        path, registers = request.path, request.path == REGISTRATION and request.method == "POST"
+        presents = "DPoP" in request.headers or "Authorization" in request.headers
+        if path.startswith(PROBES) or (path.startswith("/v1/") and presents and not registers):
+            return
+        request.counted = True  # type: ignore[attr-defined]  # our own attribute: its refusal is not counted again
+        if isinstance(request.user, Human):
+            rate_limits.take(rate_limits.HUMAN, str(request.user.pk))
+        elif registers or (request.method == "POST" and path.startswith(ENTRANCES)):
+            rate_limits.take(rate_limits.ENTRY, address_of(request))
+        else:
+            rate_limits.take(rate_limits.ADDRESS, address_of(request))
 
 
 class SameOriginMiddleware:

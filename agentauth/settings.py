@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
+from agentauth.log_lines import logging_config
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 
@@ -84,26 +86,40 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "agentauth.middleware.RequestIdMiddleware",
+<<<<<<< HEAD
     "agentauth.middleware.ServerNonceMiddleware",
     "agentauth.middleware.SecurityHeadersMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+=======
+    "agentauth.observing.ObservingMiddleware",
+    "agentauth.middleware.SecurityHeadersMiddleware",
+    "agentauth.proxies.ForwardedMiddleware",
+>>>>>>> 8521405 (Rate limits per address, agent, service provider and human; one request line; metrics; truthful readiness; the server's limits in one file)
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "agentauth.middleware.OneHostMiddleware",
-    "agentauth.middleware.NoNulMiddleware",
+    "agentauth.middleware.PlainRequestMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "agentauth.middleware.RateLimitMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "agentauth.middleware.SameOriginMiddleware",
     "agentauth.middleware.TimeZoneMiddleware",
     "agentauth.http_errors.PageErrorMiddleware",
 ]
 
-# Threads of each web process; long polls may hold a quarter of them.
+# Web processes (gunicorn reads the same variable), and threads of each; long polls may hold a quarter of them.
+WEB_CONCURRENCY = int(env("WEB_CONCURRENCY", "2"))
 WEB_THREADS = int(env("WEB_THREADS", "16"))
 LONG_POLL_SLOTS = max(1, WEB_THREADS // 4)
+
+# Limits against abuse: registry/rate_limits.py. Only tests may go without.
+RATE_LIMITED = not TESTING or env("RATE_LIMITS") == "on"
+SERVICE_PROVIDER_CALLS_PER_MINUTE = int(env("SERVICE_PROVIDER_CALLS_PER_MINUTE", "60000"))
+# Whoever presents it may read /metrics; in development whoever is on this machine.
+METRICS_TOKEN = env("METRICS_TOKEN")
 
 ROOT_URLCONF = "agentauth.urls"
 WSGI_APPLICATION = "agentauth.wsgi.application"
@@ -176,6 +192,7 @@ REST_FRAMEWORK = {
 
 # Run-time links that run upward (architecture: the stack), named here by dotted path.
 AUDIT_SIGNER = "kms.services.signer"
+AUDIT_OBSERVER = "agentauth.metrics.count_event"
 
 LANGUAGE_CODE = "en-gb"
 TIME_ZONE = "UTC"
@@ -206,7 +223,11 @@ CSRF_FAILURE_VIEW = "agentauth.http_errors.csrf_failed"
 SECURE_SSL_REDIRECT = not DEVELOPMENT
 SECURE_HSTS_SECONDS = 0 if DEVELOPMENT else 31_536_000
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = not DEVELOPMENT
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env("TRUSTED_PROXY") == "1" else None
+# Reverse proxies in front of us that we run ourselves; what fewer hops say of the client is not believed.
+TRUSTED_PROXIES = int(env("TRUSTED_PROXIES", "0"))
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUSTED_PROXIES else None
+# Probes come from inside, over http.
+SECURE_REDIRECT_EXEMPT = [r"^health/", r"^metrics$"]
 SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 SECURE_REFERRER_POLICY = "no-referrer"
 X_FRAME_OPTIONS = "DENY"
@@ -222,22 +243,8 @@ CELERY_BEAT_SCHEDULE = {
     "expire-approvals": {"task": "approvals.tasks.expire", "schedule": 30.0},
 }
 
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {
-        "line": {
-            "class": "agentauth.log_lines.LineFormatter",
-            "format": "{asctime} {levelname} {name} {message}",
-            "style": "{",
-        }
-    },
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "loggers": {
-        # Refusals are audit events: no line of Django's for each.
-        **{name: {"level": "CRITICAL"} for name in ("django.request", "django.security.csrf")},
-        # The server's own lines name addresses too.
-        "gunicorn.error": {"handlers": ["stderr"], "propagate": False},
-    },
-    "root": {"handlers": ["stderr"], "level": env("LOG_LEVEL", "WARNING") or "WARNING"},
-}
+# One JSON object a line in production; a line for people in development. LOG_FORMAT says otherwise.
+LOGGING = logging_config(
+    as_json=env("LOG_FORMAT", "text" if DEVELOPMENT else "json") == "json",
+    level=env("LOG_LEVEL", "WARNING") or "WARNING",
+)

@@ -1,5 +1,6 @@
 """Counting anonymous refusals in the database, so that a flood cannot fill the log: across processes, per minute."""
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,8 @@ from audit.models import RefusalCount
 
 # Refusals of anonymous callers that are recorded one by one, per route, error and clock minute.
 RECORDED_PER_MINUTE = 60
+# Keys with their own pace in a process, before those that may be written again are forgotten.
+_MAX_KEYS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +27,36 @@ class Flood:
     count: int
 
 
-def count_refusal(*, route: str, error: str, at: datetime) -> bool:
-    """Count one refusal; True while the minute's allowance lasts. Needs a transaction."""
+class Batches:
+    """Refusals of one process put together per key, so that a flood does not write to the database each time."""
+
+    def __init__(self, *, seconds: float) -> None:
+        self._seconds = seconds
+        self._waiting: dict[str, int] = {}
+        self._next_at: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def add(self, key: str, *, now: float) -> int:
+        """How many refusals to write now: this one and what waited, or 0 for none yet. `now` is monotonic seconds.
+
+        What waits when a flood ends is written with the next refusal of the key.
+        """
+        with self._lock:
+            if len(self._next_at) > _MAX_KEYS:
+                self._next_at = {key: at for key, at in self._next_at.items() if at > now}
+            count = self._waiting.pop(key, 0) + 1
+            if now < self._next_at.get(key, now):
+                self._waiting[key] = count
+                return 0
+            self._next_at[key] = now + self._seconds
+            return count
+
+
+def count_refusal(*, route: str, error: str, at: datetime, count: int = 1) -> bool:
+    """Count `count` refusals, one of which would be an event; True while the minute's allowance of events lasts.
+
+    Needs a transaction.
+    """
     key = {
         "route": route[: RefusalCount.ROUTE_LENGTH],
         "error": error[: RefusalCount.ERROR_LENGTH],
@@ -38,7 +69,10 @@ def count_refusal(*, route: str, error: str, at: datetime) -> bool:
         except IntegrityError:
             # Another process opened this minute first.
             _increment(key)
-    return RefusalCount.objects.get(**key).count <= RECORDED_PER_MINUTE
+    if RefusalCount.objects.get(**key).count <= RECORDED_PER_MINUTE:
+        return True
+    _increment(key, by=count - 1)
+    return False
 
 
 def summarise_refusals(*, now: datetime) -> Iterator[Flood]:
@@ -53,5 +87,5 @@ def summarise_refusals(*, now: datetime) -> Iterator[Flood]:
             yield Flood(row.route, row.error, timestamp(row.minute), row.count - RECORDED_PER_MINUTE)
 
 
-def _increment(key: dict[str, object]) -> int:
-    return RefusalCount.objects.filter(**key).update(count=F("count") + 1)
+def _increment(key: dict[str, object], by: int = 1) -> int:
+    return RefusalCount.objects.filter(**key).update(count=F("count") + by)

@@ -5,9 +5,12 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
+from django.conf import settings
 from django.db import connection, transaction
+from django.utils.module_loading import import_string
 
 from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import AgentAuthError
@@ -94,6 +97,10 @@ def record(
         Opening(event=event, member=member, salt=salts[member], value=hidden[member]) for member in hidden
     )
     QueueEntry.objects.create(event=event)
+    if settings.AUDIT_OBSERVER:
+        # Once it is true, and without a say in it.
+        observe = import_string(settings.AUDIT_OBSERVER)
+        transaction.on_commit(partial(observe, event), robust=True)
     return event
 
 
@@ -104,6 +111,7 @@ def record_refusal(
     at: datetime,
     error: AgentAuthError,
     route: str,
+    stands_for: int | None = None,
     agent_id: _Id = None,
     human_id: _Id = None,
     service_provider_id: _Id = None,
@@ -113,10 +121,12 @@ def record_refusal(
     """Record one refusal in a transaction of its own, after what was refused has been rolled back.
 
     `route` is the pattern of the URL, never the path a caller chose: it keys the flood counter. An anonymous
-    caller's refusals beyond 60 in a minute, per route and error, are only counted: then None comes back.
+    caller's refusals beyond 60 in a minute, per route and error, are only counted: then None comes back. So are, whoever
+    calls, those the edge puts together: `stands_for` is then how many this one stands for, itself among them.
     """
+    counted = actor.kind == "anonymous" or stands_for is not None
     with transaction.atomic():
-        if actor.kind == "anonymous" and not count_refusal(route=route, error=error.code, at=at):
+        if counted and not count_refusal(route=route, error=error.code, at=at, count=stands_for or 1):
             return None
         return record(
             kind=kind,
@@ -129,7 +139,8 @@ def record_refusal(
             service_provider_id=service_provider_id,
             grant_id=grant_id,
             token_jti=token_jti,
-            data={"error": error.code, "route": route},
+            data={"error": error.code, "route": route}
+            | ({"count": stands_for} if (stands_for or 1) > 1 else {}),
         )
 
 

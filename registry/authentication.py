@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote_plus
@@ -23,8 +24,10 @@ from agentauth.protocol.errors import (
     InvalidProofError,
     InvalidRequestError,
     ProofNonceRequiredError,
+    RateLimitedError,
 )
 from audit.services import Actor
+from registry import rate_limits
 from registry.models import Agent, ServiceProvider
 from registry.services.keys import bar_disclosed_key, is_barred
 from registry.services.nonces import REGISTRY, nonces_of
@@ -42,6 +45,16 @@ def caller_of(request: Request) -> Any:
 def forget_caller(request: Request) -> None:
     """Nobody, until proved: the error handler asks who was calling, also while that is still being found out."""
     request.user = None  # type: ignore[assignment]  # the stubs know users alone
+
+
+def limited_as(request: Request, caller: Agent | ServiceProvider, ask: Callable[[str, str], None]) -> None:
+    """Ask the rate limits for this caller, who stands in the event if that is refused. Raises RateLimitedError."""
+    sort = rate_limits.AGENT if isinstance(caller, Agent) else rate_limits.SERVICE_PROVIDER
+    try:
+        ask(sort, str(caller.pk))
+    except RateLimitedError:
+        request.user = caller  # type: ignore[assignment]  # the stubs know users alone
+        raise
 
 
 def request_id_of(request: Request) -> str:
@@ -121,7 +134,11 @@ class AgentProofAuthentication(BaseAuthentication):
         if agent is None or agent.status == Agent.Status.REVOKED or is_barred(proof.jkt):
             # Before the proof is spent: a stranger's keys write nothing here.
             raise InvalidClientError("No agent is registered with this key.")
+        # The limit is asked before the proof is spent, which is a write, and counted after: a replayed proof is not
+        # its agent's call.
+        limited_as(request, agent, rate_limits.check)
         spend(proof)
+        limited_as(request, agent, rate_limits.take)
         return agent, proof
 
 
@@ -134,7 +151,9 @@ class ServiceProviderAuthentication(BaseAuthentication):
         if header is None:
             return None
         client_id, secret = read_basic(header)
-        return authenticate_service_provider(client_id=client_id, secret=secret), None
+        caller = authenticate_service_provider(client_id=client_id, secret=secret)
+        limited_as(request, caller, rate_limits.take)
+        return caller, None
 
     def authenticate_header(self, request: Request) -> str:
         return 'Basic realm="agentauth"'

@@ -8,10 +8,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agentauth.management.commands.serve import gunicorn
 from tests.postgres import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,11 +29,12 @@ class LiveRegistry:
         database_url: str = "",
         workers: int = 4,
         env: Mapping[str, str] | None = None,
+        arguments: Sequence[str] = (),
     ) -> None:
         self.port = free_port()
         self.url = f"http://localhost:{self.port}"
         self.directory = directory
-        self.workers = workers
+        self.arguments = arguments
         self.log = directory / "server.log"
         self.env = {
             **{name: value for name, value in os.environ.items() if name != "DATABASE_URL"},
@@ -41,6 +43,7 @@ class LiveRegistry:
             "DATABASE_URL": database_url,
             "SECRET_KEY": "only-for-live-tests-0123456789-abcdefghijklmnopqrstuvw",
             "AGENTAUTH_TESTING": "1",
+            "WEB_CONCURRENCY": str(workers),
             "WEB_THREADS": "8",
             "FAULT_AT": f"@{directory / 'fault_at'}",
             **(env or {}),
@@ -64,23 +67,7 @@ class LiveRegistry:
         (self.directory / "fault_at").write_text(point)
 
     def start(self) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "gunicorn",
-            "agentauth.wsgi:application",
-            "--bind",
-            f"127.0.0.1:{self.port}",
-        ]
-        command += [
-            "--worker-class",
-            "gthread",
-            "--workers",
-            str(self.workers),
-            "--threads",
-            "8",
-            "--no-control-socket",
-        ]
+        command = [*gunicorn(f"127.0.0.1:{self.port}"), *self.arguments]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env=self.env, stdout=log, stderr=log, start_new_session=True

@@ -118,6 +118,12 @@ class SlowDownError(AgentAuthError):
     code = "slow_down"
 
 
+class RateLimitedError(AgentAuthError):
+    """Too many calls in a short time, whatever they asked; `retry_after` says when to go on."""
+
+    code = "rate_limited"
+
+
 class IdempotencyInProgressError(AgentAuthError):
     code = "idempotency_in_progress"
 

@@ -8,7 +8,7 @@ from django.db import connection
 from agentauth.protocol.errors import InvalidProofError, InvalidRequestError
 from audit import kinds
 from audit.models import Event, RefusalCount
-from audit.refusals import RECORDED_PER_MINUTE, summarise_refusals
+from audit.refusals import RECORDED_PER_MINUTE, Batches, summarise_refusals
 from audit.services import Actor, record_refusal, seal_audit
 from audit.verification import verify_log
 
@@ -20,11 +20,18 @@ OVER = 5
 
 
 def _refuse(
-    times: int, *, actor: Actor = ANONYMOUS, at: datetime = MINUTE, route: str = "POST v1/agents"
+    times: int,
+    *,
+    actor: Actor = ANONYMOUS,
+    at: datetime = MINUTE,
+    route: str = "POST v1/agents",
+    stands_for: int | None = None,
 ) -> int:
     error = InvalidRequestError("No.")
     events = [
-        record_refusal(kind=kinds.REQUEST_REFUSED, actor=actor, at=at, error=error, route=route)
+        record_refusal(
+            kind=kinds.REQUEST_REFUSED, actor=actor, at=at, error=error, route=route, stands_for=stands_for
+        )
         for _ in range(times)
     ]
     return sum(event is not None for event in events)
@@ -113,3 +120,24 @@ def test_a_minute_within_its_allowance_leaves_no_summary() -> None:
 
 def test_a_long_route_is_counted_by_its_beginning() -> None:
     assert _refuse(RECORDED_PER_MINUTE + OVER, route="GET " + "x" * 500) == RECORDED_PER_MINUTE
+
+
+def test_a_batch_writes_at_once_then_at_its_pace_and_loses_none() -> None:
+    batches = Batches(seconds=1)
+    assert [batches.add("a", now=now) for now in (5.0, 5.1, 5.9, 6.0, 6.5, 9.0)] == [1, 0, 0, 3, 0, 2]
+    assert batches.add("b", now=5.2) == 1
+
+
+def test_a_batch_forgets_keys_that_may_be_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audit.refusals._MAX_KEYS", 10)
+    batches = Batches(seconds=1)
+    for number in range(100):
+        batches.add(str(number), now=float(number))
+    assert len(batches._next_at) <= 11
+
+
+def test_U4_a_refusal_that_stands_for_many_says_so_whoever_called() -> None:
+    assert _refuse(60, actor=AGENT, stands_for=3) == 60
+    assert {event.data["count"] for event in Event.objects.all()} == {3}
+    assert _refuse(1, actor=AGENT, stands_for=7) == 0
+    assert RefusalCount.objects.get().count == 67

@@ -99,7 +99,9 @@ def refused_shape(answer: Any, place: str) -> None:
     assert answer["X-Request-Id"], place
 
 
-def test_DJ_15_without_credentials_nothing_opens_but_the_listed(alice_at: "Scene") -> None:
+def test_DJ_15_without_credentials_nothing_opens_but_the_listed(alice_at: "Scene", settings: Any) -> None:
+    # In development whoever is on this machine may read /metrics; else it takes its token.
+    settings.METRICS_TOKEN = "only-the-collector-knows"
     before = rows()
     for route in ROUTES:
         path = address(route, alice_at.ids)

@@ -1,5 +1,6 @@
 """`serve`: the embedded default. Migrates, makes keys, prints the setup link, then supervises gunicorn and the jobs."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -23,7 +24,9 @@ class Command(BaseCommand):
     help = "Bring the whole system up: database, keys, web server and periodic jobs."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--workers", type=int, default=2, help="web server processes")
+        parser.add_argument(
+            "--workers", type=int, default=settings.WEB_CONCURRENCY, help="web server processes"
+        )
         parser.add_argument(
             "--no-setup-link", action="store_true", help="do not print a link for the first admin"
         )
@@ -37,7 +40,8 @@ class Command(BaseCommand):
             call_command("setup_link", first_start=True)
         self.stdout.write(f"AgentAuth is at {settings.PUBLIC_URL}  (Ctrl-C stops it)")
         self.stdout.flush()
-        supervise([_gunicorn(options["workers"]), [sys.executable, "manage.py", "jobs"]])
+        os.environ["WEB_CONCURRENCY"] = str(options["workers"])
+        supervise([gunicorn(f"127.0.0.1:{_port()}"), [sys.executable, "manage.py", "jobs"]])
 
 
 def _port() -> int:
@@ -58,29 +62,10 @@ def check_port_is_free(port: int) -> None:
             ) from None
 
 
-def _gunicorn(workers: int) -> list[str]:
-    bind = f"127.0.0.1:{_port()}"
-    command = [sys.executable, "-m", "gunicorn", "agentauth.wsgi:application", "--bind", bind]
-    command += [
-        "--worker-class",
-        "gthread",
-        "--workers",
-        str(workers),
-        "--threads",
-        str(settings.WEB_THREADS),
-    ]
-    # The control socket of gunicorn 27 would lie in the home directory; nobody here uses it.
-    return [
-        *command,
-        "--no-control-socket",
-        # By default gunicorn lets a client on the same machine set SCRIPT_NAME by a header of that name.
-        "--forwarder-headers",
-        "",
-        "--graceful-timeout",
-        str(STOP_SECONDS),
-        "--log-level",
-        "warning",
-    ]
+def gunicorn(bind: str) -> list[str]:
+    """The web server's command line; all else stands in agentauth/web_server.py."""
+    server = [sys.executable, "-m", "gunicorn", "-c", "python:agentauth.web_server"]
+    return [*server, "--bind", bind, "agentauth.wsgi:application"]
 
 
 def supervise(commands: list[list[str]]) -> None:

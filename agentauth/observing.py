@@ -1,0 +1,60 @@
+"""One line and one measurement for each request: what was asked by whom, what came of it, how long it took."""
+
+import logging
+import time
+from collections.abc import Callable
+
+from django.db import DatabaseError, InterfaceError
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+
+from agentauth import metrics
+from agentauth.http_errors import METHODS, actor_of
+
+logger = logging.getLogger("agentauth.requests")
+# No route of ours: everything else a stranger asks for is one series and one word.
+NO_ROUTE = "none"
+
+
+class ObservingMiddleware:
+    """Names the route, never the path: paths hold ids, and some hold secrets."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        begun = time.monotonic()
+        response = self.get_response(request)
+        seconds = time.monotonic() - begun
+        method = request.method if request.method in METHODS else "other"
+        route = route_of(request)
+        metrics.observe_request(method=str(method), route=route, status=response.status_code, seconds=seconds)
+        if logger.isEnabledFor(logging.INFO):
+            self.log(request, response, f"{method} {route}", seconds)
+        return response
+
+    @staticmethod
+    def log(request: HttpRequest, response: HttpResponseBase, act: str, seconds: float) -> None:
+        method, _, route = act.partition(" ")
+        try:
+            caller = actor_of(request)
+            kind, name = caller.kind, caller.id
+        except (DatabaseError, InterfaceError):
+            # Who is signed in stands in the database, and it did not answer.
+            kind, name = "unknown", ""
+        members = {
+            "method": method,
+            "route": route,
+            "status": response.status_code,
+            "duration_ms": round(seconds * 1000, 1),
+            "caller_kind": kind,
+            "caller_id": name,
+        }
+        said = f"{act} {response.status_code} {members['duration_ms']} ms {kind} {name}"
+        logger.info(said.rstrip(), extra={"members": members})
+
+
+def route_of(request: HttpRequest) -> str:
+    """The pattern of the URL as the URLconf writes it."""
+    match = request.resolver_match
+    return f"/{match.route}" if match else NO_ROUTE

@@ -1,0 +1,61 @@
+"""What reverse proxies say of the client: believed from as many hops as are set, and from nobody else."""
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+
+UNKNOWN = "unknown"
+# A household or a host has a whole such network of IPv6 addresses to itself.
+IPV6_PREFIX = 64
+
+
+class ForwardedMiddleware:
+    """Sets `request.client_address`; takes away what a client says about its own scheme."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        hops = settings.TRUSTED_PROXIES
+        request.client_address = client_address(request.META, hops=hops)  # type: ignore[attr-defined]  # our own attribute
+        said = request.META.pop("HTTP_X_FORWARDED_PROTO", "")
+        # Unlike addresses, this header is often replaced along the way instead of added to.
+        if scheme := _nth_from_the_right(said, min(hops, said.count(",") + 1)):
+            request.META["HTTP_X_FORWARDED_PROTO"] = scheme
+        return self.get_response(request)
+
+
+def client_address(meta: Mapping[str, Any], *, hops: int) -> str:
+    """The address the outermost of our own `hops` proxies saw, IPv6 by its /64; the peer's where there is none.
+
+    Each proxy adds the address it saw on the right of X-Forwarded-For, so what a client wrote itself stands further left than
+    `hops` and is never looked at.
+    """
+    heard = _nth_from_the_right(meta.get("HTTP_X_FORWARDED_FOR", ""), hops)
+    return _network(heard) or _network(meta.get("REMOTE_ADDR", "")) or UNKNOWN
+
+
+def address_of(request: Any) -> str:
+    """The client's address as a counter knows it."""
+    return str(getattr(request, "client_address", UNKNOWN))
+
+
+def _nth_from_the_right(header: str, number: int) -> str:
+    parts = [part.strip() for part in header.split(",")]
+    return parts[-number] if 0 < number <= len(parts) else ""
+
+
+def _network(text: str) -> str:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return ""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((address.packed, IPV6_PREFIX), strict=False))
+    return str(address)

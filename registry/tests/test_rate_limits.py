@@ -1,0 +1,214 @@
+"""How often one caller may call: fixed limits, each caller's own, and refused before anything is written."""
+
+import base64
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import pytest
+from django.test import Client
+from pytest_django import Settings
+
+from agentauth.protocol.errors import RateLimitedError
+from audit.models import Event, RefusalCount
+from audit.refusals import Batches
+from registry import rate_limits
+from registry.models import Human, ServiceProvider, SpentProof
+from registry.rate_limits import ADDRESS, AGENT, ENTRY, HUMAN, SERVICE_PROVIDER, Limit, Limiter
+from registry.tests.cast import AgentClient, basic, enrolled
+
+pytestmark = pytest.mark.django_db
+
+VERIFY = {"token": "x", "proof": "x", "method": "GET", "url": "http://127.0.0.1:8001/v1"}
+
+
+@pytest.fixture
+def few(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Three calls at once for everybody, then one a minute."""
+    settings.RATE_LIMITED = True
+    settings.WEB_CONCURRENCY = 1
+    sorts = (ADDRESS, ENTRY, AGENT, HUMAN, SERVICE_PROVIDER)
+    monkeypatch.setattr(rate_limits, "limits", lambda: {sort: Limit(1, 3) for sort in sorts})
+    monkeypatch.setattr("agentauth.http_errors._batches", Batches(seconds=1))
+    rate_limits.limiter.cache_clear()
+    yield
+    rate_limits.limiter.cache_clear()
+
+
+def test_a_burst_then_the_rate() -> None:
+    limiter = Limiter(Limit(per_minute=60, burst=3), share=1)
+    assert [limiter.take("a", now=10.0) for _ in range(4)] == [0, 0, 0, 1.0]
+    assert limiter.take("a", now=10.5) == 0.5
+    assert [limiter.take("a", now=11.0), limiter.take("a", now=11.0)] == [0, 1.0]
+    assert [limiter.take("a", now=99.0) for _ in range(4)] == [0, 0, 0, 1.0]
+
+
+def test_what_is_refused_takes_nothing_and_asking_takes_nothing() -> None:
+    limiter = Limiter(Limit(per_minute=60, burst=1), share=1)
+    assert limiter.take("a", now=0.0) == 0
+    for _ in range(100):
+        assert limiter.take("a", now=0.5) == limiter.wait("a", now=0.5) == 0.5
+    assert limiter.wait("a", now=1.0) == limiter.take("a", now=1.0) == 0
+
+
+def test_each_process_gives_out_its_share() -> None:
+    limiter = Limiter(Limit(per_minute=60, burst=8), share=4)
+    assert [limiter.take("a", now=0.0) for _ in range(3)] == [0, 0, 4.0]
+
+
+def test_DJ_25_callers_are_remembered_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limits, "MAX_REMEMBERED", 10)
+    limiter = Limiter(Limit(per_minute=1, burst=1), share=1)
+    for number in range(1000):
+        limiter.take(str(number), now=0.0)
+    assert len(limiter._whole_at) == 10
+    # Who called last is remembered, who called first starts afresh.
+    assert limiter.wait("999", now=0.0) > 0
+    assert limiter.wait("0", now=0.0) == 0
+
+
+def refused(answer: Any) -> bool:
+    if answer.status_code != 429:
+        return False
+    body = answer.json()
+    assert body["error"] == "rate_limited"
+    assert 1 <= body["retry_after"] <= 61
+    assert answer["Retry-After"] == str(body["retry_after"])
+    assert answer["Cache-Control"] == "no-store"
+    return True
+
+
+def test_DJ_25_an_agent_has_its_own_allowance_and_a_refused_call_writes_no_proof(
+    few: None, agent: AgentClient, bob: Human, now: datetime
+) -> None:
+    other = enrolled(bob, now=now)
+    calls = [agent.call("GET", "/v1/agents/me") for _ in range(3)]
+    assert [answer.status_code for answer in calls] == [200] * 3
+    spent = SpentProof.objects.count()
+    assert refused(agent.call("GET", "/v1/agents/me"))
+    assert SpentProof.objects.count() == spent
+    assert other.call("GET", "/v1/agents/me").status_code == 200
+    event = Event.objects.get(reason="rate_limited")
+    assert str(event.agent_id) == str(agent.agent().pk)
+
+
+def test_DJ_25_another_s_replays_take_nothing_from_an_agent(few: None, agent: AgentClient) -> None:
+    proof = agent.proof("GET", "/v1/agents/me", b"")
+    answers = [Client().get("/v1/agents/me", headers={"DPoP": proof}) for _ in range(4)]
+    assert [answer.status_code for answer in answers][:3] == [200, 401, 401]
+    assert agent.call("GET", "/v1/agents/me").status_code == 200
+
+
+def test_DJ_25_a_service_provider_has_its_own_allowance(
+    few: None, provider_and_secret: tuple[ServiceProvider, str]
+) -> None:
+    def ask() -> Any:
+        return Client().post(
+            "/v1/verify", VERIFY, content_type="application/json", headers=basic(*provider_and_secret)
+        )
+
+    assert [ask().status_code for _ in range(3)] == [200] * 3
+    assert refused(ask())
+    event = Event.objects.get(reason="rate_limited")
+    assert event.service_provider_id == provider_and_secret[0].pk
+
+
+def test_DJ_25_refused_credentials_count_against_the_address_and_good_ones_still_work(
+    few: None, provider_and_secret: tuple[ServiceProvider, str], agent: AgentClient
+) -> None:
+    wrong = base64.b64encode(f"{provider_and_secret[0].pk}:wrong".encode()).decode()
+
+    def guess() -> Any:
+        return Client().post(
+            "/v1/verify", VERIFY, content_type="application/json", headers={"Authorization": f"Basic {wrong}"}
+        )
+
+    assert [guess().status_code for _ in range(3)] == [401] * 3
+    assert refused(guess())
+    assert agent.call("GET", "/v1/agents/me").status_code == 200
+    good = Client().post(
+        "/v1/verify", VERIFY, content_type="application/json", headers=basic(*provider_and_secret)
+    )
+    assert good.status_code == 200
+
+
+def test_DJ_25_one_address_s_refusals_are_another_s_business(few: None) -> None:
+    def ask(address: str) -> Any:
+        return Client(REMOTE_ADDR=address).get("/.well-known/agentauth")
+
+    assert [ask("203.0.113.7").status_code for _ in range(3)] == [200] * 3
+    assert refused(ask("203.0.113.7"))
+    assert ask("203.0.113.8").status_code == 200
+    assert [ask("2001:db8:1:2::1").status_code for _ in range(3)] == [200] * 3
+    assert refused(ask("2001:db8:1:2:ffff::9"))
+    assert ask("2001:db8:1:3::1").status_code == 200
+
+
+@pytest.mark.parametrize("hops", [0, 1])
+def test_DJ_25_nobody_gets_a_new_allowance_by_naming_another_address(
+    few: None, settings: Settings, hops: int
+) -> None:
+    settings.TRUSTED_PROXIES = hops
+
+    def ask(claimed: str) -> Any:
+        # Through a proxy of ours the true address is added on the right.
+        said = f"{claimed}, 203.0.113.7" if hops else claimed
+        return Client(REMOTE_ADDR="10.0.0.2").get("/.well-known/agentauth", headers={"X-Forwarded-For": said})
+
+    assert [ask(f"198.51.100.{number}").status_code for number in range(3)] == [200] * 3
+    assert refused(ask("198.51.100.77"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/sign-in/finish", "/setup/unknown-code/options", "/claim/unknown-secret/statement", "/v1/agents"],
+)
+def test_DJ_25_beginnings_have_an_allowance_of_their_own(few: None, path: str) -> None:
+    origin = {"Origin": "http://localhost:8000"}
+
+    def begin() -> Any:
+        return Client().post(path, "{}", content_type="application/json", headers=origin)
+
+    assert not [begin() for _ in range(3) if refused(begin())][1:]
+    assert refused(begin())
+    # Looking is another allowance than beginning.
+    assert Client().get("/sign-in/").status_code == 200
+
+
+def test_AP_10_a_human_who_guesses_ids_is_slowed_down(few: None, alice: Human) -> None:
+    client = Client()
+    client.force_login(alice)
+    answers = [client.get(f"/approvals/01980000-0000-7000-8000-{number:012}/") for number in range(4)]
+    assert [answer.status_code for answer in answers] == [404, 404, 404, 429]
+    assert Event.objects.filter(reason="rate_limited", human_id=alice.pk).count() == 1
+
+
+def test_DJ_25_probes_are_never_refused(few: None, token_key: None) -> None:
+    assert {Client().get(path).status_code for path in ["/health/live", "/health/ready"] * 9} == {200}
+
+
+def test_DJ_25_U4_a_flood_is_few_writes_and_every_refusal_is_counted(few: None) -> None:
+    for _ in range(3):
+        Client().get("/.well-known/agentauth")
+    for _ in range(50):
+        assert refused(Client().get("/.well-known/agentauth"))
+    events = Event.objects.filter(reason="rate_limited")
+    assert 1 <= events.count() <= 3
+    assert sum(RefusalCount.objects.values_list("count", flat=True)) == events.count()
+
+
+def test_without_the_setting_nothing_is_counted(settings: Settings) -> None:
+    settings.RATE_LIMITED = False
+    for _ in range(5000):
+        rate_limits.take(ENTRY, "203.0.113.7")
+    settings.RATE_LIMITED = True
+    rate_limits.take(ENTRY, "203.0.113.7")
+    rate_limits.limiter.cache_clear()
+
+
+def test_the_error_says_when_to_go_on(few: None) -> None:
+    for _ in range(3):
+        rate_limits.take(AGENT, "a")
+    with pytest.raises(RateLimitedError) as caught:
+        rate_limits.check(AGENT, "a")
+    assert caught.value.fields["retry_after"] == 60

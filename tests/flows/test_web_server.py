@@ -1,0 +1,165 @@
+"""What reaches a real server in a form no client of ours sends: oversized, endless, lying, spelled otherwise, slow."""
+
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.live import LiveRegistry
+
+pytestmark = pytest.mark.flow
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
+    """A server of one process that gives a request three seconds."""
+    directory = tmp_path_factory.mktemp("patient")
+    registry = LiveRegistry(directory, workers=1, arguments=["--timeout", "3"], env={"LOG_FORMAT": "json"})
+    registry.prepare()
+    registry.start()
+    yield registry
+    registry.stop()
+
+
+def exchange(registry: LiveRegistry, sent: bytes, *, seconds: float = 10, more: bytes = b"") -> bytes:
+    """Send raw bytes, then `more` again and again while nobody answers; everything that came back."""
+    with socket.create_connection(("127.0.0.1", registry.port), timeout=seconds) as connection:
+        connection.sendall(sent)
+        connection.settimeout(0.2 if more else seconds)
+        received, deadline = b"", time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                if more:
+                    connection.sendall(more)
+                part = connection.recv(65_536)
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+            received += part
+            if not part or (more and b"\r\n\r\n" in received):
+                break
+        return received
+
+
+def status_of(answer: bytes) -> int:
+    found = re.match(rb"HTTP/1\.1 (\d+)", answer)
+    return int(found[1]) if found else 0
+
+
+def head(registry: LiveRegistry, first: str = "POST /v1/verify", *lines: str) -> bytes:
+    return "\r\n".join(
+        [f"{first} HTTP/1.1", f"Host: localhost:{registry.port}", "Connection: close", *lines, "", ""]
+    ).encode()
+
+
+def memory(registry: LiveRegistry) -> int:
+    """Bytes that the processes of the server hold."""
+    assert registry.process
+    total = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(stat.read_text().rpartition(")")[2].split()[2]) == registry.process.pid:
+                total += int((stat.parent / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except OSError:
+            continue
+    return total
+
+
+@pytest.mark.parametrize("size", [9_000, 70_000])
+@pytest.mark.parametrize("name", ["X-Anything", "DPoP", "Authorization", "Cookie"])
+def test_DJ_6_a_header_beyond_its_limit_is_refused_before_anything_is_parsed(
+    patient: LiveRegistry, name: str, size: int
+) -> None:
+    assert status_of(exchange(patient, head(patient, "GET /health/live", f"{name}: {'x' * size}"))) == 431
+    assert status_of(exchange(patient, head(patient, "GET /health/live", f"{name}: {'x' * 8000}"))) == 200
+
+
+def test_DJ_6_many_headers_and_long_addresses_are_refused(patient: LiveRegistry) -> None:
+    many = [f"X-{number}: y" for number in range(100)]
+    assert status_of(exchange(patient, head(patient, "GET /health/live", *many))) == 431
+    assert status_of(exchange(patient, head(patient, f"GET /health/live?{'x' * 5000}"))) == 414
+
+
+@pytest.mark.parametrize("size", [2_500_000, 100_000_000])
+def test_DJ_7_a_large_body_is_413_and_not_kept(patient: LiveRegistry, size: int) -> None:
+    """An anonymous page act: nothing turns it away before its body does."""
+    before = memory(patient)
+    lines = [
+        f"Content-Length: {size}",
+        f"Origin: {patient.url}",
+        "Content-Type: application/json",
+        "Sec-Fetch-Site: same-origin",
+    ]
+    answer = exchange(
+        patient, head(patient, "POST /sign-in/finish", *lines), more=b"x" * 1_000_000, seconds=15
+    )
+    assert status_of(answer) in {403, 413}
+    assert memory(patient) - before < 20_000_000
+
+
+def test_DJ_7_a_chunked_body_is_refused_and_never_read(patient: LiveRegistry) -> None:
+    before = memory(patient)
+    sent = head(patient, "POST /v1/verify", "Transfer-Encoding: chunked", "Content-Type: application/json")
+    answer = exchange(patient, sent + b"10000\r\n", more=b"x" * 65_536 + b"\r\n10000\r\n")
+    assert status_of(answer) == 400
+    assert b"Content-Length" in answer
+    assert memory(patient) - before < 20_000_000
+
+
+def test_DJ_7_a_body_shorter_than_it_says_ends_with_the_request_s_time(patient: LiveRegistry) -> None:
+    """Threads are few: a client that never sends the rest gives its own back."""
+    begun = time.monotonic()
+    answer = exchange(
+        patient, head(patient, "POST /v1/revoke", "Content-Length: 1000", "DPoP: x") + b"{", seconds=10
+    )
+    assert status_of(answer) == 401
+    assert time.monotonic() - begun < 9
+
+
+@pytest.mark.parametrize("start", [b"GET /health/live HTT", b"POST /v1/verify HTTP/1.1\r\nHost: x\r\nX-A: "])
+def test_DJ_7_a_head_that_drips_is_cut_off(patient: LiveRegistry, start: bytes) -> None:
+    begun = time.monotonic()
+    exchange(patient, start, more=b"x", seconds=20)
+    assert time.monotonic() - begun < 12
+    assert httpx.get(f"{patient.url}/health/live").status_code == 200
+
+
+def test_DJ_7_two_lengths_and_a_negative_one_are_refused(patient: LiveRegistry) -> None:
+    for lines in (
+        ["Content-Length: 2", "Content-Length: 3"],
+        ["Content-Length: -1"],
+        ["Content-Length: 1e3"],
+    ):
+        assert status_of(exchange(patient, head(patient, "POST /v1/verify", *lines) + b"{}")) == 400
+    both = ["Content-Length: 2", "Transfer-Encoding: chunked"]
+    assert status_of(exchange(patient, head(patient, "POST /v1/verify", *both) + b"{}")) == 400
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/%61gents/me", "/v1/agents%2Fme", "/.well-known/%6Awks.json", "/%2e%2e/etc"]
+)
+def test_DJ_3_an_address_has_one_spelling(patient: LiveRegistry, path: str) -> None:
+    """As sent: Django alone would decode it, and a proof's URL is compared as text."""
+    answer = exchange(patient, head(patient, f"GET {path}"))
+    assert status_of(answer) == 404
+
+
+def test_DJ_4_a_name_with_an_underscore_is_dropped(patient: LiveRegistry) -> None:
+    """`Content_Length`, `X_Forwarded_Proto`, `DPoP` look-alikes: none reaches the application."""
+    answer = exchange(patient, head(patient, "GET /v1/agents/me", "D_PoP: x", "X_Forwarded_Proto: https"))
+    assert json.loads(answer.split(b"\r\n\r\n")[1])["error"] == "invalid_client"
+
+
+def test_DJ_3_nobody_names_the_scheme_or_the_mount_point(patient: LiveRegistry) -> None:
+    lines = ["X-Forwarded-Proto: https", "X-Forwarded-Ssl: on", "Script-Name: /evil", "SCRIPT_NAME: /evil"]
+    answer = exchange(patient, head(patient, "GET /approvals/", *lines))
+    assert status_of(answer) == 302
+    assert b"location: /sign-in/?next=%2fapprovals%2f\r\n" in answer.lower()
+    assert status_of(exchange(patient, head(patient, "GET /", "X-Forwarded-Host: evil.example"))) == 200
