@@ -48,8 +48,11 @@ def _migrated() -> None:
 
 
 def token_key() -> None:
-    """There is a key to sign tokens with, and its backend signs."""
-    signer(purpose="token", now=timezone.now()).sign(b"agentauth/health/v1")
+    """There is a key to sign tokens with, and its backend opens it.
+
+    Whether it signs at this moment is not asked: a backend that fails stops issuing, and must not stop verify as well.
+    """
+    signer(purpose="token", now=timezone.now())
 
 
 def audit_queue() -> None:
