@@ -86,15 +86,11 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "agentauth.middleware.RequestIdMiddleware",
-<<<<<<< HEAD
+    "agentauth.observing.ObservingMiddleware",
     "agentauth.middleware.ServerNonceMiddleware",
     "agentauth.middleware.SecurityHeadersMiddleware",
-    "django.middleware.clickjacking.XFrameOptionsMiddleware",
-=======
-    "agentauth.observing.ObservingMiddleware",
-    "agentauth.middleware.SecurityHeadersMiddleware",
     "agentauth.proxies.ForwardedMiddleware",
->>>>>>> 8521405 (Rate limits per address, agent, service provider and human; one request line; metrics; truthful readiness; the server's limits in one file)
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "agentauth.middleware.OneHostMiddleware",

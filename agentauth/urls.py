@@ -2,12 +2,8 @@
 
 from django.urls import include, path
 
-<<<<<<< HEAD
-from agentauth import health
-from agentauth.openapi.views import SchemaView
-=======
 from agentauth import health, metrics
->>>>>>> 8521405 (Rate limits per address, agent, service provider and human; one request line; metrics; truthful readiness; the server's limits in one file)
+from agentauth.openapi.views import SchemaView
 from approvals.admin_site import site
 
 handler400 = "agentauth.http_errors.bad_request"
@@ -19,11 +15,8 @@ urlpatterns = [
     path("health/live", health.live),
     path("health/ready", health.ready),
     path("health/startup", health.ready),
-<<<<<<< HEAD
     path("v1/schema/", SchemaView.as_view()),
-=======
     path("metrics", metrics.page),
->>>>>>> 8521405 (Rate limits per address, agent, service provider and human; one request line; metrics; truthful readiness; the server's limits in one file)
     path("admin/", site.urls),
     path("", include("kms.urls")),
     path("", include("audit.urls")),
