@@ -102,6 +102,7 @@ MIDDLEWARE = [
     "agentauth.middleware.RateLimitMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "agentauth.middleware.SameOriginMiddleware",
+    "approvals.sessions.KeepSessionMiddleware",
     "agentauth.middleware.TimeZoneMiddleware",
     "agentauth.http_errors.PageErrorMiddleware",
 ]
@@ -212,8 +213,8 @@ CSRF_COOKIE_NAME = f"{_PREFIX}agentauth_csrf"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = not DEVELOPMENT
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Strict"
-SESSION_COOKIE_AGE = 12 * 3600
-SESSION_SAVE_EVERY_REQUEST = False
+# Our own store: digests of keys, 30 minutes idle, 12 hours in all.
+SESSION_ENGINE = "approvals.sessions"
 SESSION_SERIALIZER = "django.contrib.sessions.serializers.JSONSerializer"
 CSRF_FAILURE_VIEW = "agentauth.http_errors.csrf_failed"
 SECURE_SSL_REDIRECT = not DEVELOPMENT

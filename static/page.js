@@ -8,6 +8,8 @@ const said = region.textContent.trim();
 if (said) setTimeout(() => { region.textContent = ""; region.textContent = said; }, 150);
 
 const RENEW = 20_000;
+// What a page does by itself keeps no session alive.
+const BACKGROUND = { "X-Background": "1" };
 const here = document.getElementById("presence");
 
 if (here) {
@@ -27,7 +29,7 @@ if (here) {
   const renew = async () => {
     if (document.visibilityState !== "visible" || here.getAttribute("aria-checked") !== "true") return;
     try {
-      await post("/presence/renew");
+      await post("/presence/renew", {}, BACKGROUND);
     } catch {
       show(false);
     }
@@ -41,7 +43,9 @@ const waiting = document.getElementById("waiting");
 if (waiting) {
   setInterval(async () => {
     if (document.visibilityState !== "visible" || waiting.contains(document.activeElement)) return;
-    const response = await fetch("/approvals/", { credentials: "same-origin" }).catch(() => null);
+    const response = await fetch("/approvals/", { credentials: "same-origin", headers: BACKGROUND }).catch(() => null);
+    // Signed out meanwhile: show the sign-in rather than a page nobody is behind.
+    if (response?.redirected) location.reload();
     if (!response?.ok || response.redirected) return;
     const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
     const now = fresh.getElementById("waiting");

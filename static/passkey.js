@@ -11,7 +11,7 @@ export class Refusal extends Error {
   }
 }
 
-export async function post(url, body = {}) {
+export async function post(url, body = {}, headers = {}) {
   let response;
   try {
     response = await fetch(url, {
@@ -21,6 +21,7 @@ export async function post(url, body = {}) {
         "Content-Type": "application/json",
         Accept: "application/json",
         "X-CSRFToken": document.querySelector('meta[name="csrf-token"]').content,
+        ...headers,
       },
       body: JSON.stringify(body),
     });

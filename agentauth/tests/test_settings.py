@@ -88,3 +88,19 @@ def test_fault_points_are_dead_outside_tests(tmp_path: Path) -> None:
         [sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "''"
+
+
+def test_DJ_20_cookies_of_production_belong_to_this_host_over_tls_alone(tmp_path: Path) -> None:
+    script = (
+        "from agentauth import settings as s; "
+        "print(s.SESSION_COOKIE_NAME, s.CSRF_COOKIE_NAME, s.SESSION_COOKIE_SECURE, s.CSRF_COOKIE_SECURE, "
+        "s.SESSION_COOKIE_HTTPONLY, s.CSRF_COOKIE_HTTPONLY, s.SESSION_COOKIE_SAMESITE, s.CSRF_COOKIE_SAMESITE)"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "AGENTAUTH_TESTING"}
+    env |= SAFE | {"VAR_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+    )
+    found = done.stdout.split()
+    assert found[:2] == ["__Host-agentauth_session", "__Host-agentauth_csrf"]
+    assert found[2:] == ["True"] * 4 + ["Strict"] * 2

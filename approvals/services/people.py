@@ -22,6 +22,7 @@ from agentauth.protocol.manifest import check_display_name
 from approvals.models import Challenge, Passkey, SetupCode
 from approvals.passkeys import VerifiedRegistration, creation_options, request_options, verify_registration
 from approvals.services.challenges import Ceremony, begin, check_signature, latest, spend, take
+from approvals.sessions import stored_key
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Human
@@ -31,7 +32,6 @@ SETUP_CODE_BYTES = 16
 FIRST_ADMIN_LIFE = timedelta(minutes=15)
 INVITATION_LIFE = timedelta(hours=72)
 USER_HANDLE_BYTES = 32
-BACKEND = "approvals.passkeys.PasskeyBackend"
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,10 +231,10 @@ def record_sign_out(*, human: Human, actor: Actor, now: datetime) -> None:
 
 
 def session_key_of(request: HttpRequest) -> str:
-    """The key of the request's session, which is made if there is none yet."""
+    """The key of the row of the request's session, which is made if there is none yet."""
     if not request.session.session_key:
         request.session.create()
-    return str(request.session.session_key)
+    return stored_key(str(request.session.session_key))
 
 
 def _active(human: Human) -> Human:

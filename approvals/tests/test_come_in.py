@@ -13,6 +13,7 @@ from django.core.management import CommandError, call_command
 from agentauth.protocol.errors import InvalidRequestError, InvalidStateError
 from approvals.models import Challenge, Passkey, SetupCode
 from approvals.services.people import create_setup_link, finish_setup
+from approvals.sessions import stored_key
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import ORIGIN, Person, browser, invited
 from audit.models import Event
@@ -272,7 +273,7 @@ def test_a_setup_that_was_looked_up_in_time_still_finds_the_admin_who_was_faster
         finish_setup(
             setup_code=looked_up,
             credential=person.device.registration(options),
-            session_key=str(person.client.session.session_key),
+            session_key=stored_key(str(person.client.session.session_key)),
             actor=TESTER,
             now=now,
         )

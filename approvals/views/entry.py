@@ -3,7 +3,7 @@
 from urllib.parse import urlencode
 
 from django.conf import settings
-from django.contrib.auth import login, logout
+from django.contrib.auth import logout
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.utils import timezone
@@ -13,6 +13,7 @@ from agentauth.protocol.encoding import b64u_decode
 from agentauth.protocol.errors import EncodingError, NotFoundError
 from approvals.models import SetupCode
 from approvals.services import people
+from approvals.sessions import start_session
 from approvals.views.access import HOME, actor_of, answer, human_of, member, posted, safe_next, signed_in
 from registry.models import Human
 from verifier.services import presence
@@ -53,8 +54,7 @@ def sign_in_finish(request: HttpRequest) -> HttpResponse:
         request_id=actor_of(request).request_id,
         now=timezone.now(),
     )
-    # A new session key: one known from before the sign-in opens nothing.
-    login(request, human, backend=people.BACKEND)
+    start_session(request, human, now=timezone.now())
     return answer(status="Signed in", next=safe_next(request))
 
 
@@ -95,7 +95,7 @@ def setup_finish(request: HttpRequest, code: str) -> HttpResponse:
         actor=actor_of(request),
         now=timezone.now(),
     )
-    login(request, human, backend=people.BACKEND)
+    start_session(request, human, now=timezone.now())
     return answer(status="Passkey created", next=HOME)
 
 
