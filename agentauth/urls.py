@@ -3,7 +3,7 @@
 from django.urls import include, path
 
 from agentauth import health, metrics
-from agentauth.openapi.views import SchemaView
+from agentauth.openapi.views import SchemaView, docs
 from approvals.admin_site import site
 
 handler400 = "agentauth.http_errors.bad_request"
@@ -16,6 +16,7 @@ urlpatterns = [
     path("health/ready", health.ready),
     path("health/startup", health.ready),
     path("v1/schema/", SchemaView.as_view()),
+    path("docs/", docs),
     path("metrics", metrics.page),
     path("admin/", site.urls),
     path("", include("kms.urls")),

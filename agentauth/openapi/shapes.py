@@ -119,7 +119,7 @@ def _action(kinds: Sequence[str], more: Mapping[str, Schema]) -> Schema:
     arguments = {
         "type": "object",
         "propertyNames": {"pattern": f"^{ARGUMENT}$"},
-        "additionalProperties": scalar(65_536),
+        "additionalProperties": ref("Value"),
         "maxProperties": MAX_ARGUMENTS,
     }
     return record("", required, {"arguments": arguments}, closed=True)
@@ -191,6 +191,7 @@ SHAPES: Final[Mapping[str, Schema]] = {
         maxLength=MAX_RESOURCE,
     ),
     "Scalar": scalar(MAX_TEXT) | {"description": "A string, boolean or integer."},
+    "Value": scalar(65_536) | {"description": "A string, boolean or integer, as an action brings it."},
     "Constraint": record(
         "Operators on one argument; a value satisfies all of them. Absent, it satisfies none.",
         {},

@@ -1,8 +1,13 @@
-"""The description over HTTP: as OpenAPI for programs, and as a page for people. Both are public and may be kept."""
+"""The description over HTTP: as OpenAPI for programs, and as a page for people. Both are public."""
 
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_safe
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from agentauth.openapi import page
 from agentauth.openapi.document import openapi
 from registry.api.discovery import PublicView
 
@@ -14,3 +19,15 @@ class SchemaView(PublicView):
 
     def get(self, request: Request) -> Response:
         return Response(openapi(), headers={"Cache-Control": KEPT})
+
+
+@require_safe
+def docs(request: HttpRequest) -> HttpResponse:
+    """`GET /docs/`: the same for people; works without JavaScript."""
+    shown = {
+        "groups": page.groups(),
+        "types": page.types(),
+        "errors": page.errors(),
+        "url": settings.PUBLIC_URL,
+    }
+    return render(request, "docs.html", shown)

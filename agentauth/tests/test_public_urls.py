@@ -15,6 +15,7 @@ PUBLIC = {
     ".well-known/oauth-authorization-server",
     ".well-known/jwks.json",
     "v1/schema/",
+    "docs/",
     "health/live",
     "health/ready",
     "health/startup",

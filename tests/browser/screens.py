@@ -184,6 +184,7 @@ NOT_FOUND = "/approvals/01900000-0000-7000-8000-000000000000/"
 SCREENS = {
     "front-signed-out": Screen(as_visitor("/")),
     "front-signed-in": Screen(at("/")),
+    "docs": Screen(as_visitor("/docs/")),
     "sign-in": Screen(as_visitor("/sign-in/")),
     "setup": Screen(setup),
     "inbox-empty": Screen(as_bob("/approvals/")),

@@ -34,6 +34,7 @@ PUBLIC = {
     "/.well-known/oauth-authorization-server",
     "/.well-known/jwks.json",
     "/v1/schema/",
+    "/docs/",
     "/sign-in/",
 }
 # What anybody may post to: the two beginnings of a ceremony, and registration, which proves itself by its body.
