@@ -15,6 +15,7 @@ from audit.services import SYSTEM, Actor, record
 from kms import backends
 from kms.lifetimes import PUBLISHED_BEFORE_USE, lifetimes, needed_until
 from kms.models import Key
+from kms.state import Subject, publish_change
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +133,7 @@ def rotate_key(*, purpose: str, actor: Actor, now: datetime) -> Key:
     try:
         with transaction.atomic():
             key.save(force_insert=True)
+            publish_change(Subject.KEY, key.kid, now=now)
             _record(kinds.KEY_ACTIVATED if first else kinds.KEY_PUBLISHED, key, actor=actor, now=now)
     except IntegrityError:
         raise InvalidStateError(f"Another {purpose} key was made at the same time.") from None
@@ -163,6 +165,7 @@ def disable_key(*, kid: str, actor: Actor, now: datetime) -> Key:
             raise NotFoundError("There is no key of that name.")
         if not swapped:
             raise InvalidStateError("The key is disabled already.")
+        publish_change(Subject.KEY, key.kid, now=now)
         _record(kinds.KEY_DISABLED, key, actor=actor, now=now)
     return key
 
@@ -184,6 +187,7 @@ def _promote(key: Key, *, actor: Actor, now: datetime) -> bool:
             )
             if not Key.objects.filter(pk=key.pk, state=Key.State.NEXT).update(state=Key.State.ACTIVE):
                 raise _OvertakenError  # noqa: TRY301 — raising is what rolls the half back
+            publish_change(Subject.KEY, key.kid, now=now)
             _record(kinds.KEY_ACTIVATED, key, actor=actor, now=now, replaced=replaced)
     except _OvertakenError:
         return False

@@ -11,7 +11,7 @@ STATE_MACHINES = {
     "kms_key_state",
     "verifier_confirmation_status",
 }
-APPEND_ONLY = {"audit_event", "audit_leaf", "audit_opening", "approvals_receipt"}
+APPEND_ONLY = {"audit_event", "audit_leaf", "audit_opening", "approvals_receipt", "verifier_statechange"}
 QUERIES = {
     "sqlite": "SELECT name FROM sqlite_master WHERE type = 'trigger'",
     "postgresql": "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal",

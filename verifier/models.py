@@ -157,3 +157,17 @@ class PresenceLease(models.Model):
 
     def __str__(self) -> str:
         return f"{self.human_id} until {self.expires_at}"
+
+
+class StateChange(models.Model):
+    """One thing that verification rests on and that changed: committed with the change itself, told to whoever asks."""
+
+    id = models.BigAutoField(primary_key=True)
+    # The number of the transaction that made the change; see verifier/services/state.py.
+    position = models.BigIntegerField(db_index=True)
+    subject = models.CharField(max_length=16)
+    subject_id = models.CharField(max_length=64)
+    at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.position}: {self.subject} {self.subject_id}"

@@ -17,6 +17,7 @@ from agentauth.protocol.errors import (
 )
 from audit import kinds
 from audit.services import Actor, record
+from kms.state import Subject, publish_change
 from registry.models import Agent, Human
 from registry.services.codes import CLAIM_SECRET_BYTES, claim_code, claim_secret, read_code
 from registry.services.grant_requests import check_claim_fits
@@ -179,4 +180,5 @@ def revoke_agent(*, agent: Agent, actor: Actor, now: datetime) -> None:
 
 
 def _record(kind: str, agent: Agent, actor: Actor, now: datetime, **data: object) -> None:
+    publish_change(Subject.AGENT, agent.pk, now=now)
     record(kind=kind, actor=actor, at=now, agent_id=agent.id, human_id=agent.human_id, data=data)

@@ -9,6 +9,7 @@ from django.db import transaction
 from agentauth.protocol.errors import AgentAuthError
 from audit import kinds
 from audit.services import Actor, record
+from kms.state import Subject, publish_change
 from registry.models import Agent, EnrolmentCode, Grant, IdempotencyRecord, SpentProof
 from registry.services.grants import expire_grant
 
@@ -59,6 +60,7 @@ def _expire_agent(agent: Agent, now: datetime) -> bool:
         still = Agent.objects.filter(pk=agent.pk, status=Agent.Status.ACTIVE, expires_at__lte=now)
         if not still.update(status=Agent.Status.EXPIRED):
             return False
+        publish_change(Subject.AGENT, agent.pk, now=now)
         record(kind=kinds.AGENT_EXPIRED, actor=_ACTOR, at=now, agent_id=agent.id, human_id=agent.human_id)
     return True
 

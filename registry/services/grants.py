@@ -23,6 +23,7 @@ from agentauth.protocol.token import build_claims, check_token_size
 from audit import kinds
 from audit.faults import fault_point
 from audit.services import Actor, record
+from kms.state import Subject, publish_change
 from registry.models import Agent, Grant, Human, ServiceProvider
 
 # As long as the real ones can be: 256-bit thumbprints and subjects, UUIDs, ten-digit seconds.
@@ -365,6 +366,9 @@ def _record(
     data: Mapping[str, Any] | None = None,
     personal: Mapping[str, Any] | None = None,
 ) -> None:
+    # One that was never approved is nothing a verification rests on.
+    if grant.capabilities is not None:
+        publish_change(Subject.GRANT, grant.pk, now=now)
     record(
         kind=kind,
         actor=actor,

@@ -12,6 +12,7 @@ from agentauth.protocol.manifest import VerifiedManifest
 from audit import kinds
 from audit.faults import fault_point
 from audit.services import Actor, record
+from kms.state import Subject, publish_change
 from registry.models import Agent
 from registry.services.grant_changes import follow_new_manifest
 
@@ -75,6 +76,7 @@ def replace_manifest(*, agent: Agent, manifest: VerifiedManifest, actor: Actor, 
         if agent.status == Agent.Status.EXPIRED:
             agent.status = Agent.Status.ACTIVE if agent.human_id else Agent.Status.UNCLAIMED
         agent.save()
+        publish_change(Subject.AGENT, agent.pk, now=now)
         suspended = follow_new_manifest(agent=agent, actor=actor, now=now) if changed else 0  # 7
         record(
             kind=kinds.AGENT_MANIFEST_CHANGED if changed else kinds.AGENT_MANIFEST_RENEWED,

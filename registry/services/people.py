@@ -12,6 +12,7 @@ from agentauth.protocol.manifest import check_display_name
 from agentauth.protocol.windows import parse_zone
 from audit import kinds
 from audit.services import Actor, record
+from kms.state import Subject, publish_change
 from registry.models import Human
 
 MAX_EMAIL_CHARACTERS = 254
@@ -63,6 +64,8 @@ def end_sessions(*, human: Human, actor: Actor, now: datetime) -> None:
     """Sign the human out everywhere at once."""
     with transaction.atomic():
         Human.objects.filter(pk=human.pk).update(session_epoch=F("session_epoch") + 1)
+        # Presence ends with the sessions.
+        publish_change(Subject.HUMAN, human.pk, now=now)
         record(kind=kinds.HUMAN_SESSIONS_ENDED, actor=actor, at=now, human_id=human.id)
     human.refresh_from_db()
 
@@ -83,5 +86,6 @@ def _move(human: Human, old: str, new: str, kind: str, actor: Actor, now: dateti
         )
         if not moved:
             raise InvalidStateError(f"Only a human who is {old} can become {new}.")
+        publish_change(Subject.HUMAN, human.pk, now=now)
         record(kind=kind, actor=actor, at=now, human_id=human.id)
     human.refresh_from_db()

@@ -14,6 +14,7 @@ from agentauth.protocol.key_change import VerifiedKeyChange
 from audit import kinds
 from audit.faults import fault_point
 from audit.services import Actor, record
+from kms.state import Subject, publish_change
 from registry.models import Agent, BarredKey
 from registry.services.grant_changes import follow_new_key
 from registry.services.keys import is_barred
@@ -43,6 +44,7 @@ def rotate_agent_key(*, agent: Agent, change: VerifiedKeyChange, actor: Actor, n
         except IntegrityError:
             raise _taken() from None
         BarredKey.objects.create(jkt=change.old_jkt, reason=ROTATED, barred_at=now)  # 5
+        publish_change(Subject.AGENT, agent.pk, now=now)
         suspended = follow_new_key(agent=agent, actor=actor, now=now)  # 6
         record(
             kind=kinds.AGENT_KEY_ROTATED,

@@ -24,6 +24,7 @@ from agentauth.protocol.identifiers import parse_id
 from agentauth.protocol.manifest import check_display_name
 from audit import kinds
 from audit.services import Actor, record
+from kms.state import Subject, publish_change
 from registry.models import ServiceProvider, ServiceProviderSecret
 from registry.services.grant_changes import follow_new_allow_list, follow_new_audience
 
@@ -105,6 +106,7 @@ def change_audience(*, service_provider: ServiceProvider, audience: str, actor: 
         _check_disjoint(audience, but=held)
         before, held.audience = held.audience, audience
         held.save(update_fields=["audience"])
+        publish_change(Subject.SERVICE_PROVIDER, held.pk, now=now)
         suspended = follow_new_audience(service_provider=held, actor=actor, now=now)
         record(
             kind=kinds.SERVICE_PROVIDER_AUDIENCE_CHANGED,
@@ -151,6 +153,7 @@ def rotate_secret(*, service_provider: ServiceProvider, actor: Actor, now: datet
     with transaction.atomic():
         ended = _end_secrets(_held(service_provider), keep=1, now=now)
         secret = _add_secret(service_provider, now)
+        publish_change(Subject.SERVICE_PROVIDER, service_provider.pk, now=now)
         record(
             kind=kinds.SERVICE_PROVIDER_SECRET_ROTATED,
             actor=actor,
@@ -166,6 +169,7 @@ def end_previous_secrets(*, service_provider: ServiceProvider, actor: Actor, now
     with transaction.atomic():
         ended = _end_secrets(_held(service_provider), keep=1, now=now)
         if ended:
+            publish_change(Subject.SERVICE_PROVIDER, service_provider.pk, now=now)
             record(
                 kind=kinds.SERVICE_PROVIDER_SECRETS_ENDED,
                 actor=actor,
@@ -326,5 +330,6 @@ def _move(
     with transaction.atomic():
         if not ServiceProvider.objects.filter(pk=service_provider.pk, status__in=old).update(status=new):
             raise InvalidStateError(f"The service provider cannot become {new} from where it is.")
+        publish_change(Subject.SERVICE_PROVIDER, service_provider.pk, now=now)
         record(kind=kind, actor=actor, at=now, service_provider_id=service_provider.id)
     service_provider.refresh_from_db()

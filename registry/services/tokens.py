@@ -23,6 +23,7 @@ from audit import kinds
 from audit.faults import fault_point
 from audit.services import Actor, record
 from kms import services as kms
+from kms.state import Subject, publish_change
 from registry.models import Agent, Grant, ServiceProvider, Token
 from registry.services.codes import pairwise_subject
 from registry.services.grants import find_grant
@@ -112,6 +113,7 @@ def revoke_token(*, jti: str, actor: Actor, now: datetime) -> bool:
     with transaction.atomic():
         if not Token.objects.filter(jti=jti, revoked_at=None).update(revoked_at=now):
             return False
+        publish_change(Subject.TOKEN, jti, now=now)
         state = token_state(jti)
         record(
             kind=kinds.TOKEN_REVOKED,

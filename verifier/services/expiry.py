@@ -4,6 +4,7 @@ from datetime import datetime
 
 from verifier.models import AgentOperation, PresenceLease
 from verifier.services.confirmations import expire_confirmations
+from verifier.services.state import forget_old_changes
 
 BATCH = 1000
 
@@ -14,5 +15,6 @@ def expire_everything(*, now: datetime) -> dict[str, int]:
     return {
         "confirmations": expire_confirmations(now=now),
         "operations": AgentOperation.objects.filter(pk__in=list(over)).delete()[0],
+        "state_changes": forget_old_changes(now=now),
         "leases": PresenceLease.objects.filter(expires_at__lte=now).delete()[0],
     }

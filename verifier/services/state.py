@@ -1,0 +1,80 @@
+"""The feed of changed state: what registry and kms published, for whoever keeps a copy of what verification reads."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.db import connection
+
+from verifier.models import StateChange
+
+KEPT_FOR = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One subject that is not what it was; `subject` is a `kms.state.Subject`."""
+
+    subject: str
+    subject_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What was published since a position, and the position to ask from next.
+
+    Without `complete` the position is not one of this feed's memory (older than what is kept, or of another
+    database): then forget everything.
+    """
+
+    changes: tuple[Change, ...]
+    position: int
+    complete: bool
+
+
+def publish(*, subject: str, subject_id: str, at: datetime) -> None:
+    """Write one change into the feed, in the caller's transaction: `settings.STATE_PUBLISHER`, called by `kms.state`."""
+    StateChange.objects.create(position=_own_position(), subject=subject, subject_id=subject_id, at=at)
+
+
+def state_since(position: int) -> Changes:
+    """Everything committed since `position`, in one look. Each change is told at least once and may be told twice.
+
+    Numbers are given before the commit and commits overtake each other, so "all above the last number seen" would
+    miss the one that was overtaken. The position handed back is therefore not the highest seen but the oldest that
+    may still commit: what lies above it is told again next time, which harms nobody who only forgets.
+
+    1. The bound first, the rows after it: one that commits in between is seen, or lies above the bound.
+    """
+    horizon = _oldest_open_position()
+    oldest = StateChange.objects.order_by("position").values_list("position", flat=True).first()
+    rows = StateChange.objects.filter(position__gte=position).order_by("id")
+    complete = position <= horizon and (oldest is None or position >= oldest)
+    return Changes(tuple(Change(row.subject, row.subject_id) for row in rows), horizon, complete)
+
+
+def forget_old_changes(*, now: datetime) -> int:
+    """Drop what nobody will ask for any more; returns how many. The newest stays: positions are counted from it."""
+    newest = StateChange.objects.order_by("-id").first()
+    old = StateChange.objects.filter(at__lt=now - KEPT_FOR)
+    return 0 if newest is None else old.exclude(pk=newest.pk).delete()[0]
+
+
+def _own_position() -> int:
+    """The number of the transaction this runs in. Writers of SQLite follow each other, so there one counts up."""
+    if connection.vendor == "postgresql":
+        return _number("SELECT pg_current_xact_id()::text::bigint")
+    return _oldest_open_position()
+
+
+def _oldest_open_position() -> int:
+    """No transaction below this number can commit any more."""
+    if connection.vendor == "postgresql":
+        return _number("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+    newest = StateChange.objects.order_by("-position").values_list("position", flat=True).first()
+    return 1 if newest is None else newest + 1
+
+
+def _number(query: str) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(query)
+        return int(cursor.fetchone()[0])

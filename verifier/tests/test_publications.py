@@ -1,0 +1,387 @@
+"""Every service that changes what verification rests on says so once, in the transaction of the change."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from types import ModuleType
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.db import OperationalError, transaction
+from django.db.models import Model
+from django.utils import timezone
+
+import kms.services
+import registry.services
+from agentauth.protocol.capability import parse_capabilities
+from agentauth.protocol.envelope import EMPTY
+from agentauth.protocol.key_change import VerifiedKeyChange, sign_key_change, verify_key_change
+from agentauth.protocol.keys import LocalSigner, PrivateKey
+from agentauth.protocol.manifest import VerifiedManifest, sign_manifest, verify_manifest
+from kms.models import Key
+from kms.state import Subject
+from registry.models import Agent, Grant, Human, ServiceProvider, ServiceProviderSecret, Token
+from registry.services import (
+    agents,
+    enrolment,
+    expiry,
+    grant_changes,
+    grant_requests,
+    grants,
+    keys,
+    manifests,
+    people,
+    registration,
+    rotation,
+    service_providers,
+    tokens,
+)
+from registry.tests.cast import AgentClient, asked, enrolled, pending
+from verifier.models import StateChange
+from verifier.tests.scene import READ, SYSTEM, Scene, scene
+
+pytestmark = pytest.mark.django_db
+
+
+@dataclass
+class World:
+    """An approved grant with a token, and what is made from it for one service."""
+
+    place: Scene
+    now: datetime
+    jti: str = ""
+
+    def __post_init__(self) -> None:
+        grant_id = str(self.place.grant.pk)
+        self.jti = tokens.issue_token(
+            agent=self.place.agent, grant_id=grant_id, actor=SYSTEM, now=self.now
+        ).jti
+
+    def grant(self) -> Grant:
+        return Grant.objects.select_related("agent__human", "service_provider").get(pk=self.place.grant.pk)
+
+    def suspended(self, cause: str) -> Grant:
+        grants.suspend_grant(grant=self.grant(), cause=cause, actor=SYSTEM, now=self.now)
+        return self.grant()
+
+    def over(self) -> Grant:
+        Grant.objects.update(valid_until=self.now)
+        return self.grant()
+
+    def request(self) -> Grant:
+        """What another agent of the same human asks for."""
+        return pending(enrolled(self.place.human, now=self.now), self.place.provider, now=self.now)
+
+    def request_that_is_over(self) -> Grant:
+        asked_for = self.request()
+        Grant.objects.filter(pk=asked_for.pk).update(expires_at=self.now)
+        asked_for.refresh_from_db()
+        return asked_for
+
+    def unclaimed(self) -> Agent:
+        client = AgentClient()
+        client.register()
+        return client.agent()
+
+    def manifest(self) -> VerifiedManifest:
+        seconds = int(self.now.timestamp())
+        return verify_manifest(AgentClient().manifest(), expected_audience=settings.ISSUER, now=seconds)
+
+    def key_change(self) -> VerifiedKeyChange:
+        agent, seconds, key = self.place.agent, int(self.now.timestamp()), LocalSigner(PrivateKey.generate())
+        who: dict[str, str] = {"agent_id": str(agent.pk), "old_jkt": agent.jkt}
+        compact = sign_key_change(key, audience=settings.ISSUER, issued_at=seconds, jti="j" * 22, **who)
+        expected = {f"expected_{name}": value for name, value in who.items()}
+        return verify_key_change(compact, expected_audience=settings.ISSUER, now=seconds, **expected)
+
+    def later_manifest(self) -> VerifiedManifest:
+        """By the agent's own key, with another description."""
+        seconds = int(self.now.timestamp())
+        compact = sign_manifest(
+            self.place.signer,
+            audience=settings.ISSUER,
+            issued_at=seconds + 1,
+            expires_at=seconds + 86_400,
+            jti="j" * 22,
+            name="Research Assistant",
+            description="Another",
+            model_origin="models.example",
+            capabilities=parse_capabilities([READ]),
+        )
+        return verify_manifest(compact, expected_audience=settings.ISSUER, now=seconds)
+
+    def wrong_code(self) -> str:
+        code = enrolment.create_enrolment_code(human=self.place.human, actor=SYSTEM, now=self.now)[1]
+        return code[:-1] + ("A" if code[-1] != "A" else "B")
+
+    def token(self) -> str:
+        return tokens.sign_issued(tokens.issued_again(self.jti, self.now).claims, self.now)
+
+
+Told = Callable[[World, Any], list[tuple[Subject, object]]]
+
+
+def the_token(world: World, _made: Any) -> list[tuple[Subject, object]]:
+    return [(Subject.TOKEN, world.jti)]
+
+
+def the_grant(world: World, _made: Any) -> list[tuple[Subject, object]]:
+    return [(Subject.GRANT, world.place.grant.pk)]
+
+
+def the_made_grant(_world: World, made: Any) -> list[tuple[Subject, object]]:
+    return [(Subject.GRANT, made.pk)]
+
+
+def the_agent(world: World, _made: Any) -> list[tuple[Subject, object]]:
+    return [(Subject.AGENT, world.place.agent.pk)]
+
+
+def the_agent_and_its_grant(world: World, made: Any) -> list[tuple[Subject, object]]:
+    return the_agent(world, made) + the_grant(world, made)
+
+
+def the_provider_and_its_grant(world: World, made: Any) -> list[tuple[Subject, object]]:
+    return the_provider(world, made) + the_grant(world, made)
+
+
+def the_human(world: World, _made: Any) -> list[tuple[Subject, object]]:
+    return [(Subject.HUMAN, world.place.human.pk)]
+
+
+def the_provider(world: World, _made: Any) -> list[tuple[Subject, object]]:
+    return [(Subject.SERVICE_PROVIDER, world.place.provider.pk)]
+
+
+def the_newest_key(_world: World, _made: Any) -> list[tuple[Subject, object]]:
+    return [(Subject.KEY, Key.objects.latest("id").kid)]
+
+
+def the_made_key(_world: World, made: Any) -> list[tuple[Subject, object]]:
+    return [(Subject.KEY, made)]
+
+
+# What a service is called with, by the name of its argument, from the world and what `before` made.
+ARGUMENTS: dict[str, Callable[[World, Any], object]] = {
+    "actor": lambda _world, _made: SYSTEM,
+    "now": lambda world, _made: world.now,
+    "agent": lambda world, _made: world.place.agent,
+    "human": lambda world, _made: world.place.human,
+    "service_provider": lambda world, _made: world.place.provider,
+    "caller": lambda world, _made: world.place.provider,
+    "jti": lambda world, _made: world.jti,
+    "grant_id": lambda world, _made: str(world.place.grant.pk),
+    "asked": lambda world, _made: asked(world.place.provider),
+    "key": lambda world, _made: world.place.signer.public,
+    "capabilities": lambda _world, _made: parse_capabilities([READ]),
+    "envelope": lambda _world, _made: EMPTY,
+    "valid_until": lambda world, _made: (world.now + timedelta(days=1)).replace(microsecond=0),
+    "audience": lambda _world, _made: "https://new.example",
+}
+
+
+@dataclass
+class Row:
+    """A service, what verifiers must hear of it (nothing, or one thing), and how it comes to be called.
+
+    `before` makes what the service is called with as the argument `made`; `more` are arguments of its own.
+    """
+
+    service: Callable[..., object]
+    told: Told | None
+    before: Callable[[World], Any] | None = None
+    made: str = ""
+    more: dict[str, Callable[[World, Any], object]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.before.__name__}" if self.before else self.name
+
+    @property
+    def name(self) -> str:
+        return f"{self.service.__module__}.{self.service.__name__}"
+
+    def call(self, world: World, made: Any) -> None:
+        known = ARGUMENTS | self.more | ({self.made: lambda _world, _made: made} if self.made else {})
+        parameters = inspect.signature(self.service).parameters.values()
+        wanted = [each.name for each in parameters if each.default is each.empty or each.name in self.more]
+        positional = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+        values = {name: known[name](world, made) for name in wanted}
+        first = [values.pop(name) for name in positional]
+        self.service(*first, **values)
+
+
+def constant(value: object) -> Callable[[World, Any], object]:
+    return lambda _world, _made: value
+
+
+def next_key(world: World) -> datetime:
+    return kms.services.rotate_key(purpose="token", actor=SYSTEM, now=world.now).active_from
+
+
+def kid(_world: World) -> str:
+    return Key.objects.get(purpose="token").kid
+
+
+def suspended_by_a_person(world: World) -> Grant:
+    return world.suspended(Grant.SuspensionCause.PERSON)
+
+
+def suspended_by_rotation(world: World) -> Grant:
+    return world.suspended(Grant.SuspensionCause.KEY_ROTATED)
+
+
+def suspended_agent(world: World) -> None:
+    agents.suspend_agent(agent=world.place.agent, actor=SYSTEM, now=world.now)
+
+
+def suspended_human(world: World) -> None:
+    people.suspend_human(human=world.place.human, actor=SYSTEM, now=world.now)
+
+
+def suspended_provider(world: World) -> None:
+    service_providers.suspend_service_provider(
+        service_provider=world.place.provider, actor=SYSTEM, now=world.now
+    )
+
+
+def second_secret(world: World) -> None:
+    service_providers.rotate_secret(service_provider=world.place.provider, actor=SYSTEM, now=world.now)
+
+
+def agent_past_its_end(world: World) -> None:
+    Agent.objects.filter(pk=world.place.agent.pk).update(expires_at=world.now)
+
+
+# Every service that changes a row of registry or kms. A new one without a line here fails the test below.
+SERVICES = [
+    Row(kms.services.ensure_key, the_newest_key, more={"purpose": constant("receipt")}),
+    Row(kms.services.rotate_key, the_newest_key, more={"purpose": constant("token")}),
+    Row(kms.services.promote_due_keys, the_newest_key, next_key, "now"),
+    Row(kms.services.disable_key, the_made_key, kid, "kid"),
+    Row(tokens.issue_token, None),
+    Row(tokens.revoke_token, the_token),
+    Row(tokens.revoke_presented_token, the_token, World.token, "untrusted_token"),
+    Row(grant_requests.request_grant, None),
+    Row(grants.approve_grant, the_made_grant, World.request, "grant"),
+    Row(grants.approve_grant, the_grant, suspended_by_rotation, "grant"),
+    Row(grants.deny_grant, None, World.request, "grant", {"reason": constant("")}),
+    Row(grants.withdraw_grant, None, World.request, "grant"),
+    Row(grants.end_pending_grants, None, World.request),
+    Row(grants.revoke_grant, the_grant, World.grant, "grant"),
+    Row(grants.suspend_grant, the_grant, World.grant, "grant"),
+    Row(grants.raise_version, the_grant, World.grant, "grant", {"cause": constant("manifest_changed")}),
+    Row(grant_changes.follow_new_key, the_grant),
+    Row(grant_changes.follow_new_manifest, the_grant),
+    Row(grant_changes.follow_new_audience, the_grant),
+    Row(grant_changes.follow_new_allow_list, None),
+    Row(grants.resume_grant, the_grant, suspended_by_a_person, "grant"),
+    Row(grants.expire_grant, the_grant, World.over, "grant"),
+    Row(grants.expire_grant, None, World.request_that_is_over, "grant"),
+    Row(
+        agents.check_claim_code,
+        None,
+        World.unclaimed,
+        "agent",
+        {"code": lambda _, made: agents.claim_link(made)[1]},
+    ),
+    # Of an agent that was unclaimed nobody holds a token.
+    Row(agents.claim_agent, None, World.unclaimed, "agent"),
+    Row(agents.suspend_agent, the_agent),
+    Row(agents.resume_agent, the_agent, suspended_agent),
+    Row(agents.revoke_agent, the_agent),
+    Row(keys.bar_disclosed_key, the_agent),
+    Row(rotation.rotate_agent_key, the_agent_and_its_grant, World.key_change, "change"),
+    Row(manifests.replace_manifest, the_agent_and_its_grant, World.later_manifest, "manifest"),
+    Row(expiry.expire_everything, the_agent, agent_past_its_end),
+    Row(
+        registration.register_agent,
+        None,
+        World.manifest,
+        "manifest",
+        {"enrolment_code": constant(None)},
+    ),
+    Row(enrolment.create_enrolment_code, None),
+    Row(enrolment.count_failure, None, World.wrong_code, "code"),
+    Row(people.create_human, None, more={"email": constant("new@example.org"), "name": constant("New")}),
+    Row(people.change_time_zone, None, more={"zone": constant("Europe/Berlin")}),
+    Row(people.suspend_human, the_human),
+    Row(people.resume_human, the_human, suspended_human),
+    # Presence ends with them.
+    Row(people.end_sessions, the_human),
+    Row(service_providers.create_service_provider, None, more={"name": constant("New")}),
+    Row(service_providers.change_audience, the_provider_and_its_grant),
+    # What is beyond the new list is suspended; the list itself is asked only when a grant is decided.
+    Row(service_providers.change_allowed, the_grant, more={"allowed": constant([])}),
+    Row(service_providers.rotate_secret, the_provider),
+    Row(service_providers.end_previous_secrets, the_provider, second_secret),
+    Row(service_providers.suspend_service_provider, the_provider),
+    Row(service_providers.resume_service_provider, the_provider, suspended_provider),
+    Row(service_providers.revoke_service_provider, the_provider),
+]
+
+
+@pytest.fixture
+def world(db: None) -> World:
+    return World(scene(), timezone.now())
+
+
+def feed() -> list[tuple[str, str]]:
+    return list(StateChange.objects.order_by("id").values_list("subject", "subject_id"))
+
+
+@pytest.mark.parametrize("row", SERVICES, ids=str)
+def test_each_service_says_exactly_what_it_changed_and_nothing_when_it_is_undone(
+    row: Row, world: World
+) -> None:
+    made = row.before(world) if row.before else None
+    before = feed()
+    with transaction.atomic():
+        row.call(world, made)
+        said = feed()[len(before) :]
+        expected = [] if row.told is None else row.told(world, made)
+        transaction.set_rollback(True)
+    assert sorted(said) == sorted((str(subject), str(subject_id)) for subject, subject_id in expected)
+    assert feed() == before
+
+
+def modules() -> list[ModuleType]:
+    below = pkgutil.iter_modules(registry.services.__path__, "registry.services.")
+    return [kms.services, *(importlib.import_module(entry.name) for entry in below)]
+
+
+def test_no_service_that_changes_something_is_missing_here() -> None:
+    """A service that changes a row takes an actor: who did it is in its event."""
+    found = {
+        f"{module.__name__}.{name}"
+        for module in modules()
+        for name, function in vars(module).items()
+        if inspect.isfunction(function)
+        and function.__module__ == module.__name__
+        and not name.startswith("_")
+        and ("actor" in inspect.signature(function).parameters or name.startswith("expire_"))
+    }
+    assert found == {row.name for row in SERVICES}
+
+
+@pytest.mark.parametrize("row", [row for row in SERVICES if row.told], ids=str)
+def test_a_change_that_cannot_be_published_is_not_made(
+    row: Row, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = row.before(world) if row.before else None
+
+    def failing(**_: object) -> None:
+        raise OperationalError("disk full")
+
+    def state() -> list[list[object]]:
+        models: list[type[Model]] = [Grant, Agent, Key, Token, Human, ServiceProvider, ServiceProviderSecret]
+        return [list(model._default_manager.order_by("pk").values()) for model in models]
+
+    before = state()
+    monkeypatch.setattr("verifier.services.state.publish", failing)
+    with pytest.raises(OperationalError):
+        row.call(world, made)
+    assert state() == before

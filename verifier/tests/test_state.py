@@ -1,0 +1,98 @@
+"""The feed of changed state: nothing is missed, whatever order commits come in, and nothing is kept for ever."""
+
+import threading
+from datetime import datetime, timedelta
+
+import pytest
+from django.db import DatabaseError, connection, transaction
+from django.db.transaction import TransactionManagementError
+from django.utils import timezone
+
+from kms.state import Subject, publish_change
+from verifier.models import StateChange
+from verifier.services.state import KEPT_FOR, Change, forget_old_changes, publish, state_since
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_outside_a_transaction_nothing_is_published() -> None:
+    with pytest.raises(TransactionManagementError):
+        publish_change(Subject.KEY, "x", now=timezone.now())
+    assert not StateChange.objects.exists()
+
+
+def say(subject_id: str, at: datetime | None = None) -> None:
+    with transaction.atomic():
+        publish(subject="agent", subject_id=subject_id, at=at or timezone.now())
+
+
+def ids(position: int) -> tuple[list[str], int]:
+    told = state_since(position)
+    assert told.complete
+    return [change.subject_id for change in told.changes], told.position
+
+
+def test_a_reader_is_told_what_came_since_and_then_no_more() -> None:
+    start = state_since(0).position
+    say("a")
+    told = state_since(start)
+    assert told.changes == (Change("agent", "a"),)
+    say("b")
+    assert ids(told.position)[0] == ["b"]
+    assert ids(ids(told.position)[1])[0] == []
+
+
+def test_a_position_from_elsewhere_is_answered_with_forget_everything() -> None:
+    say("a")
+    position = state_since(0).position
+    assert not state_since(0).complete
+    assert not state_since(position + 10**6).complete
+    assert state_since(position).complete
+
+
+def test_old_changes_are_forgotten_and_a_reader_who_was_away_is_told_so(now: datetime) -> None:
+    long_ago = now - KEPT_FOR - timedelta(seconds=1)
+    say("a", long_ago)
+    first = StateChange.objects.get().position
+    say("b", long_ago)
+    say("c", now)
+    assert state_since(first).complete
+    assert forget_old_changes(now=now) == 2
+    assert not state_since(first).complete
+    # The newest stays, however old: without it SQLite would count from the beginning again.
+    assert forget_old_changes(now=now + 2 * KEPT_FOR) == 0
+    position = state_since(0).position
+    say("d")
+    assert ids(position)[0] == ["d"]
+
+
+def test_a_change_is_never_altered() -> None:
+    say("a")
+    with pytest.raises(DatabaseError, match="append-only"):
+        StateChange.objects.update(subject_id="b")
+
+
+def test_a_change_that_commits_late_is_not_missed() -> None:
+    """One that was numbered first and committed second; on SQLite the second waits, so there is none to overtake."""
+    written, seen = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        try:
+            with transaction.atomic():
+                publish(subject="agent", subject_id="slow", at=timezone.now())
+                written.set()
+                seen.wait(5)
+        finally:
+            connection.close()
+
+    position = state_since(0).position
+    thread = threading.Thread(target=slow)
+    thread.start()
+    assert written.wait(5)
+    if connection.vendor == "postgresql":
+        say("quick")
+    found, position = ids(position)
+    assert "slow" not in found
+    seen.set()
+    thread.join()
+    assert "slow" in ids(position)[0]
