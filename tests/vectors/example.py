@@ -35,7 +35,7 @@ ACTION = {"type": "transact", "resource": "payments", "amount": AMOUNT, "argumen
 CONSENT = (
     "Research Assistant may read calendar/work at Acme.\n"
     "Research Assistant may spend up to EUR 100.00 per payment at Acme.\n"
-    "At most EUR 500.00 a day (Europe/Berlin).\n"
+    "At most EUR 500.00 a day (Europe/Berlin)."
 )
 VALID_UNTIL = AT.replace(month=2)
 
@@ -209,7 +209,7 @@ def values() -> dict[str, str]:
         "request": request,
         "issue": issue,
         "grant id": identifier("grant"),
-        "consent": CONSENT.rstrip("\n"),
+        "consent": CONSENT,
         "statement": statement().canonical().decode(),
         "challenge": b64u_encode(statement().challenge()),
         "client data": passkey["client_data_json"].decode(),

@@ -1,0 +1,93 @@
+"""The JavaScript client, written from docs/protocol.md alone, lives through a whole story against a live registry."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.actors import LivePerson
+from tests.live import ROOT, LiveRegistry
+
+pytestmark = pytest.mark.node
+
+CLIENT = ROOT / "examples" / "agent.mjs"
+STEPS = "key registered service_provider requested decided token allowed denied revoked refused"
+Step = dict[str, Any]
+
+
+def node() -> str:
+    program = shutil.which("node")
+    assert program
+    return program
+
+
+def steps(arguments: list[str], on_step: Callable[[Step], None] = lambda _step: None) -> list[Step]:
+    """Run the client; what it said, a JSON object a line, each handed to `on_step` as it comes."""
+    command = [node(), str(CLIENT), *arguments]
+    said: list[Step] = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        try:
+            for line in process.stdout:
+                said.append(json.loads(line))
+                on_step(said[-1])
+            errors = process.stderr.read()
+        finally:
+            process.kill()
+    assert process.returncode == 0, (said[-1:], errors)
+    return said
+
+
+class Owner(LivePerson):
+    """Adopts the agent and approves what it asks for, as the client says so."""
+
+    def watch(self, step: Step) -> None:
+        if step["step"] == "registered":
+            self.claim(step["claim_url"].removeprefix(self.registry.url), step["claim_code"])
+        if step["step"] == "requested":
+            done = self.decide(step["grant_id"], self.sign(step["grant_id"]))
+            assert done.status_code == 200, done.text
+
+    def claim(self, path: str, code: str) -> None:
+        self.http.get(path)
+        options = self.post(f"{path}statement", {"code": code}).json()["publicKey"]
+        done = self.post(f"{path}decide", {"credential": self.device.assertion(options)})
+        assert done.status_code == 200, done.text
+
+
+@pytest.mark.parametrize(("alg", "more"), [("EdDSA", ["--require-nonce"]), ("ES256", [])])
+def test_a_client_in_javascript_registers_asks_calls_and_revokes(
+    sqlite_registry: LiveRegistry, tmp_path: Path, alg: str, more: list[str]
+) -> None:
+    audience = f"http://127.0.0.1:8001/{alg}"
+    made = ["create_service_provider", alg, "--audience", audience, "--allow", "read:calendar", *more]
+    provider = sqlite_registry.manage(*made)
+    (tmp_path / "secret").write_text(provider["client_secret"])
+    arguments = ["--registry", sqlite_registry.url, "--service-provider", provider["slug"], "--alg", alg]
+    arguments += ["--client-id", provider["client_id"], "--client-secret-file", str(tmp_path / "secret")]
+    owner = Owner(sqlite_registry, f"{alg.lower()}@example.org")
+    with closing(owner.http):
+        said = steps([*arguments, "--key", str(tmp_path / "key.json")], owner.watch)
+    assert [step["step"] for step in said] == STEPS.split()
+    allowed, denied, _, refused = said[-4:]
+    assert (allowed["valid"], allowed["capability"]) == (True, {"type": "read", "resource": "calendar"})
+    assert (denied["error"], denied["reason"]) == ("insufficient_scope", "no_capability")
+    assert (refused["error"], refused["reason"]) == ("invalid_token", "revoked")
+
+
+def test_a_client_in_javascript_makes_the_bytes_of_the_example() -> None:
+    (said,) = steps(["--example"])
+    assert said["same"] == said["of"] > 20
+
+
+def test_a_client_in_javascript_sees_a_byte_that_differs(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "example.md").read_text()
+    (tmp_path / "example.md").write_text(page.replace("hL_oexkb", "hL_oexkc", 1))
+    with pytest.raises(AssertionError, match="has other bytes"):
+        steps(["--example", "--page", str(tmp_path / "example.md")])
