@@ -8,7 +8,7 @@ from django.conf import settings
 
 from agentauth.protocol.token import TokenClaims
 from registry.models import Agent
-from verifier.stores import Allow, Refuse
+from verifier.stores import Allow, Permit, Refuse
 
 # A refusal stays below 1 kB (docs/protocol.md section 0), whatever limits the grant names.
 _MAX_REFUSAL = 1_000
@@ -84,6 +84,11 @@ def refusal_body(refuse: Refuse) -> dict[str, Any]:
     if refuse.violations:
         _add_violations(body, refuse)
     return body
+
+
+def body_of(outcome: Permit | Refuse) -> Mapping[str, Any]:
+    """The body that says this outcome."""
+    return outcome.answer if isinstance(outcome, Permit) else refusal_body(outcome)
 
 
 def allowed_body(

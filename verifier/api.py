@@ -21,7 +21,7 @@ from registry.authentication import ServiceProviderAuthentication
 from registry.models import ServiceProvider
 from registry.permissions import IsServiceProvider
 from verifier.models import Confirmation
-from verifier.requests import parse_verify_request
+from verifier.requests import parse_delivery, parse_verify_request
 from verifier.services.batch import MAX_REQUESTS, verify_batch
 from verifier.services.confirmations import approval_url, find_for_agent
 from verifier.services.introspection import introspect
@@ -36,9 +36,18 @@ class VerifyView(NativeView):
 
     def post(self, request: Request) -> Response:
         self.query()
+        provider = cast("ServiceProvider", request.user)
+        asked = parse_verify_request(request.data)
+        delivery = parse_delivery(
+            request.headers.get("Idempotency-Key"),
+            service_provider_id=provider.pk,
+            body=request.body,
+            operation_key=asked.operation_key,
+        )
         answer = verify(
-            service_provider=cast("ServiceProvider", request.user),
-            request=parse_verify_request(request.data),
+            service_provider=provider,
+            request=asked,
+            delivery=delivery,
             actor=self.actor,
             now=self.now,
         )

@@ -52,6 +52,17 @@ class AgentOperation(models.Model):
         return f"{self.grant_id} {self.created_at}"
 
 
+class ProviderCall(models.Model):
+    """The answer to one call of a service provider, for when it asks again because the first answer was lost."""
+
+    # SHA-256 over the provider's id and its key: what it minted is kept nowhere.
+    digest = models.BinaryField(max_length=32, primary_key=True)
+    body_sha256 = models.BinaryField(max_length=32)
+    # The body as text, so that it comes back with its members as they were. Empty only before the commit.
+    answer = models.TextField()
+    expires_at = models.DateTimeField(db_index=True)
+
+
 class ConfirmationQuerySet(models.QuerySet["Confirmation"]):
     def waiting(self, now: datetime) -> "ConfirmationQuerySet":
         """Pending and not past their hour."""

@@ -1,10 +1,14 @@
 """The body of a verify request, read strictly: unknown members, wrong types and bad amounts stop here."""
 
+import uuid
 from dataclasses import dataclass
 
 from agentauth.protocol.capability import Action, parse_action
+from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.reading import members, text
+from registry.services.idempotency import check_key
+from verifier.stores import Delivery
 
 _MAX_TEXT = 65_536
 _MAX_METHOD = 32
@@ -61,3 +65,22 @@ def parse_verify_request(obj: object) -> VerifyRequest:
         operation_key=key,
         dry_run=dry_run,
     )
+
+
+def parse_delivery(
+    key: str | None, *, service_provider_id: uuid.UUID, body: bytes, operation_key: str | None
+) -> Delivery | None:
+    """Read the header `Idempotency-Key` of `POST /v1/verify`: the service provider's own name for this one call.
+
+    Raises InvalidRequestError for one outside its form, and for the agent's own key of the body: an agent that named
+    the call could have the answer to one of its requests given to another.
+    """
+    if key is None:
+        return None
+    check_key(key)
+    if key == operation_key:
+        raise InvalidRequestError(
+            "Idempotency-Key: must be minted by you for this call, not be the agent's idempotency_key."
+        )
+    # One provider's keys never meet another's: an id holds no NUL.
+    return Delivery(sha256(f"{service_provider_id}\0{key}".encode()), sha256(body))

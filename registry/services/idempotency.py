@@ -37,6 +37,12 @@ class Answer:
     token_jti: str = ""
 
 
+def check_key(key: str) -> None:
+    """Refuse what is no Idempotency-Key of a header. Raises InvalidRequestError."""
+    if not _KEY.fullmatch(key):
+        raise InvalidRequestError("Idempotency-Key must be 1 to 255 visible ASCII characters.")
+
+
 def run_once(
     *, caller: str, route: str, key: str | None, body_sha256: bytes, now: datetime, act: Callable[[], Answer]
 ) -> Answer:
@@ -52,8 +58,7 @@ def run_once(
     if key is None:
         with transaction.atomic():
             return act()
-    if not _KEY.fullmatch(key):
-        raise InvalidRequestError("Idempotency-Key must be 1 to 255 visible ASCII characters.")
+    check_key(key)
     if len(route) > _ROUTE_CHARACTERS:
         # A path is the caller's to choose, and no id of ours is that long: PostgreSQL would answer with an error.
         route = hashlib.sha256(route.encode()).hexdigest()

@@ -22,15 +22,14 @@ from agentauth.protocol.errors import (
 )
 from agentauth.protocol.keys import PublicKey
 from agentauth.protocol.token import TokenClaims, verify_token
-from audit.faults import fault_point
 from audit.services import Actor
 from kms.services import verification_keys
 from registry.models import ServiceProvider
 from registry.services.keys import bar_disclosed_key
 from registry.services.nonces import Nonces, nonces_of
-from verifier.answers import refusal_body, sentence
+from verifier.answers import body_of
 from verifier.requests import VerifyRequest
-from verifier.stores import EarlyRefusal, Permit, Refuse, StoreCall, VerifierStore
+from verifier.stores import Delivery, EarlyRefusal, Permit, Recalled, Refuse, StoreCall, VerifierStore
 from verifier.stores.database import DatabaseStore
 
 logger = logging.getLogger(__name__)
@@ -48,17 +47,23 @@ class Answer:
 
 
 def verify(
-    *, service_provider: ServiceProvider, request: VerifyRequest, actor: Actor, now: datetime
+    *,
+    service_provider: ServiceProvider,
+    request: VerifyRequest,
+    delivery: Delivery | None = None,
+    actor: Actor,
+    now: datetime,
 ) -> Answer:
     """Decide one request of an authenticated service provider (docs/protocol.md section 8).
 
-    1. Service provider: authenticated by the caller of this function. 2. Its own idempotency: not yet offered.
+    1. Service provider: authenticated by the caller of this function. 2. Its own idempotency.
     3. Token. 4. Proof. 5. Binding. 6. Spend the proof. 7. State. 8. Capability and constraints. 9. The agent's
     idempotency. 10. Windows. 11. Presence. 12. Threshold. 13. Rate. 14. Budgets and uses. 15. Record.
 
-    3 to 5 are `prepare`, without I/O; 6 and 15 are the store's, 7 to 14 `verifier.decision.decide` inside it. A
-    refusal is an answer, and its event is committed before it is given. Raises IdempotencyMismatchError (also
-    committed and recorded), and TemporarilyUnavailableError where the answer could not be had: never a wrong yes.
+    3 to 5 are `prepare`, without I/O; 2, 6 and 15 are the store's, 7 to 14 `verifier.decision.decide` inside it. So 2
+    comes after 3 to 5 in time, but its answer goes before theirs. A refusal is an answer, and its event is committed
+    before it is given. Raises IdempotencyMismatchError (that of step 9 committed and recorded),
+    IdempotencyInProgressError, and TemporarilyUnavailableError where the answer could not be had: never a wrong yes.
     """
     try:
         prepared = prepare(
@@ -67,6 +72,7 @@ def verify(
             keys=verification_keys(purpose="token", now=now),
             nonces=nonces_of(str(service_provider.pk), now),
             nonce_required=service_provider.require_nonce,
+            delivery=delivery,
             actor=actor,
             now=now,
         )
@@ -86,6 +92,7 @@ def prepare(
     keys: Mapping[str, PublicKey],
     nonces: Nonces,
     nonce_required: bool,
+    delivery: Delivery | None = None,
     actor: Actor,
     now: datetime,
 ) -> StoreCall | EarlyRefusal:
@@ -104,6 +111,7 @@ def prepare(
         dry_run=request.dry_run,
         actor=actor,
         now=now,
+        delivery=delivery,
     )
     claims: TokenClaims | None = None
     try:
@@ -147,34 +155,34 @@ def prepare(
         actor=actor,
         now=now,
         fresh_nonce=nonces.fresh_for(proof.nonce),
+        delivery=delivery,
     )
 
 
-def conclude(outcome: Permit | Refuse, fresh_nonce: str | None) -> Answer:
+def conclude(outcome: Permit | Refuse | Recalled, fresh_nonce: str | None) -> Answer:
     """The answer of an outcome that is committed, a yes with the nonce to use next where there is a new one.
 
     Raises IdempotencyMismatchError, which is an HTTP error.
     """
-    if isinstance(outcome, Permit):
-        # Never stored with the answer: a repeat gets the nonce of its own time.
-        return Answer(outcome.answer if fresh_nonce is None else {**outcome.answer, "nonce": fresh_nonce})
-    if outcome.error == IdempotencyMismatchError.code:
-        error = IdempotencyMismatchError(sentence(outcome))
+    body = outcome.body if isinstance(outcome, Recalled) else body_of(outcome)
+    if body.get("error") == IdempotencyMismatchError.code:
+        error = IdempotencyMismatchError(body["error_description"])
         # Its event was committed with the spent proof; the edge must not write a second one.
         error.recorded = True
         raise error
-    return Answer(refusal_body(outcome))
+    if body["valid"] and fresh_nonce is not None:
+        # Never stored with the answer: what is given again brings the nonce of its own time.
+        return Answer({**body, "nonce": fresh_nonce})
+    return Answer(body)
 
 
-def _applied(prepared: StoreCall | EarlyRefusal) -> Permit | Refuse:
+def _applied(prepared: StoreCall | EarlyRefusal) -> Permit | Refuse | Recalled:
     if isinstance(prepared, StoreCall):
         return STORE.apply(prepared)
     if prepared.leaked_key is not None:
         # The proof carried its private key: whoever saw it can sign, so nobody may with it any more.
         bar_disclosed_key(key=prepared.leaked_key, actor=prepared.actor, now=prepared.now)
-    STORE.record(prepared)
-    fault_point("verify.after_commit")
-    return prepared.refuse
+    return STORE.record(prepared)
 
 
 def _check_url(untrusted_url: str, audience: str) -> None:

@@ -8,6 +8,8 @@ that says and records the event. What any home must keep:
 - Decisions about one grant see each other's counters: no limit is passed under any concurrency.
 - Counters, remembered operation, consumed confirmation and event are written together or not at all; a refusal
   changes no counter.
+- With a `delivery`, the answer is kept in that same step, and given again to the same call; a yes only while its
+  token may still act.
 - Where it cannot do so, it raises, and nobody is told yes.
 """
 
@@ -22,6 +24,17 @@ from agentauth.protocol.envelope import Confirmation, Envelope, Ledger, Limits
 from agentauth.protocol.keys import PublicKey
 from agentauth.protocol.token import TokenClaims
 from audit.services import Actor
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One call of a service provider under a name of its own, so that a lost answer can be asked for again.
+
+    `digest` is SHA-256 over the provider and its key, `body_sha256` over the body's bytes as they came.
+    """
+
+    digest: bytes
+    body_sha256: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +56,7 @@ class StoreCall:
     now: datetime
     # The nonce the agent should use from now on, where its own is about to end; told with a yes.
     fresh_nonce: str | None = None
+    delivery: Delivery | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +127,13 @@ class Permit:
 
 
 @dataclass(frozen=True, slots=True)
+class Recalled:
+    """The answer this very call of the service provider was given before, a yes or a no."""
+
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class EarlyRefusal:
     """A verification that ended before the store: its event is all there is to write. `claims` if the token was good."""
 
@@ -126,15 +147,16 @@ class EarlyRefusal:
     now: datetime
     # A key whose private half the proof gave away.
     leaked_key: PublicKey | None = None
+    delivery: Delivery | None = None
 
 
 class VerifierStore(Protocol):
     """The one interface. Both may raise django.db errors or TemporarilyUnavailableError; then nothing was allowed."""
 
-    def apply(self, call: StoreCall) -> Permit | Refuse:
-        """Steps 6 to 15 of docs/protocol.md section 8, atomically. A Refuse is committed before it is returned."""
+    def apply(self, call: StoreCall) -> Permit | Refuse | Recalled:
+        """Steps 2 and 6 to 15 of docs/protocol.md section 8, atomically. A Refuse is committed before it is returned."""
         ...
 
-    def record(self, refusal: EarlyRefusal) -> None:
-        """Write the one event of a refusal in steps 3 to 5."""
+    def record(self, refusal: EarlyRefusal) -> Permit | Refuse | Recalled:
+        """Step 2, and the one event of a refusal in steps 3 to 5."""
         ...

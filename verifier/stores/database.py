@@ -9,10 +9,10 @@ from django.db.models import Q
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.envelope import EMPTY, Envelope, Ledger, parse_envelope
 from agentauth.protocol.envelope import Confirmation as ConfirmationState
-from agentauth.protocol.errors import InvalidTokenError, TemporarilyUnavailableError
+from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.faults import fault_point
 from registry.services.proofs import spend_proof
-from registry.services.state import TokenState, token_state
+from registry.services.state import TokenState
 from verifier.answers import allowed_body, repeated_body
 from verifier.decision import decide
 from verifier.models import AgentOperation, Confirmation, GrantLedger
@@ -25,12 +25,15 @@ from verifier.stores import (
     EarlyRefusal,
     Operation,
     Permit,
+    Recalled,
     Refuse,
     Repeat,
     Snapshot,
     StoreCall,
 )
 from verifier.stores.events import record_decision, record_early_refusal, record_refusal
+from verifier.stores.redelivery import answered_once
+from verifier.stores.state import state_of
 
 # How long an allowed operation is remembered, a transact apart: that one as long as its grant.
 OPERATION_LIFE = timedelta(hours=24)
@@ -43,17 +46,24 @@ class DatabaseStore:
     each other and those of different grants do not meet. On SQLite every transaction is IMMEDIATE: one at a time.
     """
 
-    def apply(self, call: StoreCall) -> Permit | Refuse:
-        """Steps 6 to 15 in one transaction; a refusal commits the spent proof and its event together."""
+    def apply(self, call: StoreCall) -> Permit | Refuse | Recalled:
+        """Steps 6 to 15 in one transaction, with 2 around them; a refusal commits the spent proof and its event together."""
         with transaction.atomic():
-            outcome = _judge(call)
+            outcome = answered_once(call, lambda: _judge(call))
         fault_point("verify.after_commit")
         return outcome
 
-    def record(self, refusal: EarlyRefusal) -> None:
-        """The event of a refusal in steps 3 to 5, where there is nothing else to write."""
+    def record(self, refusal: EarlyRefusal) -> Permit | Refuse | Recalled:
+        """The event of a refusal in steps 3 to 5, where there is nothing else to write but the answer kept of it."""
         with transaction.atomic():
-            record_early_refusal(refusal)
+            outcome = answered_once(refusal, lambda: _refused_early(refusal))
+        fault_point("verify.after_commit")
+        return outcome
+
+
+def _refused_early(refusal: EarlyRefusal) -> Refuse:
+    record_early_refusal(refusal)
+    return refusal.refuse
 
 
 def _judge(call: StoreCall) -> Permit | Refuse:
@@ -64,13 +74,13 @@ def _judge(call: StoreCall) -> Permit | Refuse:
     # 7. The counters are held before the state is read: whoever waits here then judges by what is true after the
     #    wait, not by what was true before it.
     row = _held_ledger(call)
-    state = _state_of(call)
+    state = state_of(call)
     if state is None:
         return _refused(call, Refuse("invalid_token", "unknown"), None)
     snapshot = _snapshot(call, state)
     if row is None and snapshot.refusal is None and _counts(call):
         row = _first_ledger(call, state)
-        state = _state_of(call) or state
+        state = state_of(call) or state
         snapshot = _snapshot(call, state)
     ledger = _plain_ledger(call) if row is None else ledger_of(row)
     # 7. to 14. are judged without I/O, the same in every store.
@@ -119,21 +129,6 @@ def _plain_ledger(call: StoreCall) -> Ledger:
     """The counters for a call that only looks."""
     row = GrantLedger.objects.filter(grant_id=call.claims.grant_id).first()
     return Ledger() if row is None else ledger_of(row)
-
-
-def _state_of(call: StoreCall) -> TokenState | None:
-    """The token's row and all it hangs on; None where our signature stands under something we have no record of."""
-    try:
-        state = token_state(call.claims.jti)
-    except InvalidTokenError:
-        return None
-    # The signature already binds these. A mismatch would mean that rows were exchanged: then nothing is known.
-    same = (
-        str(state.grant.pk) == call.claims.grant_id
-        and state.token.grant_version == call.claims.grant_version
-        and state.service_provider.pk == call.service_provider_id
-    )
-    return state if same else None
 
 
 def _snapshot(call: StoreCall, state: TokenState) -> Snapshot:

@@ -78,15 +78,19 @@ class Scene:
         body.setdefault("proof", self.proof(body["token"]))
         return body if action is None else body | {"action": action}
 
-    def post(self, body: object, *, secret: str | None = None) -> HttpResponse:
+    def post(self, body: object, *, secret: str | None = None, call_key: str | None = None) -> HttpResponse:
+        """Ask; `call_key` is the service provider's own Idempotency-Key."""
         credentials = f"{self.provider.pk}:{secret or self.secret}".encode()
+        headers = {"Authorization": "Basic " + base64.b64encode(credentials).decode()}
+        if call_key is not None:
+            headers["Idempotency-Key"] = call_key
         return cast(
             "HttpResponse",
             self.client.post(
                 "/v1/verify",
                 data=body if isinstance(body, bytes) else json.dumps(body),
                 content_type="application/json",
-                headers={"Authorization": "Basic " + base64.b64encode(credentials).decode()},
+                headers=headers,
             ),
         )
 
@@ -149,11 +153,18 @@ def _logs() -> Iterator[list[str]]:
         logging.getLogger().removeHandler(handler)
 
 
-def refused(place: Scene, body: object, *, status: int = 200, secret: str | None = None) -> dict[str, Any]:
+def refused(
+    place: Scene,
+    body: object,
+    *,
+    status: int = 200,
+    secret: str | None = None,
+    call_key: str | None = None,
+) -> dict[str, Any]:
     """Ask, and hold the refusal to U1 to U6 of the security cases; gives back its body."""
     before, known = counters(), set(Event.objects.values_list("pk", flat=True))
     with _logs() as lines:
-        response = place.post(body, secret=secret)
+        response = place.post(body, secret=secret, call_key=call_key)
     # U1
     assert response.status_code == status, response.content
     answer: dict[str, Any] = json.loads(response.content)
