@@ -73,10 +73,11 @@ class Scene:
         body.setdefault("proof", self.proof(token))
         return body | ({"action": action} if action else {})
 
-    def ask(self, body: dict[str, Any]) -> httpx.Response:
+    def ask(self, body: dict[str, Any], **headers: str) -> httpx.Response:
         """The service provider asks the verifier."""
+        credentials = (self.client_id, self.client_secret)
         return httpx.post(
-            self.registry.url + "/v1/verify", json=body, auth=(self.client_id, self.client_secret), timeout=60
+            self.registry.url + "/v1/verify", json=body, auth=credentials, headers=headers, timeout=60
         )
 
 

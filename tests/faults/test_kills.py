@@ -96,6 +96,39 @@ def test_a_kill_while_verifying_debits_each_operation_once(registry: LiveRegistr
 
 @pytest.mark.parametrize(
     "point",
+    [
+        "verify.after_spend",
+        "verify.after_debit",
+        "verify.after_answer_kept",
+        "verify.after_commit",
+        "verify.before_delivery",
+    ],
+)
+def test_a_kill_while_verifying_costs_no_proof_where_the_provider_asks_again(
+    registry: LiveRegistry, point: str
+) -> None:
+    """Decision and kept answer are there together or not at all: never is the very same call a replay of itself."""
+    place = scene(registry, capabilities=[PAY], envelope={"budgets": [BUDGET]})
+    token, log = place.token(), new_log()
+    for _ in range(KILLS):
+        body = place.question(token, THREE, idempotency_key=str(uuid.uuid4()))
+        key = {"Idempotency-Key": str(uuid.uuid4())}
+        registry.fault_at(point)
+        dies(place.ask, body, **key)
+        registry.fault_at("")
+        first = place.ask(body, **key)
+        assert first.json()["valid"], first.text
+        assert "repeated" not in first.json()
+        assert place.ask(body, **key).content == first.content
+        log["decisions"].append(first.json()["decision_id"])
+    assert len(set(log["decisions"])) == KILLS
+    body = place.question(token, THREE, idempotency_key=str(uuid.uuid4()), dry_run=True)
+    assert place.ask(body).json()["limits"]["budgets"][0]["remaining"] == f"{100 - 3 * KILLS}.00"
+    consult_oracle(registry, log)
+
+
+@pytest.mark.parametrize(
+    "point",
     ["approve.after_signature", "approve.before_commit", "approve.after_commit", "approve.before_delivery"],
 )
 def test_AP_7_a_kill_while_approving_grants_once_or_not_at_all(registry: LiveRegistry, point: str) -> None:
