@@ -12,7 +12,7 @@ from audit.models import Event
 from registry.services.state import token_state
 from registry.tests.cast import basic
 from verifier.models import GrantLedger
-from verifier.stores import database
+from verifier.stores import state
 from verifier.tests.scene import LOOK, PAY, Scene, counters, key, pay, scene
 
 pytestmark = pytest.mark.django_db
@@ -183,7 +183,7 @@ def test_one_hit_by_a_fault_is_no_yes_and_the_others_proceed(monkeypatch: pytest
     # The row of counters exists, so that each question reads the state once.
     GrantLedger.objects.create(grant=place.grant)
     with monkeypatch.context() as patch:
-        patch.setattr(database, "token_state", failing)
+        patch.setattr(state, "token_state", failing)
         answers = ask(place, *questions)
     assert verdicts(answers) == ["valid", "temporarily_unavailable", "valid"]
     assert answers[1].keys() == {"error", "error_description"}

@@ -28,7 +28,7 @@ def shop() -> Scene:
 
 
 @pytest.mark.parametrize("error", [DatabaseError, OperationalError, InterfaceError])
-@pytest.mark.parametrize("place_of_fault", ["spend_proof", "token_state", "record_decision", "_remember"])
+@pytest.mark.parametrize("place_of_fault", ["spend_proof", "state_of", "record_decision", "_remember"])
 def test_a_fault_is_503_and_leaves_nothing(
     shop: Scene, monkeypatch: pytest.MonkeyPatch, place_of_fault: str, error: type[Exception]
 ) -> None:
