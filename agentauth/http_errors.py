@@ -109,6 +109,8 @@ def domain_error(error: Exception) -> AgentAuthError:
         return error
     if isinstance(error, OperationalError | InterfaceError):
         # A lost connection, a lock or statement that took too long: the dependency is down, nobody was refused.
+        # There is no event of it, since events are kept in the same place: this line is what an operator finds.
+        logger.error("the database did not answer", exc_info=error)
         return TemporarilyUnavailableError("The service cannot answer right now. Try again shortly.")
     for library, ours in _LIBRARY_ERRORS:
         if isinstance(error, library):

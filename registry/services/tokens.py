@@ -21,15 +21,16 @@ from agentauth.protocol.jose import parse_compact, verify_jws
 from agentauth.protocol.token import MAX_TOKEN_SECONDS, TYP, build_claims, sign_token
 from audit import kinds
 from audit.faults import fault_point
-from audit.services import Actor, record
+from audit.services import Actor, record, record_refusal
 from kms import services as kms
 from kms.state import Subject, publish_change
 from registry.models import Agent, Grant, ServiceProvider, Token
 from registry.services.codes import pairwise_subject
 from registry.services.grants import find_grant
-from registry.services.state import token_state
+from registry.services.state import TokenState, token_state
 
 _REFUSED = InvalidGrantError("There is no active grant of yours with this id.")
+_NOT_YOURS = NotFoundError("There is no token of yours like this.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,22 +136,36 @@ def revoke_presented_token(
 ) -> None:
     """RFC 7009: revoke a token its agent or its audience presents; every other token changes nothing, silently.
 
-    Only a string that we signed counts: its `jti` alone, which others may have seen, is no credential.
+    Only a string that we signed counts: its `jti` alone, which others may have seen, is no credential. What the
+    caller may not revoke and what is no token of ours are one answer and one event, so that neither tells whether a
+    stranger's token exists. Raises TemporarilyUnavailableError.
     """
+    state = _state_of_presented(untrusted_token, now)
+    if state is not None:
+        owner = state.agent.pk if isinstance(caller, Agent) else state.service_provider.pk
+        if owner == caller.pk:
+            revoke_token(jti=state.token.jti, actor=actor, now=now)
+            return
+    whose: dict[str, Any] = {"service_provider_id": caller.pk}
+    if isinstance(caller, Agent):
+        whose = {"agent_id": caller.pk, "human_id": caller.human_id}
+    record_refusal(
+        kind=kinds.REQUEST_REFUSED, actor=actor, at=now, error=_NOT_YOURS, route="POST v1/revoke", **whose
+    )
+
+
+def _state_of_presented(untrusted_token: str, now: datetime) -> TokenState | None:
+    """The token's row and all it hangs on, whether or not it has ended; None for what we did not sign."""
     try:
         jws = parse_compact(untrusted_token)
         key = kms.verification_keys(purpose="token", now=now).get(str(jws.header.get("kid")))
         if key is None:
-            return
-        jti = verify_jws(jws, key, expected_typ=TYP).claims.get("jti")
-        state = token_state(str(jti))
+            return None
+        return token_state(str(verify_jws(jws, key, expected_typ=TYP).claims.get("jti")))
     except AgentAuthError as error:
         if error.code == "temporarily_unavailable":
             raise
-        return
-    owner = state.agent.pk if isinstance(caller, Agent) else state.service_provider.pk
-    if owner == caller.pk:
-        revoke_token(jti=state.token.jti, actor=actor, now=now)
+        return None
 
 
 def _usable_grant(agent: Agent, grant_id: str, now: datetime) -> Grant:

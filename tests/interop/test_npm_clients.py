@@ -80,6 +80,45 @@ def test_oauth4webapi_refuses_the_same_for_another_url_and_another_audience(
 
 
 @pytest.mark.usefixtures("_npm_packages")
+def test_OA_22_oauth4webapi_introspects_and_revokes(sqlite_registry: LiveRegistry) -> None:
+    place = scene(sqlite_registry, capabilities=[READ, PAY], envelope={"max_uses": 3})
+    token = place.token()
+    asked = {
+        "issuer": place.registry.url,
+        "client_id": place.client_id,
+        "client_secret": place.client_secret,
+        "token": token,
+    }
+    before, after = node("introspect_and_revoke.mjs", asked)
+    assert (before["active"], before["token_type"], before["verify"]) == (True, "DPoP", "online")
+    assert (before["client_id"], before["aud"]) == (place.agent_id, place.audience)
+    assert before["cnf"] == {"jkt": place.signer.public.thumbprint}
+    assert after == {"active": False}
+    answer = place.ask(place.question(token, ACTION)).json()
+    assert (answer["error"], answer["reason"]) == ("invalid_token", "revoked")
+
+
+@pytest.mark.usefixtures("_npm_packages")
+def test_OA_22_oauth4webapi_s_questions_are_refused_without_the_right_secret_and_for_anothers_token(
+    sqlite_registry: LiveRegistry,
+) -> None:
+    place = scene(sqlite_registry, capabilities=[READ], envelope={})
+    other = scene(sqlite_registry, capabilities=[READ], envelope={})
+    token = place.token()
+    stranger = {
+        "issuer": place.registry.url,
+        "client_id": other.client_id,
+        "client_secret": other.client_secret,
+        "token": token,
+    }
+    assert node("introspect_and_revoke.mjs", stranger) == [{"active": False}, {"active": False}]
+    with pytest.raises(AssertionError, match=r"invalid_client|WWWAuthenticate"):
+        node("introspect_and_revoke.mjs", stranger | {"client_secret": place.client_secret})
+    # The stranger's revocation changed nothing.
+    assert place.ask(place.question(token, ACTION)).json()["valid"] is True
+
+
+@pytest.mark.usefixtures("_npm_packages")
 @pytest.mark.parametrize("alg", ["EdDSA", "ES256"])
 def test_JK_21_proofs_of_the_npm_package_dpop_are_accepted_once(
     sqlite_registry: LiveRegistry, alg: str

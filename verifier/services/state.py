@@ -22,8 +22,8 @@ class Change:
 class Changes:
     """What was published since a position, and the position to ask from next.
 
-    Without `complete` the position is not one of this feed's memory (older than what is kept, or of another
-    database): then forget everything.
+    Without `complete` the position is not in this feed's memory (from before what is kept, or of another database):
+    then forget everything. It is said too often rather than too seldom: also of the very first change there is.
     """
 
     changes: tuple[Change, ...]

@@ -142,7 +142,7 @@ def test_without_good_credentials_nothing_is_judged(place: Scene) -> None:
     assert verdicts(ask(place, *body["requests"])) == ["valid"]
 
 
-def test_DJ_6_a_batch_may_be_one_megabyte_and_everything_else_64_kb(place: Scene) -> None:
+def test_a_batch_may_be_one_megabyte_and_everything_else_64_kb(place: Scene) -> None:
     filler = {"token": "x" * 65_000, "method": "GET", "url": "https://x.example"}
     body = json.dumps({"requests": [filler] * 16})
     assert 1_000_000 < len(body) < 1_048_576

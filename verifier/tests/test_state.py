@@ -85,6 +85,7 @@ def test_a_change_that_commits_late_is_not_missed() -> None:
         finally:
             connection.close()
 
+    say("first")
     position = state_since(0).position
     thread = threading.Thread(target=slow)
     thread.start()

@@ -1,0 +1,95 @@
+"""Two grants of one agent at one service provider: each use names one, and what it uses up is that one's alone."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from agentauth.protocol.capability import parse_capabilities
+from agentauth.protocol.envelope import parse_envelope
+from registry.models import Grant
+from registry.services.grant_requests import GrantRequest, request_grant
+from registry.services.grants import approve_grant, revoke_grant
+from registry.services.tokens import issue_token, sign_issued
+from verifier.models import GrantLedger
+from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, key, pay, scene
+
+pytestmark = pytest.mark.django_db
+
+
+def second(place: Scene, *capabilities: dict[str, Any], **envelope: Any) -> Grant:
+    """Another grant of the same agent at the same place, approved by the same human."""
+    now = timezone.now()
+    terms: dict[str, Any] = {
+        "capabilities": parse_capabilities(list(capabilities)),
+        "envelope": parse_envelope(envelope),
+    }
+    asked = GrantRequest(service_provider=place.provider, seconds=86_400, reason="", **terms)
+    grant, created = request_grant(agent=place.agent, asked=asked, actor=SYSTEM, now=now)
+    assert created
+    grant = Grant.objects.select_related("agent__human", "service_provider").get(pk=grant.pk)
+    end = now.replace(microsecond=0) + timedelta(hours=1)
+    approve_grant(grant=grant, human=place.human, valid_until=end, actor=SYSTEM, now=now, **terms)
+    return grant
+
+
+def token_of(place: Scene, grant: Grant) -> str:
+    now = timezone.now()
+    return sign_issued(
+        issue_token(agent=place.agent, grant_id=str(grant.pk), actor=SYSTEM, now=now).claims, now
+    )
+
+
+def verdict(answer: dict[str, Any]) -> str:
+    return "valid" if answer["valid"] else answer["reason"]
+
+
+def uses() -> dict[Any, int]:
+    return dict(GrantLedger.objects.values_list("grant_id", "uses"))
+
+
+def test_EN_18_overlapping_grants_count_apart_and_alternating_gains_nothing() -> None:
+    place = scene(READ, max_uses=2)
+    other = second(place, READ, max_uses=1)
+    first, then = token_of(place, place.grant), token_of(place, other)
+    answers = [place.ask(LOOK, token=token) for token in (first, then, first, then, first)]
+    assert [verdict(answer) for answer in answers] == ["valid", "valid", "valid", "max_uses", "max_uses"]
+    # Each says which grant it used, and what is left of that one.
+    named = [(answer["grant_id"], answer["limits"]["uses_remaining"]) for answer in answers[:3]]
+    assert named == [(str(place.grant.pk), 1), (str(other.pk), 0), (str(place.grant.pk), 0)]
+    assert uses() == {place.grant.pk: 2, other.pk: 1}
+
+
+def test_EN_18_a_token_of_one_grant_does_not_reach_into_the_other() -> None:
+    place = scene(READ, PAY)
+    reading = second(place, READ)
+    token = token_of(place, reading)
+    assert verdict(place.ask(LOOK, token=token)) == "valid"
+    assert verdict(place.ask(pay("1.00"), token=token, idempotency_key=key())) == "no_capability"
+    assert verdict(place.pay("1.00")) == "valid"
+
+
+def test_EN_18_budgets_and_operations_are_each_grants_own() -> None:
+    day = {"value": "10.00", "currency": "EUR", "period": "total", "zone": "UTC"}
+    place = scene(PAY, budgets=[day])
+    other = second(place, PAY, budgets=[day | {"value": "6.00"}])
+    tokens, operation = [token_of(place, place.grant), token_of(place, other)], key()
+    first, then = (place.pay("6.00", operation, token=token) for token in tokens)
+    # The same name is another operation under another grant: debited there, and no repeat.
+    assert [verdict(first), verdict(then)] == ["valid", "valid"]
+    assert "repeated" not in then
+    remaining = [answer["limits"]["budgets"][0]["remaining"] for answer in (first, then)]
+    assert remaining == ["4.00", "0.00"]
+    # Neither lends the other what it has left.
+    assert verdict(place.pay("1.00", token=tokens[1])) == "budget"
+    assert verdict(place.pay("6.00", token=tokens[0])) == "budget"
+    assert verdict(place.pay("4.00", token=tokens[0])) == "valid"
+
+
+def test_EN_18_one_grant_ends_and_the_other_stays() -> None:
+    place = scene(READ)
+    other = second(place, READ, max_uses=5)
+    first, then = token_of(place, place.grant), token_of(place, other)
+    revoke_grant(grant=other, actor=SYSTEM, now=timezone.now())
+    assert [verdict(place.ask(LOOK, token=token)) for token in (first, then)] == ["valid", "grant_inactive"]
