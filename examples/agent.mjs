@@ -224,10 +224,9 @@ function actionOf({ type, resource, namespace, name, max_amount }) {
   return { type, resource, namespace, name, amount: max_amount };
 }
 
-async function provide(registry, options, provider, grant, token) {
+async function provide(registry, options, provider, url, grant, token) {
   const secret = (await readFile(options["client-secret-file"], "utf8")).trim();
   const basic = `${options["client-id"]}:${secret}`;
-  const url = options.url ?? `${provider.audience}/`;
   const action = options.action ?? actionOf(grant.granted.capabilities[0]);
   const outside = { ...action, resource: "not-granted" };
   const call = (name = crypto.randomUUID()) => ({ provider, token, url, name });
@@ -252,6 +251,8 @@ async function run(options) {
   say("registered", await registry.ask("POST", "/v1/agents", { json }));
   const provider = await lookUp(registry, options["service-provider"]);
   say("service_provider", provider);
+  const url = options.url ?? `${provider.audience}/`;
+  demand(lies(url, provider.audience), `${url} is not under ${provider.audience}`);
   const request = { service_provider: provider.id, capabilities: options.capabilities };
   const asked = await registry.ask("POST", "/v1/grants", { json: request });
   say("requested", asked);
@@ -260,8 +261,8 @@ async function run(options) {
   demand(grant.status === "approved" && grant.service_provider.audience === provider.audience, `grant ${grant.status}`);
   const { access_token: token, expires_in } = await tokenFor(registry, grant.grant_id, provider);
   say("token", { expires_in, scope: part(token, 1).scope });
-  if (options["client-id"]) await provide(registry, options, provider, grant, token);
-  else say("call", { headers: await headersFor(key, provider, token, "POST", options.url ?? `${provider.audience}/`, crypto.randomUUID()) });
+  if (options["client-id"]) await provide(registry, options, provider, url, grant, token);
+  else say("call", { method: "POST", url, headers: await headersFor(key, provider, token, "POST", url, crypto.randomUUID()) });
 }
 
 // ---- the worked example (docs/example.md) ----

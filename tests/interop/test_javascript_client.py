@@ -5,8 +5,10 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, ClassVar
 
 import pytest
 
@@ -44,6 +46,12 @@ def steps(arguments: list[str], on_step: Callable[[Step], None] = lambda _step: 
     return said
 
 
+@pytest.fixture(scope="module")
+def strict_provider(sqlite_registry: LiveRegistry) -> str:
+    made = ["create_service_provider", "Strict", "--audience", "http://127.0.0.1:8002/mine"]
+    return str(sqlite_registry.manage(*made, "--allow", "read:calendar")["slug"])
+
+
 class Owner(LivePerson):
     """Adopts the agent and approves what it asks for, as the client says so."""
 
@@ -79,6 +87,53 @@ def test_a_client_in_javascript_registers_asks_calls_and_revokes(
     assert (allowed["valid"], allowed["capability"]) == (True, {"type": "read", "resource": "calendar"})
     assert (denied["error"], denied["reason"]) == ("insufficient_scope", "no_capability")
     assert (refused["error"], refused["reason"]) == ("invalid_token", "revoked")
+
+
+@pytest.mark.parametrize("path", ["/elsewhere", "/mine-not/x", "/mine/../x", "/mine/%2e%2E/x", "@/mine"])
+def test_a_client_in_javascript_does_not_sign_outside_the_audience(
+    sqlite_registry: LiveRegistry, strict_provider: str, path: str
+) -> None:
+    arguments = ["--registry", sqlite_registry.url, "--service-provider", strict_provider]
+    with pytest.raises(AssertionError, match="is not under|dot segments|not a URL"):
+        steps([*arguments, "--url", f"http://127.0.0.1:8002{path}"])
+
+
+class Busy(BaseHTTPRequestHandler):
+    """A registry that is down for the first registration, and sends who comes again elsewhere."""
+
+    seen: ClassVar[list[dict[str, str]]] = []
+
+    def do_GET(self) -> None:
+        found = {"version": 1, "issuer": f"http://{self.headers['Host']}", "algorithms": ["EdDSA"]}
+        self._answer(200, found)
+
+    def do_POST(self) -> None:
+        self.seen.append({name.lower(): value for name, value in self.headers.items()})
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(503 if len(self.seen) == 1 else 307, {"error": "temporarily_unavailable"})
+
+    def _answer(self, status: int, body: dict[str, Any]) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Location", "/elsewhere")
+        self.send_header("Retry-After", "0")
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, *_arguments: object) -> None:
+        """Nothing of this belongs on the screen."""
+
+
+def test_a_client_in_javascript_tries_again_with_a_new_proof_and_follows_no_redirect() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        Thread(target=server.serve_forever).start()
+        arguments = ["--registry", f"http://127.0.0.1:{server.server_port}", "--service-provider", "x"]
+        with pytest.raises(AssertionError, match="a redirect from /v1/agents"):
+            steps(arguments)
+        server.shutdown()
+    first, second = Busy.seen
+    assert first["idempotency-key"] == second["idempotency-key"]
+    assert first["dpop"] != second["dpop"]
 
 
 def test_a_client_in_javascript_makes_the_bytes_of_the_example() -> None:
