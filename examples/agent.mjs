@@ -129,9 +129,9 @@ class Registry {
     return { status: response.status, answer, facts, wait: Number(response.headers.get("Retry-After") ?? 1) };
   }
 
-  /** The answer of a request that is tried again as its refusals allow: same body and key, each time a new proof. */
+  /** The answer of a request that is tried again as its refusals allow: same body, same Idempotency-Key, a new proof of the agent's. */
   async ask(method, path, details = {}) {
-    const idempotencyKey = method === "GET" || details.open || details.basic || details.form ? undefined : crypto.randomUUID();
+    const idempotencyKey = method === "GET" || details.form ? undefined : crypto.randomUUID();
     for (let tries = 1; ; tries += 1) {
       const result = await this.once(method, path, { ...details, idempotencyKey }).catch(unreachable);
       if (result.status < 300) return result.answer;
@@ -203,20 +203,15 @@ async function headersFor(key, provider, token, method, url, idempotencyKey, non
 
 // ---- the service provider (§8) ----
 
-/** The decision about one call of the agent, which signs anew where verify asks for a nonce or was not to be had. */
-async function decisionFor(registry, basic, call, action) {
-  let nonce;
-  for (let tries = 1; ; tries += 1) {
-    const headers = await headersFor(registry.key, call.provider, call.token, "POST", call.url, call.name, nonce);
-    const [scheme, token] = headers.Authorization.split(" ");
-    demand(scheme === "DPoP", "a token under another scheme");
-    const json = { token, proof: headers.DPoP, method: "POST", url: call.url, action, idempotency_key: headers["Idempotency-Key"] };
-    const { status, answer, facts, wait } = await registry.once("POST", "/v1/verify", { json, basic }).catch(unreachable);
-    if (status === 200 && (answer.error !== "use_dpop_nonce" || tries === 5)) return answer;
-    if (status !== 200 && (status !== 503 || tries === 5)) throw new Refused(facts ?? answer);
-    if (status === 503) await pause(Math.min(wait, 60) * 1000);
-    nonce = answer.nonce ?? nonce;
-  }
+/** The decision about one call of the agent, which signs a new one if verify asks for a nonce. */
+async function decisionFor(registry, basic, call, action, nonce) {
+  const headers = await headersFor(registry.key, call.provider, call.token, "POST", call.url, call.name, nonce);
+  const [scheme, token] = headers.Authorization.split(" ");
+  demand(scheme === "DPoP", "a token under another scheme");
+  const json = { token, proof: headers.DPoP, method: "POST", url: call.url, action, idempotency_key: headers["Idempotency-Key"] };
+  const decision = await registry.ask("POST", "/v1/verify", { json, basic });
+  const again = decision.error === "use_dpop_nonce" && nonce === undefined;
+  return again ? decisionFor(registry, basic, call, action, decision.nonce) : decision;
 }
 
 /** A granted capability as an action at its very limit. Constraints are for the caller to satisfy: --action. */
