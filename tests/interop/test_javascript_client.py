@@ -94,7 +94,7 @@ def test_a_client_in_javascript_does_not_sign_outside_the_audience(
     sqlite_registry: LiveRegistry, strict_provider: str, path: str
 ) -> None:
     arguments = ["--registry", sqlite_registry.url, "--service-provider", strict_provider]
-    with pytest.raises(AssertionError, match="is not under|dot segments|not a URL"):
+    with pytest.raises(AssertionError, match=r"is not under|dot segments|not a URL"):
         steps([*arguments, "--url", f"http://127.0.0.1:8002{path}"])
 
 
