@@ -142,7 +142,7 @@ def _parameters(path: str, operation: Operation) -> list[dict[str, Any]]:
                 "name": "Idempotency-Key",
                 "in": "header",
                 "description": "Names the act, so that a call whose answer was lost can be made again (section 0).",
-                "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+                "schema": {"type": "string", "pattern": "^[!-+\\--~]{1,255}$"},
             }
         )
     return found

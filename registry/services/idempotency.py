@@ -18,7 +18,8 @@ from registry.models import IdempotencyRecord
 
 KEPT_FOR = timedelta(hours=24)
 _ROUTE_CHARACTERS = 80
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+# Visible ASCII without the comma: by it servers join two header lines, and which of them names the act?
+_KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,255}")
 _INSERT = (
     "INSERT INTO registry_idempotencyrecord (caller, route, key, body_sha256, status, body, token_jti, created_at, expires_at) "
     "VALUES (%s, %s, %s, %s, 0, '{}', '', %s, %s) ON CONFLICT (caller, route, key) DO NOTHING"
