@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import os
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -22,7 +23,6 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
-from prometheus_client.values import ValueClass
 
 from agentauth.protocol.errors import AgentAuthError
 from audit import kinds
@@ -124,7 +124,7 @@ def page(request: HttpRequest) -> HttpResponse:
     if not _may_read(request):
         raise Http404
     registry = CollectorRegistry()
-    if "Multi" in ValueClass.__name__:
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         # Under gunicorn each process writes to files of its own, and any of them reads all (agentauth/web_server.py).
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the library's own
         registry.register(StateCollector())

@@ -1,0 +1,144 @@
+"""A live server of several processes says the truth of itself: one /metrics for all, readiness that heals, one line a request."""
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.actors import scene
+from tests.live import LiveRegistry
+
+pytestmark = pytest.mark.flow
+
+READ: dict[str, Any] = {"type": "read", "resource": "calendar"}
+
+
+def sample(page: str, name: str, **labels: str) -> float:
+    """The value of one series, labels in any order; 0 where it is not there."""
+    for line in page.splitlines():
+        found = re.fullmatch(rf"{name}(?:\{{(.*)\}})? (\S+)", line)
+        if found and dict(re.findall(r'(\w+)="([^"]*)"', found[1] or "")) == labels:
+            return float(found[2])
+    return 0.0
+
+
+def answered(registry: LiveRegistry, path: str, **headers: str) -> httpx.Response:
+    # A connection of its own each time: any of the processes may answer.
+    return httpx.get(f"{registry.url}{path}", headers=headers)
+
+
+def test_each_process_answers_metrics_for_all_of_them_and_a_restart_begins_anew(tmp_path: Path) -> None:
+    registry = LiveRegistry(tmp_path, workers=3)
+    registry.prepare()
+    registry.start()
+    try:
+        place = scene(registry, capabilities=[READ], envelope={})
+        token = place.token()
+        for _ in range(4):
+            assert place.ask(place.question(token, READ)).json()["valid"] is True
+        assert place.ask(place.question("x", READ)).json()["valid"] is False
+        for _ in range(30):
+            answered(registry, "/nowhere")
+        pages = [answered(registry, "/metrics").text for _ in range(6)]
+        for page in pages:
+            nowhere = {"method": "GET", "route": "none", "status": "404"}
+            assert sample(page, "agentauth_http_request_seconds_count", **nowhere) == 30
+            assert sample(page, "agentauth_errors_total", error="not_found", reason="") == 30
+            yes = {"decision": "allowed", "error": "", "reason": ""}
+            assert sample(page, "agentauth_decisions_total", **yes) == 4
+            no = {"decision": "denied", "error": "invalid_token", "reason": "malformed"}
+            assert sample(page, "agentauth_decisions_total", **no) == 1
+            assert sample(page, "agentauth_events_total", kind="registry.token.issued") == 1
+            assert sample(page, "agentauth_grants", state="approved") == 1
+            for secret in (token, place.client_secret, place.agent_id, place.grant_id):
+                assert secret not in page
+        assert answered(registry, "/metrics", **{"X-Forwarded-For": "127.0.0.1"}).status_code == 200
+        registry.stop()
+        registry.start()
+        page = answered(registry, "/metrics").text
+        assert sample(page, "agentauth_errors_total", error="not_found", reason="") == 0
+    finally:
+        registry.stop()
+
+
+def test_OG_17_a_server_that_was_not_ready_is_ready_without_a_restart(tmp_path: Path) -> None:
+    registry = LiveRegistry(tmp_path, workers=2)
+    registry.launch()
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                answer = answered(registry, "/health/ready")
+                break
+            except httpx.TransportError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+        failing = {name for name, state in answer.json()["checks"].items() if state == "failing"}
+        assert failing == {"migrations", "token_key", "audit_queue"}
+        assert answered(registry, "/health/live").status_code == 200
+        registry.prepare()
+        healed = time.monotonic()
+        while answered(registry, "/health/ready").status_code != 200:
+            assert time.monotonic() - healed < 10
+            time.sleep(0.2)
+        # Both processes, not only the one that was asked first.
+        time.sleep(1)
+        assert {answered(registry, "/health/ready").status_code for _ in range(10)} == {200}
+    finally:
+        registry.stop()
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_OG_25_the_request_id_is_ours_in_answer_and_log_and_a_client_s_never_is(
+    tmp_path: Path, as_json: bool
+) -> None:
+    log = {"LOG_FORMAT": "json" if as_json else "text", "LOG_LEVEL": "INFO"}
+    registry = LiveRegistry(tmp_path, workers=1, env=log)
+    registry.prepare()
+    registry.start()
+    try:
+        ids = []
+        for sent in ["a" * 64, "x" * 8000, "<script>", "id\tid", "01980000-0000-7000-8000-000000000000"]:
+            headers = [("X-Request-Id", sent), ("X-Request-Id", "second-one")]
+            answer = httpx.get(f"{registry.url}/v1/agents/me", headers=headers)
+            assert answer.status_code == 401
+            ids.append(answer.headers["X-Request-Id"])
+            assert re.fullmatch(r"[0-9a-f-]{36}", ids[-1])
+    finally:
+        registry.stop()
+    written = registry.log.read_text()
+    assert len(set(ids)) == 5
+    assert "second-one" not in written
+    assert "script" not in written
+    assert "xxxxxxxx" not in written
+    assert all(one in written for one in ids)
+    if as_json:
+        lines = [json.loads(line) for line in written.splitlines()]
+        requests = [line for line in lines if line["logger"] == "agentauth.requests"]
+        found = [line["request_id"] for line in requests if line["route"] == "/v1/agents/me"]
+        assert found == ids
+
+
+def test_DJ_25_limits_hold_on_a_live_server_and_a_forged_header_changes_nothing(tmp_path: Path) -> None:
+    registry = LiveRegistry(tmp_path, workers=1, env={"RATE_LIMITS": "on"})
+    registry.prepare()
+    registry.start()
+    try:
+        headers = {"Origin": registry.url, "Sec-Fetch-Site": "same-origin"}
+        with httpx.Client(base_url=registry.url, headers=headers) as client:
+            answers = [
+                client.post("/claim/unknown/statement", json={}, headers={"X-Forwarded-For": f"203.0.113.{number}"})
+                for number in range(70)
+            ]
+        limited = [answer for answer in answers if answer.status_code == 429]
+        assert 5 <= len(limited) <= 10
+        assert limited[0].json()["error"] == "rate_limited"
+        assert int(limited[0].headers["Retry-After"]) >= 1
+        assert answered(registry, "/health/ready").status_code == 200
+    finally:
+        registry.stop()
