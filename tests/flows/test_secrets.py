@@ -5,8 +5,10 @@ import re
 import secrets
 import sqlite3
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -203,11 +205,25 @@ class Kept(Scene):
         return answer
 
 
-def test_AU_24_OG_24_U6_no_secret_of_a_full_run_lies_in_database_or_log(
-    sqlite_registry: LiveRegistry,
+@pytest.fixture(params=["json", "text"])
+def talkative(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LiveRegistry]:
+    """A registry that logs everything it has to say, in each form."""
+    env = {"LOG_FORMAT": request.param, "LOG_LEVEL": "DEBUG"}
+    registry = LiveRegistry(tmp_path, workers=2, env=env)
+    registry.prepare()
+    registry.start()
+    yield registry
+    registry.stop()
+
+
+def test_AU_24_OG_24_DJ_28_U6_no_secret_of_a_full_run_lies_in_database_log_or_metrics(
+    talkative: LiveRegistry,
 ) -> None:
     """Digests only. Of a token or proof the signature is looked for too: without it the rest opens nothing."""
+    sqlite_registry = talkative
     kept = run(sqlite_registry)
+    metrics = httpx.get(f"{sqlite_registry.url}/metrics").text
+    assert "agentauth_decisions_total" in metrics
     kept += [secret.rsplit(".", 1)[1] for secret in kept if secret.count(".") == 2]
     registry = sqlite_registry
     sqlite_registry.stop()
@@ -215,9 +231,12 @@ def test_AU_24_OG_24_U6_no_secret_of_a_full_run_lies_in_database_or_log(
         stored = "\n".join(database.iterdump())
     log = registry.log.read_text()
     assert "Research Assistant" in stored  # the search finds what is there
+    assert "/v1/tokens" in log
+    assert "/claim/<str:secret>/decide" in log
     assert len(kept) > 20
     for secret in kept:
         assert secret not in stored, secret
         # Binary columns are dumped in hex.
         assert secret.encode().hex().upper() not in stored.upper(), secret
         assert secret not in log, secret
+        assert secret not in metrics, secret
