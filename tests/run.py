@@ -36,6 +36,7 @@ def unit() -> bool:
     return pytest(
         *APPS,
         "tests/test_layout.py",
+        "tests/test_source.py",
         "tests/test_cases.py",
         "tests/test_triggers.py",
         "tests/vectors",

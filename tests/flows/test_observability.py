@@ -132,7 +132,9 @@ def test_DJ_25_limits_hold_on_a_live_server_and_a_forged_header_changes_nothing(
         headers = {"Origin": registry.url, "Sec-Fetch-Site": "same-origin"}
         with httpx.Client(base_url=registry.url, headers=headers) as client:
             answers = [
-                client.post("/claim/unknown/statement", json={}, headers={"X-Forwarded-For": f"203.0.113.{number}"})
+                client.post(
+                    "/claim/unknown/statement", json={}, headers={"X-Forwarded-For": f"203.0.113.{number}"}
+                )
                 for number in range(70)
             ]
         limited = [answer for answer in answers if answer.status_code == 429]

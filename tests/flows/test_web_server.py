@@ -150,10 +150,17 @@ def test_DJ_3_an_address_has_one_spelling(patient: LiveRegistry, path: str) -> N
     assert status_of(answer) == 404
 
 
-@pytest.mark.parametrize(("name", "said"), [("Sec-Fetch-Site", b"own pages"), ("Sec_Fetch_Site", b"out of date")])
+@pytest.mark.parametrize(
+    ("name", "said"), [("Sec-Fetch-Site", b"own pages"), ("Sec_Fetch_Site", b"out of date")]
+)
 def test_DJ_4_a_name_with_an_underscore_is_dropped(patient: LiveRegistry, name: str, said: bytes) -> None:
     """WSGI would make one header of both spellings, and a proxy strips or sets only one of them."""
-    lines = [f"Origin: {patient.url}", "Content-Type: application/json", "Content-Length: 2", f"{name}: cross-site"]
+    lines = [
+        f"Origin: {patient.url}",
+        "Content-Type: application/json",
+        "Content-Length: 2",
+        f"{name}: cross-site",
+    ]
     answer = exchange(patient, head(patient, "POST /sign-in/options", *lines) + b"{}")
     # The one is refused for where it came from, the other only for the token it lacks.
     assert status_of(answer) == 403

@@ -1,0 +1,260 @@
+"""Every address under pressure: an exception in each view, headers on every kind of answer, hostile queries, cookies."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.db import OperationalError, ProgrammingError
+from django.http import HttpRequest, HttpResponse
+from django.test import Client
+from django.urls import URLPattern, URLResolver, get_resolver
+from pytest_django import Settings
+from rest_framework.views import APIView
+
+from approvals.tests.cast import browser
+from kms.backends import BackendError
+from registry.models import ServiceProvider
+from registry.tests.cast import basic
+from tests.flows import test_sweep as sweep
+from tests.flows.test_sweep import ROUTES, Scene, address
+
+pytestmark = [pytest.mark.django_db, pytest.mark.flow]
+
+# The same cast as the sweep's.
+alice_at, receipt_key = sweep.alice_at, sweep.receipt_key
+
+LEAK = "SELECT secret FROM registry_agent; host=10.0.0.7 password=hunter2"
+FAULTS = [
+    (RuntimeError(LEAK), 500, "server_error"),
+    (KeyError(LEAK), 500, "server_error"),
+    (ProgrammingError(LEAK), 500, "server_error"),
+    (BackendError(LEAK), 500, "server_error"),
+    (OperationalError(LEAK), 503, "temporarily_unavailable"),
+]
+
+
+def patterns(found: Any = None) -> Iterator[URLPattern]:
+    for entry in (found or get_resolver()).url_patterns:
+        if isinstance(entry, URLResolver):
+            yield from patterns(entry)
+        else:
+            yield entry
+
+
+def raising(error: Exception, like: Any) -> Callable[..., HttpResponse]:
+    def view(request: HttpRequest, *_: object, **__: object) -> HttpResponse:
+        raise error
+
+    view.csrf_exempt = getattr(like, "csrf_exempt", False)  # type: ignore[attr-defined]  # as Django marks it
+    return view
+
+
+def generic(answer: Any, status: int, code: str, place: str) -> None:
+    assert answer.status_code == status, place
+    body = json.loads(answer.content)
+    assert set(body) == {"error", "error_description"}, place
+    assert body["error"] == code, place
+    assert answer["X-Request-Id"], place
+    assert answer["Cache-Control"] == "no-store", place
+    if status == 503:
+        assert answer["Retry-After"]
+    told = answer.content.decode() + str(answer.headers)
+    for word in ("SELECT", "10.0.0.7", "hunter2", "Traceback", "Error(", "/agentauth/"):
+        assert word not in told, place
+
+
+@pytest.mark.parametrize(("error", "status", "code"), FAULTS, ids=lambda each: type(each).__name__)
+def test_DJ_19_OG_23_an_exception_in_any_view_is_one_generic_answer(
+    error: Exception, status: int, code: str, alice_at: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pattern in patterns():
+        monkeypatch.setattr(pattern, "callback", raising(error, pattern.callback))
+    client = Client(raise_request_exception=False, headers={"Origin": "http://localhost:8000"})
+    client.force_login(alice_at.person.human)
+    for route in ROUTES:
+        path = address(route, alice_at.ids)
+        for method in ("GET", "POST"):
+            generic(client.generic(method, path), status, code, f"{method} {path}")
+        page = client.get(path, headers={"Accept": "text/html"})
+        assert page.status_code == status
+        assert "SELECT" not in page.content.decode()
+
+
+@pytest.mark.parametrize(("error", "status", "code"), FAULTS, ids=lambda each: type(each).__name__)
+def test_DJ_19_OG_23_nor_does_the_api_s_own_handler_tell_more(
+    error: Exception, status: int, code: str, alice_at: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def initial(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(APIView, "initial", initial)
+    for route in (route for route in ROUTES if route.startswith(("/v1/", "/.well-known/"))):
+        path = address(route, alice_at.ids)
+        answer = Client(raise_request_exception=False).get(path)
+        generic(answer, status, code, path)
+
+
+def test_DJ_19_a_fault_in_a_middleware_tells_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(_request: object) -> None:
+        raise RuntimeError(LEAK)
+
+    monkeypatch.setattr("django.contrib.auth.middleware.get_user", fault)
+    for path in ("/sign-in/", "/v1/agents/me", "/health/live"):
+        generic(Client(raise_request_exception=False).get(path), 500, "server_error", path)
+
+
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int, Any]]:
+    """One answer of each kind, over https; what it is called and its status."""
+    host = {"Host": "localhost:8000"}
+    client = Client(raise_request_exception=False, headers=host)
+
+    def get(path: str, **headers: str) -> Any:
+        return client.get(path, secure=True, headers=host | headers)
+
+    yield "page", 200, get("/sign-in/")
+    yield "api", 401, get("/v1/agents/me")
+    yield "document", 200, get("/.well-known/agentauth")
+    static = get("/static/agentauth.css")
+    # Its file alone: closing the answer would close the test's database too.
+    for close in static._resource_closers:
+        close()
+    yield "static", 200, static
+    yield "redirect", 302, get("/approvals/")
+    yield "404", 404, get("/nowhere")
+    yield "404 page", 404, get("/nowhere", Accept="text/html")
+    yield "405", 405, client.put("/sign-in/", secure=True, headers=host | {"Origin": "http://localhost:8000"})
+    yield "403", 403, client.post("/sign-out/", secure=True, headers=host)
+    yield "host", 400, get("/health/live", Host="evil.example")
+    yield "path", 404, get("/v1/agents%00")
+    body = b"{" + b" " * 70_000
+    origin = host | {"Origin": "http://localhost:8000"}
+    yield (
+        "413",
+        413,
+        client.post("/sign-in/finish", body, content_type="application/json", secure=True, headers=origin),
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr("agentauth.health.live", None)
+        for pattern in patterns():
+            patch.setattr(pattern, "callback", raising(RuntimeError(LEAK), pattern.callback))
+        yield "500", 500, get("/health/live")
+        patch.setattr("django.contrib.auth.middleware.get_user", raising(RuntimeError(LEAK), None))
+        yield "500 of a middleware", 500, get("/sign-in/")
+
+
+def test_DJ_21_every_kind_of_answer_has_every_header(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.SECURE_HSTS_SECONDS = 31_536_000
+    settings.SECURE_HSTS_INCLUDE_SUBDOMAINS = True
+    settings.MIDDLEWARE = list(settings.MIDDLEWARE)
+    kinds = []
+    for kind, status, answer in answers(monkeypatch):
+        kinds.append(kind)
+        assert answer.status_code == status, kind
+        for name, value in HEADERS.items():
+            assert answer[name] == value, f"{kind}: {name}"
+        policy = answer["Content-Security-Policy"]
+        assert "default-src 'none'" in policy, kind
+        assert "unsafe" not in policy, kind
+        assert "publickey-credentials-get=(self)" in answer["Permissions-Policy"], kind
+        assert answer["Strict-Transport-Security"].startswith("max-age=31536000"), kind
+        assert answer["X-Request-Id"], kind
+        assert not {"Server", "X-Powered-By", "Via"} & set(answer.headers), kind
+    assert len(kinds) == 14
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/.git/config", "/.env", "/static/../agentauth/settings.py", "/static/..%2f..%2fetc/passwd", "/static/", "/debug",
+        "/__debug__/", "/server-status", "/manage.py", "/var/secret_key", "/static/admin/../../manage.py",
+        "/health", "/health/", "/metrics/", "/v1/", "/swagger.json", "/phpmyadmin/",
+    ],
+)  # fmt: skip
+def test_DJ_18_nothing_lies_about(path: str) -> None:
+    answer = Client(REMOTE_ADDR="203.0.113.7").get(path)
+    assert (answer.status_code, answer.json()["error"]) == (404, "not_found")
+    for word in ("Django", "Traceback", "urlpatterns", "DEBUG", "Using the URLconf"):
+        assert word not in answer.content.decode()
+
+
+METACHARACTERS = (
+    "'", '"', "' OR 1=1--", "1;DROP TABLE registry_agent", "%27", "\\", "x') OR 1=1--", "0x31", "1e9", "-1", "9" * 400, "\u0000",
+    "$gt", "../", "id__in", "{}", "null", "true", "é", "1,2",
+)  # fmt: skip
+PARAMETERS = (
+    "after", "limit", "wait", "agent", "kind", "next", "q", "o", "p", "e", "all", "ordering", "status__exact", "human__email__startswith",
+    "data__x') OR 1=1--", "capabilities__0__type", "id__in", "pk__regex", "_popup", "_to_field", "grant", "page", "search",
+)  # fmt: skip
+
+
+def test_DJ_12_no_query_makes_any_address_fail_or_tells_more(
+    alice_at: Scene, provider_and_secret: tuple[ServiceProvider, str], admin_at: Client
+) -> None:
+    """As the rightful caller, each parameter with each value: the API refuses what it does not know, pages ignore it."""
+    for path in sorted({address(route, alice_at.ids) for route in ROUTES} | LISTS):
+        # Where a query means something, each value by itself; elsewhere a few of everything.
+        values = METACHARACTERS if path in LISTS else METACHARACTERS[:2]
+        for number, value in enumerate(values):
+            names = PARAMETERS if path in LISTS and number < 3 else ("after", "limit", "q", "o", "kind")
+            for name in names if path in LISTS else names[:1]:
+                for answer in _asked(path, {name: value}, alice_at, provider_and_secret, admin_at):
+                    place = f"{path} {name}={value!r} {answer.status_code}"
+                    assert answer.status_code < 500, place
+                    # An event list may begin before its first number.
+                    if path in {"/v1/grants", "/v1/audit/events"} and name != "kind" and value != "-1":
+                        assert answer.status_code >= 400, place
+
+
+LISTS = {"/v1/grants", "/v1/audit/events", "/activity/", "/admin/registry/agent/", "/admin/audit/event/"}
+
+
+def _asked(
+    path: str, query: dict[str, str], alice: Scene, provider: tuple[ServiceProvider, str], admin: Client
+) -> Iterator[Any]:
+    if path.startswith("/admin/"):
+        yield admin.get(path, query)
+    elif not path.startswith("/v1/"):
+        yield alice.person.client.get(path, query)
+    else:
+        yield browser().get(path, query, headers={"DPoP": alice.client.proof("GET", path, b"")})
+        yield Client().get(path, query, headers=basic(*provider))
+
+
+@pytest.fixture
+def admin_at(alice_at: Scene) -> Client:
+    alice_at.person.human.is_staff = True
+    alice_at.person.human.save(update_fields=["is_staff"])
+    return alice_at.person.client
+
+
+def test_DJ_34_only_views_of_the_api_go_without_the_csrf_token_and_none_of_them_acts_by_cookie(
+    alice_at: Scene,
+) -> None:
+    exempt = [pattern for pattern in patterns() if getattr(pattern.callback, "csrf_exempt", False)]
+    assert exempt
+    for pattern in exempt:
+        view = getattr(pattern.callback, "cls", None)
+        assert view is not None, pattern
+        assert issubclass(view, APIView), pattern
+    client = alice_at.person.client
+    for route in ROUTES:
+        if not route.startswith("/v1/"):
+            continue
+        path = address(route, alice_at.ids)
+        for method in ("POST", "PUT", "PATCH", "DELETE"):
+            answer = client.generic(method, path, "{}", content_type="application/json")
+            assert answer.status_code in {400, 401, 405}, f"{method} {path} {answer.status_code}"
+            if answer.status_code == 400:
+                assert answer.json()["error"] == "invalid_dpop_proof", path

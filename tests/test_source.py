@@ -1,0 +1,141 @@
+"""Rules of safety that hold for every line of the code that runs: how secrets are compared, what is never called."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+PLACES = ("agentauth", "audit", "kms", "registry", "verifier", "approvals", "examples")
+SOURCES = sorted(
+    path for place in PLACES for path in (ROOT / place).rglob("*.py") if "tests" not in path.parts
+)
+
+SECRET = re.compile(
+    r"(?:^|_)(secret|(?:hex)?digest|hmac|mac|password|otp|(?<!status_)code|cookie|nonce|challenge|token)$",
+    re.IGNORECASE,
+)
+# Comparisons of values that are no secret, each with its reason.
+PUBLIC = {
+    "nonce != self.nonce": "the SDK looks whether the server gave a new one",
+    "fresh != nonce": "likewise",
+    "snapshot.operation.action_digest != call.action_digest": "the hash of what the caller sent itself",
+    "data[_RP_HASH] != hashlib.sha256(rp_id.encode()).digest()": "the hash of our own host name",
+    "purpose == Key.Purpose.TOKEN": "the name of a purpose",
+    "outcome.error == IdempotencyMismatchError.code": "the name of an error",
+}
+FORBIDDEN_MODULES = {
+    "pickle", "cPickle", "marshal", "shelve", "dill", "yaml", "xml", "lxml", "telnetlib", "ftplib", "imp", "code",
+}  # fmt: skip
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "mark_safe", "extra", "RawSQL", "system", "popen"}
+
+
+def nodes(kind: type[ast.AST]) -> Iterator[tuple[str, ast.AST]]:
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, kind):
+                yield str(path.relative_to(ROOT)), node
+
+
+def last_name(node: ast.expr) -> str:
+    """The word an operand ends with: `secret` of `row.secret`, `hexdigest` of `x.hexdigest()`, else nothing."""
+    if isinstance(node, ast.Call):
+        return last_name(node.func)
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def secrets_compared(tree: ast.AST) -> Iterator[str]:
+    """Each `==` or `!=` with an operand that is named like a secret or its digest."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare) and any(isinstance(each, ast.Eq | ast.NotEq) for each in node.ops):
+            operands = [node.left, *node.comparators]
+            # What stands in the source is no secret: a status, the name of an error.
+            if not any(isinstance(each, ast.Constant) for each in operands) and any(
+                SECRET.search(last_name(each)) for each in operands
+            ):
+                yield ast.unparse(node)
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("row.secret == sent", True),
+        ("sha256(sent).hexdigest() != kept", True),
+        ("code == sent", True),
+        ("hmac.compare_digest(row.digest, sent)", False),
+        ("len(code) != 8", False),
+        ("error.code == 'invalid_client'", False),
+        ("decode(code) == sent", False),
+    ],
+)
+def test_DJ_23_the_rule_finds_what_it_is_for(line: str, *, found: bool) -> None:
+    assert bool(list(secrets_compared(ast.parse(line)))) is found
+
+
+def test_DJ_23_no_secret_is_compared_by_equality() -> None:
+    """`hmac.compare_digest` on digests takes as long for a near miss as for a far one."""
+    found = {
+        line
+        for path in SOURCES
+        for line in secrets_compared(ast.parse(path.read_text()))
+        if not any(line.startswith(known) for known in PUBLIC)
+    }
+    assert found == set()
+
+
+def test_DJ_30_nothing_is_unpickled_evaluated_or_read_as_xml() -> None:
+    found = set()
+    for place, node in nodes(ast.Import):
+        assert isinstance(node, ast.Import)
+        found |= {(place, name.name) for name in node.names if name.name.split(".")[0] in FORBIDDEN_MODULES}
+    for place, node in nodes(ast.ImportFrom):
+        assert isinstance(node, ast.ImportFrom)
+        if (node.module or "").split(".")[0] in FORBIDDEN_MODULES and not node.level:
+            found.add((place, str(node.module)))
+    for place, node in nodes(ast.Call):
+        assert isinstance(node, ast.Call)
+        name = last_name(node.func)
+        # `re.compile` and `template.compile` are other words.
+        if name in FORBIDDEN_CALLS and not (name == "compile" and isinstance(node.func, ast.Attribute)):
+            found.add((place, name))
+    # The one text that is marked safe is escaped in the same expression.
+    assert found == {("agentauth/openapi/page.py", "mark_safe")}
+
+
+def test_DJ_12_no_sql_is_put_together_from_values() -> None:
+    """Text given to the database is constant; values go beside it."""
+    found = set()
+    for place, node in nodes(ast.Call):
+        assert isinstance(node, ast.Call)
+        if last_name(node.func) in {"raw", "execute"} and node.args:
+            text = node.args[0]
+            if not (isinstance(text, ast.Constant) or (isinstance(text, ast.Name) and text.id.isupper())):
+                found.add((place, ast.unparse(node)))
+    assert {place for place, _ in found} <= TABLE_NAMES_ONLY, found
+
+
+# Where names of tables and roles of ours are put into SQL: migrations, their triggers, and the serving role.
+# ... and where one of two constants is asked for.
+TABLE_NAMES_ONLY = {"audit/triggers.py", "audit/roles.py", "verifier/services/state.py"}
+
+
+def test_DJ_30_celery_and_sessions_speak_json_alone() -> None:
+    assert settings.CELERY_ACCEPT_CONTENT == ["json"]
+    assert settings.CELERY_TASK_SERIALIZER == "json"
+    assert settings.SESSION_SERIALIZER.endswith("JSONSerializer")
+    from agentauth.celery import app
+
+    assert app.conf.accept_content == ["json"]
+    assert app.conf.task_serializer == "json"
+
+
+def test_DJ_34_nobody_writes_csrf_exempt() -> None:
+    """The API's views are exempt because DRF makes them so; tests/flows/test_hardening.py holds them to ignoring cookies."""
+    found = {str(path.relative_to(ROOT)) for path in SOURCES if "csrf_exempt" in path.read_text()}
+    # The decorator that guards a service provider's own views by token and proof.
+    assert found == {"agentauth/sdk/django.py"}
