@@ -31,9 +31,9 @@ def navigation(request: HttpRequest) -> dict[str, Any]:
 def to_sign_again(human: Human, now: datetime) -> QuerySet[Grant]:
     """Suspended for a cause only a signature mends: it waits for the human as much as a new request.
 
-    What a revoked agent holds waits for nobody.
+    What a revoked agent holds waits for nobody, what an admin holds for the admin.
     """
     suspended = Grant.objects.filter(
-        agent__human=human, status=Grant.Status.SUSPENDED, valid_until__gt=now
+        agent__human=human, status=Grant.Status.SUSPENDED, suspended_by_admin=False, valid_until__gt=now
     ).exclude(suspension_cause=Grant.SuspensionCause.PERSON)
     return suspended.exclude(agent__status=Agent.Status.REVOKED)

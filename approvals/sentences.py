@@ -31,6 +31,11 @@ def whole(number: int) -> str:
     return formats.number_format(number, use_l10n=True, force_grouping=True)
 
 
+def fingerprint(jkt: str) -> str:
+    """The first sixteen characters of a key's thumbprint, in groups: something an eye can compare."""
+    return " ".join(jkt[start : start + 4] for start in range(0, 16, 4))
+
+
 def moment(at: datetime, zone: str) -> str:
     """A date and time with its zone: 25 December 2026, 09:00 (Europe/Berlin)."""
     local = at.astimezone(ZoneInfo(zone))

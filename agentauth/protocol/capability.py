@@ -5,10 +5,18 @@ How money and single constraints work is in `money.py` and `constraint.py`; beha
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from .constraint import Constraint, Scalar, check_argument, constraints_json, parse_constraints, parse_scalar
+from .constraint import (
+    MAX_CONSTRAINTS,
+    Constraint,
+    Scalar,
+    check_argument,
+    constraints_json,
+    parse_constraints,
+    parse_scalar,
+)
 from .encoding import canonical_json, sha256
 from .errors import InvalidRequestError
 from .money import Money
@@ -345,3 +353,26 @@ def _narrows_one(new: Capability, old: Capability) -> bool:
     if old.max_amount is not None and (new.max_amount is None or not new.max_amount.within(old.max_amount)):
         return False
     return all(any(mine.implies(kept) for mine in new.constraints) for kept in old.constraints)
+
+
+def common(left: Capability, right: Capability) -> Capability | None:
+    """A capability that permits only what both permit: the deeper resource, the lower ceiling, every constraint.
+
+    None where they share nothing, or nothing that one capability can say. Whatever it answers narrows both.
+    """
+    if not _same_kind(left, right):
+        return None
+    for one, other in ((left, right), (right, left)):
+        if _narrows_one(one, other):
+            return one
+    deeper = left if lies_under(left.resource, right.resource) else right
+    ceilings = [each.max_amount for each in (left, right) if each.max_amount is not None]
+    lower = min(ceilings, key=lambda each: each.minor, default=None)
+    extra = [each for each in right.constraints if not any(mine.implies(each) for mine in left.constraints)]
+    kept = [each for each in left.constraints if not any(theirs.implies(each) for theirs in extra)]
+    constraints = sorted((*kept, *extra), key=lambda each: (each.argument, each.operator))
+    both = replace(left, resource=deeper.resource, max_amount=lower, constraints=tuple(constraints))
+    # An argument and operator can stand once in the wire form: two lists that only overlap cannot be said there.
+    distinct = len({(each.argument, each.operator) for each in constraints}) == len(constraints)
+    fits = distinct and len(constraints) <= MAX_CONSTRAINTS
+    return both if fits and _narrows_one(both, left) and _narrows_one(both, right) else None

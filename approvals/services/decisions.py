@@ -9,7 +9,6 @@ from typing import Any
 
 from django.core import signing
 from django.db import transaction
-from django.utils.translation import gettext as _
 
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.encoding import canonical_json, parse_timestamp
@@ -24,13 +23,14 @@ from agentauth.protocol.errors import (
 from approvals import sentences
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony, begin, take
+from approvals.services.moved import moved
 from approvals.services.signatures import accept_signature, ask_signature
 from approvals.services.statements import approval
-from approvals.services.terms import Terms, asked_terms, changes, chosen_terms
+from approvals.services.terms import Terms, asked_terms, changes, chosen_terms, offered_terms
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Grant, Human
-from registry.services.grants import approve_grant, check_within_bounds, deny_grant
+from registry.services.grants import approve_grant, deny_grant
 
 _SALT = "approvals.drawn"
 MAX_REASON = 500
@@ -87,13 +87,12 @@ def check_unchanged(grant: Grant, drawn: str, *, now: datetime) -> None:
         raise InvalidRequestError("The page could not be read. Reload it.") from None
     if old.get("grant") != str(grant.pk):
         raise InvalidRequestError("This page belongs to another request.")
-    moved = [name for name, value in snapshot(grant).items() if old.get(name) != value]
-    if moved:
+    differs = [name for name, value in snapshot(grant).items() if old.get(name) != value]
+    if differs:
         raise GrantChangedError(
             "This request changed since it was shown. Look at it again.",
-            changes=[_moved(name, old.get(name), snapshot(grant)[name]) for name in moved],
+            changes=[moved(name, old.get(name), snapshot(grant)[name]) for name in differs],
         )
-    check_within_bounds(grant, asked_terms(grant, now).capabilities)
 
 
 def review_choices(
@@ -107,14 +106,15 @@ def review_choices(
     terms = chosen_terms(grant, choices, zone=human.time_zone, now=now)
     return Review(
         sentences=_text(grant, human, terms).splitlines(),
-        changes=changes(asked_terms(grant, now), terms, at=grant.service_provider.name, now=now),
+        changes=changes(offered_terms(grant, now), terms, at=grant.service_provider.name, now=now),
         dangerous=_dangerous(grant, terms),
     )
 
 
 def asked_text(grant: Grant, human: Human, now: datetime) -> list[str]:
-    """The consent text of the request as it stands, line by line."""
-    return _text(grant, human, asked_terms(grant, now)).splitlines()
+    """The consent text of what may be approved of the request, line by line; nothing where that is nothing."""
+    terms = offered_terms(grant, now)
+    return _text(grant, human, terms).splitlines() if terms.capabilities else []
 
 
 def take_second_step(
@@ -296,23 +296,3 @@ def _text(grant: Grant, human: Human, terms: Terms) -> str:
         valid_until=terms.valid_until,
         zone=human.time_zone,
     )
-
-
-def _moved(name: str, old: object, new: object) -> str:
-    """What changed under the reader's eyes, in words."""
-    plain = {
-        "agent_name": _("The agent was called “%(old)s” and is now called “%(new)s”."),
-        "service_name": _("The service was called “%(old)s” and is now called “%(new)s”."),
-        "audience": _("The service moved from %(old)s to %(new)s."),
-        "status": _("The request was %(old)s and is now %(new)s."),
-        "agent_status": _("The agent was %(old)s and is now %(new)s."),
-        "service_status": _("The service was %(old)s and is now %(new)s."),
-        "agent_key": _("The agent has another key now."),
-        "manifest": _("The agent describes itself anew."),
-        "allowed": _("The service allows other things now."),
-        "capabilities": _("The agent asks for other permissions now."),
-        "envelope": _("The limits are others now."),
-        "version": _("The grant has a newer version."),
-    }
-    sentence = plain.get(name, _("Something else changed."))
-    return sentence % {"old": old, "new": new} if "%(old)s" in sentence else sentence

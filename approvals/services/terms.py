@@ -7,11 +7,12 @@ from datetime import datetime, timedelta
 
 from django.utils.translation import gettext as _
 
-from agentauth.protocol.capability import Capability, narrows, parse_capabilities
+from agentauth.protocol.capability import Capability, narrows
 from agentauth.protocol.envelope import Budget, Envelope, narrows_envelope, parse_envelope
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.money import Money
 from approvals import sentences
+from approvals.services.offer import offer, whole
 from registry.models import Grant
 from registry.services.grants import latest_end
 
@@ -38,10 +39,15 @@ class Terms:
 def asked_terms(grant: Grant, now: datetime) -> Terms:
     """What the agent asks for; for a suspended grant that is signed anew, what it had."""
     return Terms(
-        capabilities=parse_capabilities(grant.capabilities or grant.requested_capabilities),
+        capabilities=whole(grant),
         envelope=parse_envelope(grant.requested_envelope if grant.envelope is None else grant.envelope),
         valid_until=latest_end(grant, now),
     )
+
+
+def offered_terms(grant: Grant, now: datetime) -> Terms:
+    """What may be approved of it: what manifest and allow-list cover as they are now. Maybe no permission at all."""
+    return replace(asked_terms(grant, now), capabilities=offer(grant).capabilities)
 
 
 def whole_days(until: datetime, now: datetime) -> int:
@@ -65,12 +71,12 @@ def read_choices(choices: object) -> dict[str, str]:
 
 
 def chosen_terms(grant: Grant, choices: Mapping[str, str], *, zone: str, now: datetime) -> Terms:
-    """Apply the choices to what was asked and prove that they only narrow it (docs/protocol.md section 6).
+    """Apply the choices to what is offered and prove that they only narrow it (docs/protocol.md section 6).
 
     A permission without its name in `choices` is off; an absent or blank limit stays as it was asked. `zone` is
     where a newly added daily budget counts its days. Raises InvalidRequestError for widened or unreadable terms.
     """
-    asked = asked_terms(grant, now)
+    asked = offered_terms(grant, now)
     capabilities = tuple(
         _lowered(each, choices.get(f"amount.{index}", ""))
         for index, each in enumerate(asked.capabilities)

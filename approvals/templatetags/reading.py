@@ -9,10 +9,11 @@ from django.utils.safestring import SafeString
 from django.utils.timesince import timesince, timeuntil
 from django.utils.translation import gettext as _
 
+from approvals import sentences
+
 register = template.Library()
+register.filter("fingerprint", sentences.fingerprint)
 MOMENT = timedelta(minutes=1)
-_GROUP = 4
-_SHOWN = 16
 
 
 @register.filter
@@ -34,9 +35,3 @@ def when(at: datetime | None) -> SafeString | str:
 def exact(at: datetime) -> str:
     """A date and time with its zone, in the reader's."""
     return f"{formats.date_format(timezone.localtime(at), 'j F Y, H:i')} ({timezone.get_current_timezone_name()})"
-
-
-@register.filter
-def fingerprint(jkt: str) -> str:
-    """The first sixteen characters of a key's thumbprint, in groups."""
-    return " ".join(jkt[start : start + _GROUP] for start in range(0, _SHOWN, _GROUP))

@@ -16,7 +16,7 @@ from approvals.tests.cast import Person, browser
 from audit.models import Event
 from registry.models import Agent, Grant, ServiceProvider
 from registry.services.agents import claim_link
-from registry.services.grants import suspend_grant
+from registry.services.service_providers import change_audience
 from registry.tests.cast import TESTER, AgentClient, approved, basic, pending, refused
 from verifier.models import Confirmation
 
@@ -255,11 +255,16 @@ def test_a_revoked_agent_may_do_nothing(alice: Person, agent: AgentClient, payin
 def test_what_waits_for_a_new_signature_is_counted_with_the_rest(alice: Person, paying: Grant) -> None:
     alice.approve(paying)
     paying.refresh_from_db()
-    suspend_grant(grant=paying, actor=TESTER, now=timezone.now(), cause="audience_changed")
+    change_audience(
+        service_provider=paying.service_provider,
+        audience="http://127.0.0.1:8009",
+        actor=TESTER,
+        now=timezone.now(),
+    )
     inbox = alice.get("/approvals/")
     assert inbox.context["waiting_count"] == len(inbox.context["waiting"]) == 1
     page = alice.get(f"/approvals/{paying.pk}/").content.decode()
-    assert "moved to another address" in page
+    assert "moved from http://127.0.0.1:8001 to http://127.0.0.1:8009" in page
     assert "you can decide until" not in page
 
 

@@ -10,13 +10,23 @@ from django.views.decorators.http import require_GET, require_POST
 
 from agentauth.protocol.errors import InvalidRequestError, NotFoundError
 from approvals.services import decisions
+from approvals.services.moved import moved_since_signed
+from approvals.services.offer import offer
 from approvals.services.people import session_key_of
 from approvals.services.signatures import receipt_of
 from approvals.services.terms import read_choices
 from approvals.views.access import actor_of, answer, human_of, member, posted, signed_in
-from approvals.views.described import describe_grant, describe_limits, describe_rows, elsewhere, standing
+from approvals.views.described import (
+    describe_grant,
+    describe_limits,
+    describe_lost,
+    describe_rows,
+    elsewhere,
+    standing,
+)
 from audit.faults import fault_point
 from registry.models import Grant, Human
+from registry.services.grants import waits_for_signature
 
 WORDS = {"approve": "Approved", "deny": "Denied"}
 NEW_AGENT_SECONDS = 86_400
@@ -40,7 +50,7 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     human, now = human_of(request), timezone.now()
     grant = find_own_grant(grant_id, human)
     status = standing(grant, now)
-    anew = status == Grant.Status.SUSPENDED and grant.suspension_cause != Grant.SuspensionCause.PERSON
+    anew = waits_for_signature(grant, now)
     context: dict[str, Any] = {"grant": grant, "agent": grant.agent, "provider": grant.service_provider}
     if status != Grant.Status.PENDING and not anew:
         receipt = receipt_of("approval", str(grant.pk))
@@ -49,6 +59,8 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     context |= {
         "drawn": decisions.drawn_token(grant),
         "anew": anew,
+        "moved": moved_since_signed(grant, offer(grant).lost) if anew else [],
+        "lost": describe_lost(grant),
         "rows": describe_rows(grant, now),
         "limits": describe_limits(grant, human, now),
         "summary": decisions.asked_text(grant, human, now),

@@ -10,7 +10,8 @@ from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.envelope import Envelope, Ledger, parse_envelope
 from agentauth.protocol.money import Money
 from approvals import sentences
-from approvals.services.terms import asked_terms, currency_of, whole_days
+from approvals.services.offer import offer
+from approvals.services.terms import currency_of, offered_terms, whole_days
 from registry.models import Agent, Grant, Human
 from verifier.models import GrantLedger
 from verifier.services.usage import ledger_of
@@ -27,7 +28,7 @@ def sentence(phrase: str) -> str:
 def describe_rows(grant: Grant, now: datetime) -> list[dict[str, Any]]:
     """One permission each: its sentence, its risk, and what can be lowered."""
     rows = []
-    for index, each in enumerate(asked_terms(grant, now).capabilities):
+    for index, each in enumerate(offered_terms(grant, now).capabilities):
         amount = each.max_amount
         rows.append(
             {
@@ -42,9 +43,22 @@ def describe_rows(grant: Grant, now: datetime) -> list[dict[str, Any]]:
     return rows
 
 
+def describe_lost(grant: Grant) -> list[dict[str, str]]:
+    """What can no longer be given as it was asked for or granted, and whose doing that is."""
+    return [
+        {
+            "sentence": sentence(sentences.permission(each.capability, grant.service_provider.name)),
+            "why": _("The agent no longer declares it.")
+            if each.by_manifest
+            else _("The service no longer allows it."),
+        }
+        for each in offer(grant).lost
+    ]
+
+
 def describe_limits(grant: Grant, human: Human, now: datetime) -> dict[str, Any]:
     """The limits as sentences, and as the fields in which they can be lowered."""
-    asked = asked_terms(grant, now)
+    asked = offered_terms(grant, now)
     envelope, currency = asked.envelope, currency_of(asked)
     return {
         "rate": envelope.max_requests_per_minute,

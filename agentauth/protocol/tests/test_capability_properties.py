@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentauth.protocol.capability import Capability, choose, covers, narrows, parse_capability
+from agentauth.protocol.capability import Capability, choose, common, covers, narrows, parse_capability
 from agentauth.protocol.constraint import Constraint
 from agentauth.protocol.money import Money
 
@@ -106,3 +106,21 @@ def test_money_survives_its_own_text_unless_it_is_too_long(minor: int, currency:
     money = Money(minor, currency)
     if len(money.value.partition(".")[0]) <= 12:
         assert Money.parse(money.to_json()) == money
+
+
+@settings(max_examples=600)
+@given(st.data())
+def test_what_two_have_in_common_narrows_both_and_covers_no_more(data: st.DataObject) -> None:
+    left = data.draw(capabilities())
+    right = data.draw(st.one_of(capabilities(), tightened(left)))
+    both = common(left, right)
+    if both is None:
+        # Never nothing where one lies within the other.
+        assert not narrows([left], [right])
+        assert not narrows([right], [left])
+        return
+    assert narrows([both], [left])
+    assert narrows([both], [right])
+    assert parse_capability(both.to_json()) == both
+    action = data.draw(actions_for([both, left, right]))
+    assert not covers(both, action) or (covers(left, action) and covers(right, action))

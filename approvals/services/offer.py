@@ -1,0 +1,61 @@
+"""What of a request a human may still say yes to: manifest and allow-list may have moved since it was made."""
+
+from dataclasses import dataclass
+
+from agentauth.protocol.capability import (
+    MAX_CAPABILITIES,
+    Capability,
+    common,
+    narrows,
+    parse_allow_entry,
+    parse_capabilities,
+)
+from registry.models import Grant
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A permission that can no longer be given as it was asked for, or granted before, and for whose sake."""
+
+    capability: Capability
+    # Else the service provider allows it no more.
+    by_manifest: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """`capabilities` lie within manifest and allow-list as they are now; `lost` is what does not."""
+
+    capabilities: tuple[Capability, ...]
+    lost: tuple[Lost, ...]
+
+
+def whole(grant: Grant) -> tuple[Capability, ...]:
+    """What was asked for; for a grant that is signed anew, what it had."""
+    return parse_capabilities(grant.capabilities or grant.requested_capabilities)
+
+
+def offer(grant: Grant) -> Offer:
+    """Each permission as it is where it is still covered, else what is left of it, else nothing.
+
+    What is left narrows both what was asked and what covers it now, so a signature over it is a narrowing too.
+    """
+    manifest = parse_capabilities(grant.agent.capabilities)
+    allowed = [parse_allow_entry(entry) for entry in grant.service_provider.allowed]
+    offered: list[Capability] = []
+    lost: list[Lost] = []
+    for each in whole(grant):
+        by_manifest = narrows([each], manifest)
+        if by_manifest and narrows([each], allowed):
+            offered.append(each)
+            continue
+        lost.append(Lost(each, by_manifest=not by_manifest))
+        for left in _left(each, manifest, allowed):
+            if not narrows([left], offered):
+                offered.append(left)
+    return Offer(tuple(offered[:MAX_CAPABILITIES]), tuple(lost))
+
+
+def _left(each: Capability, manifest: tuple[Capability, ...], allowed: list[Capability]) -> list[Capability]:
+    declared = [both for mine in manifest if (both := common(each, mine)) is not None]
+    return [both for mine in declared for entry in allowed if (both := common(mine, entry)) is not None]
