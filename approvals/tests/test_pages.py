@@ -180,8 +180,36 @@ def test_a_claim_leads_on_to_the_approval(alice: Person, stray: AgentClient) -> 
     done = alice.post(f"{path}decide?grant={grant.pk}", {"credential": credential})
     assert done.json() == {"status": "Claimed", "next": f"/approvals/{grant.pk}/?claimed=1"}
     assert stray.agent().human == alice.human
+    # A double click or a lost answer: the same again says the same, and does nothing.
+    again = alice.post(f"{path}decide?grant={grant.pk}", {"credential": credential})
+    assert (again.status_code, again.json()) == (200, done.json())
     assert Receipt.objects.get().kind == "claim"
+    assert Event.objects.filter(kind="registry.agent.claimed").count() == 1
     assert alice.get(path).status_code == 404
+    refused(alice.post(f"{path}statement", {"code": code}), 404, "not_found")
+    refused(alice.post(f"{path}decide", {"credential": credential | {"id": "x"}}), 400, "invalid_assertion")
+
+
+def test_a_claim_that_was_done_is_nothing_to_another(alice: Person, bob: Person, stray: AgentClient) -> None:
+    url, code = claim_link(stray.agent())
+    path = url.removeprefix("http://localhost:8000")
+    options = alice.post(f"{path}statement", {"code": code}).json()["publicKey"]
+    credential = alice.device.assertion(options)
+    assert alice.post(f"{path}decide", {"credential": credential}).status_code == 200
+    refused(bob.post(f"{path}decide", {"credential": credential}), 404, "not_found")
+
+
+def test_AP_2_an_agent_renamed_after_the_claims_statement_is_not_claimed(
+    alice: Person, stray: AgentClient
+) -> None:
+    url, code = claim_link(stray.agent())
+    path = url.removeprefix("http://localhost:8000")
+    options = alice.post(f"{path}statement", {"code": code}).json()["publicKey"]
+    assert stray.replace(name="Somebody Else").status_code == 200
+    refused(
+        alice.post(f"{path}decide", {"credential": alice.device.assertion(options)}), 409, "invalid_state"
+    )
+    assert stray.agent().status == "unclaimed"
 
 
 def test_a_claim_needs_the_code_and_the_signature(alice: Person, stray: AgentClient) -> None:

@@ -21,6 +21,8 @@ pytestmark = pytest.mark.django_db
 ROUTES = [
     ("GET", "/v1/agents/me"),
     ("DELETE", "/v1/agents/me"),
+    ("POST", "/v1/agents/me/manifest"),
+    ("POST", "/v1/agents/me/key"),
     ("GET", "/v1/grants"),
     ("POST", "/v1/grants"),
     ("GET", "/v1/grants/0192f1c8-0000-7000-8000-000000000001"),

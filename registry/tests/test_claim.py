@@ -4,12 +4,20 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from agentauth.protocol.errors import ExpiredError, InvalidRequestError, InvalidStateError, NotFoundError
+from agentauth.protocol.errors import (
+    ExpiredError,
+    InvalidRequestError,
+    InvalidStateError,
+    NotFoundError,
+    TooManyPendingGrantsError,
+)
 from audit.models import Event
-from registry.models import Agent, Human, ServiceProvider
+from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.agents import check_claim_code, claim_agent, claim_link, find_claim, revoke_agent
+from registry.services.enrolment import create_enrolment_code
+from registry.services.grants import withdraw_grant
 from registry.services.people import suspend_human
-from registry.tests.cast import TESTER, AgentClient, claim, refused
+from registry.tests.cast import TESTER, AgentClient, claim, enrolled, pending, refused
 
 pytestmark = pytest.mark.django_db
 
@@ -130,3 +138,47 @@ def test_a_suspended_unclaimed_agent_is_no_state(
     stray: AgentClient, service_provider: ServiceProvider
 ) -> None:
     refused(stray.call("POST", "/v1/tokens", {"grant_id": "x"}), 400, "invalid_grant")
+
+
+def test_AP_29_a_claim_brings_no_request_beyond_the_humans_twenty(
+    stray: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime
+) -> None:
+    wish = [{"type": "read", "resource": "calendar/mine"}]
+    pending(stray, service_provider, now=now, capabilities=wish)
+    others = [enrolled(alice, now=now) for _ in range(4)]
+    for number in range(20):
+        path = [{"type": "read", "resource": f"calendar/{number}"}]
+        pending(others[number // 5], service_provider, now=now, capabilities=path)
+    with pytest.raises(TooManyPendingGrantsError):
+        claim(stray, alice, now=now)
+    _, code = create_enrolment_code(human=alice, actor=TESTER, now=now)
+    refused(stray.register(code), 429, "too_many_pending_grants")
+    assert stray.agent().human is None
+    # One decided makes room; and one that asks for nothing needs none.
+    withdraw_grant(grant=Grant.objects.filter(agent__human=alice).earliest("id"), actor=TESTER, now=now)
+    claim(stray, alice, now=now)
+    asks_nothing = AgentClient()
+    asks_nothing.register()
+    claim(asks_nothing, alice, now=now)
+    assert Grant.objects.waiting(now).filter(agent__human=alice).count() == 20
+
+
+def test_an_agent_that_took_another_manifest_since_is_not_claimed_by_the_old_statement(
+    stray: AgentClient, alice: Human, now: datetime
+) -> None:
+    seen = stray.agent()
+    stray.replace(name="Somebody Else")
+    with pytest.raises(InvalidStateError):
+        claim_agent(agent=seen, human=alice, actor=TESTER, now=now)
+    assert stray.agent().human is None
+
+
+def test_the_claimed_link_is_found_again_by_its_owner_alone(
+    stray: AgentClient, alice: Human, bob: Human, now: datetime
+) -> None:
+    secret = secret_of(stray)
+    claim(stray, alice, now=now)
+    assert find_claim(secret, now=now, owner=alice) == stray.agent()
+    for owner in (bob, None):
+        with pytest.raises(NotFoundError):
+            find_claim(secret, now=now, owner=owner)

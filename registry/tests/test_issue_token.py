@@ -141,6 +141,29 @@ def test_OG_2_AP_37_the_caller_adds_nothing_to_a_token(
     assert not Token.objects.exists()
 
 
+def test_OG_2_a_looser_spelling_of_the_request_gets_no_token(
+    agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    """Nothing is read into a request: not another case, not a list, not a query, not the second of two members."""
+    good, other = (str(approved(agent, service_provider, now=now).id) for _ in range(2))
+    path = "/v1/tokens"
+    for loose in (good.upper(), f" {good}", f"{{{good}}}", good.replace("-", ""), f"urn:uuid:{good}"):
+        refused(agent.call("POST", path, {"grant_id": loose}), 400, "invalid_grant")
+    for odd in ([good], {"id": good}, None, 1, True, "", "x" * 256):
+        refused(agent.call("POST", path, {"grant_id": odd}), 400, "invalid_request")
+    twice = f'{{"grant_id": "{good}", "grant_id": "{other}"}}'.encode()
+    for body in (twice, {}, [], [{"grant_id": good}], {"grantId": good}, {"grant_id": good, "grant_ids": []}):
+        refused(agent.call("POST", path, body), 400, "invalid_request")
+    refused(agent.call("POST", path, {}, query=f"?grant_id={good}"), 400, "invalid_request")
+    form = f"grant_id={good}".encode()
+    headers = {"DPoP": agent.proof("POST", path, form)}
+    answer = agent.client.generic(
+        "POST", path, form, content_type="application/x-www-form-urlencoded", headers=headers
+    )
+    refused(answer, 415, "unsupported_media_type")
+    assert not Token.objects.exists()
+
+
 def test_OG_2_no_token_without_an_active_grant_and_one_answer_for_all(
     agent: AgentClient, alice: Human, bob: Human, service_provider: ServiceProvider, now: datetime
 ) -> None:

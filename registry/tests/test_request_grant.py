@@ -85,6 +85,11 @@ def test_OG_9_an_expired_request_makes_way_and_does_not_count(
     assert response.json()["grant_id"] != str(old[0].id)
     old[0].refresh_from_db()
     assert old[0].status == "expired"
+    # The other four are past their hour too, whether or not a job saw it: four more may wait.
+    listed = agent.call("GET", "/v1/grants").json()["results"]
+    assert [grant["status"] for grant in listed] == ["pending", *["expired"] * 5]
+    answers = [agent.ask(service_provider, capabilities=[calendar(number)]) for number in range(1, 6)]
+    assert [answer.status_code for answer in answers] == [201] * 4 + [429]
 
 
 @pytest.mark.parametrize(
