@@ -8,7 +8,7 @@ import pytest
 from approvals.models import Receipt
 from approvals.tests.cast import DELETE, PAY, READ_CALENDAR, Person
 from registry.models import Agent, Grant, ServiceProvider
-from registry.services.grants import resume_grant, suspend_grant
+from registry.services.grants import approve_grant, resume_grant, suspend_grant
 from registry.services.service_providers import change_allowed, change_audience, suspend_service_provider
 from registry.tests.cast import MANIFEST, TESTER, AgentClient, issue, pending, refused
 
@@ -96,16 +96,13 @@ def test_AP_2_a_rotation_between_the_look_and_the_swap_grants_nothing(
     alice: Person, agent: AgentClient, reading: Grant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It commits after the checks of the page and before the approval takes its locks."""
-    from approvals.services import decisions
-
     options = alice.statement(reading).json()["publicKey"]
-    approve = decisions.approve_grant
 
     def rotated_first(**arguments: Any) -> None:
         agent.rotate()
-        approve(**arguments)
+        approve_grant(**arguments)
 
-    monkeypatch.setattr(decisions, "approve_grant", rotated_first)
+    monkeypatch.setattr("approvals.services.decisions.approve_grant", rotated_first)
     refused(alice.decide(reading, options), 409, "grant_changed")
     reading.refresh_from_db()
     assert reading.status == "pending"
