@@ -17,14 +17,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import django
-import hypothesis
 import pytest
 
 # Before anything imports a model.
 django.setup()
-# How long an example takes says how busy the machine is.
-hypothesis.settings.register_profile("untimed", deadline=None)
-hypothesis.settings.load_profile("untimed")
 
 from kms.services import ensure_key
 from registry.models import Human, ServiceProvider
