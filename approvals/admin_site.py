@@ -12,7 +12,9 @@ from django.utils.http import urlencode
 from django.utils.translation import gettext_lazy as _
 
 from agentauth.protocol.errors import AgentAuthError
+from approvals.services.leaving import delete_human
 from approvals.services.people import create_setup_link
+from approvals.services.recovery import create_recovery_link
 from approvals.views.verification import check_verification
 from audit.admin import EventAdmin
 from audit.models import Event
@@ -36,6 +38,37 @@ class EnrolmentForm(forms.Form):
     """For whom an enrolment code is made."""
 
     human = forms.ModelChoiceField(Human.objects.filter(status=Human.Status.ACTIVE), label=_("Human"))
+
+
+class RecoveryForm(forms.Form):
+    """Whose account is recovered."""
+
+    human = forms.ModelChoiceField(
+        Human.objects.filter(status=Human.Status.ACTIVE),
+        label=_("Human"),
+        help_text=_(
+            "Their sessions end at once, and what they allowed agents waits until they sign it again. "
+            "Make sure that it is they who asked."
+        ),
+    )
+
+
+class DeletionForm(forms.Form):
+    """Who is deleted; the address is typed, so that nobody is picked by a slip."""
+
+    email = forms.EmailField(
+        label=_("E-mail"),
+        help_text=_(
+            "The address of the human to delete. Their agents and grants end for good, their passkeys, name and "
+            "address are erased. It cannot be undone."
+        ),
+    )
+
+    def clean_email(self) -> Human:
+        human = Human.objects.filter(email__iexact=self.cleaned_data["email"]).first()
+        if human is None:
+            raise forms.ValidationError(_("Nobody has this address."))
+        return human
 
 
 class ServiceProviderForm(forms.Form):
@@ -66,6 +99,8 @@ class ControlRoom(admin.AdminSite):
     def get_urls(self) -> list[URLPattern | URLResolver]:
         ours: list[URLPattern | URLResolver] = [
             path("invite/", self.admin_view(self.invite), name="invite"),
+            path("recovery-link/", self.admin_view(self.recovery_link), name="recovery_link"),
+            path("delete-human/", self.admin_view(self.delete_human), name="delete_human"),
             path("enrolment-code/", self.admin_view(self.enrolment_code), name="enrolment_code"),
             path(
                 "new-service-provider/",
@@ -115,6 +150,27 @@ class ControlRoom(admin.AdminSite):
 
         return self._make(request, InvitationForm, _("Invite a human"), make)
 
+    def recovery_link(self, request: HttpRequest) -> HttpResponse:
+        """Make a one-time recovery link for a human and show it once."""
+
+        def make(form: RecoveryForm) -> list[tuple[str, str]]:
+            link = create_recovery_link(
+                human=form.cleaned_data["human"], actor=admin_actor(request), now=timezone.now()
+            )
+            return [(str(_("Recovery link, once, 15 minutes")), link.url)]
+
+        return self._make(request, RecoveryForm, _("Make a recovery link"), make)
+
+    def delete_human(self, request: HttpRequest) -> HttpResponse:
+        """Delete a human for good."""
+
+        def make(form: DeletionForm) -> None:
+            human = form.cleaned_data["email"]
+            delete_human(human=human, actor=admin_actor(request), now=timezone.now())
+            messages.success(request, _("The human was deleted."))
+
+        return self._make(request, DeletionForm, _("Delete a human"), make)
+
     def enrolment_code(self, request: HttpRequest) -> HttpResponse:
         """Make a one-time enrolment code for a human and show it once."""
 
@@ -147,7 +203,7 @@ class ControlRoom(admin.AdminSite):
         return self._make(request, ServiceProviderForm, _("Create a service provider"), make)
 
     def _make(self, request: HttpRequest, form_class: type[Any], title: Any, make: Any) -> HttpResponse:
-        """Ask, call the service, show what it made; nothing of it is kept in the session."""
+        """Ask, call the service, show what it made, if anything; nothing of it is kept in the session."""
         form, made = form_class(request.POST or None), None
         if request.method == "POST" and form.is_valid():
             # What is made here opens doors: a session alone does not make it.
@@ -157,6 +213,9 @@ class ControlRoom(admin.AdminSite):
             except AgentAuthError as error:
                 record_admin_refusal(request, error)
                 messages.error(request, error.description)
+            else:
+                if made is None:
+                    return HttpResponseRedirect(reverse("admin:index"))
         context = self.each_context(request) | {"title": title, "form": form, "made": made}
         return TemplateResponse(request, "admin/make.html", context)
 

@@ -6,6 +6,7 @@ from django.conf import settings
 from django.db import models
 
 from audit.identifiers import new_id
+from registry.models import Human
 
 
 class Passkey(models.Model):
@@ -31,6 +32,13 @@ class Passkey(models.Model):
         return self.name
 
 
+class SetupCodeQuerySet(models.QuerySet["SetupCode"]):
+    def recovering(self, human: Human, now: datetime) -> "SetupCodeQuerySet":
+        """Recovery links of this human that still work."""
+        links = self.filter(human=human, kind=SetupCode.Kind.RECOVERY)
+        return links.filter(used_at=None, expires_at__gt=now)
+
+
 class SetupCode(models.Model):
     """A one-time link that ends in a passkey. Only the code's digest is kept."""
 
@@ -47,9 +55,12 @@ class SetupCode(models.Model):
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField()
     used_at = models.DateTimeField(null=True)
+    # Who came in by it; of a recovery link, whom it is for.
     human = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+"
     )
+
+    objects = SetupCodeQuerySet.as_manager()
 
     class Meta:
         constraints = [

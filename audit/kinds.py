@@ -20,6 +20,8 @@ HUMAN_RESUMED = "registry.human.resumed"
 HUMAN_SESSIONS_ENDED = "registry.human.sessions_ended"
 # A human changed how pages show things to them.
 HUMAN_CHANGED = "registry.human.changed"
+# Gone for good: name and address are erased, the row stays for what refers to it.
+HUMAN_DELETED = "registry.human.deleted"
 
 SERVICE_PROVIDER_CREATED = "registry.service_provider.created"
 SERVICE_PROVIDER_SECRET_ROTATED = "registry.service_provider.secret_rotated"  # noqa: S105 — the name of an event
@@ -88,6 +90,8 @@ PRESENCE_ENDED = "verifier.presence.ended"
 
 # A one-time link that ends in a passkey: for the first admin, or for somebody invited.
 SETUP_CODE_CREATED = "approvals.setup_code.created"
+# A recovery link was used: there is one new passkey and no old one.
+HUMAN_RECOVERED = "approvals.human.recovered"
 PASSKEY_CREATED = "approvals.passkey.created"
 PASSKEY_REMOVED = "approvals.passkey.removed"
 HUMAN_SIGNED_IN = "approvals.human.signed_in"

@@ -9,7 +9,7 @@ from typing import Any
 from django.conf import settings
 
 from agentauth.protocol.errors import InvalidAssertionError
-from approvals.models import Challenge, ChallengeQuerySet, Passkey
+from approvals.models import Challenge, ChallengeQuerySet, Passkey, SetupCode
 from approvals.passkeys import (
     CEREMONY_SECONDS,
     VerifiedAssertion,
@@ -121,6 +121,12 @@ def check_signature(
     )
     if not moved:
         raise InvalidAssertionError("This passkey was used elsewhere at the same moment. Try again.")
+    # After the swap, which waits for a link that is being made: nothing is signed past it.
+    if SetupCode.objects.recovering(passkey.human, now).exists():
+        # Lost or stolen: until the link is used or over, what it is to replace opens and signs nothing.
+        raise InvalidAssertionError(
+            "A recovery link was made for this account: no passkey works until it ends."
+        )
     return passkey, verified
 
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.http import HttpRequest
 
 from agentauth.protocol.encoding import b64u_encode
@@ -19,9 +19,10 @@ from agentauth.protocol.errors import (
     NotFoundError,
 )
 from agentauth.protocol.manifest import check_display_name
-from approvals.models import Challenge, Passkey, SetupCode
-from approvals.passkeys import VerifiedRegistration, creation_options, request_options, verify_registration
+from approvals.models import Challenge, SetupCode
+from approvals.passkeys import creation_options, request_options
 from approvals.services.challenges import Ceremony, begin, check_signature, latest, spend, take
+from approvals.services.credentials import USER_HANDLE_BYTES, add_passkey, verify_new
 from approvals.sessions import stored_key
 from audit import kinds
 from audit.services import Actor, record
@@ -31,7 +32,6 @@ from registry.services.people import check_email, create_human
 SETUP_CODE_BYTES = 16
 FIRST_ADMIN_LIFE = timedelta(minutes=15)
 INVITATION_LIFE = timedelta(hours=72)
-USER_HANDLE_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +60,30 @@ def create_setup_link(*, email: str = "", is_staff: bool = False, actor: Actor, 
         raise InvalidStateError("There is an admin already: name the e-mail address of the human to invite.")
     if email:
         _check_free(email)
-    code = secrets.token_bytes(SETUP_CODE_BYTES)
+    row = SetupCode(
+        kind=SetupCode.Kind.INVITATION if email else SetupCode.Kind.FIRST_ADMIN,
+        email=email,
+        is_staff=is_staff or not email,
+        created_at=now,
+        expires_at=now + (INVITATION_LIFE if email else FIRST_ADMIN_LIFE),
+    )
     with transaction.atomic():
-        row = SetupCode.objects.create(
-            kind=SetupCode.Kind.INVITATION if email else SetupCode.Kind.FIRST_ADMIN,
-            digest=setup_digest(code),
-            email=email,
-            is_staff=is_staff or not email,
-            created_at=now,
-            expires_at=now + (INVITATION_LIFE if email else FIRST_ADMIN_LIFE),
-        )
-        record(
-            kind=kinds.SETUP_CODE_CREATED,
-            actor=actor,
-            at=now,
-            data={"kind": row.kind, "is_staff": row.is_staff},
-            personal={"email": email} if email else None,
-        )
+        return keep_link(row, actor=actor)
+
+
+def keep_link(row: SetupCode, *, actor: Actor) -> SetupLink:
+    """Give the new row its code, keep the digest alone, and hand the link out, inside the caller's transaction."""
+    code = secrets.token_bytes(SETUP_CODE_BYTES)
+    row.digest = setup_digest(code)
+    row.save(force_insert=True)
+    record(
+        kind=kinds.SETUP_CODE_CREATED,
+        actor=actor,
+        at=row.created_at,
+        human_id=row.human_id,
+        data={"kind": row.kind, "is_staff": row.is_staff},
+        personal={"email": row.email} if row.email else None,
+    )
     return SetupLink(f"{settings.PUBLIC_URL}/setup/{b64u_encode(code)}/", row.expires_at)
 
 
@@ -139,8 +146,8 @@ def finish_setup(
     try:
         with transaction.atomic():
             take(row, now=now)
-            verified = _verify_new(row, credential)
-            _use_code(setup_code, now)
+            verified = verify_new(row, credential)
+            use_code(setup_code, now=now)
             human = create_human(
                 email=row.data["email"],
                 name=row.data["name"],
@@ -150,56 +157,11 @@ def finish_setup(
             )
             SetupCode.objects.filter(pk=setup_code.pk).update(human=human)
             by_them = Actor("human", str(human.pk), actor.request_id)
-            _add_passkey(human, verified, bytes.fromhex(row.data["user_handle"]), actor=by_them, now=now)
+            add_passkey(human, verified, bytes.fromhex(row.data["user_handle"]), actor=by_them, now=now)
     except InvalidAssertionError:
         spend(row, now=now)
         raise
     return human
-
-
-def begin_passkey(*, human: Human, session_key: str, now: datetime) -> dict[str, Any]:
-    """Creation options for a further passkey of a signed-in human."""
-    row = begin(Ceremony(Challenge.Purpose.PASSKEY, session_key, human), now=now)
-    known = list(Passkey.objects.filter(human=human).order_by("created_at"))
-    return creation_options(
-        rp_id=settings.RP_ID,
-        challenge=bytes(row.challenge),
-        user_handle=bytes(known[0].user_handle) if known else secrets.token_bytes(USER_HANDLE_BYTES),
-        user_name=human.email,
-        display_name=human.name,
-        exclude=[bytes(passkey.credential_id) for passkey in known],
-    )
-
-
-def finish_passkey(
-    *, human: Human, credential: object, session_key: str, actor: Actor, now: datetime
-) -> Passkey:
-    """Add the passkey. Raises InvalidAssertionError, also for an id that is registered to anybody."""
-    row = latest(Ceremony(Challenge.Purpose.PASSKEY, session_key, human))
-    try:
-        with transaction.atomic():
-            take(row, now=now)
-            verified = _verify_new(row, credential)
-            # Whoever is signed in has one: the last cannot be removed.
-            known = Passkey.objects.filter(human=human).order_by("created_at")[0]
-            return _add_passkey(human, verified, bytes(known.user_handle), actor=actor, now=now)
-    except InvalidAssertionError:
-        spend(row, now=now)
-        raise
-
-
-def remove_passkey(*, human: Human, passkey_id: str, actor: Actor, now: datetime) -> None:
-    """Remove one of the human's passkeys. Raises NotFoundError, and InvalidStateError for the last one."""
-    with transaction.atomic():
-        # Locked together: two removals at once must not leave nobody able to sign in.
-        mine = {str(row.pk): row for row in Passkey.objects.select_for_update().filter(human=human)}
-        if passkey_id not in mine:
-            raise NotFoundError("There is no such passkey.")
-        if len(mine) == 1:
-            raise InvalidStateError("Your last passkey cannot be removed: add another one first.")
-        name = mine[passkey_id].name
-        mine[passkey_id].delete()
-        record(kind=kinds.PASSKEY_REMOVED, actor=actor, at=now, human_id=human.id, personal={"name": name})
 
 
 def begin_sign_in(*, session_key: str, now: datetime) -> dict[str, Any]:
@@ -249,16 +211,8 @@ def _check_free(email: str) -> None:
         raise InvalidRequestError("Somebody already has this e-mail address.")
 
 
-def _verify_new(row: Challenge, credential: object) -> VerifiedRegistration:
-    return verify_registration(
-        credential=credential,
-        expected_challenge=bytes(row.challenge),
-        rp_id=settings.RP_ID,
-        origin=settings.ORIGIN,
-    )
-
-
-def _use_code(setup_code: SetupCode, now: datetime) -> None:
+def use_code(setup_code: SetupCode, *, now: datetime) -> None:
+    """Use the code up, inside the caller's transaction. Raises ExpiredError where somebody was first, InvalidStateError."""
     if setup_code.kind == SetupCode.Kind.FIRST_ADMIN:
         # Every first-admin code is locked, so that two of them cannot make two first admins at once.
         list(SetupCode.objects.select_for_update().filter(kind=SetupCode.Kind.FIRST_ADMIN))
@@ -267,33 +221,3 @@ def _use_code(setup_code: SetupCode, now: datetime) -> None:
     used = SetupCode.objects.filter(pk=setup_code.pk, used_at=None, expires_at__gt=now).update(used_at=now)
     if not used:
         raise ExpiredError("This setup link was used or is too old. Ask for a new one.")
-
-
-def _add_passkey(
-    human: Human, verified: VerifiedRegistration, handle: bytes, *, actor: Actor, now: datetime
-) -> Passkey:
-    number = Passkey.objects.filter(human=human).count() + 1
-    try:
-        with transaction.atomic():
-            passkey = Passkey.objects.create(
-                human=human,
-                credential_id=verified.credential_id,
-                public_key=verified.public_key,
-                user_handle=handle,
-                sign_count=verified.sign_count,
-                name=f"Passkey {number}",
-                aaguid=verified.aaguid,
-                transports=list(verified.transports),
-                backed_up=verified.backed_up,
-                created_at=now,
-            )
-    except IntegrityError:
-        raise InvalidAssertionError("This passkey is registered already.") from None
-    record(
-        kind=kinds.PASSKEY_CREATED,
-        actor=actor,
-        at=now,
-        human_id=human.id,
-        data={"passkey_id": str(passkey.pk), "aaguid": verified.aaguid},
-    )
-    return passkey

@@ -13,6 +13,7 @@ from agentauth.protocol.encoding import b64u_decode
 from agentauth.protocol.errors import EncodingError, NotFoundError
 from approvals.models import SetupCode
 from approvals.services import people
+from approvals.services.recovery import begin_recovery, finish_recovery
 from approvals.sessions import start_session
 from approvals.views.access import HOME, actor_of, answer, human_of, member, posted, safe_next, signed_in
 from registry.models import Human
@@ -75,9 +76,14 @@ def setup(request: HttpRequest, code: str) -> HttpResponse:
 
 @require_POST
 def setup_options(request: HttpRequest, code: str) -> HttpResponse:
-    body = posted(request)
+    body, setup_code = posted(request), _setup_code(code)
+    if setup_code.kind == SetupCode.Kind.RECOVERY:
+        session_key = people.session_key_of(request)
+        return answer(
+            publicKey=begin_recovery(setup_code=setup_code, session_key=session_key, now=timezone.now())
+        )
     options = people.begin_setup(
-        setup_code=_setup_code(code),
+        setup_code=setup_code,
         name=member(body, "name"),
         email=member(body, "email", ""),
         session_key=people.session_key_of(request),
@@ -88,8 +94,11 @@ def setup_options(request: HttpRequest, code: str) -> HttpResponse:
 
 @require_POST
 def setup_finish(request: HttpRequest, code: str) -> HttpResponse:
-    human = people.finish_setup(
-        setup_code=_setup_code(code),
+    setup_code = _setup_code(code)
+    recovering = setup_code.kind == SetupCode.Kind.RECOVERY
+    finish = finish_recovery if recovering else people.finish_setup
+    human = finish(
+        setup_code=setup_code,
         credential=posted(request).get("credential"),
         session_key=people.session_key_of(request),
         actor=actor_of(request),

@@ -12,6 +12,7 @@ from agentauth.protocol.capability import parse_action
 from agentauth.protocol.identifiers import parse_id
 from approvals import sentences
 from approvals.context import to_sign_again
+from approvals.services.recovery import recent_recovery
 from approvals.views.access import human_of, signed_in
 from approvals.views.described import describe_permissions, standing
 from approvals.views.happened import tell
@@ -48,6 +49,7 @@ def inbox(request: HttpRequest) -> HttpResponse:
         "history": [{"grant": grant, "status": standing(grant, now)} for grant in page[:PAGE]],
         "next": page[PAGE - 1].pk if len(page) > PAGE else None,
         "first_page": after is None,
+        "recovery": recent_recovery(human, now=now),
     }
     return render(request, "inbox.html", context)
 

@@ -11,8 +11,9 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
 from approvals.models import Passkey
-from approvals.services import people
+from approvals.services import credentials
 from approvals.services.people import session_key_of
+from approvals.services.recovery import recent_recovery
 from approvals.views.access import actor_of, answer, human_of, posted, signed_in
 from approvals.views.verification import verified
 from registry.services.enrolment import create_enrolment_code
@@ -29,7 +30,7 @@ def page(request: HttpRequest) -> HttpResponse:
 @signed_in
 @verified
 def passkey_options(request: HttpRequest) -> HttpResponse:
-    found = people.begin_passkey(
+    found = credentials.begin_passkey(
         human=human_of(request), session_key=session_key_of(request), now=timezone.now()
     )
     return answer(publicKey=found)
@@ -38,7 +39,7 @@ def passkey_options(request: HttpRequest) -> HttpResponse:
 @require_POST
 @signed_in
 def passkey_finish(request: HttpRequest) -> HttpResponse:
-    people.finish_passkey(
+    credentials.finish_passkey(
         human=human_of(request),
         credential=posted(request).get("credential"),
         session_key=session_key_of(request),
@@ -53,7 +54,7 @@ def passkey_finish(request: HttpRequest) -> HttpResponse:
 @verified
 def passkey_remove(request: HttpRequest, passkey_id: uuid.UUID) -> HttpResponse:
     human, actor = human_of(request), actor_of(request)
-    people.remove_passkey(human=human, passkey_id=str(passkey_id), actor=actor, now=timezone.now())
+    credentials.remove_passkey(human=human, passkey_id=str(passkey_id), actor=actor, now=timezone.now())
     return _back(request, _("Passkey removed"))
 
 
@@ -88,6 +89,7 @@ def _page(request: HttpRequest, **more: object) -> HttpResponse:
         "human": human,
         "passkeys": list(Passkey.objects.filter(human=human).order_by("created_at")),
         "zones": sorted(available_timezones()),
+        "recovery": recent_recovery(human, now=timezone.now()),
     }
     return render(request, "settings.html", context | more)
 

@@ -21,6 +21,7 @@ class Human(AbstractBaseUser):
     class Status(models.TextChoices):
         ACTIVE = "active"
         SUSPENDED = "suspended"
+        DELETED = "deleted"
 
     # Django's base class brings both; nobody here has a password and sign-ins are audit events.
     password: ClassVar[None] = None  # type: ignore[assignment, misc]  # how Django takes a field away
@@ -45,7 +46,7 @@ class Human(AbstractBaseUser):
         constraints = [
             models.UniqueConstraint(Lower("email"), name="human_email_unique_in_any_case"),
             models.CheckConstraint(
-                condition=models.Q(status__in=["active", "suspended"]), name="human_status"
+                condition=models.Q(status__in=["active", "suspended", "deleted"]), name="human_status"
             ),
         ]
 

@@ -1,5 +1,6 @@
-"""Humans: how they come to exist, are suspended and resumed. Their passkeys and sessions belong to approvals."""
+"""Humans: how they come to exist, are suspended, resumed and end. Their passkeys and sessions belong to approvals."""
 
+from contextlib import suppress
 from datetime import datetime
 
 from django.core.exceptions import ValidationError
@@ -13,7 +14,9 @@ from agentauth.protocol.windows import parse_zone
 from audit import kinds
 from audit.services import Actor, record
 from kms.state import Subject, publish_change
-from registry.models import Human
+from registry.models import Agent, EnrolmentCode, Grant, Human
+from registry.services.agents import revoke_agent
+from registry.services.grants import revoke_grant, suspend_grant
 
 MAX_EMAIL_CHARACTERS = 254
 
@@ -70,6 +73,57 @@ def end_sessions(*, human: Human, actor: Actor, now: datetime) -> None:
     human.refresh_from_db()
 
 
+def recover_human(*, human: Human, actor: Actor, now: datetime) -> None:
+    """End what stands on passkeys that are lost or stolen, inside the caller's transaction, which makes new ones.
+
+    Sessions and unspent enrolment codes end; every grant waits for a new signature, whoever suspended it before.
+    """
+    end_sessions(human=human, actor=actor, now=now)
+    _end_enrolment_codes(human, now)
+    held = [Grant.Status.APPROVED, Grant.Status.SUSPENDED]
+    for grant in Grant.objects.filter(agent__human=human, status__in=held).select_related("agent"):
+        # Past its end, or waiting for a signature already.
+        with suppress(InvalidStateError):
+            suspend_grant(grant=grant, cause=Grant.SuspensionCause.RECOVERY, actor=actor, now=now)
+
+
+def delete_human(*, human: Human, actor: Actor, now: datetime) -> None:
+    """End the human for good: agents, grants, codes and sessions end, name and address go; the row and its id stay.
+
+    Receipts and events refer to that id. Passkeys and the openings of events are the caller's, in the same
+    transaction. Raises InvalidStateError where it was done before, or for the last admin who could sign in.
+    """
+    with transaction.atomic():
+        # Held together: two admins who delete each other at once would leave none.
+        admins = Human.objects.select_for_update(no_key=True).filter(
+            is_staff=True, status=Human.Status.ACTIVE
+        )
+        if [admin.pk for admin in admins] == [human.pk]:
+            raise InvalidStateError("The last admin cannot be deleted: invite another one first.")
+        for agent in Agent.objects.filter(human=human):
+            for grant in agent.grants.filter(status__in=[Grant.Status.APPROVED, Grant.Status.SUSPENDED]):
+                revoke_grant(grant=grant, actor=actor, now=now)
+            revoke_agent(agent=agent, actor=actor, now=now)
+        EnrolmentCode.objects.filter(human=human).delete()
+        gone = (
+            Human.objects.filter(pk=human.pk)
+            .exclude(status=Human.Status.DELETED)
+            .update(
+                status=Human.Status.DELETED,
+                email=f"{human.pk}@deleted.invalid",
+                name="Deleted human",
+                is_staff=False,
+                time_zone="UTC",
+                session_epoch=F("session_epoch") + 1,
+            )
+        )
+        if not gone:
+            raise InvalidStateError("This human is deleted already.")
+        publish_change(Subject.HUMAN, human.pk, now=now)
+        record(kind=kinds.HUMAN_DELETED, actor=actor, at=now, human_id=human.id)
+    human.refresh_from_db()
+
+
 def change_time_zone(*, human: Human, zone: str, actor: Actor, now: datetime) -> None:
     """Show times in another IANA zone from now on. Raises InvalidRequestError."""
     parse_zone(zone, "time_zone")
@@ -77,6 +131,10 @@ def change_time_zone(*, human: Human, zone: str, actor: Actor, now: datetime) ->
         Human.objects.filter(pk=human.pk).update(time_zone=zone)
         record(kind=kinds.HUMAN_CHANGED, actor=actor, at=now, human_id=human.id, data={"time_zone": zone})
     human.refresh_from_db()
+
+
+def _end_enrolment_codes(human: Human, now: datetime) -> None:
+    EnrolmentCode.objects.filter(human=human, used_at=None, expires_at__gt=now).update(expires_at=now)
 
 
 def _move(human: Human, old: str, new: str, kind: str, actor: Actor, now: datetime) -> None:

@@ -1,0 +1,130 @@
+"""A human's passkeys: added beside the others, removed, and all of them at once."""
+
+import secrets
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+
+from agentauth.protocol.errors import InvalidAssertionError, InvalidStateError, NotFoundError
+from approvals.models import Challenge, Passkey
+from approvals.passkeys import VerifiedRegistration, creation_options, verify_registration
+from approvals.services.challenges import Ceremony, begin, latest, spend, take
+from audit import kinds
+from audit.services import Actor, record
+from registry.models import Human
+
+USER_HANDLE_BYTES = 32
+
+
+def begin_passkey(*, human: Human, session_key: str, now: datetime) -> dict[str, Any]:
+    """Creation options for a further passkey of a signed-in human."""
+    row = begin(Ceremony(Challenge.Purpose.PASSKEY, session_key, human), now=now)
+    known = list(Passkey.objects.filter(human=human).order_by("created_at"))
+    return creation_options(
+        rp_id=settings.RP_ID,
+        challenge=bytes(row.challenge),
+        user_handle=user_handle_of(human),
+        user_name=human.email,
+        display_name=human.name,
+        exclude=[bytes(passkey.credential_id) for passkey in known],
+    )
+
+
+def finish_passkey(
+    *, human: Human, credential: object, session_key: str, actor: Actor, now: datetime
+) -> Passkey:
+    """Add the passkey. Raises InvalidAssertionError, also for an id that is registered to anybody."""
+    row = latest(Ceremony(Challenge.Purpose.PASSKEY, session_key, human))
+    try:
+        with transaction.atomic():
+            take(row, now=now)
+            verified = verify_new(row, credential)
+            return add_passkey(human, verified, user_handle_of(human), actor=actor, now=now)
+    except InvalidAssertionError:
+        spend(row, now=now)
+        raise
+
+
+def remove_passkey(*, human: Human, passkey_id: str, actor: Actor, now: datetime) -> None:
+    """Remove one of the human's passkeys. Raises NotFoundError, and InvalidStateError for the last one."""
+    with transaction.atomic():
+        # Locked together: two removals at once must not leave nobody able to sign in.
+        mine = {str(row.pk): row for row in Passkey.objects.select_for_update().filter(human=human)}
+        if passkey_id not in mine:
+            raise NotFoundError("There is no such passkey.")
+        if len(mine) == 1:
+            raise InvalidStateError("Your last passkey cannot be removed: add another one first.")
+        _remove(mine[passkey_id], actor=actor, now=now)
+
+
+def remove_all_passkeys(*, human: Human, reason: str, actor: Actor, now: datetime) -> int:
+    """Remove every passkey of the human inside the caller's transaction; how many there were."""
+    rows = list(Passkey.objects.select_for_update().filter(human=human))
+    for row in rows:
+        _remove(row, reason=reason, actor=actor, now=now)
+    return len(rows)
+
+
+def user_handle_of(human: Human) -> bytes:
+    """The handle all passkeys of this human carry: a new random one where there is none yet."""
+    known = Passkey.objects.filter(human=human).order_by("created_at").first()
+    return bytes(known.user_handle) if known else secrets.token_bytes(USER_HANDLE_BYTES)
+
+
+def verify_new(row: Challenge, credential: object) -> VerifiedRegistration:
+    """The new passkey that answers this challenge. Raises InvalidAssertionError."""
+    return verify_registration(
+        credential=credential,
+        expected_challenge=bytes(row.challenge),
+        rp_id=settings.RP_ID,
+        origin=settings.ORIGIN,
+    )
+
+
+def add_passkey(
+    human: Human, verified: VerifiedRegistration, handle: bytes, *, actor: Actor, now: datetime
+) -> Passkey:
+    """Keep a verified new passkey, inside the caller's transaction.
+
+    Raises InvalidAssertionError for an id that is registered to anybody (WebAuthn L3 section 7.1).
+    """
+    number = Passkey.objects.filter(human=human).count() + 1
+    try:
+        with transaction.atomic():
+            passkey = Passkey.objects.create(
+                human=human,
+                credential_id=verified.credential_id,
+                public_key=verified.public_key,
+                user_handle=handle,
+                sign_count=verified.sign_count,
+                name=f"Passkey {number}",
+                aaguid=verified.aaguid,
+                transports=list(verified.transports),
+                backed_up=verified.backed_up,
+                created_at=now,
+            )
+    except IntegrityError:
+        raise InvalidAssertionError("This passkey is registered already.") from None
+    record(
+        kind=kinds.PASSKEY_CREATED,
+        actor=actor,
+        at=now,
+        human_id=human.id,
+        data={"passkey_id": str(passkey.pk), "aaguid": verified.aaguid},
+    )
+    return passkey
+
+
+def _remove(row: Passkey, *, actor: Actor, now: datetime, reason: str | None = None) -> None:
+    name, human_id = row.name, row.human_id
+    row.delete()
+    record(
+        kind=kinds.PASSKEY_REMOVED,
+        actor=actor,
+        at=now,
+        reason=reason,
+        human_id=human_id,
+        personal={"name": name},
+    )

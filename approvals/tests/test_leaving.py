@@ -1,0 +1,187 @@
+"""A human is deleted: what is theirs ends or is erased, and what proves the past goes on proving it."""
+
+from datetime import datetime
+
+import pytest
+from django.apps import apps
+from django.conf import settings
+from django.db import IntegrityError, connection, transaction
+
+from agentauth.protocol.errors import InvalidStateError
+from agentauth.sdk.receipts import check_receipt
+from approvals.models import Passkey, Receipt, SetupCode
+from approvals.services.leaving import delete_human
+from approvals.tests.cast import Person, browser, invited
+from audit.models import Event, Opening
+from audit.services import seal_audit
+from audit.verification import verify_log
+from kms.services import verification_keys
+from registry.models import Agent, EnrolmentCode, Grant, Human, ServiceProvider
+from registry.services.people import resume_human, suspend_human
+from registry.services.state import token_state
+from registry.tests.cast import TESTER, AgentClient, issue, pending, refused
+from verifier.services.presence import is_online
+
+pytestmark = pytest.mark.django_db
+
+
+def everything() -> str:
+    """The whole database as text."""
+    with connection.cursor() as cursor:
+        found = []
+        for table in connection.introspection.table_names(cursor):
+            cursor.execute(f'SELECT * FROM "{table}"')  # noqa: S608 — our own tables
+            found.append(str(cursor.fetchall()))
+    return "\n".join(found)
+
+
+@pytest.fixture
+def zoe(keys: None, now: datetime) -> Person:
+    """A name and an address that occur nowhere else."""
+    return invited("zoe.quux@example.org", "Zoe Quux", now=now)
+
+
+@pytest.fixture
+def lived(zoe: Person, service_provider: ServiceProvider, now: datetime) -> AgentClient:
+    """Zoe's agent, with a grant in use and another asked for."""
+    from registry.tests.cast import enrolled
+
+    client = enrolled(zoe.human, now=now)
+    zoe.approve(pending(client, service_provider, now=now))
+    zoe.press("/settings/enrolment-codes")
+    write = [{"type": "write", "resource": "files"}]
+    pending(client, service_provider, now=now, capabilities=write)
+    return client
+
+
+def test_OG_28_a_deleted_humans_agents_and_grants_end(
+    zoe: Person, lived: AgentClient, admin: Person, now: datetime
+) -> None:
+    human = zoe.human
+    options = zoe.post("/presence/options").json()["publicKey"]
+    zoe.post("/presence/begin", {"credential": zoe.device.assertion(options)})
+    token = issue(lived, Grant.objects.get(status="approved")).json()["access_token"]
+    assert token
+    delete_human(human=human, actor=TESTER, now=now)
+    assert {agent.status for agent in Agent.objects.all()} == {"revoked"}
+    assert sorted(Grant.objects.values_list("status", flat=True)) == ["revoked", "withdrawn"]
+    refused(lived.call("GET", "/v1/agents/me"), 401, "invalid_client")
+    from registry.models import Token
+
+    assert token_state(Token.objects.get().jti).refusal(now) == "grant_inactive"
+    assert zoe.get("/approvals/").status_code == 302
+    refused(Person(client=browser(), device=zoe.device).sign_in(), 400, "invalid_assertion")
+    assert not Passkey.objects.filter(human=human).exists()
+    assert not EnrolmentCode.objects.filter(human=human).exists()
+    assert not is_online(human.pk, now)
+
+
+def test_OG_28_nothing_names_them_any_more(zoe: Person, lived: AgentClient, now: datetime) -> None:
+    human = zoe.human
+    assert "zoe.quux@example.org" in everything()
+    assert "Zoe Quux" in everything()
+    delete_human(human=human, actor=TESTER, now=now)
+    after = everything()
+    assert "zoe.quux" not in after.lower()
+    assert "zoe quux" not in after.lower()
+    human.refresh_from_db()
+    assert (human.status, human.is_staff) == ("deleted", False)
+
+
+def test_OG_28_the_log_and_the_receipts_prove_as_before(
+    zoe: Person, lived: AgentClient, now: datetime
+) -> None:
+    seal_audit(now=now)
+    before = verify_log()
+    events = list(Event.objects.order_by("id").values_list("pk", "data", "human_id"))
+    human_id = zoe.human.pk
+    delete_human(human=zoe.human, actor=TESTER, now=now)
+    seal_audit(now=now)
+    after = verify_log()
+    assert (before.ok, after.ok) == (True, True)
+    assert after.tree_size > before.tree_size
+    kept = list(Event.objects.order_by("id").values_list("pk", "data", "human_id"))
+    assert kept[: len(events)] == events
+    assert not Opening.objects.filter(event__human_id=human_id).exists()
+    receipt = Receipt.objects.get(human_id=human_id)
+    keys = verification_keys(purpose="receipt", now=now)
+    verified = check_receipt(receipt.compact, keys=keys, issuer=settings.ISSUER)
+    assert verified.statement.body["human_id"] == str(human_id)
+
+
+def test_OG_28_no_other_human_loses_anything(
+    zoe: Person, lived: AgentClient, alice: Person, agent: AgentClient, reading: Grant, now: datetime
+) -> None:
+    alice.approve(reading)
+    openings = Opening.objects.filter(event__human_id=alice.human.pk).count()
+    delete_human(human=zoe.human, actor=TESTER, now=now)
+    assert alice.get("/approvals/").status_code == 200
+    assert issue(agent, reading).status_code == 201
+    assert Opening.objects.filter(event__human_id=alice.human.pk).count() >= openings > 0
+
+
+def test_OG_28_deleted_is_for_good(zoe: Person, now: datetime) -> None:
+    human = zoe.human
+    delete_human(human=human, actor=TESTER, now=now)
+    for act in (delete_human, suspend_human, resume_human):
+        with pytest.raises(InvalidStateError):
+            act(human=human, actor=TESTER, now=now)
+    for status in ("active", "suspended"):
+        with pytest.raises(IntegrityError), transaction.atomic():
+            Human.objects.filter(pk=human.pk).update(status=status)
+
+
+def test_OG_28_the_address_is_free_again(zoe: Person, now: datetime) -> None:
+    first = zoe.human
+    delete_human(human=first, actor=TESTER, now=now)
+    again = invited("zoe.quux@example.org", "Zoe Quux", now=now)
+    assert again.human.pk != first.pk
+
+
+def test_the_last_admin_cannot_be_deleted(admin: Person, now: datetime) -> None:
+    """Else anybody with a first-admin link could begin again."""
+    with pytest.raises(InvalidStateError):
+        delete_human(human=admin.human, actor=TESTER, now=now)
+    assert admin.get("/admin/").status_code == 200
+    assert Passkey.objects.count() == 1
+    other = invited("other@example.org", "Other", now=now, is_staff=True)
+    delete_human(human=admin.human, actor=TESTER, now=now)
+    with pytest.raises(InvalidStateError):
+        delete_human(human=other.human, actor=TESTER, now=now)
+
+
+def test_WR_7_an_admin_deletes_with_a_signature_by_the_typed_address(admin: Person, zoe: Person) -> None:
+    human, path = zoe.human, "/admin/delete-human/"
+    refused(admin.client.post(path, {"email": human.email}), 401, "verification_required")
+    assert "Nobody has this address" in admin.press(path, {"email": "x@example.org"}).content.decode()
+    human.refresh_from_db()
+    assert human.status == "active"
+    assert admin.press(path, {"email": human.email.upper()})["Location"] == "/admin/"
+    human.refresh_from_db()
+    assert human.status == "deleted"
+    event = Event.objects.get(kind="registry.human.deleted")
+    assert (event.actor_id, event.human_id) == (str(admin.human.pk), human.pk)
+    assert "The human was deleted." in admin.get("/admin/").content.decode()
+    assert not SetupCode.objects.filter(human=human).exists()
+
+
+def test_every_foreign_key_to_a_human_is_thought_of() -> None:
+    """A new table that refers to humans must say what their deletion does to it."""
+    thought_of = {
+        "approvals.passkey",
+        "approvals.setupcode",
+        "approvals.challenge",
+        "approvals.receipt",
+        "registry.agent",
+        "registry.enrolmentcode",
+        "registry.grant",
+        "verifier.confirmation",
+        "verifier.presencelease",
+    }
+    found = {
+        model._meta.label_lower
+        for model in apps.get_models()
+        for field in model._meta.concrete_fields
+        if field.remote_field and field.remote_field.model is Human
+    }
+    assert found - {"admin.logentry"} == thought_of
