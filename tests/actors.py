@@ -90,9 +90,14 @@ def scene(
     owner: str = "",
 ) -> Scene:
     """Seed an approved grant on `registry`; with `owner`, a pending one of the human with that e-mail."""
-    wish = json.dumps({"capabilities": capabilities, "envelope": envelope, "alg": alg, "owner": owner})
+    wish = {"capabilities": capabilities, "envelope": envelope, "alg": alg, "owner": owner}
+    return scenes(registry, [wish])[0]
+
+
+def scenes(registry: LiveRegistry, wishes: list[dict[str, Any]]) -> list[Scene]:
+    """One seeded scene for each wish."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.seed", wish],
+        [sys.executable, "-m", "tests.seed", json.dumps(wishes)],
         cwd=ROOT,
         env=registry.env,
         capture_output=True,
@@ -100,9 +105,11 @@ def scene(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    made = json.loads(done.stdout)
-    signer = LocalSigner(PrivateKey.from_pem(made.pop("agent_pem").encode()))
-    return Scene(registry=registry, signer=signer, **made)
+    return [_scene(registry, **made) for made in json.loads(done.stdout)]
+
+
+def _scene(registry: LiveRegistry, *, agent_pem: str, **made: str) -> Scene:
+    return Scene(registry=registry, signer=LocalSigner(PrivateKey.from_pem(agent_pem.encode())), **made)
 
 
 class LivePerson:

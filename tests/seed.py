@@ -1,6 +1,6 @@
 """Makes an approved grant straight through the services, for tests whose subject begins after the approval.
 
-`python -m tests.seed JSON` runs against the database of its environment and prints what was made. The passkey is left
+`python -m tests.seed JSON` runs against the database of its environment and prints what was made, one for each wish of a list. The passkey is left
 out on purpose here; the flows that are about approving go through the pages.
 """
 
@@ -94,4 +94,5 @@ def seed(
 
 if __name__ == "__main__":
     django.setup()
-    print(json.dumps(seed(**json.loads(sys.argv[1]))))
+    wishes = json.loads(sys.argv[1])
+    print(json.dumps([seed(**wish) for wish in wishes] if isinstance(wishes, list) else seed(**wishes)))

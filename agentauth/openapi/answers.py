@@ -17,6 +17,7 @@ from registry.models import Agent, Grant
 from registry.services.grant_requests import MAX_SECONDS, MIN_SECONDS
 from verifier.models import Confirmation
 from verifier.requests import MAX_KEY
+from verifier.services.batch import MAX_REQUESTS
 
 URL: Final = string("", format="uri")
 SECONDS: Final = integer("Seconds.", 0)
@@ -43,6 +44,16 @@ AGENTS: Final[Mapping[str, Schema]] = {
                 "One agent, 15 minutes, made for a human.", minLength=1, maxLength=MAX_CODE_CHARACTERS
             )
         },
+        closed=True,
+    ),
+    "ManifestRequest": record(
+        "",
+        {"manifest": compact("A later manifest by the present key.", MAX_MANIFEST_CHARACTERS)},
+        closed=True,
+    ),
+    "KeyRequest": record(
+        "",
+        {"new_key": compact("A JWS by the next key (section 5).", MAX_MANIFEST_CHARACTERS)},
         closed=True,
     ),
     "Registration": record(
@@ -77,6 +88,7 @@ AGENTS: Final[Mapping[str, Schema]] = {
             "name": string(),
             "audience": URL,
             "allowed": array(string(), "`type:resource` or `custom:namespace.name:resource`.", maximum=64),
+            "require_nonce": {"type": "boolean", "description": "Whether proofs must carry a nonce."},
         },
     ),
 }
@@ -154,8 +166,26 @@ TOKENS: Final[Mapping[str, Schema]] = {
             "grant_id": ref("Id"),
         },
     ),
-    "RevokeRequest": record(
-        "Other parameters are ignored.", {"token": string("The token to end.", minLength=1)}
+    "TokenParameter": record("Other parameters are ignored.", {"token": string("The token.", minLength=1)}),
+    "Introspection": record(
+        "RFC 7662. A token that is not active, whatever the reason: `active` alone.",
+        {"active": {"type": "boolean"}},
+        {
+            "token_type": one_of(["DPoP"]),
+            "scope": string(),
+            "client_id": ref("Id"),
+            "sub": string(),
+            "aud": URL,
+            "iss": URL,
+            "exp": integer("Seconds since 1970.", 0),
+            "iat": integer("Seconds since 1970.", 0),
+            "jti": ref("Id"),
+            "cnf": record("", {"jkt": ref("Thumbprint")}),
+            "authorization_details": array(
+                record("", {"type": one_of(["agentauth"]), "capabilities": ref("Capabilities")})
+            ),
+            "verify": one_of(["online"]),
+        },
     ),
 }
 
@@ -164,6 +194,7 @@ _VIOLATION: Final = record(
     {"argument": string(), "operator": string()},
     {"limit": {"anyOf": [ref("Scalar"), array(ref("Scalar")), ref("Money")]}},
 )
+NONCE: Final = string("What the agent's next proof must carry: hand it on as `DPoP-Nonce`.")
 _LEFT: Final = record("", {"currency": string(), "period": one_of(PERIODS), "remaining": string()})
 REFUSALS: Final = (
     "invalid_token",
@@ -214,7 +245,7 @@ VERIFY: Final[Mapping[str, Schema]] = {
             ),
             "expires_in": SECONDS,
         },
-        {"capability": ref("Capability"), "repeated": {"const": True}},
+        {"capability": ref("Capability"), "repeated": {"const": True}, "nonce": NONCE},
     ),
     "Refused": record(
         "No, below 1 kB. The table of errors and reasons is in section 8.",
@@ -225,9 +256,19 @@ VERIFY: Final[Mapping[str, Schema]] = {
             "violations": array(_VIOLATION),
             "approval_url": URL,
             "confirmation_id": ref("Id"),
+            "nonce": NONCE,
         },
     ),
     "Decision": {"description": "The answer of verify.", "oneOf": [ref("Allowed"), ref("Refused")]},
+    "BatchRequest": record(
+        "Each is judged by itself, in order; a bad one is answered in its place.",
+        {"requests": array({}, "Each a `VerifyRequest`.", minimum=1, maximum=MAX_REQUESTS)},
+        closed=True,
+    ),
+    "BatchAnswer": record(
+        "In the order of the requests: a decision, or the error of that one.",
+        {"results": array({"anyOf": [ref("Allowed"), ref("Refused"), ref("Error")]})},
+    ),
     "Confirmation": record(
         "A human's yes or no to one single transaction.",
         {
@@ -281,7 +322,19 @@ AUDIT: Final[Mapping[str, Schema]] = {
 }
 
 _MAXIMA: Final = {name: integer("", 1) for name in DEFAULT_MAXIMA.to_json()}
-ENDPOINTS: Final = ("agents", "grants", "tokens", "revoke", "verify", "service_providers", "jwks")
+ENDPOINTS: Final = (
+    "agents",
+    "grants",
+    "tokens",
+    "revoke",
+    "verify",
+    "verify_batch",
+    "introspect",
+    "service_providers",
+    "confirmations",
+    "audit_events",
+    "jwks",
+)
 DISCOVERY: Final[Mapping[str, Schema]] = {
     "Jwk": record(
         "A public key (RFC 7517, 8037): Ed25519 has `x`, P-256 `x` and `y`.",
@@ -306,6 +359,10 @@ DISCOVERY: Final[Mapping[str, Schema]] = {
             "envelope": record("", {"members": array(string()), "maxima": record("", _MAXIMA)}),
             "algorithms": array(one_of(ALGORITHMS)),
             "receipt_jwks": ref("Jwks") | {"description": "Every receipt key, retired ones for ever."},
+            "audit_vkeys": array(
+                string("", pattern="^[^ +]+[+][0-9a-f]{8}[+][A-Za-z0-9+/=]+$"),
+                "The log's verifier keys (C2SP signed-note), retired ones for ever.",
+            ),
         },
     ),
     "AuthorizationServerMetadata": record(
@@ -317,6 +374,8 @@ DISCOVERY: Final[Mapping[str, Schema]] = {
             "grant_types_supported": array(string(), maximum=0),
             "revocation_endpoint": URL,
             "revocation_endpoint_auth_methods_supported": array(one_of(["client_secret_basic"])),
+            "introspection_endpoint": URL,
+            "introspection_endpoint_auth_methods_supported": array(one_of(["client_secret_basic"])),
             "dpop_signing_alg_values_supported": array(one_of(ALGORITHMS)),
             "authorization_details_types_supported": array(one_of(["agentauth"])),
         },

@@ -30,9 +30,11 @@ VERSION: Final = "1"
 _DESCRIPTION: Final = (
     "The wire contract in words is docs/protocol.md; section numbers here are its. Every body is strict JSON of at most "
     "65,536 bytes; a member or parameter that is not described is refused, 400 `invalid_request`. Clients skip members "
-    "of answers they do not know. A NUL in an address is 404."
+    "of answers they do not know. An address "
+    "with anything percent-encoded is 404."
 )
 _CONVERTER: Final = re.compile(r"<(?:[a-z]+:)?([a-z_]+)>")
+_BY_STATUS: Final = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
 _METHODS: Final = ("get", "post", "put", "patch", "delete")
 _DESCRIBED: Final = ("/v1/", "/.well-known/")
 _CALLER_OF: Final = {
@@ -127,7 +129,7 @@ def _parameters(path: str, operation: Operation) -> list[dict[str, Any]]:
             "in": "path",
             "required": True,
             "description": PATH_PARAMETERS[name][0],
-            "schema": {"type": "string", "minLength": 1},
+            "schema": {"type": "string", "pattern": "^[A-Za-z0-9._~-]+$"},
             "example": PATH_PARAMETERS[name][1],
         }
         for name in re.findall(r"\{([a-z_]+)\}", path)
@@ -141,7 +143,7 @@ def _parameters(path: str, operation: Operation) -> list[dict[str, Any]]:
             {
                 "name": "Idempotency-Key",
                 "in": "header",
-                "description": "Names the act, so that a call whose answer was lost can be made again (section 0).",
+                "description": "Names the act, so that a call whose answer was lost can be made again (sections 0 and 8).",
                 "schema": {"type": "string", "pattern": "^[!-+\\--~]{1,255}$"},
             }
         )
@@ -153,9 +155,11 @@ def _bare(schema: Schema) -> Schema:
 
 
 def _responses(operation: Operation, who: Sequence[str], proof_error_status: int) -> dict[str, Any]:
-    found = {str(status): _answer(answer) for status, answer in operation.answers.items()}
+    # A nonce may come along with every answer to a proof.
+    nonce = ("DPoP-Nonce",) if "proof" in who else ()
+    found = {str(status): _answer(answer, nonce) for status, answer in operation.answers.items()}
     for status, codes in sorted(refusals(operation, who, proof_error_status).items()):
-        found[str(status)] = _refusal(status, codes)
+        found[str(status)] = _refusal(codes, [*nonce, *_BY_STATUS.get(status, ())])
     return found
 
 
@@ -175,14 +179,14 @@ def refusals(
     return found
 
 
-def _headers(*names: str) -> dict[str, Any]:
+def _headers(names: Sequence[str]) -> dict[str, Any]:
     return {
         name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-Id", "Cache-Control", *names)
     }
 
 
-def _answer(answer: Answer) -> dict[str, Any]:
-    described: dict[str, Any] = {"description": answer.description, "headers": _headers(*answer.headers)}
+def _answer(answer: Answer, headers: Sequence[str]) -> dict[str, Any]:
+    described: dict[str, Any] = {"description": answer.description, "headers": _headers(headers)}
     if answer.schema:
         content: dict[str, Any] = {"schema": ref(answer.schema)}
         if answer.example is not None:
@@ -191,13 +195,12 @@ def _answer(answer: Answer) -> dict[str, Any]:
     return described
 
 
-def _refusal(status: int, codes: Sequence[str]) -> dict[str, Any]:
-    more = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}.get(status, ())
+def _refusal(codes: Sequence[str], headers: Sequence[str]) -> dict[str, Any]:
     schema = {"allOf": [ref("Error"), {"properties": {"error": {"enum": list(codes)}}}]}
     examples = {code: {"value": example_of(code)} for code in codes}
     return {
         "description": "; ".join(f"`{code}`: {REFUSALS[code].when}" for code in codes) + ".",
-        "headers": _headers(*more),
+        "headers": _headers(headers),
         "content": {JSON: {"schema": schema, "examples": examples}},
     }
 

@@ -15,12 +15,11 @@ FORM: Final = "application/x-www-form-urlencoded"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One successful answer. `schema` names a component, `headers` keys of HEADERS; no schema is no body."""
+    """One successful answer. `schema` names a component; no schema is no body."""
 
     description: str
     schema: str = ""
     example: Any = None
-    headers: Sequence[str] = ()
     media_type: str = JSON
 
 
@@ -88,7 +87,7 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
         {"reason": "replayed"},
     ),
     "use_dpop_nonce": Refusal(
-        "the proof carries a nonce that was not given out here",
+        "a nonce is asked for, or the one sent is not good; `DPoP-Nonce` has the one to use",
         "The proof's nonce is not, or no longer, valid here.",
     ),
     "invalid_client": Refusal(
@@ -104,7 +103,9 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
     "not_found": Refusal(
         "unknown id or another owner's: one answer", "There is nothing here, or it is not yours."
     ),
-    "request_too_large": Refusal("more than 65,536 bytes", "The body is larger than 64 kB."),
+    "request_too_large": Refusal(
+        "more than 65,536 bytes (1 MiB for a batch)", "The body is larger than 64 kB (1 MB for a batch)."
+    ),
     "unsupported_media_type": Refusal("another Content-Type", "Send the body as application/json."),
     "invalid_state": Refusal("the act does not fit the state", "Only a pending request can be withdrawn."),
     "manifest_conflict": Refusal(
@@ -116,7 +117,8 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
         "This key belongs to another agent. Make a new one.",
     ),
     "idempotency_mismatch": Refusal(
-        "the key was used with another body", "This Idempotency-Key was used with another request body."
+        "the key was used with another body, or for another action",
+        "This Idempotency-Key was used with another request body.",
     ),
     "idempotency_in_progress": Refusal(
         "a call with this key still runs",
@@ -141,6 +143,11 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
         "Ask at most every 7 seconds.",
         {"interval": 7, "retry_after": 7},
     ),
+    "rate_limited": Refusal(
+        "too many calls by this caller, or from this address",
+        "Too many calls. Wait, then go on more slowly.",
+        {"retry_after": 3},
+    ),
     "temporarily_unavailable": Refusal(
         "a dependency is down; the act may or may not have been done",
         "The service cannot answer right now. Try again shortly.",
@@ -155,7 +162,7 @@ BY_CALLER: Final[Mapping[str, Sequence[str]]] = {
 }
 BY_BODY: Final = ("invalid_request", "request_too_large", "unsupported_media_type")
 BY_KEY: Final = ("idempotency_mismatch", "idempotency_in_progress")
-ALWAYS: Final = ("temporarily_unavailable",)
+ALWAYS: Final = ("rate_limited", "temporarily_unavailable")
 
 CALLERS: Final[Mapping[str, Schema]] = {
     "proof": {
@@ -196,6 +203,10 @@ HEADERS: Final[Mapping[str, Schema]] = {
     "Retry-After": {
         "description": "Seconds to wait.",
         "schema": {"type": "integer", "minimum": 1},
+    },
+    "DPoP-Nonce": {
+        "description": "The nonce the next proof should carry, where there is one to use (section 2).",
+        "schema": {"type": "string"},
     },
     "WWW-Authenticate": {
         "description": "How to authenticate, and what was wrong.",

@@ -6,9 +6,11 @@ from typing import Any
 
 from agentauth.protocol.chain import field_commitment
 from agentauth.protocol.encoding import b64u_encode
+from agentauth.protocol.key_change import sign_key_change
+from agentauth.protocol.notes import verifier_key
 
 from . import example
-from .generate import AGENT, AUDIENCE, ISSUER, TOKEN_KEY, identifier, seed
+from .generate import AGENT, AUDIENCE, ISSUER, NOW, TOKEN_KEY, identifier, local, seed
 
 STORY = Path(__file__).parents[2] / "agentauth" / "openapi" / "story.json"
 NAMES = (
@@ -24,6 +26,21 @@ NAMES = (
 )
 
 
+NEXT_KEY = local("next key")
+
+
+def new_key() -> str:
+    """The statement by which the agent's next key takes over."""
+    return sign_key_change(
+        NEXT_KEY,
+        audience=ISSUER,
+        issued_at=NOW,
+        jti="key-change-1",
+        agent_id=identifier("agent"),
+        old_jkt=AGENT.public.thumbprint,
+    )
+
+
 def story() -> dict[str, Any]:
     """Ids, signed objects and terms of docs/example.md, by the names the description uses."""
     return {
@@ -34,6 +51,10 @@ def story() -> dict[str, Any]:
         "manifest": example.manifest(),
         "receipt": example.receipt(),
         "token": example.token(),
+        "claims": example.token_claims(),
+        "new_key": new_key(),
+        "new_jkt": NEXT_KEY.public.thumbprint,
+        "audit_vkey": verifier_key("registry.example/v1/audit", local("audit key").public),
         "token_keys": example.jwks(TOKEN_KEY),
         "receipt_keys": example.jwks(example.RECEIPT_KEY),
         "capabilities": example.CAPABILITIES,

@@ -1,4 +1,4 @@
-"""Agents: register, look at oneself, end oneself."""
+"""Agents: register, look at oneself, take another manifest or key, end oneself."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -58,6 +58,26 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "end_own_agent",
         "End oneself, for good",
         {204: Answer("Revoked; its grants and tokens with it.")},
+        keyed=True,
+    ),
+    "POST /v1/agents/me/manifest": Operation(
+        "replace_manifest",
+        "Renew or change the manifest",
+        {200: Answer("The agent as it then is.", "Agent", _AGENT)},
+        "Signed by the present key, with a later `iat`. Grants it no longer covers are suspended until a human signs "
+        "again. An expired agent may renew.",
+        body=Body("ManifestRequest", {"manifest": STORY["manifest"]}),
+        errors=["invalid_manifest", "agent_inactive", "invalid_state"],
+        keyed=True,
+    ),
+    "POST /v1/agents/me/key": Operation(
+        "replace_key",
+        "Go over to the next key",
+        {200: Answer("The agent as it then is.", "Agent", _AGENT | {"jkt": STORY["new_jkt"]})},
+        "The proof is by the present key, `new_key` by the next: a JWS `typ: agent-key+jwt` with its `jwk` and the claims "
+        "`aud`, `iat`, `jti`, `agent_id`, `old_jkt`. Tokens of the old key end, and it is never usable again.",
+        body=Body("KeyRequest", {"new_key": STORY["new_key"]}),
+        errors=["agent_inactive", "key_in_use", "invalid_state"],
         keyed=True,
     ),
 }

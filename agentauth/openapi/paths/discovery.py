@@ -18,7 +18,11 @@ _AGENTAUTH: Final = {
         "tokens": f"{ISSUER}/v1/tokens",
         "revoke": f"{ISSUER}/v1/revoke",
         "verify": f"{ISSUER}/v1/verify",
+        "verify_batch": f"{ISSUER}/v1/verify/batch",
+        "introspect": f"{ISSUER}/v1/introspect",
         "service_providers": f"{ISSUER}/v1/service-providers",
+        "confirmations": f"{ISSUER}/v1/confirmations",
+        "audit_events": f"{ISSUER}/v1/audit/events",
         "jwks": f"{ISSUER}/.well-known/jwks.json",
     },
     "capability_types": list(TYPES),
@@ -28,6 +32,7 @@ _AGENTAUTH: Final = {
     },
     "algorithms": ALGORITHMS,
     "receipt_jwks": STORY["receipt_keys"],
+    "audit_vkeys": [STORY["audit_vkey"]],
 }
 _METADATA: Final = {
     "issuer": ISSUER,
@@ -36,9 +41,12 @@ _METADATA: Final = {
     "grant_types_supported": [],
     "revocation_endpoint": f"{ISSUER}/v1/revoke",
     "revocation_endpoint_auth_methods_supported": ["client_secret_basic"],
+    "introspection_endpoint": f"{ISSUER}/v1/introspect",
+    "introspection_endpoint_auth_methods_supported": ["client_secret_basic"],
     "dpop_signing_alg_values_supported": ALGORITHMS,
     "authorization_details_types_supported": ["agentauth"],
 }
+_POLICY: Final = {"allowed": ["read:calendar", "transact:payments"], "require_nonce": False}
 OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /.well-known/agentauth": Operation(
         "discover",
@@ -67,7 +75,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /v1/service-providers/{reference}": Operation(
         "service_provider",
         "A service provider, before asking",
-        {200: Answer("", "ServiceProvider", PROVIDER | {"allowed": ["read:calendar", "transact:payments"]})},
+        {200: Answer("", "ServiceProvider", PROVIDER | _POLICY)},
         errors=["not_found"],
     ),
 }

@@ -1,4 +1,4 @@
-"""Tokens: issue and revoke."""
+"""Tokens: issue, revoke, introspect."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -11,6 +11,14 @@ _TOKEN: Final = {
     "token_type": "DPoP",
     "expires_in": 900,
     "grant_id": ID["grant"],
+}
+_TOLD: Final = (
+    "scope", "client_id", "sub", "aud", "iss", "exp", "iat", "jti", "cnf", "authorization_details", "verify",
+)  # fmt: skip
+_INTROSPECTION: Final = {
+    "active": True,
+    "token_type": "DPoP",
+    **{name: STORY["claims"][name] for name in _TOLD},
 }
 OPERATIONS: Final[Mapping[str, Operation]] = {
     "POST /v1/tokens": Operation(
@@ -28,6 +36,13 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "End a token (RFC 7009)",
         {200: Answer("Also for a token that is unknown or another's.")},
         "By the agent, or by the service provider it is for. Form-encoded.",
-        body=Body("RevokeRequest", {"token": STORY["token"]}, FORM),
+        body=Body("TokenParameter", {"token": STORY["token"]}, FORM),
+    ),
+    "POST /v1/introspect": Operation(
+        "introspect_token",
+        "What a token says, if it is good (RFC 7662)",
+        {200: Answer("Active is no permission: that is for verify.", "Introspection", _INTROSPECTION)},
+        "By the service provider it is for. A token that is forged, ended or another's: `active` is false, and nothing more.",
+        body=Body("TokenParameter", {"token": STORY["token"]}, FORM),
     ),
 }

@@ -19,6 +19,7 @@ _CONFIRMATION: Final[dict[str, Any]] = {
     "decided_at": DECIDED_AT,
     "usable_until": ASKED_AT.replace("08:00:00.250000", "08:13:12.400000"),
 }
+_BAD: Final = {"error": "invalid_request", "error_description": "body.method: is missing."}
 OPERATIONS: Final[Mapping[str, Operation]] = {
     "POST /v1/verify": Operation(
         "verify",
@@ -27,7 +28,14 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "200 for yes and for no, unless the call itself is at fault. A refusal names `error` and `reason`, and changes no "
         "counter. The order of the checks, all reasons, and what to answer the agent: section 8.",
         body=Body("VerifyRequest", STORY["question"]),
-        errors=["idempotency_mismatch"],
+        keyed=True,
+    ),
+    "POST /v1/verify/batch": Operation(
+        "verify_batch",
+        "Many questions in one call",
+        {200: Answer("In the order of the requests.", "BatchAnswer", {"results": [STORY["answer"], _BAD]})},
+        "Up to 256, at most 1 MiB. Each is judged by itself; a bad one is answered in its place with its error.",
+        body=Body("BatchRequest", {"requests": [STORY["question"], {"token": STORY["token"]}]}),
     ),
     "GET /v1/confirmations/{confirmation_id}": Operation(
         "follow_confirmation",

@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from agentauth.openapi.story import STORY
 from agentauth.protocol.capability import is_resource, parse_capabilities
 from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.manifest import verify_manifest
-from tests.conformance import closed, faults
+from kms.models import Key
+from kms.services import ensure_key
+from registry.tests.cast import TESTER
+from tests.conformance import check, closed, faults
 from tests.vectors import openapi as vectors
 from tests.vectors.generate import NOW
 from verifier.requests import parse_verify_request
@@ -107,3 +111,17 @@ def test_it_is_served_to_everybody_and_may_be_kept() -> None:
     assert (answer.status_code, answer["Content-Type"]) == (200, "application/json")
     assert answer["Cache-Control"] == "public, max-age=300"
     assert answer.json() == json.loads(json.dumps(openapi()))
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("path", [path for path in openapi()["paths"] if path.startswith("/.well-known/")])
+def test_the_live_discovery_documents_fit_their_schemas(path: str, now: datetime) -> None:
+    """With a key of every purpose; a member the schema does not know would be a fault too."""
+    for purpose in Key.Purpose.values:
+        ensure_key(purpose=purpose, actor=TESTER, now=now)
+    answer = Client().get(path)
+    assert answer.status_code == 200
+    check("GET", path, 200, answer.headers, answer.content)
+    assert faults(
+        {}, openapi()["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    )

@@ -1,0 +1,161 @@
+"""Callers for the fuzzer: each signs what it sends, whatever that has become, and knows a few things that exist."""
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from requests import PreparedRequest
+from requests.auth import AuthBase, HTTPBasicAuth
+
+from agentauth.protocol.capability import parse_capabilities
+from agentauth.protocol.dpop import make_proof
+from agentauth.protocol.errors import AgentAuthError
+from agentauth.protocol.key_change import sign_key_change
+from agentauth.protocol.keys import LocalSigner, PrivateKey
+from agentauth.protocol.manifest import sign_manifest
+from tests.actors import Scene
+
+READ: dict[str, Any] = {"type": "read", "resource": "calendar"}
+PAY: dict[str, Any] = {
+    "type": "transact",
+    "resource": "payments",
+    "max_amount": {"value": "100.00", "currency": "EUR"},
+}
+LIMITS = {
+    "confirm_above": {"value": "20.00", "currency": "EUR"},
+    "max_requests_per_minute": 600,
+    "max_burst": 600,
+}
+PAYMENT = {"type": "transact", "resource": "payments", "amount": {"value": "30.00", "currency": "EUR"}}
+
+
+class Nobody(AuthBase):
+    """No credentials at all, whatever was generated."""
+
+    def __call__(self, request: PreparedRequest) -> PreparedRequest:
+        for name in ("DPoP", "Authorization", "Cookie"):
+            request.headers.pop(name, None)
+        return request
+
+
+class Agent(AuthBase):
+    """A proof over this very method, URL and body."""
+
+    def __init__(self, signer: LocalSigner, origin: str) -> None:
+        self.signer, self.origin = signer, origin
+
+    def __call__(self, request: PreparedRequest) -> PreparedRequest:
+        body = request.body.encode() if isinstance(request.body, str) else request.body
+        path = str(request.path_url).partition("?")[0]
+        request.headers["DPoP"] = self._proof(str(request.method), path, body)
+        return request
+
+    def _proof(self, method: str, path: str, body: bytes | None) -> str:
+        made: dict[str, Any] = {
+            "iat": int(time.time()),
+            "jti": secrets.token_urlsafe(16),
+            "body": body or None,
+        }
+        try:
+            return make_proof(self.signer, method=method, url=self.origin + path, **made)
+        except AgentAuthError:
+            # An address no proof can name is 404 before anybody looks at one.
+            return make_proof(self.signer, method=method, url=self.origin, **made)
+
+
+def fresh_key() -> LocalSigner:
+    return LocalSigner(PrivateKey.generate("EdDSA"))
+
+
+@dataclass
+class Known:
+    """What exists for one operation: an agent with grants, a token and a confirmation, and valid bodies made of them."""
+
+    scene: Scene
+    next_key: LocalSigner = field(default_factory=fresh_key)
+    _things: dict[str, list[str]] = field(default_factory=dict)
+
+    def auth(self, caller: str, key: str) -> AuthBase:
+        if caller == "agent" and key == "POST /v1/agents":
+            # Registered again and again, each time by the key of the manifest in `bodies`.
+            return Agent(self.next_key, self.scene.registry.url)
+        if caller == "agent":
+            return Agent(self.scene.signer, self.scene.registry.url)
+        if caller == "provider":
+            return HTTPBasicAuth(self.scene.client_id, self.scene.client_secret)
+        return Nobody()
+
+    def path_parameters(self) -> Mapping[str, list[str]]:
+        """Ids that exist, by the parameter they may stand for; made at the first question."""
+        if not self._things:
+            pending = self.scene.api("POST", "/v1/grants", self.request()).json()["grant_id"]
+            asked = self.scene.ask(self.scene.question(self.scene.token(), PAYMENT, idempotency_key="first"))
+            self._things = {
+                "grant_id": [self.scene.grant_id, pending],
+                "confirmation_id": [asked.json()["confirmation_id"]],
+                "reference": [self.scene.client_id],
+            }
+        return self._things
+
+    def request(self) -> dict[str, Any]:
+        return {
+            "service_provider": self.scene.client_id,
+            "capabilities": [READ, PAY],
+            "reason": secrets.token_hex(4),
+        }
+
+    def body(self, key: str) -> Any:
+        """A body this operation would take."""
+        makers: dict[str, Callable[[], Any]] = {
+            "POST /v1/agents": lambda: {"manifest": self.manifest(self.next_key)},
+            "POST /v1/agents/me/manifest": lambda: {"manifest": self.manifest(self.scene.signer)},
+            "POST /v1/agents/me/key": lambda: {"new_key": self.new_key()},
+            "POST /v1/grants": self.request,
+            "POST /v1/tokens": lambda: {"grant_id": self.scene.grant_id},
+            "POST /v1/revoke": lambda: {"token": self.scene.token()},
+            "POST /v1/introspect": lambda: {"token": self.scene.token()},
+            "POST /v1/verify": self.question,
+            "POST /v1/verify/batch": lambda: {"requests": [self.question(), {"token": "x"}]},
+        }
+        return makers[key]() if key in makers else {}
+
+    def question(self) -> dict[str, Any]:
+        return self.scene.question(self.scene.token(), READ)
+
+    def manifest(self, signer: LocalSigner) -> str:
+        now = int(time.time())
+        return sign_manifest(
+            signer,
+            audience=self.scene.registry.url,
+            issued_at=now,
+            expires_at=now + 86_400,
+            jti=secrets.token_urlsafe(16),
+            name="Research Assistant",
+            description="",
+            model_origin="models.example",
+            capabilities=parse_capabilities([READ, PAY]),
+        )
+
+    def new_key(self) -> str:
+        return sign_key_change(
+            self.next_key,
+            audience=self.scene.registry.url,
+            issued_at=int(time.time()),
+            jti=secrets.token_urlsafe(16),
+            agent_id=self.scene.agent_id,
+            old_jkt=self.scene.signer.public.thumbprint,
+        )
+
+    def answered(self, key: str, status: int, content: bytes) -> None:
+        """Go over to the next key where the registry did."""
+        if (
+            key == "POST /v1/agents/me/key"
+            and status == 200
+            and json.loads(content)["jkt"] == self.next_key.public.thumbprint
+        ):
+            self.scene.signer, self.next_key = self.next_key, fresh_key()
+        if key == "POST /v1/agents" and status == 201:
+            self.next_key = fresh_key()
