@@ -7,6 +7,7 @@ import httpx
 
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 
+from .nonces import ServerNonce
 from .wire import ATTEMPTS, new_key, open_client, pause, retry_after
 
 # A limit that heals within this is waited for; a longer one is the caller's decision.
@@ -27,6 +28,7 @@ async def send(
     *,
     json: Any,
     idempotency_key: str | None,
+    server_nonce: ServerNonce,
     transport: httpx.AsyncBaseTransport | None,
 ) -> httpx.Response:
     """Send until an answer stands (at most four tries). Raises TemporarilyUnavailableError when none came."""
@@ -34,11 +36,12 @@ async def send(
     if idempotency_key or method.upper() not in _SAFE:
         # One name for the operation over all tries: a try whose answer was lost must not act twice.
         headers["Idempotency-Key"] = idempotency_key or new_key()
-    hints = _Hints()
+    hints = _Hints(server_nonce)
     response: httpx.Response | None = None
     for attempt in range(ATTEMPTS):
+        hints.sent = server_nonce.latest
         try:
-            signed = await sign(hints.nonce, fresh_token=hints.fresh_token)
+            signed = await sign(hints.sent, fresh_token=hints.fresh_token)
         except AgentAuthError:
             # No new token to be had: what the service provider said before stands.
             if response is None or not hints.fresh_token:
@@ -65,18 +68,23 @@ async def send(
 class _Hints:
     """What an answer taught about signing the next try."""
 
-    nonce: str | None = None
+    server_nonce: ServerNonce
+    # The nonce of the last try.
+    sent: str | None = None
+    nonce_tried: bool = False
     fresh_token: bool = False
 
     def take(self, response: httpx.Response) -> bool:
         """Does the answer ask for another signature, and is it one not tried yet?"""
-        if response.status_code != httpx.codes.UNAUTHORIZED:
-            return False
-        challenge = response.headers.get("WWW-Authenticate", "")
-        nonce = response.headers.get("DPoP-Nonce")
-        if 'error="use_dpop_nonce"' in challenge and nonce and nonce != self.nonce:
-            self.nonce = nonce
-            return True
+        unauthorized = response.status_code == httpx.codes.UNAUTHORIZED
+        challenge = response.headers.get("WWW-Authenticate", "") if unauthorized else ""
+        refused = 'error="use_dpop_nonce"' in challenge
+        fresh = self.server_nonce.take(response.headers, sent=self.sent, refused=refused)
+        if refused:
+            # Once: a server that likes none of its own nonces would be asked for ever.
+            retry = fresh and not self.nonce_tried
+            self.nonce_tried = True
+            return retry
         # The grant may have changed since the token was made (its version rose). Once is enough to know.
         retry = 'error="invalid_token"' in challenge and not self.fresh_token
         self.fresh_token = self.fresh_token or retry

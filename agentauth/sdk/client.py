@@ -24,6 +24,7 @@ from .calls import send
 from .errors import GrantPendingError, NoGrantError, RegistryError
 from .key_file import Identity, KeyFile, default_path
 from .manifests import check_within, new_manifest, read_manifest, renewed
+from .nonces import ServerNonce
 from .tokens import Token, TokenCache
 from .wire import Registry, new_jti
 
@@ -62,6 +63,7 @@ class AgentAuthClient:
         self._agent: Agent | None = None
         self._tokens = TokenCache()
         self._providers: dict[str, tuple[float, ServiceProvider]] = {}
+        self._nonces: dict[str, ServerNonce] = {}
 
     # ---- who the agent is
 
@@ -211,7 +213,8 @@ class AgentAuthClient:
         """The two headers that authenticate one request, good for a minute and one use.
 
         `url` is absolute, or a path at the audience's origin; the query is not signed. Raises AudienceError outside
-        the service provider's audience, and what `get_token` raises. `nonce` is a server's `DPoP-Nonce`.
+        the service provider's audience, and what `get_token` raises. `nonce` is the `DPoP-Nonce` of its last answer;
+        without, the one that `call` was last given there.
         """
         provider = await self.service_provider(service_provider_id)
         absolute = within_audience(url, check_audience(provider.audience))
@@ -223,7 +226,7 @@ class AgentAuthClient:
             iat=int(time.time()),
             jti=new_jti(),
             access_token=token,
-            nonce=nonce,
+            nonce=nonce or self._nonce_of(provider).latest,
         )
         return {"Authorization": f"DPoP {token}", "DPoP": proof}
 
@@ -239,7 +242,7 @@ class AgentAuthClient:
         """Call a service provider and return its answer, whatever the status; no redirect is followed.
 
         Lost answers, 503 and a short `Retry-After` are tried again, each with a new proof and the same
-        Idempotency-Key, so that nothing is done twice. Raises TemporarilyUnavailableError when nobody answers.
+        Idempotency-Key, so that nothing is done twice; a nonce that is asked for is sent at once. Raises TemporarilyUnavailableError when nobody answers.
         """
         provider = await self.service_provider(service_provider_id)
         absolute = within_audience(url, check_audience(provider.audience))
@@ -255,6 +258,7 @@ class AgentAuthClient:
             absolute,
             json=json,
             idempotency_key=idempotency_key,
+            server_nonce=self._nonce_of(provider),
             transport=self._registry.transport,
         )
 
@@ -347,6 +351,10 @@ class AgentAuthClient:
             approval_url=approval_url,
             claim_code=agent.claim_code,
         )
+
+    def _nonce_of(self, provider: ServiceProvider) -> ServerNonce:
+        """By audience, which is narrower than an origin: two service providers may share one."""
+        return self._nonces.setdefault(provider.audience, ServerNonce())
 
     def _sign(self) -> LocalSigner:
         if self._signer is None:

@@ -12,6 +12,7 @@ from agentauth.protocol.capability import Action
 from agentauth.protocol.encoding import read_object
 from agentauth.protocol.errors import (
     EncodingError,
+    IdempotencyInProgressError,
     IdempotencyMismatchError,
     InvalidRequestError,
     TemporarilyUnavailableError,
@@ -22,6 +23,8 @@ from .errors import RefusedError, RegistryError, error_from
 from .wire import new_key
 
 TIMEOUT_SECONDS: Final = 5.0
+# Each may take the whole timeout, and an agent waits for both.
+_TRIES: Final = 2
 _MAX_ANSWER_BYTES: Final = 1_048_576
 # The caller's own mistakes, which the agent or the service provider can mend; everything else that is not an answer
 # is a fault of ours and must look like one.
@@ -146,18 +149,20 @@ class VerifierClient:
                 )
             return self._client
 
-    def _ask(self, content: bytes) -> dict[str, object]:
-        # Minted for this one request of an agent, and unlike the agent's own key (protocol section 8).
+    def _post(self, content: bytes) -> httpx.Response:
+        """Ask, and once more where the answer was lost. Raises TemporarilyUnavailableError."""
+        # Minted for this one request of an agent, and unlike the agent's own key (protocol section 8): under it the
+        # registry answers the second time as it did the first, though the proof is spent by then.
         headers = {"Content-Type": "application/json", "Idempotency-Key": new_key()}
-        try:
+        for _ in range(_TRIES):
             try:
-                response = self._open().post("/v1/verify", content=content, headers=headers)
-            except httpx.ConnectError:
-                # Nothing was sent, so nothing was spent: a restarting server gets a second chance. A lost answer
-                # does not: its proof may be spent, and the agent must sign anew.
-                response = self._open().post("/v1/verify", content=content, headers=headers)
-        except httpx.TransportError as error:
-            raise _no_answer() from error
+                return self._open().post("/v1/verify", content=content, headers=headers)
+            except httpx.TransportError as error:
+                lost = error
+        raise _no_answer() from lost
+
+    def _ask(self, content: bytes) -> dict[str, object]:
+        response = self._post(content)
         try:
             body = read_object(response.content, max_bytes=_MAX_ANSWER_BYTES)
         except EncodingError as error:
@@ -167,6 +172,9 @@ class VerifierClient:
         refusal = error_from(response.status_code, body)
         if isinstance(refusal, (*_CALLERS_MISTAKES, TemporarilyUnavailableError)):
             raise refusal
+        if isinstance(refusal, IdempotencyInProgressError):
+            # Our first try still runs; what comes of it goes to nobody.
+            raise _no_answer()
         # Wrong credentials, a limit of ours, a defect: the agent did nothing wrong and must not hear that it did.
         raise RegistryError(
             f"Verify answered {response.status_code} {refusal.code}: {refusal.description}",

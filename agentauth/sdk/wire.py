@@ -15,11 +15,17 @@ import httpx
 
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.encoding import read_object
-from agentauth.protocol.errors import AgentAuthError, EncodingError, TemporarilyUnavailableError
+from agentauth.protocol.errors import (
+    AgentAuthError,
+    EncodingError,
+    ProofNonceRequiredError,
+    TemporarilyUnavailableError,
+)
 from agentauth.protocol.keys import Signer
 
 from .addresses import is_loopback
 from .errors import RegistryError, error_from
+from .nonces import ServerNonce
 
 ATTEMPTS: Final = 4
 # A server that asks for more patience than this gets its answer shown to the caller instead.
@@ -84,6 +90,7 @@ class Registry:
     def __init__(self, url: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self.url = url
         self.transport = transport
+        self.nonce = ServerNonce()
 
     async def get(
         self, signer: Signer, path: str, params: Params | None = None, *, wait: int = 0
@@ -109,13 +116,15 @@ class Registry:
 
         1. Each try is signed anew: the last proof may be spent even though its answer was lost. 2. Body and
         Idempotency-Key stay the same bytes, so that the registry sees one operation. 3. Lost, 503, a healing 429
-        and "still running" are tried again; a nonce is put in at once; everything else stands.
+        and "still running" are tried again; a nonce that is asked for is put in at once, and once; everything else
+        stands.
         """
         headers = {"Idempotency-Key": new_key(), "Content-Type": "application/json"} if body else {}
-        nonce: str | None = None
+        asked_for_nonce = False
         error: AgentAuthError = _unreachable(self.url)
         for attempt in range(ATTEMPTS):
             asked: int | None = None
+            nonce = self.nonce.latest
             proof = make_proof(  # 1
                 signer,
                 method=method,
@@ -138,12 +147,14 @@ class Registry:
                 error = _unreachable(self.url)
             else:
                 if response.is_success:
+                    self.nonce.take(response.headers, sent=nonce, refused=False)
                     return _read(response)
                 error = _refusal(response)
+                refused = error.code == ProofNonceRequiredError.code
+                fresh = self.nonce.take(response.headers, sent=nonce, refused=refused)
                 asked = retry_after(response.headers)
-                fresh = response.headers.get("DPoP-Nonce")
-                if error.code == "use_dpop_nonce" and fresh and fresh != nonce:
-                    nonce = fresh
+                if refused and fresh and not asked_for_nonce:
+                    asked_for_nonce = True
                     continue
                 if not _heals(response.status_code, error) or (asked or 0) > LONGEST_WAIT_SECONDS:  # 3
                     raise error

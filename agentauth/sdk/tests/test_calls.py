@@ -165,16 +165,6 @@ def test_a_refusal_is_not_tried_again(registry: FakeRegistry, tmp_path: Path, sl
     assert len(registry.sent("GET", f"/v1/grants/{GRANT_ID}")) == 1
 
 
-def test_a_nonce_is_put_into_the_next_proof(registry: FakeRegistry, tmp_path: Path) -> None:
-    client = registered(registry, tmp_path)
-    registry.grants = [grant()]
-    registry.script = lambda _request: (
-        error(401, "use_dpop_nonce", {"DPoP-Nonce": "n1"}) if registry.proofs[-1].nonce is None else None
-    )
-    run(client.get_grant(GRANT_ID))
-    assert [proof.nonce for proof in registry.proofs[-2:]] == [None, "n1"]
-
-
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_no_redirect_is_followed_with_a_proof(registry: FakeRegistry, tmp_path: Path, status: int) -> None:
     client = registered(registry, tmp_path)

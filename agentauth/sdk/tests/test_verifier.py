@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from agentauth.protocol.errors import (
+    AgentAuthError,
     IdempotencyMismatchError,
     InvalidRequestError,
     TemporarilyUnavailableError,
@@ -115,6 +116,7 @@ def test_a_repeat_is_taken_for_one_unless_it_is_plainly_not(repeated: object) ->
     [
         (400, "invalid_request", InvalidRequestError),
         (409, "idempotency_mismatch", IdempotencyMismatchError),
+        (409, "idempotency_in_progress", TemporarilyUnavailableError),
         (503, "temporarily_unavailable", TemporarilyUnavailableError),
         # Our own credentials, limits and defects: nothing the agent did.
         (401, "invalid_client", RegistryError),
@@ -139,15 +141,47 @@ def test_VB_15_without_an_answer_there_is_no_decision(trouble: Exception) -> Non
         client(trouble).verify(**ASK)
 
 
-@pytest.mark.parametrize(
-    ("trouble", "tries"),
-    [(httpx.ConnectError("x"), 2), (httpx.ReadTimeout("x"), 1), (httpx.WriteError("x"), 1)],
-)
-def test_only_what_was_never_sent_is_sent_again(trouble: Exception, tries: int) -> None:
+LOST = [
+    httpx.ConnectError("x"),
+    httpx.ReadTimeout("x"),
+    httpx.WriteError("x"),
+    httpx.RemoteProtocolError("x"),
+]
+
+
+@pytest.mark.parametrize("trouble", LOST)
+def test_a_lost_answer_is_asked_for_once_more_under_the_same_key(trouble: Exception) -> None:
+    seen: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        if len(seen) == 1:
+            raise trouble
+        return httpx.Response(200, json=YES)
+
+    asking = VerifierClient(URL, "id", "secret", transport=httpx.MockTransport(handle))
+    assert asking.verify(**ASK, idempotency_key="agent-key").grant_id == "g"
+    first, second = seen
+    assert first.content == second.content
+    assert first.headers["Idempotency-Key"] == second.headers["Idempotency-Key"] != "agent-key"
+    asking.verify(**ASK, idempotency_key="agent-key")
+    assert seen[2].headers["Idempotency-Key"] != first.headers["Idempotency-Key"]
+
+
+@pytest.mark.parametrize("trouble", LOST)
+def test_two_lost_answers_are_no_decision(trouble: Exception) -> None:
     seen: list[httpx.Request] = []
     with pytest.raises(TemporarilyUnavailableError):
         client(trouble, seen).verify(**ASK)
-    assert len(seen) == tries
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("status", [400, 401, 409, 500, 503])
+def test_an_answer_that_came_is_not_asked_for_again(status: int) -> None:
+    seen: list[httpx.Request] = []
+    with pytest.raises(AgentAuthError):
+        client(httpx.Response(status, json={"error": "x"}), seen).verify(**ASK)
+    assert len(seen) == 1
 
 
 def test_the_secret_goes_to_no_clear_text_registry() -> None:
