@@ -31,7 +31,13 @@ class Scene:
     signer: LocalSigner
 
     def api(
-        self, method: str, path: str, body: dict[str, Any] | None = None, **headers: str
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        nonce: str | None = None,
+        **headers: str,
     ) -> httpx.Response:
         """One call of the agents' API, with a fresh proof."""
         content = json.dumps(body).encode() if body is not None else b""
@@ -43,6 +49,7 @@ class Scene:
             iat=int(time.time()),
             jti=secrets.token_urlsafe(16),
             body=content or None,
+            nonce=nonce,
         )
         return httpx.request(
             method,
@@ -88,9 +95,16 @@ def scene(
     envelope: dict[str, Any],
     alg: str = "EdDSA",
     owner: str = "",
+    require_nonce: bool = False,
 ) -> Scene:
     """Seed an approved grant on `registry`; with `owner`, a pending one of the human with that e-mail."""
-    wish = {"capabilities": capabilities, "envelope": envelope, "alg": alg, "owner": owner}
+    wish = {
+        "capabilities": capabilities,
+        "envelope": envelope,
+        "alg": alg,
+        "owner": owner,
+        "require_nonce": require_nonce,
+    }
     return scenes(registry, [wish])[0]
 
 

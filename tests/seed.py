@@ -22,6 +22,7 @@ def seed(
     envelope: dict[str, Any],
     alg: Literal["EdDSA", "ES256"] = "EdDSA",
     owner: str = "",
+    require_nonce: bool = False,
 ) -> dict[str, Any]:
     """A human, a service provider, an active agent and an approved grant; ids and secrets to act with.
 
@@ -49,6 +50,7 @@ def seed(
         name=f"Acme {suffix}",
         audience=f"http://127.0.0.1:8001/{suffix}",
         allowed=[capability.label for capability in asked],
+        require_nonce=require_nonce,
         actor=system,
         now=now,
     )

@@ -28,12 +28,12 @@ CHALLENGE = 'DPoP error="{}", algs="EdDSA Ed25519 ES256"'
 class Place:
     """The demo service provider on a port of its own, and an agent with an approved grant there."""
 
-    def __init__(self, registry: LiveRegistry, directory: Path) -> None:
+    def __init__(self, registry: LiveRegistry, directory: Path, *options: str) -> None:
         self.registry = registry
         self.audience = f"http://127.0.0.1:{free_port()}"
         allow = ["read:calendar", "transact:payments"]
         made = registry.manage(
-            "create_service_provider", "Shop", "--audience", self.audience, "--allow", *allow
+            "create_service_provider", "Shop", "--audience", self.audience, "--allow", *allow, *options
         )
         self.slug: str = made["slug"]
         self.file = directory / "service_provider.json"

@@ -198,9 +198,15 @@ class Kept(Scene):
         return made
 
     def api(
-        self, method: str, path: str, body: dict[str, Any] | None = None, **headers: str
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        nonce: str | None = None,
+        **headers: str,
     ) -> httpx.Response:
-        answer = super().api(method, path, body, **headers)
+        answer = super().api(method, path, body, nonce=nonce, **headers)
         self.kept.append(answer.request.headers["DPoP"])
         return answer
 

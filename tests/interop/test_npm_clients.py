@@ -120,6 +120,37 @@ def test_OA_22_oauth4webapi_s_questions_are_refused_without_the_right_secret_and
 
 @pytest.mark.usefixtures("_npm_packages")
 @pytest.mark.parametrize("alg", ["EdDSA", "ES256"])
+def test_DN_2_the_npm_package_dpop_does_what_our_nonce_asks_of_it(
+    sqlite_registry: LiveRegistry, alg: str
+) -> None:
+    place = scene(sqlite_registry, capabilities=[READ], envelope={}, alg=alg, require_nonce=True)
+    # The token call asks for one of the registry's own, by header.
+    body = {"grant_id": place.grant_id}
+    refused = place.api("POST", "/v1/tokens", body)
+    assert (refused.status_code, refused.json()["error"]) == (400, "use_dpop_nonce")
+    issued = place.api("POST", "/v1/tokens", body, nonce=refused.headers["DPoP-Nonce"])
+    token = issued.json()["access_token"]
+    asked = {
+        "pem": place.signer._key.to_pem().decode(),
+        "alg": alg,
+        "method": "POST",
+        "url": f"{place.audience}/v1/payments",
+        "token": token,
+        "count": 1,
+    }
+    answers = []
+    for _ in range(2):
+        (proof,) = node("make_proofs.mjs", asked)
+        answers.append(place.ask(place.question(token, ACTION, proof=proof)).json())
+        asked["nonce"] = answers[0]["nonce"]
+    assert [(answer["valid"], answer.get("error")) for answer in answers] == [
+        (False, "use_dpop_nonce"),
+        (True, None),
+    ]
+
+
+@pytest.mark.usefixtures("_npm_packages")
+@pytest.mark.parametrize("alg", ["EdDSA", "ES256"])
 def test_JK_21_proofs_of_the_npm_package_dpop_are_accepted_once(
     sqlite_registry: LiveRegistry, alg: str
 ) -> None:

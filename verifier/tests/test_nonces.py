@@ -1,5 +1,6 @@
 """Server nonces at verify: the service provider's policy decides who needs one, and every answer says what to use."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -108,3 +109,45 @@ def test_DN_6_two_processes_whose_clocks_differ_never_send_an_agent_round_in_cir
             nonce = nonces.current
         nonce = nonces.fresh_for(nonce) or nonce
     assert asked == 1
+
+
+# By how much a proof's time lies before or after the true time, on a host whose clock is off by `host`.
+TABLE = [
+    *[(0, edge, abs(edge) <= 60) for edge in (-3600, -61, -60, -10, 0, 10, 60, 61, 3600)],
+    *[(30, edge, -30 <= edge <= 90) for edge in (-31, -30, -10, 10, 90, 91)],
+    *[(-30, edge, -90 <= edge <= 30) for edge in (-91, -90, -10, 10, 30, 31)],
+]
+
+
+@pytest.mark.parametrize("with_nonce", [True, False])
+def test_DN_13_sixty_seconds_either_way_by_the_hosts_own_clock_with_a_nonce_and_without(
+    place: Scene, with_nonce: bool
+) -> None:
+    """A nonce proves that the proof is young, and still takes nothing of what is asked of its time."""
+    now = middle() + STEP
+    with time_machine.travel(now - timedelta(seconds=40), tick=False) as clock:
+        token = place.token()
+        for host, edge, accepted in TABLE:
+            clock.move_to(now + timedelta(seconds=host))
+            nonce = nonces_of(str(place.provider.pk), timezone.now()).current if with_nonce else None
+            proof = place.proof(token, iat=int(now.timestamp()) + edge, nonce=nonce)
+            body = place.body(LOOK, token=token, proof=proof)
+            answer = place.ask(**body) if accepted else refused(place, body)
+            assert (answer["valid"], answer.get("reason")) == (accepted, None if accepted else "iat")
+
+
+def test_DN_8_a_proof_that_was_good_at_verify_is_for_no_other_url(place: Scene) -> None:
+    token = place.token()
+    proof = place.proof(token)
+    assert place.ask(LOOK, token=token, proof=proof)["valid"]
+    elsewhere = place.body(LOOK, token=token, proof=proof, url=place.provider.audience + "/v1/tokens")
+    assert refused(place, elsewhere)["reason"] == "url"
+    assert refused(place, place.body(LOOK, token=token, proof=proof))["reason"] == "replayed"
+    # And at the registry's own address, for its agents.
+    response = place.client.post(
+        "/v1/tokens",
+        json.dumps({"grant_id": str(place.grant.pk)}),
+        content_type="application/json",
+        headers={"DPoP": proof},
+    )
+    assert (response.status_code, response.json()["reason"]) == (400, "url")

@@ -148,6 +148,19 @@ def test_a_service_provider_that_likes_none_of_its_nonces_is_asked_twice(
     assert sent_to(registry, native=False) == [None, "n1", "n2", "n3"]
 
 
+def test_the_nonce_that_was_refused_is_not_tried_again(registry: FakeRegistry, tmp_path: Path) -> None:
+    client = registered(registry, tmp_path)
+    asking(registry, "n1")
+    run(client.call(SP_ID, "GET", "/v1/x"))
+    registry.script = lambda r: (
+        error(401, "use_dpop_nonce", {**CHALLENGE, "DPoP-Nonce": "n1"})
+        if r.url.host == "api.sp.example"
+        else None
+    )
+    assert run(client.call(SP_ID, "GET", "/v1/x")).status_code == 401
+    assert sent_to(registry, native=False) == [None, "n1", "n1"]
+
+
 def test_a_service_provider_that_refuses_and_gives_none_gets_none(
     registry: FakeRegistry, tmp_path: Path
 ) -> None:
