@@ -16,7 +16,15 @@ def code() -> bool:
 
 def advisories() -> bool:
     """No known vulnerability in what is locked. Packages that could not be looked up are named, never passed over."""
-    command = [sys.executable, "-m", "pip_audit", "-r", "requirements.txt", "--require-hashes", "--disable-pip"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip_audit",
+        "-r",
+        "requirements.txt",
+        "--require-hashes",
+        "--disable-pip",
+    ]
     done = subprocess.run([*command, "-f", "json"], check=False, capture_output=True, text=True)
     try:
         found = json.loads(done.stdout)["dependencies"]
@@ -25,7 +33,9 @@ def advisories() -> bool:
         return True
     unknown = [each["name"] for each in found if "skip_reason" in each]
     if unknown:
-        print(f"NOT RUN: advisories of {len(unknown)} of {len(found)} packages, which the index does not describe")
+        print(
+            f"NOT RUN: advisories of {len(unknown)} of {len(found)} packages, which the index does not describe"
+        )
     bad = [(each["name"], fault["id"]) for each in found for fault in each.get("vulns", ())]
     for name, fault in bad:
         print(f"{name}: {fault}")

@@ -139,3 +139,17 @@ def test_DJ_34_nobody_writes_csrf_exempt() -> None:
     found = {str(path.relative_to(ROOT)) for path in SOURCES if "csrf_exempt" in path.read_text()}
     # The decorator that guards a service provider's own views by token and proof.
     assert found == {"agentauth/sdk/django.py"}
+
+
+def test_DJ_27_the_scanners_run_where_ci_runs() -> None:
+    assert "make audit" in (ROOT / ".ci/run").read_text()
+    assert "tests.scan" in (ROOT / "Makefile").read_text()
+    installs = [line for line in (ROOT / "Makefile").read_text().splitlines() if "pip install" in line]
+    # All but the tool that makes the locks itself.
+    assert [line for line in installs if "--require-hashes" not in line] == [
+        "\t$(BIN)/python -m pip install --quiet uv"
+    ]
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        lock = (ROOT / name).read_text()
+        assert "--hash=sha256:" in lock
+        assert "://" not in lock

@@ -1,5 +1,6 @@
 """What reaches a real server in a form no client of ours sends: oversized, endless, lying, spelled otherwise, slow."""
 
+import gzip
 import os
 import re
 import socket
@@ -139,6 +140,39 @@ def test_DJ_7_two_lengths_and_a_negative_one_are_refused(patient: LiveRegistry) 
         assert status_of(exchange(patient, head(patient, "POST /v1/verify", *lines) + b"{}")) == 400
     both = ["Content-Length: 2", "Transfer-Encoding: chunked"]
     assert status_of(exchange(patient, head(patient, "POST /v1/verify", *both) + b"{}")) == 400
+
+
+def test_DJ_7_a_compressed_body_is_read_as_what_it_is(patient: LiveRegistry) -> None:
+    """Nothing is unpacked, so nothing can unfold: ten megabytes in ten kilobytes are ten kilobytes of no JSON."""
+    body = gzip.compress(b'{"a":"' + b"x" * 10_000_000 + b'"}')
+    assert len(body) < 65_536
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json", "Origin": patient.url}
+    page = httpx.get(f"{patient.url}/sign-in/")
+    token = re.search(r'name="csrf-token" content="([^"]+)"', page.text)
+    assert token
+    headers |= {"X-CSRFToken": token[1], "Sec-Fetch-Site": "same-origin"}
+    before = memory(patient)
+    answer = httpx.post(f"{patient.url}/sign-in/finish", content=body, headers=headers, cookies=page.cookies)
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
+    assert memory(patient) - before < 10_000_000
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/../manage.py",
+        "/static/..%2fmanage.py",
+        "/static//etc/passwd",
+        "/static/.",
+        "/../../etc/passwd",
+        "/.git/HEAD",
+    ],
+)
+def test_DJ_18_nothing_lies_beside_the_static_files(patient: LiveRegistry, path: str) -> None:
+    answer = exchange(patient, head(patient, f"GET {path}"))
+    assert status_of(answer) == 404
+    # A name, and no version to look faults up for.
+    assert b"server: gunicorn\r\n" in answer.lower()
 
 
 @pytest.mark.parametrize(
