@@ -153,6 +153,14 @@ def the_human(world: World, _made: Any) -> list[tuple[Subject, object]]:
     return [(Subject.HUMAN, world.place.human.pk)]
 
 
+def the_human_and_the_grant(world: World, made: Any) -> list[tuple[Subject, object]]:
+    return the_human(world, made) + the_grant(world, made)
+
+
+def the_human_and_all_of_theirs(world: World, made: Any) -> list[tuple[Subject, object]]:
+    return the_human(world, made) + the_agent_and_its_grant(world, made)
+
+
 def the_provider(world: World, _made: Any) -> list[tuple[Subject, object]]:
     return [(Subject.SERVICE_PROVIDER, world.place.provider.pk)]
 
@@ -312,6 +320,8 @@ SERVICES = [
     Row(people.resume_human, the_human, suspended_human),
     # Presence ends with them.
     Row(people.end_sessions, the_human),
+    Row(people.recover_human, the_human_and_the_grant),
+    Row(people.delete_human, the_human_and_all_of_theirs),
     Row(service_providers.create_service_provider, None, more={"name": constant("New")}),
     Row(service_providers.change_audience, the_provider_and_its_grant),
     # What is beyond the new list is suspended; the list itself is asked only when a grant is decided.
