@@ -309,6 +309,8 @@ def _attested_key(attestation: bytes, *, rp_id: str, credential_id: bytes) -> by
     document, rest = _read_cbor(attestation)
     if rest or not isinstance(document, dict) or document.get("fmt") not in FORMATS:
         raise _refused("attestation")
+    if not isinstance(document.get("attStmt"), dict):
+        raise _refused("attestation")
     data = document.get("authData")
     if not isinstance(data, bytes) or len(data) > MAX_AUTHENTICATOR_DATA_BYTES:
         raise _refused("authenticator data")

@@ -1,0 +1,242 @@
+"""The FIDO server lists over HTTP: every malformed answer of a passkey is 400 at each door, and never a failure of ours.
+
+Resp-1 is the shape of the answer, Resp-2 its client data, Resp-3 what the authenticator signed.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from copy import deepcopy
+from datetime import datetime
+from typing import Any
+
+import cbor2
+import pytest
+
+from agentauth.protocol.encoding import b64u_decode, b64u_encode
+from approvals.models import Passkey
+from approvals.services.people import create_setup_link
+from approvals.tests.authenticator import AT, UP, UV, Authenticator
+from approvals.tests.cast import ORIGIN, Person, browser
+from audit.models import Event
+from registry.models import Grant
+from registry.tests.cast import TESTER, refused
+
+pytestmark = pytest.mark.django_db
+Json = dict[str, Any]
+GONE: Any = ...
+# Missing, of another type, empty, and no base64url.
+SHAPES: dict[str, Any] = {
+    "missing": GONE,
+    "null": None,
+    "number": 7,
+    "list": ["AA"],
+    "object": {"a": 1},
+    "empty": "",
+    "padded": "AAAA==",
+    "base64": "a+b/cd",
+    "not ASCII": "ключ",
+}
+OUTER: dict[str, Any] = SHAPES | {"another text": "public_key"}
+
+
+def changed(credential: Json, member: str, value: Any) -> Json:
+    """The answer with one member (`response.` inside) replaced, or left out."""
+    copy = deepcopy(credential)
+    *inside, name = member.split(".")
+    place = copy["response"] if inside else copy
+    if value is GONE:
+        del place[name]
+    else:
+        place[name] = value
+    return copy
+
+
+def sign_in(alice: Person, grant: Grant) -> tuple[str, Json]:
+    alice.client = browser()
+    return "/sign-in/finish", alice.post("/sign-in/options").json()["publicKey"]
+
+
+def approve(alice: Person, grant: Grant) -> tuple[str, Json]:
+    return f"/approvals/{grant.pk}/decide", alice.statement(grant).json()["publicKey"]
+
+
+DOORS = {"sign-in": sign_in, "approval": approve}
+Door = Callable[[Person, Grant], tuple[str, Json]]
+
+
+@pytest.fixture(params=list(DOORS.values()), ids=list(DOORS))
+def door(request: pytest.FixtureRequest) -> Door:
+    found: Door = request.param
+    return found
+
+
+def nothing_came_of_it(alice: Person, path: str, credential: object, what: str = "") -> None:
+    before, signs = Event.objects.count(), Passkey.objects.get().sign_count
+    answer = alice.post(path, {"credential": credential})
+    assert answer.status_code == 400, f"{what}: {answer.content}"
+    refused(answer, 400, "invalid_assertion")
+    assert Event.objects.count() == before + 1
+    assert Passkey.objects.get().sign_count == signs
+    assert {grant.status for grant in Grant.objects.all()} == {"pending"}
+
+
+def test_WR_2_a_response_of_another_shape_is_400(alice: Person, reading: Grant, door: Door) -> None:
+    for member in ("clientDataJSON", "authenticatorData", "signature", "userHandle"):
+        for shape, value in SHAPES.items():
+            path, options = door(alice, reading)
+            if member == "userHandle" and value in (GONE, None) and "/approvals/" in path:
+                # The approval named the passkey, so nobody else is claimed; a sign-in finds the human by it.
+                continue
+            credential = changed(alice.device.assertion(options), f"response.{member}", value)
+            nothing_came_of_it(alice, path, credential, f"{member} {shape}")
+
+
+def test_WR_2_an_answer_of_another_shape_is_400(alice: Person, reading: Grant, door: Door) -> None:
+    for member in ("id", "rawId", "type", "response"):
+        for shape, value in OUTER.items():
+            path, options = door(alice, reading)
+            credential = changed(alice.device.assertion(options), member, value)
+            nothing_came_of_it(alice, path, credential, f"{member} {shape}")
+
+
+def test_WR_2_what_is_no_answer_at_all_is_400(alice: Person, reading: Grant, door: Door) -> None:
+    wholes: list[object] = [None, True, 7, "text", [], {}, [{}]]
+    for whole in wholes:
+        path, _options = door(alice, reading)
+        nothing_came_of_it(alice, path, whole, str(whole))
+
+
+CLIENT_DATA: dict[str, Json] = {
+    "type missing": {"type": GONE},
+    "type no text": {"type": 7},
+    "type empty": {"type": ""},
+    "type of a creation": {"kind": "webauthn.create"},
+    "challenge missing": {"challenge": GONE},
+    "challenge no text": {"challenge": 7},
+    "challenge empty": {"challenge": ""},
+    "challenge no base64url": {"challenge": "a+b/=="},
+    "challenge of another": {"challenge": b64u_encode(os.urandom(32))},
+    "origin missing": {"origin": GONE},
+    "origin no text": {"origin": [ORIGIN]},
+    "origin empty": {"origin": ""},
+    "origin of another": {"origin": "https://approve-registry.example.evil"},
+    "tokenBinding no object": {"tokenBinding": "supported"},
+    "tokenBinding without status": {"tokenBinding": {}},
+    "tokenBinding status unknown": {"tokenBinding": {"status": "maybe"}},
+    "tokenBinding present": {"tokenBinding": {"status": "present", "id": "AAAA"}},
+    "no JSON": {"client_bytes": b"{"},
+    "no object": {"client_bytes": b"[]"},
+    "a member twice": {"client_bytes": b'{"type":"webauthn.get","type":"webauthn.get"}'},
+}
+
+
+def test_WR_3_client_data_that_is_not_what_was_asked_is_400(
+    alice: Person, reading: Grant, door: Door
+) -> None:
+    for what, change in CLIENT_DATA.items():
+        path, options = door(alice, reading)
+        nothing_came_of_it(alice, path, alice.device.assertion(options, **change), what)
+
+
+AUTHENTICATOR: dict[str, Json] = {
+    "leftover bytes": {"tail": b"\x00"},
+    "rpIdHash of another": {"rp_id": "approve-registry.example.evil"},
+    "person present and not verified": {"flags": UP},
+    "person not present": {"flags": UV},
+    "cut short": {"flags": UP | UV | AT},
+    "signature of nothing": {"signature": bytes(70)},
+}
+
+
+def test_WR_4_authenticator_data_that_breaks_a_rule_is_400(alice: Person, reading: Grant, door: Door) -> None:
+    for what, change in AUTHENTICATOR.items():
+        path, options = door(alice, reading)
+        nothing_came_of_it(alice, path, alice.device.assertion(options, **change), what)
+
+
+def test_WR_4_a_signature_over_another_hash_is_400(alice: Person, reading: Grant, door: Door) -> None:
+    path, options = door(alice, reading)
+    other = alice.device.assertion(options, extraData="x")
+    credential = alice.device.assertion(options)
+    credential["response"]["clientDataJSON"] = other["response"]["clientDataJSON"]
+    nothing_came_of_it(alice, path, credential)
+
+
+def test_WR_4_a_counter_that_does_not_rise_is_400(alice: Person, reading: Grant, door: Door) -> None:
+    path, options = door(alice, reading)
+    alice.device.sign_count = Passkey.objects.get().sign_count - 1
+    nothing_came_of_it(alice, path, alice.device.assertion(options))
+
+
+def test_AP_32_what_a_phishing_site_collects_signs_nothing(alice: Person, reading: Grant, door: Door) -> None:
+    """A proxy in real time: it passes our challenge on, and the browser binds the answer to its own site."""
+    path, options = door(alice, reading)
+    evil = "approve-registry.example.evil"
+    alice.device.rp_id, alice.device.origin = evil, f"https://{evil}"
+    nothing_came_of_it(alice, path, alice.device.assertion(options))
+
+
+def attestation(**changes: Any) -> Callable[[Json], Json]:
+    """The creation's answer with members of its attestation object replaced."""
+
+    def change(credential: Json) -> Json:
+        document = cbor2.loads(b64u_decode(credential["response"]["attestationObject"])) | changes
+        document = {name: value for name, value in document.items() if value is not GONE}
+        return changed(credential, "response.attestationObject", b64u_encode(cbor2.dumps(document)))
+
+    return change
+
+
+CREATIONS: dict[str, Callable[[Json], Json]] = {
+    f"{member} {shape}": lambda credential, m=member, v=value: changed(credential, m, v)
+    for member in ("id", "rawId", "type", "response", "response.clientDataJSON", "response.attestationObject")
+    for shape, value in SHAPES.items()
+} | {
+    "fmt missing": attestation(fmt=GONE),
+    "fmt no text": attestation(fmt=7),
+    "fmt unknown": attestation(fmt="made-up"),
+    "authData missing": attestation(authData=GONE),
+    "authData no bytes": attestation(authData="text"),
+    "authData empty": attestation(authData=b""),
+    "attStmt missing": attestation(attStmt=GONE),
+    "attStmt of another format": attestation(fmt="packed", attStmt={"alg": -7, "sig": b"x"}),
+    "attStmt no map": attestation(fmt="packed", attStmt=[1]),
+    "attStmt full for none": attestation(attStmt={"sig": b"x"}),
+}
+
+
+def test_WR_2_a_creation_of_another_shape_is_400(keys: None, now: datetime) -> None:
+    link = create_setup_link(email="new@example.org", actor=TESTER, now=now)
+    path, person = link.url.removeprefix(ORIGIN), Person(client=browser(), device=Authenticator())
+    for what, change in CREATIONS.items():
+        options = person.post(f"{path}options", {"name": "New"}).json()["publicKey"]
+        answer = person.post(f"{path}finish", {"credential": change(person.device.registration(options))})
+        assert answer.status_code == 400, what
+        refused(answer, 400, "invalid_assertion")
+        # It is used up: the right answer comes too late.
+        right = person.device.registration(options)
+        refused(person.post(f"{path}finish", {"credential": right}), 400, "invalid_assertion")
+    assert not Passkey.objects.exists()
+
+
+RS1 = {1: 3, 3: -65535, -1: b"\xff" * 256, -2: b"\x01\x00\x01"}
+ES512 = {1: 2, 3: -36, -1: 3, -2: bytes(66), -3: bytes(66)}
+
+
+@pytest.mark.parametrize("cose", [RS1, ES512], ids=["RS1", "ES512"])
+def test_WR_10_an_algorithm_nobody_asked_for_is_400(keys: None, now: datetime, cose: dict[int, Any]) -> None:
+    link = create_setup_link(email="new@example.org", actor=TESTER, now=now)
+    path, person = link.url.removeprefix(ORIGIN), Person()
+    options = person.post(f"{path}options", {"name": "New"}).json()["publicKey"]
+    assert {each["alg"] for each in options["pubKeyCredParams"]} == {-7, -8, -257}
+    credential = person.device.registration(options, cose=cose)
+    refused(person.post(f"{path}finish", {"credential": credential}), 400, "invalid_assertion")
+    assert not Passkey.objects.exists()
+
+
+def test_the_right_answer_is_taken_at_each_door(alice: Person, reading: Grant, door: Door) -> None:
+    """Else the refusals above would prove nothing."""
+    path, options = door(alice, reading)
+    answer = alice.post(path, {"credential": alice.device.assertion(options)})
+    assert answer.status_code == 200, json.loads(answer.content)
