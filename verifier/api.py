@@ -23,7 +23,7 @@ from registry.permissions import IsServiceProvider
 from verifier.models import Confirmation
 from verifier.requests import parse_delivery, parse_verify_request
 from verifier.services.batch import MAX_REQUESTS, verify_batch
-from verifier.services.confirmations import approval_url, find_for_agent
+from verifier.services.confirmations import approval_url, asked_for, find_for_agent
 from verifier.services.introspection import introspect
 from verifier.services.pipeline import verify
 
@@ -100,6 +100,13 @@ class IntrospectView(NativeView):
             now=self.now,
         )
         return Response(answer, headers={"Cache-Control": "no-store"})
+
+
+class ConfirmationsView(NativeView):
+    """`GET /v1/confirmations`: what was asked of humans for the agent's own transactions, newest first."""
+
+    def get(self, request: Request) -> Response:
+        return self.listed(asked_for(self.agent).order_by("-id"), render_confirmation)
 
 
 class ConfirmationView(NativeView):

@@ -6,21 +6,29 @@ Answers stay open (no `additionalProperties: false`): clients must skip members 
 from collections.abc import Mapping
 from typing import Any, Final
 
-from agentauth.openapi.shapes import Schema, array, compact, integer, nullable, one_of, record, ref, string
+from agentauth.openapi.decisions import VERIFY
+from agentauth.openapi.shapes import (
+    SECONDS,
+    URL,
+    Schema,
+    array,
+    compact,
+    integer,
+    newest_first,
+    nullable,
+    one_of,
+    record,
+    ref,
+    string,
+)
 from agentauth.protocol.capability import TYPES
 from agentauth.protocol.envelope import DEFAULT_MAXIMA
-from agentauth.protocol.windows import PERIODS
 from registry.api.agents import MAX_CODE_CHARACTERS, MAX_MANIFEST_CHARACTERS
 from registry.api.discovery import ALGORITHMS
 from registry.api.grants import MAX_REASON_CHARACTERS, MAX_REFERENCE_CHARACTERS
 from registry.models import Agent, Grant
 from registry.services.grant_requests import MAX_SECONDS, MIN_SECONDS
-from verifier.models import Confirmation
-from verifier.requests import MAX_KEY
-from verifier.services.batch import MAX_REQUESTS
 
-URL: Final = string("", format="uri")
-SECONDS: Final = integer("Seconds.", 0)
 # Open on purpose: what stands inside is described by the kind of event.
 ANYTHING: Final[Schema] = {}
 PAYLOAD: Final[Schema] = {"type": "object"}
@@ -139,7 +147,7 @@ GRANTS: Final[Mapping[str, Schema]] = {
         },
         {"approval_url": URL, "interval": integer("Seconds between two polls.", 1)},
     ),
-    "GrantPage": record("Newest first.", {"results": array(ref("Grant")), "next": nullable(string())}),
+    "GrantPage": newest_first("Grant"),
     "Receipt": record(
         "The latest decision, sealed by the registry (section 6).",
         {
@@ -185,103 +193,6 @@ TOKENS: Final[Mapping[str, Schema]] = {
                 record("", {"type": one_of(["agentauth"]), "capabilities": ref("Capabilities")})
             ),
             "verify": one_of(["online"]),
-        },
-    ),
-}
-
-_VIOLATION: Final = record(
-    "A limit the action broke.",
-    {"argument": string(), "operator": string()},
-    {"limit": {"anyOf": [ref("Scalar"), array(ref("Scalar")), ref("Money")]}},
-)
-NONCE: Final = string("What the agent's next proof must carry: hand it on as `DPoP-Nonce`.")
-_LEFT: Final = record("", {"currency": string(), "period": one_of(PERIODS), "remaining": string()})
-REFUSALS: Final = (
-    "invalid_token",
-    "invalid_dpop_proof",
-    "use_dpop_nonce",
-    "insufficient_scope",
-    "outside_time_window",
-    "step_up_required",
-    "envelope_exceeded",
-)
-VERIFY: Final[Mapping[str, Schema]] = {
-    "VerifyRequest": record(
-        "One call an agent made, as the service provider received it (section 8).",
-        {
-            "token": string("As the agent sent it.", maxLength=65_536),
-            "method": string("Of the request.", minLength=1, maxLength=32),
-            "url": string(
-                "Of the request, from the service provider's own configured origin.", maxLength=65_536
-            ),
-        },
-        {
-            "proof": nullable(string("", maxLength=65_536))
-            | {"description": "As the agent sent it; absent, the answer is a refusal."},
-            "action": ref("Action") | {"description": "Without it nothing is counted."},
-            "idempotency_key": string(
-                "The agent's name for its operation; a `transact` needs one.", minLength=1, maxLength=MAX_KEY
-            ),
-            "dry_run": {"type": "boolean", "description": "Judges and consumes nothing."},
-        },
-        closed=True,
-    ),
-    "Allowed": record(
-        "Yes. `capability` is there if an action was asked about, `repeated` if it was allowed before.",
-        {
-            "valid": {"const": True},
-            "decision_id": ref("Id"),
-            "agent": record("", {"id": ref("Id"), "name": string(), "model_origin": string()}),
-            "subject": string("The human, another text at each service provider."),
-            "grant_id": ref("Id"),
-            "scope": string(),
-            "limits": record(
-                "What is left; null where there is no such limit.",
-                {
-                    "rate_remaining": nullable(integer("", 0)),
-                    "budgets": array(_LEFT),
-                    "uses_remaining": nullable(integer("", 0)),
-                },
-            ),
-            "expires_in": SECONDS,
-        },
-        {"capability": ref("Capability"), "repeated": {"const": True}, "nonce": NONCE},
-    ),
-    "Refused": record(
-        "No, below 1 kB. The table of errors and reasons is in section 8.",
-        {"valid": {"const": False}, "error": one_of(REFUSALS), "error_description": string()},
-        {
-            "reason": string("A finer stable word."),
-            "retry_after": integer("Seconds, where time heals it.", 1),
-            "violations": array(_VIOLATION),
-            "approval_url": URL,
-            "confirmation_id": ref("Id"),
-            "nonce": NONCE,
-        },
-    ),
-    "Decision": {"description": "The answer of verify.", "oneOf": [ref("Allowed"), ref("Refused")]},
-    "BatchRequest": record(
-        "Each is judged by itself, in order; a bad one is answered in its place.",
-        {"requests": array({}, "Each a `VerifyRequest`.", minimum=1, maximum=MAX_REQUESTS)},
-        closed=True,
-    ),
-    "BatchAnswer": record(
-        "In the order of the requests: a decision, or the error of that one.",
-        {"results": array({"anyOf": [ref("Allowed"), ref("Refused"), ref("Error")]})},
-    ),
-    "Confirmation": record(
-        "A human's yes or no to one single transaction.",
-        {
-            "confirmation_id": ref("Id"),
-            "status": one_of(Confirmation.Status.values),
-            "grant_id": ref("Id"),
-            "grant_version": integer("", 1),
-            "action": ref("Action"),
-            "idempotency_key": string(),
-            "approval_url": URL,
-            "expires_at": ref("Time"),
-            "decided_at": nullable(ref("Time")),
-            "usable_until": nullable(ref("Time")),
         },
     ),
 }

@@ -233,3 +233,12 @@ SHAPES: Final[Mapping[str, Schema]] = {
     ),
     "Envelope": _envelope(),
 }
+
+
+def newest_first(component: str) -> Schema:
+    """One page of a list of `component`."""
+    return record("Newest first.", {"results": array(ref(component)), "next": nullable(string())})
+
+
+URL: Final = string("", format="uri")
+SECONDS: Final = integer("Seconds.", 0)

@@ -14,7 +14,7 @@ from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.reading import integer, text
 from audit.faults import fault_point
 from registry.api.grant_answers import accepted, render_grant, render_request
-from registry.api.views import NativeView, empty, query_cursor, query_integer
+from registry.api.views import NativeView, empty, query_integer
 from registry.models import Grant
 from registry.services.grant_requests import (
     DEFAULT_SECONDS,
@@ -32,8 +32,6 @@ MAX_WAIT_SECONDS = 30
 LOOK_EVERY_SECONDS = 0.5
 MAX_REASON_CHARACTERS = 500
 MAX_REFERENCE_CHARACTERS = 80
-DEFAULT_PAGE = 50
-MAX_PAGE = 100
 # A poll beyond these answers at once, so that waiting agents never hold the threads that others need.
 LONG_POLLS = threading.BoundedSemaphore(settings.LONG_POLL_SLOTS)
 
@@ -51,15 +49,8 @@ class GrantsView(NativeView):
         return Response(render_request(answer), status=answer.status)
 
     def get(self, request: Request) -> Response:
-        query = self.query("after", "limit")
-        limit = query_integer(query.get("limit", str(DEFAULT_PAGE)), "limit", minimum=1, maximum=MAX_PAGE)
         grants = self.agent.grants.select_related("agent", "service_provider").order_by("-id")
-        if "after" in query:
-            grants = grants.filter(id__lt=query_cursor(query["after"]))
-        page = list(grants[: limit + 1])
-        more = len(page) > limit
-        results = [render_grant(grant, self.now) for grant in page[:limit]]
-        return Response({"results": results, "next": str(page[limit - 1].id) if more else None})
+        return self.listed(grants, lambda grant: render_grant(grant, self.now))
 
     def _asked(self, body: dict[str, Any]) -> GrantRequest:
         reference = text(body["service_provider"], "service_provider", maximum=MAX_REFERENCE_CHARACTERS)

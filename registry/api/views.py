@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Any
 
+from django.db.models import QuerySet
 from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -19,6 +20,9 @@ from registry.authentication import AgentProofAuthentication, caller_of, request
 from registry.models import Agent, ServiceProvider
 from registry.permissions import IsAgent
 from registry.services.idempotency import Answer, run_once
+
+DEFAULT_PAGE = 50
+MAX_PAGE = 100
 
 
 class NativeView(APIView):
@@ -67,6 +71,17 @@ class NativeView(APIView):
             if name not in names or len(values) != 1:
                 raise InvalidRequestError("The query string holds a parameter that is not known here.")
         return {name: found[name] for name in found}
+
+    def listed(self, newest_first: QuerySet[Any], render: Callable[[Any], dict[str, Any]]) -> Response:
+        """One page of rows, ordered by `-id`: `?after=` the cursor of the page before, `?limit=` 1 to 100 rows."""
+        query = self.query("after", "limit")
+        limit = query_integer(query.get("limit", str(DEFAULT_PAGE)), "limit", minimum=1, maximum=MAX_PAGE)
+        if "after" in query:
+            newest_first = newest_first.filter(id__lt=query_cursor(query["after"]))
+        page = list(newest_first[: limit + 1])
+        more = len(page) > limit
+        results = [render(row) for row in page[:limit]]
+        return Response({"results": results, "next": str(page[limit - 1].pk) if more else None})
 
     def once(self, act: Callable[[], Answer], *, caller: str = "") -> Answer:
         """Run the act under the request's Idempotency-Key, if it has one; always in one transaction."""

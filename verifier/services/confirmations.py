@@ -43,9 +43,14 @@ def find_for_human(confirmation_id: uuid.UUID, human: Human) -> Confirmation:
     return _found(Confirmation.objects.filter(pk=confirmation_id, grant__agent__human=human))
 
 
+def asked_for(agent: Agent) -> QuerySet[Confirmation]:
+    """Every confirmation of the agent's grants, whatever became of it."""
+    return Confirmation.objects.filter(grant__agent=agent)
+
+
 def find_for_agent(confirmation_id: uuid.UUID, agent: Agent) -> Confirmation:
     """The confirmation of a grant of `agent`. Raises NotFoundError, one for unknown and another's."""
-    return _found(Confirmation.objects.filter(pk=confirmation_id, grant__agent=agent))
+    return _found(asked_for(agent).filter(pk=confirmation_id))
 
 
 def confirm(*, confirmation: Confirmation, human: Human, actor: Actor, now: datetime) -> Confirmation:

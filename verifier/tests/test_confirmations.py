@@ -228,6 +228,23 @@ def test_the_agent_sees_what_became_of_it(shop: Scene) -> None:
         assert look(shop, path).json()["status"] == "expired"
 
 
+def test_the_agent_lists_what_was_asked_for_it_newest_first_in_pages(shop: Scene) -> None:
+    asked_ids = [asked(shop)["confirmation_id"] for _ in range(3)]
+    newest_first = asked_ids[::-1]
+    everything = look(shop, "/v1/confirmations").json()
+    assert [row["confirmation_id"] for row in everything["results"]] == newest_first
+    assert everything["next"] is None
+    assert everything["results"][0] == look(shop, f"/v1/confirmations/{newest_first[0]}").json()
+    first = look(shop, "/v1/confirmations", "?limit=2").json()
+    rest = look(shop, "/v1/confirmations", f"?limit=2&after={first['next']}").json()
+    assert [row["confirmation_id"] for row in first["results"] + rest["results"]] == newest_first
+    assert rest["next"] is None
+    assert look(scene(), "/v1/confirmations").json() == {"results": [], "next": None}
+    assert shop.client.get("/v1/confirmations").status_code == 401
+    for query in ("?limit=0", "?limit=101", "?after=x", "?grant=1"):
+        assert look(shop, "/v1/confirmations", query).status_code == 400
+
+
 def test_nobody_else_sees_it(shop: Scene) -> None:
     path = f"/v1/confirmations/{asked(shop)['confirmation_id']}"
     theirs = look(scene(), path)

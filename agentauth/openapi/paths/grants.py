@@ -15,11 +15,16 @@ from agentauth.openapi.story import (
     STORY,
     VALID_UNTIL,
 )
-from registry.api.grants import DEFAULT_PAGE, MAX_PAGE, MAX_WAIT_SECONDS
+from registry.api.grants import MAX_WAIT_SECONDS
+from registry.api.views import DEFAULT_PAGE, MAX_PAGE
 
 WAIT: Final = integer(
     "Wait so many seconds for a decision; sooner when the server is busy.", 0, MAX_WAIT_SECONDS
 )
+PAGE: Final = {
+    "after": string("The cursor of the page before."),
+    "limit": integer(f"{DEFAULT_PAGE} if absent.", 1, MAX_PAGE),
+}
 _ACCEPTED: Final = {
     "approval_url": GRANT_PAGE,
     "expires_at": HOUR_LATER,
@@ -73,10 +78,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "list_grants",
         "One's own grants, newest first",
         {200: Answer("", "GrantPage", {"results": [GRANT], "next": None})},
-        query={
-            "after": string("The cursor of the page before."),
-            "limit": integer(f"{DEFAULT_PAGE} if absent.", 1, MAX_PAGE),
-        },
+        query=PAGE,
     ),
     "GET /v1/grants/{grant_id}": Operation(
         "follow_grant",

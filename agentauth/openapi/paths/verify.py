@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from agentauth.openapi.operations import Answer, Body, Operation
-from agentauth.openapi.paths.grants import WAIT
+from agentauth.openapi.paths.grants import PAGE, WAIT
 from agentauth.openapi.story import ASKED_AT, DECIDED_AT, HOUR_LATER, ID, ISSUER, STORY
 
 _CONFIRMATION: Final[dict[str, Any]] = {
@@ -36,6 +36,12 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         {200: Answer("In the order of the requests.", "BatchAnswer", {"results": [STORY["answer"], _BAD]})},
         "Up to 256, at most 1 MiB. Each is judged by itself; a bad one is answered in its place with its error.",
         body=Body("BatchRequest", {"requests": [STORY["question"], {"token": STORY["token"]}]}),
+    ),
+    "GET /v1/confirmations": Operation(
+        "list_confirmations",
+        "One's own confirmations, newest first",
+        {200: Answer("", "ConfirmationPage", {"results": [_CONFIRMATION], "next": None})},
+        query=PAGE,
     ),
     "GET /v1/confirmations/{confirmation_id}": Operation(
         "follow_confirmation",
