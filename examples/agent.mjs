@@ -194,24 +194,24 @@ async function tokenFor(registry, grant_id, provider) {
   return answer;
 }
 
-/** The headers of one call at a service provider: made anew for each try. */
-async function headersFor(key, provider, token, method, url, idempotencyKey, nonce) {
+/** The headers of one call at a service provider: made anew for each try, with the last nonce it gave. */
+async function headersFor(key, provider, token, method, url, idempotencyKey) {
   demand(lies(url, provider.audience), `${url} is not under ${provider.audience}`);
-  const DPoP = await proof(key, method, url, { token, nonce });
+  const DPoP = await proof(key, method, url, { token, nonce: provider.nonce });
   return { Authorization: `DPoP ${token}`, DPoP, "Idempotency-Key": idempotencyKey };
 }
 
 // ---- the service provider (§8) ----
 
-/** The decision about one call of the agent, which signs a new one if verify asks for a nonce. */
-async function decisionFor(registry, basic, call, action, nonce) {
-  const headers = await headersFor(registry.key, call.provider, call.token, "POST", call.url, call.name, nonce);
+/** The decision about one call of the agent, which signs a new one, once, if verify asks for a nonce. */
+async function decisionFor(registry, basic, call, action, last = false) {
+  const headers = await headersFor(registry.key, call.provider, call.token, "POST", call.url, call.name);
   const [scheme, token] = headers.Authorization.split(" ");
   demand(scheme === "DPoP", "a token under another scheme");
   const json = { token, proof: headers.DPoP, method: "POST", url: call.url, action, idempotency_key: headers["Idempotency-Key"] };
   const decision = await registry.ask("POST", "/v1/verify", { json, basic });
-  const again = decision.error === "use_dpop_nonce" && nonce === undefined;
-  return again ? decisionFor(registry, basic, call, action, decision.nonce) : decision;
+  call.provider.nonce = decision.nonce ?? call.provider.nonce; // the header DPoP-Nonce of a real one's answer
+  return decision.error === "use_dpop_nonce" && !last ? decisionFor(registry, basic, call, action, true) : decision;
 }
 
 /** A granted capability as an action at its very limit. Constraints are for the caller to satisfy: --action. */
@@ -240,6 +240,7 @@ async function run(options) {
   const key = await keyIn(options.key, options.alg);
   say("key", { alg: key.alg, jkt: key.jkt });
   const registry = new Registry(options.registry.replace(/\/$/, ""), key);
+  demand(/^(https:\/\/|http:\/\/(localhost|127\.0\.0\.1)(:|$))/.test(registry.issuer), `${registry.issuer} is not https`);
   await discover(registry);
   const manifest = await manifestOf(key, registry.issuer, options, Math.floor(Date.now() / 1000));
   const json = { manifest, enrolment_code: options["enrolment-code"] };
