@@ -8,7 +8,7 @@
 // Each step is one JSON line on stdout. Exit code 0: every step went as it should.
 
 import { existsSync } from "node:fs";
-import { readFile, writeFile } from "node:fs/promises";
+import { readFile, rename, writeFile } from "node:fs/promises";
 import { setTimeout as pause } from "node:timers/promises";
 import { parseArgs } from "node:util";
 
@@ -17,6 +17,8 @@ const ALGORITHMS = { EdDSA: { name: "Ed25519" }, ES256: { name: "ECDSA", namedCu
 const utf8 = (text) => Buffer.from(text, "utf8");
 const base64url = (bytes) => Buffer.from(bytes).toString("base64url");
 const sha256 = async (bytes) => Buffer.from(await subtle.digest("SHA-256", bytes));
+const now = () => Math.floor(Date.now() / 1000);
+const digest = async (text, form = "base64url") => (await sha256(utf8(text))).toString(form);
 const say = (step, facts) => console.log(JSON.stringify({ step, ...facts }));
 
 class Refused extends Error {
@@ -41,12 +43,11 @@ function canonical(value) {
 // ---- keys and signatures (§1) ----
 
 const publicPart = ({ kty, crv, x, y }) => (kty === "EC" ? { kty, crv, x, y } : { kty, crv, x });
-const thumbprint = async (jwk) => base64url(await sha256(utf8(canonical(publicPart(jwk)))));
 
 async function signingKey(jwk) {
   const alg = jwk.kty === "OKP" ? "EdDSA" : "ES256";
   const secret = await subtle.importKey("jwk", { ...publicPart(jwk), d: jwk.d }, ALGORITHMS[alg], false, ["sign"]);
-  return { alg, jwk: publicPart(jwk), jkt: await thumbprint(jwk), secret };
+  return { alg, jwk: publicPart(jwk), jkt: await digest(canonical(publicPart(jwk))), secret };
 }
 
 async function newJwk(alg) {
@@ -81,10 +82,10 @@ async function verifies(jws, jwk) {
 // ---- proofs and URLs (§2) ----
 
 /** A proof for one request: `body` is its bytes and belongs to the registry's own API, `token` to a service provider's. */
-async function proof(key, method, url, { body, token, nonce, now = Math.floor(Date.now() / 1000), jti = crypto.randomUUID() }) {
-  const claims = { jti, htm: method, htu: url.replace(/[?#].*$/, ""), iat: now };
-  if (body !== undefined) claims.bh = base64url(await sha256(utf8(body)));
-  if (token !== undefined) claims.ath = base64url(await sha256(utf8(token)));
+async function proof(key, method, url, { body, token, nonce, iat = now(), jti = crypto.randomUUID() }) {
+  const claims = { jti, htm: method, htu: url.replace(/[?#].*$/, ""), iat };
+  if (body !== undefined) claims.bh = await digest(body);
+  if (token !== undefined) claims.ath = await digest(token);
   if (nonce !== undefined) claims.nonce = nonce;
   return signed(key, "dpop+jwt", claims);
 }
@@ -155,10 +156,40 @@ async function discover(registry) {
   demand(found.algorithms.includes(registry.key.alg), `${registry.key.alg} is not among ${found.algorithms}`);
 }
 
-function manifestOf(key, issuer, options, now) {
+function manifestOf({ key, issuer }, options, iat = now()) {
   const { name, "model-origin": model_origin, capabilities } = options;
-  const claims = { aud: issuer, iat: now, exp: now + 90 * 86400, jti: crypto.randomUUID(), name, model_origin, capabilities };
+  const claims = { aud: issuer, iat, exp: iat + 90 * 86400, jti: crypto.randomUUID(), name, model_origin, capabilities };
   return signed(key, "agent-manifest+jwt", claims);
+}
+
+/** The same said again, with a later `iat` and a longer life. */
+async function renew(registry, options) {
+  const json = { manifest: await manifestOf(registry, options, now() + 1) };
+  say("renewed", await registry.ask("POST", "/v1/agents/me/manifest", { json }));
+}
+
+/** The registry with the agent's next key, which is stored before the registry hears of it: an answer may be lost. */
+async function rotated(registry, agent_id, options) {
+  demand(options.key, "a key is only changed where it is kept: --key");
+  const next = await keyIn(`${options.key}.next`, registry.key.alg);
+  const claims = { aud: registry.issuer, iat: now(), jti: crypto.randomUUID(), agent_id, old_jkt: registry.key.jkt };
+  const json = { new_key: await signed(next, "agent-key+jwt", claims) };
+  await registry.ask("POST", "/v1/agents/me/key", { json }).catch((refusal) => {
+    if (!["invalid_client", "unreachable"].includes(refusal.facts?.error)) throw refusal;
+  });
+  const changed = await settled(registry, options);
+  demand(changed.key.jkt === next.jkt, "the key was not changed");
+  say("rotated", { jkt: next.jkt, former: (await registry.once("GET", "/v1/agents/me")).answer.error });
+  return changed;
+}
+
+/** The registry with the key that is good there, where a change of key was begun. */
+async function settled(registry, { key }) {
+  if (!key || !existsSync(`${key}.next`)) return registry;
+  const changed = new Registry(registry.issuer, await keyIn(`${key}.next`));
+  if ((await changed.once("GET", "/v1/agents/me")).status !== 200) return registry;
+  await rename(`${key}.next`, key);
+  return changed;
 }
 
 /** What the registry says of a service provider, if its audience is one that an agent may sign for. */
@@ -206,8 +237,7 @@ async function headersFor(key, provider, token, method, url, idempotencyKey) {
 /** The decision about one call of the agent, which signs a new one, once, if verify asks for a nonce. */
 async function decisionFor(registry, basic, call, action, last = false) {
   const headers = await headersFor(registry.key, call.provider, call.token, "POST", call.url, call.name);
-  const [scheme, token] = headers.Authorization.split(" ");
-  demand(scheme === "DPoP", "a token under another scheme");
+  const token = headers.Authorization.replace(/^DPoP /, "");
   const json = { token, proof: headers.DPoP, method: "POST", url: call.url, action, idempotency_key: headers["Idempotency-Key"] };
   const decision = await registry.ask("POST", "/v1/verify", { json, basic });
   call.provider.nonce = decision.nonce ?? call.provider.nonce; // the header DPoP-Nonce of a real one's answer
@@ -229,22 +259,26 @@ async function provide(registry, options, provider, url, grant, token) {
     say(step, decision);
     demand(decision.valid === valid, `${step} was not to be ${decision.valid}`);
   };
+  const introspect = async () => say("introspected", await registry.ask("POST", "/v1/introspect", { form: { token }, basic }));
+  await introspect();
   await expect("allowed", await decisionFor(registry, basic, call(), action), true);
   await expect("denied", await decisionFor(registry, basic, call(), outside), false);
   await registry.ask("POST", "/v1/revoke", { form: { token } });
   say("revoked", { token_jti: part(token, 1).jti });
+  await introspect();
   await expect("refused", await decisionFor(registry, basic, call(), action), false);
 }
 
 async function run(options) {
-  const key = await keyIn(options.key, options.alg);
-  say("key", { alg: key.alg, jkt: key.jkt });
-  const registry = new Registry(options.registry.replace(/\/$/, ""), key);
+  let registry = new Registry(options.registry.replace(/\/$/, ""), await keyIn(options.key, options.alg));
   demand(/^(https:\/\/|http:\/\/(localhost|127\.0\.0\.1)(:|$))/.test(registry.issuer), `${registry.issuer} is not https`);
   await discover(registry);
-  const manifest = await manifestOf(key, registry.issuer, options, Math.floor(Date.now() / 1000));
-  const json = { manifest, enrolment_code: options["enrolment-code"] };
-  say("registered", await registry.ask("POST", "/v1/agents", { json }));
+  registry = await settled(registry, options);
+  say("key", { alg: registry.key.alg, jkt: registry.key.jkt });
+  const json = { manifest: await manifestOf(registry, options), enrolment_code: options["enrolment-code"] };
+  const agent = await registry.ask("POST", "/v1/agents", { json });
+  say("registered", agent);
+  if (agent.status === "expired") await renew(registry, options);
   const provider = await lookUp(registry, options["service-provider"]);
   say("service_provider", provider);
   const url = options.url ?? `${provider.audience}/`;
@@ -255,10 +289,12 @@ async function run(options) {
   const grant = await decided(registry, asked);
   say("decided", { grant_id: grant.grant_id, status: grant.status, granted: grant.granted, narrowed: grant.narrowed });
   demand(grant.status === "approved" && grant.service_provider.audience === provider.audience, `grant ${grant.status}`);
+  if (options.renew) await renew(registry, options);
+  if (options.rotate) registry = await rotated(registry, agent.agent_id, options);
   const { access_token: token, expires_in } = await tokenFor(registry, grant.grant_id, provider);
   say("token", { expires_in, scope: part(token, 1).scope });
   if (options["client-id"]) await provide(registry, options, provider, url, grant, token);
-  else say("call", { method: "POST", url, headers: await headersFor(key, provider, token, "POST", url, crypto.randomUUID()) });
+  else say("call", { method: "POST", url, headers: await headersFor(registry.key, provider, token, "POST", url, crypto.randomUUID()) });
 }
 
 // ---- the worked example (docs/example.md) ----
@@ -278,6 +314,8 @@ function rawSignature(der) {
   return Buffer.concat([r, s].map((n) => Buffer.concat([Buffer.alloc(32), n]).subarray(-32)));
 }
 
+const tagged = (statement) => `agentauth/${statement.kind}/v1\0${canonical(statement)}`;
+
 /** What a receipt's statement, text and passkey signature prove (§6), with nothing but trusted keys and the issuer. */
 async function receiptHolds(receipt, { keys }, issuer) {
   const { typ, kid } = part(receipt, 0);
@@ -287,7 +325,6 @@ async function receiptHolds(receipt, { keys }, issuer) {
   const names = "authenticator_data client_data_json consent_text credential_id credential_public_key human_id signature statement";
   const client = JSON.parse(bytes("client_data_json"));
   const data = bytes("authenticator_data");
-  const tagged = utf8(`agentauth/${statement.kind}/v1\0${canonical(statement)}`);
   const cose = bytes("credential_public_key");
   const jwk = { kty: "EC", crv: "P-256", x: base64url(cose.subarray(10, 42)), y: base64url(cose.subarray(45, 77)) };
   const passkey = await subtle.importKey("jwk", jwk, ALGORITHMS.ES256, false, ["verify"]);
@@ -296,8 +333,8 @@ async function receiptHolds(receipt, { keys }, issuer) {
     typ === "approval-receipt+jwt" && (await verifies(receipt, keys.find((key) => key.kid === kid))),
     Object.keys(claims).sort().join(" ") === names,
     statement.issuer === issuer && claims.human_id === statement.human_id,
-    (await sha256(utf8(claims.consent_text))).toString("hex") === statement.consent_sha256,
-    client.type === "webauthn.get" && client.origin === issuer && client.challenge === base64url(await sha256(tagged)),
+    (await digest(claims.consent_text, "hex")) === statement.consent_sha256,
+    client.type === "webauthn.get" && client.origin === issuer && client.challenge === (await digest(tagged(statement))),
     !client.crossOrigin && client.topOrigin === undefined,
     data.subarray(0, 32).equals(await sha256(utf8(statement.rp_id))) && (data[32] & 5) === 5,
     await subtle.verify(ALGORITHMS.ES256, passkey, rawSignature(bytes("signature")), message),
@@ -308,31 +345,29 @@ async function checkExample(file) {
   const page = (await readFile(file, "utf8")).split(/^## \d+\. .*$/m);
   const blocks = page.map((text) => [...text.matchAll(/^```\w+\n(.*?)\n```$/gms)].map((match) => match[1]));
   const json = (section, index) => JSON.parse(blocks[section][index]);
-  const [agent, passkey] = [await namedKey("agent", "EdDSA"), await namedKey("passkey", "ES256")];
-  const [receiptKey, tokenKey] = [await namedKey("receipt key", "EdDSA"), await namedKey("token key", "EdDSA")];
+  const [agent, receiptKey, tokenKey] = await Promise.all(["agent", "receipt key", "token key"].map((name) => namedKey(name, "EdDSA")));
+  const passkey = await namedKey("passkey", "ES256");
   const api = async (path, section, index, body) =>
-    proof(agent, "POST", `https://registry.example${path}`, { body, now: 1800000000, jti: part(blocks[section][index], 1).jti });
+    proof(agent, "POST", `https://registry.example${path}`, { body, iat: 1800000000, jti: part(blocks[section][index], 1).jti });
   const manifest = await signed(agent, "agent-manifest+jwt", json(2, 1));
   const statement = json(5, 1);
-  const tagged = utf8(`agentauth/approval/v1\0${canonical(statement)}`);
   const token = blocks[7][4];
   const { method, url } = json(8, 2);
-  const call = await proof(agent, method, url, { token, now: 1800000000, jti: json(8, 0).jti });
+  const call = await proof(agent, method, url, { token, iat: 1800000000, jti: json(8, 0).jti });
   const [x, y] = [passkey.jwk.x, passkey.jwk.y].map((n) => Buffer.from(n, "base64url").toString("hex"));
-  const digest = async (text) => (await sha256(utf8(text))).toString("hex");
   const inText = (section, value) => [page[section].includes(`\`${value}\``), true];
   const checks = {
     "agent key": [canonical(agent.jwk), canonical(json(1, 0))],
     "agent jkt": inText(1, agent.jkt),
     manifest: [manifest, blocks[2][2]],
-    "manifest hash": inText(2, await digest(manifest)),
+    "manifest hash": inText(2, await digest(manifest, "hex")),
     "registration body": [JSON.stringify({ manifest }), blocks[3][0]],
-    "registration bh": [base64url(await sha256(utf8(blocks[3][0]))), json(3, 1).bh],
+    "registration bh": [await digest(blocks[3][0]), json(3, 1).bh],
     "registration proof": [await api("/v1/agents", 3, 2, blocks[3][0]), blocks[3][2]],
     "request proof": [await api("/v1/grants", 4, 1, blocks[4][0]), blocks[4][1]],
-    "consent hash": [await digest(blocks[5][0]), statement.consent_sha256],
+    "consent hash": [await digest(blocks[5][0], "hex"), statement.consent_sha256],
     "statement in RFC 8785 form": [canonical(statement), blocks[5][1]],
-    challenge: inText(5, base64url(await sha256(tagged))),
+    challenge: inText(5, await digest(tagged(statement))),
     "passkey as COSE_Key": inText(5, `a5010203262001215820${x}225820${y}`),
     "receipt key": [receiptKey.jwk.x, json(6, 0).keys[0].x],
     receipt: [await compact(receiptKey, json(6, 1), part(blocks[6][2], 1)), blocks[6][2]],
@@ -341,7 +376,7 @@ async function checkExample(file) {
     "token key": [tokenKey.jwk.x, json(7, 1).keys[0].x],
     token: [await compact(tokenKey, json(7, 2), json(7, 3)), token],
     "token signature": [await verifies(token, json(7, 1).keys[0]), true],
-    ath: inText(8, base64url(await sha256(utf8(token)))),
+    ath: inText(8, await digest(token)),
     "call proof": [call, blocks[8][1]],
     "verify body": [[json(8, 2).token, json(8, 2).proof].join(), [token, call].join()],
   };
@@ -357,7 +392,8 @@ const { values: options } = parseArgs({
     ...{ registry: text(), "service-provider": text(), "client-id": text(), "client-secret-file": text(), "enrolment-code": text() },
     ...{ key: text(), alg: text("EdDSA"), name: text("JavaScript agent"), "model-origin": text("models.example") },
     ...{ capabilities: text('[{"type":"read","resource":"calendar"}]'), action: text(), url: text() },
-    ...{ example: { type: "boolean" }, page: text(new URL("../docs/example.md", import.meta.url).pathname) },
+    ...{ renew: { type: "boolean" }, rotate: { type: "boolean" }, example: { type: "boolean" } },
+    ...{ page: text(new URL("../docs/example.md", import.meta.url).pathname) },
   },
 });
 

@@ -1,6 +1,7 @@
 """The JavaScript client, written from docs/protocol.md alone, lives through a whole story against a live registry."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -18,7 +19,10 @@ from tests.live import ROOT, LiveRegistry
 pytestmark = pytest.mark.node
 
 CLIENT = ROOT / "examples" / "agent.mjs"
-STEPS = "key registered service_provider requested decided token allowed denied revoked refused"
+STEPS = [
+    *("key", "registered", "service_provider", "requested", "decided", "renewed", "rotated", "token"),
+    *("introspected", "allowed", "denied", "revoked", "introspected", "refused"),
+]
 Step = dict[str, Any]
 
 
@@ -28,8 +32,10 @@ def node() -> str:
     return program
 
 
-def steps(arguments: list[str], on_step: Callable[[Step], None] = lambda _step: None) -> list[Step]:
-    """Run the client; what it said, a JSON object a line, each handed to `on_step` as it comes."""
+def steps(
+    arguments: list[str], on_step: Callable[[Step], None] = lambda _step: None, *, code: int = 0
+) -> list[Step]:
+    """Run the client until it ends with `code`; what it said, a JSON object a line, each handed to `on_step` as it comes."""
     command = [node(), str(CLIENT), *arguments]
     said: list[Step] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -42,7 +48,7 @@ def steps(arguments: list[str], on_step: Callable[[Step], None] = lambda _step: 
             errors = process.stderr.read()
         finally:
             process.kill()
-    assert process.returncode == 0, (said[-1:], errors)
+    assert process.returncode == code, (said[-1:], errors)
     return said
 
 
@@ -70,7 +76,7 @@ class Owner(LivePerson):
 
 
 @pytest.mark.parametrize(("alg", "more"), [("EdDSA", ["--require-nonce"]), ("ES256", [])])
-def test_a_client_in_javascript_registers_asks_calls_and_revokes(
+def test_a_client_in_javascript_goes_from_registration_to_revocation(
     sqlite_registry: LiveRegistry, tmp_path: Path, alg: str, more: list[str]
 ) -> None:
     audience = f"http://127.0.0.1:8001/{alg}"
@@ -79,14 +85,23 @@ def test_a_client_in_javascript_registers_asks_calls_and_revokes(
     (tmp_path / "secret").write_text(provider["client_secret"])
     arguments = ["--registry", sqlite_registry.url, "--service-provider", provider["slug"], "--alg", alg]
     arguments += ["--client-id", provider["client_id"], "--client-secret-file", str(tmp_path / "secret")]
+    arguments += ["--key", str(tmp_path / "key.json")]
     owner = Owner(sqlite_registry, f"{alg.lower()}@example.org")
     with closing(owner.http):
-        said = steps([*arguments, "--key", str(tmp_path / "key.json")], owner.watch)
-    assert [step["step"] for step in said] == STEPS.split()
-    allowed, denied, _, refused = said[-4:]
+        said = steps([*arguments, "--renew", "--rotate"], owner.watch)
+    assert [step["step"] for step in said] == STEPS
+    registered, renewed, rotated = said[1], said[5], said[6]
+    assert renewed["expires_at"] > registered["expires_at"]
+    assert rotated["former"] == "invalid_client"
+    known, allowed, denied, _, unknown, refused = said[-6:]
+    assert (known["active"], known["cnf"]) == (True, {"jkt": rotated["jkt"]})
     assert (allowed["valid"], allowed["capability"]) == (True, {"type": "read", "resource": "calendar"})
     assert (denied["error"], denied["reason"]) == ("insufficient_scope", "no_capability")
+    assert unknown == {"step": "introspected", "active": False}
     assert (refused["error"], refused["reason"]) == ("invalid_token", "revoked")
+    again = steps([*arguments, "--url", "http://127.0.0.1:8003/"], code=1)[1]
+    assert (again["agent_id"], again["jkt"]) == (registered["agent_id"], rotated["jkt"])
+    assert (again["status"], again["expires_at"]) == ("active", renewed["expires_at"])
 
 
 @pytest.mark.parametrize("path", ["/elsewhere", "/mine-not/x", "/mine/../x", "/mine/%2e%2E/x", "@/mine"])
@@ -94,8 +109,8 @@ def test_a_client_in_javascript_does_not_sign_outside_the_audience(
     sqlite_registry: LiveRegistry, strict_provider: str, path: str
 ) -> None:
     arguments = ["--registry", sqlite_registry.url, "--service-provider", strict_provider]
-    with pytest.raises(AssertionError, match=r"is not under|dot segments|not a URL"):
-        steps([*arguments, "--url", f"http://127.0.0.1:8002{path}"])
+    refusal = steps([*arguments, "--url", f"http://127.0.0.1:8002{path}"], code=1)[-1]
+    assert re.search("is not under|dot segments|not a URL", refusal["error_description"])
 
 
 class Busy(BaseHTTPRequestHandler):
@@ -128,9 +143,9 @@ def test_a_client_in_javascript_tries_again_with_a_new_proof_and_follows_no_redi
     with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
         Thread(target=server.serve_forever).start()
         arguments = ["--registry", f"http://127.0.0.1:{server.server_port}", "--service-provider", "x"]
-        with pytest.raises(AssertionError, match="a redirect from /v1/agents"):
-            steps(arguments)
+        refusal = steps(arguments, code=1)[-1]
         server.shutdown()
+    assert refusal["error_description"] == "a redirect from /v1/agents"
     first, second = Busy.seen
     assert first["idempotency-key"] == second["idempotency-key"]
     assert first["dpop"] != second["dpop"]
@@ -144,5 +159,5 @@ def test_a_client_in_javascript_makes_the_bytes_of_the_example() -> None:
 def test_a_client_in_javascript_sees_a_byte_that_differs(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "example.md").read_text()
     (tmp_path / "example.md").write_text(page.replace("hL_oexkb", "hL_oexkc", 1))
-    with pytest.raises(AssertionError, match="has other bytes"):
-        steps(["--example", "--page", str(tmp_path / "example.md")])
+    said = steps(["--example", "--page", str(tmp_path / "example.md")], code=1)
+    assert [step.get("name", step["step"]) for step in said] == ["ath", "example", "error"]
