@@ -19,6 +19,7 @@ from approvals.passkeys import (
     verify_assertion,
 )
 from registry.models import Human
+from registry.services.expiry import forget
 
 CHALLENGE_LIFE = timedelta(seconds=CEREMONY_SECONDS)
 
@@ -132,8 +133,7 @@ def check_signature(
 
 def forget_challenges(*, now: datetime) -> int:
     """Delete challenges nobody can use any more. Returns how many."""
-    deleted, _ = Challenge.objects.filter(expires_at__lt=now - timedelta(days=1)).delete()
-    return deleted
+    return forget(Challenge.objects.filter(expires_at__lt=now - timedelta(days=1)))
 
 
 def _rows(ceremony: Ceremony) -> ChallengeQuerySet:

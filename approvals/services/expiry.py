@@ -5,10 +5,11 @@ from datetime import datetime
 from django.contrib.sessions.models import Session
 
 from approvals.services.challenges import forget_challenges
+from registry.services.expiry import forget
 
 
 def expire_everything(*, now: datetime) -> dict[str, int]:
     """Delete the challenges and the sessions that have ended. Returns how many of each."""
     # Anybody who opens the sign-in page has a session.
-    sessions, _ = Session.objects.filter(expire_date__lt=now).delete()
+    sessions = forget(Session.objects.filter(expire_date__lt=now))
     return {"challenges": forget_challenges(now=now), "sessions": sessions}

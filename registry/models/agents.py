@@ -53,6 +53,7 @@ class Agent(models.Model):
                 name="agent_owned_unless_unclaimed",
             ),
         ]
+        indexes = [models.Index(fields=["status", "expires_at"], name="agent_status_expires")]
 
     def __str__(self) -> str:
         return self.name

@@ -108,6 +108,7 @@ class Grant(models.Model):
         indexes = [
             models.Index(fields=["agent", "status"], name="grant_agent_status"),
             models.Index(fields=["status", "expires_at"], name="grant_status_expires"),
+            models.Index(fields=["status", "valid_until"], name="grant_status_valid_until"),
         ]
 
     def __str__(self) -> str:

@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from django.db import transaction
+from django.db import models, transaction
 
 from agentauth.protocol.errors import AgentAuthError
 from audit import kinds
 from audit.services import Actor, record
 from kms.state import Subject, publish_change
-from registry.models import Agent, EnrolmentCode, Grant, IdempotencyRecord, SpentProof
+from registry.models import Agent, EnrolmentCode, Grant, IdempotencyRecord, SpentProof, Token
 from registry.services.grants import expire_grant
+from registry.services.idempotency import KEPT_FOR
 
 UNCLAIMED_KEPT_FOR = timedelta(days=7)
 BATCH = 500
+FORGOTTEN_AT_ONCE = 1000
 Row = TypeVar("Row", Agent, Grant)
 _ACTOR = Actor("system", "expire")
 
@@ -36,10 +38,24 @@ def expire_everything(*, now: datetime) -> dict[str, int]:
         + _each(ended.select_related("agent")[:BATCH], lambda grant: _expire_grant(grant, now)),
         "agents": _each(agents[:BATCH], lambda agent: _expire_agent(agent, now)),
         "unclaimed_agents_deleted": _each(forgotten[:BATCH], lambda agent: _delete_unclaimed(agent, now)),
-        "proofs": SpentProof.objects.filter(expires_at__lte=now).delete()[0],
-        "answers": IdempotencyRecord.objects.filter(expires_at__lte=now).delete()[0],
-        "enrolment_codes": EnrolmentCode.objects.filter(expires_at__lte=now, used_at=None).delete()[0],
+        "proofs": forget(SpentProof.objects.filter(expires_at__lte=now)),
+        "answers": forget(IdempotencyRecord.objects.filter(expires_at__lte=now)),
+        # A repeated call looks its token up for as long as its answer is kept.
+        "tokens": forget(Token.objects.filter(expires_at__lte=now - KEPT_FOR)),
+        "enrolment_codes": forget(EnrolmentCode.objects.filter(expires_at__lte=now, used_at=None)),
     }
+
+
+def forget(rows: models.QuerySet[Any]) -> int:
+    """Delete all of `rows`, so many in one statement; returns how many.
+
+    However much waits after the jobs stood still, no statement runs into the database's time limit: one that did
+    would do so at every turn from then on, and the table would never shrink again.
+    """
+    forgotten = 0
+    while keys := list(rows.values_list("pk", flat=True)[:FORGOTTEN_AT_ONCE]):
+        forgotten += rows.filter(pk__in=keys).delete()[0]
+    return forgotten
 
 
 def _each(rows: Iterable[Row], act: Callable[[Row], bool]) -> int:

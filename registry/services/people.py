@@ -81,7 +81,9 @@ def recover_human(*, human: Human, actor: Actor, now: datetime) -> None:
     end_sessions(human=human, actor=actor, now=now)
     _end_enrolment_codes(human, now)
     held = [Grant.Status.APPROVED, Grant.Status.SUSPENDED]
-    for grant in Grant.objects.filter(agent__human=human, status__in=held).select_related("agent"):
+    # In the order in which every change of many grants takes them (grant_changes.py).
+    grants = Grant.objects.filter(agent__human=human, status__in=held).select_related("agent").order_by("id")
+    for grant in grants:
         # Past its end, or waiting for a signature already.
         with suppress(InvalidStateError):
             suspend_grant(grant=grant, cause=Grant.SuspensionCause.RECOVERY, actor=actor, now=now)
@@ -93,17 +95,18 @@ def delete_human(*, human: Human, actor: Actor, now: datetime) -> None:
     Receipts and events refer to that id. Passkeys and the openings of events are the caller's, in the same
     transaction. Raises InvalidStateError where it was done before, or for the last admin who could sign in.
     """
+    held = [Grant.Status.APPROVED, Grant.Status.SUSPENDED]
     with transaction.atomic():
-        # Held together: two admins who delete each other at once would leave none.
-        admins = Human.objects.select_for_update(no_key=True).filter(
-            is_staff=True, status=Human.Status.ACTIVE
-        )
-        if [admin.pk for admin in admins] == [human.pk]:
-            raise InvalidStateError("The last admin cannot be deleted: invite another one first.")
-        for agent in Agent.objects.filter(human=human):
-            for grant in agent.grants.filter(status__in=[Grant.Status.APPROVED, Grant.Status.SUSPENDED]):
+        # Agent, grants, human: as requests, approvals and rotations take them, so that none waits for the other in a ring.
+        for agent in Agent.objects.select_for_update(no_key=True).filter(human=human).order_by("id"):
+            for grant in agent.grants.filter(status__in=held).order_by("id"):
                 revoke_grant(grant=grant, actor=actor, now=now)
             revoke_agent(agent=agent, actor=actor, now=now)
+        # Held together: two admins who delete each other at once would leave none.
+        active = Human.objects.filter(is_staff=True, status=Human.Status.ACTIVE)
+        admins = active.select_for_update(no_key=True).order_by("id")
+        if [admin.pk for admin in admins] == [human.pk]:
+            raise InvalidStateError("The last admin cannot be deleted: invite another one first.")
         EnrolmentCode.objects.filter(human=human).delete()
         gone = (
             Human.objects.filter(pk=human.pk)

@@ -1,16 +1,18 @@
 """expire_everything: what is recorded as ended, what is forgotten, and what stays."""
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
 from audit.models import Event
-from registry.models import Agent, Grant, Human, IdempotencyRecord, ServiceProvider, SpentProof
+from registry.models import Agent, Grant, Human, IdempotencyRecord, ServiceProvider, SpentProof, Token
+from registry.services import expiry
 from registry.services.enrolment import create_enrolment_code
 from registry.services.expiry import expire_everything
 from registry.services.grants import suspend_grant
 from registry.services.proofs import spend_proof
-from registry.tests.cast import TESTER, AgentClient, approved, pending
+from registry.tests.cast import TESTER, AgentClient, approved, issue, pending
 
 pytestmark = pytest.mark.django_db
 
@@ -73,3 +75,26 @@ def test_what_is_only_remembered_is_forgotten_in_time(
     assert (late["answers"], late["enrolment_codes"]) == (1, 1)
     assert not SpentProof.objects.exists()
     assert not IdempotencyRecord.objects.exists()
+
+
+def test_however_much_waits_all_of_it_is_forgotten_a_few_at_a_time(
+    now: datetime, monkeypatch: pytest.MonkeyPatch, django_assert_num_queries: Any
+) -> None:
+    monkeypatch.setattr(expiry, "FORGOTTEN_AT_ONCE", 2)
+    for number in range(5):
+        spend_proof(jkt="a", jti=str(number), until=now)
+    spend_proof(jkt="a", jti="later", until=now + timedelta(seconds=1))
+    # Twice two and one, each a look and a deletion; then nothing is left.
+    with django_assert_num_queries(7):
+        assert expiry.forget(SpentProof.objects.filter(expires_at__lte=now)) == 5
+    assert SpentProof.objects.count() == 1
+
+
+def test_a_token_is_kept_for_as_long_as_its_call_can_be_repeated(
+    agent: AgentClient, service_provider: ServiceProvider, token_key: None, now: datetime
+) -> None:
+    issue(agent, approved(agent, service_provider, now=now))
+    ends = Token.objects.get().expires_at
+    assert expire_everything(now=ends + timedelta(hours=23, minutes=59))["tokens"] == 0
+    assert expire_everything(now=ends + timedelta(hours=24))["tokens"] == 1
+    assert not Token.objects.exists()

@@ -14,13 +14,14 @@ from agentauth.protocol.envelope import Confirmation as State
 from agentauth.protocol.errors import ExpiredError, GrantChangedError, InvalidStateError, NotFoundError
 from agentauth.protocol.windows import seconds_until
 from audit import kinds
-from audit.services import Actor, record
+from audit.services import SYSTEM, Actor, record
 from registry.models import Agent, Grant, Human
 from verifier.models import Confirmation
 
 PENDING_LIFE = timedelta(hours=1)
 USABLE_LIFE = timedelta(minutes=10)
 MAX_PENDING = 5
+BATCH = 500
 
 
 def pending_for(human: Human, now: datetime) -> QuerySet[Confirmation]:
@@ -138,9 +139,13 @@ def request_confirmation(
 
 def expire_confirmations(*, now: datetime) -> int:
     """Write down which confirmations time has ended; returns how many. Nothing waits for it: readers compare clocks."""
-    with transaction.atomic():
-        lapsed = list(Confirmation.objects.lapsed(now).select_related("grant__agent"))
-        return sum(expire_one(row, actor=Actor("system", ""), now=now) for row in lapsed)
+    lapsed = Confirmation.objects.lapsed(now).select_related("grant__agent")
+    expired = 0
+    for row in lapsed[:BATCH]:
+        # Each in a transaction of its own: a decision that holds one of them waits for no other.
+        with transaction.atomic():
+            expired += expire_one(row, actor=SYSTEM, now=now)
+    return expired
 
 
 def expire_one(confirmation: Confirmation, *, actor: Actor, now: datetime) -> bool:

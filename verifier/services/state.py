@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 from django.db import connection
 
+from registry.services.expiry import forget
 from verifier.models import StateChange
 
 KEPT_FOR = timedelta(days=1)
@@ -56,7 +57,7 @@ def forget_old_changes(*, now: datetime) -> int:
     """Drop what nobody will ask for any more; returns how many. The newest stays: positions are counted from it."""
     newest = StateChange.objects.order_by("-id").first()
     old = StateChange.objects.filter(at__lt=now - KEPT_FOR)
-    return 0 if newest is None else old.exclude(pk=newest.pk).delete()[0]
+    return 0 if newest is None else forget(old.exclude(pk=newest.pk))
 
 
 def _own_position() -> int:
