@@ -6,6 +6,9 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core.checks import Error, register
 
+from agentauth.protocol.errors import InvalidRequestError
+from agentauth.protocol.names import check_host
+
 MIN_SECRET_CHARACTERS = 50
 PRODUCTION_KEY_BACKENDS = ("vault",)
 
@@ -49,6 +52,17 @@ def production_is_safe(**_kwargs: Any) -> list[Error]:
         ),
     ]
     return [Error(message, id=f"agentauth.{number}") for number, holds, message in rules if not holds]
+
+
+@register()
+def origins_are_host_names(**_kwargs: Any) -> list[Error]:
+    """Development too: an origin written as no manifest can claim it would turn every agent away."""
+    try:
+        for origin in settings.TRUSTED_MODEL_ORIGINS:
+            check_host(origin, "TRUSTED_MODEL_ORIGINS")
+    except InvalidRequestError as error:
+        return [Error(error.description, id="agentauth.E010")]
+    return []
 
 
 def _roles_differ() -> bool:

@@ -117,6 +117,8 @@ RATE_LIMITED = not TESTING or env("RATE_LIMITS") == "on"
 SERVICE_PROVIDER_CALLS_PER_MINUTE = int(env("SERVICE_PROVIDER_CALLS_PER_MINUTE", "60000"))
 # Whoever presents it may read /metrics; in development whoever is on this machine.
 METRICS_TOKEN = env("METRICS_TOKEN")
+# Host names a manifest may claim as its model's origin; none: any, and pages show it as a claim either way.
+TRUSTED_MODEL_ORIGINS = env("TRUSTED_MODEL_ORIGINS").replace(",", " ").split()
 
 ROOT_URLCONF = "agentauth.urls"
 WSGI_APPLICATION = "agentauth.wsgi.application"

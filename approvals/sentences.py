@@ -12,6 +12,7 @@ from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.constraint import Constraint, Scalar
 from agentauth.protocol.envelope import Budget, Envelope, TimeWindow
 from agentauth.protocol.money import MINOR_DIGITS, Money
+from registry.services.lookalikes import Likeness, Whose
 
 _SYMBOLS = {"EUR": "€", "USD": "$", "GBP": "£", "JPY": "¥", "INR": "₹", "KRW": "₩"}
 _WEEK = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -200,6 +201,39 @@ def permissions(agent: str, at: str, capabilities: Sequence[Capability], envelop
     ]
 
 
+def likeness(each: Likeness) -> str:
+    """Why the agent's name is to be looked at twice, as a sentence that does not repeat it."""
+    name = {"name": each.name}
+    match each.whose:
+        case Whose.SERVICE if each.exact:
+            return (
+                _("This agent calls itself “%(name)s”, as a service here is called, and is not that service.")
+                % name
+            )
+        case Whose.SERVICE:
+            return (
+                _("This agent’s name looks like “%(name)s”, a service here, and it is not that service.")
+                % name
+            )
+        case Whose.REGISTRY if each.exact:
+            return (
+                _("This agent calls itself “%(name)s”, as this registry is called, and is no part of it.")
+                % name
+            )
+        case Whose.REGISTRY:
+            return (
+                _("This agent’s name looks like “%(name)s”, this registry, and it is no part of it.") % name
+            )
+        case Whose.AGENT if each.exact:
+            return _("You have another agent called “%(name)s”; this one has a key of its own.") % name
+        case Whose.AGENT:
+            return (
+                _("This agent’s name looks like “%(name)s”, another agent of yours, and it is not that one.")
+                % name
+            )
+    return _("This agent’s name mixes letters of several alphabets, which may look like another name.")
+
+
 def approval_text(
     *,
     agent: str,
@@ -209,9 +243,10 @@ def approval_text(
     envelope: Envelope,
     valid_until: datetime,
     zone: str,
+    warnings: Sequence[str] = (),
 ) -> str:
-    """The consent text of an approval, one sentence per line."""
-    lines = permissions(agent, service_provider, capabilities, envelope)
+    """The consent text of an approval, one sentence per line; `warnings` are sentences about the agent's name."""
+    lines = [*warnings, *permissions(agent, service_provider, capabilities, envelope)]
     lines += limits(envelope)
     lines.append(_("%(at)s is the service at %(audience)s.") % {"at": service_provider, "audience": audience})
     lines.append(_("This ends on %(end)s.") % {"end": moment(valid_until, zone)})
@@ -228,11 +263,12 @@ def denial_text(*, agent: str, service_provider: str, reason: str) -> str:
     return "\n".join(lines)
 
 
-def claim_text(*, agent: str, jkt: str) -> str:
-    """The consent text of a claim, one sentence per line."""
+def claim_text(*, agent: str, jkt: str, warnings: Sequence[str] = ()) -> str:
+    """The consent text of a claim, one sentence per line; `warnings` are sentences about the agent's name."""
     lines = [
         _("%(agent)s is my agent: it acts for me, within what I approve.") % {"agent": agent},
         _("Its key has the fingerprint %(jkt)s.") % {"jkt": jkt},
+        *warnings,
     ]
     return "\n".join(lines)
 
@@ -259,9 +295,11 @@ def act(action: Action, at: str) -> str:
     return text + (_(", with %(details)s") % {"details": listed(details, _("and"))} if details else "")
 
 
-def confirmation_text(*, agent: str, service_provider: str, action: Action, confirmed: bool) -> str:
-    """The consent text of a confirmation or its denial: one sentence."""
+def confirmation_text(
+    *, agent: str, service_provider: str, action: Action, confirmed: bool, warnings: Sequence[str] = ()
+) -> str:
+    """The consent text of a confirmation, with `warnings` about the agent's name, or of its denial: one sentence."""
     parts = {"agent": agent, "act": act(action, service_provider)}
     if confirmed:
-        return _("%(agent)s may %(act)s, once, within ten minutes.") % parts
+        return "\n".join([_("%(agent)s may %(act)s, once, within ten minutes.") % parts, *warnings])
     return _("%(agent)s may not %(act)s.") % parts

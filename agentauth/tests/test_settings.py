@@ -67,6 +67,17 @@ def test_DJ_1_safe_production_settings_pass_the_deployment_checks_without_a_warn
     assert done.stdout == "System check identified no issues (0 silenced).\n"
 
 
+@pytest.mark.parametrize("origins", ["https://models.example", "models.example, Models.example", "127.0.0.1"])
+@pytest.mark.parametrize("url", [SAFE["PUBLIC_URL"], "http://localhost:8000"])
+def test_a_trusted_origin_that_no_manifest_can_claim_stops_the_start(
+    tmp_path: Path, origins: str, url: str
+) -> None:
+    done = check(tmp_path, TRUSTED_MODEL_ORIGINS=origins, PUBLIC_URL=url)
+    assert done.returncode != 0
+    assert "agentauth.E010" in done.stderr
+    assert check(tmp_path, TRUSTED_MODEL_ORIGINS="models.example, b.example").returncode == 0
+
+
 def test_development_needs_no_setting_and_keeps_its_secret(tmp_path: Path) -> None:
     bare = dict.fromkeys(SAFE, "") | {"PUBLIC_URL": "http://localhost:8000"}
     assert check(tmp_path, **bare).returncode == 0

@@ -6,6 +6,7 @@ from typing import Any
 from approvals import sentences
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony
+from approvals.services.likeness import name_warnings
 from approvals.services.signatures import accept_signature, ask_signature
 from approvals.services.statements import claim
 from audit.services import Actor
@@ -21,7 +22,7 @@ def begin_claim(
     Raises InvalidRequestError(reason="claim_code") for a wrong code, ExpiredError once the link has ended.
     """
     check_claim_code(agent=agent, code=code, actor=actor, now=now)
-    text = sentences.claim_text(agent=agent.name, jkt=agent.jkt)
+    text = sentences.claim_text(agent=agent.name, jkt=agent.jkt, warnings=name_warnings(agent, human))
     statement = claim(agent=agent, human=human, consent_text=text, now=now)
     return ask_signature(
         _ceremony(agent, human, session_key),

@@ -8,6 +8,7 @@ from agentauth.protocol.errors import ExpiredError, InvalidRequestError, Invalid
 from approvals import sentences
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony
+from approvals.services.likeness import name_warnings
 from approvals.services.signatures import accept_signature, ask_signature
 from approvals.services.statements import confirmation as confirmation_statement
 from audit.services import Actor
@@ -37,6 +38,7 @@ def begin_confirmation(
         service_provider=row.grant.service_provider.name,
         action=parse_action(row.action),
         confirmed=decision == "confirm",
+        warnings=name_warnings(row.grant.agent, human),
     )
     statement = confirmation_statement(
         row=row,

@@ -23,6 +23,7 @@ from agentauth.protocol.errors import (
 from approvals import sentences
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony, begin, take
+from approvals.services.likeness import name_warnings
 from approvals.services.moved import moved
 from approvals.services.signatures import accept_signature, ask_signature
 from approvals.services.statements import approval
@@ -62,6 +63,7 @@ def snapshot(grant: Grant) -> dict[str, Any]:
         "audience": provider.audience,
         "allowed": provider.allowed,
         "service_status": provider.status,
+        "likenesses": name_warnings(agent, agent.human),
     }
 
 
@@ -295,4 +297,5 @@ def _text(grant: Grant, human: Human, terms: Terms) -> str:
         envelope=terms.envelope,
         valid_until=terms.valid_until,
         zone=human.time_zone,
+        warnings=name_warnings(grant.agent, human),
     )

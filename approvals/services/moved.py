@@ -30,6 +30,7 @@ def moved(name: str, old: object, new: object) -> str:
         "capabilities": _("The agent asks for other permissions now."),
         "envelope": _("The limits are others now."),
         "version": _("The grant has a newer version."),
+        "likenesses": _("What else is called as the agent is, or looks like its name, is different now."),
     }
     sentence = plain.get(name, _("Something else changed."))
     return sentence % {"old": old, "new": new} if "%(old)s" in sentence else sentence

@@ -30,7 +30,7 @@ def signed_in(
     def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
         if isinstance(request.user, Human):
             return view(request, *args, **kwargs)
-        if request.method != "GET":
+        if request.method not in {"GET", "HEAD"}:
             raise SignInRequiredError("You are signed out. Sign in again, then repeat this.")
         return HttpResponseRedirect(f"/sign-in/?{urlencode({'next': request.get_full_path()})}")
 

@@ -9,9 +9,10 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.errors import NotFoundError
+from approvals.services.likeness import name_warnings
 from approvals.views.access import actor_of, human_of, signed_in
 from approvals.views.described import describe_grant, describe_permissions, describe_use
 from approvals.views.happened import tell
@@ -23,7 +24,7 @@ _EVENTS = 20
 _AGENTS = 200
 
 
-@require_GET
+@require_safe
 @signed_in
 def index(request: HttpRequest) -> HttpResponse:
     now = timezone.now()
@@ -38,7 +39,7 @@ def index(request: HttpRequest) -> HttpResponse:
     return render(request, "agents.html", {"rows": rows})
 
 
-@require_GET
+@require_safe
 @signed_in
 def page(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
     human, now = human_of(request), timezone.now()
@@ -60,6 +61,7 @@ def page(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
         "waiting": agent.grants.filter(pk__in=Grant.objects.waiting(now)).select_related("service_provider"),
         "lines": tell(list(Event.objects.filter(agent_id=agent.pk).order_by("-id")[:_EVENTS])),
         "claimed": "claimed" in request.GET,
+        "warnings": name_warnings(agent, human),
     }
     return render(request, "agent.html", context)
 

@@ -6,10 +6,11 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.errors import InvalidRequestError, NotFoundError
 from approvals.services import decisions
+from approvals.services.likeness import name_warnings
 from approvals.services.moved import moved_since_signed
 from approvals.services.offer import offer
 from approvals.services.people import session_key_of
@@ -44,7 +45,7 @@ def find_own_grant(grant_id: uuid.UUID, human: Human) -> Grant:
     return grant
 
 
-@require_GET
+@require_safe
 @signed_in
 def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     human, now = human_of(request), timezone.now()
@@ -65,6 +66,7 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         "limits": describe_limits(grant, human, now),
         "summary": decisions.asked_text(grant, human, now),
         "elsewhere": elsewhere(grant, now),
+        "warnings": name_warnings(grant.agent, human),
         "is_new": (now - grant.agent.created_at).total_seconds() < NEW_AGENT_SECONDS,
     }
     return render(request, "approval.html", context)
@@ -137,7 +139,7 @@ def decide(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     return answer(status=WORDS[receipt.decision], next=f"/approvals/{grant_id}/")
 
 
-@require_GET
+@require_safe
 @signed_in
 def receipt(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     grant = find_own_grant(grant_id, human_of(request))

@@ -3,22 +3,25 @@
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.identifiers import parse_id
 from approvals.services import claims
+from approvals.services.likeness import name_warnings
 from approvals.services.people import session_key_of
 from approvals.views.access import actor_of, answer, human_of, member, posted, signed_in
 from registry.services.agents import find_claim
 
 
-@require_GET
+@require_safe
 @signed_in
 def page(request: HttpRequest, secret: str) -> HttpResponse:
     agent = find_claim(secret, now=timezone.now())
     kinds = sorted({f"{each.label}: {each.resource}" for each in parse_capabilities(agent.capabilities)})
-    return render(request, "claim.html", {"agent": agent, "grant": _grant(request), "kinds": kinds})
+    warnings = name_warnings(agent, human_of(request))
+    context = {"agent": agent, "grant": _grant(request), "kinds": kinds, "warnings": warnings}
+    return render(request, "claim.html", context)
 
 
 @require_POST

@@ -5,11 +5,12 @@ import uuid
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.capability import parse_action
 from approvals import sentences
 from approvals.services import confirmations
+from approvals.services.likeness import name_warnings
 from approvals.services.people import session_key_of
 from approvals.services.signatures import receipt_of
 from approvals.views.access import actor_of, answer, human_of, member, posted, signed_in
@@ -18,7 +19,7 @@ from verifier.services.confirmations import find_for_human
 WORDS = {"confirm": "Confirmed", "deny": "Denied"}
 
 
-@require_GET
+@require_safe
 @signed_in
 def page(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
     row = find_for_human(confirmation_id, human_of(request))
@@ -30,6 +31,7 @@ def page(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
         "act": sentences.act(parse_action(row.action), provider.name),
         "status": row.status_at(timezone.now()),
         "receipt": receipt_of("confirmation", str(row.pk)),
+        "warnings": name_warnings(row.grant.agent, human_of(request)),
     }
     return render(request, "confirmation.html", context)
 

@@ -7,7 +7,7 @@ from django.contrib.auth import logout
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.utils import timezone
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.encoding import b64u_decode
 from agentauth.protocol.errors import EncodingError, NotFoundError
@@ -23,12 +23,12 @@ from verifier.services import presence
 _FROM_US = ("same-origin", "none")
 
 
-@require_GET
+@require_safe
 def front(request: HttpRequest) -> HttpResponse:
     return render(request, "front.html", {"url": settings.PUBLIC_URL})
 
 
-@require_GET
+@require_safe
 def sign_in(request: HttpRequest) -> HttpResponse:
     """The sign-in page, after one hop of our own where the visitor came from elsewhere."""
     target = safe_next(request)
@@ -69,7 +69,7 @@ def sign_out(request: HttpRequest) -> HttpResponse:
     return HttpResponseRedirect("/sign-in/")
 
 
-@require_GET
+@require_safe
 def setup(request: HttpRequest, code: str) -> HttpResponse:
     return render(request, "setup.html", {"code": code, "setup_code": _setup_code(code)})
 

@@ -6,7 +6,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
-from django.views.decorators.http import require_GET
+from django.views.decorators.http import require_safe
 
 from agentauth.protocol.capability import parse_action
 from agentauth.protocol.identifiers import parse_id
@@ -23,7 +23,7 @@ from verifier.services.confirmations import pending_for
 PAGE = 50
 
 
-@require_GET
+@require_safe
 @signed_in
 def inbox(request: HttpRequest) -> HttpResponse:
     human, now = human_of(request), timezone.now()
@@ -54,7 +54,7 @@ def inbox(request: HttpRequest) -> HttpResponse:
     return render(request, "inbox.html", context)
 
 
-@require_GET
+@require_safe
 @signed_in
 def activity(request: HttpRequest) -> HttpResponse:
     human = human_of(request)

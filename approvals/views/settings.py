@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_POST, require_safe
 
 from approvals.models import Passkey
 from approvals.services import credentials
@@ -20,7 +20,7 @@ from registry.services.enrolment import create_enrolment_code
 from registry.services.people import change_time_zone, end_sessions
 
 
-@require_GET
+@require_safe
 @signed_in
 def page(request: HttpRequest) -> HttpResponse:
     return _page(request)

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
 
 from agentauth.protocol.encoding import read_object, timestamp
@@ -41,6 +42,13 @@ def manifest_facts(agent: Agent) -> dict[str, Any]:
     }
 
 
+def check_origin(manifest: VerifiedManifest) -> None:
+    """The origin its model claims is on the operator's list, if there is one. Raises ManifestError."""
+    trusted = settings.TRUSTED_MODEL_ORIGINS
+    if trusted and manifest.model_origin not in trusted:
+        raise ManifestError("model_origin: this registry does not take agents of this origin.")
+
+
 def says_the_same(agent: Agent, manifest: VerifiedManifest) -> bool:
     """Whether name, description, origin and capabilities are the agent's present ones; times and `jti` aside."""
     return (
@@ -55,7 +63,7 @@ def replace_manifest(*, agent: Agent, manifest: VerifiedManifest, actor: Actor, 
     """Put the agent under a later manifest, and return it as it then is (docs/protocol.md section 5).
 
     1. The row is locked: what follows judges and changes one state. 2. Suspended and revoked agents may not; an
-    expired one returns to what it was. 3. Signed by the present key. 4. The present manifest again changes nothing.
+    expired one returns to what it was. 3. Signed by the present key, of a trusted origin. 4. The present manifest again changes nothing.
     5. Issued after the present one: a captured older one cannot be put back. 6. The row. 7. Where it says something
     else, the grants follow it: not covered is suspended, the rest needs new tokens. A new life alone kills nothing.
 
@@ -66,6 +74,7 @@ def replace_manifest(*, agent: Agent, manifest: VerifiedManifest, actor: Actor, 
         _check_may_replace(agent)  # 2
         if manifest.jkt != agent.jkt:  # 3
             raise ManifestError("The manifest must be signed with the agent's present key.")
+        check_origin(manifest)
         if manifest.compact == agent.manifest:  # 4
             return agent
         if manifest.issued_at <= _issued_at(agent):  # 5

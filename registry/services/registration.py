@@ -14,7 +14,7 @@ from registry.services.agents import CLAIM_LIFE, claim_is_live
 from registry.services.enrolment import find_enrolment_code, use_enrolment_code, was_used_by
 from registry.services.grant_requests import check_claim_fits
 from registry.services.keys import is_barred
-from registry.services.manifests import manifest_facts, manifest_fields, says_the_same
+from registry.services.manifests import check_origin, manifest_facts, manifest_fields, says_the_same
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +32,16 @@ def register_agent(
 
     The caller has proved possession of the key. 1. A barred or revoked key is nobody's any more. 2. A new key
     becomes an agent: owned with a code, else unclaimed. 3. A known key with the same manifest is the same agent;
-    while unclaimed it is given a live claim link, or becomes owned by its code.
+    while unclaimed it is given a live claim link, or becomes owned by its code. In either case its model's origin
+    is a trusted one.
 
-    Raises InvalidClientError (1), ManifestConflictError and KeyInUseError (3), InvalidEnrolmentCodeError,
-    TooManyPendingGrantsError where the agent brings a request to a human who has no room for it.
+    Raises InvalidClientError (1), ManifestError for its origin, ManifestConflictError and KeyInUseError (3),
+    InvalidEnrolmentCodeError, TooManyPendingGrantsError where the agent brings a request to a human who has no room for it.
     """
     with transaction.atomic():
         if is_barred(manifest.jkt):
             raise InvalidClientError("This key may no longer be used. Make a new one.")
+        check_origin(manifest)
         agent = Agent.objects.select_for_update(no_key=True).filter(jkt=manifest.jkt).first()
         if agent is None:
             try:

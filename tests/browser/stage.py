@@ -324,13 +324,20 @@ def set_up(email: str) -> dict[str, str]:
         "to-approve": stage.request(new, pay, MINUTE, [PAY], envelope=SPENDING, reason="For the tickets."),
         "to-deny": stage.request(new, files, MINUTE, [MANY[5]]),
     }
+    disguised = stage.agent("Acme Payrnents", "Settles what you owe at Acme.", 2 * HOUR)
+    rows["look-alike"] = stage.request(disguised, pay, MINUTE, [PAY], envelope=SPENDING)
     stage.paths |= {name: f"/approvals/{grant.pk}/" for name, grant in rows.items()}
     stage.paths |= {f"agent-{name}": f"/agents/{agent.pk}/" for name, agent in cast.items()}
-    stage.paths["agent-new"] = f"/agents/{new.pk}/"
-    for name, ago in (("claim", 4 * MINUTE), ("claim-expired", 2 * HOUR)):
+    stage.paths |= {"agent-new": f"/agents/{new.pk}/", "agent-look-alike": f"/agents/{disguised.pk}/"}
+    reporter = ("Expense Reporter", "Files your receipts each Friday.")
+    for name, called, ago in (
+        ("claim", reporter, 4 * MINUTE),
+        ("claim-expired", reporter, 2 * HOUR),
+        ("claim-look-alike", ("Аgеnt Аuth", "Keeps your account safe."), 5 * MINUTE),
+    ):
         from registry.services.agents import claim_link
 
-        unclaimed = stage.agent("Expense Reporter", "Files your receipts each Friday.", ago, owned=False)
+        unclaimed = stage.agent(*called, ago, owned=False)
         url, code = claim_link(unclaimed)
         stage.paths |= {name: urlsplit(url).path, f"{name}-code": code}
     seal_audit(now=stage.now)
