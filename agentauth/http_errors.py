@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
-from django.db import DatabaseError, InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
 from django.http.response import HttpResponseBase
 from django.template.loader import render_to_string
@@ -111,7 +111,7 @@ def domain_error(error: Exception) -> AgentAuthError:
         # A lost connection, a lock or statement that took too long: the dependency is down, nobody was refused.
         # There is no event of it, since events are kept in the same place: this line is what an operator finds.
         logger.error("the database did not answer", exc_info=error)
-        return TemporarilyUnavailableError("The service cannot answer right now. Try again shortly.")
+        return TemporarilyUnavailableError()
     for library, ours in _LIBRARY_ERRORS:
         if isinstance(error, library):
             return ours()
@@ -157,9 +157,11 @@ def ids_of(request: HttpRequest | Request) -> dict[str, Any]:
 
 def recorded(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuthError:
     """Record the refusal after the service's rollback, in a transaction of its own; if that fails, 503."""
-    if error.recorded or isinstance(error, TemporarilyUnavailableError | ServerError | MethodNotAllowedError):
+    if isinstance(error, TemporarilyUnavailableError | ServerError | MethodNotAllowedError):
         return error
     error = _limited(request, error)
+    if error.recorded:
+        return error
     match = getattr(request, "resolver_match", None)
     route = f"{_method(request)} {match.route if match else ''}"
     stands_for = None
@@ -178,9 +180,8 @@ def recorded(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuth
             stands_for=stands_for,
             **ids_of(request),
         )
-    except (DatabaseError, InterfaceError):
-        logger.exception("a refusal could not be recorded")
-        return TemporarilyUnavailableError("The service cannot answer right now. Try again shortly.")
+    except TemporarilyUnavailableError as unavailable:
+        return unavailable
     return error
 
 

@@ -1,19 +1,21 @@
 """Recording what happens. Every app calls this; it calls nobody. Numbering is in `audit.sequencer`."""
 
+import logging
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import DatabaseError, InterfaceError, connection, transaction
 from django.utils.module_loading import import_string
 
 from agentauth.protocol.encoding import canonical_json
-from agentauth.protocol.errors import AgentAuthError
+from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 from audit import kinds
 from audit.entries import commitment
 from audit.models import Event, Opening, QueueEntry
@@ -21,6 +23,8 @@ from audit.refusals import count_refusal, summarise_refusals
 from audit.sequencer import sequence_until_empty
 
 __all__ = ["Actor", "record", "record_refusal", "seal_audit"]
+
+logger = logging.getLogger(__name__)
 
 _SALT_BYTES = 32
 _KINDS = frozenset(value for name, value in vars(kinds).items() if name.isupper())
@@ -61,7 +65,8 @@ def record(
     opening, which erasure may delete (docs/protocol.md section 9). `at` is aware, to the microsecond.
 
     Raises ValueError outside a transaction, for an unknown kind, for a naive time, or where a member is both
-    plain and personal; EncodingError where a value has no canonical JSON.
+    plain and personal; EncodingError where a value has no canonical JSON; TemporarilyUnavailableError where the
+    database does not take it: what cannot be put on record is not done.
     """
     if not connection.in_atomic_block:
         raise ValueError("record an event inside the transaction of what it tells")
@@ -92,11 +97,12 @@ def record(
     )
     # Refuse here what could never be hashed: an event the sequencer chokes on would stop the log.
     canonical_json(event.data)
-    event.save(force_insert=True)
-    Opening.objects.bulk_create(
-        Opening(event=event, member=member, salt=salts[member], value=hidden[member]) for member in hidden
-    )
-    QueueEntry.objects.create(event=event)
+    with _or_unavailable():
+        event.save(force_insert=True)
+        Opening.objects.bulk_create(
+            Opening(event=event, member=member, salt=salts[member], value=hidden[member]) for member in hidden
+        )
+        QueueEntry.objects.create(event=event)
     if settings.AUDIT_OBSERVER:
         # Once it is true, and without a say in it.
         observe = import_string(settings.AUDIT_OBSERVER)
@@ -123,9 +129,11 @@ def record_refusal(
     `route` is the pattern of the URL, never the path a caller chose: it keys the flood counter. An anonymous
     caller's refusals beyond 60 in a minute, per route and error, are only counted: then None comes back. So are, whoever
     calls, those the edge puts together: `stands_for` is then how many this one stands for, itself among them.
+
+    Raises TemporarilyUnavailableError where the database does not take it: that is then the answer.
     """
     counted = actor.kind == "anonymous" or stands_for is not None
-    with transaction.atomic():
+    with _or_unavailable(), transaction.atomic():
         if counted and not count_refusal(route=route, error=error.code, at=at, count=stands_for or 1):
             return None
         return record(
@@ -162,6 +170,16 @@ def seal_audit(*, now: datetime) -> int:
                 },
             )
     return sequence_until_empty(now=now)
+
+
+@contextmanager
+def _or_unavailable() -> Iterator[None]:
+    """Whatever the database raises is 503 to the caller, a trigger's or constraint's no as well; the log says more."""
+    try:
+        yield
+    except (DatabaseError, InterfaceError) as error:
+        logger.exception("an event could not be written")
+        raise TemporarilyUnavailableError from error
 
 
 def _uuid(value: _Id) -> uuid.UUID | None:

@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from agentauth.protocol.errors import AgentAuthError
+from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 from audit import kinds
 from audit.admin import ReadOnlyAdmin
 from audit.services import Actor, record_refusal
@@ -23,7 +23,12 @@ def admin_actor(request: HttpRequest) -> Actor:
 
 
 def record_admin_refusal(request: HttpRequest, error: AgentAuthError) -> None:
-    """Record what was refused: shown as a message instead of raised, it would not reach the edge that does."""
+    """Record what was refused: shown as a message instead of raised, it would not reach the edge that does.
+
+    What could not be done now was not refused, and is raised again: the page says so with 503.
+    """
+    if isinstance(error, TemporarilyUnavailableError):
+        raise error
     match = request.resolver_match
     record_refusal(
         kind=kinds.REQUEST_REFUSED,

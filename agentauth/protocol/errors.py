@@ -162,3 +162,8 @@ class TemporarilyUnavailableError(AgentAuthError):
     """A dependency is down: never a wrong yes, never a 401."""
 
     code = "temporarily_unavailable"
+
+    def __init__(
+        self, description: str = "The service cannot answer right now. Try again shortly.", **more: Any
+    ) -> None:
+        super().__init__(description, **more)

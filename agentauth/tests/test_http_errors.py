@@ -121,6 +121,7 @@ def test_U4_made_up_methods_share_one_flood_counter() -> None:
     assert Event.objects.count() == 60
 
 
+@pytest.mark.django_db
 @pytest.mark.parametrize("fault", [OperationalError("gone"), InterfaceError("connection already closed")])
 def test_U4_a_refusal_that_cannot_be_recorded_is_503(
     monkeypatch: pytest.MonkeyPatch, fault: Exception
@@ -128,6 +129,6 @@ def test_U4_a_refusal_that_cannot_be_recorded_is_503(
     def away(**_arguments: object) -> None:
         raise fault
 
-    monkeypatch.setattr(http_errors, "record_refusal", away)
+    monkeypatch.setattr("audit.services.count_refusal", away)
     status, body, _ = answer(errors.InvalidProofError("x"))
     assert (status, body["error"]) == (503, "temporarily_unavailable")

@@ -28,6 +28,7 @@ from audit import kinds
 from audit.services import Actor, record
 from registry.models import Human
 from registry.services.people import check_email, create_human
+from verifier.services import presence
 
 SETUP_CODE_BYTES = 16
 FIRST_ADMIN_LIFE = timedelta(minutes=15)
@@ -186,9 +187,10 @@ def finish_sign_in(*, credential: object, session_key: str, request_id: str, now
     return human
 
 
-def record_sign_out(*, human: Human, actor: Actor, now: datetime) -> None:
-    """Record that the human ended their session."""
+def sign_out(*, human: Human, actor: Actor, now: datetime) -> None:
+    """End the human's presence and record that they leave. The caller ends the session."""
     with transaction.atomic():
+        presence.end(human=human, actor=actor, now=now)
         record(kind=kinds.HUMAN_SIGNED_OUT, actor=actor, at=now, human_id=human.id)
 
 

@@ -17,7 +17,6 @@ from approvals.services.recovery import begin_recovery, finish_recovery
 from approvals.sessions import start_session
 from approvals.views.access import HOME, actor_of, answer, human_of, member, posted, safe_next, signed_in
 from registry.models import Human
-from verifier.services import presence
 
 # With SameSite=Strict the first request after a click in a mail comes without our cookies.
 _FROM_US = ("same-origin", "none")
@@ -62,9 +61,7 @@ def sign_in_finish(request: HttpRequest) -> HttpResponse:
 @require_POST
 @signed_in
 def sign_out(request: HttpRequest) -> HttpResponse:
-    human, actor, now = human_of(request), actor_of(request), timezone.now()
-    presence.end(human=human, actor=actor, now=now)
-    people.record_sign_out(human=human, actor=actor, now=now)
+    people.sign_out(human=human_of(request), actor=actor_of(request), now=timezone.now())
     logout(request)
     return HttpResponseRedirect("/sign-in/")
 

@@ -8,7 +8,7 @@ import pytest
 from django.db import Error, IntegrityError, connection, transaction
 
 from agentauth.protocol.chain import entry_hash, field_commitment
-from agentauth.protocol.errors import EncodingError
+from agentauth.protocol.errors import EncodingError, TemporarilyUnavailableError
 from audit import kinds
 from audit.entries import entry_of, event_body
 from audit.models import Event, Opening, QueueEntry
@@ -110,7 +110,7 @@ def test_AU_2_an_event_that_cannot_be_written_takes_the_act_with_it(make_event: 
                 Opening.objects.filter(event=earlier).delete()
                 make_event()
 
-        with pytest.raises(IntegrityError):
+        with pytest.raises(TemporarilyUnavailableError):
             act()
         transaction.set_rollback(True)
     assert Opening.objects.filter(event=earlier).exists()
@@ -125,7 +125,7 @@ def test_AU_2_an_event_that_cannot_be_written_takes_the_act_with_it(make_event: 
         ({"data": {"price": 1.5}}, EncodingError),
         ({"data": {"text": "\0"}}, EncodingError),
         ({"personal": {"text": "\ud800"}}, EncodingError),
-        ({"outcome": "perhaps"}, IntegrityError),
+        ({"outcome": "perhaps"}, TemporarilyUnavailableError),
         ({"agent_id": "not-an-id"}, ValueError),
     ],
 )

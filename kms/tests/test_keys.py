@@ -1,9 +1,12 @@
 """The life of keys: made, published before use, switched by the clock, retired, disabled; each step one event."""
 
+import json
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from django.core.management import CommandError, call_command
 from django.db import IntegrityError, transaction
 
 from agentauth.protocol.errors import (
@@ -309,3 +312,13 @@ def test_the_audit_signer_is_found_by_its_path() -> None:
     found = audit_signer(now=NOW)
     assert found.kid == key.kid
     found.public.verify(b"checkpoint", found.sign(b"checkpoint"), alg=found.alg)
+
+
+def test_JK_18_an_operator_disables_a_key_by_its_name() -> None:
+    kid, out = ensure_key(purpose="token", actor=ACTOR, now=NOW).kid, StringIO()
+    call_command("disable_key", kid, "--json", stdout=out)
+    assert json.loads(out.getvalue()) == {"kid": kid, "purpose": "token", "state": "disabled"}
+    with pytest.raises(CommandError, match="disabled already"):
+        call_command("disable_key", kid)
+    with pytest.raises(CommandError, match="no key of that name"):
+        call_command("disable_key", "nobody")

@@ -54,8 +54,8 @@ class RegisterView(NativeView):
             code = text(code, "enrolment_code", maximum=MAX_CODE_CHARACTERS)
         try:
             answer = self.once(lambda: self._register(manifest, code), caller=proof.jkt)
-        except InvalidEnrolmentCodeError:
-            count_failure(str(code), actor=self.actor, now=self.now)
+        except InvalidEnrolmentCodeError as error:
+            error.recorded = count_failure(str(code), actor=self.actor, now=self.now)
             raise
         return Response(render_registration(answer), status=answer.status)
 

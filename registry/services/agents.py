@@ -104,7 +104,9 @@ def check_claim_code(*, agent: Agent, code: str, actor: Actor, now: datetime) ->
             agent_id=held.id,
             data={"failures": held.claim_failures},
         )
-    raise InvalidRequestError("This is not the code the agent shows.", reason="claim_code")
+    error = InvalidRequestError("This is not the code the agent shows.", reason="claim_code")
+    error.recorded = True
+    raise error
 
 
 def claim_agent(*, agent: Agent, human: Human, actor: Actor, now: datetime) -> None:

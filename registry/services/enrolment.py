@@ -62,8 +62,10 @@ def was_used_by(code: str, *, agent: Agent) -> bool:
     return row is not None and hmac.compare_digest(bytes(row.digest), _digest(secret))
 
 
-def count_failure(code: str, *, actor: Actor, now: datetime) -> None:
+def count_failure(code: str, *, actor: Actor, now: datetime) -> bool:
     """Count one wrong secret against the code that was meant; the fifth locks it. Commits on its own.
+
+    Returns whether there was one to count, and with it an event.
 
     Called after the refused registration was rolled back, else the count would be rolled back with it. A code
     that is used or over has nothing left to guard.
@@ -72,10 +74,10 @@ def count_failure(code: str, *, actor: Actor, now: datetime) -> None:
     with transaction.atomic():
         row = EnrolmentCode.objects.filter(lookup=lookup, used_at=None, expires_at__gt=now).first()
         if row is None or hmac.compare_digest(bytes(row.digest), _digest(secret)):
-            return
+            return False
         counted = EnrolmentCode.objects.filter(pk=row.pk, failures__lt=MAX_FAILURES)
         if not counted.update(failures=F("failures") + 1):
-            return
+            return False
         row.refresh_from_db()
         record(
             kind=kinds.ENROLMENT_CODE_FAILED,
@@ -86,6 +88,7 @@ def count_failure(code: str, *, actor: Actor, now: datetime) -> None:
             human_id=row.human_id,
             data={"failures": row.failures},
         )
+        return True
 
 
 def _parts(code: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from django.db import models, transaction
 
-from agentauth.protocol.errors import AgentAuthError
+from agentauth.protocol.errors import GrantChangedError, InvalidStateError
 from audit import kinds
 from audit.services import Actor, record
 from kms.state import Subject, publish_change
@@ -65,7 +65,7 @@ def _each(rows: Iterable[Row], act: Callable[[Row], bool]) -> int:
 def _expire_grant(grant: Grant, now: datetime) -> bool:
     try:
         expire_grant(grant=grant, actor=_ACTOR, now=now)
-    except AgentAuthError:
+    except (GrantChangedError, InvalidStateError):
         # Decided, withdrawn or expired by somebody else since we read it.
         return False
     return True

@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from django.conf import settings
 from django.test import Client
 
 from agentauth.protocol.capability import Capability, parse_capabilities
 from agentauth.protocol.dpop import make_proof
+from agentauth.protocol.encoding import b64u_encode
 from agentauth.protocol.envelope import parse_envelope
+from agentauth.protocol.jose import sign_compact
 from agentauth.protocol.key_change import sign_key_change
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.manifest import sign_manifest, verify_manifest
@@ -75,6 +79,16 @@ class AgentClient:
             model_origin=changes.get("model_origin", "models.example"),
             capabilities=parse_capabilities(list(capabilities)),
         )
+
+    def private_jwk(self) -> dict[str, Any]:
+        """The whole key, its private half too: what nobody should ever send."""
+        key = load_pem_private_key(self.private.to_pem(), password=None)
+        assert isinstance(key, Ed25519PrivateKey)
+        return {**self.signer.public.jwk, "d": b64u_encode(key.private_bytes_raw())}
+
+    def disclosing(self, typ: str) -> str:
+        """A JWS of this kind whose header holds the whole key."""
+        return sign_compact({}, self.signer, typ=typ, header={"jwk": self.private_jwk()})
 
     def proof(self, method: str, path: str, body: bytes = b"", /, **changes: Any) -> str:
         values: dict[str, Any] = {

@@ -1,6 +1,7 @@
 """How often one caller may call: fixed limits, each caller's own, and refused before anything is written."""
 
 import base64
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -190,10 +191,12 @@ def test_DJ_25_probes_are_never_refused(few: None, token_key: None) -> None:
 def test_DJ_25_U4_a_flood_is_few_writes_and_every_refusal_is_counted(few: None) -> None:
     for _ in range(3):
         Client().get("/.well-known/agentauth")
+    began = time.monotonic()
     for _ in range(50):
         assert refused(Client().get("/.well-known/agentauth"))
     events = Event.objects.filter(reason="rate_limited")
-    assert 1 <= events.count() <= 3
+    # One a second, however long fifty take here.
+    assert 1 <= events.count() <= 2 + (time.monotonic() - began)
     assert sum(RefusalCount.objects.values_list("count", flat=True)) == events.count()
 
 

@@ -6,8 +6,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from django.conf import settings
 
 from agentauth.protocol.encoding import b64u_encode
@@ -121,22 +119,14 @@ def test_a_proof_registers_once() -> None:
     assert answer["reason"] == "replayed"
 
 
-def private_jwk(client: AgentClient) -> dict[str, Any]:
-    key = load_pem_private_key(client.private.to_pem(), password=None)
-    assert isinstance(key, Ed25519PrivateKey)
-    return {**client.signer.public.jwk, "d": b64u_encode(key.private_bytes_raw())}
-
-
 def test_JK_8_a_private_key_is_refused_and_barred_for_ever(caplog: pytest.LogCaptureFixture) -> None:
     client = AgentClient()
-    jwk = private_jwk(client)
-    leaking = sign_compact({}, client.signer, typ="agent-manifest+jwt", header={"jwk": jwk})
-    response = client.register(manifest=leaking)
+    response = client.register(manifest=client.disclosing("agent-manifest+jwt"))
     refused(response, 400, "invalid_request")
     assert BarredKey.objects.get().jkt == client.jkt
     event = Event.objects.get(kind="registry.agent_key.barred")
     assert event.reason == "private_key_submitted"
-    assert jwk["d"] not in caplog.text + response.content.decode() + json.dumps(event.data)
+    assert client.private_jwk()["d"] not in caplog.text + response.content.decode() + json.dumps(event.data)
     # The key is of no use any more, also without the private member.
     refused(client.register(), 401, "invalid_client")
 
@@ -144,7 +134,7 @@ def test_JK_8_a_private_key_is_refused_and_barred_for_ever(caplog: pytest.LogCap
 def test_JK_8_a_private_key_in_a_proof_bars_it_too_and_ends_its_agent(agent: AgentClient) -> None:
     data = b""
     claims = {"jti": "x", "htm": "GET", "htu": f"{settings.PUBLIC_URL}/v1/agents/me", "iat": 0}
-    proof = sign_compact(claims, agent.signer, typ="dpop+jwt", header={"jwk": private_jwk(agent)})
+    proof = sign_compact(claims, agent.signer, typ="dpop+jwt", header={"jwk": agent.private_jwk()})
     refused(agent.call("GET", "/v1/agents/me", data, proof=proof), 401, "invalid_dpop_proof")
     assert agent.agent().status == "revoked"
     refused(agent.call("GET", "/v1/agents/me"), 401, "invalid_client")

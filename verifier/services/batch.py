@@ -1,11 +1,10 @@
 """Many questions of one service provider in one call, each judged by itself and answered in its place."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import connection
 
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 from audit import kinds
@@ -13,8 +12,6 @@ from audit.services import Actor, record_refusal
 from registry.models import ServiceProvider
 from verifier.requests import parse_verify_request
 from verifier.services.pipeline import verify
-
-logger = logging.getLogger(__name__)
 
 MAX_REQUESTS: Final = 256
 ROUTE: Final = "POST v1/verify/batch"
@@ -72,18 +69,14 @@ def _record(error: AgentAuthError, service_provider: ServiceProvider, actor: Act
     """One event for an item that could not be asked; `verify` has recorded its own. If that fails, so does the item."""
     if error.recorded:
         return
-    try:
-        record_refusal(
-            kind=kinds.REQUEST_REFUSED,
-            actor=actor,
-            at=now,
-            error=error,
-            route=ROUTE,
-            service_provider_id=service_provider.pk,
-        )
-    except (DatabaseError, InterfaceError):
-        logger.exception("a refusal could not be recorded")
-        raise TemporarilyUnavailableError("The service cannot answer right now. Try again shortly.") from None
+    record_refusal(
+        kind=kinds.REQUEST_REFUSED,
+        actor=actor,
+        at=now,
+        error=error,
+        route=ROUTE,
+        service_provider_id=service_provider.pk,
+    )
 
 
 def _error_body(error: AgentAuthError) -> Mapping[str, Any]:

@@ -80,9 +80,7 @@ def verify(
     except (DatabaseError, InterfaceError) as error:
         # Whether the transaction was committed may be unknown: the proof may be spent, so the agent signs anew.
         logger.exception("verify could not reach its store")
-        raise TemporarilyUnavailableError(
-            "The service cannot answer right now. Try again shortly."
-        ) from error
+        raise TemporarilyUnavailableError from error
 
 
 def prepare(

@@ -200,7 +200,7 @@ def test_a_bad_one_whose_event_cannot_be_written_is_unavailable(monkeypatch: pyt
         raise OperationalError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("verifier.services.batch.record_refusal", failing)
+        patch.setattr("audit.services.record", failing)
         answers = ask(place, place.body(LOOK), {}, place.body(LOOK))
     assert verdicts(answers) == ["valid", "temporarily_unavailable", "valid"]
 

@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand
 from django.db import Error, close_old_connections
 from django.utils import timezone
 
+from agentauth.protocol.errors import TemporarilyUnavailableError
 from approvals.services import expiry as approvals_expiry
 from audit.services import seal_audit
 from kms.services import promote_due_keys
@@ -31,7 +32,7 @@ class Command(BaseCommand):
         while not stop.wait(SECONDS):
             try:
                 self.work(slow=turn % SLOW_EVERY == 0)
-            except Error:
+            except (Error, TemporarilyUnavailableError):
                 # The database is away: nothing is lost, the queue waits. Try again next second.
                 logger.exception("jobs: the database did not answer")
                 close_old_connections()

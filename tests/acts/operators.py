@@ -1,0 +1,255 @@
+"""What admins do in the control room, operators on the command line, and jobs by the clock."""
+
+from pathlib import Path
+
+from django.conf import settings
+
+from audit import kinds
+from audit.models import RefusalCount
+from kms.models import Key
+from kms.services import rotate_key
+from registry.models import Grant
+from registry.services.agents import suspend_agent
+from registry.services.grants import suspend_grant
+from registry.services.people import suspend_human
+from registry.services.service_providers import rotate_secret, suspend_service_provider
+from registry.tests.cast import TESTER
+from tests.acts.world import Act, World, act, command, task
+
+AGENT, GRANT = "POST admin/registry/agent/", "POST admin/registry/grant/"
+PROVIDER, HUMAN = "POST admin/registry/serviceprovider/", "POST admin/registry/human/"
+
+
+@act(f"{AGENT} suspend", kinds.AGENT_SUSPENDED)
+def an_admin_suspends_an_agent(world: World) -> Act:
+    return world.button(world.agent.agent(), "suspend")
+
+
+@act(f"{AGENT} resume", kinds.AGENT_RESUMED)
+def an_admin_resumes_an_agent(world: World) -> Act:
+    suspend_agent(agent=world.agent.agent(), actor=TESTER, now=world.now)
+    return world.button(world.agent.agent(), "resume")
+
+
+@act(f"{AGENT} revoke", kinds.AGENT_REVOKED, kinds.GRANT_WITHDRAWN)
+def an_admin_revokes_an_agent(world: World) -> Act:
+    return world.button(world.request.agent, "revoke")
+
+
+@act(f"{GRANT} deny", kinds.GRANT_DENIED)
+def an_admin_denies_a_request(world: World) -> Act:
+    return world.button(world.request, "deny")
+
+
+@act(f"{GRANT} suspend", kinds.GRANT_SUSPENDED)
+def an_admin_suspends_a_grant(world: World) -> Act:
+    return world.button(world.grant, "suspend")
+
+
+@act(f"{GRANT} suspend", kinds.REQUEST_REFUSED)
+def an_admin_cannot_suspend_a_request(world: World) -> Act:
+    return world.button(world.request, "suspend")
+
+
+@act(f"{GRANT} resume", kinds.GRANT_RESUMED)
+def an_admin_resumes_a_grant(world: World) -> Act:
+    suspend_grant(grant=world.grant, actor=TESTER, now=world.now)
+    return world.button(world.grant, "resume")
+
+
+@act(f"{GRANT} revoke", kinds.GRANT_REVOKED)
+def an_admin_revokes_a_grant(world: World) -> Act:
+    return world.button(world.grant, "revoke")
+
+
+@act(f"{PROVIDER} suspend", kinds.SERVICE_PROVIDER_SUSPENDED)
+def an_admin_suspends_a_service_provider(world: World) -> Act:
+    return world.button(world.provider, "suspend")
+
+
+@act(f"{PROVIDER} resume", kinds.SERVICE_PROVIDER_RESUMED)
+def an_admin_resumes_a_service_provider(world: World) -> Act:
+    suspend_service_provider(service_provider=world.provider, actor=TESTER, now=world.now)
+    return world.button(world.provider, "resume")
+
+
+@act(f"{PROVIDER} revoke", kinds.SERVICE_PROVIDER_REVOKED)
+def an_admin_revokes_a_service_provider(world: World) -> Act:
+    return world.button(world.provider, "revoke")
+
+
+@act(f"{HUMAN} suspend", kinds.HUMAN_SUSPENDED)
+def an_admin_suspends_a_human(world: World) -> Act:
+    return world.button(world.alice.human, "suspend")
+
+
+@act(f"{HUMAN} resume", kinds.HUMAN_RESUMED)
+def an_admin_resumes_a_human(world: World) -> Act:
+    human = world.alice.human
+    suspend_human(human=human, actor=TESTER, now=world.now)
+    return world.button(human, "resume")
+
+
+@act(f"{HUMAN} end_sessions", kinds.HUMAN_SESSIONS_ENDED)
+def an_admin_signs_a_human_out(world: World) -> Act:
+    return world.button(world.alice.human, "end_sessions")
+
+
+@act("POST admin/invite/", kinds.HUMAN_VERIFIED, kinds.SETUP_CODE_CREATED)
+def an_admin_invites(world: World) -> Act:
+    return world.form(world.admin, "/admin/invite/", email="zoe@example.org")
+
+
+@act(
+    "POST admin/recovery-link/",
+    kinds.HUMAN_VERIFIED,
+    kinds.SETUP_CODE_CREATED,
+    kinds.HUMAN_SESSIONS_ENDED,
+    kinds.GRANT_SUSPENDED,
+)
+def an_admin_makes_a_recovery_link(world: World) -> Act:
+    human = str(world.grant.agent.human_id)
+    return world.form(world.admin, "/admin/recovery-link/", human=human)
+
+
+@act(
+    "POST admin/delete-human/",
+    kinds.HUMAN_VERIFIED,
+    kinds.PASSKEY_REMOVED,
+    kinds.GRANT_REVOKED,
+    kinds.AGENT_REVOKED,
+    kinds.GRANT_WITHDRAWN,
+    kinds.HUMAN_DELETED,
+)
+def an_admin_deletes_a_human(world: World) -> Act:
+    assert world.grant
+    assert world.request
+    return world.form(world.admin, "/admin/delete-human/", email="alice@example.org")
+
+
+@act("POST admin/enrolment-code/", kinds.HUMAN_VERIFIED, kinds.ENROLMENT_CODE_CREATED)
+def an_admin_makes_an_enrolment_code(world: World) -> Act:
+    return world.form(world.admin, "/admin/enrolment-code/", human=str(world.alice.human.pk))
+
+
+@act("POST admin/new-service-provider/", kinds.HUMAN_VERIFIED, kinds.SERVICE_PROVIDER_CREATED)
+def an_admin_creates_a_service_provider(world: World) -> Act:
+    url = "https://acme.example"
+    return world.form(world.admin, "/admin/new-service-provider/", name="Acme", audience=url, allowed="")
+
+
+@act("manage.py create_service_provider", kinds.SERVICE_PROVIDER_CREATED)
+def an_operator_creates_a_service_provider(_world: World) -> Act:
+    return command("create_service_provider", "Acme", "--audience", "https://acme.example")
+
+
+@act(
+    "manage.py change_service_provider",
+    kinds.SERVICE_PROVIDER_AUDIENCE_CHANGED,
+    kinds.SERVICE_PROVIDER_ALLOWED_CHANGED,
+    kinds.GRANT_SUSPENDED,
+    kinds.GRANT_VERSION_RAISED,
+)
+def an_operator_moves_a_service_provider(world: World) -> Act:
+    """One grant waits for a person's signature already: moving it only ends its tokens."""
+    suspend_grant(grant=world.paying, cause=Grant.SuspensionCause.RECOVERY, actor=TESTER, now=world.now)
+    slug = world.grant.service_provider.slug
+    return command(
+        "change_service_provider", slug, "--audience", "https://acme.example", "--allow", "read:calendar"
+    )
+
+
+@act("manage.py rotate_service_provider_secret", kinds.SERVICE_PROVIDER_SECRET_ROTATED)
+def an_operator_makes_a_further_secret(world: World) -> Act:
+    return command("rotate_service_provider_secret", world.provider.slug)
+
+
+@act("manage.py rotate_service_provider_secret", kinds.SERVICE_PROVIDER_SECRETS_ENDED)
+def an_operator_ends_the_earlier_secret(world: World) -> Act:
+    rotate_secret(service_provider=world.provider, actor=TESTER, now=world.now)
+    return command("rotate_service_provider_secret", world.provider.slug, "--end-previous")
+
+
+@act("manage.py create_enrolment_code", kinds.ENROLMENT_CODE_CREATED)
+def an_operator_makes_an_enrolment_code(world: World) -> Act:
+    return command("create_enrolment_code", "--human", world.alice.human.email)
+
+
+@act("manage.py setup_link", kinds.SETUP_CODE_CREATED)
+def an_operator_makes_the_first_link(_world: World) -> Act:
+    return command("setup_link")
+
+
+@act("manage.py setup_link", kinds.SETUP_CODE_CREATED, kinds.HUMAN_SESSIONS_ENDED)
+def an_operator_makes_a_recovery_link(world: World) -> Act:
+    return command("setup_link", "--recover", world.alice.human.email)
+
+
+@act("manage.py load_demo", kinds.SERVICE_PROVIDER_CREATED)
+def a_developer_loads_the_demo(_world: World) -> Act:
+    return command("load_demo")
+
+
+@act("manage.py load_demo", kinds.SERVICE_PROVIDER_SECRET_ROTATED)
+def a_developer_who_lost_the_demos_secret_loads_it_again(_world: World) -> Act:
+    command("load_demo")()
+    Path(settings.VAR_DIR, "demo", "service_provider.json").unlink()
+    return command("load_demo")
+
+
+@act("manage.py ensure_keys", kinds.KEY_ACTIVATED)
+def an_operator_makes_the_first_key_of_a_purpose(_world: World) -> Act:
+    # Those for tokens and receipts are there.
+    return command("ensure_keys")
+
+
+@act("manage.py rotate_key", kinds.KEY_PUBLISHED)
+def an_operator_publishes_the_next_key(_world: World) -> Act:
+    return command("rotate_key", "token")
+
+
+@act("manage.py disable_key", kinds.KEY_DISABLED)
+def an_operator_disables_a_key(_world: World) -> Act:
+    return command("disable_key", Key.objects.get(purpose="token").kid)
+
+
+@act("task kms.tasks.promote_keys", kinds.KEY_ACTIVATED)
+def the_next_keys_time_comes(world: World) -> Act:
+    rotate_key(purpose="token", actor=TESTER, now=world.now)
+    Key.objects.filter(state=Key.State.NEXT).update(active_from=world.past())
+    return task("kms.tasks.promote_keys")
+
+
+@act("task registry.tasks.expire", kinds.GRANT_EXPIRED)
+def a_request_waits_too_long(world: World) -> Act:
+    Grant.objects.filter(pk=world.request.pk).update(expires_at=world.past())
+    return task("registry.tasks.expire")
+
+
+@act("manage.py expire", kinds.GRANT_EXPIRED)
+def a_grant_comes_to_its_end(world: World) -> Act:
+    Grant.objects.filter(pk=world.grant.pk).update(valid_until=world.past())
+    return command("expire")
+
+
+@act("task approvals.tasks.expire")
+def challenges_are_forgotten(world: World) -> Act:
+    assert world.alice
+    return task("approvals.tasks.expire")
+
+
+@act("task audit.tasks.sequence_audit", kinds.REFUSALS_SUPPRESSED)
+def a_flood_of_refusals_is_summed_up(world: World) -> Act:
+    _flood(world)
+    return task("audit.tasks.sequence_audit")
+
+
+@act("manage.py seal_audit", kinds.REFUSALS_SUPPRESSED)
+def an_operator_seals_the_log(world: World) -> Act:
+    _flood(world)
+    return command("seal_audit")
+
+
+def _flood(world: World) -> None:
+    minute = (world.past() - world.now.resolution).replace(second=0, microsecond=0)
+    RefusalCount.objects.create(route="GET x", error="not_found", minute=minute, count=70)

@@ -1,0 +1,202 @@
+"""Every act there is, with exactly the events it writes: one each, together with what was done, or nothing is done."""
+
+import inspect
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.contrib.sessions.models import Session
+from django.core.management import CommandError, get_commands
+from django.db import connection
+from django.urls import URLPattern, URLResolver, get_resolver
+from pytest_django.fixtures import Settings
+
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from approvals.admin_site import ControlRoom, site
+from audit import kinds
+from audit.models import Event, Opening, RefusalCount
+from audit.tests.tampering import execute
+from tests.acts import agents, operators, people, service_providers
+from tests.acts.world import ROWS, Row, World
+from tests.flows.test_sweep import rows as kept_rows
+
+pytestmark = [pytest.mark.django_db, pytest.mark.flow]
+
+KINDS = {value for name, value in vars(kinds).items() if name.isupper()}
+# Said, and nothing else done: the proof, signature or challenge behind it is used up, whatever comes of it.
+SAYINGS = {
+    kinds.REQUEST_REFUSED,
+    kinds.DECISION_DENIED,
+    kinds.DECISION_REHEARSED,
+    kinds.DECISION_REPEATED,
+    kinds.HUMAN_VERIFIED,
+    kinds.SECOND_STEP_TAKEN,
+}
+# Commands that read, or that run what stands here by another name.
+NO_ACTS = {"serve", "jobs", "verify_audit", "grant_serving_role"}
+BATCH = "POST v1/verify/batch"
+TABLES = (agents, people, service_providers, operators)
+
+
+@pytest.fixture
+def world(db: None, now: datetime, settings: Settings, tmp_path: Path) -> World:
+    # The demo's secret and the keys go into files.
+    settings.VAR_DIR, settings.KEY_DIRECTORY = tmp_path, tmp_path / "keys"
+    return World(now)
+
+
+def state() -> dict[str, Any]:
+    """Whatever an act may change: every row of ours, what can still be read of people in the log, who is signed in."""
+    signed_in = [row.get_decoded().get("_auth_user_id", "") for row in Session.objects.all()]
+    return kept_rows() | {
+        "openings": Opening.objects.count(),
+        "floods": sorted(map(str, RefusalCount.objects.values_list("route", "error", "count"))),
+        "signed in": sorted(filter(None, signed_in)),
+    }
+
+
+def written(before: set[Any]) -> Counter[str]:
+    return Counter(Event.objects.exclude(pk__in=before).values_list("kind", flat=True))
+
+
+def known() -> set[Any]:
+    return set(Event.objects.values_list("pk", flat=True))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_AU_1_each_act_writes_exactly_its_events(row: Row, world: World) -> None:
+    act = row.given(world)
+    events, before = known(), state()
+    answer = act()
+    assert written(events) == Counter(row.kinds + row.edge), getattr(answer, "content", answer)
+    if row.door.startswith(("task", "manage.py")):
+        assert named(act) == row.door.split()[1]
+    else:
+        assert f"{answer.request['REQUEST_METHOD']} {answer.resolver_match.route}" == " ".join(
+            row.door.split()[:2]
+        )
+    # An act without an effect could not be told from one that was undone; and an effect without an act is one
+    # nobody hears of.
+    after = state()
+    changed = {name for name in after if after[name] != before[name]} - ({"floods"} if row.edge else set())
+    assert bool(changed) is (bool(set(row.kinds) - SAYINGS) or bool(row.quiet)), changed
+
+
+def named(act: Any) -> str:
+    """Which task or command an act is."""
+    if name := getattr(act, "name", None):
+        return str(name)
+    return str(inspect.getclosurevars(act).nonlocals["name"])
+
+
+def _unrecorded() -> Iterator[Any]:
+    for row in ROWS:
+        # A batch drops a connection that failed, and with it the transaction a test is rolled back by.
+        marks = [pytest.mark.django_db(transaction=True)] if row.door == BATCH else []
+        for kind in sorted(set(row.kinds)):
+            yield pytest.param(row, kind, marks=marks, id=f"{row}-{kind.rpartition('.')[2]}")
+
+
+@pytest.mark.parametrize(("row", "kind"), list(_unrecorded()))
+def test_AU_1_AU_2_what_cannot_be_recorded_is_not_done(row: Row, kind: str, world: World) -> None:
+    act = row.given(world)
+    before = state()
+    with refused_events(kind):
+        assert_unavailable(act)
+    assert state() == before
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.edge], ids=str)
+def test_AU_2_a_refusal_that_cannot_be_recorded_is_503(row: Row, world: World) -> None:
+    act = row.given(world)
+    with refused_events(*row.edge):
+        assert_unavailable(act)
+
+
+def assert_unavailable(act: Any) -> None:
+    try:
+        answer = act()
+    except (CommandError, TemporarilyUnavailableError):
+        # A command says so on its stderr, with exit code 1; a job is tried again at its next turn.
+        return
+    if answer.resolver_match.route == BATCH.split()[1]:
+        assert [each["error"] for each in answer.json()["results"]] == ["temporarily_unavailable"]
+    else:
+        assert answer.status_code == 503, answer.content
+        assert json.loads(answer.content)["error"] == "temporarily_unavailable"
+
+
+@contextmanager
+def refused_events(*refused: str) -> Iterator[None]:
+    """Inside, the database takes no event of these kinds."""
+    named = ", ".join(f"'{kind}'" for kind in refused)
+    if connection.vendor == "postgresql":
+        # A table with waiting checks takes no trigger.
+        execute("SET CONSTRAINTS ALL IMMEDIATE")
+        broken = f"FOR EACH ROW WHEN (NEW.kind IN ({named})) EXECUTE FUNCTION agentauth_refuse('full')"
+    else:
+        broken = f"WHEN NEW.kind IN ({named}) BEGIN SELECT RAISE(ABORT, 'full'); END"
+    execute(f"CREATE TRIGGER broken BEFORE INSERT ON audit_event {broken}")
+    yield
+    execute("DROP TRIGGER broken" + (" ON audit_event" if connection.vendor == "postgresql" else ""))
+
+
+def test_AU_1_every_kind_of_event_is_written_by_an_act_of_the_table() -> None:
+    assert {kind for row in ROWS for kind in row.kinds + row.edge} == KINDS
+
+
+def test_AU_1_every_door_that_may_change_something_stands_in_the_table() -> None:
+    doors = {row.door for row in ROWS}
+    found = {*pages_and_api(), *control_room(), *commands(), *tasks()}
+    assert found - doors == set()
+    assert doors - found == set()
+
+
+def pages_and_api(found: Any = None, prefix: str = "") -> Iterator[str]:
+    """`METHOD route` of every view outside the admin site that takes another method than reading."""
+    for entry in (found or get_resolver()).url_patterns:
+        route = prefix + str(entry.pattern)
+        if isinstance(entry, URLResolver) and route != "admin/":
+            yield from pages_and_api(entry, route)
+        elif isinstance(entry, URLPattern):
+            yield from (
+                f"{method} {route}" for method in methods(entry.callback) - {"GET", "HEAD", "OPTIONS"}
+            )
+
+
+def methods(view: Any) -> set[str]:
+    if api := getattr(view, "cls", None):
+        return {name.upper() for name in api.http_method_names if hasattr(api, name)}
+    # `require_POST` and its like keep the list they hold to.
+    return set(inspect.getclosurevars(view).nonlocals.get("request_method_list", ["POST"]))
+
+
+def control_room() -> Iterator[str]:
+    """The forms that are our own and the buttons; that rows are read-only there has tests of its own."""
+    for entry in site.get_urls():
+        if isinstance(entry, URLPattern) and entry.name in set(vars(ControlRoom)) - {
+            "login",
+            "logout",
+            "index",
+        }:
+            yield f"POST admin/{entry.pattern}"
+    for model, model_admin in site._registry.items():
+        place = f"admin/{model._meta.app_label}/{model._meta.model_name}/"
+        yield from (f"POST {place} {action}" for action in model_admin.actions or ())
+
+
+def commands() -> Iterator[str]:
+    ours = {"agentauth", "audit", "kms", "registry", "verifier", "approvals"}
+    yield from (
+        f"manage.py {name}" for name, app in get_commands().items() if app in ours and name not in NO_ACTS
+    )
+
+
+def tasks() -> Iterator[str]:
+    yield from (f"task {entry['task']}" for entry in settings.CELERY_BEAT_SCHEDULE.values())
