@@ -103,7 +103,7 @@ def test_U2_a_page_that_does_not_take_the_method_says_so_in_json() -> None:
     headers = {"Origin": "http://localhost:8000"}
     found = Client().put("/settings/", headers=headers)
     assert (found.status_code, found.json()["error"]) == (405, "method_not_allowed")
-    assert found["Allow"] == "GET"
+    assert found["Allow"] == "GET, HEAD"
 
 
 def test_U2_an_error_stays_short_whatever_it_lists() -> None:
