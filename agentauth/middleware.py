@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.utils import timezone
 
-from agentauth.http_errors import error_response
+from agentauth.http_errors import RequestTooLargeError, error_response
 from agentauth.log_lines import request_id
 from agentauth.protocol.errors import CsrfFailedError, InvalidRequestError, NotFoundError, RateLimitedError
 from agentauth.proxies import address_of
@@ -35,6 +35,8 @@ CONTENT_SECURITY_POLICY = "; ".join(
 )
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 PLAIN_PATH = re.compile(r"[A-Za-z0-9/._~-]*")
+# The largest body anybody may send, a batch of questions; every other address takes less and says so itself.
+MAX_BODY_BYTES = 1024 * 1024
 # Never limited: an orchestrator that is refused restarts what is only busy.
 PROBES = ("/health/", "/metrics")
 REGISTRATION = "/v1/agents"
@@ -116,7 +118,7 @@ class OneHostMiddleware:
 
 
 class PlainRequestMiddleware:
-    """An address has one spelling here, and a body says its length.
+    """An address has one spelling here, and a body says its length, which has a limit.
 
     A proof names its URL as text, so `/v1/%61gents` for `/v1/agents` would be a second name of one thing; and PostgreSQL raises
     where a NUL is looked for. Django takes a chunked body for none at all, which is not what its sender meant.
@@ -136,6 +138,10 @@ class PlainRequestMiddleware:
             return error_response(request, NotFoundError("There is nothing here, or it is not yours."))
         if "Transfer-Encoding" in request.headers:
             return error_response(request, InvalidRequestError("Send the body with its Content-Length."))
+        if int(request.META.get("CONTENT_LENGTH") or 0) > MAX_BODY_BYTES:
+            return error_response(
+                request, RequestTooLargeError("The body is larger than anything taken here.")
+            )
         return self.get_response(request)
 
 
@@ -143,7 +149,8 @@ class RateLimitMiddleware:
     """Counts each call against its human, or against the address of whoever has not proved who they are.
 
     Agents and service providers are counted where they are authenticated (registry/authentication.py), and what they present is
-    looked at first: credentials that hold work also at an address others have used up.
+    looked at first: credentials that hold work also at an address others have used up. Where nobody looks at them, they
+    are none.
     """
 
     def __init__(self, get_response: Handler) -> None:
@@ -155,6 +162,20 @@ class RateLimitMiddleware:
         except RateLimitedError as error:
             return error_response(request, error)
         return self.get_response(request)
+
+    def process_view(
+        self, request: HttpRequest, view: Handler, *_arguments: object
+    ) -> HttpResponseBase | None:
+        """Made-up credentials in front of a public document were passed over above, and the view asks for none."""
+        asks_nobody = not getattr(getattr(view, "cls", None), "authentication_classes", True)
+        if not asks_nobody or getattr(request, "counted", False):
+            return None
+        request.counted = True  # type: ignore[attr-defined]  # as below
+        try:
+            rate_limits.take(rate_limits.ADDRESS, address_of(request))
+        except RateLimitedError as error:
+            return error_response(request, error)
+        return None
 
     @staticmethod
     def count(request: HttpRequest) -> None:
