@@ -33,8 +33,9 @@ from agentauth.protocol.errors import (
 from agentauth.proxies import address_of
 from audit import kinds
 from audit.refusals import Batches
-from audit.services import Actor, record_refusal
+from audit.services import record_refusal
 from registry import rate_limits
+from registry.authentication import actor_of
 from registry.models import Agent, Human, ServiceProvider
 
 logger = logging.getLogger(__name__)
@@ -131,18 +132,6 @@ _LIBRARY_ERRORS: list[tuple[type[Exception], Callable[[], AgentAuthError]]] = [
     (drf.APIException, lambda: InvalidRequestError("The request could not be read.")),
     (SuspiciousOperation, lambda: InvalidRequestError("The request could not be read.")),
 ]
-
-
-def actor_of(request: HttpRequest | Request) -> Actor:
-    """Who is calling, as audit stores it; `anonymous` until authenticated."""
-    user = getattr(request, "user", None)
-    request_id = getattr(request, "request_id", "") or getattr(
-        getattr(request, "_request", None), "request_id", ""
-    )
-    for model, kind in ((Agent, "agent"), (ServiceProvider, "service_provider"), (Human, "human")):
-        if isinstance(user, model):
-            return Actor(kind=kind, id=str(user.pk), request_id=request_id)
-    return Actor(kind="anonymous", id="", request_id=request_id)
 
 
 def ids_of(request: HttpRequest | Request) -> dict[str, Any]:

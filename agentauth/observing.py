@@ -9,7 +9,8 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from agentauth import metrics
-from agentauth.http_errors import METHODS, actor_of
+from agentauth.http_errors import METHODS
+from registry.authentication import actor_of
 
 logger = logging.getLogger("agentauth.requests")
 # No route of ours: everything else a stranger asks for is one series and one word.
@@ -30,12 +31,13 @@ class ObservingMiddleware:
         route = route_of(request)
         metrics.observe_request(method=str(method), route=route, status=response.status_code, seconds=seconds)
         if logger.isEnabledFor(logging.INFO):
-            self.log(request, response, f"{method} {route}", seconds)
+            self.log(request, response, str(method), route, seconds)
         return response
 
     @staticmethod
-    def log(request: HttpRequest, response: HttpResponseBase, act: str, seconds: float) -> None:
-        method, _, route = act.partition(" ")
+    def log(
+        request: HttpRequest, response: HttpResponseBase, method: str, route: str, seconds: float
+    ) -> None:
         try:
             caller = actor_of(request)
             kind, name = caller.kind, caller.id
@@ -50,7 +52,7 @@ class ObservingMiddleware:
             "caller_kind": kind,
             "caller_id": name,
         }
-        said = f"{act} {response.status_code} {members['duration_ms']} ms {kind} {name}"
+        said = f"{method} {route} {response.status_code} {members['duration_ms']} ms {kind} {name}"
         logger.info(said.rstrip(), extra={"members": members})
 
 

@@ -1,6 +1,5 @@
 """The receipt of a decision over the API: for the agent, its human and auditors, never for the service provider."""
 
-from django.utils import timezone
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
@@ -13,8 +12,6 @@ from agentauth.protocol.identifiers import parse_id
 from approvals.services.signatures import receipt_of
 from registry.authentication import AgentProofAuthentication, ServiceProviderAuthentication
 from registry.models import Agent, Grant, Human, ServiceProvider
-
-__all__ = ["ReceiptView"]
 
 
 class SessionAuthentication(BaseAuthentication):
@@ -53,7 +50,7 @@ class ReceiptView(APIView):
             {
                 "grant_id": receipt.subject,
                 "decision": receipt.decision,
-                "decided_at": timestamp(receipt.created_at.astimezone(timezone.get_default_timezone())),
+                "decided_at": timestamp(receipt.created_at),
                 "receipt": receipt.compact,
             }
         )

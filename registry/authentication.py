@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from django.conf import settings
+from django.http import HttpRequest
 from django.utils import timezone
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
@@ -28,7 +29,7 @@ from agentauth.protocol.errors import (
 )
 from audit.services import Actor
 from registry import rate_limits
-from registry.models import Agent, ServiceProvider
+from registry.models import Agent, Human, ServiceProvider
 from registry.services.keys import bar_disclosed_key, is_barred
 from registry.services.nonces import REGISTRY, nonces_of
 from registry.services.proofs import spend_proof
@@ -57,9 +58,13 @@ def limited_as(request: Request, caller: Agent | ServiceProvider, ask: Callable[
         raise
 
 
-def request_id_of(request: Request) -> str:
-    """The id our middleware gave this request."""
-    return str(getattr(request._request, "request_id", ""))  # noqa: SLF001 — DRF's documented inner request
+def actor_of(request: HttpRequest | Request) -> Actor:
+    """Who is calling, as audit stores it; `anonymous` until proved. With the id our middleware gave the request."""
+    user, request_id = getattr(request, "user", None), str(getattr(request, "request_id", ""))
+    for model, kind in ((Agent, "agent"), (ServiceProvider, "service_provider"), (Human, "human")):
+        if isinstance(user, model):
+            return Actor(kind, str(user.pk), request_id)
+    return Actor("anonymous", "", request_id)
 
 
 def read_proof(request: Request, *, now: datetime) -> VerifiedProof:
@@ -83,7 +88,7 @@ def read_proof(request: Request, *, now: datetime) -> VerifiedProof:
             now=int(now.timestamp()),
         )
     except LeakedKeyError as error:
-        bar_disclosed_key(key=error.key, actor=Actor("anonymous", "", request_id_of(request)), now=now)
+        bar_disclosed_key(key=error.key, actor=actor_of(request), now=now)
         raise
     # Before anything is spent or looked up. A nonce refused here only gets older, so its proof is never good later.
     judge_nonce(request, proof, required=False, now=now)

@@ -1,6 +1,5 @@
 """The verifier over HTTP: service providers ask for decisions, agents wait for a human's confirmation of one transaction."""
 
-import time
 from typing import Any, cast
 
 from django.core.exceptions import RequestDataTooBig
@@ -14,7 +13,7 @@ from agentauth.protocol.errors import NotFoundError
 from agentauth.protocol.identifiers import parse_id
 from agentauth.protocol.reading import items
 from audit.faults import fault_point
-from registry.api.grants import LONG_POLLS, LOOK_EVERY_SECONDS, MAX_WAIT_SECONDS
+from registry.api.long_poll import MAX_WAIT_SECONDS, until_decided
 from registry.api.tokens import presented_token
 from registry.api.views import NativeView, query_integer
 from registry.authentication import ServiceProviderAuthentication
@@ -115,32 +114,13 @@ class ConfirmationView(NativeView):
     def get(self, request: Request, confirmation_id: str) -> Response:
         query = self.query("wait")
         wait = query_integer(query.get("wait", "0"), "wait", minimum=0, maximum=MAX_WAIT_SECONDS)
-        row = self._find(confirmation_id)
-        if wait and row.status_at(self.now) == Confirmation.Status.PENDING:
-            row = self._wait(row, wait)
-        return Response(render_confirmation(row))
-
-    def _find(self, confirmation_id: str) -> Confirmation:
         try:
             wanted = parse_id(confirmation_id)
         except ValueError:
             raise NotFoundError("There is nothing here, or it is not yours.") from None
-        return find_for_agent(wanted, self.agent)
-
-    def _wait(self, row: Confirmation, seconds: int) -> Confirmation:
-        # The same few slots as the other long polls: waiting agents never hold the threads others need.
-        if not LONG_POLLS.acquire(blocking=False):
-            return row
-        try:
-            deadline = time.monotonic() + seconds
-            while (
-                time.monotonic() < deadline and row.status_at(timezone.now()) == Confirmation.Status.PENDING
-            ):
-                time.sleep(min(LOOK_EVERY_SECONDS, max(0.0, deadline - time.monotonic())))
-                row = find_for_agent(row.pk, self.agent)
-        finally:
-            LONG_POLLS.release()
-        return row
+        row = find_for_agent(wanted, self.agent)
+        row = until_decided(row, look=lambda: find_for_agent(wanted, self.agent), seconds=wait)
+        return Response(render_confirmation(row))
 
 
 def render_confirmation(row: Confirmation) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from agentauth.openapi.operations import (
     Operation,
     status_of,
 )
-from agentauth.openapi.paths import GROUPS, OPERATIONS
+from agentauth.openapi.paths import GROUPS
 from agentauth.openapi.shapes import SHAPES, Schema, ref
 
 VERSION: Final = "1"
@@ -87,9 +87,8 @@ def _paths() -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for tag, (_, operations) in GROUPS.items():
         for key, operation in operations.items():
-            if key in served:
-                method, path = key.split(" ")
-                paths.setdefault(path, {})[method.lower()] = _operation(tag, path, operation, served[key])
+            method, path = key.split(" ")
+            paths.setdefault(path, {})[method.lower()] = _operation(tag, path, operation, served[key])
     return paths
 
 
@@ -209,8 +208,3 @@ def example_of(code: str) -> dict[str, Any]:
     """The body of a refusal with this code."""
     refusal = REFUSALS[code]
     return {"error": code, "error_description": refusal.sentence, **refusal.more}
-
-
-def undescribed() -> set[str]:
-    """What is served and not described, or described and not served."""
-    return set(routes()) ^ set(OPERATIONS)

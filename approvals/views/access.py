@@ -10,7 +10,6 @@ from django.utils.http import url_has_allowed_host_and_scheme
 
 from agentauth.protocol.encoding import read_object
 from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
-from audit.services import Actor
 from registry.models import Human
 
 P = ParamSpec("P")
@@ -41,14 +40,6 @@ def human_of(request: HttpRequest) -> Human:
     """The signed-in human of a `signed_in` view."""
     assert isinstance(request.user, Human)
     return request.user
-
-
-def actor_of(request: HttpRequest) -> Actor:
-    """Who acts, as audit stores it."""
-    request_id = str(getattr(request, "request_id", ""))
-    if isinstance(request.user, Human):
-        return Actor("human", str(request.user.pk), request_id)
-    return Actor("anonymous", "", request_id)
 
 
 def posted(request: HttpRequest) -> dict[str, object]:

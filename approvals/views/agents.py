@@ -13,10 +13,11 @@ from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.errors import NotFoundError
 from approvals.services.likeness import name_warnings
-from approvals.views.access import actor_of, human_of, signed_in
+from approvals.views.access import human_of, signed_in
 from approvals.views.described import describe_grant, describe_permissions, describe_use
 from approvals.views.happened import tell
 from audit.models import Event
+from registry.authentication import actor_of
 from registry.models import Agent, Grant, Human
 from registry.services import agents, grants
 

@@ -16,7 +16,7 @@ from approvals.services.offer import offer
 from approvals.services.people import session_key_of
 from approvals.services.signatures import receipt_of
 from approvals.services.terms import read_choices
-from approvals.views.access import actor_of, answer, human_of, member, posted, signed_in
+from approvals.views.access import answer, human_of, member, posted, signed_in
 from approvals.views.described import (
     describe_grant,
     describe_limits,
@@ -26,6 +26,7 @@ from approvals.views.described import (
     standing,
 )
 from audit.faults import fault_point
+from registry.authentication import actor_of
 from registry.models import Grant, Human
 from registry.services.grants import waits_for_signature
 

@@ -10,7 +10,8 @@ from agentauth.protocol.identifiers import parse_id
 from approvals.services import claims
 from approvals.services.likeness import name_warnings
 from approvals.services.people import session_key_of
-from approvals.views.access import actor_of, answer, human_of, member, posted, signed_in
+from approvals.views.access import answer, human_of, member, posted, signed_in
+from registry.authentication import actor_of
 from registry.services.agents import find_claim
 
 

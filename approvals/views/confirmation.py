@@ -13,7 +13,8 @@ from approvals.services import confirmations
 from approvals.services.likeness import name_warnings
 from approvals.services.people import session_key_of
 from approvals.services.signatures import receipt_of
-from approvals.views.access import actor_of, answer, human_of, member, posted, signed_in
+from approvals.views.access import answer, human_of, member, posted, signed_in
+from registry.authentication import actor_of
 from verifier.services.confirmations import find_for_human
 
 WORDS = {"confirm": "Confirmed", "deny": "Denied"}

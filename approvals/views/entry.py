@@ -15,7 +15,8 @@ from approvals.models import SetupCode
 from approvals.services import people
 from approvals.services.recovery import begin_recovery, finish_recovery
 from approvals.sessions import start_session
-from approvals.views.access import HOME, actor_of, answer, human_of, member, posted, safe_next, signed_in
+from approvals.views.access import HOME, answer, human_of, member, posted, safe_next, signed_in
+from registry.authentication import actor_of
 from registry.models import Human
 
 # With SameSite=Strict the first request after a click in a mail comes without our cookies.

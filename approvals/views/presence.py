@@ -7,7 +7,8 @@ from django.views.decorators.http import require_POST
 from agentauth.protocol.encoding import timestamp
 from approvals.services import presence as ceremonies
 from approvals.services.people import session_key_of
-from approvals.views.access import actor_of, answer, human_of, posted, signed_in
+from approvals.views.access import answer, human_of, posted, signed_in
+from registry.authentication import actor_of
 from verifier.services import presence
 
 

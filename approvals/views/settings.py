@@ -14,8 +14,9 @@ from approvals.models import Passkey
 from approvals.services import credentials
 from approvals.services.people import session_key_of
 from approvals.services.recovery import recent_recovery
-from approvals.views.access import actor_of, answer, human_of, posted, signed_in
+from approvals.views.access import answer, human_of, posted, signed_in
 from approvals.views.verification import verified
+from registry.authentication import actor_of
 from registry.services.enrolment import create_enrolment_code
 from registry.services.people import change_time_zone, end_sessions
 

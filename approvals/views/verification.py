@@ -11,7 +11,8 @@ from django.views.decorators.http import require_POST
 from agentauth.protocol.encoding import read_object
 from approvals.services.people import session_key_of
 from approvals.services.verification import ask_verification, verify_human
-from approvals.views.access import actor_of, answer, human_of, member, posted, signed_in
+from approvals.views.access import answer, human_of, member, posted, signed_in
+from registry.authentication import actor_of
 
 P = ParamSpec("P")
 

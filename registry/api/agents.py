@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -168,6 +168,6 @@ def render_agent(agent: Agent, now: datetime) -> dict[str, Any]:
         "description": agent.description,
         "model_origin": agent.model_origin,
         "capabilities": agent.capabilities,
-        "created_at": timestamp(agent.created_at.astimezone(UTC)),
-        "expires_at": timestamp(agent.expires_at.astimezone(UTC)),
+        "created_at": timestamp(agent.created_at),
+        "expires_at": timestamp(agent.expires_at),
     }

@@ -1,7 +1,7 @@
 """How a grant reads in an answer to its agent."""
 
 import uuid
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -18,7 +18,7 @@ def accepted(grant: Grant, *, now: datetime, status: int) -> Answer:
     body: dict[str, Any] = {
         "grant_id": str(grant.id),
         "status": grant.status_at(now),
-        "expires_at": timestamp(grant.expires_at.astimezone(UTC)),
+        "expires_at": timestamp(grant.expires_at),
         "interval": grant.poll_interval,
     }
     if claim_is_live(grant.agent, now):
@@ -83,4 +83,4 @@ def _approval_url(grant_id: str, agent_id: uuid.UUID | None, claim_number: int |
 
 
 def _time(at: datetime | None) -> str | None:
-    return timestamp(at.astimezone(UTC)) if at is not None else None
+    return timestamp(at) if at is not None else None

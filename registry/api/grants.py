@@ -1,10 +1,7 @@
 """Grants over HTTP: ask, list, wait for the decision, withdraw, revoke."""
 
-import threading
-import time
 from typing import Any
 
-from django.conf import settings
 from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -14,6 +11,7 @@ from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.reading import integer, text
 from audit.faults import fault_point
 from registry.api.grant_answers import accepted, render_grant, render_request
+from registry.api.long_poll import MAX_WAIT_SECONDS, until_decided
 from registry.api.views import NativeView, empty, query_integer
 from registry.models import Grant
 from registry.services.grant_requests import (
@@ -28,12 +26,8 @@ from registry.services.idempotency import Answer
 from registry.services.polling import note_poll
 from registry.services.service_providers import find_service_provider
 
-MAX_WAIT_SECONDS = 30
-LOOK_EVERY_SECONDS = 0.5
 MAX_REASON_CHARACTERS = 500
 MAX_REFERENCE_CHARACTERS = 80
-# A poll beyond these answers at once, so that waiting agents never hold the threads that others need.
-LONG_POLLS = threading.BoundedSemaphore(settings.LONG_POLL_SLOTS)
 
 
 class GrantsView(NativeView):
@@ -81,23 +75,8 @@ class GrantView(NativeView):
         grant = find_grant(grant_id, agent=self.agent)
         if grant.status_at(self.now) == Grant.Status.PENDING:
             note_poll(grant=grant, now=self.now)
-            if wait:
-                grant = self._wait(grant, wait)
+            grant = until_decided(grant, look=lambda: find_grant(grant_id, agent=self.agent), seconds=wait)
         return Response(render_grant(grant, timezone.now()))
-
-    def _wait(self, grant: Grant, seconds: int) -> Grant:
-        if not LONG_POLLS.acquire(blocking=False):
-            return grant
-        try:
-            deadline = time.monotonic() + seconds
-            while time.monotonic() < deadline:
-                time.sleep(min(LOOK_EVERY_SECONDS, max(0.0, deadline - time.monotonic())))
-                grant = find_grant(str(grant.id), agent=self.agent)
-                if grant.status_at(timezone.now()) != Grant.Status.PENDING:
-                    break
-        finally:
-            LONG_POLLS.release()
-        return grant
 
 
 class WithdrawGrantView(NativeView):

@@ -16,8 +16,8 @@ from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.identifiers import parse_id
 from agentauth.protocol.reading import members
 from audit.services import Actor
-from registry.authentication import AgentProofAuthentication, caller_of, request_id_of
-from registry.models import Agent, ServiceProvider
+from registry.authentication import AgentProofAuthentication, actor_of, caller_of
+from registry.models import Agent
 from registry.permissions import IsAgent
 from registry.services.idempotency import Answer, run_once
 
@@ -52,12 +52,7 @@ class NativeView(APIView):
 
     @property
     def actor(self) -> Actor:
-        user, request_id = caller_of(self.request), request_id_of(self.request)
-        if isinstance(user, Agent):
-            return Actor("agent", str(user.pk), request_id)
-        if isinstance(user, ServiceProvider):
-            return Actor("service_provider", str(user.pk), request_id)
-        return Actor("anonymous", "", request_id)
+        return actor_of(self.request)
 
     def body(self, *, required: Collection[str] = (), optional: Collection[str] = ()) -> dict[str, Any]:
         """The JSON object of the body with exactly these members; nothing at all counts as an empty object."""

@@ -42,7 +42,7 @@ def find_grant(reference: str, *, agent: Agent) -> Grant:
         pk = None
     grant = (
         Grant.objects.select_related("agent", "service_provider").filter(pk=pk, agent=agent).first()
-        if pk is not None and str(pk) == reference
+        if pk is not None
         else None
     )
     if grant is None:

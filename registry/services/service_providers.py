@@ -191,8 +191,6 @@ def authenticate_service_provider(*, client_id: str, secret: str) -> ServiceProv
         client = parse_id(client_id)
     except ValueError:
         raise _UNKNOWN from None
-    if str(client) != client_id:
-        raise _UNKNOWN
     rows = ServiceProviderSecret.objects.select_related("service_provider").filter(
         service_provider_id=client, revoked_at=None, service_provider__status=ServiceProvider.Status.ACTIVE
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from registry.api import grants as api
+from registry.api import long_poll
 from registry.models import Grant, Human, ServiceProvider
 from registry.services.grants import deny_grant
 from registry.tests.cast import TESTER, AgentClient, approved, pending, refused
@@ -67,7 +67,7 @@ def test_waiting_ends_with_the_decision(
     def decide(_seconds: float) -> None:
         deny_grant(grant=grant, human=alice, reason="", actor=TESTER, now=now)
 
-    monkeypatch.setattr("registry.api.grants.time.sleep", decide)
+    monkeypatch.setattr("registry.api.long_poll.time.sleep", decide)
     body = agent.call("GET", f"/v1/grants/{grant.id}", query="?wait=30").json()
     assert body["status"] == "denied"
 
@@ -87,7 +87,7 @@ def test_a_wait_beyond_the_servers_places_answers_at_once(
     grant = pending(agent, service_provider, now=now)
     full = threading.BoundedSemaphore(1)
     full.acquire()
-    monkeypatch.setattr(api, "LONG_POLLS", full)
+    monkeypatch.setattr(long_poll, "LONG_POLLS", full)
     begun = time.monotonic()
     assert agent.call("GET", f"/v1/grants/{grant.id}", query="?wait=30").json()["status"] == "pending"
     assert time.monotonic() - begun < 2

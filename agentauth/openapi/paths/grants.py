@@ -15,7 +15,7 @@ from agentauth.openapi.story import (
     STORY,
     VALID_UNTIL,
 )
-from registry.api.grants import MAX_WAIT_SECONDS
+from registry.api.long_poll import MAX_WAIT_SECONDS
 from registry.api.views import DEFAULT_PAGE, MAX_PAGE
 
 WAIT: Final = integer(

@@ -14,7 +14,7 @@ from jsonschema_rs import meta
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from agentauth.http_errors import STATUSES
-from agentauth.openapi.document import example_of, openapi
+from agentauth.openapi.document import example_of, openapi, routes
 from agentauth.openapi.operations import REFUSALS
 from agentauth.openapi.shapes import SHAPES
 from agentauth.openapi.story import STORY
@@ -47,6 +47,10 @@ def contents() -> list[Any]:
                 pytest.param(content, id=f"{key} {place}") for content in holder.get("content", {}).values()
             ]
     return found
+
+
+def test_what_is_served_and_what_is_described_are_the_same() -> None:
+    assert set(routes()) == set(OPERATIONS)
 
 
 def test_it_is_openapi_3_1() -> None:
