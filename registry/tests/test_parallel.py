@@ -20,6 +20,9 @@ from registry.tests.cast import TESTER, AgentClient, approve, approved, enrolled
 
 pytestmark = pytest.mark.django_db(transaction=True)
 MANY = 50
+# A lock that a busy machine does not give in time is a 503 to be repeated: so often, before it counts as an answer.
+TRIES = 5
+TRY_AGAIN = 503
 
 
 def at_once(acts: Sequence[Callable[[], Any]]) -> list[Any]:
@@ -29,7 +32,10 @@ def at_once(acts: Sequence[Callable[[], Any]]) -> list[Any]:
     def run(index: int, act: Callable[[], Any]) -> None:
         try:
             start.wait()
-            results[index] = act()
+            for _ in range(TRIES):
+                results[index] = answer = act()
+                if getattr(answer, "status_code", None) != TRY_AGAIN:
+                    break
         except AgentAuthError as error:
             results[index] = error.code  # type: ignore[call-overload]
         finally:
