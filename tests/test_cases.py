@@ -22,6 +22,7 @@ OWNERS = (
     "a later issue: Redis",
     "a later issue: KMS backends",
     "a later issue: audit proofs",
+    "a later issue: notifications",
     "a later issue: operations",
     "a later issue: OAuth front",
     "a later issue: final pages",

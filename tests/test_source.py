@@ -107,6 +107,65 @@ def test_DJ_30_nothing_is_unpickled_evaluated_or_read_as_xml() -> None:
     assert found == {("agentauth/openapi/page.py", "mark_safe")}
 
 
+# What opens a connection, or starts a program that could.
+NETWORK = {
+    "socket", "ssl", "http.client", "urllib.request", "urllib3", "requests", "httpx", "aiohttp", "hvac", "smtplib", "poplib",
+    "imaplib", "xmlrpc", "asyncio", "subprocess", "multiprocessing", "websockets", "boto3", "botocore", "grpc", "redis",
+    "django.core.mail", "paramiko", "dns",
+}  # fmt: skip
+# Where the server may: the key service at the address its operator set, and our own server processes. The database and
+# Celery's broker are Django's and Celery's own. Whoever adds a line here also answers for SS-1, SS-2 and SS-4 there.
+REACHES_OUT = {
+    ("kms/backends/vault.py", "hvac"),
+    ("kms/backends/vault.py", "requests"),
+    ("agentauth/web_server.py", "socket"),
+    ("agentauth/management/commands/serve.py", "socket"),
+    ("agentauth/management/commands/serve.py", "subprocess"),
+}
+
+
+def reaching(tree: ast.AST) -> Iterator[str]:
+    """Each module of NETWORK that is imported, wherever in the file, and each found by its name."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [each.name for each in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [str(node.module), *(f"{node.module}.{each.name}" for each in node.names)]
+        elif isinstance(node, ast.Call) and last_name(node.func) in {"import_module", "import_string"}:
+            names = [str(each.value) for each in node.args if isinstance(each, ast.Constant)]
+        yield from {known for known in NETWORK for name in names if f"{name}.".startswith(f"{known}.")}
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("import requests.adapters as x", {"requests"}),
+        ("from urllib import request", {"urllib.request"}),
+        ("from urllib.parse import urlsplit", set()),
+        ("def f():\n    from http.client import HTTPConnection", {"http.client"}),
+        ("from http import HTTPStatus", set()),
+        ("from django.core import mail", {"django.core.mail"}),
+        ("import_module('httpx')", {"httpx"}),
+        ("from .requests import x", set()),
+    ],
+)
+def test_SS_1_the_rule_finds_what_it_is_for(line: str, found: set[str]) -> None:
+    assert set(reaching(ast.parse(line))) == found
+
+
+def test_SS_1_SS_7_SS_8_the_server_reaches_out_in_the_named_places_alone() -> None:
+    """No address that somebody sent or registered is ever asked, and nothing is sent to one."""
+    server = [path for path in SOURCES if not path.is_relative_to(ROOT / "examples")]
+    found = {
+        (str(path.relative_to(ROOT)), name)
+        for path in server
+        if not path.is_relative_to(ROOT / "agentauth/sdk")
+        for name in reaching(ast.parse(path.read_text()))
+    }
+    assert found == REACHES_OUT
+
+
 def test_DJ_12_no_sql_is_put_together_from_values() -> None:
     """Text given to the database is constant; values go beside it."""
     found = set()

@@ -22,6 +22,7 @@ _INVISIBLE: Final = re.compile(
 )
 _LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HOST: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
 def _check_readable(value: str, where: str, *, also: str = "") -> str:
@@ -71,7 +72,7 @@ def check_host(value: object, where: str = "model_origin") -> str:
     """
     if not isinstance(value, str) or len(value) > MAX_HOST or _HOST.fullmatch(value) is None:
         raise InvalidRequestError(f"{where}: must be a host name in lower case, such as models.example.com.")
-    # WHATWG URL section 3.5: a last label of digits makes the whole an IPv4 address.
-    if value.rpartition(".")[2].isdigit():
+    # WHATWG URL section 3.5: a last label that is a number, hexadecimal too, makes the whole an IPv4 address.
+    if _NUMBER.fullmatch(value.rpartition(".")[2]):
         raise InvalidRequestError(f"{where}: must be a host name, not an address.")
     return value

@@ -177,3 +177,33 @@ def test_a_public_key_that_is_none_is_refused(liar: type[_Liar], key: Any) -> No
     liar.key = key
     with pytest.raises(BackendError):
         _ = open_signer(URI).public
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_SS_4_a_redirect_is_not_followed(liar: type[_Liar], settings: Settings, status: int) -> None:
+    """Whoever answers in its place would else get the token, and could name any address of our network."""
+    followed: list[str] = []
+    home, settings.KEY_BACKEND = settings.VAULT_ADDR, "vault"
+
+    def redirecting(self: _Liar) -> None:
+        if self.path.startswith("/elsewhere"):
+            followed.append(self.path)
+            self._answer({"data": GOOD})
+            return
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(status)
+        self.send_header("Location", f"{home}/elsewhere{self.path}")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    liar.do_GET = liar.do_POST = liar.do_PUT = redirecting  # type: ignore[method-assign]
+    with pytest.raises(BackendError):
+        _ = open_signer(URI).public
+    with pytest.raises(BackendError):
+        create(purpose="token")
+    liar.do_GET = _Liar.do_GET  # type: ignore[method-assign]
+    signer = open_signer(URI)
+    assert signer.public == KEY.public
+    with pytest.raises(BackendError):
+        signer.sign(b"m")
+    assert followed == []

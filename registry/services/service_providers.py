@@ -5,6 +5,7 @@ import hmac
 import secrets
 from collections.abc import Sequence
 from datetime import datetime
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -21,7 +22,7 @@ from agentauth.protocol.errors import (
     NotFoundError,
 )
 from agentauth.protocol.identifiers import parse_id
-from agentauth.protocol.manifest import check_display_name
+from agentauth.protocol.names import check_display_name, check_host
 from audit import kinds
 from audit.services import Actor, record
 from kms.state import Subject, publish_change
@@ -242,7 +243,8 @@ def revoke_service_provider(*, service_provider: ServiceProvider, actor: Actor, 
 def check_audience(audience: str) -> None:
     """Refuse an audience that is not an absolute URL in normal form, without final slash, on an origin not ours.
 
-    https in production; in development also http on the loopback host. Raises InvalidRequestError.
+    https in production; in development also http on the loopback host. The host is a name or a public address in its
+    one form: `127.1`, `2130706433` and `sp.example.` would name a place a second time. Raises InvalidRequestError.
     """
     try:
         parts, normal = urlsplit(audience), normalize_url(audience)
@@ -253,13 +255,35 @@ def check_audience(audience: str) -> None:
         raise InvalidRequestError(
             "The audience must be a plain URL: lower-case host, no default port, no query, no final slash."
         )
-    loopback = settings.DEVELOPMENT and parts.scheme == "http" and parts.hostname in _LOOPBACK
+    host = parts.hostname or ""
+    loopback = settings.DEVELOPMENT and host in _LOOPBACK
     if parts.scheme != "https" and not loopback:
         raise InvalidRequestError(
             "The audience must be an https URL (in development also http://localhost:port or http://127.0.0.1:port)."
         )
     if _origin(audience) == _origin(settings.ISSUER):
         raise InvalidRequestError("The audience may not share this registry's own origin.")
+    if not loopback and not _is_public(host):
+        raise InvalidRequestError(
+            "The audience's host must be a name, or a public address in its usual form."
+        )
+
+
+def _is_public(host: str) -> bool:
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return _is_name(host) and host.rpartition(".")[2] != "localhost"
+    # Agents send their calls there: an address inside their own network is not ours to give them.
+    return str(address) == host and address.is_global and not address.is_multicast
+
+
+def _is_name(host: str) -> bool:
+    try:
+        check_host(host)
+    except InvalidRequestError:
+        return False
+    return True
 
 
 def _hold_audiences() -> None:

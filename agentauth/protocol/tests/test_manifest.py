@@ -242,6 +242,10 @@ def test_host_names() -> None:
         "a" * 64,
         "a:80",
         "a/b",
+        "2130706433",
+        "0x7f000001",
+        "127.1",
+        "a.0x",
         None,
     ]
     for host in [*bad, ".".join(["a" * 63] * 4)]:
