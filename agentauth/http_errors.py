@@ -302,7 +302,8 @@ def server_error(request: HttpRequest) -> HttpResponse:
     """
     cause = sys.exc_info()[1]
     error = domain_error(cause if isinstance(cause, Exception) else RuntimeError())
-    logger.error("unhandled error before %s", request.path, exc_info=cause)
+    # No path: what would stand for it, the route, is found after all middleware.
+    logger.error("unhandled error in a middleware", exc_info=cause)
     metrics.count_error(error)
     status = STATUSES[error.code]
     return JsonResponse(body_of(error), status=status, headers=headers_of(error, status))

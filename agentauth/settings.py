@@ -173,8 +173,6 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 AUTH_USER_MODEL = "registry.Human"
 AUTHENTICATION_BACKENDS = ["approvals.passkeys.PasskeyBackend"]
-LOGIN_URL = "/sign-in/"
-LOGIN_REDIRECT_URL = "/approvals/"
 
 REST_FRAMEWORK = {
     # Deny by default: a view that names nobody answers nobody.
@@ -203,11 +201,9 @@ STATICFILES_DIRS = [BASE_DIR / "static"]
 # Development serves assets from where they lie; production from what collectstatic gathered.
 STATIC_ROOT = None if DEVELOPMENT else BASE_DIR / "staticfiles"
 WHITENOISE_USE_FINDERS = DEVELOPMENT
-WHITENOISE_AUTOREFRESH = False
 
 DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024
 FILE_UPLOAD_HANDLERS: list[str] = []
-DATA_UPLOAD_MAX_NUMBER_FIELDS = 1000
 
 # Cookies: `__Host-` and Secure in production; on http://localhost a browser would drop both.
 _PREFIX = "" if DEVELOPMENT else "__Host-"

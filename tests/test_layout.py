@@ -3,13 +3,14 @@
 import ast
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TOP_LEVEL = {
-    ".ci", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "Dockerfile", "LICENSE", "Makefile", "README.md", "SECURITY.md",
+    ".ci", ".dockerignore", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "Dockerfile", "LICENSE", "Makefile", "README.md", "SECURITY.md",
     "agentauth", "approvals", "audit", "benchmarks", "conftest.py", "docs", "examples", "kms", "manage.py", "pyproject.toml",
     "registry", "requirements-dev.in", "requirements-dev.txt", "requirements.in", "requirements.txt", "static", "templates",
     "tests", "verifier",
@@ -43,6 +44,18 @@ DOCUMENTED = [
 
 def test_top_level_holds_what_the_map_names_and_nothing_else() -> None:
     assert {path.relative_to(ROOT).parts[0] for path in FILES} == TOP_LEVEL
+
+
+def test_no_module_of_the_wiring_may_be_imported_by_an_app() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    [held] = [each for each in contracts if each["name"] == "The wiring is imported by nobody"]
+    modules = {
+        f"agentauth.{path.relative_to(ROOT / 'agentauth').parts[0].removesuffix('.py')}"
+        for path in SOURCES
+        if path.is_relative_to(ROOT / "agentauth")
+    }
+    library = {"agentauth.__init__", "agentauth.protocol", "agentauth.sdk", "agentauth.tests"}
+    assert set(held["forbidden_modules"]) == modules - library
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

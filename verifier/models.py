@@ -7,6 +7,7 @@ from django.contrib.sessions.models import Session
 from django.db import models
 from django.db.models import F, Q
 
+from agentauth.protocol.envelope import Ledger
 from audit.identifiers import new_id
 from registry.models import Grant, Human
 
@@ -29,6 +30,11 @@ class GrantLedger(models.Model):
 
     def __str__(self) -> str:
         return f"{self.grant_id}: {self.uses} uses"
+
+    def counters(self) -> Ledger:
+        """The row as the protocol's value."""
+        spent = {key: (str(start), int(minor)) for key, (start, minor) in self.spent.items()}
+        return Ledger(tat_us=self.tat_us, uses=self.uses, spent=spent)
 
 
 class AgentOperation(models.Model):

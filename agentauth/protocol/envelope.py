@@ -78,11 +78,6 @@ class Envelope:
     max_session_seconds: int | None = None
 
     @property
-    def is_empty(self) -> bool:
-        """True if nothing is limited; tokens of any other envelope carry `verify: "online"`."""
-        return self == EMPTY
-
-    @property
     def rate(self) -> Rate | None:
         """The rate limit with its default burst of 1, or None."""
         return (

@@ -56,7 +56,7 @@ class Grant:
     ) -> Self:
         """Read a grant of `POST /v1/grants`, `GET /v1/grants` or `GET /v1/grants/{id}`. Raises RegistryError."""
         interval = body.get("interval")
-        named = body.get("service_provider", body.get("service_provider_id"))
+        named = body.get("service_provider")
         if isinstance(named, Mapping):
             named = named.get("id")
         return cls(
@@ -109,10 +109,7 @@ class Confirmation:
     @classmethod
     def of(cls, body: Mapping[str, object]) -> Self:
         """Read `GET /v1/confirmations/{id}`. Raises RegistryError."""
-        identifier = body.get("confirmation_id", body.get("id"))
-        if not isinstance(identifier, str):
-            raise _missing("confirmation_id")
-        return cls(identifier, text(body, "status"), optional(body, "approval_url"))
+        return cls(text(body, "confirmation_id"), text(body, "status"), optional(body, "approval_url"))
 
 
 def text(body: Mapping[str, object], name: str) -> str:

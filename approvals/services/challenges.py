@@ -1,12 +1,14 @@
 """Challenges: made and kept on the server, bound to session, human, purpose and subject, taken once."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
+from django.db import transaction
 
 from agentauth.protocol.errors import InvalidAssertionError
 from approvals.models import Challenge, ChallengeQuerySet, Passkey, SetupCode
@@ -75,6 +77,18 @@ def take(row: Challenge, *, now: datetime) -> None:
     """Use the challenge. Raises InvalidAssertionError where it was used before or is older than five minutes."""
     if not Challenge.objects.open(now).filter(pk=row.pk).update(used_at=now):
         raise InvalidAssertionError("This signature request is over. Press the button again.")
+
+
+@contextmanager
+def answering(row: Challenge, *, now: datetime) -> Iterator[None]:
+    """One transaction in which the challenge is used and its answer judged; one answered wrongly stays used up."""
+    try:
+        with transaction.atomic():
+            take(row, now=now)
+            yield
+    except InvalidAssertionError:
+        spend(row, now=now)
+        raise
 
 
 def spend(row: Challenge, *, now: datetime) -> None:

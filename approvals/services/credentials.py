@@ -10,7 +10,7 @@ from django.db import IntegrityError, transaction
 from agentauth.protocol.errors import InvalidAssertionError, InvalidStateError, NotFoundError
 from approvals.models import Challenge, Passkey
 from approvals.passkeys import VerifiedRegistration, creation_options, verify_registration
-from approvals.services.challenges import Ceremony, begin, latest, spend, take
+from approvals.services.challenges import Ceremony, answering, begin, latest
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Human
@@ -37,14 +37,9 @@ def finish_passkey(
 ) -> Passkey:
     """Add the passkey. Raises InvalidAssertionError, also for an id that is registered to anybody."""
     row = latest(Ceremony(Challenge.Purpose.PASSKEY, session_key, human))
-    try:
-        with transaction.atomic():
-            take(row, now=now)
-            verified = verify_new(row, credential)
-            return add_passkey(human, verified, user_handle_of(human), actor=actor, now=now)
-    except InvalidAssertionError:
-        spend(row, now=now)
-        raise
+    with answering(row, now=now):
+        verified = verify_new(row, credential)
+        return add_passkey(human, verified, user_handle_of(human), actor=actor, now=now)
 
 
 def remove_passkey(*, human: Human, passkey_id: str, actor: Actor, now: datetime) -> None:

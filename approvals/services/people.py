@@ -21,7 +21,7 @@ from agentauth.protocol.errors import (
 from agentauth.protocol.manifest import check_display_name
 from approvals.models import Challenge, SetupCode
 from approvals.passkeys import creation_options, request_options
-from approvals.services.challenges import Ceremony, begin, check_signature, latest, spend, take
+from approvals.services.challenges import Ceremony, answering, begin, check_signature, latest
 from approvals.services.credentials import USER_HANDLE_BYTES, add_passkey, verify_new
 from approvals.sessions import stored_key
 from audit import kinds
@@ -144,24 +144,19 @@ def finish_setup(
     Raises InvalidAssertionError, ExpiredError where the code was used meanwhile, InvalidStateError.
     """
     row = latest(Ceremony(Challenge.Purpose.SETUP, session_key, None, str(setup_code.pk)))
-    try:
-        with transaction.atomic():
-            take(row, now=now)
-            verified = verify_new(row, credential)
-            use_code(setup_code, now=now)
-            human = create_human(
-                email=row.data["email"],
-                name=row.data["name"],
-                is_staff=setup_code.is_staff,
-                actor=actor,
-                now=now,
-            )
-            SetupCode.objects.filter(pk=setup_code.pk).update(human=human)
-            by_them = Actor("human", str(human.pk), actor.request_id)
-            add_passkey(human, verified, bytes.fromhex(row.data["user_handle"]), actor=by_them, now=now)
-    except InvalidAssertionError:
-        spend(row, now=now)
-        raise
+    with answering(row, now=now):
+        verified = verify_new(row, credential)
+        use_code(setup_code, now=now)
+        human = create_human(
+            email=row.data["email"],
+            name=row.data["name"],
+            is_staff=setup_code.is_staff,
+            actor=actor,
+            now=now,
+        )
+        SetupCode.objects.filter(pk=setup_code.pk).update(human=human)
+        by_them = Actor("human", str(human.pk), actor.request_id)
+        add_passkey(human, verified, bytes.fromhex(row.data["user_handle"]), actor=by_them, now=now)
     return human
 
 
@@ -174,16 +169,11 @@ def begin_sign_in(*, session_key: str, now: datetime) -> dict[str, Any]:
 def finish_sign_in(*, credential: object, session_key: str, request_id: str, now: datetime) -> Human:
     """The active human whose passkey signed. The caller starts the session. Raises InvalidAssertionError."""
     row = latest(Ceremony(Challenge.Purpose.SIGN_IN, session_key))
-    try:
-        with transaction.atomic():
-            take(row, now=now)
-            passkey, _ = check_signature(row, credential=credential, human=None, now=now)
-            human = _active(passkey.human)
-            actor = Actor("human", str(human.pk), request_id)
-            record(kind=kinds.HUMAN_SIGNED_IN, actor=actor, at=now, human_id=human.id)
-    except InvalidAssertionError:
-        spend(row, now=now)
-        raise
+    with answering(row, now=now):
+        passkey, _ = check_signature(row, credential=credential, human=None, now=now)
+        human = _active(passkey.human)
+        actor = Actor("human", str(human.pk), request_id)
+        record(kind=kinds.HUMAN_SIGNED_IN, actor=actor, at=now, human_id=human.id)
     return human
 
 

@@ -3,18 +3,14 @@
 from datetime import datetime
 from typing import Any
 
-from django.db import transaction
-
-from agentauth.protocol.errors import InvalidAssertionError
 from approvals.models import Challenge
 from approvals.services.challenges import (
     Ceremony,
+    answering,
     begin,
     check_signature,
     latest,
     passkey_options,
-    spend,
-    take,
 )
 from audit.services import Actor
 from registry.models import Human
@@ -31,14 +27,9 @@ def begin_presence(
 ) -> datetime:
     """Begin the lease; returns its end. Raises InvalidAssertionError, InvalidStateError."""
     row = latest(_ceremony(human, session_key))
-    try:
-        with transaction.atomic():
-            take(row, now=now)
-            check_signature(row, credential=credential, human=human, now=now)
-            lease = presence.begin(human=human, session_key=session_key, actor=actor, now=now)
-    except InvalidAssertionError:
-        spend(row, now=now)
-        raise
+    with answering(row, now=now):
+        check_signature(row, credential=credential, human=human, now=now)
+        lease = presence.begin(human=human, session_key=session_key, actor=actor, now=now)
     return lease.expires_at
 
 

@@ -6,10 +6,10 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 
-from agentauth.protocol.errors import InvalidAssertionError, InvalidStateError
+from agentauth.protocol.errors import InvalidStateError
 from approvals.models import Challenge, Passkey, SetupCode
 from approvals.passkeys import creation_options
-from approvals.services.challenges import Ceremony, begin, latest, spend, take
+from approvals.services.challenges import Ceremony, answering, begin, latest
 from approvals.services.credentials import add_passkey, remove_all_passkeys, user_handle_of, verify_new
 from approvals.services.people import SetupLink, keep_link, use_code
 from audit import kinds
@@ -72,25 +72,20 @@ def finish_recovery(
     InvalidStateError where the human is not active any more.
     """
     row = latest(_ceremony(setup_code, session_key))
-    try:
-        with transaction.atomic():
-            take(row, now=now)
-            verified = verify_new(row, credential)
-            use_code(setup_code, now=now)
-            human = _human_of(setup_code)
-            by_them = Actor("human", str(human.pk), actor.request_id)
-            removed = remove_all_passkeys(human=human, reason="recovery", actor=by_them, now=now)
-            add_passkey(human, verified, bytes.fromhex(row.data["user_handle"]), actor=by_them, now=now)
-            record(
-                kind=kinds.HUMAN_RECOVERED,
-                actor=by_them,
-                at=now,
-                human_id=human.id,
-                data={"passkeys_removed": removed},
-            )
-    except InvalidAssertionError:
-        spend(row, now=now)
-        raise
+    with answering(row, now=now):
+        verified = verify_new(row, credential)
+        use_code(setup_code, now=now)
+        human = _human_of(setup_code)
+        by_them = Actor("human", str(human.pk), actor.request_id)
+        removed = remove_all_passkeys(human=human, reason="recovery", actor=by_them, now=now)
+        add_passkey(human, verified, bytes.fromhex(row.data["user_handle"]), actor=by_them, now=now)
+        record(
+            kind=kinds.HUMAN_RECOVERED,
+            actor=by_them,
+            at=now,
+            human_id=human.id,
+            data={"passkeys_removed": removed},
+        )
     return human
 
 

@@ -3,18 +3,15 @@
 from datetime import datetime
 from typing import Any
 
-from django.db import transaction
-
 from agentauth.protocol.errors import AgentAuthError, InvalidAssertionError, InvalidRequestError
 from approvals.models import Challenge
 from approvals.services.challenges import (
     Ceremony,
+    answering,
     begin,
     check_signature,
     latest,
     passkey_options,
-    spend,
-    take,
 )
 from audit import kinds
 from audit.services import Actor, record
@@ -49,15 +46,10 @@ def verify_human(
     if credential is None:
         raise VerificationRequiredError("Confirm with your passkey that it is you, then repeat this.")
     row = latest(_ceremony(human, session_key))
-    try:
-        with transaction.atomic():
-            take(row, now=now)
-            check_signature(row, credential=credential, human=human, now=now)
-            _check_act(row, act)
-            record(kind=kinds.HUMAN_VERIFIED, actor=actor, at=now, human_id=human.id, data={"act": act})
-    except InvalidAssertionError:
-        spend(row, now=now)
-        raise
+    with answering(row, now=now):
+        check_signature(row, credential=credential, human=human, now=now)
+        _check_act(row, act)
+        record(kind=kinds.HUMAN_VERIFIED, actor=actor, at=now, human_id=human.id, data={"act": act})
 
 
 def _check_act(row: Challenge, act: str) -> None:

@@ -14,7 +14,6 @@ from approvals.services.offer import offer
 from approvals.services.terms import currency_of, offered_terms, whole_days
 from registry.models import Agent, Grant, Human
 from verifier.models import GrantLedger
-from verifier.services.usage import ledger_of
 
 _ELSEWHERE = 20
 _RISKS = ("high", "medium", "low")
@@ -133,7 +132,7 @@ def describe_use(grants: Iterable[Grant], now: datetime) -> dict[Any, list[dict[
     use: dict[Any, list[dict[str, Any]]] = {}
     for grant in grants:
         envelope = parse_envelope(grant.envelope or {})
-        ledger = ledger_of(rows[grant.pk]) if grant.pk in rows else Ledger()
+        ledger = rows[grant.pk].counters() if grant.pk in rows else Ledger()
         bars = []
         for budget in envelope.budgets:
             _start, minor = ledger.spent_minor(budget, now)

@@ -2,17 +2,12 @@
 
 from typing import Any, ClassVar
 
-from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
+from django.contrib.auth.base_user import AbstractBaseUser
 from django.db import models
 from django.db.models.functions import Lower
 from django.utils.crypto import salted_hmac
 
 from audit.identifiers import new_id
-
-
-class HumanManager(BaseUserManager["Human"]):
-    def get_by_natural_key(self, username: str | None) -> "Human":
-        return self.get(email__iexact=username)
 
 
 class Human(AbstractBaseUser):
@@ -36,8 +31,6 @@ class Human(AbstractBaseUser):
     # Raised to end every session of this human at once.
     session_epoch = models.PositiveIntegerField(default=0)
     created_at = models.DateTimeField()
-
-    objects = HumanManager()
 
     USERNAME_FIELD = "email"
     EMAIL_FIELD = "email"

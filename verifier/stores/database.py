@@ -18,7 +18,6 @@ from verifier.decision import decide
 from verifier.models import AgentOperation, Confirmation, GrantLedger
 from verifier.services.confirmations import confirmation_state, request_confirmation
 from verifier.services.presence import is_online
-from verifier.services.usage import ledger_of
 from verifier.stores import (
     Allow,
     AskHuman,
@@ -82,7 +81,7 @@ def _judge(call: StoreCall) -> Permit | Refuse:
         row = _first_ledger(call, state)
         state = state_of(call) or state
         snapshot = _snapshot(call, state)
-    ledger = _plain_ledger(call) if row is None else ledger_of(row)
+    ledger = _plain_ledger(call) if row is None else row.counters()
     # 7. to 14. are judged without I/O, the same in every store.
     outcome = decide(call, snapshot, ledger)
     # 15. Record.
@@ -128,7 +127,7 @@ def _first_ledger(call: StoreCall, state: TokenState) -> GrantLedger:
 def _plain_ledger(call: StoreCall) -> Ledger:
     """The counters for a call that only looks."""
     row = GrantLedger.objects.filter(grant_id=call.claims.grant_id).first()
-    return Ledger() if row is None else ledger_of(row)
+    return Ledger() if row is None else row.counters()
 
 
 def _snapshot(call: StoreCall, state: TokenState) -> Snapshot:

@@ -11,8 +11,7 @@ from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.errors import InvalidRequestError
 from registry.services.tokens import issue_token, sign_issued
 from verifier.models import GrantLedger
-from verifier.services.usage import use_of_grant
-from verifier.tests.scene import LOOK, PAY, SYSTEM, Scene, key, pay, refused, scene
+from verifier.tests.scene import LOOK, PAY, SYSTEM, key, pay, refused, scene
 
 pytestmark = pytest.mark.django_db
 
@@ -63,7 +62,6 @@ def test_EN_3_the_budget_is_exact_and_heals_with_its_period() -> None:
         answer = refused(place, place.body(pay("1.01"), idempotency_key=key()))
         assert (answer["reason"], answer["retry_after"]) == ("budget", 12 * 3600)
         assert place.pay("1.00")["limits"]["budgets"][0]["remaining"] == "0.00"
-        assert use_of_grant(place.grant, timezone.now()).budgets[0].remaining == "0.00"
         clock.shift(timedelta(hours=12))
         assert place.pay("3.00")["limits"]["budgets"][0]["remaining"] == "97.00"
 
@@ -99,14 +97,6 @@ def test_a_session_limit_caps_the_tokens_life() -> None:
     assert issued.expires_in <= 120
     assert sign_issued(issued.claims, timezone.now())
     assert place.ask(LOOK)["expires_in"] <= 120
-
-
-def test_use_of_a_grant_never_used_is_everything(place: Scene) -> None:
-    assert use_of_grant(place.grant, timezone.now()).to_json() == {
-        "rate_remaining": None,
-        "budgets": [],
-        "uses_remaining": None,
-    }
 
 
 @pytest.mark.parametrize(
