@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation, ValidationError
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
 from django.http.response import HttpResponseBase
@@ -130,6 +130,8 @@ _LIBRARY_ERRORS: list[tuple[type[Exception], Callable[[], AgentAuthError]]] = [
     (PermissionDenied, lambda: PermissionDeniedError("This is not allowed for you.")),
     (RequestDataTooBig, lambda: RequestTooLargeError("The body is larger than 64 kB (1 MB for a batch).")),
     (drf.APIException, lambda: InvalidRequestError("The request could not be read.")),
+    # An id in the admin site's forms that is none.
+    (ValidationError, lambda: InvalidRequestError("The request could not be read.")),
     (SuspiciousOperation, lambda: InvalidRequestError("The request could not be read.")),
 ]
 

@@ -21,8 +21,7 @@ def delete_human(*, human: Human, actor: Actor, now: datetime) -> None:
     """
     email = human.email
     with transaction.atomic():
-        remove_all_passkeys(human=human, reason="human_deleted", actor=actor, now=now)
-        people.delete_human(human=human, actor=actor, now=now)
+        # First whatever still could become a passkey: who was at it is done before this ends, and nobody comes after.
         codes = SetupCode.objects.filter(Q(human=human) | Q(email__iexact=email))
         # The challenge of a setup holds the name and the address that were typed.
         setups = [str(pk) for pk in codes.values_list("pk", flat=True)]
@@ -30,5 +29,7 @@ def delete_human(*, human: Human, actor: Actor, now: datetime) -> None:
             Q(human=human) | Q(purpose=Challenge.Purpose.SETUP, subject__in=setups)
         ).delete()
         codes.delete()
+        remove_all_passkeys(human=human, reason="human_deleted", actor=actor, now=now)
+        people.delete_human(human=human, actor=actor, now=now)
         # Last: what was recorded above has openings too.
         erase_openings(human_id=human.pk, email=email)

@@ -52,6 +52,13 @@ def test_each_button_changes_the_row_and_writes_its_event(
         assert type(row)._default_manager.values_list("status", flat=True).get(pk=row.pk) == status
 
 
+@pytest.mark.parametrize("model", ["agent", "grant", "serviceprovider", "human"])
+def test_a_button_for_a_row_that_cannot_be_is_a_bad_request(admin: Person, model: str) -> None:
+    body = {"action": "suspend", "_selected_action": ["no-id"]}
+    answer = admin.client.post(f"/admin/registry/{model}/", body)
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
+
+
 def test_a_refused_button_says_why_and_is_on_record(admin: Person, reading: Grant) -> None:
     seen = set(Event.objects.values_list("pk", flat=True))
     assert "Only an approved grant can be suspended." in press(admin, reading, "suspend")

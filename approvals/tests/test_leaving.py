@@ -1,6 +1,10 @@
 """A human is deleted: what is theirs ends or is erased, and what proves the past goes on proving it."""
 
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 
 import pytest
 from django.apps import apps
@@ -11,6 +15,7 @@ from agentauth.protocol.errors import InvalidStateError
 from agentauth.sdk.receipts import check_receipt
 from approvals.models import Passkey, Receipt, SetupCode
 from approvals.services.leaving import delete_human
+from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import Person, browser, invited
 from audit.models import Event, Opening
 from audit.services import seal_audit
@@ -118,6 +123,38 @@ def test_OG_28_no_other_human_loses_anything(
     assert alice.get("/approvals/").status_code == 200
     assert issue(agent, reading).status_code == 201
     assert Opening.objects.filter(event__human_id=alice.human.pk).count() >= openings > 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_OG_28_a_passkey_made_while_they_are_deleted_goes_too(keys: None, now: datetime) -> None:
+    zoe = invited("zoe@example.org", "Zoe", now=now)
+    human = zoe.human
+    credential = Authenticator().registration(zoe.ask_passkey().json()["publicKey"])
+    acts: list[Callable[[], object]] = [
+        partial(delete_human, human=human, actor=TESTER, now=now),
+        partial(zoe.post, "/settings/passkeys/finish", {"credential": credential}),
+    ]
+    with ThreadPoolExecutor(len(acts)) as pool:
+        with transaction.atomic():
+            # The deletion comes as far as their row; before it ends, the passkey is made.
+            Human.objects.select_for_update(no_key=True).get(pk=human.pk)
+            running = []
+            for act in acts:
+                running.append(pool.submit(closing, act))
+                time.sleep(0.5)
+        for each in running:
+            each.result()
+    human.refresh_from_db()
+    assert human.status == Human.Status.DELETED
+    assert not Passkey.objects.filter(human=human).exists()
+
+
+def closing(act: Callable[[], object]) -> None:
+    """On a thread of a pool, whose connection nobody else would close."""
+    try:
+        act()
+    finally:
+        connection.close()
 
 
 def test_OG_28_deleted_is_for_good(zoe: Person, now: datetime) -> None:
