@@ -182,10 +182,13 @@ class RateLimitMiddleware:
         """Raises RateLimitedError."""
         path, registers = request.path, request.path == REGISTRATION and request.method == "POST"
         presents = "DPoP" in request.headers or "Authorization" in request.headers
-        if path.startswith(PROBES) or (path.startswith("/v1/") and presents and not registers):
+        if path.startswith(PROBES):
+            return
+        signed_in = isinstance(request.user, Human)
+        if path.startswith("/v1/") and presents and not registers and not signed_in:
             return
         request.counted = True  # type: ignore[attr-defined]  # our own attribute: its refusal is not counted again
-        if isinstance(request.user, Human):
+        if signed_in:
             rate_limits.take(rate_limits.HUMAN, str(request.user.pk))
         elif registers or (request.method == "POST" and path.startswith(ENTRANCES)):
             rate_limits.take(rate_limits.ENTRY, address_of(request))

@@ -50,9 +50,15 @@ def forget_caller(request: Request) -> None:
 
 def limited_as(request: Request, caller: Agent | ServiceProvider, ask: Callable[[str, str], None]) -> None:
     """Ask the rate limits for this caller, who stands in the event if that is refused. Raises RateLimitedError."""
-    sort = rate_limits.AGENT if isinstance(caller, Agent) else rate_limits.SERVICE_PROVIDER
+    sort, key = (
+        rate_limits.AGENT if isinstance(caller, Agent) else rate_limits.SERVICE_PROVIDER,
+        str(caller.pk),
+    )
+    if isinstance(caller, Agent) and caller.human_id is None:
+        # Nobody vouches for it, and keys cost nothing: with an allowance for each, a stranger's would have no end.
+        sort, key = rate_limits.ADDRESS, str(getattr(request._request, "client_address", ""))  # noqa: SLF001 — our own attribute on DRF's inner request
     try:
-        ask(sort, str(caller.pk))
+        ask(sort, key)
     except RateLimitedError:
         request.user = caller  # type: ignore[assignment]  # the stubs know users alone
         raise

@@ -156,6 +156,24 @@ def test_DJ_25_made_up_credentials_buy_nothing_where_nobody_asks_for_any(
     assert refused(ask())
 
 
+def test_DJ_25_agents_nobody_claimed_share_the_allowance_of_their_address(
+    few: None, agent: AgentClient
+) -> None:
+    strangers = [AgentClient() for _ in range(2)]
+    assert [stranger.register().status_code for stranger in strangers] == [201] * 2
+    calls = [strangers[number % 2].call("GET", "/v1/agents/me") for number in range(4)]
+    assert [answer.status_code for answer in calls[:3]] == [200] * 3
+    assert refused(calls[3])
+    assert agent.call("GET", "/v1/agents/me").status_code == 200
+
+
+def test_DJ_25_made_up_credentials_take_no_human_out_of_the_count(few: None, alice: Human) -> None:
+    client = Client()
+    client.force_login(alice)
+    answers = [client.get("/v1/nowhere", headers={"DPoP": "x"}) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [404, 404, 404, 429]
+
+
 @pytest.mark.parametrize("hops", [0, 1])
 def test_DJ_25_nobody_gets_a_new_allowance_by_naming_another_address(
     few: None, settings: Settings, hops: int
