@@ -12,7 +12,6 @@ from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
 from django.http.response import HttpResponseBase
 from django.template.loader import render_to_string
-from django.utils import timezone
 from rest_framework import exceptions as drf
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -31,12 +30,10 @@ from agentauth.protocol.errors import (
     TemporarilyUnavailableError,
 )
 from agentauth.proxies import address_of
-from audit import kinds
 from audit.refusals import Batches
-from audit.services import record_refusal
 from registry import rate_limits
 from registry.authentication import actor_of
-from registry.models import Agent, Human, ServiceProvider
+from registry.refusals import method_and_route, record_refused_request
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +82,6 @@ DEFAULT_RETRY_SECONDS = 1
 MAX_BODY_BYTES = 1024
 # What the rate limits refuse writes one event a second for each route, caller and process, not one each.
 _batches = Batches(seconds=1)
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
 
 
 class RequestTooLargeError(AgentAuthError):
@@ -136,16 +132,6 @@ _LIBRARY_ERRORS: list[tuple[type[Exception], Callable[[], AgentAuthError]]] = [
 ]
 
 
-def ids_of(request: HttpRequest | Request) -> dict[str, Any]:
-    """Whose feed the refusal belongs to."""
-    user = getattr(request, "user", None)
-    if isinstance(user, Agent):
-        return {"agent_id": user.pk, "human_id": user.human_id}
-    if isinstance(user, ServiceProvider):
-        return {"service_provider_id": user.pk}
-    return {"human_id": user.pk} if isinstance(user, Human) else {}
-
-
 def recorded(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuthError:
     """Record the refusal after the service's rollback, in a transaction of its own; if that fails, 503."""
     if isinstance(error, TemporarilyUnavailableError | ServerError | MethodNotAllowedError):
@@ -153,24 +139,16 @@ def recorded(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuth
     error = _limited(request, error)
     if error.recorded:
         return error
-    match = getattr(request, "resolver_match", None)
-    route = f"{_method(request)} {match.route if match else ''}"
     stands_for = None
     if isinstance(error, RateLimitedError):
         actor = actor_of(request)
-        stands_for = _batches.add(f"{route} {actor.kind} {actor.id}", now=time.monotonic())
+        stands_for = _batches.add(
+            f"{method_and_route(request)} {actor.kind} {actor.id}", now=time.monotonic()
+        )
         if not stands_for:
             return error
     try:
-        record_refusal(
-            kind=kinds.REQUEST_REFUSED,
-            actor=actor_of(request),
-            at=timezone.now(),
-            error=error,
-            route=route,
-            stands_for=stands_for,
-            **ids_of(request),
-        )
+        record_refused_request(request, error, stands_for=stands_for)
     except TemporarilyUnavailableError as unavailable:
         return unavailable
     return error
@@ -187,11 +165,6 @@ def _limited(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuth
     except RateLimitedError as limited:
         return limited
     return error
-
-
-def _method(request: HttpRequest | Request) -> str:
-    """The method as it may key the flood counter: made-up ones are one, or each would be a counter of its own."""
-    return str(request.method) if request.method in METHODS else "other"
 
 
 def body_of(error: AgentAuthError) -> dict[str, Any]:

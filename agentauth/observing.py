@@ -9,8 +9,8 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from agentauth import metrics
-from agentauth.http_errors import METHODS
 from registry.authentication import actor_of
+from registry.refusals import method_of
 
 logger = logging.getLogger("agentauth.requests")
 # No route of ours: everything else a stranger asks for is one series and one word.
@@ -27,11 +27,10 @@ class ObservingMiddleware:
         begun = time.monotonic()
         response = self.get_response(request)
         seconds = time.monotonic() - begun
-        method = request.method if request.method in METHODS else "other"
-        route = route_of(request)
-        metrics.observe_request(method=str(method), route=route, status=response.status_code, seconds=seconds)
+        method, route = method_of(request), route_of(request)
+        metrics.observe_request(method=method, route=route, status=response.status_code, seconds=seconds)
         if logger.isEnabledFor(logging.INFO):
-            self.log(request, response, str(method), route, seconds)
+            self.log(request, response, method, route, seconds)
         return response
 
     @staticmethod

@@ -11,7 +11,7 @@ from django.utils import timezone
 from django.utils.http import urlencode
 from django.utils.translation import gettext_lazy as _
 
-from agentauth.protocol.errors import AgentAuthError
+from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 from approvals.services.leaving import delete_human
 from approvals.services.people import create_setup_link
 from approvals.services.recovery import create_recovery_link
@@ -20,8 +20,10 @@ from audit.admin import EventAdmin
 from audit.models import Event
 from kms.admin import KeyAdmin
 from kms.models import Key
-from registry.admin import ADMINS, admin_actor, record_admin_refusal
+from registry.admin import ADMINS
+from registry.authentication import actor_of
 from registry.models import Agent, Grant, Human
+from registry.refusals import record_refused_request
 from registry.services.enrolment import create_enrolment_code
 from registry.services.service_providers import create_service_provider
 
@@ -144,7 +146,7 @@ class ControlRoom(admin.AdminSite):
 
         def make(form: InvitationForm) -> list[tuple[str, str]]:
             link = create_setup_link(
-                email=form.cleaned_data["email"], actor=admin_actor(request), now=timezone.now()
+                email=form.cleaned_data["email"], actor=actor_of(request), now=timezone.now()
             )
             return [(str(_("Setup link, once, 72 hours")), link.url)]
 
@@ -155,7 +157,7 @@ class ControlRoom(admin.AdminSite):
 
         def make(form: RecoveryForm) -> list[tuple[str, str]]:
             link = create_recovery_link(
-                human=form.cleaned_data["human"], actor=admin_actor(request), now=timezone.now()
+                human=form.cleaned_data["human"], actor=actor_of(request), now=timezone.now()
             )
             return [(str(_("Recovery link, once, 15 minutes")), link.url)]
 
@@ -166,7 +168,7 @@ class ControlRoom(admin.AdminSite):
 
         def make(form: DeletionForm) -> None:
             human = form.cleaned_data["email"]
-            delete_human(human=human, actor=admin_actor(request), now=timezone.now())
+            delete_human(human=human, actor=actor_of(request), now=timezone.now())
             messages.success(request, _("The human was deleted."))
 
         return self._make(request, DeletionForm, _("Delete a human"), make)
@@ -175,7 +177,7 @@ class ControlRoom(admin.AdminSite):
         """Make a one-time enrolment code for a human and show it once."""
 
         def make(form: EnrolmentForm) -> list[tuple[str, str]]:
-            human, actor = form.cleaned_data["human"], admin_actor(request)
+            human, actor = form.cleaned_data["human"], actor_of(request)
             _row, code = create_enrolment_code(human=human, actor=actor, now=timezone.now())
             return [(str(_("Enrolment code, once, 15 minutes")), code)]
 
@@ -192,7 +194,7 @@ class ControlRoom(admin.AdminSite):
                 allowed=data["allowed"].split(),
                 is_auditor=data["is_auditor"],
                 require_nonce=data["require_nonce"],
-                actor=admin_actor(request),
+                actor=actor_of(request),
                 now=timezone.now(),
             )
             return [
@@ -210,8 +212,10 @@ class ControlRoom(admin.AdminSite):
             check_verification(request)
             try:
                 made = make(form)
+            except TemporarilyUnavailableError:
+                raise
             except AgentAuthError as error:
-                record_admin_refusal(request, error)
+                record_refused_request(request, error)
                 messages.error(request, error.description)
             else:
                 if made is None:

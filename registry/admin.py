@@ -10,49 +10,32 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
-from audit import kinds
 from audit.admin import ReadOnlyAdmin
-from audit.services import Actor, record_refusal
+from registry.authentication import actor_of
 from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.refusals import record_refused_request
 from registry.services import agents, grants, people, service_providers
-
-
-def admin_actor(request: HttpRequest) -> Actor:
-    """The admin who acts, as audit stores it."""
-    return Actor("human", str(request.user.pk), str(getattr(request, "request_id", "")))
-
-
-def record_admin_refusal(request: HttpRequest, error: AgentAuthError) -> None:
-    """Record what was refused: shown as a message instead of raised, it would not reach the edge that does.
-
-    What could not be done now was not refused, and is raised again: the page says so with 503.
-    """
-    if isinstance(error, TemporarilyUnavailableError):
-        raise error
-    match = request.resolver_match
-    record_refusal(
-        kind=kinds.REQUEST_REFUSED,
-        actor=admin_actor(request),
-        at=timezone.now(),
-        error=error,
-        route=f"{request.method} {match.route if match else ''}",
-        human_id=str(request.user.pk),
-    )
 
 
 def each(
     model_admin: "admin.ModelAdmin[Any]",
     request: HttpRequest,
     rows: QuerySet[Any],
-    act: Callable[[Any, Actor], None],
+    service: Callable[..., None],
+    member: str,
+    **more: object,
 ) -> None:
-    """Call the service for every row; say how many it did, and why it did not do the others."""
-    done, actor = 0, admin_actor(request)
+    """Call the service with every row as its `member`; say how many it did, and why it did not do the others."""
+    done, actor = 0, actor_of(request)
     for row in rows:
         try:
-            act(row, actor)
+            service(**{member: row}, actor=actor, now=timezone.now(), **more)
+        except TemporarilyUnavailableError:
+            # Not refused: the page says with 503 that it could not be done now.
+            raise
         except AgentAuthError as error:
-            record_admin_refusal(request, error)
+            # Shown as a message instead of raised, it would not reach the edge that records.
+            record_refused_request(request, error)
             model_admin.message_user(request, f"{row}: {error.description}", messages.ERROR)
         else:
             done += 1
@@ -69,30 +52,15 @@ class HumanAdmin(ReadOnlyAdmin[Human]):
 
     @admin.action(description=_("Suspend the humans (their agents stop)"))
     def suspend(self, request: HttpRequest, rows: QuerySet[Human]) -> None:
-        each(
-            self,
-            request,
-            rows,
-            lambda row, actor: people.suspend_human(human=row, actor=actor, now=timezone.now()),
-        )
+        each(self, request, rows, people.suspend_human, "human")
 
     @admin.action(description=_("Resume the humans"))
     def resume(self, request: HttpRequest, rows: QuerySet[Human]) -> None:
-        each(
-            self,
-            request,
-            rows,
-            lambda row, actor: people.resume_human(human=row, actor=actor, now=timezone.now()),
-        )
+        each(self, request, rows, people.resume_human, "human")
 
     @admin.action(description=_("Sign the humans out everywhere"))
     def end_sessions(self, request: HttpRequest, rows: QuerySet[Human]) -> None:
-        each(
-            self,
-            request,
-            rows,
-            lambda row, actor: people.end_sessions(human=row, actor=actor, now=timezone.now()),
-        )
+        each(self, request, rows, people.end_sessions, "human")
 
 
 class ServiceProviderAdmin(ReadOnlyAdmin[ServiceProvider]):
@@ -104,25 +72,15 @@ class ServiceProviderAdmin(ReadOnlyAdmin[ServiceProvider]):
 
     @admin.action(description=_("Suspend the service providers"))
     def suspend(self, request: HttpRequest, rows: QuerySet[ServiceProvider]) -> None:
-        self._each(request, rows, service_providers.suspend_service_provider)
+        each(self, request, rows, service_providers.suspend_service_provider, "service_provider")
 
     @admin.action(description=_("Resume the service providers"))
     def resume(self, request: HttpRequest, rows: QuerySet[ServiceProvider]) -> None:
-        self._each(request, rows, service_providers.resume_service_provider)
+        each(self, request, rows, service_providers.resume_service_provider, "service_provider")
 
     @admin.action(description=_("Revoke the service providers for good"))
     def revoke(self, request: HttpRequest, rows: QuerySet[ServiceProvider]) -> None:
-        self._each(request, rows, service_providers.revoke_service_provider)
-
-    def _each(
-        self, request: HttpRequest, rows: QuerySet[ServiceProvider], service: Callable[..., None]
-    ) -> None:
-        each(
-            self,
-            request,
-            rows,
-            lambda row, actor: service(service_provider=row, actor=actor, now=timezone.now()),
-        )
+        each(self, request, rows, service_providers.revoke_service_provider, "service_provider")
 
 
 class AgentAdmin(ReadOnlyAdmin[Agent]):
@@ -135,32 +93,15 @@ class AgentAdmin(ReadOnlyAdmin[Agent]):
 
     @admin.action(description=_("Suspend the agents"))
     def suspend(self, request: HttpRequest, rows: QuerySet[Agent]) -> None:
-        each(
-            self,
-            request,
-            rows,
-            lambda row, actor: agents.suspend_agent(
-                agent=row, actor=actor, now=timezone.now(), by_admin=True
-            ),
-        )
+        each(self, request, rows, agents.suspend_agent, "agent", by_admin=True)
 
     @admin.action(description=_("Resume the agents"))
     def resume(self, request: HttpRequest, rows: QuerySet[Agent]) -> None:
-        each(
-            self,
-            request,
-            rows,
-            lambda row, actor: agents.resume_agent(agent=row, actor=actor, now=timezone.now(), by_admin=True),
-        )
+        each(self, request, rows, agents.resume_agent, "agent", by_admin=True)
 
     @admin.action(description=_("Revoke the agents for good"))
     def revoke(self, request: HttpRequest, rows: QuerySet[Agent]) -> None:
-        each(
-            self,
-            request,
-            rows,
-            lambda row, actor: agents.revoke_agent(agent=row, actor=actor, now=timezone.now()),
-        )
+        each(self, request, rows, agents.revoke_agent, "agent")
 
 
 class GrantAdmin(ReadOnlyAdmin[Grant]):
@@ -174,47 +115,20 @@ class GrantAdmin(ReadOnlyAdmin[Grant]):
     @admin.action(description=_("Deny the pending requests"))
     def deny(self, request: HttpRequest, rows: QuerySet[Grant]) -> None:
         human = Human.objects.get(pk=str(request.user.pk))
-        each(
-            self,
-            request,
-            rows,
-            lambda row, actor: grants.deny_grant(
-                grant=row,
-                human=human,
-                reason=str(_("Denied by an administrator.")),
-                actor=actor,
-                now=timezone.now(),
-            ),
-        )
+        reason = str(_("Denied by an administrator."))
+        each(self, request, rows, grants.deny_grant, "grant", human=human, reason=reason)
 
     @admin.action(description=_("Suspend the grants"))
     def suspend(self, request: HttpRequest, rows: QuerySet[Grant]) -> None:
-        each(
-            self,
-            request,
-            rows,
-            lambda row, actor: grants.suspend_grant(
-                grant=row, actor=actor, now=timezone.now(), by_admin=True
-            ),
-        )
+        each(self, request, rows, grants.suspend_grant, "grant", by_admin=True)
 
     @admin.action(description=_("Resume the grants"))
     def resume(self, request: HttpRequest, rows: QuerySet[Grant]) -> None:
-        each(
-            self,
-            request,
-            rows,
-            lambda row, actor: grants.resume_grant(grant=row, actor=actor, now=timezone.now(), by_admin=True),
-        )
+        each(self, request, rows, grants.resume_grant, "grant", by_admin=True)
 
     @admin.action(description=_("Revoke the grants for good"))
     def revoke(self, request: HttpRequest, rows: QuerySet[Grant]) -> None:
-        each(
-            self,
-            request,
-            rows,
-            lambda row, actor: grants.revoke_grant(grant=row, actor=actor, now=timezone.now()),
-        )
+        each(self, request, rows, grants.revoke_grant, "grant")
 
 
 ADMINS: "list[tuple[type[Model], type[admin.ModelAdmin[Any]]]]" = [

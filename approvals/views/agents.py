@@ -1,6 +1,7 @@
 """A human's agents: what each may do, what it used, and the acts that stop it."""
 
 import uuid
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -8,12 +9,13 @@ from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.utils import timezone
-from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.errors import NotFoundError
 from approvals.services.likeness import name_warnings
 from approvals.views.access import human_of, signed_in
+from approvals.views.approval import find_own_grant
 from approvals.views.described import describe_grant, describe_permissions, describe_use
 from approvals.views.happened import tell
 from audit.models import Event
@@ -76,34 +78,31 @@ def _held(agent: Agent, now: datetime) -> list[Grant]:
     return list(found.order_by("created_at"))
 
 
-@require_POST
-@signed_in
-def suspend(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
-    agent = find_own_agent(agent_id, human_of(request))
-    agents.suspend_agent(agent=agent, actor=actor_of(request), now=timezone.now())
-    return _back(request, agent, _("Suspended"))
+def _button(act: Callable[..., None], done: Any) -> Callable[..., HttpResponse]:
+    """The view of a button that calls one service for one of the human's agents."""
+
+    @require_POST
+    @signed_in
+    def view(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
+        agent = find_own_agent(agent_id, human_of(request))
+        act(agent=agent, actor=actor_of(request), now=timezone.now())
+        return _back(request, agent, done)
+
+    return view
 
 
-@require_POST
-@signed_in
-def resume(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
-    agent = find_own_agent(agent_id, human_of(request))
-    agents.resume_agent(agent=agent, actor=actor_of(request), now=timezone.now())
-    return _back(request, agent, _("Resumed"))
-
-
-@require_POST
-@signed_in
-def revoke(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
-    agent = find_own_agent(agent_id, human_of(request))
-    agents.revoke_agent(agent=agent, actor=actor_of(request), now=timezone.now())
-    return _back(request, agent, _("Revoked"))
+suspend = _button(agents.suspend_agent, _("Suspended"))
+resume = _button(agents.resume_agent, _("Resumed"))
+revoke = _button(agents.revoke_agent, _("Revoked"))
 
 
 @require_POST
 @signed_in
 def revoke_grant(request: HttpRequest, agent_id: uuid.UUID, grant_id: uuid.UUID) -> HttpResponse:
-    agent, grant = _grant(agent_id, grant_id, human_of(request))
+    agent = find_own_agent(agent_id, human_of(request))
+    grant = find_own_grant(grant_id, human_of(request))
+    if grant.agent_id != agent.pk:
+        raise NotFoundError("There is nothing here, or it is not yours.")
     grants.revoke_grant(grant=grant, actor=actor_of(request), now=timezone.now())
     return _back(request, agent, _("Revoked"))
 
@@ -116,14 +115,6 @@ def find_own_agent(agent_id: uuid.UUID, human: Human) -> Agent:
     return agent
 
 
-def _grant(agent_id: uuid.UUID, grant_id: uuid.UUID, human: Human) -> tuple[Agent, Grant]:
-    agent = find_own_agent(agent_id, human)
-    grant = agent.grants.select_related("agent", "service_provider").filter(pk=grant_id).first()
-    if grant is None:
-        raise NotFoundError("There is nothing here, or it is not yours.")
-    return agent, grant
-
-
-def _back(request: HttpRequest, agent: Agent, word: str) -> HttpResponse:
+def _back(request: HttpRequest, agent: Agent, word: Any) -> HttpResponse:
     messages.success(request, word)
     return HttpResponseRedirect(f"/agents/{agent.pk}/")

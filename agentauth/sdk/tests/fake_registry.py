@@ -1,5 +1,6 @@
 """A registry of a few lines behind httpx.MockTransport: records what it is asked, answers what a test says."""
 
+import asyncio
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from agentauth.protocol.capability import Capability
 from agentauth.protocol.dpop import VerifiedProof, verify_proof
 from agentauth.sdk.client import AgentAuthClient
 
@@ -105,6 +107,20 @@ class FakeRegistry:
                 json={"access_token": f"token-{number}", "token_type": "DPoP", "expires_in": self.expires_in},
             )
         raise AssertionError(f"unexpected {request.method} {path}")
+
+
+CALENDAR = [Capability.read("calendar")]
+
+
+def run(coroutine: Any) -> Any:
+    return asyncio.run(coroutine)
+
+
+def registered(registry: FakeRegistry, tmp_path: Path) -> AgentAuthClient:
+    """A client whose agent is registered, with a manifest for the calendar."""
+    client = registry.client(tmp_path)
+    run(client.register(CALENDAR))
+    return client
 
 
 def grant(status: str = "approved", grant_id: str = GRANT_ID, **members: Any) -> dict[str, Any]:

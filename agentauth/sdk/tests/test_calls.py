@@ -1,11 +1,8 @@
-import asyncio
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from agentauth import AgentAuthClient, Capability
 from agentauth.protocol.errors import (
     CooldownActiveError,
     InvalidClientError,
@@ -16,26 +13,16 @@ from agentauth.protocol.errors import (
 from agentauth.sdk.errors import AudienceError, RegistryError
 from agentauth.sdk.tests.fake_registry import (
     AUDIENCE,
+    CALENDAR,
     GRANT_ID,
     SP_ID,
     URL,
     FakeRegistry,
     error,
     grant,
+    registered,
+    run,
 )
-
-CALENDAR = [Capability.read("calendar")]
-
-
-def run(coroutine: Any) -> Any:
-    return asyncio.run(coroutine)
-
-
-def registered(registry: FakeRegistry, tmp_path: Path) -> AgentAuthClient:
-    client = registry.client(tmp_path)
-    run(client.register(CALENDAR))
-    return client
-
 
 # ---- signed calls
 

@@ -2,12 +2,11 @@ import asyncio
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from agentauth import AgentAuthClient, Capability
+from agentauth import Capability
 from agentauth.protocol.errors import (
     InvalidGrantError,
     InvalidScopeError,
@@ -18,27 +17,17 @@ from agentauth.sdk.errors import GrantPendingError, NoGrantError
 from agentauth.sdk.manifests import read_manifest
 from agentauth.sdk.tests.fake_registry import (
     AGENT_ID,
+    CALENDAR,
     GRANT_ID,
     SP_ID,
     URL,
     FakeRegistry,
     error,
     grant,
+    registered,
+    run,
 )
 from agentauth.sdk.tokens import Token, TokenCache
-
-CALENDAR = [Capability.read("calendar")]
-
-
-def run(coroutine: Any) -> Any:
-    return asyncio.run(coroutine)
-
-
-def registered(registry: FakeRegistry, tmp_path: Path) -> AgentAuthClient:
-    client = registry.client(tmp_path)
-    run(client.register(CALENDAR))
-    return client
-
 
 # ---- registration and grants
 

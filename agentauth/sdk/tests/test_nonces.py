@@ -1,26 +1,28 @@
 """Nonces on the agent's side: put in at once where a server asks, kept for that server, and never sent to another."""
 
-import asyncio
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from agentauth import AgentAuthClient, Capability
+from agentauth import AgentAuthClient
 from agentauth.protocol.errors import ProofNonceRequiredError
-from agentauth.sdk.tests.fake_registry import GRANT_ID, SP_ID, URL, FakeRegistry, error, grant
+from agentauth.sdk.tests.fake_registry import (
+    GRANT_ID,
+    SP_ID,
+    URL,
+    FakeRegistry,
+    error,
+    grant,
+    registered,
+    run,
+)
 
 CHALLENGE = {"WWW-Authenticate": 'DPoP error="use_dpop_nonce", algs="EdDSA"'}
 
 
-def run(coroutine: Any) -> Any:
-    return asyncio.run(coroutine)
-
-
-def registered(registry: FakeRegistry, tmp_path: Path) -> AgentAuthClient:
-    client = registry.client(tmp_path)
-    run(client.register([Capability.read("calendar")]))
+def granted(registry: FakeRegistry, tmp_path: Path) -> AgentAuthClient:
+    client = registered(registry, tmp_path)
     registry.grants = [grant()]
     return client
 
@@ -29,7 +31,7 @@ def registered(registry: FakeRegistry, tmp_path: Path) -> AgentAuthClient:
 
 
 def test_a_nonce_is_put_into_the_next_proof(registry: FakeRegistry, tmp_path: Path) -> None:
-    client = registered(registry, tmp_path)
+    client = granted(registry, tmp_path)
     registry.script = lambda _request: (
         error(401, "use_dpop_nonce", {"DPoP-Nonce": "n1"}) if registry.proofs[-1].nonce is None else None
     )
@@ -44,7 +46,7 @@ def test_a_nonce_is_put_into_the_next_proof(registry: FakeRegistry, tmp_path: Pa
 def test_DN_1_a_token_call_that_needs_a_nonce_is_one_operation(
     registry: FakeRegistry, tmp_path: Path, slept: list[float]
 ) -> None:
-    client = registered(registry, tmp_path)
+    client = granted(registry, tmp_path)
     registry.script = lambda r: (
         error(400, "use_dpop_nonce", {"DPoP-Nonce": "n1"})
         if r.url.path == "/v1/tokens" and registry.proofs[-1].nonce is None
@@ -60,7 +62,7 @@ def test_DN_1_a_token_call_that_needs_a_nonce_is_one_operation(
 def test_a_nonce_that_comes_with_a_good_answer_is_used_from_then_on(
     registry: FakeRegistry, tmp_path: Path
 ) -> None:
-    client = registered(registry, tmp_path)
+    client = granted(registry, tmp_path)
     given = iter(["n1", "n2"])
     registry.script = lambda _request: httpx.Response(
         200, json=grant(), headers={"DPoP-Nonce": nonce} if (nonce := next(given, "")) else {}
@@ -73,7 +75,7 @@ def test_a_nonce_that_comes_with_a_good_answer_is_used_from_then_on(
 def test_a_server_that_likes_none_of_its_nonces_is_asked_twice(
     registry: FakeRegistry, tmp_path: Path, slept: list[float]
 ) -> None:
-    client = registered(registry, tmp_path)
+    client = granted(registry, tmp_path)
     numbers = iter(range(100))
     registry.script = lambda _request: error(401, "use_dpop_nonce", {"DPoP-Nonce": f"n{next(numbers)}"})
     with pytest.raises(ProofNonceRequiredError):
@@ -88,7 +90,7 @@ def test_a_server_that_likes_none_of_its_nonces_is_asked_twice(
 def test_a_nonce_that_is_refused_and_not_replaced_is_forgotten(
     registry: FakeRegistry, tmp_path: Path, header: dict[str, str]
 ) -> None:
-    client = registered(registry, tmp_path)
+    client = granted(registry, tmp_path)
     registry.script = lambda _request: httpx.Response(200, json=grant(), headers={"DPoP-Nonce": "n1"})
     run(client.get_grant(GRANT_ID))
     registry.script = lambda _request: (
@@ -124,7 +126,7 @@ def asking(registry: FakeRegistry, *nonces: str) -> None:
 def test_DN_2_a_call_is_signed_again_with_the_nonce_and_the_same_key(
     registry: FakeRegistry, tmp_path: Path, slept: list[float]
 ) -> None:
-    client = registered(registry, tmp_path)
+    client = granted(registry, tmp_path)
     asking(registry, "n1")
     assert run(client.call(SP_ID, "POST", "/v1/payments", json={})).status_code == 200
     calls = [request for request in registry.requests if request.url.host == "api.sp.example"]
@@ -139,7 +141,7 @@ def test_DN_2_a_call_is_signed_again_with_the_nonce_and_the_same_key(
 def test_a_service_provider_that_likes_none_of_its_nonces_is_asked_twice(
     registry: FakeRegistry, tmp_path: Path, slept: list[float]
 ) -> None:
-    client = registered(registry, tmp_path)
+    client = granted(registry, tmp_path)
     asking(registry, "n1", "n2", "n3")
     assert run(client.call(SP_ID, "GET", "/v1/x")).status_code == 401
     assert sent_to(registry, native=False) == [None, "n1"]
@@ -149,7 +151,7 @@ def test_a_service_provider_that_likes_none_of_its_nonces_is_asked_twice(
 
 
 def test_the_nonce_that_was_refused_is_not_tried_again(registry: FakeRegistry, tmp_path: Path) -> None:
-    client = registered(registry, tmp_path)
+    client = granted(registry, tmp_path)
     asking(registry, "n1")
     run(client.call(SP_ID, "GET", "/v1/x"))
     registry.script = lambda r: (
@@ -164,7 +166,7 @@ def test_the_nonce_that_was_refused_is_not_tried_again(registry: FakeRegistry, t
 def test_a_service_provider_that_refuses_and_gives_none_gets_none(
     registry: FakeRegistry, tmp_path: Path
 ) -> None:
-    client = registered(registry, tmp_path)
+    client = granted(registry, tmp_path)
     asking(registry, "n1")
     run(client.call(SP_ID, "GET", "/v1/x"))
     registry.script = lambda r: (
@@ -178,7 +180,7 @@ def test_a_service_provider_that_refuses_and_gives_none_gets_none(
 def test_DN_3_the_fresh_nonce_of_a_good_answer_is_used_from_then_on(
     registry: FakeRegistry, tmp_path: Path
 ) -> None:
-    client = registered(registry, tmp_path)
+    client = granted(registry, tmp_path)
     registry.script = lambda r: (
         httpx.Response(200, headers={"DPoP-Nonce": "n9"}) if r.url.host == "api.sp.example" else None
     )
@@ -196,7 +198,7 @@ def test_DN_3_the_fresh_nonce_of_a_good_answer_is_used_from_then_on(
 def test_two_service_providers_at_one_origin_have_their_own_nonces(
     registry: FakeRegistry, tmp_path: Path
 ) -> None:
-    client = registered(registry, tmp_path)
+    client = granted(registry, tmp_path)
     audiences = {"one": "https://api.sp.example/one", "two": "https://api.sp.example/two"}
     registry.grants = [
         grant(grant_id=f"01900000-0000-7000-8000-00000000000{n}", service_provider={"id": f"sp-{name}"})
