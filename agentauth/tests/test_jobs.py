@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from django.conf import settings
+from django.db import OperationalError
 from django.utils.module_loading import import_string
 
 from agentauth.management.commands import jobs
@@ -45,3 +46,18 @@ def test_between_the_slow_turns_only_the_log_is_numbered(monkeypatch: pytest.Mon
         monkeypatch.setattr(f"{LOOP}.{service}", noted(done, service))
     jobs.Command().work(slow=False)
     assert done == ["seal_audit"]
+
+
+@pytest.mark.parametrize("broken", SERVICES.values())
+def test_a_job_that_fails_holds_up_no_other(
+    broken: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(**_named: object) -> int:
+        raise OperationalError("canceling statement due to statement timeout")
+
+    done: list[str] = []
+    for service in SERVICES.values():
+        monkeypatch.setattr(f"{LOOP}.{service}", away if service == broken else noted(done, service))
+    jobs.Command().work(slow=True)
+    assert sorted([*done, broken]) == sorted(SERVICES.values())
+    assert "the database did not answer" in caplog.text

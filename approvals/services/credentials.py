@@ -46,7 +46,7 @@ def remove_passkey(*, human: Human, passkey_id: str, actor: Actor, now: datetime
     """Remove one of the human's passkeys. Raises NotFoundError, and InvalidStateError for the last one."""
     with transaction.atomic():
         # Locked together: two removals at once must not leave nobody able to sign in.
-        mine = {str(row.pk): row for row in Passkey.objects.select_for_update().filter(human=human)}
+        mine = {str(row.pk): row for row in hold_passkeys(human)}
         if passkey_id not in mine:
             raise NotFoundError("There is no such passkey.")
         if len(mine) == 1:
@@ -56,10 +56,15 @@ def remove_passkey(*, human: Human, passkey_id: str, actor: Actor, now: datetime
 
 def remove_all_passkeys(*, human: Human, reason: str, actor: Actor, now: datetime) -> int:
     """Remove every passkey of the human inside the caller's transaction; how many there were."""
-    rows = list(Passkey.objects.select_for_update().filter(human=human))
+    rows = hold_passkeys(human)
     for row in rows:
         _remove(row, reason=reason, actor=actor, now=now)
     return len(rows)
+
+
+def hold_passkeys(human: Human) -> list[Passkey]:
+    """All passkeys of the human, locked until the commit, in one order, so that two who ask wait in a line."""
+    return list(Passkey.objects.select_for_update().filter(human=human).order_by("id"))
 
 
 def user_handle_of(human: Human) -> bytes:

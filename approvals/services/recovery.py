@@ -7,10 +7,16 @@ from django.conf import settings
 from django.db import transaction
 
 from agentauth.protocol.errors import InvalidStateError
-from approvals.models import Challenge, Passkey, SetupCode
+from approvals.models import Challenge, SetupCode
 from approvals.passkeys import creation_options
 from approvals.services.challenges import Ceremony, answering, begin, latest
-from approvals.services.credentials import add_passkey, remove_all_passkeys, user_handle_of, verify_new
+from approvals.services.credentials import (
+    add_passkey,
+    hold_passkeys,
+    remove_all_passkeys,
+    user_handle_of,
+    verify_new,
+)
 from approvals.services.people import SetupLink, keep_link, use_code
 from audit import kinds
 from audit.services import Actor, record
@@ -34,7 +40,7 @@ def create_recovery_link(*, human: Human, actor: Actor, now: datetime) -> SetupL
         raise InvalidStateError("Only an active human can be recovered: resume them first.")
     with transaction.atomic():
         # Whoever signs at this moment holds one of these rows: done before, and stopped here, or refused after.
-        list(Passkey.objects.select_for_update().filter(human=human))
+        hold_passkeys(human)
         SetupCode.objects.recovering(human, now).update(expires_at=now)
         row = SetupCode(
             kind=SetupCode.Kind.RECOVERY,
