@@ -64,6 +64,27 @@ def _flush_past_triggers() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _as_described() -> Iterator[None]:
+    """Whatever a test asks of the API through Django's client, the answer is one that its description names."""
+    from django.test import Client
+
+    from tests import conformance
+
+    ask = Client.request
+
+    def held(self: Client, **request: Any) -> Any:
+        answer = ask(self, **request)
+        method, path = request["REQUEST_METHOD"], request["PATH_INFO"]
+        if conformance.described(method, path):
+            conformance.check(method, path, answer.status_code, answer.headers, answer.content)
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Client, "request", held)
+        yield
+
+
 @pytest.fixture
 def now() -> datetime:
     return datetime.now(UTC)

@@ -80,6 +80,7 @@ STATUSES = {
 DPOP_CHALLENGE = 'DPoP error="{code}", algs="EdDSA Ed25519 ES256"'
 DEFAULT_RETRY_SECONDS = 1
 MAX_BODY_BYTES = 1024
+_MAX_SENTENCE_BYTES = 600
 # What the rate limits refuse writes one event a second for each route, caller and process, not one each.
 _batches = Batches(seconds=1)
 
@@ -169,7 +170,7 @@ def _limited(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuth
 
 def body_of(error: AgentAuthError) -> dict[str, Any]:
     """The JSON body: code, sentence, and the fields named for this error."""
-    body: dict[str, Any] = {"error": error.code, "error_description": error.description[:600]}
+    body: dict[str, Any] = {"error": error.code, "error_description": _short(error.description)}
     if error.reason:
         body["reason"] = error.reason
     body |= error.fields
@@ -180,6 +181,13 @@ def body_of(error: AgentAuthError) -> dict[str, Any]:
             while shown and len(json.dumps(body).encode()) > MAX_BODY_BYTES:
                 shown.pop()
     return body
+
+
+def _short(sentence: str) -> str:
+    """As much of it as takes 600 bytes in JSON, where a letter may be six."""
+    while len(json.dumps(sentence)) > _MAX_SENTENCE_BYTES:
+        sentence = sentence[: len(sentence) * 9 // 10]
+    return sentence
 
 
 def headers_of(error: AgentAuthError, status: int) -> dict[str, str]:

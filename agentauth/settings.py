@@ -110,7 +110,7 @@ MIDDLEWARE = [
 # Web processes (gunicorn reads the same variable), and threads of each; long polls may hold a quarter of them.
 WEB_CONCURRENCY = int(env("WEB_CONCURRENCY", "2"))
 WEB_THREADS = int(env("WEB_THREADS", "16"))
-LONG_POLL_SLOTS = max(1, WEB_THREADS // 4)
+LONG_POLL_SLOTS = WEB_THREADS // 4
 
 # Limits against abuse: registry/rate_limits.py. Only tests may go without.
 RATE_LIMITED = not TESTING or env("RATE_LIMITS") == "on"
@@ -185,6 +185,8 @@ REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "EXCEPTION_HANDLER": "agentauth.http_errors.handle_exception",
     "UNAUTHENTICATED_USER": None,
+    "DEFAULT_METADATA_CLASS": None,  # OPTIONS and `?format=` are no part of the contract.
+    "URL_FORMAT_OVERRIDE": None,
 }
 
 # Run-time links that run upward (architecture: the stack), named here by dotted path.
@@ -194,8 +196,6 @@ STATE_PUBLISHER = "verifier.services.state.publish"
 
 LANGUAGE_CODE = "en-gb"
 TIME_ZONE = "UTC"
-USE_TZ = True
-USE_I18N = True
 STATIC_URL = "/static/"
 STATICFILES_DIRS = [BASE_DIR / "static"]
 # Development serves assets from where they lie; production from what collectstatic gathered.

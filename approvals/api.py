@@ -10,6 +10,7 @@ from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import InvalidClientError, NotFoundError
 from agentauth.protocol.identifiers import parse_id
 from approvals.services.signatures import receipt_of
+from registry.api.views import NativeView
 from registry.authentication import AgentProofAuthentication, ServiceProviderAuthentication
 from registry.models import Agent, Grant, Human, ServiceProvider
 
@@ -31,7 +32,7 @@ class MayReadReceipts(BasePermission):
         return True
 
 
-class ReceiptView(APIView):
+class ReceiptView(NativeView):
     """`GET /v1/grants/{id}/receipt` (docs/protocol.md section 6)."""
 
     authentication_classes = [
@@ -43,6 +44,7 @@ class ReceiptView(APIView):
     permission_classes = [MayReadReceipts]
 
     def get(self, request: Request, grant_id: str) -> Response:
+        self.query()
         receipt = receipt_of("approval", str(readable_grant(grant_id, request.user).pk))
         if receipt is None:
             raise NotFoundError("This request has no receipt yet.")

@@ -13,6 +13,7 @@ from rest_framework.views import APIView
 
 from agentauth.protocol.encoding import b64u_encode
 from agentauth.protocol.errors import InvalidRequestError
+from agentauth.protocol.reading import shown
 from audit.entries import event_body
 from audit.models import Event
 
@@ -116,7 +117,7 @@ def _parse(request: Request) -> _Query:
     given = request.query_params
     if unknown := given.keys() - _PARAMETERS:
         raise InvalidRequestError(
-            f"Unknown query parameter {min(unknown)!r}: use agent, kind, after and limit."
+            f"Unknown query parameter {shown(min(unknown))}: use agent, kind, after and limit."
         )
     if any(len(given.getlist(name)) > 1 for name in given):
         raise InvalidRequestError("A query parameter is given twice.")

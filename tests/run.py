@@ -39,6 +39,7 @@ def unit() -> bool:
         "tests/test_source.py",
         "tests/test_cases.py",
         "tests/test_triggers.py",
+        "tests/contract",
         "tests/vectors",
         "tests/campaign",
         "-n",
@@ -54,7 +55,14 @@ def rest(absent: dict[str, str]) -> bool:
         return stories(absent)
     with postgres.cluster() as url:
         passed = pytest(
-            *APPS, "tests/test_triggers.py", "-n", "2", "-m", "not slow and not flow", database_url=url
+            *APPS,
+            "tests/contract",
+            "tests/test_triggers.py",
+            "-n",
+            "2",
+            "-m",
+            "not slow and not flow",
+            database_url=url,
         )
         os.environ["TEST_POSTGRES_URL"] = url
         return stories(absent) and passed

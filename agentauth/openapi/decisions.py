@@ -1,6 +1,6 @@
 """JSON Schemas of verify, introspection and confirmations: what service providers ask and are told."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from agentauth.openapi.shapes import (
@@ -28,15 +28,37 @@ _VIOLATION: Final = record(
 )
 NONCE: Final = string("What the agent's next proof must carry: hand it on as `DPoP-Nonce`.")
 _LEFT: Final = record("", {"currency": string(), "period": one_of(PERIODS), "remaining": string()})
-REFUSALS: Final = (
-    "invalid_token",
-    "invalid_dpop_proof",
-    "use_dpop_nonce",
-    "insufficient_scope",
-    "outside_time_window",
-    "step_up_required",
-    "envelope_exceeded",
-)
+# What verify refuses with, in the order of its checks: error to reasons; none where the error says it all.
+REASONS: Final[Mapping[str, Sequence[str]]] = {
+    "invalid_token": (
+        "malformed", "unknown", "expired", "not_yet_valid", "revoked", "grant_inactive", "agent_inactive", "human_inactive", "binding",
+    ),
+    "invalid_dpop_proof": ("malformed", "signature", "method", "url", "iat", "ath", "replayed"),
+    "use_dpop_nonce": (),
+    "insufficient_scope": ("no_capability", "constraint"),
+    "outside_time_window": (),
+    "step_up_required": ("human_offline", "confirm_above", "confirmation_denied"),
+    "envelope_exceeded": ("rate", "budget", "max_uses"),
+}  # fmt: skip
+# Each pair of error and reason, None where there is none.
+REFUSALS: Final[Sequence[tuple[str, str | None]]] = [
+    (error, reason) for error, reasons in REASONS.items() for reason in reasons or (None,)
+]
+# What a question of a batch may be answered with in its place, beside a decision.
+IN_PLACE: Final = ("invalid_request", "idempotency_mismatch", "temporarily_unavailable")
+
+
+def _reasoned() -> list[Schema]:
+    """Which reasons go with which error."""
+    return [
+        {"properties": {"error": {"const": error}, "reason": one_of(reasons)}, "required": ["reason"]}
+        if reasons
+        else {"properties": {"error": {"const": error}, "reason": False}}
+        for error, reasons in REASONS.items()
+    ]
+
+
+_ERROR_IN_PLACE: Final = {"allOf": [ref("Error"), {"properties": {"error": one_of(IN_PLACE)}}]}
 VERIFY: Final[Mapping[str, Schema]] = {
     "VerifyRequest": record(
         "One call an agent made, as the service provider received it (section 8).",
@@ -81,7 +103,7 @@ VERIFY: Final[Mapping[str, Schema]] = {
     ),
     "Refused": record(
         "No, below 1 kB. The table of errors and reasons is in section 8.",
-        {"valid": {"const": False}, "error": one_of(REFUSALS), "error_description": string()},
+        {"valid": {"const": False}, "error": one_of(list(REASONS)), "error_description": string()},
         {
             "reason": string("A finer stable word."),
             "retry_after": integer("Seconds, where time heals it.", 1),
@@ -90,7 +112,8 @@ VERIFY: Final[Mapping[str, Schema]] = {
             "confirmation_id": ref("Id"),
             "nonce": NONCE,
         },
-    ),
+    )
+    | {"allOf": [{"oneOf": _reasoned()}]},
     "Decision": {"description": "The answer of verify.", "oneOf": [ref("Allowed"), ref("Refused")]},
     "BatchRequest": record(
         "Each is judged by itself, in order; a bad one is answered in its place.",
@@ -99,7 +122,7 @@ VERIFY: Final[Mapping[str, Schema]] = {
     ),
     "BatchAnswer": record(
         "In the order of the requests: a decision, or the error of that one.",
-        {"results": array({"anyOf": [ref("Allowed"), ref("Refused"), ref("Error")]})},
+        {"results": array({"anyOf": [ref("Allowed"), ref("Refused"), _ERROR_IN_PLACE]})},
     ),
     "ConfirmationPage": newest_first("Confirmation"),
     "Confirmation": record(

@@ -167,10 +167,9 @@ def refusals(
 ) -> Mapping[int, Sequence[str]]:
     """Status to codes: those of the operation, and those that follow from caller, body and key."""
     codes = [*operation.errors, *(code for name in who for code in BY_CALLER[name]), *ALWAYS]
-    codes += BY_BODY if operation.body else ()
+    # What is keyed changes something, and where it needs no body it takes an empty object.
+    codes += BY_BODY if operation.body or operation.keyed else ()
     codes += BY_KEY if operation.keyed else ()
-    if operation.query:
-        codes.append("invalid_request")
     found: dict[int, list[str]] = {}
     # In the order of the table, each once.
     for code in (each for each in REFUSALS if each in codes):

@@ -62,7 +62,8 @@ class Refusal:
 
 REFUSALS: Final[Mapping[str, Refusal]] = {
     "invalid_request": Refusal(
-        "unreadable body, unknown member or parameter, wrong type, limit passed, a query string on a mutation",
+        "unreadable body, unknown member or parameter, wrong type, limit passed, a query string on a mutation, an `Accept` "
+        "without JSON",
         "The query string holds a parameter that is not known here.",
     ),
     "invalid_manifest": Refusal("the manifest fails section 5", "aud: the manifest is for another registry."),
@@ -156,13 +157,13 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
 
 # What follows from who calls: the codes every such endpoint may give.
 BY_CALLER: Final[Mapping[str, Sequence[str]]] = {
-    "proof": ("invalid_request", "invalid_dpop_proof", "use_dpop_nonce", "invalid_client"),
-    "basic": ("invalid_request", "invalid_client"),
+    "proof": ("invalid_dpop_proof", "use_dpop_nonce", "invalid_client"),
+    "basic": ("invalid_client",),
     "session": (),
 }
-BY_BODY: Final = ("invalid_request", "request_too_large", "unsupported_media_type")
+BY_BODY: Final = ("unsupported_media_type",)
 BY_KEY: Final = ("idempotency_mismatch", "idempotency_in_progress")
-ALWAYS: Final = ("rate_limited", "temporarily_unavailable")
+ALWAYS: Final = ("invalid_request", "request_too_large", "rate_limited", "temporarily_unavailable")
 
 CALLERS: Final[Mapping[str, Schema]] = {
     "proof": {

@@ -225,6 +225,9 @@ def kind(schema: Schema) -> SafeString:
     if "$ref" in schema:
         name = _named(schema)
         return format_html('<a href="#type-{}">{}</a>', name, name)
+    if "allOf" in schema:
+        # The named one, and what is true of it here besides.
+        return kind(schema["allOf"][0])
     for several in ("anyOf", "oneOf"):
         if several in schema:
             return _joined(" or ", [kind(each) for each in schema[several]])

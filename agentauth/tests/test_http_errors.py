@@ -116,6 +116,13 @@ def test_U2_an_error_stays_short_whatever_it_lists() -> None:
     assert body["dangerous"]
 
 
+@pytest.mark.parametrize("letter", ["x", "é", "漢", "𝕏", '"', "\x00"])
+def test_U2_a_sentence_stays_short_in_bytes(letter: str) -> None:
+    body = http_errors.body_of(errors.InvalidRequestError(letter * 5000))
+    assert len(json.dumps(body).encode()) <= 1024
+    assert body["error_description"].startswith(letter)
+
+
 @pytest.mark.django_db
 def test_U4_made_up_methods_share_one_flood_counter(now: datetime) -> None:
     # The counter is one of a clock minute: on a running clock its last second would come now and then.

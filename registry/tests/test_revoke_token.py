@@ -93,6 +93,13 @@ def test_revocation_needs_a_caller_and_one_token(agent: AgentClient, provider_an
     assert response["WWW-Authenticate"].startswith("Basic")
     refused(revoke_as(provider_and_secret, "x&token=y"), 400, "invalid_request")
     refused(revoke_as(provider_and_secret, ""), 400, "invalid_request")
+    refused(
+        Client().post(
+            "/v1/revoke?token=x", "token=x", content_type=form, headers=basic(*provider_and_secret)
+        ),
+        400,
+        "invalid_request",
+    )
     proof = agent.proof("POST", "/v1/revoke", b"token=x")
     refused(revoke_as(provider_and_secret, "x", DPoP=proof), 400, "invalid_request")
 

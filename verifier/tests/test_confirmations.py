@@ -1,6 +1,7 @@
 """One transaction above a threshold: asked once, decided once by its human, used once."""
 
 import json
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -8,10 +9,12 @@ import pytest
 import time_machine
 from django.db import IntegrityError, transaction
 from django.utils import timezone
+from pytest_django import Settings
 
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.errors import ExpiredError, GrantChangedError, InvalidStateError, NotFoundError
 from audit.models import Event
+from registry.api.long_poll import LONG_POLLS
 from registry.models import Grant
 from verifier.models import AgentOperation, Confirmation
 from verifier.services.confirmations import (
@@ -255,3 +258,20 @@ def test_nobody_else_sees_it(shop: Scene) -> None:
     assert shop.client.get(path).status_code == 401
     assert look(shop, path, "?wait=31").status_code == 400
     assert look(shop, path, "?x=1").status_code == 400
+
+
+def test_waiting_agents_hold_a_quarter_of_the_threads_grants_and_confirmations_together(
+    shop: Scene, settings: Settings
+) -> None:
+    path = f"/v1/confirmations/{asked(shop)['confirmation_id']}"
+    taken = 0
+    try:
+        while LONG_POLLS.acquire(blocking=False):
+            taken += 1
+        begun = time.monotonic()
+        assert look(shop, path, "?wait=30").json()["status"] == "pending"
+        assert time.monotonic() - begun < 15
+        assert 0 < 4 * taken <= settings.WEB_THREADS
+    finally:
+        for _ in range(taken):
+            LONG_POLLS.release()

@@ -47,6 +47,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             "invalid_client",
             "manifest_conflict",
             "key_in_use",
+            "too_many_pending_grants",
         ],
         keyed=True,
         callers=["proof"],
@@ -77,7 +78,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "The proof is by the present key, `new_key` by the next: a JWS `typ: agent-key+jwt` with its `jwk` and the claims "
         "`aud`, `iat`, `jti`, `agent_id`, `old_jkt`. Tokens of the old key end, and it is never usable again.",
         body=Body("KeyRequest", {"new_key": STORY["new_key"]}),
-        errors=["agent_inactive", "key_in_use", "invalid_state"],
+        errors=["agent_inactive", "key_in_use"],
         keyed=True,
     ),
 }

@@ -1,0 +1,126 @@
+"""Pieces of docs/protocol.md that hold a number, put together from the constants that enforce it."""
+
+from datetime import timedelta
+from typing import Final
+
+from django.conf import settings
+
+from agentauth import web_server
+from agentauth.protocol import capability, constraint, dpop, encoding, jose, manifest, names, token, urls
+from agentauth.protocol.envelope import DEFAULT_MAXIMA
+from approvals import sessions
+from approvals.services.challenges import CHALLENGE_LIFE
+from audit import api as audit_api
+from audit.refusals import RECORDED_PER_MINUTE
+from kms.lifetimes import PUBLISHED_BEFORE_USE, TOKEN_OVERLAP
+from registry import rate_limits
+from registry.api.long_poll import MAX_WAIT_SECONDS
+from registry.api.views import DEFAULT_PAGE, MAX_PAGE
+from registry.services import agents, enrolment, grant_requests, idempotency, nonces, polling
+from registry.services.expiry import UNCLAIMED_KEPT_FOR
+from verifier import requests
+from verifier.api import VerifyBatchView
+from verifier.services import batch, confirmations
+from verifier.stores import database, redelivery
+
+_LIMITS: Final = rate_limits.limits()
+
+
+def minutes(length: timedelta) -> int:
+    return int(length.total_seconds() // 60)
+
+
+def hours(length: timedelta) -> int:
+    return minutes(length) // 60
+
+
+def seconds(length: timedelta) -> int:
+    return int(length.total_seconds())
+
+
+def _calls(sort: str) -> str:
+    return f"{_LIMITS[sort].per_minute:,} | {_LIMITS[sort].burst}"
+
+
+_COOL: Final = [hours(each) for each in grant_requests.COOLDOWNS]
+FACTS: Final = [
+    # 0
+    f"at most {encoding.MAX_BODY_BYTES:,} bytes and {encoding.MAX_DEPTH} levels deep",
+    f"at most {settings.DATA_UPLOAD_MAX_MEMORY_SIZE:,} bytes and",
+    (
+        f"One header line may have {web_server.limit_request_field_size:,} bytes, a request line "
+        f"{web_server.limit_request_line:,}, a request {web_server.limit_request_fields} headers"
+    ),
+    f"has not arrived within {web_server.timeout} s",
+    f"the first answer again, for {hours(idempotency.KEPT_FOR)} h",
+    f"| an agent that is claimed, on the native API | {_calls(rate_limits.AGENT)} |",
+    f"| a human, on pages | {_calls(rate_limits.HUMAN)} |",
+    f"agents nobody has claimed | {_calls(rate_limits.ADDRESS)} |",
+    f"claim pages | {_calls(rate_limits.ENTRY)} |",
+    f"| a service provider | {_LIMITS[rate_limits.SERVICE_PROVIDER].per_minute:,}, or as",
+    # 1
+    f"at most {jose.MAX_BYTES:,} bytes (receipts 65,536)",
+    # 2
+    f"1 to {dpop.MAX_JTI_LENGTH} characters, at least 96 random bits",
+    f"at most {dpop.WINDOW_SECONDS} s from the server's clock, either way",
+    f"is remembered until `iat` + {dpop.SPEND_SECONDS} s",
+    f"It is taken for {nonces.STEP_SECONDS} to {2 * nonces.STEP_SECONDS} s",
+    f"more than {urls.MAX_URL_LENGTH:,} characters",
+    # 3
+    (
+        f"A list has 1 to {capability.MAX_CAPABILITIES} capabilities, a capability at most {constraint.MAX_CONSTRAINTS} "
+        f"constraints (operators counted), `in` and `not_in` 1 to {constraint.MAX_ITEMS} different values, texts at most "
+        f"{constraint.MAX_TEXT:,} characters"
+    ),
+    f"at most {capability.MAX_RESOURCE} characters, case-sensitive",
+    f"arguments at most {capability.MAX_ARGUMENTS} scalars",
+    f"| {DEFAULT_MAXIMA.max_requests_per_minute:,} each |",
+    f"in its window twice | {DEFAULT_MAXIMA.allowed_time_windows} |",
+    f"UTC if absent | {DEFAULT_MAXIMA.budgets} |",
+    f"| life of a token | {DEFAULT_MAXIMA.max_session_seconds:,} |",
+    # 4
+    f"stands in the set for {seconds(PUBLISHED_BEFORE_USE)} s before it signs",
+    f"stays for {seconds(TOKEN_OVERLAP)} s",
+    # 5
+    f"`iat` at most {manifest.MAX_AHEAD_SECONDS} s ahead, `exp` ahead and at most {manifest.MAX_MANIFEST_SECONDS // 86_400} days",
+    f"| 1 to {names.MAX_NAME} characters: NFC",
+    f"at most {names.MAX_DESCRIPTION} characters under the same rules",
+    f"one agent, {minutes(enrolment.LIFE)} minutes, made for a human",
+    # 6
+    f'"lifetime_seconds": {grant_requests.MIN_SECONDS} to {grant_requests.MAX_SECONDS}?}}',
+    f"The life is {grant_requests.DEFAULT_SECONDS // 86_400} days if not named",
+    f"{grant_requests.MAX_PENDING_PER_AGENT} waiting per agent, {grant_requests.MAX_PENDING_PER_HUMAN} per human",
+    f"{grant_requests.MAX_PENDING_UNCLAIMED} for an unclaimed agent",
+    f"{_COOL[0]} h after the first denial, {_COOL[1]} h after the second in a row, {_COOL[2]} h after the third",
+    f"each time adds {polling.SLOWER_BY_SECONDS} s, up to {polling.MAX_INTERVAL_SECONDS}",
+    f"`GET /v1/grants?after=&limit=1..{MAX_PAGE}`: newest first, {DEFAULT_PAGE} a page",
+    f"`GET /v1/grants/{{id}}?wait=0..{MAX_WAIT_SECONDS}`",
+    f"stays at the server, for {minutes(CHALLENGE_LIFE)} minutes and one use",
+    # 7
+    f"Signing input at most {token.MAX_SIGNING_INPUT:,} bytes",
+    f"`nbf` = `iat` − {token.NOT_BEFORE_SECONDS}; life at most {token.MAX_TOKEN_SECONDS} s",
+    # 8
+    f"| 1 to {requests.MAX_KEY} characters; the agent's name",
+    f"`iat` more than {token.NOT_BEFORE_SECONDS} s ahead",
+    f"others {hours(database.OPERATION_LIFE)} h",
+    f"kept for {seconds(redelivery.KEPT_FOR)} s",
+    (
+        f'{{"requests": [1 to {batch.MAX_REQUESTS} bodies as above]}}`, at most {VerifyBatchView.max_body_bytes:,} bytes and '
+        f"{encoding.MAX_DEPTH} levels"
+    ),
+    f"usable for {minutes(confirmations.USABLE_LIFE)} minutes once signed",
+    f"At most {confirmations.MAX_PENDING} wait per grant",
+    f"`GET /v1/confirmations/{{id}}?wait=0..{MAX_WAIT_SECONDS}`",
+    f"`GET /v1/confirmations?after=&limit=1..{MAX_PAGE}`: all of the agent's own, newest first, {DEFAULT_PAGE} a page",
+    # 9
+    f"the first {RECORDED_PER_MINUTE} a minute",
+    f"limit=1..{audit_api.MAX_LIMIT}`",
+    f"{audit_api.DEFAULT_LIMIT} a page, in the order of the log",
+    # 11
+    f"{minutes(sessions.IDLE)} minutes after the human's last act",
+    f"{hours(sessions.LIFE)} hours after the sign-in",
+]
+# Said in words, so held here by hand.
+assert (timedelta(hours=1), 5, 5) == (agents.CLAIM_LIFE, agents.MAX_CLAIM_FAILURES, enrolment.MAX_FAILURES)
+assert (timedelta(hours=1), timedelta(hours=1)) == (grant_requests.PENDING_LIFE, confirmations.PENDING_LIFE)
+assert timedelta(days=7) == UNCLAIMED_KEPT_FOR

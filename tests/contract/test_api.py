@@ -1,0 +1,103 @@
+"""Each operation of the API gives each answer its description names: every status, every error code, every reason.
+
+The cases are read from the description (which other tests hold to the URLconf, the views and the table of errors), so that a
+case without a scenario fails, and a scenario for what is not described fails too.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.db import transaction
+from pytest_django.plugin import DjangoDbBlocker
+
+from agentauth.openapi.decisions import IN_PLACE, REFUSALS
+from agentauth.openapi.document import openapi
+from agentauth.openapi.paths import OPERATIONS
+from tests import conformance
+from tests.contract.decisions import BATCH, DECISIONS
+from tests.contract.scenarios import OWN, SHARED
+from tests.contract.stage import GOOD, Stage
+
+pytestmark = pytest.mark.django_db
+
+# Both ways of one operation to succeed.
+FIRST = {"POST /v1/agents": "201", "POST /v1/grants": "201"}
+
+
+def described() -> list[tuple[str, int, str]]:
+    """(operation, status, error code); no code where it succeeds."""
+    found = []
+    for path, methods in openapi()["paths"].items():
+        for method, operation in methods.items():
+            for status, answer in operation["responses"].items():
+                refused = answer.get("content", {}).get("application/json", {}).get("examples", {})
+                found += [(f"{method.upper()} {path}", int(status), code) for code in refused or [""]]
+    return found
+
+
+CASES = described()
+
+
+@pytest.fixture(scope="module")
+def stage(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[Stage]:
+    """Built once: each test returns to it, since its own transaction lies inside this one."""
+    with django_db_blocker.unblock(), transaction.atomic():
+        yield Stage()
+        transaction.set_rollback(True)
+
+
+def scenario_of(operation: str, status: int, code: str) -> Any:
+    """The one that is the operation's own, else the one all share."""
+    second = str(status) if not code and FIRST.get(operation, str(status)) != str(status) else code
+    return OWN.get((operation, second)) or SHARED[second]
+
+
+@pytest.mark.parametrize(("operation", "status", "code"), CASES, ids=lambda part: str(part) or "ok")
+def test_each_answer_that_is_described_is_given(stage: Stage, operation: str, status: int, code: str) -> None:
+    answer = scenario_of(operation, status, code)(stage, GOOD[operation](stage))
+    asked = conformance.described(answer.request["REQUEST_METHOD"], answer.request["PATH_INFO"])
+    assert asked is not None
+    assert asked["operationId"] == OPERATIONS[operation].name
+    body = answer.json() if answer.content else {}
+    assert (answer.status_code, body.get("error", "")) == (status, code), body
+    if code:
+        assert len(answer.content) < 1024
+        assert answer["Cache-Control"] == "no-store"
+        assert ("Retry-After" in answer.headers) == (status in {429, 503})
+        assert answer["X-Request-Id"]
+
+
+def test_no_scenario_is_for_an_answer_that_is_not_described() -> None:
+    known = {(operation, code) for operation, _, code in CASES}
+    known |= {(operation, str(status)) for operation, status, code in CASES if not code}
+    assert set(OWN) <= known
+    assert set(SHARED) <= {code for _, _, code in CASES}
+    assert set(GOOD) == {operation for operation, _, _ in CASES}
+
+
+@pytest.mark.parametrize("operation", GOOD)
+def test_no_other_method_is_taken(stage: Stage, operation: str) -> None:
+    call = GOOD[operation](stage)
+    for method in ("PUT", "OPTIONS"):
+        answer = stage.send(call, method=method)
+        assert (answer.status_code, answer.json()["error"]) == (405, "method_not_allowed")
+        assert call.method in answer["Allow"]
+
+
+@pytest.mark.parametrize(("error", "reason"), DECISIONS, ids=str)
+def test_each_refusal_of_verify_is_given(stage: Stage, error: str, reason: str | None) -> None:
+    answer = DECISIONS[error, reason]()
+    assert (answer["valid"], answer["error"], answer.get("reason")) == (False, error, reason)
+
+
+def test_each_refusal_that_is_described_has_its_scenario() -> None:
+    assert set(DECISIONS) == set(REFUSALS)
+    assert set(BATCH) == set(IN_PLACE)
+
+
+@pytest.mark.parametrize("code", IN_PLACE)
+def test_each_error_in_the_place_of_a_question_is_given(stage: Stage, code: str) -> None:
+    answer = BATCH[code](stage)
+    assert answer.status_code == 200
+    assert code in {result.get("error") for result in answer.json()["results"]}

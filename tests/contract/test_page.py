@@ -1,0 +1,160 @@
+"""docs/protocol.md says what the code does: its tables, lists, examples and numbers are compared with their sources."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentauth.http_errors import STATUSES
+from agentauth.openapi.decisions import IN_PLACE, REASONS
+from agentauth.openapi.decisions import REFUSALS as VERIFY_REFUSALS
+from agentauth.openapi.document import openapi
+from agentauth.openapi.operations import REFUSALS
+from agentauth.protocol.envelope import Envelope
+from tests.contract.facts import FACTS
+from verifier.answers import _SENTENCES
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs/protocol.md").read_text()
+FLAT = " ".join(PAGE.split())
+# Of things that are checked without a server, or given inside an answer of verify: never a status of ours.
+NOT_OVER_HTTP = {"invalid_signature", "invalid_receipt", "invalid_log_proof", "invalid_token"}
+# What pages alone answer, what every address may, and what must never be.
+BESIDE_THE_API = {
+    "sign_in_required", "verification_required", "csrf_failed", "confirmation_required", "grant_changed", "expired",
+    "invalid_assertion", "method_not_allowed", "server_error",
+}  # fmt: skip
+# Where the server says one thing and who calls it must say another: a service provider's own answers, and section 5 of RFC 9449.
+OTHER_STATUSES = {("400", "invalid_dpop_proof"), ("401", "invalid_token"), ("409", "already_processed")}
+CODE = re.compile(r"`([a-z]+(?:_[a-z]+)*)`")
+
+
+def section(number: int) -> str:
+    """The text of one numbered section."""
+    return re.split(r"^## ", PAGE, flags=re.MULTILINE)[number + 1]
+
+
+def rows(text: str, heading: str) -> Iterator[list[str]]:
+    """The cells of the first table below a heading."""
+    table = text.partition(f"\n### {heading}\n")[2].partition("\n|")[2].partition("\n\n")[0]
+    for line in table.splitlines()[2:]:
+        yield [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip()[1:-1])]
+
+
+def test_the_table_of_errors_is_that_of_the_code() -> None:
+    listed: dict[str, str] = {}
+    for statuses, codes, *_ in rows(section(0), "Errors of the native API"):
+        named, several = CODE.findall(codes), statuses.split(", ")
+        listed |= zip(named, several if len(several) == len(named) else several * len(named), strict=True)
+    listed |= {"use_dpop_nonce": "401", "server_error": "500"}
+    elsewhere = {code: status for status, code in re.findall(r"\b([45]\d\d) `([a-z_]+)`", FLAT)}
+    told = {code: int(status) for code, status in (elsewhere | listed).items()}
+    assert {code: status for code, status in STATUSES.items() if code not in NOT_OVER_HTTP} == {
+        code: status for code, status in told.items() if (str(status), code) not in OTHER_STATUSES
+    }
+    assert set(STATUSES) - NOT_OVER_HTTP == set(REFUSALS) | BESIDE_THE_API
+
+
+def test_a_status_beside_a_code_is_its_status_wherever_the_page_names_both() -> None:
+    for status, code in re.findall(r"\b([45]\d\d) `([a-z_]+)`", FLAT):
+        assert (status, code) in OTHER_STATUSES or STATUSES[code] == int(status), (status, code)
+
+
+def test_the_table_of_refusals_is_that_of_verify() -> None:
+    listed = {
+        CODE.findall(error)[0]: set(CODE.findall(reasons))
+        for error, reasons, *_ in rows(section(8), "Refusals")
+    }
+    assert listed == {error: set(reasons) for error, reasons in REASONS.items()}
+    assert set(_SENTENCES) == set(VERIFY_REFUSALS) | {("idempotency_mismatch", None)}
+
+
+def test_the_table_of_a_batch_is_that_of_the_code() -> None:
+    listed = {
+        match.group(1)
+        for first, *_ in rows(section(8), "Many questions in one call")
+        if (match := re.search(r'"error": "([a-z_]+)"', first))
+    }
+    assert listed == set(IN_PLACE)
+
+
+def test_every_endpoint_is_on_the_page_and_no_other() -> None:
+    named = {
+        f"{method} {path}"
+        for methods, path in re.findall(
+            r"((?:GET|POST|DELETE)(?:` and `(?:GET|POST|DELETE))*) (/v1/(?:[^\s`?{]|\{[^}]*\})*)", FLAT
+        )
+        for method in re.findall(r"[A-Z]+", methods)
+    }
+    named |= {f"GET {path}" for path in re.findall(r"/\.well-known/[a-z.-]+[a-z]", section(4))}
+    served = {
+        f"{method.upper()} {path}" for path, methods in openapi()["paths"].items() for method in methods
+    }
+    assert {re.sub(r"\{[^}]*\}", "{}", each) for each in named} == {
+        re.sub(r"\{[^}]*\}", "{}", each) for each in served
+    }
+
+
+def test_who_may_ask_is_who_the_description_says() -> None:
+    row = next(line for line in section(2).splitlines() if line.startswith("| service provider |"))
+    by_basic = {
+        path
+        for path, methods in openapi()["paths"].items()
+        for operation in methods.values()
+        if {"basic": []} in operation["security"]
+    }
+    named = {re.sub(r"\{[^}]*\}", "{}", path) for path in re.findall(r"`(/v1/[^`]*)`", row)}
+    assert named == {re.sub(r"\{[^}]*\}", "{}", path) for path in by_basic}
+
+
+def examples() -> list[dict[str, Any]]:
+    found = [
+        json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    ]
+    return [each for each in found if isinstance(each, dict)]
+
+
+# Each example by a member that only it has; what it leaves out is told in words.
+@pytest.mark.parametrize(
+    ("schema", "mark", "left_out"),
+    [
+        ("Registration", "claim_code", set()),
+        ("Grant", "narrowed", {"approval_url", "interval"}),
+        ("VerifyRequest", "dry_run", set()),
+        ("Allowed", "decision_id", {"repeated", "nonce"}),
+        ("Refused", "violations", {"retry_after", "approval_url", "confirmation_id", "nonce"}),
+        ("Introspection", "cnf", set()),
+        ("Event", "request_id", {"salt", "leaf_index", "openings"}),
+    ],
+)
+def test_the_members_of_an_example_are_those_of_its_schema(
+    schema: str, mark: str, left_out: set[str]
+) -> None:
+    (example,) = [each for each in examples() if mark in each]
+    assert set(example) == set(openapi()["components"]["schemas"][schema]["properties"]) - left_out
+
+
+@pytest.mark.parametrize(
+    "schema",
+    ["Agent", "Confirmation", "ServiceProvider", "AgentAuthDiscovery", "AuthorizationServerMetadata"],
+)
+def test_each_member_of_an_answer_that_is_told_in_words_is_named(schema: str) -> None:
+    members = openapi()["components"]["schemas"][schema]["properties"]
+    missing = {name for name in members if f"`{name}`" not in PAGE and f'"{name}"' not in PAGE}
+    assert missing <= {
+        "revocation_endpoint_auth_methods_supported",
+        "introspection_endpoint_auth_methods_supported",
+    }
+
+
+def test_every_member_of_the_envelope_has_its_row() -> None:
+    told = {name for row in rows(section(3), "Envelope") for name in CODE.findall(row[0])}
+    assert told == {member.name for member in fields(Envelope)}
+
+
+@pytest.mark.parametrize("fact", FACTS)
+def test_each_number_on_the_page_is_the_one_in_the_code(fact: str) -> None:
+    assert fact in FLAT
