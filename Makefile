@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MANAGE := $(BIN)/python manage.py
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check audit campaign screenshots bench lock
+.PHONY: help run demo test check coverage audit campaign screenshots bench lock
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -36,6 +36,9 @@ check: $(VENV)/dev.stamp ## lint, types, import stack, migrations, unit tests on
 
 test: check ## everything: check, then PostgreSQL, flows, browser, faults, interop, vectors
 	$(BIN)/python -m tests.run rest
+
+coverage: $(VENV)/dev.stamp ## branches and lines the unit tests take, per package; 95 % of the branches at least
+	$(BIN)/python -m tests.run coverage
 
 audit: $(VENV)/dev.stamp ## scan the code, look the locked packages up in advisories, write sbom.json
 	$(BIN)/python -m tests.scan

@@ -328,9 +328,16 @@ def test_two_spellings_of_one_action_have_one_digest_and_a_changed_action_has_an
     plain = parse_action({"type": "read", "resource": "a"})
     assert plain.digest() == parse_action({"resource": "a", "arguments": {}, "type": "read"}).digest()
     assert pay("1").digest() == pay("1.00").digest()
-    others = [pay("1"), pay("2"), pay("1", "USD"), pay("1", x=1), pay("1", x=True), pay("1", x="1"), plain]
+    named = {"type": "custom", "resource": "a"}
+    own = [
+        parse_action({**named, "namespace": namespace, "name": name})
+        for namespace, name in (("acme", "merge"), ("acme", "split"), ("other", "merge"))
+    ]
+    money = [pay("1"), pay("2"), pay("1", "USD"), pay("1", x=1), pay("1", x=True), pay("1", x="1")]
+    others = [*money, *own, plain]
     assert len({each.digest() for each in others}) == len(others)
     assert parse_action(pay("1", x=True).to_json()) == pay("1", x=True)
+    assert parse_action(own[0].to_json()) == own[0]
 
 
 def test_allow_list_entries_are_limitless_and_strict() -> None:

@@ -99,6 +99,11 @@ def test_allows_and_implies_are_total(supplied: Any, operator: str, operand: Any
     constraint = Constraint("size", operator, operand)
     assert constraint.allows(supplied) in {True, False}
     assert constraint.implies(Constraint("size", "eq", 1)) in {True, False}
+    assert constraint.implies(constraint) in {True, False}
+    if operator == "nonsense":
+        # Nobody knows what it limits: it lets nothing through, and is no tighter than itself.
+        assert not constraint.allows(supplied)
+        assert not constraint.implies(constraint)
 
 
 @given(st.integers(1, 2**53 - 1), st.sampled_from(["EUR", "JPY", "KWD", "CLF"]))

@@ -30,7 +30,16 @@ def test_thumbprints_are_those_of_the_standards() -> None:
 
 
 def test_a_key_keeps_only_its_public_members() -> None:
-    key = parse_jwk({**RFC8037, "use": "sig", "alg": "Ed25519", "kid": "a", "x5u": "http://127.0.0.1:9/"})
+    key = parse_jwk(
+        {
+            **RFC8037,
+            "use": "sig",
+            "key_ops": ["verify"],
+            "alg": "Ed25519",
+            "kid": "a",
+            "x5u": "http://127.0.0.1:9/",
+        }
+    )
     assert key.jwk == RFC8037
     assert (key.kty, key.alg) == ("OKP", "EdDSA")
     assert parse_jwk(RFC9449).jwk == RFC9449

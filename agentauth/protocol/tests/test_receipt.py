@@ -269,6 +269,12 @@ def test_a_long_consent_text_is_bounded() -> None:
                 receipt(statement, consent_text=text)
 
 
+def test_a_receipt_nobody_would_read_is_not_signed() -> None:
+    assert verify(receipt(ALL["claim"], credential_id=bytes(1_023))).credential_id == bytes(1_023)
+    with pytest.raises(InvalidReceiptError, match="64 kB"):
+        receipt(ALL["claim"], credential_id=bytes(45_000))
+
+
 ES256, EDDSA, RS256 = (PASSKEYS[alg].labels for alg in ("ES256", "EdDSA", "RS256"))
 COSE = PASSKEY.cose
 BAD_KEYS: dict[str, bytes] = {
