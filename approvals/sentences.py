@@ -12,6 +12,7 @@ from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.constraint import Constraint, Scalar
 from agentauth.protocol.envelope import Budget, Envelope, TimeWindow
 from agentauth.protocol.money import MINOR_DIGITS, Money
+from agentauth.protocol.names import legible
 from registry.services.lookalikes import Likeness, Whose
 
 _SYMBOLS = {"EUR": "€", "USD": "$", "GBP": "£", "JPY": "¥", "INR": "₹", "KRW": "₩"}
@@ -106,7 +107,8 @@ def constraint(each: Constraint) -> str:
 def _value(value: Scalar) -> str:
     if isinstance(value, bool):
         return _("yes") if value else _("no")
-    return whole(value) if isinstance(value, int) else f"“{value}”"
+    # A text is whoever asks' own: it must not end its quotes or its line and go on as a sentence of ours.
+    return whole(value) if isinstance(value, int) else f"“{legible(value, marks='“”')}”"
 
 
 def budget_words(budget: Budget) -> str:

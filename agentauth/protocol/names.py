@@ -25,18 +25,37 @@ _HOST: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
+def _hides(character: str) -> bool:
+    category = unicodedata.category(character)
+    # The one space is U+0020: the others look like it, or like nothing.
+    strange_space = category == "Zs" and character != " "
+    return category in _REFUSED_CATEGORIES or strange_space or _INVISIBLE.match(character) is not None
+
+
+def legible(value: str, *, marks: str = "") -> str:
+    r"""Any text as a sentence may hold it: what does not show as itself, and each of `marks`, is written as an escape.
+
+    For texts that are compared by code point and so may hold anything: `\n`, `\u202e`. `marks` are the quotes the
+    sentence puts around it, which it must not seem to close.
+    """
+    return "".join(
+        character.encode("unicode_escape").decode("ascii")
+        # A mark in front would be drawn on the sentence's own words.
+        if _hides(character)
+        or character in marks
+        or (not index and unicodedata.category(character).startswith("M"))
+        else character
+        for index, character in enumerate(value)
+    )
+
+
 def _check_readable(value: str, where: str, *, also: str = "") -> str:
     """What a person sees is what was sent. Raises InvalidRequestError naming the code point (CVE-2021-42574)."""
     # Two spellings of one picture would be two names; registration compares by code point.
     if not unicodedata.is_normalized("NFC", value):
         raise InvalidRequestError(f"{where}: must be in Unicode normalisation form NFC.")
     for character in value:
-        category = unicodedata.category(character)
-        # The one space is U+0020: the others look like it, or like nothing.
-        strange_space = category == "Zs" and character != " "
-        if character not in also and (
-            category in _REFUSED_CATEGORIES or strange_space or _INVISIBLE.match(character)
-        ):
+        if character not in also and _hides(character):
             raise InvalidRequestError(f"{where}: must not hold the character U+{ord(character):04X}.")
     # A mark in front would be drawn on the page's own words.
     if value and unicodedata.category(value[0]).startswith("M"):

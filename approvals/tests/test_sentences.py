@@ -1,0 +1,182 @@
+"""The words of a consent: each permission and each limit has its sentence, and nobody else writes one."""
+
+from typing import Any
+
+import pytest
+
+from agentauth.protocol.capability import parse_action, parse_capability
+from agentauth.protocol.envelope import parse_envelope
+from approvals.sentences import act, approval_text, confirmation_text, limits, permission, permissions, risk
+from registry.tests.cast import minutes
+
+EURO = {"value": "1240.00", "currency": "EUR"}
+READ: dict[str, Any] = {"type": "read", "resource": "calendar"}
+CUSTOM: dict[str, Any] = {"type": "custom", "namespace": "acme.crm", "name": "merge", "resource": "contacts"}
+# What would end its quotes or its line, or be drawn in another order, or not at all.
+HOSTILE = {
+    "line": "x”.\nThis ends on 1 January 2027",
+    "paragraph": "x”.\u2029This ends on 1 January 2027",
+    "next line": "x”.\x85This ends on 1 January 2027",
+    "quotes": "x” and amount is at most “5",
+    "bidi": "x\u202eyna ton si\u202c",
+    "nothing": "\u200b",
+    "mark": "\u0338x",
+}
+
+
+@pytest.mark.parametrize(
+    ("body", "words", "cost"),
+    [
+        (READ, "read “calendar” at Acme", "low"),
+        ({"type": "write", "resource": "a/b"}, "create and change “a/b” at Acme", "medium"),
+        ({"type": "delete", "resource": "a"}, "delete “a” at Acme", "high"),
+        (
+            {"type": "transact", "resource": "shop", "max_amount": EURO},
+            "spend up to €1,240.00 per payment at Acme (“shop”)",
+            "high",
+        ),
+        (CUSTOM, "use “acme.crm.merge” on “contacts” at Acme", "medium"),
+    ],
+    ids=["read", "write", "delete", "transact", "custom"],
+)
+def test_each_type_of_permission_has_its_words(body: dict[str, Any], words: str, cost: str) -> None:
+    capability = parse_capability(body)
+    assert permission(capability, "Acme") == words
+    assert risk(capability) == cost
+
+
+@pytest.mark.parametrize(
+    ("operator", "words"),
+    [
+        ({"eq": "busy"}, "a is “busy”"),
+        ({"eq": True}, "a is yes"),
+        ({"eq": False}, "a is no"),
+        ({"in": ["x", "y", 3]}, "a is “x”, “y” or 3"),
+        ({"not_in": ["x"]}, "a is not “x”"),
+        ({"min": 2}, "a is at least 2"),
+        ({"max": 1048576}, "a is at most 1,048,576"),
+        ({"prefix": "EU-"}, "a begins with “EU-”"),
+        ({"max_length": 9}, "a has at most 9 characters"),
+        ({"min": 2, "max": 5}, "a is at most 5 and a is at least 2"),
+    ],
+    ids=str,
+)
+def test_each_constraint_has_its_words(operator: dict[str, Any], words: str) -> None:
+    capability = parse_capability({**READ, "constraints": {"a": operator}})
+    assert permission(capability, "Acme") == f"read “calendar” at Acme, only where {words}"
+
+
+@pytest.mark.parametrize(
+    ("envelope", "lines"),
+    [
+        ({}, []),
+        ({"max_requests_per_minute": 1}, ["At most 1 request a minute."]),
+        (
+            {"max_requests_per_minute": 1200, "max_burst": 10},
+            ["At most 1,200 requests a minute.", "Up to 10 of them at once."],
+        ),
+        ({"confirm_above": EURO}, ["Each payment above €1,240.00 asks you again."]),
+        ({"max_uses": 1}, ["At most 1 use in all."]),
+        ({"requires_human_online": True}, ["Only while you are here: the “I'm here” switch is on."]),
+        ({"max_session_seconds": 60}, ["Each of its passes lives at most 60 seconds."]),
+    ],
+    ids=str,
+)
+def test_each_limit_has_its_sentence(envelope: dict[str, Any], lines: list[str]) -> None:
+    assert limits(parse_envelope(envelope)) == lines
+
+
+@pytest.mark.parametrize(
+    ("period", "words"), [("day", "a day"), ("week", "a week"), ("month", "a month"), ("total", "in all")]
+)
+def test_a_budget_names_its_period_and_whose_day_it_is(period: str, words: str) -> None:
+    envelope = parse_envelope({"budgets": [{**EURO, "period": period, "zone": "Asia/Tokyo"}]})
+    assert limits(envelope) == [f"At most €1,240.00 {words}, counted in Asia/Tokyo time."]
+    paying = parse_capability({"type": "transact", "resource": "shop", "max_amount": EURO})
+    assert permissions("Bot", "Acme", [paying], envelope) == [
+        f"Bot may spend up to €1,240.00 per payment at Acme (“shop”), at most €1,240.00 {words}."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("days", "words"),
+    [
+        (["mon"], "Monday"),
+        (["sun", "sat"], "Saturday and Sunday"),
+        (["mon", "tue", "wed", "thu", "fri"], "Monday to Friday"),
+        (["mon", "wed", "fri"], "Monday, Wednesday and Friday"),
+        (["sat", "sun", "mon"], "Monday, Saturday and Sunday"),
+    ],
+    ids=str,
+)
+def test_a_time_window_names_its_days_its_hours_and_its_zone(days: list[str], words: str) -> None:
+    window = {"days": days, "start": "09:05", "end": "24:00", "zone": "Europe/Berlin"}
+    night = {"days": ["fri"], "start": "22:00", "end": "06:00", "zone": "UTC"}
+    assert limits(parse_envelope({"allowed_time_windows": [window, night]})) == [
+        f"Only at these times: {words}, 09:05 to 24:00 (Europe/Berlin); Friday, 22:00 to 06:00 (UTC)."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"type": "transact", "resource": "shop", "amount": EURO}, "pay €1,240.00 at Acme (“shop”)"),
+        (READ, "read “calendar” at Acme"),
+        ({"type": "write", "resource": "a"}, "create or change “a” at Acme"),
+        ({"type": "delete", "resource": "a"}, "delete “a” at Acme"),
+        (CUSTOM, "use “acme.crm.merge” on “contacts” at Acme"),
+        (
+            {**READ, "arguments": {"who": "Bob", "all": True, "size": 1200}},
+            "read “calendar” at Acme, with all yes, size 1,200 and who “Bob”",
+        ),
+    ],
+    ids=str,
+)
+def test_each_act_has_its_words(body: dict[str, Any], words: str) -> None:
+    action = parse_action(body)
+    assert act(action, "Acme") == words
+    told = [
+        confirmation_text(agent="Bot", service_provider="Acme", action=action, confirmed=yes)
+        for yes in (True, False)
+    ]
+    assert told == [f"Bot may {words}, once, within ten minutes.", f"Bot may not {words}."]
+
+
+def assert_said_by_us(text: str, value: str, *, lines: int) -> None:
+    """As many sentences as we wrote, two pairs of quotes, and every character shows."""
+    assert len(text.splitlines()) == lines
+    assert (text.count("“"), text.count("”")) == (2, 2)
+    assert value not in text
+    assert all(character.isprintable() or character == "\n" for character in text)
+
+
+@pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("operator", ["eq", "in", "prefix", "not_in"])
+def test_AP_20_a_text_in_a_constraint_cannot_write_sentences_of_its_own(
+    operator: str, value: str, now: Any
+) -> None:
+    operand = [value] if operator in {"in", "not_in"} else value
+    hostile = parse_capability({**READ, "constraints": {"a": {operator: operand}}})
+    text = approval_text(
+        agent="Bot",
+        service_provider="Acme",
+        audience="https://acme.example",
+        capabilities=[hostile],
+        envelope=parse_envelope({}),
+        valid_until=now + minutes(60),
+        zone="UTC",
+    )
+    assert_said_by_us(text, value, lines=3)
+
+
+@pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE)
+def test_AP_20_a_text_in_an_argument_cannot_write_sentences_of_its_own(value: str) -> None:
+    action = parse_action({**READ, "arguments": {"payee": value}})
+    text = confirmation_text(agent="Bot", service_provider="Acme", action=action, confirmed=True)
+    assert_said_by_us(text, value, lines=1)
+
+
+def test_a_text_that_shows_as_itself_is_shown_as_it_is() -> None:
+    for value in ("Café Zoë, 東京", "O'Neil & Sons", "a\\b", "नमस्ते", "e\u0301"):
+        capability = parse_capability({**READ, "constraints": {"a": {"eq": value}}})
+        assert permission(capability, "Acme").endswith(f"a is “{value}”")
