@@ -103,10 +103,9 @@ def record(
             Opening(event=event, member=member, salt=salts[member], value=hidden[member]) for member in hidden
         )
         QueueEntry.objects.create(event=event)
-    if settings.AUDIT_OBSERVER:
-        # Once it is true, and without a say in it.
-        observe = import_string(settings.AUDIT_OBSERVER)
-        transaction.on_commit(partial(observe, event), robust=True)
+    # Once it is true, and without a say in it.
+    observe = import_string(settings.AUDIT_OBSERVER)
+    transaction.on_commit(partial(observe, event), robust=True)
     return event
 
 

@@ -85,6 +85,8 @@ def test_what_the_human_lowers_is_what_is_granted(alice: Person, paying: Grant) 
         {"permission.1": "on", "confirm": "50.01"},
         {"permission.1": "on", "max_amount": "1"},
         {"permission.1": True},
+        {f"permission.{number}": "on" for number in range(100)}
+        | {f"amount.{number}": "1" for number in range(100)},
     ],
 )
 def test_the_human_may_only_narrow(alice: Person, paying: Grant, choices: dict[str, Any]) -> None:
@@ -93,6 +95,21 @@ def test_the_human_may_only_narrow(alice: Person, paying: Grant, choices: dict[s
         answer = alice.ask(paying, act, drawn=drawn, choices=choices, decision="approve")
         refused(answer, 400, "invalid_request")
     assert_pending(paying)
+
+
+def test_a_daily_budget_can_be_added_and_a_burst_never_exceeds_the_rate(
+    alice: Person, agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    limits = {"max_requests_per_minute": 30, "max_burst": 20}
+    grant = pending(agent, service_provider, now=now, capabilities=[PAY], envelope=limits)
+    choices = {"permission.0": "on", "daily": "75", "rate": "10"}
+    assert alice.approve(grant, **choices).status_code == 200
+    grant.refresh_from_db()
+    assert grant.envelope == {
+        "max_requests_per_minute": 10,
+        "max_burst": 10,
+        "budgets": [{"value": "75.00", "currency": "EUR", "period": "day", "zone": alice.human.time_zone}],
+    }
 
 
 def test_AP_1_the_receipt_verifies_alone_and_no_character_can_change(alice: Person, paying: Grant) -> None:

@@ -190,6 +190,17 @@ def test_a_broken_registration_is_refused(change: dict[str, Any]) -> None:
         register(Authenticator().registration(OPTIONS, **change))
 
 
+def test_a_credential_id_has_an_end_and_is_the_attested_one() -> None:
+    for length in (1, 1023):
+        id_ = os.urandom(length)
+        assert register(Authenticator(credential_id=id_).registration(OPTIONS)).credential_id == id_
+    with pytest.raises(InvalidAssertionError):
+        register(Authenticator(credential_id=os.urandom(1024)).registration(OPTIONS))
+    other = b64u_encode(os.urandom(32))
+    with pytest.raises(InvalidAssertionError, match="two ids"):
+        register(Authenticator().registration(OPTIONS) | {"id": other, "rawId": other})
+
+
 @pytest.mark.parametrize("cose", UNREADABLE.values(), ids=UNREADABLE)
 def test_a_key_no_receipt_could_be_verified_with_is_refused(cose: dict[int, Any]) -> None:
     with pytest.raises(InvalidAssertionError, match="public key"):

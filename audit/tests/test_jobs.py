@@ -4,6 +4,7 @@ import io
 import os
 import signal
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from django.conf import settings
@@ -24,13 +25,22 @@ def test_the_task_numbers_what_waits(make_event: MakeEvent) -> None:
     assert not QueueEntry.objects.exists()
 
 
-def test_a_process_dies_only_at_the_point_it_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_dies_only_at_the_point_it_was_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     killed: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "kill", lambda pid, number: killed.append((pid, number)))
-    for told, reached in (("", "a.b"), ("", ""), ("a.b", "a.c"), ("a.b", "a.b")):
+    file = tmp_path / "point"
+    for told, reached in (("", "a.b"), ("", ""), ("a.b", "a.c"), (f"@{file}", "a.b"), ("a.b", "a.b")):
         monkeypatch.setattr(settings, "FAULT_AT", told)
         fault_point(reached)
     assert killed == [(os.getpid(), signal.SIGKILL)]
+    # The file may name another point while the process runs.
+    monkeypatch.setattr(settings, "FAULT_AT", f"@{file}")
+    for named, deaths in (("a.c", 1), ("a.b", 2)):
+        file.write_text(named)
+        fault_point("a.b")
+        assert len(killed) == deaths
 
 
 def test_the_command_of_a_whole_log_says_so_to_a_person(make_event: MakeEvent, now: datetime) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import time_machine
 from django.core.management import CommandError, call_command
+from pytest_django.fixtures import Settings
 from rest_framework.test import APIRequestFactory
 
 from agentauth.protocol.keys import parse_jwk
@@ -118,6 +119,18 @@ def test_ensure_keys_gives_every_purpose_one_key_and_is_safe_to_repeat() -> None
     first, second = (json.loads(out.getvalue()) for out in outs)
     assert first == second
     assert set(first) == {"token", "audit", "receipt"}
+    spoken, silent = io.StringIO(), io.StringIO()
+    call_command("ensure_keys", stdout=spoken)
+    call_command("ensure_keys", verbosity=0, stdout=silent)
+    assert dict(line.split(": ") for line in spoken.getvalue().splitlines()) == first
+    assert silent.getvalue() == ""
+
+
+def test_ensure_keys_says_so_where_no_key_can_be_made(settings: Settings) -> None:
+    settings.KEY_BACKEND = "nowhere"
+    with pytest.raises(CommandError, match="not available"):
+        call_command("ensure_keys", stdout=io.StringIO())
+    assert not Key.objects.exists()
 
 
 def test_the_task_records_a_due_switch(clock: time_machine.Traveller) -> None:

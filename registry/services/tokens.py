@@ -12,9 +12,11 @@ from django.db import transaction
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.envelope import EMPTY, parse_envelope
 from agentauth.protocol.errors import (
-    AgentAuthError,
+    EncodingError,
     IdempotencyExpiredError,
     InvalidGrantError,
+    InvalidSignatureError,
+    InvalidTokenError,
     NotFoundError,
 )
 from agentauth.protocol.jose import parse_compact, verify_jws
@@ -162,9 +164,7 @@ def _state_of_presented(untrusted_token: str, now: datetime) -> TokenState | Non
         if key is None:
             return None
         return token_state(str(verify_jws(jws, key, expected_typ=TYP).claims.get("jti")))
-    except AgentAuthError as error:
-        if error.code == "temporarily_unavailable":
-            raise
+    except (EncodingError, InvalidSignatureError, InvalidTokenError):
         return None
 
 
@@ -190,8 +190,8 @@ def _claims(grant: Grant, now: datetime) -> tuple[dict[str, Any], datetime]:
     """The claims from the grant's row alone, and the token's end: the earliest of every limit on it."""
     envelope = parse_envelope(grant.envelope)
     human_id = grant.agent.human_id
-    if grant.valid_until is None or human_id is None:
-        raise _REFUSED
+    assert grant.valid_until is not None
+    assert human_id is not None
     issued_at = int(now.timestamp())
     life = min(MAX_TOKEN_SECONDS, envelope.max_session_seconds or MAX_TOKEN_SECONDS)
     end = min(issued_at + life, int(grant.valid_until.timestamp()), int(grant.agent.expires_at.timestamp()))

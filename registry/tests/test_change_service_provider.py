@@ -156,6 +156,8 @@ def test_a_bad_entry_or_nothing_to_change_is_refused(
         run("change_service_provider", "nobody", "--allow")
     with pytest.raises(InvalidRequestError):
         change_allowed(service_provider=service_provider, allowed=["read:a"] * 65, actor=TESTER, now=now)
+    assert change_allowed(service_provider=service_provider, allowed=before, actor=TESTER, now=now) == 0
+    assert not Event.objects.filter(kind="registry.service_provider.allowed_changed").exists()
     service_provider.refresh_from_db()
     assert service_provider.allowed == before
 

@@ -184,6 +184,18 @@ def test_a_suspension_by_a_person_is_undone_by_resuming(
         resume_grant(grant=grant, actor=TESTER, now=now)
 
 
+def test_what_an_admin_suspended_only_an_admin_resumes(
+    agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    grant = approved(agent, service_provider, now=now)
+    suspend_grant(grant=grant, actor=TESTER, now=now, by_admin=True)
+    with pytest.raises(InvalidStateError, match="administrator"):
+        resume_grant(grant=grant, actor=TESTER, now=now)
+    assert Grant.objects.get(pk=grant.pk).status == "suspended"
+    resume_grant(grant=grant, actor=TESTER, now=now, by_admin=True)
+    assert Grant.objects.get(pk=grant.pk).status == "approved"
+
+
 @pytest.mark.parametrize("cause", ["key_rotated", "manifest_changed", "audience_changed", "recovery"])
 def test_other_suspensions_return_only_by_a_signed_approval(
     agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime, cause: str

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
+from agentauth.protocol.errors import InvalidStateError
 from audit.models import Event
 from registry.models import Agent, Grant, Human, IdempotencyRecord, ServiceProvider, SpentProof, Token
 from registry.services import expiry
 from registry.services.enrolment import create_enrolment_code
 from registry.services.expiry import expire_everything
-from registry.services.grants import suspend_grant
+from registry.services.grants import expire_grant, suspend_grant
 from registry.services.proofs import spend_proof
 from registry.tests.cast import TESTER, AgentClient, approved, issue, pending
 
@@ -35,6 +36,19 @@ def test_pending_approved_and_suspended_grants_expire_once(
     assert Event.objects.filter(kind="registry.grant.expired").count() == 3
     good.refresh_from_db()
     assert good.ended_at == now + timedelta(hours=3)
+
+
+def test_a_grant_is_not_ended_before_its_end_nor_twice(
+    agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    grant = approved(agent, service_provider, now=now, seconds=7200)
+    with pytest.raises(InvalidStateError):
+        expire_grant(grant=grant, actor=TESTER, now=now + timedelta(minutes=119))
+    assert Grant.objects.get(pk=grant.pk).status == "approved"
+    expire_grant(grant=grant, actor=TESTER, now=now + timedelta(hours=2))
+    with pytest.raises(InvalidStateError):
+        expire_grant(grant=grant, actor=TESTER, now=now + timedelta(hours=2))
+    assert Event.objects.filter(kind="registry.grant.expired").count() == 1
 
 
 def test_an_agent_expires_with_its_manifest(agent: AgentClient, now: datetime) -> None:

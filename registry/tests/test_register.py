@@ -9,11 +9,12 @@ import pytest
 from django.conf import settings
 
 from agentauth.protocol.encoding import b64u_encode
+from agentauth.protocol.errors import InvalidEnrolmentCodeError, InvalidStateError
 from agentauth.protocol.jose import sign_compact
 from audit.models import Event
 from registry.models import Agent, BarredKey, EnrolmentCode, Human
-from registry.services.agents import revoke_agent
-from registry.services.enrolment import create_enrolment_code
+from registry.services.agents import revoke_agent, suspend_agent
+from registry.services.enrolment import create_enrolment_code, find_enrolment_code, use_enrolment_code
 from registry.services.people import suspend_human
 from registry.tests.cast import READ_CALENDAR, TESTER, AgentClient, claim, enrolled, refused
 
@@ -68,6 +69,24 @@ def test_a_repeated_registration_with_its_used_code_is_the_same_agent(alice: Hum
     client, code = AgentClient(), code_of(alice, now)
     assert [client.register(code).status_code for _ in range(2)] == [201, 200]
     assert EnrolmentCode.objects.get().failures == 0
+
+
+def test_an_owned_agent_keeps_a_further_code_of_its_human_unspent(alice: Human, now: datetime) -> None:
+    client = enrolled(alice, now=now)
+    further = code_of(alice, now)
+    assert client.register(further).status_code == 200
+    assert AgentClient().register(further).status_code == 201
+
+
+def test_a_code_is_spent_once_by_whoever_looked_first(alice: Human, now: datetime) -> None:
+    clients = AgentClient(), AgentClient()
+    assert {client.register().status_code for client in clients} == {201}
+    first, second = (client.agent() for client in clients)
+    row = find_enrolment_code(code_of(alice, now), now=now)
+    use_enrolment_code(row, agent=first, now=now)
+    with pytest.raises(InvalidEnrolmentCodeError):
+        use_enrolment_code(row, agent=second, now=now)
+    assert EnrolmentCode.objects.get(pk=row.pk).agent == first
 
 
 def test_an_ended_link_is_replaced_by_a_new_one() -> None:
@@ -127,6 +146,9 @@ def test_JK_8_a_private_key_is_refused_and_barred_for_ever(caplog: pytest.LogCap
     event = Event.objects.get(kind="registry.agent_key.barred")
     assert event.reason == "private_key_submitted"
     assert client.private_jwk()["d"] not in caplog.text + response.content.decode() + json.dumps(event.data)
+    # Shown again it is refused as before, and one event says it.
+    refused(client.register(manifest=client.disclosing("agent-manifest+jwt")), 400, "invalid_request")
+    assert Event.objects.filter(kind="registry.agent_key.barred").count() == 1
     # The key is of no use any more, also without the private member.
     refused(client.register(), 401, "invalid_client")
 
@@ -149,7 +171,11 @@ def test_JK_8_a_made_up_private_member_bars_nobodys_key(agent: AgentClient) -> N
 
 
 def test_a_revoked_key_registers_nothing(agent: AgentClient, now: datetime) -> None:
-    revoke_agent(agent=agent.agent(), actor=TESTER, now=now)
+    for _ in range(2):
+        revoke_agent(agent=agent.agent(), actor=TESTER, now=now)
+    assert Event.objects.filter(kind="registry.agent.revoked").count() == 1
+    with pytest.raises(InvalidStateError):
+        suspend_agent(agent=agent.agent(), actor=TESTER, now=now)
     refused(agent.register(), 401, "invalid_client")
 
 
@@ -163,9 +189,10 @@ def test_a_bad_code_is_refused_and_registers_nothing(bad: str) -> None:
 def test_five_wrong_secrets_lock_the_code(alice: Human, now: datetime) -> None:
     code = code_of(alice, now)
     wrong = code[:9] + "0" * 26
-    for _ in range(5):
+    for _ in range(6):
         refused(AgentClient().register(wrong), 400, "invalid_enrolment_code")
     refused(AgentClient().register(code), 400, "invalid_enrolment_code")
+    # A locked code counts no further: there is nothing left to guard.
     assert EnrolmentCode.objects.get().failures == 5
     assert Event.objects.get(kind="registry.enrolment_code.failed", reason="locked").human_id == alice.pk
 

@@ -8,6 +8,7 @@ import pytest
 from django.db import transaction
 from django.test import Client
 
+from agentauth.protocol.jose import sign_compact
 from audit.models import Event
 from registry.models import Human, ServiceProvider, Token
 from registry.services.agents import suspend_agent
@@ -79,8 +80,10 @@ def test_OA_24_RV_8_unknown_and_anothers_tokens_change_nothing_and_look_the_same
     bobs, jti = enrolled(bob, now=now), Token.objects.get().jti
     forged = token[:-4] + "AAAA"
     answers = [revoke(bobs, token), revoke_as(stranger, token), revoke(agent, "x"), revoke(agent, jti)]
-    answers.append(revoke(agent, forged))
-    assert [(answer.status_code, answer.content) for answer in answers] == [(200, b"")] * 5
+    # In the form of ours, under a name that is no key of ours.
+    foreign = sign_compact({"jti": jti}, agent.signer, typ="at+jwt", header={"kid": agent.jkt})
+    answers += [revoke(agent, forged), revoke(agent, foreign)]
+    assert [(answer.status_code, answer.content) for answer in answers] == [(200, b"")] * 6
     assert token_state(jti).refusal(now) is None
 
 

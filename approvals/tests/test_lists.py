@@ -1,0 +1,84 @@
+"""The inbox and the feed in pages, the words for times, and the small refusals of the pages around them."""
+
+import uuid
+from datetime import datetime, timedelta
+
+import pytest
+from django.utils import timezone
+
+from approvals.templatetags.reading import when
+from approvals.tests.cast import Person
+from approvals.views import lists
+from audit.models import Event
+from registry.models import Grant, ServiceProvider
+from registry.services.grants import withdraw_grant
+from registry.tests.cast import TESTER, AgentClient, enrolled, pending, refused
+
+pytestmark = pytest.mark.django_db
+
+
+def test_the_history_of_the_inbox_comes_in_pages(
+    alice: Person,
+    agent: AgentClient,
+    service_provider: ServiceProvider,
+    now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lists, "PAGE", 2)
+    made = []
+    for number in range(3):
+        wish = [{"type": "read", "resource": f"calendar/{number}"}]
+        grant = pending(agent, service_provider, now=now + timedelta(seconds=number), capabilities=wish)
+        withdraw_grant(grant=grant, actor=TESTER, now=now)
+        made.append(grant.pk)
+    first = alice.get("/approvals/").context
+    assert [each["grant"].pk for each in first["history"]] == made[:0:-1]
+    assert first["first_page"]
+    rest = alice.get(f"/approvals/?after={first['next']}").context
+    assert [each["grant"].pk for each in rest["history"]] == made[:1]
+    assert (rest["next"], rest["first_page"]) == (None, False)
+    assert alice.get("/approvals/?after=nonsense").context["history"] == []
+
+
+def test_the_feed_comes_in_pages_and_of_one_agent(
+    alice: Person, agent: AgentClient, reading: Grant, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enrolled(alice.human, now=now)
+    mine = Event.objects.filter(human_id=alice.human.pk).order_by("-id")
+    expected = list(mine.values_list("pk", flat=True))
+    monkeypatch.setattr(lists, "PAGE", 2)
+    seen, query = [], ""
+    while True:
+        page = alice.get(f"/activity/{query}").context
+        seen += [line["event"].pk for line in page["lines"]]
+        if page["next"] is None:
+            break
+        query = f"?after={page['next']}"
+    assert seen == expected
+    monkeypatch.setattr(lists, "PAGE", 50)
+    of_one = alice.get(f"/activity/?agent={reading.agent_id}").context["lines"]
+    assert {line["event"].agent_id for line in of_one} == {reading.agent_id}
+    assert alice.get("/activity/?agent=nonsense").context["lines"] == []
+
+
+def test_a_time_is_told_as_people_say_it() -> None:
+    now = timezone.now()
+    for at, words in (
+        (None, "never"),
+        (now, "just now"),
+        (now + timedelta(seconds=50), "in a moment"),
+        (now + timedelta(hours=2, minutes=5), "in 2\xa0hours"),
+        (now - timedelta(days=3), "3\xa0days ago"),
+    ):
+        assert words in when(at)
+
+
+def test_what_is_not_there_is_not_found(alice: Person, admin: Person, reading: Grant) -> None:
+    refused(alice.client.post(f"/agents/{reading.agent_id}/grants/{uuid.uuid4()}/revoke"), 404, "not_found")
+    refused(alice.get(f"/approvals/{reading.pk}/receipt/"), 404, "not_found")
+    refused(alice.statement(reading, "perhaps"), 400, "invalid_request")
+    reading.refresh_from_db()
+    assert reading.status == "pending"
+    # Who is signed in and no admin is not sent round in a circle.
+    assert alice.get("/admin/login/")["Location"] == "/approvals/"
+    assert admin.get("/admin/login/")["Location"].startswith("/sign-in/")
