@@ -20,6 +20,7 @@ KEPT_FOR = timedelta(hours=24)
 _ROUTE_CHARACTERS = 80
 # Visible ASCII without the comma: by it servers join two header lines, and which of them names the act?
 _KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,255}")
+_LOCK_NOT_AVAILABLE = "55P03"
 _INSERT = (
     "INSERT INTO registry_idempotencyrecord (caller, route, key, body_sha256, status, body, token_jti, created_at, expires_at) "
     "VALUES (%s, %s, %s, %s, 0, '{}', '', %s, %s) ON CONFLICT (caller, route, key) DO NOTHING"
@@ -83,11 +84,20 @@ def _claim(caller: str, route: str, key: str, body_sha256: bytes, now: datetime)
             cursor.execute(_INSERT, [caller, route, key, body_sha256, *times])
             return bool(cursor.rowcount == 1)
     except OperationalError as error:
-        # PostgreSQL's lock_timeout ran out while the first call held the row. Whether its act will be done is
-        # not known yet: the honest answer is to ask again. (SQLite has waited for the writer before this line.)
+        if not waited_too_long(error):
+            raise
+        # Whether the first call's act will be done is not known yet: the honest answer is to ask again.
         raise IdempotencyInProgressError(
             "The first call with this Idempotency-Key is still running. Ask again in a moment."
         ) from error
+
+
+def waited_too_long(error: OperationalError) -> bool:
+    """Whether PostgreSQL's lock_timeout ran out while another held the row; else the database itself is in trouble.
+
+    SQLite has waited for the writer before any statement.
+    """
+    return getattr(error.__cause__, "sqlstate", None) == _LOCK_NOT_AVAILABLE
 
 
 def _remembered(row: IdempotencyRecord, body_sha256: bytes) -> Answer:

@@ -1,9 +1,11 @@
 """Idempotency-Key: the same answer for the same call, and no answer for another."""
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import OperationalError, connection, transaction
+from psycopg.errors import AdminShutdown, LockNotAvailable
 
 from agentauth.protocol.errors import IdempotencyMismatchError, InvalidRequestError, InvalidStateError
 from audit.models import Event
@@ -79,6 +81,26 @@ def test_a_refusal_is_not_remembered_and_leaves_nothing(now: datetime) -> None:
         run_once(caller="c", route="r", key="k", body_sha256=b"1", now=now, act=lambda: Answer(204)).status
         == 204
     )
+
+
+@pytest.mark.parametrize(
+    ("cause", "status", "error"),
+    [
+        (LockNotAvailable(), 409, "idempotency_in_progress"),
+        (AdminShutdown(), 503, "temporarily_unavailable"),
+    ],
+)
+def test_a_first_call_that_still_runs_is_told_from_a_database_that_does_not_answer(
+    agent: AgentClient, service_provider: ServiceProvider, cause: Exception, status: int, error: str
+) -> None:
+    def waits(execute: Any, sql: str, *rest: Any) -> object:
+        if "INTO registry_idempotencyrecord" in sql:
+            raise OperationalError from cause
+        return execute(sql, *rest)
+
+    with connection.execute_wrapper(waits):
+        refused(agent.ask(service_provider, key="a"), status, error)
+    assert agent.ask(service_provider, key="a").status_code == 201
 
 
 def test_an_answer_is_kept_for_a_day(now: datetime) -> None:

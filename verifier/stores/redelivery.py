@@ -14,6 +14,7 @@ from agentauth.protocol.errors import (
     TemporarilyUnavailableError,
 )
 from audit.faults import fault_point
+from registry.services.idempotency import waited_too_long
 from verifier.answers import body_of
 from verifier.models import ProviderCall
 from verifier.stores import Delivery, EarlyRefusal, Permit, Recalled, Refuse, StoreCall
@@ -61,7 +62,9 @@ def _claim(prepared: StoreCall | EarlyRefusal, delivery: Delivery) -> bool:
             cursor.execute(_CLAIM, [delivery.digest, delivery.body_sha256, end, now])
             return bool(cursor.rowcount == 1)
     except OperationalError as error:
-        # PostgreSQL's lock_timeout ran out while the first call held the row: what comes of that is not known yet.
+        if not waited_too_long(error):
+            raise
+        # What comes of the first call, which holds the row, is not known yet.
         raise IdempotencyInProgressError(
             "The first call with this Idempotency-Key is still running. Ask again in a moment."
         ) from error

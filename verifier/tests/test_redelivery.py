@@ -10,6 +10,7 @@ import pytest
 import time_machine
 from django.db import OperationalError, connection
 from django.utils import timezone
+from psycopg.errors import AdminShutdown, LockNotAvailable
 
 from audit.models import Event
 from kms.models import Key
@@ -320,16 +321,26 @@ def test_sixteen_at_once_are_one_decision_and_one_answer() -> None:
     assert Event.objects.filter(kind__startswith="verifier.decision.").count() == 1
 
 
-def test_a_call_that_still_runs_is_said_to(shop: Scene) -> None:
-    """As when PostgreSQL's lock_timeout ends the wait for the first, which holds the row."""
-
+@pytest.mark.parametrize(
+    ("cause", "status", "error"),
+    [
+        # lock_timeout, while the first call holds the row; and a database that is going down.
+        (LockNotAvailable(), 409, "idempotency_in_progress"),
+        (AdminShutdown(), 503, "temporarily_unavailable"),
+    ],
+)
+def test_a_call_that_still_runs_is_said_to_and_a_fault_is_none(
+    shop: Scene, cause: Exception, status: int, error: str
+) -> None:
     def waits(execute: Any, sql: str, *rest: Any) -> object:
-        return fails() if "verifier_providercall AS held" in sql else execute(sql, *rest)
+        if "verifier_providercall AS held" in sql:
+            raise OperationalError from cause
+        return execute(sql, *rest)
 
     body, call_key = shop.body(pay("5.00"), idempotency_key=key()), key()
     with connection.execute_wrapper(waits):
-        answer = refused(shop, body, status=409, call_key=call_key)
-    assert answer["error"] == "idempotency_in_progress"
+        answer = shop.post(body, call_key=call_key)
+    assert (answer.status_code, json.loads(answer.content)["error"]) == (status, error)
     assert json.loads(shop.post(body, call_key=call_key).content)["valid"]
 
 
