@@ -54,8 +54,13 @@ def check_email(email: str) -> None:
 
 
 def suspend_human(*, human: Human, actor: Actor, now: datetime) -> None:
-    """End the human's sessions and refuse their agents' tokens until resumed. Raises InvalidStateError."""
-    _move(human, Human.Status.ACTIVE, Human.Status.SUSPENDED, kinds.HUMAN_SUSPENDED, actor, now)
+    """End the human's sessions and refuse their agents' tokens until resumed.
+
+    Raises InvalidStateError, also for the last admin who could sign in: nobody could resume them.
+    """
+    with transaction.atomic():
+        _keep_an_admin(human, "suspended")
+        _move(human, Human.Status.ACTIVE, Human.Status.SUSPENDED, kinds.HUMAN_SUSPENDED, actor, now)
 
 
 def resume_human(*, human: Human, actor: Actor, now: datetime) -> None:
@@ -102,11 +107,7 @@ def delete_human(*, human: Human, actor: Actor, now: datetime) -> None:
             for grant in agent.grants.filter(status__in=held).order_by("id"):
                 revoke_grant(grant=grant, actor=actor, now=now)
             revoke_agent(agent=agent, actor=actor, now=now)
-        # Held together: two admins who delete each other at once would leave none.
-        active = Human.objects.filter(is_staff=True, status=Human.Status.ACTIVE)
-        admins = active.select_for_update(no_key=True).order_by("id")
-        if [admin.pk for admin in admins] == [human.pk]:
-            raise InvalidStateError("The last admin cannot be deleted: invite another one first.")
+        _keep_an_admin(human, "deleted")
         EnrolmentCode.objects.filter(human=human).delete()
         gone = (
             Human.objects.filter(pk=human.pk)
@@ -138,6 +139,14 @@ def change_time_zone(*, human: Human, zone: str, actor: Actor, now: datetime) ->
 
 def _end_enrolment_codes(human: Human, now: datetime) -> None:
     EnrolmentCode.objects.filter(human=human, used_at=None, expires_at__gt=now).update(expires_at=now)
+
+
+def _keep_an_admin(human: Human, what: str) -> None:
+    # Held together: two admins who end each other at once would leave none.
+    active = Human.objects.filter(is_staff=True, status=Human.Status.ACTIVE)
+    admins = active.select_for_update(no_key=True).order_by("id")
+    if [admin.pk for admin in admins] == [human.pk]:
+        raise InvalidStateError(f"The last admin cannot be {what}: invite another one first.")
 
 
 def _move(human: Human, old: str, new: str, kind: str, actor: Actor, now: datetime) -> None:

@@ -62,6 +62,20 @@ def test_suspending_a_human_ends_their_sessions(alice: Human, now: datetime) -> 
     assert alice.get_session_auth_hash() != again
 
 
+def test_the_last_admin_is_not_suspended(now: datetime) -> None:
+    first, second = (
+        create_human(email=f"{name}@example.org", name=name, is_staff=True, actor=TESTER, now=now)
+        for name in ("first", "second")
+    )
+    suspend_human(human=first, actor=TESTER, now=now)
+    with pytest.raises(InvalidStateError, match="last admin"):
+        suspend_human(human=second, actor=TESTER, now=now)
+    second.refresh_from_db()
+    assert second.is_active
+    resume_human(human=first, actor=TESTER, now=now)
+    suspend_human(human=second, actor=TESTER, now=now)
+
+
 def test_the_secret_is_shown_once_and_only_its_digest_is_kept(provider_and_secret: Provider) -> None:
     service_provider, secret = provider_and_secret
     assert len(secret) >= 43
