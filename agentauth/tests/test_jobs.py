@@ -48,6 +48,7 @@ def test_between_the_slow_turns_only_the_log_is_numbered(monkeypatch: pytest.Mon
     assert done == ["seal_audit"]
 
 
+@pytest.mark.django_db
 @pytest.mark.parametrize("broken", SERVICES.values())
 def test_a_job_that_fails_holds_up_no_other(
     broken: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
