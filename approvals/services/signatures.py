@@ -10,7 +10,7 @@ from django.db import transaction
 
 from agentauth.protocol.approval import Statement, parse_statement
 from agentauth.protocol.encoding import canonical_json
-from agentauth.protocol.errors import AgentAuthError
+from agentauth.protocol.errors import AgentAuthError, NotFoundError
 from agentauth.protocol.receipt import build_receipt
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import (
@@ -59,7 +59,8 @@ def accept_signature(
     """Verify the signature over what was asked, do `act` and keep the receipt: all of it or nothing.
 
     The very same assertion again, a double click or a retry, gets the same receipt and does nothing twice.
-    Raises InvalidAssertionError and whatever `act` raises; in either case the challenge is used up.
+    Raises InvalidAssertionError, NotFoundError where the human was suspended or their sessions were ended since the
+    request came in, and whatever `act` raises; in each case the challenge is used up.
     """
     row = latest(ceremony)
     fingerprint = _fingerprint(credential)
@@ -71,6 +72,7 @@ def accept_signature(
             passkey, verified = check_signature(row, credential=credential, human=human, now=now)
             fault_point("approve.after_signature")
             act(row)
+            _hold(human)
             compact = build_receipt(
                 parse_statement(row.statement),
                 credential_id=verified.credential_id,
@@ -105,6 +107,17 @@ def accept_signature(
 def receipt_of(kind: str, subject: str) -> Receipt | None:
     """The latest receipt of a grant (`approval`), agent (`claim`) or confirmation."""
     return Receipt.objects.filter(kind=kind, subject=subject).order_by("-created_at", "-id").first()
+
+
+def _hold(human: Human) -> None:
+    """See that the human still is who came in, and keep it so until the commit. Last, as everywhere: humans are
+    locked after agents and grants.
+    """
+    still = Human.objects.select_for_update(no_key=True).filter(
+        pk=human.pk, status=Human.Status.ACTIVE, session_epoch=human.session_epoch
+    )
+    if not still:
+        raise NotFoundError("There is nothing here, or it is not yours.")
 
 
 def _repeated(row: Challenge, fingerprint: bytes) -> Receipt | None:

@@ -1,16 +1,21 @@
 """The admin site: every button is a service with its event, and what is refused there is on record too."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from django.db.models import Model
+from django.utils import timezone
+from pytest_django import Settings
 
 from approvals.admin_site import site
-from approvals.tests.cast import Person
+from approvals.tests.cast import Person, browser
 from audit.models import Event
+from audit.refusals import Batches
+from registry import rate_limits
 from registry.models import Agent, Grant, Human, ServiceProvider
-from registry.tests.cast import AgentClient
+from registry.tests.cast import AgentClient, pending
 
 pytestmark = pytest.mark.django_db
 
@@ -28,12 +33,16 @@ def events(actor: Person, seen: set[Any]) -> list[tuple[str, str]]:
     return [(event.kind, event.outcome) for event in fresh.order_by("id")]
 
 
-def test_each_button_changes_the_row_and_writes_its_event(
+def test_DJ_16_each_button_changes_the_row_and_writes_its_event(
     admin: Person, alice: Person, agent: AgentClient, reading: Grant, service_provider: ServiceProvider
 ) -> None:
     # In an order in which each is possible.
+    waiting = pending(
+        agent, service_provider, now=timezone.now(), capabilities=[{"type": "write", "resource": "files"}]
+    )
     alice.approve(reading)
     presses: Sequence[tuple[Model, str, str, str]] = [
+        (waiting, "deny", "registry.grant.denied", "denied"),
         (reading, "suspend", "registry.grant.suspended", "suspended"),
         (reading, "resume", "registry.grant.resumed", "approved"),
         (reading, "revoke", "registry.grant.revoked", "revoked"),
@@ -44,7 +53,16 @@ def test_each_button_changes_the_row_and_writes_its_event(
         (service_provider, "resume", "registry.service_provider.resumed", "active"),
         (service_provider, "revoke", "registry.service_provider.revoked", "revoked"),
         (alice.human, "suspend", "registry.human.suspended", "suspended"),
+        (alice.human, "resume", "registry.human.resumed", "active"),
+        (alice.human, "end_sessions", "registry.human.sessions_ended", "active"),
     ]
+    # Every button there is: a new one without its row here, and so without its event, is found.
+    request = _request(admin)
+    assert {(type(row), action) for row, action, _kind, _status in presses} == {
+        (model, action)
+        for model, model_admin in site._registry.items()
+        for action in model_admin.get_actions(request)
+    }
     for row, action, kind, status in presses:
         seen = set(Event.objects.values_list("pk", flat=True))
         press(admin, row, action)
@@ -82,17 +100,71 @@ def test_a_denial_by_an_admin_is_theirs_and_on_record(admin: Person, reading: Gr
     assert events(admin, seen) == [("registry.grant.denied", "success")]
 
 
-def test_no_row_can_be_added_changed_or_deleted_by_hand(admin: Person, reading: Grant) -> None:
-    models = [Agent, Grant, Human, ServiceProvider]
-    for model in models:
+def test_DJ_16_each_form_is_an_event_of_the_admin(admin: Person, bob: Person) -> None:
+    """Beside the signature it takes; what it makes is shown and in no event."""
+    forms: list[tuple[str, dict[str, str], str]] = [
+        ("invite", {"email": "new@example.org"}, "approvals.setup_code.created"),
+        ("enrolment-code", {"human": str(bob.human.pk)}, "registry.enrolment_code.created"),
+        ("recovery-link", {"human": str(bob.human.pk)}, "approvals.setup_code.created"),
+        ("delete-human", {"email": "bob@example.org"}, "registry.human.deleted"),
+        (
+            "new-service-provider",
+            {"name": "Beta", "audience": "http://127.0.0.1:8004"},
+            "registry.service_provider.created",
+        ),
+    ]
+    for name, fields, kind in forms:
+        seen = set(Event.objects.values_list("pk", flat=True))
+        assert admin.press(f"/admin/{name}/", fields).status_code in {200, 302}
+        done = events(admin, seen)
+        assert done[0] == ("approvals.human.verified", "success"), name
+        assert (kind, "success") in done, name
+
+
+def test_DJ_16_no_row_can_be_added_changed_or_deleted_by_hand(admin: Person, reading: Grant) -> None:
+    for model, model_admin in site._registry.items():
         base = f"/admin/{model._meta.app_label}/{model._meta.model_name}/"
         row = model._default_manager.first()
-        assert row is not None
+        assert row is not None, model
+        before = model._default_manager.values().get(pk=row.pk)
         assert admin.get(f"{base}add/").status_code == 403
-        assert admin.client.post(f"{base}{row.pk}/change/", {"name": "x"}).status_code == 403
+        assert admin.client.post(f"{base}add/", {"name": "x"}).status_code == 403
+        for fields in ({"name": "x", "kind": "x", "status": "approved"}, {}):
+            assert admin.client.post(f"{base}{row.pk}/change/", fields).status_code == 403
         assert admin.client.post(f"{base}{row.pk}/delete/", {"post": "yes"}).status_code == 403
-    for model_admin in site._registry.values():
         assert "delete_selected" not in model_admin.get_actions(_request(admin))
+        assert model._default_manager.values().get(pk=row.pk) == before
+    assert {Event, Grant, Agent, Human, ServiceProvider} < set(site._registry)
+
+
+def test_DJ_16_no_name_and_password_open_the_control_room(alice: Person) -> None:
+    """Nobody has a password, and the page that would ask for one leads to the passkey sign-in."""
+    visitor = browser()
+    for path in ("/admin/login/", "/admin/", "/sign-in/"):
+        answer = visitor.post(path, {"username": "alice@example.org", "password": "x", "next": "/admin/"})
+        assert answer.status_code in {302, 405}
+        assert "_auth_user_id" not in visitor.session
+    assert visitor.get("/admin/", follow=True).redirect_chain[-1][0].startswith("/sign-in/?next=%2Fadmin%2F")
+
+
+def test_DJ_16_guessing_at_the_door_is_slowed_down(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, admin: Person
+) -> None:
+    """The true limits, in one process: 60 tries at once at an address, then two a second; a signed-in admin goes on."""
+    settings.RATE_LIMITED, settings.WEB_CONCURRENCY = True, 1
+    monkeypatch.setattr("agentauth.http_errors._batches", Batches(seconds=60))
+    rate_limits.limiter.cache_clear()
+    stranger = browser()
+    body = json.dumps({"credential": {"id": "AA"}})
+    tries = [
+        stranger.post("/sign-in/finish", body, content_type="application/json").status_code for _ in range(70)
+    ]
+    assert set(tries[:60]) == {400}
+    assert 429 in tries[60:]
+    slowed = stranger.post("/sign-in/finish", body, content_type="application/json")
+    assert int(slowed["Retry-After"]) >= 1
+    assert admin.get("/admin/").status_code == 200
+    rate_limits.limiter.cache_clear()
 
 
 def _request(admin: Person) -> Any:

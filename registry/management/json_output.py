@@ -24,6 +24,9 @@ class JsonCommand(BaseCommand):
             result = self.act(**options)
         except AgentAuthError as error:
             raise CommandError(error.description) from error
+        except UnicodeEncodeError as error:
+            # A shell passes bytes; those that are no UTF-8 meet the database as halves of characters.
+            raise CommandError("An argument is not text in UTF-8.") from error
         if options["json"]:
             self.stdout.write(json.dumps(result))
         else:

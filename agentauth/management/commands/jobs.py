@@ -1,12 +1,13 @@
 """`jobs`: the loop that does Celery's periodic work where there is no broker; it calls the same services."""
 
+import json
 import logging
 import signal
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandParser
 from django.db import Error, close_old_connections
 from django.utils import timezone
 
@@ -25,6 +26,9 @@ SLOW_EVERY = 30
 class Command(BaseCommand):
     help = "Sequence the audit log every second; expire and promote keys every half minute."
 
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+
     def handle(self, *args: Any, **options: Any) -> None:
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -33,6 +37,8 @@ class Command(BaseCommand):
         while not stop.wait(SECONDS):
             self.work(slow=turn % SLOW_EVERY == 0)
             turn += 1
+        if options["json"]:
+            self.stdout.write(json.dumps({"turns": turn}))
 
     def work(self, *, slow: bool) -> None:
         each_half_minute: list[Callable[..., object]] = [

@@ -1,11 +1,13 @@
 """`serve`: the embedded default. Migrates, makes keys, prints the setup link, then supervises gunicorn and the jobs."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from io import StringIO
 from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,18 +32,33 @@ class Command(BaseCommand):
         parser.add_argument(
             "--no-setup-link", action="store_true", help="do not print a link for the first admin"
         )
+        parser.add_argument("--json", action="store_true", help="print one JSON object at the start")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["workers"] < 1:
+            raise CommandError("--workers: at least one process must serve.")
         check_port_is_free(_port())
         call_command("migrate", interactive=False, verbosity=0)
         call_command("ensure_keys", verbosity=0)
-        if not options["no_setup_link"]:
-            # Before the server starts, so that no server process ever prints a link that gives rights.
-            call_command("setup_link", first_start=True)
-        self.stdout.write(f"AgentAuth is at {settings.PUBLIC_URL}  (Ctrl-C stops it)")
+        # Before the server starts, so that no server process ever prints a link that gives rights.
+        if options["json"]:
+            link = {} if options["no_setup_link"] else first_link()
+            said = {"setup_url": link.get("url"), "expires_at": link.get("expires_at")}
+            self.stdout.write(json.dumps({"url": settings.PUBLIC_URL} | said))
+        else:
+            if not options["no_setup_link"]:
+                call_command("setup_link", first_start=True)
+            self.stdout.write(f"AgentAuth is at {settings.PUBLIC_URL}  (Ctrl-C stops it)")
         self.stdout.flush()
         os.environ["WEB_CONCURRENCY"] = str(options["workers"])
         supervise([gunicorn(f"127.0.0.1:{_port()}"), [sys.executable, "manage.py", "jobs"]])
+
+
+def first_link() -> dict[str, str]:
+    """The link for the first admin, or nothing where there is an admin."""
+    out = StringIO()
+    call_command("setup_link", "--json", first_start=True, stdout=out)
+    return dict(json.loads(out.getvalue() or "{}"))
 
 
 def _port() -> int:

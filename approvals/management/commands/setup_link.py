@@ -2,6 +2,7 @@
 
 import json
 import sys
+from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--email", default="", help="invite the human with this address")
+        parser.add_argument("--email", type=_address, help="invite the human with this address")
         parser.add_argument(
             "--recover",
-            default="",
+            type=_address,
             metavar="EMAIL",
             help="recover the human with this address: their sessions end and their grants wait to be signed anew",
         )
@@ -43,6 +44,8 @@ class Command(BaseCommand):
             link = _made(options)
         except AgentAuthError as error:
             raise CommandError(error.description) from error
+        except UnicodeEncodeError as error:
+            raise CommandError("An argument is not text in UTF-8.") from error
         if options["json"]:
             self.stdout.write(json.dumps({"url": link.url, "expires_at": timestamp(link.expires_at)}))
             return
@@ -57,10 +60,19 @@ class Command(BaseCommand):
         self.stdout.write(f"A new one: {_python()} manage.py setup_link")
 
 
+def _address(text: str) -> str:
+    """Not empty: a script whose variable was empty did not mean the first admin. Raises ArgumentTypeError."""
+    if not text:
+        raise ArgumentTypeError("an e-mail address is missing")
+    return text
+
+
 def _made(options: dict[str, Any]) -> SetupLink:
     actor, now = Actor("system", "setup_link"), timezone.now()
     if not options["recover"]:
-        return create_setup_link(email=options["email"], is_staff=options["admin"], actor=actor, now=now)
+        return create_setup_link(
+            email=options["email"] or "", is_staff=options["admin"], actor=actor, now=now
+        )
     if options["email"] or options["admin"]:
         raise CommandError("--recover is for an account that exists: it goes without --email and --admin.")
     human = Human.objects.filter(email__iexact=options["recover"]).first()

@@ -23,6 +23,8 @@ class Command(BaseCommand):
             key = disable_key(kid=options["kid"], actor=Actor("system", "disable_key"), now=timezone.now())
         except AgentAuthError as error:
             raise CommandError(error.description) from error
+        except UnicodeEncodeError as error:
+            raise CommandError("An argument is not text in UTF-8.") from error
         if options["json"]:
             self.stdout.write(json.dumps({"kid": key.kid, "purpose": key.purpose, "state": key.state}))
         else:

@@ -1,0 +1,214 @@
+"""Every command of the project: one JSON object with the members of docs/protocol.md section 12, and clear refusals."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command, get_commands, load_command_class
+
+from kms.models import Key
+from kms.services import ensure_key, rotate_key
+from registry.models import Human, ServiceProvider
+from registry.services.service_providers import create_service_provider
+from registry.tests.cast import TESTER
+from tests.postgres import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+APPS = ("agentauth", "audit", "kms", "registry", "verifier", "approvals")
+PROJECT = sorted(name for name, app in get_commands().items() if app in APPS)
+# They run until they are stopped, so in a process of their own.
+LASTING = {"serve", "jobs"}
+# It needs PostgreSQL: audit/tests/test_roles.py holds its answer.
+ELSEWHERE = {"grant_serving_role"}
+
+
+def retired(now: datetime) -> str:
+    """The kid of a key that signs nothing any more, so that it may be disabled."""
+    ensure_key(purpose="receipt", actor=TESTER, now=now)
+    return rotate_key(purpose="receipt", actor=TESTER, now=now).kid
+
+
+# Arguments with which each command does what it is for, in a registry with a human, a service provider and keys.
+GOOD: dict[str, list[Callable[[ServiceProvider, datetime], list[str]]]] = {
+    "setup_link": [
+        lambda _provider, _now: [],
+        lambda _provider, _now: ["--email", "new@example.org", "--admin"],
+        lambda _provider, _now: ["--recover", "alice@example.org"],
+    ],
+    "create_service_provider": [lambda _provider, _now: ["Beta", "--audience", "https://beta.example"]],
+    "change_service_provider": [lambda provider, _now: [provider.slug, "--allow", "read:calendar"]],
+    "rotate_service_provider_secret": [
+        lambda provider, _now: [provider.slug],
+        lambda provider, _now: [str(provider.pk), "--end-previous"],
+    ],
+    "create_enrolment_code": [lambda _provider, _now: ["--human", "alice@example.org"]],
+    "ensure_keys": [lambda _provider, _now: []],
+    "rotate_key": [lambda _provider, _now: ["token"]],
+    "disable_key": [lambda _provider, now: [retired(now)]],
+    "verify_audit": [lambda _provider, _now: []],
+    "seal_audit": [lambda _provider, _now: []],
+    "expire": [lambda _provider, _now: []],
+    "load_demo": [lambda _provider, _now: []],
+}
+
+
+def documented() -> dict[str, set[str]]:
+    """Command to the members section 12 names for it: the words in backticks, options aside."""
+    page = (ROOT / "docs/protocol.md").read_text()
+    section = page[page.index("\n## 12. Commands") : page.index("\n## 13.")]
+    rows = re.findall(r"^\| `(\w+)[^|]*?(?:\\\|[^|]*?)*\| (.+) \|$", section, re.MULTILINE)
+    return {name: set(re.findall(r"`(\w+)`", text)) for name, text in rows}
+
+
+def test_section_12_names_every_command_and_no_other() -> None:
+    assert sorted(documented()) == PROJECT
+    assert sorted({*GOOD, *LASTING, *ELSEWHERE}) == PROJECT
+
+
+@pytest.mark.parametrize("name", PROJECT)
+def test_every_command_takes_json(name: str) -> None:
+    parser = load_command_class(get_commands()[name], name).create_parser("manage.py", name)
+    assert "--json" in parser.format_help()
+
+
+@pytest.fixture
+def settled(alice: Human, token_key: None, tmp_path: Path, settings: Any, now: datetime) -> ServiceProvider:
+    settings.VAR_DIR = tmp_path
+    provider, _secret = create_service_provider(
+        name="Acme Calendar",
+        audience="http://127.0.0.1:8011",
+        allowed=["read:calendar"],
+        actor=TESTER,
+        now=now,
+    )
+    return provider
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("name", sorted(GOOD))
+def test_with_json_it_prints_one_object_with_the_documented_members(
+    name: str, settled: ServiceProvider, now: datetime, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found: set[str] = set()
+    for arguments in GOOD[name]:
+        given, out, err = arguments(settled, now), StringIO(), StringIO()
+        call_command(name, *given, "--json", stdout=out, stderr=err)
+        # One line, and the whole of it: no second object, no word before or after.
+        assert out.getvalue().count("\n") == 1
+        answer = json.loads(out.getvalue())
+        assert isinstance(answer, dict)
+        found |= answer.keys()
+        assert (*capfd.readouterr(), err.getvalue()) == ("", "", "")
+        if name == "expire":
+            assert all(type(count) is int for count in answer.values())
+    assert found - documented()[name] == set() or name == "expire"
+    assert documented()[name] <= found
+
+
+BAD = {
+    "setup_link": [
+        ["--email", "nonsense"],
+        ["--email", "alice@example.org"],
+        ["--email", ""],
+        ["--recover", "nobody@example.org"],
+        ["--recover", "alice@example.org", "--admin"],
+        ["--recover", "\udcff"],
+        ["--email", "\udcff@example.org"],
+    ],
+    "create_service_provider": [
+        [],
+        ["Beta"],
+        ["Beta", "--audience", "nonsense"],
+        ["Beta", "--audience", "ftp://beta.example"],
+        ["Beta", "--audience", "http://127.0.0.1:8011/v1"],
+        ["", "--audience", "https://beta.example"],
+        ["x" * 81, "--audience", "https://beta.example"],
+        ["Be\u202eta", "--audience", "https://beta.example"],
+        ["\udcff", "--audience", "https://beta.example"],
+        ["Beta", "--audience", "https://\udcff.example"],
+        ["Beta", "--audience", "https://beta.example", "--allow", "everything"],
+        ["Beta", "--audience", "https://beta.example", "--allow", "\udcff:x"],
+    ],
+    "change_service_provider": [
+        [],
+        ["nobody", "--allow"],
+        ["\udcff", "--allow"],
+        ["acme-calendar"],
+        ["acme-calendar", "--audience", "nonsense"],
+        ["acme-calendar", "--allow", "everything"],
+    ],
+    "rotate_service_provider_secret": [[], ["nobody"], ["\udcff"], ["acme-calendar", "more"]],
+    "create_enrolment_code": [[], ["--human"], ["--human", "nobody@example.org"], ["--human", "\udcff"]],
+    "ensure_keys": [["token"]],
+    "rotate_key": [[], ["everything"], ["token", "audit"]],
+    "disable_key": [[], ["nothing"], ["\udcff"]],
+    "verify_audit": [["more"]],
+    "seal_audit": [["more"]],
+    "expire": [["more"]],
+    "load_demo": [["more"]],
+    "grant_serving_role": [["more"]],
+    "serve": [["--workers", "x"], ["--workers", "0"], ["--workers", "-1"], ["more"]],
+    "jobs": [["more"]],
+}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("name", PROJECT)
+def test_wrong_arguments_end_with_one_clear_line(name: str, settled: ServiceProvider) -> None:
+    for arguments in [*BAD[name], ["--nonsense"]]:
+        before = [Human.objects.count(), ServiceProvider.objects.count(), Key.objects.count()]
+        with pytest.raises(CommandError) as refused:
+            call_command(name, *arguments, "--json", stdout=StringIO(), stderr=StringIO())
+        said = str(refused.value)
+        assert said, arguments
+        assert "\n" not in said, arguments
+        assert not re.search(r"Error\(|Traceback|object at 0x", said), arguments
+        assert [Human.objects.count(), ServiceProvider.objects.count(), Key.objects.count()] == before
+
+
+def test_every_command_has_its_wrong_arguments() -> None:
+    assert sorted(BAD) == PROJECT
+
+
+@pytest.mark.flow
+def test_what_lasts_prints_one_object_too(tmp_path: Path) -> None:
+    """As an operator's script would: started, read, stopped; on a registry that has nothing yet."""
+    env = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    env |= {"PUBLIC_URL": f"http://localhost:{free_port()}", "VAR_DIR": str(tmp_path), "WEB_CONCURRENCY": "1"}
+
+    def started(*arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "manage.py", *arguments, "--json"]
+        return subprocess.Popen(
+            command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def ended(process: subprocess.Popen[str]) -> str:
+        process.send_signal(signal.SIGTERM)
+        rest, _errors = process.communicate(timeout=60)
+        assert process.returncode == 0
+        return rest
+
+    served = started("serve", "--workers", "1")
+    assert served.stdout is not None
+    first = json.loads(served.stdout.readline())
+    assert first.keys() == documented()["serve"]
+    assert first["url"] == env["PUBLIC_URL"]
+    assert first["setup_url"].startswith(f"{env['PUBLIC_URL']}/setup/")
+    looping = started("jobs")
+    try:
+        # Not before it listens to signals: until then one would only end it.
+        with pytest.raises(subprocess.TimeoutExpired):
+            looping.wait(8)
+    finally:
+        looped, rest = ended(looping), ended(served)
+    assert json.loads(looped).keys() == documented()["jobs"]
+    assert rest == ""

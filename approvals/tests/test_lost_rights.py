@@ -1,0 +1,210 @@
+"""Who may no longer decide: suspended, deleted, signed out, no longer the owner or an admin, in the middle of it."""
+
+import json
+import uuid
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from agentauth.protocol.capability import parse_action
+from agentauth.protocol.errors import NotFoundError
+from approvals.models import Receipt, SetupCode
+from approvals.services import decisions
+from approvals.services.leaving import delete_human
+from approvals.services.recovery import create_recovery_link
+from approvals.sessions import stored_key
+from approvals.tests.cast import PAY, Person, invited
+from audit.services import Actor
+from registry.models import Agent, EnrolmentCode, Grant, Human, ServiceProvider
+from registry.services.agents import claim_link
+from registry.services.people import end_sessions, suspend_human
+from registry.tests.cast import TESTER, AgentClient, approve, pending, refused
+from verifier.models import Confirmation
+
+pytestmark = pytest.mark.django_db
+
+LOSSES: dict[str, Callable[[Human, datetime], object]] = {
+    "suspended": lambda human, now: suspend_human(human=human, actor=TESTER, now=now),
+    "deleted": lambda human, now: delete_human(human=human, actor=TESTER, now=now),
+    # However the row came to say so: the state alone is enough.
+    "suspended by its row alone": lambda human, _now: Human.objects.filter(pk=human.pk).update(
+        status=Human.Status.SUSPENDED
+    ),
+    "signed out everywhere": lambda human, now: end_sessions(human=human, actor=TESTER, now=now),
+    "being recovered": lambda human, now: create_recovery_link(human=human, actor=TESTER, now=now),
+}
+losses = pytest.mark.parametrize("loss", LOSSES)
+
+
+def lose(person: Person, loss: str, now: datetime) -> None:
+    LOSSES[loss](person.human, now)
+
+
+def gone(person: Person, path: str, body: dict[str, Any]) -> None:
+    """A script is sent to the sign-in, and so is a page; neither says more."""
+    refused(person.post(path, body), 401, "sign_in_required")
+    page = person.get(path.rpartition("/")[0] + "/")
+    assert page.status_code == 302
+    assert page["Location"].startswith("/sign-in/?next=")
+    assert not Receipt.objects.exists()
+
+
+@losses
+@pytest.mark.parametrize("decision", ["approve", "deny"])
+def test_AP_9_who_may_no_longer_come_in_decides_nothing_that_was_drawn_before(
+    alice: Person, reading: Grant, now: datetime, loss: str, decision: str
+) -> None:
+    options = alice.statement(reading, decision).json()["publicKey"]
+    signed = alice.device.assertion(options)
+    lose(alice, loss, now)
+    gone(alice, f"/approvals/{reading.pk}/decide", {"credential": signed})
+    assert Grant.objects.get().status in {"pending", "withdrawn"}
+
+
+@losses
+def test_AP_9_who_may_no_longer_come_in_claims_nothing(alice: Person, now: datetime, loss: str) -> None:
+    client = AgentClient()
+    client.register()
+    url, code = claim_link(client.agent())
+    path = url.removeprefix("http://localhost:8000")
+    options = alice.post(f"{path}statement", {"code": code}).json()["publicKey"]
+    signed = alice.device.assertion(options)
+    lose(alice, loss, now)
+    gone(alice, f"{path}decide", {"credential": signed})
+    assert client.agent().status == "unclaimed"
+
+
+@losses
+def test_AP_9_who_may_no_longer_come_in_confirms_nothing(
+    alice: Person, agent: AgentClient, service_provider: ServiceProvider, now: datetime, loss: str
+) -> None:
+    paid = approve(pending(agent, service_provider, now=now, capabilities=[PAY]), alice.human, now=now)
+    action = {"type": "transact", "resource": "payments", "amount": {"value": "60.00", "currency": "EUR"}}
+    row = Confirmation.objects.create(
+        grant=paid,
+        grant_version=1,
+        action=action,
+        action_digest=parse_action(action).digest(),
+        idempotency_key="k",
+        created_at=now,
+        expires_at=now + timedelta(hours=1),
+    )
+    path = f"/confirmations/{row.pk}/"
+    options = alice.post(f"{path}statement", {"decision": "confirm"}).json()["publicKey"]
+    signed = alice.device.assertion(options)
+    lose(alice, loss, now)
+    gone(alice, f"{path}decide", {"credential": signed})
+    row.refresh_from_db()
+    assert row.status == "pending"
+
+
+@pytest.mark.parametrize("loss", ["suspended", "signed out everywhere"])
+@pytest.mark.parametrize("decision", ["approve", "deny"])
+def test_AP_9_a_loss_while_the_request_is_under_way_is_a_loss(
+    alice: Person, reading: Grant, now: datetime, loss: str, decision: str
+) -> None:
+    """The session was good when the request came in; what it carries is judged by what is true at the commit."""
+    options = alice.statement(reading, decision).json()["publicKey"]
+    came_in, grant = alice.human, Grant.objects.select_related("agent__human", "service_provider").get()
+    session_key = stored_key(str(alice.client.session.session_key))
+    lose(alice, loss, now)
+    with pytest.raises(NotFoundError):
+        decisions.decide(
+            grant=grant,
+            human=came_in,
+            session_key=session_key,
+            credential=alice.device.assertion(options),
+            actor=Actor("human", str(came_in.pk)),
+            now=timezone.now(),
+        )
+    assert Grant.objects.get().status == "pending"
+    assert not Receipt.objects.exists()
+
+
+def test_AP_9_who_no_longer_owns_the_agent_gets_the_answer_for_an_unknown_id(
+    alice: Person, bob: Person, reading: Grant, now: datetime
+) -> None:
+    options = alice.statement(reading).json()["publicKey"]
+    drawn, signed = alice.drawn(reading), alice.device.assertion(options)
+    Agent.objects.update(human=bob.human)
+    nobodys = uuid.UUID(int=7)
+    for act, body in (
+        ("decide", {"credential": signed}),
+        ("statement", {"choices": {}, "drawn": drawn, "decision": "approve"}),
+        ("review", {"choices": {}, "drawn": drawn}),
+        ("second-step", {"choices": {}, "drawn": drawn}),
+    ):
+        mine = alice.post(f"/approvals/{reading.pk}/{act}", body)
+        unknown = alice.post(f"/approvals/{nobodys}/{act}", body)
+        assert (mine.status_code, mine.content) == (unknown.status_code, unknown.content)
+        refused(mine, 404, "not_found")
+    assert Grant.objects.get().status == "pending"
+
+
+ACTS = {
+    "/admin/invite/": {"email": "new@example.org"},
+    "/admin/recovery-link/": {"human": "alice"},
+    "/admin/delete-human/": {"email": "alice@example.org"},
+    "/admin/enrolment-code/": {"human": "alice"},
+    "/admin/new-service-provider/": {"name": "Beta", "audience": "http://127.0.0.1:8004"},
+}
+
+
+def made() -> list[object]:
+    rows = [model._default_manager.count() for model in (SetupCode, EnrolmentCode, ServiceProvider)]
+    return [*rows, *Human.objects.order_by("email").values_list("email", "status", "session_epoch")]
+
+
+@pytest.fixture
+def another_admin(keys: None, now: datetime) -> None:
+    """The last one could not be suspended."""
+    invited("another@example.org", "Another", now=now, is_staff=True)
+
+
+@pytest.mark.usefixtures("another_admin")
+@pytest.mark.parametrize("path", ACTS)
+@pytest.mark.parametrize("loss", ["no longer staff", "suspended", "signed out everywhere"])
+def test_AP_9_DJ_16_who_is_no_admin_any_more_uses_no_signature_made_before(
+    admin: Person, alice: Person, now: datetime, path: str, loss: str
+) -> None:
+
+    signed = json.dumps(admin.verification(path))
+    fields = {name: str(alice.human.pk) if name == "human" else value for name, value in ACTS[path].items()}
+    if loss == "no longer staff":
+        Human.objects.filter(pk=admin.human.pk).update(is_staff=False)
+    else:
+        lose(admin, loss, now)
+    before = made()
+    answer = admin.client.post(path, fields | {"verification": signed})
+    assert (answer.status_code, made()) == (302, before)
+    assert answer["Location"].startswith("/admin/login/")
+
+
+def test_DJ_16_every_form_of_the_control_room_is_tried_here() -> None:
+    from approvals.admin_site import site
+
+    named = {str(getattr(each, "name", "")): f"/admin/{each.pattern}" for each in site.get_urls()}
+    ours = {path for name, path in named.items() if name in vars(type(site))}
+    assert ours - {"/admin/", "/admin/login/", "/admin/logout/"} == set(ACTS)
+
+
+@pytest.mark.usefixtures("another_admin")
+@pytest.mark.parametrize("loss", ["no longer staff", "suspended"])
+def test_AP_9_DJ_16_who_is_no_admin_any_more_presses_no_button(
+    admin: Person, reading: Grant, now: datetime, loss: str
+) -> None:
+    if loss == "suspended":
+        lose(admin, loss, now)
+    else:
+        Human.objects.filter(pk=admin.human.pk).update(is_staff=False)
+    for model, action in (("grant", "deny"), ("agent", "revoke"), ("human", "suspend")):
+        row: Any = {"grant": reading, "agent": reading.agent, "human": reading.agent.human}[model]
+        answer = admin.client.post(
+            f"/admin/registry/{model}/", {"action": action, "_selected_action": [str(row.pk)]}
+        )
+        assert answer.status_code == 302
+        row.refresh_from_db()
+        assert row.status in {"pending", "active"}

@@ -1,0 +1,299 @@
+"""What strangers write is text on every page: the same page with harmless words has the same elements and attributes.
+
+Strangers are agents, service providers and people who were invited. What has a form (a resource, an argument's name, a
+host) is refused when it comes in; the rest is shown as it was written.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from html.parser import HTMLParser
+from urllib.parse import quote, urlencode
+
+import pytest
+from django.conf import settings
+
+from agentauth.protocol.capability import parse_action
+from agentauth.protocol.jose import sign_compact
+from approvals.admin_site import site
+from approvals.models import Receipt
+from approvals.services.people import create_setup_link
+from approvals.tests.authenticator import Authenticator
+from approvals.tests.cast import ORIGIN, Person, browser
+from kms.services import ensure_key
+from registry.models import Grant
+from registry.services.agents import claim_link
+from registry.services.enrolment import create_enrolment_code
+from registry.services.service_providers import change_audience, create_service_provider
+from registry.tests.cast import PAY, READ_CALENDAR, TESTER, AgentClient, approve, pending, refused
+from tests.flows.test_sweep import ROUTES, address
+from verifier.models import Confirmation
+
+pytestmark = [pytest.mark.django_db, pytest.mark.flow]
+
+# Elements and templates; attributes and scripts; addresses and formats; what ends where it stands, and entities.
+TEXTS = [
+    "<script>alert(1)</script>{{7*7}}{% debug %}${7*7}",
+    "\"><img src=x onerror=alert(1)>'-alert(1)-'",
+    "javascript:alert(1) %(agent)s %s %d {0} {agent}",
+    "</title></textarea><svg/onload=x>&lt;b&gt;--><!--<b>]]>",
+]
+# Every field a stranger writes, by the word its text begins with.
+FIELDS = {"agent", "about", "reason", "service", "human", "value", "memo", "key", "why", "mail"}
+# The routes that are pages: the rest answers programs, in JSON.
+PAGES = [route for route in ROUTES if not re.match(r"/(v1|\.well-known|health|metrics|docs|admin)", route)]
+LINKS = ("href", "src", "action", "formaction", "data-options", "data-finish", "data-base", "content")
+
+
+class Read(HTMLParser):
+    """A page as a browser takes it apart."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, tuple[str, ...]]] = []
+        self.links: list[str] = []
+        self.words: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, tuple(name for name, _value in attrs)))
+        self.links += [value or "" for name, value in attrs if name in LINKS]
+        self.words += [value or "" for _name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    def handle_comment(self, data: str) -> None:
+        self.elements.append(("comment", ()))
+
+
+@dataclass
+class Scene:
+    """A registry in which everything that can be written says `text`, and an admin who owns the agents."""
+
+    text: str
+    now: datetime
+    number: int
+    admin: Person = field(init=False)
+    paths: list[str] = field(default_factory=list)
+
+    def says(self, word: str) -> str:
+        return f"{word} {self.text}"
+
+    def __post_init__(self) -> None:
+        self.admin = self.come_in()
+        self.provider, _secret = create_service_provider(
+            name=self.says("service"),
+            audience=f"http://127.0.0.1:{9000 + self.number}",
+            allowed=["read:calendar", "write:files", "transact:payments"],
+            actor=TESTER,
+            now=self.now,
+        )
+        agent = self.agent(owned=True)
+        grants = [self.asked(agent, path) for path in ("a", "b", "c", "d")]
+        waiting, approved, denied, anew = grants
+        assert self.admin.approve(approved).status_code == 200
+        assert self.admin.deny(denied, self.says("why")).status_code == 200
+        assert self.admin.approve(anew).status_code == 200
+        # One of the two is signed anew before its receipt is read, the other goes on waiting.
+        change_audience(
+            service_provider=self.provider,
+            audience=f"http://127.0.0.1:{9500 + self.number}",
+            actor=TESTER,
+            now=self.now,
+        )
+        assert self.admin.approve(approved).status_code == 200
+        paying = pending(
+            agent,
+            self.provider,
+            now=self.now,
+            capabilities=[PAY | {"constraints": {"payee": {"in": [self.says("value")]}}}],
+        )
+        approve(paying, self.admin.human, now=self.now)
+        stray = self.agent(owned=False)
+        setup = create_setup_link(email=self.mail("new"), actor=TESTER, now=self.now).url
+        common = {"agent_id": str(agent.agent().pk), "confirmation_id": str(self.confirmation(paying).pk)}
+        common |= {"secret": claim_link(stray.agent())[0].split("/")[-2], "code": setup.split("/")[-2]}
+        for route in PAGES:
+            for grant in [waiting, approved, denied, anew] if "<uuid:grant_id>" in route else [waiting]:
+                self.paths.append(address(route, common | {"grant_id": str(grant.pk)}))
+
+    def mail(self, word: str) -> str:
+        """An address as hostile as RFC 5321 allows: its first part quoted, without a space."""
+        inside = re.sub(r"[^!#-\[\]-~]", "", self.text.replace(" ", "/"))
+        return f'"mail{self.number}{word}{inside}"@example.org'
+
+    def come_in(self) -> Person:
+        person = Person(client=browser(**{"User-Agent": self.text}))
+        link = create_setup_link(email=self.mail("a"), is_staff=True, actor=TESTER, now=self.now)
+        done = person.set_up(link.url, name=self.says("human"), email=self.mail("a"))
+        assert done.status_code == 200, done.content
+        return person
+
+    def agent(self, *, owned: bool) -> AgentClient:
+        client = AgentClient()
+        manifest = client.manifest(name=self.says("agent"), description=self.says("about"))
+        code = None
+        if owned:
+            code = create_enrolment_code(human=self.admin.human, actor=TESTER, now=self.now)[1]
+        assert client.register(code, manifest=manifest).status_code == 201
+        return client
+
+    def asked(self, agent: AgentClient, path: str) -> Grant:
+        constraint = {"constraints": {"label": {"eq": self.says("value")}}}
+        wish = READ_CALENDAR | {"resource": f"calendar/{path}"} | constraint
+        return pending(agent, self.provider, now=self.now, capabilities=[wish], reason=self.says("reason"))
+
+    def confirmation(self, grant: Grant) -> Confirmation:
+        action = PAY | {"amount": {"value": "60.00", "currency": "EUR"}}
+        action = {name: value for name, value in action.items() if name != "max_amount"}
+        action["arguments"] = {"memo": self.says("memo"), "payee": self.says("value")}
+        return Confirmation.objects.create(
+            grant=grant,
+            grant_version=1,
+            action=action,
+            action_digest=parse_action(action).digest(),
+            idempotency_key=self.says("key"),
+            created_at=self.now,
+            expires_at=self.now + timedelta(hours=1),
+        )
+
+    def read(self) -> Iterator[tuple[str, Read]]:
+        for path in self.paths:
+            answer = self.admin.client.get(path, headers={"Accept": "text/html"})
+            if answer.status_code in {200, 404, 410} and "html" in answer["Content-Type"]:
+                yield re.sub(r"[0-9a-f-]{36}|/[\w-]{22,43}/", "…", path), Read(answer.content.decode())
+
+
+@pytest.fixture
+def keys(db: None, now: datetime) -> None:
+    for purpose in ("token", "receipt"):
+        ensure_key(purpose=purpose, actor=TESTER, now=now)
+
+
+def inert(page: Read, text: str, place: str) -> None:
+    """What no text may make of a page, whatever the page is."""
+    for tag, names in page.elements:
+        assert not [name for name in names if name.startswith("on") or name == "style"], place
+        assert tag not in {"svg/onload=x", "b", "comment"}, place
+        assert tag != "script" or "src" in names, place
+    for link in page.links:
+        assert not re.match(r"\s*(javascript|data|vbscript):", link, re.IGNORECASE), place
+    assert "49" not in text
+    assert not [word for word in page.words if "49{" in word or "$49" in word or word.startswith("49")], place
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_AP_19_what_strangers_write_is_text_on_every_page(text: str, keys: None, now: datetime) -> None:
+    plain = list(Scene("x" * len(text), now, 1).read())
+    hostile = list(Scene(text, now, 2).read())
+    assert [place for place, _page in hostile] == [place for place, _page in plain]
+    assert len(hostile) > len(PAGES) / 3
+    for (place, page), (_place, model) in zip(hostile, plain, strict=True):
+        inert(page, text, place)
+        # The same elements with the same attributes, whatever the words.
+        assert page.elements == model.elements, place
+    told = {
+        word for _place, page in hostile for each in page.words for word in FIELDS if f"{word} {text}" in each
+    }
+    # An address is written in one piece; the texts of these two stand in the inbox and the receipt.
+    assert told | {"mail"} == FIELDS
+    assert Receipt.objects.filter(consent_text__contains=text).exists()
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_AP_19_nor_in_the_control_room(text: str, keys: None, now: datetime) -> None:
+    """Every list and every row of it, with the text searched for too."""
+    scene, read = Scene(text, now, 1), []
+    for model in site._registry:
+        base = f"/admin/{model._meta.app_label}/{model._meta.model_name}/"
+        paths = [base, f"{base}?{urlencode({'q': text})}", f"{base}?{urlencode({'nothing': text})}"]
+        paths += [f"{base}{row.pk}/change/" for row in model._default_manager.all()[:20]]
+        paths += [f"{base}{row.pk}/history/" for row in model._default_manager.all()[:1]]
+        for path in paths:
+            answer = scene.admin.client.get(path, follow=True)
+            assert answer.status_code == 200, path
+            read.append(Read(answer.content.decode()))
+            inert_in_admin(read[-1], path)
+    read.append(Read(scene.admin.get("/admin/").content.decode()))
+    inert_in_admin(read[-1], "/admin/")
+    told = {word for page in read for each in page.words for word in FIELDS if f"{word} {text}" in each}
+    assert told >= {"agent", "about", "reason", "service", "human"}
+
+
+def inert_in_admin(page: Read, place: str) -> None:
+    """Django's own pages: their comments and few styles stand there whatever is written."""
+    for tag, names in page.elements:
+        assert not [name for name in names if name.startswith("on")], place
+        assert tag not in {"svg/onload=x", "b"}, place
+        assert tag != "script" or "src" in names, place
+    assert not [link for link in page.links if re.match(r"\s*(javascript|vbscript|x$)", link, re.IGNORECASE)]
+    assert not [word for word in page.words if "49{" in word or "$49" in word], place
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_AP_19_what_an_address_carries_is_text_or_nothing(text: str, keys: None, now: datetime) -> None:
+    """A link that somebody sends: its query and its path come back on no page as anything but text."""
+    scene = Scene("plain words", now, 1)
+    query = urlencode(
+        dict.fromkeys(("next", "after", "agent", "grant", "format", "claimed", "hop", "q"), text)
+    )
+    for client in (scene.admin.client, browser()):
+        for path in [
+            *(f"{each}?{query}" for each in scene.paths),
+            f"/{quote(text, safe='')}/",
+            "/approvals/x/",
+        ]:
+            answer = client.get(path, headers={"Accept": "text/html"})
+            assert answer.status_code < 500, path
+            if answer.status_code == 302:
+                assert answer["Location"].startswith("/"), path
+                assert not answer["Location"].startswith("//"), path
+            elif "html" in answer["Content-Type"]:
+                inert(Read(answer.content.decode()), text, path)
+
+
+@pytest.mark.parametrize("text", [text for text in TEXTS if text.isascii()])
+def test_AP_19_what_has_a_form_is_refused_where_it_comes_in(text: str, keys: None, now: datetime) -> None:
+    scene = Scene("plain words", now, 1)
+    client = scene.agent(owned=True)
+    claims = {"aud": settings.ISSUER, "iat": int(now.timestamp()), "exp": int(now.timestamp()) + 86_400}
+    claims |= {"jti": "1", "name": "Agent", "model_origin": text, "capabilities": [READ_CALENDAR]}
+    stranger = AgentClient()
+    header = {"jwk": stranger.signer.public.jwk}
+    manifest = sign_compact(claims, stranger.signer, typ="agent-manifest+jwt", header=header)
+    refused(stranger.register(manifest=manifest), 400, "invalid_manifest")
+    for changes in (
+        {"resource": text},
+        {"type": text},
+        {"type": "custom", "namespace": text, "name": "x"},
+        {"constraints": {text: {"eq": 1}}},
+        {"constraints": {"a": {text: 1}}},
+    ):
+        refused(client.ask(scene.provider, capabilities=[READ_CALENDAR | changes]), 400, "invalid_request")
+    refused(client.ask(scene.provider, envelope={text: 1}), 400, "invalid_request")
+
+
+def test_AP_19_a_passkey_has_the_name_we_give_it(keys: None, now: datetime) -> None:
+    scene = Scene("plain words", now, 1)
+    options = scene.admin.ask_passkey().json()["publicKey"]
+    credential = Authenticator().registration(options)
+    body = {"credential": credential | {"name": TEXTS[0]}, "name": TEXTS[0]}
+    scene.admin.post("/settings/passkeys/finish", body)
+    page = Read(scene.admin.get("/settings/").content.decode())
+    inert(page, "", "/settings/")
+    assert not [word for word in page.words if "alert(1)" in word]
+
+
+def test_AP_19_the_scenes_are_read_as_json_too(keys: None, now: datetime) -> None:
+    """What the script of the approval page is given and puts in as text content: JSON of its own media type."""
+    scene = Scene(TEXTS[0], now, 1)
+    grant = Grant.objects.filter(status="pending", agent__human=scene.admin.human).first()
+    assert grant is not None
+    answer = scene.admin.ask(grant, "review")
+    assert answer["Content-Type"] == "application/json"
+    assert answer["X-Content-Type-Options"] == "nosniff"
+    assert TEXTS[0] in json.dumps(answer.json())
+    assert ORIGIN not in answer.json()

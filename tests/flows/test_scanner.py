@@ -1,0 +1,180 @@
+"""A link scanner, a preview, a prefetching browser: whoever only opens addresses changes nothing, signed in or not."""
+
+import re
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.contrib.sessions.models import Session
+from django.test import Client
+
+from agentauth.protocol.capability import parse_action
+from approvals.admin_site import site
+from approvals.models import Passkey
+from approvals.services.people import create_setup_link
+from approvals.services.recovery import create_recovery_link
+from approvals.tests.cast import PAY, Person, browser, invited
+from audit.models import Event
+from kms.services import ensure_key
+from registry.models import Human, ServiceProvider
+from registry.services.agents import claim_link
+from registry.services.people import create_human
+from registry.tests.cast import TESTER, AgentClient, approve, enrolled, pending
+from tests.flows.test_sweep import ROUTES, address
+from verifier.models import Confirmation
+
+pytestmark = [pytest.mark.django_db, pytest.mark.flow]
+
+# What a refused request leaves: its event with what belongs to it. Nothing else of the database may move.
+LOG = {"audit.event", "audit.opening", "audit.queueentry", "audit.refusalcount"}
+# Addresses an agent or service provider proves itself at, and what answers programs: they are no pages.
+FOR_PROGRAMS = re.compile(r"/(v1|\.well-known|health|metrics)")
+
+
+@pytest.fixture
+def admin(db: None, now: datetime) -> Person:
+    for purpose in ("token", "receipt"):
+        ensure_key(purpose=purpose, actor=TESTER, now=now)
+    return invited("ada@a.example", "Ada", now=now, is_staff=True)
+
+
+@pytest.fixture
+def links(admin: Person, service_provider: ServiceProvider, now: datetime) -> list[str]:
+    """Every address there is, with live ids and live secrets: for each state of a grant, each kind of a setup link."""
+    human = admin.human
+    agent = enrolled(human, now=now)
+    grants = [
+        pending(
+            agent, service_provider, now=now, capabilities=[{"type": "read", "resource": f"calendar/{each}"}]
+        )
+        for each in ("a", "b", "c")
+    ]
+    paying = approve(pending(agent, service_provider, now=now, capabilities=[PAY]), human, now=now)
+    assert admin.approve(grants[1]).status_code == 200
+    assert admin.deny(grants[2]).status_code == 200
+    action = {"type": "transact", "resource": "payments", "amount": {"value": "60.00", "currency": "EUR"}}
+    confirmation = Confirmation.objects.create(
+        grant=paying,
+        grant_version=1,
+        action=action,
+        action_digest=parse_action(action).digest(),
+        idempotency_key="k",
+        created_at=now,
+        expires_at=now + timedelta(hours=1),
+    )
+    stray = AgentClient()
+    stray.register(manifest=stray.manifest(name="Stray"))
+    lost = create_human(email="lost@a.example", name="Lost", actor=TESTER, now=now)
+    setups = [
+        create_setup_link(email="new@a.example", actor=TESTER, now=now).url,
+        create_recovery_link(human=lost, actor=TESTER, now=now).url,
+    ]
+    ids = {
+        "agent_id": str(agent.agent().pk),
+        "passkey_id": str(Passkey.objects.get(human=human).pk),
+        "confirmation_id": str(confirmation.pk),
+        "secret": claim_link(stray.agent())[0].split("/")[-2],
+        "reference": service_provider.slug,
+    }
+    found = {
+        address(route, ids | {"grant_id": str(grant.pk), "code": url.split("/")[-2]})
+        for route in ROUTES
+        for grant in grants
+        for url in setups
+    }
+    for model in site._registry:
+        base = f"/admin/{model._meta.app_label}/{model._meta.model_name}/"
+        row = model._default_manager.first()
+        if row is not None:
+            found |= {f"{base}{row.pk}/{act}/" for act in ("change", "delete", "history")}
+    return sorted(found)
+
+
+def rows() -> dict[str, list[str]]:
+    """Every row of every table. Of a session who it is, and not when it ends: a person who reads is there."""
+    return {
+        model._meta.label_lower: sorted(map(str, model._default_manager.values_list()))
+        for model in apps.get_models()
+        if model is not Session and model._meta.label_lower not in LOG
+    } | {"session": sorted(Session.objects.values_list("pk", flat=True))}
+
+
+@pytest.mark.parametrize("visitor", ["signed in", "a stranger", "a scanner from elsewhere"])
+def test_AP_31_opening_every_address_changes_nothing(
+    visitor: str, admin: Person, links: list[str], now: datetime
+) -> None:
+    client = {
+        "signed in": admin.client,
+        "a stranger": browser(),
+        "a scanner from elsewhere": Client(
+            SERVER_NAME="localhost", SERVER_PORT="8000", headers={"Sec-Fetch-Site": "cross-site"}
+        ),
+    }[visitor]
+    before, seen = rows(), set(Event.objects.values_list("pk", flat=True))
+    for path in links:
+        for method in ("GET", "HEAD"):
+            answer = client.generic(method, path, headers={"Accept": "text/html"})
+            assert answer.status_code < 500, path
+        assert rows() == before, path
+    written = Event.objects.exclude(pk__in=seen)
+    # What cannot be opened is refused, and a refusal is on record (U4).
+    assert {event.kind for event in written} <= {"audit.request.refused"}
+
+
+def test_AP_31_a_page_answers_head_as_get(admin: Person, links: list[str]) -> None:
+    """Many scanners ask with HEAD first: a link that is good must not look broken."""
+    pages = 0
+    for client in (admin.client, browser()):
+        for path in links:
+            if FOR_PROGRAMS.match(path):
+                continue
+            got, head = client.get(path), client.head(path)
+            assert (head.status_code, head.content) == (got.status_code, b""), path
+            assert head.get("Location") == got.get("Location"), path
+            pages += got.status_code == 200
+    assert pages > 25
+    for path in ("/health/live", "/.well-known/agentauth", "/docs/"):
+        assert browser().head(path).status_code == 200
+
+
+class Forms(HTMLParser):
+    """The forms of a page: method and where they go."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[dict[str, str]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "form":
+            self.found.append({name: value or "" for name, value in attrs})
+
+
+def forms(client: Client, paths: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    for path in paths:
+        answer: Any = client.get(path, headers={"Accept": "text/html"})
+        if answer.status_code == 200 and "html" in answer["Content-Type"]:
+            for each in Forms(answer.content.decode()).found:
+                yield path, each
+
+
+def test_AP_31_no_form_acts_by_get(admin: Person, links: list[str]) -> None:
+    """Nor without its script, where a form that names no method would put its fields into the address."""
+    found = [*forms(admin.client, links), *forms(browser(), links)]
+    assert len(found) > 40
+    for path, form in found:
+        by_get = form.get("method", "get").lower() == "get"
+        searches = form.get("id") == "changelist-search" and path.startswith("/admin/")
+        assert not by_get or searches, (path, form)
+
+
+def test_AP_31_the_links_still_work_after_a_scanner(admin: Person, links: list[str], now: datetime) -> None:
+    setup = create_setup_link(email="late@a.example", actor=TESTER, now=now).url
+    for _ in range(20):
+        browser().get(setup.removeprefix("http://localhost:8000"))
+    person = Person()
+    assert person.set_up(setup, name="Late", email="late@a.example").status_code == 200
+    assert Human.objects.filter(email="late@a.example").exists()
