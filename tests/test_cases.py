@@ -18,7 +18,6 @@ ROW = re.compile(rf"^\| ({CASE}) \| (.+) \|$", re.MULTILINE)
 REFERENCE = re.compile(r"`([\w./]+\.py)::(\w+(?:::\w+)?)(?:\[[^\]]*\])?`")
 # Who owes a case that has no test yet; anything else is a hole.
 OWNERS = (
-    "issue 3",
     "a later issue: Redis",
     "a later issue: KMS backends",
     "a later issue: audit proofs",
@@ -27,9 +26,9 @@ OWNERS = (
     "a later issue: OAuth front",
     "a later issue: final pages",
 )
-# The groups and cases this stage of the project answers for itself.
-OWN = re.compile(
-    r"(DP|JT|WA|VB)-(OK-)?\d+|EN-(1|2|3|5|10|11|14|15|16)|AP-(1|4|7|12|13|14|15|17|18)", re.ASCII
+# What may still wait for one of them. A case that is held does not come to be owed again.
+OWED = re.compile(
+    r"(KM|RF|OP|OA)-\d+|AU-(5|7|9|12|14|17|18|28|31|32|33)|AP-(23|26|39)|EN-7|RV-3|OG-(15|18|20)", re.ASCII
 )
 # Their ids come from the shared files, one parametrised row each, so they do not stand in the source.
 FROM_FILES = "tests/vectors/test_vectors.py"
@@ -80,9 +79,9 @@ def test_each_promise_of_a_page_names_tests_that_exist(page: str) -> None:
     assert not missing
 
 
-def test_every_case_of_this_stage_has_a_test() -> None:
-    owed = [case for case, text in rows().items() if OWN.fullmatch(case) and not REFERENCE.search(text)]
-    assert not owed
+def test_no_case_is_owed_but_those_that_may_wait() -> None:
+    owed = {case for case, text in rows().items() if not REFERENCE.search(text)}
+    assert {case for case in owed if not OWED.fullmatch(case)} == set()
 
 
 def test_the_table_holds_every_case() -> None:
