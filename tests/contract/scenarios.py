@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.db import OperationalError, connection
+from psycopg.errors import LockNotAvailable
 
 from agentauth.middleware import MAX_BODY_BYTES
 from agentauth.openapi.operations import FORM
@@ -29,12 +30,12 @@ Scenario = Callable[[Stage, Call], Any]
 
 
 @contextmanager
-def database_fails(where: str = "") -> Iterator[None]:
-    """Statements that hold `where` fail as they do when the server is away or a lock is not had in time."""
+def database_fails(where: str = "", cause: Exception | None = None) -> Iterator[None]:
+    """Statements that hold `where` fail as they do when the server is away, or for the cause that is named."""
 
     def away(execute: Any, sql: str, *rest: Any) -> object:
         if where in sql:
-            raise OperationalError("no answer")
+            raise OperationalError("no answer") from cause
         return execute(sql, *rest)
 
     with connection.execute_wrapper(away):
@@ -108,7 +109,7 @@ def key_of_another_body(stage: Stage, call: Call) -> Any:
 def while_the_first_runs(stage: Stage, call: Call) -> Any:
     """As when PostgreSQL's lock_timeout ends the wait for the row that the first call holds."""
     row = "verifier_providercall AS held" if call.by == PROVIDER else "INSERT INTO registry_idempotencyrecord"
-    with database_fails(row):
+    with database_fails(row, LockNotAvailable()):
         return stage.send(call, key="k-1")
 
 

@@ -1,4 +1,4 @@
-"""Each operation of the API gives each answer its description names: every status, every error code, every reason.
+"""Each operation gives each answer its description names: every status, every error code, every reason; pages theirs.
 
 The cases are read from the description (which other tests hold to the URLconf, the views and the table of errors), so that a
 case without a scenario fails, and a scenario for what is not described fails too.
@@ -11,13 +11,16 @@ import pytest
 from django.db import transaction
 from pytest_django.plugin import DjangoDbBlocker
 
-from agentauth.openapi.decisions import IN_PLACE, REFUSALS
+from agentauth.http_errors import STATUSES
+from agentauth.openapi.decisions import IN_PLACE, REASONS, REFUSALS
 from agentauth.openapi.document import openapi
 from agentauth.openapi.paths import OPERATIONS
 from tests import conformance
 from tests.contract.decisions import BATCH, DECISIONS
+from tests.contract.edges import PAGES, PROOFS
 from tests.contract.scenarios import OWN, SHARED
 from tests.contract.stage import GOOD, Stage
+from tests.contract.test_page import NOT_OVER_HTTP
 
 pytestmark = pytest.mark.django_db
 
@@ -101,3 +104,22 @@ def test_each_error_in_the_place_of_a_question_is_given(stage: Stage, code: str)
     answer = BATCH[code](stage)
     assert answer.status_code == 200
     assert code in {result.get("error") for result in answer.json()["results"]}
+
+
+@pytest.mark.parametrize("code", PAGES)
+def test_each_refusal_of_pages_is_given(stage: Stage, code: str) -> None:
+    answer = PAGES[code](stage)
+    assert (answer.status_code, answer.json()["error"]) == (STATUSES[code], code)
+    assert len(answer.content) < 1024
+
+
+def test_each_code_there_is_has_its_scenario() -> None:
+    given = {code for _, _, code in CASES if code} | set(PAGES) | {"method_not_allowed"}
+    # What is checked without a server, what verify answers inside, and what must never be.
+    assert set(STATUSES) - given == NOT_OVER_HTTP | {"server_error"}
+
+
+@pytest.mark.parametrize("reason", [*REASONS["invalid_dpop_proof"], "body"])
+def test_each_fault_of_a_proof_at_the_registry_has_its_reason(stage: Stage, reason: str) -> None:
+    answer = PROOFS[reason](stage)
+    assert (answer.status_code, answer.json()["reason"]) == (401, reason)

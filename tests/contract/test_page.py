@@ -8,15 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db.models import TextChoices
+from django.test import Client
 
 from agentauth.http_errors import STATUSES
 from agentauth.openapi.decisions import IN_PLACE, REASONS
 from agentauth.openapi.decisions import REFUSALS as VERIFY_REFUSALS
 from agentauth.openapi.document import openapi
 from agentauth.openapi.operations import REFUSALS
+from agentauth.protocol import approval, key_change, receipt
+from agentauth.protocol.encoding import read_object
 from agentauth.protocol.envelope import Envelope
+from agentauth.protocol.jose import parse_compact
+from registry.models import Agent, Grant
+from registry.tests.cast import AgentClient
 from tests.contract.facts import FACTS
 from verifier.answers import _SENTENCES
+from verifier.models import Confirmation
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/protocol.md").read_text()
 FLAT = " ".join(PAGE.split())
@@ -150,9 +158,60 @@ def test_each_member_of_an_answer_that_is_told_in_words_is_named(schema: str) ->
     }
 
 
+@pytest.mark.django_db
+def test_what_may_be_kept_and_for_how_long_is_told() -> None:
+    table = [line.split("|") for line in section(4).splitlines() if line.startswith("| `/.well-known/")]
+    told = {row[1].strip(" `"): int(row[-2].removesuffix("s ")) for row in table}
+    told["/v1/schema/"] = int(re.findall(r"`GET /v1/schema/` \(public, max-age (\d+) s\)", section(4))[0])
+    public = {
+        path
+        for path, methods in openapi()["paths"].items()
+        if not methods.get("get", {"security": 1})["security"]
+    }
+    assert set(told) == public
+    for path, seconds in told.items():
+        assert Client().get(path)["Cache-Control"] == f"public, max-age={seconds}"
+
+
 def test_every_member_of_the_envelope_has_its_row() -> None:
     told = {name for row in rows(section(3), "Envelope") for name in CODE.findall(row[0])}
     assert told == {member.name for member in fields(Envelope)}
+
+
+def first_words(text: str, heading: str, column: int = 0) -> set[str]:
+    """The words in code style of one column."""
+    return {word for row in rows(text, heading) for word in re.findall(r"`(\w+)`", row[column])}
+
+
+def test_the_claims_and_members_of_what_is_signed_are_those_of_the_code() -> None:
+    assert first_words(section(5), "The manifest") == set(
+        read_object(parse_compact(AgentClient().manifest()).payload)
+    )
+    assert first_words(section(5), "`POST /v1/agents/me/key`") == set(key_change._CLAIMS)
+    statement, _, added = (
+        section(6).partition("### What the human signs")[2].partition("The others add exactly:")
+    )
+    common = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]*) \|", statement, re.MULTILINE))))
+    assert common == set(approval._COMMON)
+    table = [
+        line.strip("|").split("|")
+        for line in added.partition("The passkey")[0].splitlines()
+        if line.startswith("| ")
+    ]
+    assert table[0][0].strip() == "`approval`"
+    for column, kind in enumerate(("approval", "confirmation")):
+        told = {name for cells in table[1:] for name in re.findall(r"`(\w+)`", cells[column])}
+        # Of which the service provider has these.
+        assert told - {"id", "name", "audience"} == set(approval._MEMBERS[kind]) - common
+    sealed = section(6).partition("Claims, exactly: ")[2].partition("To check one")[0]
+    assert set(re.findall(r"`(\w+)`", sealed)) == set(receipt._MEMBERS)
+
+
+@pytest.mark.parametrize("status", [Agent.Status, Grant.Status, Confirmation.Status])
+def test_the_states_on_the_page_are_those_of_the_code(status: type[TextChoices]) -> None:
+    lines = re.findall(r"^States: ([^.]*)", PAGE, re.MULTILINE)
+    told = [set(re.findall(r"[a-z]+", " ".join(re.findall(r"`([^`]*)`", line)))) for line in lines]
+    assert set(status.values) in told
 
 
 @pytest.mark.parametrize("fact", FACTS)
