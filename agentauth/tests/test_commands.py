@@ -180,6 +180,18 @@ def test_every_command_has_its_wrong_arguments() -> None:
 
 
 @pytest.mark.flow
+@pytest.mark.parametrize("database_url", ["", "postgres://nobody@127.0.0.1:1/nothing"], ids=["empty", "away"])
+def test_a_database_that_cannot_be_used_is_one_line(database_url: str, tmp_path: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    env |= {"VAR_DIR": str(tmp_path)} | ({"DATABASE_URL": database_url} if database_url else {})
+    command = [sys.executable, "manage.py", "seal_audit", "--json"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("CommandError: The database: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.flow
 def test_what_lasts_prints_one_object_too(tmp_path: Path) -> None:
     """As an operator's script would: started, read, stopped; on a registry that has nothing yet."""
     env = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}

@@ -6,7 +6,7 @@ from typing import Any
 from django.utils import timezone
 
 from approvals.services import expiry as approvals_expiry
-from registry.management.json_output import JsonCommand
+from audit.management.json_output import JsonCommand
 from registry.services import expiry as registry_expiry
 from verifier.services import expiry as verifier_expiry
 

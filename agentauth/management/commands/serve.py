@@ -58,7 +58,7 @@ def first_link() -> dict[str, str]:
     """The link for the first admin, or nothing where there is an admin."""
     out = StringIO()
     call_command("setup_link", "--json", first_start=True, stdout=out)
-    return dict(json.loads(out.getvalue() or "{}"))
+    return dict(json.loads(out.getvalue()))
 
 
 def _port() -> int:

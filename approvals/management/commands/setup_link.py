@@ -1,29 +1,30 @@
 """`setup_link`: prints a one-time link for the first admin, for an invited human, or for one who lost their passkeys."""
 
-import json
 import sys
 from argparse import ArgumentTypeError
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from agentauth.protocol.encoding import timestamp
-from agentauth.protocol.errors import AgentAuthError
 from approvals.services.people import SetupLink, admin_exists, create_setup_link
 from approvals.services.recovery import create_recovery_link
-from audit.services import Actor
+from audit.management.json_output import OPERATOR, JsonCommand
 from registry.models import Human
 
 
-class Command(BaseCommand):
+class Command(JsonCommand):
     help = (
         "Print a one-time link for the first admin; with --email, for an invited human; with --recover, for one "
         "who lost their passkeys."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
         parser.add_argument("--email", type=_address, help="invite the human with this address")
         parser.add_argument(
             "--recover",
@@ -32,32 +33,28 @@ class Command(BaseCommand):
             help="recover the human with this address: their sessions end and their grants wait to be signed anew",
         )
         parser.add_argument("--admin", action="store_true", help="the invited human becomes an admin")
-        parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
         parser.add_argument(
             "--first-start", action="store_true", help="say nothing where an admin exists already"
         )
 
-    def handle(self, *args: Any, **options: Any) -> None:
+    def act(self, **options: Any) -> Mapping[str, Any]:
         if options["first_start"] and admin_exists():
+            return {}
+        link = _made(options)
+        return {"url": link.url, "expires_at": timestamp(link.expires_at)}
+
+    def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
+        if not result:
             return
-        try:
-            link = _made(options)
-        except AgentAuthError as error:
-            raise CommandError(error.description) from error
-        except UnicodeEncodeError as error:
-            raise CommandError("An argument is not text in UTF-8.") from error
-        if options["json"]:
-            self.stdout.write(json.dumps({"url": link.url, "expires_at": timestamp(link.expires_at)}))
-            return
-        until = f"{link.expires_at:%H:%M} UTC"
+        end = datetime.fromisoformat(result["expires_at"])
+        until = f"{end:%H:%M} UTC"
         if who := options["recover"] or options["email"]:
-            until = f"{link.expires_at:%d %B %Y}, {until}"
-            self.stdout.write(f"For {who}, to open once, until {until}, and make a passkey:")
-            self.stdout.write(f"  {link.url}")
-            return
-        self.stdout.write(f"Open this link once, until {until}, and make your passkey:")
-        self.stdout.write(f"  {link.url}")
-        self.stdout.write(f"A new one: {_python()} manage.py setup_link")
+            yield f"For {who}, to open once, until {end:%d %B %Y}, {until}, and make a passkey:"
+            yield f"  {result['url']}"
+        else:
+            yield f"Open this link once, until {until}, and make your passkey:"
+            yield f"  {result['url']}"
+            yield f"A new one: {_python()} manage.py setup_link"
 
 
 def _address(text: str) -> str:
@@ -68,17 +65,17 @@ def _address(text: str) -> str:
 
 
 def _made(options: dict[str, Any]) -> SetupLink:
-    actor, now = Actor("system", "setup_link"), timezone.now()
+    now = timezone.now()
     if not options["recover"]:
         return create_setup_link(
-            email=options["email"] or "", is_staff=options["admin"], actor=actor, now=now
+            email=options["email"] or "", is_staff=options["admin"], actor=OPERATOR, now=now
         )
     if options["email"] or options["admin"]:
         raise CommandError("--recover is for an account that exists: it goes without --email and --admin.")
     human = Human.objects.filter(email__iexact=options["recover"]).first()
     if human is None:
         raise CommandError("Nobody has this address.")
-    return create_recovery_link(human=human, actor=actor, now=now)
+    return create_recovery_link(human=human, actor=OPERATOR, now=now)
 
 
 def _python() -> str:

@@ -1,34 +1,25 @@
 """`manage.py ensure_keys`: make the first signing key of every purpose that has none; safe at every start."""
 
-import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from agentauth.protocol.errors import AgentAuthError
-from audit.services import Actor
+from audit.management.json_output import OPERATOR, JsonCommand
 from kms.models import Key
 from kms.services import ensure_key
 
 
-class Command(BaseCommand):
+class Command(JsonCommand):
     help = "Make the first signing key of every purpose that has none."
 
-    def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--json", action="store_true", help="print one JSON object: purpose to kid")
+    def act(self, **options: Any) -> Mapping[str, Any]:
+        now = timezone.now()
+        return {
+            purpose: ensure_key(purpose=purpose, actor=OPERATOR, now=now).kid
+            for purpose in Key.Purpose.values
+        }
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        actor, now = Actor("system", "ensure_keys"), timezone.now()
-        try:
-            kids = {
-                purpose: ensure_key(purpose=purpose, actor=actor, now=now).kid
-                for purpose in Key.Purpose.values
-            }
-        except AgentAuthError as error:
-            raise CommandError(error.description) from error
-        if options["json"]:
-            self.stdout.write(json.dumps(kids))
-        elif options["verbosity"]:
-            for purpose, kid in kids.items():
-                self.stdout.write(f"{purpose}: {kid}")
+    def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
+        if options["verbosity"]:
+            yield from super().lines(result, options)

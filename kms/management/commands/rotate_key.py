@@ -1,34 +1,27 @@
 """`manage.py rotate_key PURPOSE`: publish the next signing key of a purpose, or make its first."""
 
-import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandParser
 from django.utils import timezone
 
 from agentauth.protocol.encoding import timestamp
-from agentauth.protocol.errors import AgentAuthError
-from audit.services import Actor
+from audit.management.json_output import OPERATOR, JsonCommand
 from kms.models import Key
 from kms.services import rotate_key
 
 
-class Command(BaseCommand):
+class Command(JsonCommand):
     help = "Publish the next signing key of a purpose; it signs by itself about two minutes later."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
         parser.add_argument("purpose", choices=Key.Purpose.values)
-        parser.add_argument("--json", action="store_true", help="print one JSON object")
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        try:
-            key = rotate_key(
-                purpose=options["purpose"], actor=Actor("system", "rotate_key"), now=timezone.now()
-            )
-        except AgentAuthError as error:
-            raise CommandError(error.description) from error
-        starts = timestamp(key.active_from)
-        if options["json"]:
-            self.stdout.write(json.dumps({"kid": key.kid, "purpose": key.purpose, "active_from": starts}))
-        else:
-            self.stdout.write(f"Published the {key.purpose} key {key.kid}. It signs from {starts} on.")
+    def act(self, **options: Any) -> Mapping[str, Any]:
+        key = rotate_key(purpose=options["purpose"], actor=OPERATOR, now=timezone.now())
+        return {"kid": key.kid, "purpose": key.purpose, "active_from": timestamp(key.active_from)}
+
+    def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
+        yield f"Published the {result['purpose']} key {result['kid']}. It signs from {result['active_from']} on."

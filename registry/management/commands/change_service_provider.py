@@ -8,7 +8,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from agentauth.protocol.errors import InvalidRequestError
-from registry.management.json_output import OPERATOR, JsonCommand
+from audit.management.json_output import OPERATOR, JsonCommand
 from registry.services.service_providers import change_allowed, change_audience, find_any_service_provider
 
 

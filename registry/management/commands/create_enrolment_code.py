@@ -7,7 +7,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from agentauth.protocol.encoding import timestamp
-from registry.management.json_output import OPERATOR, JsonCommand
+from audit.management.json_output import OPERATOR, JsonCommand
 from registry.models import Human
 from registry.services.enrolment import create_enrolment_code
 

@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 from django.utils import timezone
 
-from registry.management.json_output import OPERATOR, JsonCommand
+from audit.management.json_output import OPERATOR, JsonCommand
 from registry.services.service_providers import create_service_provider
 
 

@@ -11,7 +11,7 @@ from django.core.management.base import CommandError
 from django.utils import timezone
 
 from agentauth.protocol.errors import InvalidClientError
-from registry.management.json_output import OPERATOR, JsonCommand
+from audit.management.json_output import OPERATOR, JsonCommand
 from registry.models import ServiceProvider
 from registry.services.service_providers import (
     authenticate_service_provider,

@@ -1,10 +1,11 @@
-"""How the registry's commands speak: lines for people, or with `--json` one JSON object on stdout."""
+"""How commands speak: lines for people, or with `--json` one JSON object on stdout; what they refuse is one clear line."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import InterfaceError, OperationalError, ProgrammingError
 
 from agentauth.protocol.errors import AgentAuthError
 from audit.services import Actor
@@ -22,17 +23,25 @@ class JsonCommand(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             result = self.act(**options)
+            lines = [json.dumps(result)] if options["json"] else list(self.lines(result, options))
         except AgentAuthError as error:
             raise CommandError(error.description) from error
         except UnicodeEncodeError as error:
             # A shell passes bytes; those that are no UTF-8 meet the database as halves of characters.
             raise CommandError("An argument is not text in UTF-8.") from error
-        if options["json"]:
-            self.stdout.write(json.dumps(result))
-        else:
-            for name, value in result.items():
-                self.stdout.write(f"{name}: {value}")
+        except (OperationalError, ProgrammingError, InterfaceError) as error:
+            said = str(error).partition("\n")[0].rstrip(".")
+            raise CommandError(
+                f"The database: {said}. Is it up, and migrated (manage.py migrate)?"
+            ) from error
+        for line in lines:
+            self.stdout.write(line)
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         """Do the work; the answer's members are part of the contract (docs/protocol.md section 12)."""
         raise NotImplementedError
+
+    def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
+        """The same for people."""
+        for name, value in result.items():
+            yield f"{name}: {value}"
