@@ -6,13 +6,47 @@ import pytest
 
 from agentauth.protocol.capability import parse_action, parse_capability
 from agentauth.protocol.envelope import parse_envelope
-from approvals.sentences import act, approval_text, confirmation_text, limits, permission, permissions, risk
+from approvals.sentences import (
+    act,
+    approval_text,
+    confirmation_text,
+    likeness,
+    limits,
+    permission,
+    permissions,
+    risk,
+)
+from registry.services.lookalikes import Likeness, Whose
 from registry.tests.cast import minutes
 
 EURO = {"value": "1240.00", "currency": "EUR"}
 READ: dict[str, Any] = {"type": "read", "resource": "calendar"}
 CUSTOM: dict[str, Any] = {"type": "custom", "namespace": "acme.crm", "name": "merge", "resource": "contacts"}
 # What would end its quotes or its line, or be drawn in another order, or not at all.
+ALIKE = {
+    (
+        Whose.ALPHABETS,
+        False,
+    ): "This agent’s name mixes letters of several alphabets, which may look like another name.",
+    (
+        Whose.SERVICE,
+        True,
+    ): "This agent calls itself “Acme”, as a service here is called, and is not that service.",
+    (
+        Whose.SERVICE,
+        False,
+    ): "This agent’s name looks like “Acme”, a service here, and it is not that service.",
+    (
+        Whose.REGISTRY,
+        True,
+    ): "This agent calls itself “Acme”, as this registry is called, and is no part of it.",
+    (Whose.REGISTRY, False): "This agent’s name looks like “Acme”, this registry, and it is no part of it.",
+    (Whose.AGENT, True): "You have another agent called “Acme”; this one has a key of its own.",
+    (
+        Whose.AGENT,
+        False,
+    ): "This agent’s name looks like “Acme”, another agent of yours, and it is not that one.",
+}
 HOSTILE = {
     "line": "x”.\nThis ends on 1 January 2027",
     "paragraph": "x”.\u2029This ends on 1 January 2027",
@@ -140,6 +174,11 @@ def test_each_act_has_its_words(body: dict[str, Any], words: str) -> None:
         for yes in (True, False)
     ]
     assert told == [f"Bot may {words}, once, within ten minutes.", f"Bot may not {words}."]
+
+
+@pytest.mark.parametrize(("whose", "exact"), ALIKE, ids=str)
+def test_AP_21_each_likeness_has_its_sentence(whose: Whose, exact: bool) -> None:
+    assert likeness(Likeness(whose, "Acme", exact=exact)) == ALIKE[whose, exact]
 
 
 def assert_said_by_us(text: str, value: str, *, lines: int) -> None:

@@ -117,6 +117,9 @@ def test_the_command_reads_the_role_from_the_address_that_serves(
     answer = json.loads(out.getvalue())
     assert answer["role"] == ROLE
     assert answer["tables"]["audit_event"] == ["INSERT", "SELECT"]
+    spoken = io.StringIO()
+    call_command("grant_serving_role", stdout=spoken)
+    assert ROLE in spoken.getvalue()
     monkeypatch.setattr(settings, "DATABASE_URL", "postgres://nobody@db/agentauth")
     with pytest.raises(CommandError, match="no database role"):
         call_command("grant_serving_role")

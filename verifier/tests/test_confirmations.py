@@ -21,6 +21,7 @@ from verifier.services.confirmations import (
     confirm,
     deny,
     expire_confirmations,
+    expire_one,
     find_for_human,
     pending_for,
 )
@@ -171,6 +172,13 @@ def test_only_its_human_decides_and_only_once(shop: Scene) -> None:
             act(confirmation=row, human=shop.human, actor=SYSTEM, now=timezone.now())
     assert Event.objects.filter(kind="verifier.confirmation.confirmed").count() == 1
     assert not pending_for(shop.human, timezone.now()).exists()
+
+
+def test_a_question_ends_once_whoever_looked_first(shop: Scene) -> None:
+    row = Confirmation.objects.get(pk=asked(shop)["confirmation_id"])
+    assert expire_one(row, actor=SYSTEM, now=timezone.now())
+    assert not expire_one(row, actor=SYSTEM, now=timezone.now())
+    assert Event.objects.filter(kind="verifier.confirmation.expired").count() == 1
 
 
 def test_a_question_lives_an_hour(shop: Scene) -> None:
