@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from approvals.templatetags.reading import when
 from approvals.tests.cast import Person
-from approvals.views import lists
+from approvals.views import paging
 from audit.models import Event
 from registry.models import Grant, ServiceProvider
 from registry.services.grants import withdraw_grant
@@ -24,7 +24,7 @@ def test_the_history_of_the_inbox_comes_in_pages(
     now: datetime,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lists, "PAGE", 2)
+    monkeypatch.setattr(paging, "PAGE", 2)
     made = []
     for number in range(3):
         wish = [{"type": "read", "resource": f"calendar/{number}"}]
@@ -40,13 +40,24 @@ def test_the_history_of_the_inbox_comes_in_pages(
     assert alice.get("/approvals/?after=nonsense").context["history"] == []
 
 
+def test_agents_come_in_pages(alice: Person, now: datetime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paging, "PAGE", 2)
+    made = [enrolled(alice.human, now=now).agent().pk for _ in range(3)]
+    first = alice.get("/agents/")
+    assert [each["agent"].pk for each in first.context["rows"]] == made[:0:-1]
+    assert f'href="?after={made[1]}"'.encode() in first.content
+    rest = alice.get(f"/agents/?after={made[1]}")
+    assert [each["agent"].pk for each in rest.context["rows"]] == made[:1]
+    assert b"?after=" not in rest.content
+
+
 def test_the_feed_comes_in_pages_and_of_one_agent(
     alice: Person, agent: AgentClient, reading: Grant, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enrolled(alice.human, now=now)
     mine = Event.objects.filter(human_id=alice.human.pk).order_by("-id")
     expected = list(mine.values_list("pk", flat=True))
-    monkeypatch.setattr(lists, "PAGE", 2)
+    monkeypatch.setattr(paging, "PAGE", 2)
     seen, query = [], ""
     while True:
         page = alice.get(f"/activity/{query}").context
@@ -55,7 +66,7 @@ def test_the_feed_comes_in_pages_and_of_one_agent(
             break
         query = f"?after={page['next']}"
     assert seen == expected
-    monkeypatch.setattr(lists, "PAGE", 50)
+    monkeypatch.setattr(paging, "PAGE", 50)
     of_one = alice.get(f"/activity/?agent={reading.agent_id}").context["lines"]
     assert {line["event"].agent_id for line in of_one} == {reading.agent_id}
     assert alice.get("/activity/?agent=nonsense").context["lines"] == []

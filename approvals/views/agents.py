@@ -18,20 +18,20 @@ from approvals.views.access import human_of, signed_in
 from approvals.views.approval import find_own_grant
 from approvals.views.described import describe_grant, describe_permissions, describe_use
 from approvals.views.happened import tell
+from approvals.views.paging import page_of
 from audit.models import Event
 from registry.authentication import actor_of
 from registry.models import Agent, Grant, Human
 from registry.services import agents, grants
 
 _EVENTS = 20
-_AGENTS = 200
 
 
 @require_safe
 @signed_in
 def index(request: HttpRequest) -> HttpResponse:
     now = timezone.now()
-    mine = list(Agent.objects.filter(human=human_of(request)).order_by("-created_at")[:_AGENTS])
+    mine, paging = page_of(Agent.objects.filter(human=human_of(request)), request)
     live: dict[Any, list[str]] = {}
     for grant in Grant.objects.live(now).filter(agent__in=mine).select_related("service_provider"):
         live.setdefault(grant.agent_id, []).append(grant.service_provider.name)
@@ -39,7 +39,7 @@ def index(request: HttpRequest) -> HttpResponse:
         {"agent": agent, "status": agent.status_at(now), "at": sorted(set(live.get(agent.pk, [])))}
         for agent in mine
     ]
-    return render(request, "agents.html", {"rows": rows})
+    return render(request, "agents.html", {"rows": rows} | paging)
 
 
 @require_safe

@@ -28,7 +28,6 @@ from approvals.views.described import (
 from audit.faults import fault_point
 from registry.authentication import actor_of
 from registry.models import Grant, Human
-from registry.services.grants import waits_for_signature
 
 WORDS = {"approve": "Approved", "deny": "Denied"}
 NEW_AGENT_SECONDS = 86_400
@@ -52,7 +51,7 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     human, now = human_of(request), timezone.now()
     grant = find_own_grant(grant_id, human)
     status = standing(grant, now)
-    anew = waits_for_signature(grant, now)
+    anew = grant.waits_for_signature(now)
     context: dict[str, Any] = {"grant": grant, "agent": grant.agent, "provider": grant.service_provider}
     if status != Grant.Status.PENDING and not anew:
         receipt = receipt_of("approval", str(grant.pk))

@@ -1,6 +1,5 @@
 """What waits and what happened: the inbox and the activity feed."""
 
-import uuid
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
@@ -9,18 +8,15 @@ from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from agentauth.protocol.capability import parse_action
-from agentauth.protocol.identifiers import parse_id
 from approvals import sentences
-from approvals.context import to_sign_again
 from approvals.services.recovery import recent_recovery
 from approvals.views.access import human_of, signed_in
 from approvals.views.described import describe_permissions, standing
 from approvals.views.happened import tell
+from approvals.views.paging import id_or_none_of_ours, page_of
 from audit.models import Event, Head
 from registry.models import Grant
 from verifier.services.confirmations import pending_for
-
-PAGE = 50
 
 
 @require_safe
@@ -29,16 +25,12 @@ def inbox(request: HttpRequest) -> HttpResponse:
     human, now = human_of(request), timezone.now()
     mine = Grant.objects.filter(agent__human=human).select_related("agent", "service_provider")
     waiting = list(mine.filter(pk__in=Grant.objects.waiting(now)).order_by("created_at"))
-    anew = mine.filter(pk__in=to_sign_again(human, now))
+    anew = mine.filter(pk__in=Grant.objects.to_sign_again(now))
     confirmations = [
         {"row": row, "act": sentences.act(parse_action(row.action), row.grant.service_provider.name)}
         for row in pending_for(human, now)
     ]
-    history = mine.exclude(status=Grant.Status.PENDING).order_by("-created_at", "-id")
-    after = _cursor(request)
-    if after is not None:
-        history = history.filter(pk__lt=after)
-    page = list(history[: PAGE + 1])
+    history, paging = page_of(mine.exclude(status=Grant.Status.PENDING), request)
     context: dict[str, Any] = {
         # A short list leaves out the harmless, never the dangerous.
         "waiting": [
@@ -46,11 +38,9 @@ def inbox(request: HttpRequest) -> HttpResponse:
             for each in [*waiting, *anew]
         ],
         "confirmations": confirmations,
-        "history": [{"grant": grant, "status": standing(grant, now)} for grant in page[:PAGE]],
-        "next": page[PAGE - 1].pk if len(page) > PAGE else None,
-        "first_page": after is None,
+        "history": [{"grant": grant, "status": standing(grant, now)} for grant in history],
         "recovery": recent_recovery(human, now=now),
-    }
+    } | paging
     return render(request, "inbox.html", context)
 
 
@@ -58,29 +48,10 @@ def inbox(request: HttpRequest) -> HttpResponse:
 @signed_in
 def activity(request: HttpRequest) -> HttpResponse:
     human = human_of(request)
-    events = Event.objects.filter(human_id=human.pk).order_by("-id")
-    if (after := _cursor(request)) is not None:
-        events = events.filter(pk__lt=after)
+    events = Event.objects.filter(human_id=human.pk)
     if agent := request.GET.get("agent", ""):
-        events = events.filter(agent_id=_uuid(agent))
-    page = list(events[: PAGE + 1])
+        events = events.filter(agent_id=id_or_none_of_ours(agent))
+    page, paging = page_of(events, request)
     head = Head.objects.first()
-    context = {
-        "lines": tell(page[:PAGE]),
-        "next": page[PAGE - 1].pk if len(page) > PAGE else None,
-        "agent": agent,
-        "log_size": head.size if head else 0,
-    }
+    context = {"lines": tell(page), "agent": agent, "log_size": head.size if head else 0} | paging
     return render(request, "activity.html", context)
-
-
-def _cursor(request: HttpRequest) -> uuid.UUID | None:
-    return _uuid(request.GET["after"]) if "after" in request.GET else None
-
-
-def _uuid(text: str) -> uuid.UUID:
-    try:
-        return parse_id(text)
-    except ValueError:
-        # A cursor nobody gave: nothing lies below it.
-        return uuid.UUID(int=0)

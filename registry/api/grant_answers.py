@@ -9,7 +9,7 @@ from django.conf import settings
 from agentauth.protocol.encoding import timestamp
 from registry.models import Grant
 from registry.services.agents import claim_is_live, claim_url
-from registry.services.grants import narrowed_members, waits_for_signature
+from registry.services.grants import narrowed_members
 from registry.services.idempotency import Answer
 
 
@@ -70,7 +70,7 @@ def render_grant(grant: Grant, now: datetime) -> dict[str, Any]:
         number = grant.agent.claim_number if unclaimed else None
         body["approval_url"] = _approval_url(str(grant.id), grant.agent_id, number)
         body["interval"] = grant.poll_interval
-    elif waits_for_signature(grant, now):
+    elif grant.waits_for_signature(now):
         # Such a suspension returns only by a new signed approval, on the same page.
         body["approval_url"] = _approval_url(str(grant.id), None, None)
     return body

@@ -19,6 +19,14 @@ class GrantQuerySet(models.QuerySet["Grant"]):
         """Pending and not past its hour."""
         return self.filter(status=Grant.Status.PENDING, expires_at__gt=now)
 
+    def to_sign_again(self, now: datetime) -> "GrantQuerySet":
+        """As `Grant.waits_for_signature`; what a revoked agent holds waits for nobody."""
+        return (
+            self.filter(status=Grant.Status.SUSPENDED, suspended_by_admin=False, valid_until__gt=now)
+            .exclude(suspension_cause=Grant.SuspensionCause.PERSON)
+            .exclude(agent__status=Agent.Status.REVOKED)
+        )
+
 
 class Grant(models.Model):
     class Status(models.TextChoices):
@@ -121,3 +129,11 @@ class Grant(models.Model):
         if self.status in {self.Status.APPROVED, self.Status.SUSPENDED}:
             return self.Status.EXPIRED if self.valid_until is None or self.valid_until <= now else self.status
         return self.status
+
+    def waits_for_signature(self, now: datetime) -> bool:
+        """Whether a new signed approval brings it back: suspended, by no person and held by no admin."""
+        return (
+            self.status_at(now) == self.Status.SUSPENDED
+            and self.suspension_cause != self.SuspensionCause.PERSON
+            and not self.suspended_by_admin
+        )

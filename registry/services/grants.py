@@ -263,15 +263,6 @@ def narrowed_members(grant: Grant) -> list[str]:
     return names
 
 
-def waits_for_signature(grant: Grant, now: datetime) -> bool:
-    """Whether a new signed approval brings it back: suspended, by no person and held by no admin."""
-    return (
-        grant.status_at(now) == Grant.Status.SUSPENDED
-        and grant.suspension_cause != Grant.SuspensionCause.PERSON
-        and not grant.suspended_by_admin
-    )
-
-
 def check_within_bounds(grant: Grant, capabilities: Sequence[Capability]) -> None:
     """The terms are covered by the manifest and the allow-list as they are now. Raises GrantChangedError."""
     manifest = parse_capabilities(grant.agent.capabilities)
@@ -311,7 +302,7 @@ def _check_decidable(grant: Grant, human: Human, now: datetime) -> None:
     if agent.human_id != human.pk or not human.is_active:
         raise NotFoundError("There is nothing here, or it is not yours.")
     status = grant.status_at(now)
-    open_ = status == Grant.Status.PENDING or waits_for_signature(grant, now)
+    open_ = status == Grant.Status.PENDING or grant.waits_for_signature(now)
     if not open_ or not agent.is_active_at(now) or not service_provider.is_active:
         raise _CHANGED
 

@@ -1,0 +1,33 @@
+"""Long lists on pages: the newest first, a page at a time."""
+
+import uuid
+from typing import Any, TypeVar
+
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest
+
+from agentauth.protocol.identifiers import parse_id
+
+Row = TypeVar("Row", bound=Model)
+PAGE = 50
+
+
+def page_of(rows: QuerySet[Row], request: HttpRequest) -> tuple[list[Row], dict[str, Any]]:
+    """The page that `?after=` asks for, and what the template says of it: `next`, the cursor, and `first_page`.
+
+    Ids rise with time, so they are the order and the cursor.
+    """
+    after = request.GET.get("after")
+    if after is not None:
+        rows = rows.filter(pk__lt=id_or_none_of_ours(after))
+    found = list(rows.order_by("-pk")[: PAGE + 1])
+    more = len(found) > PAGE
+    return found[:PAGE], {"next": found[PAGE - 1].pk if more else None, "first_page": after is None}
+
+
+def id_or_none_of_ours(text: str) -> uuid.UUID:
+    """An id a page was asked for. What is none names nothing, and nothing lies below it."""
+    try:
+        return parse_id(text)
+    except ValueError:
+        return uuid.UUID(int=0)
