@@ -1,11 +1,12 @@
 """Pieces of docs/protocol.md that hold a number, put together from the constants that enforce it."""
 
+import os
 from datetime import timedelta
 from typing import Final
+from unittest.mock import patch
 
 from django.conf import settings
 
-from agentauth import web_server
 from agentauth.protocol import capability, constraint, dpop, encoding, jose, manifest, names, token, urls
 from agentauth.protocol.envelope import DEFAULT_MAXIMA
 from approvals import sessions
@@ -22,6 +23,10 @@ from verifier import requests
 from verifier.api import VerifyBatchView
 from verifier.services import batch, confirmations
 from verifier.stores import database, redelivery
+
+# It is gunicorn's configuration, and sets up the environment of the server that reads it: not of this process.
+with patch.dict(os.environ):
+    from agentauth import web_server
 
 _LIMITS: Final = rate_limits.limits()
 
