@@ -119,6 +119,7 @@ REACHES_OUT = {
     ("kms/backends/vault.py", "hvac"),
     ("kms/backends/vault.py", "requests"),
     ("agentauth/web_server.py", "socket"),
+    ("agentauth/web_server.py", "ssl"),
     ("agentauth/management/commands/serve.py", "socket"),
     ("agentauth/management/commands/serve.py", "subprocess"),
 }

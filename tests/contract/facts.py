@@ -56,7 +56,7 @@ FACTS: Final = [
         f"One header line may have {web_server.limit_request_field_size:,} bytes, a request line "
         f"{web_server.limit_request_line:,}, a request {web_server.limit_request_fields} headers"
     ),
-    f"has not arrived within {web_server.timeout} s",
+    f"has not arrived within {web_server.REQUEST_SECONDS} s, or its head within {web_server.HEAD_SECONDS} s,",
     f"the first answer again, for {hours(idempotency.KEPT_FOR)} h",
     f"| an agent that is claimed, on the native API | {_calls(rate_limits.AGENT)} |",
     f"| a human, on pages | {_calls(rate_limits.HUMAN)} |",

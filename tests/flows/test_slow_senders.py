@@ -1,0 +1,343 @@
+"""Requests that come slowly, in pieces, several at once or not at all: nobody else waits for them."""
+
+import os
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from agentauth import middleware, web_server
+from tests.flows.test_web_server import head, memory, status_of
+from tests.live import LiveRegistry
+
+pytestmark = pytest.mark.flow
+THREADS = 8
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
+    """A server of one process and few threads."""
+    made = LiveRegistry(
+        tmp_path_factory.mktemp("slow"), workers=1, env={"LOG_FORMAT": "json", "WEB_THREADS": str(THREADS)}
+    )
+    made.prepare()
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def connect(registry: LiveRegistry) -> Iterator[Callable[[bytes], socket.socket]]:
+    """Open a connection and send something; all are closed at the end."""
+    with ExitStack() as opened:
+
+        def connected(sent: bytes = b"") -> socket.socket:
+            made = opened.enter_context(socket.create_connection(("127.0.0.1", registry.port), timeout=10))
+            made.sendall(sent)
+            return made
+
+        yield connected
+
+
+def rest(connection: socket.socket) -> bytes:
+    """Everything until the server hangs up."""
+    received = b""
+    try:
+        while part := connection.recv(65_536):
+            received += part
+    except ConnectionError:
+        pass
+    return received
+
+
+def until(connection: socket.socket, end: bytes, times: int = 1) -> bytes:
+    received = b""
+    while received.count(end) < times:
+        part = connection.recv(65_536)
+        assert part, received
+        received += part
+    return received
+
+
+def longest_wait(registry: LiveRegistry) -> float:
+    """Seconds of the slowest of some honest requests, each on a connection of its own."""
+    longest = 0.0
+    for _ in range(5):
+        for method, path, expected in (("GET", "/health/live", 200), ("POST", "/v1/verify", 401)):
+            begun = time.monotonic()
+            answer = httpx.request(
+                method, registry.url + path, json={} if method == "POST" else None, timeout=10
+            )
+            longest = max(longest, time.monotonic() - begun)
+            assert answer.status_code == expected
+    return longest
+
+
+def has_ended(connection: socket.socket) -> bool:
+    """Whether the server hung up; nothing of an answer is left to read."""
+    connection.setblocking(False)
+    try:
+        while connection.recv(65_536):
+            pass
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def test_DJ_7_slow_senders_hold_nobody_up_and_are_cut_off(
+    registry: LiveRegistry, connect: Callable[[bytes], socket.socket]
+) -> None:
+    begun = time.monotonic()
+    half = [
+        connect(head(registry, "POST /v1/revoke", "Content-Length: 1000") + b"{") for _ in range(THREADS * 4)
+    ]
+    dripping = [connect(b"POST /v1/verify HTTP/1.1\r\nX-A: ") for _ in range(THREADS * 4)]
+    silent = [connect(b"") for _ in range(THREADS * 4)]
+    ends: dict[socket.socket, float] = {}
+    while len(ends) < THREADS * 12 and time.monotonic() - begun < 30:
+        if time.monotonic() - begun < 5:
+            assert longest_wait(registry) < 1
+        for connection in {*dripping, *half, *silent} - set(ends):
+            try:
+                if connection not in silent:
+                    connection.send(b"x")
+            except OSError:
+                ends[connection] = time.monotonic() - begun
+                continue
+            if has_ended(connection):
+                ends[connection] = time.monotonic() - begun
+        time.sleep(0.2)
+    assert all(
+        web_server.HEAD_SECONDS - 1 < ends[each] < web_server.HEAD_SECONDS + 4 for each in dripping + silent
+    )
+    assert all(web_server.REQUEST_SECONDS - 1 < ends[each] < web_server.REQUEST_SECONDS + 4 for each in half)
+
+
+def test_DJ_7_whoever_is_cut_off_is_told_so(connect: Callable[[bytes], socket.socket]) -> None:
+    connection = connect(b"POST /v1/verify HTTP/1.1\r\nX-A: ")
+    connection.settimeout(15)
+    assert status_of(rest(connection)) == 408
+
+
+def test_DJ_7_a_client_that_does_not_hang_up_holds_nobody_up(
+    registry: LiveRegistry, connect: Callable[[bytes], socket.socket]
+) -> None:
+    for _ in range(THREADS * 2):
+        connect(head(registry, "GET /health/live"))
+    assert longest_wait(registry) < 1
+
+
+def test_DJ_7_too_many_senders_cost_the_first_of_them(
+    registry: LiveRegistry, connect: Callable[[bytes], socket.socket]
+) -> None:
+    most = web_server.worker_connections // 2
+    opened = [connect(b"GET /health/live HTTP/1.1\r\n") for _ in range(most + 50)]
+    assert longest_wait(registry) < 1
+    cut = [has_ended(each) for each in opened]
+    assert all(cut[:50])
+    assert not any(cut[60:])
+
+
+def test_DJ_7_unfinished_bodies_have_a_bound_together(
+    registry: LiveRegistry, connect: Callable[[bytes], socket.socket]
+) -> None:
+    before = memory(registry)
+    size = web_server.MAX_BODY_BYTES
+    sent = head(registry, "POST /v1/verify", f"Content-Length: {size}") + b"x" * (size - 1)
+    opened = []
+    for _ in range(150):
+        opened.append(connect(sent))
+        assert memory(registry) - before < 2 * web_server.MAX_HELD_BYTES
+    assert longest_wait(registry) < 1
+    assert sum(not has_ended(each) for each in opened) <= web_server.MAX_HELD_BYTES // size
+
+
+def test_DJ_7_a_head_that_never_ends_is_refused(connect: Callable[[bytes], socket.socket]) -> None:
+    assert status_of(rest(connect(b"GET / HTTP/1.1\r\nX: " + b"x" * web_server.MAX_HEAD_BYTES))) == 431
+
+
+def test_DJ_7_a_long_body_in_pieces_arrives_whole(
+    registry: LiveRegistry, connect: Callable[[bytes], socket.socket]
+) -> None:
+    made = registry.manage("create_service_provider", "Pieces", "--audience", "http://127.0.0.1:9")
+    body = b'{"requests":[{}]' + b" " * (web_server.MAX_BODY_BYTES - 17) + b"}"
+    assert len(body) == web_server.MAX_BODY_BYTES == middleware.MAX_BODY_BYTES
+    request = httpx.Request(
+        "POST",
+        f"{registry.url}/v1/verify/batch",
+        headers={"Content-Type": "application/json"},
+        content=body,
+    )
+    request = next(httpx.BasicAuth(made["client_id"], made["client_secret"]).auth_flow(request))
+    lines = [f"{name}: {value}" for name, value in request.headers.items() if name != "host"]
+    connection = connect(head(registry, "POST /v1/verify/batch", *lines))
+    for start in range(0, len(body), 50_000):
+        connection.sendall(body[start : start + 50_000])
+        time.sleep(0.05)
+    answer = rest(connection)
+    assert status_of(answer) == 200
+    assert b'"results"' in answer
+
+
+def test_DJ_7_requests_in_one_packet_are_answered_in_turn(connect: Callable[[bytes], socket.socket]) -> None:
+    post = b"POST /v1/verify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}"
+    bye = b"GET /nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    answers = rest(connect(LIVE + post + LIVE + bye))
+    assert [int(part[:3]) for part in answers.split(b"HTTP/1.1 ")[1:]] == [200, 401, 200, 404]
+
+
+def test_DJ_7_a_connection_is_kept_and_its_next_request_may_come_in_any_pieces(
+    connect: Callable[[bytes], socket.socket],
+) -> None:
+    connection = connect(LIVE + LIVE[:20])
+    until(connection, b'"status"')
+    for each in LIVE[20:] + LIVE[:-2]:
+        connection.sendall(bytes([each]))
+    until(connection, b'"status"')
+    connection.sendall(LIVE[-2:])
+    until(connection, b'"status"')
+
+
+def test_DJ_7_half_a_connection_is_enough(
+    registry: LiveRegistry, connect: Callable[[bytes], socket.socket]
+) -> None:
+    whole = connect(LIVE)
+    whole.shutdown(socket.SHUT_WR)
+    assert status_of(rest(whole)) == 200
+    begun = time.monotonic()
+    short = connect(head(registry, "POST /v1/verify", "Content-Length: 100") + b"{" + LIVE[:20])
+    short.shutdown(socket.SHUT_WR)
+    assert status_of(rest(short)) in {400, 401}
+    none = connect(b"GET /hea")
+    none.shutdown(socket.SHUT_WR)
+    assert rest(none) == b""
+    assert time.monotonic() - begun < 2
+
+
+@pytest.mark.parametrize(
+    "line", [b"Content-Length: 2000000", b"Transfer-Encoding: chunked", b"Content-Length: 0x40"]
+)
+def test_DJ_7_what_follows_a_refused_body_is_no_request(
+    connect: Callable[[bytes], socket.socket], line: bytes
+) -> None:
+    """Where nobody reads a body its end is unknown, and its text is not a request of whoever sent the next one."""
+    connection = connect(b"POST /v1/verify HTTP/1.1\r\nHost: localhost\r\n" + line + b"\r\n\r\n" + LIVE)
+    answer = until(connection, b"\r\n\r\n")
+    connection.sendall(LIVE)
+    answer += rest(connection)
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert status_of(answer) in {400, 413}
+
+
+def test_DJ_7_a_parser_that_wants_more_than_was_received_ends_its_connection() -> None:
+    received = web_server.Received()
+    received.data += b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
+    assert received.is_whole()
+    received.serve()
+    assert received.read().endswith(b"\r\n\r\n")
+    assert (received.read(2), received.last) == (b"{}", False)
+    assert (received.read(1), received.last) == (b"", True)
+
+
+def test_DJ_7_whoever_asks_may_send_is_told_once(
+    registry: LiveRegistry, connect: Callable[[bytes], socket.socket]
+) -> None:
+    expects = ["Content-Length: 2", "Expect: 100-continue"]
+    asking = connect(head(registry, "POST /v1/verify", *expects))
+    assert until(asking, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    asking.sendall(b"{}")
+    assert status_of(rest(asking)) == 401
+    assert status_of(rest(connect(head(registry, "POST /v1/verify", *expects) + b"{}"))) == 401
+    expects[0] = "Content-Length: 2000000"
+    assert status_of(rest(connect(head(registry, "POST /v1/verify", *expects)))) == 413
+
+
+@pytest.mark.parametrize(
+    "sent", [b"GET / HTTP/1.1\n\n", b"GET / HTTP/1.1\r\nX: y\nZ: a\r\n", b"\r\n\r\nGET / HTTP/1.1\r\n"]
+)
+def test_DJ_7_a_line_that_ends_otherwise_is_refused_at_once(
+    connect: Callable[[bytes], socket.socket], sent: bytes
+) -> None:
+    begun = time.monotonic()
+    assert status_of(rest(connect(sent))) == 400
+    assert time.monotonic() - begun < 2
+
+
+def test_DJ_7_a_server_that_stops_answers_what_it_began_to_receive(registry: LiveRegistry) -> None:
+    """Last: it ends the server."""
+    address = ("127.0.0.1", registry.port)
+    with (
+        socket.create_connection(address, timeout=10) as begun,
+        socket.create_connection(address, timeout=10) as _silent,
+    ):
+        begun.sendall(LIVE[:20])
+        time.sleep(0.2)
+        assert registry.process
+        stopped = time.monotonic()
+        os.kill(registry.process.pid, signal.SIGTERM)
+        time.sleep(3)
+        begun.sendall(LIVE[20:])
+        answer = rest(begun)
+        assert status_of(answer) == 200
+        assert b"connection: close" in answer.lower()
+        assert registry.process.wait(20) == 0
+        assert time.monotonic() - stopped < 9
+
+
+def test_DJ_7_with_tls_of_its_own_the_server_waits_no_more(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    directory = tmp_path_factory.mktemp("tls")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    kept = directory / "both.pem"
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    kept.write_bytes(pem + certificate.public_bytes(serialization.Encoding.PEM))
+    made = LiveRegistry(directory, workers=1, arguments=["--certfile", str(kept)], env={"WEB_THREADS": "2"})
+    made.prepare()
+    made.launch()
+    trust = ssl.create_default_context(cafile=kept)
+    url = f"https://localhost:{made.port}"
+    try:
+        with ExitStack() as opened, httpx.Client(base_url=url, verify=trust) as client:
+            for _ in range(100):
+                try:
+                    assert client.get("/health/live").status_code == 200
+                    break
+                except httpx.TransportError:
+                    time.sleep(0.2)
+            for sent in (b"", b"\x16\x03\x01") * 4:
+                raw = opened.enter_context(socket.create_connection(("127.0.0.1", made.port), timeout=10))
+                raw.sendall(sent)
+                half = opened.enter_context(socket.create_connection(("127.0.0.1", made.port), timeout=10))
+                half = opened.enter_context(trust.wrap_socket(half, server_hostname="localhost"))
+                half.sendall(head(made, "POST /v1/verify", "Content-Length: 100"))
+            begun = time.monotonic()
+            assert client.post("/v1/verify", content=b"x" * 900_000).status_code == 401
+            assert httpx.get(f"{url}/health/live", verify=trust).status_code == 200
+            assert time.monotonic() - begun < 2
+    finally:
+        made.stop()
