@@ -28,6 +28,8 @@ GRAVE_TYPES: Final = frozenset({"delete", "transact"})
 MAX_CAPABILITIES: Final = 32
 MAX_RESOURCE: Final = 255
 MAX_ARGUMENTS: Final = 64
+# Bytes of its canonical JSON: a human may be asked to read all of it and sign, each character perhaps shown as `\x7f`.
+MAX_TRANSACT: Final = 2_048
 # An action's texts are bounded by the body that carries them: they are compared, never stored in a token.
 _MAX_BODY: Final = 65_536
 
@@ -272,6 +274,7 @@ def parse_action(obj: object, where: str = "action") -> Action:
     A malformed resource is kept and covered by nothing (`insufficient_scope`), since the path may be an agent's and
     the service provider's call is still well formed. Everything else that is wrong is the caller's mistake and
     raises InvalidRequestError: an unknown type, a `transact` without a positive amount, an amount anywhere else.
+    A `transact` is of a length that a human can read.
     """
     optional = ("arguments", "amount", "namespace", "name")
     body = members(obj, where, required=("type", "resource"), optional=optional)
@@ -284,6 +287,10 @@ def parse_action(obj: object, where: str = "action") -> Action:
         raise InvalidRequestError(f"{where}.amount: {verb}")
     amount = Money.parse(body["amount"], f"{where}.amount") if kind == "transact" else None
     arguments = _parse_arguments(body.get("arguments", {}), f"{where}.arguments")
+    if kind == "transact" and len(canonical_json(body)) > MAX_TRANSACT:
+        raise InvalidRequestError(
+            f"{where}: a transact is longer than the {MAX_TRANSACT} bytes a human can be asked to read."
+        )
     return Action(kind, resource, amount, arguments, namespace, name)
 
 

@@ -4,8 +4,11 @@ from typing import Any
 
 import pytest
 
-from agentauth.protocol.capability import parse_action, parse_capability
+from agentauth.protocol.capability import MAX_TRANSACT, parse_action, parse_capability
+from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.envelope import parse_envelope
+from agentauth.protocol.names import MAX_NAME
+from agentauth.protocol.receipt import MAX_CONSENT_TEXT
 from approvals.sentences import (
     act,
     approval_text,
@@ -213,6 +216,16 @@ def test_AP_20_a_text_in_an_argument_cannot_write_sentences_of_its_own(value: st
     action = parse_action({**READ, "arguments": {"payee": value}})
     text = confirmation_text(agent="Bot", service_provider="Acme", action=action, confirmed=True)
     assert_said_by_us(text, value, lines=1)
+
+
+def test_AP_1_the_longest_transaction_still_fits_what_a_human_signs() -> None:
+    body = {"type": "transact", "resource": "p", "amount": EURO, "arguments": {"payee": ""}}
+    # One byte that is shown as four characters: nothing grows more.
+    body["arguments"] = {"payee": "\x7f" * (MAX_TRANSACT - len(canonical_json(body)))}
+    text = confirmation_text(
+        agent="x" * MAX_NAME, service_provider="x" * MAX_NAME, action=parse_action(body), confirmed=True
+    )
+    assert MAX_TRANSACT * 3 < len(text) < MAX_CONSENT_TEXT / 1.5
 
 
 def test_a_text_that_shows_as_itself_is_shown_as_it_is() -> None:

@@ -79,6 +79,7 @@ FACTS: Final = [
     ),
     f"at most {capability.MAX_RESOURCE} characters, case-sensitive",
     f"arguments at most {capability.MAX_ARGUMENTS} scalars",
+    f"`transact`, which has at most {capability.MAX_TRANSACT:,} bytes of RFC 8785 JSON",
     f"| {DEFAULT_MAXIMA.max_requests_per_minute:,} each |",
     f"in its window twice | {DEFAULT_MAXIMA.allowed_time_windows} |",
     f"UTC if absent | {DEFAULT_MAXIMA.budgets} |",

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from agentauth.protocol.capability import (
+    MAX_TRANSACT,
     Action,
     Capability,
     Violation,
@@ -17,6 +18,7 @@ from agentauth.protocol.capability import (
     parse_capability,
 )
 from agentauth.protocol.constraint import Constraint
+from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import InvalidRequestError
 
 PAYMENT: dict[str, Any] = {
@@ -317,6 +319,18 @@ def test_EN_14_an_action_with_a_wrong_member_is_refused_by_name(change: dict[str
     with pytest.raises(InvalidRequestError) as caught:
         parse_action(body)
     assert caught.value.description.startswith(place)
+
+
+def test_a_transact_is_of_a_length_a_human_can_read() -> None:
+    def action(kind: str, length: int) -> dict[str, Any]:
+        body = {"type": kind, "resource": "payments", "arguments": {"payee": "x" * length}}
+        return body | ({"amount": {"value": "1.00", "currency": "EUR"}} if kind == "transact" else {})
+
+    room = MAX_TRANSACT - len(canonical_json(action("transact", 0)))
+    assert parse_action(action("transact", room)).arguments == {"payee": "x" * room}
+    with pytest.raises(InvalidRequestError, match="2048 bytes"):
+        parse_action(action("transact", room + 1))
+    assert parse_action(action("write", room + 1))
 
 
 def test_a_transact_action_without_an_amount_is_refused() -> None:
