@@ -17,6 +17,8 @@ from tests.postgres import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 60
+# Each registry has its own; agentauth/web_server.py, once imported, sets the second for the process that imports it.
+OWN = ("DATABASE_URL", "PROMETHEUS_MULTIPROC_DIR")
 
 
 class LiveRegistry:
@@ -37,7 +39,7 @@ class LiveRegistry:
         self.arguments = arguments
         self.log = directory / "server.log"
         self.env = {
-            **{name: value for name, value in os.environ.items() if name != "DATABASE_URL"},
+            **{name: value for name, value in os.environ.items() if name not in OWN},
             "PUBLIC_URL": self.url,
             "VAR_DIR": str(directory),
             "DATABASE_URL": database_url,
