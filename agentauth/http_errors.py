@@ -116,11 +116,14 @@ def domain_error(error: Exception) -> AgentAuthError:
     return ServerError("Something went wrong on our side. Quote the request id when you report it.")
 
 
+# One sentence for both kinds of endpoint: the library does not say which of them refused.
+_MEDIA_TYPE = "Send JSON as application/json; at /v1/revoke and /v1/introspect a form, urlencoded."
 _LIBRARY_ERRORS: list[tuple[type[Exception], Callable[[], AgentAuthError]]] = [
     (Http404, lambda: NotFoundError("There is nothing here, or it is not yours.")),
     (drf.NotFound, lambda: NotFoundError("There is nothing here, or it is not yours.")),
     (drf.MethodNotAllowed, lambda: MethodNotAllowedError("This address does not take that method.")),
-    (drf.UnsupportedMediaType, lambda: UnsupportedMediaTypeError("Send the body as application/json.")),
+    (drf.UnsupportedMediaType, lambda: UnsupportedMediaTypeError(_MEDIA_TYPE)),
+    (drf.NotAcceptable, lambda: InvalidRequestError("Answers are application/json: Accept must allow it.")),
     (drf.NotAuthenticated, lambda: InvalidClientError("Authenticate first.")),
     (drf.AuthenticationFailed, lambda: InvalidClientError("The credentials were not accepted.")),
     (drf.PermissionDenied, lambda: PermissionDeniedError("This is not allowed for you.")),

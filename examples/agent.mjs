@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // An agent, and for show its service provider, in one file without dependencies, after docs/protocol.md: (§n) names its sections.
 //
-//   node examples/agent.mjs --registry http://localhost:8000 --service-provider demo-service \
+//   node examples/agent.mjs [--registry http://localhost:8000] [--service-provider demo-service]
 //        [--client-id ID --client-secret-file FILE]            play the service provider too: ask verify
 //   node examples/agent.mjs --example [docs/example.md]        make the bytes of the worked example and compare
 //
@@ -389,7 +389,7 @@ async function checkExample(file) {
 const text = (fallback) => ({ type: "string", default: fallback });
 const { values: options } = parseArgs({
   options: {
-    ...{ registry: text(), "service-provider": text(), "client-id": text(), "client-secret-file": text(), "enrolment-code": text() },
+    ...{ registry: text("http://localhost:8000"), "service-provider": text("demo-service"), "client-id": text(), "client-secret-file": text(), "enrolment-code": text() },
     ...{ key: text(), alg: text("EdDSA"), name: text("JavaScript agent"), "model-origin": text("models.example") },
     ...{ capabilities: text('[{"type":"read","resource":"calendar"}]'), action: text(), url: text() },
     ...{ renew: { type: "boolean" }, rotate: { type: "boolean" }, example: { type: "boolean" } },

@@ -107,7 +107,10 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
     "request_too_large": Refusal(
         "more than 65,536 bytes (1 MiB for a batch)", "The body is larger than 64 kB (1 MB for a batch)."
     ),
-    "unsupported_media_type": Refusal("another Content-Type", "Send the body as application/json."),
+    "unsupported_media_type": Refusal(
+        "another Content-Type",
+        "Send JSON as application/json; at /v1/revoke and /v1/introspect a form, urlencoded.",
+    ),
     "invalid_state": Refusal("the act does not fit the state", "Only a pending request can be withdrawn."),
     "manifest_conflict": Refusal(
         "the key is registered with another manifest",

@@ -205,7 +205,7 @@ def find_service_provider(reference: str) -> ServiceProvider:
     """The active service provider with this id or slug. Raises NotFoundError."""
     found = find_any_service_provider(reference)
     if not found.is_active:
-        raise NotFoundError("There is nothing here, or it is not yours.")
+        raise NotFoundError("No service provider has this id or slug.")
     return found
 
 
@@ -217,7 +217,7 @@ def find_any_service_provider(reference: str) -> ServiceProvider:
         by = {"slug": reference}  # type: ignore[dict-item]  # one key either way
     found = ServiceProvider.objects.filter(**by).first()
     if found is None:
-        raise NotFoundError("There is nothing here, or it is not yours.")
+        raise NotFoundError("No service provider has this id or slug.")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Sets the scene of the screenshots through the services: `python -m tests.browser.stage EMAIL` prints name → path.
+"""Sets the scene of the screenshots through the services: `python -m tests.browser.stage set_up EMAIL` prints name → path.
 
 Everything a person can meet on the pages, at realistic ages; only what takes a passkey is left to the browser.
 """
@@ -214,6 +214,7 @@ class Stage:
                 at=self.now - ago,
                 outcome=outcome,
                 reason=reason,
+                data={"error": "envelope_exceeded"} if reason else {},
                 agent_id=grant.agent_id,
                 human_id=self.human.pk,
                 service_provider_id=grant.service_provider_id,
