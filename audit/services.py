@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -103,9 +102,9 @@ def record(
             Opening(event=event, member=member, salt=salts[member], value=hidden[member]) for member in hidden
         )
         QueueEntry.objects.create(event=event)
-    # Once it is true, and without a say in it.
+    # Once it is true, and without a say in it. (A function, not a `partial`: Django wants its name where it fails.)
     observe = import_string(settings.AUDIT_OBSERVER)
-    transaction.on_commit(partial(observe, event), robust=True)
+    transaction.on_commit(lambda: observe(event), robust=True)
     return event
 
 

@@ -50,6 +50,21 @@ def test_the_entry_is_the_salted_hash_of_what_the_database_gives_back(make_event
     assert len(bytes(stored.salt)) == 32
 
 
+def broken_observer(_event: Event) -> None:
+    raise RuntimeError("a counter is full")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_observer_that_fails_undoes_nothing_and_is_a_line_in_the_log(
+    make_event: MakeEvent, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.AUDIT_OBSERVER = f"{__name__}.broken_observer"
+    with transaction.atomic():
+        event = make_event()
+    assert Event.objects.filter(pk=event.pk).exists()
+    assert "a counter is full" in caplog.text
+
+
 def test_ids_are_version_7_and_times_keep_their_microseconds(make_event: MakeEvent) -> None:
     event = Event.objects.get(pk=make_event(at=AT).pk)
     assert event.id.version == 7

@@ -322,3 +322,5 @@ def test_JK_18_an_operator_disables_a_key_by_its_name() -> None:
         call_command("disable_key", kid)
     with pytest.raises(CommandError, match="no key of that name"):
         call_command("disable_key", "nobody")
+    with pytest.raises(CommandError, match="no key of that name"):
+        call_command("disable_key", "-" + kid[1:], "--json")
