@@ -118,8 +118,8 @@ NETWORK = {
 REACHES_OUT = {
     ("kms/backends/vault.py", "hvac"),
     ("kms/backends/vault.py", "requests"),
-    ("agentauth/web_server.py", "socket"),
-    ("agentauth/web_server.py", "ssl"),
+    ("agentauth/receiving.py", "socket"),
+    ("agentauth/receiving.py", "ssl"),
     ("agentauth/management/commands/serve.py", "socket"),
     ("agentauth/management/commands/serve.py", "subprocess"),
 }

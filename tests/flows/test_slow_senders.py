@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from agentauth import middleware, web_server
+from agentauth import middleware, receiving, web_server
 from tests.flows.test_web_server import head, memory, status_of
 from tests.live import LiveRegistry
 
@@ -121,9 +121,9 @@ def test_DJ_7_slow_senders_hold_nobody_up_and_are_cut_off(
                 ends[connection] = time.monotonic() - begun
         time.sleep(0.2)
     assert all(
-        web_server.HEAD_SECONDS - 1 < ends[each] < web_server.HEAD_SECONDS + 4 for each in dripping + silent
+        receiving.HEAD_SECONDS - 1 < ends[each] < receiving.HEAD_SECONDS + 4 for each in dripping + silent
     )
-    assert all(web_server.REQUEST_SECONDS - 1 < ends[each] < web_server.REQUEST_SECONDS + 4 for each in half)
+    assert all(receiving.REQUEST_SECONDS - 1 < ends[each] < receiving.REQUEST_SECONDS + 4 for each in half)
 
 
 def test_DJ_7_whoever_is_cut_off_is_told_so(connect: Callable[[bytes], socket.socket]) -> None:
@@ -155,26 +155,29 @@ def test_DJ_7_unfinished_bodies_have_a_bound_together(
     registry: LiveRegistry, connect: Callable[[bytes], socket.socket]
 ) -> None:
     before = memory(registry)
-    size = web_server.MAX_BODY_BYTES
+    size = receiving.MAX_BODY_BYTES
     sent = head(registry, "POST /v1/verify", f"Content-Length: {size}") + b"x" * (size - 1)
     opened = []
     for _ in range(150):
         opened.append(connect(sent))
-        assert memory(registry) - before < 2 * web_server.MAX_HELD_BYTES
+        assert memory(registry) - before < 2 * receiving.MAX_HELD_BYTES
     assert longest_wait(registry) < 1
-    assert sum(not has_ended(each) for each in opened) <= web_server.MAX_HELD_BYTES // size
+    assert sum(not has_ended(each) for each in opened) <= receiving.MAX_HELD_BYTES // size
 
 
 def test_DJ_7_a_head_that_never_ends_is_refused(connect: Callable[[bytes], socket.socket]) -> None:
-    assert status_of(rest(connect(b"GET / HTTP/1.1\r\nX: " + b"x" * web_server.MAX_HEAD_BYTES))) == 431
+    longest = web_server.limit_request_line + web_server.limit_request_fields * (
+        web_server.limit_request_field_size + 2
+    )
+    assert status_of(rest(connect(b"GET / HTTP/1.1\r\nX: " + b"x" * longest))) == 431
 
 
 def test_DJ_7_a_long_body_in_pieces_arrives_whole(
     registry: LiveRegistry, connect: Callable[[bytes], socket.socket]
 ) -> None:
     made = registry.manage("create_service_provider", "Pieces", "--audience", "http://127.0.0.1:9")
-    body = b'{"requests":[{}]' + b" " * (web_server.MAX_BODY_BYTES - 17) + b"}"
-    assert len(body) == web_server.MAX_BODY_BYTES == middleware.MAX_BODY_BYTES
+    body = b'{"requests":[{}]' + b" " * (receiving.MAX_BODY_BYTES - 17) + b"}"
+    assert len(body) == receiving.MAX_BODY_BYTES == middleware.MAX_BODY_BYTES
     request = httpx.Request(
         "POST",
         f"{registry.url}/v1/verify/batch",
@@ -243,7 +246,7 @@ def test_DJ_7_what_follows_a_refused_body_is_no_request(
 
 
 def test_DJ_7_a_parser_that_wants_more_than_was_received_ends_its_connection() -> None:
-    received = web_server.Received()
+    received = receiving.Received()
     received.data += b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
     assert received.is_whole()
     received.serve()

@@ -1,0 +1,239 @@
+"""A gunicorn worker whose threads only ever see whole requests: its loop receives them first.
+
+Why it is ours, and what it may cost: docs/adr/0010-whole-requests-for-threads.md. The framing here only says when a request is
+all here; gunicorn's own parser reads the same bytes again and has the last word.
+"""
+
+import contextlib
+import re
+import selectors
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from gunicorn.http import get_parser
+from gunicorn.http.unreader import Unreader
+from gunicorn.sock import ssl_wrap_socket
+from gunicorn.workers.gthread import ThreadWorker
+
+# Seconds to send the head of a request, and all of it.
+HEAD_SECONDS: Final = 10
+REQUEST_SECONDS: Final = 20
+# To take the answer and hang up, once we have.
+LINGER_SECONDS: Final = 2
+# The largest body that is taken at all (agentauth/middleware.py); a larger one is refused by its length.
+MAX_BODY_BYTES: Final = 1024 * 1024
+# Of all requests of a process that are not answered yet.
+MAX_HELD_BYTES: Final = 64 * 1024 * 1024
+_READ_BYTES: Final = 65_536
+
+# A line that ends in LF alone ends a head too: the parser refuses it.
+_END_OF_HEAD: Final = re.compile(rb"\r\n\r\n|(?<!\r)\n")
+# Everything that may say where a body ends; its digits where they are plain.
+_FRAMING: Final = re.compile(
+    rb"\r\n(?:content-length:[ \t]*([0-9]{1,7})[ \t]*(?=\r\n)|(?:content-length|transfer-encoding)[ \t]*:)",
+    re.IGNORECASE,
+)
+_EXPECTS: Final = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*\r\n", re.IGNORECASE)
+_BLOCKED: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class Received(Unreader):  # type: ignore[misc]  # gunicorn has no types
+    """What came in on one connection and no request has taken yet. Whoever reads on finds an end, and never waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Where a request has no end we know, what follows it is no other request.
+        self.last = False
+        self.watched = False
+        self.size = 0
+        self.rest = b""
+        self.begin()
+
+    def begin(self) -> None:
+        """Wait for the next request, of which some may be here already."""
+        self.data = bytearray(self.take_buffered() + self.rest)
+        self.rest = b""
+        self.head = self.wanted = self.searched = 0
+        self.expects = False
+        self.begun, self.patience = time.monotonic(), HEAD_SECONDS
+
+    def is_whole(self) -> bool:
+        """Whether all of the request is here, or enough to refuse it."""
+        if not self.wanted:
+            end = _END_OF_HEAD.search(self.data, self.searched)
+            self.searched = max(0, len(self.data) - 3)
+            if not end:
+                return False
+            head = bytes(self.data[: end.end()])
+            lengths = _FRAMING.findall(head)
+            length = int(lengths[0] or -1) if len(lengths) == 1 else -len(lengths)
+            if not 0 <= length <= MAX_BODY_BYTES:
+                # A body that is refused whatever it holds, or whose end is unknown: none of it is waited for.
+                self.last, length = True, 0
+            self.head, self.wanted = len(head), len(head) + length
+            self.patience = REQUEST_SECONDS
+            self.expects = b" HTTP/1.1\r\n" in head and bool(_EXPECTS.search(head))
+        return len(self.data) >= self.wanted
+
+    def serve(self) -> None:
+        """Let a thread read it. The body comes apart: the parser would copy it with each line of the head."""
+        end = self.head if self.wanted > self.head else len(self.data)
+        self.unread(bytes(self.data[:end]))
+        self.rest = bytes(self.data[end:])
+        self.data.clear()
+
+    def chunk(self, size_hint: int | None = None) -> bytes:
+        rest, self.rest = self.rest, b""
+        self.last = self.last or not rest
+        return rest
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]
+    """Threads that only ever see whole requests: the loop that accepts connections also receives what they send.
+
+    However many send slowly, none of them has a thread. They have a deadline, and when there are too many of them, or
+    they hold too much memory, the ones that began first are cut off.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.max_keepalived = self.worker_connections // 4
+        cfg = self.cfg
+        self._max_head = (
+            cfg.limit_request_line + cfg.limit_request_fields * (cfg.limit_request_field_size + 2) + 4
+        )
+        # Connections the loop reads from, in the order they came to it.
+        self._receiving: dict[Any, Received] = {}
+        self._held = 0
+
+    def enqueue_req(self, conn: Any) -> None:
+        """A connection that is new, or whose next request begins."""
+        try:
+            if conn.parser is None:
+                if self.cfg.is_ssl:
+                    conn.sock = ssl_wrap_socket(conn.sock, self.cfg)
+                conn.parser = get_parser(self.cfg, conn.sock, conn.client)
+                conn.parser.unreader = Received()
+                conn.data_ready = True
+            conn.sock.settimeout(0)
+        except (OSError, ValueError):
+            self.nr_conns -= 1
+            conn.close()
+            return
+        conn.parser.unreader.begin()
+        self._hold(conn, len(conn.parser.unreader.data))
+        self.receive(conn)
+
+    def receive(self, conn: Any, _sock: Any = None) -> None:
+        received = conn.parser.unreader
+        try:
+            while not received.is_whole():
+                if not received.wanted and len(received.data) > self._max_head:
+                    self.refuse(conn, "431 Request Header Fields Too Large")
+                    return
+                data = conn.sock.recv(_READ_BYTES)
+                if not data:
+                    received.last = True
+                    break
+                received.data += data
+                self._hold(conn, len(data))
+        except _BLOCKED:
+            if received.expects:
+                received.expects = False
+                with contextlib.suppress(OSError):
+                    conn.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._watch(conn, self.receive)
+            return
+        except OSError:
+            self.drop(conn)
+            return
+        if not received.data:
+            self.drop(conn)
+            return
+        self._unwatch(conn)
+        received.serve()
+        super().enqueue_req(conn)
+
+    def handle(self, conn: Any) -> bool:
+        return bool(super().handle(conn)) and not conn.parser.unreader.last
+
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        self._hold(conn, -conn.parser.unreader.size)
+        if not fs.cancelled() and not fs.exception() and fs.result():
+            super().finish_request(conn, fs)
+        else:
+            self.linger(conn)
+
+    def refuse(self, conn: Any, status: str) -> None:
+        with contextlib.suppress(OSError):
+            conn.sock.send(f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode())
+        self.linger(conn)
+
+    def linger(self, conn: Any) -> None:
+        """Hang up, and read on for a moment: bytes that nobody reads would take the answer with them.
+
+        gunicorn does this too, but its loop stands still meanwhile: a client that does not hang up stops everybody.
+        """
+        self._unwatch(conn)
+        received = conn.parser.unreader
+        self._hold(conn, -received.size)
+        received.data.clear()
+        received.begun, received.patience = time.monotonic(), LINGER_SECONDS
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+            conn.sock.settimeout(0)
+        except OSError:
+            self.drop(conn)
+            return
+        self._watch(conn, self.discard)
+
+    def discard(self, conn: Any, _sock: Any) -> None:
+        try:
+            if conn.sock.recv(_READ_BYTES):
+                return
+        except _BLOCKED:
+            return
+        except OSError:
+            pass
+        self.drop(conn)
+
+    def drop(self, conn: Any) -> None:
+        self._unwatch(conn)
+        self._hold(conn, -conn.parser.unreader.size)
+        self.nr_conns -= 1
+        conn.close()
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        super().wait_for_and_dispatch_events(timeout)
+        now = time.monotonic()
+        for conn, received in list(self._receiving.items()):
+            # Connections that sent nothing do not keep a server that stops.
+            patience = received.patience if self.alive or received.data else LINGER_SECONDS
+            if len(self._receiving) > self.worker_connections // 2 or self._held > MAX_HELD_BYTES:
+                self.drop(conn)
+            elif now - received.begun > patience:
+                if received.data:
+                    self.refuse(conn, "408 Request Timeout")
+                else:
+                    self.drop(conn)
+
+    def _hold(self, conn: Any, count: int) -> None:
+        conn.parser.unreader.size += count
+        self._held += count
+
+    def _watch(self, conn: Any, callback: Callable[[Any, Any], None]) -> None:
+        received = conn.parser.unreader
+        if not received.watched:
+            received.watched = True
+            self._receiving[conn] = received
+            self.poller.register(conn.sock, selectors.EVENT_READ, partial(callback, conn))
+
+    def _unwatch(self, conn: Any) -> None:
+        if conn.parser.unreader.watched:
+            conn.parser.unreader.watched = False
+            del self._receiving[conn]
+            self.poller.unregister(conn.sock)
