@@ -193,20 +193,22 @@ def _short(sentence: str) -> str:
     return sentence
 
 
-def headers_of(error: AgentAuthError, status: int) -> dict[str, str]:
+def headers_of(error: AgentAuthError, status: int, request: HttpRequest | Request) -> dict[str, str]:
     headers = {"Cache-Control": "no-store"}
     if status in {429, 503}:
         headers["Retry-After"] = str(error.fields.get("retry_after", DEFAULT_RETRY_SECONDS))
     if status == STATUSES["invalid_client"]:
-        headers["WWW-Authenticate"] = _challenge(error)
+        headers["WWW-Authenticate"] = _challenge(error, request)
     return headers
 
 
-def _challenge(error: AgentAuthError) -> str:
+def _challenge(error: AgentAuthError, request: HttpRequest | Request) -> str:
+    """In the scheme the caller uses: agents show a proof, service providers a secret, people a passkey."""
     if isinstance(error, InvalidProofError | ProofNonceRequiredError):
         return DPOP_CHALLENGE.format(code=error.code)
     if isinstance(error, InvalidClientError):
-        return 'Basic realm="agentauth"'
+        proved = "DPoP" in request.headers and "Authorization" not in request.headers
+        return DPOP_CHALLENGE.format(code=error.code) if proved else 'Basic realm="agentauth"'
     # A page's script is asking: at `Basic` the browser would open its own password dialog.
     return 'Passkey realm="agentauth"'
 
@@ -223,7 +225,7 @@ def handle_exception(exc: Exception, context: dict[str, Any]) -> Response:
     if isinstance(error, InvalidProofError | ProofNonceRequiredError):
         # At /v1/tokens and POST /v1/agents a bad proof is a bad request (RFC 9449 section 5).
         status = getattr(view, "proof_error_status", status)
-    return Response(body_of(error), status=status, headers=headers_of(error, status))
+    return Response(body_of(error), status=status, headers=headers_of(error, status, request))
 
 
 def error_response(request: HttpRequest, error: AgentAuthError) -> HttpResponse:
@@ -234,8 +236,8 @@ def error_response(request: HttpRequest, error: AgentAuthError) -> HttpResponse:
     if "text/html" in request.headers.get("Accept", ""):
         page = {"error": error, "status": status}
         content = render_to_string("error.html", page, request)
-        return HttpResponse(content, status=status, headers=headers_of(error, status))
-    return JsonResponse(body_of(error), status=status, headers=headers_of(error, status))
+        return HttpResponse(content, status=status, headers=headers_of(error, status, request))
+    return JsonResponse(body_of(error), status=status, headers=headers_of(error, status, request))
 
 
 class PageErrorMiddleware:
@@ -274,7 +276,7 @@ def bad_request(request: HttpRequest, exception: Exception | None = None) -> Htt
     error = recorded(request, InvalidRequestError("The request could not be read."))
     metrics.count_error(error)
     status = STATUSES[error.code]
-    return JsonResponse(body_of(error), status=status, headers=headers_of(error, status))
+    return JsonResponse(body_of(error), status=status, headers=headers_of(error, status, request))
 
 
 def permission_denied(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
@@ -292,4 +294,4 @@ def server_error(request: HttpRequest) -> HttpResponse:
     logger.error("unhandled error in a middleware", exc_info=cause)
     metrics.count_error(error)
     status = STATUSES[error.code]
-    return JsonResponse(body_of(error), status=status, headers=headers_of(error, status))
+    return JsonResponse(body_of(error), status=status, headers=headers_of(error, status, request))

@@ -64,7 +64,7 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
     "invalid_request": Refusal(
         "unreadable body, unknown member or parameter, wrong type, limit passed, a query string on a mutation, an `Accept` "
         "without JSON",
-        "The query string holds a parameter that is not known here.",
+        "The cursor is not one we gave.",
     ),
     "invalid_manifest": Refusal("the manifest fails section 5", "aud: the manifest is for another registry."),
     "invalid_enrolment_code": Refusal(
@@ -72,7 +72,7 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
     ),
     "invalid_scope": Refusal(
         "asked beyond the manifest, or beyond what the service provider allows",
-        "The agent's manifest does not cover all of these capabilities.",
+        "The agent's manifest does not cover 'write:calendar'.",
     ),
     "grant_too_large": Refusal(
         "a token of this grant would not fit",

@@ -17,6 +17,7 @@ from .errors import (
 )
 from .jose import VerifiedJws, parse_compact, sign_compact, verify_jws
 from .keys import PrivateMemberError, PublicKey, Signer, parse_jwk
+from .reading import shown
 from .urls import normalize_url, url_within
 
 __all__ = [
@@ -230,7 +231,7 @@ def _check_url(url: str, expected_url: str) -> None:
     except InvalidRequestError as error:
         raise InvalidProofError(error.description, reason="url") from None
     if not same:
-        raise InvalidProofError("The proof was made for another URL.", reason="url")
+        raise InvalidProofError(f"The proof was made for another URL than {shown(expected)}.", reason="url")
 
 
 def _check_time(claims: dict[str, object], iat: int, now: int) -> None:

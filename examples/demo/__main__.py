@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -32,6 +33,9 @@ class CannotRunError(Exception):
 
 def main() -> int:
     """Run the demo: 0 as it should be, 1 not, 130 when interrupted."""
+    ArgumentParser(prog="python -m examples.demo", description=__doc__).parse_args()
+    # So that the demo service is stopped with us whoever ends the demo.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         check_registry(os.environ.get("PUBLIC_URL", "http://localhost:8000").rstrip("/"))
         file, credentials = load_demo()

@@ -9,6 +9,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import IntegrityError, transaction
 
+from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import (
     InvalidStateError,
     InvalidTokenError,
@@ -324,3 +325,17 @@ def test_JK_18_an_operator_disables_a_key_by_its_name() -> None:
         call_command("disable_key", "nobody")
     with pytest.raises(CommandError, match="no key of that name"):
         call_command("disable_key", "-" + kid[1:], "--json")
+
+
+def test_JK_18_whoever_disables_the_last_key_is_told_when_the_next_signs() -> None:
+    first = ensure_key(purpose="token", actor=ACTOR, now=NOW).kid
+
+    def said(*command: str) -> str:
+        out = StringIO()
+        call_command(*command, stdout=out)
+        return out.getvalue()
+
+    assert "it does again after manage.py ensure_keys." in said("disable_key", first)
+    told = said("ensure_keys").splitlines()[-1]
+    following = Key.objects.get(purpose="token", state="next")
+    assert told == f"token: {following.kid} signs from {timestamp(following.active_from)} on"

@@ -14,7 +14,7 @@ from rest_framework.views import APIView
 
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.identifiers import parse_id
-from agentauth.protocol.reading import members
+from agentauth.protocol.reading import members, shown
 from audit.services import Actor
 from registry.authentication import AgentProofAuthentication, actor_of, caller_of
 from registry.models import Agent
@@ -64,7 +64,8 @@ class NativeView(APIView):
         found = self.request.query_params
         for name, values in found.lists():
             if name not in names or len(values) != 1:
-                raise InvalidRequestError("The query string holds a parameter that is not known here.")
+                taken = f"only {', '.join(names)}, each once" if names else "none"
+                raise InvalidRequestError(f"Query parameter {shown(name)}: {taken} may stand here.")
         return {name: found[name] for name in found}
 
     def listed(self, newest_first: QuerySet[Any], render: Callable[[Any], dict[str, Any]]) -> Response:

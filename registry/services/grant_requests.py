@@ -1,7 +1,7 @@
 """Asking for a grant: every limit on what, how much and how often an agent may ask."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -17,6 +17,7 @@ from agentauth.protocol.errors import (
     InvalidScopeError,
     TooManyPendingGrantsError,
 )
+from agentauth.protocol.reading import shown
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Agent, Grant, Human, ServiceProvider
@@ -110,12 +111,17 @@ def _check_may_ask(agent: Agent, now: datetime) -> None:
         raise AgentInactiveError(f"This agent is {status} and may not ask for grants.")
 
 
+def _beyond(asked: Sequence[Capability], limits: Iterable[Capability]) -> str:
+    """The first that goes beyond all of `limits`, named; empty if none does."""
+    wide = tuple(limits)
+    return next((shown(f"{each.type}:{each.resource}") for each in asked if not narrows([each], wide)), "")
+
+
 def _check_terms(agent: Agent, asked: GrantRequest) -> None:
-    if not narrows(asked.capabilities, parse_capabilities(agent.capabilities)):
-        raise InvalidScopeError("The agent's manifest does not cover all of these capabilities.")
-    allowed = [parse_allow_entry(entry) for entry in asked.service_provider.allowed]
-    if not narrows(asked.capabilities, allowed):
-        raise InvalidScopeError("The service provider does not allow all of these capabilities.")
+    if beyond := _beyond(asked.capabilities, parse_capabilities(agent.capabilities)):
+        raise InvalidScopeError(f"The agent's manifest does not cover {beyond}.")
+    if beyond := _beyond(asked.capabilities, map(parse_allow_entry, asked.service_provider.allowed)):
+        raise InvalidScopeError(f"The service provider does not allow {beyond}.")
     single_currency(asked.capabilities, asked.envelope)
     check_token_fits(asked.service_provider, asked.capabilities, asked.envelope)
 

@@ -41,7 +41,9 @@ def test_OG_1_AP_35_without_a_proof_nothing_answers(method: str, path: str) -> N
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_a_good_proof_by_an_unknown_key_is_an_unknown_client(method: str, path: str) -> None:
-    refused(AgentClient().call(method, path), 401, "invalid_client")
+    answer = AgentClient().call(method, path)
+    refused(answer, 401, "invalid_client")
+    assert answer["WWW-Authenticate"] == 'DPoP error="invalid_client", algs="EdDSA Ed25519 ES256"'
     # A stranger's key writes nothing into the memory of proofs.
     assert not SpentProof.objects.exists()
 

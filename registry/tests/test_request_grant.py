@@ -114,7 +114,8 @@ def test_nothing_beyond_what_the_service_provider_allows(agent: AgentClient, now
     strict, _ = create_service_provider(
         name="Nothing", audience="https://nothing.example", actor=TESTER, now=now
     )
-    refused(agent.ask(strict), 400, "invalid_scope")
+    body = refused(agent.ask(strict), 400, "invalid_scope")
+    assert body["error_description"] == "The service provider does not allow 'read:calendar'."
     narrow, _ = create_service_provider(
         name="Work only",
         audience="https://work.example",

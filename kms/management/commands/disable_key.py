@@ -7,7 +7,9 @@ from typing import Any
 from django.core.management.base import CommandParser
 from django.utils import timezone
 
+from agentauth.protocol.encoding import timestamp
 from audit.management.json_output import OPERATOR, JsonCommand
+from kms.models import Key
 from kms.services import disable_key
 
 
@@ -26,3 +28,10 @@ class Command(JsonCommand):
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         yield f"Disabled the {result['purpose']} key {result['kid']}."
+        others = Key.objects.filter(purpose=result["purpose"])
+        if not others.filter(state=Key.State.ACTIVE).exists():
+            following = others.filter(state=Key.State.NEXT).first()
+            ends = (
+                f"from {timestamp(following.active_from)} on" if following else "after manage.py ensure_keys"
+            )
+            yield f"Nothing signs for this purpose now; it does again {ends}."

@@ -5,6 +5,7 @@ from typing import Any
 
 from django.utils import timezone
 
+from agentauth.protocol.encoding import timestamp
 from audit.management.json_output import OPERATOR, JsonCommand
 from kms.models import Key
 from kms.services import ensure_key
@@ -21,5 +22,8 @@ class Command(JsonCommand):
         }
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
-        if options["verbosity"]:
-            yield from super().lines(result, options)
+        if not options["verbosity"]:
+            return
+        for key in Key.objects.filter(kid__in=result.values()).order_by("purpose"):
+            since = f" signs from {timestamp(key.active_from)} on" if key.state == Key.State.NEXT else ""
+            yield f"{key.purpose}: {key.kid}{since}"
