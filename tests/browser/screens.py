@@ -168,6 +168,8 @@ def refused_form(theatre: Theatre) -> Page:
     page.get_by_label("Name").fill("Beta Mail")
     page.get_by_label("Audience URL").fill("ftp://beta.example")
     page.get_by_role("button", name="Create a service provider").click()
+    # A passkey signs first; then the page comes again with what is wrong.
+    expect(page.get_by_text("The audience must be an absolute URL.")).to_be_visible()
     return page
 
 
