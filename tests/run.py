@@ -86,7 +86,6 @@ def rest(absent: dict[str, str]) -> bool:
     with postgres.cluster() as url:
         passed = pytest(
             *APPS,
-            "tests/contract",
             "tests/test_triggers.py",
             "-n",
             "2",
@@ -99,9 +98,13 @@ def rest(absent: dict[str, str]) -> bool:
 
 
 def stories(absent: dict[str, str]) -> bool:
-    """Flows, faults and interop; then the browser in a process of its own: its driver keeps an event loop running."""
+    """Sweeps side by side; flows, faults and interop one after the other, since they measure time and fill both cores.
+
+    Then the browser in a process of its own: its driver keeps an event loop running.
+    """
+    passed = pytest("tests/acts", "tests/flows", "-n", "2", "-m", "sweep")
     without = "".join(f" and not {marker}" for marker in {"browser", *absent})
-    passed = pytest("tests", *APPS, "-m", "(flow or faults or node or slow or postgres)" + without)
+    passed = pytest("tests", *APPS, "-m", "(flow or faults or node or slow)" + without) and passed
     return ("browser" in absent or pytest("tests/browser", "-m", "browser")) and passed
 
 
@@ -115,8 +118,9 @@ def main() -> int:
         passed = unit()
     elif group == "coverage":
         passed = coverage(absent)
-    elif group == "flows":
-        passed = pytest("tests", *APPS, "-m", "flow and not browser and not faults and not node")
+    elif group == "sdk":
+        # What runs on a user's own Python, against a live registry.
+        passed = pytest("tests/flows", "-m", "flow", "-k", "sdk")
     elif group in {"rest", "campaign"}:
         # CAMPAIGN=1 makes the same tests run their full counts; see tests/conftest.py.
         passed = rest(absent)

@@ -26,7 +26,7 @@ from tests.acts import agents, operators, people, service_providers
 from tests.acts.world import ROWS, Row, World
 from tests.flows.test_sweep import rows as kept_rows
 
-pytestmark = [pytest.mark.django_db, pytest.mark.flow]
+pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
 
 KINDS = {value for name, value in vars(kinds).items() if name.isupper()}
 # Said, and nothing else done: the proof, signature or challenge behind it is used up, whatever comes of it.

@@ -16,7 +16,7 @@ from kms.backends import BackendError
 from tests.flows import test_sweep as sweep
 from tests.flows.test_sweep import ROUTES, Scene, address
 
-pytestmark = [pytest.mark.django_db, pytest.mark.flow]
+pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
 
 # The same cast as the sweep's.
 alice_at, receipt_key = sweep.alice_at, sweep.receipt_key

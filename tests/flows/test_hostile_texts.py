@@ -31,7 +31,7 @@ from registry.tests.cast import PAY, READ_CALENDAR, TESTER, AgentClient, approve
 from tests.flows.test_sweep import ROUTES, address
 from verifier.models import Confirmation
 
-pytestmark = [pytest.mark.django_db, pytest.mark.flow]
+pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
 
 # Elements and templates; attributes and scripts; addresses and formats; what ends where it stands, and entities.
 TEXTS = [

@@ -31,7 +31,7 @@ from registry.tests.cast import (
 from tests.flows.test_sweep import ROUTES, address, refused_shape, rows
 from verifier.models import Confirmation
 
-pytestmark = [pytest.mark.django_db, pytest.mark.flow]
+pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 # What each parameter of the URLconf names. A new one must find its place here, and with it in the sweep.

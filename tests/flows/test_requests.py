@@ -22,7 +22,7 @@ from tests.flows.test_ownership import Cast
 from tests.flows.test_ownership import cast as cast  # noqa: PLC0414 — a fixture
 from tests.flows.test_sweep import ROUTES, address, refused_shape, rows
 
-pytestmark = [pytest.mark.django_db, pytest.mark.flow]
+pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
 
 # What would make somebody more than they are, in every place where a careless reader copies members into a row.
 PROTECTED: dict[str, Any] = {

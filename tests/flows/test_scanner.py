@@ -26,7 +26,7 @@ from registry.tests.cast import TESTER, AgentClient, approve, enrolled, pending
 from tests.flows.test_sweep import ROUTES, address
 from verifier.models import Confirmation
 
-pytestmark = [pytest.mark.django_db, pytest.mark.flow]
+pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
 
 # What a refused request leaves: its event with what belongs to it. Nothing else of the database may move.
 LOG = {"audit.event", "audit.opening", "audit.queueentry", "audit.refusalcount"}

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from unittest.mock import patch
 
 import httpx
 import pytest
@@ -16,9 +17,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from agentauth import middleware, receiving, web_server
+from agentauth import middleware, receiving
 from tests.flows.test_web_server import head, memory, status_of
 from tests.live import LiveRegistry
+
+# It sets up the environment of the server that reads it: not of this process.
+with patch.dict(os.environ):
+    from agentauth import web_server
 
 pytestmark = pytest.mark.flow
 THREADS = 8
