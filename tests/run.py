@@ -1,4 +1,4 @@
-"""Runs the groups of tests: `python -m tests.run unit|coverage|rest|flows|campaign|screenshots`. Names what a machine lacks."""
+"""Runs the groups of tests: `python -m tests.run unit|coverage|rest|sdk|campaign|screenshots`. Names what a machine lacks."""
 
 import json
 import os
