@@ -21,7 +21,7 @@ from tests.live import ROOT, LiveRegistry
 
 pytestmark = [pytest.mark.faults, pytest.mark.flow]
 
-KILLS = 20 if CAMPAIGN else 3
+KILLS = 20 if CAMPAIGN else 1
 PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "50.00", "currency": "EUR"}}
 BUDGET = {"value": "100.00", "currency": "EUR", "period": "total", "zone": "UTC"}
 THREE = {"type": "transact", "resource": "payments", "amount": {"value": "3.00", "currency": "EUR"}}
