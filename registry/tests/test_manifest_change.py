@@ -26,6 +26,7 @@ from registry.tests.cast import (
     pending,
     refused,
 )
+from tests.forging import changed_signature
 
 pytestmark = pytest.mark.django_db
 WRITE_FILES: dict[str, Any] = {"type": "write", "resource": "files"}
@@ -214,7 +215,7 @@ def test_a_bad_manifest_is_refused_as_at_registration(agent: AgentClient) -> Non
     path = "/v1/agents/me/manifest"
     good = agent.manifest(later=5)
     bad_ones = (
-        good[:-3] + "AAA",
+        changed_signature(good),
         agent.manifest(later=-61 * 86_400),
         agent.manifest(later=120),
         agent.proof("POST", path),

@@ -17,6 +17,7 @@ from registry.services.agents import revoke_agent, suspend_agent
 from registry.services.enrolment import create_enrolment_code, find_enrolment_code, use_enrolment_code
 from registry.services.people import suspend_human
 from registry.tests.cast import READ_CALENDAR, TESTER, AgentClient, claim, enrolled, refused
+from tests.forging import changed_signature
 
 pytestmark = pytest.mark.django_db
 
@@ -232,7 +233,7 @@ def test_members_that_are_unknown_missing_or_of_another_type_are_refused(body: A
 def test_a_manifest_for_another_registry_or_altered_is_refused() -> None:
     client = AgentClient()
     whole = client.manifest()
-    refused(client.register(manifest=whole[:-3] + "AAA"), 400, "invalid_manifest")
+    refused(client.register(manifest=changed_signature(whole)), 400, "invalid_manifest")
     foreign = sign_compact(
         {"aud": "https://other.example", "iat": 0, "exp": 1, "jti": "a", "name": "n",
          "model_origin": "m.example", "capabilities": [READ_CALENDAR]},

@@ -25,6 +25,7 @@ from registry.tests.cast import (
     issue,
     refused,
 )
+from tests.forging import changed_signature
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("token_key")]
 Provider = tuple[ServiceProvider, str]
@@ -78,7 +79,7 @@ def test_OA_24_RV_8_unknown_and_anothers_tokens_change_nothing_and_look_the_same
         name="Stranger", audience="https://stranger.example", actor=TESTER, now=now
     )
     bobs, jti = enrolled(bob, now=now), Token.objects.get().jti
-    forged = token[:-4] + "AAAA"
+    forged = changed_signature(token)
     answers = [revoke(bobs, token), revoke_as(stranger, token), revoke(agent, "x"), revoke(agent, jti)]
     # In the form of ours, under a name that is no key of ours.
     foreign = sign_compact({"jti": jti}, agent.signer, typ="at+jwt", header={"kid": agent.jkt})
