@@ -168,6 +168,9 @@ def database(url: str) -> dict[str, Any]:
     return config
 
 
+# Where the verifier keeps spent proofs and rates: redis://…, or redis://a:1,b:2,c:3 for a cluster. Empty: in the database.
+REDIS_URL = env("REDIS_URL")
+
 DATABASES = {"default": database(DATABASE_OWNER_URL if DATABASE_OWNER_URL and _MIGRATING else DATABASE_URL)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 

@@ -188,3 +188,56 @@ class StateChange(models.Model):
 
     def __str__(self) -> str:
         return f"{self.position}: {self.subject} {self.subject_id}"
+
+
+class Home(models.Model):
+    """Where spent proofs and rates are kept now, and since when: the one row every process reads (verifier/services/home.py)."""
+
+    ONLY = 1
+
+    class Kind(models.TextChoices):
+        DATABASE = "database"
+        REDIS = "redis"
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=ONLY)
+    # What is remembered under one number was remembered in one place without a gap. Counted up, never down.
+    epoch = models.PositiveBigIntegerField(default=1)
+    kind = models.CharField(max_length=16, choices=Kind, default=Kind.DATABASE)
+    # Since when, by the database's clock.
+    began_at = models.DateTimeField()
+    # The run ids of the Redis servers this epoch began with: another one may have forgotten something.
+    servers = models.JSONField(default=list)
+    # Set while the epoch ends: nobody decides, and the next begins when every lease has run out.
+    leaving_at = models.DateTimeField(null=True)
+    leaving_for = models.CharField(max_length=16, choices=Kind, blank=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=Q(id=1), name="home_only_one"),
+            models.CheckConstraint(condition=Q(kind__in=["database", "redis"]), name="home_kind"),
+            models.CheckConstraint(
+                condition=Q(leaving_at__isnull=True, leaving_for="")
+                | Q(leaving_at__isnull=False, leaving_for__in=["database", "redis"]),
+                name="home_leaves_for_somewhere",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch}: {self.kind}"
+
+
+class StreamCursor(models.Model):
+    """How far the events of one shard of Redis are written down: moved in the transaction that writes them."""
+
+    epoch = models.PositiveBigIntegerField()
+    shard = models.PositiveSmallIntegerField()
+    # The number of the last event taken over; they are counted 1, 2, 3 in each shard of each epoch.
+    number = models.PositiveBigIntegerField(default=0)
+    # Its id in the stream.
+    entry_id = models.CharField(max_length=48, default="0-0")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["epoch", "shard"], name="stream_cursor_one")]
+
+    def __str__(self) -> str:
+        return f"{self.epoch}/{self.shard}: {self.number}"
