@@ -122,6 +122,9 @@ REACHES_OUT = {
     ("agentauth/receiving.py", "ssl"),
     ("agentauth/management/commands/serve.py", "socket"),
     ("agentauth/management/commands/serve.py", "subprocess"),
+    # Of asyncio the loop alone: what these read comes over Django's connections.
+    ("verifier/services/following.py", "asyncio"),
+    ("verifier/services/loads.py", "asyncio"),
 }
 
 

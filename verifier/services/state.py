@@ -9,6 +9,8 @@ from registry.services.expiry import forget
 from verifier.models import StateChange
 
 KEPT_FOR = timedelta(days=1)
+# Where PostgreSQL tells each change as it commits, as "<subject> <id>", to whoever listens just then.
+CHANNEL = "agentauth_state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +35,19 @@ class Changes:
 
 
 def publish(*, subject: str, subject_id: str, at: datetime) -> None:
-    """Write one change into the feed, in the caller's transaction: `settings.STATE_PUBLISHER`, called by `kms.state`."""
+    """Write one change into the feed, in the caller's transaction: `settings.STATE_PUBLISHER`, called by `kms.state`.
+
+    PostgreSQL also calls it out with the commit. That may be lost on its way to a listener; the row is not.
+    """
     StateChange.objects.create(position=_own_position(), subject=subject, subject_id=subject_id, at=at)
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, f"{subject} {subject_id}"])
+
+
+def present_position() -> int:
+    """Where a reader who knows nothing yet begins: what is committed by now is in whatever it reads from now on."""
+    return _oldest_open_position()
 
 
 def state_since(position: int) -> Changes:

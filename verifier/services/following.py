@@ -1,0 +1,185 @@
+"""A process's own copy of the state it decides by: asked without waiting, and never older than it says."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from time import monotonic
+from typing import Final
+
+from agentauth.protocol.encoding import sha256
+from agentauth.protocol.errors import InvalidClientError, TemporarilyUnavailableError
+from agentauth.protocol.keys import PublicKey
+from kms.state import Subject
+from registry.authentication import read_basic
+from registry.models import ServiceProvider
+from registry.services.service_providers import authenticate_service_provider
+from verifier.services.loads import Loads
+from verifier.services.snapshots import Copies, Known, known_tokens
+from verifier.services.state import Change
+from verifier.services.watching import News, Watcher
+
+# Nothing is decided by a look that began longer ago, nor by a clock that differs more from the database's.
+STALE_SECONDS: Final = 5.0
+CLOCK_SECONDS: Final = 5.0
+# The subject `on_drop` is told when everything is forgotten.
+EVERYTHING: Final = "everything"
+
+_MOST_STATES: Final = 50_000
+_MOST_PROVIDERS: Final = 4_096
+# Rows of one query: so few that reading them does not hold the loop's thread up.
+_BATCH: Final = 200
+_MOST_WAITING: Final = 20_000
+# Wrong credentials are never held, and each guess is a query: those have one thread and a short queue of their own.
+_MOST_UNPROVED: Final = 1_024
+_START_SECONDS: Final = 10.0
+_STOP_SECONDS: Final = 3.0
+
+
+class Follower:
+    """Tokens, service providers and token keys as one process knows them. One per process, made after the fork.
+
+    `start` and everything after it belong to the thread of the loop: what is asked between two awaits is asked of
+    one state of the world. Two threads read what is not held, one authenticates, one watches (`Watcher`).
+    Ask `fresh` before each decision: without it the rest may be as old as the last look that succeeded.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self._loop = loop
+        self._began = float("-inf")
+        self._clock_ahead = 0.0
+        self._keys: Mapping[str, PublicKey] | None = None
+        self._callbacks: list[Callable[[str, str], None]] = []
+        self._states: Copies[str, Known] = Copies(_MOST_STATES, Known.rests_on)
+        self._providers: Copies[bytes, ServiceProvider] = Copies(_MOST_PROVIDERS, _rests_on)
+        self._state_loads = Loads(
+            known_tokens,
+            keep=self._states.keep,
+            rests_on=Known.rests_on,
+            threads=2,
+            batch=_BATCH,
+            most_waiting=_MOST_WAITING,
+        )
+        self._provider_loads = Loads(
+            _authenticated,
+            keep=lambda header, provider: self._providers.keep(_digest(header), provider),
+            rests_on=_rests_on,
+            threads=1,
+            batch=16,
+            most_waiting=_MOST_UNPROVED,
+        )
+        self._first: Future[News] = Future()
+        self._watcher = Watcher(self._tell)
+
+    def start(self) -> None:
+        """Begin to follow; returns after the first look, for which this thread waits.
+
+        Raises TemporarilyUnavailableError where none succeeds within ten seconds; then nothing is left running.
+        """
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        self._state_loads.start(self._loop)
+        self._provider_loads.start(self._loop)
+        self._watcher.start()
+        try:
+            self._hear(self._first.result(_START_SECONDS))
+        except TimeoutError:
+            self.stop()
+            raise TemporarilyUnavailableError("The database could not be read.") from None
+
+    def stop(self) -> None:
+        """End all threads. Call it before the loop is closed."""
+        self._watcher.stop(_STOP_SECONDS)
+        self._state_loads.stop(_STOP_SECONDS)
+        self._provider_loads.stop(_STOP_SECONDS)
+
+    def fresh(self) -> None:
+        """Raises TemporarilyUnavailableError where what is held may be too old, or this host's clock is wrong."""
+        if monotonic() - self._began > STALE_SECONDS or abs(self._clock_ahead) > CLOCK_SECONDS:
+            raise TemporarilyUnavailableError
+
+    async def provider(self, authorization: str) -> ServiceProvider | None:
+        """The active service provider whose credentials this header (`Basic …`) holds; None where they are refused.
+
+        Held is only a yes, by the header's digest. Raises TemporarilyUnavailableError.
+        """
+        held = self._providers.get(_digest(authorization))
+        return held if held is not None else await self._provider_loads.get(authorization)
+
+    def token_keys(self) -> Mapping[str, PublicKey]:
+        """The keys whose signatures under tokens count, by `kid`, as of the last look or the last change of a key.
+
+        Raises TemporarilyUnavailableError where a key changed and they could not be read since.
+        """
+        if self._keys is None:
+            raise TemporarilyUnavailableError
+        return self._keys
+
+    def state_now(self, jti: str) -> Known | None:
+        """What is held of this token, without waiting."""
+        return self._states.get(jti)
+
+    async def state(self, jti: str) -> Known | None:
+        """What is held of this token, or is now read of it; None where it was never issued here.
+
+        Raises TemporarilyUnavailableError.
+        """
+        held = self._states.get(jti)
+        return held if held is not None else await self._state_loads.get(jti)
+
+    def on_drop(self, callback: Callable[[str, str], None]) -> None:
+        """Have `callback` called in the loop's thread with subject and id of each change, or EVERYTHING and "".
+
+        It may be told the same more than once. By then `token_keys` and all else is what it is after the change.
+        """
+        self._callbacks.append(callback)
+
+    def _tell(self, news: News) -> None:
+        """Called in the watching thread."""
+        if self._first.done():
+            assert self._loop is not None
+            self._loop.call_soon_threadsafe(self._hear, news)
+        elif news.look is not None:
+            # Before the first look nothing is held that could have changed.
+            self._first.set_result(news)
+
+    def _hear(self, news: News) -> None:
+        """Forget first, then count as younger: an answer in between is at worst one that is read anew."""
+        if news.everything:
+            self._states.clear()
+            self._providers.clear()
+        for change in news.changes:
+            self._states.drop(change)
+            self._providers.drop(change)
+        self._state_loads.hear(news.changes, everything=news.everything)
+        self._provider_loads.hear(news.changes, everything=news.everything)
+        if news.look is not None:
+            self._keys = news.look.token_keys
+        elif any(change.subject == Subject.KEY for change in news.changes):
+            self._keys = None
+        for callback in self._callbacks:
+            if news.everything:
+                callback(EVERYTHING, "")
+            for change in news.changes:
+                callback(change.subject, change.subject_id)
+        if news.look is not None:
+            self._began, self._clock_ahead = news.look.began, news.look.clock_ahead
+
+
+def _authenticated(headers: Sequence[str]) -> dict[str, ServiceProvider | Exception]:
+    found: dict[str, ServiceProvider | Exception] = {}
+    for header in headers:
+        try:
+            client_id, secret = read_basic(header)
+            found[header] = authenticate_service_provider(client_id=client_id, secret=secret)
+        except InvalidClientError:
+            # Left out: there is no such caller.
+            continue
+    return found
+
+
+def _rests_on(provider: ServiceProvider) -> tuple[Change, ...]:
+    return (Change(Subject.SERVICE_PROVIDER, str(provider.pk)),)
+
+
+def _digest(header: str) -> bytes:
+    return sha256(header.encode(errors="surrogatepass"))

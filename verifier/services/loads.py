@@ -1,0 +1,173 @@
+"""Reading what a process does not hold yet: in threads of its own, many askers by one query, and never an old answer."""
+
+import asyncio
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
+
+from django.db import DatabaseError, InterfaceError, close_old_connections, connections
+
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from verifier.services.connecting import use_own_connection
+from verifier.services.state import Change
+
+logger = logging.getLogger(__name__)
+
+# Nobody waits longer for what has to be read.
+WAIT_SECONDS: Final = 2.0
+# How often one thing is read anew because it changed meanwhile, before its askers are told to try again.
+MOST_LOADS: Final = 3
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+@dataclass(slots=True, eq=False)
+class _Batch(Generic[K]):
+    """What one query reads, and what was heard to change since it was sent."""
+
+    keys: list[K]
+    heard: set[Change] = field(default_factory=set)
+    everything: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Asked(Generic[V]):
+    """What somebody waits for; `loads` counts the answers that were old when they came."""
+
+    answer: asyncio.Future[V | None]
+    loads: int = 0
+
+
+class Loads(Generic[K, V]):
+    """Values by their keys, read by `fetch` in threads (one connection each) and handed to `keep` and to all who asked.
+
+    `fetch` is given up to `batch` keys; a key it leaves out does not exist, one it gives an exception for raises it.
+    All but `fetch` runs in the loop's thread. What was read while something it rests on changed is read again: an
+    answer may be older than the commit of a change, but not older than the hearing of it.
+    """
+
+    def __init__(
+        self,
+        fetch: Callable[[Sequence[K]], Mapping[K, V | Exception]],
+        *,
+        keep: Callable[[K, V], None],
+        rests_on: Callable[[V], Sequence[Change]],
+        threads: int,
+        batch: int,
+        most_waiting: int,
+    ) -> None:
+        self._fetch = fetch
+        self._keep = keep
+        self._rests_on = rests_on
+        self._threads = threads
+        self._batch = batch
+        self._most_waiting = most_waiting
+        self._asked: dict[K, _Asked[V]] = {}
+        self._waiting: deque[K] = deque()
+        self._under_way: list[_Batch[K]] = []
+        self._jobs: queue.SimpleQueue[_Batch[K] | None] = queue.SimpleQueue()
+        self._workers: list[threading.Thread] = []
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to read for those who ask in `loop`."""
+        self._loop = loop
+        for number in range(self._threads):
+            worker = threading.Thread(target=self._work, name=f"{self._fetch.__name__}-{number}", daemon=True)
+            worker.start()
+            self._workers.append(worker)
+
+    def stop(self, seconds: float) -> None:
+        """End the threads; waits `seconds` for each. Who still waits for an answer gets none."""
+        for _ in self._workers:
+            self._jobs.put(None)
+        for worker in self._workers:
+            worker.join(seconds)
+        self._workers.clear()
+
+    async def get(self, key: K) -> V | None:
+        """The value of `key`; None where there is none. Who asks for the same key meanwhile waits for the same answer.
+
+        Raises TemporarilyUnavailableError where none can be had in time, and what `fetch` says of this key.
+        """
+        asked = self._asked.get(key)
+        if asked is None:
+            asked = self._ask(key)
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                # Shielded: one who goes away takes the answer from nobody else.
+                return await asyncio.shield(asked.answer)
+        except TimeoutError:
+            raise TemporarilyUnavailableError from None
+
+    def hear(self, changes: Sequence[Change], *, everything: bool) -> None:
+        """What is being read just now may be older than these changes."""
+        for batch in self._under_way:
+            batch.heard.update(changes)
+            batch.everything |= everything
+
+    def _ask(self, key: K) -> _Asked[V]:
+        if len(self._asked) >= self._most_waiting:
+            raise TemporarilyUnavailableError
+        self._asked[key] = asked = _Asked[V](self._loop.create_future())
+        if not self._waiting:
+            # Not at once: who asks in this same turn of the loop comes along.
+            self._loop.call_soon(self._send)
+        self._waiting.append(key)
+        return asked
+
+    def _send(self) -> None:
+        while self._waiting and len(self._under_way) < self._threads:
+            count = min(self._batch, len(self._waiting))
+            batch = _Batch([self._waiting.popleft() for _ in range(count)])
+            self._under_way.append(batch)
+            self._jobs.put(batch)
+
+    def _take(self, batch: _Batch[K], fetched: Mapping[K, V | Exception] | Exception) -> None:
+        self._under_way.remove(batch)
+        for key in batch.keys:
+            asked = self._asked[key]
+            outcome = fetched if isinstance(fetched, Exception) else fetched.get(key)
+            if outcome is not None and not isinstance(outcome, Exception):
+                if self._is_old(batch, outcome):
+                    asked.loads += 1
+                    if asked.loads < MOST_LOADS:
+                        self._waiting.append(key)
+                        continue
+                    outcome = TemporarilyUnavailableError("This changes just now. Try again shortly.")
+                else:
+                    self._keep(key, outcome)
+            del self._asked[key]
+            if isinstance(outcome, Exception):
+                asked.answer.set_exception(outcome)
+            else:
+                asked.answer.set_result(outcome)
+        self._send()
+
+    def _is_old(self, batch: _Batch[K], value: V) -> bool:
+        return batch.everything or any(change in batch.heard for change in self._rests_on(value))
+
+    def _work(self) -> None:
+        use_own_connection("agentauth-loads")
+        try:
+            while (batch := self._jobs.get()) is not None:
+                fetched = self._fetched(batch)
+                if not self._loop.is_closed():
+                    self._loop.call_soon_threadsafe(self._take, batch, fetched)
+        finally:
+            connections.close_all()
+
+    def _fetched(self, batch: _Batch[K]) -> Mapping[K, V | Exception] | Exception:
+        try:
+            # One that was lost meanwhile is noticed here and opened anew.
+            close_old_connections()
+            return self._fetch(batch.keys)
+        except (DatabaseError, InterfaceError):
+            logger.exception("state could not be read")
+            return TemporarilyUnavailableError()
+        except Exception as error:  # noqa: BLE001 — not swallowed: whoever asked gets it
+            return error

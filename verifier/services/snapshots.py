@@ -1,0 +1,138 @@
+"""What a process holds in memory of the state it decides by: tokens with all they hang on, as of one query each."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from agentauth.protocol.capability import Capability, parse_capabilities
+from agentauth.protocol.envelope import Envelope, parse_envelope
+from agentauth.protocol.errors import AgentAuthError
+from kms.state import Subject
+from registry.services.state import TokenState, token_states
+from verifier.services.state import Change
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A token's state with its grant's capabilities and envelope parsed, and the ids as texts (`human_id` None: no human).
+
+    What time ends is not ended here: ask `refusal` with the time of each decision. `capabilities` and `envelope` are
+    None only of a grant that has none, and such a one is refused.
+    """
+
+    state: TokenState
+    capabilities: tuple[Capability, ...] | None
+    envelope: Envelope | None
+    grant_id: str
+    agent_id: str
+    human_id: str | None
+    service_provider_id: str
+
+    def refusal(self, now: datetime) -> str | None:
+        """Why the token may not act at `now`, as `registry.services.state.TokenState` says it."""
+        return self.state.refusal(now)
+
+    @property
+    def light(self) -> bool:
+        """Whether its envelope asks for nothing that is kept in the database: no budget, no count of uses, no presence."""
+        envelope = self.envelope
+        return (
+            envelope is not None
+            and not envelope.budgets
+            and envelope.max_uses is None
+            and not envelope.requires_human_online
+        )
+
+    def rests_on(self) -> tuple[Change, ...]:
+        """The subjects of which any change ends this knowledge."""
+        subjects = (
+            Change(Subject.TOKEN, self.state.token.jti),
+            Change(Subject.GRANT, self.grant_id),
+            Change(Subject.AGENT, self.agent_id),
+            Change(Subject.SERVICE_PROVIDER, self.service_provider_id),
+        )
+        return subjects if self.human_id is None else (*subjects, Change(Subject.HUMAN, self.human_id))
+
+
+def known_tokens(jtis: Sequence[str]) -> dict[str, Known | Exception]:
+    """What is true of these tokens now, in one query, by `jti`; one that was never issued here is left out.
+
+    A grant whose terms cannot be read although it may act is a defect: its own tokens bring the error, no others do.
+    """
+    known: dict[str, Known | Exception] = {}
+    for jti, state in token_states(jtis).items():
+        try:
+            known[jti] = _known(state)
+        except AgentAuthError as error:
+            known[jti] = error
+    return known
+
+
+def _known(state: TokenState) -> Known:
+    grant, human_id = state.grant, state.agent.human_id
+    return Known(
+        state=state,
+        capabilities=None if grant.capabilities is None else parse_capabilities(grant.capabilities),
+        envelope=None if grant.envelope is None else parse_envelope(grant.envelope),
+        grant_id=str(grant.pk),
+        agent_id=str(state.agent.pk),
+        human_id=None if human_id is None else str(human_id),
+        service_provider_id=str(state.service_provider.pk),
+    )
+
+
+class Copies(Generic[K, V]):
+    """At most `bound` values by their keys, the least lately asked for given up first; a change drops what rests on it.
+
+    For one thread. Dropping takes as long as there are values concerned.
+    """
+
+    def __init__(self, bound: int, rests_on: Callable[[V], Sequence[Change]]) -> None:
+        self._bound = bound
+        self._rests_on = rests_on
+        self._values: OrderedDict[K, V] = OrderedDict()
+        self._resting: dict[Change, set[K]] = {}
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, key: K) -> V | None:
+        """What is held under `key`."""
+        value = self._values.get(key)
+        if value is not None:
+            self._values.move_to_end(key)
+        return value
+
+    def keep(self, key: K, value: V) -> None:
+        """Hold `value` in place of what was held under `key`."""
+        self._remove(key)
+        if len(self._values) >= self._bound:
+            self._remove(next(iter(self._values)))
+        self._values[key] = value
+        for change in self._rests_on(value):
+            self._resting.setdefault(change, set()).add(key)
+
+    def drop(self, change: Change) -> None:
+        """Forget all that rests on what changed."""
+        for key in tuple(self._resting.get(change, ())):
+            self._remove(key)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._values.clear()
+        self._resting.clear()
+
+    def _remove(self, key: K) -> None:
+        value = self._values.pop(key, None)
+        if value is None:
+            return
+        for change in self._rests_on(value):
+            keys = self._resting[change]
+            keys.discard(key)
+            if not keys:
+                del self._resting[change]

@@ -1,0 +1,149 @@
+"""Hearing of every change of state: called out by PostgreSQL as it commits, and looked up twice a second in any case."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import monotonic
+from typing import Final
+
+from django.db import connection, connections
+from django.utils import timezone
+
+from agentauth.protocol.keys import PublicKey
+from kms.services import verification_keys
+from kms.state import Subject
+from verifier.services.connecting import use_own_connection
+from verifier.services.state import CHANNEL, Change, present_position, state_since
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 0.5
+# After a failure the next look is tried this much later, for ever.
+_RETRY_SECONDS: Final = 0.25
+_NAME: Final = "agentauth-watching"
+_LISTEN: Final = f"LISTEN {CHANNEL}"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look at the database saw. `began` is of this process's monotonic clock, in seconds."""
+
+    began: float
+    # The keys whose signatures under tokens count, by `kid`.
+    token_keys: Mapping[str, PublicKey]
+    # How far the database's clock is ahead of this host's, in seconds.
+    clock_ahead: float
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What changed: these, or perhaps everything. With a `look`, all that was committed before it began is told."""
+
+    changes: tuple[Change, ...] = ()
+    everything: bool = False
+    look: Look | None = None
+
+
+class Watcher:
+    """A thread that hands `tell` all news, in its own time; `tell` is called in that thread.
+
+    It listens before it looks, and forgets everything with each new connection: what was missed in between cannot
+    be asked for, since a server that crashed may give the number of a change that was rolled back to another one.
+    Its failures are logged once until a look succeeds again; meanwhile nothing is told, and knowledge gets old.
+    """
+
+    def __init__(self, tell: Callable[[News], None]) -> None:
+        self._tell = tell
+        self._stopping = threading.Event()
+        self._failing = False
+        self._thread = threading.Thread(target=self._run, name=_NAME, daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """End the thread; waits `seconds` for it."""
+        self._stopping.set()
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        use_own_connection(_NAME)
+        try:
+            while not self._stopping.is_set():
+                try:
+                    self._follow()
+                except Exception:
+                    if not self._failing and not self._stopping.is_set():
+                        logger.exception("changes of state cannot be seen; trying until they can")
+                    self._failing = True
+                    connection.close()
+                    self._stopping.wait(_RETRY_SECONDS)
+        finally:
+            connections.close_all()
+
+    def _follow(self) -> None:
+        """Over one connection, until it fails or the end."""
+        _listen()
+        position = self._look(None, ())
+        while not self._stopping.is_set():
+            position = self._look(position, self._heard())
+
+    def _heard(self) -> tuple[Change, ...]:
+        """Tell what is called out until the next look is due; a change of keys is left to that look, and makes it due."""
+        due = monotonic() + LOOK_SECONDS
+        while (left := due - monotonic()) > 0 and not self._stopping.is_set():
+            changes = self._wait(left)
+            if any(change.subject == Subject.KEY for change in changes):
+                return changes
+            if changes:
+                self._tell(News(changes))
+        return ()
+
+    def _wait(self, seconds: float) -> tuple[Change, ...]:
+        if connection.vendor != "postgresql":
+            self._stopping.wait(seconds)
+            return ()
+        with connection.wrap_database_errors:
+            calls = list(connection.connection.notifies(timeout=seconds, stop_after=1))
+        told = (call.payload.partition(" ") for call in calls)
+        return tuple(Change(subject, subject_id) for subject, _, subject_id in told)
+
+    def _look(self, position: int | None, heard: tuple[Change, ...]) -> int:
+        """Look at everything, tell it with what was `heard`, and give the position to look from next."""
+        began = monotonic()
+        changes: tuple[Change, ...] = ()
+        try:
+            if position is None:
+                complete, position = False, present_position()
+            else:
+                feed = state_since(position)
+                changes, complete, position = feed.changes, feed.complete, feed.position
+            keys = verification_keys(purpose="token", now=timezone.now())
+            look = Look(began, keys, _clock_ahead())
+        except Exception:
+            # What was heard is true all the same.
+            self._tell(News(heard))
+            raise
+        self._tell(News(heard + changes, not complete, look))
+        self._failing = False
+        return position
+
+
+def _listen() -> None:
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(_LISTEN)
+
+
+def _clock_ahead() -> float:
+    if connection.vendor != "postgresql":
+        # The file is on this host.
+        return 0.0
+    before = timezone.now()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT clock_timestamp()")
+        there = cursor.fetchone()[0]
+    passed = timezone.now() - before
+    return float((there - before - passed / 2).total_seconds())

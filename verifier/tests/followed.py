@@ -1,0 +1,100 @@
+"""A follower in a loop of its own, driven by a test that makes its changes in the test's own thread."""
+
+import asyncio
+import base64
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import pytest
+
+from registry.models import ServiceProvider
+from verifier.services import watching
+from verifier.services.following import Follower
+from verifier.services.snapshots import Known
+from verifier.tests.scene import Scene
+
+T = TypeVar("T")
+
+
+class Followed:
+    """A follower, asked from outside its loop."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.follower = Follower(self.loop)
+        self.dropped: list[tuple[str, str]] = []
+        self.follower.on_drop(lambda subject, subject_id: self.dropped.append((subject, subject_id)))
+        self._thread = threading.Thread(target=self.loop.run_forever)
+        self._thread.start()
+
+    def wait(self, awaited: Coroutine[Any, Any, T]) -> T:
+        """What it gives, run in the loop."""
+        return asyncio.run_coroutine_threadsafe(awaited, self.loop).result(20)
+
+    def call(self, asked: Callable[..., T], *arguments: Any) -> T:
+        """What it gives, called in the loop's thread."""
+
+        async def called() -> T:
+            return asked(*arguments)
+
+        return self.wait(called())
+
+    def state(self, jti: str) -> Known | None:
+        return self.wait(self.follower.state(jti))
+
+    def held(self, jti: str) -> Known | None:
+        return self.call(self.follower.state_now, jti)
+
+    def provider(self, header: str) -> ServiceProvider | None:
+        return self.wait(self.follower.provider(header))
+
+    def holds_provider(self, header: str) -> bool:
+        """Whether the answer comes without a query: the first step of asking for it ends."""
+
+        async def asked() -> bool:
+            step = self.follower.provider(header)
+            try:
+                step.send(None)
+            except StopIteration:
+                return True
+            finally:
+                step.close()
+            return False
+
+        return self.wait(asked())
+
+    def end(self) -> None:
+        self.call(self.follower.stop)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+
+@contextmanager
+def followed(patch: pytest.MonkeyPatch, *, look_seconds: float = 0.1) -> Iterator[Followed]:
+    """One that has looked once and looks every so many seconds."""
+    patch.setattr(watching, "LOOK_SECONDS", look_seconds)
+    made = Followed()
+    try:
+        made.call(made.follower.start)
+        yield made
+    finally:
+        made.end()
+
+
+def basic(place: Scene, secret: str | None = None) -> str:
+    """The header of a service provider's credentials."""
+    pair = f"{place.provider.pk}:{secret or place.secret}".encode()
+    return "Basic " + base64.b64encode(pair).decode()
+
+
+def until(true: Callable[[], bool], seconds: float) -> float:
+    """Wait for it, at most so long; how many seconds it took."""
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began <= seconds, "it did not come to be"
+        time.sleep(0.005)
+    return time.monotonic() - began
