@@ -1,0 +1,347 @@
+"""The copy of state while the database is slow of hearing, gone or frozen, and while very many ask at once."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from django.conf import settings
+from django.db import DEFAULT_DB_ALIAS, OperationalError, connection, connections, transaction
+from django.utils import timezone
+
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from kms.state import Subject
+from registry.services import tokens
+from tests import postgres
+from verifier.services import following, loads, watching
+from verifier.services.connecting import use_own_connection
+from verifier.services.following import EVERYTHING
+from verifier.services.snapshots import known_tokens
+from verifier.services.state import Change
+from verifier.services.watching import News
+from verifier.tests.followed import Followed, followed, until
+from verifier.tests.scene import SYSTEM, scene
+from verifier.tests.test_following import issued
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+NEVER = 60.0
+
+
+def revoke(jti: str) -> None:
+    tokens.revoke_token(jti=jti, actor=SYSTEM, now=timezone.now())
+
+
+@pytest.mark.postgres
+def test_a_change_is_called_out_with_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    jti = issued(scene())
+    with followed(monkeypatch, look_seconds=NEVER) as process:
+        process.state(jti)
+        with transaction.atomic():
+            revoke(jti)
+            time.sleep(0.2)
+            assert process.held(jti) is not None
+        assert until(lambda: process.held(jti) is None, 5) <= 1.0
+
+
+@pytest.mark.postgres
+def test_a_call_that_is_lost_with_its_connection_is_made_up_for_by_the_next_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    jti = issued(scene())
+    with followed(monkeypatch, look_seconds=0.5) as process:
+        process.state(jti)
+        with transaction.atomic():
+            revoke(jti)
+            end_the_listener()
+        assert until(lambda: process.held(jti) is None, 5) <= 1.0
+        process.call(process.follower.fresh)
+
+
+@pytest.mark.postgres
+def test_a_call_that_is_never_heard_is_made_up_for_by_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_listen", lambda: None)
+    jti, other = issued(scene()), issued(scene())
+    with followed(monkeypatch, look_seconds=0.5) as process:
+        process.state(jti), process.state(other)
+        revoke(jti)
+        assert until(lambda: process.held(jti) is None, 5) <= 1.0
+        assert process.held(other) is not None
+
+
+def end_the_listener() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            " WHERE application_name = 'agentauth-watching' AND datname = current_database()"
+        )
+        assert cursor.fetchone()[0] == 1
+
+
+class Counted:
+    """How many queries there were, each of which takes its time."""
+
+    __name__ = "counted"
+
+    def __init__(self, seconds: float = 0.02) -> None:
+        self.seconds = seconds
+        self.sizes: list[int] = []
+
+    def __call__(self, keys: Any) -> Any:
+        self.sizes.append(len(keys))
+        time.sleep(self.seconds)
+        return known_tokens(keys)
+
+
+@pytest.mark.parametrize(("askers", "tokens_asked", "most"), [(1_000, 1, 1), (1_000, 200, 3)])
+def test_RF_26_very_many_who_ask_at_once_are_answered_by_few_queries(
+    askers: int, tokens_asked: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted()
+    monkeypatch.setattr(following, "known_tokens", counted)
+    place = scene()
+    jtis = [issued(place) for _ in range(tokens_asked)]
+    with followed(monkeypatch) as process:
+
+        async def all_at_once() -> list[Any]:
+            state = process.follower.state
+            return await asyncio.gather(*(state(jtis[number % tokens_asked]) for number in range(askers)))
+
+        answers = process.wait(all_at_once())
+        assert [known.state.token.jti for known in answers] == [
+            jtis[number % tokens_asked] for number in range(askers)
+        ]
+        assert len(counted.sizes) <= most
+        assert sum(counted.sizes) == tokens_asked
+
+
+def test_RF_26_who_goes_away_takes_the_answer_from_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "known_tokens", Counted())
+    jti = issued(scene())
+    with followed(monkeypatch) as process:
+
+        async def one_leaves() -> Any:
+            leaves, stays = (asyncio.ensure_future(process.follower.state(jti)) for _ in range(2))
+            await asyncio.sleep(0.005)
+            leaves.cancel()
+            return await stays
+
+        assert process.wait(one_leaves()) is not None
+
+
+def test_nobody_waits_longer_than_he_should_and_the_queue_has_an_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loads, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(following, "_MOST_WAITING", 2)
+    slow = Counted(seconds=0.3)
+    monkeypatch.setattr(following, "known_tokens", slow)
+    with followed(monkeypatch) as process:
+
+        async def asked() -> list[Any]:
+            state = process.follower.state
+            return await asyncio.gather(*(state(name) for name in "abc"), return_exceptions=True)
+
+        began = time.monotonic()
+        assert all(isinstance(each, TemporarilyUnavailableError) for each in process.wait(asked()))
+        assert time.monotonic() - began < 0.25
+        until(lambda: sum(slow.sizes) == 2, 2)
+
+
+def test_a_query_that_fails_is_try_again_and_the_next_one_is_tried(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    jti = issued(scene())
+    failing = [OperationalError("gone")]
+
+    def fetch(keys: Any) -> Any:
+        if failing:
+            raise failing.pop()
+        return known_tokens(keys)
+
+    monkeypatch.setattr(following, "known_tokens", fetch)
+    with followed(monkeypatch) as process:
+        with pytest.raises(TemporarilyUnavailableError):
+            process.state(jti)
+        assert process.state(jti) is not None
+
+
+def test_RF_25_nothing_is_decided_by_a_look_of_more_than_five_seconds_ago(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with followed(monkeypatch, look_seconds=NEVER) as process:
+        began, now = process.follower._began, [0.0]
+        monkeypatch.setattr(following, "monotonic", lambda: now[0])
+        for passed, good in ((0.0, True), (4.99, True), (5.0, True), (5.01, False), (3_600.0, False)):
+            now[0] = began + passed
+            assert is_fresh(process) is good, passed
+
+
+@pytest.mark.parametrize("seconds", [-6.0, 6.0])
+def test_nothing_is_decided_by_a_clock_that_is_wrong(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_clock_ahead", lambda: seconds)
+    with followed(monkeypatch) as process:
+        assert not is_fresh(process)
+        monkeypatch.setattr(watching, "_clock_ahead", lambda: seconds * 0.8)
+        until(lambda: is_fresh(process), 1)
+
+
+@pytest.mark.postgres
+def test_the_clock_is_compared_with_the_database_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert abs(watching._clock_ahead()) < 0.5
+    real = timezone.now
+    monkeypatch.setattr(timezone, "now", lambda: real() - timedelta(seconds=7))
+    assert 6.5 < watching._clock_ahead() < 7.5
+
+
+def is_fresh(process: Followed) -> bool:
+    try:
+        process.call(process.follower.fresh)
+    except TemporarilyUnavailableError:
+        return False
+    return True
+
+
+def test_a_key_change_whose_keys_cannot_be_read_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene()
+    with followed(monkeypatch) as process:
+        assert process.call(process.follower.token_keys)
+        change = Change(Subject.KEY, "x")
+        process.call(process.follower._hear, News((change,)))
+        # Until the next look.
+        with pytest.raises(TemporarilyUnavailableError):
+            process.call(process.follower.token_keys)
+        until(lambda: process.follower._keys is not None, 1)
+
+
+def test_the_start_fails_where_there_is_no_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "_START_SECONDS", 0.3)
+
+    def away() -> None:
+        raise OSError("nobody there")
+
+    monkeypatch.setattr(watching, "_listen", away)
+    with pytest.raises(TemporarilyUnavailableError), followed(monkeypatch):
+        pytest.fail("it started")
+
+
+@dataclass
+class Server:
+    """A PostgreSQL of its own, to be stopped and frozen."""
+
+    url: str
+    data: Path
+
+    def ctl(self, *arguments: str) -> None:
+        bin_dir = postgres.binaries()
+        assert bin_dir is not None
+        command = [bin_dir / "pg_ctl", "-D", self.data, "-w", *arguments]
+        subprocess.run(
+            command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            cwd=self.data, **postgres.as_server_user(),  # type: ignore[call-overload]
+        )  # fmt: skip
+
+    def signal(self, number: int) -> None:
+        """To the postmaster and all its children."""
+        postmaster = int((self.data / "postmaster.pid").read_text().split()[0])
+        children = [
+            int(stat.parent.name)
+            for stat in Path("/proc").glob("[0-9]*/stat")
+            if stat.exists() and int(stat.read_text().rpartition(")")[2].split()[1]) == postmaster
+        ]
+        for pid in (postmaster, *children):
+            os.kill(pid, number)
+
+    def sql(self, *statements: str) -> None:
+        given = [part for statement in statements for part in ("-c", statement)]
+        subprocess.run(["psql", self.url, "-q", *given], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """With the tables of the tests' database, and every follower's threads connected to it."""
+    here = settings.DATABASE_URL
+    monkeypatch.delenv("DATABASE_URL")
+    with postgres.cluster() as url:
+        parts, name = urlsplit(url), connection.settings_dict["NAME"]
+        dump = ["pg_dump", "--schema-only", "--no-owner", urlsplit(here)._replace(path=f"/{name}").geturl()]
+        schema = subprocess.run(dump, check=True, capture_output=True).stdout
+        subprocess.run(["psql", url, "-q"], input=schema, check=True, stdout=subprocess.DEVNULL)
+        shown = subprocess.run(
+            ["psql", url, "-Atc", "SHOW data_directory"], check=True, capture_output=True, text=True
+        )
+
+        def there(name: str) -> None:
+            use_own_connection(name)
+            connections[DEFAULT_DB_ALIAS].settings_dict |= {
+                "NAME": parts.path[1:], "HOST": parts.hostname, "PORT": parts.port, "USER": parts.username,
+            }  # fmt: skip
+
+        monkeypatch.setattr(watching, "use_own_connection", there)
+        monkeypatch.setattr(loads, "use_own_connection", there)
+        yield Server(url, Path(shown.stdout.strip()))
+
+
+# `pg_current_xact_id` numbers the change as `publish` does.
+CHANGE = (
+    "INSERT INTO verifier_statechange (position, subject, subject_id, at)"
+    " VALUES (pg_current_xact_id()::text::bigint, 'agent', '{0}', now());"
+    " SELECT pg_notify('agentauth_state', 'agent {0}');"
+)
+
+
+@pytest.mark.postgres
+def test_RF_25_a_database_that_was_stopped_is_followed_again_by_itself(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(following, "STALE_SECONDS", 1.0)
+    with followed(monkeypatch, look_seconds=0.2) as process:
+        options = (server.data / "postmaster.opts").read_text().partition(" ")[2]
+        server.ctl("-m", "immediate", "stop")
+        until(lambda: not is_fresh(process), 1.5)
+        with pytest.raises(TemporarilyUnavailableError):
+            process.state("x")
+        time.sleep(1)
+        told = [line for line in caplog.records if line.name == watching.logger.name]
+        assert len(told) == 1
+        process.dropped.clear()
+        server.ctl("-o", options.replace('"', "'"), "-l", "/dev/null", "start")
+        until(lambda: is_fresh(process), 3)
+        # What was told while nobody heard it cannot be asked for.
+        assert (EVERYTHING, "") in process.dropped
+        server.sql(CHANGE.format("later"))
+        until(lambda: (Subject.AGENT, "later") in process.dropped, 1)
+        assert process.state("x") is None
+
+
+@pytest.mark.postgres
+def test_RF_25_a_database_that_is_frozen_makes_it_stale_and_heals_it_when_it_thaws(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with followed(monkeypatch, look_seconds=0.5) as process:
+        assert process.state("x") is None
+        server.signal(signal.SIGSTOP)
+        frozen = time.monotonic()
+        try:
+            time.sleep(3.5)
+            assert is_fresh(process)
+            with pytest.raises(TemporarilyUnavailableError):
+                process.state("x")
+            until(lambda: not is_fresh(process), 2.5)
+            assert 4.0 < time.monotonic() - frozen < 6.5
+            time.sleep(10 - (time.monotonic() - frozen))
+            assert not is_fresh(process)
+        finally:
+            server.signal(signal.SIGCONT)
+        until(lambda: is_fresh(process), 2)
+        server.sql(CHANGE.format("later"))
+        until(lambda: (Subject.AGENT, "later") in process.dropped, 1)
+        until(lambda: process.state("x") is None, 3)
