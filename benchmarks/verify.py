@@ -1,135 +1,200 @@
-"""Measures `POST /v1/verify` through the DRF view on the embedded default: `make bench`, alone on the machine.
+"""Measures verification: `make bench`, alone on the machine. Prints Markdown for benchmarks/README.md, which says what the figures mean.
 
-Signs distinct proofs right before each run, sends them over kept-open connections, counts wrong answers, and reads the
-server's CPU from /proc. Prints one Markdown row per run for benchmarks/README.md; the median of the runs is last.
+Each run: tokens that are good for long enough, distinct proofs signed right before, a warm-up, then the measured seconds.
 """
 
 import argparse
+import contextlib
 import os
-import platform
 import statistics
 import sys
-import tempfile
-import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import httpx
-
-from tests import postgres
-from tests.actors import Scene, scene
-from tests.live import LiveRegistry
+from agentauth.protocol.dpop import WINDOW_SECONDS
+from benchmarks.load import Question, Tally, requests_in, with_wrk, write_requests
+from benchmarks.open_loop import open_loop
+from benchmarks.places import Place, machine, place
 
 READ = {"type": "read", "resource": "calendar"}
-TICKS = os.sysconf("SC_CLK_TCK")
+PAY = {"type": "transact", "resource": "payments", "amount": {"value": "0.01", "currency": "EUR"}}
+MAY_PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "50.00", "currency": "EUR"}}
+BUDGET = {"value": "1000000.00", "currency": "EUR", "period": "total", "zone": "UTC"}
+READING = Question(READ)
+WARM_SECONDS = 3
+# Signed for so many more than the warm-up's rate promises, so that the seconds run out before the proofs.
+SPARE = 1.5
+WARM_PROOFS = 40_000
+EVERY_CORE = os.sched_getaffinity(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One thing to measure. `cold`: each agent is asked about once, by a server that has just started."""
+
+    database: str
+    lean: bool
+    question: Question = READING
+    capabilities: list[dict[str, Any]] = field(default_factory=lambda: [READ])
+    envelope: dict[str, Any] = field(default_factory=dict)
+    agents: int = 100
+    cold: bool = False
+
+
+PARTS = {
+    "drf-sqlite": Part("sqlite", lean=False),
+    "drf-postgres": Part("postgres", lean=False),
+    "lean": Part("postgres", lean=True),
+    "cold": Part("postgres", lean=True, agents=5000, cold=True),
+    "batch": Part("postgres", lean=True, question=Question(READ, batch=20)),
+    "durable": Part(
+        "postgres",
+        lean=True,
+        question=Question(PAY, operation=True),
+        capabilities=[MAY_PAY],
+        envelope={"budgets": [BUDGET]},
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run: verifications a second, latencies in ms, CPU of all server processes per request in µs."""
+    """A tally; CPU in µs per verification by group of processes; how late an open-loop client sent (p99, ms)."""
 
+    tally: Tally
     rate: float
-    p50: float
-    p99: float
-    cpu_us: float
-    wrong: int
-
-
-def server_cpu_seconds(registry: LiveRegistry) -> float:
-    """User and system time of the server's process group so far."""
-    assert registry.process is not None
-    total = 0.0
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # the process ended between listing and reading
-        if int(fields[2]) == registry.process.pid:
-            total += (int(fields[11]) + int(fields[12])) / TICKS
-    return total
-
-
-def run(place: Scene, *, requests: int, connections: int) -> Run:
-    """Send `requests` distinct verifications over `connections` connections."""
-    token = place.token()
-    bodies = [place.question(token, READ) for _ in range(requests)]
-    auth = (place.client_id, place.client_secret)
-
-    def drive(share: list[dict[str, object]]) -> list[tuple[float, bool]]:
-        results = []
-        with httpx.Client(base_url=place.registry.url, auth=auth, timeout=60) as client:
-            for body in share:
-                began = time.perf_counter()
-                answer = client.post("/v1/verify", json=body)
-                right = answer.status_code == httpx.codes.OK and answer.json()["valid"]
-                results.append((time.perf_counter() - began, right))
-        return results
-
-    before, began = server_cpu_seconds(place.registry), time.perf_counter()
-    with ThreadPoolExecutor(connections) as pool:
-        shares = pool.map(drive, [bodies[index::connections] for index in range(connections)])
-        results = [result for share in shares for result in share]
-    seconds = time.perf_counter() - began
-    times = sorted(duration * 1000 for duration, _ in results)
-    return Run(
-        rate=len(results) / seconds,
-        p50=times[len(times) // 2],
-        p99=times[len(times) * 99 // 100],
-        cpu_us=(server_cpu_seconds(place.registry) - before) / len(results) * 1e6,
-        wrong=sum(not right for _, right in results),
-    )
-
-
-def measure(name: str, database_url: str, *, requests: int, connections: int, runs: int) -> None:
-    """Print a row per run and the medians for one database."""
-    with tempfile.TemporaryDirectory(prefix="agentauth-bench-") as directory:
-        registry = LiveRegistry(Path(directory), database_url=database_url, workers=2)
-        registry.prepare()
-        registry.start()
-        try:
-            place = scene(registry, capabilities=[READ], envelope={})
-            run(place, requests=100, connections=connections)
-            measured = [run(place, requests=requests, connections=connections) for _ in range(runs)]
-        finally:
-            registry.stop()
-    for label, row in [
-        *((str(index + 1), row) for index, row in enumerate(measured)),
-        ("median", medians(measured)),
-    ]:
-        print(
-            f"| {name} | {label} | {row.rate:.0f} | {row.p50:.1f} | {row.p99:.1f} | {row.cpu_us:.0f} | {row.wrong} |"
-        )
-
-
-def medians(rows: list[Run]) -> Run:
-    """Each figure's median; wrong answers are added up."""
-    return Run(
-        rate=statistics.median(row.rate for row in rows),
-        p50=statistics.median(row.p50 for row in rows),
-        p99=statistics.median(row.p99 for row in rows),
-        cpu_us=statistics.median(row.cpu_us for row in rows),
-        wrong=sum(row.wrong for row in rows),
-    )
+    cpu: dict[str, float]
+    late_ms: float = 0.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=1000)
-    parser.add_argument("--connections", type=int, default=8)
+    parser.add_argument("--part", choices=PARTS, action="append", help="again for several; all without")
+    parser.add_argument("--seconds", type=int, default=10, help="of each run")
     parser.add_argument("--runs", type=int, default=5)
-    given = vars(parser.parse_args())
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; load generator on the same cores"
+    parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--alg", choices=("EdDSA", "ES256"), default="EdDSA", help="of the agents' keys")
+    parser.add_argument(
+        "--rate", type=float, help="calls a second, sent open-loop; without it as fast as it goes"
     )
+    parser.add_argument("--pin", action="store_true", help="servers on the first core, the load on the last")
+    given = parser.parse_args()
+    # The parts bring their own.
+    os.environ.pop("DATABASE_URL", None)
+    if given.pin:
+        os.sched_setaffinity(0, {min(EVERY_CORE)})
+    print(f"{machine()}; load generator on the same machine. {' '.join(sys.argv[1:]) or 'All parts.'}\n")
     print(
-        "| database | run | verify/s | p50 ms | p99 ms | server CPU µs | wrong |\n|---|---|---|---|---|---|---|"
+        "| part | load | run | verify/s | p50 ms | p99 ms | p99.9 ms | CPU µs per verification | wrong | non-2xx | errors |"
+        "\n|---|---|---|---|---|---|---|---|---|---|---|",
+        flush=True,
     )
-    measure("SQLite", "", **given)
-    if postgres.binaries():
-        with postgres.cluster() as url:
-            measure("PostgreSQL", url, **given)
-    sys.stdout.flush()
+    for name in given.part or PARTS:
+        measure(name, given)
+
+
+def measure(name: str, given: argparse.Namespace) -> None:
+    """Print a row for each run of one part, and their medians."""
+    part = PARTS[name]
+    wish = {
+        "agents": part.agents,
+        "capabilities": part.capabilities,
+        "envelope": part.envelope,
+        "alg": given.alg,
+    }
+    load = f"{given.connections} connections" + (f", {given.rate:.0f} calls/s" if given.rate else "")
+    title = f"| {name}, {given.alg} | {load} |"
+    with place(database=part.database, lean=part.lean, wish=wish) as there:
+        runs = []
+        for number in range(given.runs):
+            runs.append(run(there, part, given))
+            print(title, number + 1, row(runs[-1]), flush=True)
+    print(title, "median", medians(runs), flush=True)
+
+
+def run(there: Place, part: Part, given: argparse.Namespace) -> Run:
+    """One measured run with all that comes before it."""
+    if part.cold:
+        there.restart()
+        calls, seconds = part.agents, WINDOW_SECONDS
+    else:
+        files = signed(there, part, WARM_PROOFS // part.question.batch)
+        warm, _ = drive(there, part, given, files, seconds=WARM_SECONDS, rate=None)
+        each_second = given.rate or warm.answered / warm.seconds * SPARE
+        calls, seconds = int(each_second * given.seconds) + 1, given.seconds
+    files = signed(there, part, calls)
+    before = there.cpu()
+    tally, late_ms = drive(there, part, given, files, seconds=seconds, rate=given.rate)
+    after = there.cpu()
+    judged = max(1, (tally.answered - tally.not_2xx) * part.question.batch)
+    cpu = {name: (after[name] - before[name]) / judged * 1e6 for name in after}
+    return Run(tally, tally.right(part.question.batch) / tally.seconds, cpu, late_ms)
+
+
+def signed(there: Place, part: Part, calls: int) -> list[Path]:
+    """Fresh requests on disk, signed on every core."""
+    with on_cores(EVERY_CORE):
+        return write_requests(
+            there.directory, there.people(), part.question, url=there.server.url, calls=calls
+        )
+
+
+def drive(
+    there: Place,
+    part: Part,
+    given: argparse.Namespace,
+    files: list[Path],
+    *,
+    seconds: int,
+    rate: float | None,
+) -> tuple[Tally, float]:
+    """Send them: by wrk as fast as they are answered, or open-loop at `rate`; the client's own lateness (p99, ms) beside."""
+    url, batch, connections = there.server.url, part.question.batch, given.connections
+    with on_cores({max(EVERY_CORE)} if given.pin else EVERY_CORE):
+        if rate is None:
+            return with_wrk(url, files, batch=batch, connections=connections, seconds=seconds), 0.0
+        return open_loop(url, requests_in(files), rate=rate, batch=batch, connections=connections)
+
+
+@contextlib.contextmanager
+def on_cores(cores: set[int]) -> Iterator[None]:
+    """This process, and what it starts meanwhile, runs on `cores` alone."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def row(run: Run) -> str:
+    tally = run.tally
+    cpu = ", ".join(f"{name} {micros:,.0f}" for name, micros in run.cpu.items())
+    late = f" (client late {run.late_ms:.1f})" if run.late_ms else ""
+    return (
+        f"| {run.rate:,.0f} | {tally.p50_ms:.1f} | {tally.p99_ms:.1f}{late} | {tally.p999_ms:.1f} | {cpu} |"
+        f" {tally.wrong} | {tally.not_2xx} | {tally.errors} |"
+    )
+
+
+def medians(runs: list[Run]) -> str:
+    """Each figure's median, rates with their span; what went wrong is added up."""
+
+    def median(figure: Callable[[Run], float]) -> float:
+        return statistics.median(map(figure, runs))
+
+    rates = sorted(run.rate for run in runs)
+    cpu = ", ".join(f"{name} {median(lambda run: run.cpu[name]):,.0f}" for name in runs[0].cpu)  # noqa: B023
+    tallies = [run.tally for run in runs]
+    wrong, judged = sum(tally.wrong for tally in tallies), sum(tally.answered for tally in tallies)
+    return (
+        f"| {median(lambda run: run.rate):,.0f} ({rates[0]:,.0f}–{rates[-1]:,.0f})"
+        f" | {median(lambda run: run.tally.p50_ms):.1f} | {median(lambda run: run.tally.p99_ms):.1f}"
+        f" | {median(lambda run: run.tally.p999_ms):.1f} | {cpu} | {wrong} of {judged:,} calls"
+        f" | {sum(tally.not_2xx for tally in tallies)} | {sum(tally.errors for tally in tallies)} |"
+    )
 
 
 if __name__ == "__main__":

@@ -110,16 +110,22 @@ def scene(
 
 def scenes(registry: LiveRegistry, wishes: list[dict[str, Any]]) -> list[Scene]:
     """One seeded scene for each wish."""
+    return [_scene(registry, **made) for made in seeded(registry, "scenes", wishes)]
+
+
+def seeded(registry: LiveRegistry, what: str, told: Any) -> Any:
+    """What tests/seed.py made of `told` in the database of `registry`."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.seed", json.dumps(wishes)],
+        [sys.executable, "-m", "tests.seed", what],
         cwd=ROOT,
         env=registry.env,
+        input=json.dumps(told),
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return [_scene(registry, **made) for made in json.loads(done.stdout)]
+    return json.loads(done.stdout)
 
 
 def _scene(registry: LiveRegistry, *, agent_pem: str, **made: str) -> Scene:

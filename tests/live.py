@@ -21,7 +21,54 @@ START_SECONDS = 60
 OWN = ("DATABASE_URL", "PROMETHEUS_MULTIPROC_DIR")
 
 
-class LiveRegistry:
+class LiveServer:
+    """One gunicorn with its processes: started, looked at, stopped. `url` is where it is asked."""
+
+    url: str
+    port: int
+    log: Path
+    env: dict[str, str]
+    command: list[str]
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.launch()
+        self.wait_until_ready()
+
+    def launch(self) -> None:
+        """Start the server, ready or not."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, cwd=ROOT, env=self.env, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health/ready", timeout=5):
+                    return
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                time.sleep(0.1)
+        raise AssertionError("the server did not start:\n" + self.log.read_text()[-4000:])
+
+    def stop(self) -> None:
+        if self.process and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        self.process = None
+
+    def kill(self) -> None:
+        """kill -9 of every process of the server."""
+        if self.process:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+class LiveRegistry(LiveServer):
     """One running registry. `manage` runs a command against the same database; `url` is its origin."""
 
     def __init__(
@@ -36,7 +83,6 @@ class LiveRegistry:
         self.port = free_port()
         self.url = f"http://localhost:{self.port}"
         self.directory = directory
-        self.arguments = arguments
         self.log = directory / "server.log"
         self.env = {
             **{name: value for name, value in os.environ.items() if name not in OWN},
@@ -50,7 +96,7 @@ class LiveRegistry:
             "FAULT_AT": f"@{directory / 'fault_at'}",
             **(env or {}),
         }
-        self.process: subprocess.Popen[bytes] | None = None
+        self.command = [*gunicorn(f"127.0.0.1:{self.port}"), *arguments]
 
     def manage(self, *arguments: str, check: bool = True) -> Any:
         """Run a management command with `--json`; its answer."""
@@ -68,39 +114,28 @@ class LiveRegistry:
         """From now on every process that comes to this point dies there; empty for none."""
         (self.directory / "fault_at").write_text(point)
 
-    def start(self) -> None:
-        self.launch()
-        self.wait_until_ready()
 
-    def launch(self) -> None:
-        """Start the server, ready or not."""
-        command = [*gunicorn(f"127.0.0.1:{self.port}"), *self.arguments]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, env=self.env, stdout=log, stderr=log, start_new_session=True
-            )
+class LiveVerifier(LiveServer):
+    """The verifier's own process type on the database of `registry`, with its spent proofs in Redis."""
 
-    def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health/ready", timeout=5):
-                    return
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                time.sleep(0.1)
-        raise AssertionError("the registry did not start:\n" + self.log.read_text()[-4000:])
-
-    def stop(self) -> None:
-        if self.process and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGTERM)
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.kill()
-        self.process = None
-
-    def kill(self) -> None:
-        """kill -9 of every process of the server."""
-        if self.process:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+    def __init__(
+        self,
+        registry: LiveRegistry,
+        *,
+        redis_url: str,
+        workers: int = 2,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = registry.directory / f"verifier-{self.port}.log"
+        self.env = {
+            **registry.env,
+            "REDIS_URL": redis_url,
+            "WEB_CONCURRENCY": str(workers),
+            # The registry beside it keeps its own series.
+            "PROMETHEUS_MULTIPROC_DIR": str(registry.directory / f"verifier-{self.port}-metrics"),
+            **(env or {}),
+        }
+        server = [sys.executable, "-m", "gunicorn", "-c", "python:agentauth.verifier_server"]
+        self.command = [*server, "--bind", f"127.0.0.1:{self.port}", "agentauth.asgi:application"]

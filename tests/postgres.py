@@ -41,8 +41,11 @@ def as_server_user() -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def cluster() -> Iterator[str]:
-    """A running server; gives its URL (a superuser with a database of its own name). Loopback only."""
+def cluster(*, durable: bool = False) -> Iterator[str]:
+    """A running server; gives its URL (a superuser with a database of its own name). Loopback only.
+
+    Unless `durable`, what is committed need not reach the disk: tests kill processes, not machines.
+    """
     if given := os.environ.get("DATABASE_URL", ""):
         yield given
         return
@@ -74,7 +77,7 @@ def cluster() -> Iterator[str]:
             cwd=directory,
             **user,  # type: ignore[call-overload]
         )
-        options = f"-c listen_addresses=127.0.0.1 -c unix_socket_directories='' -p {port} -c max_connections=200 -c fsync=off"
+        options = f"-c listen_addresses=127.0.0.1 -c unix_socket_directories='' -p {port} -c max_connections=200 -c fsync={'on' if durable else 'off'}"
         start = [bin_dir / "pg_ctl", "-D", data, "-w", "-l", directory / "log", "-o", options, "start"]
         subprocess.run(start, check=True, capture_output=True, cwd=directory, **user)  # type: ignore[call-overload]
         try:

@@ -1,6 +1,6 @@
 """Makes an approved grant straight through the services, for tests whose subject begins after the approval.
 
-`python -m tests.seed JSON` runs against the database of its environment and prints what was made, one for each wish of a list. The passkey is left
+`python -m tests.seed scenes|crowd|tokens` reads JSON, acts on the database of its environment and prints what was made. The passkey is left
 out on purpose here; the flows that are about approving go through the pages.
 """
 
@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import sys
+import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -28,6 +29,97 @@ def seed(
 
     With `owner`, the e-mail of a human who exists, the grant is theirs to decide and left pending.
     """
+    from registry.models import Human
+
+    human = Human.objects.get(email=owner) if owner else _human()
+    provider, secret = _service_provider(capabilities, require_nonce=require_nonce)
+    made = _granted(human, provider, capabilities, envelope, alg, pending=bool(owner))
+    return made | {
+        "human_id": str(human.pk),
+        "client_id": str(provider.pk),
+        "client_secret": secret,
+        "audience": provider.audience,
+    }
+
+
+def crowd(
+    *,
+    agents: int,
+    capabilities: list[dict[str, Any]],
+    envelope: dict[str, Any],
+    alg: Literal["EdDSA", "ES256"] = "EdDSA",
+) -> dict[str, Any]:
+    """One service provider and one human with many agents, each with an approved grant: what a measurement needs.
+
+    In one transaction, since nobody waits for a single one of them.
+    """
+    from django.db import transaction
+
+    with transaction.atomic():
+        human = _human()
+        provider, secret = _service_provider(capabilities, require_nonce=False)
+        made = [_granted(human, provider, capabilities, envelope, alg, pending=False) for _ in range(agents)]
+    return {
+        "client_id": str(provider.pk),
+        "client_secret": secret,
+        "audience": provider.audience,
+        "agents": made,
+    }
+
+
+def tokens(grant_ids: list[str]) -> list[str]:
+    """A fresh token of each grant."""
+    from django.db import transaction
+
+    from audit.services import Actor
+    from registry.models import Grant
+    from registry.services.tokens import issue_token, sign_issued
+
+    now, issued = datetime.now(UTC), []
+    grants = Grant.objects.select_related("agent").in_bulk(map(uuid.UUID, grant_ids))
+    with transaction.atomic():
+        for grant_id in grant_ids:
+            agent = grants[uuid.UUID(grant_id)].agent
+            actor = Actor(kind="agent", id=str(agent.pk))
+            issued.append(issue_token(agent=agent, grant_id=grant_id, actor=actor, now=now))
+    return [sign_issued(token.claims, now) for token in issued]
+
+
+def _human() -> Any:
+    from audit.services import Actor
+    from registry.services import people
+
+    system = Actor(kind="system", id="seed")
+    email = f"alice-{secrets.token_hex(4)}@example.org"
+    return people.create_human(email=email, name="Alice", actor=system, now=datetime.now(UTC))
+
+
+def _service_provider(capabilities: list[dict[str, Any]], *, require_nonce: bool) -> tuple[Any, str]:
+    from agentauth.protocol.capability import parse_capabilities
+    from audit.services import Actor
+    from registry.services import service_providers
+
+    suffix = secrets.token_hex(4)
+    return service_providers.create_service_provider(
+        name=f"Acme {suffix}",
+        audience=f"http://127.0.0.1:8001/{suffix}",
+        allowed=[capability.label for capability in parse_capabilities(capabilities)],
+        require_nonce=require_nonce,
+        actor=Actor(kind="system", id="seed"),
+        now=datetime.now(UTC),
+    )
+
+
+def _granted(
+    human: Any,
+    provider: Any,
+    capabilities: list[dict[str, Any]],
+    envelope: dict[str, Any],
+    alg: Literal["EdDSA", "ES256"],
+    *,
+    pending: bool,
+) -> dict[str, Any]:
+    """An active agent of `human` with a grant at `provider`, approved unless `pending`."""
     from django.conf import settings
 
     from agentauth.protocol.capability import parse_capabilities
@@ -35,25 +127,10 @@ def seed(
     from agentauth.protocol.keys import LocalSigner, PrivateKey
     from agentauth.protocol.manifest import sign_manifest, verify_manifest
     from audit.services import Actor
-    from registry.models import Human
-    from registry.services import enrolment, grant_requests, grants, people, registration, service_providers
+    from registry.services import enrolment, grant_requests, grants, registration
 
     now, system = datetime.now(UTC), Actor(kind="system", id="seed")
-    suffix = secrets.token_hex(4)
-    asked = parse_capabilities(capabilities)
-    limits = parse_envelope(envelope)
-    if owner:
-        human = Human.objects.get(email=owner)
-    else:
-        human = people.create_human(email=f"alice-{suffix}@example.org", name="Alice", actor=system, now=now)
-    provider, secret = service_providers.create_service_provider(
-        name=f"Acme {suffix}",
-        audience=f"http://127.0.0.1:8001/{suffix}",
-        allowed=[capability.label for capability in asked],
-        require_nonce=require_nonce,
-        actor=system,
-        now=now,
-    )
+    asked, limits = parse_capabilities(capabilities), parse_envelope(envelope)
     key = PrivateKey.generate(alg)
     manifest = sign_manifest(
         LocalSigner(key),
@@ -73,7 +150,7 @@ def seed(
         service_provider=provider, capabilities=asked, envelope=limits, seconds=30 * 86_400, reason="seed"
     )
     grant, _ = grant_requests.request_grant(agent=agent, asked=wish, actor=system, now=now)
-    if not owner:
+    if not pending:
         grants.approve_grant(
             grant=grant,
             human=human,
@@ -83,18 +160,15 @@ def seed(
             actor=Actor(kind="human", id=str(human.pk)),
             now=now,
         )
-    return {
-        "human_id": str(human.pk),
-        "agent_id": str(agent.pk),
-        "agent_pem": key.to_pem().decode(),
-        "grant_id": str(grant.pk),
-        "client_id": str(provider.pk),
-        "client_secret": secret,
-        "audience": provider.audience,
-    }
+    return {"agent_id": str(agent.pk), "agent_pem": key.to_pem().decode(), "grant_id": str(grant.pk)}
 
 
 if __name__ == "__main__":
     django.setup()
-    wishes = json.loads(sys.argv[1])
-    print(json.dumps([seed(**wish) for wish in wishes] if isinstance(wishes, list) else seed(**wishes)))
+    what, told = sys.argv[1], json.loads(sys.stdin.read())
+    if what == "scenes":
+        print(json.dumps([seed(**wish) for wish in told]))
+    elif what == "crowd":
+        print(json.dumps(crowd(**told)))
+    else:
+        print(json.dumps(tokens(told)))

@@ -1,0 +1,170 @@
+"""Load for the verifier: signs distinct proofs right before a run, and has wrk send each of them exactly once."""
+
+import base64
+import json
+import os
+import secrets
+import subprocess
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from agentauth.protocol.dpop import WINDOW_SECONDS, make_proof
+from agentauth.protocol.encoding import b64u_encode, sha256
+from agentauth.protocol.keys import LocalSigner, PrivateKey
+
+VALID = '"valid":true'
+METHOD, PATH = "POST", "/v1/payments"
+SCRIPT = Path(__file__).with_name("sending.lua")
+TIMEOUT_SECONDS = 30
+LENGTH_DIGITS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """A service provider, and agents with a token for it: pairs of a private key (PEM) and a token."""
+
+    client_id: str
+    client_secret: str
+    audience: str
+    agents: list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked about each proof. `operation`: under an idempotency key of its own. `batch`: so many in a call."""
+
+    action: dict[str, Any]
+    operation: bool = False
+    batch: int = 1
+
+    @property
+    def path(self) -> str:
+        """Where it is asked."""
+        return "/v1/verify" if self.batch == 1 else "/v1/verify/batch"
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What came of one run. `answered`, `not_2xx` and `errors` (broken connections, answers that never came) are
+    calls; `wrong` are verifications, of calls answered 2xx, that did not say what they should have.
+    """
+
+    sent: int
+    answered: int
+    not_2xx: int
+    wrong: int
+    errors: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+    p999_ms: float
+
+    def right(self, batch: int) -> int:
+        """Verifications answered as they should be."""
+        return (self.answered - self.not_2xx) * batch - self.wrong
+
+
+def write_requests(
+    directory: Path, crowd: Crowd, question: Question, *, url: str, calls: int, repeat_every: int = 0
+) -> list[Path]:
+    """Sign for `calls` calls and write them as whole HTTP requests, one file from each core; the agents take turns.
+
+    With `repeat_every`, each such call sends the call before it again: replays that the counts must show. Raises
+    RuntimeError where signing took so long that the proofs would grow old under way.
+    """
+    began, cores = time.monotonic(), os.cpu_count() or 1
+    bounds = [calls * part // cores for part in range(cores + 1)]
+    files = [directory / f"requests-{part}" for part in range(cores)]
+    with ProcessPoolExecutor(cores) as pool:
+        for made in [
+            pool.submit(_write, file, crowd, question, url, range(first, last), repeat_every)
+            for file, first, last in zip(files, bounds, bounds[1:], strict=False)
+        ]:
+            made.result()
+    if time.monotonic() - began > WINDOW_SECONDS / 2:
+        raise RuntimeError(f"signing {calls * question.batch} proofs took longer than half their life")
+    return files
+
+
+def requests_in(files: list[Path]) -> list[bytes]:
+    """The requests of such files, in their order."""
+    found = []
+    for file in files:
+        data, at = file.read_bytes(), 0
+        while at < len(data):
+            size = int(data[at : at + LENGTH_DIGITS])
+            found.append(data[at + LENGTH_DIGITS : at + LENGTH_DIGITS + size])
+            at += LENGTH_DIGITS + size
+    return found
+
+
+def with_wrk(url: str, files: list[Path], *, batch: int, connections: int, seconds: int) -> Tally:
+    """Send the requests over `connections` kept-open connections until they or the seconds run out."""
+    command = [
+        *("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", f"--timeout={TIMEOUT_SECONDS}s"),
+        *("-s", str(SCRIPT), url.replace("//localhost:", "//127.0.0.1:")),
+        *("--", VALID, str(batch), *map(str, files)),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return parse_tally(done.stdout)
+
+
+def parse_tally(printed: str) -> Tally:
+    """What sending.lua printed last. Raises ValueError where it came to no end."""
+    lines = printed.strip().splitlines()
+    if not lines or not lines[-1].startswith("{"):
+        raise ValueError(f"wrk said nothing of use: {printed!r}")
+    return Tally(**json.loads(lines[-1]))
+
+
+def _write(file: Path, crowd: Crowd, question: Question, url: str, calls: range, repeat_every: int) -> None:
+    """One core's share. `calls` are positions in the whole run, so that the agents take turns across shares."""
+    writers = [_Writer(pem, token, crowd.audience, question) for pem, token in crowd.agents]
+    head = _head(crowd, question, url)
+    iat, previous = int(time.time()), b""
+    with file.open("wb") as out:
+        for call in calls:
+            if repeat_every and previous and call % repeat_every == 0:
+                request = previous
+            else:
+                first = call * question.batch
+                asked = [writers[(first + more) % len(writers)].body(iat) for more in range(question.batch)]
+                body = asked[0] if question.batch == 1 else f'{{"requests":[{",".join(asked)}]}}'
+                request = f"{head}{len(body)}\r\n\r\n{body}".encode()
+            out.write(b"%08d" % len(request))
+            out.write(request)
+            previous = request
+
+
+def _head(crowd: Crowd, question: Question, url: str) -> str:
+    credentials = base64.b64encode(f"{crowd.client_id}:{crowd.client_secret}".encode()).decode()
+    return (
+        f"POST {question.path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nAuthorization: Basic {credentials}\r\n"
+        "Content-Type: application/json\r\nContent-Length: "
+    )
+
+
+class _Writer:
+    """Bodies about one agent's token, each with a new proof. All that stays the same is made once."""
+
+    def __init__(self, pem: str, token: str, audience: str, question: Question) -> None:
+        self.signer = LocalSigner(PrivateKey.from_pem(pem.encode()))
+        url = audience + PATH
+        sample = make_proof(self.signer, method=METHOD, url=url, iat=0, jti="0", access_token=token)
+        self.header = sample.partition(".")[0]
+        claims = {"htm": METHOD, "htu": url, "ath": b64u_encode(sha256(token.encode()))}
+        self.claims = json.dumps(claims, separators=(",", ":"))[1:]
+        asked = {"token": token, "method": METHOD, "url": url, "action": question.action}
+        self.asked = json.dumps(asked, separators=(",", ":"))[:-1]
+        self.operation = question.operation
+
+    def body(self, iat: int) -> str:
+        claims = f'{{"jti":"{secrets.token_urlsafe(16)}","iat":{iat},{self.claims}'
+        signed = f"{self.header}.{b64u_encode(claims.encode())}"
+        proof = f"{signed}.{b64u_encode(self.signer.sign(signed.encode()))}"
+        key = f',"idempotency_key":"{secrets.token_urlsafe(16)}"' if self.operation else ""
+        return f'{self.asked}{key},"proof":"{proof}"}}'

@@ -1,0 +1,173 @@
+"""An open-loop client: each call has a moment at which it is due, and its latency counts from there, sent late or not.
+
+One loop over epoll with bare sockets, since the load generator shares the machine with what it measures.
+"""
+
+import gc
+import select
+import socket
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from benchmarks.load import TIMEOUT_SECONDS, VALID, Tally
+
+_END = b"\r\n\r\n"
+_LENGTH = b"content-length:"
+_READ_BYTES = 262_144
+
+
+@dataclass(slots=True)
+class _Connection:
+    """One kept-open connection with at most one call under way; `due` is when that call should have been sent."""
+
+    socket: socket.socket
+    due: float = 0.0
+    received: bytes = b""
+
+
+@dataclass(slots=True)
+class _Counts:
+    sent: int = 0
+    not_2xx: int = 0
+    wrong: int = 0
+    errors: int = 0
+    latencies: list[float] = field(default_factory=list)
+    late: list[float] = field(default_factory=list)
+
+
+def open_loop(
+    url: str, requests: list[bytes], *, rate: float, batch: int, connections: int
+) -> tuple[Tally, float]:
+    """Send each request once, `rate` calls a second; a call whose moment finds no free connection waits for one.
+
+    Gives the tally, and how late the client itself sent where a connection was free (p99, ms): that much of the
+    latencies is its own.
+    """
+    loop = _Loop(url, batch, connections)
+    gc.disable()
+    try:
+        seconds = loop.run(requests, rate)
+    finally:
+        gc.enable()
+        loop.close()
+    counts = loop.counts
+    times = sorted(counts.latencies)
+    tally = Tally(
+        sent=counts.sent,
+        answered=len(times),
+        not_2xx=counts.not_2xx,
+        wrong=counts.wrong,
+        errors=counts.errors,
+        seconds=seconds,
+        p50_ms=percentile(times, 50),
+        p99_ms=percentile(times, 99),
+        p999_ms=percentile(times, 99.9),
+    )
+    return tally, percentile(sorted(counts.late), 99)
+
+
+def percentile(ordered: list[float], percent: float) -> float:
+    """In ms, of ordered seconds; 0 where there are none."""
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] * 1000 if ordered else 0.0
+
+
+class _Loop:
+    def __init__(self, url: str, batch: int, connections: int) -> None:
+        address = urlsplit(url)
+        self.address = ("127.0.0.1", address.port or 80)
+        self.batch, self.expected = batch, VALID.encode()
+        self.counts = _Counts()
+        self.epoll = select.epoll()
+        self.all: dict[int, _Connection] = {}
+        # First in, first out: every connection is used, so every process of the server is asked.
+        self.free: deque[_Connection] = deque()
+        # When the last call that found none free could have gone.
+        self.freed_at = 0.0
+        for _ in range(connections):
+            self.connect()
+
+    def connect(self) -> None:
+        made = socket.create_connection(self.address, timeout=TIMEOUT_SECONDS)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = _Connection(made)
+        self.all[made.fileno()] = connection
+        self.epoll.register(made.fileno(), select.EPOLLIN)
+        self.free.append(connection)
+
+    def close(self) -> None:
+        for connection in self.all.values():
+            connection.socket.close()
+        self.epoll.close()
+
+    def run(self, requests: list[bytes], rate: float) -> float:
+        """Seconds from the first moment due to the last answer."""
+        began = time.perf_counter()
+        last = began
+        following, total = 0, len(requests)
+        while following < total or len(self.free) < len(self.all):
+            now = time.perf_counter()
+            while following < total and self.free and began + following / rate <= now:
+                self.send(requests[following], began + following / rate, now)
+                following += 1
+            due = began + following / rate if following < total and self.free else now + TIMEOUT_SECONDS
+            # select alone waits for less than a millisecond; epoll then says for whom.
+            if select.select([self.epoll], [], [], max(0.0, due - time.perf_counter()))[0]:
+                for number, _ in self.epoll.poll(0):
+                    self.receive(self.all[number])
+                last = time.perf_counter()
+            elif due == now + TIMEOUT_SECONDS:
+                self.counts.errors += len(self.all) - len(self.free)
+                break
+        return last - began
+
+    def send(self, request: bytes, due: float, now: float) -> None:
+        connection = self.free.popleft()
+        connection.due, connection.received = due, b""
+        self.counts.sent += 1
+        self.counts.late.append(now - max(due, self.freed_at))
+        try:
+            connection.socket.sendall(request)
+        except OSError:
+            self.broken(connection)
+
+    def receive(self, connection: _Connection) -> None:
+        try:
+            data = connection.socket.recv(_READ_BYTES)
+        except OSError:
+            data = b""
+        if not data:
+            self.broken(connection)
+            return
+        connection.received += data
+        answer = connection.received
+        head, end, body = answer.partition(_END)
+        if not end or len(body) < _length(head):
+            return
+        now = time.perf_counter()
+        self.counts.latencies.append(now - connection.due)
+        if not self.free:
+            self.freed_at = now
+        if not head.startswith(b"HTTP/1.1 2"):
+            self.counts.not_2xx += 1
+        else:
+            self.counts.wrong += abs(self.batch - body.count(self.expected))
+        self.free.append(connection)
+
+    def broken(self, connection: _Connection) -> None:
+        """The other side ended the connection; a call that was under way on it is lost, a new one takes its place."""
+        if connection in self.free:
+            self.free.remove(connection)
+        else:
+            self.counts.errors += 1
+        number = connection.socket.fileno()
+        self.epoll.unregister(number)
+        del self.all[number]
+        connection.socket.close()
+        self.connect()
+
+
+def _length(head: bytes) -> int:
+    """The body's length. Raises ValueError for an answer that does not name it."""
+    return int(head[head.lower().index(_LENGTH) + len(_LENGTH) :].split(b"\r\n", 1)[0])

@@ -1,0 +1,142 @@
+"""What is measured, brought up from nothing: databases, Redis, the registry, the verifier, the jobs, and a crowd of agents."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from benchmarks.load import Crowd
+from benchmarks.processes import cpu_seconds, parent_of
+from tests import postgres
+from tests.actors import seeded
+from tests.live import ROOT, LiveRegistry, LiveServer, LiveVerifier
+from tests.postgres import free_port
+
+WORKERS = 2
+# As an installation runs: no shortcuts for tests, and the limit against abuse out of the way but counted.
+ENV = {"AGENTAUTH_TESTING": "0", "FAULT_AT": "", "SERVICE_PROVIDER_CALLS_PER_MINUTE": "100000000"}
+# A token is good for 900 s; a run with its warm-up takes one or two minutes.
+TOKENS_SECONDS = 600
+
+
+@dataclass
+class Place:
+    """A server to measure, the registry behind it, and the processes whose CPU counts, by name."""
+
+    server: LiveServer
+    registry: LiveRegistry
+    directory: Path
+    others: Mapping[str, int]
+    crowd: dict[str, Any] = field(default_factory=dict)
+    tokens: list[str] = field(default_factory=list)
+    tokens_at: float = 0.0
+
+    def cpu(self) -> dict[str, float]:
+        """Seconds so far of each group, the server itself first."""
+        assert self.server.process
+        return cpu_seconds({"server": self.server.process.pid, **self.others})
+
+    def restart(self) -> None:
+        """All that the server remembers in its processes is gone."""
+        self.server.stop()
+        self.server.start()
+
+    def people(self) -> Crowd:
+        """The crowd, with tokens that outlive a run."""
+        made = self.crowd["agents"]
+        if not self.tokens or time.monotonic() - self.tokens_at > TOKENS_SECONDS:
+            self.tokens = seeded(self.registry, "tokens", [agent["grant_id"] for agent in made])
+            self.tokens_at = time.monotonic()
+        pairs = zip((agent["agent_pem"] for agent in made), self.tokens, strict=True)
+        whose = {name: self.crowd[name] for name in ("client_id", "client_secret", "audience")}
+        return Crowd(**whose, agents=list(pairs))
+
+
+@contextlib.contextmanager
+def place(*, database: str, lean: bool, wish: Mapping[str, Any]) -> Iterator[Place]:
+    """Everything for one part, on `database` ("sqlite" or "postgres"); `lean`: the verifier's own processes and Redis.
+
+    `wish` goes to `tests.seed crowd`.
+    """
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agentauth-bench-")))
+        others: dict[str, int] = {}
+        url = ""
+        if database == "postgres":
+            url = stack.enter_context(postgres.cluster(durable=True))
+            others["postgres"] = postmaster(url)
+        registry = LiveRegistry(directory, database_url=url, workers=WORKERS, env=ENV)
+        server: LiveServer = registry
+        if lean:
+            redis_url, others["redis"] = stack.enter_context(redis(directory))
+            registry.env["REDIS_URL"] = redis_url
+            server = LiveVerifier(registry, redis_url=redis_url, workers=WORKERS)
+        registry.prepare()
+        crowd = seeded(registry, "crowd", dict(wish))
+        # Numbered before anything is measured: what seeding wrote is not the verifier's work.
+        registry.manage("seal_audit")
+        others["jobs"] = stack.enter_context(jobs(registry))
+        server.start()
+        stack.callback(server.stop)
+        yield Place(server, registry, directory, others, crowd)
+
+
+def postmaster(url: str) -> int:
+    """The PostgreSQL server that answers at `url`: the parent of the process that serves us."""
+    with psycopg.connect(url) as connection:
+        return parent_of(connection.info.backend_pid)
+
+
+@contextlib.contextmanager
+def jobs(registry: LiveRegistry) -> Iterator[int]:
+    """The periodic work beside the server; its process id."""
+    process = subprocess.Popen([sys.executable, "manage.py", "jobs"], cwd=ROOT, env=registry.env)
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextlib.contextmanager
+def redis(directory: Path) -> Iterator[tuple[str, int]]:
+    """A Redis that keeps nothing on disk; its URL and process id."""
+    port = free_port()
+    command = [
+        "redis-server",
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--dir",
+        str(directory),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        yield f"redis://127.0.0.1:{port}/0", process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def machine() -> str:
+    """In one line, for the head of a table."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        os.uname().machine,
+    )
+    return f"{model}, {os.cpu_count()} cores, Python {sys.version.split()[0]}, load average {os.getloadavg()[0]:.1f} before"
