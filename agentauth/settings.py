@@ -237,6 +237,7 @@ CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_BEAT_SCHEDULE = {
     "sequence-audit": {"task": "audit.tasks.sequence_audit", "schedule": 1.0},
     "expire": {"task": "registry.tasks.expire", "schedule": 30.0},
+    "keep-home": {"task": "verifier.tasks.keep_home", "schedule": 1.0},
     "expire-verifier": {"task": "verifier.tasks.expire", "schedule": 30.0},
     "promote-keys": {"task": "kms.tasks.promote_keys", "schedule": 30.0},
     "expire-approvals": {"task": "approvals.tasks.expire", "schedule": 30.0},

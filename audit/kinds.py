@@ -88,6 +88,10 @@ CONFIRMATION_EXPIRED = "verifier.confirmation.expired"
 PRESENCE_BEGUN = "verifier.presence.begun"
 PRESENCE_ENDED = "verifier.presence.ended"
 
+# Nobody decides until the next epoch begins; and it began, where the data says.
+HOME_LEFT = "verifier.home.left"
+HOME_BEGAN = "verifier.home.began"
+
 # A one-time link that ends in a passkey: for the first admin, or for somebody invited.
 SETUP_CODE_CREATED = "approvals.setup_code.created"
 # A recovery link was used: there is one new passkey and no old one.

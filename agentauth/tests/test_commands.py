@@ -58,6 +58,10 @@ GOOD: dict[str, list[Callable[[ServiceProvider, datetime], list[str]]]] = {
     "seal_audit": [lambda _provider, _now: []],
     "expire": [lambda _provider, _now: []],
     "load_demo": [lambda _provider, _now: []],
+    "verifier_home": [
+        lambda _provider, _now: [],
+        lambda _provider, _now: ["--leave-for", "database"],
+    ],
 }
 
 
@@ -155,6 +159,8 @@ BAD = {
     "seal_audit": [["more"]],
     "expire": [["more"]],
     "load_demo": [["more"]],
+    # No REDIS_URL is set.
+    "verifier_home": [["--leave-for"], ["--leave-for", "nowhere"], ["--leave-for", "redis"], ["more"]],
     "grant_serving_role": [["more"]],
     "serve": [["--workers", "x"], ["--workers", "0"], ["--workers", "-1"], ["more"]],
     "jobs": [["more"]],

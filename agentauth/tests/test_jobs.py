@@ -12,6 +12,7 @@ from agentauth.management.commands import jobs
 LOOP = "agentauth.management.commands.jobs"
 # Where a task and where the loop look the same service up.
 SERVICES = {
+    "verifier.tasks.keeper.keep_home": "keep_home",
     "audit.tasks.seal_audit": "seal_audit",
     "kms.tasks.promote_due_keys": "promote_due_keys",
     "registry.tasks.expire_everything": "registry_expiry.expire_everything",
@@ -40,12 +41,14 @@ def test_beat_and_the_loop_call_the_same_services(monkeypatch: pytest.MonkeyPatc
     assert sorted(by_beat) == sorted(by_loop) == sorted(SERVICES.values())
 
 
-def test_between_the_slow_turns_only_the_log_is_numbered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_between_the_slow_turns_the_home_is_watched_and_the_log_numbered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     done: list[str] = []
     for service in SERVICES.values():
         monkeypatch.setattr(f"{LOOP}.{service}", noted(done, service))
     jobs.Command().work(slow=False)
-    assert done == ["seal_audit"]
+    assert done == ["keep_home", "seal_audit"]
 
 
 @pytest.mark.django_db

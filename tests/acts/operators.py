@@ -1,6 +1,8 @@
 """What admins do in the control room, operators on the command line, and jobs by the clock."""
 
 from pathlib import Path
+from time import monotonic
+from unittest.mock import patch
 
 from django.conf import settings
 
@@ -15,6 +17,8 @@ from registry.services.people import suspend_human
 from registry.services.service_providers import rotate_secret, suspend_service_provider
 from registry.tests.cast import TESTER
 from tests.acts.world import Act, World, act, command, task
+from verifier.models import Home
+from verifier.services.keeper import KEEPER, keep_home
 
 AGENT, GRANT = "POST admin/registry/agent/", "POST admin/registry/grant/"
 PROVIDER, HUMAN = "POST admin/registry/serviceprovider/", "POST admin/registry/human/"
@@ -211,6 +215,22 @@ def an_operator_publishes_the_next_key(_world: World) -> Act:
 @act("manage.py disable_key", kinds.KEY_DISABLED)
 def an_operator_disables_a_key(_world: World) -> Act:
     return command("disable_key", Key.objects.get(purpose="token").kid)
+
+
+@act("manage.py verifier_home", kinds.HOME_LEFT)
+def an_operator_has_the_verifier_move(world: World) -> Act:
+    assert world.now
+    return command("verifier_home", "--leave-for", "database")
+
+
+@act("task verifier.tasks.keep_home", kinds.HOME_BEGAN)
+def the_verifiers_move_comes_to_its_end(world: World) -> Act:
+    command("verifier_home", "--leave-for", "database")()
+    Home.objects.update(leaving_at=world.past())
+    # It was seen leaving a minute ago.
+    with patch.object(KEEPER, "clock", lambda: monotonic() - 60):
+        keep_home(now=world.now)
+    return task("verifier.tasks.keep_home")
 
 
 @act("task kms.tasks.promote_keys", kinds.KEY_ACTIVATED)

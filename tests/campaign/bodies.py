@@ -31,6 +31,7 @@ from tests.campaign.signed import Mutant
 from tests.vectors import generate
 from tests.vectors.generate import AUDIENCE, ISSUER, NOW, URL
 from verifier.requests import parse_verify_request
+from verifier.services.home import Tenure
 from verifier.services.pipeline import prepare
 from verifier.stores import EarlyRefusal
 
@@ -148,6 +149,7 @@ def ask(body: str | bytes) -> object:
             request,
             service_provider=PROVIDER,
             keys=KEYS,
+            tenure=Tenure(1, "database", frozenset(), WHEN),
             nonces=nonces_of(str(PROVIDER.pk), WHEN),
             nonce_required=False,
             actor=SOMEBODY,

@@ -21,7 +21,7 @@ from registry.services import agents, enrolment, grant_requests, idempotency, no
 from registry.services.expiry import UNCLAIMED_KEPT_FOR
 from verifier import requests
 from verifier.api import VerifyBatchView
-from verifier.services import batch, confirmations
+from verifier.services import batch, confirmations, home
 from verifier.stores import database, redelivery
 
 # It is gunicorn's configuration, and sets up the environment of the server that reads it: not of this process.
@@ -70,6 +70,7 @@ FACTS: Final = [
     f"at most {dpop.WINDOW_SECONDS} s from the server's clock, either way",
     f"is remembered until `iat` + {dpop.SPEND_SECONDS} s",
     f"It is taken for {nonces.STEP_SECONDS} to {2 * nonces.STEP_SECONDS} s",
+    f"For {home.CAREFUL_SECONDS} s after the verifier has begun",
     f"more than {urls.MAX_URL_LENGTH:,} characters",
     # 3
     (

@@ -29,12 +29,12 @@ from registry.services.keys import bar_disclosed_key
 from registry.services.nonces import Nonces, nonces_of
 from verifier.answers import body_of
 from verifier.requests import VerifyRequest
-from verifier.stores import Delivery, EarlyRefusal, Permit, Recalled, Refuse, StoreCall, VerifierStore
-from verifier.stores.database import DatabaseStore
+from verifier.services import home
+from verifier.stores import Delivery, EarlyRefusal, Permit, Recalled, Refuse, StoreCall
+from verifier.stores.choice import store
 
 logger = logging.getLogger(__name__)
 
-STORE: VerifierStore = DatabaseStore()
 # Stands for "no action" where an action's digest is asked for: no canonical JSON object hashes to it.
 _NO_ACTION = sha256(b"agentauth/no-action/v1")
 
@@ -66,17 +66,21 @@ def verify(
     IdempotencyInProgressError, and TemporarilyUnavailableError where the answer could not be had: never a wrong yes.
     """
     try:
+        tenure = home.LEASE.current()
         prepared = prepare(
             request,
             service_provider=service_provider,
             keys=verification_keys(purpose="token", now=now),
-            nonces=nonces_of(str(service_provider.pk), now),
-            nonce_required=service_provider.require_nonce,
+            tenure=tenure,
+            nonces=nonces_of(tenure.nonce_server(str(service_provider.pk)), now),
+            nonce_required=service_provider.require_nonce or tenure.careful(now),
             delivery=delivery,
             actor=actor,
             now=now,
         )
-        return conclude(_applied(prepared), prepared.fresh_nonce if isinstance(prepared, StoreCall) else None)
+        return conclude(
+            _applied(prepared, tenure), prepared.fresh_nonce if isinstance(prepared, StoreCall) else None
+        )
     except (DatabaseError, InterfaceError) as error:
         # Whether the transaction was committed may be unknown: the proof may be spent, so the agent signs anew.
         logger.exception("verify could not reach its store")
@@ -88,6 +92,7 @@ def prepare(
     *,
     service_provider: ServiceProvider,
     keys: Mapping[str, PublicKey],
+    tenure: home.Tenure,
     nonces: Nonces,
     nonce_required: bool,
     delivery: Delivery | None = None,
@@ -152,6 +157,7 @@ def prepare(
         dry_run=request.dry_run,
         actor=actor,
         now=now,
+        tenure=tenure,
         fresh_nonce=nonces.fresh_for(proof.nonce),
         delivery=delivery,
     )
@@ -174,13 +180,13 @@ def conclude(outcome: Permit | Refuse | Recalled, fresh_nonce: str | None) -> An
     return Answer(body)
 
 
-def _applied(prepared: StoreCall | EarlyRefusal) -> Permit | Refuse | Recalled:
+def _applied(prepared: StoreCall | EarlyRefusal, tenure: home.Tenure) -> Permit | Refuse | Recalled:
     if isinstance(prepared, StoreCall):
-        return STORE.apply(prepared)
+        return store(tenure).apply(prepared)
     if prepared.leaked_key is not None:
         # The proof carried its private key: whoever saw it can sign, so nobody may with it any more.
         bar_disclosed_key(key=prepared.leaked_key, actor=prepared.actor, now=prepared.now)
-    return STORE.record(prepared)
+    return store(tenure).record(prepared)
 
 
 def _check_url(untrusted_url: str, audience: str) -> None:

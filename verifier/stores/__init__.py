@@ -24,6 +24,7 @@ from agentauth.protocol.envelope import Confirmation, Envelope, Ledger, Limits
 from agentauth.protocol.keys import PublicKey
 from agentauth.protocol.token import TokenClaims
 from audit.services import Actor
+from verifier.services.home import Tenure
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,8 @@ class StoreCall:
     dry_run: bool
     actor: Actor
     now: datetime
+    # What it was prepared under: it is decided under this or not at all.
+    tenure: Tenure
     # The nonce the agent should use from now on, where its own is about to end; told with a yes.
     fresh_nonce: str | None = None
     delivery: Delivery | None = None

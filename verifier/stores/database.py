@@ -1,6 +1,7 @@
 """The store whose truth is the database itself, PostgreSQL or SQLite: exact by one row lock per grant."""
 
 import uuid
+from dataclasses import replace
 from datetime import timedelta
 
 from django.db import transaction
@@ -10,12 +11,14 @@ from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.envelope import EMPTY, Envelope, Ledger, parse_envelope
 from agentauth.protocol.envelope import Confirmation as ConfirmationState
 from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.protocol.limits import Rate
 from audit.faults import fault_point
 from registry.services.proofs import spend_proof
 from registry.services.state import TokenState
 from verifier.answers import allowed_body, repeated_body
 from verifier.decision import decide
-from verifier.models import AgentOperation, Confirmation, GrantLedger
+from verifier.models import AgentOperation, Confirmation, GrantLedger, Home
+from verifier.services import home
 from verifier.services.confirmations import confirmation_state, request_confirmation
 from verifier.services.presence import is_online
 from verifier.stores import (
@@ -48,7 +51,10 @@ class DatabaseStore:
     def apply(self, call: StoreCall) -> Permit | Refuse | Recalled:
         """Steps 6 to 15 in one transaction, with 2 around them; a refusal commits the spent proof and its event together."""
         with transaction.atomic():
+            _be_at_home(call)
             outcome = answered_once(call, lambda: _judge(call))
+            # Whoever waited long must not commit into another epoch.
+            _be_at_home(call)
         fault_point("verify.after_commit")
         return outcome
 
@@ -58,6 +64,11 @@ class DatabaseStore:
             outcome = answered_once(refusal, lambda: _refused_early(refusal))
         fault_point("verify.after_commit")
         return outcome
+
+
+def _be_at_home(call: StoreCall) -> None:
+    if call.tenure.kind != Home.Kind.DATABASE or home.LEASE.current().epoch != call.tenure.epoch:
+        raise TemporarilyUnavailableError("The verifier has moved. Try again.")
 
 
 def _refused_early(refusal: EarlyRefusal) -> Refuse:
@@ -82,6 +93,7 @@ def _judge(call: StoreCall) -> Permit | Refuse:
         state = state_of(call) or state
         snapshot = _snapshot(call, state)
     ledger = _plain_ledger(call) if row is None else row.counters()
+    ledger = _without_burst(ledger, snapshot.envelope.rate, call.tenure.floor_us())
     # 7. to 14. are judged without I/O, the same in every store.
     outcome = decide(call, snapshot, ledger)
     # 15. Record.
@@ -128,6 +140,13 @@ def _plain_ledger(call: StoreCall) -> Ledger:
     """The counters for a call that only looks."""
     row = GrantLedger.objects.filter(grant_id=call.claims.grant_id).first()
     return Ledger() if row is None else row.counters()
+
+
+def _without_burst(ledger: Ledger, rate: Rate | None, floor_us: int | None) -> Ledger:
+    """The counters with what another home may have let pass: as if the burst was used when this epoch began."""
+    if rate is None or floor_us is None:
+        return ledger
+    return replace(ledger, tat_us=max(ledger.tat_us or 0, floor_us + rate.tolerance_us))
 
 
 def _snapshot(call: StoreCall, state: TokenState) -> Snapshot:

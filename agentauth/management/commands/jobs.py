@@ -17,6 +17,7 @@ from audit.services import seal_audit
 from kms.services import promote_due_keys
 from registry.services import expiry as registry_expiry
 from verifier.services import expiry as verifier_expiry
+from verifier.services.keeper import keep_home
 
 logger = logging.getLogger(__name__)
 SECONDS = 1.0
@@ -24,7 +25,7 @@ SLOW_EVERY = 30
 
 
 class Command(BaseCommand):
-    help = "Sequence the audit log every second; expire and promote keys every half minute."
+    help = "Sequence the audit log and watch the verifier's home every second; expire and promote keys every half minute."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
@@ -47,7 +48,7 @@ class Command(BaseCommand):
             verifier_expiry.expire_everything,
             approvals_expiry.expire_everything,
         ]
-        for job in [seal_audit, *(each_half_minute if slow else ())]:
+        for job in [keep_home, seal_audit, *(each_half_minute if slow else ())]:
             try:
                 job(now=timezone.now())
             except (Error, TemporarilyUnavailableError):

@@ -123,6 +123,21 @@ def asking(registry: FakeRegistry, *nonces: str) -> None:
     registry.script = script
 
 
+def test_a_nonce_that_ended_with_its_epoch_costs_one_more_try(
+    registry: FakeRegistry, tmp_path: Path, slept: list[float]
+) -> None:
+    """Where the service provider's verifier moved: what it gave out before is no nonce any more."""
+    client = granted(registry, tmp_path)
+    asking(registry, "epoch-1")
+    assert run(client.call(SP_ID, "GET", "/v1/x")).status_code == 200
+    asking(registry, "epoch-2")
+    assert run(client.call(SP_ID, "GET", "/v1/x")).status_code == 200
+    assert run(client.call(SP_ID, "GET", "/v1/x")).status_code == 200
+    first, second = "epoch-1", "epoch-2"
+    assert sent_to(registry, native=False) == [None, first, first, second, second]
+    assert slept == []
+
+
 def test_DN_2_a_call_is_signed_again_with_the_nonce_and_the_same_key(
     registry: FakeRegistry, tmp_path: Path, slept: list[float]
 ) -> None:

@@ -1,0 +1,212 @@
+"""The verifier's home: where spent proofs and rates are kept now, and how long a process may act on what it knows of that.
+
+There is one home at a time, the database or Redis, and the time in one place without a gap is an epoch. A proof that was
+spent in one epoch may be unknown to the next, so a move must keep three promises (docs/adr/0011-one-home-at-a-time.md):
+
+1. Nobody decides in two epochs at once. A process acts under a lease that ends LEASE_SECONDS after its last look at the
+   row *began*; from when the row says that the home is being left, the next epoch waits until every lease has run out.
+2. No proof passes in two epochs. For CAREFUL_SECONDS after a move a proof must carry a nonce of the new epoch, so it was
+   made after that began; by then any other is too old. The reckoning, with every clock at its worst: the last proof of
+   the old epoch passes MARGIN_SECONDS before the new one begins, its `iat` at most the window and the 5 s of a clock
+   ahead; it is good for one window more.
+3. No rate begins with a burst: what is not known of a rate counts as if its burst was used when the epoch began.
+
+The first epoch, of a registry that never moved, asks for none of this. Who decides that it is time to move is
+`keeper.py`.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.db import connection, transaction
+from django.db.models import DateTimeField, Func, Value
+from django.utils import timezone
+
+from agentauth.protocol.dpop import SPEND_SECONDS, WINDOW_SECONDS
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.protocol.limits import microseconds
+from audit import kinds
+from audit.services import Actor, record
+from verifier.models import Home
+
+LEASE_SECONDS = 5
+# Beyond the last lease, for what is under way when it ends.
+MARGIN_SECONDS = 1
+# A proof is made at most a window ahead and is good for a window; the rest is what clocks may differ.
+CAREFUL_SECONDS = SPEND_SECONDS + WINDOW_SECONDS
+# A look that is younger is not made again: at most one query a second in each process.
+FRESH_SECONDS = 1
+# By how much a host's clock may differ from the database's.
+CLOCK_SECONDS = SPEND_SECONDS - WINDOW_SECONDS
+_WAIT = timedelta(seconds=LEASE_SECONDS + MARGIN_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Tenure:
+    """What a process may act under, for as long as its lease holds. `kind` is a `Home.Kind`, `servers` Redis run ids."""
+
+    epoch: int
+    kind: str
+    servers: frozenset[str]
+    # By the database's clock.
+    began_at: datetime
+
+    def careful(self, now: datetime) -> bool:
+        """Whether proofs need a nonce of this epoch: at `now` (aware) one spent in the epoch before could still be good."""
+        return self.epoch > 1 and now <= self.began_at + timedelta(seconds=CAREFUL_SECONDS)
+
+    def floor_us(self) -> int | None:
+        """µs since 1970 from which a rate counts that nothing is known of; None in the first epoch, which forgot nothing."""
+        return microseconds(self.began_at) if self.epoch > 1 else None
+
+    def nonce_server(self, service_provider_id: str) -> str:
+        """Whose nonces verify takes for this service provider (`registry.services.nonces`): each epoch has its own."""
+        return service_provider_id if self.epoch == 1 else f"{service_provider_id}/{self.epoch}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one reading of the row said. `began` is when it was begun, by the monotonic clock: the lease counts from it."""
+
+    tenure: Tenure
+    leaving: bool
+    clock_off: bool
+    began: float
+
+
+class Lease:
+    """One process's leave to decide, for all its threads. `clock` is monotonic, in seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last: _Look | None = None
+        self._taking = threading.Lock()
+        self._looking = threading.Lock()
+
+    def current(self) -> Tenure:
+        """The tenure, after a new look where the last is older than FRESH_SECONDS.
+
+        One thread looks, the others go on with what is held; where the lease has run out they wait for it. Raises what
+        `held` raises, and django.db errors in the thread that looked.
+        """
+        age = self._age()
+        if age > FRESH_SECONDS and self._looking.acquire(timeout=LEASE_SECONDS if age > LEASE_SECONDS else 0):
+            try:
+                # Whoever waited for the look of another needs none of its own.
+                if self._age() > FRESH_SECONDS:
+                    began = self._clock()
+                    row, database_now = look()
+                    self.take(row, database_now, began)
+            finally:
+                self._looking.release()
+        return self.held()
+
+    def held(self) -> Tenure:
+        """The tenure by the last look, without a new one: for a process that has a thread which looks.
+
+        Raises TemporarilyUnavailableError where nobody may decide here: the home is being left, the last look was begun
+        more than LEASE_SECONDS ago, or this host's clock is not the database's.
+        """
+        last = self._last
+        if last is None or self._clock() - last.began > LEASE_SECONDS:
+            raise TemporarilyUnavailableError("The verifier does not know where it keeps spent proofs now.")
+        if last.leaving:
+            raise TemporarilyUnavailableError("The verifier is moving. Try again in a few seconds.")
+        if last.clock_off:
+            raise TemporarilyUnavailableError("The clock of this host is wrong.")
+        return last.tenure
+
+    def take(self, row: Home, database_now: datetime, looked_at: float) -> None:
+        """Go on with a look that was made; `looked_at` is when it was *begun*, by the monotonic clock."""
+        # The database read its clock some time between then and now.
+        latest = timezone.now()
+        earliest = latest - timedelta(seconds=self._clock() - looked_at)
+        allowed = timedelta(seconds=CLOCK_SECONDS)
+        taken = _Look(
+            Tenure(row.epoch, row.kind, frozenset(row.servers), row.began_at),
+            leaving=row.leaving_at is not None,
+            clock_off=not earliest - allowed <= database_now <= latest + allowed,
+            began=looked_at,
+        )
+        with self._taking:
+            if self._last is None or self._last.began < looked_at:
+                self._last = taken
+
+    def _age(self) -> float:
+        return float("inf") if self._last is None else self._clock() - self._last.began
+
+
+# This process's own.
+LEASE = Lease()
+
+
+def look() -> tuple[Home, datetime]:
+    """The row and the time by the database's clock, in one query. A row that is missing is made: the first epoch begins."""
+    looked = Home.objects.annotate(database_now=database_clock())
+    row = looked.filter(pk=Home.ONLY).first()
+    if row is None:
+        # Of two at once, one makes it.
+        Home.objects.bulk_create([Home(began_at=timezone.now())], ignore_conflicts=True)
+        row = looked.get(pk=Home.ONLY)
+    return row, row.database_now
+
+
+def leave(*, epoch: int, for_kind: str, reason: str, actor: Actor, now: datetime) -> bool:
+    """From now on nobody decides, until the next epoch begins in `for_kind`. False where another was first.
+
+    `reason` is a word for the event, `now` its time.
+    """
+    with transaction.atomic():
+        staying = Home.objects.filter(pk=Home.ONLY, epoch=epoch, leaving_at__isnull=True)
+        if not staying.update(leaving_at=database_clock(), leaving_for=for_kind):
+            return False
+        data = {"epoch": epoch, "kind": for_kind, "reason": reason}
+        record(kind=kinds.HOME_LEFT, actor=actor, at=now, data=data)
+    return True
+
+
+def begin(
+    *, epoch: int, kind: str, servers: frozenset[str], reason: str, actor: Actor, now: datetime
+) -> bool:
+    """End `epoch`, which is being left, and begin the next in `kind`. False where it is not due, or another was first.
+
+    `servers` are the run ids of Redis, none for the database; `reason` is a word for the event, `now` its time.
+    """
+    with transaction.atomic():
+        database_now = due(epoch)
+        if database_now is None:
+            return False
+        Home.objects.filter(pk=Home.ONLY).update(
+            epoch=epoch + 1,
+            kind=kind,
+            began_at=database_now,
+            servers=sorted(servers),
+            leaving_at=None,
+            leaving_for="",
+        )
+        data = {"epoch": epoch + 1, "kind": kind, "reason": reason}
+        record(kind=kinds.HOME_BEGAN, actor=actor, at=now, data=data)
+    return True
+
+
+def due(epoch: int) -> datetime | None:
+    """Whether `epoch` has been left for so long that every lease under it has run out: then the database's time, else None.
+
+    Inside a transaction, and holds the row to its end: of several processes that would begin the next, one does.
+    """
+    leaving = Home.objects.select_for_update().filter(pk=Home.ONLY, epoch=epoch, leaving_at__isnull=False)
+    row = leaving.annotate(database_now=database_clock()).first()
+    if row is None or row.leaving_at is None or row.leaving_at + _WAIT > row.database_now:
+        return None
+    database_now: datetime = row.database_now
+    return database_now
+
+
+def database_clock() -> Func | Value:
+    """The time by the database's clock, read as the statement runs. SQLite runs on this host and has no clock but ours."""
+    if connection.vendor == "postgresql":
+        return Func(function="clock_timestamp", output_field=DateTimeField())
+    return Value(timezone.now(), output_field=DateTimeField())

@@ -1,0 +1,161 @@
+"""When the verifier moves between Redis and the database: the policy, run once a second by whoever is up."""
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import datetime
+from functools import cache
+from typing import Protocol
+
+from django.conf import settings
+from django.db import transaction
+
+from audit.services import Actor
+from registry.models import SpentProof
+from verifier.models import Home
+from verifier.services.home import LEASE_SECONDS, MARGIN_SECONDS, begin, due, leave, look
+from verifier.stores.probe import RedisProbe, ServersAwayError
+
+logger = logging.getLogger(__name__)
+
+# Redis may be away for so long before the home is left, and must have answered for so long before it is gone back to.
+AWAY_SECONDS = 2
+BACK_SECONDS = 30
+_ACTOR = Actor("system", "home")
+
+
+class Probe(Protocol):
+    """What a keeper asks of Redis. Each raises ServersAwayError where one of its servers does not answer."""
+
+    def run_ids(self) -> frozenset[str]:
+        """Of every server that holds keys: a server that was started anew has another."""
+        ...
+
+    def mark(self, epoch: int) -> None:
+        """Write the epoch's marker into each shard, and begin its count of events."""
+        ...
+
+    def marked(self, epoch: int) -> bool:
+        """Whether every shard still has it."""
+        ...
+
+
+class Keeper:
+    """Watches the home and moves it. Any number may run at once: each step is a compare-and-swap, and one makes it.
+
+    They do not ask each other. A process that alone cannot reach Redis therefore moves everybody to the database, and
+    again each time the others have moved back: that is slow but exact, and the events name it as `away`.
+    `clock` is monotonic, in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        # What is being watched, (epoch, when it began to be left), and since when.
+        self._watched: tuple[int, datetime | None] | None = None
+        self._since = 0.0
+        self._away_since: float | None = None
+        self._answers_since: float | None = None
+
+    def keep(self, probe: Probe | None, now: datetime) -> None:
+        """One turn. `probe` is None where no REDIS_URL is set; `now` is the time of the events.
+
+        Raises django.db errors and TemporarilyUnavailableError where the database is away: then there is nothing to do.
+        """
+        row = self._look()
+        if row.leaving_at is not None:
+            self._arrive(row, probe, now)
+        elif row.kind == Home.Kind.REDIS:
+            self._in_redis(row, probe, now)
+        elif probe is not None:
+            self._in_database(row, probe, now)
+
+    def _look(self) -> Home:
+        row, _database_now = look()
+        if self._watched != (row.epoch, row.leaving_at):
+            self._watched = (row.epoch, row.leaving_at)
+            self._since = self.clock()
+            self._away_since = self._answers_since = None
+        return row
+
+    def _leave(self, row: Home, for_kind: str, reason: str, now: datetime) -> None:
+        if leave(epoch=row.epoch, for_kind=for_kind, reason=reason, actor=_ACTOR, now=now):
+            logger.warning("the verifier leaves %s for %s: %s", row.kind, for_kind, reason)
+            # The wait counts from a look, so that one is made now and not at the next turn.
+            self._look()
+
+    def _arrive(self, row: Home, probe: Probe | None, now: datetime) -> None:
+        """Begin the next epoch once the wait is over, by the database's clock and by ours.
+
+        By ours since we saw the row: `leaving_at` is written before it is committed, and if that commit took long, leases
+        were renewed in between.
+        """
+        if self.clock() - self._since < LEASE_SECONDS + MARGIN_SECONDS:
+            return
+        # Under the row's lock: a marker that is written after another process began this epoch would call servers
+        # whole that have forgotten some of it.
+        with transaction.atomic():
+            if due(row.epoch) is None:
+                return
+            kind, servers, reason = _next_home(row, probe)
+            begin(epoch=row.epoch, kind=kind, servers=servers, reason=reason, actor=_ACTOR, now=now)
+        logger.warning("the verifier is at home in %s: %s", kind, reason)
+
+    def _in_redis(self, row: Home, probe: Probe | None, now: datetime) -> None:
+        if probe is None:
+            self._leave(row, Home.Kind.DATABASE, "not_configured", now)
+            return
+        try:
+            servers, marked = probe.run_ids(), probe.marked(row.epoch)
+        except ServersAwayError:
+            self._away_since = self.clock() if self._away_since is None else self._away_since
+            if self.clock() - self._away_since >= AWAY_SECONDS:
+                self._leave(row, Home.Kind.DATABASE, "away", now)
+            return
+        self._away_since = None
+        if not servers <= set(row.servers):
+            # Started anew, or another took over: either may have forgotten the last moments.
+            self._leave(row, Home.Kind.REDIS, "another_server", now)
+        elif not marked:
+            self._leave(row, Home.Kind.REDIS, "forgotten", now)
+
+    def _in_database(self, row: Home, probe: Probe, now: datetime) -> None:
+        try:
+            probe.run_ids()
+        except ServersAwayError:
+            self._answers_since = None
+            return
+        self._answers_since = self.clock() if self._answers_since is None else self._answers_since
+        if row.epoch == 1 and not SpentProof.objects.exists():
+            # Nobody has asked anything yet, so nobody has to wait.
+            self._leave(row, Home.Kind.REDIS, "fresh", now)
+        elif self.clock() - self._answers_since >= BACK_SECONDS:
+            self._leave(row, Home.Kind.REDIS, "back", now)
+
+
+def _next_home(row: Home, probe: Probe | None) -> tuple[str, frozenset[str], str]:
+    """Where the next epoch begins: kind, run ids and why. What cannot be had is no reason to go on deciding nothing."""
+    if row.leaving_for == Home.Kind.DATABASE:
+        return Home.Kind.DATABASE, frozenset(), "as_planned"
+    if probe is None:
+        return Home.Kind.DATABASE, frozenset(), "not_configured"
+    try:
+        # The ids first: a server that is started anew after this is another one.
+        servers = probe.run_ids()
+        probe.mark(row.epoch + 1)
+    except ServersAwayError:
+        return Home.Kind.DATABASE, frozenset(), "away"
+    return Home.Kind.REDIS, servers, "as_planned"
+
+
+# This process's own.
+KEEPER = Keeper()
+
+
+def keep_home(*, now: datetime) -> None:
+    """One turn of this process's keeper, with what REDIS_URL names."""
+    KEEPER.keep(_probe(settings.REDIS_URL) if settings.REDIS_URL else None, now)
+
+
+@cache
+def _probe(url: str) -> Probe:
+    return RedisProbe(url)

@@ -1,0 +1,144 @@
+"""From one epoch to the next: no proof, no decision under way and no burst is carried over."""
+
+from collections import Counter
+
+import pytest
+from django.utils import timezone
+
+from registry.models import SpentProof
+from registry.services.nonces import nonces_of
+from verifier.models import GrantLedger
+from verifier.services import home
+from verifier.services.home import CAREFUL_SECONDS, LEASE_SECONDS, MARGIN_SECONDS, Tenure
+from verifier.stores.choice import store
+from verifier.tests.moving import Passing, begin, leave, move, unavailable, with_nonce
+from verifier.tests.scene import LOOK, Scene, refused, scene
+
+pytestmark = pytest.mark.django_db
+
+
+# ---- proofs
+
+
+def test_for_a_while_after_a_move_a_proof_needs_a_nonce_of_the_new_epoch(time: Passing) -> None:
+    place = scene()
+    server = str(place.provider.pk)
+    former = with_nonce(place, 1)
+    assert place.ask(LOOK)["valid"]
+    move(time)
+    answer = refused(place, place.body(LOOK))
+    assert answer["error"] == "use_dpop_nonce"
+    assert answer["nonce"] == nonces_of(f"{server}/2", timezone.now()).current
+    assert answer["nonce"] not in nonces_of(server, timezone.now()).accepted
+    assert refused(place, former)["error"] == "use_dpop_nonce"
+    token = place.token()
+    proof = place.proof(token, nonce=answer["nonce"])
+    assert place.ask(LOOK, token=token, proof=proof)["valid"]
+    time.shift(CAREFUL_SECONDS)
+    assert refused(place, place.body(LOOK))["error"] == "use_dpop_nonce"
+    time.shift(1.1)
+    assert place.ask(LOOK)["valid"]
+    # What carries a nonce is held to it, then as before.
+    assert refused(place, with_nonce(place, 1))["error"] == "use_dpop_nonce"
+    assert place.ask(**with_nonce(place))["valid"]
+
+
+def test_RF_5_a_proof_of_one_epoch_never_passes_in_the_next_though_nothing_is_remembered(
+    time: Passing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With every clock at its worst: it passed at the last moment, on a host that is ahead, made for as late as one can."""
+    # A process that hears of the move as late as any may.
+    monkeypatch.setattr(home, "FRESH_SECONDS", LEASE_SECONDS)
+    place = scene()
+    token = place.token()
+    time.set_ahead(5)
+    home.LEASE.current()
+    assert leave()
+    time.shift(LEASE_SECONDS)
+    proof = place.proof(token, iat=int(timezone.now().timestamp()) + 60)
+    body = place.body(LOOK, token=token, proof=proof)
+    assert place.ask(**body)["valid"]
+    time.shift(MARGIN_SECONDS)
+    assert begin()
+    SpentProof.objects.all().delete()
+    time.set_ahead(-5)
+    monkeypatch.setattr(home, "FRESH_SECONDS", 0)
+    said = Counter[str]()
+    for _ in range(140):
+        answer = refused(place, body)
+        said[answer.get("reason") or answer["error"]] += 1
+        time.shift(1)
+    # First the nonce keeps it out, and then its age.
+    assert said.keys() == {"use_dpop_nonce", "iat"}
+    assert said["use_dpop_nonce"] > 120
+
+
+def test_what_was_prepared_under_one_epoch_is_not_decided_under_the_next(
+    time: Passing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not where the move came before the store, and not where it came while the store was at work."""
+    place = scene(max_requests_per_minute=10)
+    first = home.LEASE.current()
+    second = Tenure(2, "database", frozenset(), first.began_at)
+    for tenures in ([first, second], [first, first, second]):
+        told = iter(tenures)
+        body = place.body(LOOK)
+        with monkeypatch.context() as patch:
+            patch.setattr(home.LEASE, "current", lambda told=told: next(told))
+            unavailable(place, body)
+        assert next(told, None) is None
+        assert not GrantLedger.objects.filter(tat_us__isnull=False).exists()
+    assert place.ask(**body)["valid"]
+
+
+def test_the_database_decides_nothing_while_the_home_is_redis(
+    time: Passing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = scene()
+    in_database = store(home.LEASE.current())
+    move(time, "redis")
+    unavailable(place, with_nonce(place))
+    monkeypatch.setattr("verifier.services.pipeline.store", lambda _tenure: in_database)
+    unavailable(place, with_nonce(place))
+
+
+# ---- rates
+
+
+def passed(place: Scene, tries: int, epoch: int = 2) -> int:
+    return sum(bool(place.ask(**with_nonce(place, epoch))["valid"]) for _ in range(tries))
+
+
+def test_EN_7_a_rate_of_which_nothing_is_known_does_not_begin_with_a_burst(time: Passing) -> None:
+    place = scene(max_requests_per_minute=10, max_burst=3)
+    assert passed(place, 5, 1) == 3
+    move(time)
+    # As a home that has forgotten, or that never knew.
+    GrantLedger.objects.update(tat_us=None)
+    assert place.ask(**with_nonce(place), dry_run=True)["limits"]["rate_remaining"] == 1
+    answers = [place.ask(**with_nonce(place)) for _ in range(2)]
+    assert [answer["valid"] for answer in answers] == [True, False]
+    assert (answers[1]["reason"], answers[1]["retry_after"]) == ("rate", 6)
+    time.shift(6)
+    assert passed(place, 3) == 1
+    # Burst and all come back at the rate, as ever.
+    time.shift(18)
+    assert passed(place, 5) == 3
+
+
+def test_EN_7_a_rate_that_lies_further_ahead_is_not_brought_back(time: Passing) -> None:
+    place = scene(max_requests_per_minute=10, max_burst=3)
+    assert passed(place, 1, 1) == 1
+    move(time)
+    GrantLedger.objects.update(tat_us=int((timezone.now().timestamp() + 60) * 1_000_000))
+    time.shift(47)
+    assert passed(place, 2) == 0
+    time.shift(1.1)
+    assert passed(place, 2) == 1
+
+
+def test_where_no_rate_is_set_none_is_counted(time: Passing) -> None:
+    place = scene()
+    move(time)
+    assert passed(place, 3) == 3
+    assert not GrantLedger.objects.filter(tat_us__isnull=False).exists()

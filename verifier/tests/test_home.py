@@ -1,0 +1,253 @@
+"""One home at a time: leases that lapse, moves that wait, and no proof and no burst carried from one epoch to the next."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+import time_machine
+from django.db import OperationalError, connection
+from django.utils import timezone
+
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from audit.models import Event
+from verifier.models import Home
+from verifier.services import home
+from verifier.services.home import LEASE_SECONDS, MARGIN_SECONDS, Lease, look
+from verifier.services.home import database_clock as true_database_clock
+from verifier.tests.moving import Passing, begin, leave, unavailable, with_nonce
+from verifier.tests.scene import LOOK, SYSTEM, scene
+
+pytestmark = pytest.mark.django_db
+
+
+# ---- the row
+
+
+def test_the_migration_makes_the_row_and_a_missing_one_is_made_again(time: Passing) -> None:
+    Home.objects.all().delete()
+    row, database_now = look()
+    assert (row.epoch, row.kind, row.servers, row.leaving_at) == (1, "database", [], None)
+    assert row.began_at == database_now == timezone.now()
+    time.shift(10)
+    again, later = look()
+    assert (again.began_at, later) == (row.began_at, timezone.now())
+
+
+def test_a_look_is_one_query(django_assert_num_queries: Any) -> None:
+    look()
+    with django_assert_num_queries(1):
+        look()
+
+
+def test_the_time_is_the_databases_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(home, "database_clock", true_database_clock)
+    before = timezone.now()
+    first, second = look()[1], look()[1]
+    # Also inside one transaction, whose own time stands still.
+    assert before - timedelta(seconds=5) < first < second < timezone.now() + timedelta(seconds=5)
+    with time_machine.travel(timezone.now() + timedelta(seconds=6)):
+        lease = Lease()
+        # SQLite has no clock of its own to be compared with.
+        if connection.vendor == "postgresql":
+            with pytest.raises(TemporarilyUnavailableError, match="clock"):
+                lease.current()
+        else:
+            assert lease.current().epoch == 1
+
+
+# ---- the lease
+
+
+def test_a_process_looks_at_most_once_a_second(time: Passing, django_assert_num_queries: Any) -> None:
+    look()
+    with django_assert_num_queries(1):
+        for _ in range(10):
+            home.LEASE.current()
+            time.shift(0.1)
+    time.shift(0.1)
+    with django_assert_num_queries(1):
+        home.LEASE.current()
+
+
+def away(*_args: object) -> Any:
+    raise OperationalError("connection to database.internal failed")
+
+
+def test_a_lease_lapses_five_seconds_after_its_last_look(
+    time: Passing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert home.LEASE.current().epoch == 1
+    monkeypatch.setattr(home, "look", away)
+    time.shift(LEASE_SECONDS)
+    assert home.LEASE.held().epoch == 1
+    time.shift(0.001)
+    with pytest.raises(TemporarilyUnavailableError):
+        home.LEASE.held()
+    with pytest.raises(TemporarilyUnavailableError):
+        Lease(time).held()
+
+
+def test_a_home_that_cannot_be_looked_at_is_503(time: Passing, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = scene()
+    body = place.body(LOOK)
+    monkeypatch.setattr(home, "look", away)
+    unavailable(place, body)
+
+
+def test_the_lease_counts_from_when_the_look_began(time: Passing, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow: Callable[[], tuple[Home, datetime]] = look
+
+    def four_seconds() -> tuple[Home, datetime]:
+        seen = slow()
+        time.shift(4)
+        return seen
+
+    monkeypatch.setattr(home, "look", four_seconds)
+    assert home.LEASE.current().epoch == 1
+    time.shift(1)
+    assert home.LEASE.held().epoch == 1
+    time.shift(0.001)
+    with pytest.raises(TemporarilyUnavailableError):
+        home.LEASE.held()
+
+
+def test_an_older_look_does_not_replace_a_younger(time: Passing) -> None:
+    row, database_now = look()
+    home.LEASE.take(row, database_now, time())
+    row.epoch = 7
+    home.LEASE.take(row, database_now, time() - 1)
+    assert home.LEASE.held().epoch == 1
+    home.LEASE.take(row, database_now, time() + 1)
+    assert home.LEASE.held().epoch == 7
+
+
+def test_one_thread_looks_and_the_others_go_on_or_wait(
+    time: Passing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = look()
+    asked, answer, looks = threading.Event(), threading.Event(), Counter[str]()
+
+    def slowly() -> tuple[Home, datetime]:
+        looks["all"] += 1
+        asked.set()
+        assert answer.wait(10)
+        return seen
+
+    monkeypatch.setattr(home, "look", slowly)
+    with ThreadPoolExecutor(3) as pool:
+        # Nothing is held yet: all three wait for one look.
+        first = [pool.submit(home.LEASE.current) for _ in range(3)]
+        assert asked.wait(10)
+        assert not any(each.done() for each in first)
+        answer.set()
+        assert [each.result().epoch for each in first] == [1, 1, 1]
+        assert looks["all"] == 1
+        time.shift(2)
+        asked.clear()
+        answer.clear()
+        looking = pool.submit(home.LEASE.current)
+        assert asked.wait(10)
+        assert pool.submit(home.LEASE.current).result(10).epoch == 1
+        assert not looking.done()
+        answer.set()
+        assert (looking.result().epoch, looks["all"]) == (1, 2)
+
+
+@pytest.mark.parametrize(("ahead", "right"), [(6, False), (5, True), (-5, True), (-6, False)])
+def test_a_host_whose_clock_is_off_by_six_seconds_does_not_decide(
+    time: Passing, ahead: int, *, right: bool
+) -> None:
+    place = scene()
+    body = place.body(LOOK)
+    time.set_ahead(ahead)
+    if right:
+        assert place.ask(**body)["valid"]
+    else:
+        unavailable(place, body)
+        # As soon as it is right again, and was looked at.
+        time.set_ahead(0)
+        time.shift(1.1)
+        assert place.ask(**body)["valid"]
+
+
+# ---- leaving and beginning
+
+
+def test_while_the_home_is_being_left_nobody_decides(time: Passing) -> None:
+    place = scene()
+    body = place.body(LOOK)
+    assert leave()
+    unavailable(place, body)
+    time.shift(LEASE_SECONDS + MARGIN_SECONDS)
+    unavailable(place, body)
+    assert begin()
+    time.shift(1.1)
+    assert place.ask(**with_nonce(place))["valid"]
+
+
+def test_nothing_begins_before_every_lease_has_run_out(time: Passing) -> None:
+    assert not begin()
+    assert leave()
+    time.shift(LEASE_SECONDS + MARGIN_SECONDS - 0.001)
+    assert not begin()
+    assert Home.objects.get().epoch == 1
+    time.shift(0.001)
+    assert begin("redis", frozenset({"b", "a"}))
+    row = Home.objects.get()
+    assert (row.epoch, row.kind, row.servers, row.began_at) == (2, "redis", ["a", "b"], timezone.now())
+    assert (row.leaving_at, row.leaving_for) == (None, "")
+    assert not begin()
+
+
+def test_it_is_the_databases_clock_that_is_waited_by(time: Passing) -> None:
+    assert leave()
+    time.shift(3)
+    time.set_ahead(5)
+    assert not begin()
+    time.shift(3)
+    assert begin()
+    assert Home.objects.get().began_at == timezone.now() - timedelta(seconds=5)
+
+
+def test_a_move_is_two_events_and_the_second_of_two_writes_none(time: Passing) -> None:
+    assert leave("redis")
+    assert not leave("database")
+    time.shift(LEASE_SECONDS + MARGIN_SECONDS)
+    assert begin("redis")
+    assert not begin("database")
+    told = Event.objects.filter(kind__startswith="verifier.home").order_by("at")
+    assert [(each.kind, each.data) for each in told] == [
+        ("verifier.home.left", {"epoch": 1, "kind": "redis", "reason": "test"}),
+        ("verifier.home.began", {"epoch": 2, "kind": "redis", "reason": "test"}),
+    ]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_many_at_once_one_leaves_and_one_begins(time: Passing) -> None:
+    def at_once(step: Callable[[], bool]) -> int:
+        barrier = threading.Barrier(4)
+
+        def one() -> bool:
+            try:
+                barrier.wait(10)
+                return step()
+            finally:
+                connection.close()
+
+        with ThreadPoolExecutor(4) as pool:
+            return sum(each.result() for each in [pool.submit(one) for _ in range(4)])
+
+    now = timezone.now()
+    look()
+    for epoch in (1, 2, 3):
+        names: Any = {"epoch": epoch, "reason": "test", "actor": SYSTEM, "now": now}
+        assert at_once(partial(home.leave, for_kind="database", **names)) == 1
+        time.shift(6)
+        assert at_once(partial(home.begin, kind="database", servers=frozenset(), **names)) == 1
+    assert Home.objects.get().epoch == 4
+    assert Event.objects.filter(kind__startswith="verifier.home").count() == 6
