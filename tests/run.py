@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests import postgres
+from tests import postgres, redis_servers
 
 APPS = ["agentauth", "audit", "kms", "registry", "verifier", "approvals"]
 # Of every hundred branches in each of these, the unit tests alone take so many.
@@ -26,11 +26,13 @@ def missing() -> dict[str, str]:
         absent["postgres"] = "PostgreSQL"
     if not (shutil.which("node") and shutil.which("npm")):
         absent["node"] = "Node.js and npm"
+    if not all(map(shutil.which, redis_servers.PROGRAMS)):
+        absent["redis"] = "Redis and Valkey"
     return absent
 
 
 def pytest(*arguments: str, database_url: str = "") -> bool:
-    env = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    env = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "REDIS_URL"}}
     if database_url:
         env["DATABASE_URL"] = database_url
     command = [sys.executable, "-m", "pytest", "-q", *arguments]
@@ -52,7 +54,7 @@ def unit(*arguments: str) -> bool:
         "-n",
         "2",
         "-m",
-        "not slow and not postgres",
+        "not slow and not postgres and not redis",
     )
 
 
@@ -64,6 +66,9 @@ def coverage(absent: dict[str, str]) -> bool:
         with postgres.cluster() as url:
             more = ("-m", "not slow", "--cov", "--cov-append", "--cov-report=")
             passed = pytest("audit", "verifier/tests/test_state.py", *more, database_url=url) and passed
+    if "redis" not in absent:
+        more = ("-m", "redis and not slow", "--cov", "--cov-append", "--cov-report=")
+        passed = pytest("verifier", *more) and passed
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "coverage.json"
         subprocess.run([sys.executable, "-m", "coverage", "json", "-q", "-o", report], check=True)
@@ -80,9 +85,11 @@ def coverage(absent: dict[str, str]) -> bool:
 
 
 def rest(absent: dict[str, str]) -> bool:
-    """What `check` did not run: the same unit tests on PostgreSQL, then the stories across apps."""
+    """What `check` did not run: the same unit tests on PostgreSQL, those with Redis, then the stories across apps."""
+    without = " and not redis" if "redis" in absent else ""
     if "postgres" in absent:
-        return stories(absent)
+        passed = "redis" in absent or pytest(*APPS, "-n", "2", "-m", "redis and not slow and not flow")
+        return stories(absent) and passed
     with postgres.cluster() as url:
         passed = pytest(
             *APPS,
@@ -93,7 +100,7 @@ def rest(absent: dict[str, str]) -> bool:
             "-n",
             "2",
             "-m",
-            "not slow and not flow",
+            "not slow and not flow" + without,
             database_url=url,
         )
         os.environ["TEST_POSTGRES_URL"] = url

@@ -1,0 +1,101 @@
+"""A TCP proxy that hurts: in front of a server of ours, on loopback, in a thread of this process."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+
+
+class FaultProxy:
+    """Set `mode`: it holds for what comes from then on, on old connections too.
+
+    pass; delay, by `delay_seconds` either way; blackhole: nothing arrives; noreply: commands arrive, answers do not; reset.
+    """
+
+    def __init__(self, target_port: int) -> None:
+        self.mode, self.delay_seconds = "pass", 0.0
+        self.port = 0
+        self._target_port = target_port
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped = asyncio.Event()
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    def run(self, ready: threading.Event) -> None:
+        asyncio.run(self._serve(ready))
+
+    def stop(self) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._stopped.set)
+
+    async def _serve(self, ready: threading.Event) -> None:
+        self._loop = asyncio.get_running_loop()
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        ready.set()
+        await self._stopped.wait()
+        server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        # What was cut off has a turn to end.
+        await asyncio.sleep(0.01)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        if self.mode == "reset":
+            _reset(writer)
+            return
+        try:
+            back, forth = await asyncio.open_connection("127.0.0.1", self._target_port)
+        except OSError:
+            _reset(writer)
+            return
+        self._writers.add(forth)
+        await asyncio.gather(
+            self._pump(reader, forth, writer, answers=False), self._pump(back, writer, forth, answers=True)
+        )
+
+    async def _pump(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        other: asyncio.StreamWriter,
+        *,
+        answers: bool,
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                if self.mode == "delay":
+                    await asyncio.sleep(self.delay_seconds)
+                if self.mode == "reset":
+                    _reset(writer)
+                    _reset(other)
+                    return
+                if self.mode == "blackhole" or (self.mode == "noreply" and answers):
+                    continue
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    line = writer.get_extra_info("socket")
+    if line is not None:
+        with contextlib.suppress(OSError):
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+@contextlib.contextmanager
+def fault_proxy(target_port: int) -> Iterator[FaultProxy]:
+    """A proxy on a free port in front of `target_port`."""
+    proxy, ready = FaultProxy(target_port), threading.Event()
+    thread = threading.Thread(target=proxy.run, args=(ready,), daemon=True)
+    thread.start()
+    assert ready.wait(10)
+    try:
+        yield proxy
+    finally:
+        proxy.stop()
+        thread.join(10)

@@ -1,0 +1,189 @@
+"""Private Redis and Valkey servers for tests, on free loopback ports: one, or a cluster of three. They can be hurt.
+
+`python -m tests.redis_servers COMMAND …` runs a command with REDIS_URL pointing at one (or at the one given there).
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from tests.postgres import free_port
+
+PROGRAMS = ("redis-server", "valkey-server")
+# What the verifier asks for (docs/operations.md), and nothing written to disk.
+CONFIG = {"maxmemory-policy": "noeviction", "save": "", "appendonly": "no"}
+PATIENCE_SECONDS = 20
+
+
+class Server:
+    """One server process and its directory. `config` are its options; what it wrote to disk is there at the next start."""
+
+    def __init__(self, program: str, directory: Path, config: dict[str, str]) -> None:
+        self.program, self.directory, self.config = program, directory, config
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    @property
+    def nodes(self) -> list["Server"]:
+        """Itself, as a cluster has several."""
+        return [self]
+
+    def client(self) -> Any:
+        """A client of its own, to look and to break things with."""
+        password = self.config.get("requirepass")
+        return redis.Redis(port=self.port, password=password, socket_timeout=PATIENCE_SECONDS)
+
+    def start(self) -> None:
+        """Start on the same port, with what is on disk, which is nothing unless `config` says so; wait for the answer."""
+        options = {**CONFIG, "bind": "127.0.0.1", "port": str(self.port), "dir": str(self.directory)}
+        command = [self.program]
+        for name, value in {**options, **self.config}.items():
+            command += [f"--{name}", value]
+        with (self.directory / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        until = time.monotonic() + PATIENCE_SECONDS
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"{self.program} did not start: {(self.directory / 'log').read_text()}")
+            time.sleep(0.01)
+
+    def _answers(self) -> bool:
+        # Without a greeting: one may be asked for a password.
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as line:
+                line.sendall(b"PING\r\n")
+                return not line.recv(64).startswith(b"-LOADING")
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """As a power failure would: nothing is saved."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self.process is not None:
+            self.thaw()
+            self.process.send_signal(how)
+            self.process.wait(PATIENCE_SECONDS)
+            self.process = None
+
+    def freeze(self) -> None:
+        """It takes connections and bytes, and answers nothing."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGCONT)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Three primaries that share the slots. `url` names them all."""
+
+    nodes: list[Server]
+
+    @property
+    def url(self) -> str:
+        return "redis://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+
+    def owner(self, slot: int) -> Server:
+        # [[first slot, last slot, [address, port, …] of the primary, …], …]
+        ranges = self.nodes[0].client().execute_command("CLUSTER SLOTS")
+        ports = {primary[1] for first, last, primary, *_ in ranges if first <= slot <= last}
+        return next(node for node in self.nodes if node.port in ports)
+
+    def migrate(self, slot: int, target: Server) -> None:
+        """Move a slot with its keys to another node, as `redis-cli --cluster reshard` does."""
+        source = self.owner(slot)
+        old, new = source.client(), target.client()
+        old_id, new_id = (each.execute_command("CLUSTER MYID").decode() for each in (old, new))
+        new.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", old_id)
+        old.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", new_id)
+        # In two words: in one, the client would make text of the keys.
+        while keys := old.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
+            old.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+        for client in (new, old, *(node.client() for node in self.nodes)):
+            client.execute_command("CLUSTER SETSLOT", slot, "NODE", new_id)
+
+
+@contextlib.contextmanager
+def server(program: str = "redis-server", **config: str) -> Iterator[Server]:
+    """A running server; `config` by option name with `_` for `-`, for instance `maxmemory="500kb"`."""
+    directory = Path(tempfile.mkdtemp(prefix="agentauth-redis-"))
+    started = Server(program, directory, {name.replace("_", "-"): value for name, value in config.items()})
+    try:
+        started.start()
+        yield started
+    finally:
+        started.kill()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def cluster(program: str = "redis-server") -> Iterator[Cluster]:
+    """Three nodes that know each other and serve every slot."""
+    with contextlib.ExitStack() as stack:
+        nodes = []
+        for _ in range(3):
+            # The bus has a port of its own: the usual one, 10,000 above, may be past the last.
+            options = {
+                "cluster_enabled": "yes",
+                "cluster_node_timeout": "2000",
+                "cluster_port": str(free_port()),
+            }
+            nodes.append(stack.enter_context(server(program, **options)))
+        for number, node in enumerate(nodes):
+            first, last = 16384 * number // 3, 16384 * (number + 1) // 3 - 1
+            node.client().execute_command("CLUSTER ADDSLOTSRANGE", first, last)
+            node.client().execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
+        for node in nodes[1:]:
+            nodes[0].client().execute_command(
+                "CLUSTER MEET", "127.0.0.1", node.port, node.config["cluster-port"]
+            )
+        until = time.monotonic() + PATIENCE_SECONDS
+        while not all(_whole(node) for node in nodes):
+            if time.monotonic() > until:
+                raise RuntimeError("the nodes did not become a cluster")
+            time.sleep(0.02)
+        yield Cluster(nodes)
+
+
+def _whole(node: Server) -> bool:
+    client = node.client()
+    ok = client.execute_command("CLUSTER INFO")["cluster_state"] == "ok"
+    return ok and len(client.execute_command("CLUSTER SLOTS")) == 3
+
+
+@contextlib.contextmanager
+def address() -> Iterator[str]:
+    """The URL of a running server: REDIS_URL if it is set, else one of our own."""
+    if given := os.environ.get("REDIS_URL", ""):
+        yield given
+        return
+    with server() as started:
+        yield started.url
+
+
+if __name__ == "__main__":
+    with address() as url:
+        sys.exit(subprocess.run(sys.argv[1:], env=os.environ | {"REDIS_URL": url}, check=False).returncode)
