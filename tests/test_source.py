@@ -113,12 +113,18 @@ NETWORK = {
     "imaplib", "xmlrpc", "asyncio", "subprocess", "multiprocessing", "websockets", "boto3", "botocore", "grpc", "redis",
     "django.core.mail", "paramiko", "dns",
 }  # fmt: skip
-# Where the server may: the key service and Redis at the addresses their operator set, and our own server processes. The database and
-# Celery's broker are Django's and Celery's own. Whoever adds a line here also answers for SS-1, SS-2 and SS-4 there.
+# Where the server may: the key service and Redis at the addresses their operator set, and our own server processes. Which
+# nodes a cluster of Redis has, it says itself. The database and Celery's broker are Django's and Celery's own. Whoever adds
+# a line here also answers for SS-1, SS-2 and SS-4 there.
 REACHES_OUT = {
     ("kms/backends/vault.py", "hvac"),
     ("kms/backends/vault.py", "requests"),
     ("verifier/stores/probe.py", "redis"),
+    ("verifier/stores/connection.py", "asyncio"),
+    ("verifier/stores/node.py", "asyncio"),
+    ("verifier/stores/node.py", "ssl"),
+    ("verifier/stores/sync_connection.py", "asyncio"),
+    ("verifier/stores/sync_connection.py", "redis"),
     ("agentauth/receiving.py", "socket"),
     ("agentauth/receiving.py", "ssl"),
     ("agentauth/management/commands/serve.py", "socket"),

@@ -1,0 +1,247 @@
+"""The verifier's Redis servers, for the tasks of one event loop: one, or a cluster whose nodes share the shards."""
+
+import asyncio
+import binascii
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from hiredis import ReplyError
+
+from agentauth.protocol.errors import InvalidStateError
+from verifier.stores.addresses import Address, parse_redis_url
+from verifier.stores.node import ForgetfulServerError, Node, RedisAwayError, packed, read_info
+from verifier.stores.scripts import (
+    MARK,
+    SHARDS,
+    Code,
+    Script,
+    count_key,
+    epoch_key,
+    read_reply,
+    tag_of,
+)
+
+__all__ = ["ForgetfulServerError", "RedisAwayError", "Servers"]
+
+# How long one verification waits for Redis.
+DEADLINE_SECONDS: Final = 0.05
+# For what is not in the way of a verification.
+PATIENT_SECONDS: Final = 1.0
+# A slot map that failed us is asked for again at most so often.
+RELEARN_SECONDS: Final = 0.25
+_SLOTS: Final = 16384
+# Redis's hash of a hash tag.
+SLOT_OF_SHARD: Final = tuple(binascii.crc_hqx(tag_of(shard), 0) % _SLOTS for shard in range(SHARDS))
+
+
+class Servers:
+    """The servers REDIS_URL names. Nothing is asked of them until it is needed; connections come back by themselves.
+
+    `expected_runs` gives the run ids the present epoch began with (empty: any). A restarted server has another one,
+    and has forgotten spent proofs, so `evaluate` asks it nothing.
+    """
+
+    def __init__(self, url: str, *, expected_runs: Callable[[], frozenset[str]] = frozenset) -> None:
+        self._place = parse_redis_url(url)
+        self._expected_runs = expected_runs
+        self._nodes = {address: Node(self._place, address) for address in self._place.addresses}
+        # Who serves which shard, None where nobody does. Of a cluster unknown until it is asked.
+        self._shards: list[Node | None] = []
+        # Every primary: what an epoch may come to lie on.
+        self._primaries: list[Node] = []
+        self._learning: asyncio.Task[None] | None = None
+        self._learned_at = float("-inf")
+        if not self._place.cluster:
+            self._primaries = list(self._nodes.values())
+            self._shards = [self._primaries[0]] * SHARDS
+
+    async def evaluate(
+        self,
+        script: Script,
+        shard: int,
+        keys: Sequence[bytes],
+        args: Sequence[bytes | str | int],
+        *,
+        deadline: float = DEADLINE_SECONDS,
+    ) -> Any:
+        """Run a script on the shard's server; its raw answer, within `deadline` seconds.
+
+        Raises RedisAwayError: whether it ran may be unknown, so nobody is told yes. Raises ForgetfulServerError, which
+        is one, where the server is not one of `expected_runs`. Nothing is tried twice that may have run.
+        """
+        return await self._evaluate(script, shard, keys, args, deadline, self._expected_runs())
+
+    async def run_ids(self) -> dict[str, str]:
+        """`host:port` → run id of every server (of a cluster: of every primary), whatever is expected.
+
+        Raises RedisAwayError if one of them does not answer.
+        """
+        replies = await self._ask_all("INFO", "server")
+        return {name: read_info(reply)["run_id"] for name, reply in replies.items()}
+
+    async def mark(self, epoch: int) -> None:
+        """Begin `epoch` in every shard, whatever is expected; a second time it changes nothing.
+
+        Raises RedisAwayError, after which some shards may be marked, and InvalidStateError where a later epoch is.
+        """
+        replies = await asyncio.gather(
+            *(
+                self._evaluate(
+                    MARK,
+                    shard,
+                    (epoch_key(shard), count_key(shard)),
+                    (epoch,),
+                    PATIENT_SECONDS,
+                    frozenset(),
+                )
+                for shard in range(SHARDS)
+            )
+        )
+        later = [reply for reply in map(read_reply, replies) if reply.code is Code.LOST]
+        if later:
+            raise InvalidStateError(
+                f"These Redis servers know epoch {later[0].number}, later than {epoch}: they were another database's."
+            )
+
+    async def ping(self) -> None:
+        """Raises RedisAwayError if a server does not answer."""
+        await self._ask_all("PING")
+
+    def close(self) -> None:
+        """Let every connection go."""
+        if self._learning is not None:
+            self._learning.cancel()
+        for node in self._nodes.values():
+            node.close()
+
+    async def _evaluate(
+        self,
+        script: Script,
+        shard: int,
+        keys: Sequence[bytes],
+        args: Sequence[bytes | str | int],
+        deadline: float,
+        expected: frozenset[str],
+    ) -> Any:
+        due = asyncio.get_running_loop().time() + deadline
+        command = packed((b"EVALSHA", script.sha1, len(keys), *keys, *args))
+        if not self._shards:
+            await self._learn(due)
+        node = self._serving(shard)
+        try:
+            reply = await node.ask(command, due, expected=expected)
+        except RedisAwayError:
+            self._doubt()
+            raise
+        if isinstance(reply, ReplyError):
+            return await self._again(reply, node, script, shard, command, due, expected)
+        return reply
+
+    async def _again(
+        self,
+        error: ReplyError,
+        node: Node,
+        script: Script,
+        shard: int,
+        command: bytes,
+        due: float,
+        expected: frozenset[str],
+    ) -> Any:
+        """Once more where the first was surely not executed: the script was unknown, or lives elsewhere by now."""
+        code = str(error).partition(" ")[0]
+        if code == "NOSCRIPT":
+            await node.ask(packed(("SCRIPT", "LOAD", script.source)), due)
+        elif code == "MOVED" and self._place.cluster:
+            node = self._shards[shard] = self._moved_to(error, node)
+            self._start_learning(node)
+        else:
+            raise self._refused(error, node)
+        reply = await node.ask(command, due, expected=expected)
+        if isinstance(reply, ReplyError):
+            raise self._refused(reply, node)
+        return reply
+
+    def _refused(self, error: ReplyError, node: Node) -> RedisAwayError:
+        why = f"it refused: {error}"
+        node.log(why)
+        return RedisAwayError(why)
+
+    def _serving(self, shard: int) -> Node:
+        node = self._shards[shard]
+        if node is None:
+            raise RedisAwayError("no server serves the shard")
+        return node
+
+    async def _ask_all(self, *command: str) -> dict[str, Any]:
+        due = asyncio.get_running_loop().time() + PATIENT_SECONDS
+        if self._place.cluster:
+            await self._learn(due)
+        nodes = self._primaries
+        replies = await asyncio.gather(*(node.ask(packed(command), due) for node in nodes))
+        for node, reply in zip(nodes, replies, strict=True):
+            if isinstance(reply, ReplyError):
+                raise self._refused(reply, node)
+        return {str(node.address): reply for node, reply in zip(nodes, replies, strict=True)}
+
+    # The map of a cluster.
+
+    def _doubt(self) -> None:
+        """A node failed. Perhaps another serves its slots by now: look, beside the calls."""
+        now = asyncio.get_running_loop().time()
+        if self._place.cluster and now - self._learned_at >= RELEARN_SECONDS:
+            self._start_learning(None)
+
+    async def _learn(self, due: float) -> None:
+        """Know who serves what, or raise RedisAwayError; asked for once for all who wait."""
+        learning = self._start_learning(None)
+        await asyncio.wait([learning], timeout=max(due - asyncio.get_running_loop().time(), 0))
+        if not learning.done() or learning.cancelled():
+            raise RedisAwayError("no map of the cluster in time")
+        learning.result()
+
+    def _start_learning(self, first: Node | None) -> asyncio.Task[None]:
+        if self._learning is None:
+            self._learned_at = asyncio.get_running_loop().time()
+            self._learning = asyncio.create_task(self._ask_for_slots(first))
+            self._learning.add_done_callback(self._was_learned)
+        return self._learning
+
+    def _was_learned(self, learning: asyncio.Task[None]) -> None:
+        self._learning = None
+        if not learning.cancelled():
+            # Those who waited were told.
+            learning.exception()
+
+    async def _ask_for_slots(self, first: Node | None) -> None:
+        nodes = [*([first] if first else []), *self._primaries, *self._nodes.values()]
+        for node in dict.fromkeys(nodes):
+            due = asyncio.get_running_loop().time() + RELEARN_SECONDS
+            try:
+                ranges = await node.ask(packed(("CLUSTER", "SLOTS")), due)
+            except RedisAwayError:
+                continue
+            if isinstance(ranges, list) and ranges:
+                self._read_slots(ranges, node)
+                return
+        raise RedisAwayError("no node of the cluster told who serves what")
+
+    def _read_slots(self, ranges: list[Any], told_by: Node) -> None:
+        """`ranges` as CLUSTER SLOTS gives them: [first, last, [host, port, …] of the primary, …] each."""
+        served: list[Node | None] = [None] * SHARDS
+        primaries: dict[Node, None] = {}
+        for first, last, (host, port, *_), *_replicas in ranges:
+            # Without a name of its own it is where we asked.
+            node = self._node(Address(host.decode() if host else told_by.address.host, port))
+            primaries[node] = None
+            for shard, slot in enumerate(SLOT_OF_SHARD):
+                if first <= slot <= last:
+                    served[shard] = node
+        self._shards, self._primaries = served, list(primaries)
+
+    def _moved_to(self, error: ReplyError, told_by: Node) -> Node:
+        """The node of `MOVED slot host:port`."""
+        host, _, port = str(error).split(" ")[2].rpartition(":")
+        return self._node(Address(host or told_by.address.host, int(port)))
+
+    def _node(self, address: Address) -> Node:
+        return self._nodes.setdefault(address, Node(self._place, address))

@@ -1,0 +1,313 @@
+"""One Redis server, over one connection that all calls of an event loop share.
+
+Commands of one turn of the loop leave in one write; replies come in the order of the commands. So that they never get
+out of step, a connection with an overdue call is given up whole: a late reply finds nobody.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+from hiredis import ProtocolError, Reader, pack_command
+
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from verifier.stores.addresses import Address, Place
+from verifier.stores.scripts import SCRIPTS
+
+logger = logging.getLogger(__name__)
+
+MOST_IN_FLIGHT: Final = 1024
+# How long a server may take from the first packet to having every script. Who waits meanwhile waits no longer than he may.
+OPEN_SECONDS: Final = 1.0
+# After so many failures in a row calls fail at once, first for the shorter time, at last for the longer.
+FAILURES: Final = 3
+# Calls that wait for a connection in vain within this time count as one failure.
+TOGETHER_SECONDS: Final = 0.05
+SHORTEST_REST_SECONDS, LONGEST_REST_SECONDS = 0.1, 1.0
+# One more turn of the loop.
+GRACE_SECONDS: Final = 0.002
+
+
+class RedisAwayError(TemporarilyUnavailableError):
+    """A server did not answer in time, refused, or is not asked for now. Whether the call was executed may be unknown.
+
+    `why` is for the log, which shows it as a note: the caller is told that the service cannot answer right now.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__()
+        self.why = why
+        self.add_note(why)
+
+
+class ForgetfulServerError(RedisAwayError):
+    """Another server than the epoch began with, or the same after a restart: it may have forgotten spent proofs."""
+
+
+class Line(asyncio.Protocol):
+    """One connection. `ask` gives a future of the reply, which may be a hiredis.ReplyError; it fails with RedisAwayError."""
+
+    def __init__(self, node: "Node") -> None:
+        self.run_id = ""
+        self._node = node
+        self._loop = asyncio.get_running_loop()
+        self._reader = Reader()
+        self._transport: asyncio.Transport | None = None
+        self._out: list[bytes] = []
+        # Calls in the order of their commands, each with when it is overdue.
+        self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
+        # One alarm for all calls, at or before the first that is overdue.
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = 0.0
+        self._overdue = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are of no class of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
+
+    @property
+    def open(self) -> bool:
+        return self._transport is not None
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting)
+
+    def ask(self, command: bytes, due: float) -> asyncio.Future[Any]:
+        if self._transport is None:
+            raise RedisAwayError("the connection was lost")
+        if len(self._waiting) >= MOST_IN_FLIGHT:
+            raise RedisAwayError("too many calls at once")
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._waiting.append((future, due))
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(command)
+        if self._alarm is None or due < self._alarm_at:
+            self._set_alarm(due)
+        return future
+
+    def _flush(self) -> None:
+        if self._transport is not None:
+            self._transport.write(b"".join(self._out))
+        self._out.clear()
+
+    def data_received(self, data: bytes) -> None:
+        reader, waiting = self._reader, self._waiting
+        try:
+            reader.feed(data)
+            while (reply := reader.gets()) is not False:
+                future, _ = waiting.popleft()
+                # A caller that was cancelled left its place in the queue behind.
+                if not future.done():
+                    future.set_result(reply)
+        except (ProtocolError, IndexError):
+            self.drop("it answered what is no Redis protocol")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.drop("the connection was lost")
+
+    def drop(self, why: str) -> None:
+        """Give the connection up: every call in flight fails."""
+        if self._transport is None:
+            return
+        self._transport.abort()
+        self._transport = None
+        if self._alarm is not None:
+            self._alarm.cancel()
+        lost, self._waiting = self._waiting, deque()
+        for future, _ in lost:
+            if not future.done():
+                future.set_exception(RedisAwayError(why))
+        self._node.line_lost(self, why, failed=bool(lost))
+
+    def _set_alarm(self, at: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm, self._alarm_at = self._loop.call_at(at, self._ring), at
+
+    def _ring(self) -> None:
+        self._alarm = None
+        if not self._waiting:
+            self._overdue = False
+            return
+        now, first = self._loop.time(), min(due for _, due in self._waiting)
+        if first > now:
+            self._overdue = False
+            self._set_alarm(first)
+        elif self._overdue:
+            self.drop("it did not answer in time")
+        else:
+            # Perhaps it did, and this loop was busy: what has arrived is read in the turn before the next ring.
+            self._overdue = True
+            self._set_alarm(now + GRACE_SECONDS)
+
+
+class Node:
+    """One server and the connection to it, opened when it is needed; with a rest after failures."""
+
+    def __init__(self, place: Place, address: Address) -> None:
+        self.address = address
+        self._place = place
+        self._line: Line | None = None
+        self._opening: asyncio.Task[Line] | None = None
+        self._failures = 0
+        self._failed_at = float("-inf")
+        self._rests_until = 0.0
+        self._probing = False
+        self._logged_at = float("-inf")
+
+    async def ask(self, command: bytes, due: float, *, expected: frozenset[str] = frozenset()) -> Any:
+        """The reply to one packed command, a hiredis.ReplyError where that is the reply; `due` by the loop's clock.
+
+        Raises RedisAwayError, and ForgetfulServerError for a server whose run id is not `expected` (none: any).
+        """
+        if self._failures >= FAILURES:
+            return await self._probe(command, due, expected)
+        line = self._line
+        if line is None:
+            line = await self._opened(due)
+        if expected and line.run_id not in expected:
+            raise self._forgetful(line)
+        reply = await line.ask(command, due)
+        self._failures = 0
+        return reply
+
+    async def _probe(self, command: bytes, due: float, expected: frozenset[str]) -> Any:
+        """One call at a time finds out whether the server is there again; the others fail at once."""
+        loop = asyncio.get_running_loop()
+        if self._probing or loop.time() < self._rests_until:
+            raise RedisAwayError("it failed a moment ago")
+        self._probing = True
+        try:
+            line = self._line or await self._opened(due)
+            if expected and line.run_id not in expected:
+                raise self._forgetful(line)
+            reply = await line.ask(command, due)
+        except RedisAwayError:
+            self._failed()
+            raise
+        finally:
+            self._probing = False
+        logger.warning("Redis %s answers again", self.address)
+        self._failures = 0
+        return reply
+
+    def line_lost(self, line: Line, why: str, *, failed: bool) -> None:
+        """Told by the line itself. `failed`: somebody waited for an answer."""
+        if self._line is line:
+            self._line = None
+            if failed:
+                self._failed()
+                self.log(why)
+
+    def close(self) -> None:
+        """Let the connection go; the node opens a new one when it is asked again."""
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._line is not None:
+            self._line.drop("closed")
+
+    def log(self, why: str) -> None:
+        """Once a second at most, whatever the load."""
+        now = asyncio.get_running_loop().time()
+        if now - self._logged_at >= 1:
+            self._logged_at = now
+            logger.warning("Redis %s: %s", self.address, why)
+
+    def _failed(self) -> None:
+        now = asyncio.get_running_loop().time()
+        # What fails during a rest was under way before it.
+        if now < self._rests_until:
+            return
+        self._failures, self._failed_at = self._failures + 1, now
+        if self._failures >= FAILURES:
+            rest = SHORTEST_REST_SECONDS * 2 ** min(self._failures - FAILURES, 10)
+            self._rests_until = now + min(rest, LONGEST_REST_SECONDS)
+
+    def _forgetful(self, line: Line) -> ForgetfulServerError:
+        self.log(f"it is not what the epoch began with: run id {line.run_id}")
+        if not line.busy:
+            # The next connection may lead to the right one.
+            line.drop("another server")
+        return ForgetfulServerError(f"another server at {self.address}")
+
+    async def _opened(self, due: float) -> Line:
+        """The connection, opened once for all who wait for it, each for as long as its call may take."""
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open())
+            self._opening.add_done_callback(self._was_opened)
+        opening = self._opening
+        remaining = due - asyncio.get_running_loop().time()
+        await asyncio.wait([opening], timeout=max(remaining, 0))
+        if not opening.done() or opening.cancelled():
+            if asyncio.get_running_loop().time() - self._failed_at >= TOGETHER_SECONDS:
+                self._failed()
+            raise RedisAwayError("no connection in time")
+        return opening.result()
+
+    def _was_opened(self, opening: asyncio.Task[Line]) -> None:
+        self._opening = None
+        error = None if opening.cancelled() else opening.exception()
+        if isinstance(error, RedisAwayError):
+            self.log(error.why)
+
+    async def _open(self) -> Line:
+        loop = asyncio.get_running_loop()
+        line: Line | None = None
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                _, line = await loop.create_connection(
+                    lambda: Line(self),
+                    self.address.host,
+                    self.address.port,
+                    ssl=ssl.create_default_context() if self._place.tls else None,
+                )
+                await self._greet(line, loop.time() + OPEN_SECONDS)
+        except (OSError, TimeoutError, RedisAwayError) as error:
+            if line is not None:
+                line.drop("it did not greet")
+            self._failed()
+            why = error.why if isinstance(error, RedisAwayError) else "no connection"
+            raise RedisAwayError(why) from error
+        self._line = line
+        return line
+
+    async def _greet(self, line: Line, due: float) -> None:
+        """Say who we are, learn who it is, and give it the scripts. A server that may drop keys to save memory is refused."""
+        place = self._place
+        commands: list[tuple[bytes | str | int, ...]] = []
+        if place.password:
+            commands.append(("AUTH", place.user, place.password) if place.user else ("AUTH", place.password))
+        if place.database:
+            commands.append(("SELECT", place.database))
+        commands += [("CLIENT", "SETNAME", "agentauth-verifier"), ("INFO", "server"), ("INFO", "memory")]
+        commands += [("SCRIPT", "LOAD", script.source) for script in SCRIPTS]
+        replies = await asyncio.gather(
+            *(line.ask(packed(command), due) for command in commands), return_exceptions=True
+        )
+        info: dict[str, str] = {}
+        for command, reply in zip(commands, replies, strict=True):
+            if isinstance(reply, RedisAwayError):
+                raise reply
+            if isinstance(reply, BaseException):
+                raise RedisAwayError(f"{command[0]!r} is refused: {reply}")
+            if command[0] == "INFO":
+                info |= read_info(reply)
+        if info.get("maxmemory_policy") != "noeviction":
+            raise RedisAwayError("maxmemory-policy must be noeviction: it may forget spent proofs otherwise")
+        line.run_id = info["run_id"]
+
+
+def read_info(reply: bytes) -> dict[str, str]:
+    """The members of an INFO reply."""
+    lines = (line.partition(":") for line in reply.decode().splitlines() if ":" in line)
+    return {name: value for name, _, value in lines}
+
+
+def packed(parts: Sequence[bytes | str | int]) -> bytes:
+    """A command as it goes over the wire."""
+    return cast("bytes", pack_command(cast("Any", tuple(parts))))

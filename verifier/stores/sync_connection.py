@@ -1,0 +1,120 @@
+"""The same servers from threads: verifications through one shared loop, all else through redis-py.
+
+redis-py is asked for directly, not by django-redis: that speaks to no cluster, and unpickles what it reads.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, TypeVar
+
+from django.conf import settings
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.retry import Retry
+
+from verifier.stores.addresses import parse_redis_url
+from verifier.stores.connection import DEADLINE_SECONDS, Servers
+from verifier.stores.scripts import Script
+
+# For readers of streams and commands, not for a verification.
+CLIENT_SECONDS: Final = 2.0
+
+_T = TypeVar("_T")
+
+
+def sync_client() -> Redis | RedisCluster:
+    """A new redis-py client of REDIS_URL, answers as bytes. Each call waits 2 s at most and is never repeated.
+
+    It does not look whether a server is one the epoch began with: what decides goes through `SyncServers`.
+    """
+    place = parse_redis_url(settings.REDIS_URL)
+    options: dict[str, Any] = {
+        "username": place.user or None,
+        "password": place.password or None,
+        "ssl": place.tls,
+        "socket_timeout": CLIENT_SECONDS,
+        "socket_connect_timeout": CLIENT_SECONDS,
+        "client_name": "agentauth",
+        "decode_responses": False,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    if place.cluster:
+        nodes = [
+            ClusterNode(each.host, each.port)  # type: ignore[no-untyped-call]
+            for each in place.addresses
+        ]
+        return RedisCluster(startup_nodes=nodes, **options)
+    [only] = place.addresses
+    return Redis(host=only.host, port=only.port, db=place.database, **options)
+
+
+class SyncServers:
+    """`Servers` for threads: calls of all of them share its connections, its checks and its rests after failures.
+
+    Its loop runs in a thread of its own, started by the first call; after a fork the child starts another.
+    """
+
+    def __init__(self, url: str, *, expected_runs: Callable[[], frozenset[str]] = frozenset) -> None:
+        self._url, self._expected_runs = url, expected_runs
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._servers: Servers | None = None
+        self._pid = 0
+
+    def evaluate(
+        self,
+        script: Script,
+        shard: int,
+        keys: Sequence[bytes],
+        args: Sequence[bytes | str | int],
+        *,
+        deadline: float = DEADLINE_SECONDS,
+    ) -> Any:
+        """As `Servers.evaluate`, with the same errors."""
+        return self._run(lambda servers: servers.evaluate(script, shard, keys, args, deadline=deadline))
+
+    def run_ids(self) -> dict[str, str]:
+        """As `Servers.run_ids`."""
+        return self._run(lambda servers: servers.run_ids())
+
+    def mark(self, epoch: int) -> None:
+        """As `Servers.mark`."""
+        self._run(lambda servers: servers.mark(epoch))
+
+    def ping(self) -> None:
+        """As `Servers.ping`."""
+        self._run(lambda servers: servers.ping())
+
+    def close(self) -> None:
+        """Let the connections go and end the thread; the next call starts anew."""
+        with self._lock:
+            loop, servers, mine = self._loop, self._servers, self._pid == os.getpid()
+            self._loop = self._servers = None
+        if loop is not None and servers is not None and mine:
+            loop.call_soon_threadsafe(servers.close)
+            loop.call_soon_threadsafe(loop.stop)
+
+    def _run(self, work: Callable[[Servers], Coroutine[Any, Any, _T]]) -> _T:
+        loop, servers = self._started()
+        return asyncio.run_coroutine_threadsafe(work(servers), loop).result()
+
+    def _started(self) -> tuple[asyncio.AbstractEventLoop, Servers]:
+        with self._lock:
+            if self._loop is None or self._servers is None or self._pid != os.getpid():
+                self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
+                self._servers = Servers(self._url, expected_runs=self._expected_runs)
+                threading.Thread(target=_serve, args=(self._loop,), name="redis", daemon=True).start()
+            return self._loop, self._servers
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+        # Connections that were let go have one more turn.
+        loop.run_until_complete(asyncio.sleep(0))
+    finally:
+        loop.close()

@@ -1,0 +1,76 @@
+"""The verifier on a cluster of three: slots that move, nodes that are away."""
+
+import uuid
+
+import pytest
+
+from tests import redis_servers
+from tests.postgres import free_port
+from verifier.stores import scripts
+from verifier.stores.connection import SLOT_OF_SHARD, Servers
+from verifier.stores.scripts import Code
+from verifier.tests.calls import QUICK, fails, heals, on_loop, use
+
+pytestmark = pytest.mark.redis
+
+
+@pytest.mark.parametrize("program", redis_servers.PROGRAMS)
+def test_a_slot_that_moves_takes_its_memory_along(program: str) -> None:
+    with redis_servers.cluster(program) as cluster:
+        runs = frozenset(node.client().info("server")["run_id"] for node in cluster.nodes)
+
+        async def work(servers: Servers) -> None:
+            await servers.mark(1)
+            grant = uuid.uuid4()
+            assert (await use(servers, grant, jti="one")).number == 1
+            slot = SLOT_OF_SHARD[scripts.shard_of(grant)]
+            target = next(node for node in cluster.nodes if node is not cluster.owner(slot))
+            cluster.migrate(slot, target)
+            assert (await use(servers, grant, jti="one", deadline=1)).code is Code.REPLAYED
+            assert (await use(servers, grant)).number == 3
+            assert set((await servers.run_ids()).values()) == runs
+
+        on_loop(cluster.url, work, expected_runs=lambda: runs)
+
+
+def test_a_cluster_is_found_with_one_address_down(
+    redis_servers_running: redis_servers.Server | redis_servers.Cluster, redis_url: str
+) -> None:
+    live = redis_servers_running.nodes[0].port
+    if len(redis_servers_running.nodes) == 1:
+        # One server that is no cluster cannot say who serves what.
+        on_loop(
+            f"redis://127.0.0.1:{free_port()},127.0.0.1:{live}",
+            lambda servers: fails(servers.ping()),
+        )
+        return
+
+    async def work(servers: Servers) -> None:
+        await servers.mark(1)
+        replies = [await use(servers, uuid.UUID(int=shard)) for shard in range(scripts.SHARDS)]
+        assert {reply.number for reply in replies} == {1}
+
+    on_loop(f"redis://127.0.0.1:{free_port()},127.0.0.1:{live}", work)
+
+
+def test_a_cluster_answers_where_it_can_while_a_node_is_away() -> None:
+    with redis_servers.cluster() as cluster:
+
+        async def work(servers: Servers) -> None:
+            await servers.mark(1)
+            gone = cluster.nodes[1]
+            gone.freeze()
+            owners = [cluster.owner(slot) for slot in SLOT_OF_SHARD]
+            for shard, owner in enumerate(owners):
+                grant = uuid.UUID(int=shard)
+                if owner is gone:
+                    await fails(use(servers, grant, deadline=QUICK))
+                else:
+                    assert (await use(servers, grant)).code is Code.OK
+            await fails(servers.ping())
+            await fails(servers.run_ids())
+            gone.thaw()
+            for shard in range(scripts.SHARDS):
+                assert (await heals(servers, uuid.UUID(int=shard))).code is Code.OK
+
+        on_loop(cluster.url, work)

@@ -1,0 +1,43 @@
+"""What REDIS_URL may say."""
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from verifier.stores.addresses import Address, parse_redis_url
+
+
+@pytest.mark.parametrize(
+    ("url", "addresses"),
+    [
+        ("redis://localhost", (Address("localhost", 6379),)),
+        ("rediss://u:p%40@h.example:1/2", (Address("h.example", 1),)),
+        ("redis://:p@a:1,b,[::1]:3", (Address("a", 1), Address("b", 6379), Address("::1", 3))),
+    ],
+)
+def test_a_url_names_servers(url: str, addresses: tuple[Address, ...]) -> None:
+    assert parse_redis_url(url).addresses == addresses
+
+
+def test_a_url_carries_who_we_are() -> None:
+    place = parse_redis_url("rediss://u:p%40@h:1/2")
+    assert (place.tls, place.user, place.password, place.database, place.cluster) == (
+        True,
+        "u",
+        "p@",
+        2,
+        False,
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "http://:secret@a", "redis://", "redis://:secret@", "redis://:secret@a:0", "redis://:secret@a:65536", "redis://:secret@a:x",
+        "redis://:secret@a,,b", "redis://:secret@a,a", "redis://:secret@a,b/1", "redis://:secret@a/x", "redis://:secret@a?db=1",
+        "redis://:secret@a b", "unix:///run/redis",
+    ],
+)  # fmt: skip
+def test_a_url_that_is_none_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(ImproperlyConfigured) as refused:
+        parse_redis_url(url)
+    assert "secret" not in str(refused.value)
