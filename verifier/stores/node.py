@@ -268,13 +268,16 @@ class Node:
                 )
                 await self._greet(line, loop.time() + OPEN_SECONDS)
         except (OSError, TimeoutError, RedisAwayError) as error:
-            if line is not None:
-                line.drop("it did not greet")
             self._failed()
             why = error.why if isinstance(error, RedisAwayError) else "no connection"
             raise RedisAwayError(why) from error
-        self._line = line
-        return line
+        else:
+            self._line = line
+            return line
+        finally:
+            # Also where nobody waits any more.
+            if line is not None and self._line is not line:
+                line.drop("it did not greet")
 
     async def _greet(self, line: Line, due: float) -> None:
         """Say who we are, learn who it is, and give it the scripts. A server that may drop keys to save memory is refused."""
