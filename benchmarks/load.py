@@ -32,6 +32,11 @@ class Crowd:
     audience: str
     agents: list[tuple[str, str]]
 
+    @property
+    def basic(self) -> str:
+        """The provider's Authorization header."""
+        return "Basic " + base64.b64encode(f"{self.client_id}:{self.client_secret}".encode()).decode()
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -123,7 +128,7 @@ def parse_tally(printed: str) -> Tally:
 
 def _write(file: Path, crowd: Crowd, question: Question, url: str, calls: range, repeat_every: int) -> None:
     """One core's share. `calls` are positions in the whole run, so that the agents take turns across shares."""
-    writers = [_Writer(pem, token, crowd.audience, question) for pem, token in crowd.agents]
+    writers = [BodyWriter(pem, token, crowd.audience, question) for pem, token in crowd.agents]
     head = _head(crowd, question, url)
     iat, previous = int(time.time()), b""
     with file.open("wb") as out:
@@ -141,14 +146,13 @@ def _write(file: Path, crowd: Crowd, question: Question, url: str, calls: range,
 
 
 def _head(crowd: Crowd, question: Question, url: str) -> str:
-    credentials = base64.b64encode(f"{crowd.client_id}:{crowd.client_secret}".encode()).decode()
     return (
-        f"POST {question.path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nAuthorization: Basic {credentials}\r\n"
+        f"POST {question.path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nAuthorization: {crowd.basic}\r\n"
         "Content-Type: application/json\r\nContent-Length: "
     )
 
 
-class _Writer:
+class BodyWriter:
     """Bodies about one agent's token, each with a new proof. All that stays the same is made once."""
 
     def __init__(self, pem: str, token: str, audience: str, question: Question) -> None:
@@ -163,6 +167,7 @@ class _Writer:
         self.operation = question.operation
 
     def body(self, iat: int) -> str:
+        """A verify request as JSON."""
         claims = f'{{"jti":"{secrets.token_urlsafe(16)}","iat":{iat},{self.claims}'
         signed = f"{self.header}.{b64u_encode(claims.encode())}"
         proof = f"{signed}.{b64u_encode(self.signer.sign(signed.encode()))}"

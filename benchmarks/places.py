@@ -61,8 +61,8 @@ class Place:
 
 
 @contextlib.contextmanager
-def place(*, database: str, lean: bool, wish: Mapping[str, Any]) -> Iterator[Place]:
-    """Everything for one part, on `database` ("sqlite" or "postgres"); `lean`: the verifier's own processes and Redis.
+def place(*, database: str, lean: bool, wish: Mapping[str, Any], workers: int = WORKERS) -> Iterator[Place]:
+    """Everything for one part, on `database` ("sqlite" or "postgres"); `lean`: the verifier's own `workers` and Redis.
 
     `wish` goes to `tests.seed crowd`.
     """
@@ -78,7 +78,7 @@ def place(*, database: str, lean: bool, wish: Mapping[str, Any]) -> Iterator[Pla
         if lean:
             redis_url, others["redis"] = stack.enter_context(redis(directory))
             registry.env["REDIS_URL"] = redis_url
-            server = LiveVerifier(registry, redis_url=redis_url, workers=WORKERS)
+            server = LiveVerifier(registry, redis_url=redis_url, workers=workers)
         registry.prepare()
         crowd = seeded(registry, "crowd", dict(wish))
         # Numbered before anything is measured: what seeding wrote is not the verifier's work.

@@ -47,7 +47,7 @@ PARTS = {
     "drf-sqlite": Part("sqlite", lean=False),
     "drf-postgres": Part("postgres", lean=False),
     "lean": Part("postgres", lean=True),
-    "cold": Part("postgres", lean=True, agents=5000, cold=True),
+    "cold": Part("postgres", lean=True, agents=3000, cold=True),
     "batch": Part("postgres", lean=True, question=Question(READ, batch=20)),
     "durable": Part(
         "postgres",
@@ -150,12 +150,19 @@ def drive(
     seconds: int,
     rate: float | None,
 ) -> tuple[Tally, float]:
-    """Send them: by wrk as fast as they are answered, or open-loop at `rate`; the client's own lateness (p99, ms) beside."""
+    """Send them: by wrk as fast as they are answered, or open-loop at `rate`; the client's own lateness (p99, ms) beside.
+
+    Raises RuntimeError where nothing was answered, since then there is nothing to measure.
+    """
     url, batch, connections = there.server.url, part.question.batch, given.connections
     with on_cores({max(EVERY_CORE)} if given.pin else EVERY_CORE):
         if rate is None:
-            return with_wrk(url, files, batch=batch, connections=connections, seconds=seconds), 0.0
-        return open_loop(url, requests_in(files), rate=rate, batch=batch, connections=connections)
+            driven = with_wrk(url, files, batch=batch, connections=connections, seconds=seconds), 0.0
+        else:
+            driven = open_loop(url, requests_in(files), rate=rate, batch=batch, connections=connections)
+    if not driven[0].answered:
+        raise RuntimeError(f"not one call was answered: {driven[0]}")
+    return driven
 
 
 @contextlib.contextmanager
