@@ -30,6 +30,7 @@ from agentauth.protocol.identifiers import uuid7
 from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey, Signer
 from agentauth.protocol.manifest import sign_manifest
 from agentauth.protocol.token import build_claims, sign_token
+from tests.forging import changed_signature
 
 OWN = Path(__file__).parent / "own"
 NOW = 1_800_000_000
@@ -126,7 +127,7 @@ def proofs() -> dict[str, Any]:
             case("other-url", proof(), "url", url=f"{URL}/1"),
             case("too-old", proof(), "iat", now=NOW + 61),
             case("other-token", proof(), "ath", access_token=token(STRANGER)),
-            case("changed-signature", proof()[:-2] + "AA", "signature"),
+            case("changed-signature", changed_signature(proof()), "signature"),
             case("token-as-proof", token(), "malformed"),
         ]
     }
