@@ -7,6 +7,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from nacl.bindings import crypto_sign_open
+from nacl.exceptions import BadSignatureError
 
 from .encoding import b64u_decode, b64u_encode, sha256
 from .errors import EncodingError, InvalidKeyError, InvalidSignatureError
@@ -18,6 +20,7 @@ _COORDINATE_BYTES: Final = 32
 _P256_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 _ED25519_FIELD: Final = 2**255 - 19
 _ED25519_ORDER: Final = 2**252 + 27742317777372353535851937790883648493
+_ECDSA: Final = ec.ECDSA(hashes.SHA256())
 
 # The y coordinates of the eight points of small order (RFC 7748 section 6.1 gives the same set in another form):
 # 0, 1, −1, and the two of order eight. A key among them verifies a signature over any message; an R among them
@@ -63,9 +66,8 @@ class PublicKey:
     thumbprint: str
     x: str
     y: str | None = field(default=None)
-    _key: ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey = field(
-        kw_only=True, repr=False, compare=False
-    )
+    # Ed25519: the 32 bytes themselves, which libsodium reads at each check. P-256: the key as OpenSSL holds it.
+    _key: bytes | ec.EllipticCurvePublicKey = field(kw_only=True, repr=False, compare=False)
 
     @property
     def kty(self) -> str:
@@ -89,12 +91,12 @@ class PublicKey:
         if len(signature) != SIGNATURE_BYTES:
             raise InvalidSignatureError("A signature has the wrong length.")
         try:
-            if isinstance(self._key, ed25519.Ed25519PublicKey):
+            if isinstance(self._key, bytes):
                 _check_ed25519_signature(signature)
-                self._key.verify(signature, message)
+                crypto_sign_open(signature + message, self._key)
             else:
-                self._key.verify(_der_signature(signature), message, ec.ECDSA(hashes.SHA256()))
-        except InvalidSignature:
+                self._key.verify(_der_signature(signature), message, _ECDSA)
+        except (InvalidSignature, BadSignatureError):
             raise InvalidSignatureError("The signature does not verify.") from None
 
 
@@ -113,17 +115,17 @@ def parse_jwk(value: object) -> PublicKey:
 
 
 def ed25519_public_key(raw: bytes) -> PublicKey:
-    """The Ed25519 key of 32 raw bytes (RFC 8032 section 5.1.5). Raises InvalidKeyError when not canonical or of small order."""
+    """The Ed25519 key of 32 raw bytes (RFC 8032 section 5.1.5). Raises InvalidKeyError when not canonical or of small order.
+
+    Whether they are a point at all is found out by the first check of a signature, which then fails.
+    """
     if len(raw) != _COORDINATE_BYTES:
         raise InvalidKeyError("An Ed25519 key is 32 bytes.")
     if not _is_strict_point(raw):
         raise InvalidKeyError("The Ed25519 key is not in canonical form, or is a weak point.")
     x = b64u_encode(raw)
-    try:
-        key = ed25519.Ed25519PublicKey.from_public_bytes(raw)
-    except ValueError:
-        raise InvalidKeyError("The Ed25519 key is not a point of the curve.") from None
-    return PublicKey("EdDSA", _thumbprint(f'{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}'), x, _key=key)
+    # A copy that nobody else holds and that is bytes: its length is not looked at again.
+    return PublicKey("EdDSA", _thumbprint(f'{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}'), x, _key=bytes(raw))
 
 
 def p256_public_key(x: bytes, y: bytes) -> PublicKey:
@@ -320,8 +322,8 @@ def _is_strict_point(raw: bytes) -> bool:
 def _check_ed25519_signature(signature: bytes) -> None:
     """R canonical and not of small order, S below the group order (RFC 8032 section 5.1.7).
 
-    The library compares R by its bytes and checks S as well; both stand here so that the rule holds under any
-    backend that is put in its place.
+    The library refuses all of these by itself; they stand here so that the rule holds under any backend that is put
+    in its place.
     """
     if not _is_strict_point(signature[:32]) or int.from_bytes(signature[32:], "little") >= _ED25519_ORDER:
         raise InvalidSignatureError("The signature is not in canonical form.")

@@ -22,6 +22,7 @@ NEEDED = {
     "httpx",
     "idna",
     "pycparser",
+    "pynacl",
     "rfc8785",
     "typing-extensions",
     "tzdata",
