@@ -1,6 +1,5 @@
 """Bytes and text in exactly one form: base64url, canonical JSON, JSON reading, times. No signatures and no domain rules."""
 
-import base64
 import binascii
 import hashlib
 import json
@@ -21,6 +20,10 @@ MAX_DEPTH = 32
 MAX_INTEGER = 2**53 - 1
 _MAX_INTEGER_DIGITS = len(str(MAX_INTEGER)) + 1  # and a sign
 
+# What the library knows is base64 with "+" and "/". Only letters change here: whatever else stands there stays.
+_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
+_FROM_STANDARD = bytes.maketrans(b"+/", b"-_")
+_JSON_SPACE = " \t\n\r"
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z", re.ASCII)
 
@@ -32,7 +35,11 @@ def sha256(data: bytes) -> bytes:
 
 def b64u_encode(data: bytes) -> str:
     """Base64url without padding (RFC 7515 section 2)."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    return _b64u(data).decode("ascii")
+
+
+def _b64u(data: bytes) -> bytes:
+    return binascii.b2a_base64(data, newline=False).rstrip(b"=").translate(_FROM_STANDARD)
 
 
 def b64u_decode(text: str) -> bytes:
@@ -43,12 +50,12 @@ def b64u_decode(text: str) -> bytes:
     """
     try:
         raw = text.encode("ascii")
-        data = base64.urlsafe_b64decode(raw + b"=" * (-len(raw) % 4))
+        data = binascii.a2b_base64(raw.translate(_TO_STANDARD) + b"=" * (-len(raw) % 4))
     except (UnicodeEncodeError, binascii.Error, ValueError, AttributeError):
         raise EncodingError("A value is not base64url.") from None
     # The standard decoder skips what it does not know. Encoding again is the one test that leaves nothing out:
     # padding, white space, "+" and "/", non-zero trailing bits all come back different.
-    if b64u_encode(data) != text:
+    if _b64u(data) != raw:
         raise EncodingError("A value is not base64url in its canonical form.")
     return data
 
@@ -86,11 +93,15 @@ def read_json(
     if text.count("[") + text.count("{") > max_depth:
         _check_depth(text, max_depth)
     try:
-        value: object = _DECODER.decode(text)
+        # `decode` of the decoder looks for white space with two regular expressions; this takes half its time.
+        text = text.strip(_JSON_SPACE)
+        value, end = _DECODER.raw_decode(text)
     except EncodingError:
         raise
     except (ValueError, RecursionError):
         raise EncodingError("The text is not JSON.") from None
+    if end != len(text):
+        raise EncodingError("The text is not JSON.")
     # Only an escape can bring a surrogate or a NUL past the UTF-8 decoder and the JSON grammar.
     if "\\u" in text:
         for part in _walk(value):
@@ -200,9 +211,9 @@ def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _integer(digits: str) -> int:
     # Length first: turning a million digits into a number takes quadratic time.
-    if len(digits) > _MAX_INTEGER_DIGITS or abs(int(digits)) > MAX_INTEGER:
+    if len(digits) > _MAX_INTEGER_DIGITS or abs(number := int(digits)) > MAX_INTEGER:
         raise EncodingError("A number is too large.")
-    return int(digits)
+    return number
 
 
 def _fraction(digits: str) -> float:
