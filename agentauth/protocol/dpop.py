@@ -2,8 +2,10 @@
 
 import hmac
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Final
 
 from .encoding import b64u_encode, sha256
@@ -15,7 +17,7 @@ from .errors import (
     InvalidTokenError,
     ProofNonceRequiredError,
 )
-from .jose import VerifiedJws, parse_compact, sign_compact, verify_jws
+from .jose import UnverifiedJws, VerifiedJws, read_header, sign_compact, split_compact, verify_jws
 from .keys import PrivateMemberError, PublicKey, Signer, parse_jwk
 from .reading import shown
 from .urls import normalize_url, url_within
@@ -43,6 +45,9 @@ WINDOW_SECONDS: Final = 60
 SPEND_SECONDS: Final = WINDOW_SECONDS + 5
 MAX_JTI_LENGTH: Final = 256
 # RFC 9110 section 11.2 (token68): a second credential joined on by a comma, or any space, does not match.
+_KEPT_HEADERS: Final = 4_096
+# Ours have 158 letters (Ed25519) and 220 (P-256). Longer ones are read each time, so that what is kept stays small.
+_MAX_KEPT_HEADER: Final = 512
 _AUTHORIZATION: Final = re.compile(r"([A-Za-z]+) +([A-Za-z0-9._~+/-]+=*)")
 
 
@@ -193,11 +198,11 @@ def single_header(lines: Sequence[str]) -> str:
 
 def _prove_signature(compact: str) -> tuple[PublicKey, VerifiedJws]:
     try:
-        # 1.
-        jws = parse_compact(compact)
-        # 2. The key is the attacker's to choose: this proves only who holds it, the caller proves who that is.
-        key = parse_jwk(jws.header.get("jwk"))
+        # 1. and 2. The key is the attacker's to choose: this proves only who holds it, the caller proves who that is.
+        segment, payload, signing_input, signature = split_compact(compact)
+        key, header = (_kept_header if len(segment) <= _MAX_KEPT_HEADER else _header)(segment)
         # 3.
+        jws = UnverifiedJws(header, payload, signing_input, signature)
         return key, verify_jws(jws, key, expected_typ=TYP)
     except InvalidSignatureError:
         raise InvalidProofError("The proof's signature does not verify.", reason="signature") from None
@@ -207,6 +212,19 @@ def _prove_signature(compact: str) -> tuple[PublicKey, VerifiedJws]:
         raise InvalidProofError(error.description, reason="malformed") from None
     except AgentAuthError as error:
         raise InvalidProofError(error.description, reason="malformed") from None
+
+
+def _header(segment: str) -> tuple[PublicKey, Mapping[str, object]]:
+    """The key of a proof's header, and the two members that are looked at later; nothing in either can be changed."""
+    header = read_header(segment)
+    typ = header.get("typ")
+    # A `typ` that is no text equals none that is asked for, and neither does None.
+    kept = {"alg": header["alg"], "typ": typ if isinstance(typ, str) else None}
+    return parse_jwk(header.get("jwk")), MappingProxyType(kept)
+
+
+# The same letters in every proof of one agent. An error is not kept: what is refused is read again each time.
+_kept_header = lru_cache(maxsize=_KEPT_HEADERS)(_header)
 
 
 def _text(claims: dict[str, object], name: str) -> str:

@@ -20,7 +20,7 @@ _REFUSED_HEADERS: Final = frozenset({"crit", "b64", "zip"})
 class UnverifiedJws:
     """A JWS of good shape, whose every word may be an attacker's: nothing in it is proved yet."""
 
-    header: dict[str, object]
+    header: Mapping[str, object]
     payload: bytes
     signing_input: bytes
     signature: bytes
@@ -42,7 +42,7 @@ class UnverifiedJws:
 class VerifiedJws:
     """A JWS whose signature and `typ` are proved; `claims` still need their own rules."""
 
-    header: dict[str, object]
+    header: Mapping[str, object]
     claims: dict[str, object]
 
 
@@ -54,6 +54,18 @@ def parse_compact(text: str, *, max_bytes: int = MAX_BYTES) -> UnverifiedJws:
     `jwk`, `jku`, `x5u`, `x5c` and unknown members are left alone: nothing is fetched, and only DPoP and manifests
     read `jwk`. Raises EncodingError.
     """
+    # 1. to 3.
+    segment, payload, signing_input, signature = split_compact(text, max_bytes=max_bytes)
+    # 4. to 6.
+    return UnverifiedJws(read_header(segment), payload, signing_input, signature)
+
+
+def split_compact(text: str, *, max_bytes: int = MAX_BYTES) -> tuple[str, bytes, bytes, bytes]:
+    """Steps 1 to 3 of `parse_compact`: the header's segment as it stands, payload, signing input, signature.
+
+    For readers that see the same header again and again; what `read_header` makes of a segment depends on it alone.
+    Raises EncodingError.
+    """
     # 1. The bound comes before any work in proportion to the length.
     if not isinstance(text, str) or not text or len(text) > max_bytes or not text.isascii():
         raise EncodingError("The signed object is empty, too long or not ASCII.")
@@ -62,9 +74,18 @@ def parse_compact(text: str, *, max_bytes: int = MAX_BYTES) -> UnverifiedJws:
     if len(segments) != _SEGMENTS or not all(segments):
         raise EncodingError("A signed object has three parts separated by dots.")
     # 3.
-    header_bytes, payload, signature = (b64u_decode(segment) for segment in segments)
+    return (
+        segments[0],
+        b64u_decode(segments[1]),
+        text[: text.rindex(".")].encode("ascii"),
+        b64u_decode(segments[2]),
+    )
+
+
+def read_header(segment: str) -> dict[str, object]:
+    """The rest of step 3 and steps 4 to 6 of `parse_compact` for one header. Raises EncodingError."""
     # 4.
-    header = read_object(header_bytes, max_bytes=max_bytes)
+    header = read_object(b64u_decode(segment), max_bytes=len(segment))
     # 5.
     if not _REFUSED_HEADERS.isdisjoint(header):
         raise EncodingError("The header asks for an extension that is not supported.")
@@ -72,7 +93,7 @@ def parse_compact(text: str, *, max_bytes: int = MAX_BYTES) -> UnverifiedJws:
     alg = header.get("alg")
     if not isinstance(alg, str) or alg not in ALLOWED_ALGS:
         raise EncodingError("The header names no algorithm that is accepted here.")
-    return UnverifiedJws(header, payload, text[: text.rindex(".")].encode("ascii"), signature)
+    return header
 
 
 def verify_jws(jws: UnverifiedJws, key: PublicKey, *, expected_typ: str) -> VerifiedJws:

@@ -1,12 +1,15 @@
 """URLs as DPoP compares them: one normal form of an absolute http(s) URL, and whether it lies inside an audience."""
 
 import re
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
 from typing import Final
 
 from .errors import InvalidRequestError
 
 MAX_URL_LENGTH: Final = 2_048
+# One call compares the same few texts several times, and many calls name the same resources. Errors are not kept.
+_KEPT: Final = 2_048
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 # One pattern over printable ASCII. A host is a name, an IPv4 address or a bracketed IPv6 address: no userinfo
 # ("https://api.example@evil.example" would read as two different hosts to two readers), no escapes, no zone.
@@ -37,6 +40,7 @@ def normalize_url(url: str) -> str:
     return origin + path
 
 
+@lru_cache(maxsize=_KEPT)
 def split_url(url: str) -> tuple[str, str]:
     """The normal form of `url` in two parts, origin and path. Raises InvalidRequestError as `normalize_url` does."""
     match = _URL.fullmatch(url) if len(url) <= MAX_URL_LENGTH else None
