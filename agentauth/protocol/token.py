@@ -31,7 +31,7 @@ _JKT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 class VerifiedToken:
     """A token that passed step 1: signed by the issuer for this audience, in time, bound to a key. Times are unix seconds.
 
-    `claims` holds everything as signed; what is ours in it is read by `read_claims`.
+    `claims` holds everything as signed; what is ours in it is read by `read_claims`. `key` proved it, under the name `kid`.
     """
 
     jti: str
@@ -41,6 +41,8 @@ class VerifiedToken:
     issued_at: int
     expires_at: int
     claims: Mapping[str, object]
+    kid: str
+    key: PublicKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,7 @@ def verify_access_token(
     of section 8.
     """
     # 1. to 4.
-    claims = _prove_signature(compact, keys)
+    kid, key, claims = _prove_signature(compact, keys)
     # 5. One audience only, as a text or alone in a list (RFC 7519 section 4.1.3).
     if claims.get("iss") != expected_issuer or claims.get("aud") not in (
         expected_audience,
@@ -186,6 +188,8 @@ def verify_access_token(
         issued_at,
         expires_at,
         claims,
+        kid,
+        key,
     )
     # 7. A token past our own limit was not made by our rules, whoever holds the key.
     if expires_at - issued_at > MAX_TOKEN_SECONDS:
@@ -230,17 +234,18 @@ def read_claims(token: VerifiedToken) -> TokenClaims:
     )
 
 
-def _prove_signature(compact: str, keys: Mapping[str, PublicKey]) -> dict[str, object]:
+def _prove_signature(compact: str, keys: Mapping[str, PublicKey]) -> tuple[str, PublicKey, dict[str, object]]:
     try:
         jws = parse_compact(compact)
     except EncodingError as error:
         raise InvalidTokenError(error.description, reason="malformed") from None
-    key = keys.get(_key_id(jws))
+    kid = _key_id(jws)
+    key = keys.get(kid)
     if key is None:
         raise InvalidTokenError("The token is not known here.", reason="unknown")
     try:
         # A wrong `typ` is told apart from a forgery only under a good signature.
-        return verify_jws(jws, key, expected_typ=TYP).claims
+        return kid, key, verify_jws(jws, key, expected_typ=TYP).claims
     except InvalidSignatureError:
         raise InvalidTokenError("The token is not known here.", reason="unknown") from None
     except EncodingError as error:

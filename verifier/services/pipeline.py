@@ -4,14 +4,12 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError
 
 from agentauth.protocol.dpop import LeakedKeyError, check_nonce, url_within, verify_proof
-from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import (
     IdempotencyMismatchError,
     InvalidProofError,
@@ -21,7 +19,7 @@ from agentauth.protocol.errors import (
     TemporarilyUnavailableError,
 )
 from agentauth.protocol.keys import PublicKey
-from agentauth.protocol.token import TokenClaims, verify_token
+from agentauth.protocol.token import TokenClaims
 from audit.services import Actor
 from kms.services import verification_keys
 from registry.models import ServiceProvider
@@ -30,13 +28,13 @@ from registry.services.nonces import Nonces, nonces_of
 from verifier.answers import body_of
 from verifier.requests import VerifyRequest
 from verifier.services import home
+from verifier.services.proved_tokens import ProvedTokens
 from verifier.stores import Delivery, EarlyRefusal, Permit, Recalled, Refuse, StoreCall
 from verifier.stores.choice import store
 
 logger = logging.getLogger(__name__)
 
-# Stands for "no action" where an action's digest is asked for: no canonical JSON object hashes to it.
-_NO_ACTION = sha256(b"agentauth/no-action/v1")
+TOKENS = ProvedTokens()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,28 +96,35 @@ def prepare(
     delivery: Delivery | None = None,
     actor: Actor,
     now: datetime,
+    tokens: ProvedTokens = TOKENS,
 ) -> StoreCall | EarlyRefusal:
     """Steps 3 to 5, without I/O: who signed what, for whom, and with which key. `keys` maps `kid` to token keys.
 
     The proof is not spent here: who cannot show a token bound to the proof's key writes nothing into the replay
     memory, and cannot use up another's `jti`. A proof without a nonce is refused where `nonce_required`; one whose
-    nonce is not among `nonces` always is, and never becomes good, since nonces only get older.
+    nonce is not among `nonces` always is, and never becomes good, since nonces only get older. `tokens` spares the
+    signature of a token proved before; the proof's is checked every time.
     """
     seconds = int(now.timestamp())
-    refused = partial(
-        EarlyRefusal,
-        service_provider_id=service_provider.pk,
-        action=request.action,
-        operation_key=request.operation_key,
-        dry_run=request.dry_run,
-        actor=actor,
-        now=now,
-        delivery=delivery,
-    )
+
+    def refused(refuse: Refuse, leaked_key: PublicKey | None = None) -> EarlyRefusal:
+        return EarlyRefusal(
+            service_provider_id=service_provider.pk,
+            refuse=refuse,
+            claims=claims,
+            action=request.action,
+            operation_key=request.operation_key,
+            dry_run=request.dry_run,
+            actor=actor,
+            now=now,
+            leaked_key=leaked_key,
+            delivery=delivery,
+        )
+
     claims: TokenClaims | None = None
     try:
         # 3. Signature, issuer, audience, then time. Forged, foreign and another service provider's are one answer.
-        claims = verify_token(
+        claims = tokens.verify(
             request.untrusted_token,
             keys=keys,
             expected_issuer=settings.ISSUER,
@@ -138,13 +143,13 @@ def prepare(
         )
         check_nonce(proof, accepted=nonces.accepted, required=nonce_required)
     except ProofNonceRequiredError as error:
-        return refused(refuse=Refuse(error.code, nonce=nonces.current), claims=claims)
+        return refused(Refuse(error.code, nonce=nonces.current))
     except (InvalidTokenError, InvalidProofError) as error:
         leaked = error.key if isinstance(error, LeakedKeyError) else None
-        return refused(refuse=Refuse(error.code, error.reason), claims=claims, leaked_key=leaked)
+        return refused(Refuse(error.code, error.reason), leaked)
     # 5. The token is worth something only in the hands of the key it names.
     if proof.jkt != claims.jkt:
-        return refused(refuse=Refuse("invalid_token", "binding"), claims=claims)
+        return refused(Refuse("invalid_token", "binding"))
     return StoreCall(
         service_provider_id=service_provider.pk,
         claims=claims,
@@ -152,7 +157,6 @@ def prepare(
         proof_jti=proof.jti,
         spent_until=datetime.fromtimestamp(proof.spent_until, UTC),
         action=request.action,
-        action_digest=_NO_ACTION if request.action is None else request.action.digest(),
         operation_key=request.operation_key,
         dry_run=request.dry_run,
         actor=actor,

@@ -17,14 +17,18 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from agentauth.protocol.capability import Action, Capability, Violation
+from agentauth.protocol.encoding import sha256
 from agentauth.protocol.envelope import Confirmation, Envelope, Ledger, Limits
 from agentauth.protocol.keys import PublicKey
 from agentauth.protocol.token import TokenClaims
 from audit.services import Actor
 from verifier.services.home import Tenure
+
+# Stands for "no action" where an action's digest is asked for: no canonical JSON object hashes to it.
+_NO_ACTION: Final = sha256(b"agentauth/no-action/v1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +53,6 @@ class StoreCall:
     proof_jti: str
     spent_until: datetime
     action: Action | None
-    # SHA-256 of the canonical action, also of none: what an operation's key is bound to.
-    action_digest: bytes
     operation_key: str | None
     dry_run: bool
     actor: Actor
@@ -60,6 +62,11 @@ class StoreCall:
     # The nonce the agent should use from now on, where its own is about to end; told with a yes.
     fresh_nonce: str | None = None
     delivery: Delivery | None = None
+
+    @property
+    def action_digest(self) -> bytes:
+        """SHA-256 of the canonical action, also of none: what an operation's key is bound to."""
+        return _NO_ACTION if self.action is None else self.action.digest()
 
 
 @dataclass(frozen=True, slots=True)

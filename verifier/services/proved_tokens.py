@@ -1,0 +1,98 @@
+"""Tokens this process has proved: a signature is checked once, everything that time or a change can take away each time."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import Final
+
+from agentauth.protocol.keys import PublicKey
+from agentauth.protocol.token import TokenClaims, read_claims, verify_access_token
+
+# Letters of all that are kept: some 20,000 usual tokens of 900 letters, 2 kB of memory each, or 4,700 of the longest, 15 kB
+# each. So 40 MB, and 70 MB at the most.
+BOUND: Final = 18_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Proved:
+    claims: TokenClaims
+    kid: str
+    key: PublicKey
+    issuer: str
+    audience: str
+    # Unix seconds: `nbf` and `iat` passed at this time, and so do later on.
+    at: int
+
+    def holds(self, keys: Mapping[str, PublicKey], issuer: str, audience: str, now: int) -> bool:
+        """Would the full check, with these arguments, give the same claims?"""
+        return (
+            self.issuer == issuer
+            and self.audience == audience
+            and keys.get(self.kid) == self.key
+            and self.at <= now < self.claims.expires_at
+        )
+
+
+class ProvedTokens:
+    """Tokens by their exact text, at most `bound` letters of it, the one not seen for longest goes first. For all threads.
+
+    Only what passed is kept, so whatever is refused here is refused by `verify_token` itself, with its own reason.
+    It says nothing of revocation, which is no property of a token's text: that is looked at with the state.
+    """
+
+    def __init__(self, bound: int = BOUND) -> None:
+        self._bound = bound
+        self._letters = 0
+        self._proved: OrderedDict[str, _Proved] = OrderedDict()
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._proved)
+
+    def verify(
+        self,
+        compact: str,
+        *,
+        keys: Mapping[str, PublicKey],
+        expected_issuer: str,
+        expected_audience: str,
+        now: int,
+    ) -> TokenClaims:
+        """`agentauth.protocol.token.verify_token`, the same for the same arguments. Raises InvalidTokenError.
+
+        A key that is gone or is another one, another issuer or audience, a token past its end, a clock that went
+        back: each is no hit, and the whole check is made.
+        """
+        with self._lock:
+            proved = self._proved.get(compact)
+            if proved is not None:
+                self._proved.move_to_end(compact)
+        if proved is not None and proved.holds(keys, expected_issuer, expected_audience, now):
+            return proved.claims
+        token = verify_access_token(
+            compact,
+            keys=keys,
+            expected_issuer=expected_issuer,
+            expected_audience=expected_audience,
+            now=now,
+        )
+        claims = read_claims(token)
+        self._keep(compact, _Proved(claims, token.kid, token.key, expected_issuer, expected_audience, now))
+        return claims
+
+    def clear(self) -> None:
+        """Forget all of them, as after a change of keys."""
+        with self._lock:
+            self._proved.clear()
+            self._letters = 0
+
+    def _keep(self, compact: str, proved: _Proved) -> None:
+        with self._lock:
+            if compact not in self._proved:
+                self._letters += len(compact)
+            self._proved[compact] = proved
+            self._proved.move_to_end(compact)
+            while self._letters > self._bound:
+                gone, _ = self._proved.popitem(last=False)
+                self._letters -= len(gone)
