@@ -49,6 +49,7 @@ from registry.services.nonces import nonces_of
 from verifier.answers import allowed_body
 from verifier.decision import decide
 from verifier.requests import parse_verify_request
+from verifier.services.home import Tenure
 from verifier.services.pipeline import prepare
 from verifier.stores import Allow, Snapshot, StoreCall
 
@@ -141,6 +142,7 @@ def bare(place: Stage) -> Steps:
 def steps(place: Stage) -> Steps:
     """The steps of `POST /v1/verify` that need no I/O, in their order, and all of them in a row."""
     nonces, actor = nonces_of(str(place.provider.pk), NOW), Actor("service_provider", str(place.provider.pk))
+    tenure = Tenure(1, "database", frozenset(), NOW)
     snapshot = Snapshot(
         None, parse_capabilities([CAPABILITY]), parse_envelope(ENVELOPE), None, "none", human_online=False
     )
@@ -171,6 +173,7 @@ def steps(place: Stage) -> Steps:
             request,
             service_provider=place.provider,
             keys=place.keys,
+            tenure=tenure,
             nonces=nonces,
             nonce_required=False,
             actor=actor,
