@@ -66,6 +66,16 @@ def canonical_json(value: object) -> bytes:
     Raises EncodingError for anything else. Floats are refused although RFC 8785 defines them: no statement,
     event or manifest of ours holds one, so a float here is a mistake about to be signed.
     """
+    if _plain(value):
+        # Of these types the standard library writes the same text, many times faster: names in ASCII have one order in
+        # UTF-16 and in Unicode, and both escape the same characters in the same way.
+        try:
+            text = _ENCODE(value)
+            # Found also where a backslash stands before it; then the exact way says so.
+            if "\\u0000" not in text:
+                return text.encode()
+        except (UnicodeError, RecursionError, ValueError):
+            raise EncodingError("A value has no canonical JSON form.") from None
     for part in _walk(value):
         if isinstance(part, float):
             raise EncodingError("A number with a fraction cannot be signed.")
@@ -187,6 +197,27 @@ def _check_depth(text: str, limit: int) -> None:
             depth -= 1
 
 
+def _plain(value: object) -> bool:
+    """Whether all of it is text, true, false, null, an integer in bounds, or a list or object of such, named in ASCII."""
+    stack = [value]
+    while stack:
+        part = stack.pop()
+        if type(part) is dict:
+            for name, member in part.items():
+                if type(name) is not str or not name.isascii():
+                    return False
+                if type(member) is not str:
+                    stack.append(member)
+        elif type(part) is list:
+            stack.extend(part)
+        elif type(part) is int:
+            if not -MAX_INTEGER <= part <= MAX_INTEGER:
+                return False
+        elif type(part) is not str and type(part) is not bool and part is not None:
+            return False
+    return True
+
+
 def _walk(value: object) -> Iterator[object]:
     """Every scalar and every member name, by an explicit stack so that depth costs memory and not recursion."""
     stack = [value]
@@ -231,3 +262,4 @@ def _constant(_name: str) -> NoReturn:
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_members, parse_int=_integer, parse_float=_fraction, parse_constant=_constant
 )
+_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")).encode

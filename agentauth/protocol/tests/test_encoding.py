@@ -4,6 +4,7 @@ import contextlib
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,7 +58,21 @@ def test_canonical_json_orders_members_and_leaves_no_space() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [1.0, {"a": 0.5}, MAX_INTEGER + 1, {"a": -MAX_INTEGER - 1}, {1: "a"}, b"x", "\ud800", {"\0": 1}, {"a"}],
+    [
+        1.0,
+        {"a": 0.5},
+        {"a": [True, 0.5]},
+        "\0",
+        {"a": "\\u0000\0"},
+        {"a": "\udfff"},
+        MAX_INTEGER + 1,
+        {"a": -MAX_INTEGER - 1},
+        {1: "a"},
+        b"x",
+        "\ud800",
+        {"\0": 1},
+        {"a"},
+    ],
 )
 def test_what_has_no_one_canonical_form_is_refused(value: object) -> None:
     with pytest.raises(EncodingError):
@@ -75,6 +90,21 @@ def test_canonical_json_of_a_bottomless_value_is_refused() -> None:
 @given(json_values)
 def test_canonical_json_reads_back(value: object) -> None:
     assert read_json(canonical_json(value)) == value
+
+
+# Members whose order differs between Unicode and UTF-16, and what one writer escapes and another does not.
+_awkward = st.text(st.sampled_from('\x01\b\t\n\f\r"\\/\x1f\x7fu0é\u2028\ud7ff\ue000\uffff𐀀𝄞'), max_size=5)
+_awkward_values = st.recursive(
+    st.sampled_from([None, True, False, 0, -1, MAX_INTEGER, -MAX_INTEGER, "\\u0000", (), (1, "a")])
+    | _awkward,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_awkward, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(json_values | _awkward_values)
+def test_canonical_json_writes_what_the_library_of_rfc_8785_writes(value: object) -> None:
+    assert canonical_json(value) == rfc8785.dumps(value)  # type: ignore[arg-type]  # JSON, as the strategies say
 
 
 @pytest.mark.parametrize(
