@@ -59,10 +59,14 @@ def count_error(error: AgentAuthError) -> None:
     ERRORS.labels(error.code, error.reason or "").inc()
 
 
-def count_event(event: Event) -> None:
-    """One committed event; `settings.AUDIT_OBSERVER`. Tokens issued are the events of that kind, and so on."""
-    EVENTS.labels(event.kind).inc()
-    if event.kind.startswith("verifier.decision."):
+def count_events(kind: str, number: int, event: Event | None) -> None:
+    """So many committed events of one kind; `settings.AUDIT_OBSERVER`. Tokens issued are the events of that kind, and so on.
+
+    `event` is the one, where it was recorded alone. Those written many at a time tell of decisions that the process which
+    made them has counted.
+    """
+    EVENTS.labels(kind).inc(number)
+    if event is not None and kind.startswith("verifier.decision."):
         denied = event.kind == kinds.DECISION_DENIED
         error, reason = (event.data["error"], event.reason or "") if denied else ("", "")
         DECISIONS.labels(event.kind.rpartition(".")[2], error, "" if reason == error else reason).inc()

@@ -194,7 +194,7 @@ REST_FRAMEWORK = {
 
 # Run-time links that run upward (architecture: the stack), named here by dotted path.
 AUDIT_SIGNER = "kms.services.signer"
-AUDIT_OBSERVER = "agentauth.metrics.count_event"
+AUDIT_OBSERVER = "agentauth.metrics.count_events"
 STATE_PUBLISHER = "verifier.services.state.publish"
 
 LANGUAGE_CODE = "en-gb"

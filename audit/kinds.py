@@ -77,6 +77,8 @@ DECISION_DENIED = "verifier.decision.denied"
 DECISION_REPEATED = "verifier.decision.repeated"
 # A dry run that would have passed: nothing was debited.
 DECISION_REHEARSED = "verifier.decision.rehearsed"
+# Decisions that were made and never reached the log: which of them, and how many.
+DECISIONS_LOST = "verifier.decisions.lost"
 
 # One transaction above a threshold waits for its human.
 CONFIRMATION_REQUESTED = "verifier.confirmation.requested"

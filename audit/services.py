@@ -3,7 +3,8 @@
 import logging
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,15 +19,15 @@ from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableErro
 from audit import kinds
 from audit.entries import commitment
 from audit.models import Event, Opening, QueueEntry
+from audit.prepared import KINDS, Entry, recorded, write
 from audit.refusals import count_refusal, summarise_refusals
 from audit.sequencer import sequence_until_empty
 
-__all__ = ["Actor", "record", "record_refusal", "seal_audit"]
+__all__ = ["SYSTEM", "Actor", "Entry", "record", "record_many", "record_refusal", "recorded", "seal_audit"]
 
 logger = logging.getLogger(__name__)
 
 _SALT_BYTES = 32
-_KINDS = frozenset(value for name, value in vars(kinds).items() if name.isupper())
 _Id = uuid.UUID | str | None
 
 
@@ -69,7 +70,7 @@ def record(
     """
     if not connection.in_atomic_block:
         raise ValueError("record an event inside the transaction of what it tells")
-    if kind not in _KINDS:
+    if kind not in KINDS:
         raise ValueError(f"unknown kind of event: {kind}; add it to audit/kinds.py")
     if at.tzinfo is None:
         raise ValueError("an event's time carries its zone")
@@ -104,8 +105,31 @@ def record(
         QueueEntry.objects.create(event=event)
     # Once it is true, and without a say in it. (A function, not a `partial`: Django wants its name where it fails.)
     observe = import_string(settings.AUDIT_OBSERVER)
-    transaction.on_commit(lambda: observe(event), robust=True)
+    transaction.on_commit(lambda: observe(event.kind, 1, event), robust=True)
     return event
+
+
+def record_many(entries: Sequence[Entry]) -> int:
+    """Write events that were made elsewhere, in the caller's transaction, with their queue entries; returns how many.
+
+    What `record` asks of an event, `Entry` has asked already. The ids are the caller's: one that is there already fails
+    them all. Raises ValueError outside a transaction, TemporarilyUnavailableError where the database does not take them.
+    """
+    if not connection.in_atomic_block:
+        raise ValueError("record events inside the transaction of what they tell")
+    if not entries:
+        return 0
+    with _or_unavailable():
+        write(entries)
+    observe = import_string(settings.AUDIT_OBSERVER)
+    numbers = Counter(entry.kind for entry in entries)
+
+    def count() -> None:
+        for kind, number in numbers.items():
+            observe(kind, number, None)
+
+    transaction.on_commit(count, robust=True)
+    return len(entries)
 
 
 def record_refusal(

@@ -50,7 +50,7 @@ def test_the_entry_is_the_salted_hash_of_what_the_database_gives_back(make_event
     assert len(bytes(stored.salt)) == 32
 
 
-def broken_observer(_event: Event) -> None:
+def broken_observer(*_told: object) -> None:
     raise RuntimeError("a counter is full")
 
 

@@ -1,0 +1,166 @@
+"""Many events at a time: the same rows as one by one, all of them or none, and checked where each is made."""
+
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+from pytest_django import DjangoCaptureOnCommitCallbacks
+from pytest_django.fixtures import Settings
+
+from agentauth.protocol.errors import EncodingError, TemporarilyUnavailableError
+from audit import kinds
+from audit.identifiers import new_id
+from audit.models import Event, QueueEntry
+from audit.sequencer import sequence_until_empty
+from audit.services import Actor, Entry, record, record_many
+from audit.tests.conftest import MakeEvent
+from audit.tests.tampering import execute
+from audit.verification import verify_log
+
+pytestmark = pytest.mark.django_db
+AT = datetime(2026, 11, 25, 9, 30, 0, 123456, tzinfo=UTC)
+# What a careless writer of lines would fall over, and what JSON keeps apart.
+AWKWARD = {"text": 'a\\b\tc\nd\re"f\\N \\. é\u2028𝄞', "list": [1, None, True, {}], "big": 2**53 - 1, "": ""}
+
+
+def entry(**overrides: Any) -> Entry:
+    values: dict[str, Any] = {
+        "id": str(new_id()),
+        "kind": kinds.DECISION_ALLOWED,
+        "at": AT,
+        "actor_kind": "service_provider",
+        "actor_id": "0192f1c8-0000-7000-8000-000000000001",
+        "request_id": "request-1",
+        "outcome": "success",
+        "data": {"action": None},
+    }
+    return Entry(**(values | overrides))
+
+
+def write(*entries: Entry) -> int:
+    with transaction.atomic():
+        return record_many(entries)
+
+
+def columns(pk: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {**Event.objects.filter(pk=pk).values().get()}
+    assert len(bytes(row.pop("salt"))) == 32
+    return {name: value for name, value in row.items() if name != "id"}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"data": AWKWARD, "token_jti": "a\\b\\N", "reason": "\\N", "outcome": "denied"},
+        {name: str(uuid.uuid4()) for name in ("agent_id", "human_id", "service_provider_id", "grant_id")},
+        {"at": AT.replace(microsecond=0), "token_jti": "", "reason": ""},
+    ],
+)
+def test_the_rows_are_those_of_record(more: dict[str, Any]) -> None:
+    made = entry(**more)
+    with transaction.atomic():
+        one = record(
+            kind=made.kind,
+            actor=Actor(made.actor_kind, made.actor_id, made.request_id),
+            at=made.at,
+            outcome=made.outcome,
+            reason=made.reason,
+            agent_id=made.agent_id,
+            human_id=made.human_id,
+            service_provider_id=made.service_provider_id,
+            grant_id=made.grant_id,
+            token_jti=made.token_jti,
+            data=made.data,
+        )
+        assert record_many([made]) == 1
+    assert columns(made.id) == columns(one.pk)
+
+
+def test_each_event_waits_for_its_number_and_gets_it(now: datetime, make_event: MakeEvent) -> None:
+    make_event()
+    assert write(*(entry(data=AWKWARD) for _ in range(30))) == 30
+    assert QueueEntry.objects.count() == Event.objects.count() == 31
+    assert len({bytes(salt) for salt in Event.objects.values_list("salt", flat=True)}) == 31
+    assert sequence_until_empty(now=now) == 31
+    assert verify_log().ok
+
+
+def test_of_none_nothing_is_written() -> None:
+    assert write() == 0
+    assert not Event.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_outside_a_transaction_it_is_refused() -> None:
+    with pytest.raises(ValueError, match="transaction"):
+        record_many([entry()])
+    assert not Event.objects.exists()
+
+
+def test_an_id_that_is_there_fails_them_all() -> None:
+    made = entry()
+    write(made)
+    for batch in ([entry(), made], [entry(), twice := entry(), twice]):
+        with pytest.raises(TemporarilyUnavailableError):
+            write(*batch)
+    assert [str(pk) for pk in Event.objects.values_list("pk", flat=True)] == [made.id]
+
+
+def test_AU_2_one_event_that_cannot_be_written_takes_the_others_with_it() -> None:
+    if connection.vendor == "postgresql":
+        broken = "FOR EACH ROW WHEN (NEW.reason = 'full') EXECUTE FUNCTION agentauth_refuse('full')"
+    else:
+        broken = "WHEN NEW.reason = 'full' BEGIN SELECT RAISE(ABORT, 'full'); END"
+    execute(f"CREATE TRIGGER broken BEFORE INSERT ON audit_event {broken}")
+    with pytest.raises(TemporarilyUnavailableError):
+        write(entry(), entry(reason="full"))
+    assert not Event.objects.exists()
+    assert not QueueEntry.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "error"),
+    [
+        ({"kind": "audit.made.up"}, ValueError),
+        ({"at": datetime(2026, 1, 1)}, ValueError),  # noqa: DTZ001 — the naive time is the point
+        ({"outcome": "perhaps"}, ValueError),
+        ({"id": "not-an-id"}, ValueError),
+        ({"id": "0192F1C8-0000-7000-8000-000000000001"}, ValueError),
+        ({"agent_id": "0192f1c8-0000-7000-8000-000000000001\n"}, ValueError),
+        ({"human_id": ""}, ValueError),
+        ({"service_provider_id": "x"}, ValueError),
+        ({"grant_id": "{0192f1c8-0000-7000-8000-000000000001}"}, ValueError),
+        ({"actor_kind": "x" * 33}, ValueError),
+        ({"actor_kind": "a\tb"}, ValueError),
+        ({"actor_id": "x" * 65}, ValueError),
+        ({"request_id": "a\nb"}, ValueError),
+        ({"reason": "\ud800"}, ValueError),
+        ({"token_jti": "\0"}, ValueError),
+        ({"data": {"price": 1.5}}, EncodingError),
+        ({"data": {"text": "\0"}}, EncodingError),
+        ({"data": {"text": "\ud800"}}, EncodingError),
+        ({"data": {"big": 2**53}}, EncodingError),
+    ],
+)
+def test_an_entry_that_no_log_could_hold_is_not_made(more: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        entry(**more)
+
+
+def test_what_is_committed_is_counted_by_kind(
+    settings: Settings, django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks
+) -> None:
+    told: list[Any] = []
+    settings.AUDIT_OBSERVER = f"{__name__}.observe"
+    observe.told = told  # type: ignore[attr-defined]  # the setting names a function
+    with django_capture_on_commit_callbacks(execute=True):
+        write(entry(), entry(kind=kinds.DECISION_DENIED), entry())
+        assert told == []
+    assert sorted(told) == [(kinds.DECISION_ALLOWED, 2, None), (kinds.DECISION_DENIED, 1, None)]
+
+
+def observe(*told: Any) -> None:
+    observe.told.append(told)  # type: ignore[attr-defined]  # as above
