@@ -28,6 +28,8 @@ from audit import kinds
 from audit.models import Event, QueueEntry
 from kms.models import Key
 from registry.models import Grant
+from verifier.services import draining
+from verifier.stores.scripts import MAX_STREAM
 
 LOOPBACK = frozenset({"127.0.0.1", "::1"})
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 35)
@@ -77,6 +79,7 @@ class StateCollector(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         now = timezone.now()
+        yield from _streams()
         try:
             yield from (_grants(), *_audit(now), *_keys(now))
         except (DatabaseError, InterfaceError):
@@ -100,6 +103,24 @@ def _audit(now: datetime) -> Iterator[GaugeMetricFamily]:
     age = (now - waiting["oldest"]).total_seconds() if waiting["oldest"] else 0
     yield GaugeMetricFamily(
         "agentauth_audit_queue_oldest_seconds", "How long the oldest of them has waited", value=max(0.0, age)
+    )
+
+
+def _streams() -> Iterator[GaugeMetricFamily]:
+    waiting = draining.waiting_in_redis()
+    if waiting is None:
+        # As with the database.
+        return
+    family = GaugeMetricFamily(
+        "agentauth_verifier_stream_events", "Decisions in Redis that are not in the log yet", labels=["shard"]
+    )
+    for shard, number in enumerate(waiting):
+        family.add_metric([f"{shard:02d}"], number)
+    yield family
+    yield GaugeMetricFamily(
+        "agentauth_verifier_stream_bound",
+        "How many of one shard may wait; then nothing more is decided there",
+        value=MAX_STREAM,
     )
 
 

@@ -232,9 +232,9 @@ SECURE_REFERRER_POLICY = "no-referrer"
 X_FRAME_OPTIONS = "DENY"
 
 CELERY_BROKER_URL = env("CELERY_BROKER_URL")
-CELERY_TASK_SERIALIZER = "json"
-CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_SERIALIZER, CELERY_ACCEPT_CONTENT = "json", ["json"]
 CELERY_BEAT_SCHEDULE = {
+    "drain": {"task": "verifier.tasks.drain", "schedule": 1.0},
     "sequence-audit": {"task": "audit.tasks.sequence_audit", "schedule": 1.0},
     "expire": {"task": "registry.tasks.expire", "schedule": 30.0},
     "keep-home": {"task": "verifier.tasks.keep_home", "schedule": 1.0},

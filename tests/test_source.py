@@ -125,6 +125,7 @@ REACHES_OUT = {
     ("verifier/stores/node.py", "ssl"),
     ("verifier/stores/sync_connection.py", "asyncio"),
     ("verifier/stores/sync_connection.py", "redis"),
+    ("verifier/services/draining.py", "redis"),
     ("agentauth/receiving.py", "socket"),
     ("agentauth/receiving.py", "ssl"),
     ("agentauth/management/commands/serve.py", "socket"),

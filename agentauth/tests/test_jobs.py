@@ -13,6 +13,7 @@ LOOP = "agentauth.management.commands.jobs"
 # Where a task and where the loop look the same service up.
 SERVICES = {
     "verifier.tasks.keeper.keep_home": "keep_home",
+    "verifier.tasks.drain_redis": "draining.drain_redis",
     "audit.tasks.seal_audit": "seal_audit",
     "kms.tasks.promote_due_keys": "promote_due_keys",
     "registry.tasks.expire_everything": "registry_expiry.expire_everything",
@@ -41,14 +42,14 @@ def test_beat_and_the_loop_call_the_same_services(monkeypatch: pytest.MonkeyPatc
     assert sorted(by_beat) == sorted(by_loop) == sorted(SERVICES.values())
 
 
-def test_between_the_slow_turns_the_home_is_watched_and_the_log_numbered(
+def test_between_the_slow_turns_the_home_is_watched_decisions_taken_over_and_the_log_numbered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     done: list[str] = []
     for service in SERVICES.values():
         monkeypatch.setattr(f"{LOOP}.{service}", noted(done, service))
     jobs.Command().work(slow=False)
-    assert done == ["keep_home", "seal_audit"]
+    assert done == ["keep_home", "draining.drain_redis", "seal_audit"]
 
 
 @pytest.mark.django_db
@@ -64,4 +65,4 @@ def test_a_job_that_fails_holds_up_no_other(
         monkeypatch.setattr(f"{LOOP}.{service}", away if service == broken else noted(done, service))
     jobs.Command().work(slow=True)
     assert sorted([*done, broken]) == sorted(SERVICES.values())
-    assert "the database did not answer" in caplog.text
+    assert "did not come to its end" in caplog.text

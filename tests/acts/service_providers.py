@@ -1,11 +1,17 @@
 """What service providers ask, and what a verification makes or ends."""
 
 from typing import Any
+from unittest.mock import patch
+
+from django.test import override_settings
+from django.utils.module_loading import import_string
 
 from audit import kinds
 from registry.tests.cast import READ_CALENDAR
 from tests.acts.world import Act, World, act, task
 from verifier.models import Confirmation
+from verifier.services import draining
+from verifier.tests.streams import OneStream, decided, encoded
 
 DENIED = (kinds.DECISION_DENIED, kinds.CONFIRMATION_REQUESTED)
 
@@ -158,3 +164,26 @@ def a_confirmation_waits_too_long(world: World) -> Act:
     world.confirmation()
     Confirmation.objects.update(expires_at=world.past())
     return task("verifier.tasks.expire")
+
+
+@act("task verifier.tasks.drain", kinds.DECISION_ALLOWED)
+def a_decision_is_taken_over_from_redis(world: World) -> Act:
+    return _drained(encoded(decided(world.grant)))
+
+
+@act("task verifier.tasks.drain", kinds.DECISIONS_LOST)
+def a_decision_in_redis_cannot_be_read(world: World) -> Act:
+    return _drained(b"{")
+
+
+def _drained(base: bytes) -> Act:
+    name = "verifier.tasks.drain"
+
+    def run() -> Any:
+        with (
+            override_settings(REDIS_URL="redis://localhost"),
+            patch.object(draining, "sync_client", lambda: OneStream(base)),
+        ):
+            return import_string(name)()
+
+    return run

@@ -32,6 +32,8 @@ from pathlib import Path
 from typing import Any, Final
 
 SHARDS: Final = 16
+# Events that may wait in one shard's stream.
+MAX_STREAM: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ import pytest
 from tests import redis_servers
 from verifier.tests.moving import time
 from verifier.tests.scene import place
+from verifier.tests.streams import redis, redis_server, verifier
 
-__all__ = ["place", "time"]
+__all__ = ["place", "redis", "redis_server", "time", "verifier"]
 
 
 @pytest.fixture(scope="session", params=["redis", "valkey", "cluster"])

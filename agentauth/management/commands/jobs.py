@@ -16,6 +16,7 @@ from approvals.services import expiry as approvals_expiry
 from audit.services import seal_audit
 from kms.services import promote_due_keys
 from registry.services import expiry as registry_expiry
+from verifier.services import draining
 from verifier.services import expiry as verifier_expiry
 from verifier.services.keeper import keep_home
 
@@ -25,7 +26,7 @@ SLOW_EVERY = 30
 
 
 class Command(BaseCommand):
-    help = "Sequence the audit log and watch the verifier's home every second; expire and promote keys every half minute."
+    help = "Drain Redis, number the log and watch the verifier's home every second; expire and promote keys every half minute."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
@@ -48,11 +49,11 @@ class Command(BaseCommand):
             verifier_expiry.expire_everything,
             approvals_expiry.expire_everything,
         ]
-        for job in [keep_home, seal_audit, *(each_half_minute if slow else ())]:
+        for job in [keep_home, draining.drain_redis, seal_audit, *(each_half_minute if slow else ())]:
             try:
                 job(now=timezone.now())
             except (Error, TemporarilyUnavailableError):
-                # The database is away, or this one job takes it too long: nothing is lost, the others go on, and it is
+                # The database or Redis is away, or this one job takes it too long: nothing is lost, the others go on, and it is
                 # tried again at its next turn.
-                logger.exception("jobs: the database did not answer")
+                logger.exception("jobs: %s did not come to its end", job.__name__)
                 close_old_connections()

@@ -1,0 +1,6 @@
+"""Fixtures of the verifier's tests that the wiring's tests use as well."""
+
+from verifier.tests.scene import place
+from verifier.tests.streams import redis, redis_server, verifier
+
+__all__ = ["place", "redis", "redis_server", "verifier"]

@@ -1,0 +1,134 @@
+"""Decisions as the fast verifier leaves them in Redis, for the tests of what takes them over."""
+
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Self
+
+import pytest
+from redis import Redis
+from redis.cluster import RedisCluster
+
+from agentauth.protocol.limits import microseconds
+from audit import kinds
+from audit.identifiers import new_id
+from audit.models import Event
+from audit.services import seal_audit
+from audit.verification import verify_log
+from registry.models import Grant
+from tests import redis_servers
+from tests.oracle import counters
+from verifier.stores import EarlyRefusal, StoreCall
+from verifier.stores.events import _data
+from verifier.stores.scripts import events_key
+from verifier.tests.scene import LOOK, Scene
+
+
+def base_of(call: StoreCall | EarlyRefusal, **more: Any) -> dict[str, Any]:
+    """The base of a call's event, as far as the call says it; `more` is what was found and decided."""
+    claims = call.claims
+    base = {
+        "id": str(new_id()),
+        "at": microseconds(call.now),
+        "rid": call.actor.request_id,
+        "sp": str(call.service_provider_id),
+        "agent": claims and claims.agent_id,
+        "human": None,
+        "grant": claims and claims.grant_id,
+        "jti": claims and claims.jti,
+        "kind": "denied",
+        "error": None,
+        "reason": None,
+        "data": _data(call),
+        "capability": None,
+    }
+    return base | more
+
+
+def encoded(base: object) -> bytes:
+    return json.dumps(base).encode()
+
+
+def decided(grant: Grant, /, **more: Any) -> dict[str, Any]:
+    """The base of a yes to reading, with the members the fast verifier writes; `more` overrides."""
+    base: dict[str, Any] = {
+        "id": str(new_id()), "at": 1_795_000_000_000_000, "rid": "request", "sp": str(grant.service_provider_id),
+        "agent": str(grant.agent_id), "human": str(grant.agent.human_id), "grant": str(grant.pk), "jti": "j",
+        "kind": "allowed", "error": None, "reason": None, "data": {"action": LOOK}, "capability": "read:calendar",
+    }  # fmt: skip
+    return base | more
+
+
+class OneStream:
+    """Stands for Redis with one entry in its first shard, where a test has no server."""
+
+    def __init__(self, base: bytes) -> None:
+        self.entries = [(b"1-1", {b"e": b"1", b"n": b"1", b"o": b"a", b"b": base})]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def xrange(self, name: bytes, *, count: int) -> list[Any]:
+        return self.entries[:count] if b"{00}" in name else []
+
+    def xtrim(self, name: bytes, *, minid: str, approximate: bool) -> None:
+        assert (minid, approximate) == ("1-2", False)
+        self.entries = []
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[redis_servers.Server]:
+    with redis_servers.server() as server:
+        yield server
+
+
+@pytest.fixture
+def redis(redis_server: redis_servers.Server) -> Iterator[Redis]:
+    """One server, empty."""
+    with redis_server.client() as client:
+        client.flushall()
+        yield client
+
+
+class Verifier:
+    """What the fast verifier writes of one grant, in one shard."""
+
+    def __init__(self, redis: Redis | RedisCluster, place: Scene, shard: int = 0) -> None:
+        self.redis, self.place, self.shard, self.epoch, self.number = redis, place, shard, 1, 0
+
+    def write(self, outcome: str = "a", base: object = None, **more: Any) -> str:
+        """One entry; gives the id of its event."""
+        self.number += 1
+        made = decided(self.place.grant, **more) if base is None else base
+        self.put(e=self.epoch, n=self.number, o=outcome, b=made if isinstance(made, bytes) else encoded(made))
+        return str(made["id"]) if isinstance(made, dict) else ""
+
+    def put(self, **fields: Any) -> None:
+        pairs = [part for pair in fields.items() for part in pair]
+        self.redis.execute_command("XADD", events_key(self.shard), "*", *pairs)  # type: ignore[no-untyped-call]  # redis-py's own
+
+
+@pytest.fixture
+def verifier(redis: Redis, place: Scene) -> Verifier:
+    return Verifier(redis, place)
+
+
+def taken() -> list[str]:
+    events = Event.objects.filter(kind__startswith="verifier.decision.").order_by("id")
+    return [str(pk) for pk in events.values_list("pk", flat=True)]
+
+
+def losses() -> list[dict[str, Any]]:
+    events = Event.objects.filter(kind=kinds.DECISIONS_LOST)
+    found: list[dict[str, Any]] = [{"reason": event.reason} | event.data for event in events]
+    return sorted(found, key=lambda each: int(each["first"]))
+
+
+def assert_whole(now: datetime) -> None:
+    """The oracle's rule: counters equal events; and the log proves itself."""
+    seal_audit(now=now)
+    assert verify_log().ok
+    assert list(counters(list(Event.objects.filter(kind=kinds.DECISION_ALLOWED)))) == []

@@ -1,0 +1,232 @@
+"""A decision read back from a stream is the very event that the database's store writes of the same call."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import transaction
+from django.utils import timezone
+from redis import Redis
+
+from audit.identifiers import new_id
+from audit.models import Event
+from audit.services import record_many
+from verifier.models import StreamCursor
+from verifier.services import draining, pipeline
+from verifier.stores import EarlyRefusal, Permit, Recalled, Refuse, StoreCall, scripts
+from verifier.stores.database import DatabaseStore
+from verifier.stores.drained import UnreadableError, debits, event_of
+from verifier.tests.scene import LOOK, READ, Scene, key, scene
+from verifier.tests.streams import base_of, decided, encoded
+
+pytestmark = pytest.mark.django_db
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+ID = "0192f1c8-0000-7000-8000-000000000001"
+
+
+class Listening(DatabaseStore):
+    """Keeps the last call it was asked."""
+
+    last: StoreCall | EarlyRefusal
+
+    def apply(self, call: StoreCall) -> Permit | Refuse | Recalled:
+        self.last = call
+        return super().apply(call)
+
+    def record(self, refusal: EarlyRefusal) -> Permit | Refuse | Recalled:
+        self.last = refusal
+        return super().record(refusal)
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Listening:
+    listening = Listening()
+    monkeypatch.setattr(pipeline, "store", lambda _tenure: listening)
+    return listening
+
+
+def columns(event: Event) -> dict[str, Any]:
+    values: dict[str, Any] = {**Event.objects.filter(pk=event.pk).values().get()}
+    return {name: value for name, value in values.items() if name not in {"id", "salt"}}
+
+
+def allowed(place: Scene) -> tuple[str, dict[str, Any]]:
+    place.ask(LOOK)
+    return "a", {"kind": "allowed", "capability": "read:calendar"}
+
+
+def allowed_without_action(place: Scene) -> tuple[str, dict[str, Any]]:
+    place.ask()
+    return "a", {"kind": "allowed"}
+
+
+def rehearsed(place: Scene) -> tuple[str, dict[str, Any]]:
+    place.ask(LOOK, dry_run=True)
+    return "a", {"kind": "rehearsed", "capability": "read:calendar"}
+
+
+def replayed(place: Scene) -> tuple[str, dict[str, Any]]:
+    body = place.body(LOOK)
+    place.post(body)
+    place.post(body)
+    return "r", {"kind": "allowed", "capability": "read:calendar"}
+
+
+def too_fast(place: Scene) -> tuple[str, dict[str, Any]]:
+    for _ in range(2):
+        answer = place.ask(LOOK)
+    assert answer["reason"] == "rate"
+    return "l", {"kind": "allowed", "capability": "read:calendar"}
+
+
+def outside_the_grant(place: Scene) -> tuple[str, dict[str, Any]]:
+    place.ask({"type": "write", "resource": "calendar"})
+    return "v", {"error": "insufficient_scope", "reason": "no_capability"}
+
+
+def outside_the_window(place: Scene) -> tuple[str, dict[str, Any]]:
+    answer = place.ask(LOOK)
+    assert answer["error"] == "outside_time_window", answer
+    return "v", {"error": "outside_time_window"}
+
+
+def custom_action(place: Scene) -> tuple[str, dict[str, Any]]:
+    place.ask({"type": "custom", "namespace": "acme", "name": "frob", "resource": "Calendar \\ ü"})
+    return "v", {"error": "insufficient_scope", "reason": "no_capability"}
+
+
+def bad_proof(place: Scene) -> tuple[str, dict[str, Any]]:
+    token = place.token()
+    place.ask(LOOK, token=token, proof=place.proof(token, method="GET"), idempotency_key=key())
+    return "v", {"error": "invalid_dpop_proof", "reason": "method"}
+
+
+def no_token(place: Scene) -> tuple[str, dict[str, Any]]:
+    place.ask(LOOK, token="x", proof="x")
+    return "v", {"error": "invalid_token", "reason": "malformed"}
+
+
+def revoked(place: Scene) -> tuple[str, dict[str, Any]]:
+    body = place.body(LOOK)
+    place.grant.status = "revoked"
+    place.grant.save()
+    place.post(body)
+    return "v", {"error": "invalid_token", "reason": "grant_inactive"}
+
+
+ACTS: list[Callable[[Scene], tuple[str, dict[str, Any]]]] = [
+    allowed,
+    allowed_without_action,
+    rehearsed,
+    replayed,
+    too_fast,
+    outside_the_grant,
+    outside_the_window,
+    custom_action,
+    bad_proof,
+    no_token,
+    revoked,
+]
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("act", ACTS)
+def test_the_event_equals_that_of_the_database_s_store(
+    act: Callable[[Scene], tuple[str, dict[str, Any]]], store: Listening, *, named: bool
+) -> None:
+    envelope: dict[str, Any] = {"max_requests_per_minute": 1} if act is too_fast else {}
+    if act is outside_the_window:
+        # A day that is neither today nor tomorrow.
+        days = [DAYS[(timezone.now().weekday() + 3) % 7]]
+        envelope = {"allowed_time_windows": [{"days": days, "start": "09:00", "end": "10:00", "zone": "UTC"}]}
+    place = scene(READ, **envelope)
+    outcome, found = act(place)
+    by_the_store = Event.objects.filter(kind__startswith="verifier.decision.").latest("id")
+    if named and store.last.claims is not None:
+        found |= {"human": str(place.human.pk)}
+    elif found.get("kind") in {"allowed", "rehearsed"} and outcome == "a":
+        # A yes has read the state: it always names its human.
+        found |= {"human": str(place.human.pk)}
+    made = event_of(encoded(base_of(store.last, **found)), outcome.encode())
+    with transaction.atomic():
+        record_many(draining._with_humans([made]))
+    assert columns(Event.objects.get(pk=made.id)) == columns(by_the_store)
+    assert debits(made) is (act is allowed)
+
+
+def plain(**more: Any) -> dict[str, Any]:
+    base: dict[str, Any] = {
+        "id": str(new_id()), "at": 1_795_000_000_000_000, "rid": "r", "sp": ID, "agent": ID, "human": ID, "grant": ID,
+        "jti": "j", "kind": "allowed", "error": None, "reason": None, "data": {"action": None}, "capability": None,
+    }  # fmt: skip
+    return base | more
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b"[]",
+        b"1",
+        {},
+        {**plain(), "more": 1},
+        {name: value for name, value in plain().items() if name != "human"},
+        plain(id=None),
+        plain(id="x"),
+        plain(at="1"),
+        plain(at=1.5),
+        plain(at=10**30),
+        plain(rid=1),
+        plain(rid="x" * 65),
+        plain(sp=None),
+        plain(agent=[]),
+        plain(grant=None),
+        plain(jti="\0"),
+        plain(kind="refused"),
+        plain(kind=["allowed"]),
+        plain(kind="denied"),
+        plain(kind="denied", error=1),
+        plain(kind="denied", error="x", reason=[]),
+        plain(data=[]),
+        plain(data={}),
+        plain(data={"action": 1.5}),
+        plain(capability=1.5),
+    ],
+)
+def test_what_is_no_decision_of_ours_is_unreadable(base: Any) -> None:
+    with pytest.raises(UnreadableError):
+        event_of(base if isinstance(base, bytes) else encoded(base), b"a")
+
+
+@pytest.mark.parametrize("outcome", [b"", b"x", b"av", b"A"])
+def test_an_outcome_that_no_script_writes_is_unreadable(outcome: bytes) -> None:
+    assert event_of(encoded(plain()), b"a")
+    with pytest.raises(UnreadableError):
+        event_of(encoded(plain()), outcome)
+
+
+@pytest.mark.redis
+def test_what_the_scripts_write_is_read(redis: Redis, place: Scene) -> None:
+    """The script's own entries, of a yes, of the same proof again, and of a refusal that came before."""
+    grant = place.grant
+    shard = scripts.shard_of(grant.pk)
+    keys = [make(shard) for make in (scripts.epoch_key, scripts.events_key, scripts.count_key)]
+    proof, rate = scripts.proof_key(shard, "jkt", "jti"), scripts.rate_key(shard, grant.pk)
+    redis.set(keys[0], "3")
+    judged: list[Any] = [3, 125_000, "yes", 1_795_000_000_000_000, 0, 0, 0]
+    for base in (decided(grant), decided(grant)):
+        arguments = [*judged, encoded(base), scripts.MAX_STREAM, 1, 1]
+        redis.eval(scripts.JUDGE.source.decode(), 5, keys[0], proof, rate, keys[1], keys[2], *arguments)
+    early = decided(grant, kind="denied", error="invalid_token", reason="expired", capability=None)
+    redis.eval(scripts.NOTE.source.decode(), 3, *keys, 3, encoded(early), scripts.MAX_STREAM)
+    assert draining.drain(redis, now=timezone.now()) == 3
+    found = Event.objects.filter(kind__startswith="verifier.").values_list("kind", "reason")
+    assert sorted(found, key=str) == [
+        ("verifier.decision.allowed", None),
+        ("verifier.decision.denied", "expired"),
+        ("verifier.decision.denied", "replayed"),
+    ]
+    assert set(StreamCursor.objects.values_list("epoch", "shard", "number")) == {(3, shard, 3)}

@@ -1,0 +1,241 @@
+"""Taking over what waits in Redis: each decision once, whoever dies or fails where."""
+
+import threading
+import uuid
+from datetime import datetime
+
+import pytest
+from django.db import connection
+from pytest_django.fixtures import Settings
+from redis import Redis
+
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from audit.models import Event
+from audit.tests.tampering import execute
+from tests.redis_servers import Server
+from verifier.models import GrantLedger, StreamCursor
+from verifier.services import draining
+from verifier.services.draining import drain, drain_redis, waiting
+from verifier.stores.scripts import SHARDS
+from verifier.stores.sync_connection import sync_client
+from verifier.tests.scene import LOOK, Scene
+from verifier.tests.streams import Verifier, assert_whole, losses, taken
+
+FULL = "NEW.request_id = 'full'"
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
+
+
+def test_what_waits_is_taken_over_in_order_and_gone_from_redis(
+    redis_url: str, settings: Settings, place: Scene, now: datetime
+) -> None:
+    """On each sort of server there is."""
+    settings.REDIS_URL = redis_url
+    redis, written = sync_client(), []
+    for shard in range(SHARDS):
+        one = Verifier(redis, place, shard)
+        written += [one.write(), one.write("r"), one.write("l"), one.write(kind="rehearsed")]
+    assert waiting(redis) == [4] * 16
+    assert drain(redis, now=now) == 64
+    assert taken() == sorted(written)
+    assert waiting(redis) == [0] * 16
+    assert GrantLedger.objects.get().uses == 16
+    assert set(StreamCursor.objects.values_list("epoch", "shard", "number")) == {(1, n, 4) for n in range(16)}
+    assert losses() == []
+    assert_whole(now)
+    assert drain(redis, now=now) == 0
+
+
+def test_more_than_a_batch_is_taken_over_in_one_run(
+    verifier: Verifier, redis: Redis, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draining, "BATCH", 4)
+    written = [verifier.write() for _ in range(11)]
+    assert drain(redis, now=now) == 11
+    assert taken() == sorted(written)
+    assert GrantLedger.objects.get().uses == 11
+    assert_whole(now)
+
+
+def test_a_run_ends_though_more_keeps_coming(
+    verifier: Verifier, redis: Redis, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draining, "BATCH", 1)
+    monkeypatch.setattr(draining, "RUN_SECONDS", 0.2)
+    monkeypatch.setattr(draining, "fault_point", lambda _place: verifier.write())
+    verifier.write()
+    assert drain(redis, now=now) > 0
+    assert sum(waiting(redis)) > 0
+
+
+def test_only_a_yes_to_an_action_is_a_use(verifier: Verifier, redis: Redis, now: datetime) -> None:
+    verifier.write(data={"action": None}, capability=None)
+    verifier.write(kind="rehearsed", data={"action": LOOK, "dry_run": True})
+    verifier.write("v", kind="denied", error="insufficient_scope", reason="constraint")
+    verifier.write("r")
+    verifier.write("l")
+    assert drain(redis, now=now) == 5
+    assert not GrantLedger.objects.exists()
+    verifier.write()
+    # What the database's store counted already is counted on.
+    verifier.place.ask(LOOK)
+    assert GrantLedger.objects.get().uses == 1
+    assert drain(redis, now=now) == 1
+    assert GrantLedger.objects.get().uses == 2
+    assert_whole(now)
+
+
+def test_a_refusal_is_of_its_agents_human(verifier: Verifier, redis: Redis, now: datetime) -> None:
+    nobody = str(uuid.uuid4())
+    first = verifier.write("v", kind="denied", error="invalid_dpop_proof", reason="iat", human=None)
+    second = verifier.write("r", human=None, agent=nobody)
+    third = verifier.write(
+        "v", kind="denied", error="invalid_token", human=None, agent=None, grant=None, jti=None
+    )
+    assert drain(redis, now=now) == 3
+    humans = dict(Event.objects.filter(pk__in=[first, second, third]).values_list("pk", "human_id"))
+    assert humans == {
+        uuid.UUID(first): verifier.place.human.pk, uuid.UUID(second): None, uuid.UUID(third): None,
+    }  # fmt: skip
+
+
+class DeathError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("place_of_death", "written_before"), [("drain.before_commit", 0), ("drain.after_commit", 3)]
+)
+def test_a_drainer_that_dies_leaves_each_decision_to_be_written_once(
+    verifier: Verifier,
+    redis: Redis,
+    now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
+    place_of_death: str,
+    written_before: int,
+) -> None:
+    def die(name: str) -> None:
+        if name == place_of_death:
+            raise DeathError
+
+    written = [verifier.write() for _ in range(3)]
+    with monkeypatch.context() as patch:
+        patch.setattr(draining, "fault_point", die)
+        with pytest.raises(DeathError):
+            drain(redis, now=now)
+    assert len(taken()) == written_before
+    assert waiting(redis)[0] == 3
+    written.append(verifier.write())
+    assert drain(redis, now=now) == 4 - written_before
+    assert taken() == sorted(written)
+    assert GrantLedger.objects.get().uses == 4
+    assert waiting(redis)[0] == 0
+    assert losses() == []
+    assert_whole(now)
+
+
+def test_of_several_drainers_at_once_one_takes_each_decision(
+    redis: Redis, redis_server: Server, place: Scene, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draining, "BATCH", 5)
+    written = []
+    for shard in range(4):
+        one = Verifier(redis, place, shard)
+        written += [one.write() for _ in range(40)]
+    failures: list[BaseException] = []
+    counts: list[int] = []
+    gate = threading.Barrier(3)
+
+    def run() -> None:
+        try:
+            gate.wait()
+            with redis_server.client() as client:
+                while sum(waiting(client)):
+                    counts.append(drain(client, now=now))
+        except BaseException as error:  # noqa: BLE001 — handed to the test below
+            failures.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert sum(counts) == 160
+    assert taken() == sorted(written)
+    assert GrantLedger.objects.get().uses == 160
+    assert losses() == []
+    assert_whole(now)
+
+
+def test_decisions_of_the_database_meanwhile_lose_no_use(
+    redis: Redis, redis_server: Server, place: Scene, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draining, "BATCH", 3)
+    verifier = Verifier(redis, place)
+    for _ in range(30):
+        verifier.write()
+    failures: list[BaseException] = []
+
+    def decide() -> None:
+        try:
+            for _ in range(8):
+                place.ask(LOOK)
+        except BaseException as error:  # noqa: BLE001 — handed to the test below
+            failures.append(error)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=decide)
+    thread.start()
+    drain(redis, now=now)
+    thread.join()
+    assert failures == []
+    assert GrantLedger.objects.get().uses == 38
+    assert_whole(now)
+
+
+def test_a_yes_for_a_grant_that_is_not_ours_holds_up_nothing(
+    verifier: Verifier, redis: Redis, now: datetime
+) -> None:
+    verifier.write(grant=str(uuid.uuid4()))
+    verifier.write()
+    assert drain(redis, now=now) == 2
+    assert GrantLedger.objects.get().uses == 1
+
+
+def refusing(condition: str) -> str:
+    if connection.vendor == "postgresql":
+        return f"FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION agentauth_refuse('full')"
+    return f"WHEN {condition} BEGIN SELECT RAISE(ABORT, 'full'); END"
+
+
+def test_AU_2_RF_21_what_the_database_does_not_take_waits_and_holds_up_no_other_shard(
+    redis: Redis, place: Scene, now: datetime
+) -> None:
+    first, second = Verifier(redis, place, 3), Verifier(redis, place, 4)
+    refused, passed = [first.write(rid="full"), first.write()], [second.write()]
+    execute(f"CREATE TRIGGER broken BEFORE INSERT ON audit_event {refusing(FULL)}")
+    try:
+        for _ in range(2):
+            with pytest.raises(TemporarilyUnavailableError):
+                drain(redis, now=now)
+        assert taken() == passed
+        assert waiting(redis)[3:5] == [2, 0]
+        assert GrantLedger.objects.get().uses == 1
+    finally:
+        execute("DROP TRIGGER broken" + (" ON audit_event" if connection.vendor == "postgresql" else ""))
+    assert drain(redis, now=now) == 2
+    assert taken() == sorted(passed + refused)
+    assert GrantLedger.objects.get().uses == 3
+    assert losses() == []
+    assert_whole(now)
+
+
+def test_without_redis_in_the_settings_nothing_is_asked(
+    verifier: Verifier, redis: Redis, now: datetime
+) -> None:
+    verifier.write()
+    assert drain_redis(now=now) == 0
+    assert waiting(redis)[0] == 1
