@@ -104,10 +104,12 @@ class Keeper:
         if probe is None:
             self._leave(row, Home.Kind.DATABASE, "not_configured", now)
             return
+        asked = self.clock()
         try:
             servers, marked = probe.run_ids(), probe.marked(row.epoch)
         except ServersAwayError:
-            self._away_since = self.clock() if self._away_since is None else self._away_since
+            # From when it was asked: a server that hangs has been away for as long as it was waited for.
+            self._away_since = asked if self._away_since is None else self._away_since
             if self.clock() - self._away_since >= AWAY_SECONDS:
                 self._leave(row, Home.Kind.DATABASE, "away", now)
             return

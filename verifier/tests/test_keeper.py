@@ -1,5 +1,6 @@
 """When the home moves: each rule of the keeper, with servers that are told how to fail."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -27,6 +28,8 @@ class FakeServers:
     epoch: int = 0
     are_away: bool = False
     marks: list[int] = field(default_factory=list)
+    # How long an answer that does not come is waited for.
+    hang: Callable[[], None] = lambda: None
 
     def run_ids(self) -> frozenset[str]:
         self._answer()
@@ -43,6 +46,7 @@ class FakeServers:
 
     def _answer(self) -> None:
         if self.are_away:
+            self.hang()
             raise ServersAwayError
 
 
@@ -160,6 +164,15 @@ def test_EN_7_two_seconds_without_an_answer_are_enough(
     assert at(turns(one, servers, time, 1)) == (2, "redis", "database")
     assert at(turns(one, servers, time, WAIT)) == (3, "database", "")
     assert reasons() == ["test", "test", "away", "as_planned"]
+
+
+def test_a_server_that_hangs_is_away_for_as_long_as_it_was_waited_for(
+    one: Keeper, servers: FakeServers, time: Passing
+) -> None:
+    in_redis(servers, time)
+    turns(one, servers, time, 1)
+    servers.are_away, servers.hang = True, lambda: time.shift(AWAY_SECONDS)
+    assert at(turns(one, servers, time, 0)) == (2, "redis", "database")
 
 
 def test_RF_5_a_server_that_was_started_anew_is_another(
