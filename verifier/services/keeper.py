@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import datetime
-from functools import cache
 from typing import Protocol
 
 from django.conf import settings
@@ -145,19 +144,16 @@ def _next_home(row: Home, probe: Probe | None) -> tuple[str, frozenset[str], str
         servers = probe.run_ids()
         probe.mark(row.epoch + 1)
     except ServersAwayError:
+        logger.exception("the verifier cannot begin in Redis")
         return Home.Kind.DATABASE, frozenset(), "away"
     return Home.Kind.REDIS, servers, "as_planned"
 
 
 # This process's own.
 KEEPER = Keeper()
+_PROBE = RedisProbe()
 
 
 def keep_home(*, now: datetime) -> None:
     """One turn of this process's keeper, with what REDIS_URL names."""
-    KEEPER.keep(_probe(settings.REDIS_URL) if settings.REDIS_URL else None, now)
-
-
-@cache
-def _probe(url: str) -> Probe:
-    return RedisProbe(url)
+    KEEPER.keep(_PROBE if settings.REDIS_URL else None, now)

@@ -4,25 +4,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from redis import Redis
-from redis.backoff import NoBackoff
-from redis.cluster import ClusterNode, RedisCluster
+from redis.cluster import RedisCluster
 from redis.exceptions import RedisClusterException, RedisError
-from redis.retry import Retry
 
-SHARDS = 16
-# For connecting and for each answer. A server that is slower than this is no home for a verifier that answers in ms.
-_TIMEOUT_SECONDS = 0.5
+from verifier.stores.scripts import MARK, SHARDS, Code, count_key, epoch_key, read_reply
+from verifier.stores.sync_connection import sync_client
 
 
 class ServersAwayError(Exception):
-    """Redis, or one of the servers that hold its keys, does not answer."""
+    """Redis, or one of the servers that hold its keys, does not answer; or not as it must."""
 
 
 class RedisProbe:
-    """`verifier.services.keeper.Probe` over redis-py. `url` is `redis://host:port`, for a cluster with a comma between hosts."""
+    """`verifier.services.keeper.Probe` of the servers REDIS_URL names."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self) -> None:
         self._client: Redis | RedisCluster | None = None
 
     def run_ids(self) -> frozenset[str]:
@@ -36,20 +32,23 @@ class RedisProbe:
 
     def mark(self, epoch: int) -> None:
         with self._asked() as client:
+            mark = client.register_script(MARK.source)
             for shard in range(SHARDS):
-                client.delete(f"aa:{{{shard:02}}}:count")
-                client.set(f"aa:{{{shard:02}}}:epoch", str(epoch))
+                reply = read_reply(mark(keys=[epoch_key(shard), count_key(shard)], args=[epoch]))
+                if reply.code is not Code.OK:
+                    # Another registry's, or ours from before its database was restored.
+                    raise ServersAwayError(f"Redis was marked with a later epoch, {reply.number}: empty it.")
 
     def marked(self, epoch: int) -> bool:
         with self._asked() as client:
-            kept = {client.get(f"aa:{{{shard:02}}}:epoch") for shard in range(SHARDS)}
+            kept = {client.get(epoch_key(shard)) for shard in range(SHARDS)}
         return kept == {str(epoch).encode()}
 
     @contextmanager
     def _asked(self) -> Iterator[Redis | RedisCluster]:
         try:
             if self._client is None:
-                self._client = _connected(self._url)
+                self._client = sync_client()
             yield self._client
         except (RedisError, RedisClusterException, OSError) as error:
             # A cluster may have other nodes by now: found out anew next time.
@@ -57,19 +56,3 @@ class RedisProbe:
                 self._client.close()
             self._client = None
             raise ServersAwayError(str(error)) from error
-
-
-def _connected(url: str) -> Redis | RedisCluster:
-    scheme, _, rest = url.partition("://")
-    credentials, at, hosts = rest.rpartition("@")
-    first, *others = hosts.rstrip("/").split(",")
-    limits = {"socket_timeout": _TIMEOUT_SECONDS, "socket_connect_timeout": _TIMEOUT_SECONDS}
-    if not others:
-        return Redis.from_url(url, **limits, retry=Retry(NoBackoff(), 0))
-    nodes = [_node(each) for each in others]
-    return RedisCluster.from_url(f"{scheme}://{credentials}{at}{first}", startup_nodes=nodes, **limits)
-
-
-def _node(address: str) -> ClusterNode:
-    host, _, port = address.rpartition(":")
-    return ClusterNode(host, int(port))  # type: ignore[no-untyped-call]  # the library's own
