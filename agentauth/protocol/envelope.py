@@ -4,7 +4,7 @@ Wall time is in `windows.py`, the arithmetic of counters in `limits.py`; who kee
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Final, Literal
 
@@ -322,8 +322,7 @@ def _counted_refusal(
 
 def _debited(envelope: Envelope, ledger: Ledger, amount: Money | None, now: datetime) -> Allowed:
     rate = envelope.rate
-    after = replace(
-        ledger,
+    after = Ledger(
         # Kept where there is no rate: a rate in a later version of the grant starts from what is known.
         tat_us=ledger.tat_us if rate is None else rate.advance(ledger.tat_us, microseconds(now)),
         uses=ledger.uses + 1,

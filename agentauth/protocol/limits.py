@@ -5,7 +5,7 @@ Where ledgers are kept, and how two servers never use one twice, is the verifier
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final
 
 from .errors import InvalidRequestError
@@ -14,6 +14,8 @@ from .reading import members
 from .windows import PERIODS, parse_zone, period_end, period_start, seconds_until
 
 _MINUTE_US: Final = 60_000_000
+_SECOND_US: Final = 1_000_000
+_DAY_SECONDS: Final = 86_400
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -98,7 +100,8 @@ class Limits:
 
 def microseconds(now: datetime) -> int:
     """Whole microseconds since 1970, exactly: `timestamp()` is a float and loses them."""
-    return (now - _EPOCH) // timedelta(microseconds=1)
+    since = now - _EPOCH
+    return (since.days * _DAY_SECONDS + since.seconds) * _SECOND_US + since.microseconds
 
 
 @dataclass(frozen=True, slots=True)

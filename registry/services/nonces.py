@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
+from typing import Final
 
 from agentauth.protocol.encoding import b64u_encode
 from registry.services.codes import derived
@@ -14,6 +16,7 @@ NONCE_BYTES = 16
 # Who gives a nonce out. The registry for calls of its own API; for calls of a service provider, that provider by id.
 # One server's nonce is no nonce at another, as if each had a secret of its own (RFC 9449 section 9).
 REGISTRY = "registry"
+_KEPT: Final = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,5 +47,7 @@ def nonces_of(server: str, now: datetime) -> Nonces:
     return Nonces(*(_nonce(server, each) for each in (step - 1, step, step + 1)))
 
 
+# Three for each call, and the same three for all calls of a server in one step.
+@lru_cache(maxsize=_KEPT)
 def _nonce(server: str, step: int) -> str:
     return b64u_encode(derived("agentauth/dpop-nonce/v1", server, str(step))[:NONCE_BYTES])
