@@ -37,6 +37,15 @@ ALLOWED = ("read:calendar", "write:files", "transact:payments", "read:mail")
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL") == "1"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--through", choices=["drf", "lean"], default="drf", help="the endpoint verify is asked at"
+    )
+    parser.addoption(
+        "--home", choices=["database", "redis"], default="database", help="where spent proofs are"
+    )
+
+
 @pytest.fixture(autouse=True)
 def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reaches out: a connection to anything but loopback is a failure."""

@@ -32,7 +32,7 @@ from verifier.services import draining
 from verifier.stores.scripts import MAX_STREAM
 
 LOOPBACK = frozenset({"127.0.0.1", "::1"})
-BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 35)
+BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 35)
 
 REQUESTS = Histogram(
     "agentauth_http_request_seconds",
@@ -71,7 +71,12 @@ def count_events(kind: str, number: int, event: Event | None) -> None:
     if event is not None and kind.startswith("verifier.decision."):
         denied = event.kind == kinds.DECISION_DENIED
         error, reason = (event.data["error"], event.reason or "") if denied else ("", "")
-        DECISIONS.labels(event.kind.rpartition(".")[2], error, "" if reason == error else reason).inc()
+        count_decision(event.kind.rpartition(".")[2], error, "" if reason == error else reason)
+
+
+def count_decision(decision: str, error: str, reason: str) -> None:
+    """One decision: of an event that was committed, or of one that Redis holds until it is written down."""
+    DECISIONS.labels(decision, error, reason).inc()
 
 
 class StateCollector(Collector):

@@ -131,6 +131,10 @@ REACHES_OUT = {
     ("agentauth/management/commands/serve.py", "socket"),
     ("agentauth/management/commands/serve.py", "subprocess"),
     # Of asyncio the loop alone: what these read comes over Django's connections.
+    ("agentauth/asgi.py", "asyncio"),
+    ("verifier/endpoint.py", "asyncio"),
+    ("verifier/services/lean.py", "asyncio"),
+    ("verifier/stores/lane.py", "asyncio"),
     ("verifier/services/following.py", "asyncio"),
     ("verifier/services/loads.py", "asyncio"),
 }

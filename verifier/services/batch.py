@@ -38,7 +38,7 @@ def verify_batch(
     faults = 0
     for request in requests:
         if faults == _FAULTS_IN_A_ROW:
-            answers.append(_error_body(_NOT_TRIED))
+            answers.append(error_body(_NOT_TRIED))
             continue
         try:
             answers.append(_answer(service_provider, request, actor, clock()))
@@ -47,7 +47,7 @@ def verify_batch(
             faults += 1
             # A connection that broke here is not kept for the next one.
             connection.close_if_unusable_or_obsolete()
-            answers.append(_error_body(error))
+            answers.append(error_body(error))
     return answers
 
 
@@ -61,11 +61,13 @@ def _answer(
     except TemporarilyUnavailableError:
         raise
     except AgentAuthError as error:
-        _record(error, service_provider, actor, now)
-        return _error_body(error)
+        record_unasked(error, service_provider, actor, now)
+        return error_body(error)
 
 
-def _record(error: AgentAuthError, service_provider: ServiceProvider, actor: Actor, now: datetime) -> None:
+def record_unasked(
+    error: AgentAuthError, service_provider: ServiceProvider, actor: Actor, now: datetime
+) -> None:
     """One event for an item that could not be asked; `verify` has recorded its own. If that fails, so does the item."""
     if error.recorded:
         return
@@ -79,6 +81,7 @@ def _record(error: AgentAuthError, service_provider: ServiceProvider, actor: Act
     )
 
 
-def _error_body(error: AgentAuthError) -> Mapping[str, Any]:
+def error_body(error: AgentAuthError) -> Mapping[str, Any]:
+    """What stands in a question's place where there is no answer."""
     body = {"error": error.code, "error_description": error.description[:_MAX_SENTENCE]}
     return body | ({"reason": error.reason} if error.reason else {})

@@ -1,16 +1,19 @@
 """What a token says and whether it is good right now (RFC 7662), for the service provider it was issued for."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from django.conf import settings
 
 from agentauth.protocol.errors import InvalidTokenError
-from agentauth.protocol.token import read_claims, verify_access_token
+from agentauth.protocol.keys import PublicKey
+from agentauth.protocol.token import TokenClaims, read_claims, verify_access_token
 from kms.services import verification_keys
 from registry.models import ServiceProvider
-from registry.services.state import token_state
+from registry.services.state import TokenState, token_state
+from verifier.stores.state import is_of
 
 # What of the token's claims the answer repeats (docs/protocol.md section 8).
 _CLAIMS = (
@@ -26,6 +29,15 @@ _CLAIMS = (
     "authorization_details",
     "verify",
 )
+INACTIVE: Final[Mapping[str, Any]] = {"active": False}
+
+
+@dataclass(frozen=True, slots=True)
+class ReadToken:
+    """A token that is ours, the caller's and in its time; `told` is what an answer repeats of it."""
+
+    claims: TokenClaims
+    told: Mapping[str, Any]
 
 
 def introspect(
@@ -40,24 +52,39 @@ def introspect(
     that never was are not told apart (section 2.2 there). Active is no permission: proof, action and limits are
     judged by verify alone, and this consumes nothing and is no decision.
     """
+    keys = verification_keys(purpose="token", now=now)
+    token = read_token(untrusted_token, keys=keys, service_provider=service_provider, now=now)  # 1
+    if token is None:
+        return INACTIVE
     try:
-        token = verify_access_token(  # 1
+        state = token_state(token.claims.jti)
+    except InvalidTokenError:
+        return INACTIVE
+    return answer_for(token, state, service_provider=service_provider, now=now)
+
+
+def read_token(
+    untrusted_token: str, *, keys: Mapping[str, PublicKey], service_provider: ServiceProvider, now: datetime
+) -> ReadToken | None:
+    """Step 1; None where it fails."""
+    try:
+        token = verify_access_token(
             untrusted_token,
-            keys=verification_keys(purpose="token", now=now),
+            keys=keys,
             expected_issuer=settings.ISSUER,
             expected_audience=service_provider.audience,
             now=int(now.timestamp()),
         )
         claims = read_claims(token)
-        state = token_state(claims.jti)
     except InvalidTokenError:
-        return {"active": False}
-    same = (  # 2
-        str(state.grant.pk) == claims.grant_id
-        and state.token.grant_version == claims.grant_version
-        and state.service_provider.pk == service_provider.pk
-    )
-    if not same or state.refusal(now) is not None:  # 3
-        return {"active": False}
-    told = {name: token.claims[name] for name in _CLAIMS if name in token.claims}
-    return {"active": True, "token_type": "DPoP", **told}
+        return None
+    return ReadToken(claims, {name: token.claims[name] for name in _CLAIMS if name in token.claims})
+
+
+def answer_for(
+    token: ReadToken, state: TokenState, *, service_provider: ServiceProvider, now: datetime
+) -> Mapping[str, Any]:
+    """Steps 2 and 3, and the answer."""
+    if not is_of(state, token.claims, service_provider.pk) or state.refusal(now) is not None:
+        return INACTIVE
+    return {"active": True, "token_type": "DPoP", **token.told}

@@ -77,7 +77,7 @@ def verify(
             now=now,
         )
         return conclude(
-            _applied(prepared, tenure), prepared.fresh_nonce if isinstance(prepared, StoreCall) else None
+            applied(prepared, tenure), prepared.fresh_nonce if isinstance(prepared, StoreCall) else None
         )
     except (DatabaseError, InterfaceError) as error:
         # Whether the transaction was committed may be unknown: the proof may be spent, so the agent signs anew.
@@ -184,7 +184,8 @@ def conclude(outcome: Permit | Refuse | Recalled, fresh_nonce: str | None) -> An
     return Answer(body)
 
 
-def _applied(prepared: StoreCall | EarlyRefusal, tenure: home.Tenure) -> Permit | Refuse | Recalled:
+def applied(prepared: StoreCall | EarlyRefusal, tenure: home.Tenure) -> Permit | Refuse | Recalled:
+    """What the home of this tenure makes of it."""
     if isinstance(prepared, StoreCall):
         return store(tenure).apply(prepared)
     if prepared.leaked_key is not None:

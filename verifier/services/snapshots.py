@@ -67,13 +67,14 @@ def known_tokens(jtis: Sequence[str]) -> dict[str, Known | Exception]:
     known: dict[str, Known | Exception] = {}
     for jti, state in token_states(jtis).items():
         try:
-            known[jti] = _known(state)
+            known[jti] = known_of(state)
         except AgentAuthError as error:
             known[jti] = error
     return known
 
 
-def _known(state: TokenState) -> Known:
+def known_of(state: TokenState) -> Known:
+    """The rows with what is written in the grant read. Raises AgentAuthError where it cannot be."""
     grant, human_id = state.grant, state.agent.human_id
     return Known(
         state=state,

@@ -13,6 +13,7 @@ from django.utils import timezone
 from agentauth.protocol.keys import PublicKey
 from kms.services import verification_keys
 from kms.state import Subject
+from verifier.services import home
 from verifier.services.connecting import use_own_connection
 from verifier.services.state import CHANNEL, Change, present_position, state_since
 
@@ -121,6 +122,8 @@ class Watcher:
                 feed = state_since(position)
                 changes, complete, position = feed.changes, feed.complete, feed.position
             keys = verification_keys(purpose="token", now=timezone.now())
+            asked = monotonic()
+            home.LEASE.take(*home.look(), asked)
             look = Look(began, keys, _clock_ahead())
         except Exception:
             # What was heard is true all the same.

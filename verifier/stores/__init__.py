@@ -70,6 +70,19 @@ class StoreCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """What became of a proof that was to be spent, and of the rate, where both are kept outside the database."""
+
+    # False: it was spent before.
+    first: bool
+    # Whether the rate is kept there too: `tat_us` is then the grant's, before this call, and the ledger's does not count.
+    elsewhere: bool = False
+    tat_us: int | None = None
+    # The same with the one use that was set aside for this call; None where none was.
+    reserved_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Operation:
     """What is remembered of an operation that was allowed under a key."""
 

@@ -1,10 +1,17 @@
 """Which store is the verifier's home's."""
 
+from functools import cache
+
+from django.conf import settings
+
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from verifier.models import Home
+from verifier.services import home
 from verifier.services.home import Tenure
 from verifier.stores import VerifierStore
 from verifier.stores.database import DatabaseStore
+from verifier.stores.redis import RedisStore
+from verifier.stores.sync_connection import SyncServers
 
 _DATABASE: VerifierStore = DatabaseStore()
 
@@ -13,4 +20,11 @@ def store(tenure: Tenure) -> VerifierStore:
     """The store that decides under `tenure`. Raises TemporarilyUnavailableError for a home that this process cannot use."""
     if tenure.kind == Home.Kind.DATABASE:
         return _DATABASE
-    raise TemporarilyUnavailableError("The verifier is at home where this process cannot reach it.")
+    if not settings.REDIS_URL:
+        raise TemporarilyUnavailableError("The verifier is at home where this process cannot reach it.")
+    return _redis(settings.REDIS_URL)
+
+
+@cache
+def _redis(url: str) -> VerifierStore:
+    return RedisStore(SyncServers(url, expected_runs=lambda: home.LEASE.held().servers))

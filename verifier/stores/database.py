@@ -1,6 +1,7 @@
 """The store whose truth is the database itself, PostgreSQL or SQLite: exact by one row lock per grant."""
 
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
@@ -31,6 +32,7 @@ from verifier.stores import (
     Refuse,
     Repeat,
     Snapshot,
+    Spent,
     StoreCall,
 )
 from verifier.stores.events import record_decision, record_early_refusal, record_refusal
@@ -48,15 +50,24 @@ class DatabaseStore:
     each other and those of different grants do not meet. On SQLite every transaction is IMMEDIATE: one at a time.
     """
 
+    def __init__(self, spend: Callable[[StoreCall], Spent] | None = None) -> None:
+        """`spend` spends a call's proof in Redis, while the home is there."""
+        self._spend = spend or _spend
+        self._home = Home.Kind.DATABASE if spend is None else Home.Kind.REDIS
+
     def apply(self, call: StoreCall) -> Permit | Refuse | Recalled:
         """Steps 6 to 15 in one transaction, with 2 around them; a refusal commits the spent proof and its event together."""
         with transaction.atomic():
-            _be_at_home(call)
-            outcome = answered_once(call, lambda: _judge(call))
+            self._be_at_home(call)
+            outcome = answered_once(call, lambda: _judge(call, self._spend))
             # Whoever waited long must not commit into another epoch.
-            _be_at_home(call)
+            self._be_at_home(call)
         fault_point("verify.after_commit")
         return outcome
+
+    def _be_at_home(self, call: StoreCall) -> None:
+        if call.tenure.kind != self._home or home.LEASE.current().epoch != call.tenure.epoch:
+            raise TemporarilyUnavailableError("The verifier has moved. Try again.")
 
     def record(self, refusal: EarlyRefusal) -> Permit | Refuse | Recalled:
         """The event of a refusal in steps 3 to 5, where there is nothing else to write but the answer kept of it."""
@@ -66,19 +77,15 @@ class DatabaseStore:
         return outcome
 
 
-def _be_at_home(call: StoreCall) -> None:
-    if call.tenure.kind != Home.Kind.DATABASE or home.LEASE.current().epoch != call.tenure.epoch:
-        raise TemporarilyUnavailableError("The verifier has moved. Try again.")
-
-
 def _refused_early(refusal: EarlyRefusal) -> Refuse:
     record_early_refusal(refusal)
     return refusal.refuse
 
 
-def _judge(call: StoreCall) -> Permit | Refuse:
+def _judge(call: StoreCall, spend: Callable[[StoreCall], Spent]) -> Permit | Refuse:
     # 6. The insert decides between two identical proofs: the second waits on the first's commit, then finds it.
-    if not _spend(call):
+    spent = spend(call)
+    if not spent.first:
         return _refused(call, Refuse("invalid_dpop_proof", "replayed"), None)
     fault_point("verify.after_spend")
     # 7. The counters are held before the state is read: whoever waits here then judges by what is true after the
@@ -93,7 +100,10 @@ def _judge(call: StoreCall) -> Permit | Refuse:
         state = state_of(call) or state
         snapshot = _snapshot(call, state)
     ledger = _plain_ledger(call) if row is None else row.counters()
-    ledger = _without_burst(ledger, snapshot.envelope.rate, call.tenure.floor_us())
+    if spent.elsewhere:
+        ledger = replace(ledger, tat_us=spent.tat_us)
+    else:
+        ledger = _without_burst(ledger, snapshot.envelope.rate, call.tenure.floor_us())
     # 7. to 14. are judged without I/O, the same in every store.
     outcome = decide(call, snapshot, ledger)
     # 15. Record.
@@ -109,14 +119,14 @@ def _judge(call: StoreCall) -> Permit | Refuse:
     return _allowed(call, state, outcome, ledger)
 
 
-def _spend(call: StoreCall) -> bool:
+def _spend(call: StoreCall) -> Spent:
     if not call.dry_run:
-        return spend_proof(jkt=call.proof_jkt, jti=call.proof_jti, until=call.spent_until)
+        return Spent(spend_proof(jkt=call.proof_jkt, jti=call.proof_jti, until=call.spent_until))
     # A dry run asks the same question and takes the answer back.
     with transaction.atomic():
         first = spend_proof(jkt=call.proof_jkt, jti=call.proof_jti, until=call.spent_until)
         transaction.set_rollback(True)
-    return first
+    return Spent(first)
 
 
 def _counts(call: StoreCall) -> bool:

@@ -27,7 +27,7 @@ def record_decision(
         kind = kinds.DECISION_REHEARSED
     elif repeats is not None:
         kind = kinds.DECISION_REPEATED
-    data = _data(call)
+    data = decision_data(call)
     if capability is not None:
         data["capability"] = capability.label
     if confirmation_id is not None:
@@ -63,7 +63,7 @@ def record_early_refusal(refusal: EarlyRefusal) -> Event:
 def _denied(
     call: StoreCall | EarlyRefusal, refuse: Refuse, agent_id: str | None, human_id: uuid.UUID | None
 ) -> Event:
-    data = {**_data(call), "error": refuse.error}
+    data = {**decision_data(call), "error": refuse.error}
     if refuse.confirmation_id is not None:
         data["confirmation_id"] = str(refuse.confirmation_id)
     return record(
@@ -81,7 +81,7 @@ def _denied(
     )
 
 
-def _data(call: StoreCall | EarlyRefusal) -> dict[str, Any]:
+def decision_data(call: StoreCall | EarlyRefusal) -> dict[str, Any]:
     data: dict[str, Any] = {"action": None if call.action is None else _action(call.action)}
     if call.operation_key is not None:
         # A digest: it finds the operation again, and is no key to repeat it with.

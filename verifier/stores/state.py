@@ -1,6 +1,9 @@
 """The rows behind a token whose signature was proved."""
 
+import uuid
+
 from agentauth.protocol.errors import InvalidTokenError
+from agentauth.protocol.token import TokenClaims
 from registry.services.state import TokenState, token_state
 from verifier.stores import EarlyRefusal, StoreCall
 
@@ -14,10 +17,16 @@ def state_of(call: StoreCall | EarlyRefusal) -> TokenState | None:
         state = token_state(claims.jti)
     except InvalidTokenError:
         return None
-    # The signature already binds these. A mismatch would mean that rows were exchanged: then nothing is known.
-    same = (
+    return state if is_of(state, claims, call.service_provider_id) else None
+
+
+def is_of(state: TokenState, claims: TokenClaims, service_provider_id: uuid.UUID) -> bool:
+    """Whether these are the rows of a token with these claims at this service provider.
+
+    The signature already binds them. A mismatch would mean that rows were exchanged: then nothing is known.
+    """
+    return (
         str(state.grant.pk) == claims.grant_id
         and state.token.grant_version == claims.grant_version
-        and state.service_provider.pk == call.service_provider_id
+        and state.service_provider.pk == service_provider_id
     )
-    return state if same else None

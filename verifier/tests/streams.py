@@ -19,7 +19,7 @@ from registry.models import Grant
 from tests import redis_servers
 from tests.oracle import counters
 from verifier.stores import EarlyRefusal, StoreCall
-from verifier.stores.events import _data
+from verifier.stores.events import decision_data
 from verifier.stores.scripts import events_key
 from verifier.tests.scene import LOOK, Scene
 
@@ -39,7 +39,7 @@ def base_of(call: StoreCall | EarlyRefusal, **more: Any) -> dict[str, Any]:
         "kind": "denied",
         "error": None,
         "reason": None,
-        "data": _data(call),
+        "data": decision_data(call),
         "capability": None,
     }
     return base | more

@@ -1,0 +1,171 @@
+"""The ASGI entry of the lean verifier process: the endpoint, and Django's own application for what it does not answer."""
+
+# First, since it sets Django up.
+from agentauth.wsgi import application as django_application  # isort: split
+
+import asyncio
+import io
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final
+
+from django.conf import settings
+from django.db import connections
+from django.http import HttpRequest, HttpResponse
+from django.middleware.clickjacking import XFrameOptionsMiddleware
+from django.middleware.security import SecurityMiddleware
+
+from agentauth import metrics
+from agentauth.http_errors import STATUSES, ServerError, body_of, domain_error, headers_of
+from agentauth.middleware import SecurityHeadersMiddleware
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from verifier.endpoint import Edge, Endpoint, Request, Response, rendered
+from verifier.services import home
+from verifier.services.following import Follower
+from verifier.services.lean import LeanVerifier
+from verifier.stores.connection import Servers
+from verifier.stores.lane import Lane
+
+logger = logging.getLogger(__name__)
+
+# Threads for what the endpoint hands on, and how many requests may wait for one.
+_THREADS: Final = 4
+_MAX_WAITING: Final = 64
+_NO_ROOM: Final = TemporarilyUnavailableError("Too many calls at once. Try again shortly.")
+
+
+class Delegate:
+    """Django's WSGI application, in threads of its own: the request arrives there as it would at the web server."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="delegate")
+        self._waiting = 0
+
+    def stop(self) -> None:
+        """End the threads, with what each of them holds of the database."""
+        together = threading.Barrier(_THREADS)
+
+        def close() -> None:
+            together.wait()
+            connections.close_all()
+
+        for _ in range(_THREADS):
+            self._threads.submit(close)
+        self._threads.shutdown()
+
+    async def __call__(self, request: Request) -> Response:
+        """Raises TemporarilyUnavailableError where too many wait already."""
+        if self._waiting >= _MAX_WAITING:
+            raise _NO_ROOM
+        self._waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, partial(_answered_by_django, request))
+        finally:
+            self._waiting -= 1
+
+
+def _answered_by_django(request: Request) -> Response:
+    started: list[tuple[str, list[tuple[str, str]]]] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], _error: Any = None, /) -> Any:
+        started.append((status, headers))
+
+    parts: Iterable[bytes] = django_application(environ(request), start_response)
+    try:
+        body = b"".join(parts)
+    finally:
+        # Ends the request for Django: connections go back.
+        parts.close()  # type: ignore[attr-defined]  # a response of Django has it
+    status, headers = started[0]
+    sent = tuple(
+        (name.lower().encode("latin-1"), value.encode("latin-1"))
+        for name, value in headers
+        if name.lower() != "content-length"
+    )
+    return Response(int(status.split(" ", 1)[0]), body, sent, complete=True)
+
+
+def environ(request: Request) -> dict[str, Any]:
+    """The request as gunicorn's WSGI workers would hand it on (PEP 3333)."""
+    scope = request.scope
+    query = scope["query_string"].decode("latin-1")
+    raw = scope["raw_path"].decode("latin-1")
+    client, server = scope.get("client") or ("", 0), scope.get("server") or ("", 0)
+    made: dict[str, Any] = {
+        "REQUEST_METHOD": scope["method"],
+        "SCRIPT_NAME": "",
+        # Text of bytes, as WSGI wants it.
+        "PATH_INFO": scope["path"].encode().decode("latin-1"),
+        "RAW_URI": f"{raw}?{query}" if query else raw,
+        "QUERY_STRING": query,
+        "REMOTE_ADDR": client[0],
+        "REMOTE_PORT": str(client[1]),
+        "SERVER_NAME": server[0],
+        "SERVER_PORT": str(server[1]),
+        "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": scope["scheme"],
+        "wsgi.input": io.BytesIO(request.body or b""),
+        "wsgi.errors": io.StringIO(),
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+    }
+    for name, value in scope["headers"]:
+        key = name.decode("latin-1").upper().replace("-", "_")
+        key = key if key in {"CONTENT_TYPE", "CONTENT_LENGTH"} else f"HTTP_{key}"
+        text = value.decode("latin-1")
+        made[key] = f"{made[key]},{text}" if key in made else text
+    return made
+
+
+def failed(error: Exception) -> Response:
+    """Any exception as every edge answers it; what is recorded of it, its raiser recorded."""
+    known = domain_error(error)
+    if isinstance(known, ServerError):
+        logger.error("unhandled error in the verifier", exc_info=error)
+    metrics.count_error(known)
+    status = STATUSES[known.code]
+    headers = headers_of(known, status, HttpRequest())
+    sent = tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
+    return Response(
+        status, rendered(body_of(known)), tuple(each for each in sent if each[0] != b"cache-control")
+    )
+
+
+def observe(route: str, status: int, seconds: float) -> None:
+    """One request answered by the endpoint."""
+    metrics.observe_request(method="POST", route=route, status=status, seconds=seconds)
+
+
+def standing_headers() -> tuple[tuple[bytes, bytes], ...]:
+    """What every answer of these addresses carries, from the middleware that says so everywhere."""
+    plain = HttpResponse(content_type="application/json", headers={"Cache-Control": "no-store"})
+    answer: Callable[[HttpRequest], Any] = lambda _: plain  # noqa: E731 — a view in the middleware's eyes
+    for middleware in (SecurityMiddleware, XFrameOptionsMiddleware, SecurityHeadersMiddleware):
+        answer = middleware(answer)
+    request = HttpRequest()
+    request.META.update({"HTTP_HOST": settings.ALLOWED_HOSTS[0], "wsgi.url_scheme": "https"})
+    request.path = "/v1/verify"
+    made = answer(request)
+    made["Allow"], made["Vary"] = "POST, OPTIONS", "Cookie"
+    return tuple((name.lower().encode(), value.encode()) for name, value in made.items())
+
+
+async def start() -> tuple[LeanVerifier, Edge]:
+    """Everything the process holds, made in its own loop; raises where it cannot serve."""
+    loop = asyncio.get_running_loop()
+    follower, lane = Follower(loop), Lane()
+    await loop.run_in_executor(None, follower.start)
+    lane.start()
+    runs = lambda: home.LEASE.held().servers  # noqa: E731 — what the present epoch began with
+    servers = Servers(settings.REDIS_URL, expected_runs=runs) if settings.REDIS_URL else None
+    verifier = LeanVerifier(follower=follower, servers=servers, lane=lane, count=metrics.count_decision)
+    return verifier, Edge(delegate=Delegate(), failed=failed, observe=observe, headers=standing_headers())
+
+
+application: Callable[..., Awaitable[None]] = Endpoint(start)

@@ -1,0 +1,228 @@
+"""Verification without waiting for the database: state from memory, one script at Redis, the rest through the lane.
+
+The same checks in the same order as `verifier.services.pipeline`, for a process that has a `Follower`, `Servers` and a `Lane`.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
+from audit.services import Actor
+from registry.models import ServiceProvider
+from registry.services.nonces import nonces_of
+from verifier.models import Home
+from verifier.requests import VerifyRequest, parse_verify_request
+from verifier.services import home
+from verifier.services.batch import error_body, record_unasked
+from verifier.services.following import Follower
+from verifier.services.home import Tenure
+from verifier.services.introspection import INACTIVE, answer_for, read_token
+from verifier.services.pipeline import Answer, applied, conclude, prepare
+from verifier.services.snapshots import Known
+from verifier.stores import Delivery, EarlyRefusal, Permit, Recalled, Refuse, Spent, StoreCall
+from verifier.stores.connection import Servers
+from verifier.stores.database import DatabaseStore
+from verifier.stores.entries import no_entry
+from verifier.stores.lane import Lane
+from verifier.stores.light import Called, check_reply, giving_back, is_light, judging, noting, plan
+from verifier.stores.light import conclude as concluded
+from verifier.stores.redis import check_lease, held, is_unused
+from verifier.stores.scripts import GIVE_BACK, JUDGE, NOTE, Reply, Script, read_reply, shard_of
+from verifier.stores.state import is_of
+
+logger = logging.getLogger(__name__)
+
+# (kind of decision, error, reason) of each that is not counted by its own event's commit.
+Count = Callable[[str, str, str], None]
+
+
+class _Order:
+    """Within one batch: who goes to the database holds up those of the same grant that come later."""
+
+    def __init__(self) -> None:
+        self._away: dict[str, asyncio.Future[None]] = {}
+
+    async def wait(self, grant_id: str) -> None:
+        while (before := self._away.get(grant_id)) is not None:
+            await before
+
+    def leave(self, grant_id: str) -> Callable[[], None]:
+        """The caller goes; what is given back says that it has returned."""
+        mine = self._away[grant_id] = asyncio.get_running_loop().create_future()
+
+        def returned() -> None:
+            del self._away[grant_id]
+            mine.set_result(None)
+
+        return returned
+
+
+class LeanVerifier:
+    """The services of one process. Made and used in one event loop."""
+
+    def __init__(self, *, follower: Follower, servers: Servers | None, lane: Lane, count: Count) -> None:
+        self.follower = follower
+        self._servers = servers
+        self._lane = lane
+        self._count = count
+        self._giving_back: set[asyncio.Task[None]] = set()
+
+    async def verify(
+        self,
+        *,
+        service_provider: ServiceProvider,
+        request: VerifyRequest,
+        delivery: Delivery | None = None,
+        actor: Actor,
+        now: datetime,
+        order: _Order | None = None,
+    ) -> Answer:
+        """`verifier.services.pipeline.verify`, with the same answers and errors; `order` is a batch's."""
+        self.follower.fresh()
+        tenure = home.LEASE.held()
+        prepared = prepare(
+            request,
+            service_provider=service_provider,
+            keys=self.follower.token_keys(),
+            tenure=tenure,
+            nonces=nonces_of(tenure.nonce_server(str(service_provider.pk)), now),
+            nonce_required=service_provider.require_nonce or tenure.careful(now),
+            delivery=delivery,
+            actor=actor,
+            now=now,
+        )
+        if isinstance(prepared, EarlyRefusal):
+            return conclude(await self._refused(prepared, tenure), None)
+        return conclude(await self._decided(prepared, order or _Order()), prepared.fresh_nonce)
+
+    async def verify_batch(
+        self,
+        *,
+        service_provider: ServiceProvider,
+        requests: Sequence[object],
+        actor: Actor,
+        clock: Callable[[], datetime],
+    ) -> list[Mapping[str, Any]]:
+        """`verifier.services.batch.verify_batch`: judged in order, but asked about together.
+
+        Scripts for one grant run in the order they are sent in; the database is another road, so a question that takes it
+        holds up those of its grant that come later.
+        """
+        order = _Order()
+        asked = (self._one_of_batch(service_provider, each, actor, clock, order) for each in requests)
+        return await asyncio.gather(*asked)
+
+    async def introspect(
+        self, *, service_provider: ServiceProvider, untrusted_token: str, now: datetime
+    ) -> Mapping[str, Any]:
+        """`verifier.services.introspection.introspect`, with the same answers."""
+        self.follower.fresh()
+        keys = self.follower.token_keys()
+        token = read_token(untrusted_token, keys=keys, service_provider=service_provider, now=now)
+        known = None if token is None else await self.follower.state(token.claims.jti)
+        if token is None or known is None:
+            return INACTIVE
+        return answer_for(token, known.state, service_provider=service_provider, now=now)
+
+    async def _one_of_batch(
+        self,
+        service_provider: ServiceProvider,
+        request: object,
+        actor: Actor,
+        clock: Callable[[], datetime],
+        order: _Order,
+    ) -> Mapping[str, Any]:
+        now = clock()
+        try:
+            asked = parse_verify_request(request)
+            answer = await self.verify(
+                service_provider=service_provider, request=asked, actor=actor, now=now, order=order
+            )
+        except TemporarilyUnavailableError as error:
+            return error_body(error)
+        except AgentAuthError as error:
+            record = partial(record_unasked, error, service_provider, actor, now)
+            try:
+                await self._lane.run("", record)
+            except TemporarilyUnavailableError as unavailable:
+                return error_body(unavailable)
+            return error_body(error)
+        return answer.body
+
+    async def _decided(self, call: StoreCall, order: _Order) -> Permit | Refuse | Recalled:
+        grant_id = call.claims.grant_id
+        known = await self._known(call) if call.tenure.kind == Home.Kind.REDIS else None
+        await order.wait(grant_id)
+        if call.tenure.kind == Home.Kind.REDIS and is_light(call, known):
+            return await self._lightly(call, known)
+        returned = order.leave(grant_id)
+        try:
+            return await self._durably(call, known)
+        finally:
+            returned()
+
+    async def _known(self, call: StoreCall) -> Known | None:
+        known = await self.follower.state(call.claims.jti)
+        same = known is not None and is_of(known.state, call.claims, call.service_provider_id)
+        return known if same else None
+
+    async def _lightly(self, call: StoreCall, known: Known | None) -> Permit | Refuse:
+        made = plan(call, known)
+        reply = await self._evaluate(JUDGE, made.called)
+        # While Redis was asked, what is known may have grown too old, or the lease may have run out.
+        self.follower.fresh()
+        check_lease(call.tenure)
+        outcome = concluded(call, known, made, reply)
+        if isinstance(outcome, Refuse):
+            self._count("denied", outcome.error, outcome.reason or "")
+        else:
+            self._count("rehearsed" if call.dry_run else "allowed", "", "")
+        return outcome
+
+    async def _durably(self, call: StoreCall, known: Known | None) -> Permit | Refuse | Recalled:
+        """In the database. Before it, in Redis, the proof, unless the call must first be looked for among earlier ones."""
+        grant_id = call.claims.grant_id
+        if call.tenure.kind == Home.Kind.DATABASE or call.delivery is not None:
+            return await self._lane.run(grant_id, partial(applied, call, call.tenure))
+        spent = held(await self._evaluate(JUDGE, judging(call, known, mode=b"hold", entry=b"")))
+        outcome = await self._lane.run(grant_id, partial(DatabaseStore(lambda _: spent).apply, call))
+        if is_unused(spent, outcome):
+            task = asyncio.create_task(self._give_back(call, known, spent))
+            self._giving_back.add(task)
+            task.add_done_callback(self._giving_back.discard)
+        return outcome
+
+    async def _give_back(self, call: StoreCall, known: Known | None, spent: Spent) -> None:
+        try:
+            await self._evaluate(GIVE_BACK, giving_back(call, known, spent))
+        except TemporarilyUnavailableError:
+            # The grant waits one interval longer than it need, which wrongs nobody.
+            logger.warning("a use of a rate that was set aside could not be given back")
+
+    async def _refused(self, refusal: EarlyRefusal, tenure: Tenure) -> Permit | Refuse | Recalled:
+        """The one event of a refusal in steps 3 to 5."""
+        redis = tenure.kind == Home.Kind.REDIS
+        if not redis or refusal.delivery is not None or refusal.leaked_key is not None:
+            return await self._lane.run("", partial(applied, refusal, tenure))
+        _, entry = no_entry(refusal, refusal.refuse, None)
+        reply = await self._evaluate(NOTE, noting(shard_of(refusal.service_provider_id), tenure.epoch, entry))
+        check_reply(reply)
+        self._count("denied", refusal.refuse.error, refusal.refuse.reason or "")
+        return refusal.refuse
+
+    async def _evaluate(self, script: Script, called: Called) -> Reply:
+        if self._servers is None:
+            raise TemporarilyUnavailableError("The memory of spent proofs is not here. Try again shortly.")
+        return read_reply(await self._servers.evaluate(script, *called))
+
+    async def stop(self) -> None:
+        """Give back what was set aside, finish what was handed in, let go of everything."""
+        await asyncio.gather(*self._giving_back)
+        await asyncio.get_running_loop().run_in_executor(None, self._lane.stop)
+        if self._servers is not None:
+            self._servers.close()
+        self.follower.stop()

@@ -1,0 +1,60 @@
+"""A decision's event on its way through Redis: the base its writer knows, completed by the one letter the script adds.
+
+What becomes of it in the log is the same as what `verifier.stores.events` writes; `verifier.services.draining` puts it there.
+"""
+
+import json
+import uuid
+from typing import Any, Final
+
+from agentauth.protocol.capability import Capability
+from agentauth.protocol.limits import microseconds
+from audit.identifiers import new_id
+from registry.services.state import TokenState
+from verifier.stores import EarlyRefusal, Refuse, StoreCall
+from verifier.stores.events import decision_data
+
+_ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def yes_entry(call: StoreCall, state: TokenState, capability: Capability | None) -> tuple[uuid.UUID, bytes]:
+    """The event of a yes, and its id; should the script refuse after all, it needs nothing more to say so."""
+    body = _common(call, call.claims.agent_id, state.agent.human_id)
+    body["kind"] = "rehearsed" if call.dry_run else "allowed"
+    body["capability"] = None if capability is None else capability.label
+    return _entry(body)
+
+
+def no_entry(
+    call: StoreCall | EarlyRefusal, refuse: Refuse, state: TokenState | None
+) -> tuple[uuid.UUID, bytes]:
+    """The event of a no. Without `state` the drainer finds out whose agent it is."""
+    agent_id = None if call.claims is None else call.claims.agent_id
+    body = _common(call, agent_id, None if state is None else state.agent.human_id)
+    body |= {"kind": "denied", "error": refuse.error, "reason": refuse.reason or refuse.error}
+    return _entry(body)
+
+
+def _common(
+    call: StoreCall | EarlyRefusal, agent_id: str | None, human_id: uuid.UUID | None
+) -> dict[str, Any]:
+    claims = call.claims
+    return {
+        "at": microseconds(call.now),
+        "rid": call.actor.request_id,
+        "sp": str(call.service_provider_id),
+        "agent": agent_id,
+        "human": None if human_id is None else str(human_id),
+        "grant": None if claims is None else claims.grant_id,
+        "jti": None if claims is None else claims.jti,
+        "kind": "",
+        "error": None,
+        "reason": None,
+        "data": decision_data(call),
+        "capability": None,
+    }
+
+
+def _entry(body: dict[str, Any]) -> tuple[uuid.UUID, bytes]:
+    own = new_id()
+    return own, _ENCODE({"id": str(own), **body}).encode()

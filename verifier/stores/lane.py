@@ -1,0 +1,132 @@
+"""Decisions that must be on record before they are told: several of them in one commit of the database."""
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from django.db import DatabaseError, InterfaceError, close_old_connections, connection, transaction
+
+from agentauth.protocol.errors import TemporarilyUnavailableError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# So many share one commit at most: each holds the locks of its grant until all are written.
+_TOGETHER: Final = 32
+# Beyond this they would wait for longer than their callers do.
+MAX_WAITING: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    # Locks are taken in the order of these, whichever thread takes them.
+    order: str
+    run: Callable[[], Any]
+    answer: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+
+
+class Lane:
+    """Threads that run units of work of the database for an event loop, each unit atomic in itself.
+
+    A unit that fails is rolled back alone and its error is its own answer; where the commit they share fails, nobody
+    is told yes.
+    """
+
+    def __init__(self, *, threads: int = 2) -> None:
+        self._jobs: queue.Queue[_Job | None] = queue.Queue(MAX_WAITING)
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Finish what was handed in, then end."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    async def run(self, order: str, unit: Callable[[], T]) -> T:
+        """The outcome of `unit`, committed. Raises what it raises, and TemporarilyUnavailableError."""
+        loop = asyncio.get_running_loop()
+        job = _Job(order, unit, loop.create_future(), loop)
+        try:
+            self._jobs.put_nowait(job)
+        except queue.Full:
+            raise TemporarilyUnavailableError("Too many decisions wait. Try again shortly.") from None
+        outcome: T = await job.answer
+        return outcome
+
+    def _work(self) -> None:
+        while (first := self._jobs.get()) is not None:
+            jobs = [first]
+            while len(jobs) < _TOGETHER:
+                try:
+                    more = self._jobs.get_nowait()
+                except queue.Empty:
+                    break
+                if more is None:
+                    # For this thread, once it is done with these.
+                    self._jobs.put(None)
+                    break
+                jobs.append(more)
+            self._answer(sorted(jobs, key=lambda job: job.order))
+        connection.close()
+
+    @staticmethod
+    def _answer(jobs: list[_Job]) -> None:
+        close_old_connections()
+        try:
+            outcomes = committed_together([job.run for job in jobs])
+        except Exception:  # whatever it is, each of them has to hear it
+            logger.exception("durable decisions were not committed")
+            outcomes = [TemporarilyUnavailableError() for _ in jobs]
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            job.loop.call_soon_threadsafe(_tell, job.answer, outcome)
+
+
+def committed_together(units: list[Callable[[], Any]]) -> list[Any]:
+    """Run each unit, commit once, and give back the outcomes: values, or the exceptions of those that failed alone.
+
+    Raises where it is not certain that what succeeded was committed.
+    """
+    if len(units) == 1:
+        return [_outcome(units[0])]
+    with transaction.atomic():
+        outcomes = [_outcome(unit) for unit in units]
+        # Where the connection broke meanwhile, Django leaves this block without a commit and without a word.
+        if connection.closed_in_transaction or transaction.get_rollback():
+            raise TemporarilyUnavailableError
+    return outcomes
+
+
+def _outcome(unit: Callable[[], Any]) -> Any:
+    try:
+        return unit()
+    except (DatabaseError, InterfaceError) as error:
+        logger.exception("a decision could not reach the database")
+        return _unavailable(error)
+    except Exception as error:  # noqa: BLE001 — it is this unit's answer, and the next unit's business is its own
+        return error
+
+
+def _unavailable(cause: Exception) -> TemporarilyUnavailableError:
+    error = TemporarilyUnavailableError()
+    error.__cause__ = cause
+    return error
+
+
+def _tell(answer: asyncio.Future[Any], outcome: Any) -> None:
+    if answer.cancelled():
+        return
+    if isinstance(outcome, Exception):
+        answer.set_exception(outcome)
+    else:
+        answer.set_result(outcome)

@@ -1,0 +1,171 @@
+"""Decisions that touch nothing which must outlive Redis: judged from memory, made true by one script.
+
+A call is light where neither it nor its grant counts anything exactly: no money, no uses, no name to be remembered under, nobody
+who must be there. All else goes through the database (docs/adr/0013-what-redis-may-hold.md).
+"""
+
+import uuid
+from dataclasses import dataclass, replace
+from typing import Final
+
+from agentauth.protocol.capability import Action
+from agentauth.protocol.envelope import EMPTY, Ledger, limits_left
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.protocol.limits import microseconds
+from verifier.answers import allowed_body
+from verifier.decision import decide
+from verifier.services.snapshots import Known
+from verifier.stores import Allow, Permit, Refuse, Snapshot, Spent, StoreCall
+from verifier.stores.entries import no_entry, yes_entry
+from verifier.stores.scripts import (
+    MAX_STREAM,
+    Code,
+    Reply,
+    count_key,
+    epoch_key,
+    events_key,
+    proof_key,
+    rate_key,
+    shard_of,
+)
+
+# A spent proof is remembered a little longer than it could be used, since Redis counts by a clock of its own.
+_SLACK_MS: Final = 5_000
+# What moves money or destroys something is on record before its answer.
+_DURABLE_ACTIONS: Final = frozenset({"transact", "delete"})
+# What a script is called with: its shard, its keys, its arguments.
+Called = tuple[int, tuple[bytes, ...], tuple[bytes | int, ...]]
+
+
+def is_light(call: StoreCall, known: Known | None) -> bool:
+    """Whether Redis alone may decide. `known` is None for a token we have no record of, or another one's record."""
+    if call.delivery is not None:
+        return False
+    if known is None or known.refusal(call.now) is not None:
+        return True
+    named = call.operation_key is not None
+    return known.light and not named and not (call.action is not None and _is_durable(call.action))
+
+
+def _is_durable(action: Action) -> bool:
+    return action.type in _DURABLE_ACTIONS or action.amount is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A light call judged as far as memory goes, and what `judge.lua` is called with."""
+
+    called: Called
+    event_id: uuid.UUID
+    verdict: Allow | Refuse
+
+
+def plan(call: StoreCall, known: Known | None) -> Plan:
+    """Steps 7 to 14 but the rate, which the script judges together with the proof."""
+    verdict = _verdict(call, known)
+    if isinstance(verdict, Allow) and known is not None:
+        event_id, entry = yes_entry(call, known.state, verdict.capability)
+        return Plan(judging(call, known, mode=b"yes", entry=entry), event_id, verdict)
+    if isinstance(verdict, Refuse):
+        event_id, entry = no_entry(call, verdict, None if known is None else known.state)
+        return Plan(judging(call, known, mode=b"no", entry=entry), event_id, verdict)
+    raise TypeError("nothing is known that could be allowed")
+
+
+def judging(call: StoreCall, known: Known | None, *, mode: bytes, entry: bytes) -> Called:
+    """The call of `judge.lua` that decides this call."""
+    grant_id = uuid.UUID(call.claims.grant_id)
+    shard = shard_of(grant_id)
+    rate = None if known is None or known.envelope is None else known.envelope.rate
+    floor = call.tenure.floor_us()
+    remembered_ms = int((call.spent_until - call.now).total_seconds() * 1000) + _SLACK_MS
+    keys = (
+        epoch_key(shard),
+        proof_key(shard, call.proof_jkt, call.proof_jti),
+        rate_key(shard, grant_id),
+        events_key(shard),
+        count_key(shard),
+    )
+    arguments = (
+        call.tenure.epoch,
+        0 if call.dry_run else remembered_ms,
+        mode,
+        microseconds(call.now),
+        0 if rate is None else rate.interval_us,
+        0 if rate is None else rate.tolerance_us,
+        0 if rate is None or floor is None else floor + rate.tolerance_us,
+        entry,
+        MAX_STREAM,
+        b"1" if call.action is not None and not call.dry_run else b"0",
+        b"1" if call.action is not None else b"0",
+    )
+    return shard, keys, arguments
+
+
+def giving_back(call: StoreCall, known: Known | None, spent: Spent) -> Called:
+    """The call of `give_back.lua` that undoes what was set aside for this call."""
+    grant_id = uuid.UUID(call.claims.grant_id)
+    shard = shard_of(grant_id)
+    rate = None if known is None or known.envelope is None else known.envelope.rate
+    arguments = (
+        call.tenure.epoch,
+        0 if rate is None else rate.interval_us,
+        spent.reserved_us or 0,
+        spent.tat_us or 0,
+        microseconds(call.now),
+    )
+    return shard, (epoch_key(shard), rate_key(shard, grant_id)), arguments
+
+
+def noting(shard: int, epoch: int, entry: bytes) -> Called:
+    """The call of `note.lua` that records a no before the store."""
+    return shard, (epoch_key(shard), events_key(shard), count_key(shard)), (epoch, entry, MAX_STREAM)
+
+
+def conclude(call: StoreCall, known: Known | None, made: Plan, reply: Reply) -> Permit | Refuse:
+    """What the script made of the plan. Raises TemporarilyUnavailableError where it made nothing of it."""
+    check_reply(reply)
+    if reply.code is Code.REPLAYED:
+        return Refuse("invalid_dpop_proof", "replayed")
+    if isinstance(made.verdict, Refuse):
+        return made.verdict
+    if reply.code is Code.RATE:
+        return Refuse("envelope_exceeded", "rate", -(-reply.wait_us // 1_000_000))
+    if known is None or known.envelope is None:
+        raise TypeError("nothing was known that could be allowed")
+    limits = made.verdict.limits
+    if known.envelope.rate is not None:
+        limits = limits_left(known.envelope, Ledger(tat_us=reply.tat_us), call.now)
+    answer = allowed_body(
+        replace(made.verdict, limits=limits),
+        decision_id=str(made.event_id),
+        agent=known.state.agent,
+        claims=call.claims,
+        now_seconds=int(call.now.timestamp()),
+    )
+    return Permit(answer, repeated=False)
+
+
+def check_reply(reply: Reply) -> None:
+    """Raises TemporarilyUnavailableError where the epoch is over or no more events can be kept."""
+    if reply.code is Code.LOST:
+        raise TemporarilyUnavailableError("The memory of spent proofs is moving. Try again shortly.")
+    if reply.code is Code.FULL:
+        raise TemporarilyUnavailableError("More decisions wait for the log than may. Try again shortly.")
+
+
+def _verdict(call: StoreCall, known: Known | None) -> Allow | Refuse:
+    if known is None:
+        return Refuse("invalid_token", "unknown")
+    snapshot = Snapshot(
+        refusal=known.refusal(call.now),
+        capabilities=known.capabilities or (),
+        envelope=known.envelope or EMPTY,
+        operation=None,
+        confirmation="none",
+        human_online=False,
+    )
+    outcome = decide(call, snapshot, Ledger())
+    if isinstance(outcome, Allow | Refuse):
+        return outcome
+    raise TypeError("a light call asks no human and repeats nothing")

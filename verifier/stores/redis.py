@@ -1,0 +1,80 @@
+"""The home in Redis: spent proofs and rates live there, everything that must outlive it in the database."""
+
+import logging
+
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from verifier.services import home
+from verifier.services.home import Tenure
+from verifier.services.snapshots import Known, known_of
+from verifier.stores import EarlyRefusal, Permit, Recalled, Refuse, Spent, StoreCall
+from verifier.stores.database import DatabaseStore
+from verifier.stores.light import Called, check_reply, conclude, giving_back, is_light, judging, plan
+from verifier.stores.scripts import GIVE_BACK, JUDGE, Code, Reply, read_reply
+from verifier.stores.state import state_of
+from verifier.stores.sync_connection import SyncServers
+
+logger = logging.getLogger(__name__)
+
+
+class RedisStore:
+    """`verifier.stores.VerifierStore` while the home is in Redis, for a process without an event loop."""
+
+    def __init__(self, servers: SyncServers) -> None:
+        self._servers = servers
+
+    def apply(self, call: StoreCall) -> Permit | Refuse | Recalled:
+        """A light call in one script; any other in the database, after its proof was spent in Redis."""
+        state = state_of(call)
+        known = None if state is None else known_of(state)
+        if is_light(call, known):
+            made = plan(call, known)
+            reply = self._judged(made.called)
+            check_lease(call.tenure)
+            return conclude(call, known, made, reply)
+        spent: list[Spent] = []
+
+        def spend(call: StoreCall) -> Spent:
+            spent.append(held(self._judged(judging(call, known, mode=b"hold", entry=b""))))
+            return spent[0]
+
+        outcome = DatabaseStore(spend).apply(call)
+        if spent and is_unused(spent[0], outcome):
+            self._give_back(call, known, spent[0])
+        return outcome
+
+    def record(self, refusal: EarlyRefusal) -> Permit | Refuse | Recalled:
+        """In the database: nothing of it needs Redis."""
+        return DatabaseStore().record(refusal)
+
+    def _judged(self, called: Called) -> Reply:
+        return read_reply(self._servers.evaluate(JUDGE, *called))
+
+    def _give_back(self, call: StoreCall, known: Known | None, spent: Spent) -> None:
+        try:
+            self._servers.evaluate(GIVE_BACK, *giving_back(call, known, spent))
+        except TemporarilyUnavailableError:
+            # The grant waits one interval longer than it need, which wrongs nobody.
+            logger.warning("a use of a rate that was set aside could not be given back")
+
+
+def held(reply: Reply) -> Spent:
+    """What became of a hold. Raises TemporarilyUnavailableError."""
+    check_reply(reply)
+    return Spent(
+        first=reply.code is not Code.REPLAYED,
+        elsewhere=True,
+        tat_us=reply.before_us,
+        reserved_us=None if reply.tat_us == reply.before_us else reply.tat_us,
+    )
+
+
+def is_unused(spent: Spent, outcome: Permit | Refuse | Recalled) -> bool:
+    """Whether the use set aside is to be given back: the database said no, or had said yes before."""
+    used = isinstance(outcome, Permit) and not outcome.repeated
+    return spent.reserved_us is not None and not used
+
+
+def check_lease(tenure: Tenure) -> None:
+    """Raises TemporarilyUnavailableError where the epoch ended while Redis was asked."""
+    if home.LEASE.held().epoch != tenure.epoch:
+        raise TemporarilyUnavailableError
