@@ -11,10 +11,10 @@ from audit.models import Event
 from registry.models import SpentProof
 from verifier.models import Home
 from verifier.services import keeper
-from verifier.services.home import LEASE_SECONDS, MARGIN_SECONDS
+from verifier.services.home import LEASE_SECONDS, MARGIN_SECONDS, look
 from verifier.services.keeper import AWAY_SECONDS, BACK_SECONDS, Keeper
 from verifier.stores.probe import RedisProbe, ServersAwayError
-from verifier.tests.moving import Passing, leave, move
+from verifier.tests.moving import Passing, begin, leave, move
 
 pytestmark = pytest.mark.django_db
 WAIT = LEASE_SECONDS + MARGIN_SECONDS
@@ -244,6 +244,20 @@ def test_of_several_keepers_one_makes_each_step(servers: FakeServers, time: Pass
     assert reasons() == ["fresh", "as_planned"]
     # One marker: a second, written later, would call servers whole that had forgotten.
     assert servers.marks == [2]
+
+
+def test_a_keeper_that_comes_late_writes_no_marker(
+    one: Keeper, servers: FakeServers, time: Passing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns(one, servers, time, WAIT - 1)
+    time.shift(1)
+    # Between its look and its step another began the epoch.
+    seen = look()
+    assert begin("redis", servers.ids)
+    monkeypatch.setattr(keeper, "look", lambda: seen)
+    one.keep(servers, timezone.now())
+    assert servers.marks == []
+    assert at(Home.objects.get()) == (2, "redis", "")
 
 
 def test_a_turn_of_this_process_asks_what_redis_url_names(
