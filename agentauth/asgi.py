@@ -27,7 +27,6 @@ from verifier.services import home
 from verifier.services.following import Follower
 from verifier.services.lean import LeanVerifier
 from verifier.stores.connection import Servers
-from verifier.stores.lane import Lane
 
 logger = logging.getLogger(__name__)
 
@@ -159,12 +158,10 @@ def standing_headers() -> tuple[tuple[bytes, bytes], ...]:
 async def start() -> tuple[LeanVerifier, Edge]:
     """Everything the process holds, made in its own loop; raises where it cannot serve."""
     loop = asyncio.get_running_loop()
-    follower, lane = Follower(loop), Lane()
-    await loop.run_in_executor(None, follower.start)
-    lane.start()
     runs = lambda: home.LEASE.held().servers  # noqa: E731 — what the present epoch began with
     servers = Servers(settings.REDIS_URL, expected_runs=runs) if settings.REDIS_URL else None
-    verifier = LeanVerifier(follower=follower, servers=servers, lane=lane, count=metrics.count_decision)
+    verifier = LeanVerifier(follower=Follower(loop), servers=servers, count=metrics.count_decision)
+    await verifier.start()
     return verifier, Edge(delegate=Delegate(), failed=failed, observe=observe, headers=standing_headers())
 
 

@@ -68,6 +68,9 @@ _BESIDE: Final = frozenset({b"/health/live", b"/health/ready", b"/health/startup
 _ACCEPTED: Final = frozenset({None, b"*/*", b"application/json"})
 
 
+_ENCODE: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
 class Unusual(Exception):  # noqa: N818 — no error: the request is somebody else's to answer
     """Nothing for here: the Django view answers it."""
 
@@ -286,7 +289,7 @@ async def _received(scope: Scope, receive: Receive, own: str) -> Request | None:
 
 def rendered(body: Mapping[str, Any]) -> bytes:
     """JSON as the framework's renderer writes it."""
-    text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = _ENCODE(body)
     return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").encode()
 
 

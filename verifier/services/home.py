@@ -169,10 +169,18 @@ def leave(*, epoch: int, for_kind: str, reason: str, actor: Actor, now: datetime
 
 
 def begin(
-    *, epoch: int, kind: str, servers: frozenset[str], reason: str, actor: Actor, now: datetime
+    *,
+    epoch: int,
+    following: int | None = None,
+    kind: str,
+    servers: frozenset[str],
+    reason: str,
+    actor: Actor,
+    now: datetime,
 ) -> bool:
-    """End `epoch`, which is being left, and begin the next in `kind`. False where it is not due, or another was first.
+    """End `epoch`, which is being left, and begin `following` in `kind`. False where it is not due, or another was first.
 
+    `following` is the next number where it is not given; the same where nothing was used in it, so that nothing can come back.
     `servers` are the run ids of Redis, none for the database; `reason` is a word for the event, `now` its time.
     """
     with transaction.atomic():
@@ -180,14 +188,14 @@ def begin(
         if database_now is None:
             return False
         Home.objects.filter(pk=Home.ONLY).update(
-            epoch=epoch + 1,
+            epoch=following or epoch + 1,
             kind=kind,
             began_at=database_now,
             servers=sorted(servers),
             leaving_at=None,
             leaving_for="",
         )
-        data = {"epoch": epoch + 1, "kind": kind, "reason": reason}
+        data = {"epoch": following or epoch + 1, "kind": kind, "reason": reason}
         record(kind=kinds.HOME_BEGAN, actor=actor, at=now, data=data)
     return True
 

@@ -1,23 +1,28 @@
 """When the verifier moves between Redis and the database: the policy, run once a second by whoever is up."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
 from django.conf import settings
-from django.db import transaction
+from django.db import DatabaseError, InterfaceError, connections, transaction
+from django.utils import timezone
 
+from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.services import Actor
 from registry.models import SpentProof
-from verifier.models import Home
+from verifier.models import GrantLedger, Home
+from verifier.services.connecting import use_own_connection
 from verifier.services.home import LEASE_SECONDS, MARGIN_SECONDS, begin, due, leave, look
 from verifier.stores.probe import RedisProbe, ServersAwayError
 
 logger = logging.getLogger(__name__)
 
 # Redis may be away for so long before the home is left, and must have answered for so long before it is gone back to.
+TURN_SECONDS = 1
 AWAY_SECONDS = 2
 BACK_SECONDS = 30
 _ACTOR = Actor("system", "home")
@@ -36,6 +41,10 @@ class Probe(Protocol):
 
     def marked(self, epoch: int) -> bool:
         """Whether every shard still has it."""
+        ...
+
+    def marked_later(self, epoch: int) -> bool:
+        """Whether a shard has a later one: of another registry, or of ours before its database was restored."""
         ...
 
 
@@ -95,8 +104,18 @@ class Keeper:
         with transaction.atomic():
             if due(row.epoch) is None:
                 return
-            kind, servers, reason = _next_home(row, probe)
-            begin(epoch=row.epoch, kind=kind, servers=servers, reason=reason, actor=_ACTOR, now=now)
+            # Where nothing was ever used there is nothing to be careful about: the first epoch begins again.
+            following = row.epoch if _is_unused(row) else row.epoch + 1
+            kind, servers, reason = _next_home(row, probe, following)
+            begin(
+                epoch=row.epoch,
+                following=following,
+                kind=kind,
+                servers=servers,
+                reason=reason,
+                actor=_ACTOR,
+                now=now,
+            )
         logger.warning("the verifier is at home in %s: %s", kind, reason)
 
     def _in_redis(self, row: Home, probe: Probe | None, now: datetime) -> None:
@@ -122,19 +141,31 @@ class Keeper:
     def _in_database(self, row: Home, probe: Probe, now: datetime) -> None:
         try:
             probe.run_ids()
+            foreign = probe.marked_later(row.epoch)
         except ServersAwayError:
             self._answers_since = None
             return
+        if foreign:
+            # No epoch of ours can begin there, and each attempt would stop everybody for as long as leases last.
+            logger.error("Redis was marked with an epoch later than %s: empty it, or name another", row.epoch)
+            self._answers_since = None
+            return
         self._answers_since = self.clock() if self._answers_since is None else self._answers_since
-        if row.epoch == 1 and not SpentProof.objects.exists():
+        if _is_unused(row):
             # Nobody has asked anything yet, so nobody has to wait.
             self._leave(row, Home.Kind.REDIS, "fresh", now)
         elif self.clock() - self._answers_since >= BACK_SECONDS:
             self._leave(row, Home.Kind.REDIS, "back", now)
 
 
-def _next_home(row: Home, probe: Probe | None) -> tuple[str, frozenset[str], str]:
-    """Where the next epoch begins: kind, run ids and why. What cannot be had is no reason to go on deciding nothing."""
+def _is_unused(row: Home) -> bool:
+    """Whether the home is the first, and in the database, and holds neither a spent proof nor a rate."""
+    used = SpentProof.objects.exists() or GrantLedger.objects.exists()
+    return row.epoch == 1 and row.kind == Home.Kind.DATABASE and not used
+
+
+def _next_home(row: Home, probe: Probe | None, epoch: int) -> tuple[str, frozenset[str], str]:
+    """Where `epoch` begins: kind, run ids and why. What cannot be had is no reason to go on deciding nothing."""
     if row.leaving_for == Home.Kind.DATABASE:
         return Home.Kind.DATABASE, frozenset(), "as_planned"
     if probe is None:
@@ -142,7 +173,7 @@ def _next_home(row: Home, probe: Probe | None) -> tuple[str, frozenset[str], str
     try:
         # The ids first: a server that is started anew after this is another one.
         servers = probe.run_ids()
-        probe.mark(row.epoch + 1)
+        probe.mark(epoch)
     except ServersAwayError:
         logger.exception("the verifier cannot begin in Redis")
         return Home.Kind.DATABASE, frozenset(), "away"
@@ -157,3 +188,30 @@ _PROBE = RedisProbe()
 def keep_home(*, now: datetime) -> None:
     """One turn of this process's keeper, with what REDIS_URL names."""
     KEEPER.keep(_PROBE if settings.REDIS_URL else None, now)
+
+
+class Keeping:
+    """A thread that keeps the home, for a process that decides: it must not depend on another one being up."""
+
+    def __init__(self) -> None:
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="agentauth-keeping", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, after the turn that is under way."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        use_own_connection("agentauth-keeping")
+        while not self._stopping.wait(TURN_SECONDS):
+            try:
+                keep_home(now=timezone.now())
+            except (DatabaseError, InterfaceError, TemporarilyUnavailableError):
+                # Without the database nobody decides anyway. Whoever follows its state has said so in the log.
+                connections.close_all()
+        connections.close_all()

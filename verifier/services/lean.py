@@ -21,6 +21,7 @@ from verifier.services.batch import error_body, record_unasked
 from verifier.services.following import Follower
 from verifier.services.home import Tenure
 from verifier.services.introspection import INACTIVE, answer_for, read_token
+from verifier.services.keeper import Keeping
 from verifier.services.pipeline import Answer, applied, conclude, prepare
 from verifier.services.snapshots import Known
 from verifier.stores import Delivery, EarlyRefusal, Permit, Recalled, Refuse, Spent, StoreCall
@@ -64,10 +65,11 @@ class _Order:
 class LeanVerifier:
     """The services of one process. Made and used in one event loop."""
 
-    def __init__(self, *, follower: Follower, servers: Servers | None, lane: Lane, count: Count) -> None:
+    def __init__(self, *, follower: Follower, servers: Servers | None, count: Count) -> None:
         self.follower = follower
         self._servers = servers
-        self._lane = lane
+        self._lane = Lane()
+        self._keeping = Keeping()
         self._count = count
         self._giving_back: set[asyncio.Task[None]] = set()
 
@@ -219,10 +221,18 @@ class LeanVerifier:
             raise TemporarilyUnavailableError("The memory of spent proofs is not here. Try again shortly.")
         return read_reply(await self._servers.evaluate(script, *called))
 
+    async def start(self) -> None:
+        """Begin; raises TemporarilyUnavailableError where the state cannot be read."""
+        await asyncio.get_running_loop().run_in_executor(None, self.follower.start)
+        self._lane.start()
+        self._keeping.start()
+
     async def stop(self) -> None:
         """Give back what was set aside, finish what was handed in, let go of everything."""
         await asyncio.gather(*self._giving_back)
-        await asyncio.get_running_loop().run_in_executor(None, self._lane.stop)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self._lane.stop)
+        await loop.run_in_executor(None, self._keeping.stop)
         if self._servers is not None:
             self._servers.close()
         self.follower.stop()

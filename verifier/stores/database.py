@@ -66,7 +66,7 @@ class DatabaseStore:
         return outcome
 
     def _be_at_home(self, call: StoreCall) -> None:
-        if call.tenure.kind != self._home or home.LEASE.current().epoch != call.tenure.epoch:
+        if call.tenure.kind != self._home or home.LEASE.current() != call.tenure:
             raise TemporarilyUnavailableError("The verifier has moved. Try again.")
 
     def record(self, refusal: EarlyRefusal) -> Permit | Refuse | Recalled:

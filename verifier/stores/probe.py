@@ -40,9 +40,14 @@ class RedisProbe:
                     raise ServersAwayError(f"Redis was marked with a later epoch, {reply.number}: empty it.")
 
     def marked(self, epoch: int) -> bool:
+        return self._marks() == {str(epoch).encode()}
+
+    def marked_later(self, epoch: int) -> bool:
+        return any(int(mark) > epoch for mark in self._marks() if mark is not None)
+
+    def _marks(self) -> set[bytes | str | None]:
         with self._asked() as client:
-            kept = {client.get(epoch_key(shard)) for shard in range(SHARDS)}
-        return kept == {str(epoch).encode()}
+            return {client.get(epoch_key(shard)) for shard in range(SHARDS)}
 
     @contextmanager
     def _asked(self) -> Iterator[Redis | RedisCluster]:

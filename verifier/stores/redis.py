@@ -76,5 +76,5 @@ def is_unused(spent: Spent, outcome: Permit | Refuse | Recalled) -> bool:
 
 def check_lease(tenure: Tenure) -> None:
     """Raises TemporarilyUnavailableError where the epoch ended while Redis was asked."""
-    if home.LEASE.held().epoch != tenure.epoch:
+    if home.LEASE.held() != tenure:
         raise TemporarilyUnavailableError

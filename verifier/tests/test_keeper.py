@@ -9,12 +9,13 @@ from pytest_django.fixtures import Settings
 
 from audit.models import Event
 from registry.models import SpentProof
-from verifier.models import Home
+from verifier.models import GrantLedger, Home
 from verifier.services import keeper
 from verifier.services.home import LEASE_SECONDS, MARGIN_SECONDS, look
 from verifier.services.keeper import AWAY_SECONDS, BACK_SECONDS, Keeper
 from verifier.stores.probe import RedisProbe, ServersAwayError
 from verifier.tests.moving import Passing, begin, leave, move
+from verifier.tests.scene import scene
 
 pytestmark = pytest.mark.django_db
 WAIT = LEASE_SECONDS + MARGIN_SECONDS
@@ -43,6 +44,10 @@ class FakeServers:
     def marked(self, epoch: int) -> bool:
         self._answer()
         return self.epoch == epoch
+
+    def marked_later(self, epoch: int) -> bool:
+        self._answer()
+        return self.epoch > epoch
 
     def _answer(self) -> None:
         if self.are_away:
@@ -97,12 +102,34 @@ def test_a_fresh_registry_goes_to_redis_at_once(one: Keeper, servers: FakeServer
     assert at(turns(one, servers, time, 0)) == (1, "database", "redis")
     assert at(turns(one, servers, time, WAIT - 1)) == (1, "database", "redis")
     row = turns(one, servers, time, 1)
-    assert at(row) == (2, "redis", "")
+    # Still the first epoch: nothing was used that could come back, so no proof needs a nonce.
+    assert at(row) == (1, "redis", "")
     assert set(row.servers) == servers.ids
-    assert servers.marks == [2]
+    assert servers.marks == [1]
     assert reasons() == ["fresh", "as_planned"]
     # And there it stays.
-    assert at(turns(one, servers, time, 60)) == (2, "redis", "")
+    assert at(turns(one, servers, time, 60)) == (1, "redis", "")
+
+
+@pytest.mark.parametrize("trace", ["proof", "rate"])
+def test_what_was_used_before_the_first_move_ends_makes_a_second_epoch(
+    one: Keeper, servers: FakeServers, time: Passing, trace: str
+) -> None:
+    turns(one, servers, time, 0)
+    if trace == "proof":
+        used()
+    else:
+        GrantLedger.objects.create(grant=scene().grant)
+    assert at(turns(one, servers, time, WAIT)) == (2, "redis", "")
+    assert servers.marks == [2]
+
+
+def test_servers_of_a_later_epoch_are_not_gone_to(one: Keeper, servers: FakeServers, time: Passing) -> None:
+    """Another registry's, or ours from before its database was restored: each attempt would stop everybody."""
+    servers.epoch = 7
+    assert at(turns(one, servers, time, 60)) == (1, "database", "")
+    servers.epoch = 0
+    assert at(turns(one, servers, time, WAIT + 1)) == (1, "redis", "")
 
 
 def test_one_that_was_used_goes_once_redis_has_answered_for_half_a_minute(
@@ -143,7 +170,7 @@ def test_redis_that_does_not_answer_when_the_wait_is_over_is_not_waited_for(
     turns(one, servers, time, WAIT - 1)
     servers.are_away = True
     row = turns(one, servers, time, 1)
-    assert (at(row), row.servers) == ((2, "database", ""), [])
+    assert (at(row), row.servers) == ((1, "database", ""), [])
     assert reasons() == ["fresh", "away"]
 
 
@@ -231,7 +258,8 @@ def test_a_keeper_waits_from_when_it_saw_the_home_being_left(
     assert leave()
     time.shift(4)
     assert at(turns(one, servers, time, WAIT - 1)) == (1, "database", "database")
-    assert at(turns(one, servers, time, 1)) == (2, "database", "")
+    assert at(turns(one, servers, time, 1)) == (1, "database", "")
+    assert reasons() == ["test", "as_planned"]
 
 
 def test_of_several_keepers_one_makes_each_step(servers: FakeServers, time: Passing) -> None:
@@ -240,10 +268,10 @@ def test_of_several_keepers_one_makes_each_step(servers: FakeServers, time: Pass
         for each in keepers:
             each.keep(servers, timezone.now())
         time.shift(1)
-    assert at(Home.objects.get()) == (2, "redis", "")
+    assert at(Home.objects.get()) == (1, "redis", "")
     assert reasons() == ["fresh", "as_planned"]
     # One marker: a second, written later, would call servers whole that had forgotten.
-    assert servers.marks == [2]
+    assert servers.marks == [1]
 
 
 def test_a_keeper_that_comes_late_writes_no_marker(
