@@ -1,10 +1,13 @@
 """A process's own copy of the state it decides by: asked without waiting, and never older than it says."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from operator import attrgetter
 from time import monotonic
 from typing import Final
+
+from django.utils import timezone
 
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import InvalidClientError, TemporarilyUnavailableError
@@ -31,6 +34,8 @@ _BATCH: Final = 200
 _MOST_WAITING: Final = 20_000
 # Wrong credentials are never held, and each guess is a query: those have one thread and a short queue of their own.
 _MOST_UNPROVED: Final = 1_024
+# Of the tokens that are over, how many are given up at each look: so few that nobody waits for it.
+_MOST_ENDED: Final = 1_000
 _START_SECONDS: Final = 10.0
 _STOP_SECONDS: Final = 3.0
 
@@ -38,8 +43,8 @@ _STOP_SECONDS: Final = 3.0
 class Follower:
     """Tokens, service providers and token keys as one process knows them. One per process, made after the fork.
 
-    `start` and everything after it belong to the thread of the loop: what is asked between two awaits is asked of
-    one state of the world. Two threads read what is not held, one authenticates, one watches (`Watcher`).
+    Everything after `start` belongs to the thread of the loop: what is asked between two awaits is asked of one state
+    of the world. Two threads read what is not held, one authenticates, one watches (`Watcher`).
     Ask `fresh` before each decision: without it the rest may be as old as the last look that succeeded.
     """
 
@@ -49,12 +54,12 @@ class Follower:
         self._clock_ahead = 0.0
         self._keys: Mapping[str, PublicKey] | None = None
         self._callbacks: list[Callable[[str, str], None]] = []
-        self._states: Copies[str, Known] = Copies(_MOST_STATES, Known.rests_on)
+        self._states: Copies[str, Known] = Copies(_MOST_STATES, attrgetter("rests_on"))
         self._providers: Copies[bytes, ServiceProvider] = Copies(_MOST_PROVIDERS, _rests_on)
         self._state_loads = Loads(
             known_tokens,
             keep=self._states.keep,
-            rests_on=Known.rests_on,
+            rests_on=attrgetter("rests_on"),
             threads=2,
             batch=_BATCH,
             most_waiting=_MOST_WAITING,
@@ -67,11 +72,11 @@ class Follower:
             batch=16,
             most_waiting=_MOST_UNPROVED,
         )
-        self._first: Future[News] = Future()
+        self._looked = threading.Event()
         self._watcher = Watcher(self._tell)
 
     def start(self) -> None:
-        """Begin to follow; returns after the first look, for which this thread waits.
+        """Begin to follow; returns after the first look, for which this thread waits, be it the loop's or another.
 
         Raises TemporarilyUnavailableError where none succeeds within ten seconds; then nothing is left running.
         """
@@ -80,11 +85,9 @@ class Follower:
         self._state_loads.start(self._loop)
         self._provider_loads.start(self._loop)
         self._watcher.start()
-        try:
-            self._hear(self._first.result(_START_SECONDS))
-        except TimeoutError:
+        if not self._looked.wait(_START_SECONDS):
             self.stop()
-            raise TemporarilyUnavailableError("The database could not be read.") from None
+            raise TemporarilyUnavailableError("The database could not be read.")
 
     def stop(self) -> None:
         """End all threads. Call it before the loop is closed."""
@@ -135,12 +138,13 @@ class Follower:
 
     def _tell(self, news: News) -> None:
         """Called in the watching thread."""
-        if self._first.done():
+        if self._looked.is_set():
             assert self._loop is not None
             self._loop.call_soon_threadsafe(self._hear, news)
         elif news.look is not None:
-            # Before the first look nothing is held that could have changed.
-            self._first.set_result(news)
+            # Until this is set nobody asks, and nothing is held that could have changed.
+            self._hear(news)
+            self._looked.set()
 
     def _hear(self, news: News) -> None:
         """Forget first, then count as younger: an answer in between is at worst one that is read anew."""
@@ -163,6 +167,9 @@ class Follower:
                 callback(change.subject, change.subject_id)
         if news.look is not None:
             self._began, self._clock_ahead = news.look.began, news.look.clock_ahead
+            # Nobody asks for a token that is over: those would fill the memory and push out what is alive.
+            now = timezone.now()
+            self._states.drop_ended(lambda known: known.state.token.expires_at <= now, _MOST_ENDED)
 
 
 def _authenticated(headers: Sequence[str]) -> dict[str, ServiceProvider | Exception]:

@@ -1,5 +1,6 @@
 """What a process holds in memory of the state it decides by: tokens with all they hang on, as of one query each."""
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A token's state with its grant's capabilities and envelope parsed, and the ids as texts (`human_id` None: no human).
+    """A token's state, with its grant's capabilities and envelope parsed.
 
     What time ends is not ended here: ask `refusal` with the time of each decision. `capabilities` and `envelope` are
     None only of a grant that has none, and such a one is refused.
@@ -28,10 +29,8 @@ class Known:
     state: TokenState
     capabilities: tuple[Capability, ...] | None
     envelope: Envelope | None
-    grant_id: str
-    agent_id: str
-    human_id: str | None
-    service_provider_id: str
+    # The subjects of which any change ends this knowledge.
+    rests_on: tuple[Change, ...]
 
     def refusal(self, now: datetime) -> str | None:
         """Why the token may not act at `now`, as `registry.services.state.TokenState` says it."""
@@ -47,16 +46,6 @@ class Known:
             and envelope.max_uses is None
             and not envelope.requires_human_online
         )
-
-    def rests_on(self) -> tuple[Change, ...]:
-        """The subjects of which any change ends this knowledge."""
-        subjects = (
-            Change(Subject.TOKEN, self.state.token.jti),
-            Change(Subject.GRANT, self.grant_id),
-            Change(Subject.AGENT, self.agent_id),
-            Change(Subject.SERVICE_PROVIDER, self.service_provider_id),
-        )
-        return subjects if self.human_id is None else (*subjects, Change(Subject.HUMAN, self.human_id))
 
 
 def known_tokens(jtis: Sequence[str]) -> dict[str, Known | Exception]:
@@ -76,14 +65,19 @@ def known_tokens(jtis: Sequence[str]) -> dict[str, Known | Exception]:
 def known_of(state: TokenState) -> Known:
     """The rows with what is written in the grant read. Raises AgentAuthError where it cannot be."""
     grant, human_id = state.grant, state.agent.human_id
+    subjects = [
+        Change(Subject.TOKEN, state.token.jti),
+        Change(Subject.GRANT, str(grant.pk)),
+        Change(Subject.AGENT, str(state.agent.pk)),
+        Change(Subject.SERVICE_PROVIDER, str(state.service_provider.pk)),
+    ]
+    if human_id is not None:
+        subjects.append(Change(Subject.HUMAN, str(human_id)))
     return Known(
         state=state,
         capabilities=None if grant.capabilities is None else parse_capabilities(grant.capabilities),
         envelope=None if grant.envelope is None else parse_envelope(grant.envelope),
-        grant_id=str(grant.pk),
-        agent_id=str(state.agent.pk),
-        human_id=None if human_id is None else str(human_id),
-        service_provider_id=str(state.service_provider.pk),
+        rests_on=tuple(subjects),
     )
 
 
@@ -121,6 +115,13 @@ class Copies(Generic[K, V]):
     def drop(self, change: Change) -> None:
         """Forget all that rests on what changed."""
         for key in tuple(self._resting.get(change, ())):
+            self._remove(key)
+
+    def drop_ended(self, ended: Callable[[V], bool], most: int) -> None:
+        """Forget at most `most` of those least lately asked for, up to the first that has not `ended`."""
+        for key, value in tuple(itertools.islice(self._values.items(), most)):
+            if not ended(value):
+                return
             self._remove(key)
 
     def clear(self) -> None:

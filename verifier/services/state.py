@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from django.db import connection
 
@@ -13,8 +14,7 @@ KEPT_FOR = timedelta(days=1)
 CHANNEL = "agentauth_state"
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """One subject that is not what it was; `subject` is a `kms.state.Subject`."""
 
     subject: str

@@ -49,6 +49,8 @@ class News:
 class Watcher:
     """A thread that hands `tell` all news, in its own time; `tell` is called in that thread.
 
+    Each look also renews the process's lease of the verifier's home (`verifier.services.home.LEASE`).
+
     It listens before it looks, and forgets everything with each new connection: what was missed in between cannot
     be asked for, since a server that crashed may give the number of a change that was rolled back to another one.
     Its failures are logged once until a look succeeds again; meanwhile nothing is told, and knowledge gets old.
@@ -122,9 +124,7 @@ class Watcher:
                 feed = state_since(position)
                 changes, complete, position = feed.changes, feed.complete, feed.position
             keys = verification_keys(purpose="token", now=timezone.now())
-            asked = monotonic()
-            home.LEASE.take(*home.look(), asked)
-            look = Look(began, keys, _clock_ahead())
+            look = Look(began, keys, _look_home())
         except Exception:
             # What was heard is true all the same.
             self._tell(News(heard))
@@ -140,13 +140,11 @@ def _listen() -> None:
             cursor.execute(_LISTEN)
 
 
-def _clock_ahead() -> float:
-    if connection.vendor != "postgresql":
-        # The file is on this host.
-        return 0.0
-    before = timezone.now()
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT clock_timestamp()")
-        there = cursor.fetchone()[0]
+def _look_home() -> float:
+    """Renew this process's lease; how far the database's clock is ahead of this host's, in seconds."""
+    began, before = monotonic(), timezone.now()
+    row, database_now = home.look()
     passed = timezone.now() - before
-    return float((there - before - passed / 2).total_seconds())
+    home.LEASE.take(row, database_now, began)
+    # It was read some time between the two.
+    return (database_now - before - passed / 2).total_seconds()

@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,19 +21,18 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from kms.state import Subject
 from registry.services import tokens
 from tests import postgres
-from verifier.services import following, loads, watching
+from verifier.models import Home
+from verifier.services import following, home, loads, watching
 from verifier.services.connecting import use_own_connection
-from verifier.services.following import EVERYTHING
+from verifier.services.following import EVERYTHING, Follower
 from verifier.services.snapshots import known_tokens
-from verifier.services.state import Change
-from verifier.services.watching import News
+from verifier.services.state import Change, Changes
+from verifier.services.watching import Look, News
 from verifier.tests.followed import Followed, followed, until
 from verifier.tests.scene import SYSTEM, scene
 from verifier.tests.test_following import issued
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-NEVER = 60.0
 
 
 def revoke(jti: str) -> None:
@@ -43,7 +42,8 @@ def revoke(jti: str) -> None:
 @pytest.mark.postgres
 def test_a_change_is_called_out_with_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     jti = issued(scene())
-    with followed(monkeypatch, look_seconds=NEVER) as process:
+    monkeypatch.setattr(watching, "state_since", lambda position: Changes((), position, complete=True))
+    with followed(monkeypatch) as process:
         process.state(jti)
         with transaction.atomic():
             revoke(jti)
@@ -177,29 +177,48 @@ def test_a_query_that_fails_is_try_again_and_the_next_one_is_tried(
 def test_RF_25_nothing_is_decided_by_a_look_of_more_than_five_seconds_ago(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with followed(monkeypatch, look_seconds=NEVER) as process:
-        began, now = process.follower._began, [0.0]
-        monkeypatch.setattr(following, "monotonic", lambda: now[0])
-        for passed, good in ((0.0, True), (4.99, True), (5.0, True), (5.01, False), (3_600.0, False)):
-            now[0] = began + passed
-            assert is_fresh(process) is good, passed
+    follower, began = Follower(), 1_000.0
+    with pytest.raises(TemporarilyUnavailableError):
+        follower.fresh()
+    follower._hear(News(look=Look(began, {}, 0.0)))
+    for passed, good in ((0.0, True), (4.99, True), (5.0, True), (5.01, False), (3_600.0, False)):
+        monkeypatch.setattr(following, "monotonic", lambda passed=passed: began + passed)
+        if good:
+            follower.fresh()
+        else:
+            with pytest.raises(TemporarilyUnavailableError):
+                follower.fresh()
 
 
-@pytest.mark.parametrize("seconds", [-6.0, 6.0])
-def test_nothing_is_decided_by_a_clock_that_is_wrong(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "_clock_ahead", lambda: seconds)
+@pytest.mark.parametrize("seconds", [-6, 6])
+def test_nothing_is_decided_by_a_clock_that_is_wrong(seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    look, off = home.look, [seconds]
+
+    def skewed() -> tuple[Home, datetime]:
+        row, database_now = look()
+        return row, database_now + timedelta(seconds=off[0])
+
+    monkeypatch.setattr(home, "look", skewed)
     with followed(monkeypatch) as process:
         assert not is_fresh(process)
-        monkeypatch.setattr(watching, "_clock_ahead", lambda: seconds * 0.8)
-        until(lambda: is_fresh(process), 1)
+        off[0] = 0
+        until(lambda: is_fresh(process), 2)
 
 
-@pytest.mark.postgres
-def test_the_clock_is_compared_with_the_database_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert abs(watching._clock_ahead()) < 0.5
-    real = timezone.now
-    monkeypatch.setattr(timezone, "now", lambda: real() - timedelta(seconds=7))
-    assert 6.5 < watching._clock_ahead() < 7.5
+def test_each_look_renews_the_lease_of_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(home, "LEASE", home.Lease())
+    with followed(monkeypatch):
+        assert home.LEASE.held().epoch == 1
+        Home.objects.update(leaving_at=timezone.now(), leaving_for=Home.Kind.DATABASE)
+
+        def left() -> bool:
+            try:
+                home.LEASE.held()
+            except TemporarilyUnavailableError:
+                return True
+            return False
+
+        until(left, 2)
 
 
 def is_fresh(process: Followed) -> bool:
