@@ -15,10 +15,9 @@ import psycopg
 
 from benchmarks.load import Crowd
 from benchmarks.processes import cpu_seconds, parent_of
-from tests import postgres
+from tests import postgres, redis_servers
 from tests.actors import seeded
 from tests.live import ROOT, LiveRegistry, LiveServer, LiveVerifier
-from tests.postgres import free_port
 
 WORKERS = 2
 # As an installation runs: no shortcuts for tests, and the limit against abuse out of the way but counted.
@@ -76,10 +75,14 @@ def place(*, database: str, lean: bool, wish: Mapping[str, Any], workers: int = 
         registry = LiveRegistry(directory, database_url=url, workers=WORKERS, env=ENV)
         server: LiveServer = registry
         if lean:
-            redis_url, others["redis"] = stack.enter_context(redis(directory))
-            registry.env["REDIS_URL"] = redis_url
-            server = LiveVerifier(registry, redis_url=redis_url, workers=workers)
+            redis = stack.enter_context(redis_servers.server())
+            assert redis.process
+            others["redis"] = redis.process.pid
+            registry.env["REDIS_URL"] = redis.url
+            server = LiveVerifier(registry, redis_url=redis.url, workers=workers)
         registry.prepare()
+        if lean:
+            seeded(registry, "redis_home", None)
         crowd = seeded(registry, "crowd", dict(wish))
         # Numbered before anything is measured: what seeding wrote is not the verifier's work.
         registry.manage("seal_audit")
@@ -101,29 +104,6 @@ def jobs(registry: LiveRegistry) -> Iterator[int]:
     process = subprocess.Popen([sys.executable, "manage.py", "jobs"], cwd=ROOT, env=registry.env)
     try:
         yield process.pid
-    finally:
-        process.terminate()
-        process.wait()
-
-
-@contextlib.contextmanager
-def redis(directory: Path) -> Iterator[tuple[str, int]]:
-    """A Redis that keeps nothing on disk; its URL and process id."""
-    port = free_port()
-    command = [
-        "redis-server",
-        "--port",
-        str(port),
-        "--bind",
-        "127.0.0.1",
-        "--save",
-        "",
-        "--dir",
-        str(directory),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        yield f"redis://127.0.0.1:{port}/0", process.pid
     finally:
         process.terminate()
         process.wait()

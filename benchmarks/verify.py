@@ -61,9 +61,12 @@ PARTS = {
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A tally; CPU in µs per verification by group of processes; how late an open-loop client sent (p99, ms)."""
+    """A tally; `judged` verifications in its 2xx answers, and those right a second; CPU in µs per verification by group
+    of processes; how late an open-loop client sent (p99, ms).
+    """
 
     tally: Tally
+    judged: int
     rate: float
     cpu: dict[str, float]
     late_ms: float = 0.0
@@ -128,9 +131,9 @@ def run(there: Place, part: Part, given: argparse.Namespace) -> Run:
     before = there.cpu()
     tally, late_ms = drive(there, part, given, files, seconds=seconds, rate=given.rate)
     after = there.cpu()
-    judged = max(1, (tally.answered - tally.not_2xx) * part.question.batch)
-    cpu = {name: (after[name] - before[name]) / judged * 1e6 for name in after}
-    return Run(tally, tally.right(part.question.batch) / tally.seconds, cpu, late_ms)
+    judged = (tally.answered - tally.not_2xx) * part.question.batch
+    cpu = {name: (after[name] - before[name]) / max(1, judged) * 1e6 for name in after}
+    return Run(tally, judged, tally.right(part.question.batch) / tally.seconds, cpu, late_ms)
 
 
 def signed(there: Place, part: Part, calls: int) -> list[Path]:
@@ -195,11 +198,11 @@ def medians(runs: list[Run]) -> str:
     rates = sorted(run.rate for run in runs)
     cpu = ", ".join(f"{name} {median(lambda run: run.cpu[name]):,.0f}" for name in runs[0].cpu)  # noqa: B023
     tallies = [run.tally for run in runs]
-    wrong, judged = sum(tally.wrong for tally in tallies), sum(tally.answered for tally in tallies)
+    wrong, judged = sum(tally.wrong for tally in tallies), sum(run.judged for run in runs)
     return (
         f"| {median(lambda run: run.rate):,.0f} ({rates[0]:,.0f}–{rates[-1]:,.0f})"
         f" | {median(lambda run: run.tally.p50_ms):.1f} | {median(lambda run: run.tally.p99_ms):.1f}"
-        f" | {median(lambda run: run.tally.p999_ms):.1f} | {cpu} | {wrong} of {judged:,} calls"
+        f" | {median(lambda run: run.tally.p999_ms):.1f} | {cpu} | {wrong} of {judged:,}"
         f" | {sum(tally.not_2xx for tally in tallies)} | {sum(tally.errors for tally in tallies)} |"
     )
 

@@ -1,6 +1,6 @@
 """Makes an approved grant straight through the services, for tests whose subject begins after the approval.
 
-`python -m tests.seed scenes|crowd|tokens` reads JSON, acts on the database of its environment and prints what was made. The passkey is left
+`python -m tests.seed scenes|crowd|tokens|redis_home` reads JSON, acts on the database of its environment and prints what was made. The passkey is left
 out on purpose here; the flows that are about approving go through the pages.
 """
 
@@ -83,6 +83,26 @@ def tokens(grant_ids: list[str]) -> list[str]:
             actor = Actor(kind="agent", id=str(agent.pk))
             issued.append(issue_token(agent=agent, grant_id=grant_id, actor=actor, now=now))
     return [sign_issued(token.claims, now) for token in issued]
+
+
+def redis_home() -> dict[str, Any]:
+    """The first epoch is in Redis, as if the verifier had never been anywhere else: nobody asked anything yet.
+
+    A move would have everybody wait: for leases, and then for proofs without a nonce.
+    """
+    from django.conf import settings
+
+    from verifier.models import Home
+    from verifier.stores.probe import RedisProbe
+
+    probe = RedisProbe(settings.REDIS_URL)
+    servers = sorted(probe.run_ids())
+    probe.mark(1)
+    Home.objects.update_or_create(
+        pk=Home.ONLY,
+        defaults={"kind": Home.Kind.REDIS, "servers": servers, "began_at": datetime.now(UTC)},
+    )
+    return {"servers": servers}
 
 
 def _human() -> Any:
@@ -170,5 +190,9 @@ if __name__ == "__main__":
         print(json.dumps([seed(**wish) for wish in told]))
     elif what == "crowd":
         print(json.dumps(crowd(**told)))
-    else:
+    elif what == "tokens":
         print(json.dumps(tokens(told)))
+    elif what == "redis_home":
+        print(json.dumps(redis_home()))
+    else:
+        sys.exit(f"{what}: nothing of that name is seeded")
