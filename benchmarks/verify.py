@@ -114,6 +114,9 @@ def measure(name: str, given: argparse.Namespace) -> None:
         for number in range(given.runs):
             runs.append(run(there, part, given))
             print(title, number + 1, row(runs[-1]), flush=True)
+        if any(run.tally.wrong + run.tally.not_2xx + run.tally.errors for run in runs):
+            # What the server said of it is gone with its directory.
+            print("".join(there.server.log.read_text().splitlines(keepends=True)[-20:]), file=sys.stderr)
     print(title, "median", medians(runs), flush=True)
 
 

@@ -90,12 +90,10 @@ def redis_home() -> dict[str, Any]:
 
     A move would have everybody wait: for leases, and then for proofs without a nonce.
     """
-    from django.conf import settings
-
     from verifier.models import Home
     from verifier.stores.probe import RedisProbe
 
-    probe = RedisProbe(settings.REDIS_URL)
+    probe = RedisProbe()
     servers = sorted(probe.run_ids())
     probe.mark(1)
     Home.objects.update_or_create(
