@@ -6,6 +6,7 @@ from agentauth.wsgi import application as django_application  # isort: split
 import asyncio
 import io
 import logging
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -157,6 +158,8 @@ def standing_headers() -> tuple[tuple[bytes, bytes], ...]:
 
 async def start() -> tuple[LeanVerifier, Edge]:
     """Everything the process holds, made in its own loop; raises where it cannot serve."""
+    # The loop waits at most so long for a thread that reads rows (s; Python's own is ten times that).
+    sys.setswitchinterval(0.0005)
     loop = asyncio.get_running_loop()
     runs = lambda: home.LEASE.held().servers  # noqa: E731 — what the present epoch began with
     servers = Servers(settings.REDIS_URL, expected_runs=runs) if settings.REDIS_URL else None

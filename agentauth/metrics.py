@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from datetime import datetime
+from functools import lru_cache
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError
@@ -53,7 +54,18 @@ EVENTS = Counter("agentauth_events", "Events written to the audit log, by kind",
 
 def observe_request(*, method: str, route: str, status: int, seconds: float) -> None:
     """One answered request. `method` and `route` are from our own lists, never what a client made up."""
-    REQUESTS.labels(method, route, str(status)).observe(seconds)
+    _requests(method, route, status).observe(seconds)
+
+
+# Which series it is, found once: the library looks it up under a lock each time. As many as there can be.
+@lru_cache(maxsize=1024)
+def _requests(method: str, route: str, status: int) -> Histogram:
+    return REQUESTS.labels(method, route, str(status))
+
+
+@lru_cache(maxsize=256)
+def _decisions(decision: str, error: str, reason: str) -> Counter:
+    return DECISIONS.labels(decision, error, reason)
 
 
 def count_error(error: AgentAuthError) -> None:
@@ -76,7 +88,7 @@ def count_events(kind: str, number: int, event: Event | None) -> None:
 
 def count_decision(decision: str, error: str, reason: str) -> None:
     """One decision: of an event that was committed, or of one that Redis holds until it is written down."""
-    DECISIONS.labels(decision, error, reason).inc()
+    _decisions(decision, error, reason).inc()
 
 
 class StateCollector(Collector):
