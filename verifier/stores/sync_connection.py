@@ -106,7 +106,9 @@ class SyncServers:
             if self._loop is None or self._servers is None or self._pid != os.getpid():
                 self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
                 self._servers = Servers(self._url, expected_runs=self._expected_runs)
-                threading.Thread(target=_serve, args=(self._loop,), name="redis", daemon=True).start()
+                threading.Thread(
+                    target=_serve, args=(self._loop,), name="verifier-redis", daemon=True
+                ).start()
             return self._loop, self._servers
 
 

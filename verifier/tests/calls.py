@@ -32,10 +32,13 @@ def on_loop(url: str, work: Callable[[Servers], Awaitable[T]], **given: Any) -> 
     return asyncio.run(main())
 
 
-async def use(
-    servers: Servers, grant: uuid.UUID, *, jti: str = "", interval: int = 1_000_000, deadline: float = 5
-) -> Reply:
-    """One use of a grant whose rate is one in `interval`, with a huge burst: the answer tells calls apart."""
+def judge_arguments(
+    grant: uuid.UUID, *, interval: int = 1_000_000, jti: str = ""
+) -> tuple[int, list[bytes], list[bytes | str | int]]:
+    """Shard, keys and arguments of one use of a grant, whose rate is one in `interval` µs with a huge burst.
+
+    So its first use is answered by NOW + interval, which tells calls apart.
+    """
     shard = scripts.shard_of(grant)
     keys = [
         scripts.epoch_key(shard),
@@ -44,7 +47,13 @@ async def use(
         scripts.events_key(shard),
         scripts.count_key(shard),
     ]
-    args: list[bytes | str | int] = [1, 125_000, "yes", NOW, interval, 10**15, 0, b"{}", 10**6, 1, 1]
+    return shard, keys, [1, 125_000, "yes", NOW, interval, 10**15, 0, b"{}", 10**6, 1, 1]
+
+
+async def use(
+    servers: Servers, grant: uuid.UUID, *, jti: str = "", interval: int = 1_000_000, deadline: float = 5
+) -> Reply:
+    shard, keys, args = judge_arguments(grant, interval=interval, jti=jti)
     return read_reply(await servers.evaluate(scripts.JUDGE, shard, keys, args, deadline=deadline))
 
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -285,6 +286,31 @@ def test_a_password_is_given_and_a_wrong_one_is_no_answer(user: str) -> None:
             refused = on_loop(url, lambda servers: fails(servers.ping()))
             assert "refused" in refused.why
             assert "w0rd" not in f"{refused.why} {refused.description}"
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("program", redis_servers.PROGRAMS)
+def test_over_tls_only_a_server_we_trust_is_asked(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = redis_servers.self_signed(tmp_path)
+    port = free_port()
+    files = {
+        "tls_cert_file": str(certificate),
+        "tls_key_file": str(key),
+        "tls_ca_cert_file": str(certificate),
+    }
+    with redis_servers.server(program, tls_port=str(port), tls_auth_clients="no", **files) as server:
+        url = f"rediss://127.0.0.1:{port}"
+        assert on_loop(url, lambda servers: fails(servers.ping())).why == "no connection"
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        on_loop(url, lambda servers: servers.mark(1))
+        # Its certificate is for another name.
+        assert (
+            on_loop(f"rediss://localhost:{port}", lambda servers: fails(servers.ping())).why
+            == "no connection"
+        )
+        assert on_loop(f"rediss://127.0.0.1:{server.port}", lambda servers: fails(servers.ping()))
 
 
 @pytest.mark.redis
