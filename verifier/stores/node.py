@@ -231,8 +231,9 @@ class Node:
     def _forgetful(self, line: Line) -> ForgetfulServerError:
         self.log(f"it is not what the epoch began with: run id {line.run_id}")
         if not line.busy:
-            # The next connection may lead to the right one.
+            # The next connection may lead to the right one; it is not asked for at every call.
             line.drop("another server")
+        self._failed()
         return ForgetfulServerError(f"another server at {self.address}")
 
     async def _opened(self, due: float) -> Line:
@@ -302,6 +303,9 @@ class Node:
                 info |= read_info(reply)
         if info.get("maxmemory_policy") != "noeviction":
             raise RedisAwayError("maxmemory-policy must be noeviction: it may forget spent proofs otherwise")
+        if not line.open:
+            # Lost in the moment after the last reply.
+            raise RedisAwayError("the connection was lost")
         line.run_id = info["run_id"]
 
 

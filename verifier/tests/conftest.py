@@ -9,9 +9,10 @@ from django.conf import settings
 from tests import redis_servers
 from verifier.tests.moving import time
 from verifier.tests.scene import place
+from verifier.tests.stage import stage
 from verifier.tests.streams import redis, redis_server, verifier
 
-__all__ = ["place", "redis", "redis_server", "time", "verifier"]
+__all__ = ["place", "redis", "redis_server", "stage", "time", "verifier"]
 
 
 @pytest.fixture(scope="session", params=["redis", "valkey", "cluster"])

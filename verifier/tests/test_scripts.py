@@ -1,16 +1,12 @@
 """What runs inside Redis: proofs once, rates as the protocol's arithmetic has them, events numbered without a gap."""
 
 import asyncio
-import json
 import random
 import uuid
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import pytest
-from redis import Redis
-from redis.cluster import RedisCluster
 
 from agentauth.protocol.errors import InvalidStateError
 from agentauth.protocol.limits import Rate
@@ -18,90 +14,10 @@ from tests import redis_servers
 from verifier.stores import scripts
 from verifier.stores.connection import RedisAwayError, Servers
 from verifier.stores.scripts import Code, Reply, read_reply
-from verifier.stores.sync_connection import SyncServers, sync_client
+from verifier.stores.sync_connection import sync_client
+from verifier.tests.stage import BASE, GRANT, NOW, RATE, SHARD, Stage
 
 pytestmark = pytest.mark.redis
-
-NOW = 1_764_118_000_123_457
-BASE = json.dumps({"id": "an event", "data": {"action": None}}).encode()
-GRANT = uuid.UUID("018f3b1e-0000-7000-8000-0000000000f7")
-SHARD = 7
-RATE = Rate(per_minute=7, burst=3)
-
-
-class Stage:
-    """The scripts with their arguments by name, and a look at what they wrote."""
-
-    def __init__(self, url: str, client: Redis | RedisCluster) -> None:
-        self.servers = SyncServers(url)
-        self.client: Any = client
-        self.proofs = 0
-
-    def judge(self, **given: Any) -> Reply:
-        return read_reply(
-            self.servers.evaluate(scripts.JUDGE, SHARD, self.keys(given), self.args(**given), deadline=5)
-        )
-
-    def keys(self, given: dict[str, Any]) -> list[bytes]:
-        self.proofs += 1
-        jti = given.pop("jti", f"proof {self.proofs}")
-        return [
-            scripts.epoch_key(SHARD),
-            scripts.proof_key(SHARD, "jkt", jti),
-            scripts.rate_key(SHARD, GRANT),
-            scripts.events_key(SHARD),
-            scripts.count_key(SHARD),
-        ]
-
-    def args(
-        self,
-        *,
-        epoch: int = 1,
-        ttl: int = 125_000,
-        mode: str = "yes",
-        now: int = NOW,
-        rate: Rate | None = RATE,
-        floor: int = 0,
-        bound: int = 1000,
-        acts: bool = True,
-    ) -> list[bytes | str | int]:
-        interval, tolerance = (rate.interval_us, rate.tolerance_us) if rate else (0, 0)
-        counts = acts and ttl > 0
-        return [epoch, ttl, mode, now, interval, tolerance, floor, BASE, bound, int(counts), int(acts)]
-
-    def give_back(self, held: Reply, *, now: int = NOW, epoch: int = 1, rate: Rate = RATE) -> Reply:
-        keys = [scripts.epoch_key(SHARD), scripts.rate_key(SHARD, GRANT)]
-        args = [epoch, rate.interval_us, held.tat_us or 0, held.before_us or 0, now]
-        return read_reply(self.servers.evaluate(scripts.GIVE_BACK, SHARD, keys, args, deadline=5))
-
-    def note(self, *, epoch: int = 1, bound: int = 1000) -> Reply:
-        keys = [scripts.epoch_key(SHARD), scripts.events_key(SHARD), scripts.count_key(SHARD)]
-        return read_reply(self.servers.evaluate(scripts.NOTE, SHARD, keys, [epoch, BASE, bound], deadline=5))
-
-    def tat(self) -> int | None:
-        held = self.client.get(scripts.rate_key(SHARD, GRANT))
-        return None if held is None else int(held)
-
-    def events(self) -> list[dict[bytes, bytes]]:
-        return [entry for _, entry in self.client.xrange(scripts.events_key(SHARD))]
-
-    def outcomes(self) -> str:
-        return "".join(entry[b"o"].decode() for entry in self.events())
-
-    def everything(self) -> dict[bytes, bytes]:
-        """All keys with what they hold."""
-        return {key: self.client.dump(key) for key in self.client.scan_iter()}
-
-
-@pytest.fixture
-def stage(redis_url: str, settings: Any) -> Iterator[Stage]:
-    settings.REDIS_URL = redis_url
-    client = sync_client()
-    stage = Stage(redis_url, client)
-    stage.servers.mark(1)
-    yield stage
-    stage.servers.close()
-    client.close()
 
 
 def test_EN_4_of_fifty_at_once_with_one_proof_one_passes(redis_url: str, stage: Stage) -> None:
@@ -250,70 +166,6 @@ def test_a_full_stream_stops_what_would_write_into_it(stage: Stage) -> None:
     assert stage.everything() == before
     # The database writes the event of this one.
     assert stage.judge(mode="hold", bound=2).code is Code.OK
-
-
-def test_a_hold_takes_from_the_rate_and_writes_no_event(stage: Stage) -> None:
-    held = stage.judge(mode="hold", jti="one")
-    assert held == Reply(Code.OK, NOW + RATE.interval_us, 0, 0, None)
-    assert stage.judge(mode="hold", jti="one") == Reply(Code.REPLAYED, None, 0, 0, None)
-    again = stage.judge(mode="hold")
-    assert (again.before_us, again.tat_us) == (held.tat_us, NOW + 2 * RATE.interval_us)
-    stage.judge(mode="hold")
-    assert stage.judge(mode="hold").code is Code.RATE
-    assert stage.events() == []
-    assert stage.client.get(scripts.count_key(SHARD)) is None
-
-
-def test_what_is_given_back_can_be_used_again(stage: Stage) -> None:
-    for _ in range(RATE.burst - 1):
-        stage.judge()
-    before = stage.tat()
-    held = stage.judge(mode="hold")
-    assert stage.judge().code is Code.RATE
-    assert stage.give_back(held, now=NOW + 1) == Reply(Code.OK, before, 0, 0, held.tat_us)
-    assert stage.tat() == before
-    assert stage.judge().code is Code.OK
-
-
-def test_a_first_use_given_back_leaves_the_whole_burst(stage: Stage) -> None:
-    held = stage.judge(mode="hold")
-    stage.give_back(held, now=NOW + 20)
-    codes = [stage.judge(now=NOW + 20).code for _ in range(RATE.burst + 1)]
-    assert codes == [*[Code.OK] * RATE.burst, Code.RATE]
-
-
-def test_nothing_is_given_back_to_a_rate_that_time_has_emptied(stage: Stage) -> None:
-    held = stage.judge(mode="hold")
-    later = NOW + 3 * RATE.interval_us + 17
-    stage.judge(now=later)
-    assert stage.give_back(held, now=later + 1).tat_us == later + RATE.interval_us == stage.tat()
-    stage.client.delete(scripts.rate_key(SHARD, GRANT))
-    assert stage.give_back(held) == Reply(Code.OK, None, 0, 0, None)
-    assert stage.tat() is None
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_EN_1_giving_back_never_lets_more_pass_than_the_rate(seed: int, stage: Stage) -> None:
-    rng = random.Random(seed)
-    rate = Rate(per_minute=rng.choice([7, 60, 600]), burst=rng.choice([1, 2, 5, 9]))
-    now, kept = NOW, []
-    holds: list[Reply] = []
-    for _ in range(120):
-        now += int(rng.expovariate(1.3) * rate.interval_us) if rng.random() < 0.5 else rng.randint(0, 3000)
-        if holds and rng.random() < 0.4:
-            stage.give_back(holds.pop(rng.randrange(len(holds))), now=now, rate=rate)
-            continue
-        hold = rng.random() < 0.5
-        reply = stage.judge(now=now, rate=rate, mode="hold" if hold else "yes")
-        if reply.code is Code.OK and hold:
-            holds.append(reply)
-        elif reply.code is Code.OK:
-            kept.append(now)
-    # Those that stayed, judged as if nothing had ever been held.
-    tat: int | None = None
-    for at in kept:
-        assert rate.wait_us(tat, at) <= 0
-        tat = rate.advance(tat, at)
 
 
 def test_an_epoch_begins_once_in_every_shard(redis_url: str, stage: Stage) -> None:

@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tests import redis_servers
+from tests.fault_proxy import fault_proxy
 from tests.postgres import free_port
-from verifier.stores import scripts
+from verifier.stores import scripts, sync_connection
 from verifier.stores.connection import ForgetfulServerError, RedisAwayError
 from verifier.stores.scripts import Code, Reply, read_reply
 from verifier.stores.sync_connection import SyncServers, sync_client
@@ -50,7 +51,10 @@ def test_closed_it_can_be_used_again_and_a_child_process_has_its_own(servers: Sy
     child = os.fork()
     if not child:
         # The parent's thread is not here, and its connection is not to be shared.
-        os._exit(0 if use(servers, grant, jti="one").number == 3 else 1)
+        try:
+            os._exit(0 if use(servers, grant, jti="one").number == 3 else 1)
+        finally:
+            os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert use(servers, grant).number == 4
 
@@ -85,13 +89,23 @@ def test_the_plain_client_reads_bytes_wherever_they_are(
     client.close()
 
 
-def test_the_plain_client_does_nothing_twice(settings: Any) -> None:
+def test_the_plain_client_says_who_it_is(settings: Any) -> None:
     with redis_servers.server(requirepass="p@ss") as server:
         settings.REDIS_URL = f"redis://:p%40ss@127.0.0.1:{server.port}/2"
         client: Any = sync_client()
         client.set("a", "b")
-        assert server.client().dbsize() == 0
-        server.kill()
-        with pytest.raises(RedisConnectionError):
+        assert set(client.info("keyspace")) == {"db2"}
+        client.close()
+
+
+def test_the_plain_client_does_nothing_twice(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync_connection, "CLIENT_SECONDS", 0.3)
+    with redis_servers.server() as server, fault_proxy(server.port) as proxy:
+        settings.REDIS_URL = f"redis://127.0.0.1:{proxy.port}"
+        client: Any = sync_client()
+        client.ping()
+        proxy.mode = "noreply"
+        with pytest.raises(RedisTimeoutError):
             client.incr("a")
         client.close()
+        assert server.client().get("a") == b"1"

@@ -1,0 +1,97 @@
+"""The scripts of Redis with their arguments by name, and a look at what they wrote."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.cluster import RedisCluster
+
+from agentauth.protocol.limits import Rate
+from verifier.stores import scripts
+from verifier.stores.scripts import Reply, read_reply
+from verifier.stores.sync_connection import SyncServers, sync_client
+
+NOW = 1_764_118_000_123_457
+BASE = json.dumps({"id": "an event", "data": {"action": None}}).encode()
+GRANT = uuid.UUID("018f3b1e-0000-7000-8000-0000000000f7")
+SHARD = 7
+RATE = Rate(per_minute=7, burst=3)
+
+
+class Stage:
+    """One shard, epoch 1, and a grant with a rate in it."""
+
+    def __init__(self, url: str, client: Redis | RedisCluster) -> None:
+        self.servers = SyncServers(url)
+        self.client: Any = client
+        self.proofs = 0
+
+    def judge(self, **given: Any) -> Reply:
+        return read_reply(
+            self.servers.evaluate(scripts.JUDGE, SHARD, self.keys(given), self.args(**given), deadline=5)
+        )
+
+    def keys(self, given: dict[str, Any]) -> list[bytes]:
+        self.proofs += 1
+        jti = given.pop("jti", f"proof {self.proofs}")
+        return [
+            scripts.epoch_key(SHARD),
+            scripts.proof_key(SHARD, "jkt", jti),
+            scripts.rate_key(SHARD, GRANT),
+            scripts.events_key(SHARD),
+            scripts.count_key(SHARD),
+        ]
+
+    def args(
+        self,
+        *,
+        epoch: int = 1,
+        ttl: int = 125_000,
+        mode: str = "yes",
+        now: int = NOW,
+        rate: Rate | None = RATE,
+        floor: int = 0,
+        bound: int = 1000,
+        acts: bool = True,
+    ) -> list[bytes | str | int]:
+        interval, tolerance = (rate.interval_us, rate.tolerance_us) if rate else (0, 0)
+        counts = acts and ttl > 0
+        return [epoch, ttl, mode, now, interval, tolerance, floor, BASE, bound, int(counts), int(acts)]
+
+    def give_back(self, held: Reply, *, now: int = NOW, epoch: int = 1, rate: Rate = RATE) -> Reply:
+        keys = [scripts.epoch_key(SHARD), scripts.rate_key(SHARD, GRANT)]
+        args = [epoch, rate.interval_us, held.tat_us or 0, held.before_us or 0, now]
+        return read_reply(self.servers.evaluate(scripts.GIVE_BACK, SHARD, keys, args, deadline=5))
+
+    def note(self, *, epoch: int = 1, bound: int = 1000) -> Reply:
+        keys = [scripts.epoch_key(SHARD), scripts.events_key(SHARD), scripts.count_key(SHARD)]
+        return read_reply(self.servers.evaluate(scripts.NOTE, SHARD, keys, [epoch, BASE, bound], deadline=5))
+
+    def tat(self) -> int | None:
+        held = self.client.get(scripts.rate_key(SHARD, GRANT))
+        return None if held is None else int(held)
+
+    def events(self) -> list[dict[bytes, bytes]]:
+        return [entry for _, entry in self.client.xrange(scripts.events_key(SHARD))]
+
+    def outcomes(self) -> str:
+        return "".join(entry[b"o"].decode() for entry in self.events())
+
+    def everything(self) -> dict[bytes, bytes]:
+        """All keys with what they hold."""
+        return {key: self.client.dump(key) for key in self.client.scan_iter()}
+
+
+@pytest.fixture
+def stage(redis_url: str, settings: Any) -> Iterator[Stage]:
+    """Epoch 1, begun on empty servers."""
+    settings.REDIS_URL = redis_url
+    client = sync_client()
+    stage = Stage(redis_url, client)
+    stage.servers.mark(1)
+    yield stage
+    stage.servers.close()
+    client.close()
