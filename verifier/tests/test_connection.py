@@ -189,6 +189,16 @@ def test_RF_5_a_server_that_was_killed_and_is_empty_is_not_asked(server: redis_s
 
 
 @pytest.mark.redis
+def test_RF_5_another_server_is_looked_at_again_but_not_at_every_call(server: redis_servers.Server) -> None:
+    async def work(servers: Servers) -> None:
+        refusals = [await fails(use(servers, uuid.uuid4())) for _ in range(300)]
+        assert isinstance(refusals[0], ForgetfulServerError)
+
+    on_loop(server.url, work, expected_runs=lambda: frozenset({"another"}))
+    assert 2 <= server.client().info("stats")["total_connections_received"] < 30
+
+
+@pytest.mark.redis
 def test_RF_5_a_server_that_forgot_is_found_out_by_its_epoch_too(server: redis_servers.Server) -> None:
     async def work(servers: Servers) -> None:
         await servers.mark(1)
@@ -344,6 +354,7 @@ GREETING += b"+sha\r\n" * len(scripts.SCRIPTS)
         (b"", "the connection was lost"),
         (GREETING + b"+OK\r\n", "the connection was lost"),
     ],
+    ids=["http", "no greeting", "nothing", "too much"],
 )
 def test_what_is_no_redis_is_no_answer_and_is_not_held_on_to(answer: bytes, why: str) -> None:
     accepted = 0
