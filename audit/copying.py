@@ -24,6 +24,6 @@ def escaped(text: str) -> str:
     return text.replace("\\", "\\\\")
 
 
-def binary(data: bytes | memoryview) -> str:
+def binary(data: bytes) -> str:
     """Bytes, as a `bytea` is written."""
     return f"\\\\x{data.hex()}"

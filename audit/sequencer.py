@@ -5,8 +5,10 @@ compare-and-swap; leaves are only inserted. So a crash at any line leaves either
 nothing, and the next run goes the same road again: there is no recovery of its own.
 """
 
+import uuid
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 from django.db import connection, transaction
 
@@ -72,17 +74,26 @@ def _head() -> Head:
     return head
 
 
-def _leaves(head: Head, events: Sequence[Columns]) -> list[Leaf]:
+class _Leaf(NamedTuple):
+    """The columns of a leaf."""
+
+    leaf_index: int
+    event_id: uuid.UUID
+    leaf_hash: bytes
+    link: bytes
+
+
+def _leaves(head: Head, events: Sequence[Columns]) -> list[_Leaf]:
     leaves = []
     previous = bytes(head.link)
     for leaf_index, event in enumerate(events, start=head.size):
         hashed = leaf_hash(entry_of(event))
         previous = link(previous, hashed)
-        leaves.append(Leaf(leaf_index=leaf_index, event_id=event.id, leaf_hash=hashed, link=previous))
+        leaves.append(_Leaf(leaf_index, event.id, hashed, previous))
     return leaves
 
 
-def _write(leaves: Sequence[Leaf]) -> None:
+def _write(leaves: Sequence[_Leaf]) -> None:
     ids = [leaf.event_id for leaf in leaves]
     if connection.vendor == "postgresql":
         copy_in(
@@ -95,5 +106,5 @@ def _write(leaves: Sequence[Leaf]) -> None:
         with connection.cursor() as cursor:
             cursor.execute(_DELETE_ENTRIES, [ids])
     else:
-        Leaf.objects.bulk_create(leaves)
+        Leaf.objects.bulk_create(Leaf(**leaf._asdict()) for leaf in leaves)
         QueueEntry.objects.filter(event_id__in=ids).delete()

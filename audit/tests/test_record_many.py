@@ -12,9 +12,9 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.errors import EncodingError, TemporarilyUnavailableError
 from audit import kinds
 from audit.identifiers import new_id
-from audit.models import Event, QueueEntry
-from audit.sequencer import sequence_until_empty
-from audit.services import Actor, Entry, record, record_many
+from audit.models import Event, Leaf, QueueEntry
+from audit.sequencer import BATCH, sequence_until_empty
+from audit.services import Actor, Entry, record, record_many, recorded
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import execute
 from audit.verification import verify_log
@@ -86,6 +86,15 @@ def test_each_event_waits_for_its_number_and_gets_it(now: datetime, make_event: 
     assert len({bytes(salt) for salt in Event.objects.values_list("salt", flat=True)}) == 31
     assert sequence_until_empty(now=now) == 31
     assert verify_log().ok
+
+
+def test_more_than_a_batch_of_either_is_written_and_numbered(now: datetime) -> None:
+    """Also as many values at a time as a database is ever given."""
+    entries = [entry() for _ in range(BATCH + 100)]
+    assert write(*entries) == len(entries)
+    assert recorded([*entries[:1000], entry()]) == {each.id for each in entries[:1000]}
+    assert sequence_until_empty(now=now) == len(entries)
+    assert Leaf.objects.count() == len(entries)
 
 
 def test_of_none_nothing_is_written() -> None:

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from django.conf import settings
-from django.db import DataError, IntegrityError, transaction
+from django.db import DataError, IntegrityError, connection, transaction
 from django.db.models import F
 from redis.exceptions import RedisClusterException, RedisError
 
@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 BATCH = 1_000
 # After so long a run ends, so that what it took over is numbered before more is.
 RUN_SECONDS = 5.0
+
+_ADD_USES = """UPDATE verifier_grantledger SET uses = uses + added.number
+ FROM unnest(%s::uuid[], %s::bigint[]) AS added (grant_id, number) WHERE verifier_grantledger.grant_id = added.grant_id"""
 
 # What redis-py raises where Redis does not answer.
 AWAY = (RedisError, RedisClusterException, OSError)
@@ -222,7 +225,8 @@ def _with_humans(events: Sequence[Entry]) -> list[Entry]:
 
 def _count_uses(events: Sequence[Entry]) -> None:
     """What was allowed, in the ledgers of the grants: as much as the events say, in the same transaction."""
-    uses = Counter(uuid.UUID(event.grant_id) for event in events if event.grant_id and debits(event))
+    counted = Counter(event.grant_id for event in events if event.grant_id and debits(event))
+    uses = {uuid.UUID(grant_id): number for grant_id, number in counted.items()}
     ledgers = GrantLedger.objects.filter(pk__in=uses)
     # In the order of their ids; a decision holds one of them and waits for no other.
     held = set(ledgers.select_for_update().order_by("pk").values_list("pk", flat=True))
@@ -230,8 +234,9 @@ def _count_uses(events: Sequence[Entry]) -> None:
         # Used for the first time. What is no grant of ours gets no row, and holds up nothing.
         grants = Grant.objects.filter(pk__in=new).order_by("pk").values_list("pk", flat=True)
         GrantLedger.objects.bulk_create([GrantLedger(grant_id=pk) for pk in grants], ignore_conflicts=True)
-    alike: dict[int, list[uuid.UUID]] = {}
-    for grant_id, number in uses.items():
-        alike.setdefault(number, []).append(grant_id)
-    for number, grant_ids in alike.items():
-        GrantLedger.objects.filter(pk__in=grant_ids).update(uses=F("uses") + number)
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(_ADD_USES, [list(uses), list(uses.values())])
+    else:
+        for grant_id, number in uses.items():
+            GrantLedger.objects.filter(pk=grant_id).update(uses=F("uses") + number)
