@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import socket
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -99,3 +101,35 @@ def fault_proxy(target_port: int) -> Iterator[FaultProxy]:
     finally:
         proxy.stop()
         thread.join(10)
+
+
+class ProxyProcess:
+    """The same in a process of its own, for a test that is busy itself: `say` "noreply", or "delay 0.2"."""
+
+    def __init__(self, target_port: int) -> None:
+        command = [sys.executable, "-m", "tests.fault_proxy", str(target_port)]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        assert self._process.stdout
+        self.port = int(self._process.stdout.readline())
+
+    def say(self, mode: str) -> None:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(f"{mode}\n")
+        self._process.stdin.flush()
+        assert self._process.stdout.readline() == "so be it\n"
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+if __name__ == "__main__":
+    with fault_proxy(int(sys.argv[1])) as here:
+        print(here.port, flush=True)
+        for line in sys.stdin:
+            named, _, seconds = line.strip().partition(" ")
+            here.delay_seconds = float(seconds or 0)
+            here.mode = named
+            print("so be it", flush=True)

@@ -1,13 +1,14 @@
 """The oracle after a fault: compares what clients were told with rows, counters, events and the log.
 
-`python -m tests.oracle JSON` runs against the database of its environment, prints the list of broken invariants and
-exits 1 if there are any. JSON: {"tokens": [jti…], "decisions": [decision_id…], "revoked": [grant_id…],
-"approved": [grant_id…]} as acknowledged to clients.
+`python -m tests.oracle JSON` (`-`: JSON from the standard input) runs against the database of its environment, prints the
+list of broken invariants and exits 1 if there are any. JSON: {"tokens": [jti…], "decisions": [decision_id…],
+"revoked": [grant_id…], "approved": [grant_id…]} as acknowledged to clients.
 """
 
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -60,24 +61,51 @@ def broken(log: dict[str, list[str]]) -> Iterator[str]:
 
 
 def counters(allowed: list[Any]) -> Iterator[str]:
-    """Uses and spending in each ledger equal what the events add up to."""
-    from agentauth.protocol.money import Money
+    """Uses and spending in each ledger equal what the events add up to, and stay below what the grant allows."""
+    from agentauth.protocol.envelope import parse_envelope
     from verifier.models import GrantLedger
 
-    for ledger in GrantLedger.objects.all():
-        own = [event for event in allowed if event.grant_id == ledger.grant_id and event.data["action"]]
+    by_grant: dict[Any, list[Any]] = {}
+    for event in allowed:
+        if event.data["action"]:
+            by_grant.setdefault(event.grant_id, []).append(event)
+    for ledger in GrantLedger.objects.select_related("grant"):
+        own = by_grant.pop(ledger.grant_id, [])
         if ledger.uses != len(own):
             yield f"ledger of {ledger.grant_id}: {ledger.uses} uses, {len(own)} events"
-        amounts = [event.data["action"]["amount"] for event in own if "amount" in event.data["action"]]
-        total = sum(Money.parse(amount).minor for amount in amounts)
-        for name, (_, minor) in ledger.spent.items():
-            if "/total/" in name and minor != total:
-                yield f"ledger of {ledger.grant_id}: {minor} spent, events say {total}"
+        envelope = parse_envelope(ledger.grant.envelope)
+        if envelope.max_uses is not None and ledger.uses > envelope.max_uses:
+            yield f"ledger of {ledger.grant_id}: {ledger.uses} uses of {envelope.max_uses}"
+        yield from spending(ledger, own, {each.key: each.ceiling.minor for each in envelope.budgets})
+        yield from done_twice(own)
+    yield from (f"a use without a ledger: {grant_id}" for grant_id in by_grant)
+
+
+def spending(ledger: Any, own: list[Any], ceilings: dict[str, int]) -> Iterator[str]:
+    """Of each budget: the sum of its period's debits is what is counted, and not above its ceiling."""
+    from agentauth.protocol.money import Money
+    from agentauth.protocol.windows import period_start
+
+    debits = [event for event in own if "amount" in event.data["action"]]
+    for name, (start, minor) in ledger.spent.items():
+        _, period, zone = name.split("/", 2)
+        counted = [event for event in debits if period_start(period, zone, event.at) == start]
+        total = sum(Money.parse(event.data["action"]["amount"]).minor for event in counted)
+        if minor != total:
+            yield f"ledger of {ledger.grant_id}: {minor} spent of {name}, events say {total}"
+        if name in ceilings and minor > ceilings[name]:
+            yield f"ledger of {ledger.grant_id}: {minor} spent of {name}, which ends at {ceilings[name]}"
+
+
+def done_twice(own: list[Any]) -> Iterator[str]:
+    """An operation that has a name stands in the log once; every repetition of it is an event of another kind."""
+    names = [event.data.get("idempotency_key_sha256") for event in own]
+    yield from (f"done {n} times: {name}" for name, n in Counter(names).items() if name is not None and n > 1)
 
 
 if __name__ == "__main__":
     django.setup()
     empty: dict[str, list[str]] = {"tokens": [], "decisions": [], "revoked": [], "approved": []}
-    found = list(broken(empty | json.loads(sys.argv[1])))
+    found = list(broken(empty | json.loads(sys.stdin.read() if sys.argv[1] == "-" else sys.argv[1])))
     print("\n".join(found) or "every invariant holds")
     sys.exit(bool(found))

@@ -1,20 +1,24 @@
 """A private PostgreSQL for tests: DATABASE_URL if it is set, else the system's binaries on a free port.
 
-`python -m tests.postgres COMMAND …` runs a command with DATABASE_URL pointing at it.
+`python -m tests.postgres COMMAND …` runs a command with DATABASE_URL pointing at it. A server of our own can be hurt.
 """
 
 import contextlib
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 ROLE = "agentauth"
+# After kill -9 the first starts may fail: the lock file is still there, and backends are still ending.
+START_SECONDS = 60
 
 
 def binaries() -> Path | None:
@@ -40,56 +44,100 @@ def as_server_user() -> dict[str, int]:
     return {"user": account.pw_uid, "group": account.pw_gid}
 
 
-@contextlib.contextmanager
-def cluster(*, durable: bool = False) -> Iterator[str]:
-    """A running server; gives its URL (a superuser with a database of its own name). Loopback only.
+class Server:
+    """One server in a directory of its own; `url` names a superuser with a database of its own name. Loopback only.
 
     Unless `durable`, what is committed need not reach the disk: tests kill processes, not machines.
     """
+
+    def __init__(self, directory: Path, *, durable: bool = False, settings: str = "") -> None:
+        found = binaries()
+        if found is None:
+            raise RuntimeError("PostgreSQL is not installed")
+        self.directory, self._bin, self._user = directory, found, as_server_user()
+        self.data, self.port = directory / "data", free_port()
+        fsync = "on" if durable else "off"
+        self._options = (
+            f"-c listen_addresses=127.0.0.1 -c unix_socket_directories='' -p {self.port}"
+            f" -c max_connections=200 -c fsync={fsync} {settings}"
+        )
+
+    @property
+    def url(self) -> str:
+        return f"postgres://{ROLE}@127.0.0.1:{self.port}/{ROLE}"
+
+    def make(self) -> None:
+        """The files of an empty server, and a first start."""
+        if self._user:
+            os.chown(self.directory, self._user["user"], self._user["group"])
+        initdb = ["-D", self.data, "-U", ROLE, "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C"]
+        self._run("initdb", *initdb)
+        self.start()
+        self._run("createdb", "-h", "127.0.0.1", "-p", self.port, "-U", ROLE, ROLE)
+
+    def start(self) -> None:
+        """Start, again and again until it stays."""
+        log = ["-l", self.directory / "log", "-o", self._options]
+        until = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return self._run("pg_ctl", "-D", self.data, "-w", *log, "start")
+            except subprocess.CalledProcessError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.1)
+
+    def stop(self) -> None:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            self._run("pg_ctl", "-D", self.data, "-m", "immediate", "stop")
+
+    def freeze(self) -> None:
+        """It and all its processes: connections are taken by the system, and nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """kill -9 of the postmaster; its backends notice that and end."""
+        os.kill(self._postmaster(), signal.SIGKILL)
+
+    def _postmaster(self) -> int:
+        return int((self.data / "postmaster.pid").read_text().split()[0])
+
+    def _signal(self, number: signal.Signals) -> None:
+        first = self._postmaster()
+        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        for pid in [first, *map(int, children)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _run(self, program: str, *arguments: object) -> None:
+        command = [str(self._bin / program), *map(str, arguments)]
+        subprocess.run(command, check=True, capture_output=True, cwd=self.directory, **self._user)  # type: ignore[call-overload]
+
+
+@contextlib.contextmanager
+def server(*, durable: bool = False, settings: str = "") -> Iterator[Server]:
+    """A running server of our own, with `settings` as `-c name=value …`."""
+    directory = Path(tempfile.mkdtemp(prefix="agentauth-postgres-"))
+    made = Server(directory, durable=durable, settings=settings)
+    try:
+        made.make()
+        yield made
+    finally:
+        made.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def cluster(*, durable: bool = False) -> Iterator[str]:
+    """The URL of a running server: DATABASE_URL if it is set, else one of our own."""
     if given := os.environ.get("DATABASE_URL", ""):
         yield given
         return
-    bin_dir = binaries()
-    if bin_dir is None:
-        raise RuntimeError("PostgreSQL is not installed")
-    user = as_server_user()
-    directory = Path(tempfile.mkdtemp(prefix="agentauth-postgres-"))
-    if user:
-        os.chown(directory, user["user"], user["group"])
-    data, port = directory / "data", free_port()
-    try:
-        subprocess.run(
-            [
-                bin_dir / "initdb",
-                "-D",
-                data,
-                "-U",
-                ROLE,
-                "-A",
-                "trust",
-                "-E",
-                "UTF8",
-                "--no-sync",
-                "--locale=C",
-            ],
-            check=True,
-            capture_output=True,
-            cwd=directory,
-            **user,  # type: ignore[call-overload]
-        )
-        options = f"-c listen_addresses=127.0.0.1 -c unix_socket_directories='' -p {port} -c max_connections=200 -c fsync={'on' if durable else 'off'}"
-        start = [bin_dir / "pg_ctl", "-D", data, "-w", "-l", directory / "log", "-o", options, "start"]
-        subprocess.run(start, check=True, capture_output=True, cwd=directory, **user)  # type: ignore[call-overload]
-        try:
-            url = f"postgres://{ROLE}@127.0.0.1:{port}/{ROLE}"
-            create = [str(bin_dir / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", ROLE, ROLE]
-            subprocess.run(create, check=True, capture_output=True)
-            yield url
-        finally:
-            stop = [bin_dir / "pg_ctl", "-D", data, "-m", "immediate", "stop"]
-            subprocess.run(stop, check=False, capture_output=True, cwd=directory, **user)  # type: ignore[call-overload]
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    with server(durable=durable) as made:
+        yield made.url
 
 
 if __name__ == "__main__":

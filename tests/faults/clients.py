@@ -1,0 +1,230 @@
+"""Clients that go on whatever happens, and write down every answer with its times: agents behind service providers.
+
+They do what the SDK does: sign again with a nonce that is asked for, try a payment again under its own key with a new
+proof where the answer was lost or was 503, and go to the other server where one does not take the connection.
+"""
+
+import base64
+import http.client
+import json
+import random
+import secrets
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from agentauth.protocol.dpop import make_proof
+from tests.actors import Scene
+from tests.live import LiveServer
+
+READ = {"type": "read", "resource": "calendar"}
+PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "50.00", "currency": "EUR"}}
+# A client waits for so long, then it counts the answer as lost.
+PATIENCE_SECONDS = 10
+# A proof is good for a minute either way of its `iat`; beyond, and a little more, no answer could be yes.
+PROOF_SECONDS = 70
+# What a no may be for where all is well: the limits of the grants themselves.
+LIMITS = {"rate", "budget", "max_uses"}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One attempt. `status` is 0 where the answer was lost, -1 where nobody took the connection."""
+
+    began: float
+    ended: float
+    where: str
+    kind: str
+    status: int
+    body: Mapping[str, Any]
+    question: Mapping[str, Any]
+
+    @property
+    def yes(self) -> bool:
+        return self.status == 200 and self.body.get("valid") is True
+
+    @property
+    def good(self) -> bool:
+        return self.yes or (self.status == 200 and self.body.get("reason") in LIMITS)
+
+
+@dataclass
+class Log:
+    """Everything the clients were told."""
+
+    answers: list[Answer] = field(default_factory=list)
+    # The calls as their callers see them, with the attempts that made them: (began, kind, came to a good end, where).
+    calls: list[tuple[float, str, bool, str]] = field(default_factory=list)
+    # Sent again on purpose: none may be a yes.
+    replays: list[Answer] = field(default_factory=list)
+    # Asked about tokens of grants that are revoked meanwhile, and when the revocations were acknowledged.
+    watched: list[Answer] = field(default_factory=list)
+    revoked: dict[str, float] = field(default_factory=dict)
+
+
+def ask(server: LiveServer, where: str, kind: str, place: Scene, question: Mapping[str, Any]) -> Answer:
+    """One question over a connection of its own."""
+    credentials = base64.b64encode(f"{place.client_id}:{place.client_secret}".encode()).decode()
+    headers = {"Authorization": f"Basic {credentials}", "Content-Type": "application/json"}
+    began, status, body = time.monotonic(), -1, {}
+    host = "localhost" if where == "drf" else "127.0.0.1"
+    connection = http.client.HTTPConnection(host, server.port, timeout=PATIENCE_SECONDS)
+    try:
+        connection.connect()
+        status = 0
+        connection.request("POST", "/v1/verify", json.dumps(question), headers)
+        answer = connection.getresponse()
+        content = answer.read()
+        status, body = answer.status, json.loads(content)
+    except (OSError, http.client.HTTPException):
+        pass
+    finally:
+        connection.close()
+    return Answer(began, time.monotonic(), where, kind, status, body, question)
+
+
+def question_of(
+    place: Scene, token: str, action: Mapping[str, Any], nonce: str | None, key: str | None
+) -> dict[str, Any]:
+    url = f"{place.audience}/v1/payments"
+    proof = make_proof(
+        place.signer,
+        method="POST",
+        url=url,
+        iat=int(time.time()),
+        jti=secrets.token_urlsafe(16),
+        access_token=token,
+        nonce=nonce,
+    )
+    body = {"token": token, "method": "POST", "url": url, "proof": proof, "action": action}
+    return body | ({"idempotency_key": key} if key else {})
+
+
+@dataclass
+class Agent:
+    """One grant and whoever uses it. With an `amount` it pays; `keyed` calls are named, and tried again until they end."""
+
+    kind: str
+    place: Scene
+    token: str
+    per_second: float
+    amount: str = ""
+    keyed: bool = False
+    nonce: str | None = None
+
+    def action(self) -> Mapping[str, Any]:
+        if not self.amount:
+            return READ
+        return {
+            "type": "transact",
+            "resource": "payments",
+            "amount": {"value": self.amount, "currency": "EUR"},
+        }
+
+
+class Load:
+    """Agents, a replayer and a revoker in threads, from `with` to its end."""
+
+    def __init__(
+        self, servers: Mapping[str, LiveServer], agents: list[Agent], victims: list[Agent], rng: random.Random
+    ) -> None:
+        self.log = Log()
+        self._servers, self._agents, self._victims, self._rng = servers, agents, victims, rng
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self.failures: list[BaseException] = []
+
+    def __enter__(self) -> Self:
+        acts: list[Callable[[], None]] = [self._replay, self._revoke]
+        acts += [lambda agent=agent: self._use(agent) for agent in self._agents]  # type: ignore[misc]
+        for act in acts:
+            thread = threading.Thread(target=self._guarded, args=(act,), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(3 * PATIENCE_SECONDS)
+        if self.failures:
+            raise self.failures[0]
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except BaseException as error:  # noqa: BLE001 — told to the test when the load ends
+            self.failures.append(error)
+
+    def _use(self, agent: Agent) -> None:
+        while not self._stop.wait(self._rng.expovariate(agent.per_second)):
+            began = time.monotonic()
+            where = self._rng.choice(["a", "b"])
+            key = str(uuid.uuid4()) if agent.keyed else None
+            good = self._call(agent, where, key)
+            self.log.calls.append((began, agent.kind, good, where))
+            # A payment whose end is not known is tried again under its key, wherever, until it is.
+            while not good and agent.keyed and not self._stop.wait(0.3):
+                good = self._call(agent, self._rng.choice(["a", "b", "drf"]), key)
+
+    def _call(self, agent: Agent, where: str, key: str | None) -> bool:
+        """As its caller sees it: signed again where a nonce is asked for, once more elsewhere where nobody took it."""
+        sent, elsewhere = agent.nonce, False
+        for _ in range(3):
+            question = question_of(agent.place, agent.token, agent.action(), sent, key)
+            answer = ask(self._servers[where], where, agent.kind, agent.place, question)
+            self.log.answers.append(answer)
+            given = answer.body.get("nonce")
+            agent.nonce = given or agent.nonce
+            if answer.status == -1 and not elsewhere:
+                where, elsewhere = ("b" if where == "a" else "a"), True
+            elif answer.body.get("error") == "use_dpop_nonce" and given != sent:
+                sent = given
+            else:
+                return answer.good
+        return False
+
+    def _replay(self) -> None:
+        """Every proof that was taken, and every one whose fate is unknown, once more somewhere else; and again, later."""
+        turn = 0
+        while not self._stop.wait(0.1):
+            young = time.monotonic() - PROOF_SECONDS
+            taken = [each for each in self.log.answers[-4000:] if each.yes and each.began > young]
+            if not taken:
+                continue
+            turn += 1
+            # The newest, and any of the others.
+            answer = taken[-1] if turn % 2 else self._rng.choice(taken)
+            agent = next(each for each in self._agents if each.kind == answer.kind)
+            where = self._rng.choice([name for name in self._servers if turn % 4 or name != answer.where])
+            again = ask(self._servers[where], where, answer.kind, agent.place, answer.question)
+            self.log.replays.append(again)
+
+    def _revoke(self) -> None:
+        """One grant after the other: asked about all the time, revoked in between, asked about for some time more."""
+        for victim in self._victims:
+            if self._stop.wait(0.5):
+                return
+            self._watch(victim, 0.7)
+            if (acknowledged := self._revoked(victim)) is not None:
+                self.log.revoked[victim.place.grant_id] = acknowledged
+            self._watch(victim, 2.5)
+
+    def _revoked(self, victim: Agent) -> float | None:
+        try:
+            answer = victim.place.api("POST", f"/v1/grants/{victim.place.grant_id}/revoke", {})
+        except Exception:  # noqa: BLE001 — whatever happened: nothing was acknowledged
+            return None
+        return time.monotonic() if answer.status_code == 204 else None
+
+    def _watch(self, victim: Agent, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self._stop.wait(0.05):
+            where = self._rng.choice(["a", "b", "drf"])
+            question = question_of(victim.place, victim.token, victim.action(), victim.nonce, None)
+            answer = ask(self._servers[where], where, victim.place.grant_id, victim.place, question)
+            victim.nonce = answer.body.get("nonce") or victim.nonce
+            self.log.watched.append(answer)

@@ -1,0 +1,96 @@
+"""After a fault: what the clients were told, held against each other and against the log and the counters."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psycopg
+
+from tests.faults.clients import Answer, Log
+from tests.faults.stage import Stage
+from tests.live import ROOT
+
+# Who names each call: on record before its answer. All else is in the log a moment after it.
+KEYED = {"payer", "capped", "counted", "named"}
+# After the answer to a revocation no verify that begins later accepts; where the verifier is cut off from the database,
+# it knows that it is after so long.
+BOUND_SECONDS, CUT_OFF_SECONDS = 1.0, 5.2
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Decisions told to a client that are not in the log, and how many the log itself says are missing."""
+
+    missing: int
+    stated: int
+
+
+def reckon(
+    stage: Stage, log: Log, before: Count, *, may_lose: bool, cut_off: bool
+) -> tuple[Count, list[str]]:
+    """The new count, and every broken promise in one sentence each. `before` is the count that is known already."""
+    yes = [answer for answer in (*log.answers, *log.replays, *log.watched) if answer.yes]
+    light = {str(each.body["decision_id"]) for each in yes if each.kind not in KEYED}
+    counted = Count(before.missing + len(light - _on_record(stage, light)), _stated(stage))
+    broken = [*told(log, bound=CUT_OFF_SECONDS if cut_off else BOUND_SECONDS), *oracle(stage, log)]
+    if counted.missing > counted.stated:
+        broken.append(f"{counted.missing} decisions are not on record, the log says {counted.stated}")
+    if not may_lose and counted.missing > before.missing:
+        broken.append(f"{counted.missing - before.missing} decisions are lost, and nothing that may be was")
+    return counted, broken
+
+
+def told(log: Log, *, bound: float) -> Iterator[str]:
+    """What needs no database: no proof passes twice, no name is done twice, no answer is out of the ordinary."""
+    everything = [*log.answers, *log.replays, *log.watched]
+    proofs = Counter(answer.question["proof"] for answer in everything if answer.yes)
+    yield from (f"a proof passed {times} times" for times in proofs.values() if times > 1)
+    done: dict[str, set[str]] = {}
+    for answer in everything:
+        if answer.yes and (key := answer.question.get("idempotency_key")):
+            done.setdefault(key, set()).add(answer.body["decision_id"])
+    yield from (f"one operation, {len(ids)} decisions" for ids in done.values() if len(ids) > 1)
+    yield from (f"answered {odd}" for odd in sorted({_odd(answer) for answer in everything} - {""}))
+    for answer in log.watched:
+        ended = log.revoked.get(answer.kind)
+        if ended is not None and answer.yes and answer.began > ended + bound:
+            yield f"accepted by {answer.where} {answer.began - ended:.2f} s after the revocation"
+
+
+def _odd(answer: Answer) -> str:
+    """What no client should ever be told; empty where it is in order."""
+    if answer.status in {-1, 0, 200}:
+        return ""
+    if answer.status == 503 and answer.body.get("error") == "temporarily_unavailable":
+        return ""
+    return f"{answer.status} {answer.body}"
+
+
+def _on_record(stage: Stage, ids: set[str]) -> set[str]:
+    with psycopg.connect(stage.database.url) as connection:
+        found = connection.execute("SELECT id::text FROM audit_event WHERE id = ANY(%s::uuid[])", [list(ids)])
+        return {row[0] for row in found}
+
+
+def _stated(stage: Stage) -> int:
+    [(count,)] = stage.sql(
+        "SELECT coalesce(sum((data->>'count')::int), 0) FROM audit_event WHERE kind = 'verifier.decisions.lost'"
+    )
+    return int(count)
+
+
+def oracle(stage: Stage, log: Log) -> list[str]:
+    """tests/oracle.py, in a process that has the models."""
+    yes = [answer for answer in log.answers if answer.yes and answer.kind in KEYED]
+    acknowledged = {
+        "decisions": sorted({str(answer.body["decision_id"]) for answer in yes}),
+        "revoked": sorted(log.revoked),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.oracle", "-"],
+        cwd=ROOT, env=stage.registry.env, input=json.dumps(acknowledged), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return [] if done.returncode == 0 else [*done.stdout.splitlines(), *done.stderr.splitlines()[-3:]]

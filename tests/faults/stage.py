@@ -1,0 +1,202 @@
+"""What the faults are done to: PostgreSQL, Redis, a registry, two verifiers and the periodic jobs, on one machine.
+
+The second verifier reaches PostgreSQL and Redis through proxies, so that it alone can be cut off.
+"""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from tests import postgres, redis_servers
+from tests.fault_proxy import ProxyProcess
+from tests.live import ROOT, LiveRegistry, LiveServer, LiveVerifier
+
+# Until everything is as it was: two moves of the home, and a machine that does other work as well.
+SETTLE_SECONDS = 120
+# The keeper waits for so long before it goes back to Redis by itself.
+Redis = redis_servers.Server | redis_servers.Cluster
+
+
+class Jobs(LiveServer):
+    """`manage.py jobs`, which has no address to be ready at."""
+
+    def __init__(self, registry: LiveRegistry) -> None:
+        self.env, self.log = registry.env, registry.directory / "jobs.log"
+        self.command = [sys.executable, "manage.py", "jobs"]
+
+    def wait_until_ready(self) -> None:
+        pass
+
+
+class Stage:
+    """All of it. `servers` are whoever answers a question, by name: `a`, `b` (behind the proxies) and `drf`."""
+
+    def __init__(self, database: postgres.Server, redis: Redis, directory: Path, rng: random.Random) -> None:
+        self.database, self.redis, self.directory, self.rng = database, redis, directory, rng
+        self.redis_lines = {node.port: ProxyProcess(node.port) for node in redis.nodes}
+        self.database_line = ProxyProcess(database.port)
+        self.registry = LiveRegistry(
+            directory, database_url=database.url, workers=2, env={"REDIS_URL": redis.url}
+        )
+        points = {"FAULT_AT": f"@{directory / 'verifier_fault_at'}"}
+        near = {**points, "DATABASE_URL": database.url}
+        self.a = LiveVerifier(self.registry, redis_url=redis.url, env=near)
+        self.b = LiveVerifier(self.registry, redis_url=self._through(redis), env=points | self._far())
+        self.jobs = [Jobs(self.registry)]
+        self.servers: dict[str, LiveServer] = {"a": self.a, "b": self.b, "drf": self.registry}
+        self.kills = 0
+
+    def _through(self, redis: Redis) -> str:
+        # Nodes of a cluster name each other's own addresses, so behind a proxy there is only one server.
+        if len(redis.nodes) > 1:
+            return redis.url
+        return f"redis://127.0.0.1:{self.redis_lines[redis.nodes[0].port].port}"
+
+    def _far(self) -> dict[str, str]:
+        return {
+            "DATABASE_URL": self.database.url.replace(str(self.database.port), str(self.database_line.port))
+        }
+
+    @property
+    def verifiers(self) -> list[LiveVerifier]:
+        return [self.a, self.b]
+
+    def up(self) -> None:
+        self.registry.prepare()
+        for server in (*self.servers.values(), *self.jobs):
+            server.start()
+
+    def down(self) -> None:
+        for line in (*self.redis_lines.values(), self.database_line):
+            line.say("pass")
+        for server in (*self.servers.values(), *self.jobs):
+            server.stop()
+        for line in (*self.redis_lines.values(), self.database_line):
+            line.stop()
+
+    def sql(self, query: str) -> list[tuple[Any, ...]]:
+        """As the superuser, in the database itself."""
+        with psycopg.connect(self.database.url, autocommit=True, connect_timeout=5) as connection:
+            return list(connection.execute(query).fetchall())
+
+    def home(self) -> tuple[int, str, bool]:
+        """Epoch, kind, and whether it is being left."""
+        [(epoch, kind, leaving)] = self.sql("SELECT epoch, kind, leaving_at IS NOT NULL FROM verifier_home")
+        return int(epoch), str(kind), bool(leaving)
+
+    def be_at_home_in_redis(self) -> None:
+        """Everything is up, and the home is in Redis, by the command an operator has where it is not."""
+
+        def there() -> bool:
+            _, kind, leaving = self.home()
+            if kind == "database" and not leaving:
+                self.registry.manage("verifier_home", "--leave-for", "redis", check=False)
+            return (kind, leaving) == ("redis", False)
+
+        until(there, "the home is not in Redis")
+        # Leases are looked at twice a second.
+        time.sleep(1.5)
+
+    def leave_for(self, kind: str) -> None:
+        self.registry.manage("verifier_home", "--leave-for", kind, check=False)
+
+    def workers_of(self, server: LiveServer) -> list[int]:
+        assert server.process
+        return children(server.process.pid)
+
+    def kill_a_worker(self) -> None:
+        """kill -9 of one process of a verifier, any."""
+        server = self.rng.choice(self.verifiers)
+        if pids := self.workers_of(server):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.rng.choice(pids), signal.SIGKILL)
+                self.kills += 1
+
+    def kill_and_restart(self, server: LiveServer) -> None:
+        """kill -9 of the server's first process alone: its workers must notice; then it is started again."""
+        assert server.process
+        os.kill(server.process.pid, signal.SIGKILL)
+        server.process.wait()
+        self.kills += 1
+        server.start()
+
+    def restart_gently(self, server: LiveServer) -> None:
+        """SIGTERM to the first process, as a supervisor does, and a start once it has ended."""
+        assert server.process
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait(40)
+        server.start()
+
+    def fault_at(self, point: str) -> None:
+        """Where processes of the verifiers kill themselves from now on; empty for nowhere."""
+        (self.directory / "verifier_fault_at").write_text(point)
+
+    def waiting(self) -> int:
+        """Events in Redis that are not in the log yet."""
+        count = 0
+        for node in self.redis.nodes:
+            client = node.client()
+            count += sum(client.xlen(key) for key in client.keys("aa:*:events"))
+        return count
+
+    def processes(self) -> dict[str, int]:
+        """Processes and open files of each server."""
+        found: dict[str, int] = {}
+        for name, server in self.servers.items():
+            assert server.process
+            pids = [server.process.pid, *children(server.process.pid)]
+            found[f"{name} processes"] = len(pids)
+            found[f"{name} files"] = sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids)
+        return found
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def until(true: Callable[[], bool], else_say: str, seconds: float = SETTLE_SECONDS) -> None:
+    """Wait until it is so. While the database comes back, that is not known."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(psycopg.OperationalError):
+            if true():
+                return
+        time.sleep(0.2)
+    raise AssertionError(else_say)
+
+
+@contextlib.contextmanager
+def stage(directory: Path, redis: Redis, *, seed: int) -> Iterator[Stage]:
+    """Everything up, at home in Redis in the first epoch."""
+    with postgres.server() as database:
+        made = Stage(database, redis, directory, random.Random(seed))
+        try:
+            made.up()
+            made.be_at_home_in_redis()
+            yield made
+        finally:
+            made.down()
+
+
+def run_for(seconds: float, act: Callable[[], None], every: float) -> None:
+    """`act` at once and then again and again."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        act()
+        time.sleep(every)
+
+
+def started(command: list[str], env: dict[str, str]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(command, cwd=ROOT, env=env)

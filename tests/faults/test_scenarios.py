@@ -1,0 +1,121 @@
+"""Faults under load: whatever breaks, no proof passes twice, nothing acknowledged is lost, nobody is told a wrong answer.
+
+CI runs those that matter most, for a short time each; `make campaign` runs all, and writes what it saw into RESULTS.md.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests import redis_servers
+from tests.conftest import CAMPAIGN
+from tests.faults.cast import cast
+from tests.faults.clients import Load, Log
+from tests.faults.reckoning import Count, reckon
+from tests.faults.scenarios import SCENARIOS, Scenario
+from tests.faults.stage import Stage, stage, until
+from tests.faults.table import Row, write
+
+pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
+
+SEED = 20
+# Before the fault, and after the recovery: long enough for every kind of call, and for proofs to be tried again.
+WARM_SECONDS, AFTER_SECONDS = 2, 6 if not CAMPAIGN else 20
+# This many calls in a row, good but for one: the fault is over for its callers.
+IN_A_ROW = 20
+VICTIMS = 3 if not CAMPAIGN else 8
+
+
+@dataclass
+class Season:
+    """The one stage all faults are done to, and what is known of it so far."""
+
+    stage: Stage
+    count: Count
+    rows: list[Row]
+
+
+@pytest.fixture(scope="module")
+def season(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Season]:
+    with (
+        redis_servers.server() as redis,
+        stage(tmp_path_factory.mktemp("stage"), redis, seed=SEED) as made,
+    ):
+        own = Season(made, Count(0, 0), [])
+        yield own
+        write(own.rows, keep=CAMPAIGN)
+
+
+CHOSEN = [each for each in SCENARIOS if CAMPAIGN or each.in_ci]
+
+
+@pytest.mark.parametrize("scenario", CHOSEN, ids=lambda each: each.name)
+def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
+    held = season.stage
+    held.be_at_home_in_redis()
+    agents, victims = cast(held, VICTIMS)
+    at_start, kills = held.processes(), held.kills
+    with Load(held.servers, agents, victims, held.rng) as load:
+        time.sleep(WARM_SECONDS)
+        broke = time.monotonic()
+        try:
+            scenario.inject(held, scenario.campaign_seconds if CAMPAIGN else scenario.seconds)
+        finally:
+            scenario.heal(held)
+        healed = time.monotonic()
+        recovered = recovery(load.log, healed, scenario.within)
+        time.sleep(AFTER_SECONDS)
+        ended = time.monotonic()
+    until(lambda: held.waiting() == 0, "decisions stay in Redis")
+    before = season.count
+    season.count, broken = reckon(
+        held, load.log, before, may_lose=scenario.may_lose, cut_off=scenario.cut_off
+    )
+    during = share(load.log, broke, healed)
+    after = share(load.log, healed if recovered is None else healed + recovered, ended)
+    row = Row(
+        scenario.name,
+        scenario.cases,
+        healed - broke,
+        len(load.log.answers) + len(load.log.replays) + len(load.log.watched),
+        during,
+        after,
+        recovered,
+        held.kills - kills,
+        season.count.missing - before.missing,
+        broken,
+    )
+    season.rows.append(row)
+    print(row.line())
+    assert broken == []
+    assert recovered is not None, f"no recovery within {scenario.within} s: {Path(held.directory)}"
+    assert after >= scenario.good
+    assert during >= scenario.good_during
+    until(lambda: calm(held, at_start), "processes or files are left over", 30)
+
+
+def recovery(log: Log, healed: float, within: float) -> float | None:
+    """Seconds from the end of the fault to the first of a row of good calls; None where there was none in time."""
+    while time.monotonic() < healed + within + 5:
+        calls = sorted(call for call in log.calls if call[0] > healed)
+        for first in range(len(calls) - IN_A_ROW + 1):
+            row = calls[first : first + IN_A_ROW]
+            if sum(good for _, _, good, _ in row) >= IN_A_ROW - 1:
+                return row[0][0] - healed
+        time.sleep(0.5)
+    return None
+
+
+def share(log: Log, since: float, to: float) -> float:
+    """Of a hundred calls that began in between, how many came to a good end."""
+    good = [each for began, _, each, _ in log.calls if since <= began <= to]
+    return 100 * sum(good) / len(good) if good else 100.0
+
+
+def calm(held: Stage, at_start: dict[str, int]) -> bool:
+    """As many processes as before, and not many more open files: connections are made when they are needed."""
+    now = held.processes()
+    return all(now[name] <= count + (0 if "processes" in name else 40) for name, count in at_start.items())
