@@ -235,6 +235,8 @@ class StreamCursor(models.Model):
     number = models.PositiveBigIntegerField(default=0)
     # Its id in the stream.
     entry_id = models.CharField(max_length=48, default="0-0")
+    # The number up to which verifiers were told of events; what is missing below it once the epoch is over, is lost.
+    told = models.PositiveBigIntegerField(default=0)
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["epoch", "shard"], name="stream_cursor_one")]

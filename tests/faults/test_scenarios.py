@@ -54,6 +54,7 @@ CHOSEN = [each for each in SCENARIOS if CAMPAIGN or each.in_ci]
 
 @pytest.mark.parametrize("scenario", CHOSEN, ids=lambda each: each.name)
 def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
+    """RF-1 RF-2 RF-3 RF-4 RF-5 RF-6 RF-18 RF-25 EN-7: which is which stands in the table."""
     held = season.stage
     held.be_at_home_in_redis()
     agents, victims = cast(held, VICTIMS)
@@ -89,7 +90,7 @@ def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
         broken,
     )
     season.rows.append(row)
-    print(row.line())
+    print(row.line(), *worst(load.log, broke, ended), sep="\n")
     assert broken == []
     assert recovered is not None, f"no recovery within {scenario.within} s: {Path(held.directory)}"
     assert after >= scenario.good
@@ -107,6 +108,17 @@ def recovery(log: Log, healed: float, within: float) -> float | None:
                 return row[0][0] - healed
         time.sleep(0.5)
     return None
+
+
+def worst(log: Log, since: float, to: float) -> list[str]:
+    """What went wrong most often, where, and when first and last, for whoever looks into it."""
+    bad = [each for each in log.answers if since <= each.began <= to and not each.good]
+    alike: dict[tuple[str, int, str], list[float]] = {}
+    for each in bad:
+        said = each.body.get("reason") or each.body.get("error") or ""
+        alike.setdefault((each.where, each.status, said), []).append(each.began - since)
+    most = sorted(alike.items(), key=lambda entry: -len(entry[1]))[:8]
+    return [f"  {len(when)} × {what}, from {when[0]:.1f} to {when[-1]:.1f} s" for what, when in most]
 
 
 def share(log: Log, since: float, to: float) -> float:

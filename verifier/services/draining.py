@@ -28,6 +28,7 @@ from audit.models import Event
 from audit.services import SYSTEM, Entry, record_many, recorded
 from registry.models import Agent, Grant
 from verifier.models import GrantLedger, StreamCursor
+from verifier.services.home import look
 from verifier.stores.drained import UnreadableError, debits, event_of
 from verifier.stores.scripts import SHARDS, events_key
 from verifier.stores.sync_connection import sync_client
@@ -99,15 +100,19 @@ def drain(client: Streams, *, now: datetime) -> int:
     refuses stays where it is and holds up no other shard; then raises TemporarilyUnavailableError at the end. Whatever
     Redis or the connection to the database raises goes to the caller.
     """
+    # Asked before the streams: what was written in an earlier epoch is in them by now, or nowhere.
+    present = look()[0].epoch
     end = time.monotonic() + RUN_SECONDS
     shards, written, failed = list(range(SHARDS)), 0, False
     while shards and time.monotonic() < end:
         full = []
         for shard in shards:
             entries = client.xrange(events_key(shard), count=BATCH)
-            if not entries:
-                continue
             try:
+                if not entries or _read(shard, *entries[0]).epoch == present:
+                    written += _state_forgotten(shard, present, now)
+                if not entries:
+                    continue
                 written += _take_over(client, shard, entries, now)
             except (TemporarilyUnavailableError, IntegrityError, DataError):
                 logger.exception("decisions of shard %s could not be taken over", shard)
@@ -137,6 +142,22 @@ def _take_over(client: Streams, shard: int, entries: Sequence[Any], now: datetim
     milliseconds, _, sequence = read[-1].entry_id.partition("-")
     client.xtrim(events_key(shard), minid=f"{milliseconds}-{int(sequence) + 1}", approximate=False)
     return written
+
+
+def _state_forgotten(shard: int, present: int, now: datetime) -> int:
+    """Where nothing waits of epochs before `present`: what verifiers were told of then and never came is lost."""
+    over = StreamCursor.objects.filter(shard=shard, epoch__lt=present, told__gt=F("number"))
+    if not over.exists():
+        return 0
+    with transaction.atomic():
+        cursors = list(over.select_for_update(skip_locked=True))
+        events = []
+        for cursor in cursors:
+            first, count = cursor.number + 1, cursor.told - cursor.number
+            events.append(_loss("forgotten", shard, cursor.epoch, first, count, now))
+            cursor.number = cursor.told
+        StreamCursor.objects.bulk_update(cursors, ["number"])
+        return record_many(events)
 
 
 def _read(shard: int, entry_id: bytes, fields: dict[bytes, bytes]) -> _Waiting:

@@ -16,8 +16,9 @@ from audit.services import Actor
 from registry.models import SpentProof
 from verifier.models import GrantLedger, Home
 from verifier.services.connecting import use_own_connection
-from verifier.services.home import LEASE_SECONDS, MARGIN_SECONDS, begin, due, leave, look
+from verifier.services.home import LEASE, LEASE_SECONDS, MARGIN_SECONDS, begin, due, leave, look
 from verifier.stores.probe import RedisProbe, ServersAwayError
+from verifier.stores.told import TOLD
 
 logger = logging.getLogger(__name__)
 
@@ -211,7 +212,12 @@ class Keeping:
         while not self._stopping.wait(TURN_SECONDS):
             try:
                 keep_home(now=timezone.now())
+                TOLD.write_down(before=LEASE.held().epoch)
             except (DatabaseError, InterfaceError, TemporarilyUnavailableError):
                 # Without the database nobody decides anyway. Whoever follows its state has said so in the log.
                 connections.close_all()
+        try:
+            TOLD.write_down()
+        except (DatabaseError, InterfaceError):
+            logger.exception("what this process was told of decisions goes with it")
         connections.close_all()

@@ -29,11 +29,12 @@ from verifier.stores.connection import Servers
 from verifier.stores.database import DatabaseStore
 from verifier.stores.entries import no_entry
 from verifier.stores.lane import Lane
-from verifier.stores.light import Called, check_reply, giving_back, is_light, judging, noting, plan
+from verifier.stores.light import Called, check_reply, epoch_of, giving_back, is_light, judging, noting, plan
 from verifier.stores.light import conclude as concluded
 from verifier.stores.redis import check_lease, held, is_unused
 from verifier.stores.scripts import GIVE_BACK, JUDGE, NOTE, Reply, Script, read_reply, shard_of
 from verifier.stores.state import is_of
+from verifier.stores.told import TOLD
 
 logger = logging.getLogger(__name__)
 
@@ -233,7 +234,10 @@ class LeanVerifier:
     async def _evaluate(self, script: Script, called: Called) -> Reply:
         if self._servers is None:
             raise TemporarilyUnavailableError("The memory of spent proofs is not here. Try again shortly.")
-        return read_reply(await self._servers.evaluate(script, *called))
+        reply = read_reply(await self._servers.evaluate(script, *called))
+        if script is not GIVE_BACK:
+            TOLD.hear(epoch_of(called), called[0], reply.number)
+        return reply
 
     async def start(self) -> None:
         """Begin; raises TemporarilyUnavailableError where the state cannot be read."""

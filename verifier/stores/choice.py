@@ -12,12 +12,15 @@ from verifier.stores import VerifierStore
 from verifier.stores.database import DatabaseStore
 from verifier.stores.redis import RedisStore
 from verifier.stores.sync_connection import SyncServers
+from verifier.stores.told import TOLD
 
 _DATABASE: VerifierStore = DatabaseStore()
 
 
 def store(tenure: Tenure) -> VerifierStore:
     """The store that decides under `tenure`. Raises TemporarilyUnavailableError for a home that this process cannot use."""
+    # Once after a move; a process that decides is told of the move here at the latest.
+    TOLD.write_down(before=tenure.epoch)
     if tenure.kind == Home.Kind.DATABASE:
         return _DATABASE
     if not settings.REDIS_URL:

@@ -102,6 +102,11 @@ def judging(call: StoreCall, known: Known | None, *, mode: bytes, entry: bytes) 
     return shard, keys, arguments
 
 
+def epoch_of(called: Called) -> int:
+    """The epoch that a script was called for: its first argument, whichever script."""
+    return int(called[2][0])
+
+
 def giving_back(call: StoreCall, known: Known | None, spent: Spent) -> Called:
     """The call of `give_back.lua` that undoes what was set aside for this call."""
     grant_id = uuid.UUID(call.claims.grant_id)

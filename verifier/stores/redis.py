@@ -8,10 +8,20 @@ from verifier.services.home import Tenure
 from verifier.services.snapshots import Known, known_of
 from verifier.stores import EarlyRefusal, Permit, Recalled, Refuse, Spent, StoreCall
 from verifier.stores.database import DatabaseStore
-from verifier.stores.light import Called, check_reply, conclude, giving_back, is_light, judging, plan
+from verifier.stores.light import (
+    Called,
+    check_reply,
+    conclude,
+    epoch_of,
+    giving_back,
+    is_light,
+    judging,
+    plan,
+)
 from verifier.stores.scripts import GIVE_BACK, JUDGE, Code, Reply, read_reply
 from verifier.stores.state import state_of
 from verifier.stores.sync_connection import SyncServers
+from verifier.stores.told import TOLD
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +57,9 @@ class RedisStore:
         return DatabaseStore().record(refusal)
 
     def _judged(self, called: Called) -> Reply:
-        return read_reply(self._servers.evaluate(JUDGE, *called))
+        reply = read_reply(self._servers.evaluate(JUDGE, *called))
+        TOLD.hear(epoch_of(called), called[0], reply.number)
+        return reply
 
     def _give_back(self, call: StoreCall, known: Known | None, spent: Spent) -> None:
         try:

@@ -1,0 +1,48 @@
+"""What this process was told of decisions that wait in Redis: without it nobody knows how many went with a Redis that is gone.
+
+Kept in memory, and written down once the epoch is over (or this process ends): nothing of it costs a call anything.
+"""
+
+import threading
+
+from django.db import transaction
+
+from verifier.models import StreamCursor
+
+
+class Told:
+    """The number of the last event, by epoch and shard, that some answer of this process rests on. For any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: dict[tuple[int, int], int] = {}
+
+    def hear(self, epoch: int, shard: int, number: int) -> None:
+        """Event `number` of the shard's stream was written; 0: none was."""
+        with self._lock:
+            if number > self._last.get((epoch, shard), 0):
+                self._last[epoch, shard] = number
+
+    def write_down(self, *, before: int | None = None) -> None:
+        """Put what was told of epochs below `before` (None: of all) where the drainer finds it.
+
+        Raises django.db errors; then it is still known, for the next time.
+        """
+        with self._lock:
+            due = {place: n for place, n in self._last.items() if before is None or place[0] < before}
+        if not due:
+            return
+        with transaction.atomic():
+            rows = [StreamCursor(epoch=epoch, shard=shard) for epoch, shard in due]
+            StreamCursor.objects.bulk_create(rows, ignore_conflicts=True)
+            # In one order: of two that do this at once, none waits for the other in a circle.
+            for (epoch, shard), number in sorted(due.items()):
+                StreamCursor.objects.filter(epoch=epoch, shard=shard, told__lt=number).update(told=number)
+        with self._lock:
+            for place, number in due.items():
+                if self._last.get(place) == number:
+                    del self._last[place]
+
+
+# This process's own.
+TOLD = Told()
