@@ -121,6 +121,7 @@ REACHES_OUT = {
     ("kms/backends/vault.py", "requests"),
     ("verifier/stores/probe.py", "redis"),
     ("verifier/stores/connection.py", "asyncio"),
+    ("verifier/stores/connection.py", "ssl"),
     ("verifier/stores/node.py", "asyncio"),
     ("verifier/stores/node.py", "ssl"),
     ("verifier/stores/sync_connection.py", "asyncio"),

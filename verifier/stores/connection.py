@@ -2,6 +2,7 @@
 
 import asyncio
 import binascii
+import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -44,13 +45,17 @@ class Servers:
     def __init__(self, url: str, *, expected_runs: Callable[[], frozenset[str]] = frozenset) -> None:
         self._place = parse_redis_url(url)
         self._expected_runs = expected_runs
-        self._nodes = {address: Node(self._place, address) for address in self._place.addresses}
+        # Made once: it reads every certificate the system trusts.
+        self._tls = ssl.create_default_context() if self._place.tls else None
+        self._nodes: dict[Address, Node] = {}
         # Who serves which shard, None where nobody does. Of a cluster unknown until it is asked.
         self._shards: list[Node | None] = []
         # Every primary: what an epoch may come to lie on.
         self._primaries: list[Node] = []
         self._learning: asyncio.Task[None] | None = None
         self._learned_at = float("-inf")
+        for address in self._place.addresses:
+            self._node(address)
         if not self._place.cluster:
             self._primaries = list(self._nodes.values())
             self._shards = [self._primaries[0]] * SHARDS
@@ -244,4 +249,6 @@ class Servers:
         return self._node(Address(host or told_by.address.host, int(port)))
 
     def _node(self, address: Address) -> Node:
-        return self._nodes.setdefault(address, Node(self._place, address))
+        if address not in self._nodes:
+            self._nodes[address] = Node(self._place, address, self._tls)
+        return self._nodes[address]

@@ -149,9 +149,9 @@ class Line(asyncio.Protocol):
 class Node:
     """One server and the connection to it, opened when it is needed; with a rest after failures."""
 
-    def __init__(self, place: Place, address: Address) -> None:
+    def __init__(self, place: Place, address: Address, tls: ssl.SSLContext | None) -> None:
         self.address = address
-        self._place = place
+        self._place, self._tls = place, tls
         self._line: Line | None = None
         self._opening: asyncio.Task[Line] | None = None
         self._failures = 0
@@ -265,7 +265,7 @@ class Node:
                     lambda: Line(self),
                     self.address.host,
                     self.address.port,
-                    ssl=ssl.create_default_context() if self._place.tls else None,
+                    ssl=self._tls,
                 )
                 await self._greet(line, loop.time() + OPEN_SECONDS)
         except (OSError, TimeoutError, RedisAwayError) as error:

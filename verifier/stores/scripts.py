@@ -19,7 +19,8 @@ JUDGE   KEYS epoch, proof, rate, events, count. ARGV 1 epoch; 2 ms the proof is 
         LOST if another epoch is marked, or none; else FULL (not for hold); else REPLAYED; else, for yes and hold, RATE
         with `wait`; else OK. REPLAYED, RATE and OK write their event, but for hold; LOST and FULL write nothing.
         `tat before` is what was judged by, so 7 where nothing was remembered; both are None without a rate or for no.
-GIVE_BACK   KEYS epoch, rate. ARGV epoch, interval, `tat after` and `tat before` (0 for None) of the hold, now. OK or LOST.
+GIVE_BACK   KEYS epoch, rate. ARGV epoch, interval, `tat after` and `tat before` (0 for None) of the hold, and the time as
+        it is given back, not as the call began: what others used in between is not to be given back too. OK or LOST.
 NOTE    KEYS epoch, events, count. ARGV epoch, base JSON, bound. OK, LOST or FULL: the event of a no before the store.
 MARK    KEYS epoch, count. ARGV epoch. Begins the epoch; nothing if it has begun. LOST if a later one has: `number`.
 """

@@ -57,6 +57,17 @@ async def use(
     return read_reply(await servers.evaluate(scripts.JUDGE, shard, keys, args, deadline=deadline))
 
 
+async def begin(servers: Servers) -> None:
+    """Epoch 1, on a machine that may be busy."""
+    until = time.monotonic() + 20
+    while True:
+        try:
+            return await servers.mark(1)
+        except RedisAwayError:
+            if time.monotonic() > until:
+                raise
+
+
 async def fails(call: Awaitable[Any]) -> RedisAwayError:
     """The refusal of a call that must not be answered, in time."""
     began = time.monotonic()

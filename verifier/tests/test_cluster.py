@@ -9,7 +9,7 @@ from tests.postgres import free_port
 from verifier.stores import scripts
 from verifier.stores.connection import SLOT_OF_SHARD, Servers
 from verifier.stores.scripts import Code
-from verifier.tests.calls import QUICK, fails, heals, on_loop, use
+from verifier.tests.calls import QUICK, begin, fails, heals, on_loop, use
 
 pytestmark = pytest.mark.redis
 
@@ -20,7 +20,7 @@ def test_a_slot_that_moves_takes_its_memory_along(program: str) -> None:
         runs = frozenset(node.client().info("server")["run_id"] for node in cluster.nodes)
 
         async def work(servers: Servers) -> None:
-            await servers.mark(1)
+            await begin(servers)
             grant = uuid.uuid4()
             assert (await use(servers, grant, jti="one")).number == 1
             slot = SLOT_OF_SHARD[scripts.shard_of(grant)]
@@ -46,7 +46,7 @@ def test_a_cluster_is_found_with_one_address_down(
         return
 
     async def work(servers: Servers) -> None:
-        await servers.mark(1)
+        await begin(servers)
         replies = [await use(servers, uuid.UUID(int=shard)) for shard in range(scripts.SHARDS)]
         assert {reply.number for reply in replies} == {1}
 
@@ -57,7 +57,7 @@ def test_a_cluster_answers_where_it_can_while_a_node_is_away() -> None:
     with redis_servers.cluster() as cluster:
 
         async def work(servers: Servers) -> None:
-            await servers.mark(1)
+            await begin(servers)
             gone = cluster.nodes[1]
             gone.freeze()
             owners = [cluster.owner(slot) for slot in SLOT_OF_SHARD]

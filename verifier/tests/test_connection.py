@@ -16,7 +16,7 @@ from verifier.stores import scripts
 from verifier.stores.connection import ForgetfulServerError, RedisAwayError, Servers
 from verifier.stores.node import MOST_IN_FLIGHT
 from verifier.stores.scripts import Code, Reply
-from verifier.tests.calls import NOW, QUICK, fails, heals, on_loop, use
+from verifier.tests.calls import NOW, QUICK, begin, fails, heals, on_loop, use
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def server() -> Iterator[redis_servers.Server]:
 @pytest.fixture
 def proxy(server: redis_servers.Server) -> Iterator[FaultProxy]:
     with fault_proxy(server.port) as proxy:
-        on_loop(server.url, lambda servers: servers.mark(1))
+        on_loop(server.url, begin)
         yield proxy
 
 
@@ -40,7 +40,7 @@ def through(proxy: FaultProxy) -> str:
 @pytest.mark.redis
 def test_calls_of_many_tasks_are_each_given_their_own_answer(redis_url: str) -> None:
     async def work(servers: Servers) -> None:
-        await servers.mark(1)
+        await begin(servers)
         grants = [uuid.uuid4() for _ in range(900)]
         replies = await asyncio.gather(
             *(use(servers, grant, interval=number, deadline=10) for number, grant in enumerate(grants, 1))
@@ -53,7 +53,7 @@ def test_calls_of_many_tasks_are_each_given_their_own_answer(redis_url: str) -> 
 @pytest.mark.redis
 def test_a_caller_that_gave_up_leaves_the_others_in_step(redis_url: str) -> None:
     async def work(servers: Servers) -> None:
-        await servers.mark(1)
+        await begin(servers)
         grant = uuid.uuid4()
         await use(servers, grant)
         tasks = [
@@ -93,7 +93,7 @@ def test_a_server_that_lost_its_scripts_is_given_them_again(
     redis_url: str, redis_servers_running: redis_servers.Server | redis_servers.Cluster
 ) -> None:
     async def work(servers: Servers) -> None:
-        await servers.mark(1)
+        await begin(servers)
         grants = [uuid.UUID(int=shard) for shard in range(scripts.SHARDS)]
         for grant in grants:
             await use(servers, grant)
@@ -108,7 +108,7 @@ def test_a_server_that_lost_its_scripts_is_given_them_again(
 @pytest.mark.redis
 def test_RF_6_a_frozen_server_is_waited_for_no_longer_than_the_deadline(server: redis_servers.Server) -> None:
     async def work(servers: Servers) -> None:
-        await servers.mark(1)
+        await begin(servers)
         grant = uuid.uuid4()
         await use(servers, grant, jti="one")
         server.freeze()
@@ -129,7 +129,7 @@ def test_RF_6_a_frozen_server_is_waited_for_no_longer_than_the_deadline(server: 
 @pytest.mark.redis
 def test_RF_6_while_a_server_rests_one_call_at_a_time_looks(server: redis_servers.Server) -> None:
     async def work(servers: Servers) -> None:
-        await servers.mark(1)
+        await begin(servers)
         server.freeze()
         for _ in range(10):
             await fails(use(servers, uuid.uuid4(), deadline=QUICK))
@@ -156,7 +156,7 @@ def test_RF_5_a_server_that_was_killed_and_is_empty_is_not_asked(server: redis_s
     runs: set[str] = set()
 
     async def work(servers: Servers) -> None:
-        await servers.mark(1)
+        await begin(servers)
         runs.update((await servers.run_ids()).values())
         grant = uuid.uuid4()
         assert (await use(servers, grant, jti="one")).code is Code.OK
@@ -201,7 +201,7 @@ def test_RF_5_another_server_is_looked_at_again_but_not_at_every_call(server: re
 @pytest.mark.redis
 def test_RF_5_a_server_that_forgot_is_found_out_by_its_epoch_too(server: redis_servers.Server) -> None:
     async def work(servers: Servers) -> None:
-        await servers.mark(1)
+        await begin(servers)
         grant = uuid.uuid4()
         await use(servers, grant, jti="one")
         server.client().flushall()
@@ -258,7 +258,7 @@ def test_a_call_that_ran_although_its_answer_was_lost_is_not_repeated(
 @pytest.mark.redis
 def test_beyond_the_most_in_flight_calls_fail_at_once(server: redis_servers.Server) -> None:
     async def work(servers: Servers) -> None:
-        await servers.mark(1)
+        await begin(servers)
         server.freeze()
         calls = [asyncio.create_task(use(servers, uuid.uuid4(), deadline=5)) for _ in range(MOST_IN_FLIGHT)]
         await asyncio.sleep(0)
@@ -272,7 +272,7 @@ def test_beyond_the_most_in_flight_calls_fail_at_once(server: redis_servers.Serv
 @pytest.mark.redis
 def test_a_call_with_less_time_is_not_kept_waiting_by_those_with_more(server: redis_servers.Server) -> None:
     async def work(servers: Servers) -> None:
-        await servers.mark(1)
+        await begin(servers)
         server.freeze()
         patient = asyncio.create_task(use(servers, uuid.uuid4(), deadline=60))
         await asyncio.sleep(0.01)
@@ -292,7 +292,7 @@ def test_a_password_is_given_and_a_wrong_one_is_no_answer(user: str) -> None:
             client.execute_command("ACL", "SETUSER", user, "on", ">p@ss:w0rd", "~aa:*", "+@all", "-config")
 
         async def work(servers: Servers) -> None:
-            await servers.mark(1)
+            await begin(servers)
             assert (await use(servers, uuid.uuid4())).code is Code.OK
 
         on_loop(f"redis://{user}:p%40ss%3Aw0rd@127.0.0.1:{server.port}/3", work)
@@ -320,7 +320,7 @@ def test_over_tls_only_a_server_we_trust_is_asked(
         url = f"rediss://127.0.0.1:{port}"
         assert on_loop(url, lambda servers: fails(servers.ping())).why == "no connection"
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        on_loop(url, lambda servers: servers.mark(1))
+        on_loop(url, begin)
         # Its certificate is for another name.
         assert (
             on_loop(f"rediss://localhost:{port}", lambda servers: fails(servers.ping())).why
