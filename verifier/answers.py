@@ -98,7 +98,7 @@ def allowed_body(
     body: dict[str, Any] = {
         "valid": True,
         "decision_id": decision_id,
-        "agent": {"id": str(agent.pk), "name": agent.name, "model_origin": agent.model_origin},
+        "agent": {"id": str(agent.id), "name": agent.name, "model_origin": agent.model_origin},
         "subject": claims.subject,
         "grant_id": claims.grant_id,
         "scope": claims.scope,

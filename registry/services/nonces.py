@@ -43,11 +43,14 @@ def nonces_of(server: str, now: datetime) -> Nonces:
     Nothing is stored and nothing is spent: a nonce bounds how long before its use a proof can have been made, and
     single use is the replay memory's. So any number of proofs may carry the same one (docs/protocol.md section 2).
     """
-    step = int(now.timestamp()) // STEP_SECONDS
+    return _nonces(server, int(now.timestamp()) // STEP_SECONDS)
+
+
+# The same three for all calls of a server in one step.
+@lru_cache(maxsize=_KEPT)
+def _nonces(server: str, step: int) -> Nonces:
     return Nonces(*(_nonce(server, each) for each in (step - 1, step, step + 1)))
 
 
-# Three for each call, and the same three for all calls of a server in one step.
-@lru_cache(maxsize=_KEPT)
 def _nonce(server: str, step: int) -> str:
     return b64u_encode(derived("agentauth/dpop-nonce/v1", server, str(step))[:NONCE_BYTES])

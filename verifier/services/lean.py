@@ -95,7 +95,7 @@ class LeanVerifier:
             service_provider=service_provider,
             keys=self.follower.token_keys(),
             tenure=tenure,
-            nonces=nonces_of(tenure.nonce_server(str(service_provider.pk)), now),
+            nonces=nonces_of(tenure.nonce_server(actor.id), now),
             nonce_required=service_provider.require_nonce or tenure.careful(now),
             delivery=delivery,
             actor=actor,

@@ -109,7 +109,7 @@ def prepare(
 
     def refused(refuse: Refuse, leaked_key: PublicKey | None = None) -> EarlyRefusal:
         return EarlyRefusal(
-            service_provider_id=service_provider.pk,
+            service_provider_id=service_provider.id,
             refuse=refuse,
             claims=claims,
             action=request.action,
@@ -151,7 +151,7 @@ def prepare(
     if proof.jkt != claims.jkt:
         return refused(Refuse("invalid_token", "binding"))
     return StoreCall(
-        service_provider_id=service_provider.pk,
+        service_provider_id=service_provider.id,
         claims=claims,
         proof_jkt=proof.jkt,
         proof_jti=proof.jti,

@@ -3,9 +3,10 @@
 What becomes of it in the log is the same as what `verifier.stores.events` writes; `verifier.services.draining` puts it there.
 """
 
-import json
 import uuid
-from typing import Any, Final
+from typing import Any
+
+import orjson
 
 from agentauth.protocol.capability import Capability
 from agentauth.protocol.limits import microseconds
@@ -14,10 +15,8 @@ from registry.services.state import TokenState
 from verifier.stores import EarlyRefusal, Refuse, StoreCall
 from verifier.stores.events import decision_data
 
-_ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
-
-def yes_entry(call: StoreCall, state: TokenState, capability: Capability | None) -> tuple[uuid.UUID, bytes]:
+def yes_entry(call: StoreCall, state: TokenState, capability: Capability | None) -> tuple[str, bytes]:
     """The event of a yes, and its id; should the script refuse after all, it needs nothing more to say so."""
     body = _common(call, call.claims.agent_id, state.agent.human_id)
     body["kind"] = "rehearsed" if call.dry_run else "allowed"
@@ -25,9 +24,7 @@ def yes_entry(call: StoreCall, state: TokenState, capability: Capability | None)
     return _entry(body)
 
 
-def no_entry(
-    call: StoreCall | EarlyRefusal, refuse: Refuse, state: TokenState | None
-) -> tuple[uuid.UUID, bytes]:
+def no_entry(call: StoreCall | EarlyRefusal, refuse: Refuse, state: TokenState | None) -> tuple[str, bytes]:
     """The event of a no. Without `state` the drainer finds out whose agent it is."""
     agent_id = None if call.claims is None else call.claims.agent_id
     body = _common(call, agent_id, None if state is None else state.agent.human_id)
@@ -55,6 +52,6 @@ def _common(
     }
 
 
-def _entry(body: dict[str, Any]) -> tuple[uuid.UUID, bytes]:
-    own = new_id()
-    return own, _ENCODE({"id": str(own), **body}).encode()
+def _entry(body: dict[str, Any]) -> tuple[str, bytes]:
+    own = body["id"] = str(new_id())
+    return own, orjson.dumps(body)

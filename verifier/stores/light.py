@@ -56,7 +56,7 @@ class Plan:
     """A light call judged as far as memory goes, and what `judge.lua` is called with."""
 
     called: Called
-    event_id: uuid.UUID
+    event_id: str
     verdict: Allow | Refuse
 
 
@@ -143,7 +143,7 @@ def conclude(call: StoreCall, known: Known | None, made: Plan, reply: Reply) -> 
         limits = limits_left(known.envelope, Ledger(tat_us=reply.tat_us), call.now)
     answer = allowed_body(
         replace(made.verdict, limits=limits),
-        decision_id=str(made.event_id),
+        decision_id=made.event_id,
         agent=known.state.agent,
         claims=call.claims,
         now_seconds=int(call.now.timestamp()),

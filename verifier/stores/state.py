@@ -26,7 +26,7 @@ def is_of(state: TokenState, claims: TokenClaims, service_provider_id: uuid.UUID
     The signature already binds them. A mismatch would mean that rows were exchanged: then nothing is known.
     """
     return (
-        str(state.grant.pk) == claims.grant_id
+        str(state.grant.id) == claims.grant_id
         and state.token.grant_version == claims.grant_version
-        and state.service_provider.pk == service_provider_id
+        and state.service_provider.id == service_provider_id
     )
