@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 import rfc8785
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentauth.protocol.encoding import (
@@ -103,6 +103,7 @@ _awkward_values = st.recursive(
 
 
 @given(json_values | _awkward_values)
+@example({"\uffff": 1, "\U0001d11e": 2})
 def test_canonical_json_writes_what_the_library_of_rfc_8785_writes(value: object) -> None:
     assert canonical_json(value) == rfc8785.dumps(value)  # type: ignore[arg-type]  # JSON, as the strategies say
 
