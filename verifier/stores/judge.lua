@@ -29,8 +29,10 @@ if not fresh then
 elseif mode == 'no' then
   letter = 'v'
 elseif interval > 0 then
-  -- A time that is lost counts as a full rate: a new epoch starts without a burst.
-  before = tonumber(known[2]) or floor > 0 and floor
+  -- What is lost counts as used up, and what is left of an earlier epoch may have grown elsewhere since: a new epoch
+  -- starts without a burst.
+  local held = tonumber(known[2])
+  before = floor > 0 and math.max(held or 0, floor) or held or false
   after = before
   if args[11] == '1' then
     wait = before and math.max(before - tolerance - now, 0) or 0

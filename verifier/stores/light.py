@@ -8,6 +8,8 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import Final
 
+from django.utils import timezone
+
 from agentauth.protocol.capability import Action
 from agentauth.protocol.envelope import EMPTY, Ledger, limits_left
 from agentauth.protocol.errors import TemporarilyUnavailableError
@@ -117,7 +119,8 @@ def giving_back(call: StoreCall, known: Known | None, spent: Spent) -> Called:
         0 if rate is None else rate.interval_us,
         spent.reserved_us or 0,
         spent.tat_us or 0,
-        microseconds(call.now),
+        # The script asks what time it is now; by the call's own time it would give back what has healed since.
+        microseconds(timezone.now()),
     )
     return shard, (epoch_key(shard), rate_key(shard, grant_id)), arguments
 

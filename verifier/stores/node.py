@@ -27,6 +27,8 @@ FAILURES: Final = 3
 # Calls that wait for a connection in vain within this time count as one failure.
 TOGETHER_SECONDS: Final = 0.05
 SHORTEST_REST_SECONDS, LONGEST_REST_SECONDS = 0.1, 1.0
+# A loop that took longer to send what was asked was busy, and the calls' time begins when they leave.
+BUSY_SECONDS: Final = 0.002
 # One more turn of the loop.
 GRACE_SECONDS: Final = 0.002
 
@@ -57,6 +59,8 @@ class Line(asyncio.Protocol):
         self._reader = Reader()
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
+        # When the first of those was asked.
+        self._out_since = 0.0
         # Calls in the order of their commands, each with when it is overdue.
         self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
         # One alarm for all calls, at or before the first that is overdue.
@@ -84,6 +88,7 @@ class Line(asyncio.Protocol):
         future: asyncio.Future[Any] = self._loop.create_future()
         self._waiting.append((future, due))
         if not self._out:
+            self._out_since = self._loop.time()
             self._loop.call_soon(self._flush)
         self._out.append(command)
         if self._alarm is None or due < self._alarm_at:
@@ -92,8 +97,16 @@ class Line(asyncio.Protocol):
 
     def _flush(self) -> None:
         if self._transport is not None:
+            late = self._loop.time() - self._out_since
+            if late > BUSY_SECONDS:
+                self._wait_longer(len(self._out), late)
             self._transport.write(b"".join(self._out))
         self._out.clear()
+
+    def _wait_longer(self, count: int, seconds: float) -> None:
+        """The last `count` calls were held up by this loop before they left: that is no fault of the server's."""
+        last = [self._waiting.pop() for _ in range(min(count, len(self._waiting)))]
+        self._waiting.extend((future, due + seconds) for future, due in reversed(last))
 
     def data_received(self, data: bytes) -> None:
         reader, waiting = self._reader, self._waiting

@@ -132,6 +132,14 @@ def test_a_rate_that_is_not_remembered_starts_without_a_burst(stage: Stage) -> N
     assert second.before_us == floor + RATE.interval_us
 
 
+@pytest.mark.redis
+def test_EN_7_what_an_earlier_epoch_left_is_no_better_than_nothing(stage: Stage) -> None:
+    """Between two epochs in Redis the database may have counted on."""
+    stage.judge()
+    floor = NOW + RATE.tolerance_us
+    assert stage.judge(floor=floor).before_us == floor
+
+
 def test_what_is_remembered_ends_when_it_means_nothing_any_more(stage: Stage) -> None:
     stage.judge(jti="one", ttl=125_000)
     assert 120_000 < stage.client.pttl(scripts.proof_key(SHARD, "jkt", "one")) <= 125_000
