@@ -142,7 +142,7 @@ TEMPLATES: list[dict[str, Any]] = [
 # DATABASE_URL serves, DATABASE_OWNER_URL migrates and grants. Without either: SQLite in VAR_DIR.
 DATABASE_URL = env("DATABASE_URL") or f"sqlite:///{VAR_DIR / 'agentauth.sqlite3'}"
 DATABASE_OWNER_URL = env("DATABASE_OWNER_URL")
-_MIGRATING = len(sys.argv) > 1 and sys.argv[1] in {"migrate", "grant_serving_role"}
+_MIGRATING = len(sys.argv) > 1 and sys.argv[1] in {"migrate", "grant_serving_role", "grant_verifier_role"}
 
 
 def database(url: str) -> dict[str, Any]:

@@ -1,19 +1,70 @@
-"""What the serving database role may do on PostgreSQL: everything the services do, and nothing to the log's past."""
+"""What database roles may do on PostgreSQL: the one that serves everything, and the verifier's, which changes no state.
 
-from typing import Any
+Tables and columns stand here as text, and the states of two guards too: this app is below those that own them.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from django.db import connection, transaction
 
-_USUAL = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"})
+Rights = tuple[str, ...]
+
+_USUAL: Final[Rights] = ("DELETE", "INSERT", "SELECT", "UPDATE")
 # Where the serving role may do less than the usual. TRUNCATE, ALTER and DROP it may do nowhere.
-_LESS = {
-    "audit_event": {"SELECT", "INSERT"},
-    "audit_leaf": {"SELECT", "INSERT"},
+_LESS: Final[Mapping[str, Rights]] = {
+    "audit_event": ("INSERT", "SELECT"),
+    "audit_leaf": ("INSERT", "SELECT"),
     # Deleting an opening is erasure.
-    "audit_opening": {"SELECT", "INSERT", "DELETE"},
-    "audit_head": {"SELECT", "INSERT", "UPDATE"},
-    "django_migrations": {"SELECT"},
+    "audit_opening": ("DELETE", "INSERT", "SELECT"),
+    "audit_head": ("INSERT", "SELECT", "UPDATE"),
+    "django_migrations": ("SELECT",),
 }
+# All that the verifier's role may do; nothing with a table that is not here.
+_VERIFIER: Final[Mapping[str, Rights]] = {
+    # What it says goes into the log, which it cannot even read.
+    "audit_event": ("INSERT",),
+    "audit_queueentry": ("INSERT",),
+    "audit_refusalcount": ("INSERT", "SELECT", "UPDATE (count)"),
+    # Who lives, of a session: not what is in it.
+    "django_session": ("SELECT (expire_date, session_key)",),
+    "kms_key": ("SELECT",),
+    # A proof that shows its private key ends the agent that holds it, and what that one still asks for.
+    "registry_agent": ("SELECT", "UPDATE (status)"),
+    "registry_barredkey": ("INSERT", "SELECT"),
+    "registry_grant": ("SELECT", "UPDATE (ended_at, status)"),
+    "registry_human": ("SELECT",),
+    "registry_serviceprovider": ("SELECT",),
+    "registry_serviceprovidersecret": ("SELECT",),
+    # The jobs forget them.
+    "registry_spentproof": ("INSERT", "SELECT (digest)"),
+    "registry_token": ("SELECT",),
+    # One whose day is over makes room for the next.
+    "verifier_agentoperation": ("DELETE", "INSERT", "SELECT"),
+    "verifier_confirmation": ("INSERT", "SELECT", "UPDATE (consumed_at, status)"),
+    "verifier_grantledger": ("INSERT", "SELECT", "UPDATE (spent, tat_us, uses)"),
+    "verifier_home": ("INSERT", "SELECT", "UPDATE (began_at, epoch, kind, leaving_at, leaving_for, servers)"),
+    "verifier_presencelease": ("SELECT",),
+    "verifier_providercall": ("INSERT", "SELECT", "UPDATE (answer, body_sha256, expires_at)"),
+    "verifier_statechange": ("INSERT", "SELECT"),
+}
+# Columns alone cannot say that an agent or a grant may end but not come back, and that a yes is a human's: so whoever
+# may not update the whole table is held to it by a trigger.
+_GUARDS: Final = {
+    "registry_agent": ("UPDATE", "NEW.status <> 'revoked'"),
+    "registry_grant": ("UPDATE", "NEW.status <> 'withdrawn'"),
+    "verifier_confirmation": ("INSERT", "NEW.human_id IS NOT NULL"),
+}
+_IN_REACH: Final = """
+SELECT min(role.rolname), held.relname, wanted.name
+FROM pg_roles role, pg_class held,
+     unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']) wanted(name)
+WHERE pg_has_role(%s, role.oid, 'MEMBER') AND role.rolname <> %s
+  AND held.relkind = 'r' AND held.relnamespace = 'public'::regnamespace
+  AND (has_table_privilege(role.oid, held.oid, wanted.name)
+       OR wanted.name IN ('SELECT', 'INSERT', 'UPDATE') AND has_any_column_privilege(role.oid, held.oid, wanted.name))
+GROUP BY held.relname, wanted.name
+"""
 
 
 class RoleError(Exception):
@@ -24,9 +75,18 @@ def grant_serving_role(role: str) -> dict[str, list[str]]:
     """Give `role` exactly the rights the services need; returns table → rights. Needs the owner's connection.
 
     Safe to run after every migration; one transaction, so that there is no moment at which the role may change
-    the log. Raises RoleError where grants would not bind the role: no PostgreSQL, no such role, a superuser, or
-    one that owns the tables.
+    the log. Raises RoleError where grants would not bind the role: no PostgreSQL, no such role, a superuser, one
+    that owns the tables, or one that gets more from a role it is a member of.
     """
+    return _grant(role, lambda table: _LESS.get(table, _USUAL))
+
+
+def grant_verifier_role(role: str) -> dict[str, list[str]]:
+    """Give `role` exactly what answering verify, batch and introspect takes. As `grant_serving_role` in all else."""
+    return _grant(role, lambda table: _VERIFIER.get(table, ()))
+
+
+def _grant(role: str, rights_on: Callable[[str], Rights]) -> dict[str, list[str]]:
     if connection.vendor != "postgresql":
         raise RoleError("Only PostgreSQL has roles; on SQLite the triggers alone keep the log.")
     quoted = connection.ops.quote_name(role)
@@ -34,13 +94,27 @@ def grant_serving_role(role: str) -> dict[str, list[str]]:
     with transaction.atomic(), connection.cursor() as cursor:
         _refuse_unbindable(cursor, role)
         cursor.execute(f"GRANT USAGE ON SCHEMA public TO {quoted}")
-        for table in sorted(connection.introspection.table_names(cursor)):
-            rights = sorted(_LESS.get(table, _USUAL))
+        tables = sorted(connection.introspection.table_names(cursor))
+        for table in tables:
+            rights = rights_on(table)
             name = connection.ops.quote_name(table)
+            # Of its columns too.
             cursor.execute(f"REVOKE ALL ON {name} FROM {quoted}, PUBLIC")
-            cursor.execute(f"GRANT {', '.join(rights)} ON {name} TO {quoted}")
-            granted[table] = rights
+            if rights:
+                cursor.execute(f"GRANT {', '.join(rights)} ON {name} TO {quoted}")
+                granted[table] = list(rights)
+        _guard(cursor)
+        _refuse_more(cursor, role, granted)
     return granted
+
+
+def _guard(cursor: Any) -> None:
+    for table, (event, wrong) in _GUARDS.items():
+        cursor.execute(
+            f'CREATE OR REPLACE TRIGGER "{table}_guarded" BEFORE {event} ON "{table}" FOR EACH ROW '
+            f"WHEN ({wrong} AND NOT has_table_privilege('{table}', 'UPDATE')) "
+            f"EXECUTE FUNCTION agentauth_refuse('permission denied: this role may not do that to rows of {table}')"
+        )
 
 
 def _refuse_unbindable(cursor: Any, role: str) -> None:
@@ -61,3 +135,13 @@ def _refuse_unbindable(cursor: Any, role: str) -> None:
             f"The role {role!r} owns the tables, or is a member of the role that does: it could drop the triggers. "
             "Let DATABASE_URL name another role than DATABASE_OWNER_URL."
         )
+
+
+def _refuse_more(cursor: Any, role: str, granted: Mapping[str, list[str]]) -> None:
+    """What another role may do, its members may too: by inheriting it, or by becoming that role."""
+    cursor.execute(_IN_REACH, [role, role])
+    for other, table, right in cursor.fetchall():
+        if right not in granted.get(table, ()):
+            raise RoleError(
+                f"The role {role!r} is a member of {other!r}, which may {right} on {table}: revoke that membership."
+            )

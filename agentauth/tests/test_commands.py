@@ -27,8 +27,8 @@ APPS = ("agentauth", "audit", "kms", "registry", "verifier", "approvals")
 PROJECT = sorted(name for name, app in get_commands().items() if app in APPS)
 # They run until they are stopped, so in a process of their own.
 LASTING = {"serve", "jobs"}
-# It needs PostgreSQL: audit/tests/test_roles.py holds its answer.
-ELSEWHERE = {"grant_serving_role"}
+# They need PostgreSQL: audit/tests/test_roles.py and verifier/tests/test_role.py hold their answers.
+ELSEWHERE = {"grant_serving_role", "grant_verifier_role"}
 
 
 def retired(now: datetime) -> str:
@@ -162,6 +162,7 @@ BAD = {
     # No REDIS_URL is set.
     "verifier_home": [["--leave-for"], ["--leave-for", "nowhere"], ["--leave-for", "redis"], ["more"]],
     "grant_serving_role": [["more"]],
+    "grant_verifier_role": [[], ["nobody there"], ["one", "more"]],
     "serve": [["--workers", "x"], ["--workers", "0"], ["--workers", "-1"], ["more"]],
     "jobs": [["more"]],
 }

@@ -55,5 +55,6 @@ def test_the_command_of_a_whole_log_says_so_to_a_person(make_event: MakeEvent, n
 def test_granting_a_role_where_there_are_none_says_so() -> None:
     if connection.vendor == "postgresql":
         return  # test_roles.py has the real thing
-    with pytest.raises(CommandError, match="Only PostgreSQL has roles"):
-        call_command("grant_serving_role")
+    for command in (["grant_serving_role"], ["grant_verifier_role", "verifier"]):
+        with pytest.raises(CommandError, match="Only PostgreSQL has roles"):
+            call_command(*command)

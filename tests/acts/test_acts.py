@@ -39,7 +39,7 @@ SAYINGS = {
     kinds.SECOND_STEP_TAKEN,
 }
 # Commands that read, or that run what stands here by another name.
-NO_ACTS = {"serve", "jobs", "verify_audit", "grant_serving_role"}
+NO_ACTS = {"serve", "jobs", "verify_audit", "grant_serving_role", "grant_verifier_role"}
 BATCH = "POST v1/verify/batch"
 TABLES = (agents, people, service_providers, operators)
 

@@ -247,16 +247,20 @@ def test_a_dry_run_does_not_spend_and_does_see_what_was_spent(place: Scene) -> N
     assert verdict(refused(place, dry)) == "invalid_dpop_proof/replayed"
 
 
-def test_a_private_key_in_a_proof_bars_it_for_ever(place: Scene) -> None:
+def leaking(place: Scene, token: str) -> str:
+    """A proof that shows the private half of the key it is signed with."""
     private = load_pem_private_key(place.pem.encode(), None)
     assert isinstance(private, Ed25519PrivateKey)
-    token = place.token()
     head, payload, _ = place.proof(token).split(".")
     header = json.loads(b64u_decode(head))
     header["jwk"]["d"] = b64u_encode(private.private_bytes_raw())
     signing_input = f"{b64u_encode(json.dumps(header).encode())}.{payload}"
-    leaky = f"{signing_input}.{b64u_encode(private.sign(signing_input.encode()))}"
-    answer = place.post(place.body(LOOK, token=token, proof=leaky))
+    return f"{signing_input}.{b64u_encode(private.sign(signing_input.encode()))}"
+
+
+def test_a_private_key_in_a_proof_bars_it_for_ever(place: Scene) -> None:
+    token = place.token()
+    answer = place.post(place.body(LOOK, token=token, proof=leaking(place, token)))
     assert verdict(json.loads(answer.content)) == "invalid_dpop_proof/malformed"
     assert BarredKey.objects.filter(jkt=place.agent.jkt).exists()
     assert refused(place, place.body(LOOK, token=token))["error"] == "invalid_token"

@@ -1,0 +1,27 @@
+"""`manage.py grant_verifier_role ROLE`: after `migrate`, as the owner, let ROLE answer verify, batch and introspect."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+
+from audit.management.json_output import JsonCommand
+from audit.roles import RoleError, grant_verifier_role
+
+
+class Command(JsonCommand):
+    help = "Grant ROLE what the verifier's processes need; run with DATABASE_OWNER_URL, after migrate."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("role", help="the role in the DATABASE_URL of the verifier's processes")
+
+    def act(self, **options: Any) -> Mapping[str, Any]:
+        role = options["role"]
+        try:
+            return {"role": role, "tables": grant_verifier_role(role)}
+        except RoleError as error:
+            raise CommandError(str(error)) from error
+
+    def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
+        yield f"{result['role']} may answer for the verifier and changes no grant, token, agent or key."
