@@ -1,11 +1,9 @@
 """A gunicorn worker whose threads only ever see whole requests: its loop receives them first.
 
-Why it is ours, and what it may cost: docs/adr/0010-whole-requests-for-threads.md. The framing here only says when a request is
-all here; gunicorn's own parser reads the same bytes again and has the last word.
+Why it is ours, and what it may cost: docs/adr/0010-whole-requests-for-threads.md.
 """
 
 import contextlib
-import re
 import selectors
 import socket
 import ssl
@@ -19,65 +17,27 @@ from gunicorn.http.unreader import Unreader
 from gunicorn.sock import ssl_wrap_socket
 from gunicorn.workers.gthread import ThreadWorker
 
-# Seconds to send the head of a request, and all of it.
-HEAD_SECONDS: Final = 10
-REQUEST_SECONDS: Final = 20
-# To take the answer and hang up, once we have.
-LINGER_SECONDS: Final = 2
-# The largest body that is taken at all (agentauth/middleware.py); a larger one is refused by its length.
-MAX_BODY_BYTES: Final = 1024 * 1024
-# Of all requests of a process that are not answered yet.
-MAX_HELD_BYTES: Final = 64 * 1024 * 1024
+from agentauth.incoming import LINGER_SECONDS, MAX_HELD_BYTES, Incoming
+
 _READ_BYTES: Final = 65_536
 
-# A line that ends in LF alone ends a head too: the parser refuses it.
-_END_OF_HEAD: Final = re.compile(rb"\r\n\r\n|(?<!\r)\n")
-# Everything that may say where a body ends; its digits where they are plain.
-_FRAMING: Final = re.compile(
-    rb"\r\n(?:content-length:[ \t]*([0-9]{1,7})[ \t]*(?=\r\n)|(?:content-length|transfer-encoding)[ \t]*:)",
-    re.IGNORECASE,
-)
-_EXPECTS: Final = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*\r\n", re.IGNORECASE)
 _BLOCKED: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
-class Received(Unreader):  # type: ignore[misc]  # gunicorn has no types
+class Received(Incoming, Unreader):  # type: ignore[misc]  # gunicorn has no types
     """What came in on one connection and no request has taken yet. Whoever reads on finds an end, and never waits."""
 
     def __init__(self) -> None:
-        super().__init__()
-        # Where a request has no end we know, what follows it is no other request.
-        self.last = False
+        Unreader.__init__(self)
+        Incoming.__init__(self)
         self.watched = False
         self.size = 0
         self.rest = b""
-        self.begin()
 
     def begin(self) -> None:
         """Wait for the next request, of which some may be here already."""
-        self.data = bytearray(self.take_buffered() + self.rest)
+        self.start(self.take_buffered() + self.rest)
         self.rest = b""
-        self.head = self.wanted = self.searched = 0
-        self.expects = False
-        self.begun, self.patience = time.monotonic(), HEAD_SECONDS
-
-    def is_whole(self) -> bool:
-        """Whether all of the request is here, or enough to refuse it."""
-        if not self.wanted:
-            end = _END_OF_HEAD.search(self.data, self.searched)
-            self.searched = max(0, len(self.data) - 3)
-            if not end:
-                return False
-            head = bytes(self.data[: end.end()])
-            lengths = _FRAMING.findall(head)
-            length = int(lengths[0] or -1) if len(lengths) == 1 else -len(lengths)
-            if not 0 <= length <= MAX_BODY_BYTES:
-                # A body that is refused whatever it holds, or whose end is unknown: none of it is waited for.
-                self.last, length = True, 0
-            self.head, self.wanted = len(head), len(head) + length
-            self.patience = REQUEST_SECONDS
-            self.expects = b" HTTP/1.1\r\n" in head and bool(_EXPECTS.search(head))
-        return len(self.data) >= self.wanted
 
     def serve(self) -> None:
         """Let a thread read it. The body comes apart: the parser would copy it with each line of the head."""

@@ -1,21 +1,65 @@
-"""How gunicorn serves the lean verifier: `gunicorn -c python:agentauth.verifier_server agentauth.asgi:application`."""
+"""How gunicorn serves the verifier by itself: `gunicorn -c python:agentauth.verifier_server agentauth.asgi:application`.
+
+It speaks http, behind a proxy of ours that holds the certificate and passes it three addresses (docs/operations.md).
+"""
 
 import gc
 from typing import Any
 
-from agentauth.web_server import *  # noqa: F403
-from agentauth.web_server import on_starting, workers  # noqa: F401
+from agentauth.serving import (
+    control_socket_disable,
+    empty,
+    forwarded_allow_ips,
+    forwarder_headers,
+    graceful_timeout,
+    header_map,
+    limit_request_field_size,
+    limit_request_fields,
+    limit_request_line,
+    loglevel,
+    metrics_directory,
+    worker_connections,
+    workers,
+)
 
-worker_class = "asgi"
-threads = 1
-worker_connections = 1024
+# What gunicorn finds here by its own names, from the one place where both servers have it.
+__all__ = [
+    "control_socket_disable",
+    "forwarded_allow_ips",
+    "forwarder_headers",
+    "graceful_timeout",
+    "header_map",
+    "limit_request_field_size",
+    "limit_request_fields",
+    "limit_request_line",
+    "loglevel",
+    "worker_connections",
+    "workers",
+]
+METRICS_DIRECTORY = metrics_directory("verifier-metrics")
+
+worker_class = "agentauth.receiving_asgi.Worker"
+# Named, so that a missing package stops the start and not the speed.
 asgi_loop = "uvloop"
-asgi_lifespan = "on"
-pre_request = None  # type: ignore[assignment]
-del pre_request
+http_parser = "fast"
+# New connections wait here while a process is busy for a moment.
+backlog = 512
+# Longer than proxies keep theirs (nginx: 60 s), so that it is they who hang up.
+keepalive = 75
+# A decision that was begun is finished, whoever hangs up meanwhile.
+asgi_disconnect_grace_period = graceful_timeout
+
+
+def on_starting(_server: Any) -> None:
+    empty(METRICS_DIRECTORY)
 
 
 def post_worker_init(_worker: Any) -> None:
+    """The application is loaded: what lives for ever is not looked through again.
+
+    A request leaves no cycles behind worth mentioning, and a full collection stops every connection of the process
+    for tens of milliseconds: it comes after so many objects more.
+    """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 50, 50)
+    gc.set_threshold(50_000, 20, 100)

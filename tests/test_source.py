@@ -129,6 +129,8 @@ REACHES_OUT = {
     ("verifier/services/draining.py", "redis"),
     ("agentauth/receiving.py", "socket"),
     ("agentauth/receiving.py", "ssl"),
+    # The loop alone: connections come to it.
+    ("agentauth/receiving_asgi.py", "asyncio"),
     ("agentauth/management/commands/serve.py", "socket"),
     ("agentauth/management/commands/serve.py", "subprocess"),
     # Of asyncio the loop alone: what these read comes over Django's connections.

@@ -26,7 +26,7 @@ from verifier.stores import database, redelivery
 
 # It is gunicorn's configuration, and sets up the environment of the server that reads it: not of this process.
 with patch.dict(os.environ):
-    from agentauth import receiving, web_server
+    from agentauth import incoming, web_server
 
 _LIMITS: Final = rate_limits.limits()
 
@@ -56,7 +56,7 @@ FACTS: Final = [
         f"One header line may have {web_server.limit_request_field_size:,} bytes, a request line "
         f"{web_server.limit_request_line:,}, a request {web_server.limit_request_fields} headers"
     ),
-    f"has not arrived within {receiving.REQUEST_SECONDS} s, or its head within {receiving.HEAD_SECONDS} s,",
+    f"has not arrived within {incoming.REQUEST_SECONDS} s, or its head within {incoming.HEAD_SECONDS} s,",
     f"the first answer again, for {hours(idempotency.KEPT_FOR)} h",
     f"| an agent that is claimed, on the native API | {_calls(rate_limits.AGENT)} |",
     f"| a human, on pages | {_calls(rate_limits.HUMAN)} |",

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from agentauth import middleware, receiving
+from agentauth import incoming, middleware, receiving
 from tests.flows.test_web_server import head, memory, status_of
 from tests.live import LiveRegistry
 
@@ -126,9 +126,9 @@ def test_DJ_7_slow_senders_hold_nobody_up_and_are_cut_off(
                 ends[connection] = time.monotonic() - begun
         time.sleep(0.2)
     assert all(
-        receiving.HEAD_SECONDS - 1 < ends[each] < receiving.HEAD_SECONDS + 4 for each in dripping + silent
+        incoming.HEAD_SECONDS - 1 < ends[each] < incoming.HEAD_SECONDS + 4 for each in dripping + silent
     )
-    assert all(receiving.REQUEST_SECONDS - 1 < ends[each] < receiving.REQUEST_SECONDS + 4 for each in half)
+    assert all(incoming.REQUEST_SECONDS - 1 < ends[each] < incoming.REQUEST_SECONDS + 4 for each in half)
 
 
 def test_DJ_7_whoever_is_cut_off_is_told_so(connect: Callable[[bytes], socket.socket]) -> None:
@@ -160,14 +160,14 @@ def test_DJ_7_unfinished_bodies_have_a_bound_together(
     registry: LiveRegistry, connect: Callable[[bytes], socket.socket]
 ) -> None:
     before = memory(registry)
-    size = receiving.MAX_BODY_BYTES
+    size = incoming.MAX_BODY_BYTES
     sent = head(registry, "POST /v1/verify", f"Content-Length: {size}") + b"x" * (size - 1)
     opened = []
     for _ in range(150):
         opened.append(connect(sent))
-        assert memory(registry) - before < 2 * receiving.MAX_HELD_BYTES
+        assert memory(registry) - before < 2 * incoming.MAX_HELD_BYTES
     assert longest_wait(registry) < 1
-    assert sum(not has_ended(each) for each in opened) <= receiving.MAX_HELD_BYTES // size
+    assert sum(not has_ended(each) for each in opened) <= incoming.MAX_HELD_BYTES // size
 
 
 def test_DJ_7_a_head_that_never_ends_is_refused(connect: Callable[[bytes], socket.socket]) -> None:
@@ -181,8 +181,8 @@ def test_DJ_7_a_long_body_in_pieces_arrives_whole(
     registry: LiveRegistry, connect: Callable[[bytes], socket.socket]
 ) -> None:
     made = registry.manage("create_service_provider", "Pieces", "--audience", "http://127.0.0.1:9")
-    body = b'{"requests":[{}]' + b" " * (receiving.MAX_BODY_BYTES - 17) + b"}"
-    assert len(body) == receiving.MAX_BODY_BYTES == middleware.MAX_BODY_BYTES
+    body = b'{"requests":[{}]' + b" " * (incoming.MAX_BODY_BYTES - 17) + b"}"
+    assert len(body) == incoming.MAX_BODY_BYTES == middleware.MAX_BODY_BYTES
     request = httpx.Request(
         "POST",
         f"{registry.url}/v1/verify/batch",

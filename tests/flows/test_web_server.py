@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.live import LiveRegistry
+from tests.live import LiveRegistry, LiveServer
 
 pytestmark = pytest.mark.flow
 
@@ -26,7 +26,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
     registry.stop()
 
 
-def exchange(registry: LiveRegistry, sent: bytes, *, seconds: float = 10, more: bytes = b"") -> bytes:
+def exchange(registry: LiveServer, sent: bytes, *, seconds: float = 10, more: bytes = b"") -> bytes:
     """Send raw bytes, then `more` again and again while nobody answers; everything that came back."""
     with socket.create_connection(("127.0.0.1", registry.port), timeout=seconds) as connection:
         connection.sendall(sent)
@@ -59,7 +59,7 @@ def head(registry: LiveRegistry, first: str = "POST /v1/verify", *lines: str) ->
     ).encode()
 
 
-def memory(registry: LiveRegistry) -> int:
+def memory(registry: LiveServer) -> int:
     """Bytes that the processes of the server hold."""
     assert registry.process
     total = 0

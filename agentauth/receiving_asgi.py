@@ -1,0 +1,305 @@
+"""gunicorn's ASGI worker with connections of ours: the application only ever sees whole requests.
+
+What it adds to gunicorn's and why: docs/adr/0012-whole-requests-for-the-loop.md. Parsing and answering are gunicorn's own.
+"""
+
+import asyncio
+import contextlib
+import os
+import time
+from typing import Any, Final
+
+from gunicorn.arbiter import Arbiter
+from gunicorn.asgi.lifespan import LifespanManager
+from gunicorn.asgi.protocol import HIGH_WATER_LIMIT, ASGIProtocol, FlowControl
+from gunicorn.workers.gasgi import ASGIWorker
+
+from agentauth.incoming import LINGER_SECONDS, MAX_HELD_BYTES, REQUEST_SECONDS, Incoming
+
+_SWEEP_SECONDS: Final = 0.5
+# Of what comes in behind a request that is being answered.
+_MAX_BEHIND_BYTES: Final = 65_536
+
+
+class Connection(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
+    """One connection: it collects a request, has it answered, and only then looks at the next.
+
+    It is in `worker.waiting` whenever the other side is to do something: send (the rest of) a request, or hang up.
+    """
+
+    def __init__(self, worker: "Worker") -> None:
+        super().__init__(worker)
+        # gunicorn's: of the request that is here, and of the connection.
+        self._body_receiver: Any = None
+        self._callback_parser: Any = None
+        self.incoming = Incoming()
+        self.lingers = False
+        self.half_closed = False
+        # How much of the process's memory it holds, and since when it does not take what we write.
+        self.held = 0
+        self.stuck_since: float | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = self.writer = transport
+        # Asked once: each look is a call of the system.
+        self.ends = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
+        self._flow_control = FlowControl(transport)
+        transport.set_write_buffer_limits(high=HIGH_WATER_LIMIT)
+        self._setup_callback_parser()
+        self.worker.nr_conns += 1
+        self.worker.wait_for(self)
+        self.worker.make_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.worker.forget(self)
+        self.hold(-self.held)
+        # An answer that waited for room goes nowhere now.
+        self._flow_control.resume_writing()
+        # These refer back to the connection: it would lie about, with all it received, until a collection of garbage.
+        self._callback_parser = self._body_receiver = None
+        self.incoming.start(b"")
+
+    def data_received(self, data: bytes) -> None:
+        incoming = self.incoming
+        if self._closed:
+            return
+        if not incoming.data and not self.is_answering:
+            # A connection that was kept: its next request begins.
+            incoming.start(b"")
+            self.worker.wait_for(self)
+        incoming.data += data
+        self.hold(len(data))
+        if not self.is_answering and not self._closed:
+            self._receive()
+        elif len(incoming.data) > _MAX_BEHIND_BYTES:
+            self._pause_reading()
+
+    def eof_received(self) -> bool:
+        """Whoever sent a whole request may stop sending and still have the answer; True keeps the connection."""
+        self.half_closed = True
+        if self.lingers:
+            return False
+        if self.is_answering:
+            return True
+        self._cut_short()
+        return False
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.stuck_since = time.monotonic()
+        self.worker.stuck.add(self)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.worker.stuck.discard(self)
+
+    @property
+    def is_answering(self) -> bool:
+        return self._current_request is not None
+
+    def hold(self, count: int) -> None:
+        self.held += count
+        self.worker.hold(count)
+
+    def _receive(self) -> None:
+        incoming = self.incoming
+        if not incoming.is_whole():
+            if not incoming.wanted and len(incoming.data) > self.worker.max_head:
+                self.refuse("431 Request Header Fields Too Large")
+            elif self.half_closed:
+                self._cut_short()
+            elif incoming.expects:
+                incoming.expects = False
+                self._safe_write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            return
+        whole = bytes(incoming.data[: incoming.wanted])
+        del incoming.data[: incoming.wanted]
+        if not self._feed_callback_parser(whole):
+            return
+        request: Any = self._current_request
+        if request is None:
+            # The parser sees no end of a head where we saw one.
+            self.refuse("400 Bad Request")
+            return
+        if not self._body_receiver._complete:  # noqa: SLF001  # gunicorn keeps it there
+            # Refused for its length or its chunks, which stand in its head: whoever reads on finds an end.
+            incoming.last = True
+            self._body_receiver.set_complete()
+        request.must_close = request.must_close or incoming.last
+        self.worker.forget(self)
+        self._task = self.worker.loop.create_task(self._answer(request))
+
+    def _cut_short(self) -> None:
+        """The other side stopped in the middle of a request; of half a head nobody expects an answer."""
+        if self.incoming.wanted:
+            self.refuse("400 Bad Request")
+        else:
+            self._close_transport()
+
+    async def _answer(self, request: Any) -> None:
+        # Unless whoever asked has left since.
+        keeps = not self._closed and await self._handle_http_request(request, *self.ends)
+        self.worker.nr += 1
+        if self.worker.nr >= self.worker.max_requests:
+            self.worker.alive = False
+        if self._closed:
+            return
+        left = bytes(self.incoming.data)
+        is_last = self.incoming.last or (self.half_closed and not left)
+        if not keeps or is_last or not self.worker.alive:
+            self._close_transport()
+            return
+        self._callback_parser.reset()
+        self._current_request = self._body_receiver = None
+        self.incoming.start(left)
+        self.hold(len(left) - self.held)
+        if not left:
+            self.incoming.patience = self._keepalive
+        self._resume_reading()
+        self.worker.wait_for(self)
+        if left:
+            self._receive()
+
+    def refuse(self, status: str) -> None:
+        self._safe_write(f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode())
+        self._close_transport()
+
+    def drop(self) -> None:
+        self._closed = True
+        self.worker.forget(self)
+        self.hold(-self.held)
+        self.transport.abort()
+
+    def _close_transport(self) -> None:
+        """Hang up, and read on for a moment: bytes that nobody reads would take the answer with them.
+
+        This replaces gunicorn's, which closes at once; its own code calls it where a request is malformed.
+        """
+        if self.lingers or self._conn_lost_handled:
+            return
+        self._closed = self.lingers = True
+        self.hold(-self.held)
+        self.incoming.start(b"")
+        self.incoming.patience = LINGER_SECONDS
+        if self.half_closed:
+            self.transport.close()
+        else:
+            self.transport.write_eof()
+            self._resume_reading()
+        self.worker.wait_for(self)
+
+    def look(self, now: float, stopped_at: float) -> None:
+        """Whether the other side has had its time, as of `now`. `stopped_at` is when the process began to stop."""
+        incoming = self.incoming
+        patience = incoming.patience
+        if self.lingers and self.transport.get_write_buffer_size():
+            patience = REQUEST_SECONDS
+        if not incoming.data and not self.lingers and now - max(incoming.begun, stopped_at) > LINGER_SECONDS:
+            # Connections that sent nothing do not keep a server that stops.
+            self.drop()
+        elif now - incoming.begun <= patience:
+            return
+        elif incoming.data:
+            self.refuse("408 Request Timeout")
+        else:
+            self.drop()
+
+
+class Worker(ASGIWorker):  # type: ignore[misc]
+    """Bounds what connections may take of a process: those that have been waited for longest are closed first."""
+
+    # gunicorn's own; false once the process is to stop.
+    alive: bool
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # gunicorn looks for its parser once, and keeps what it found at the class that asked; it reads it at its own.
+        ASGIProtocol._check_h1c_protocol_available()  # noqa: SLF001  # as said
+        cfg = self.cfg
+        self.max_head = (
+            cfg.limit_request_line + cfg.limit_request_fields * (cfg.limit_request_field_size + 2) + 4
+        )
+        # In the order in which the wait for them began.
+        self.waiting: dict[Connection, None] = {}
+        self.stuck: set[Connection] = set()
+        self.held = 0
+        self._stopped_at = float("inf")
+
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        super().check_config(cfg, log)
+        if cfg.is_ssl:
+            # A handshake comes before there is a connection of ours: nothing would bound how slow it is.
+            raise RuntimeError(
+                "The verifier's server speaks http: let the proxy in front hold the certificate."
+            )
+
+    def wait_for(self, connection: Connection) -> None:
+        self.waiting.pop(connection, None)
+        self.waiting[connection] = None
+
+    def make_room(self) -> None:
+        if self.nr_conns > self.worker_connections:
+            # Those that have had their answer, before those that still want one.
+            had = (each for each in self.waiting if each.lingers)
+            next(had, next(iter(self.waiting))).drop()
+
+    def forget(self, connection: Connection) -> None:
+        self.waiting.pop(connection, None)
+        self.stuck.discard(connection)
+
+    def hold(self, count: int) -> None:
+        self.held += count
+        if self.held > MAX_HELD_BYTES and count > 0:
+            first = next((each for each in self.waiting if each.held), None)
+            if first is not None:
+                first.drop()
+
+    async def _serve(self) -> None:
+        """As gunicorn's, with our connections, its own backlog, and an application that must say it has begun."""
+        self.lifespan = LifespanManager(self.asgi, self.log, self.state)
+        try:
+            await self.lifespan.startup()
+        except Exception as error:
+            self.log.exception("the application did not start")
+            raise SystemExit(Arbiter.WORKER_BOOT_ERROR) from error
+        for listener in self.sockets:
+            self.servers.append(
+                await self.loop.create_server(
+                    lambda: Connection(self), sock=listener.sock, backlog=self.cfg.backlog
+                )
+            )
+        self._sweep()
+        while self.alive and self.ppid == os.getppid():
+            self.notify()
+            await asyncio.sleep(_SWEEP_SECONDS)
+        self.alive = False
+        await self._stop_listening()
+        await self._shutdown()
+
+    async def _stop_listening(self) -> None:
+        """Take in whoever is connected already: what the system accepted for us and we never read would be reset."""
+        listening = [listener.sock.dup() for listener in self.sockets]
+        for server in self.servers:
+            server.close()
+        accepted = []
+        for one in listening:
+            one.settimeout(0)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    accepted.append(one.accept()[0])
+            one.close()
+        for each in accepted:
+            await self.loop.connect_accepted_socket(lambda: Connection(self), each)
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        if not self.alive and self._stopped_at > now:
+            self._stopped_at = now
+        for connection in list(self.waiting):
+            connection.look(now, self._stopped_at)
+        for connection in list(self.stuck):
+            if connection.stuck_since is not None and now - connection.stuck_since > REQUEST_SECONDS:
+                connection.drop()
+        self.loop.call_later(_SWEEP_SECONDS, self._sweep)

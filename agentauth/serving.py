@@ -1,0 +1,55 @@
+"""What our two servers tell gunicorn alike: limits, whom to believe, where metrics lie. By gunicorn's own names."""
+
+import os
+from pathlib import Path
+
+__all__ = [
+    "control_socket_disable",
+    "empty",
+    "forwarded_allow_ips",
+    "forwarder_headers",
+    "graceful_timeout",
+    "header_map",
+    "limit_request_field_size",
+    "limit_request_fields",
+    "limit_request_line",
+    "loglevel",
+    "metrics_directory",
+    "worker_connections",
+    "workers",
+]
+
+# Before the application is loaded: settings read it from the environment too.
+os.environ.setdefault("WEB_CONCURRENCY", "2")
+workers = int(os.environ["WEB_CONCURRENCY"])
+# Of each process, below the 1,024 open files that are usual.
+worker_connections = 512
+graceful_timeout = 30
+loglevel = "warning"
+# The control socket would lie in the home directory; nobody here uses it.
+control_socket_disable = True
+# Nobody may name the scheme or SCRIPT_NAME to gunicorn: what proxies say is read in agentauth/proxies.py.
+forwarded_allow_ips = ""
+forwarder_headers = ""
+# A name with an underscore would pass for one with a hyphen.
+header_map = "drop"
+# Room for the longest token and proof (8 kB each) in a line of its own, and for what proxies add.
+limit_request_line = 4096
+limit_request_field_size = 8300
+limit_request_fields = 64
+
+
+def metrics_directory(name: str) -> Path:
+    """Where the metrics of one server's processes lie: as the environment says, else `name` in the state directory.
+
+    The metrics library reads it from the environment, so this comes before the application is loaded.
+    """
+    var = os.environ.get("VAR_DIR") or str(Path(__file__).resolve().parent.parent / "var")
+    return Path(os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", f"{var}/{name}"))
+
+
+def empty(directory: Path) -> None:
+    """Series begin at 0 with the server; what earlier processes left would be added up with them."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for left in directory.glob("*.db"):
+        left.unlink()

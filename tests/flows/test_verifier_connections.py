@@ -1,0 +1,325 @@
+"""The verifier's server and whoever sends slowly, in pieces, several at once or not at all; and what stopping it costs."""
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from unittest.mock import patch
+
+import httpx
+import pytest
+
+from agentauth import incoming
+from tests.flows.test_slow_senders import LIVE, has_ended, rest, until
+from tests.flows.test_verifier_http import END, POST, Verifier, line, statuses, told
+from tests.flows.test_verifier_http import verifier as verifier  # noqa: PLC0414 — a fixture
+from tests.flows.test_web_server import exchange, memory
+from tests.live import LiveServer
+
+# It sets up the environment of the server that reads it: not of this process.
+with patch.dict(os.environ):
+    from agentauth import verifier_server
+
+pytestmark = pytest.mark.flow
+Connect = Callable[..., socket.socket]
+SLOW = b"GET /v1/verify/slowly HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.fixture
+def connect(verifier: LiveServer) -> Iterator[Connect]:
+    """Open a connection and send something; all are closed at the end."""
+    with ExitStack() as opened:
+
+        def connected(sent: bytes = b"") -> socket.socket:
+            made = opened.enter_context(socket.create_connection(("127.0.0.1", verifier.port), timeout=10))
+            made.sendall(sent)
+            return made
+
+        yield connected
+
+
+def longest_wait(verifier: LiveServer, times: int = 20) -> float:
+    """Seconds of the slowest of some honest requests, each on a connection of its own."""
+    longest = 0.0
+    for _ in range(times):
+        begun = time.monotonic()
+        answer = httpx.post(verifier.url + "/v1/verify", json={"a": "x" * 3000}, timeout=10)
+        longest = max(longest, time.monotonic() - begun)
+        assert answer.status_code == 401
+    return longest
+
+
+def test_RF_20_DJ_7_a_thousand_slow_senders_hold_nobody_up_and_are_cut_off(
+    verifier: LiveServer, connect: Connect
+) -> None:
+    """One byte a second: heads, bodies, and connections that say nothing."""
+    begun = time.monotonic()
+    opened: list[tuple[socket.socket, float, float]] = []
+    for number in range(1000):
+        kind = number % 3
+        sent = (POST + b"X-A: ", POST + b"Content-Length: 1000\r\n\r\n{", b"")[kind]
+        opened.append((connect(sent), time.monotonic(), (10, 20, 10)[kind]))
+    silent = {connection for connection, _, _ in opened[2::3]}
+    ends: dict[socket.socket, float] = {}
+    worst = 0.0
+    while len(ends) < len(opened) and time.monotonic() - begun < 40:
+        worst = max(worst, longest_wait(verifier, 5))
+        for connection, since, _ in opened:
+            if connection in ends:
+                continue
+            if has_ended(connection):
+                ends[connection] = time.monotonic() - since
+                continue
+            if connection not in silent:
+                with contextlib.suppress(OSError):
+                    connection.send(b"x")
+        time.sleep(0.8)
+    assert len(ends) == len(opened)
+    assert worst < 1
+    first, rest_of_them = opened[: 1000 - verifier_server.worker_connections], opened[-400:]
+    # There is room for so many only: the first of them made way.
+    assert all(ends[connection] < 10 for connection, _, _ in first)
+    for connection, _, patience in rest_of_them:
+        assert patience - 1 < ends[connection] < patience + 6
+
+
+def test_DJ_7_whoever_is_cut_off_is_told_so(connect: Connect) -> None:
+    connection = connect(POST + b"X-A: ")
+    connection.settimeout(15)
+    assert statuses(rest(connection)) == [408]
+
+
+def test_DJ_7_unfinished_bodies_have_a_bound_together(verifier: LiveServer, connect: Connect) -> None:
+    before, size = memory(verifier), incoming.MAX_BODY_BYTES
+    sent = POST + b"Content-Length: %d\r\n\r\n" % size + b"x" * (size - 1)
+    opened = []
+    for _ in range(150):
+        opened.append(connect(sent))
+        assert memory(verifier) - before < 2 * incoming.MAX_HELD_BYTES
+    assert longest_wait(verifier) < 1
+    assert sum(not has_ended(each) for each in opened) <= incoming.MAX_HELD_BYTES // size
+
+
+@pytest.mark.parametrize(
+    ("lines", "more", "status"),
+    [
+        (b"Content-Length: 100000000", b"x" * 1_000_000, 413),
+        (b"Transfer-Encoding: chunked", b"10000\r\n" + b"x" * 65_536 + b"\r\n", 400),
+        (b"X-A: ", b"x" * 65_536, 431),
+        (b"X-A: ", b"x\r\nX-A: y" * 4096, 431),
+    ],
+)
+def test_DJ_7_what_never_ends_is_refused_and_not_kept(
+    verifier: LiveServer, lines: bytes, more: bytes, status: int
+) -> None:
+    before = memory(verifier)
+    end = b"" if lines.endswith(b" ") else b"\r\n\r\n"
+    answer = exchange(verifier, POST + lines + end, more=more, seconds=15)
+    assert statuses(answer) == [status]
+    assert memory(verifier) - before < 20_000_000
+
+
+def test_DJ_7_a_long_body_in_pieces_arrives_whole(connect: Connect) -> None:
+    size = incoming.MAX_BODY_BYTES
+    connection = connect(POST + b"Content-Length: %d\r\n" % size + END)
+    for start in range(0, size, 65_536):
+        connection.sendall(b"x" * min(65_536, size - start))
+        time.sleep(0.01)
+    assert told(rest(connection))["body"] == size
+
+
+def test_DJ_7_requests_in_one_packet_are_answered_in_turn(connect: Connect) -> None:
+    post = POST + b"Content-Length: 2\r\n\r\n{}"
+    answers = rest(connect(LIVE + SLOW + post + LIVE + line(first=b"GET /nothing HTTP/1.1\r\nHost: a\r\n")))
+    assert statuses(answers) == [200, 200, 401, 200, 404]
+
+
+def test_DJ_7_a_stream_of_requests_behind_a_slow_one_is_not_kept(
+    verifier: LiveServer, connect: Connect
+) -> None:
+    before = memory(verifier)
+    connection = connect(SLOW)
+    connection.settimeout(1)
+    behind = LIVE * 1_000_000
+    with pytest.raises(TimeoutError):
+        connection.sendall(behind)
+    assert memory(verifier) - before < 20_000_000
+
+
+def test_DJ_7_a_connection_is_kept_and_its_next_request_may_come_in_any_pieces(connect: Connect) -> None:
+    connection = connect(LIVE + LIVE[:20])
+    until(connection, b'"ok"}')
+    for each in LIVE[20:] + LIVE[:-2]:
+        connection.sendall(bytes([each]))
+    until(connection, b'"ok"}')
+    connection.sendall(LIVE[-2:])
+    until(connection, b'"ok"}')
+
+
+def test_DJ_7_half_a_connection_is_enough(connect: Connect) -> None:
+    begun = time.monotonic()
+    for sent, expected in [
+        (LIVE, [200]),
+        (LIVE + LIVE, [200, 200]),
+        (SLOW, [200]),
+        (SLOW + LIVE + LIVE, [200, 200, 200]),
+        (SLOW + LIVE[:20], [200]),
+        (SLOW + POST + b"Content-Length: 100\r\n\r\n{", [200, 400]),
+        (POST + b"Content-Length: 100\r\n\r\n{" + LIVE[:20], [400]),
+        (b"GET /hea", []),
+        (b"", []),
+    ]:
+        connection = connect(sent)
+        connection.shutdown(socket.SHUT_WR)
+        assert statuses(rest(connection)) == expected, sent
+    assert time.monotonic() - begun < 12
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 2000000", b"Transfer-Encoding: chunked", b"Content-Length: 0x40"]
+)
+def test_DJ_7_what_follows_a_refused_body_is_no_request(connect: Connect, framing: bytes) -> None:
+    connection = connect(POST + framing + b"\r\n\r\n" + LIVE)
+    answer = until(connection, b"\r\n\r\n")
+    with contextlib.suppress(OSError):
+        connection.sendall(LIVE)
+    answer += rest(connection)
+    assert statuses(answer) in ([400], [413])
+    assert b"connection: close" in answer.lower()
+
+
+def test_DJ_7_bytes_beyond_the_length_are_the_next_request(connect: Connect) -> None:
+    sent = POST + b"Content-Length: 2\r\n\r\n{}{}" + line()
+    assert statuses(rest(connect(sent))) == [401, 400]
+
+
+def test_DJ_7_whoever_asks_may_send_is_told_once(connect: Connect) -> None:
+    expects = POST + b"Content-Length: 2\r\nExpect: 100-continue\r\n" + END
+    asking = connect(expects)
+    assert until(asking, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    asking.sendall(b"{}")
+    assert statuses(rest(asking)) == [401]
+    assert statuses(rest(connect(expects + b"{}"))) == [401]
+    too_long = expects.replace(b": 2", b": 2000000")
+    assert statuses(rest(connect(too_long))) == [413]
+    assert statuses(rest(connect(expects.replace(b"/1.1", b"/1.0") + b"{}"))) == [401]
+
+
+def test_DJ_7_whoever_does_not_read_the_answer_is_left(verifier: LiveServer, connect: Connect) -> None:
+    before = memory(verifier)
+    asking = b"GET /v1/verify/long HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    opened = [connect(asking) for _ in range(5)]
+    assert longest_wait(verifier) < 1
+    time.sleep(incoming.REQUEST_SECONDS + 3)
+    assert memory(verifier) - before < 20_000_000
+    for each in opened:
+        assert len(rest(each)) < 8_000_000
+
+
+def test_DJ_7_connections_that_ended_leave_nothing_behind(verifier: LiveServer) -> None:
+    before, sent = memory(verifier), POST + b"Content-Length: 1000000\r\n\r\n" + b"x" * 999_999
+    for _ in range(100):
+        with socket.create_connection(("127.0.0.1", verifier.port), timeout=10) as connection:
+            connection.sendall(sent)
+    assert memory(verifier) - before < 20_000_000
+
+
+def test_DJ_7_a_slow_reader_has_all_of_the_answer(connect: Connect) -> None:
+    connection = connect(b"GET /v1/verify/long HTTP/1.1\r\nHost: localhost\r\n" + END)
+    size = 0
+    while part := connection.recv(1_000_000):
+        size += len(part)
+        time.sleep(0.2)
+    assert size > 8_000_000
+
+
+# --- Stopping ---------------------------------------------------------------------------------------------------
+
+
+class Caller(threading.Thread):
+    """Asks again and again on a connection it keeps, as a service provider's pool does."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self.port, self.answered, self.lost = port, 0, 0
+        self.ends = threading.Event()
+
+    def run(self) -> None:
+        while not self.ends.is_set():
+            try:
+                connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+            except OSError:
+                # Nobody listens: nothing was asked.
+                return
+            with connection:
+                self.ask(connection)
+
+    def ask(self, connection: socket.socket) -> None:
+        answer = b""
+        while not self.ends.is_set() and b"connection: close" not in answer.lower():
+            try:
+                connection.sendall(POST + b"Content-Length: 2\r\n\r\n{}")
+                answer = until(connection, b'"ok"}')
+            except (AssertionError, OSError):
+                self.lost += 1
+                return
+            self.answered += 1
+
+
+@pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGTERM], ids=["restart", "stop"])
+def test_RF_18_no_request_is_lost_while_processes_come_and_go(tmp_path: Path, how: signal.Signals) -> None:
+    made = Verifier(tmp_path, workers=2)
+    made.start()
+    assert made.process
+    callers = [Caller(made.port) for _ in range(8)]
+    with ExitStack() as opened:
+        idle, half, slow = (
+            opened.enter_context(socket.create_connection(("127.0.0.1", made.port), timeout=10))
+            for _ in range(3)
+        )
+        idle.sendall(LIVE)
+        until(idle, b'"ok"}')
+        half.sendall(LIVE[:20])
+        slow.sendall(SLOW)
+        try:
+            for each in callers:
+                each.start()
+            time.sleep(1)
+            os.kill(made.process.pid, how)
+            stopped = time.monotonic()
+            assert statuses(rest(slow)) == [200]
+            time.sleep(1)
+            half.sendall(LIVE[20:])
+            answer = rest(half)
+            assert statuses(answer) == [200]
+            assert b"connection: close" in answer.lower()
+            half.close()
+            assert rest(idle) == b""
+            assert time.monotonic() - stopped < 8
+            if how == signal.SIGTERM:
+                assert made.process.wait(10) == 0
+            else:
+                assert longest_wait(made) < 1
+        finally:
+            for each in callers:
+                each.ends.set()
+            for each in callers:
+                each.join()
+            made.stop()
+    assert sum(each.answered for each in callers) > 500
+    assert [each.lost for each in callers] == [0] * 8
+    assert "Traceback" not in made.log.read_text()
+
+
+def test_a_certificate_is_the_proxys(tmp_path: Path) -> None:
+    made = Verifier(tmp_path)
+    made.command += ["--certfile", str(tmp_path)]
+    made.launch()
+    assert made.process
+    assert made.process.wait(20) == 1
+    assert "let the proxy in front hold the certificate" in made.log.read_text()
