@@ -147,7 +147,7 @@ class Connection(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
             return
         left = bytes(self.incoming.data)
         is_last = self.incoming.last or (self.half_closed and not left)
-        if not keeps or is_last or not self.worker.alive:
+        if not keeps or is_last:
             self._close_transport()
             return
         self._callback_parser.reset()
