@@ -1,6 +1,6 @@
 """What database roles may do on PostgreSQL: the one that serves everything, and the verifier's, which changes no state.
 
-Tables and columns stand here as text, and the states of two guards too: this app is below those that own them.
+Tables and columns stand here as text, and what four guards look at: this app is below those that own them.
 """
 
 from collections.abc import Callable, Mapping
@@ -49,13 +49,16 @@ _VERIFIER: Final[Mapping[str, Rights]] = {
     "verifier_presencelease": ("SELECT",),
     "verifier_providercall": ("INSERT", "SELECT", "UPDATE (answer, body_sha256, expires_at)"),
     "verifier_statechange": ("INSERT", "SELECT"),
+    # How far it was told of events; how far they are written down is the jobs' to say.
+    "verifier_streamcursor": ("INSERT", "SELECT", "UPDATE (told)"),
 }
-# Columns alone cannot say that an agent or a grant may end but not come back, and that a yes is a human's: so whoever
-# may not update the whole table is held to it by a trigger.
+# Columns alone cannot say that an agent or a grant may end but not come back, that a yes is a human's, and that no event
+# is passed over: so whoever may not update the whole table is held to it by a trigger.
 _GUARDS: Final = {
     "registry_agent": ("UPDATE", "NEW.status <> 'revoked'"),
     "registry_grant": ("UPDATE", "NEW.status <> 'withdrawn'"),
     "verifier_confirmation": ("INSERT", "NEW.human_id IS NOT NULL"),
+    "verifier_streamcursor": ("INSERT", "NEW.number <> 0 OR NEW.entry_id <> '0-0'"),
 }
 _IN_REACH: Final = """
 SELECT min(role.rolname), held.relname, wanted.name

@@ -17,7 +17,7 @@ from audit.models import Event
 from audit.roles import RoleError, grant_verifier_role
 from audit.tests.tampering import execute
 from registry.models import Agent, BarredKey, Grant
-from verifier.models import AgentOperation, Confirmation, Home
+from verifier.models import AgentOperation, Confirmation, Home, StreamCursor
 from verifier.services.state import publish, state_since
 from verifier.tests.scene import LOOK, PAY, READ, Scene, key, pay, scene
 from verifier.tests.test_presence import begin
@@ -51,13 +51,14 @@ EXPECTED = {
     "verifier_presencelease": "SELECT",
     "verifier_providercall": "INSERT, SELECT, UPDATE (answer, body_sha256, expires_at)",
     "verifier_statechange": "INSERT, SELECT",
+    "verifier_streamcursor": "INSERT, SELECT, UPDATE (told)",
 } | dict.fromkeys(
     [
         *("approvals_challenge", "approvals_passkey", "approvals_receipt", "approvals_setupcode"),
         *("audit_head", "audit_leaf", "audit_opening"),
         *("auth_group", "auth_group_permissions", "auth_permission"),
         *("django_admin_log", "django_content_type"),
-        *("registry_enrolmentcode", "registry_idempotencyrecord", "verifier_streamcursor"),
+        *("registry_enrolmentcode", "registry_idempotencyrecord"),
     ],
     "",
 )
@@ -256,6 +257,13 @@ def test_it_keeps_the_home(bound: None) -> None:
         assert Home.objects.get().epoch == 2
 
 
+def test_it_says_how_far_it_was_told_of_events(bound: None) -> None:
+    with _as_verifier(), transaction.atomic():
+        StreamCursor.objects.bulk_create([StreamCursor(epoch=1, shard=1)], ignore_conflicts=True)
+        StreamCursor.objects.filter(epoch=1, shard=1, told__lt=7).update(told=7)
+    assert StreamCursor.objects.get().told == 7
+
+
 def test_it_reads_the_feed_and_writes_to_it(bound: None) -> None:
     with _as_verifier(), transaction.atomic():
         publish(subject="agent", subject_id="x", at=timezone.now())
@@ -311,6 +319,7 @@ FORBIDDEN = [
     "DELETE FROM verifier_providercall",
     "DELETE FROM verifier_home",
     "UPDATE verifier_streamcursor SET number = 0",
+    "DELETE FROM verifier_streamcursor",
     "TABLE approvals_passkey",
     "TABLE approvals_challenge",
     "ALTER TABLE registry_agent DISABLE TRIGGER ALL",
@@ -323,6 +332,8 @@ FORBIDDEN = [
     "UPDATE registry_grant SET status = 'approved'",
     "UPDATE registry_grant SET status = 'revoked'",
     "INSERT INTO verifier_confirmation (human_id) SELECT id FROM registry_human",
+    "INSERT INTO verifier_streamcursor (epoch, shard, number, entry_id, told) VALUES (1, 1, 5, '0-0', 5)",
+    "INSERT INTO verifier_streamcursor (epoch, shard, number, entry_id, told) VALUES (1, 1, 0, '5-0', 5)",
 ]
 
 
