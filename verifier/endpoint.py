@@ -63,6 +63,7 @@ _READ: Final = frozenset(
 )
 _JSON_TYPES: Final = frozenset({b"application/json", b"application/json; charset=utf-8"})
 _FORM_TYPES: Final = frozenset({b"application/x-www-form-urlencoded"})
+_VERIFY_ROUTE: Final = "POST v1/verify"
 # What the process serves beside: how it is, and its counters.
 _BESIDE: Final = frozenset({b"/health/live", b"/health/ready", b"/health/startup", b"/metrics"})
 _ACCEPTED: Final = frozenset({None, b"*/*", b"application/json"})
@@ -184,9 +185,16 @@ class Endpoint:
         except AgentAuthError:
             raise Unusual from None
         _count(provider)
-        answer = await self._verifier.verify(
-            service_provider=provider, request=asked, delivery=delivery, actor=actor, now=timezone.now()
-        )
+        now = timezone.now()
+        try:
+            answer = await self._verifier.verify(
+                service_provider=provider, request=asked, delivery=delivery, actor=actor, now=now
+            )
+        except TemporarilyUnavailableError:
+            raise
+        except AgentAuthError as error:
+            # Another body under the call's key, or a call under it that still runs: no decision, so no event yet.
+            raise await self._verifier.recorded(error, provider, actor, now, _VERIFY_ROUTE) from None
         return rendered(answer.body)
 
     async def _verify_batch(self, request: Request) -> bytes:

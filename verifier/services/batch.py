@@ -61,14 +61,14 @@ def _answer(
     except TemporarilyUnavailableError:
         raise
     except AgentAuthError as error:
-        record_unasked(error, service_provider, actor, now)
+        record_unasked(error, service_provider, actor, now, ROUTE)
         return error_body(error)
 
 
 def record_unasked(
-    error: AgentAuthError, service_provider: ServiceProvider, actor: Actor, now: datetime
+    error: AgentAuthError, service_provider: ServiceProvider, actor: Actor, now: datetime, route: str
 ) -> None:
-    """One event for an item that could not be asked; `verify` has recorded its own. If that fails, so does the item."""
+    """One event for a call or an item without a decision; `verify` has recorded its own. If that fails, so does the call."""
     if error.recorded:
         return
     record_refusal(
@@ -76,7 +76,7 @@ def record_unasked(
         actor=actor,
         at=now,
         error=error,
-        route=ROUTE,
+        route=route,
         service_provider_id=service_provider.pk,
     )
 

@@ -11,14 +11,13 @@ from functools import partial
 from typing import Any
 
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
-from audit.faults import fault_point
 from audit.services import Actor
 from registry.models import ServiceProvider
 from registry.services.nonces import nonces_of
 from verifier.models import Home
 from verifier.requests import VerifyRequest, parse_verify_request
 from verifier.services import home
-from verifier.services.batch import error_body, record_unasked
+from verifier.services.batch import ROUTE, error_body, record_unasked
 from verifier.services.following import Follower
 from verifier.services.home import Tenure
 from verifier.services.introspection import INACTIVE, answer_for, read_token
@@ -157,13 +156,23 @@ class LeanVerifier:
         except TemporarilyUnavailableError as error:
             return error_body(error)
         except AgentAuthError as error:
-            record = partial(record_unasked, error, service_provider, actor, now)
-            try:
-                await self._lane.run("", record)
-            except TemporarilyUnavailableError as unavailable:
-                return error_body(unavailable)
-            return error_body(error)
+            return error_body(await self.recorded(error, service_provider, actor, now, ROUTE))
         return answer.body
+
+    async def recorded(
+        self,
+        error: AgentAuthError,
+        service_provider: ServiceProvider,
+        actor: Actor,
+        now: datetime,
+        route: str,
+    ) -> AgentAuthError:
+        """The refusal of what came to no decision, on record; that it is unavailable, where it cannot be recorded."""
+        try:
+            await self._lane.run("", partial(record_unasked, error, service_provider, actor, now, route))
+        except TemporarilyUnavailableError as unavailable:
+            return unavailable
+        return error
 
     async def _decided(self, call: StoreCall, order: _Order) -> Permit | Refuse | Recalled:
         grant_id = call.claims.grant_id
@@ -191,7 +200,6 @@ class LeanVerifier:
     async def _lightly(self, call: StoreCall, known: Known | None) -> Permit | Refuse:
         made = plan(call, known)
         reply = await self._evaluate(JUDGE, made.called)
-        fault_point("lean.after_judge")
         # While Redis was asked, what is known may have grown too old, or the lease may have run out.
         self.follower.fresh()
         check_lease(call.tenure)
@@ -208,9 +216,7 @@ class LeanVerifier:
         if call.tenure.kind == Home.Kind.DATABASE or call.delivery is not None:
             return await self._lane.run(grant_id, partial(applied, call, call.tenure))
         spent = held(await self._evaluate(JUDGE, judging(call, known, mode=b"hold", entry=b"")))
-        fault_point("lean.after_hold")
         outcome = await self._lane.run(grant_id, partial(DatabaseStore(lambda _: spent).apply, call))
-        fault_point("lean.after_commit")
         if is_unused(spent, outcome):
             task = asyncio.create_task(self._give_back(call, known, spent))
             self._giving_back.add(task)
