@@ -61,8 +61,12 @@ def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _database_clock_travels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests travel in time, and the database's clock with them: else verify would say that this host's clock is wrong."""
+    """Tests travel in time, and the database's clock with them: else verify would say that this host's clock is wrong.
+
+    And each has a lease of its own, since the home it was taken of goes with the rows of the test before.
+    """
     monkeypatch.setattr(home, "database_clock", lambda: Value(timezone.now(), output_field=DateTimeField()))
+    monkeypatch.setattr(home, "LEASE", home.Lease())
 
 
 @pytest.fixture(autouse=True, scope="session")

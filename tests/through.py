@@ -1,22 +1,104 @@
-"""The same tests through the lean endpoint, and with the home in Redis: `pytest verifier/tests --through lean --home redis`."""
+"""The same tests through the lean endpoint, and with the home in Redis: `pytest verifier/tests --through lean --home redis`.
+
+Both endpoints must say the same and both homes keep the same, so what asks at `/v1/verify` and its sisters is asked again.
+What differs is told here: the endpoint looks at the database before each call and not twice a second, and what waits in
+Redis is in the log after it, so that nothing is waited for and time may stand still.
+"""
 
 import asyncio
+import contextlib
+import json
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping
+from time import monotonic
+from typing import Any, Final, cast
 
+import pytest
 from django.conf import settings
+from django.db import DatabaseError, connections
 from django.http import HttpResponse
 from django.test import Client
 from django.utils import timezone
 
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from kms.services import verification_keys
 from tests import conformance
-from verifier.models import Home
+from verifier.models import Home, StateChange
 from verifier.services import home
+from verifier.services.state import present_position, state_since
+from verifier.services.watching import Look, News
 from verifier.stores.sync_connection import SyncServers, sync_client
 
+# The modules of verifier/tests that ask at an endpoint; the others ask what is behind it.
+MODULES: Final = frozenset(
+    [
+        "batch",
+        "concurrency",
+        "confirmations",
+        "envelope",
+        "epochs",
+        "failures",
+        "introspection",
+        "nonces",
+        "operations",
+        "presence",
+        "proved_tokens",
+        "redelivery",
+        "requests",
+        "token_and_proof",
+        "two_grants",
+    ]
+)
+
 SERVED = {"/v1/verify", "/v1/verify/batch", "/v1/introspect"}
+
+
+# What is left out, by the way it would be asked on and the beginning of its name, and why.
+LEFT_OUT: Final[Mapping[str, Mapping[str, str]]] = {
+    "lean": {
+        "test_a_database_that_stays_away_is_not_asked_256_times": "it counts what the view's pipeline tries",
+        "test_a_call_that_still_runs_is_said_to": "it fails statements of the connection that the test itself has",
+        "test_sixteen_at_once_are_one_decision": "it asks the service and not the endpoint",
+        "test_the_order_of_events_is_that_of_the_questions": "of a batch, each grant's are in order, and no others",
+    },
+    "redis": {
+        "test_a_fault_is_503_and_leaves_nothing": "a proof spent in Redis stays spent: the agent signs anew",
+        "test_503_is_never_kept_and_the_call_is_then_judged_anew": "the same",
+        "test_a_refusal_whose_event_cannot_be_written_is_503": "the same",
+        "test_what_was_prepared_under_one_epoch": "it counts how often the database's store looks at the lease",
+    },
+}
+
+
+def chosen(config: pytest.Config, items: list[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
+    """Which of the tests are asked again this way, and which are not."""
+    ways = (config.getoption("--through"), config.getoption("--home"))
+    out = tuple(name for way in ways for name in LEFT_OUT.get(way, ()))
+    kept: list[pytest.Item] = []
+    left: list[pytest.Item] = []
+    for item in items:
+        asks = item.path.stem.removeprefix("test_") in MODULES
+        (kept if asks and not item.name.startswith(out) else left).append(item)
+    return kept, left
+
+
+_DRAINING: Final = threading.Lock()
+
+
+class Answered(HttpResponse):
+    """An answer with what Django's client adds."""
+
+    def json(self) -> Any:
+        return json.loads(self.content)
+
+
+class DrainingClient(Client):
+    """Django's client; what its calls left in Redis is in the log afterwards."""
+
+    def request(self, **request: Any) -> Any:
+        answer = super().request(**request)
+        drained()
+        return answer
 
 
 class LeanClient(Client):
@@ -26,17 +108,20 @@ class LeanClient(Client):
 
     def request(self, **request: Any) -> Any:
         path = request["PATH_INFO"]
-        if path not in SERVED or request["REQUEST_METHOD"] != "POST":
+        if path not in SERVED:
             return super().request(**request)
-        body = request["wsgi.input"].read()
+        body = request["wsgi.input"].read() if "wsgi.input" in request else b""
+        method = request["REQUEST_METHOD"]
         names = {"CONTENT_TYPE": b"content-type", "CONTENT_LENGTH": b"content-length"}
         headers = [(b"host", b"localhost")]
         for name, value in request.items():
             if name.startswith("HTTP_") or name in names:
                 sent = names.get(name, name[5:].lower().replace("_", "-").encode())
                 headers.append((sent, str(value).encode("latin-1")))
-        answer = self.endpoint.ask(path, request.get("QUERY_STRING", ""), headers, body)
-        conformance.check("POST", path, answer.status_code, answer.headers, answer.content)
+        self.endpoint.look()
+        answer = self.endpoint.ask(path, request.get("QUERY_STRING", ""), headers, body, method=method)
+        if conformance.described(method, path):
+            conformance.check(method, path, answer.status_code, answer.headers, answer.content)
         if settings.REDIS_URL:
             drained()
         return answer
@@ -46,14 +131,72 @@ def drained() -> None:
     """What Redis holds of decisions is in the log."""
     from verifier.services.draining import drain
 
-    drain(sync_client(), now=timezone.now())
+    # One at a time: two would leave each other's shards alone.
+    with _DRAINING, sync_client() as client:
+        drain(client, now=timezone.now())
+
+
+class Looking:
+    """In place of the thread that watches: looks when it is told to, in the thread that tells it."""
+
+    made: "list[Looking]" = []
+
+    def __init__(self, tell: Callable[[News], None]) -> None:
+        self._tell = tell
+        self._position: int | None = None
+        self._newest: int | None = None
+        self.made.append(self)
+
+    def start(self) -> None:
+        self.look()
+        # The thread that starts everything else is not seen again.
+        connections.close_all()
+
+    def stop(self, seconds: float) -> None:
+        self.made.remove(self)
+
+    def forget(self) -> None:
+        """As at the start: the next look tells that everything may have changed."""
+        self._position = None
+
+    def look(self) -> None:
+        """As the watcher does; where the database does not answer, what is known only gets older."""
+        began = monotonic()
+        # Whether we are at home is said to whoever decides.
+        with contextlib.suppress(DatabaseError, TemporarilyUnavailableError):
+            home.LEASE.current()
+        with contextlib.suppress(DatabaseError):
+            news = self._news()
+            keys = verification_keys(purpose="token", now=timezone.now())
+            # Whether the clocks agree is the lease's to say, whose view of the database's clock travels with the tests.
+            self._tell(News(news.changes, news.everything, Look(began, keys, 0.0)))
+
+    def _news(self) -> News:
+        newest = StateChange.objects.order_by("-id").values_list("id", flat=True).first()
+        if self._position is None:
+            news, self._position = News(everything=True), present_position()
+        elif newest == self._newest:
+            # Nothing is told twice: of many calls at once each would have the others read anew.
+            news = News()
+        else:
+            feed = state_since(self._position)
+            news, self._position = News(feed.changes, everything=not feed.complete), feed.position
+        self._newest = newest
+        return news
+
+
+class NoKeeping:
+    """In place of the thread that keeps the home: tests move it themselves."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
 
 
 class Running:
     """The endpoint in a loop of its own, in a thread."""
 
     def __init__(self) -> None:
-        # Not before the settings are those of the test.
+        # It sets Django up, which pytest has done by now.
         from agentauth.asgi import start
         from verifier.endpoint import Endpoint
 
@@ -81,12 +224,25 @@ class Running:
         told = self._run(self._to_server.get())
         assert told["type"] == f"lifespan.{what}.complete", told
 
-    def ask(self, path: str, query: str, headers: list[tuple[bytes, bytes]], body: bytes) -> HttpResponse:
+    def forget(self) -> None:
+        """Another test begins, with other rows."""
+        for looking in Looking.made:
+            looking.forget()
+
+    def look(self) -> None:
+        """The endpoint knows what is in the database now."""
+        for looking in Looking.made:
+            looking.look()
+        self._run(asyncio.sleep(0))
+
+    def ask(
+        self, path: str, query: str, headers: list[tuple[bytes, bytes]], body: bytes, *, method: str = "POST"
+    ) -> Answered:
         """One request, as the server would hand it on."""
         scope = {
             "type": "http",
             "http_version": "1.1",
-            "method": "POST",
+            "method": method,
             "scheme": "http",
             "path": path,
             "raw_path": path.encode(),
@@ -107,7 +263,7 @@ class Running:
         start, content = sent
         lines = {name.decode(): value.decode("latin-1") for name, value in start["headers"]}
         lines.pop("content-length")
-        return HttpResponse(content["body"], status=start["status"], headers=lines)
+        return Answered(content["body"], status=start["status"], headers=lines)
 
     def stop(self) -> None:
         self._turn("shutdown")
@@ -117,7 +273,7 @@ class Running:
         self._loop.close()
 
 
-@contextmanager
+@contextlib.contextmanager
 def at_home_in_redis(url: str) -> Iterator[None]:
     """The first epoch, in Redis."""
     servers = SyncServers(url)

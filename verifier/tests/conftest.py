@@ -2,11 +2,14 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from django.conf import settings
 
-from tests import redis_servers
+from tests import redis_servers, through
+from verifier.services import following, lean
+from verifier.tests import scene
 from verifier.tests.moving import time
 from verifier.tests.scene import place
 from verifier.tests.stage import stage
@@ -39,10 +42,12 @@ def redis_url(redis_servers_running: redis_servers.Server | redis_servers.Cluste
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--through") == "drf" and config.getoption("--home") == "database":
         return
+    kept, left = through.chosen(config, items)
+    items[:] = kept
+    config.hook.pytest_deselected(items=left)
     for item in items:
-        if "place" in getattr(item, "fixturenames", ()) or item.get_closest_marker("django_db"):
-            # Other threads are to see what the test wrote.
-            item.add_marker(pytest.mark.django_db(transaction=True), append=False)
+        # Other threads are to see what the test wrote.
+        item.add_marker(pytest.mark.django_db(transaction=True), append=False)
 
 
 @pytest.fixture(scope="session")
@@ -54,27 +59,39 @@ def own_redis(request: pytest.FixtureRequest) -> Iterator[redis_servers.Server |
         yield server
 
 
+@pytest.fixture(scope="session")
+def running(
+    django_db_setup: None, django_db_blocker: Any, own_redis: redis_servers.Server | None
+) -> Iterator[through.Running]:
+    """One endpoint for all tests: it is told to forget between them."""
+    with pytest.MonkeyPatch.context() as patch, django_db_blocker.unblock():
+        patch.setattr(settings, "REDIS_URL", own_redis.url if own_redis else "")
+        patch.setattr(following, "Watcher", through.Looking)
+        patch.setattr(lean, "Keeping", through.NoKeeping)
+        made = through.Running()
+        try:
+            yield made
+        finally:
+            made.stop()
+
+
 @pytest.fixture(autouse=True)
 def _through(request: pytest.FixtureRequest, own_redis: redis_servers.Server | None) -> Iterator[None]:
     lean = request.config.getoption("--through") == "lean"
-    if not (lean or own_redis) or not request.node.get_closest_marker("django_db"):
+    if not (lean or own_redis):
         yield
         return
     request.getfixturevalue("transactional_db")
-    from tests import through
-    from verifier.services import home
-    from verifier.tests import scene
-
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr(home, "LEASE", home.Lease())
         if own_redis is not None:
             own_redis.client().flushall()
             patch.setattr(settings, "REDIS_URL", own_redis.url)
+            patch.setattr(scene, "new_client", through.DrainingClient)
             stack.enter_context(through.at_home_in_redis(own_redis.url))
         if lean:
-            running = through.Running()
-            stack.callback(running.stop)
+            running = request.getfixturevalue("running")
+            running.forget()
             patch.setattr(through.LeanClient, "endpoint", running, raising=False)
             patch.setattr(scene, "new_client", through.LeanClient)
         yield

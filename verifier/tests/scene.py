@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
+from django.db import transaction
+from django.db.models import QuerySet
 from django.http import HttpResponse
 from django.test import Client
 from django.utils import timezone
@@ -19,6 +21,7 @@ from agentauth.protocol.keys import LocalSigner, PrivateKey
 from audit.models import Event
 from audit.services import Actor
 from kms.services import ensure_key
+from kms.state import Subject, publish_change
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.tokens import issue_token, sign_issued
 from tests.seed import seed
@@ -126,6 +129,15 @@ def scene(*capabilities: dict[str, Any], **envelope: Any) -> Scene:
         signer=LocalSigner(PrivateKey.from_pem(made["agent_pem"].encode())),
         pem=made["agent_pem"],
     )
+
+
+def change(rows: QuerySet[Any], **values: Any) -> None:
+    """Change rows as no service does, and publish it as a service would."""
+    subject = Subject(rows.model.__name__.lower())
+    with transaction.atomic():
+        for row in rows:
+            publish_change(subject, row.pk, now=timezone.now())
+        rows.update(**values)
 
 
 def counters() -> list[Any]:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 import time_machine
+from django.db import transaction
 from django.http import HttpResponse
 from django.utils import timezone
 
@@ -15,6 +16,7 @@ from agentauth.protocol.token import sign_token
 from audit.models import Event
 from kms.models import Key
 from kms.services import disable_key, signer
+from kms.state import Subject, publish_change
 from registry.models import Agent, Grant, SpentProof, Token
 from registry.services.agents import revoke_agent, suspend_agent
 from registry.services.grants import revoke_grant, suspend_grant
@@ -22,7 +24,7 @@ from registry.services.people import suspend_human
 from registry.services.tokens import revoke_token
 from registry.tests.cast import basic
 from tests.forging import changed_signature
-from verifier.tests.scene import PAY, READ, SYSTEM, Scene, counters, scene
+from verifier.tests.scene import PAY, READ, SYSTEM, Scene, change, counters, scene
 
 pytestmark = pytest.mark.django_db
 FORM = "application/x-www-form-urlencoded"
@@ -77,20 +79,26 @@ def _jti() -> str:
     return Token.objects.get().jti
 
 
+def gone(_: Scene) -> None:
+    with transaction.atomic():
+        publish_change(Subject.TOKEN, _jti(), now=timezone.now())
+        Token.objects.all().delete()
+
+
 ENDS: dict[str, Callable[[Scene], object]] = {
     "token revoked": lambda _: revoke_token(jti=_jti(), actor=SYSTEM, now=timezone.now()),
     "grant revoked": lambda place: revoke_grant(grant=place.grant, actor=SYSTEM, now=timezone.now()),
     "grant suspended": lambda place: suspend_grant(grant=place.grant, actor=SYSTEM, now=timezone.now()),
-    "grant of another version": lambda _: Grant.objects.update(version=2),
+    "grant of another version": lambda _: change(Grant.objects.all(), version=2),
     "agent suspended": lambda place: suspend_agent(agent=place.agent, actor=SYSTEM, now=timezone.now()),
     "agent revoked": lambda place: revoke_agent(agent=place.agent, actor=SYSTEM, now=timezone.now()),
-    "agent expired": lambda _: Agent.objects.update(expires_at=timezone.now()),
-    "agent with another key": lambda _: Agent.objects.update(jkt="x" * 43),
+    "agent expired": lambda _: change(Agent.objects.all(), expires_at=timezone.now()),
+    "agent with another key": lambda _: change(Agent.objects.all(), jkt="x" * 43),
     "human suspended": lambda place: suspend_human(human=place.human, actor=SYSTEM, now=timezone.now()),
     "signing key disabled": lambda _: disable_key(
         kid=Key.objects.get().kid, actor=SYSTEM, now=timezone.now()
     ),
-    "row gone": lambda _: Token.objects.all().delete(),
+    "row gone": gone,
 }
 
 

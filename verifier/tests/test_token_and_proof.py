@@ -25,7 +25,7 @@ from registry.services.grants import revoke_grant, suspend_grant
 from registry.services.people import suspend_human
 from registry.services.service_providers import revoke_service_provider
 from registry.services.tokens import revoke_token
-from verifier.tests.scene import LOOK, SYSTEM, Scene, refused, scene
+from verifier.tests.scene import LOOK, SYSTEM, Scene, change, refused, scene
 
 
 def other_key() -> LocalSigner:
@@ -275,16 +275,16 @@ def test_a_private_key_in_a_proof_bars_it_for_ever(place: Scene) -> None:
             ),
             "revoked",
         ),
-        (lambda p: Agent.objects.filter(pk=p.agent.pk).update(jkt="A" * 43), "revoked"),
+        (lambda p: change(Agent.objects.filter(pk=p.agent.pk), jkt="A" * 43), "revoked"),
         (lambda p: suspend_grant(grant=p.grant, actor=SYSTEM, now=timezone.now()), "grant_inactive"),
         (lambda p: revoke_grant(grant=p.grant, actor=SYSTEM, now=timezone.now()), "grant_inactive"),
-        (lambda p: type(p.grant).objects.filter(pk=p.grant.pk).update(version=2), "grant_inactive"),
+        (lambda p: change(Grant.objects.filter(pk=p.grant.pk), version=2), "grant_inactive"),
         (
-            lambda p: type(p.grant).objects.filter(pk=p.grant.pk).update(valid_until=timezone.now()),
+            lambda p: change(Grant.objects.filter(pk=p.grant.pk), valid_until=timezone.now()),
             "grant_inactive",
         ),
         (lambda p: suspend_agent(agent=p.agent, actor=SYSTEM, now=timezone.now()), "agent_inactive"),
-        (lambda p: Agent.objects.filter(pk=p.agent.pk).update(expires_at=timezone.now()), "agent_inactive"),
+        (lambda p: change(Agent.objects.filter(pk=p.agent.pk), expires_at=timezone.now()), "agent_inactive"),
         (lambda p: suspend_human(human=p.human, actor=SYSTEM, now=timezone.now()), "human_inactive"),
     ],
 )
