@@ -91,6 +91,12 @@ class Server:
         with contextlib.suppress(subprocess.CalledProcessError):
             self._run("pg_ctl", "-D", self.data, "-m", "immediate", "stop")
 
+    def is_running(self) -> bool:
+        """Whether it takes connections, or will once it has recovered."""
+        status = [str(self._bin / "pg_ctl"), "-D", str(self.data), "status"]
+        found = subprocess.run(status, check=False, capture_output=True, cwd=self.directory, **self._user)  # type: ignore[call-overload]
+        return bool(found.returncode == 0)
+
     def freeze(self) -> None:
         """It and all its processes: connections are taken by the system, and nothing answers."""
         self._signal(signal.SIGSTOP)
@@ -118,9 +124,11 @@ class Server:
 
 
 @contextlib.contextmanager
-def server(*, durable: bool = False, settings: str = "") -> Iterator[Server]:
-    """A running server of our own, with `settings` as `-c name=value …`."""
-    directory = Path(tempfile.mkdtemp(prefix="agentauth-postgres-"))
+def server(*, durable: bool = False, settings: str = "", disk: Path | None = None) -> Iterator[Server]:
+    """A running server of our own, with `settings` as `-c name=value …`, in a directory on `disk`."""
+    directory = Path(tempfile.mkdtemp(prefix="agentauth-postgres-", dir=disk))
+    if disk is not None:
+        disk.chmod(0o755)
     made = Server(directory, durable=durable, settings=settings)
     try:
         made.make()

@@ -1,10 +1,9 @@
 """The faults, as a table: what is done for how long, how it ends, and what must be true of the answers after it."""
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.faults.stage import Stage, run_for
+from tests.faults import breaking as b
+from tests.faults.breaking import Heal, Inject
 
 # Two moves of the home (away, and back after half a minute of answers) and what a busy machine adds.
 MOVES_SECONDS = 75
@@ -21,10 +20,10 @@ class Scenario:
 
     name: str
     cases: str
-    inject: Callable[[Stage, float], None]
-    heal: Callable[[Stage], None] = lambda _: None
+    inject: Inject
+    heal: Heal = b.nothing
     seconds: float = 6
-    campaign_seconds: float = 20
+    campaign_seconds: float = 7
     within: float = 15
     good: float = 97
     may_lose: bool = False
@@ -32,73 +31,56 @@ class Scenario:
     in_ci: bool = False
     # Of all calls, also those during the fault.
     good_during: float = 0
-
-
-def kill_workers(stage: Stage, seconds: float) -> None:
-    run_for(seconds, stage.kill_a_worker, 0.5)
-
-
-def kill_masters(stage: Stage, seconds: float) -> None:
-    run_for(seconds, lambda: stage.kill_and_restart(stage.rng.choice(stage.verifiers)), 1)
-
-
-def roll(stage: Stage, seconds: float) -> None:
-    for server in (stage.a, stage.b, stage.registry):
-        stage.restart_gently(server)
-        time.sleep(seconds / 6)
-
-
-def freeze_redis(stage: Stage, seconds: float) -> None:
-    for node in stage.redis.nodes:
-        node.freeze()
-    time.sleep(seconds)
-
-
-def thaw_redis(stage: Stage) -> None:
-    for node in stage.redis.nodes:
-        node.thaw()
-
-
-def restart_redis_empty(stage: Stage, seconds: float) -> None:
-    [node] = stage.redis.nodes
-    node.kill()
-    time.sleep(seconds)
-
-
-def start_redis(stage: Stage) -> None:
-    for node in stage.redis.nodes:
-        if node.process is None:
-            node.start()
-
-
-def flush_redis(stage: Stage, seconds: float) -> None:
-    stage.redis.nodes[0].client().flushall()
-    time.sleep(seconds)
-
-
-def freeze_database(stage: Stage, seconds: float) -> None:
-    stage.database.freeze()
-    time.sleep(seconds)
-
-
-def kill_database(stage: Stage, seconds: float) -> None:
-    stage.database.kill()
-    time.sleep(seconds)
-    stage.database.start()
-
-
-def nothing(stage: Stage, seconds: float) -> None:
-    time.sleep(seconds)
+    # No answer is lost: what was asked is answered, whatever is restarted.
+    none_lost: bool = False
+    # The second verifier answers nothing but 503 meanwhile.
+    b_refuses: bool = False
 
 
 SCENARIOS = [
-    Scenario("no fault", "", nothing, seconds=4, within=2, good=99, good_during=97),
-    Scenario("kill -9 a worker every 0.5 s", "RF-1", kill_workers, in_ci=True, good_during=70),
-    Scenario("kill -9 Redis, started empty", "RF-5 EN-7", restart_redis_empty, start_redis, seconds=4, within=MOVES_SECONDS, may_lose=True, in_ci=True),
-    Scenario("kill -9 PostgreSQL, started again", "RF-3", kill_database, seconds=2, within=60, in_ci=True),
-    Scenario("kill -9 the master, started again", "RF-2", kill_masters, within=20),
-    Scenario("SIGTERM, one after the other", "RF-18", roll, in_ci=True, good_during=100),
-    Scenario("Redis frozen", "RF-6 EN-7", freeze_redis, thaw_redis, seconds=8, campaign_seconds=30, within=MOVES_SECONDS, in_ci=True),
-    Scenario("FLUSHALL", "RF-5", flush_redis, within=30, may_lose=True, in_ci=True),
-    Scenario("PostgreSQL frozen", "RF-4 RF-25", freeze_database, lambda stage: stage.database.thaw(), seconds=8, campaign_seconds=30, within=30, cut_off=True, in_ci=True),
+    # Processes.
+    Scenario("no fault", "", b.nothing, seconds=4, within=2, good_during=97, none_lost=True),
+    Scenario("kill -9 a worker again and again", "RF-1", b.kill_workers, campaign_seconds=100, good_during=70, in_ci=True),
+    Scenario("kill -9 the master, started again", "RF-2", b.kill_masters, campaign_seconds=30, within=20),
+    Scenario("kill -9 the registry, started again", "RF-2", b.kill_the_registry, within=20),
+    Scenario("SIGTERM, one after the other", "RF-18", b.roll, good_during=97, none_lost=True, in_ci=True),
+    Scenario("kill -9 after Redis judged", "RF-1", b.die_at("lean.after_judge"), campaign_seconds=40),
+    Scenario("kill -9 around a payment's commit", "RF-1", b.die_at("lean.after_hold", "verify.after_debit", "verify.after_commit", "lean.after_commit"), campaign_seconds=100, in_ci=True),
+    Scenario("kill -9 the jobs, again and again", "RF-14", b.kill_jobs, campaign_seconds=15),
+    Scenario("no jobs", "", b.stop_jobs, b.start_jobs, good_during=95),
+    Scenario("two of the jobs", "", b.two_jobs, good_during=95),
+    Scenario("asleep while the home moves", "RF-5", b.sleep_through_a_move, within=30, cut_off=True),
+    Scenario("the home moves to the database and back", "EN-7", b.go_there_and_back, within=30),
+    Scenario("one clock 10 s ahead", "", b.clock_off, b.clock_right, within=20, b_refuses=True),
+    # Redis.
+    Scenario("kill -9 Redis, started empty", "RF-5 EN-7", b.kill_redis, b.start_redis, seconds=4, within=MOVES_SECONDS, may_lose=True, in_ci=True),
+    Scenario("kill -9 Redis, started with its log", "RF-5", b.kill_redis_that_writes, b.start_redis_that_wrote, seconds=4, within=MOVES_SECONDS, may_lose=True),
+    Scenario("kill -9 Redis, started with an old copy", "RF-5", b.kill_redis_with_an_old_copy, b.start_redis_from_the_copy, seconds=4, within=MOVES_SECONDS, may_lose=True, in_ci=True),
+    Scenario("FLUSHALL", "RF-5", b.flush_redis, within=30, may_lose=True),
+    Scenario("Redis frozen", "RF-6 EN-7 RV-3", b.freeze_redis, b.thaw_redis, seconds=8, campaign_seconds=30, within=MOVES_SECONDS, in_ci=True),
+    Scenario("CLIENT PAUSE", "RF-6", b.redis_says("CLIENT", "PAUSE", 3000, "ALL"), within=MOVES_SECONDS),
+    Scenario("Redis is read-only", "EN-7", b.redis_says("REPLICAOF", "127.0.0.1", "1"), b.redis_is_told("REPLICAOF", "NO", "ONE"), seconds=16, campaign_seconds=25, within=MOVES_SECONDS, good_during=20),
+    Scenario("Redis is full", "EN-7 RF-21", b.redis_says("CONFIG", "SET", "maxmemory", "500kb"), b.redis_is_told("CONFIG", "SET", "maxmemory", "0"), seconds=16, campaign_seconds=45, within=MOVES_SECONDS, good_during=20),
+    Scenario("one verifier: Redis 0.2 s away", "RF-8", b.cut_redis("delay 0.1"), b.mend, within=MOVES_SECONDS),
+    Scenario("one verifier: Redis takes and does not answer", "RF-8 RF-6", b.cut_redis("noreply"), b.mend, within=MOVES_SECONDS),
+    Scenario("one verifier: Redis out of reach", "RF-8", b.cut_redis("blackhole"), b.mend, within=MOVES_SECONDS),
+    Scenario("one verifier: Redis resets", "RF-8", b.cut_redis("reset"), b.mend, within=MOVES_SECONDS),
+    # PostgreSQL.
+    Scenario("kill -9 PostgreSQL, started again", "RF-3", b.kill_database, seconds=2, within=60, in_ci=True),
+    Scenario("PostgreSQL frozen", "RF-4 RF-25", b.freeze_database, b.thaw_database, seconds=8, campaign_seconds=30, within=30, cut_off=True, in_ci=True),
+    Scenario("PostgreSQL ends every connection", "RF-8", b.end_backends, within=20),
+    Scenario("no connection is left", "RF-12", b.use_up_connections, b.clear, within=20, cut_off=True),
+    Scenario("one verifier: PostgreSQL 0.2 s away", "RF-8", b.cut_database("delay 0.1"), b.mend, within=20),
+    Scenario("one verifier: PostgreSQL takes and does not answer", "RF-8", b.cut_database("noreply"), b.mend, within=30, cut_off=True),
+    Scenario("one verifier: PostgreSQL out of reach", "RF-8 RF-25", b.cut_database("blackhole"), b.mend, seconds=8, campaign_seconds=15, within=30, cut_off=True, in_ci=True),
+    Scenario("one verifier: PostgreSQL resets", "RF-8", b.cut_database("reset"), b.mend, within=30, cut_off=True),
+    Scenario("the disk of PostgreSQL is full", "RF-10", b.fill_the_disk, b.empty_the_disk, within=60, cut_off=True),
+    # Both.
+    Scenario("one verifier: both out of reach", "RF-25", b.cut_both, b.mend, within=MOVES_SECONDS, cut_off=True),
+    Scenario("both frozen", "RF-25", b.freeze_all, b.thaw_all, seconds=8, campaign_seconds=15, within=MOVES_SECONDS, cut_off=True),
+]  # fmt: skip
+# On a cluster of three.
+OF_A_CLUSTER = [
+    Scenario("a cluster: one node killed, started empty", "RF-5", b.kill_redis, b.start_redis, seconds=4, within=MOVES_SECONDS + 30, may_lose=True),
+    Scenario("a cluster: all nodes frozen", "RF-6", b.freeze_redis, b.thaw_redis, within=MOVES_SECONDS),
 ]  # fmt: skip

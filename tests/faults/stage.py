@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,11 +19,11 @@ import psycopg
 
 from tests import postgres, redis_servers
 from tests.fault_proxy import ProxyProcess
-from tests.live import ROOT, LiveRegistry, LiveServer, LiveVerifier
+from tests.live import LiveRegistry, LiveServer, LiveVerifier
 
 # Until everything is as it was: two moves of the home, and a machine that does other work as well.
 SETTLE_SECONDS = 120
-# The keeper waits for so long before it goes back to Redis by itself.
+DISK_MB = 1200
 Redis = redis_servers.Server | redis_servers.Cluster
 
 
@@ -53,7 +54,10 @@ class Stage:
         self.b = LiveVerifier(self.registry, redis_url=self._through(redis), env=points | self._far())
         self.jobs = [Jobs(self.registry)]
         self.servers: dict[str, LiveServer] = {"a": self.a, "b": self.b, "drf": self.registry}
+        self.has_own_disk = False
         self.kills = 0
+        # What is in the way until the fault is over: connections of a stranger, for instance.
+        self.obstacles = contextlib.ExitStack()
 
     def _through(self, redis: Redis) -> str:
         # Nodes of a cluster name each other's own addresses, so behind a proxy there is only one server.
@@ -136,6 +140,19 @@ class Stage:
         server.process.wait(40)
         server.start()
 
+    def kill(self, server: LiveServer) -> None:
+        """kill -9 of all of it, and no new start yet."""
+        server.kill()
+        self.kills += 1
+
+    def die_at(self, point: str) -> None:
+        """One process of a verifier kills itself where it comes to this point; others may come along."""
+        alive = {pid for server in self.verifiers for pid in self.workers_of(server)}
+        self.fault_at(point)
+        until(lambda: not all(map(is_alive, alive)), f"nobody came to {point}", 30)
+        self.fault_at("")
+        self.kills += sum(not is_alive(pid) for pid in alive)
+
     def fault_at(self, point: str) -> None:
         """Where processes of the verifiers kill themselves from now on; empty for nowhere."""
         (self.directory / "verifier_fault_at").write_text(point)
@@ -159,6 +176,14 @@ class Stage:
         return found
 
 
+def is_alive(pid: int) -> bool:
+    """Whether it runs; one that ended and was not waited for yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def children(pid: int) -> list[int]:
     try:
         return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -178,11 +203,26 @@ def until(true: Callable[[], bool], else_say: str, seconds: float = SETTLE_SECON
 
 
 @contextlib.contextmanager
+def small_disk() -> Iterator[Path | None]:
+    """A file system of its own that a test may fill, where we may mount one; else None."""
+    directory = Path(tempfile.mkdtemp(prefix="agentauth-disk-"))
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(directory)]
+    mounted = os.geteuid() == 0 and subprocess.run(mount, check=False, capture_output=True).returncode == 0
+    try:
+        yield directory if mounted else None
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(directory)], check=True)
+        directory.rmdir()
+
+
+@contextlib.contextmanager
 def stage(directory: Path, redis: Redis, *, seed: int) -> Iterator[Stage]:
     """Everything up, at home in Redis in the first epoch."""
-    with postgres.server() as database:
+    with small_disk() as disk, postgres.server(settings="-c max_wal_size=64MB", disk=disk) as database:
         made = Stage(database, redis, directory, random.Random(seed))
         try:
+            made.has_own_disk = disk is not None
             made.up()
             made.be_at_home_in_redis()
             yield made
@@ -196,7 +236,3 @@ def run_for(seconds: float, act: Callable[[], None], every: float) -> None:
     while time.monotonic() < end:
         act()
         time.sleep(every)
-
-
-def started(command: list[str], env: dict[str, str]) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(command, cwd=ROOT, env=env)

@@ -15,7 +15,7 @@ from tests.conftest import CAMPAIGN
 from tests.faults.cast import cast
 from tests.faults.clients import Load, Log
 from tests.faults.reckoning import Count, reckon
-from tests.faults.scenarios import SCENARIOS, Scenario
+from tests.faults.scenarios import OF_A_CLUSTER, SCENARIOS, Scenario
 from tests.faults.stage import Stage, stage, until
 from tests.faults.table import Row, write
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest
 
 SEED = 20
 # Before the fault, and after the recovery: long enough for every kind of call, and for proofs to be tried again.
-WARM_SECONDS, AFTER_SECONDS = 2, 6 if not CAMPAIGN else 20
+WARM_SECONDS, AFTER_SECONDS = 2, 6
 # This many calls in a row, good but for one: the fault is over for its callers.
 IN_A_ROW = 20
 VICTIMS = 3 if not CAMPAIGN else 8
@@ -49,12 +49,36 @@ def season(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Season]:
         write(own.rows, keep=CAMPAIGN)
 
 
-CHOSEN = [each for each in SCENARIOS if CAMPAIGN or each.in_ci]
+@pytest.fixture(scope="module")
+def cluster_season(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Season]:
+    """The same on three nodes of Redis."""
+    with (
+        redis_servers.cluster() as redis,
+        stage(tmp_path_factory.mktemp("cluster"), redis, seed=SEED) as made,
+    ):
+        own = Season(made, Count(0, 0), [])
+        yield own
+        write(own.rows, keep=CAMPAIGN)
 
 
-@pytest.mark.parametrize("scenario", CHOSEN, ids=lambda each: each.name)
+def chosen(scenarios: list[Scenario]) -> list[Scenario]:
+    return [each for each in scenarios if CAMPAIGN or each.in_ci]
+
+
+@pytest.mark.parametrize("scenario", chosen(OF_A_CLUSTER), ids=lambda each: each.name)
+def test_a_fault_of_a_cluster(cluster_season: Season, scenario: Scenario) -> None:
+    """RF-5 RF-6."""
+    happens(cluster_season, scenario)
+
+
+@pytest.mark.parametrize("scenario", chosen(SCENARIOS), ids=lambda each: each.name)
 def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
-    """RF-1 RF-2 RF-3 RF-4 RF-5 RF-6 RF-18 RF-25 EN-7: which is which stands in the table."""
+    """RF-1 RF-2 RF-3 RF-4 RF-5 RF-6 RF-8 RF-10 RF-12 RF-14 RF-18 RF-25 EN-7 RV-3: which is which stands in the table."""
+    happens(season, scenario)
+
+
+def happens(season: Season, scenario: Scenario) -> None:
+    """The whole story of one fault, from a calm beginning to the reckoning."""
     held = season.stage
     held.be_at_home_in_redis()
     agents, victims = cast(held, VICTIMS)
@@ -65,6 +89,7 @@ def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
         try:
             scenario.inject(held, scenario.campaign_seconds if CAMPAIGN else scenario.seconds)
         finally:
+            healing = time.monotonic()
             scenario.heal(held)
         healed = time.monotonic()
         recovered = recovery(load.log, healed, scenario.within)
@@ -95,6 +120,15 @@ def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
     assert recovered is not None, f"no recovery within {scenario.within} s: {Path(held.directory)}"
     assert after >= scenario.good
     assert during >= scenario.good_during
+    if scenario.none_lost:
+        assert [each for each in load.log.answers if each.status == 0] == []
+    if scenario.b_refuses:
+        # From when it went down to come up with its wrong clock.
+        of_b = [each for each in load.log.answers if each.where == "b" and broke <= each.began]
+        down = next(each.began for each in of_b if each.status == -1)
+        told = {each.status for each in of_b if down < each.began and each.ended < healing}
+        assert 503 in told
+        assert told <= {503, -1, 0}
     until(lambda: calm(held, at_start), "processes or files are left over", 30)
 
 

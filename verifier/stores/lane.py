@@ -20,6 +20,8 @@ T = TypeVar("T")
 _TOGETHER: Final = 32
 # Beyond this they would wait for longer than their callers do.
 MAX_WAITING: Final = 512
+# Nobody waits longer: a database that hangs answers nothing, no timeout of its own either. What came of it is then not known.
+WAIT_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,13 @@ class Lane:
             self._jobs.put_nowait(job)
         except queue.Full:
             raise TemporarilyUnavailableError("Too many decisions wait. Try again shortly.") from None
-        outcome: T = await job.answer
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                outcome: T = await job.answer
+        except TimeoutError:
+            raise TemporarilyUnavailableError(
+                "The decision was not written in time. Try again shortly."
+            ) from None
         return outcome
 
     def _work(self) -> None:
@@ -81,7 +89,11 @@ class Lane:
         connection.close()
 
     @staticmethod
-    def _answer(jobs: list[_Job]) -> None:
+    def _answer(waiting: list[_Job]) -> None:
+        # Whose caller was told that it is too late is not begun any more.
+        jobs = [job for job in waiting if not job.answer.cancelled()]
+        if not jobs:
+            return
         close_old_connections()
         try:
             outcomes = committed_together([job.run for job in jobs])

@@ -7,7 +7,7 @@ from redis import Redis
 from redis.cluster import RedisCluster
 from redis.exceptions import RedisClusterException, RedisError
 
-from verifier.stores.scripts import MARK, SHARDS, Code, count_key, epoch_key, read_reply
+from verifier.stores.scripts import MARK, MARKER, SHARDS, Code, count_key, epoch_key, read_reply
 from verifier.stores.sync_connection import sync_client
 
 
@@ -47,7 +47,8 @@ class RedisProbe:
 
     def _marks(self) -> set[bytes | str | None]:
         with self._asked() as client:
-            return {client.get(epoch_key(shard)) for shard in range(SHARDS)}
+            marker = client.register_script(MARKER.source)
+            return {marker(keys=[epoch_key(shard)]) for shard in range(SHARDS)}
 
     @contextmanager
     def _asked(self) -> Iterator[Redis | RedisCluster]:

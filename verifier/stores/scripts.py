@@ -23,6 +23,7 @@ GIVE_BACK   KEYS epoch, rate. ARGV epoch, interval, `tat after` and `tat before`
         it is given back, not as the call began: what others used in between is not to be given back too. OK or LOST.
 NOTE    KEYS epoch, events, count. ARGV epoch, base JSON, bound. OK, LOST or FULL: the event of a no before the store.
 MARK    KEYS epoch, count. ARGV epoch. Begins the epoch; nothing if it has begun. LOST if a later one has: `number`.
+MARKER  KEYS epoch. The marker or nil, and an error where JUDGE would be one. Not `SCRIPTS`: only the keeper asks.
 """
 
 import hashlib
@@ -55,6 +56,7 @@ JUDGE: Final = _script("judge")
 GIVE_BACK: Final = _script("give_back")
 NOTE: Final = _script("note")
 MARK: Final = _script("mark")
+MARKER: Final = _script("marker")
 SCRIPTS: Final = (JUDGE, GIVE_BACK, NOTE, MARK)
 
 

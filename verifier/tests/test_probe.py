@@ -99,6 +99,31 @@ def test_a_server_that_hangs_is_away_in_good_time(servers: Running) -> None:
     assert marked_again(probe)
 
 
+@pytest.mark.parametrize(
+    ("hurt", "heal"),
+    [
+        (["REPLICAOF", "127.0.0.1", "1"], ["REPLICAOF", "NO", "ONE"]),
+        (["CONFIG", "SET", "maxmemory", "500kb"], ["CONFIG", "SET", "maxmemory", "0"]),
+    ],
+    ids=["read-only", "full"],
+)
+@pytest.mark.parametrize("program", redis_servers.PROGRAMS)
+def test_EN_7_a_server_that_takes_nothing_in_is_away(
+    program: str, hurt: list[str], heal: list[str], settings: Settings
+) -> None:
+    """It answers, and knows the epoch; but no proof can be spent there."""
+    with redis_servers.server(program) as server:
+        settings.REDIS_URL = server.url
+        probe = RedisProbe()
+        probe.mark(3)
+        server.client().execute_command(*hurt)
+        for ask in (lambda: probe.marked(3), lambda: probe.marked_later(3), lambda: probe.mark(4)):
+            with pytest.raises(ServersAwayError):
+                ask()
+        server.client().execute_command(*heal)
+        assert probe.marked(3)
+
+
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1", "redis://:word@127.0.0.1:1,127.0.0.1:2"])
 def test_servers_that_were_never_there_are_away(url: str, settings: Settings) -> None:
     settings.REDIS_URL = url

@@ -1,0 +1,304 @@
+"""How each fault is made, and undone."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+
+from tests.faults.stage import Jobs, Stage, run_for
+
+FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+Inject = Callable[[Stage, float], None]
+Heal = Callable[[Stage], None]
+
+
+def nothing(stage: Stage, seconds: float = 0) -> None:
+    time.sleep(seconds)
+
+
+# Processes.
+
+
+def kill_workers(stage: Stage, seconds: float) -> None:
+    run_for(seconds, stage.kill_a_worker, 0.5 if seconds < 60 else 0.25)
+
+
+def kill_masters(stage: Stage, seconds: float) -> None:
+    run_for(seconds, lambda: stage.kill_and_restart(stage.rng.choice(stage.verifiers)), 1)
+
+
+def kill_the_registry(stage: Stage, seconds: float) -> None:
+    stage.kill(stage.registry)
+    time.sleep(seconds)
+    stage.registry.start()
+
+
+def roll(stage: Stage, seconds: float) -> None:
+    for server in (stage.a, stage.b, stage.registry):
+        stage.restart_gently(server)
+        time.sleep(seconds / 6)
+
+
+def kill_jobs(stage: Stage, seconds: float) -> None:
+    """Again and again, so that the stream is drained by fits and starts."""
+
+    def once() -> None:
+        stage.kill(stage.jobs[0])
+        stage.jobs[0].start()
+        time.sleep(stage.rng.uniform(1.5, 3))
+
+    run_for(seconds, once, 0)
+
+
+def stop_jobs(stage: Stage, seconds: float) -> None:
+    stage.kill(stage.jobs[0])
+    time.sleep(seconds)
+    assert stage.waiting() > 0
+
+
+def start_jobs(stage: Stage) -> None:
+    stage.jobs[0].start()
+
+
+def two_jobs(stage: Stage, seconds: float) -> None:
+    """Two drainers, two keepers, two that number the log."""
+    second = Jobs(stage.registry)
+    second.start()
+    time.sleep(seconds)
+    second.stop()
+
+
+def die_at(*points: str) -> Inject:
+    """Kill after kill inside the calls, for `seconds`."""
+
+    def inject(stage: Stage, seconds: float) -> None:
+        run_for(seconds, lambda: stage.die_at(stage.rng.choice(points)), 0)
+
+    return inject
+
+
+def sleep_through_a_move(stage: Stage, seconds: float) -> None:
+    """The processes of one verifier stand still while the home moves, and wake up in another epoch."""
+    epoch, asleep = stage.home()[0], stage.workers_of(stage.b)
+    for pid in asleep:
+        os.kill(pid, signal.SIGSTOP)
+    stage.leave_for("redis")
+    end = time.monotonic() + max(seconds, 20)
+    while stage.home()[0] == epoch and time.monotonic() < end:
+        time.sleep(0.2)
+    time.sleep(1)
+    for pid in asleep:
+        os.kill(pid, signal.SIGCONT)
+
+
+def go_there_and_back(stage: Stage, seconds: float) -> None:
+    for kind in ("database", "redis"):
+        epoch = stage.home()[0]
+        stage.leave_for(kind)
+        while stage.home()[0] == epoch:
+            time.sleep(0.2)
+        time.sleep(seconds / 2)
+
+
+def clock_off(stage: Stage, seconds: float) -> None:
+    """One host's clock is ten seconds ahead."""
+    stage.b.stop()
+    stage.b.env |= {"LD_PRELOAD": FAKETIME, "FAKETIME": "+10s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    stage.b.start()
+    time.sleep(seconds)
+
+
+def clock_right(stage: Stage) -> None:
+    stage.b.stop()
+    for name in ("LD_PRELOAD", "FAKETIME", "FAKETIME_DONT_FAKE_MONOTONIC"):
+        stage.b.env.pop(name, None)
+    stage.b.start()
+
+
+# Redis.
+
+
+def freeze_redis(stage: Stage, seconds: float) -> None:
+    for node in stage.redis.nodes:
+        node.freeze()
+    time.sleep(seconds)
+
+
+def thaw_redis(stage: Stage) -> None:
+    for node in stage.redis.nodes:
+        node.thaw()
+
+
+def kill_redis(stage: Stage, seconds: float) -> None:
+    """One server; of a cluster, one node."""
+    stage.redis.nodes[-1].kill()
+    time.sleep(seconds)
+
+
+def start_redis(stage: Stage) -> None:
+    for node in stage.redis.nodes:
+        if node.process is None:
+            node.start()
+
+
+def kill_redis_that_writes(stage: Stage, seconds: float) -> None:
+    """It has a log of its own, up to a second old, and comes back with what is in it."""
+    [node] = stage.redis.nodes
+    client = node.client()
+    client.config_set("appendonly", "yes")
+    time.sleep(seconds / 2)
+    node.kill()
+    node.config["appendonly"] = "yes"
+    time.sleep(seconds / 2)
+
+
+def start_redis_that_wrote(stage: Stage) -> None:
+    [node] = stage.redis.nodes
+    node.start()
+    node.config.pop("appendonly")
+    node.client().config_set("appendonly", "no")
+    shutil.rmtree(node.directory / "appendonlydir", ignore_errors=True)
+
+
+def kill_redis_with_an_old_copy(stage: Stage, seconds: float) -> None:
+    """What it comes back with is some seconds old: marker, spent proofs and decisions that are in the log by now."""
+    [node] = stage.redis.nodes
+    node.client().save()
+    time.sleep(seconds)
+    node.kill()
+
+
+def start_redis_from_the_copy(stage: Stage) -> None:
+    [node] = stage.redis.nodes
+    node.start()
+    (node.directory / "dump.rdb").unlink(missing_ok=True)
+
+
+def flush_redis(stage: Stage, seconds: float) -> None:
+    for node in stage.redis.nodes:
+        node.client().flushall()
+    time.sleep(seconds)
+
+
+def redis_says(*command: object) -> Inject:
+    def inject(stage: Stage, seconds: float) -> None:
+        stage.redis.nodes[0].client().execute_command(*command)
+        time.sleep(seconds)
+
+    return inject
+
+
+def redis_is_told(*command: object) -> Heal:
+    return lambda stage: redis_says(*command)(stage, 0)
+
+
+def cut_redis(mode: str) -> Inject:
+    """Between the second verifier and Redis."""
+
+    def inject(stage: Stage, seconds: float) -> None:
+        for line in stage.redis_lines.values():
+            line.say(mode)
+        time.sleep(seconds)
+
+    return inject
+
+
+def cut_database(mode: str) -> Inject:
+    """Between the second verifier and PostgreSQL."""
+
+    def inject(stage: Stage, seconds: float) -> None:
+        stage.database_line.say(mode)
+        time.sleep(seconds)
+
+    return inject
+
+
+def cut_both(stage: Stage, seconds: float) -> None:
+    cut_redis("blackhole")(stage, 0)
+    cut_database("blackhole")(stage, seconds)
+
+
+def mend(stage: Stage) -> None:
+    for line in (*stage.redis_lines.values(), stage.database_line):
+        line.say("pass")
+
+
+# PostgreSQL.
+
+
+def freeze_database(stage: Stage, seconds: float) -> None:
+    stage.database.freeze()
+    time.sleep(seconds)
+
+
+def thaw_database(stage: Stage) -> None:
+    stage.database.thaw()
+
+
+def freeze_all(stage: Stage, seconds: float) -> None:
+    stage.database.freeze()
+    freeze_redis(stage, seconds)
+
+
+def thaw_all(stage: Stage) -> None:
+    thaw_redis(stage)
+    stage.database.thaw()
+
+
+def kill_database(stage: Stage, seconds: float) -> None:
+    stage.database.kill()
+    stage.kills += 1
+    time.sleep(seconds)
+    stage.database.start()
+
+
+def end_backends(stage: Stage, seconds: float) -> None:
+    query = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+
+    def once() -> None:
+        with contextlib.suppress(psycopg.OperationalError):
+            stage.sql(query)
+
+    run_for(seconds, once, 1)
+
+
+def use_up_connections(stage: Stage, seconds: float) -> None:
+    """A stranger takes what is left, and what is given back."""
+
+    def once() -> None:
+        with contextlib.suppress(psycopg.OperationalError):
+            while True:
+                connection = psycopg.connect(stage.database.url, connect_timeout=2)
+                stage.obstacles.callback(connection.close)
+
+    once()
+    # Those that are there live on; so that new ones are needed, they are ended.
+    stage.kill_a_worker()
+    run_for(seconds, once, 0.5)
+
+
+def clear(stage: Stage) -> None:
+    stage.obstacles.close()
+
+
+def fill_the_disk(stage: Stage, seconds: float) -> None:
+    """The file system of the database has not one byte left."""
+    ballast = stage.database.directory / "ballast"
+    subprocess.run(["dd", "if=/dev/zero", f"of={ballast}", "bs=1M"], check=False, capture_output=True)
+    time.sleep(seconds)
+
+
+def empty_the_disk(stage: Stage) -> None:
+    (stage.database.directory / "ballast").unlink(missing_ok=True)
+    if not stage.database.is_running():
+        stage.database.start()
+
+
+def can_fake_time() -> bool:
+    return Path(FAKETIME).is_file()
