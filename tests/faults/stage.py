@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -131,6 +132,8 @@ class Stage:
         os.kill(server.process.pid, signal.SIGKILL)
         server.process.wait()
         self.kills += 1
+        # One that was still starting holds the port until it looks for its parent: a supervisor tries again until then.
+        until(lambda: is_free(server.port), "orphans go on listening", 30)
         server.start()
 
     def restart_gently(self, server: LiveServer) -> None:
@@ -174,6 +177,16 @@ class Stage:
             found[f"{name} processes"] = len(pids)
             found[f"{name} files"] = sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids)
         return found
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def is_alive(pid: int) -> bool:

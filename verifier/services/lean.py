@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
+from audit.faults import fault_point
 from audit.services import Actor
 from registry.models import ServiceProvider
 from registry.services.nonces import nonces_of
@@ -200,6 +201,7 @@ class LeanVerifier:
     async def _lightly(self, call: StoreCall, known: Known | None) -> Permit | Refuse:
         made = plan(call, known)
         reply = await self._evaluate(JUDGE, made.called)
+        fault_point("lean.after_judge")
         # While Redis was asked, what is known may have grown too old, or the lease may have run out.
         self.follower.fresh()
         check_lease(call.tenure)
@@ -216,7 +218,9 @@ class LeanVerifier:
         if call.tenure.kind == Home.Kind.DATABASE or call.delivery is not None:
             return await self._lane.run(grant_id, partial(applied, call, call.tenure))
         spent = held(await self._evaluate(JUDGE, judging(call, known, mode=b"hold", entry=b"")))
+        fault_point("lean.after_hold")
         outcome = await self._lane.run(grant_id, partial(DatabaseStore(lambda _: spent).apply, call))
+        fault_point("lean.after_commit")
         if is_unused(spent, outcome):
             task = asyncio.create_task(self._give_back(call, known, spent))
             self._giving_back.add(task)
