@@ -111,6 +111,22 @@ async def whoever_is_answered_is_not_waited_for() -> None:
     assert (scene.worker.held, scene.worker.nr_conns) == (0, 0)
 
 
+async def a_kept_connection_has_its_time_from_the_first_byte_of_the_next_request() -> None:
+    scene = Scene()
+    connection, line = scene.connect(GET)
+    await scene.answer()
+    # It may be idle for longer than a head may take ...
+    look(connection, incoming.REQUEST_SECONDS)
+    assert line.acts == ["200"]
+    # ... and was, when the next request began.
+    connection.incoming.begun -= verifier_server.keepalive - 1
+    connection.data_received(GET[:5])
+    look(connection, incoming.HEAD_SECONDS - 1)
+    assert line.acts == ["200"]
+    look(connection, incoming.HEAD_SECONDS + 1)
+    assert line.acts == ["200", "408", "end"]
+
+
 async def what_comes_behind_waits_outside_until_the_answer_is_given() -> None:
     scene = Scene()
     connection, line = scene.connect(GET)
@@ -204,6 +220,7 @@ async def what_was_sent_is_let_go_with_its_connection() -> None:
 
 STORIES: list[Callable[[], Awaitable[None]]] = [
     whoever_is_answered_is_not_waited_for,
+    a_kept_connection_has_its_time_from_the_first_byte_of_the_next_request,
     what_comes_behind_waits_outside_until_the_answer_is_given,
     a_refusal_is_read_past_for_two_seconds,
     whoever_takes_the_answer_slowly_has_longer,
