@@ -121,13 +121,15 @@ def rest(absent: dict[str, str]) -> bool:
 
 
 def stories(absent: dict[str, str]) -> bool:
-    """Sweeps side by side; flows, faults and interop one after the other, since they measure time and fill both cores.
+    """Sweeps and flows side by side, file by file; faults one after the other, since they time what they hurt.
 
     Then the browser in a process of its own: its driver keeps an event loop running.
     """
     passed = pytest("tests/acts", "tests/flows", "-n", "2", "-m", "sweep")
     without = "".join(f" and not {marker}" for marker in {"browser", *absent})
-    passed = pytest("tests", *APPS, "-m", "(flow or faults or node or slow)" + without) and passed
+    side_by_side = ("-n", "2", "--dist", "loadfile", "-m", "(flow or node or slow) and not faults" + without)
+    passed = pytest("tests", *APPS, *side_by_side) and passed
+    passed = pytest("tests/faults", "-m", "faults" + without) and passed
     return ("browser" in absent or pytest("tests/browser", "-m", "browser")) and passed
 
 
