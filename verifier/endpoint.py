@@ -96,7 +96,7 @@ class Response:
 class Delegate(Protocol):
     """Whoever answers what the endpoint does not."""
 
-    async def __call__(self, request: Request) -> Response:
+    async def __call__(self, request: Request, /) -> Response:
         """Raises TemporarilyUnavailableError."""
 
     def stop(self) -> None:

@@ -131,14 +131,17 @@ def test_DJ_25_limits_hold_on_a_live_server_and_a_forged_header_changes_nothing(
     try:
         headers = {"Origin": registry.url, "Sec-Fetch-Site": "same-origin"}
         with httpx.Client(base_url=registry.url, headers=headers) as client:
-            answers = [
-                client.post(
-                    "/claim/unknown/statement", json={}, headers={"X-Forwarded-For": f"203.0.113.{number}"}
-                )
-                for number in range(70)
-            ]
-        limited = [answer for answer in answers if answer.status_code == 429]
-        assert 5 <= len(limited) <= 10
+            begun, allowed = time.monotonic(), 0
+            limited: list[httpx.Response] = []
+            while len(limited) < 5 and allowed < 300:
+                forged = {"X-Forwarded-For": f"203.0.113.{allowed % 256}"}
+                answer = client.post("/claim/unknown/statement", json={}, headers=forged)
+                if answer.status_code == 429:
+                    limited.append(answer)
+                else:
+                    allowed += 1
+        # 60 at once, and two a second.
+        assert 60 <= allowed <= 61 + 2 * (time.monotonic() - begun)
         assert limited[0].json()["error"] == "rate_limited"
         assert int(limited[0].headers["Retry-After"]) >= 1
         assert answered(registry, "/health/ready").status_code == 200

@@ -1,0 +1,98 @@
+"""More calls at once than one process may hold: the next is told at once to come again, and nothing is left of it."""
+
+import asyncio
+import json
+import uuid
+from typing import Any, cast
+
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from registry.models import ServiceProvider
+from verifier.endpoint import MAX_IN_FLIGHT, Edge, Endpoint, Request, Response
+from verifier.services.lean import LeanVerifier
+from verifier.services.pipeline import Answer
+
+BODY = json.dumps({"token": "t", "method": "GET", "url": "http://localhost/"}).encode()
+
+
+class _Follower:
+    async def provider(self, _authorization: str) -> ServiceProvider:
+        return ServiceProvider(id=uuid.uuid4())
+
+
+class _Verifier:
+    """Answers when it is let go. (The verifier itself has tests of its own.)"""
+
+    def __init__(self) -> None:
+        self.follower = _Follower()
+        self.go = asyncio.Event()
+
+    async def verify(self, **_asked: Any) -> Answer:
+        await self.go.wait()
+        return Answer({"valid": True})
+
+
+class _Delegate:
+    async def __call__(self, request: Request, /) -> Response:
+        raise AssertionError("nothing here is for the view")
+
+    def stop(self) -> None:
+        pass
+
+
+def failed(error: Exception) -> Response:
+    assert isinstance(error, TemporarilyUnavailableError)
+    return Response(503, b"{}", ((b"retry-after", b"1"),))
+
+
+async def ask(endpoint: Endpoint) -> dict[str, Any]:
+    """The start of the answer to one call."""
+    sent: list[Any] = []
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "scheme": "http",
+        "raw_path": b"/v1/verify",
+        "path": "/v1/verify",
+        "query_string": b"",
+        "headers": [
+            (b"host", b"localhost"),
+            (b"authorization", b"Basic x"),
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(BODY)).encode()),
+        ],
+    }
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": BODY, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await endpoint(scope, receive, send)
+    return cast("dict[str, Any]", sent[0])
+
+
+def test_RF_19_calls_beyond_the_bound_are_told_at_once_to_come_again_and_it_heals() -> None:
+    async def work() -> None:
+        verifier = _Verifier()
+
+        async def start() -> tuple[LeanVerifier, Edge]:
+            edge = Edge(delegate=_Delegate(), failed=failed, observe=lambda *_: None, headers=())
+            return cast("LeanVerifier", verifier), edge
+
+        endpoint = Endpoint(start)
+        endpoint._verifier, endpoint._edge = await start()
+        held = [asyncio.create_task(ask(endpoint)) for _ in range(MAX_IN_FLIGHT)]
+        await asyncio.sleep(0)
+        # It waits for nobody: no call before it has been answered.
+        for _ in range(3):
+            refused = await asyncio.wait_for(ask(endpoint), 1)
+            assert refused["status"] == 503
+            assert (b"retry-after", b"1") in refused["headers"]
+        assert not any(each.done() for each in held)
+        verifier.go.set()
+        assert {answer["status"] for answer in await asyncio.gather(*held)} == {200}
+        # One place is one call: those that were refused hold none.
+        assert (await ask(endpoint))["status"] == 200
+
+    asyncio.run(work())
