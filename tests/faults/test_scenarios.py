@@ -73,7 +73,7 @@ def test_a_fault_of_a_cluster(cluster_season: Season, scenario: Scenario) -> Non
 
 @pytest.mark.parametrize("scenario", chosen(SCENARIOS), ids=lambda each: each.name)
 def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
-    """RF-1 RF-2 RF-3 RF-4 RF-5 RF-6 RF-8 RF-10 RF-12 RF-14 RF-18 RF-25 EN-7 RV-3: which is which stands in the table."""
+    """RF-1 RF-2 RF-3 RF-4 RF-5 RF-6 RF-8 RF-10 RF-12 RF-18 RF-25 EN-7 RV-3: which is which stands in the table."""
     happens(season, scenario)
 
 
