@@ -26,7 +26,7 @@ def nothing(stage: Stage, seconds: float = 0) -> None:
 
 
 def kill_workers(stage: Stage, seconds: float) -> None:
-    run_for(seconds, stage.kill_a_worker, 0.5 if seconds < 60 else 0.25)
+    run_for(seconds, stage.kill_a_worker, 0.5)
 
 
 def kill_masters(stage: Stage, seconds: float) -> None:
