@@ -31,6 +31,16 @@ class FaultProxy:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._stopped.set)
 
+    def cut(self) -> None:
+        """End every connection there is; new ones pass."""
+        assert self._loop is not None
+        self.mode = "pass"
+        self._loop.call_soon_threadsafe(self._abort)
+
+    def _abort(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
     async def _serve(self, ready: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
         server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -131,5 +141,8 @@ if __name__ == "__main__":
         for line in sys.stdin:
             named, _, seconds = line.strip().partition(" ")
             here.delay_seconds = float(seconds or 0)
-            here.mode = named
+            if named == "cut":
+                here.cut()
+            else:
+                here.mode = named
             print("so be it", flush=True)
