@@ -15,6 +15,8 @@ from registry.services.grants import expire_grant
 from registry.services.idempotency import KEPT_FOR
 
 UNCLAIMED_KEPT_FOR = timedelta(days=7)
+# By this clock a proof may be over while a host that is behind still takes it, or while a call with it waits for a lock.
+PROOFS_KEPT_ON = timedelta(minutes=1)
 BATCH = 500
 FORGOTTEN_AT_ONCE = 1000
 Row = TypeVar("Row", Agent, Grant)
@@ -38,7 +40,7 @@ def expire_everything(*, now: datetime) -> dict[str, int]:
         + _each(ended.select_related("agent")[:BATCH], lambda grant: _expire_grant(grant, now)),
         "agents": _each(agents[:BATCH], lambda agent: _expire_agent(agent, now)),
         "unclaimed_agents_deleted": _each(forgotten[:BATCH], lambda agent: _delete_unclaimed(agent, now)),
-        "proofs": forget(SpentProof.objects.filter(expires_at__lte=now)),
+        "proofs": forget(SpentProof.objects.filter(expires_at__lte=now - PROOFS_KEPT_ON)),
         "answers": forget(IdempotencyRecord.objects.filter(expires_at__lte=now)),
         # A repeated call looks its token up for as long as its answer is kept.
         "tokens": forget(Token.objects.filter(expires_at__lte=now - KEPT_FOR)),

@@ -85,9 +85,12 @@ def test_what_is_only_remembered_is_forgotten_in_time(
     create_enrolment_code(human=alice, actor=TESTER, now=now)
     early = expire_everything(now=now + timedelta(seconds=64))
     assert (early["answers"], early["enrolment_codes"]) == (0, 0)
+    # The clock of the jobs may be ahead of a verifier's, and a call may wait for a lock.
+    assert expire_everything(now=now + timedelta(seconds=65 + 59))["proofs"] == 0
+    expire_everything(now=now + timedelta(seconds=65 + 60))
+    assert not SpentProof.objects.exists()
     late = expire_everything(now=now + timedelta(days=1, minutes=1))
     assert (late["answers"], late["enrolment_codes"]) == (1, 1)
-    assert not SpentProof.objects.exists()
     assert not IdempotencyRecord.objects.exists()
 
 

@@ -32,8 +32,9 @@ _MOST_PROVIDERS: Final = 4_096
 # Rows of one query: so few that reading them does not hold the loop's thread up.
 _BATCH: Final = 200
 _MOST_WAITING: Final = 20_000
-# Wrong credentials are never held, and each guess is a query: those have one thread and a short queue of their own.
-_MOST_UNPROVED: Final = 1_024
+# Wrong credentials are never held, and each guess is a query: those have one thread and a queue
+# of their own, shorter than all that is answered at once: guesses leave room for those who are known.
+_MOST_UNPROVED: Final = 128
 # Of the tokens that are over, how many are given up at each look: so few that nobody waits for it.
 _MOST_ENDED: Final = 1_000
 _START_SECONDS: Final = 10.0

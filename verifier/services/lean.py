@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 # Questions of a batch that are begun without a pause: half a millisecond.
 _AT_A_TIME = 8
+# Questions of all batches that are under way at once: there is room for others beside them, in the lane and at Redis.
+MAX_OF_BATCHES = 128
 
 # (kind of decision, error, reason) of each that is not counted by its own event's commit.
 Count = Callable[[str, str, str], None]
@@ -77,6 +79,7 @@ class LeanVerifier:
         self._keeping = Keeping()
         self._count = count
         self._giving_back: set[asyncio.Task[None]] = set()
+        self._of_batches = asyncio.Semaphore(MAX_OF_BATCHES)
 
     async def verify(
         self,
@@ -121,8 +124,10 @@ class LeanVerifier:
         """
         order, asked = _Order(), []
         for number, each in enumerate(requests, 1):
-            one = self._one_of_batch(service_provider, each, actor, clock, order)
-            asked.append(asyncio.create_task(one))
+            await self._of_batches.acquire()
+            one = asyncio.create_task(self._one_of_batch(service_provider, each, actor, clock, order))
+            one.add_done_callback(lambda _: self._of_batches.release())
+            asked.append(one)
             if number % _AT_A_TIME == 0:
                 # Signatures are checked in the loop: others are let in between.
                 await asyncio.sleep(0)

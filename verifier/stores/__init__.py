@@ -16,12 +16,15 @@ that says and records the event. What any home must keep:
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
+
+from django.utils import timezone
 
 from agentauth.protocol.capability import Action, Capability, Violation
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.envelope import Confirmation, Envelope, Ledger, Limits
+from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.keys import PublicKey
 from agentauth.protocol.token import TokenClaims
 from audit.services import Actor
@@ -29,6 +32,8 @@ from verifier.services.home import Tenure
 
 # Stands for "no action" where an action's digest is asked for: no canonical JSON object hashes to it.
 _NO_ACTION: Final = sha256(b"agentauth/no-action/v1")
+# From the moment a call began until its proof is spent; the memories of spent proofs reckon with it.
+_MOST_WAIT: Final = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +176,16 @@ class EarlyRefusal:
     # A key whose private half the proof gave away.
     leaked_key: PublicKey | None = None
     delivery: Delivery | None = None
+
+
+def check_in_time(call: StoreCall) -> None:
+    """Ask it right before the proof is spent. Raises TemporarilyUnavailableError for a call that waited for too long.
+
+    A proof is judged by the moment its call began. It may have been used since then, and be forgotten: nobody
+    remembers it for long after it could be used. So it waits with a database that hangs, and then it does not pass.
+    """
+    if timezone.now() - call.now > _MOST_WAIT:
+        raise TemporarilyUnavailableError("This waited for too long. Try again.")
 
 
 class VerifierStore(Protocol):

@@ -34,6 +34,7 @@ from verifier.stores import (
     Snapshot,
     Spent,
     StoreCall,
+    check_in_time,
 )
 from verifier.stores.events import record_decision, record_early_refusal, record_refusal
 from verifier.stores.redelivery import answered_once
@@ -120,6 +121,7 @@ def _judge(call: StoreCall, spend: Callable[[StoreCall], Spent]) -> Permit | Ref
 
 
 def _spend(call: StoreCall) -> Spent:
+    check_in_time(call)
     if not call.dry_run:
         return Spent(spend_proof(jkt=call.proof_jkt, jti=call.proof_jti, until=call.spent_until))
     # A dry run asks the same question and takes the answer back.

@@ -17,7 +17,7 @@ from agentauth.protocol.limits import microseconds
 from verifier.answers import allowed_body
 from verifier.decision import decide
 from verifier.services.snapshots import Known
-from verifier.stores import Allow, Permit, Refuse, Snapshot, Spent, StoreCall
+from verifier.stores import Allow, Permit, Refuse, Snapshot, Spent, StoreCall, check_in_time
 from verifier.stores.entries import no_entry, yes_entry
 from verifier.stores.scripts import (
     MAX_STREAM,
@@ -31,8 +31,9 @@ from verifier.stores.scripts import (
     shard_of,
 )
 
-# A spent proof is remembered a little longer than it could be used, since Redis counts by a clock of its own.
-_SLACK_MS: Final = 5_000
+# A spent proof is remembered longer than it could be used: two hosts' clocks may each differ by 5 s from the database's, Redis
+# counts by one of its own, and a call is judged by the moment it began (`check_in_time`).
+_SLACK_MS: Final = 20_000
 # What moves money or destroys something is on record before its answer.
 _DURABLE_ACTIONS: Final = frozenset({"transact", "delete"})
 # What a script is called with: its shard, its keys, its arguments.
@@ -75,7 +76,8 @@ def plan(call: StoreCall, known: Known | None) -> Plan:
 
 
 def judging(call: StoreCall, known: Known | None, *, mode: bytes, entry: bytes) -> Called:
-    """The call of `judge.lua` that decides this call."""
+    """The call of `judge.lua` that decides this call. Raises TemporarilyUnavailableError where the call is too old."""
+    check_in_time(call)
     grant_id = uuid.UUID(call.claims.grant_id)
     shard = shard_of(grant_id)
     rate = None if known is None or known.envelope is None else known.envelope.rate

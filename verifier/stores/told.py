@@ -4,6 +4,7 @@ Kept in memory, and written down once the epoch is over (or this process ends): 
 """
 
 import threading
+from collections.abc import Mapping
 
 from django.db import transaction
 
@@ -38,6 +39,10 @@ class Told:
             # In one order: of two that do this at once, none waits for the other in a circle.
             for (epoch, shard), number in sorted(due.items()):
                 StreamCursor.objects.filter(epoch=epoch, shard=shard, told__lt=number).update(told=number)
+            # Not before the commit, which may be of more than this, and fail.
+            transaction.on_commit(lambda: self._forget(due))
+
+    def _forget(self, due: Mapping[tuple[int, int], int]) -> None:
         with self._lock:
             for place, number in due.items():
                 if self._last.get(place) == number:

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 import pytest
-from django.db import DatabaseError
+from django.db import DatabaseError, transaction
 from redis import Redis
 
 from verifier.models import Home, StreamCursor
@@ -101,6 +101,16 @@ def test_what_could_not_be_written_down_is_still_known(told: Told, monkeypatch: 
         patch.setattr(StreamCursor.objects, "bulk_create", fails)
         with pytest.raises(DatabaseError):
             told.write_down()
+    told.write_down()
+    assert StreamCursor.objects.get().told == 3
+
+
+def test_what_was_written_down_in_a_transaction_that_failed_is_still_known(told: Told) -> None:
+    told.hear(1, 0, 3)
+    with transaction.atomic():
+        told.write_down()
+        transaction.set_rollback(True)
+    assert not StreamCursor.objects.exists()
     told.write_down()
     assert StreamCursor.objects.get().told == 3
 

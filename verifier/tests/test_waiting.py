@@ -1,0 +1,172 @@
+"""Calls that wait inside us: none passes that waited for too long, and none takes the room of others."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.db import connections
+
+from agentauth.protocol.dpop import SPEND_SECONDS
+from tests import redis_servers
+from tests.through import LeanClient, Running, at_home_in_redis
+from verifier import stores
+from verifier.answers import refusal_body
+from verifier.endpoint import MAX_IN_FLIGHT
+from verifier.services import following, home, lean
+from verifier.services.lean import LeanVerifier
+from verifier.services.pipeline import Answer
+from verifier.stores import Refuse
+from verifier.tests import scene as scenes
+from verifier.tests.scene import LOOK, scene
+from verifier.tests.test_batch import ask, verdicts
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
+
+SHORT = 0.3
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[redis_servers.Server]:
+    with redis_servers.server() as made:
+        monkeypatch.setattr(home, "LEASE", home.Lease())
+        monkeypatch.setattr(settings, "REDIS_URL", made.url)
+        yield made
+
+
+@pytest.fixture
+def running(server: redis_servers.Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    """The lean endpoint, at home in Redis, where nobody waits for long."""
+    monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(seconds=SHORT))
+    with at_home_in_redis(server.url):
+        made = Running()
+        monkeypatch.setattr(LeanClient, "endpoint", made, raising=False)
+        monkeypatch.setattr(scenes, "new_client", LeanClient)
+        yield made
+        made.stop()
+
+
+def hold_up(running: Running, seconds: float) -> None:
+    """Both threads of the lane are busy for so long, as with a database that hangs."""
+    for _ in range(2):
+        held = running.app._verifier._lane.run("", lambda: time.sleep(seconds))
+        asyncio.run_coroutine_threadsafe(held, running._loop)
+        time.sleep(0.05)
+
+
+async def guess(running: Running, number: int) -> None:
+    """One call with credentials that are nobody's."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def send(_: object) -> None:
+        return
+
+    headers = [
+        (b"host", b"localhost"),
+        (b"content-type", b"application/json"),
+        (b"authorization", b"Basic %d" % number),
+    ]
+    path = {"path": "/v1/verify", "raw_path": b"/v1/verify", "query_string": b"", "headers": headers}
+    await running.app(
+        {"type": "http", "method": "POST", "scheme": "http", **path, "http_version": "1.1"}, receive, send
+    )
+
+
+def apart(work: Callable[[], Any]) -> Any:
+    """In a thread of its own."""
+
+    def worked() -> Any:
+        try:
+            return work()
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(worked).result()
+
+
+def test_RF_4_a_proof_whose_call_waited_for_too_long_does_not_pass(running: Running) -> None:
+    place = scene()
+    hold_up(running, 2 * SHORT)
+    late = place.post(place.body(LOOK), call_key="k" * 24)
+    assert (late.status_code, json.loads(late.content)["error"]) == (503, "temporarily_unavailable")
+
+
+def test_nor_that_of_a_question_that_waited_for_another(running: Running) -> None:
+    place = scene(max_uses=5)
+    token = place.token()
+    hold_up(running, 2 * SHORT)
+    answers = ask(place, *(place.body(LOOK, token=token) for _ in range(3)))
+    # The first had spent its proof before it waited.
+    assert verdicts(answers) == ["valid", "temporarily_unavailable", "temporarily_unavailable"]
+    assert verdicts(ask(place, place.body(LOOK, token=token))) == ["valid"]
+
+
+def test_a_spent_proof_is_remembered_for_longer_than_clocks_and_waits_can_make_it_good(
+    running: Running, server: redis_servers.Server
+) -> None:
+    place = scene()
+    assert place.ask(LOOK)["valid"]
+    client = server.client()
+    [proof] = client.scan_iter(match="aa:*:p:*")
+    # Two clocks 5 s off, the second a proof ends in, and the wait.
+    assert client.pttl(proof) > (SPEND_SECONDS + 5 + 1 + 10) * 1000
+
+
+def test_questions_of_batches_leave_room_for_others(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way, most = 0, 0
+
+    async def verify(*_: object, **__: object) -> Any:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.01)
+        under_way -= 1
+        return Answer(refusal_body(Refuse("invalid_token", "unknown")))
+
+    place = scene()
+    question = place.body(LOOK)
+    with monkeypatch.context() as patch:
+        patch.setattr(LeanVerifier, "verify", verify)
+        with ThreadPoolExecutor(3) as pool:
+            for each in [pool.submit(apart, lambda: ask(place, *[question] * 256)) for _ in range(3)]:
+                assert verdicts(each.result()) == ["unknown"] * 256
+    assert most == lean.MAX_OF_BATCHES
+
+
+def test_whoever_guesses_credentials_leaves_room_for_those_who_have_them(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Each guess is a query; those who make them wait for each other, and not in front of everybody."""
+    known, authenticate = threading.Event(), following._authenticated
+
+    def slowly(headers: Sequence[str]) -> Any:
+        if known.is_set():
+            time.sleep(2 * SHORT)
+        return authenticate(headers)
+
+    monkeypatch.setattr(following, "_authenticated", slowly)
+    running: Running = request.getfixturevalue("running")
+    place = scene()
+    assert place.ask(LOOK)["valid"]
+    known.set()
+
+    body = place.body(LOOK)
+    guesses = [
+        asyncio.run_coroutine_threadsafe(guess(running, number), running._loop)
+        for number in range(2 * MAX_IN_FLIGHT)
+    ]
+    answer = place.post(body)
+    assert (answer.status_code, json.loads(answer.content).get("valid")) == (200, True)
+    for each in guesses:
+        each.result(30)
