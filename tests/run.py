@@ -121,13 +121,13 @@ def rest(absent: dict[str, str]) -> bool:
 
 
 def stories(absent: dict[str, str]) -> bool:
-    """Sweeps and flows side by side, file by file; faults one after the other, since they time what they hurt.
+    """Sweeps and flows side by side, those file by file and often waiting; faults one by one, since they time what they hurt.
 
     Then the browser in a process of its own: its driver keeps an event loop running.
     """
     passed = pytest("tests/acts", "tests/flows", "-n", "2", "-m", "sweep")
     without = "".join(f" and not {marker}" for marker in {"browser", *absent})
-    side_by_side = ("-n", "2", "--dist", "loadfile", "-m", "(flow or node or slow) and not faults" + without)
+    side_by_side = ("-n", "3", "--dist", "loadfile", "-m", "(flow or node or slow) and not faults" + without)
     passed = pytest("tests", *APPS, *side_by_side) and passed
     passed = pytest("tests/faults", "-m", "faults" + without) and passed
     return ("browser" in absent or pytest("tests/browser", "-m", "browser")) and passed
@@ -145,7 +145,7 @@ def main() -> int:
         passed = coverage(absent)
     elif group == "again":
         # On the other Python: what has no other reader of bytes than Python's, what runs at a user's, and what is fast.
-        again = ("agentauth", "audit", "verifier", "tests/vectors", "tests/contract", "-n", "2")
+        again = ("agentauth/protocol", "agentauth/sdk", "verifier", "tests/vectors", "-n", "2")
         passed = pytest(*again, "-m", "not slow and not postgres and not redis and not flow")
         passed = pytest("tests/flows", "-m", "flow", "-k", "sdk") and passed
     elif group in {"rest", "campaign"}:
