@@ -37,6 +37,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 PLAIN_PATH = re.compile(r"[A-Za-z0-9/._~-]*")
 # The largest body anybody may send, a batch of questions; every other address takes less and says so itself.
 MAX_BODY_BYTES = 1024 * 1024
+MAX_LENGTH_DIGITS = 20
 # Never limited: an orchestrator that is refused restarts what is only busy.
 PROBES = ("/health/", "/metrics")
 REGISTRATION = "/v1/agents"
@@ -138,7 +139,11 @@ class PlainRequestMiddleware:
             return error_response(request, NotFoundError("There is nothing here, or it is not yours."))
         if "Transfer-Encoding" in request.headers:
             return error_response(request, InvalidRequestError("Send the body with its Content-Length."))
-        if int(request.META.get("CONTENT_LENGTH") or 0) > MAX_BODY_BYTES:
+        length = request.META.get("CONTENT_LENGTH") or "0"
+        # More digits than any length has: Python would refuse to read them.
+        if not length.isdecimal() or len(length) > MAX_LENGTH_DIGITS:
+            return error_response(request, InvalidRequestError("Send the body with its Content-Length."))
+        if int(length) > MAX_BODY_BYTES:
             return error_response(
                 request, RequestTooLargeError("The body is larger than anything taken here.")
             )
