@@ -67,7 +67,7 @@ def coverage(absent: dict[str, str]) -> bool:
             more = ("-m", "not slow", "--cov", "--cov-append", "--cov-report=")
             passed = pytest("audit", "verifier/tests/test_state.py", *more, database_url=url) and passed
     if "redis" not in absent:
-        more = ("-m", "redis and not slow", "--cov", "--cov-append", "--cov-report=")
+        more = ("-m", "redis and not postgres and not slow", "--cov", "--cov-append", "--cov-report=")
         passed = pytest("verifier", *more) and passed
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "coverage.json"
@@ -88,7 +88,9 @@ def rest(absent: dict[str, str]) -> bool:
     """What `check` did not run: the same unit tests on PostgreSQL, those with Redis, then the stories across apps."""
     without = " and not redis" if "redis" in absent else ""
     if "postgres" in absent:
-        passed = "redis" in absent or pytest(*APPS, "-n", "2", "-m", "redis and not slow and not flow")
+        passed = "redis" in absent or pytest(
+            *APPS, "-n", "2", "-m", "redis and not postgres and not slow and not flow"
+        )
         return stories(absent) and passed
     with postgres.cluster() as url:
         passed = pytest(

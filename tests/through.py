@@ -24,9 +24,10 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from kms.services import verification_keys
 from tests import conformance
 from verifier.models import Home, StateChange
-from verifier.services import home
+from verifier.services import following, home, lean
 from verifier.services.state import present_position, state_since
 from verifier.services.watching import Look, News
+from verifier.stores.connection import Servers
 from verifier.stores.sync_connection import SyncServers, sync_client
 
 # The modules of verifier/tests that ask at an endpoint; the others ask what is behind it.
@@ -192,6 +193,24 @@ class NoKeeping:
     def stop(self) -> None: ...
 
 
+def scope(
+    path: str, query: str, headers: list[tuple[bytes, bytes]], *, method: str = "POST"
+) -> dict[str, Any]:
+    """A request as the server hands it on (ASGI)."""
+    return {
+        "type": "http",
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
+        "headers": headers,
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 8000),
+    }
+
+
 class Running:
     """The endpoint in a loop of its own, in a thread."""
 
@@ -239,18 +258,7 @@ class Running:
         self, path: str, query: str, headers: list[tuple[bytes, bytes]], body: bytes, *, method: str = "POST"
     ) -> Answered:
         """One request, as the server would hand it on."""
-        scope = {
-            "type": "http",
-            "http_version": "1.1",
-            "method": method,
-            "scheme": "http",
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": query.encode(),
-            "headers": headers,
-            "client": ("127.0.0.1", 1),
-            "server": ("127.0.0.1", 8000),
-        }
+        asked = scope(path, query, headers, method=method)
         sent: list[Any] = []
 
         async def receive() -> dict[str, Any]:
@@ -259,7 +267,7 @@ class Running:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        self._run(self.app(scope, receive, send))
+        self._run(self.app(asked, receive, send))
         start, content = sent
         lines = {name.decode(): value.decode("latin-1") for name, value in start["headers"]}
         lines.pop("content-length")
@@ -274,13 +282,27 @@ class Running:
 
 
 @contextlib.contextmanager
+def running(redis_url: str) -> Iterator[Running]:
+    """An endpoint that can be at home in this Redis, if it is named."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settings, "REDIS_URL", redis_url)
+        patch.setattr(following, "Watcher", Looking)
+        patch.setattr(lean, "Keeping", NoKeeping)
+        made = Running()
+        try:
+            yield made
+        finally:
+            made.stop()
+
+
+@contextlib.contextmanager
 def at_home_in_redis(url: str) -> Iterator[None]:
-    """The first epoch, in Redis."""
+    """The first epoch, in Redis, which has all the time it needs: that it is late is another test's business."""
     servers = SyncServers(url)
-    try:
+    with pytest.MonkeyPatch.context() as patch, contextlib.closing(servers):
+        for each in (Servers, SyncServers):
+            patch.setitem(cast("dict[str, Any]", each.evaluate.__kwdefaults__), "deadline", 10.0)
         row, _ = home.look()
         servers.mark(row.epoch)
         Home.objects.update(kind=Home.Kind.REDIS, servers=sorted(servers.run_ids().values()))
         yield
-    finally:
-        servers.close()

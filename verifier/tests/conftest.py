@@ -8,7 +8,6 @@ import pytest
 from django.conf import settings
 
 from tests import redis_servers, through
-from verifier.services import following, lean
 from verifier.tests import scene
 from verifier.tests.moving import time
 from verifier.tests.scene import place
@@ -64,15 +63,8 @@ def running(
     django_db_setup: None, django_db_blocker: Any, own_redis: redis_servers.Server | None
 ) -> Iterator[through.Running]:
     """One endpoint for all tests: it is told to forget between them."""
-    with pytest.MonkeyPatch.context() as patch, django_db_blocker.unblock():
-        patch.setattr(settings, "REDIS_URL", own_redis.url if own_redis else "")
-        patch.setattr(following, "Watcher", through.Looking)
-        patch.setattr(lean, "Keeping", through.NoKeeping)
-        made = through.Running()
-        try:
-            yield made
-        finally:
-            made.stop()
+    with django_db_blocker.unblock(), through.running(own_redis.url if own_redis else "") as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)

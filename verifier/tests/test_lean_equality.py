@@ -1,0 +1,398 @@
+"""The view and the lean endpoint say the same: status, header lines and bytes, and what stands in the log afterwards."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from random import Random
+from typing import Any
+
+import pytest
+import time_machine
+from django.conf import settings
+from django.utils import timezone
+
+from agentauth.protocol.keys import LocalSigner, PrivateKey
+from agentauth.protocol.token import sign_token
+from kms.services import signer
+from registry.models import Token
+from registry.services.agents import suspend_agent
+from registry.services.grants import suspend_grant
+from registry.services.people import suspend_human
+from registry.services.tokens import revoke_token
+from tests import redis_servers, through
+from tests.campaign.grammar import break_verify
+from tests.campaign.kinds import PROOF_RULES, TOKEN_RULES
+from tests.campaign.mutants import broken_json
+from tests.campaign.signed import Original
+from tests.campaign.stage import body_of
+from tests.campaign.test_over_http import CAMPAIGN, mutated
+from tests.contract.scenarios import one_call_a_minute
+from tests.equal import BATCH, FORM, INTROSPECT, VERIFY, Ask, Both, ask
+from tests.forging import changed_signature
+from tests.vectors.generate import OWN
+from verifier.answers import _SENTENCES as SENTENCES
+from verifier.models import Confirmation
+from verifier.services.confirmations import deny
+from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, key, pay, scene
+
+pytestmark = [pytest.mark.redis, pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
+
+# A Sunday noon.
+NOW = datetime(2027, 1, 10, 12, tzinfo=UTC)
+HOURS = {"days": ["mon"], "start": "09:00", "end": "17:00", "zone": "Europe/Berlin"}
+
+
+@pytest.fixture(scope="module")
+def served(
+    django_db_setup: None, django_db_blocker: Any, redis_server: redis_servers.Server
+) -> Iterator[through.Running]:
+    with django_db_blocker.unblock(), through.running(redis_server.url) as made:
+        yield made
+
+
+@pytest.fixture(params=["database", "redis"])
+def both(
+    request: pytest.FixtureRequest, served: through.Running, redis_server: redis_servers.Server
+) -> Iterator[Both]:
+    with pytest.MonkeyPatch.context() as patch, time_machine.travel(NOW, tick=False) as clock:
+        patch.setattr(settings, "REDIS_URL", redis_server.url)
+        served.forget()
+        with redis_server.client() as client:
+            client.flushall()
+        if request.param == "database":
+            yield Both(served, clock, redis=False)
+        else:
+            with through.at_home_in_redis(redis_server.url):
+                yield Both(served, clock, redis=True)
+
+
+# ---- every refusal of verify
+
+
+def _other() -> LocalSigner:
+    return LocalSigner(PrivateKey.generate())
+
+
+def _forged(place: Scene) -> str:
+    place.token()
+    return sign_token(Token.objects.latest("issued_at").claims, LocalSigner(PrivateKey.generate(), kid="k"))
+
+
+def _later(seconds: float) -> Callable[[Both, Scene], None]:
+    return lambda both, _: both.clock.shift(seconds)
+
+
+def _proof(**more: Any) -> Callable[[Scene, str], str]:
+    return lambda place, token: place.proof(token, **more)
+
+
+def _after(act: Callable[[Scene], object]) -> Callable[[Both, Scene], object]:
+    return lambda _, place: act(place)
+
+
+def _denied(both: Both, place: Scene, operation: str) -> None:
+    place.pay("150.00", operation)
+    row = Confirmation.objects.get(grant=place.grant)
+    deny(confirmation=row, human=place.human, actor=SYSTEM, now=timezone.now())
+
+
+class Refused:
+    """How a refusal comes about: `envelope` of the grant, what happens once the token is issued, what is then asked."""
+
+    def __init__(
+        self,
+        *,
+        envelope: dict[str, Any] | None = None,
+        token: Callable[[Scene], str] | None = None,
+        first: Callable[[Both, Scene], object] = lambda *_: None,
+        proof: Callable[[Scene, str], str | None] = lambda place, token: place.proof(token),
+        action: dict[str, Any] | None = LOOK,
+        once: bool = False,
+        used: dict[str, Any] | None = None,
+        denied: bool = False,
+        **more: Any,
+    ) -> None:
+        self.envelope, self.token, self.first, self.proof = envelope or {}, token, first, proof
+        self.action, self.once, self.used, self.denied, self.more = action, once, used, denied, more
+
+    def asks(self, both: Both) -> tuple[Scene, Callable[[], dict[str, Any]]]:
+        place = scene(READ, PAY, **self.envelope)
+        token = self.token(place) if self.token else place.token()
+        transacts = self.action is not None and self.action["type"] == "transact"
+        named = {"idempotency_key": key()} if transacts else {}
+        if self.used is not None:
+            assert place.ask(self.used, **named)["valid"]
+        if self.denied:
+            _denied(both, place, named["idempotency_key"])
+        self.first(both, place)
+
+        def make() -> dict[str, Any]:
+            # One that was used or denied is asked about again; any other is a new one each time.
+            again = named if self.used or self.denied or not transacts else {"idempotency_key": key()}
+            body = place.body(self.action, token=token, proof=self.proof(place, token), **again)
+            return {name: value for name, value in (body | self.more).items() if value is not None}
+
+        made = make()
+        if self.once:
+            assert place.ask(**made)["valid"]
+            return place, lambda: made
+        return place, make
+
+
+HUNDRED = {"value": "100.00", "currency": "EUR"}
+BUDGET = {"value": "200.00", "currency": "EUR", "period": "day", "zone": "UTC"}
+REFUSALS: dict[tuple[str, str | None], Refused] = {
+    ("invalid_token", "malformed"): Refused(token=lambda _: "a.b.c"),
+    ("invalid_token", "unknown"): Refused(token=_forged),
+    ("invalid_token", "expired"): Refused(first=_later(901)),
+    ("invalid_token", "not_yet_valid"): Refused(first=_later(-13)),
+    ("invalid_token", "revoked"): Refused(
+        first=_after(
+            lambda p: revoke_token(jti=Token.objects.get(grant=p.grant).jti, actor=SYSTEM, now=timezone.now())
+        )
+    ),
+    ("invalid_token", "grant_inactive"): Refused(
+        first=_after(lambda p: suspend_grant(grant=p.grant, actor=SYSTEM, now=timezone.now()))
+    ),
+    ("invalid_token", "agent_inactive"): Refused(
+        first=_after(lambda p: suspend_agent(agent=p.agent, actor=SYSTEM, now=timezone.now()))
+    ),
+    ("invalid_token", "human_inactive"): Refused(
+        first=_after(lambda p: suspend_human(human=p.human, actor=SYSTEM, now=timezone.now()))
+    ),
+    ("invalid_token", "binding"): Refused(proof=lambda p, token: p.proof(token, signer=_other())),
+    ("invalid_dpop_proof", "malformed"): Refused(proof=lambda *_: None),
+    ("invalid_dpop_proof", "signature"): Refused(proof=lambda p, token: changed_signature(p.proof(token))),
+    ("invalid_dpop_proof", "method"): Refused(proof=_proof(method="GET")),
+    ("invalid_dpop_proof", "url"): Refused(url="https://elsewhere.example/"),
+    ("invalid_dpop_proof", "iat"): Refused(proof=_proof(iat=int(NOW.timestamp()) - 61)),
+    ("invalid_dpop_proof", "ath"): Refused(proof=lambda p, _: p.proof("another")),
+    ("invalid_dpop_proof", "replayed"): Refused(once=True),
+    ("use_dpop_nonce", None): Refused(proof=_proof(nonce="stale")),
+    ("insufficient_scope", "no_capability"): Refused(action={"type": "write", "resource": "calendar"}),
+    ("insufficient_scope", "constraint"): Refused(action=pay("501.00")),
+    ("envelope_exceeded", "rate"): Refused(
+        envelope={"max_requests_per_minute": 7, "max_burst": 1}, used=LOOK
+    ),
+    ("envelope_exceeded", "budget"): Refused(envelope={"budgets": [BUDGET]}, action=pay("201.00")),
+    ("envelope_exceeded", "max_uses"): Refused(envelope={"max_uses": 1}, used=LOOK),
+    ("outside_time_window", None): Refused(envelope={"allowed_time_windows": [HOURS]}),
+    ("step_up_required", "confirm_above"): Refused(envelope={"confirm_above": HUNDRED}, action=pay("150.00")),
+    ("step_up_required", "confirmation_denied"): Refused(
+        envelope={"confirm_above": HUNDRED}, action=pay("150.00"), denied=True
+    ),
+    ("step_up_required", "human_offline"): Refused(envelope={"requires_human_online": True}),
+    ("idempotency_mismatch", None): Refused(used=pay("1.00"), action=pay("2.00")),
+}
+
+
+def test_each_refusal_has_its_scenario() -> None:
+    assert REFUSALS.keys() == SENTENCES.keys()
+
+
+def asking(place: Scene, make: Callable[[], dict[str, Any]], path: str) -> Ask:
+    """A question, alone or as one of a batch."""
+    return ask(place, make() if path == VERIFY else {"requests": [make(), 7, {}]}, path)
+
+
+def test_every_refusal_is_the_same(both: Both) -> None:
+    for word, scenario in REFUSALS.items():
+        for path in (VERIFY, BATCH):
+            both.clock.move_to(NOW)
+            place, make = scenario.asks(both)
+            answer = both.same(partial(asking, place, make, path))
+            one = answer if path == VERIFY else answer["results"][0]
+            assert (one["error"], one.get("reason")) == word
+
+
+# ---- what is good, and what is no request
+
+
+def test_what_is_allowed_is_the_same(both: Both) -> None:
+    limited = scene(READ, PAY, max_requests_per_minute=60, budgets=[BUDGET], max_uses=90)
+    plain = scene(READ, PAY)
+    rehearsed: list[dict[str, Any]] = [
+        {"action": None},
+        {"action": LOOK, "dry_run": True},
+        {"action": pay("1.00"), "dry_run": True, "idempotency_key": "k"},
+    ]
+    # Where a limit counts, each answer changes the next: there only what counts nothing.
+    for place, questions in ((limited, rehearsed), (plain, [*rehearsed, {"action": LOOK}])):
+        token = place.token()
+        for question in questions:
+            for path in (VERIFY, BATCH):
+                answer = both.same(partial(asking, place, partial(place.body, token=token, **question), path))
+                assert (answer if path == VERIFY else answer["results"][0])["valid"], answer
+
+
+def test_what_was_answered_before_is_the_same(both: Both) -> None:
+    """An operation that is repeated, a call that is delivered again, and another body under its key."""
+    place = scene(READ, PAY)
+    token = place.token()
+    make = partial(place.body, pay("1.00"), token=token, idempotency_key="mine")
+    assert place.ask(**make())["valid"]
+    assert both.same(partial(asking, place, make, VERIFY))["repeated"]
+    asked = ask(place, place.body(LOOK), idempotency_key="call-1")
+    both.running.look()
+    assert both.running.ask(asked.path, "", asked.lines(), asked.body).json()["valid"]
+    assert both.same(asked)["valid"]
+    other = ask(place, place.body(LOOK), idempotency_key="call-1")
+    assert both.same(other)["error"] == "idempotency_mismatch"
+
+
+def test_introspection_is_the_same(both: Both) -> None:
+    place, stranger = scene(READ), scene(PAY, max_uses=3)
+    token, forged = place.token(), _forged(place)
+    active = {token: True, forged: False, stranger.token(): False, "x": False, token + "x": False}
+    for text, is_active in active.items():
+        assert both.same(ask(place, f"token={text}".encode(), INTROSPECT))["active"] is is_active
+    assert both.same(ask(place, f"token={token}&token_type_hint=access_token".encode(), INTROSPECT))["active"]
+    for body in (b"", b"token=", b"token=a&token=b", b"tok", b"token=%ED%A0%80", b"token=%00", b"\xff=\xfe"):
+        both.same(ask(place, body, INTROSPECT))
+    both.clock.shift(901)
+    assert both.same(ask(place, f"token={token}".encode(), INTROSPECT))["active"] is False
+    both.clock.shift(-901)
+    revoke_token(
+        jti=Token.objects.filter(grant=place.grant).earliest("issued_at").jti,
+        actor=SYSTEM,
+        now=timezone.now(),
+    )
+    assert both.same(ask(place, f"token={token}".encode(), INTROSPECT))["active"] is False
+
+
+def edges(place: Scene) -> Iterator[tuple[str, Ask]]:
+    """Requests that are not in order, or only just."""
+    for path, good in [
+        (VERIFY, json.dumps(place.body(LOOK, token="x", proof="y")).encode()),
+        (BATCH, json.dumps({"requests": [place.body(LOOK, token="x", proof="y")]}).encode()),
+        (INTROSPECT, b"token=x"),
+    ]:
+        for name, changes in CHANGED.items():
+            yield f"{path} {name}", ask(place, good, path, **changes)
+        for body in BODIES:
+            yield f"{path} {body[:20]!r}", ask(place, body, path)
+        for method in ("GET", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH", "MADEUP"):
+            asked = ask(place, good, path)
+            asked.method = method
+            yield f"{path} {method}", asked
+        for query in ("a=b", "token=x", "a", "%ff"):
+            asked = ask(place, good, path)
+            asked.query = query
+            yield f"{path} ?{query}", asked
+        for line in (
+            ("authorization", "Basic eDp5"),
+            ("accept", "text/html"),
+            ("content-type", "text/plain"),
+        ):
+            asked = ask(place, good, path)
+            asked.headers.append(line)
+            yield f"{path} twice {line[0]}", asked
+        for size in (64 * 1024, 64 * 1024 + 1, 1024 * 1024, 1024 * 1024 + 1):
+            yield f"{path} {size}", ask(place, good + b" " * (size - len(good)), path)
+        yield f"{path} nothing", ask(place, b"", path, content_length=None)
+    yield from _questions(place)
+
+
+def _questions(place: Scene) -> Iterator[tuple[str, Ask]]:
+    good = place.body(LOOK, token="x", proof="y")
+    for wrong in ("", " ", "a b", "x" * 256, "\x7f", "\xe9"):
+        yield f"key {wrong!r}", ask(place, good, idempotency_key=wrong)
+    changes: list[dict[str, Any]] = [
+        {"token": 7}, {"token": None}, {"action": {}}, {"dry_run": 1}, {"more": 1}, {"url": "x"}, {"method": ""},
+    ]  # fmt: skip
+    for change in changes:
+        yield f"{change}", ask(place, good | change)
+        yield f"batch {change}", ask(place, {"requests": [good | change, good]}, BATCH)
+    batches: list[Any] = [[], None, {}, [{}] * 257, [good] * 3, ["x", None, []]]
+    for requests in batches:
+        yield f"requests {str(requests)[:30]}", ask(place, {"requests": requests}, BATCH)
+
+
+CHANGED: dict[str, dict[str, str | None]] = {
+    "as it should be": {},
+    **{f"type {each}": {"content-type": each} for each in (
+        "application/json; charset=utf-8", "application/json;charset=UTF-8", "APPLICATION/JSON", "text/plain", "", "json",
+        "application/json; charset=latin-1", FORM, f"{FORM}; charset=utf-8", "multipart/form-data; boundary=x",
+    )},
+    "no type": {"content-type": None},
+    **{f"accept {each}": {"accept": each} for each in (
+        "*/*", "application/json", "application/*", "text/html", "", "text/html, */*;q=0.1", "application/json; q=0",
+        "application/json; indent=4",
+    )},
+    **{f"host {each}": {"host": each} for each in ("localhost", "evil.example", "", "localhost:9", "a b", "LOCALHOST")},
+    "no host": {"host": None},
+    "no credentials": {"authorization": None},
+    **{f"credentials {each}": {"authorization": each} for each in (
+        "Basic", "Basic ", "Basic !!!", "Bearer x", "Basic eDp5", "basic eDp5", "DPoP x", "Basic \xe9",
+    )},
+    "a proof": {"authorization": None, "dpop": "x"},
+    "length empty": {"content-length": ""},
+    "chunked": {"content-length": None, "transfer-encoding": "chunked"},
+    "cookie": {"cookie": "sessionid=x"},
+    "origin": {"origin": "https://evil.example"},
+    "request id": {"x-request-id": "mine"},
+    "forwarded": {"x-forwarded-proto": "https", "x-forwarded-for": "10.0.0.1"},
+}  # fmt: skip
+BODIES = (
+    b"", b"{", b"[]", b"null", b"7", b'"x"', b"\xff", b"\xef\xbb\xbf{}", b'{"a":1,"a":2}', b'{"a":NaN}', b"{}" + b" " * 9,
+    b'{"token":"\\ud800"}', b"[" * 2000, b'{"token":' + b"9" * 400 + b"}",
+)  # fmt: skip
+
+
+def test_what_is_no_request_is_the_same(both: Both, place: Scene) -> None:
+    differ = []
+    for name, asked in edges(place):
+        try:
+            both.same(asked)
+        except AssertionError as error:
+            differ.append(f"{name}: {error}")
+    assert not differ, "\n".join(differ)
+
+
+def test_too_many_calls_are_the_same(both: Both, place: Scene) -> None:
+    with one_call_a_minute():
+        place.post(b"")
+        for path in (VERIFY, BATCH, INTROSPECT):
+            assert both.same(ask(place, place.body(LOOK), path), recorded=False)["error"] == "rate_limited"
+
+
+def test_mutants_are_the_same(both: Both, place: Scene) -> None:
+    """Two thousand at the full campaign's counts."""
+    random, good = Random(20270110), place.body(LOOK)
+    compact = Original(good["token"], signer(purpose="token", now=NOW), [place.token(), place.token()])
+    proof = Original(good["proof"], place.signer, [place.proof(good["token"]) for _ in range(2)])
+    differ = []
+    for number in range(2_000 if CAMPAIGN else 60):
+        way = random.random()
+        if way < 0.4:
+            mutant: object = good | {"token": mutated(random, compact, TOKEN_RULES)[1]}
+        elif way < 0.8:
+            mutant = good | {"proof": mutated(random, proof, PROOF_RULES)[1]}
+        elif way < 0.9:
+            mutant = break_verify(random, good)
+        else:
+            mutant = broken_json(random, good)[1]
+        try:
+            both.same(ask(place, body_of(mutant)))
+        except AssertionError as error:
+            differ.append(f"{number}: {error}")
+    assert not differ, "\n".join(differ)
+
+
+def test_vectors_are_the_same(both: Both, place: Scene) -> None:
+    own = {name: json.loads((OWN / f"{name}.json").read_text()) for name in ("proofs", "tokens")}
+    both.clock.move_to(datetime.fromtimestamp(own["proofs"]["cases"][0]["now"], UTC))
+    token = place.token()
+    for case in own["proofs"]["cases"]:
+        body = {"token": case["access_token"] or token, "proof": case["proof"]}
+        both.same(ask(place, body | {"method": case["method"], "url": case["url"]}))
+    for case in own["tokens"]["cases"]:
+        body = {
+            "token": case["token"],
+            "proof": place.proof(case["token"]),
+            "method": "POST",
+            "url": place.url,
+        }
+        both.same(ask(place, body))
+        both.same(ask(place, b"token=" + case["token"].encode(), INTROSPECT))

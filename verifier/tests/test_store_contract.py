@@ -1,0 +1,259 @@
+"""What `verifier.stores` promises of any home, asked of each: the database, and Redis, Valkey and a cluster of three."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from random import Random
+from typing import Any, cast
+
+import pytest
+from django.conf import settings
+from django.db import connection
+from django.utils import timezone
+
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.protocol.limits import Rate, microseconds
+from audit import kinds
+from audit.models import Event
+from kms.services import verification_keys
+from registry.services.nonces import nonces_of
+from tests import redis_servers, through
+from tests.oracle import counters as owed
+from verifier.models import GrantLedger
+from verifier.requests import parse_verify_request
+from verifier.services import home
+from verifier.services.pipeline import prepare
+from verifier.stores import Permit, Refuse, StoreCall, VerifierStore
+from verifier.stores import light as light_decisions
+from verifier.stores.database import DatabaseStore
+from verifier.stores.redis import RedisStore
+from verifier.stores.scripts import MAX_STREAM
+from verifier.stores.sync_connection import SyncServers
+from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, counters, key, pay, scene
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+BUDGET = {"value": "10.00", "currency": "EUR", "period": "total", "zone": "UTC"}
+
+
+@dataclass
+class Kept:
+    """A store, and what it takes to see all that it wrote."""
+
+    store: VerifierStore
+    redis: bool
+
+    def apply(self, call: StoreCall) -> Any:
+        return self.store.apply(call)
+
+    def said(self, outcome: str = "success") -> int:
+        if self.redis:
+            through.drained()
+        decisions = Event.objects.filter(kind__startswith="verifier.decision.", outcome=outcome)
+        return decisions.count()
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[Callable[[str], redis_servers.Server | redis_servers.Cluster]]:
+    """Each kind of Redis, started when it is first asked for."""
+    with ExitStack() as stack:
+
+        @cache
+        def of(kind: str) -> redis_servers.Server | redis_servers.Cluster:
+            made: Any = (
+                redis_servers.cluster() if kind == "cluster" else redis_servers.server(f"{kind}-server")
+            )
+            return cast("redis_servers.Server | redis_servers.Cluster", stack.enter_context(made))
+
+        yield of
+
+
+_REDIS = [pytest.param(kind, marks=pytest.mark.redis) for kind in ("redis", "valkey", "cluster")]
+
+
+@pytest.fixture(params=["database", *_REDIS])
+def kept(request: pytest.FixtureRequest, started: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
+    if request.param == "database":
+        yield Kept(DatabaseStore(), redis=False)
+        return
+    running = started(request.param)
+    for node in running.nodes:
+        node.client().flushall()
+    monkeypatch.setattr(settings, "REDIS_URL", running.url)
+    servers = SyncServers(running.url)
+    with through.at_home_in_redis(running.url):
+        yield Kept(RedisStore(servers), redis=True)
+    servers.close()
+
+
+def call(place: Scene, action: dict[str, Any] | None = LOOK, **more: Any) -> StoreCall:
+    """A call that reached the store."""
+    now, tenure = timezone.now(), home.LEASE.current()
+    prepared = prepare(
+        parse_verify_request(place.body(action, **more)),
+        service_provider=place.provider,
+        keys=verification_keys(purpose="token", now=now),
+        tenure=tenure,
+        nonces=nonces_of(tenure.nonce_server(str(place.provider.pk)), now),
+        nonce_required=False,
+        actor=SYSTEM,
+        now=now,
+    )
+    assert isinstance(prepared, StoreCall)
+    return prepared
+
+
+def payment(place: Scene, value: str = "1.00", **more: Any) -> StoreCall:
+    return call(place, pay(value), idempotency_key=key(), **more)
+
+
+def words(outcome: Any) -> str:
+    if isinstance(outcome, Refuse):
+        return outcome.reason or outcome.error
+    assert isinstance(outcome, Permit)
+    return "repeated" if outcome.repeated else "yes"
+
+
+def together(kept: Kept, calls: list[StoreCall]) -> "Counter[str]":
+    def ask(one: StoreCall) -> str:
+        try:
+            return words(kept.apply(one))
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        return Counter(pool.map(ask, calls))
+
+
+@pytest.mark.parametrize("ask", [call, payment], ids=["light", "durable"])
+def test_a_proof_is_spent_once_whatever_follows(kept: Kept, ask: Callable[..., StoreCall]) -> None:
+    place = scene(READ, PAY, max_requests_per_minute=600)
+    assert together(kept, [ask(place)] * 20) == {"yes": 1, "replayed": 19}
+    wrong = call(place, {"type": "write", "resource": "calendar"})
+    assert [words(kept.apply(wrong)) for _ in range(2)] == ["no_capability", "replayed"]
+    dear = payment(place, "501.00")
+    assert [words(kept.apply(dear)) for _ in range(2)] == ["constraint", "replayed"]
+
+
+def test_a_dry_run_leaves_nothing_but_its_event(kept: Kept) -> None:
+    place = scene(READ, PAY, max_requests_per_minute=60, max_burst=1)
+    token = place.token()
+    body = place.body(LOOK, token=token)
+    before = counters()
+    dry = call(place, LOOK, token=token, proof=body["proof"], dry_run=True)
+    for _ in range(3):
+        assert words(kept.apply(dry)) == "yes"
+    assert kept.said() == 3
+    assert counters() == before
+    # Neither the proof nor the one use that there is.
+    assert words(kept.apply(call(place, LOOK, token=token, proof=body["proof"]))) == "yes"
+    assert words(kept.apply(call(place, dry_run=True))) == "rate"
+
+
+@pytest.mark.parametrize(
+    ("envelope", "ask", "expected"),
+    [
+        ({"max_requests_per_minute": 6, "max_burst": 5}, call, {"yes": 5, "rate": 35}),
+        ({"max_requests_per_minute": 6, "max_burst": 5}, payment, {"yes": 5, "rate": 35}),
+        ({"max_uses": 7}, call, {"yes": 7, "max_uses": 33}),
+        ({"budgets": [BUDGET]}, payment, {"yes": 10, "budget": 30}),
+    ],
+)
+def test_no_limit_is_passed_by_forty_at_once(
+    kept: Kept, envelope: dict[str, Any], ask: Callable[..., StoreCall], expected: dict[str, int]
+) -> None:
+    place = scene(READ, PAY, **envelope)
+    token = place.token()
+    assert together(kept, [ask(place, token=token) for _ in range(40)]) == expected
+    assert (kept.said(), kept.said("denied")) == tuple(expected.values())
+    # Counters are what the events say.
+    assert list(owed(list(Event.objects.filter(kind=kinds.DECISION_ALLOWED)))) == []
+    assert GrantLedger.objects.get().uses == expected["yes"]
+
+
+def test_a_refusal_changes_no_counter_and_gives_back_what_was_set_aside(kept: Kept) -> None:
+    place = scene(READ, PAY, max_requests_per_minute=6, max_burst=2, budgets=[BUDGET])
+    for _ in range(4):
+        assert words(kept.apply(payment(place, "11.00"))) == "budget"
+    assert [words(kept.apply(payment(place))) for _ in range(3)] == ["yes", "yes", "rate"]
+    assert GrantLedger.objects.get().uses == 2
+    assert kept.said("denied") == 5
+
+
+def test_an_operation_is_remembered_with_its_debit(kept: Kept) -> None:
+    place, operation = scene(PAY, max_requests_per_minute=6, max_burst=2), key()
+    calls = [call(place, pay("1.00"), idempotency_key=operation) for _ in range(8)]
+    assert Counter(words(kept.apply(each)) for each in calls) == {"yes": 1, "repeated": 7}
+    assert words(kept.apply(payment(place))) == "yes"
+    assert words(kept.apply(payment(place))) == "rate"
+
+
+@pytest.mark.parametrize("ask", [call, payment], ids=["light", "durable"])
+def test_in_another_epoch_nobody_is_told_yes(kept: Kept, ask: Callable[..., StoreCall]) -> None:
+    place = scene(READ, PAY)
+    mine = ask(place)
+    row, _ = home.look()
+    home.leave(epoch=row.epoch, for_kind=row.kind, reason="test", actor=SYSTEM, now=timezone.now())
+    home.LEASE._last = None
+    with pytest.raises(TemporarilyUnavailableError):
+        kept.apply(mine)
+    # A light one may be in the log although nobody was told: the marker in Redis outlives the lease by a second.
+    assert kept.said() <= (kept.redis and ask is call)
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("ask", [call, payment], ids=["light", "durable"])
+def test_a_redis_that_forgot_says_nothing(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, ask: Callable[..., StoreCall]
+) -> None:
+    monkeypatch.setattr(settings, "REDIS_URL", redis_url)
+    place, servers = scene(READ, PAY, max_requests_per_minute=600), SyncServers(redis_url)
+    with through.at_home_in_redis(redis_url):
+        kept = Kept(RedisStore(servers), redis=True)
+        servers.mark(7)
+        with pytest.raises(TemporarilyUnavailableError):
+            kept.apply(ask(place))
+    assert (kept.said(), GrantLedger.objects.exclude(uses=0).count()) == (0, 0)
+    servers.close()
+
+
+@pytest.mark.redis
+def test_where_no_event_can_be_kept_nobody_is_told_yes(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert MAX_STREAM > 3
+    monkeypatch.setattr(settings, "REDIS_URL", redis_url)
+    monkeypatch.setattr(light_decisions, "MAX_STREAM", 3)
+    place, servers = scene(READ), SyncServers(redis_url)
+    with through.at_home_in_redis(redis_url):
+        kept = Kept(RedisStore(servers), redis=True)
+        calls = [call(place) for _ in range(5)]
+        assert [words(kept.apply(each)) for each in calls[:3]] == ["yes"] * 3
+        for each in calls[3:]:
+            with pytest.raises(TemporarilyUnavailableError):
+                kept.apply(each)
+        assert kept.said() == 3
+        assert words(kept.apply(calls[4])) == "yes"
+    servers.close()
+
+
+def test_the_rate_is_that_of_the_protocol(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random walk in time; light and durable calls, some of them refused for something else."""
+    place, random = scene(READ, PAY, max_requests_per_minute=30, max_burst=4), Random(2027)
+    rate, token = Rate(30, 4), place.token()
+    now, tat = timezone.now(), None
+    for _ in range(60):
+        now += timedelta(microseconds=random.choice((0, 1, 400_000, 1_999_999, 2_000_000, 5_000_000)))
+        monkeypatch.setattr(timezone, "now", lambda now=now: now)
+        kind = random.random()
+        one = call(place, token=token) if kind < 0.5 else payment(place, token=token)
+        if kind > 0.85:
+            assert words(kept.apply(payment(place, "501.00", token=token))) == "constraint"
+        at = microseconds(now)
+        waits = rate.wait_us(tat, at) > 0
+        assert words(kept.apply(one)) == ("rate" if waits else "yes")
+        tat = tat if waits else rate.advance(tat, at)
