@@ -81,6 +81,6 @@ SCENARIOS = [
 ]  # fmt: skip
 # On a cluster of three.
 OF_A_CLUSTER = [
-    Scenario("a cluster: one node killed, started empty", "RF-5", b.kill_redis, b.start_redis, seconds=4, within=MOVES_SECONDS + 30, may_lose=True),
+    Scenario("a cluster: one node killed, started empty", "RF-5", b.kill_redis, b.start_redis, seconds=4, within=MOVES_SECONDS + 30, may_lose=True, in_ci=True),
     Scenario("a cluster: all nodes frozen", "RF-6", b.freeze_redis, b.thaw_redis, within=MOVES_SECONDS),
 ]  # fmt: skip
