@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 # Threads for what the endpoint hands on, and how many requests may wait for one.
 _THREADS: Final = 4
 _MAX_WAITING: Final = 64
-_NO_ROOM: Final = TemporarilyUnavailableError("Too many calls at once. Try again shortly.")
+_NO_ROOM: Final = "Too many calls at once. Try again shortly."
 
 
 class Delegate:
@@ -59,7 +59,7 @@ class Delegate:
     async def __call__(self, request: Request) -> Response:
         """Raises TemporarilyUnavailableError where too many wait already."""
         if self._waiting >= _MAX_WAITING:
-            raise _NO_ROOM
+            raise TemporarilyUnavailableError(_NO_ROOM)
         self._waiting += 1
         try:
             loop = asyncio.get_running_loop()

@@ -107,6 +107,16 @@ def test_DJ_30_nothing_is_unpickled_evaluated_or_read_as_xml() -> None:
     assert found == {("agentauth/openapi/page.py", "mark_safe")}
 
 
+def test_DJ_19_no_refusal_is_one_object_for_everybody() -> None:
+    """An exception that is raised again grows by the frames of each time, and keeps alive what stood in them: secrets too."""
+    raised = {
+        (place, node.exc.id)
+        for place, node in nodes(ast.Raise)
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Name) and node.exc.id.isupper()
+    }
+    assert raised == set()
+
+
 # What opens a connection, or starts a program that could.
 NETWORK = {
     "socket", "ssl", "http.client", "urllib.request", "urllib3", "requests", "httpx", "aiohttp", "hvac", "smtplib", "poplib",

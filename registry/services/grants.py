@@ -31,7 +31,7 @@ _LONGEST = "x" * 43
 _UUID = "00000000-0000-0000-0000-000000000000"
 _LATEST = 9_999_999_999
 _STATEMENT_LIFE = timedelta(minutes=5)
-_CHANGED = GrantChangedError("This request changed since it was shown. Look at it again.")
+_CHANGED = "This request changed since it was shown. Look at it again."
 
 
 def find_grant(reference: str, *, agent: Agent) -> Grant:
@@ -116,7 +116,7 @@ def deny_grant(*, grant: Grant, human: Human, reason: str, actor: Actor, now: da
     if grant.agent.human_id != human.pk and not human.is_staff:
         raise NotFoundError("There is nothing here, or it is not yours.")
     if grant.status_at(now) != Grant.Status.PENDING:
-        raise _CHANGED
+        raise GrantChangedError(_CHANGED)
     with transaction.atomic():
         _swap(
             grant, status=Grant.Status.DENIED, human=human, decided_at=now, ended_at=now, deny_reason=reason
@@ -268,7 +268,7 @@ def check_within_bounds(grant: Grant, capabilities: Sequence[Capability]) -> Non
     manifest = parse_capabilities(grant.agent.capabilities)
     allowed = [parse_allow_entry(entry) for entry in grant.service_provider.allowed]
     if not narrows(capabilities, manifest) or not narrows(capabilities, allowed):
-        raise _CHANGED
+        raise GrantChangedError(_CHANGED)
 
 
 def _hold(grant: Grant) -> None:
@@ -280,7 +280,7 @@ def _hold(grant: Grant) -> None:
     agent = Agent.objects.select_for_update(no_key=True).get(pk=grant.agent_id)
     provider = ServiceProvider.objects.select_for_update(no_key=True).get(pk=grant.service_provider_id)
     if _rests_on(agent, provider) != _rests_on(grant.agent, grant.service_provider):
-        raise _CHANGED
+        raise GrantChangedError(_CHANGED)
 
 
 def _rests_on(agent: Agent, provider: ServiceProvider) -> tuple[object, ...]:
@@ -304,14 +304,14 @@ def _check_decidable(grant: Grant, human: Human, now: datetime) -> None:
     status = grant.status_at(now)
     open_ = status == Grant.Status.PENDING or grant.waits_for_signature(now)
     if not open_ or not agent.is_active_at(now) or not service_provider.is_active:
-        raise _CHANGED
+        raise GrantChangedError(_CHANGED)
 
 
 def _swap(grant: Grant, **changes: Any) -> None:
     """Change the row only as it was read: same state, same version. Zero rows means somebody was first."""
     unchanged = Grant.objects.filter(pk=grant.pk, status=grant.status, version=grant.version)
     if not unchanged.update(**changes):
-        raise _CHANGED
+        raise GrantChangedError(_CHANGED)
     # What the caller holds follows the row; its agent and service provider stay loaded.
     grant.refresh_from_db(fields=[*changes])
 

@@ -35,7 +35,7 @@ _MAX_SLUG = 80
 _LOOPBACK = frozenset({"127.0.0.1", "localhost"})
 # The advisory lock of PostgreSQL under which audiences are added and changed.
 _AUDIENCES = 0x41554449
-_UNKNOWN = InvalidClientError("The client id or the secret is not right.")
+_UNKNOWN = "The client id or the secret is not right."
 
 
 def create_service_provider(
@@ -191,13 +191,13 @@ def authenticate_service_provider(*, client_id: str, secret: str) -> ServiceProv
     try:
         client = parse_id(client_id)
     except ValueError:
-        raise _UNKNOWN from None
+        raise InvalidClientError(_UNKNOWN) from None
     rows = ServiceProviderSecret.objects.select_related("service_provider").filter(
         service_provider_id=client, revoked_at=None, service_provider__status=ServiceProvider.Status.ACTIVE
     )
     good = [row for row in rows if hmac.compare_digest(bytes(row.digest), digest)]
     if not good:
-        raise _UNKNOWN
+        raise InvalidClientError(_UNKNOWN)
     return good[0].service_provider
 
 

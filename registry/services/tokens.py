@@ -31,7 +31,7 @@ from registry.services.codes import pairwise_subject
 from registry.services.grants import find_grant
 from registry.services.state import TokenState, token_state
 
-_REFUSED = InvalidGrantError("There is no active grant of yours with this id.")
+_REFUSED = "There is no active grant of yours with this id."
 _NOT_YOURS = NotFoundError("There is no token of yours like this.")
 
 
@@ -107,7 +107,7 @@ def issued_again(jti: str, now: datetime) -> IssuedToken:
     if expires_in <= 0 or token.revoked_at is not None:
         raise IdempotencyExpiredError("The token of that call has ended. Ask with a new Idempotency-Key.")
     if state.refusal(now) is not None:
-        raise _REFUSED
+        raise InvalidGrantError(_REFUSED)
     return IssuedToken(token.jti, token.claims, expires_in)
 
 
@@ -172,7 +172,7 @@ def _usable_grant(agent: Agent, grant_id: str, now: datetime) -> Grant:
     try:
         grant = find_grant(grant_id, agent=agent)
     except NotFoundError:
-        raise _REFUSED from None
+        raise InvalidGrantError(_REFUSED) from None
     human = grant.agent.human
     good = (
         grant.status_at(now) == Grant.Status.APPROVED
@@ -182,7 +182,7 @@ def _usable_grant(agent: Agent, grant_id: str, now: datetime) -> Grant:
         and human.is_active
     )
     if not good:
-        raise _REFUSED
+        raise InvalidGrantError(_REFUSED)
     return grant
 
 
@@ -196,7 +196,7 @@ def _claims(grant: Grant, now: datetime) -> tuple[dict[str, Any], datetime]:
     life = min(MAX_TOKEN_SECONDS, envelope.max_session_seconds or MAX_TOKEN_SECONDS)
     end = min(issued_at + life, int(grant.valid_until.timestamp()), int(grant.agent.expires_at.timestamp()))
     if end <= issued_at:
-        raise _REFUSED
+        raise InvalidGrantError(_REFUSED)
     claims = build_claims(
         issuer=settings.ISSUER,
         audience=grant.service_provider.audience,
