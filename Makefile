@@ -44,16 +44,22 @@ audit: $(VENV)/dev.stamp ## scan the code, look the locked packages up in adviso
 	$(BIN)/python -m tests.scan
 
 campaign: $(VENV)/dev.stamp ## the long runs in full: kills, concurrency rounds, fuzzing
-	CAMPAIGN=1 $(BIN)/python -m tests.run campaign
+	CAMPAIGN=1 FAULTS_TABLE=tests/faults/RESULTS.md $(BIN)/python -m tests.run campaign
 
 screenshots: $(VENV)/dev.stamp ## every page and state at 360 and 1280 px, light and dark, into screenshots/
 	$(BIN)/python -m tests.run screenshots
 
 bench: $(VENV)/dev.stamp ## measure; alone on the machine
 	$(BIN)/python -m benchmarks.verify
+	$(BIN)/python -m benchmarks.events
+	$(BIN)/python -m benchmarks.endpoint
+	$(BIN)/python -m benchmarks.log
+	$(BIN)/python -m benchmarks.history
+	$(BIN)/python -m benchmarks.verify_log
 
 lock: ## compile the lock files with hashes
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header requirements.in -o requirements.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header requirements-dev.in -o requirements-dev.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-strip-extras requirements.in -o requirements.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-strip-extras requirements-dev.in -o requirements-dev.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-strip-extras tests/ministack.in -o tests/ministack.txt

@@ -44,6 +44,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--home", choices=["database", "redis"], default="database", help="where spent proofs are"
     )
+    parser.addoption(
+        "--of-the-database",
+        action="store_true",
+        help="only tests that ask a database, or a server of their own",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run again on another database, what asks none has nothing new to say."""
+    if not config.getoption("--of-the-database"):
+        return
+    config.hook.pytest_deselected(items=[item for item in items if not _asks(item)])
+    items[:] = [item for item in items if _asks(item)]
+
+
+def _asks(item: pytest.Item) -> bool:
+    fixtures = {"db", "transactional_db"} & set(getattr(item, "fixturenames", ()))
+    return bool(fixtures) or any(item.get_closest_marker(name) for name in ("django_db", "postgres", "redis"))
 
 
 @pytest.fixture(autouse=True)

@@ -19,11 +19,14 @@ from django.http import HttpRequest, HttpResponse
 from django.middleware.clickjacking import XFrameOptionsMiddleware
 from django.middleware.security import SecurityMiddleware
 
-from agentauth import metrics
+# The views Django answers with are loaded here, once for all processes, and not at the first call of each.
+import agentauth.urls  # noqa: F401
+from agentauth import health, metrics
 from agentauth.http_errors import STATUSES, ServerError, body_of, domain_error, headers_of
 from agentauth.middleware import SecurityHeadersMiddleware
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from verifier.endpoint import Edge, Endpoint, Request, Response, rendered
+from agentauth.tally import Tally
+from verifier.endpoint import Edge, Endpoint, Request, Response, Scope, rendered
 from verifier.services import home
 from verifier.services.following import Follower
 from verifier.services.lean import LeanVerifier
@@ -40,12 +43,14 @@ _NO_ROOM: Final = "Too many calls at once. Try again shortly."
 class Delegate:
     """Django's WSGI application, in threads of its own: the request arrives there as it would at the web server."""
 
-    def __init__(self) -> None:
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="delegate")
         self._waiting = 0
 
     def stop(self) -> None:
         """End the threads, with what each of them holds of the database."""
+        self._tally.add_up()
         together = threading.Barrier(_THREADS)
 
         def close() -> None:
@@ -60,23 +65,28 @@ class Delegate:
         """Raises TemporarilyUnavailableError where too many wait already."""
         if self._waiting >= _MAX_WAITING:
             raise TemporarilyUnavailableError(_NO_ROOM)
+        # It may be the metrics that are asked for.
+        self._tally.add_up()
         self._waiting += 1
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, partial(_answered_by_django, request))
+            return await loop.run_in_executor(
+                self._threads, partial(answered_by_django, request.scope, request.body or b"")
+            )
         finally:
             self._waiting -= 1
 
 
-def _answered_by_django(request: Request) -> Response:
+def answered_by_django(scope: Scope, body: bytes) -> Response:
+    """What Django's application answers to one request, asked as a server asks it."""
     started: list[tuple[str, list[tuple[str, str]]]] = []
 
     def start_response(status: str, headers: list[tuple[str, str]], _error: Any = None, /) -> Any:
         started.append((status, headers))
 
-    parts: Iterable[bytes] = django_application(environ(request), start_response)
+    parts: Iterable[bytes] = django_application(environ(scope, body), start_response)
     try:
-        body = b"".join(parts)
+        answer = b"".join(parts)
     finally:
         # Ends the request for Django: connections go back.
         parts.close()  # type: ignore[attr-defined]  # a response of Django has it
@@ -86,12 +96,11 @@ def _answered_by_django(request: Request) -> Response:
         for name, value in headers
         if name.lower() != "content-length"
     )
-    return Response(int(status.split(" ", 1)[0]), body, sent, complete=True)
+    return Response(int(status.split(" ", 1)[0]), answer, sent, complete=True)
 
 
-def environ(request: Request) -> dict[str, Any]:
+def environ(scope: Scope, body: bytes) -> dict[str, Any]:
     """The request as gunicorn's WSGI workers would hand it on (PEP 3333)."""
-    scope = request.scope
     query = scope["query_string"].decode("latin-1")
     raw = scope["raw_path"].decode("latin-1")
     client, server = scope.get("client") or ("", 0), scope.get("server") or ("", 0)
@@ -109,11 +118,12 @@ def environ(request: Request) -> dict[str, Any]:
         "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": scope["scheme"],
-        "wsgi.input": io.BytesIO(request.body or b""),
+        "wsgi.input": io.BytesIO(body),
         "wsgi.errors": io.StringIO(),
         "wsgi.multithread": True,
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
+        health.SIGNS_NOTHING: True,
     }
     for name, value in scope["headers"]:
         if name == b"cookie":
@@ -140,11 +150,6 @@ def failed(error: Exception) -> Response:
     )
 
 
-def observe(route: str, status: int, seconds: float) -> None:
-    """One request answered by the endpoint."""
-    metrics.observe_request(method="POST", route=route, status=status, seconds=seconds)
-
-
 def standing_headers() -> tuple[tuple[bytes, bytes], ...]:
     """What every answer of these addresses carries, from the middleware that says so everywhere."""
     plain = HttpResponse(content_type="application/json", headers={"Cache-Control": "no-store"})
@@ -166,9 +171,13 @@ async def start() -> tuple[LeanVerifier, Edge]:
     loop = asyncio.get_running_loop()
     runs = lambda: home.LEASE.held().servers  # noqa: E731 — what the present epoch began with
     servers = Servers(settings.REDIS_URL, expected_runs=runs) if settings.REDIS_URL else None
-    verifier = LeanVerifier(follower=Follower(loop), servers=servers, count=metrics.count_decision)
+    tally = Tally()
+    verifier = LeanVerifier(follower=Follower(loop), servers=servers, count=tally.decision)
     await verifier.start()
-    return verifier, Edge(delegate=Delegate(), failed=failed, observe=observe, headers=standing_headers())
+    tally.begin()
+    return verifier, Edge(
+        delegate=Delegate(tally), failed=failed, observe=tally.request, headers=standing_headers()
+    )
 
 
 application: Callable[..., Awaitable[None]] = Endpoint(start)

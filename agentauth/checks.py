@@ -8,9 +8,12 @@ from django.core.checks import Error, register
 
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.names import check_host
+from audit.cosigning import witnesses
+from kms.backends.places import PLACES, place_error
 
 MIN_SECRET_CHARACTERS = 50
-PRODUCTION_KEY_BACKENDS = ("vault",)
+VAULT_LOGINS = ("TOKEN", "ROLE_ID", "KUBERNETES_ROLE")
+PRODUCTION_KEY_BACKENDS = sorted(set(PLACES) - {"file"})
 
 
 @register()
@@ -42,16 +45,49 @@ def production_is_safe(**_kwargs: Any) -> list[Error]:
         ),
         (
             "E008",
-            settings.KEY_BACKEND in PRODUCTION_KEY_BACKENDS,
+            _key_home() in PRODUCTION_KEY_BACKENDS,
             f"KEY_BACKEND must be one of: {', '.join(PRODUCTION_KEY_BACKENDS)}. Keys in files are for development.",
         ),
         (
             "E009",
-            settings.KEY_BACKEND != "vault" or (_is_private(settings.VAULT_ADDR) and settings.VAULT_TOKEN),
-            "KEY_BACKEND=vault needs VAULT_TOKEN, and a VAULT_ADDR that is https or on this host.",
+            _key_home() != "vault"
+            or (_is_private(settings.VAULT.get("ADDR", "")) and any(map(settings.VAULT.get, VAULT_LOGINS))),
+            "KEY_BACKEND=vault needs VAULT_TOKEN, VAULT_ROLE_ID or VAULT_KUBERNETES_ROLE, and a VAULT_ADDR that is https or on this host.",
+        ),
+        (
+            "E015",
+            settings.TOKEN_SIGNING in {"direct", "delegated"},
+            "TOKEN_SIGNING must be direct or delegated.",
+        ),
+        (
+            "E011",
+            bool(settings.AUDIT_STORE),
+            "AUDIT_STORE must name where the log's checkpoints stand outside the database, as s3://bucket/prefix.",
         ),
     ]
     return [Error(message, id=f"agentauth.{number}") for number, holds, message in rules if not holds]
+
+
+@register()
+def keys_can_be_made(**_kwargs: Any) -> list[Error]:
+    """Development too: what could make no key would be found at the first rotation, months later."""
+    pkcs11 = settings.PKCS11
+    rules = [
+        (
+            "E013",
+            _key_home() != "pkcs11"
+            or (pkcs11.get("MODULE") and (pkcs11.get("PIN") or pkcs11.get("PIN_FILE"))),
+            "KEY_BACKEND=pkcs11 needs PKCS11_MODULE, and PKCS11_PIN or PKCS11_PIN_FILE.",
+        ),
+        ("E016", settings.KEY_ALGORITHM in {"EdDSA", "ES256"}, "KEY_ALGORITHM must be EdDSA or ES256."),
+        ("E018", settings.KEY_ROTATION_DAYS >= 0, "KEY_ROTATION_DAYS must be 0, for never, or more."),
+        ("E017", not (wrong := place_error(settings.KEY_BACKEND)), wrong),
+    ]
+    return [Error(message, id=f"agentauth.{number}") for number, holds, message in rules if not holds]
+
+
+def _key_home() -> str:
+    return str(settings.KEY_BACKEND).partition(":")[0]
 
 
 @register()
@@ -62,6 +98,16 @@ def origins_are_host_names(**_kwargs: Any) -> list[Error]:
             check_host(origin, "TRUSTED_MODEL_ORIGINS")
     except InvalidRequestError as error:
         return [Error(error.description, id="agentauth.E010")]
+    return []
+
+
+@register()
+def witnesses_are_named(**_kwargs: Any) -> list[Error]:
+    """A witness that cannot be asked would be missed by nobody until it is needed."""
+    try:
+        witnesses()
+    except InvalidRequestError as error:
+        return [Error(f"AUDIT_WITNESSES: {error.description}", id="agentauth.E012")]
     return []
 
 

@@ -1,4 +1,4 @@
-"""Health endpoints: the process answers; and what it needs in order to serve, each named as ok or failing."""
+"""Health endpoints: the process answers; what it needs in order to serve, each named as ok or failing; whether it signs."""
 
 import logging
 import threading
@@ -6,22 +6,30 @@ import time
 from collections.abc import Callable
 from functools import cache
 
-from django.db import connection
+from django.db import DatabaseError, InterfaceError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, JsonResponse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
+from agentauth import metrics
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.protocol.keys import Signer
+from audit.backlog import MAX_WAITING_EVENTS
 from audit.models import QueueEntry
-from kms.services import signer
+from kms.backends import TRIAL
+from kms.services import may_sign, signer
 
 logger = logging.getLogger(__name__)
 
 # What was found is kept this long, so that probes, however many, do not load the database.
 KEPT_SECONDS = 1.0
 RETRY_SECONDS = 5
-# Beyond this the numbering is not behind but dead, and what we do would go unproved for too long.
-MAX_WAITING_EVENTS = 100_000
+# Signing is tried so often, since homes of keys may be paid by the call; sooner where it failed. Nobody waits longer for it.
+SIGNED_SECONDS, NOT_SIGNED_SECONDS = 30.0, 5.0
+WAIT_SECONDS = 0.2
+# In the environment of a request: it came to a process that signs nothing, and need not be allowed to.
+SIGNS_NOTHING = "agentauth.signs_nothing"
 
 
 class NotReadyError(Exception):
@@ -48,16 +56,14 @@ def _migrated() -> None:
 
 
 def token_key() -> None:
-    """There is a key to sign tokens with, and its backend opens it.
-
-    Whether it signs at this moment is not asked: a backend that fails stops issuing, and must not stop verify as well.
-    """
-    signer(purpose="token", now=timezone.now())
+    """There is a key to sign tokens with. Whether it does is told apart, since verify goes on without."""
+    if not may_sign(purpose="token", now=timezone.now()):
+        raise NotReadyError("no key may sign tokens now; run manage.py rotate_key token")
 
 
 def audit_queue() -> None:
     """Events get their numbers."""
-    if QueueEntry.objects.order_by("pk")[MAX_WAITING_EVENTS : MAX_WAITING_EVENTS + 1].exists():
+    if QueueEntry.objects.order_by("pk")[max(0, MAX_WAITING_EVENTS - 1) :][:1].exists():
         raise NotReadyError("more events wait for their number than may")
 
 
@@ -82,7 +88,44 @@ class Readiness:
             return self._found
 
 
-_readiness = Readiness()
+class Signing:
+    """Whether the key of tokens signs, tried in a thread of its own, so that a slow home of keys holds up no probe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._signs = False
+        self._until = 0.0
+        self._trial: threading.Thread | None = None
+
+    def holds(self) -> bool:
+        """As it was found last; not before it was found once."""
+        with self._lock:
+            if time.monotonic() >= self._until and not (self._trial and self._trial.is_alive()):
+                try:
+                    key = signer(purpose="token", now=timezone.now())
+                except (TemporarilyUnavailableError, DatabaseError, InterfaceError):
+                    # What the log has to say of it, it says there, or as a check that fails.
+                    return False
+                self._trial = threading.Thread(target=self._try, args=(key,), name="signing", daemon=True)
+                self._trial.start()
+                self._trial.join(WAIT_SECONDS)
+            return self._signs
+
+    def _try(self, key: Signer) -> None:
+        signs = False
+        try:
+            key.sign(TRIAL)
+            signs = True
+        except TemporarilyUnavailableError:
+            # The log has it already.
+            return
+        finally:
+            # Also after an error nobody foresaw: what was found before says nothing then.
+            self._signs = signs
+            self._until = time.monotonic() + (SIGNED_SECONDS if signs else NOT_SIGNED_SECONDS)
+
+
+_readiness, _signing = Readiness(), Signing()
 
 
 def _holds(name: str, check: Callable[[], None]) -> bool:
@@ -101,11 +144,17 @@ def live(_request: HttpRequest) -> JsonResponse:
 
 
 @require_safe
-def ready(_request: HttpRequest) -> JsonResponse:
-    """Everything it needs is there: 200, else 503. Asked anew each time, so it heals without a restart."""
-    states = _readiness.states()
+def ready(request: HttpRequest) -> JsonResponse:
+    """Everything it needs is there: 200, else 503. Asked anew each time, so it heals without a restart.
+
+    A key that does not sign is named and changes nothing else: revoking, verifying and pages go on, and need this process.
+    """
+    needed = _readiness.states()
+    states = needed if SIGNS_NOTHING in request.META else needed | {"signing": _signing.holds()}
+    for name, holds in states.items():
+        metrics.CHECKS.labels(name).set(holds)
     checks = {name: "ok" if holds else "failing" for name, holds in states.items()}
-    if all(states.values()):
+    if all(needed.values()):
         return JsonResponse({"status": "ok", "checks": checks})
     return JsonResponse(
         {

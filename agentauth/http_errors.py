@@ -24,6 +24,7 @@ from agentauth.protocol.errors import (
     InvalidProofError,
     InvalidRequestError,
     NotFoundError,
+    NotYetLoggedError,
     PermissionDeniedError,
     ProofNonceRequiredError,
     RateLimitedError,
@@ -43,6 +44,8 @@ STATUSES = {
     "invalid_manifest": 400,
     "invalid_receipt": 400,
     "invalid_log_proof": 400,
+    "invalid_note": 400,
+    "untrusted_note": 400,
     "invalid_grant": 400,
     "invalid_scope": 400,
     "invalid_enrolment_code": 400,
@@ -59,6 +62,7 @@ STATUSES = {
     "csrf_failed": 403,
     "confirmation_required": 403,
     "not_found": 404,
+    "not_yet_logged": 404,
     "method_not_allowed": 405,
     "invalid_state": 409,
     "manifest_conflict": 409,
@@ -75,6 +79,7 @@ STATUSES = {
     "slow_down": 429,
     "rate_limited": 429,
     "server_error": 500,
+    "log_contradicted": 500,
     "temporarily_unavailable": 503,
 }
 DPOP_CHALLENGE = 'DPoP error="{code}", algs="EdDSA Ed25519 ES256"'
@@ -138,7 +143,10 @@ _LIBRARY_ERRORS: list[tuple[type[Exception], Callable[[], AgentAuthError]]] = [
 
 def recorded(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuthError:
     """Record the refusal after the service's rollback, in a transaction of its own; if that fails, 503."""
-    if isinstance(error, TemporarilyUnavailableError | ServerError | MethodNotAllowedError):
+    if isinstance(
+        error, TemporarilyUnavailableError | ServerError | MethodNotAllowedError | NotYetLoggedError
+    ):
+        # Nobody was refused; and whoever waits for the log would make it longer each time.
         return error
     error = _limited(request, error)
     if error.recorded:
@@ -195,7 +203,7 @@ def _short(sentence: str) -> str:
 
 def headers_of(error: AgentAuthError, status: int, request: HttpRequest | Request) -> dict[str, str]:
     headers = {"Cache-Control": "no-store"}
-    if status in {429, 503}:
+    if status in {429, 503} or isinstance(error, NotYetLoggedError):
         headers["Retry-After"] = str(error.fields.get("retry_after", DEFAULT_RETRY_SECONDS))
     if status == STATUSES["invalid_client"]:
         headers["WWW-Authenticate"] = _challenge(error, request)

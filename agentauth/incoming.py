@@ -10,7 +10,9 @@ from typing import Final
 # Seconds to send the head of a request, and all of it.
 HEAD_SECONDS: Final = 10
 REQUEST_SECONDS: Final = 20
-# To take the answer and hang up, once we have.
+# To take an answer that does not go out at once, all of it.
+ANSWER_SECONDS: Final = 30
+# To hang up, once we have.
 LINGER_SECONDS: Final = 2
 # The largest body that is taken at all (agentauth/middleware.py); a larger one is refused by its length.
 MAX_BODY_BYTES: Final = 1024 * 1024

@@ -1,13 +1,13 @@
 """The series of /metrics, and who may read them. Labels are words of ours only: routes, states, codes; never an id."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError
-from django.db.models import Count, Min
+from django.db.models import Count
 from django.http import Http404, HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
@@ -17,6 +17,7 @@ from prometheus_client import (
     REGISTRY,
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     generate_latest,
 )
@@ -26,7 +27,13 @@ from prometheus_client.registry import Collector
 
 from agentauth.protocol.errors import AgentAuthError
 from audit import kinds
+from audit.backlog import MAX_WAITING_EVENTS
+from audit.copies import store_name
+from audit.cosigning import witnesses
+from audit.identifiers import made_at
 from audit.models import Event, QueueEntry
+from audit.roles import may_read_log
+from audit.standing import log_reach, log_standing
 from kms.models import Key
 from registry.models import Grant
 from verifier.services import draining
@@ -50,11 +57,35 @@ DECISIONS = Counter(
     ["decision", "error", "reason"],
 )
 EVENTS = Counter("agentauth_events", "Events written to the audit log, by kind", ["kind"])
+CHECKS = Gauge(
+    "agentauth_ready",
+    "1 where a check of readiness holds, by whichever process was asked last",
+    ["check"],
+    multiprocess_mode="mostrecent",
+)
+KEY_CALLS = Counter("agentauth_key_calls", "Calls to the homes of keys, by outcome", ["home", "outcome"])
+KEY_CALL_SECONDS = Histogram(
+    "agentauth_key_call_seconds", "How long those took that were made", ["home"], buckets=BUCKETS
+)
+KEY_HOME_AWAY = Gauge(
+    "agentauth_key_home_away",
+    "How many processes do not ask it, since it does not answer them",
+    ["home"],
+    multiprocess_mode="livesum",
+)
 
 
 def observe_request(*, method: str, route: str, status: int, seconds: float) -> None:
     """One answered request. `method` and `route` are from our own lists, never what a client made up."""
     _requests(method, route, status).observe(seconds)
+
+
+def add_requests(*, method: str, route: str, status: int, buckets: Mapping[int, int], seconds: float) -> None:
+    """Many of them: how many fell into each of BUCKETS, by its place there (one past the last: longer), and their sum."""
+    series = _requests(method, route, status)
+    for place, number in buckets.items():
+        series._buckets[place].inc(number)  # noqa: SLF001 — the library only counts one at a time
+    series._sum.inc(seconds)  # noqa: SLF001 — the same
 
 
 # Which series it is, found once: the library looks it up under a lock each time. As many as there can be.
@@ -86,9 +117,17 @@ def count_events(kind: str, number: int, event: Event | None) -> None:
         count_decision(event.kind.rpartition(".")[2], error, "" if reason == error else reason)
 
 
-def count_decision(decision: str, error: str, reason: str) -> None:
-    """One decision: of an event that was committed, or of one that Redis holds until it is written down."""
-    _decisions(decision, error, reason).inc()
+def count_decision(decision: str, error: str, reason: str, number: int = 1) -> None:
+    """Decisions: of events that were committed, or of such that Redis holds until they are written down."""
+    _decisions(decision, error, reason).inc(number)
+
+
+def observe_key_call(*, home: str, outcome: str, seconds: float | None, is_open: bool) -> None:
+    """One call to a home of keys; `settings.KEY_OBSERVER`. No seconds: it was not made. `is_open`: the next will not be."""
+    KEY_CALLS.labels(home, outcome).inc()
+    if seconds is not None:
+        KEY_CALL_SECONDS.labels(home).observe(seconds)
+    KEY_HOME_AWAY.labels(home).set(is_open)
 
 
 class StateCollector(Collector):
@@ -97,11 +136,16 @@ class StateCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         now = timezone.now()
         yield from _streams()
-        try:
-            yield from (_grants(), *_audit(now), *_keys(now))
-        except (DatabaseError, InterfaceError):
-            # The counters are worth reading just then; the missing series say the rest.
-            return
+        for families in (_database, _log):
+            try:
+                yield from list(families(now))
+            except (DatabaseError, InterfaceError):
+                # The counters are worth reading just then; the missing series say the rest.
+                return
+
+
+def _database(now: datetime) -> Iterator[GaugeMetricFamily]:
+    yield from (_grants(), *_audit(now), *_keys(now))
 
 
 def _grants() -> GaugeMetricFamily:
@@ -113,14 +157,56 @@ def _grants() -> GaugeMetricFamily:
 
 
 def _audit(now: datetime) -> Iterator[GaugeMetricFamily]:
-    waiting = QueueEntry.objects.aggregate(count=Count("pk"), oldest=Min("event__at"))
+    # By the times in their ids: a question about the events themselves might be answered by reading all of them.
+    oldest = QueueEntry.objects.order_by("pk").values_list("pk", flat=True).first()
     yield GaugeMetricFamily(
-        "agentauth_audit_queue_events", "Events that wait for their number", value=waiting["count"]
+        "agentauth_audit_queue_events", "Events that wait for their number", value=QueueEntry.objects.count()
     )
-    age = (now - waiting["oldest"]).total_seconds() if waiting["oldest"] else 0
+    age = now.timestamp() - made_at(oldest) if oldest else 0
     yield GaugeMetricFamily(
         "agentauth_audit_queue_oldest_seconds", "How long the oldest of them has waited", value=max(0.0, age)
     )
+    yield GaugeMetricFamily(
+        "agentauth_audit_queue_bound",
+        "How many of them may be; then nothing new is begun",
+        value=MAX_WAITING_EVENTS,
+    )
+
+
+def _log(now: datetime) -> Iterator[GaugeMetricFamily]:
+    """How the log stands. A verifier's role reads none of it: the registry's processes say it then."""
+    if not may_read_log():
+        return
+    standing, reach = log_standing(now=now), log_reach()
+    for name, text, value in (
+        ("leaves", "Events that have their number", standing.size),
+        ("signed_leaves", "Events that the newest checkpoint signs", standing.signed),
+        (
+            "checkpoint_age_seconds",
+            "How long the oldest event with a number waits for a signature; 0 where none does",
+            standing.unsigned_for.total_seconds(),
+        ),
+        ("archived_leaves", "Events in the archive, read back and proved there", reach.archived),
+        (
+            "consistent",
+            "1 where the newest checkpoint and the head are those of the stored tree, else 0",
+            not standing.problem,
+        ),
+    ):
+        yield GaugeMetricFamily(f"agentauth_audit_{name}", text, value=value)
+    if settings.AUDIT_STORE:
+        yield GaugeMetricFamily(
+            "agentauth_audit_copied_leaves",
+            "Events that a checkpoint in the store outside signs",
+            value=reach.copied.get(store_name(), 0),
+        )
+    cosigned = GaugeMetricFamily(
+        "agentauth_audit_cosigned_leaves", "Events that a witness cosigned", labels=["witness"]
+    )
+    # Those that are asked now: of one that no longer is, nothing is missing, and one that never answered lacks everything.
+    for name in (witness.verifier.name for witness in witnesses()):
+        cosigned.add_metric([name], reach.cosigned.get(name, 0))
+    yield cosigned
 
 
 def _streams() -> Iterator[GaugeMetricFamily]:

@@ -14,7 +14,7 @@ from agentauth.http_errors import RequestTooLargeError, error_response
 from agentauth.log_lines import request_id
 from agentauth.protocol.errors import CsrfFailedError, InvalidRequestError, NotFoundError, RateLimitedError
 from agentauth.proxies import address_of
-from audit.identifiers import new_id
+from audit.identifiers import new_id_text
 from registry import rate_limits
 from registry.models import Human
 
@@ -51,7 +51,7 @@ class RequestIdMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        own = str(new_id())
+        own = new_id_text()
         request.request_id = own  # type: ignore[attr-defined]  # our own attribute
         # Every line logged meanwhile in this thread carries it.
         token = request_id.set(own)
@@ -131,12 +131,10 @@ class PlainRequestMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         # As the client sent it, where the server hands that on: Django's own path is decoded.
         raw = str(request.META.get("RAW_URI", "")).partition("?")[0]
-        if (
-            "%" in raw
-            or not PLAIN_PATH.fullmatch(request.path)
-            or "%00" in request.META.get("QUERY_STRING", "")
-        ):
+        if "%" in raw or not PLAIN_PATH.fullmatch(request.path):
             return error_response(request, NotFoundError("There is nothing here, or it is not yours."))
+        if "%00" in request.META.get("QUERY_STRING", ""):
+            return error_response(request, InvalidRequestError("A query parameter holds no NUL."))
         if "Transfer-Encoding" in request.headers:
             return error_response(request, InvalidRequestError("Send the body with its Content-Length."))
         length = request.META.get("CONTENT_LENGTH") or "0"

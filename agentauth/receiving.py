@@ -1,4 +1,4 @@
-"""A gunicorn worker whose threads only ever see whole requests: its loop receives them first.
+"""A gunicorn worker whose threads see whole requests and leave whole answers: its loop receives the ones and sends the others.
 
 Why it is ours, and what it may cost: docs/adr/0010-whole-requests-for-threads.md.
 """
@@ -17,9 +17,10 @@ from gunicorn.http.unreader import Unreader
 from gunicorn.sock import ssl_wrap_socket
 from gunicorn.workers.gthread import ThreadWorker
 
-from agentauth.incoming import LINGER_SECONDS, MAX_HELD_BYTES, Incoming
+from agentauth.incoming import ANSWER_SECONDS, LINGER_SECONDS, MAX_HELD_BYTES, Incoming
 
 _READ_BYTES: Final = 65_536
+_SEND_BYTES: Final = 262_144
 
 _BLOCKED: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -33,6 +34,8 @@ class Received(Incoming, Unreader):  # type: ignore[misc]  # gunicorn has no typ
         self.watched = False
         self.size = 0
         self.rest = b""
+        # Of the answer, what the other side has not taken yet.
+        self.unsent = bytearray()
 
     def begin(self) -> None:
         """Wait for the next request, of which some may be here already."""
@@ -52,11 +55,34 @@ class Received(Incoming, Unreader):  # type: ignore[misc]  # gunicorn has no typ
         return rest
 
 
+class Answering:
+    """A connection as the thread that answers sees it: what the other side does not take at once is kept for the loop."""
+
+    def __init__(self, sock: Any, unsent: bytearray) -> None:
+        self._sock, self._unsent = sock, unsent
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def setblocking(self, *_: object) -> None:
+        """As gunicorn asks before it writes: our threads never wait for the other side."""
+
+    def sendall(self, data: bytes) -> None:
+        if not self._unsent:
+            with contextlib.suppress(*_BLOCKED):
+                data = data[self._sock.send(data) :]
+        self._unsent += data
+
+    def sendfile(self, file: Any, offset: int, count: int) -> None:
+        file.seek(offset)
+        self.sendall(file.read(count))
+
+
 class Worker(ThreadWorker):  # type: ignore[misc]
     """Threads that only ever see whole requests: the loop that accepts connections also receives what they send.
 
-    However many send slowly, none of them has a thread. They have a deadline, and when there are too many of them, or
-    they hold too much memory, the ones that began first are cut off.
+    However many send slowly, or take their answers slowly, none of them has a thread. They have a deadline, and when there
+    are too many of them, or they hold too much memory, the ones that began first are cut off.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -66,7 +92,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._max_head = (
             cfg.limit_request_line + cfg.limit_request_fields * (cfg.limit_request_field_size + 2) + 4
         )
-        # Connections the loop reads from, in the order they came to it.
+        # Connections the loop reads from or sends to, in the order they came to it.
         self._receiving: dict[Any, Received] = {}
         self._held = 0
 
@@ -119,10 +145,34 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         super().enqueue_req(conn)
 
     def handle(self, conn: Any) -> bool:
-        return bool(super().handle(conn)) and not conn.parser.unreader.last
+        sock, received = conn.sock, conn.parser.unreader
+        conn.sock = Answering(sock, received.unsent)
+        try:
+            return bool(super().handle(conn)) and not received.last
+        finally:
+            conn.sock = sock
 
     def finish_request(self, conn: Any, fs: Any) -> None:
-        self._hold(conn, -conn.parser.unreader.size)
+        received = conn.parser.unreader
+        self._hold(conn, len(received.unsent) - received.size)
+        received.begun, received.patience = time.monotonic(), ANSWER_SECONDS
+        self.deliver(conn, fs=fs)
+
+    def deliver(self, conn: Any, _sock: Any = None, *, fs: Any) -> None:
+        """Send what is left of the answer, as far as the other side takes it; then go on with the connection."""
+        unsent = conn.parser.unreader.unsent
+        try:
+            while unsent:
+                sent = conn.sock.send(bytes(unsent[:_SEND_BYTES]))
+                del unsent[:sent]
+                self._hold(conn, -sent)
+        except _BLOCKED:
+            self._watch(conn, partial(self.deliver, fs=fs), selectors.EVENT_WRITE)
+            return
+        except OSError:
+            self.drop(conn)
+            return
+        self._unwatch(conn)
         if not fs.cancelled() and not fs.exception() and fs.result():
             super().finish_request(conn, fs)
         else:
@@ -172,7 +222,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         now = time.monotonic()
         for conn, received in list(self._receiving.items()):
             # Connections that sent nothing do not keep a server that stops.
-            patience = received.patience if self.alive or received.data else LINGER_SECONDS
+            busy = self.alive or received.data or received.unsent
+            patience = received.patience if busy else LINGER_SECONDS
             if len(self._receiving) > self.worker_connections // 2 or self._held > MAX_HELD_BYTES:
                 self.drop(conn)
             elif now - received.begun > patience:
@@ -185,12 +236,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         conn.parser.unreader.size += count
         self._held += count
 
-    def _watch(self, conn: Any, callback: Callable[[Any, Any], None]) -> None:
+    def _watch(
+        self, conn: Any, callback: Callable[[Any, Any], None], event: int = selectors.EVENT_READ
+    ) -> None:
         received = conn.parser.unreader
         if not received.watched:
             received.watched = True
             self._receiving[conn] = received
-            self.poller.register(conn.sock, selectors.EVENT_READ, partial(callback, conn))
+            self.poller.register(conn.sock, event, partial(callback, conn))
 
     def _unwatch(self, conn: Any) -> None:
         if conn.parser.unreader.watched:

@@ -4,7 +4,6 @@ What it adds to gunicorn's and why: docs/adr/0012-whole-requests-for-the-loop.md
 """
 
 import asyncio
-import contextlib
 import os
 import time
 from typing import Any, Final
@@ -14,9 +13,13 @@ from gunicorn.asgi.lifespan import LifespanManager
 from gunicorn.asgi.protocol import HIGH_WATER_LIMIT, ASGIProtocol, FlowControl
 from gunicorn.workers.gasgi import ASGIWorker
 
+from agentauth.accepting import Door
+from agentauth.exchange import Exchange, Head
 from agentauth.incoming import LINGER_SECONDS, MAX_HELD_BYTES, REQUEST_SECONDS, Incoming
 
 _SWEEP_SECONDS: Final = 0.5
+# Of a head that is kept for the next request.
+_MOST_KEPT_BYTES: Final = 8_192
 # Of what comes in behind a request that is being answered.
 _MAX_BEHIND_BYTES: Final = 65_536
 
@@ -30,9 +33,13 @@ class Connection(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
     def __init__(self, worker: "Worker") -> None:
         super().__init__(worker)
         # gunicorn's: of the request that is here, and of the connection.
+        self._current_request: Any = None
         self._body_receiver: Any = None
         self._callback_parser: Any = None
         self.incoming = Incoming()
+        # Of the request before, where the next may have the same.
+        self._head: Head | None = None
+        self._gone = asyncio.Event()
         self.lingers = False
         self.half_closed = False
         # How much of the process's memory it holds, and since when it does not take what we write.
@@ -47,22 +54,30 @@ class Connection(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
         transport.set_write_buffer_limits(high=HIGH_WATER_LIMIT)
         self._setup_callback_parser()
         self.worker.nr_conns += 1
+        self.worker.door.tell()
         self.worker.wait_for(self)
         self.worker.make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._gone.set()
+        self.worker.door.tell()
         self.worker.forget(self)
         self.hold(-self.held)
         # An answer that waited for room goes nowhere now.
         self._flow_control.resume_writing()
         # These refer back to the connection: it would lie about, with all it received, until a collection of garbage.
-        self._callback_parser = self._body_receiver = None
+        self._callback_parser = self._body_receiver = self._head = None
         self.incoming.start(b"")
 
     def data_received(self, data: bytes) -> None:
         incoming = self.incoming
         if self._closed:
+            return
+        head = self._head
+        if head is not None and not incoming.data and not self.is_answering and head.begins(data):
+            self.hold(len(data))
+            self._begin(head, data[len(head.raw) :])
             return
         if not incoming.data and not self.is_answering:
             # A connection that was kept: its next request begins.
@@ -115,20 +130,40 @@ class Connection(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
             return
         whole = bytes(incoming.data[: incoming.wanted])
         del incoming.data[: incoming.wanted]
+        head = self._read(whole)
+        if head is not None:
+            self._begin(head, whole[len(head.raw) :])
+
+    def _read(self, whole: bytes) -> Head | None:
+        """The head of a whole request; None where it was refused."""
         if not self._feed_callback_parser(whole):
-            return
+            return None
         request: Any = self._current_request
         if request is None:
             # The parser sees no end of a head where we saw one.
             self.refuse("400 Bad Request")
-            return
+            return None
+        incoming = self.incoming
         if not self._body_receiver._complete:  # noqa: SLF001  # gunicorn keeps it there
             # Refused for its length or its chunks, which stand in its head: whoever reads on finds an end.
             incoming.last = True
-            self._body_receiver.set_complete()
-        request.must_close = request.must_close or incoming.last
+        head = Head(
+            whole[: incoming.head],
+            incoming.wanted - incoming.head,
+            self._build_http_scope(request, *self.ends),
+            version=request.version,
+            keeps=not (incoming.last or request.should_close()),
+        )
+        # What is the last of its connection is not met again; a long one would be held for as long as the connection idles.
+        self._head = head if head.keeps and len(head.raw) <= _MOST_KEPT_BYTES else None
+        self._callback_parser.reset()
+        self._body_receiver = None
+        return head
+
+    def _begin(self, head: Head, body: bytes) -> None:
+        self._current_request = head
         self.worker.forget(self)
-        self._task = self.worker.loop.create_task(self._answer(request))
+        self._task = self.worker.loop.create_task(self._answer(head, body))
 
     def _cut_short(self) -> None:
         """The other side stopped in the middle of a request; of half a head nobody expects an answer."""
@@ -137,21 +172,16 @@ class Connection(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
         else:
             self._close_transport()
 
-    async def _answer(self, request: Any) -> None:
+    async def _answer(self, head: Head, body: bytes) -> None:
         # Unless whoever asked has left since.
-        keeps = not self._closed and await self._handle_http_request(request, *self.ends)
-        self.worker.nr += 1
-        if self.worker.nr >= self.worker.max_requests:
-            self.worker.alive = False
+        keeps = not self._closed and await self._exchange(head, body)
         if self._closed:
             return
         left = bytes(self.incoming.data)
-        is_last = self.incoming.last or (self.half_closed and not left)
-        if not keeps or is_last:
+        if not keeps or (self.half_closed and not left):
             self._close_transport()
             return
-        self._callback_parser.reset()
-        self._current_request = self._body_receiver = None
+        self._current_request = None
         self.incoming.start(left)
         self.hold(len(left) - self.held)
         if not left:
@@ -161,12 +191,29 @@ class Connection(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
         if left:
             self._receive()
 
+    async def _exchange(self, head: Head, body: bytes) -> bool:
+        """Have the application answer. Whether the connection may be kept."""
+        self.worker.count()
+        exchange = Exchange(head, body, self.transport, may_keep=self.worker.may_keep, gone=self._gone)
+        try:
+            await self.app(head.scope, exchange.receive, exchange.send)
+        except Exception:
+            self.log.exception("Error in ASGI application")
+        if not exchange.answered:
+            if not self._closed:
+                self._send_error_response(500, "Internal Server Error")
+            return False
+        if self._flow_control.write_paused:
+            await self._flow_control.drain()
+        return exchange.keeps
+
     def refuse(self, status: str) -> None:
         self._safe_write(f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode())
         self._close_transport()
 
     def drop(self) -> None:
         self._closed = True
+        self._gone.set()
         self.worker.forget(self)
         self.hold(-self.held)
         self.transport.abort()
@@ -235,6 +282,16 @@ class Worker(ASGIWorker):  # type: ignore[misc]
                 "The verifier's server speaks http: let the proxy in front hold the certificate."
             )
 
+    def count(self) -> None:
+        """One request more; after as many as it may have, a process stops."""
+        self.nr += 1
+        if self.nr >= self.max_requests:
+            self.alive = False
+
+    def may_keep(self) -> bool:
+        """Whether connections are kept: not by a process that stops."""
+        return self.alive
+
     def wait_for(self, connection: Connection) -> None:
         self.waiting.pop(connection, None)
         self.waiting[connection] = None
@@ -256,6 +313,17 @@ class Worker(ASGIWorker):  # type: ignore[misc]
             if first is not None:
                 first.drop()
 
+    def made_door(self) -> Door:
+        """Where its connections come in."""
+        return Door(
+            self.age,
+            [listener.sock for listener in self.sockets],
+            loop=self.loop,
+            made=lambda: Connection(self),
+            counts=lambda: self.nr_conns,
+            log=self.log.error_log,
+        )
+
     async def _serve(self) -> None:
         """As gunicorn's, with our connections, its own backlog, and an application that must say it has begun."""
         self.lifespan = LifespanManager(self.asgi, self.log, self.state)
@@ -264,37 +332,19 @@ class Worker(ASGIWorker):  # type: ignore[misc]
         except Exception as error:
             self.log.exception("the application did not start")
             raise SystemExit(Arbiter.WORKER_BOOT_ERROR) from error
-        for listener in self.sockets:
-            self.servers.append(
-                await self.loop.create_server(
-                    lambda: Connection(self), sock=listener.sock, backlog=self.cfg.backlog
-                )
-            )
+        self.door = self.made_door()
+        self.door.listen(self.cfg.backlog)
         self._sweep()
         while self.alive and self.ppid == os.getppid():
             self.notify()
             await asyncio.sleep(_SWEEP_SECONDS)
         self.alive = False
-        await self._stop_listening()
+        await self.door.close()
         await self._shutdown()
-
-    async def _stop_listening(self) -> None:
-        """Take in whoever is connected already: what the system accepted for us and we never read would be reset."""
-        listening = [listener.sock.dup() for listener in self.sockets]
-        for server in self.servers:
-            server.close()
-        accepted = []
-        for one in listening:
-            one.settimeout(0)
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    accepted.append(one.accept()[0])
-            one.close()
-        for each in accepted:
-            await self.loop.connect_accepted_socket(lambda: Connection(self), each)
 
     def _sweep(self) -> None:
         now = time.monotonic()
+        self.door.tell()
         if not self.alive and self._stopped_at > now:
             self._stopped_at = now
         for connection in list(self.waiting):

@@ -2,8 +2,10 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 __all__ = [
+    "child_exit",
     "control_socket_disable",
     "empty",
     "forwarded_allow_ips",
@@ -53,3 +55,11 @@ def empty(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     for left in directory.glob("*.db"):
         left.unlink()
+
+
+def child_exit(_server: Any, worker: Any) -> None:
+    """What a process said of itself alone ends with it."""
+    # Late, since the library looks at its import where metrics lie.
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]  # the library's own

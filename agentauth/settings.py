@@ -10,14 +10,10 @@ from urllib.parse import urlsplit
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
+from agentauth.environment import env, env_section
 from agentauth.log_lines import logging_config
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-
-
-def env(name: str, default: str = "") -> str:
-    return os.environ.get(name, default).strip()
-
 
 # Development is exactly a localhost PUBLIC_URL; everything else is production and gets the production checks.
 PUBLIC_URL = env("PUBLIC_URL", "http://localhost:8000").rstrip("/")
@@ -37,11 +33,14 @@ TESTING = DEVELOPMENT and env("AGENTAUTH_TESTING") == "1"
 FAULT_AT = env("FAULT_AT") if TESTING else ""
 
 VAR_DIR = Path(env("VAR_DIR", str(BASE_DIR / "var")))
-# Where signing keys live: `file` (development only) keeps them in KEY_DIRECTORY, `vault` in a Transit engine.
-KEY_BACKEND = env("KEY_BACKEND", "file")
-KEY_DIRECTORY = VAR_DIR / "keys"
-VAULT_ADDR, VAULT_TOKEN = env("VAULT_ADDR"), env("VAULT_TOKEN")
-VAULT_TRANSIT_MOUNT = env("VAULT_TRANSIT_MOUNT", "transit")
+# Where new signing keys are made, as scheme:place, and of which kind (docs/keys.md); `file` (development only): here.
+KEY_BACKEND, KEY_ALGORITHM = env("KEY_BACKEND", "file"), env("KEY_ALGORITHM", "EdDSA")
+KEY_DIRECTORY, KEY_FILE_PASSPHRASE_FILE = VAR_DIR / "keys", env("KEY_FILE_PASSPHRASE_FILE")
+# A key this old is followed by another; 0 for never.
+KEY_ROTATION_DAYS = int(env("KEY_ROTATION_DAYS", "90"))
+TOKEN_SIGNING = env("TOKEN_SIGNING", "direct")  # or delegated: docs/adr/0016
+# What the homes of keys need to know, each under its own prefix: {"ADDR": …, "TOKEN": …}.
+VAULT, PKCS11 = env_section("VAULT_"), env_section("PKCS11_")
 
 
 def secret_key() -> str:
@@ -142,7 +141,12 @@ TEMPLATES: list[dict[str, Any]] = [
 # DATABASE_URL serves, DATABASE_OWNER_URL migrates and grants. Without either: SQLite in VAR_DIR.
 DATABASE_URL = env("DATABASE_URL") or f"sqlite:///{VAR_DIR / 'agentauth.sqlite3'}"
 DATABASE_OWNER_URL = env("DATABASE_OWNER_URL")
-_MIGRATING = len(sys.argv) > 1 and sys.argv[1] in {"migrate", "grant_serving_role", "grant_verifier_role"}
+_MIGRATING = len(sys.argv) > 1 and sys.argv[1] in {
+    "migrate",
+    "grant_serving_role",
+    "grant_verifier_role",
+    "drop_audit_partitions",
+}
 
 
 def database(url: str) -> dict[str, Any]:
@@ -159,12 +163,12 @@ def database(url: str) -> dict[str, Any]:
         if TESTING:
             config["TEST"] = {"NAME": str(VAR_DIR / "test.sqlite3")}
     else:
-        config["CONN_MAX_AGE"] = 600
-        config["CONN_HEALTH_CHECKS"] = True
-        config["OPTIONS"] = {
-            "options": "-c statement_timeout=10000 -c lock_timeout=5000",
-            "connect_timeout": 5,
-        }
+        # It limits every statement and lock. What the URL says stays.
+        config |= {"ENGINE": "agentauth.postgresql", "CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}
+        if _MIGRATING:
+            # The owner's work takes as long as the log is large; for a lock it waits no longer than others.
+            patient = {"answer_seconds": 86_400, "options": "-c statement_timeout=0 -c lock_timeout=5000"}
+            config["OPTIONS"] = patient | config.get("OPTIONS", {})
     return config
 
 
@@ -193,8 +197,13 @@ REST_FRAMEWORK = {
 }
 
 # Run-time links that run upward (architecture: the stack), named here by dotted path.
-AUDIT_SIGNER = "kms.services.signer"
-AUDIT_OBSERVER = "agentauth.metrics.count_events"
+AUDIT_SIGNER, AUDIT_KEYS = "kms.services.signer", "kms.services.verification_keys"
+AUDIT_DISABLED_KEYS = "kms.services.disabled_keys"
+AUDIT_OBSERVER, KEY_OBSERVER = "agentauth.metrics.count_events", "agentauth.metrics.observe_key_call"
+# Where checkpoints and archived events stand outside the database: file:<folder>, or s3://bucket/prefix. Tests name their own.
+AUDIT_STORE = env("AUDIT_STORE") or (f"file:{VAR_DIR / 'audit'}" if DEVELOPMENT and not TESTING else "")
+# Who cosigns the log's checkpoints: `vkey url` of each, with commas between (c2sp.org/tlog-witness).
+AUDIT_WITNESSES = [text for text in env("AUDIT_WITNESSES").split(",") if text.strip()]
 STATE_PUBLISHER = "verifier.services.state.publish"
 
 LANGUAGE_CODE = "en-gb"
@@ -231,17 +240,8 @@ SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 SECURE_REFERRER_POLICY = "no-referrer"
 X_FRAME_OPTIONS = "DENY"
 
-CELERY_BROKER_URL = env("CELERY_BROKER_URL")
+CELERY_BROKER_URL = env("CELERY_BROKER_URL")  # The tasks, and when, are in celery.py.
 CELERY_TASK_SERIALIZER, CELERY_ACCEPT_CONTENT = "json", ["json"]
-CELERY_BEAT_SCHEDULE = {
-    "drain": {"task": "verifier.tasks.drain", "schedule": 1.0},
-    "sequence-audit": {"task": "audit.tasks.sequence_audit", "schedule": 1.0},
-    "expire": {"task": "registry.tasks.expire", "schedule": 30.0},
-    "keep-home": {"task": "verifier.tasks.keep_home", "schedule": 1.0},
-    "expire-verifier": {"task": "verifier.tasks.expire", "schedule": 30.0},
-    "promote-keys": {"task": "kms.tasks.promote_keys", "schedule": 30.0},
-    "expire-approvals": {"task": "approvals.tasks.expire", "schedule": 30.0},
-}
 
 # One JSON object a line in production; a line for people in development. LOG_FORMAT says otherwise.
 LOGGING = logging_config(

@@ -7,6 +7,7 @@ import gc
 from typing import Any
 
 from agentauth.serving import (
+    child_exit,
     control_socket_disable,
     empty,
     forwarded_allow_ips,
@@ -24,6 +25,7 @@ from agentauth.serving import (
 
 # What gunicorn finds here by its own names, from the one place where both servers have it.
 __all__ = [
+    "child_exit",
     "control_socket_disable",
     "forwarded_allow_ips",
     "forwarder_headers",
@@ -38,6 +40,9 @@ __all__ = [
 ]
 METRICS_DIRECTORY = metrics_directory("verifier-metrics")
 
+# Loading takes most of a second; forked from a server that has done so, a process that takes the place of one that died
+# answers at once. What is loaded starts nothing: no thread, connection, loop or file (tests/faults/test_forking.py).
+preload_app = True
 worker_class = "agentauth.receiving_asgi.Worker"
 # Named, so that a missing package stops the start and not the speed.
 asgi_loop = "uvloop"
@@ -51,15 +56,12 @@ asgi_disconnect_grace_period = graceful_timeout
 
 
 def on_starting(_server: Any) -> None:
-    empty(METRICS_DIRECTORY)
+    """The application is loaded, and no process made yet: what lives for ever is not looked through again.
 
-
-def post_worker_init(_worker: Any) -> None:
-    """The application is loaded: what lives for ever is not looked through again.
-
-    A request leaves no cycles behind worth mentioning, and a full collection stops every connection of the process
-    for tens of milliseconds: it comes after so many objects more.
+    A request leaves no cycles behind worth mentioning, and a full collection stops every connection of a process for
+    tens of milliseconds: it comes after so many objects more.
     """
+    empty(METRICS_DIRECTORY)
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)

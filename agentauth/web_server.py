@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from agentauth.serving import (
+    child_exit,
     control_socket_disable,
     empty,
     forwarded_allow_ips,
@@ -21,6 +22,7 @@ from agentauth.serving import (
 
 # What gunicorn finds here by its own names, from the one place where both servers have it.
 __all__ = [
+    "child_exit",
     "control_socket_disable",
     "forwarded_allow_ips",
     "forwarder_headers",

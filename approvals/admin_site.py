@@ -10,16 +10,15 @@ from django.urls import URLPattern, URLResolver, path, reverse
 from django.utils import timezone
 from django.utils.http import urlencode
 from django.utils.translation import gettext_lazy as _
+from django.views.decorators.http import require_safe
 
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 from approvals.services.leaving import delete_human
 from approvals.services.people import create_setup_link
 from approvals.services.recovery import create_recovery_link
+from approvals.views.log import log_page
 from approvals.views.verification import check_verification
-from audit.admin import EventAdmin
-from audit.models import Event
-from kms.admin import KeyAdmin
-from kms.models import Key
+from audit.admin import ADMINS as AUDIT_ADMINS
 from registry.admin import ADMINS
 from registry.authentication import actor_of
 from registry.models import Agent, Grant, Human
@@ -100,6 +99,7 @@ class ControlRoom(admin.AdminSite):
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
         ours: list[URLPattern | URLResolver] = [
+            path("log/", self.admin_view(require_safe(self.log)), name="log"),
             path("invite/", self.admin_view(self.invite), name="invite"),
             path("recovery-link/", self.admin_view(self.recovery_link), name="recovery_link"),
             path("delete-human/", self.admin_view(self.delete_human), name="delete_human"),
@@ -140,6 +140,11 @@ class ControlRoom(admin.AdminSite):
         counts = {status.label: Agent.objects.filter(status=status).count() for status in Agent.Status}
         context = {"waiting": waiting.order_by("created_at")[:PENDING_SHOWN], "agent_counts": counts}
         return super().index(request, context | (extra_context or {}))
+
+    def log(self, request: HttpRequest) -> TemplateResponse:
+        """How the log stands, and how far its copies come."""
+        context = self.each_context(request) | {"title": _("Log"), "log": log_page(timezone.now())}
+        return TemplateResponse(request, "admin/log.html", context)
 
     def invite(self, request: HttpRequest) -> HttpResponse:
         """Make a one-time setup link for a new human and show it once."""
@@ -225,6 +230,6 @@ class ControlRoom(admin.AdminSite):
 
 
 site = ControlRoom(name="admin")
-_ADMINS: list[tuple[Any, Any]] = [*ADMINS, (Key, KeyAdmin), (Event, EventAdmin)]
+_ADMINS: list[tuple[Any, Any]] = [*ADMINS, *AUDIT_ADMINS]
 for _model, _model_admin in _ADMINS:
     site.register(_model, _model_admin)

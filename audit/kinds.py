@@ -11,6 +11,9 @@ KEY_PUBLISHED = "kms.key.published"
 KEY_ACTIVATED = "kms.key.activated"
 # A key is refused from now on, whatever it signed.
 KEY_DISABLED = "kms.key.disabled"
+# A key of ours lets a key that one process holds sign tokens, within limits; and it does so no more.
+KEY_CERTIFIED = "kms.key.certified"
+KEY_CERTIFICATE_REVOKED = "kms.key.certificate_revoked"
 
 # A human exists; their passkey comes with the setup link.
 HUMAN_CREATED = "registry.human.created"

@@ -1,19 +1,28 @@
 """Events made elsewhere and written here many at a time: each is checked where it is made, not where it is written."""
 
+import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any, NamedTuple, Self
 
-from django.db import connection
+import orjson
+from django.db import DatabaseError, connection, transaction
 
-from agentauth.protocol.chain import SALT_BYTES
+from agentauth.protocol.chain import SALT_BYTES, canonical_entry_hash
 from agentauth.protocol.encoding import canonical_json
+from agentauth.protocol.errors import ChainError
 from audit import kinds
 from audit.copying import NULL, binary, copy_in, escaped, line
+from audit.entries import event_body
 from audit.models import Event, QueueEntry
+from audit.partitions import make_room
+from audit.sequencer import Numberable, number_at_once
+
+logger = logging.getLogger(__name__)
 
 KINDS = frozenset(value for name, value in vars(kinds).items() if name.isupper())
 _OUTCOMES = frozenset(Event.Outcome.values)
@@ -24,16 +33,24 @@ _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _COPY_EVENTS = """COPY audit_event (id, kind, at, actor_kind, actor_id, agent_id, human_id, service_provider_id, grant_id,
  token_jti, outcome, reason, request_id, data, salt) FROM STDIN"""
 _COPY_QUEUE = "COPY audit_queueentry (event_id) FROM STDIN"
-_FIND = "SELECT id::text FROM audit_event WHERE id = ANY(%s::uuid[])"
+# The bounds tell the months that hold none of them.
+_FIND = "SELECT id::text FROM audit_event WHERE id = ANY(%s::uuid[]) AND id BETWEEN %s::uuid AND %s::uuid"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An event to be: the columns of `audit.models.Event` but its salt. Ids are lower-case text, `at` is aware.
+class Data(NamedTuple):
+    """The data of an event, with its canonical JSON. Made by `checked`; events may share one, since nobody changes it."""
 
-    Whatever would keep the database from taking it, or the sequencer from hashing it, is said here, where it can be
-    told from its neighbours. Raises ValueError and EncodingError.
-    """
+    value: Mapping[str, Any]
+    text: bytes
+
+
+def checked(value: Mapping[str, Any]) -> Data:
+    """Raises EncodingError where it has no canonical form: what the sequencer would choke on, or the database."""
+    return Data(value, canonical_json(value))
+
+
+class _Values(NamedTuple):
+    """The columns of `audit.models.Event` but its salt."""
 
     id: str
     kind: str
@@ -42,70 +59,155 @@ class Entry:
     actor_id: str
     request_id: str
     outcome: str
-    data: Mapping[str, Any]
-    reason: str | None = None
-    agent_id: str | None = None
-    human_id: str | None = None
-    service_provider_id: str | None = None
-    grant_id: str | None = None
-    token_jti: str | None = None
-    # `data` as canonical JSON.
-    data_text: str = field(init=False, repr=False, compare=False)
+    data: Data
+    reason: str | None
+    agent_id: str | None
+    human_id: str | None
+    service_provider_id: str | None
+    grant_id: str | None
+    token_jti: str | None
 
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"unknown kind of event: {self.kind}; add it to audit/kinds.py")
-        if self.at.tzinfo is None:
+
+class Entry(_Values):
+    """An event to be. Ids are lower-case text, `at` is aware. A tuple, since thousands of them are made in a second.
+
+    Whatever would keep the database from taking it, or the sequencer from hashing it, is said here, where it can be
+    told from its neighbours. Raises ValueError and TypeError.
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        *,
+        id: str,  # noqa: A002 - the name of the column
+        kind: str,
+        at: datetime,
+        actor_kind: str,
+        actor_id: str,
+        request_id: str,
+        outcome: str,
+        data: Data,
+        reason: str | None = None,
+        agent_id: str | None = None,
+        human_id: str | None = None,
+        service_provider_id: str | None = None,
+        grant_id: str | None = None,
+        token_jti: str | None = None,
+    ) -> Self:
+        if kind not in KINDS:
+            raise ValueError(f"unknown kind of event: {kind}; add it to audit/kinds.py")
+        if at.tzinfo is None:
             raise ValueError("an event's time carries its zone")
-        if self.outcome not in _OUTCOMES:
-            raise ValueError(f"unknown outcome of an event: {self.outcome}")
-        if not _ID.fullmatch(self.id):
+        if outcome not in _OUTCOMES:
+            raise ValueError(f"unknown outcome of an event: {outcome}")
+        if not _ID.fullmatch(id):
             raise ValueError("an event's id is a UUID")
-        for value in (self.agent_id, self.human_id, self.service_provider_id, self.grant_id):
-            if value is not None and not _ID.fullmatch(value):
+        for value in (agent_id, human_id, service_provider_id, grant_id):
+            if value is not None and not _is_id(value):
                 raise ValueError("an id in an event is a UUID")
-        for text in (
-            self.actor_kind,
-            self.actor_id,
-            self.request_id,
-            self.reason or "",
-            self.token_jti or "",
+        own, jti = "" if reason is None else reason, "" if token_jti is None else token_jti
+        # Printable is more than a database asks: no NUL and no half character, but no new line either.
+        if not "".join((actor_kind, actor_id, request_id, own, jti)).isprintable():
+            raise ValueError("a text of an event is not printable")
+        if (
+            len(actor_kind) > _MAX_ACTOR_KIND
+            or len(actor_id) > _MAX_TEXT
+            or len(request_id) > _MAX_TEXT
+            or len(own) > _MAX_TEXT
+            or len(jti) > _MAX_TEXT
         ):
-            # Printable is more than a database asks: no NUL and no half character, but no new line either.
-            if len(text) > _MAX_TEXT or not text.isprintable():
-                raise ValueError("a text of an event is too long or not printable")
-        if len(self.actor_kind) > _MAX_ACTOR_KIND:
-            raise ValueError("the kind of an actor is too long")
-        object.__setattr__(self, "data_text", canonical_json(self.data).decode())
+            raise ValueError("a text of an event is too long")
+        return super().__new__(
+            cls,
+            id,
+            kind,
+            at,
+            actor_kind,
+            actor_id,
+            request_id,
+            outcome,
+            data,
+            reason,
+            agent_id,
+            human_id,
+            service_provider_id,
+            grant_id,
+            token_jti,
+        )
 
 
-def recorded(entries: Iterable[Entry]) -> set[str]:
-    """The ids of those that are in the log already."""
-    ids = [entry.id for entry in entries]
+# Agents, humans, providers and grants come again and again.
+@lru_cache(maxsize=4096)
+def _is_id(text: str) -> bool:
+    return _ID.fullmatch(text) is not None
+
+
+def recorded(ids: Iterable[str]) -> set[str]:
+    """Those of the event ids that are in the log already."""
+    asked = list(ids)
+    if not asked:
+        return set()
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
-            cursor.execute(_FIND, [ids])
+            cursor.execute(_FIND, [asked, min(asked), max(asked)])
             return {found for (found,) in cursor.fetchall()}
-    return {str(pk) for pk in Event.objects.filter(pk__in=ids).values_list("pk", flat=True)}
+    return {str(pk) for pk in Event.objects.filter(pk__in=asked).values_list("pk", flat=True)}
 
 
-def write(entries: Sequence[Entry]) -> None:
-    """Insert the events and their queue entries, salts made here. Raises django.db errors; the transaction is the caller's."""
-    salts = os.urandom(SALT_BYTES * len(entries))
+def write(entries: Sequence[Entry], *, now: datetime) -> None:
+    """Insert the events, salts made here, and give them their numbers; where that cannot be at once, they wait for them.
+
+    In the order of their ids. Raises django.db errors; the transaction is the caller's.
+    """
+    made = list(_made(sorted(entries, key=attrgetter("id"))))
+    make_room([each.entry.id for each in made])
     if connection.vendor == "postgresql":
-        _copy(entries, salts)
+        _copy(made)
     else:
-        _insert(entries, salts)
+        _insert(made)
+    try:
+        with transaction.atomic():
+            numbered = number_at_once([_numberable(each) for each in made], now=now)
+    except (DatabaseError, ChainError):
+        logger.exception("events could not be numbered at once: they wait")
+        numbered = False
+    if not numbered:
+        _queue(made)
 
 
-def _copy(entries: Sequence[Entry], salts: bytes) -> None:
+class _Made(NamedTuple):
+    """An event as it is written: `at` as in its JSON, and the entry of the log."""
+
+    entry: Entry
+    at: str
+    salt: bytes
+    hashed: bytes
+
+
+def _made(entries: Sequence[Entry]) -> Iterator[_Made]:
+    salts = os.urandom(SALT_BYTES * len(entries))
+    for start, entry in zip(range(0, len(salts), SALT_BYTES), entries, strict=True):
+        salt, body = salts[start : start + SALT_BYTES], event_body(entry)
+        # Canonical, as `canonical_json` would write it: names in ASCII, texts that are printable, and data that is canonical.
+        body["data"] = orjson.Fragment(entry.data.text)
+        text = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+        yield _Made(entry, body["at"], salt, canonical_entry_hash(text, salt))
+
+
+def _numberable(made: _Made) -> Numberable:
+    event = made.entry
+    return Numberable(event.id, made.hashed, event.agent_id, event.human_id, event.kind)
+
+
+def _copy(made: Sequence[_Made]) -> None:
     copy_in(
         _COPY_EVENTS,
         (
             line(
                 entry.id,
                 entry.kind,
-                entry.at.isoformat(),
+                at,
                 escaped(entry.actor_kind),
                 escaped(entry.actor_id),
                 entry.agent_id or NULL,
@@ -116,17 +218,16 @@ def _copy(entries: Sequence[Entry], salts: bytes) -> None:
                 entry.outcome,
                 NULL if entry.reason is None else escaped(entry.reason),
                 escaped(entry.request_id),
-                escaped(entry.data_text),
-                binary(salts[start : start + SALT_BYTES]),
+                escaped(entry.data.text.decode()),
+                binary(salt),
             )
-            for start, entry in zip(range(0, len(salts), SALT_BYTES), entries, strict=True)
+            for entry, at, salt, _ in made
         ),
     )
-    copy_in(_COPY_QUEUE, (line(entry.id) for entry in entries))
 
 
-def _insert(entries: Sequence[Entry], salts: bytes) -> None:
-    events = [
+def _insert(made: Sequence[_Made]) -> None:
+    Event.objects.bulk_create(
         Event(
             id=entry.id,
             kind=entry.kind,
@@ -141,10 +242,15 @@ def _insert(entries: Sequence[Entry], salts: bytes) -> None:
             outcome=entry.outcome,
             reason=entry.reason,
             request_id=entry.request_id,
-            data=entry.data,
-            salt=salts[start : start + SALT_BYTES],
+            data=entry.data.value,
+            salt=salt,
         )
-        for start, entry in zip(range(0, len(salts), SALT_BYTES), entries, strict=True)
-    ]
-    Event.objects.bulk_create(events)
-    QueueEntry.objects.bulk_create(QueueEntry(event_id=entry.id) for entry in entries)
+        for entry, _, salt, _ in made
+    )
+
+
+def _queue(made: Sequence[_Made]) -> None:
+    if connection.vendor == "postgresql":
+        copy_in(_COPY_QUEUE, (line(each.entry.id) for each in made))
+    else:
+        QueueEntry.objects.bulk_create(QueueEntry(event_id=each.entry.id) for each in made)

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from django.db import connection, transaction
 
+from audit.partitions import AHEAD
+
 Rights = tuple[str, ...]
 
 _USUAL: Final[Rights] = ("DELETE", "INSERT", "SELECT", "UPDATE")
@@ -18,12 +20,18 @@ _LESS: Final[Mapping[str, Rights]] = {
     # Deleting an opening is erasure.
     "audit_opening": ("DELETE", "INSERT", "SELECT"),
     "audit_head": ("INSERT", "SELECT", "UPDATE"),
+    **dict.fromkeys(
+        ("audit_node", "audit_checkpoint", "audit_cosignature", "audit_checkpointcopy", "audit_segment"),
+        ("INSERT", "SELECT"),
+    ),
+    # The owner drops.
+    "audit_droppedmonth": ("SELECT",),
     "django_migrations": ("SELECT",),
 }
 # All that the verifier's role may do; nothing with a table that is not here.
 _VERIFIER: Final[Mapping[str, Rights]] = {
-    # What it says goes into the log, which it cannot read: for its metrics it sees how long the oldest event waits.
-    "audit_event": ("INSERT", "SELECT (at, id)"),
+    # What it says goes into the log, which it cannot read. An id says whether its month is there.
+    "audit_event": ("INSERT", "SELECT (id)"),
     "audit_queueentry": ("INSERT", "SELECT"),
     "audit_refusalcount": ("INSERT", "SELECT", "UPDATE (count)"),
     # Whether its tables are those of its code.
@@ -31,6 +39,7 @@ _VERIFIER: Final[Mapping[str, Rights]] = {
     # Who lives, of a session: not what is in it.
     "django_session": ("SELECT (expire_date, session_key)",),
     "kms_key": ("SELECT",),
+    "kms_keycertificate": ("SELECT",),
     # A proof that shows its private key ends the agent that holds it, and what that one still asks for.
     "registry_agent": ("SELECT", "UPDATE (status)"),
     "registry_barredkey": ("INSERT", "SELECT"),
@@ -45,7 +54,11 @@ _VERIFIER: Final[Mapping[str, Rights]] = {
     "verifier_agentoperation": ("DELETE", "INSERT", "SELECT"),
     "verifier_confirmation": ("INSERT", "SELECT", "UPDATE (consumed_at, status)"),
     "verifier_grantledger": ("INSERT", "SELECT", "UPDATE (spent, tat_us, uses)"),
-    "verifier_home": ("INSERT", "SELECT", "UPDATE (began_at, epoch, kind, leaving_at, leaving_for, servers)"),
+    "verifier_home": (
+        "INSERT",
+        "SELECT",
+        "UPDATE (back_after, began_at, epoch, kind, leaving_at, leaving_for, servers)",
+    ),
     "verifier_presencelease": ("SELECT",),
     "verifier_providercall": ("INSERT", "SELECT", "UPDATE (answer, body_sha256, expires_at)"),
     "verifier_statechange": ("INSERT", "SELECT"),
@@ -58,14 +71,23 @@ _GUARDS: Final = {
     "registry_agent": ("UPDATE", "NEW.status <> 'revoked'"),
     "registry_grant": ("UPDATE", "NEW.status <> 'withdrawn'"),
     "verifier_confirmation": ("INSERT", "NEW.human_id IS NOT NULL"),
-    "verifier_streamcursor": ("INSERT", "NEW.number <> 0 OR NEW.entry_id <> '0-0'"),
+    "verifier_streamcursor": ("INSERT", "NEW.number <> 0"),
 }
+# Both may have the month made that an event needs, by functions that make nothing else (`audit.partitions`).
+_CALLABLE: Final = "agentauth_add_event_month(timestamptz)"
+_NOT_CALLABLE: Final = ("agentauth_attach_events(text, text)", "agentauth_first_id(timestamp)")
+_MONTHS_AHEAD: Final = (
+    "SELECT agentauth_add_event_month(now() + by * interval '1 month') FROM generate_series(0, %s) by"
+)
+_PARTITIONS: Final = """
+SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r' AND relnamespace = 'public'::regnamespace
+"""
 _IN_REACH: Final = """
 SELECT min(role.rolname), held.relname, wanted.name
 FROM pg_roles role, pg_class held,
      unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']) wanted(name)
 WHERE pg_has_role(%s, role.oid, 'MEMBER') AND role.rolname <> %s
-  AND held.relkind = 'r' AND held.relnamespace = 'public'::regnamespace
+  AND held.relkind IN ('r', 'p') AND held.relnamespace = 'public'::regnamespace
   AND (has_table_privilege(role.oid, held.oid, wanted.name)
        OR wanted.name IN ('SELECT', 'INSERT', 'UPDATE') AND has_any_column_privilege(role.oid, held.oid, wanted.name))
 GROUP BY held.relname, wanted.name
@@ -74,6 +96,15 @@ GROUP BY held.relname, wanted.name
 
 class RoleError(Exception):
     """The role cannot be bound. Says what to change."""
+
+
+def may_read_log() -> bool:
+    """Whether this process's role may read the log: all may but the verifier's. Raises django.db errors."""
+    if connection.vendor != "postgresql":
+        return True
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT has_table_privilege('audit_leaf', 'SELECT')")
+        return bool(cursor.fetchone()[0])
 
 
 def grant_serving_role(role: str) -> dict[str, list[str]]:
@@ -108,9 +139,22 @@ def _grant(role: str, rights_on: Callable[[str], Rights]) -> dict[str, list[str]
             if rights:
                 cursor.execute(f"GRANT {', '.join(rights)} ON {name} TO {quoted}")
                 granted[table] = list(rights)
+        _bind_partitions(cursor, quoted)
         _guard(cursor)
         _refuse_more(cursor, role, granted)
     return granted
+
+
+def _bind_partitions(cursor: Any, quoted: str) -> None:
+    """Rows go in and out by the table alone, and months come by the one function."""
+    # After a migration is the moment to make those ahead; the jobs and whoever records go on with it.
+    cursor.execute(_MONTHS_AHEAD, [AHEAD])
+    cursor.execute(_PARTITIONS)
+    for (partition,) in cursor.fetchall():
+        cursor.execute(f"REVOKE ALL ON {connection.ops.quote_name(partition)} FROM {quoted}, PUBLIC")
+    for function in (_CALLABLE, *_NOT_CALLABLE):
+        cursor.execute(f"REVOKE ALL ON FUNCTION {function} FROM {quoted}, PUBLIC")
+    cursor.execute(f"GRANT EXECUTE ON FUNCTION {_CALLABLE} TO {quoted}")
 
 
 def _guard(cursor: Any) -> None:

@@ -6,7 +6,6 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -16,14 +15,28 @@ from django.utils.module_loading import import_string
 
 from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
+from agentauth.protocol.values import per_call
 from audit import kinds
+from audit.backlog import check_backlog, check_backlog_of_many
 from audit.entries import commitment
 from audit.models import Event, Opening, QueueEntry
-from audit.prepared import KINDS, Entry, recorded, write
+from audit.partitions import make_room
+from audit.prepared import KINDS, Data, Entry, checked, recorded, write
 from audit.refusals import count_refusal, summarise_refusals
 from audit.sequencer import sequence_until_empty
 
-__all__ = ["SYSTEM", "Actor", "Entry", "record", "record_many", "record_refusal", "recorded", "seal_audit"]
+__all__ = [
+    "SYSTEM",
+    "Actor",
+    "Data",
+    "Entry",
+    "checked",
+    "record",
+    "record_many",
+    "record_refusal",
+    "recorded",
+    "seal_audit",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +44,7 @@ _SALT_BYTES = 32
 _Id = uuid.UUID | str | None
 
 
-@dataclass(frozen=True, slots=True)
+@per_call(frozen=True, slots=True)
 class Actor:
     """Who did it, as text: `kind` is human, agent, service_provider, system or anonymous; `id` may be empty."""
 
@@ -66,7 +79,7 @@ def record(
 
     Raises ValueError outside a transaction, for an unknown kind, for a naive time, or where a member is both
     plain and personal; EncodingError where a value has no canonical JSON; TemporarilyUnavailableError where the
-    database does not take it: what cannot be put on record is not done.
+    database does not take it, or too many events wait for their number: what cannot be put on record is not done.
     """
     if not connection.in_atomic_block:
         raise ValueError("record an event inside the transaction of what it tells")
@@ -98,6 +111,8 @@ def record(
     # Refuse here what could never be hashed: an event the sequencer chokes on would stop the log.
     canonical_json(event.data)
     with _or_unavailable():
+        check_backlog(kind=kind, actor_kind=actor.kind)
+        make_room([event.id])
         event.save(force_insert=True)
         Opening.objects.bulk_create(
             Opening(event=event, member=member, salt=salts[member], value=hidden[member]) for member in hidden
@@ -109,18 +124,19 @@ def record(
     return event
 
 
-def record_many(entries: Sequence[Entry]) -> int:
-    """Write events that were made elsewhere, in the caller's transaction, with their queue entries; returns how many.
+def record_many(entries: Sequence[Entry], *, now: datetime) -> int:
+    """Write events that were made elsewhere, in the caller's transaction, and number them; returns how many.
 
-    What `record` asks of an event, `Entry` has asked already. The ids are the caller's: one that is there already fails
-    them all. Raises ValueError outside a transaction, TemporarilyUnavailableError where the database does not take them.
+    Where another one numbers at this moment, or it fails, they wait in the queue as others do. What `record` asks of an
+    event, `Entry` has asked already. The ids are the caller's: one that is there already fails them all. Raises ValueError outside a transaction, TemporarilyUnavailableError where the database does not take them, or too many wait already.
     """
     if not connection.in_atomic_block:
         raise ValueError("record events inside the transaction of what they tell")
     if not entries:
         return 0
     with _or_unavailable():
-        write(entries)
+        check_backlog_of_many()
+        write(entries, now=now)
     observe = import_string(settings.AUDIT_OBSERVER)
     numbers = Counter(entry.kind for entry in entries)
 

@@ -1,7 +1,7 @@
 """Triggers that let the database keep a promise, as migration operations for PostgreSQL and SQLite alike.
 
 Both speak as an integrity error. A migration that makes SQLite rebuild a table drops its triggers: put the
-operation again after it.
+operation again after it, and `when_undone` before it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,10 +42,12 @@ class _Triggers(RunPython):
         super().__init__(create, drop)
 
 
-def append_only(table: str, *, unique: Sequence[str] = ("id",), deletable: bool = False) -> RunPython:
+def append_only(
+    table: str, *, unique: Sequence[str | tuple[str, ...]] = ("id",), deletable: bool = False
+) -> RunPython:
     """Refuse UPDATE, DELETE and (PostgreSQL) TRUNCATE of `table`; with `deletable`, refuse UPDATE alone.
 
-    `unique` names the columns by which a row is unique: SQLite's INSERT OR REPLACE deletes the row it collides
+    `unique` names the columns by which a row is unique, a tuple where it takes several: SQLite's INSERT OR REPLACE deletes the row it collides
     with and fires no delete trigger, so there an insert that collides is refused before that.
     """
     sentence = f"append-only: rows of {table} never change"
@@ -55,7 +57,10 @@ def append_only(table: str, *, unique: Sequence[str] = ("id",), deletable: bool 
         f'CREATE TRIGGER "{table}_kept" BEFORE {events} ON "{table}" FOR EACH ROW {refuse}',
         f'CREATE TRIGGER "{table}_not_emptied" BEFORE TRUNCATE ON "{table}" FOR EACH STATEMENT {refuse}',
     ]
-    collides = " OR ".join(f'"{column}" = NEW."{column}"' for column in unique)
+    collides = " OR ".join(
+        " AND ".join(f'"{column}" = NEW."{column}"' for column in ((key,) if isinstance(key, str) else key))
+        for key in unique
+    )
     # Table and column names are ours, written in migrations.
     replaced = f'WHEN EXISTS (SELECT 1 FROM "{table}" WHERE {collides})'  # noqa: S608 — as said
     sqlite = [
@@ -98,6 +103,11 @@ def state_machine(
         ],
         sqlite=[_sqlite(name, event, f"WHEN {condition}", sentence) for name, event, condition in doors],
     )
+
+
+def when_undone(operation: RunPython) -> RunPython:
+    """First in a migration: once the rest of it is undone, `operation` puts the triggers back that stood before it."""
+    return RunPython(RunPython.noop, operation.code)
 
 
 def _sqlite(name: str, event: str, condition: str, sentence: str) -> str:

@@ -8,6 +8,7 @@ import select
 import socket
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -16,6 +17,8 @@ from benchmarks.load import TIMEOUT_SECONDS, VALID, Tally
 _END = b"\r\n\r\n"
 _LENGTH = b"content-length:"
 _READ_BYTES = 262_144
+# What is told of an answer: when its call was due and when it was here (perf_counter), its head and its body.
+Told = Callable[[float, float, bytes, bytes], None]
 
 
 @dataclass(slots=True)
@@ -38,14 +41,22 @@ class _Counts:
 
 
 def open_loop(
-    url: str, requests: list[bytes], *, rate: float, batch: int, connections: int
+    url: str,
+    requests: list[bytes],
+    *,
+    rate: float,
+    batch: int,
+    connections: int,
+    tell: Told | None = None,
 ) -> tuple[Tally, float]:
     """Send each request once, `rate` calls a second; a call whose moment finds no free connection waits for one.
+
+    `tell` hears of each answer, and has to be quick: nothing is sent meanwhile.
 
     Gives the tally, and how late the client itself sent where a connection was free (p99, ms): that much of the
     latencies is its own.
     """
-    loop = _Loop(url, batch, connections)
+    loop = _Loop(url, batch, connections, tell)
     gc.disable()
     try:
         seconds = loop.run(requests, rate)
@@ -74,10 +85,10 @@ def percentile(ordered: list[float], percent: float) -> float:
 
 
 class _Loop:
-    def __init__(self, url: str, batch: int, connections: int) -> None:
+    def __init__(self, url: str, batch: int, connections: int, tell: Told | None = None) -> None:
         address = urlsplit(url)
         self.address = ("127.0.0.1", address.port or 80)
-        self.batch, self.expected = batch, VALID.encode()
+        self.batch, self.expected, self.tell = batch, VALID.encode(), tell
         self.counts = _Counts()
         self.epoll = select.epoll()
         self.all: dict[int, _Connection] = {}
@@ -147,6 +158,8 @@ class _Loop:
             return
         now = time.perf_counter()
         self.counts.latencies.append(now - connection.due)
+        if self.tell:
+            self.tell(connection.due, now, head, body)
         if not self.free:
             self.freed_at = now
         if not head.startswith(b"HTTP/1.1 2"):

@@ -60,10 +60,17 @@ class Place:
 
 
 @contextlib.contextmanager
-def place(*, database: str, lean: bool, wish: Mapping[str, Any], workers: int = WORKERS) -> Iterator[Place]:
+def place(
+    *,
+    database: str,
+    lean: bool,
+    wish: Mapping[str, Any],
+    workers: int = WORKERS,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Place]:
     """Everything for one part, on `database` ("sqlite" or "postgres"); `lean`: the verifier's own `workers` and Redis.
 
-    `wish` goes to `tests.seed crowd`.
+    `wish` goes to `tests.seed crowd`, `env` to all that runs.
     """
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agentauth-bench-")))
@@ -72,7 +79,7 @@ def place(*, database: str, lean: bool, wish: Mapping[str, Any], workers: int = 
         if database == "postgres":
             url = stack.enter_context(postgres.cluster(durable=True))
             others["postgres"] = postmaster(url)
-        registry = LiveRegistry(directory, database_url=url, workers=WORKERS, env=ENV)
+        registry = LiveRegistry(directory, database_url=url, workers=WORKERS, env={**ENV, **(env or {})})
         server: LiveServer = registry
         if lean:
             redis = stack.enter_context(redis_servers.server())

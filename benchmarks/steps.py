@@ -42,7 +42,7 @@ from agentauth.protocol.encoding import b64u_decode, read_object
 from agentauth.protocol.envelope import Ledger, parse_envelope
 from agentauth.protocol.keys import Algorithm, LocalSigner, PrivateKey
 from agentauth.protocol.token import build_claims, sign_token, verify_token
-from audit.identifiers import new_id
+from audit.identifiers import new_id, new_id_text
 from audit.services import Actor
 from registry.models import Agent, ServiceProvider
 from registry.services.nonces import nonces_of
@@ -189,7 +189,12 @@ def steps(place: Stage) -> Steps:
 
     def render(call: StoreCall, allow: Allow) -> bytes:
         body = allowed_body(
-            allow, decision_id=str(new_id()), agent=place.agent, claims=call.claims, now_seconds=SECONDS
+            allow.capability,
+            allow.limits,
+            decision_id=new_id_text(),
+            agent=place.agent,
+            claims=call.claims,
+            now_seconds=SECONDS,
         )
         return encode(body).encode()
 

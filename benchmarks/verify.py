@@ -16,7 +16,7 @@ from typing import Any
 from agentauth.protocol.dpop import WINDOW_SECONDS
 from benchmarks.load import Question, Tally, requests_in, with_wrk, write_requests
 from benchmarks.open_loop import open_loop
-from benchmarks.places import Place, machine, place
+from benchmarks.places import WORKERS, Place, machine, place
 
 READ = {"type": "read", "resource": "calendar"}
 PAY = {"type": "transact", "resource": "payments", "amount": {"value": "0.01", "currency": "EUR"}}
@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument(
         "--rate", type=float, help="calls a second, sent open-loop; without it as fast as it goes"
     )
+    parser.add_argument("--workers", type=int, default=WORKERS, help="the verifier's own processes")
     parser.add_argument("--pin", action="store_true", help="servers on the first core, the load on the last")
     given = parser.parse_args()
     # The parts bring their own.
@@ -108,8 +109,9 @@ def measure(name: str, given: argparse.Namespace) -> None:
         "alg": given.alg,
     }
     load = f"{given.connections} connections" + (f", {given.rate:.0f} calls/s" if given.rate else "")
+    load += f", {given.workers} processes" if given.workers != WORKERS else ""
     title = f"| {name}, {given.alg} | {load} |"
-    with place(database=part.database, lean=part.lean, wish=wish) as there:
+    with place(database=part.database, lean=part.lean, wish=wish, workers=given.workers) as there:
         runs = []
         for number in range(given.runs):
             runs.append(run(there, part, given))

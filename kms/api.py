@@ -6,8 +6,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from kms.models import Key
-from kms.services import public_jwks
+from kms.certificates import token_jwks
 
 MAX_AGE_SECONDS = 30
 
@@ -20,6 +19,6 @@ class JwksView(APIView):
 
     def get(self, request: Request) -> Response:
         return Response(
-            public_jwks(purpose=Key.Purpose.TOKEN, now=timezone.now()),
+            token_jwks(now=timezone.now()),
             headers={"Cache-Control": f"public, max-age={MAX_AGE_SECONDS}"},
         )

@@ -12,7 +12,9 @@ from kms.models import Key
 PUBLISHED_BEFORE_USE = timedelta(seconds=120 + 10)
 # A token signed in the last moment before the switch, by a server whose clock lags, still lives this long.
 CLOCK_SKEW = timedelta(seconds=60)
-TOKEN_OVERLAP = timedelta(seconds=MAX_TOKEN_SECONDS) + CLOCK_SKEW
+# What a retired key certified may sign on for this long: processes need the time to have the next certify another.
+HANDOVER = timedelta(seconds=240)
+TOKEN_OVERLAP = timedelta(seconds=MAX_TOKEN_SECONDS) + CLOCK_SKEW + HANDOVER
 
 
 @dataclass(frozen=True, slots=True)

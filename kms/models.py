@@ -36,6 +36,8 @@ class Key(models.Model):
     retired_at = models.DateTimeField(null=True)
     # The end of what it signed: until then a retired key still verifies. Null: for ever.
     needed_until = models.DateTimeField(null=True)
+    # By which the key before introduces this one (agentauth/protocol/introduction.py); empty for a purpose's first.
+    introduction = models.TextField(blank=True, db_default="", default="")
     disabled_at = models.DateTimeField(null=True)
 
     class Meta:
@@ -65,3 +67,38 @@ class Key(models.Model):
 
     def __str__(self) -> str:
         return f"{self.purpose} {self.kid}"
+
+
+class KeyCertificate(models.Model):
+    """A token key's word for a key that lives in one process (docs/protocol.md section 4); the private half is only there.
+
+    Its times are those of the signed text, but for `usable_from`: until then the key set may not be everywhere.
+    """
+
+    class State(models.TextChoices):
+        CERTIFIED = "certified"
+        REVOKED = "revoked"
+
+    serial = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    kid = models.CharField(max_length=64, unique=True)
+    issuer = models.ForeignKey(Key, on_delete=models.PROTECT, related_name="certificates")
+    state = models.CharField(max_length=16, choices=State)
+    # The process, as host:number.
+    instance = models.CharField(max_length=128)
+    jws = models.TextField()
+    not_before = models.DateTimeField()
+    not_after = models.DateTimeField(db_index=True)
+    usable_from = models.DateTimeField()
+    revoked_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(state="certified", revoked_at__isnull=True)
+                | models.Q(state="revoked", revoked_at__isnull=False),
+                name="certificate_revoked_has_its_time",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.instance} {self.serial}"

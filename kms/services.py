@@ -2,13 +2,15 @@
 
 import json
 import logging
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any
 
+from django.conf import settings
 from django.db import IntegrityError, transaction
 
 from agentauth.protocol.errors import InvalidStateError, NotFoundError, TemporarilyUnavailableError
+from agentauth.protocol.introduction import sign_introduction
+from agentauth.protocol.jose import parse_compact
 from agentauth.protocol.keys import PublicKey, Signer, parse_jwk
 from audit import kinds
 from audit.services import SYSTEM, Actor, record
@@ -55,27 +57,30 @@ def signer(*, purpose: str, now: datetime) -> Signer:
     from memory; only the opened key itself is kept. Raises TemporarilyUnavailableError where there is no such
     key or its backend fails, here or in the signer's `sign`.
     """
-    key = (
-        Key.objects.filter(purpose=purpose, state__in=_LIVING, active_from__lte=now)
-        .order_by("-active_from")
-        .first()
-    )
+    key = _present(purpose, now)
     if key is None:
         raise _unavailable(f"No key of purpose {purpose!r} may sign now; run manage.py rotate_key {purpose}.")
     try:
-        opened = _opened(key.uri)
-        published = opened.public == _public(key)
+        # Pinned to what was published: another key in its place could make nothing that leaves here.
+        return _KeySigner(_opened(key.uri, _public(key)), key.kid)
     except backends.BackendError as error:
         raise _unavailable(error) from error
-    if not published:
-        # Signing with it would make tokens nobody can verify, or that another key's owner can.
-        raise _unavailable(f"The key at {key.uri} is not the one that was published as {key.kid}.")
-    return _KeySigner(opened, key.kid)
+
+
+def may_sign(*, purpose: str, now: datetime) -> bool:
+    """Whether there is a key that signs for `purpose` at `now`. Its home is not asked."""
+    return _present(purpose, now) is not None
 
 
 def verification_keys(*, purpose: str, now: datetime) -> dict[str, PublicKey]:
     """Every key whose signatures count at `now`, by `kid`: next, active, and retired until no longer needed."""
     return {key.kid: _public(key) for key in _verifying(purpose, now)}
+
+
+def disabled_keys(*, purpose: str, now: datetime) -> dict[str, PublicKey]:
+    """Every key of `purpose` that was disabled by `now`, by `kid`: what they signed proves nothing, and must fit all the same."""
+    disabled = Key.objects.filter(purpose=purpose, state=Key.State.DISABLED, disabled_at__lte=now)
+    return {key.kid: _public(key) for key in disabled}
 
 
 def public_jwks(*, purpose: str, now: datetime) -> dict[str, list[dict[str, str]]]:
@@ -103,32 +108,36 @@ def ensure_key(*, purpose: str, actor: Actor, now: datetime) -> Key:
         return living.get()
 
 
-def rotate_key(*, purpose: str, actor: Actor, now: datetime) -> Key:
+def rotate_key(
+    *, purpose: str, actor: Actor, now: datetime, uri: str | None = None, introduced: bool = True
+) -> Key:
     """Publish the next key of `purpose`; it signs by itself once every verifier has had time to fetch it.
 
-    A purpose's very first key signs at once: no verifier has an older set (docs/protocol.md section 4). Raises
-    InvalidStateError while an earlier next key still waits, ValueError for an unknown purpose, and
-    TemporarilyUnavailableError when the backend cannot make a key.
+    A purpose's very first key signs at once: no verifier has an older set (docs/protocol.md section 4). With `uri`
+    the key is one that an operator made, and must sign a message before it is published; without, KEY_BACKEND makes
+    one. The present key introduces the next, unless it cannot sign and the caller says so by `introduced=False`.
+
+    Raises InvalidStateError while a next key still waits, or for a key on record already or of no use to its purpose;
+    ValueError for an unknown purpose; TemporarilyUnavailableError when a backend cannot make, find or use a key.
     """
     if purpose not in Key.Purpose.values:
         raise ValueError(f"unknown key purpose: {purpose}")
     promote_due_keys(now=now)
     _refuse_second_next(purpose)
     first = not Key.objects.filter(purpose=purpose).exists()
-    try:
-        # The key is kept before its row is: a crash in between leaves a key nobody names, never the reverse.
-        uri, public = backends.create(purpose=purpose)
-    except backends.BackendError as error:
-        raise _unavailable(error) from error
+    introducer = _introducer(purpose, now) if introduced else None
+    # The key is kept before its row is: a crash in between leaves a key nobody names, never the reverse.
+    at, public = _made(uri, purpose)
     key = Key(
         kid=public.thumbprint,
         purpose=purpose,
         state=Key.State.ACTIVE if first else Key.State.NEXT,
-        uri=uri,
+        uri=at,
         algorithm=public.alg,
         public_jwk=public.jwk,
         published_at=now,
         active_from=now if first else now + PUBLISHED_BEFORE_USE,
+        introduction=_introduction(introducer, purpose, public, now),
     )
     try:
         with transaction.atomic():
@@ -136,8 +145,48 @@ def rotate_key(*, purpose: str, actor: Actor, now: datetime) -> Key:
             publish_change(Subject.KEY, key.kid, now=now)
             _record(kinds.KEY_ACTIVATED if first else kinds.KEY_PUBLISHED, key, actor=actor, now=now)
     except IntegrityError:
-        raise InvalidStateError(f"Another {purpose} key was made at the same time.") from None
+        raise InvalidStateError(f"Another {purpose} key was made at the same time, or is this one.") from None
     return key
+
+
+def rotate_due_keys(*, now: datetime, actor: Actor = SYSTEM) -> int:
+    """Rotate each purpose whose newest key has been in the set for KEY_ROTATION_DAYS; returns how many.
+
+    A purpose whose home fails does not hold up the others; its present key goes on signing, and the next turn tries
+    again. Raises TemporarilyUnavailableError when all were tried.
+    """
+    due = []
+    for purpose in Key.Purpose.values if settings.KEY_ROTATION_DAYS else []:
+        newest = Key.objects.filter(purpose=purpose, state__in=_LIVING).order_by("-published_at").first()
+        if newest and newest.published_at <= now - timedelta(days=settings.KEY_ROTATION_DAYS):
+            due.append(purpose)
+    rotated, failed = 0, None
+    for purpose in due:
+        try:
+            rotate_key(purpose=purpose, actor=actor, now=now)
+            rotated += 1
+        except InvalidStateError:
+            # Somebody else rotates at this moment.
+            continue
+        except TemporarilyUnavailableError as error:
+            logger.error("the %s key is due for rotation and cannot be rotated", purpose)  # noqa: TRY400 — raised below
+            failed = error
+    if failed:
+        raise failed
+    return rotated
+
+
+def introductions(*, purpose: str) -> list[str]:
+    """How each key of `purpose` was introduced by the one before, oldest first; nothing by or of a disabled key."""
+    keys = list(Key.objects.filter(purpose=purpose).order_by("published_at", "active_from"))
+    disabled = {key.kid for key in keys if key.state == Key.State.DISABLED}
+    return [
+        key.introduction
+        for key in keys
+        if key.introduction
+        and key.kid not in disabled
+        and parse_compact(key.introduction).header["kid"] not in disabled
+    ]
 
 
 def promote_due_keys(*, now: datetime, actor: Actor = SYSTEM) -> int:
@@ -203,6 +252,44 @@ def _refuse_second_next(purpose: str) -> None:
         )
 
 
+def _made(uri: str | None, purpose: str) -> tuple[str, PublicKey]:
+    try:
+        return _adopted(uri, purpose) if uri else backends.create(purpose=purpose)
+    except backends.BackendError as error:
+        raise _unavailable(error) from error
+
+
+def _adopted(uri: str, purpose: str) -> tuple[str, PublicKey]:
+    """A key that is there already, seen to sign: with another right missing, the switch would end in silence."""
+    public = backends.public_key(uri)
+    if purpose == Key.Purpose.AUDIT and public.alg != "EdDSA":
+        raise InvalidStateError("The log is signed with Ed25519 keys alone, and that is none.")
+    backends.open_signer(uri, public).sign(backends.TRIAL)
+    return uri, public
+
+
+def _introducer(purpose: str, now: datetime) -> Signer | None:
+    """The present key, seen to sign before another is made: each try that fails would leave one behind in its home."""
+    if _present(purpose, now) is None:
+        # The first of its purpose, or all before it were disabled.
+        return None
+    present = signer(purpose=purpose, now=now)
+    present.sign(backends.TRIAL)
+    return present
+
+
+def _introduction(introducer: Signer | None, purpose: str, following: PublicKey, now: datetime) -> str:
+    if introducer is None:
+        return ""
+    at = int(now.timestamp())
+    return sign_introduction(introducer, following, issuer=settings.ISSUER, purpose=purpose, issued_at=at)
+
+
+def _present(purpose: str, now: datetime) -> Key | None:
+    keys = Key.objects.filter(purpose=purpose, state__in=_LIVING, active_from__lte=now)
+    return keys.order_by("-active_from").first()
+
+
 def _verifying(purpose: str, now: datetime) -> list[Key]:
     keys = Key.objects.filter(purpose=purpose).order_by("-active_from", "kid")
     return [life.key for life in lifetimes(keys, now=now) if life.verifies(now)]
@@ -214,9 +301,9 @@ def _record(kind: str, key: Key, *, actor: Actor, now: datetime, replaced: str |
 
 
 @lru_cache(maxsize=_CACHED_KEYS)
-def _opened(uri: str) -> Signer:
+def _opened(uri: str, public: PublicKey) -> Signer:
     # A URI names one key for ever, so what is kept here cannot go stale; failures are not kept.
-    return backends.open_signer(uri)
+    return backends.open_signer(uri, public)
 
 
 def _public(key: Key) -> PublicKey:
@@ -228,7 +315,12 @@ def _parsed(jwk: str) -> PublicKey:
     return parse_jwk(json.loads(jwk))
 
 
-def _unavailable(why: Any) -> TemporarilyUnavailableError:
-    # The operator's log says what is wrong with the key; the caller learns only that it may try again.
-    logger.error("signing is unavailable: %s", why)
-    return TemporarilyUnavailableError("Signing is not available right now. Try again shortly.")
+def _unavailable(why: backends.BackendError | str) -> TemporarilyUnavailableError:
+    # The operator's log says what is wrong with the key; the caller learns only when it may try again.
+    if not isinstance(why, backends.NotAskedError):
+        # That it is away was said when it was found so, and not for each call since.
+        logger.error("signing is unavailable: %s", why)
+    after = why.retry_after if isinstance(why, backends.BackendError) else None
+    return TemporarilyUnavailableError(
+        "Signing is not available right now. Try again shortly.", **({"retry_after": after} if after else {})
+    )

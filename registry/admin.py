@@ -1,6 +1,6 @@
-"""Humans, service providers, agents and grants in the admin site: rows to read, actions that call services."""
+"""Humans, service providers, agents, grants and keys in the admin site: rows to read, actions that call services."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from django.contrib import admin, messages
@@ -11,6 +11,9 @@ from django.utils.translation import gettext_lazy as _
 
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 from audit.admin import ReadOnlyAdmin
+from kms import services as keys
+from kms.certificates import revoke_certificate
+from kms.models import Key, KeyCertificate
 from registry.authentication import actor_of
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.refusals import record_refused_request
@@ -20,8 +23,8 @@ from registry.services import agents, grants, people, service_providers
 def each(
     model_admin: "admin.ModelAdmin[Any]",
     request: HttpRequest,
-    rows: QuerySet[Any],
-    service: Callable[..., None],
+    rows: Iterable[Any],
+    service: Callable[..., object],
     member: str,
     **more: object,
 ) -> None:
@@ -131,9 +134,42 @@ class GrantAdmin(ReadOnlyAdmin[Grant]):
         each(self, request, rows, grants.revoke_grant, "grant")
 
 
+class KeyAdmin(ReadOnlyAdmin[Key]):
+    """Here and not in kms, since who acts is a human of the registry. None of the columns is secret."""
+
+    list_display = ("kid", "purpose", "state", "algorithm", "published_at", "active_from", "retired_at")
+    list_filter = ("purpose", "state")
+    ordering = ("-active_from",)
+    actions = ("rotate", "disable")
+
+    @admin.action(description=_("Rotate: publish the next key of the same purpose"))
+    def rotate(self, request: HttpRequest, rows: QuerySet[Key]) -> None:
+        purposes = rows.order_by("purpose").values_list("purpose", flat=True).distinct()
+        each(self, request, purposes, keys.rotate_key, "purpose")
+
+    @admin.action(description=_("Disable for good: everything they signed is refused"))
+    def disable(self, request: HttpRequest, rows: QuerySet[Key]) -> None:
+        each(self, request, rows.values_list("kid", flat=True), keys.disable_key, "kid")
+
+
+class KeyCertificateAdmin(ReadOnlyAdmin[KeyCertificate]):
+    list_display = ("serial", "instance", "state", "issuer", "not_before", "usable_from", "not_after")
+    list_filter = ("state",)
+    list_select_related = ("issuer",)
+    ordering = ("-not_before",)
+    actions = ("revoke",)
+
+    @admin.action(description=_("Revoke for good: everything their keys signed is refused"))
+    def revoke(self, request: HttpRequest, rows: QuerySet[KeyCertificate]) -> None:
+        serials = [str(serial) for serial in rows.values_list("serial", flat=True)]
+        each(self, request, serials, revoke_certificate, "serial")
+
+
 ADMINS: "list[tuple[type[Model], type[admin.ModelAdmin[Any]]]]" = [
     (Agent, AgentAdmin),
     (Grant, GrantAdmin),
     (ServiceProvider, ServiceProviderAdmin),
     (Human, HumanAdmin),
+    (Key, KeyAdmin),
+    (KeyCertificate, KeyCertificateAdmin),
 ]

@@ -67,11 +67,19 @@ class Limiter:
         with self._lock:
             if wait := self.wait(key, now=now):
                 return wait
-            self._whole_at[key] = max(now, self._whole_at.get(key, now)) + self._interval
-            self._whole_at.move_to_end(key)
-            if len(self._whole_at) > MAX_REMEMBERED:
-                self._whole_at.popitem(last=False)
+            self._count(key, 1, now=now)
         return 0.0
+
+    def charge(self, key: str, calls: int, *, now: float) -> None:
+        """Count calls that are let in already, whatever is left: the next ones wait for them too."""
+        with self._lock:
+            self._count(key, calls, now=now)
+
+    def _count(self, key: str, calls: int, *, now: float) -> None:
+        self._whole_at[key] = max(now, self._whole_at.get(key, now)) + calls * self._interval
+        self._whole_at.move_to_end(key)
+        if len(self._whole_at) > MAX_REMEMBERED:
+            self._whole_at.popitem(last=False)
 
 
 def check(sort: str, key: str) -> None:
@@ -84,6 +92,12 @@ def take(sort: str, key: str) -> None:
     """Count one call of this caller. Raises RateLimitedError when the allowance is used up; then nothing is counted."""
     if settings.RATE_LIMITED and (wait := limiter(sort).take(key, now=time.monotonic())):
         raise _limited(wait)
+
+
+def charge(sort: str, key: str, calls: int) -> None:
+    """Count further calls of a caller whose call was let in and holds several; none of them is refused any more."""
+    if settings.RATE_LIMITED:
+        limiter(sort).charge(key, calls, now=time.monotonic())
 
 
 @lru_cache(maxsize=8)

@@ -31,7 +31,8 @@ def postgres_url() -> Iterator[str]:
 
 
 def fresh_database(url: str, name: str) -> str:
-    """A new empty database on the server of `url`; its URL."""
+    """A new empty database on the server of `url`, of this test process alone; its URL."""
+    name += os.environ.get("PYTEST_XDIST_WORKER", "")
     subprocess.run(
         [
             "psql",

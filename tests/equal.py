@@ -2,23 +2,31 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
+import pytest
 import time_machine
+from django.conf import settings
 
-from agentauth.asgi import _answered_by_django as answered_by_django
+from agentauth.asgi import answered_by_django
 from audit.models import Event
 from registry.tests.cast import basic
-from tests import through
-from verifier.endpoint import Request
+from tests import redis_servers, through
 from verifier.tests.scene import Scene
 
+# A Sunday noon.
+NOW = datetime(2027, 1, 10, 12, tzinfo=UTC)
 VERIFY, BATCH, INTROSPECT = "/v1/verify", "/v1/verify/batch", "/v1/introspect"
 FORM = "application/x-www-form-urlencoded"
 # Made anew by each answer.
 _OWN = re.compile(rb'(?<="decision_id":")[^"]+|(?<="confirmation_id":")[^"]+|(?<=/confirmations/)[^/]+')
+# What is asked at the one before it is asked at the other.
+_TOGETHER = 50
 _OWN_LINES = {"x-request-id"}
 _OWN_DATA = ("confirmation_id", "idempotency_key_sha256")
 # What a decision's event says, but what stands for this one alone.
@@ -61,42 +69,91 @@ class Both:
     running: through.Running
     clock: "time_machine.Traveller"
     redis: bool
-    seen: set[object] = field(default_factory=set)
+    seen: set[Any] = field(default_factory=set)
 
     def same(self, made: Ask | Callable[[], Ask], *, recorded: bool = True) -> Mapping[str, Any]:
         """Ask both, each its own if `made` makes them; what both answered, with `status` among its members.
 
         Not `recorded`: what they write is counted together, and one of them writes it.
         """
-        make = made if callable(made) else lambda: made
-        self._said()
-        view = self._view(make())
-        view_said = self._said()
-        lean = self._lean(make())
-        lean_said = self._said()
-        assert lean == view, f"answered {lean} and not {view}"
-        assert lean_said == view_said or not recorded, f"recorded {lean_said} and not {view_said}"
-        status, _, body = lean
-        return {**(json.loads(body) if body.startswith(b"{") else {}), "status": status}
+        return self.all_same([("it", made)], recorded=recorded)[0]
+
+    def all_same(
+        self, asked: Iterable[tuple[str, Ask | Callable[[], Ask]]], *, recorded: bool = True
+    ) -> list[Mapping[str, Any]]:
+        """Ask both about many things, each under its name, that change nothing for one another."""
+        answers: list[Mapping[str, Any]] = []
+        differ: list[str] = []
+        left = iter(asked)
+        while some := list(islice(left, _TOGETHER)):
+            self._said()
+            views = [self._view(made() if callable(made) else made) for _, made in some]
+            view_said = self._said()
+            self.running.look()
+            leans = [self._lean(made() if callable(made) else made) for _, made in some]
+            lean_said = self._said()
+            for (name, _), view, lean in zip(some, views, leans, strict=True):
+                if lean != view:
+                    differ.append(f"{name}: answered {lean} and not {view}")
+                status, _, body = lean
+                answers.append({**(json.loads(body) if body.startswith(b"{") else {}), "status": status})
+            if recorded and lean_said != view_said:
+                more, less = lean_said - view_said, view_said - lean_said
+                differ.append(f"{some[0][0]} to {some[-1][0]}: recorded {more} and not {less}")
+        assert not differ, "\n".join(differ)
+        return answers
+
+    def at_view(self, asked: Ask) -> Any:
+        """Ask one of them alone: status, header lines and body."""
+        return self._view(asked)
+
+    def at_endpoint(self, asked: Ask) -> Any:
+        """The same of the other."""
+        self.running.look()
+        return self._lean(asked)
 
     def _view(self, asked: Ask) -> Any:
         scope = through.scope(asked.path, asked.query, asked.lines(), method=asked.method)
-        answer = answered_by_django(Request(scope, {}, asked.body, "view"))
+        answer = answered_by_django(scope, asked.body)
         lines = [(name.decode(), value.decode("latin-1")) for name, value in answer.headers]
         return _kept(answer.status, lines, answer.body)
 
     def _lean(self, asked: Ask) -> Any:
-        self.running.look()
         answer = self.running.ask(asked.path, asked.query, asked.lines(), asked.body, method=asked.method)
         return _kept(answer.status_code, list(answer.headers.items()), answer.content)
 
-    def _said(self) -> list[Any]:
+    def _said(self) -> Counter[str]:
         """What the log says that it did not say before."""
         if self.redis:
             through.drained()
-        new = [event for event in Event.objects.order_by("id") if event.pk not in self.seen]
-        self.seen |= {event.pk for event in new}
-        return sorted(json.dumps(_told(event), default=str) for event in new)
+        new = set(Event.objects.values_list("pk", flat=True)) - self.seen
+        self.seen |= new
+        return Counter(json.dumps(_told(event), default=str) for event in Event.objects.filter(pk__in=new))
+
+
+@pytest.fixture(scope="module")
+def served(
+    django_db_setup: None, django_db_blocker: Any, redis_server: redis_servers.Server
+) -> Iterator[through.Running]:
+    with django_db_blocker.unblock(), through.running(redis_server.url) as made:
+        yield made
+
+
+@pytest.fixture(params=["database", "redis"])
+def both(
+    request: pytest.FixtureRequest, served: through.Running, redis_server: redis_servers.Server
+) -> Iterator[Both]:
+    """The two at each home, at `NOW`."""
+    with pytest.MonkeyPatch.context() as patch, time_machine.travel(NOW, tick=False) as clock:
+        patch.setattr(settings, "REDIS_URL", redis_server.url)
+        served.forget()
+        with redis_server.client() as client:
+            client.flushall()
+        if request.param == "database":
+            yield Both(served, clock, redis=False)
+        else:
+            with through.at_home_in_redis(redis_server.url):
+                yield Both(served, clock, redis=True)
 
 
 def _told(event: Event) -> list[Any]:

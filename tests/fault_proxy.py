@@ -13,11 +13,12 @@ from collections.abc import Iterator
 class FaultProxy:
     """Set `mode`: it holds for what comes from then on, on old connections too.
 
-    pass; delay, by `delay_seconds` either way; blackhole: nothing arrives; noreply: commands arrive, answers do not; reset.
+    pass; delay, by `delay_seconds` either way; blackhole: nothing arrives; noreply: commands arrive, answers do not; reset;
+    half: `half_bytes` of commands arrive, then reset.
     """
 
     def __init__(self, target_port: int) -> None:
-        self.mode, self.delay_seconds = "pass", 0.0
+        self.mode, self.delay_seconds, self.half_bytes = "pass", 0.0, 0
         self.port = 0
         self._target_port = target_port
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -30,6 +31,11 @@ class FaultProxy:
     def stop(self) -> None:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._stopped.set)
+
+    def lead_to(self, target_port: int) -> None:
+        """Whoever connects from now on comes there; who is connected is cut off."""
+        self._target_port = target_port
+        self.cut()
 
     def cut(self) -> None:
         """End every connection there is; new ones pass."""
@@ -80,10 +86,16 @@ class FaultProxy:
             while data := await reader.read(65536):
                 if self.mode == "delay":
                     await asyncio.sleep(self.delay_seconds)
-                if self.mode == "reset":
+                if self.mode == "half" and not answers:
+                    writer.write(data[: self.half_bytes])
+                    self.half_bytes -= len(data)
+                    await writer.drain()
+                if self.mode == "reset" or (self.mode == "half" and self.half_bytes <= 0):
                     _reset(writer)
                     _reset(other)
                     return
+                if self.mode == "half" and not answers:
+                    continue
                 if self.mode == "blackhole" or (self.mode == "noreply" and answers):
                     continue
                 writer.write(data)

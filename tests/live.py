@@ -106,9 +106,13 @@ class LiveRegistry(LiveServer):
             raise AssertionError(f"{arguments}: {done.stdout}{done.stderr}")
         return json.loads(done.stdout)
 
+    def run(self, *arguments: str) -> None:
+        """Run a management command that says nothing."""
+        subprocess.run([sys.executable, "manage.py", *arguments], cwd=ROOT, env=self.env, check=True)
+
     def prepare(self) -> None:
         for command in (["migrate", "-v", "0"], ["ensure_keys", "-v", "0"]):
-            subprocess.run([sys.executable, "manage.py", *command], cwd=ROOT, env=self.env, check=True)
+            self.run(*command)
 
     def fault_at(self, point: str) -> None:
         """From now on every process that comes to this point dies there; empty for none."""

@@ -14,17 +14,21 @@ import requests
 from tests.postgres import free_port
 
 ROOT_TOKEN = "root-token-of-a-test-server"
+AUTHORITY = "vault-ca.pem"
 START_SECONDS = 20
 
 
 @contextlib.contextmanager
-def server(home: Path) -> Iterator[str]:
-    """A running server; gives its URL. `ROOT_TOKEN` may do everything there; Transit is mounted at `transit`."""
+def server(home: Path, *, tls: bool = False) -> Iterator[str]:
+    """A running server; gives its URL. `ROOT_TOKEN` may do everything there; Transit is mounted at `transit`.
+
+    With `tls` the certificate that signed its own is `home / AUTHORITY`.
+    """
     port = free_port()
     command = [
         str(Path(sys.executable).parent / "bao"),
         "server",
-        "-dev",
+        *(["-dev-tls", f"-dev-tls-cert-dir={home}"] if tls else ["-dev"]),
         "-dev-no-store-token",
         f"-dev-root-token-id={ROOT_TOKEN}",
         f"-dev-listen-address=127.0.0.1:{port}",
@@ -32,20 +36,24 @@ def server(home: Path) -> Iterator[str]:
     with (home / "openbao.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "HOME": str(home)})
     try:
-        url = f"http://127.0.0.1:{port}"
-        _wait(url)
-        hvac.Client(url=url, token=ROOT_TOKEN).sys.enable_secrets_engine("transit")
+        url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
+        trusted = home / AUTHORITY if tls else None
+        _wait(url, trusted)
+        hvac.Client(
+            url=url, token=ROOT_TOKEN, verify=str(trusted) if trusted else True
+        ).sys.enable_secrets_engine("transit")
         yield url
     finally:
         process.terminate()
         process.wait(timeout=10)
 
 
-def _wait(url: str) -> None:
+def _wait(url: str, trusted: Path | None) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
-        with contextlib.suppress(requests.RequestException):
-            if requests.get(f"{url}/v1/sys/health", timeout=2).ok:
+        # OSError: the certificate is not written yet.
+        with contextlib.suppress(requests.RequestException, OSError):
+            if requests.get(f"{url}/v1/sys/health", timeout=2, verify=str(trusted) if trusted else True).ok:
                 return
         if time.monotonic() > deadline:
             raise RuntimeError("OpenBao did not start")

@@ -5,6 +5,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -54,6 +55,7 @@ async def _answer(scope: Message, body: bytes) -> tuple[int, bytes]:
         "raw_path": scope["raw_path"].decode(),
         "headers": headers,
         "body": len(body),
+        "process": os.getpid(),
         "status": "ok",
     }
     names = dict(headers)

@@ -50,6 +50,12 @@ class Server:
         """Itself, as a cluster has several."""
         return [self]
 
+    @property
+    def identity(self) -> str:
+        """Who it is and whose data it holds, as the verifier tells servers apart."""
+        told = self.client().info("server", "replication")
+        return f"{told['run_id']}:{told['master_replid']}"
+
     def client(self) -> Any:
         """A client of its own, to look and to break things with."""
         password = self.config.get("requirepass")

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests import postgres, redis_servers
+from tests import faketime, postgres, redis_servers, softhsm
 
 APPS = ["agentauth", "audit", "kms", "registry", "verifier", "approvals"]
 # Of every hundred branches in each of these, the unit tests alone take so many.
@@ -28,6 +28,10 @@ def missing() -> dict[str, str]:
         absent["node"] = "Node.js and npm"
     if not all(map(shutil.which, redis_servers.PROGRAMS)):
         absent["redis"] = "Redis and Valkey"
+    if not faketime.LIBRARY:
+        absent["faketime"] = "libfaketime"
+    if not softhsm.installed():
+        absent["softhsm"] = "SoftHSM"
     return absent
 
 
@@ -40,7 +44,8 @@ def pytest(*arguments: str, database_url: str = "") -> bool:
     return subprocess.run(command, env=env, check=False).returncode == 0
 
 
-def unit(*arguments: str) -> bool:
+def unit(absent: dict[str, str], *arguments: str) -> bool:
+    without = " and not softhsm" if "softhsm" in absent else ""
     return pytest(
         *arguments,
         *APPS,
@@ -54,21 +59,28 @@ def unit(*arguments: str) -> bool:
         "-n",
         "2",
         "-m",
-        "not slow and not postgres and not redis",
+        "not slow and not postgres and not redis" + without,
     )
 
 
 def coverage(absent: dict[str, str]) -> bool:
     """The unit tests with their branches counted: a line for each package, and whether all reach the floor."""
-    passed = unit("--cov", "--cov-report=")
+    passed = unit(absent, "--cov", "--cov-report=")
+    more = ("--cov", "--cov-append", "--cov-report=")
     if "postgres" not in absent:
-        # What is otherwise there: roles, and the positions in the feed of changes.
+        # What is otherwise there: roles, the positions in the feed of changes, what is called out and followed.
+        alone = "postgres and not slow and not flow" + (" and not redis" if "redis" in absent else "")
         with postgres.cluster() as url:
-            more = ("-m", "not slow", "--cov", "--cov-append", "--cov-report=")
-            passed = pytest("audit", "verifier/tests/test_state.py", *more, database_url=url) and passed
+            fed = ("audit", "verifier/tests/test_state.py", "-m", "not slow")
+            passed = pytest(*fed, *more, database_url=url) and passed
+            passed = pytest("verifier", "-n", "2", "-m", alone, *more, database_url=url) and passed
     if "redis" not in absent:
-        more = ("-m", "redis and not postgres and not slow", "--cov", "--cov-append", "--cov-report=")
-        passed = pytest("verifier", *more) and passed
+        passed = pytest("verifier", "-m", "redis and not postgres and not slow", *more) and passed
+        again = ("--through", "lean", "--home", "redis", "-n", "2")
+        passed = (
+            pytest("verifier/tests", *again, "-m", "not slow and not postgres and not redis", *more)
+            and passed
+        )
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "coverage.json"
         subprocess.run([sys.executable, "-m", "coverage", "json", "-q", "-o", report], check=True)
@@ -86,7 +98,7 @@ def coverage(absent: dict[str, str]) -> bool:
 
 def rest(absent: dict[str, str]) -> bool:
     """What `check` did not run: the same unit tests on PostgreSQL, those with Redis, then the stories across apps."""
-    without = " and not redis" if "redis" in absent else ""
+    without = "".join(f" and not {each}" for each in ("redis", "softhsm") if each in absent)
     if "postgres" in absent:
         passed = "redis" in absent or pytest(
             *APPS, "-n", "2", "-m", "redis and not postgres and not slow and not flow"
@@ -96,9 +108,11 @@ def rest(absent: dict[str, str]) -> bool:
         passed = pytest(
             *APPS,
             "tests/test_triggers.py",
-            # They touch no database.
             "--ignore=agentauth/protocol",
             "--ignore=agentauth/sdk",
+            # What is refused before any question to the database.
+            "--ignore=agentauth/tests/test_public_urls.py",
+            "--of-the-database",
             "-n",
             "2",
             "-m",
@@ -123,16 +137,33 @@ def rest(absent: dict[str, str]) -> bool:
 
 
 def stories(absent: dict[str, str]) -> bool:
-    """Sweeps and flows side by side, those file by file and often waiting; faults one by one, since they time what they hurt.
+    """Sweeps and kills side by side, then flows, file by file and often waiting; faults one by one, since they time what they hurt.
 
     Then the browser in a process of its own: its driver keeps an event loop running.
     """
-    passed = pytest("tests/acts", "tests/flows", "-n", "2", "-m", "sweep")
     without = "".join(f" and not {marker}" for marker in {"browser", *absent})
-    side_by_side = ("-n", "3", "--dist", "loadfile", "-m", "(flow or node or slow) and not faults" + without)
-    passed = pytest("tests", *APPS, *side_by_side) and passed
+    # Archivers take minutes to be killed anywhere: that is the campaign's.
+    swept = ("tests/faults", "tests/acts", "tests/flows", "--ignore=tests/faults/test_archiver.py")
+    passed = pytest(*swept, "-n", "2", "-m", "sweep" + without)
+    # The long files first, so that none is left when all others are done.
+    order = ("audit", "tests", *APPS, "-n", "3", "--dist", "loadfile", "--no-loadscope-reorder")
+    passed = pytest(*order, "-m", "(flow or node or slow) and not faults" + without) and passed
     passed = pytest("tests/faults", "-m", "faults" + without) and passed
     return ("browser" in absent or pytest("tests/browser", "-m", "browser")) and passed
+
+
+def campaign(absent: dict[str, str]) -> bool:
+    """What has a longer version (CAMPAIGN=1; see tests/conftest.py): all faults in one go, then mutants and fuzzing."""
+    without = "".join(f" and not {marker}" for marker in absent)
+    passed = pytest("tests/faults", "-m", "(faults or sweep)" + without)
+    proofs = "audit/tests/test_many_proofs.py"
+    more = ("tests/campaign", "tests/flows/test_schema_fuzz.py", proofs)
+    passed = pytest(*more, "-m", without.removeprefix(" and ")) and passed
+    if {"postgres", "redis"} & absent.keys():
+        return passed
+    with postgres.cluster() as url:
+        both = ("verifier/tests/test_lean_equality.py", "verifier/tests/test_lean_vectors.py")
+        return pytest(*both, database_url=url) and passed
 
 
 def main() -> int:
@@ -142,17 +173,18 @@ def main() -> int:
         print("REQUIRE_ALL=1, but not installed:", ", ".join(absent.values()))
         return 1
     if group == "unit":
-        passed = unit()
+        passed = unit(absent)
     elif group == "coverage":
         passed = coverage(absent)
     elif group == "again":
         # On the other Python: what has no other reader of bytes than Python's, what runs at a user's, and what is fast.
         again = ("agentauth/protocol", "agentauth/sdk", "verifier", "tests/vectors", "-n", "2")
         passed = pytest(*again, "-m", "not slow and not postgres and not redis and not flow")
-        passed = pytest("tests/flows", "-m", "flow", "-k", "sdk") and passed
-    elif group in {"rest", "campaign"}:
-        # CAMPAIGN=1 makes the same tests run their full counts; see tests/conftest.py.
+        passed = pytest("tests/flows", "-m", "flow", "-k", "sdk and not sdk_demo") and passed
+    elif group == "rest":
         passed = rest(absent)
+    elif group == "campaign":
+        passed = campaign(absent)
     else:
         passed = pytest("tests/browser", "-m", "browser", "-k", "screenshots", "--screenshots")
     for marker, program in absent.items():

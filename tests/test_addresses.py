@@ -199,5 +199,5 @@ def test_SS_1_DP_84_where_a_header_says_the_key_lies_nobody_looks(
 )
 def test_SS_1_no_key_service_lives_there(address: str, settings: Any) -> None:
     settings.DEVELOPMENT, settings.KEY_BACKEND = False, "vault"
-    settings.VAULT_ADDR, settings.VAULT_TOKEN = address, "token"
+    settings.VAULT = {"ADDR": address, "TOKEN": "token"}
     assert "agentauth.E009" in {error.id for error in production_is_safe()}

@@ -1,14 +1,21 @@
 """The benchmark driver counts what happened. No test measures time; that is only done in benchmarks/."""
 
+import base64
 import json
 from pathlib import Path
 
+import httpx
 import pytest
+from pytest_django.fixtures import Settings
 
-from agentauth.protocol.keys import Algorithm, PrivateKey
+from agentauth.protocol.keys import Algorithm, LocalSigner, PrivateKey
+from agentauth.protocol.token import sign_token
 from benchmarks.check import by_open_loop, difference
+from benchmarks.issuance import Answers, key_service, signed
+from benchmarks.key_service import KeyService
 from benchmarks.load import Crowd, Question, parse_tally, requests_in, write_requests
 from benchmarks.open_loop import percentile
+from kms.backends import vault
 
 pytestmark = pytest.mark.flow
 PAY = {"type": "transact", "resource": "payments", "amount": {"value": "0.01", "currency": "EUR"}}
@@ -69,3 +76,58 @@ def test_percentiles_are_those_of_the_ordered_figures() -> None:
     assert percentile(figures, 50) == pytest.approx(501)
     assert percentile(figures, 99) == pytest.approx(991)
     assert percentile([], 99) == 0
+
+
+def test_KM_3_the_fake_key_service_is_one_to_the_registry_s_own_client(settings: Settings) -> None:
+    message = b"a token"
+    with key_service(0, 1) as (url, _):
+        settings.VAULT = {"ADDR": url, "TOKEN": "any"}
+        home = vault.VaultBackend()
+        key = home.open(home.create(place="", purpose="token", algorithm="EdDSA"))
+        key.public().verify(message, key.sign(message), alg="EdDSA")
+        assert httpx.get(f"{url}/counts").json() == {"token read": 1, "token signed": 1}
+
+
+def test_KM_3_the_fake_key_service_signs_so_many_each_second_and_refuses_the_others() -> None:
+    now = 100.0
+    service = KeyService(3, lambda: now)
+    name = "agentauth-token-0197"
+    service.answer("POST", f"/v1/transit/keys/{name}", b'{"type": "ed25519"}')
+    asked = json.dumps({"input": base64.b64encode(b"a token").decode()}).encode()
+
+    def sign(times: int) -> list[int]:
+        return [service.answer("POST", f"/v1/transit/sign/{name}", asked)[0] for _ in range(times)]
+
+    assert sign(5) == [200, 200, 200, 429, 429]
+    now = 100.9
+    assert sign(1) == [429]
+    now = 101.0
+    assert sign(4) == [200, 200, 200, 429]
+    assert service.counts == {"token signed": 6, "token refused": 4}
+
+
+def test_answers_are_told_by_status_key_and_time() -> None:
+    answers, signer = Answers(), LocalSigner(PrivateKey.generate())
+    body = json.dumps({"access_token": sign_token({"iss": "a"}, signer), "grant_id": "g"}).encode()
+    for second in range(8):
+        good = second % 4 < 3
+        answers.tell(
+            second, second + 0.5 + second / 10, b"HTTP/1.1 201 C" if good else b"HTTP/1.1 503 S", body
+        )
+    assert answers.kids == {signer.kid: 6}
+    assert answers.times("503") == pytest.approx([0.8, 1.2])
+    assert [len(part) for part in answers.quarters("201")] == [2, 1, 2, 1]
+
+
+def test_each_call_for_a_token_has_a_proof_of_its_own_of_when_it_is_due() -> None:
+    agents = [
+        {"agent_pem": PrivateKey.generate().to_pem().decode(), "grant_id": f"grant-{at}"} for at in range(2)
+    ]
+    found = []
+    for request in signed("http://localhost:1", agents, calls=40, rate=10):
+        head, _, body = request.decode().partition("\r\n\r\n")
+        proof = head.partition("DPoP: ")[2].split(".")[1]
+        found.append((json.loads(body)["grant_id"], json.loads(base64.urlsafe_b64decode(proof + "=="))))
+    assert [grant for grant, _ in found] == ["grant-0", "grant-1"] * 20
+    assert len({claims["jti"] for _, claims in found}) == 40
+    assert found[-1][1]["iat"] - found[0][1]["iat"] in {3, 4}

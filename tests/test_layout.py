@@ -123,7 +123,7 @@ def test_settings_stay_one_short_file() -> None:
 
 
 def test_each_direct_dependency_has_its_reason() -> None:
-    for name in ("requirements.in", "requirements-dev.in"):
+    for name in ("requirements.in", "requirements-dev.in", "tests/ministack.in"):
         lines = [
             line
             for line in (ROOT / name).read_text().splitlines()
@@ -134,7 +134,7 @@ def test_each_direct_dependency_has_its_reason() -> None:
 
 
 def test_locks_carry_hashes_and_no_address() -> None:
-    for name in ("requirements.txt", "requirements-dev.txt"):
+    for name in ("requirements.txt", "requirements-dev.txt", "tests/ministack.txt"):
         text = (ROOT / name).read_text()
         assert "--hash=sha256:" in text
         assert not re.search(r"https?://|--index|--find-links", text)

@@ -21,12 +21,13 @@ from django.test import Client
 from django.utils import timezone
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from kms.services import verification_keys
+from kms.certificates import token_keys
 from tests import conformance
 from verifier.models import Home, StateChange
 from verifier.services import following, home, lean
 from verifier.services.state import present_position, state_since
 from verifier.services.watching import Look, News
+from verifier.stores import light
 from verifier.stores.connection import Servers
 from verifier.stores.sync_connection import SyncServers, sync_client
 
@@ -34,6 +35,7 @@ from verifier.stores.sync_connection import SyncServers, sync_client
 MODULES: Final = frozenset(
     [
         "batch",
+        "certified_keys",
         "concurrency",
         "confirmations",
         "envelope",
@@ -168,7 +170,7 @@ class Looking:
             home.LEASE.current()
         with contextlib.suppress(DatabaseError):
             news = self._news()
-            keys = verification_keys(purpose="token", now=timezone.now())
+            keys = token_keys(now=timezone.now())
             # Whether the clocks agree is the lease's to say, whose view of the database's clock travels with the tests.
             self._tell(News(news.changes, news.everything, Look(began, keys, 0.0)))
 
@@ -302,6 +304,8 @@ def at_home_in_redis(url: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, contextlib.closing(servers):
         for each in (Servers, SyncServers):
             patch.setitem(cast("dict[str, Any]", each.evaluate.__kwdefaults__), "deadline", 10.0)
+        # Tests travel in time, and Redis does not come along.
+        patch.setattr(light, "APART_US", 10**15)
         row, _ = home.look()
         servers.mark(row.epoch)
         Home.objects.update(kind=Home.Kind.REDIS, servers=sorted(servers.run_ids().values()))

@@ -6,9 +6,12 @@ from typing import Any
 
 from django.conf import settings
 
+from agentauth.protocol.capability import Capability
+from agentauth.protocol.limits import Limits
 from agentauth.protocol.token import TokenClaims
+from audit.identifiers import id_text
 from registry.models import Agent
-from verifier.stores import Allow, Permit, Refuse
+from verifier.stores import Permit, Refuse
 
 # A refusal stays below 1 kB (docs/protocol.md section 0), whatever limits the grant names.
 _MAX_REFUSAL = 1_000
@@ -92,21 +95,27 @@ def body_of(outcome: Permit | Refuse) -> Mapping[str, Any]:
 
 
 def allowed_body(
-    allow: Allow, *, decision_id: str, agent: Agent, claims: TokenClaims, now_seconds: int
+    capability: Capability | None,
+    limits: Limits,
+    *,
+    decision_id: str,
+    agent: Agent,
+    claims: TokenClaims,
+    now_seconds: int,
 ) -> dict[str, Any]:
     """The body of `valid: true`; `capability` only where an action was asked about."""
     body: dict[str, Any] = {
         "valid": True,
         "decision_id": decision_id,
-        "agent": {"id": str(agent.id), "name": agent.name, "model_origin": agent.model_origin},
+        "agent": {"id": id_text(agent.id), "name": agent.name, "model_origin": agent.model_origin},
         "subject": claims.subject,
         "grant_id": claims.grant_id,
         "scope": claims.scope,
-        "limits": allow.limits.to_json(),
+        "limits": limits.to_json(),
         "expires_in": claims.expires_at - now_seconds,
     }
-    if allow.capability is not None:
-        body["capability"] = allow.capability.to_json()
+    if capability is not None:
+        body["capability"] = capability.to_json()
     return body
 
 

@@ -9,8 +9,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import lru_cache, partial
 from typing import Any, Final, Protocol
 
 import orjson
@@ -18,22 +19,22 @@ from django.conf import settings
 from django.core.exceptions import SuspiciousOperation
 from django.http import QueryDict
 from django.http.request import split_domain_port, validate_host
-from django.utils import timezone
 
 from agentauth.protocol.encoding import read_json
 from agentauth.protocol.errors import (
     AgentAuthError,
-    NotFoundError,
     RateLimitedError,
     TemporarilyUnavailableError,
 )
 from agentauth.protocol.reading import items, members
-from audit.identifiers import new_id
+from agentauth.protocol.values import per_call
+from audit.identifiers import id_text, new_id_text
 from audit.services import Actor
 from registry import rate_limits
 from registry.models import ServiceProvider
 from verifier.requests import parse_delivery, parse_verify_request
 from verifier.services.batch import MAX_REQUESTS
+from verifier.services.following import credentials_digest
 from verifier.services.lean import LeanVerifier
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,8 @@ _FORM_TYPES: Final = frozenset({b"application/x-www-form-urlencoded"})
 _VERIFY_ROUTE: Final = "POST v1/verify"
 # What the process serves beside: how it is, and its counters.
 _BESIDE: Final = frozenset({b"/health/live", b"/health/ready", b"/health/startup", b"/metrics"})
+# Counted, recorded and answered as any unknown address is.
+_NOWHERE: Final = "/v1/-"
 _ACCEPTED: Final = frozenset({None, b"*/*", b"application/json"})
 
 
@@ -74,16 +77,30 @@ class Unusual(Exception):  # noqa: N818 — no error: the request is somebody el
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """What a request's head says to the endpoint. `headers` are the lines of `_READ`, none where a name stands twice.
+
+    `reads_body`: it has a plain length of no more than anybody may send. `authorization` is there in the plain form
+    only, with its `digest`: no query, what we accept, our host, over TLS where that is asked for.
+    """
+
+    headers: Mapping[bytes, bytes]
+    reads_body: bool
+    authorization: str | None
+    digest: bytes
+
+
+@per_call(frozen=True, slots=True)
 class Request:
-    """One HTTP request. `body` is None where none was taken: it has no length, or a larger one than anybody may send."""
+    """One HTTP request. `body` is None where none was taken."""
 
     scope: Scope
-    headers: Mapping[bytes, bytes]
+    head: Head
     body: bytes | None
     id: str
 
 
-@dataclass(frozen=True, slots=True)
+@per_call(frozen=True, slots=True)
 class Response:
     """What to send. `headers` are all but the length where it is `complete`, else those beside `Edge.headers`."""
 
@@ -136,19 +153,15 @@ class Endpoint:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return
-        if scope["type"] != "http":
-            raise TypeError(f"not served: {scope['type']}")
         begun = time.perf_counter()
         route = scope["raw_path"]
-        own = str(new_id())
+        own = new_id_text()
         if self._in_flight >= MAX_IN_FLIGHT:
             await self._send(send, own, self._edge.failed(_OVERLOADED))
             return
         self._in_flight += 1
         try:
-            request = await _received(scope, receive, own)
-            if request is None:
-                return
+            request = await _received(scope, receive, own, https_only=self._https_only)
             answer = await self._answer(request)
         finally:
             self._in_flight -= 1
@@ -166,7 +179,7 @@ class Endpoint:
                 except Unusual:
                     pass
             if act is None and path not in _BESIDE:
-                raise NotFoundError("There is nothing here, or it is not yours.")  # noqa: TRY301 — one way to fail
+                request = _nowhere(request)
             return await self._edge.delegate(request)
         except Exception as error:  # noqa: BLE001 — whatever it is, it is answered; defects are logged there
             return self._edge.failed(error)
@@ -175,7 +188,7 @@ class Endpoint:
         provider, actor = await self._caller(request, _JSON_TYPES, MAX_BODY_BYTES)
         try:
             asked = parse_verify_request(_object(request.body))
-            key = request.headers.get(b"idempotency-key")
+            key = request.head.headers.get(b"idempotency-key")
             delivery = parse_delivery(
                 None if key is None else key.decode("latin-1"),
                 service_provider_id=provider.id,
@@ -184,8 +197,8 @@ class Endpoint:
             )
         except AgentAuthError:
             raise Unusual from None
-        _count(provider)
-        now = timezone.now()
+        _count(actor)
+        now = datetime.now(UTC)
         try:
             answer = await self._verifier.verify(
                 service_provider=provider, request=asked, delivery=delivery, actor=actor, now=now
@@ -204,23 +217,25 @@ class Endpoint:
             asked = items(body["requests"], "requests", maximum=MAX_REQUESTS)
         except AgentAuthError:
             raise Unusual from None
-        _count(provider)
+        _count(actor)
+        # As the view does.
+        rate_limits.charge(rate_limits.SERVICE_PROVIDER, actor.id, len(asked) - 1)
         results = await self._verifier.verify_batch(
-            service_provider=provider, requests=asked, actor=actor, clock=timezone.now
+            service_provider=provider, requests=asked, actor=actor, clock=partial(datetime.now, UTC)
         )
         return rendered({"results": results})
 
     async def _introspect(self, request: Request) -> bytes:
-        provider, _ = await self._caller(request, _FORM_TYPES, MAX_BODY_BYTES)
+        provider, actor = await self._caller(request, _FORM_TYPES, MAX_BODY_BYTES)
         try:
             tokens = QueryDict(request.body, encoding="utf-8").getlist("token")
         except (SuspiciousOperation, ValueError):
             raise Unusual from None
         if len(tokens) != 1 or not tokens[0]:
             raise Unusual
-        _count(provider)
+        _count(actor)
         answer = await self._verifier.introspect(
-            service_provider=provider, untrusted_token=tokens[0], now=timezone.now()
+            service_provider=provider, untrusted_token=tokens[0], now=datetime.now(UTC)
         )
         return rendered(answer)
 
@@ -228,24 +243,19 @@ class Endpoint:
         self, request: Request, types: frozenset[bytes], max_body: int
     ) -> tuple[ServiceProvider, Actor]:
         """The service provider of a request in the plain form. Raises Unusual for any other request."""
-        headers = request.headers
-        authorization = headers.get(b"authorization")
-        plain = (
-            not request.scope["query_string"]
-            and authorization is not None
-            and headers.get(b"content-type") in types
-            and headers.get(b"accept") in _ACCEPTED
-            and request.body is not None
-            and len(request.body) <= max_body
-            and is_our_host(headers.get(b"host", b""))
-            and (not self._https_only or _came_by_https(request))
-        )
-        if not plain or authorization is None:
+        head, body = request.head, request.body
+        if (
+            head.authorization is None
+            or head.headers.get(b"content-type") not in types
+            or body is None
+            or len(body) > max_body
+        ):
             raise Unusual
-        provider = await self._verifier.follower.provider(authorization.decode("latin-1"))
+        follower = self._verifier.follower
+        provider = follower.held_provider(head.digest) or await follower.provider(head.authorization)
         if provider is None:
             raise Unusual
-        return provider, Actor("service_provider", str(provider.id), request.id)
+        return provider, Actor("service_provider", id_text(provider.id), request.id)
 
     async def _send(self, send: Send, own: str, answer: Response) -> None:
         ours = () if answer.complete else (*self._edge.headers, (b"x-request-id", own.encode()))
@@ -268,8 +278,21 @@ class Endpoint:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-async def _received(scope: Scope, receive: Receive, own: str) -> Request | None:
-    """The request with its whole body; None where its sender hung up before."""
+async def _received(scope: Scope, receive: Receive, own: str, *, https_only: bool) -> Request:
+    """The request with its whole body, which our server has before it asks us (docs/adr/0012-whole-requests-for-the-loop.md)."""
+    # What our server keeps for as long as a connection sends the same head.
+    kept = scope.get("extensions", {}).get("agentauth.head", {})
+    head = kept.get("endpoint")
+    if head is None:
+        head = kept["endpoint"] = _read_head(scope, https_only=https_only)
+    if not head.reads_body:
+        # Nothing of it is read: it is refused by what its head says.
+        return Request(scope, head, None, own)
+    message = await receive()
+    return Request(scope, head, message["body"], own)
+
+
+def _read_head(scope: Scope, *, https_only: bool) -> Head:
     headers: dict[bytes, bytes] = {}
     plain = True
     for name, value in scope["headers"]:
@@ -279,20 +302,25 @@ async def _received(scope: Scope, receive: Receive, own: str) -> Request | None:
     length = headers.get(b"content-length", b"0")
     # Seven digits are as many as the longest body's length has, and as Python is asked to read.
     plain_length = length.isdigit() and len(length) <= len(str(MAX_BATCH_BYTES))
-    if b"transfer-encoding" in headers or not plain_length or int(length) > MAX_BATCH_BYTES:
-        # Nothing of it is read: it is refused by what its head says.
-        return Request(scope, headers if plain else {}, None, own)
-    chunks = []
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        chunks.append(message.get("body", b""))
-        more = message.get("more_body", False)
-    body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-    # Two lines of a name that is read here: in the Django view they are one, and refused.
-    return Request(scope, headers if plain else {}, body, own)
+    reads_body = b"transfer-encoding" not in headers and plain_length and int(length) <= MAX_BATCH_BYTES
+    if not plain:
+        # Two lines of a name that is read here: in the Django view they are one, and refused.
+        headers = {}
+    authorization = headers.get(b"authorization", b"").decode("latin-1")
+    in_order = (
+        not scope["query_string"]
+        and authorization
+        and headers.get(b"accept") in _ACCEPTED
+        and is_our_host(headers.get(b"host", b""))
+        and (not https_only or _came_by_https(scope, headers))
+    )
+    return Head(headers, reads_body, authorization if in_order else None, credentials_digest(authorization))
+
+
+def _nowhere(request: Request) -> Request:
+    """The same at an address that nobody serves: what this process serves is less than the Django application behind it."""
+    scope = {**request.scope, "path": _NOWHERE, "raw_path": _NOWHERE.encode()}
+    return replace(request, scope=scope)
 
 
 def rendered(body: Mapping[str, Any]) -> bytes:
@@ -309,18 +337,18 @@ def is_our_host(header: bytes) -> bool:
     return bool(domain) and validate_host(domain, settings.ALLOWED_HOSTS)
 
 
-def _came_by_https(request: Request) -> bool:
-    said = request.headers.get(b"x-forwarded-proto") if settings.TRUSTED_PROXIES else None
-    return request.scope["scheme"] == "https" or said == b"https"
+def _came_by_https(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
+    said = headers.get(b"x-forwarded-proto") if settings.TRUSTED_PROXIES else None
+    return scope["scheme"] == "https" or said == b"https"
 
 
 def _object(body: bytes | None, max_bytes: int = MAX_BODY_BYTES) -> object:
     return read_json(body or b"", max_bytes=max_bytes)
 
 
-def _count(provider: ServiceProvider) -> None:
+def _count(caller: Actor) -> None:
     try:
-        rate_limits.take(rate_limits.SERVICE_PROVIDER, str(provider.id))
+        rate_limits.take(rate_limits.SERVICE_PROVIDER, caller.id)
     except RateLimitedError:
         # Asked again by the view, which says and records it.
         raise Unusual from None

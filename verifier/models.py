@@ -205,11 +205,13 @@ class Home(models.Model):
     kind = models.CharField(max_length=16, choices=Kind, default=Kind.DATABASE)
     # Since when, by the database's clock.
     began_at = models.DateTimeField()
-    # The run ids of the Redis servers this epoch began with: another one may have forgotten something.
+    # Who the Redis servers are that this epoch began with (verifier/stores/node.py, `identity`): another may have forgotten something.
     servers = models.JSONField(default=list)
     # Set while the epoch ends: nobody decides, and the next begins when every lease has run out.
     leaving_at = models.DateTimeField(null=True)
     leaving_for = models.CharField(max_length=16, choices=Kind, blank=True)
+    # For how many seconds Redis must answer before it is gone back to. 0: it was not lost since somebody last saw to it.
+    back_after = models.PositiveSmallIntegerField(default=0)
 
     class Meta:
         constraints = [
@@ -233,8 +235,6 @@ class StreamCursor(models.Model):
     shard = models.PositiveSmallIntegerField()
     # The number of the last event taken over; they are counted 1, 2, 3 in each shard of each epoch.
     number = models.PositiveBigIntegerField(default=0)
-    # Its id in the stream.
-    entry_id = models.CharField(max_length=48, default="0-0")
     # The number up to which verifiers were told of events; what is missing below it once the epoch is over, is lost.
     told = models.PositiveBigIntegerField(default=0)
 

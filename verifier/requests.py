@@ -1,12 +1,12 @@
 """The body of a verify request, read strictly: unknown members, wrong types and bad amounts stop here."""
 
 import uuid
-from dataclasses import dataclass
 
 from agentauth.protocol.capability import Action, parse_action
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.reading import members, text
+from agentauth.protocol.values import per_call
 from registry.services.idempotency import check_key
 from verifier.stores import Delivery
 
@@ -15,7 +15,7 @@ _MAX_METHOD = 32
 MAX_KEY = 128
 
 
-@dataclass(frozen=True, slots=True)
+@per_call(frozen=True, slots=True)
 class VerifyRequest:
     """One question of a service provider. Token, proof and URL are as the agent sent them: nothing of it is proved."""
 

@@ -230,6 +230,28 @@ AUDIT: Final[Mapping[str, Schema]] = {
         "In the order of the log, then those not yet numbered.",
         {"results": array(ref("Event")), "next": nullable(string("A cursor for `after`."))},
     ),
+    "Hash": string("32 bytes in base64.", pattern="^[A-Za-z0-9+/]{43}=$"),
+    "InclusionProof": record(
+        "A path from a leaf to a root (RFC 9162 section 2.1.3).",
+        {
+            "leaf_index": integer("The event's number.", 0),
+            "tree_size": integer("How many leaves the tree has.", 1),
+            "leaf_hash": ref("Hash"),
+            "audit_path": array(ref("Hash"), "From the leaf upward.", maximum=63),
+            "root_hash": ref("Hash"),
+        },
+    ),
+    "ConsistencyProof": record(
+        "A path from one root to a later one (RFC 9162 section 2.1.4).",
+        {
+            "first": integer("The older size.", 1),
+            "second": integer("The newer size.", 1),
+            "consistency_path": array(ref("Hash"), maximum=64),
+        },
+    ),
+    "CheckpointNote": string("A signed note: origin, size, root, signatures (c2sp.org/tlog-checkpoint)."),
+    "LogProof": string("A proof and the checkpoint it leads to, in one text (c2sp.org/tlog-proof)."),
+    "Bytes": string("No text.", format="binary"),
 }
 
 _MAXIMA: Final = {name: integer("", 1) for name in DEFAULT_MAXIMA.to_json()}
@@ -244,6 +266,11 @@ ENDPOINTS: Final = (
     "service_providers",
     "confirmations",
     "audit_events",
+    "audit_checkpoint",
+    "audit_inclusion_proof",
+    "audit_consistency_proof",
+    "audit_proof_bundle",
+    "audit_tiles",
     "jwks",
 )
 DISCOVERY: Final[Mapping[str, Schema]] = {
@@ -257,7 +284,10 @@ DISCOVERY: Final[Mapping[str, Schema]] = {
             "use": one_of(["sig"]),
             "alg": one_of(["EdDSA", "ES256"]),
         },
-        {"y": string("", pattern="^[A-Za-z0-9_-]{43}$")},
+        {
+            "y": string("", pattern="^[A-Za-z0-9_-]{43}$"),
+            "certificate": string("The key counts within this certificate alone (section 4)."),
+        },
     ),
     "Jwks": record("A key set (RFC 7517).", {"keys": array(ref("Jwk"))}),
     "AgentAuthDiscovery": record(
@@ -273,6 +303,10 @@ DISCOVERY: Final[Mapping[str, Schema]] = {
             "audit_vkeys": array(
                 string("", pattern="^[^ +]+[+][0-9a-f]{8}[+][A-Za-z0-9+/=]+$"),
                 "The log's verifier keys (C2SP signed-note), retired ones for ever.",
+            ),
+            "key_introductions": record(
+                "How each key of a purpose was introduced by the one before, oldest first: compact JWS.",
+                dict.fromkeys(("token", "audit", "receipt"), array(string())),
             ),
         },
     ),

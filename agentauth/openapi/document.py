@@ -128,13 +128,19 @@ def _parameters(path: str, operation: Operation) -> list[dict[str, Any]]:
             "in": "path",
             "required": True,
             "description": PATH_PARAMETERS[name][0],
-            "schema": {"type": "string", "pattern": "^[A-Za-z0-9._~-]+$"},
+            "schema": {"type": "string", "pattern": f"^{PATH_PARAMETERS[name][2]}$"},
             "example": PATH_PARAMETERS[name][1],
         }
         for name in re.findall(r"\{([a-z_]+)\}", path)
     ]
     found += [
-        {"name": name, "in": "query", "description": schema.get("description", ""), "schema": _bare(schema)}
+        {
+            "name": name,
+            "in": "query",
+            "required": name in operation.required,
+            "description": schema.get("description", ""),
+            "schema": _bare(schema),
+        }
         for name, schema in operation.query.items()
     ]
     if operation.keyed:
@@ -158,7 +164,8 @@ def _responses(operation: Operation, who: Sequence[str], proof_error_status: int
     nonce = ("DPoP-Nonce",) if "proof" in who else ()
     found = {str(status): _answer(answer, nonce) for status, answer in operation.answers.items()}
     for status, codes in sorted(refusals(operation, who, proof_error_status).items()):
-        found[str(status)] = _refusal(codes, [*nonce, *_BY_STATUS.get(status, ())])
+        later = ("Retry-After",) if "not_yet_logged" in codes else ()
+        found[str(status)] = _refusal(codes, [*nonce, *_BY_STATUS.get(status, ()), *later])
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from django.conf import settings
 
 from agentauth.http_errors import STATUSES
-from agentauth.openapi.shapes import Schema
+from agentauth.openapi.shapes import LEVEL, TILE, Schema
 
 JSON: Final = "application/json"
 FORM: Final = "application/x-www-form-urlencoded"
@@ -45,6 +45,8 @@ class Operation:
     answers: Mapping[int, Answer]
     description: str = ""
     query: Mapping[str, Schema] = field(default_factory=dict)
+    # Of the query parameters, those that must be there.
+    required: Sequence[str] = ()
     body: Body | None = None
     errors: Sequence[str] = ()
     keyed: bool = False
@@ -103,6 +105,11 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
     ),
     "not_found": Refusal(
         "unknown id or another owner's: one answer", "There is nothing here, or it is not yours."
+    ),
+    "not_yet_logged": Refusal(
+        "the event has no number yet, or no checkpoint covers it yet; `Retry-After` says when to ask again",
+        "This event has no number yet.",
+        {"retry_after": 1},
     ),
     "request_too_large": Refusal(
         "more than 65,536 bytes (1 MiB for a batch)", "The body is larger than 64 kB (1 MB for a batch)."
@@ -189,10 +196,22 @@ CALLERS: Final[Mapping[str, Schema]] = {
     },
 }
 
-PATH_PARAMETERS: Final[Mapping[str, tuple[str, str]]] = {
-    "grant_id": ("A grant's id.", "01a3185c-5000-76a7-9877-3671d8a6d7e4"),
-    "confirmation_id": ("A confirmation's id.", "01a3185c-5000-7a0e-a1f2-0f8e0a6f2b11"),
-    "reference": ("A service provider's id or slug.", "acme"),
+_SEGMENT: Final = "[A-Za-z0-9._~-]+"
+_TILE: Final = (
+    "The tile's number in elements of three digits, all but the last after an `x`: 1234067 is `x001/x234/067`; then "
+    "`.p/` and the width of a partial tile. Its slashes stand in the path as they are."
+)
+# What it is, an example, and its form.
+PATH_PARAMETERS: Final[Mapping[str, tuple[str, str, str]]] = {
+    "grant_id": ("A grant's id.", "01a3185c-5000-76a7-9877-3671d8a6d7e4", _SEGMENT),
+    "confirmation_id": ("A confirmation's id.", "01a3185c-5000-7a0e-a1f2-0f8e0a6f2b11", _SEGMENT),
+    "reference": ("A service provider's id or slug.", "acme", _SEGMENT),
+    "level": (
+        "A level of tiles: 0 are the leaves, 1 the roots of full tiles of level 0, and so on.",
+        "0",
+        LEVEL,
+    ),
+    "tile": (_TILE, "000.p/44", TILE),
 }
 
 HEADERS: Final[Mapping[str, Schema]] = {
@@ -205,7 +224,7 @@ HEADERS: Final[Mapping[str, Schema]] = {
         "schema": {"type": "string"},
     },
     "Retry-After": {
-        "description": "Seconds to wait.",
+        "description": "Seconds to wait; with a 404, where it is `not_yet_logged`.",
         "schema": {"type": "integer", "minimum": 1},
     },
     "DPoP-Nonce": {

@@ -25,6 +25,11 @@ _NAME: Final = "[a-z][a-z0-9_-]*"
 _COMPACT: Final = "^[A-Za-z0-9_-]+[.][A-Za-z0-9_-]+[.][A-Za-z0-9_-]+$"
 
 
+# Places of tiles in an address (c2sp.org/tlog-tiles).
+LEVEL: Final = "(?:[1-5]?[0-9]|6[0-3])"
+TILE: Final = "(?:x[0-9]{3}/){0,6}[0-9]{3}(?:[.]p/(?:[1-9][0-9]?|1[0-9]{2}|2[0-4][0-9]|25[0-5]))?"
+
+
 def ref(name: str) -> Schema:
     """The schema of that name."""
     return {"$ref": f"#/components/schemas/{name}"}

@@ -21,6 +21,7 @@ from .encoding import canonical_json, sha256
 from .errors import InvalidRequestError
 from .money import Money
 from .reading import items, members, shown
+from .values import per_call
 
 TYPES: Final = ("read", "write", "delete", "transact", "custom")
 # Types whose effect cannot be taken back: granting them needs a second explicit step (docs/protocol.md section 6).
@@ -134,7 +135,7 @@ class Capability:
         return body
 
 
-@dataclass(frozen=True, slots=True)
+@per_call(frozen=True, slots=True)
 class Action:
     """What a service provider asks about. `resource` is as sent and may be malformed: then nothing covers it."""
 
@@ -158,6 +159,11 @@ class Action:
             body["amount"] = self.amount.to_json()
         return body
 
+    @property
+    def lasts(self) -> bool:
+        """Whether it moves money or destroys something: what is decided of it is on record before its answer."""
+        return self.type in {"transact", "delete"} or self.amount is not None
+
     def digest(self) -> bytes:
         """SHA-256 of the canonical JSON: two actions are the same exactly if their digests are."""
         return sha256(canonical_json(self.to_json()))
@@ -176,7 +182,7 @@ class Violation:
         return {"argument": self.argument, "operator": self.operator, "limit": self.limit}
 
 
-@dataclass(frozen=True, slots=True)
+@per_call(frozen=True, slots=True)
 class Choice:
     """The capability that covers an action, or None with the stable reason and what was violated."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .encoding import b64u_encode, canonical_json, sha256
 from .errors import ChainError
@@ -10,6 +10,8 @@ from .errors import ChainError
 HASH_BYTES: Final = 32
 SALT_BYTES: Final = 32
 EMPTY_LINK: Final = bytes(HASH_BYTES)
+# A tile holds the hashes of one level of a subtree of this height: 256 of them (C2SP tlog-tiles).
+TILE_HEIGHT: Final = 8
 _EVENT_TAG: Final = b"agentauth/event/v1\0"
 _FIELD_TAG: Final = b"agentauth/field/v1\0"
 # One leading byte keeps leaves, nodes and links apart: without it an inner node could be shown as a leaf
@@ -25,7 +27,12 @@ def entry_hash(event: Mapping[str, object], salt: bytes) -> bytes:
     The salt keeps a published leaf from being a guess that can be checked: events are short and predictable.
     Raises ChainError for a salt of another length, EncodingError for an event without a canonical form.
     """
-    return sha256(_EVENT_TAG + _salt(salt) + canonical_json(event))
+    return canonical_entry_hash(canonical_json(event), salt)
+
+
+def canonical_entry_hash(text: bytes, salt: bytes) -> bytes:
+    """`entry_hash` of an event whose RFC 8785 bytes are at hand. Raises ChainError."""
+    return sha256(_EVENT_TAG + _salt(salt) + text)
 
 
 def field_commitment(value: object, salt: bytes) -> str:
@@ -64,6 +71,14 @@ class TreeHead:
     root: bytes
 
 
+class Subtree(NamedTuple):
+    """The root of the full subtree `number` of 2**`height` leaves."""
+
+    height: int
+    number: int
+    root: bytes
+
+
 class CompactTree:
     """A Merkle tree that grows by leaves and keeps only the roots of its full subtrees: at most one per bit of its size.
 
@@ -90,16 +105,19 @@ class CompactTree:
         """The roots of the full subtrees, largest first."""
         return tuple(self._peaks)
 
-    def append(self, leaf: bytes) -> None:
-        """Add one leaf hash (32 bytes). Raises ChainError."""
+    def append(self, leaf: bytes, full: list[Subtree] | None = None) -> None:
+        """Add one leaf hash (32 bytes); the subtrees of whole tiles that it completes are added to `full`. Raises ChainError."""
         node = _hash(leaf)
         # Adding one to the size carries over its trailing one bits; each carry joins two subtrees of equal size.
-        size = self._size
+        size, height = self._size, 0
+        self._size += 1
         while size & 1:
             node = node_hash(self._peaks.pop(), node)
             size >>= 1
+            height += 1
+            if full is not None and height % TILE_HEIGHT == 0:
+                full.append(Subtree(height, (self._size >> height) - 1, node))
         self._peaks.append(node)
-        self._size += 1
 
     def root(self) -> bytes:
         """The tree's root (RFC 9162 section 2.1.1); SHA-256 of nothing for the empty tree. 32 bytes."""

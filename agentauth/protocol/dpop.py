@@ -3,7 +3,6 @@
 import hmac
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
@@ -21,6 +20,7 @@ from .jose import UnverifiedJws, VerifiedJws, read_header, sign_compact, split_c
 from .keys import PrivateMemberError, PublicKey, Signer, parse_jwk
 from .reading import shown
 from .urls import normalize_url, url_within
+from .values import per_call
 
 __all__ = [
     "SPEND_SECONDS",
@@ -59,7 +59,7 @@ class LeakedKeyError(InvalidProofError):
         self.key = key
 
 
-@dataclass(frozen=True, slots=True)
+@per_call(frozen=True, slots=True)
 class VerifiedProof:
     """A proof whose every claim was checked against the request. It is not yet known to be fresh in replay memory.
 

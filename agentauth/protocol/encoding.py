@@ -60,6 +60,22 @@ def b64u_decode(text: str) -> bytes:
     return data
 
 
+def b64_encode(data: bytes) -> str:
+    """Standard base64 with padding (RFC 4648 section 4), which notes and log proofs are written in."""
+    return binascii.b2a_base64(data, newline=False).decode("ascii")
+
+
+def b64_decode(text: str) -> bytes:
+    """Decode standard base64 in its one form: padded, no white space, trailing bits zero. Raises EncodingError."""
+    try:
+        data = binascii.a2b_base64(text.encode("ascii"))
+    except (UnicodeEncodeError, binascii.Error, AttributeError):
+        raise EncodingError("A value is not base64.") from None
+    if b64_encode(data) != text:
+        raise EncodingError("A value is not base64 in its canonical form.")
+    return data
+
+
 def canonical_json(value: object) -> bytes:
     """RFC 8785 bytes of `value` (dicts with text keys, lists, tuples, text, booleans, None, integers within ±(2^53 − 1)).
 
@@ -138,8 +154,8 @@ def timestamp(at: datetime) -> str:
     """
     if at.tzinfo is None:
         raise EncodingError("A time without a zone was given.")
-    utc = at.astimezone(UTC).replace(tzinfo=None)
-    return utc.isoformat(timespec="microseconds" if utc.microsecond else "seconds") + "Z"
+    # Which leaves out the fraction by itself where it is zero.
+    return at.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
 
 
 def parse_timestamp(text: object) -> datetime:

@@ -6,6 +6,7 @@ Wall time is in `windows.py`, the arithmetic of counters in `limits.py`; who kee
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import lru_cache
 from typing import Final, Literal
 
 from .capability import Action, Capability
@@ -13,6 +14,7 @@ from .errors import InvalidRequestError
 from .limits import Budget, BudgetLeft, Ledger, Limits, Rate, budget_wait, debit, microseconds, parse_budget
 from .money import Money
 from .reading import integer, items, members
+from .values import per_call
 from .windows import TimeWindow, next_opening, parse_window, seconds_until, windows_narrow
 
 __all__ = [
@@ -81,7 +83,7 @@ class Envelope:
     def rate(self) -> Rate | None:
         """The rate limit with its default burst of 1, or None."""
         return (
-            None if self.max_requests_per_minute is None else Rate(self.max_requests_per_minute, self.burst)
+            None if self.max_requests_per_minute is None else _rate(self.max_requests_per_minute, self.burst)
         )
 
     @property
@@ -106,6 +108,8 @@ class Envelope:
         return body
 
 
+# Asked for several times in each call.
+_rate = lru_cache(maxsize=4_096)(Rate)
 EMPTY: Final = Envelope()
 _MEMBERS: Final = tuple(each.name for each in fields(Envelope))
 
@@ -215,7 +219,7 @@ def _same_or_less(new: Budget, old: Budget) -> bool:
     return new.key == old.key and new.ceiling.within(old.ceiling)
 
 
-@dataclass(frozen=True, slots=True)
+@per_call(frozen=True, slots=True)
 class Allowed:
     """Go ahead: `ledger` is what to store, `limits` what is left after this use."""
 
@@ -223,7 +227,7 @@ class Allowed:
     limits: Limits
 
 
-@dataclass(frozen=True, slots=True)
+@per_call(frozen=True, slots=True)
 class Refused:
     """No, with the stable error and reason of docs/protocol.md section 8; `retry_after` in s where time heals it."""
 

@@ -64,12 +64,30 @@ class ChainError(AgentAuthError):
     code = "invalid_log_proof"
 
 
+class NoteError(AgentAuthError):
+    """A signed note, a checkpoint, or a text that carries one, that is not in its one form."""
+
+    code = "invalid_note"
+
+
+class UntrustedNoteError(NoteError):
+    """A well-formed note that no trusted key signed, or with a signature of a trusted key that does not verify."""
+
+    code = "untrusted_note"
+
+
 class InvalidClientError(AgentAuthError):
     code = "invalid_client"
 
 
 class NotFoundError(AgentAuthError):
     code = "not_found"
+
+
+class NotYetLoggedError(AgentAuthError):
+    """It will be in the log, or in its next checkpoint, in about `retry_after` seconds: no refusal, only too early."""
+
+    code = "not_yet_logged"
 
 
 class PermissionDeniedError(AgentAuthError):

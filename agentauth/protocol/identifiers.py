@@ -11,6 +11,11 @@ _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-
 
 
 def uuid7(unix_ms: int, entropy: bytes) -> uuid.UUID:
+    """`uuid7_text`, as a UUID."""
+    return uuid.UUID(uuid7_text(unix_ms, entropy))
+
+
+def uuid7_text(unix_ms: int, entropy: bytes) -> str:
     """UUIDv7 (RFC 9562 section 5.7): `unix_ms` milliseconds since 1970, `entropy` exactly 10 bytes, of which 74 bits are used.
 
     Raises EncodingError. Ids sort by the time they were made, which keeps database pages warm; they are names,
@@ -23,7 +28,8 @@ def uuid7(unix_ms: int, entropy: bytes) -> uuid.UUID:
     random = int.from_bytes(entropy, "big")
     high = (random >> 62) & 0xFFF
     low = random & ((1 << 62) - 1)
-    return uuid.UUID(int=(unix_ms << 80) | (7 << 76) | (high << 64) | (0b10 << 62) | low)
+    digits = f"{(unix_ms << 80) | (7 << 76) | (high << 64) | (0b10 << 62) | low:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def is_id(value: object) -> bool:

@@ -1,12 +1,12 @@
 """The only place that parses or writes a JWS: compact form, strict, two algorithms. Claims get their meaning elsewhere."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from .encoding import b64u_decode, b64u_encode, canonical_json, read_object
 from .errors import EncodingError
 from .keys import ALGORITHM_NAMES, PublicKey, Signer
+from .values import per_call
 
 MAX_BYTES: Final = 8_192
 ALLOWED_ALGS: Final = ALGORITHM_NAMES
@@ -16,7 +16,7 @@ _SEGMENTS: Final = 3
 _REFUSED_HEADERS: Final = frozenset({"crit", "b64", "zip"})
 
 
-@dataclass(frozen=True, slots=True)
+@per_call(frozen=True, slots=True)
 class UnverifiedJws:
     """A JWS of good shape, whose every word may be an attacker's: nothing in it is proved yet."""
 
@@ -38,7 +38,7 @@ class UnverifiedJws:
         key.verify(self.signing_input, self.signature, alg=self.alg)
 
 
-@dataclass(frozen=True, slots=True)
+@per_call(frozen=True, slots=True)
 class VerifiedJws:
     """A JWS whose signature and `typ` are proved; `claims` still need their own rules."""
 

@@ -163,10 +163,10 @@ class PrivateKey:
         )
 
     @classmethod
-    def from_pem(cls, pem: bytes) -> "PrivateKey":
-        """Read an unencrypted PKCS #8 PEM of Ed25519 or P-256. Raises InvalidKeyError."""
+    def from_pem(cls, pem: bytes, passphrase: bytes | None = None) -> "PrivateKey":
+        """Read a PKCS #8 PEM of Ed25519 or P-256, encrypted exactly where there is a passphrase. Raises InvalidKeyError."""
         try:
-            key = serialization.load_pem_private_key(pem, password=None)
+            key = serialization.load_pem_private_key(pem, password=passphrase)
         except (ValueError, TypeError):
             # The library's words could quote the file: they are dropped with the cause.
             raise InvalidKeyError("The file holds no readable private key.") from None
@@ -176,10 +176,15 @@ class PrivateKey:
             return cls(key)
         raise InvalidKeyError("Only Ed25519 and P-256 keys are used.")
 
-    def to_pem(self) -> bytes:
-        """PKCS #8 PEM without encryption: the caller owns the file's permissions (0600)."""
+    def to_pem(self, passphrase: bytes | None = None) -> bytes:
+        """PKCS #8 PEM, with a passphrase encrypted: the caller owns the file's permissions (0600).
+
+        The library derives a key from the passphrase in a hurry: it must be beyond guessing by itself.
+        """
         return self._key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption(),
         )
 
     def sign(self, message: bytes) -> bytes:

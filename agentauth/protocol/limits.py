@@ -11,6 +11,7 @@ from typing import Final
 from .errors import InvalidRequestError
 from .money import Money
 from .reading import members
+from .values import per_call
 from .windows import PERIODS, parse_zone, period_end, period_start, seconds_until
 
 _MINUTE_US: Final = 60_000_000
@@ -49,7 +50,7 @@ def parse_budget(obj: object, where: str) -> Budget:
     return Budget(ceiling, str(body["period"]), parse_zone(body.get("zone", "UTC"), f"{where}.zone"))
 
 
-@dataclass(frozen=True, slots=True)
+@per_call(frozen=True, slots=True)
 class Ledger:
     """What a grant has used. `tat_us` is the GCRA's theoretical arrival time in µs since 1970, None before any use.
 
@@ -77,7 +78,7 @@ class BudgetLeft:
     remaining: str
 
 
-@dataclass(frozen=True, slots=True)
+@per_call(frozen=True, slots=True)
 class Limits:
     """What a grant may still do now; None where there is no such limit. Shown in the answer of verify."""
 
@@ -113,16 +114,15 @@ class Rate:
 
     per_minute: int
     burst: int
+    # Microseconds between two uses, rounded up: rounding down would let one more through in the minute.
+    interval_us: int = field(init=False, repr=False, compare=False)
+    # How far the theoretical arrival time may run ahead of the clock.
+    tolerance_us: int = field(init=False, repr=False, compare=False)
 
-    @property
-    def interval_us(self) -> int:
-        """Microseconds between two uses, rounded up: rounding down would let one more through in the minute."""
-        return -(-_MINUTE_US // self.per_minute)
-
-    @property
-    def tolerance_us(self) -> int:
-        """How far the theoretical arrival time may run ahead of the clock."""
-        return (self.burst - 1) * self.interval_us
+    def __post_init__(self) -> None:
+        interval_us = -(-_MINUTE_US // self.per_minute)
+        object.__setattr__(self, "interval_us", interval_us)
+        object.__setattr__(self, "tolerance_us", (self.burst - 1) * interval_us)
 
     def wait_us(self, tat_us: int | None, now_us: int) -> int:
         """Microseconds until the next use is allowed; 0 or less means now."""

@@ -1,28 +1,261 @@
-"""Verifier keys of signed notes, in which the audit log's checkpoints are written (c2sp.org/signed-note)."""
+"""Signed notes (c2sp.org/signed-note) and their keys, cosignatures of witnesses among them. What a checkpoint says is elsewhere."""
 
-import base64
-import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
 from typing import Final
 
-from .encoding import b64u_decode
-from .errors import InvalidKeyError
-from .keys import PublicKey
+from .encoding import b64_decode, b64_encode, b64u_decode, sha256
+from .errors import (
+    EncodingError,
+    InvalidKeyError,
+    InvalidSignatureError,
+    NoteError,
+    UntrustedNoteError,
+)
+from .keys import PublicKey, Signer, ed25519_public_key
 
-# The signature type of Ed25519 in a signed note.
-_ED25519: Final = b"\x01"
+MAX_SIGNATURES: Final = 16
+# Sixteen signatures of the largest kind that is in use, 5 kB each, and a text: more is no note of a log.
+MAX_NOTE_BYTES: Final = 131_072
+MAX_TIMESTAMP: Final = 2**63 - 1
+_KEY_ID_BYTES: Final = 4
+_TIMESTAMP_BYTES: Final = 8
+_SIGNATURE_LINE: Final = "— "
+# Of control characters the line feed alone is allowed: a carriage return or an escape would make what is shown differ
+# from what is signed. Half a character has no bytes to sign.
+_FORBIDDEN: Final = re.compile(r"[\x00-\x09\x0b-\x1f\ud800-\udfff]")
+_KEY_ID: Final = re.compile(r"[0-9a-f]{8}", re.ASCII)
+
+
+class SignatureType(IntEnum):
+    """What a key signs: the text itself, or that a witness saw it at a time (c2sp.org/tlog-cosignature)."""
+
+    NOTE = 1
+    COSIGNATURE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Verifier:
+    """A trusted Ed25519 key under a name. The same key for another purpose is another verifier, with another key id."""
+
+    name: str
+    key: PublicKey
+    kind: SignatureType = SignatureType.NOTE
+
+    def __post_init__(self) -> None:
+        """Raises InvalidKeyError for another kind of key, ValueError for a name that a note cannot hold."""
+        if not is_key_name(self.name):
+            raise ValueError("a note's key name is not empty and holds neither spaces nor plus signs")
+        if self.key.kty != "OKP":
+            raise InvalidKeyError("A verifier key of a signed note is an Ed25519 key.")
+
+    @property
+    def key_id(self) -> bytes:
+        """4 bytes of SHA-256 over name, line feed, type and key: a hint at which key to use, no more."""
+        return sha256(self.name.encode() + b"\n" + self._material)[:_KEY_ID_BYTES]
+
+    @property
+    def vkey(self) -> str:
+        """`name+key id in hex+base64 of type and key`: the text by which others are told to trust this key."""
+        return f"{self.name}+{self.key_id.hex()}+{b64_encode(self._material)}"
+
+    @property
+    def _material(self) -> bytes:
+        return bytes([self.kind]) + b64u_decode(self.key.x)
+
+    def verify(self, text: str, signature: bytes) -> int | None:
+        """Check what stands behind the key id of a signature line; the time of a cosignature in seconds, None for a note's own.
+
+        Raises InvalidSignatureError.
+        """
+        at = None
+        if self.kind is SignatureType.COSIGNATURE:
+            at = int.from_bytes(signature[:_TIMESTAMP_BYTES], "big")
+            signature = signature[_TIMESTAMP_BYTES:]
+            if at > MAX_TIMESTAMP:
+                raise InvalidSignatureError("A cosignature's time is out of range.")
+        self.key.verify(_message(text, at), signature, alg="EdDSA")
+        return at
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """One signature line as it stands; `value` is what follows the key id."""
+
+    name: str
+    key_id: bytes
+    value: bytes
+
+    @property
+    def line(self) -> str:
+        """The line, with its line feed."""
+        return f"{_SIGNATURE_LINE}{self.name} {b64_encode(self.key_id + self.value)}\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A text that ends in a line feed, and the signatures that came with it: nothing here is verified yet."""
+
+    text: str
+    signatures: tuple[Signature, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedSignature:
+    """A signature that a trusted key made; `at` is the time a cosignature claims, in seconds since 1970, else None."""
+
+    verifier: Verifier
+    signature: Signature
+    at: int | None
 
 
 def verifier_key(name: str, key: PublicKey) -> str:
-    """`name+hash+key`: the text by which others are told to trust `key` under `name`.
+    """The vkey of `key` for notes under `name`. Raises InvalidKeyError and ValueError as `Verifier` does."""
+    return Verifier(name, key).vkey
 
-    `hash` is 4 bytes of SHA-256 over name, line feed, type and key, in hex; `key` is standard base64 of type and the
-    32 bytes of an Ed25519 key. Raises InvalidKeyError for another kind of key, ValueError for a name that a note
-    cannot hold.
+
+def parse_vkey(text: str) -> Verifier:
+    """Read `name+key id+base64`, of type 0x01 or 0x04. Raises NoteError.
+
+    The key id must be the one that follows from name and key: a wrong one would never match, and whoever trusts the
+    line would wait for signatures in vain.
     """
-    if not name or "+" in name or any(character.isspace() for character in name):
-        raise ValueError("a note's key name is not empty and holds neither spaces nor plus signs")
-    if key.kty != "OKP":
-        raise InvalidKeyError("A verifier key of a signed note is an Ed25519 key.")
-    raw = _ED25519 + b64u_decode(key.x)
-    key_hash = hashlib.sha256(name.encode() + b"\n" + raw).digest()[:4]
-    return f"{name}+{key_hash.hex()}+{base64.b64encode(raw).decode()}"
+    # Base64 may hold further plus signs, names may not.
+    name, _, rest = text.partition("+")
+    key_id, _, encoded = rest.partition("+")
+    try:
+        material = b64_decode(encoded)
+        verifier = Verifier(name, ed25519_public_key(material[1:]), SignatureType(material[0]))
+    except (EncodingError, InvalidKeyError, ValueError, IndexError):
+        raise NoteError("A verifier key is not name, key id and an Ed25519 key.") from None
+    if not _KEY_ID.fullmatch(key_id) or bytes.fromhex(key_id) != verifier.key_id:
+        raise NoteError("A verifier key's id is not that of its name and key.")
+    return verifier
+
+
+def is_key_name(name: str) -> bool:
+    """Whether a signature line can name this: not empty, one line, no space of any kind, no plus sign."""
+    return (
+        bool(name)
+        and "+" not in name
+        and _FORBIDDEN.search(name) is None
+        and not any(character.isspace() for character in name)
+    )
+
+
+def check_text(text: str) -> str:
+    """`text`, where a note can hold it: not empty, ends in a line feed, no other control character. Raises NoteError."""
+    if not text.endswith("\n"):
+        raise NoteError("A note's text ends with a line feed.")
+    if _FORBIDDEN.search(text):
+        raise NoteError("A note holds a control character.")
+    return text
+
+
+def parse_note(data: bytes | str) -> Note:
+    """Read a note of at most MAX_NOTE_BYTES and MAX_SIGNATURES. Raises NoteError; nothing is verified."""
+    note = check_text(read_text(data))
+    # The last empty line divides: the text may hold others.
+    text, divider, lines = note.rpartition("\n\n")
+    if not divider:
+        raise NoteError("A note has signatures after an empty line.")
+    return Note(text + "\n", parse_signatures(lines))
+
+
+def parse_signatures(lines: str) -> tuple[Signature, ...]:
+    """Read signature lines, one or more, each ended by a line feed: the last part of a note, or a witness's answer. Raises NoteError."""
+    found = check_text(lines).split("\n")[:-1]
+    if len(found) > MAX_SIGNATURES:
+        raise NoteError(f"A note has at most {MAX_SIGNATURES} signatures.")
+    return tuple(_parse_signature(line) for line in found)
+
+
+def verify_signatures(note: Note, verifiers: Iterable[Verifier]) -> tuple[VerifiedSignature, ...]:
+    """The signatures by one of `verifiers`, in the note's order; none when only strangers signed.
+
+    A signature line is by a key when name and key id agree; others are ignored. Raises UntrustedNoteError where a
+    known key's signature does not verify: then the note was tampered with, whoever else signed it. Raises NoteError
+    where two of `verifiers` cannot be told apart.
+    """
+    known: dict[tuple[str, bytes], Verifier] = {}
+    for verifier in verifiers:
+        if known.setdefault((verifier.name, verifier.key_id), verifier) != verifier:
+            raise NoteError("Two trusted keys have one name and one key id.")
+    verified = []
+    for signature in note.signatures:
+        by = known.get((signature.name, signature.key_id))
+        if by is not None:
+            verified.append(VerifiedSignature(by, signature, _verify(by, note.text, signature)))
+    return tuple(verified)
+
+
+def sign_text(text: str, *, name: str, signer: Signer) -> Signature:
+    """Sign a note's text under `name`. Raises NoteError, InvalidKeyError, InvalidSignatureError, and what the signer raises."""
+    return _sign(check_text(text), Verifier(name, signer.public), None, signer)
+
+
+def cosign_text(text: str, *, name: str, signer: Signer, at: int) -> Signature:
+    """State under `name` that `text`, a checkpoint's, was seen consistent at `at`, seconds since 1970 (c2sp.org/tlog-cosignature).
+
+    The caller has checked that it is a checkpoint. Raises as `sign_text`, and NoteError for a time out of range.
+    """
+    if not 0 < at <= MAX_TIMESTAMP:
+        raise NoteError("A cosignature's time is out of range.")
+    return _sign(check_text(text), Verifier(name, signer.public, SignatureType.COSIGNATURE), at, signer)
+
+
+def format_note(text: str, signatures: Iterable[Signature]) -> str:
+    """A note of a text and signatures, in this order. Raises NoteError for what `parse_note` would not read back."""
+    note = Note(text, tuple(signatures))
+    written = f"{text}\n{''.join(signature.line for signature in note.signatures)}"
+    if parse_note(written) != note:
+        raise NoteError("A note's signatures are not lines of their own.")
+    return written
+
+
+def read_text(data: bytes | str) -> str:
+    """UTF-8 text of at most MAX_NOTE_BYTES bytes. Raises NoteError."""
+    try:
+        raw = data.encode() if isinstance(data, str) else data
+        if len(raw) > MAX_NOTE_BYTES:
+            raise NoteError("A note is too long.")
+        return raw.decode()
+    except UnicodeError:
+        raise NoteError("A note is UTF-8.") from None
+
+
+def _parse_signature(line: str) -> Signature:
+    name, _, encoded = line.removeprefix(_SIGNATURE_LINE).partition(" ")
+    if not line.startswith(_SIGNATURE_LINE) or not is_key_name(name):
+        raise NoteError("A signature line is a dash, a name and base64.")
+    try:
+        value = b64_decode(encoded)
+    except EncodingError:
+        raise NoteError("A signature is not base64 in its canonical form.") from None
+    if len(value) <= _KEY_ID_BYTES:
+        raise NoteError("A signature is a key id and at least one byte more.")
+    return Signature(name, value[:_KEY_ID_BYTES], value[_KEY_ID_BYTES:])
+
+
+def _verify(verifier: Verifier, text: str, signature: Signature) -> int | None:
+    try:
+        return verifier.verify(text, signature.value)
+    except InvalidSignatureError:
+        raise UntrustedNoteError(f"The signature of {verifier.name} does not verify.") from None
+
+
+def _sign(text: str, verifier: Verifier, at: int | None, signer: Signer) -> Signature:
+    value = signer.sign(_message(text, at))
+    if at is not None:
+        value = at.to_bytes(_TIMESTAMP_BYTES, "big") + value
+    # A signer may live behind a network: what it gave back is looked at before anybody relies on it.
+    verifier.verify(text, value)
+    return Signature(verifier.name, verifier.key_id, value)
+
+
+def _message(text: str, at: int | None) -> bytes:
+    # The header keeps the two kinds apart: no checkpoint's second line is a time.
+    header = "" if at is None else f"cosignature/v1\ntime {at}\n"
+    return (header + text).encode()

@@ -28,6 +28,29 @@ _JKT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 @dataclass(frozen=True, slots=True)
+class CertifiedKey:
+    """A key that one process holds, and what a token key of the registry lets it sign (`certificate.py`). Times are unix seconds."""
+
+    key: PublicKey
+    not_before: int
+    not_after: int
+    max_token_seconds: int
+
+    def may_sign(self, *, issued_at: int, expires_at: int, now: int) -> bool:
+        """Whether the certificate is in force at `now` and covers a token of these times."""
+        return (
+            self.not_before - NOT_BEFORE_SECONDS <= min(issued_at, now)
+            and expires_at <= self.not_after
+            and now < self.not_after
+            and expires_at - issued_at <= self.max_token_seconds
+        )
+
+
+# What proves a token: a key of the registry, or one it certified. By type, none of the second kind certifies others.
+TokenKey = PublicKey | CertifiedKey
+
+
+@dataclass(frozen=True, slots=True)
 class VerifiedToken:
     """A token that passed step 1: signed by the issuer for this audience, in time, bound to a key. Times are unix seconds.
 
@@ -42,7 +65,7 @@ class VerifiedToken:
     expires_at: int
     claims: Mapping[str, object]
     kid: str
-    key: PublicKey
+    key: TokenKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +154,7 @@ def sign_token(claims: Mapping[str, object], signer: Signer) -> str:
 def verify_token(
     compact: str,
     *,
-    keys: Mapping[str, PublicKey],
+    keys: Mapping[str, TokenKey],
     expected_issuer: str,
     expected_audience: str,
     now: int,
@@ -151,16 +174,16 @@ def verify_token(
 def verify_access_token(
     compact: str,
     *,
-    keys: Mapping[str, PublicKey],
+    keys: Mapping[str, TokenKey],
     expected_issuer: str,
     expected_audience: str,
     now: int,
 ) -> VerifiedToken:
-    """Step 1: the RFC 9068 and `cnf` check. `keys` maps `kid` to the issuer's published token keys, `now` is unix seconds.
+    """Step 1: the RFC 9068 and `cnf` check. `keys` maps `kid` to the issuer's published token keys (`certificate.read_key_set`), `now` is unix seconds.
 
     1. Compact JWS of ours with a `kid` (`malformed`). 2. The key is known (`unknown`). 3. Signature (`unknown`).
     4. `typ` and JSON claims (`malformed`). 5. Issuer and audience (`unknown`). 6. Every claim we rely on, in its
-    type (`malformed`). 7. Life at most 900 s (`malformed`). 8. `exp` (`expired`), `nbf` and `iat` (`not_yet_valid`).
+    type (`malformed`). 7. Life at most 900 s (`malformed`), and within the certificate of a key that has one (`unknown`). 8. `exp` (`expired`), `nbf` and `iat` (`not_yet_valid`).
 
     A forged token, another issuer's and another service provider's give one answer, and before expiry is looked at:
     nobody learns from the answer whether a token that is not theirs exists. Raises InvalidTokenError with a reason
@@ -194,6 +217,11 @@ def verify_access_token(
     # 7. A token past our own limit was not made by our rules, whoever holds the key.
     if expires_at - issued_at > MAX_TOKEN_SECONDS:
         raise InvalidTokenError("The token's life is longer than allowed.", reason="malformed")
+    if isinstance(key, CertifiedKey) and not key.may_sign(
+        issued_at=issued_at, expires_at=expires_at, now=now
+    ):
+        # Nobody certified this: as good as forged.
+        raise InvalidTokenError("The token is not known here.", reason="unknown")
     # 8. No leeway: the same clock wrote these times and reads them, and `nbf` already stands 10 s back.
     if expires_at <= now:
         raise InvalidTokenError("The token has expired.", reason="expired")
@@ -234,7 +262,7 @@ def read_claims(token: VerifiedToken) -> TokenClaims:
     )
 
 
-def _prove_signature(compact: str, keys: Mapping[str, PublicKey]) -> tuple[str, PublicKey, dict[str, object]]:
+def _prove_signature(compact: str, keys: Mapping[str, TokenKey]) -> tuple[str, TokenKey, dict[str, object]]:
     try:
         jws = parse_compact(compact)
     except EncodingError as error:
@@ -245,11 +273,16 @@ def _prove_signature(compact: str, keys: Mapping[str, PublicKey]) -> tuple[str, 
         raise InvalidTokenError("The token is not known here.", reason="unknown")
     try:
         # A wrong `typ` is told apart from a forgery only under a good signature.
-        return kid, key, verify_jws(jws, key, expected_typ=TYP).claims
+        return kid, key, verify_jws(jws, public_half(key), expected_typ=TYP).claims
     except InvalidSignatureError:
         raise InvalidTokenError("The token is not known here.", reason="unknown") from None
     except EncodingError as error:
         raise InvalidTokenError(error.description, reason="malformed") from None
+
+
+def public_half(key: TokenKey) -> PublicKey:
+    """The key itself, for a signature alone: whether it may have signed is not said."""
+    return key.key if isinstance(key, CertifiedKey) else key
 
 
 def _key_id(jws: UnverifiedJws) -> str:

@@ -15,6 +15,7 @@ from .errors import (
     RefusedError,
     RegistryError,
 )
+from .log_client import LogClient, ProvenEvent
 from .verifier import Allowed, VerifierClient
 
 __all__ = [
@@ -30,9 +31,11 @@ __all__ = [
     "Grant",
     "GrantPendingError",
     "KeyFileError",
+    "LogClient",
     "ManifestError",
     "Money",
     "NoGrantError",
+    "ProvenEvent",
     "RefusedError",
     "RegistryError",
     "ServiceProvider",

@@ -1,4 +1,4 @@
-"""The command line of an agent: `python -m agentauth.sdk keygen|register|request|token|call|verify-receipt`."""
+"""The command line of an agent, an auditor and a witness: `python -m agentauth.sdk --help`."""
 
 import argparse
 import asyncio
@@ -10,6 +10,7 @@ from typing import Final
 
 from agentauth.protocol.errors import AgentAuthError
 
+from . import verify_log, verify_proof
 from .commands import COMMANDS
 
 DEFAULT_REGISTRY: Final = "http://localhost:8000"
@@ -64,7 +65,36 @@ def parser() -> argparse.ArgumentParser:
     receipt.add_argument("file", help="the receipt, a compact JWS")
     receipt.add_argument("--trusted-keys", required=True, metavar="FILE", help="a JWK Set you trust")
     receipt.add_argument("--issuer", help="also require this issuer")
+    _add_witness(commands, common)
+    for name, module, text in (
+        ("verify-log", verify_log, "check an export or archive of the audit log, without any server"),
+        ("verify-proof", verify_proof, "check one proof out of the audit log, without any server"),
+    ):
+        module.arguments(commands.add_parser(name, parents=[common], help=text))
     return main
+
+
+def _add_witness(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
+) -> None:
+    files = argparse.ArgumentParser(add_help=False, parents=[common])
+    files.add_argument("--key", required=True, metavar="FILE", help="the witness's name and private key")
+    files.add_argument("--state", required=True, metavar="FILE", help="what the witness has seen (SQLite)")
+    keygen = commands.add_parser(
+        "witness-keygen", parents=[files], help="make a witness's key and empty state, and print its vkey"
+    )
+    keygen.add_argument("name", help="the name it signs under, such as witness.example.com/w1")
+    serve = commands.add_parser(
+        "witness", parents=[files], help="cosign the checkpoints of logs that only grow"
+    )
+    serve.add_argument(
+        "--logs",
+        required=True,
+        metavar="FILE",
+        help="the logs' vkeys, one a line, followed by the origin if it differs",
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="the address to listen at (default: %(default)s)")
+    serve.add_argument("--port", type=int, required=True, help="0: a free one")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,12 +12,14 @@ from agentauth.protocol.encoding import read_object
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.keys import PrivateKey
 
+from . import verify_log, verify_proof
 from .addresses import check_registry_url
 from .answers import Agent, Grant
 from .client import AgentAuthClient
 from .errors import KeyFileError
 from .key_file import Identity, KeyFile, default_path
 from .receipts import check_receipt, read_file, read_key_set, summary
+from .witness.commands import witness, witness_keygen
 
 Answer = Mapping[str, object]
 
@@ -122,6 +124,23 @@ async def verify_receipt(options: argparse.Namespace) -> Answer:
     return {"ok": True, **summary(receipt)}
 
 
+async def check_log(options: argparse.Namespace) -> Answer:
+    """Check a folder with the audit log against keys the caller trusts; nothing is fetched."""
+    return _checked(verify_log.check, options)
+
+
+async def check_proof(options: argparse.Namespace) -> Answer:
+    """Check one proof out of the audit log likewise."""
+    return _checked(verify_proof.check, options)
+
+
+def _checked(check: Callable[[argparse.Namespace], Answer], options: argparse.Namespace) -> Answer:
+    try:
+        return check(options)
+    except (OSError, ValueError) as error:
+        raise InvalidRequestError(str(error)) from None
+
+
 def _agent(agent: Agent) -> Answer:
     return {
         "agent_id": agent.agent_id,
@@ -154,4 +173,8 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], Coroutine[None, None
     "token": token,
     "call": call,
     "verify-receipt": verify_receipt,
+    "verify-log": check_log,
+    "verify-proof": check_proof,
+    "witness-keygen": witness_keygen,
+    "witness": witness,
 }

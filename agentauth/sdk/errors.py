@@ -25,6 +25,12 @@ class KeyFileError(AgentAuthError):
     code = "key_file"
 
 
+class WitnessStateError(AgentAuthError):
+    """A witness's files do not belong together, or cannot be used: beginning anew would cosign a rewritten log."""
+
+    code = "witness_state"
+
+
 class NoGrantError(AgentAuthError):
     """Nothing at this service provider may be used: nothing was asked, or it was denied or has ended."""
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import secrets
-import stat
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,10 +14,9 @@ from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.keys import PrivateKey
 
 from .errors import KeyFileError
+from .private_files import MAX_BYTES, create_private, read_private, replace_private
 
 VERSION: Final = 1
-_MAX_BYTES: Final = 1_048_576
-_POSIX: Final = os.name == "posix"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +61,10 @@ class KeyFile:
 
     def load(self, registry: str) -> Identity | None:
         """The stored identity, or None where there is no file. Raises KeyFileError."""
-        try:
-            descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        except FileNotFoundError:
+        data = read_private(self.path)
+        if data is None:
             return None
-        except OSError as error:
-            raise KeyFileError(f"{self.path} cannot be read: {error.strerror}.") from None
-        with os.fdopen(descriptor, "rb") as file:
-            # Asked of the open file, not of the name: nobody can swap it in between.
-            self._check_owner(os.fstat(file.fileno()))
-            identity = self._parse(file.read(_MAX_BYTES + 1))
+        identity = self._parse(data)
         if identity.registry != registry:
             raise KeyFileError(
                 f"{self.path} belongs to the registry {identity.registry}. Use another key_file for {registry}."
@@ -81,32 +72,17 @@ class KeyFile:
         return identity
 
     def create(self, identity: Identity) -> Identity:
-        """Store a new identity; if another process was first, its identity is the answer. Raises KeyFileError."""
-        temporary = self._write_beside(identity)
-        try:
-            # A hard link fails where the name exists: of two processes with two new keys, one wins and both use it.
-            os.link(temporary, self.path)
-        except FileExistsError:
-            stored = self.load(identity.registry)
-            if stored is None:
-                raise KeyFileError(f"{self.path} vanished while it was read.") from None
-            return stored
-        except OSError as error:
-            raise KeyFileError(f"{self.path} cannot be written: {error.strerror}.") from None
-        finally:
-            temporary.unlink(missing_ok=True)
-        self._sync_directory()
-        return identity
+        """Store a new identity; if another process was first, its identity is the answer, and both use it. Raises KeyFileError."""
+        if create_private(self.path, _text(identity)):
+            return identity
+        stored = self.load(identity.registry)
+        if stored is None:
+            raise KeyFileError(f"{self.path} vanished while it was read.")
+        return stored
 
     def save(self, identity: Identity) -> None:
         """Replace the stored identity in one step: a crash leaves the old file or the new one. Raises KeyFileError."""
-        temporary = self._write_beside(identity)
-        try:
-            temporary.replace(self.path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise KeyFileError(f"{self.path} cannot be written: {error.strerror}.") from None
-        self._sync_directory()
+        replace_private(self.path, _text(identity))
 
     def update(self, registry: str, change: Callable[[Identity], Identity]) -> Identity:
         """Apply `change` to what is stored now, not to what was read a while ago. Raises KeyFileError."""
@@ -118,20 +94,9 @@ class KeyFile:
             self.save(changed)
         return changed
 
-    def _check_owner(self, status: os.stat_result) -> None:
-        if not stat.S_ISREG(status.st_mode):
-            raise KeyFileError(f"{self.path} is not a file.")
-        if _POSIX and status.st_mode & 0o077:
-            raise KeyFileError(
-                f"{self.path} can be read by others (mode {stat.S_IMODE(status.st_mode):04o}), so its key may be known."
-                f" Make a new key, or if you are sure it was not read: chmod 600 '{self.path}'"
-            )
-        if _POSIX and status.st_uid != os.geteuid():
-            raise KeyFileError(f"{self.path} belongs to another user.")
-
     def _parse(self, data: bytes) -> Identity:
         try:
-            body = read_object(data, max_bytes=_MAX_BYTES)
+            body = read_object(data, max_bytes=MAX_BYTES)
             version = body["version"]
             identity = Identity(
                 registry=str(body["registry"]),
@@ -146,36 +111,16 @@ class KeyFile:
             raise KeyFileError(f"{self.path} was written by another version of this library.")
         return identity
 
-    def _write_beside(self, identity: Identity) -> Path:
-        body = {
-            "version": VERSION,
-            "registry": identity.registry,
-            "private_key": identity.private_key.to_pem().decode("ascii"),
-            "manifest": identity.manifest,
-            "agent_id": identity.agent_id,
-        }
-        temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # 0600 from the first byte on: chmod afterwards would leave a moment in which others can open it.
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(body, file, indent=2)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise KeyFileError(f"{self.path} cannot be written: {error.strerror}.") from None
-        return temporary
 
-    def _sync_directory(self) -> None:
-        if not _POSIX:
-            return
-        descriptor = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _text(identity: Identity) -> str:
+    body = {
+        "version": VERSION,
+        "registry": identity.registry,
+        "private_key": identity.private_key.to_pem().decode("ascii"),
+        "manifest": identity.manifest,
+        "agent_id": identity.agent_id,
+    }
+    return json.dumps(body, indent=2)
 
 
 def _text_or_none(value: object) -> str | None:

@@ -19,6 +19,7 @@ from agentauth.protocol.errors import (
 )
 
 from .addresses import check_registry_url, is_loopback
+from .counting import Uncounted
 from .errors import RefusedError, RegistryError, error_from
 from .wire import new_key
 
@@ -84,6 +85,7 @@ class VerifierClient:
         self._transport = transport
         self._client: httpx.Client | None = None
         self._lock = threading.Lock()
+        self._uncounted = Uncounted()
 
     def verify(
         self,
@@ -111,9 +113,13 @@ class VerifierClient:
             body["idempotency_key"] = idempotency_key
         if dry_run:
             body["dry_run"] = True
-        answer = self._ask(json.dumps(body).encode())
+        # Minted for this one request of an agent, and unlike the agent's own key (protocol section 8): under it the
+        # registry answers the second time as it did the first, though the proof is spent by then.
+        name = None if self._uncounted.holds(token, action, idempotency_key) else new_key()
+        answer = self._ask(json.dumps(body).encode(), name)
         # Both are asked for by identity: 1, "true" or a missing member is no decision.
         if answer.get("valid") is True:
+            self._uncounted.learn(token, answer)
             return Allowed.of(answer)
         if answer.get("valid") is False:
             reason = answer.get("reason")
@@ -149,25 +155,28 @@ class VerifierClient:
                 )
             return self._client
 
-    def _post(self, content: bytes) -> httpx.Response:
-        """Ask, and once more where the answer was lost. Raises TemporarilyUnavailableError."""
-        # Minted for this one request of an agent, and unlike the agent's own key (protocol section 8): under it the
-        # registry answers the second time as it did the first, though the proof is spent by then.
-        headers = {"Content-Type": "application/json", "Idempotency-Key": new_key()}
-        for _ in range(_TRIES):
+    def _post(self, content: bytes, name: str | None) -> tuple[httpx.Response, int]:
+        """Ask, and once more where the answer was lost; the answer, and how many were. Raises TemporarilyUnavailableError."""
+        headers = {"Content-Type": "application/json"}
+        if name is not None:
+            headers["Idempotency-Key"] = name
+        for tried in range(_TRIES):
             try:
-                return self._open().post("/v1/verify", content=content, headers=headers)
+                return self._open().post("/v1/verify", content=content, headers=headers), tried
             except httpx.TransportError as error:
                 lost = error
         raise _no_answer() from lost
 
-    def _ask(self, content: bytes) -> dict[str, object]:
-        response = self._post(content)
+    def _ask(self, content: bytes, name: str | None) -> dict[str, object]:
+        response, lost = self._post(content, name)
         try:
             body = read_object(response.content, max_bytes=_MAX_ANSWER_BYTES)
         except EncodingError as error:
             raise _no_answer() from error
         if response.status_code == httpx.codes.OK:
+            if lost and name is None and body.get("reason") == "replayed":
+                # By our own first try, it may be, whose answer nobody has: the agent signs anew.
+                raise _no_answer()
             return body
         refusal = error_from(response.status_code, body)
         if isinstance(refusal, (*_CALLERS_MISTAKES, TemporarilyUnavailableError)):

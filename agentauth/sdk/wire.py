@@ -121,7 +121,7 @@ class Registry:
         """
         headers = {"Idempotency-Key": new_key(), "Content-Type": "application/json"} if body else {}
         asked_for_nonce = False
-        error: AgentAuthError = _unreachable(self.url)
+        error: AgentAuthError = unreachable(self.url)
         for attempt in range(ATTEMPTS):
             asked: int | None = None
             nonce = self.nonce.latest
@@ -144,32 +144,32 @@ class Registry:
                         headers={**headers, "DPoP": proof, "Accept": "application/json"},
                     )
             except httpx.TransportError:
-                error = _unreachable(self.url)
+                error = unreachable(self.url)
             else:
                 if response.is_success:
                     self.nonce.take(response.headers, sent=nonce, refused=False)
                     return _read(response)
-                error = _refusal(response)
+                error = refusal(response)
                 refused = error.code == ProofNonceRequiredError.code
                 fresh = self.nonce.take(response.headers, sent=nonce, refused=refused)
                 asked = retry_after(response.headers)
                 if refused and fresh and not asked_for_nonce:
                     asked_for_nonce = True
                     continue
-                if not _heals(response.status_code, error) or (asked or 0) > LONGEST_WAIT_SECONDS:  # 3
+                if not heals(response.status_code, error) or (asked or 0) > LONGEST_WAIT_SECONDS:  # 3
                     raise error
             if attempt < ATTEMPTS - 1:
                 await pause(attempt, asked)
         raise error
 
 
-def _heals(status: int, error: AgentAuthError) -> bool:
+def heals(status: int, error: AgentAuthError) -> bool:
     if status == httpx.codes.TOO_MANY_REQUESTS:
         return error.code not in _NOT_HEALED_BY_WAITING
     return status == httpx.codes.SERVICE_UNAVAILABLE or error.code == "idempotency_in_progress"
 
 
-def _unreachable(url: str) -> AgentAuthError:
+def unreachable(url: str) -> AgentAuthError:
     return TemporarilyUnavailableError(f"The registry at {url} cannot be reached. Is it running?")
 
 
@@ -184,7 +184,7 @@ def _read(response: httpx.Response) -> dict[str, object]:
         ) from error
 
 
-def _refusal(response: httpx.Response) -> AgentAuthError:
+def refusal(response: httpx.Response) -> AgentAuthError:
     if response.is_redirect:
         # Following it would hand a proof for one address to another.
         return RegistryError(

@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command, get_commands, load_command_class
 
+from agentauth.protocol.keys import PrivateKey
+from kms.backends import create as create_key
+from kms.certificates import certify
 from kms.models import Key
 from kms.services import ensure_key, rotate_key
 from registry.models import Human, ServiceProvider
@@ -28,13 +31,24 @@ PROJECT = sorted(name for name, app in get_commands().items() if app in APPS)
 # They run until they are stopped, so in a process of their own.
 LASTING = {"serve", "jobs"}
 # They need PostgreSQL: audit/tests/test_roles.py and verifier/tests/test_role.py hold their answers.
-ELSEWHERE = {"grant_serving_role", "grant_verifier_role"}
+ELSEWHERE = {"grant_serving_role", "grant_verifier_role", "drop_audit_partitions"}
 
 
 def retired(now: datetime) -> str:
     """The kid of a key that signs nothing any more, so that it may be disabled."""
     ensure_key(purpose="receipt", actor=TESTER, now=now)
     return rotate_key(purpose="receipt", actor=TESTER, now=now).kid
+
+
+def certified(now: datetime) -> str:
+    return str(certify(PrivateKey.generate().public, process=1, now=now).serial)
+
+
+def all_keys(now: datetime) -> list[str]:
+    """No argument, but a key for each purpose."""
+    for purpose in Key.Purpose.values:
+        ensure_key(purpose=purpose, actor=TESTER, now=now)
+    return []
 
 
 # Arguments with which each command does what it is for, in a registry with a human, a service provider and keys.
@@ -52,10 +66,17 @@ GOOD: dict[str, list[Callable[[ServiceProvider, datetime], list[str]]]] = {
     ],
     "create_enrolment_code": [lambda _provider, _now: ["--human", "alice@example.org"]],
     "ensure_keys": [lambda _provider, _now: []],
-    "rotate_key": [lambda _provider, _now: ["token"]],
+    "rotate_key": [
+        lambda _provider, _now: ["token"],
+        lambda _provider, _now: ["audit", "--uri", create_key(purpose="audit")[0], "--unintroduced"],
+    ],
+    "check_keys": [lambda _provider, now: all_keys(now)],
     "disable_key": [lambda _provider, now: [retired(now)]],
+    "revoke_key_certificate": [lambda _provider, now: [certified(now)]],
     "verify_audit": [lambda _provider, _now: []],
     "seal_audit": [lambda _provider, _now: []],
+    "archive_audit": [lambda _provider, _now: []],
+    "restore_audit": [lambda _provider, _now: [], lambda _provider, _now: ["--first", "0", "--end", "1"]],
     "expire": [lambda _provider, _now: []],
     "load_demo": [lambda _provider, _now: []],
     "verifier_home": [
@@ -69,7 +90,7 @@ def documented() -> dict[str, set[str]]:
     """Command to the members section 12 names for it: the words in backticks, options aside."""
     page = (ROOT / "docs/protocol.md").read_text()
     section = page[page.index("\n## 12. Commands") : page.index("\n## 13.")]
-    rows = re.findall(r"^\| `(\w+)[^|]*?(?:\\\|[^|]*?)*\| (.+) \|$", section, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)(?=[ `])[^|]*?(?:\\\|[^|]*?)*\| (.+) \|$", section, re.MULTILINE)
     return {name: set(re.findall(r"`(\w+)`", text)) for name, text in rows}
 
 
@@ -87,6 +108,7 @@ def test_every_command_takes_json(name: str) -> None:
 @pytest.fixture
 def settled(alice: Human, token_key: None, tmp_path: Path, settings: Any, now: datetime) -> ServiceProvider:
     settings.VAR_DIR = tmp_path
+    settings.AUDIT_STORE = f"file:{tmp_path / 'audit'}"
     provider, _secret = create_service_provider(
         name="Acme Calendar",
         audience="http://127.0.0.1:8011",
@@ -153,15 +175,26 @@ BAD = {
     "rotate_service_provider_secret": [[], ["nobody"], ["\udcff"], ["acme-calendar", "more"]],
     "create_enrolment_code": [[], ["--human"], ["--human", "nobody@example.org"], ["--human", "\udcff"]],
     "ensure_keys": [["token"]],
-    "rotate_key": [[], ["everything"], ["token", "audit"]],
+    "rotate_key": [
+        [],
+        ["everything"],
+        ["token", "audit"],
+        ["token", "--uri", "file:nonsense"],
+        ["token", "--uri", "\udcff"],
+    ],
+    "check_keys": [["token"]],
     "disable_key": [[], ["nothing"], ["\udcff"]],
-    "verify_audit": [["more"]],
+    "revoke_key_certificate": [[], ["nothing"], ["\udcff"]],
+    "verify_audit": [["more"], ["--archive", "nonsense"], ["--archive", "s3://key:secret@bucket/p"]],
     "seal_audit": [["more"]],
+    "archive_audit": [["more"]],
+    "restore_audit": [["--first"], ["--first", "x"], ["more"]],
     "expire": [["more"]],
     "load_demo": [["more"]],
     # No REDIS_URL is set.
     "verifier_home": [["--leave-for"], ["--leave-for", "nowhere"], ["--leave-for", "redis"], ["more"]],
     "grant_serving_role": [["more"]],
+    "drop_audit_partitions": [["more"], ["--keep-months", "x"], ["--keep-months", "1"]],
     "grant_verifier_role": [[], ["nobody there"], ["one", "more"]],
     "serve": [["--workers", "x"], ["--workers", "0"], ["--workers", "-1"], ["more"]],
     "jobs": [["more"]],

@@ -1,16 +1,23 @@
 """Readiness tells the truth, names what fails and nothing else, and heals by itself."""
 
+import threading
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db import OperationalError
 from django.db.migrations.executor import MigrationExecutor
 from django.test import Client
+from prometheus_client import REGISTRY
+from pytest_django.fixtures import Settings
 
 from agentauth import health
+from agentauth.asgi import environ
 from audit.services import Actor
+from kms import services
+from kms.backends import TRIAL
 from kms.models import Key
 from kms.services import disable_key
 
@@ -22,6 +29,9 @@ SYSTEM = Actor("system", "test")
 def _asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(health, "KEPT_SECONDS", 0.0)
     monkeypatch.setattr(health, "_readiness", health.Readiness())
+    monkeypatch.setattr(health, "_signing", health.Signing())
+    # The thread of a trial has ended by then, or is told to.
+    monkeypatch.setattr(health, "WAIT_SECONDS", 20.0)
     health._migrated.cache_clear()
     yield
     health._migrated.cache_clear()
@@ -39,7 +49,7 @@ def failing(answer: Any) -> list[str]:
         assert (answer.status_code, body["error"]) == (503, "temporarily_unavailable")
         assert answer["Retry-After"] == "5"
     assert answer["Cache-Control"] == "no-store"
-    assert set(body["checks"]) == {"database", "migrations", "token_key", "audit_queue"}
+    assert set(body["checks"]) == {"database", "migrations", "token_key", "audit_queue", "signing"}
     return [name for name, state in body["checks"].items() if state == "failing"]
 
 
@@ -50,7 +60,7 @@ def test_alive_is_not_ready(token_key: None) -> None:
 
 
 def test_OG_17_no_key_then_a_key_is_ready_again(now: datetime) -> None:
-    assert failing(ask()) == ["token_key"]
+    assert failing(ask()) == ["token_key", "signing"]
     assert ask("/health/live").status_code == 200
     from kms.services import ensure_key
 
@@ -58,6 +68,81 @@ def test_OG_17_no_key_then_a_key_is_ready_again(now: datetime) -> None:
     assert failing(ask()) == []
     disable_key(kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=now)
     assert failing(ask()) == ["token_key"]
+
+
+@pytest.fixture
+def no_signature(monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path) -> Iterator[Path]:
+    """Keys lie elsewhere than where they are looked for; here."""
+    monkeypatch.setattr(health, "NOT_SIGNED_SECONDS", 0.0)
+    there, settings.KEY_DIRECTORY = Path(settings.KEY_DIRECTORY), tmp_path
+    services._opened.cache_clear()
+    yield there
+    services._opened.cache_clear()
+
+
+def test_KM_14_a_key_that_does_not_sign_is_named_and_all_else_goes_on(
+    token_key: None, no_signature: Path, settings: Settings
+) -> None:
+    answer = ask()
+    assert (answer.status_code, failing(answer)) == (200, ["signing"])
+    assert REGISTRY.get_sample_value("agentauth_ready", {"check": "signing"}) == 0
+    assert str(no_signature) not in answer.content.decode()
+    settings.KEY_DIRECTORY = no_signature
+    assert failing(ask()) == []
+    assert REGISTRY.get_sample_value("agentauth_ready", {"check": "signing"}) == 1
+
+
+def test_a_process_that_signs_nothing_says_nothing_of_it(token_key: None, no_signature: Path) -> None:
+    answer = Client(headers={"agentauth.signs_nothing": "1"}).get("/health/ready")
+    assert failing(answer) == ["signing"]
+    scope = {
+        "method": "GET", "path": "/health/ready", "raw_path": b"/health/ready", "query_string": b"",
+        "http_version": "1.1", "scheme": "http", "headers": [(b"host", b"localhost")],
+    }  # fmt: skip
+    # As the verifier's own process hands it on.
+    told = {health.SIGNS_NOTHING: environ(scope, b"")[health.SIGNS_NOTHING]}
+    assert Client().get("/health/ready", **told).json()["checks"] == dict.fromkeys(health.CHECKS, "ok")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_after_an_error_nobody_foresaw_nothing_is_said_to_sign(
+    monkeypatch: pytest.MonkeyPatch, token_key: None
+) -> None:
+    class Broken:
+        def sign(self, message: bytes) -> bytes:
+            raise RuntimeError
+
+    assert failing(ask()) == []
+    monkeypatch.setattr(health, "signer", lambda **_: Broken())
+    monkeypatch.setattr(health, "WAIT_SECONDS", 20)
+    health._signing._until = 0.0
+    assert failing(ask()) == ["signing"]
+
+
+def test_a_home_that_is_slow_holds_up_no_probe_and_is_tried_once(
+    monkeypatch: pytest.MonkeyPatch, token_key: None
+) -> None:
+    gate, begun, asked = threading.Event(), threading.Event(), []
+
+    class Slow:
+        def sign(self, message: bytes) -> bytes:
+            asked.append(message)
+            begun.set()
+            gate.wait(20)
+            return b""
+
+    monkeypatch.setattr(health, "signer", lambda **_: Slow())
+    monkeypatch.setattr(health, "WAIT_SECONDS", 0.01)
+    assert [failing(ask()) for _ in range(5)] == [["signing"]] * 5
+    assert begun.wait(20)
+    assert asked == [TRIAL]
+    gate.set()
+    trial = health._signing._trial
+    assert trial
+    trial.join(20)
+    assert [failing(ask()) for _ in range(5)] == [[]] * 5
+    # What was found is kept, since homes are paid by the call.
+    assert asked == [TRIAL]
 
 
 def test_OG_17_migrations_that_wait_then_do_not(monkeypatch: pytest.MonkeyPatch, token_key: None) -> None:

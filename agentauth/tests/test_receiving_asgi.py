@@ -76,8 +76,16 @@ class Scene:
         self.worker.max_requests = sys.maxsize
         self.worker.worker_connections = 2
         self.worker.asgi = self._application
+        self.worker.door = self.worker.made_door()
+        self.asked: list[tuple[str, bytes]] = []
+        # How often a head was read.
+        self.read = 0
 
     async def _application(self, scope: Any, receive: Any, send: Any) -> None:
+        made = scope["extensions"]["agentauth.head"]
+        self.read += "made" not in made
+        made["made"] = True
+        self.asked.append((dict(scope["headers"]).get(b"x-a", b"").decode(), (await receive())["body"]))
         await self.may_answer.wait()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
         await send({"type": "http.response.body", "body": b"x"})
@@ -203,11 +211,12 @@ async def an_answer_that_waits_for_room_ends_with_its_connection() -> None:
     assert not scene.worker.stuck
     connection.pause_writing()
     await scene.answer()
-    assert (line.acts, scene.answered) == (["200"], 0)
+    assert line.acts == ["200"]
+    assert connection.is_answering
     connection.connection_lost(None)
     assert not scene.worker.stuck
     await scene.answer()
-    assert scene.answered == 1
+    assert connection._task.done()
 
 
 async def what_was_sent_is_let_go_with_its_connection() -> None:
@@ -216,6 +225,94 @@ async def what_was_sent_is_let_go_with_its_connection() -> None:
     assert scene.worker.held == len(POST)
     connection.connection_lost(None)
     assert (scene.worker.held, scene.worker.nr_conns, scene.worker.waiting) == (0, 0, {})
+
+
+async def a_head_that_comes_again_is_read_once() -> None:
+    scene = Scene()
+    connection, line = scene.connect(POST + b"12345")
+    await scene.answer()
+    for body in (b"abcde", b"fghij"):
+        connection.data_received(POST + body)
+        await scene.answer()
+    assert (scene.read, scene.asked) == (1, [("", b"12345"), ("", b"abcde"), ("", b"fghij")])
+    assert line.acts == ["200", "200", "200"]
+    assert (scene.worker.held, connection in scene.worker.waiting) == (0, True)
+
+
+async def another_head_is_read_and_so_is_the_first_after_it() -> None:
+    scene = Scene()
+    other = POST.replace(b"Host: a", b"Host: a\r\nX-A: b")
+    connection, _ = scene.connect(POST + b"12345")
+    await scene.answer()
+    for sent in (other + b"abcde", POST + b"fghij", POST.replace(b": 5", b": 3") + b"klm"):
+        connection.data_received(sent)
+        await scene.answer()
+    assert scene.asked == [("", b"12345"), ("b", b"abcde"), ("", b"fghij"), ("", b"klm")]
+    assert scene.read == 4
+
+
+async def the_same_head_may_come_in_pieces_or_with_the_next_request_behind_it() -> None:
+    scene = Scene()
+    connection, line = scene.connect(POST + b"12345")
+    await scene.answer()
+    for piece in (POST[:20], POST[20:], b"ab", b"cde"):
+        connection.data_received(piece)
+    await scene.answer()
+    connection.data_received(POST + b"fghij" + POST + b"klmno" + POST[:9])
+    await scene.answer()
+    assert [body for _, body in scene.asked] == [b"12345", b"abcde", b"fghij", b"klmno"]
+    assert bytes(connection.incoming.data) == POST[:9]
+    assert line.acts == ["200"] * 4
+
+
+async def a_long_head_is_not_held_for_as_long_as_its_connection_idles() -> None:
+    scene = Scene()
+    long = POST.replace(b"Host: a", b"Host: a\r\nX-A: " + b"b" * 8_192)
+    connection, _ = scene.connect(long + b"12345")
+    await scene.answer()
+    connection.data_received(long + b"abcde")
+    await scene.answer()
+    assert [body for _, body in scene.asked] == [b"12345", b"abcde"]
+    assert scene.read == 2
+    assert connection._head is None
+
+
+async def a_head_that_ends_its_connection_is_not_kept() -> None:
+    scene = Scene()
+    connection, line = scene.connect(POST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") + b"12345")
+    await scene.answer()
+    assert connection.lingers
+    connection.data_received(POST + b"12345")
+    await scene.answer()
+    assert (len(scene.asked), line.acts) == (1, ["200", "end"])
+
+
+async def what_the_application_does_wrong_is_500_and_ends_the_connection() -> None:
+    scene = Scene()
+
+    async def wrong(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.body", "body": b"x"})
+
+    async def nothing(_scope: Any, _receive: Any, _send: Any) -> None:
+        return
+
+    for application in (wrong, nothing):
+        scene.worker.asgi = application
+        connection, line = scene.connect(GET)
+        await scene.answer()
+        assert connection.lingers
+        assert line.acts[0] == "500"
+        connection.connection_lost(None)
+
+
+async def who_is_answered_while_the_process_begins_to_stop_is_told_to_go() -> None:
+    scene = Scene()
+    connection, line = scene.connect(GET)
+    await asyncio.sleep(0)
+    scene.worker.alive = False
+    await scene.answer()
+    assert line.acts == ["200", "end"]
+    assert connection.lingers
 
 
 STORIES: list[Callable[[], Awaitable[None]]] = [
@@ -230,6 +327,13 @@ STORIES: list[Callable[[], Awaitable[None]]] = [
     a_parser_that_wants_more_than_was_taken_for_whole_ends_the_connection,
     an_answer_that_waits_for_room_ends_with_its_connection,
     what_was_sent_is_let_go_with_its_connection,
+    a_head_that_comes_again_is_read_once,
+    another_head_is_read_and_so_is_the_first_after_it,
+    the_same_head_may_come_in_pieces_or_with_the_next_request_behind_it,
+    a_long_head_is_not_held_for_as_long_as_its_connection_idles,
+    a_head_that_ends_its_connection_is_not_kept,
+    what_the_application_does_wrong_is_500_and_ends_the_connection,
+    who_is_answered_while_the_process_begins_to_stop_is_told_to_go,
 ]
 
 

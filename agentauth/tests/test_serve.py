@@ -1,7 +1,13 @@
 """`serve` says what is in its way before it says anything else."""
 
+import os
+import signal
 import socket
+import sys
+from collections import deque
+from collections.abc import Iterator
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -22,3 +28,48 @@ def test_a_port_in_use_stops_it_before_any_link_is_printed(monkeypatch: pytest.M
     assert (called, out.getvalue()) == ([], "")
     call_command("serve", stdout=out)
     assert called == ["migrate", "ensure_keys", "setup_link", "supervise"]
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """What SIGTERM and SIGINT did before is what they do afterwards."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("deaths", "too_many"),
+    [
+        ([], False),
+        ([0, 0, 0, 0], False),
+        ([0, 0, 0, 0, 0], True),
+        ([0, 1, 2, 3, 59], True),
+        ([0, 1, 2, 3, 60], False),
+        # Those before the last five are forgotten.
+        ([0, 2, 2, 3, 60, 61], True),
+        ([0, 1, 2, 3, 60, 61], False),
+    ],
+)
+def test_a_part_that_dies_now_and_then_is_started_again_and_one_that_dies_at_once_is_not(
+    deaths: list[float], too_many: bool
+) -> None:
+    assert serve._too_many(deque(deaths, maxlen=serve.RESTARTS)) == too_many
+
+
+def test_where_a_part_keeps_dying_all_parts_are_stopped_and_it_is_said(
+    tmp_path: Path, signals: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "POLL_SECONDS", 0.01)
+    # Long enough for the slowest machine: the other test tells of the minute.
+    monkeypatch.setattr(serve, "RESTARTS_SECONDS", 3600.0)
+    died, ran = tmp_path / "died", tmp_path / "ran"
+    # It waits for the other one, so that there is one to be stopped.
+    dying = f"import os, time\nwhile not os.path.exists({str(ran)!r}): time.sleep(0.01)\nopen({str(died)!r}, 'a').write('x')"
+    running = f"import os, time\nopen('{ran}.draft', 'w').write(str(os.getpid()))\nos.rename('{ran}.draft', {str(ran)!r})\ntime.sleep(600)"
+    with pytest.raises(SystemExit, match="keeps stopping"):
+        serve.supervise([[sys.executable, "-c", running], [sys.executable, "-c", dying]])
+    assert serve.RESTARTS <= len(died.read_text()) <= serve.RESTARTS + 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(ran.read_text()), 0)

@@ -16,6 +16,7 @@ SAFE = {
     "KEY_BACKEND": "vault",
     "VAULT_ADDR": "https://vault.example.com",
     "VAULT_TOKEN": "a-token-that-is-not-shown",
+    "AUDIT_STORE": "s3://log-of-the-registry/log",
 }
 
 
@@ -45,6 +46,22 @@ def check(tmp_path: Path, *arguments: str, **changes: str) -> subprocess.Complet
         ({"VAULT_ADDR": ""}, "E009"),
         ({"VAULT_ADDR": "http://vault.example.com"}, "E009"),
         ({"VAULT_TOKEN": ""}, "E009"),
+        ({"AUDIT_STORE": ""}, "E011"),
+        ({"TOKEN_SIGNING": "Delegated"}, "E015"),
+        ({"KEY_BACKEND": "pkcs11:token"}, "E013"),
+        ({"KEY_BACKEND": "pkcs11:token", "PKCS11_MODULE": "/usr/lib/hsm.so"}, "E013"),
+        ({"KEY_BACKEND": "pkcs11:token", "PKCS11_PIN": "a-pin-that-is-not-shown"}, "E013"),
+        ({"KEY_ALGORITHM": "RS256"}, "E016"),
+        ({"KEY_ROTATION_DAYS": "-1"}, "E018"),
+        ({"KEY_ALGORITHM": "eddsa"}, "E016"),
+        ({"KEY_BACKEND": "made-up"}, "E017"),
+        ({"KEY_BACKEND": "awskms"}, "E017"),
+        ({"KEY_BACKEND": "awskms:arn:aws:kms:eu-central-1"}, "E017"),
+        ({"KEY_BACKEND": "gcpkms"}, "E017"),
+        ({"KEY_BACKEND": "gcpkms:projects/p/locations/l/keyRings/r:soft"}, "E017"),
+        ({"KEY_BACKEND": "pkcs11"}, "E017"),
+        ({"KEY_BACKEND": "vault:sys/mounts"}, "E017"),
+        ({"AUDIT_WITNESSES": "made-up https://witness.example.com"}, "E012"),
     ],
 )
 def test_OP_7_KM_13_an_unsafe_production_setting_stops_the_start(
@@ -58,13 +75,50 @@ def test_OP_7_KM_13_an_unsafe_production_setting_stops_the_start(
     assert SAFE["VAULT_TOKEN"] not in said
 
 
-@pytest.mark.parametrize("changes", [{}, {"VAULT_ADDR": "http://127.0.0.1:8200"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"VAULT_ADDR": "http://127.0.0.1:8200"},
+        {"VAULT_TOKEN": "", "VAULT_ROLE_ID": "a-role", "VAULT_SECRET_ID": "a-secret"},
+        {"VAULT_TOKEN": "", "VAULT_KUBERNETES_ROLE": "a-role"},
+    ],
+)
 def test_DJ_1_safe_production_settings_pass_the_deployment_checks_without_a_warning(
     tmp_path: Path, changes: dict[str, str]
 ) -> None:
     done = check(tmp_path, "--deploy", "--fail-level", "WARNING", **changes)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "System check identified no issues (0 silenced).\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "number"),
+    [
+        ({"KEY_ALGORITHM": "RS256"}, "E016"),
+        ({"KEY_ROTATION_DAYS": "-1"}, "E018"),
+        ({"KEY_BACKEND": "made-up"}, "E017"),
+        ({"KEY_BACKEND": "file:elsewhere"}, "E017"),
+        ({"KEY_BACKEND": "awskms"}, "E017"),
+        ({"KEY_BACKEND": "pkcs11:token"}, "E013"),
+    ],
+)
+def test_what_could_make_no_key_stops_the_start_of_development_too(
+    tmp_path: Path, changes: dict[str, str], number: str
+) -> None:
+    done = check(tmp_path, PUBLIC_URL="http://localhost:8000", **changes)
+    assert done.returncode != 0
+    assert f"agentauth.{number}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "backend",
+    ["awskms:eu-central-1", "gcpkms:projects/p/locations/l/keyRings/r:hsm", "pkcs11:token", "vault:transit"],
+)
+def test_each_home_in_production_passes_with_its_place(tmp_path: Path, backend: str) -> None:
+    needed = {"PKCS11_MODULE": "/usr/lib/hsm.so", "PKCS11_PIN_FILE": "/run/pin"}
+    done = check(tmp_path, KEY_BACKEND=backend, **needed)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("origins", ["https://models.example", "models.example, Models.example", "127.0.0.1"])
@@ -79,7 +133,7 @@ def test_a_trusted_origin_that_no_manifest_can_claim_stops_the_start(
 
 
 def test_development_needs_no_setting_and_keeps_its_secret(tmp_path: Path) -> None:
-    bare = dict.fromkeys(SAFE, "") | {"PUBLIC_URL": "http://localhost:8000"}
+    bare = dict.fromkeys(SAFE, "") | {"PUBLIC_URL": "http://localhost:8000", "KEY_BACKEND": "file"}
     assert check(tmp_path, **bare).returncode == 0
     first = (tmp_path / "secret_key").read_text()
     assert check(tmp_path, **bare).returncode == 0

@@ -32,6 +32,12 @@ def when(at: datetime | None) -> SafeString | str:
 
 
 @register.filter
+def grouped(number: int) -> str:
+    """A whole number as the reader groups its digits."""
+    return formats.number_format(number, force_grouping=True)
+
+
+@register.filter
 def exact(at: datetime) -> str:
     """A date and time with its zone, in the reader's."""
     return f"{formats.date_format(timezone.localtime(at), 'j F Y, H:i')} ({timezone.get_current_timezone_name()})"

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 from datetime import datetime, timedelta
 from io import StringIO
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 
 from agentauth.protocol.errors import InvalidRequestError, InvalidStateError
 from approvals.models import Challenge, Passkey, SetupCode
@@ -75,7 +77,7 @@ def test_looking_at_a_setup_link_does_not_use_it() -> None:
     assert SetupCode.objects.get().used_at is None
 
 
-def test_a_used_or_old_setup_link_is_gone(now: datetime) -> None:
+def test_DJ_24_a_used_or_old_setup_link_is_gone(now: datetime) -> None:
     link = create_setup_link(email="bob@example.org", actor=TESTER, now=now)
     assert Person().set_up(link.url, name="Bob", email="").status_code == 200
     assert browser().get(link.url.removeprefix(ORIGIN)).status_code == 410
@@ -240,6 +242,30 @@ def test_ending_all_sessions_ends_the_others_too(alice: Person) -> None:
     other.sign_in()
     alice.client.post("/settings/sessions/end")
     assert other.get("/approvals/").status_code == 302
+
+
+@pytest.mark.django_db(transaction=True)
+def test_DJ_24_a_setup_link_used_many_times_at_once_makes_one_human(now: datetime) -> None:
+    path = create_setup_link(email="bob@example.org", actor=TESTER, now=now).url.removeprefix(ORIGIN)
+    people = [Person() for _ in range(8)]
+    credentials = []
+    for person in people:
+        options = person.post(f"{path}options", {"name": "Bob"}).json()["publicKey"]
+        credentials.append(person.device.registration(options))
+    barrier, answers = threading.Barrier(len(people)), []
+
+    def finish(person: Person, credential: dict[str, Any]) -> None:
+        barrier.wait()
+        answers.append(person.post(f"{path}finish", {"credential": credential}).status_code)
+        connection.close()
+
+    threads = [threading.Thread(target=finish, args=each) for each in zip(people, credentials, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == [200, *[410] * 7]
+    assert (Human.objects.count(), Passkey.objects.count()) == (1, 1)
 
 
 def test_two_links_made_at_once_make_one_first_admin(now: datetime) -> None:

@@ -13,8 +13,10 @@ from approvals.services.recovery import recent_recovery
 from approvals.views.access import human_of, signed_in
 from approvals.views.described import describe_permissions, standing
 from approvals.views.happened import tell
+from approvals.views.log import describe_log
 from approvals.views.paging import id_or_none_of_ours, page_of
-from audit.models import Event, Head
+from audit.models import Event
+from audit.standing import log_standing, stands_of
 from registry.models import Grant
 from verifier.services.confirmations import pending_for
 
@@ -52,6 +54,9 @@ def activity(request: HttpRequest) -> HttpResponse:
     if agent := request.GET.get("agent", ""):
         events = events.filter(agent_id=id_or_none_of_ours(agent))
     page, paging = page_of(events, request)
-    head = Head.objects.first()
-    context = {"lines": tell(page), "agent": agent, "log_size": head.size if head else 0} | paging
+    # Before the events are looked up in it, so that they are compared with what it says now.
+    standing = log_standing(now=timezone.now())
+    stands = stands_of(page, standing.checkpoint)
+    lines = [line | {"stand": stands[line["event"].pk]} for line in tell(page)]
+    context = {"lines": lines, "agent": agent, "log": describe_log(standing, stands)} | paging
     return render(request, "activity.html", context)

@@ -1,15 +1,22 @@
 """Fixtures of the audit tests."""
 
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
+import boto3
 import pytest
+import time_machine
 from django.db import connection, transaction
+from pytest_django.fixtures import Settings
 
 from audit import kinds
-from audit.models import Event
+from audit.models import Checkpoint, Event
 from audit.services import Actor, record
+from audit.stores import Store, store_at
+from audit.tests import proving
+from tests import ministack
 
 MakeEvent = Callable[..., Event]
 
@@ -40,3 +47,66 @@ def make_event(now: datetime) -> MakeEvent:
             return record(**(arguments | overrides))
 
     return make
+
+
+@pytest.fixture
+def signing(settings: Settings, now: datetime) -> Iterator[None]:
+    """The log can sign, with no store outside; it is `now`."""
+    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = "audit.tests.signing.signer", "audit.tests.signing.keys"
+    settings.AUDIT_STORE = ""
+    with time_machine.travel(now, tick=False):
+        yield
+
+
+@pytest.fixture
+def signed_log(signing: None, now: datetime, make_event: MakeEvent) -> Checkpoint:
+    """300 leaves under a checkpoint, the first with something personal, and 20 above it."""
+    make_event(personal={"name": "Alice"})
+    proving.grow(300, now=now)
+    checkpoint = proving.sign(now)
+    proving.grow(20, now=now)
+    assert checkpoint.size == 300
+    return checkpoint
+
+
+# What no line may hold: the key's id as well, though it is no secret.
+SECRETS = ["ATESTKEYID0123456789", "a-secret-key-of-tests-0123456789", "a-session-token-of-tests-0123456789"]
+
+
+@pytest.fixture
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the AWS libraries find in the environment."""
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    for name, value in zip(names, SECRETS, strict=True):
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="session")
+def s3_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One real server for all tests that ask it."""
+    with ministack.server(tmp_path_factory.mktemp("ministack")) as url:
+        yield url
+
+
+class Bucket(NamedTuple):
+    """A bucket of a test: the store in it, and a raw client that may do whatever the server lets it do."""
+
+    name: str
+    url: str
+    uri: str
+    store: Store
+    client: Any
+
+
+@pytest.fixture
+def bucket(s3_url: str, credentials: None) -> Bucket:
+    return new_bucket(s3_url)
+
+
+def new_bucket(url: str, *, locked: bool = True) -> Bucket:
+    """Made with or without Object Lock."""
+    client = boto3.session.Session().client("s3", endpoint_url=url, region_name="us-east-1")
+    name = f"log-{uuid.uuid4()}"
+    client.create_bucket(Bucket=name, ObjectLockEnabledForBucket=locked)
+    uri = f"s3://{name}/log?endpoint={url}&region=us-east-1&lock_days=30"
+    return Bucket(name, url, uri, store_at(uri), client)

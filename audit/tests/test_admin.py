@@ -1,11 +1,16 @@
 """Events in an admin site: rows to read, and nothing that changes one."""
 
+import uuid
+from types import SimpleNamespace
+
 import pytest
 from django.contrib.admin import AdminSite
 from django.test import RequestFactory
 
-from audit.admin import EventAdmin
+from audit import admin, kinds
+from audit.admin import EventAdmin, KindFilter, ShortPaginator
 from audit.models import Event
+from audit.prepared import KINDS
 from audit.tests.conftest import MakeEvent
 
 pytestmark = pytest.mark.django_db
@@ -30,3 +35,52 @@ def test_the_salt_cannot_be_guessed_by_filtering(make_event: MakeEvent) -> None:
     shown = EventAdmin(Event, AdminSite())
     assert not shown.lookup_allowed("salt__startswith", "x", request)
     assert shown.lookup_allowed("outcome__exact", "denied", request)
+
+
+def _listed(query: str) -> list[Event]:
+    request = RequestFactory().get(f"/admin/audit/event/?{query}")
+    request.user = SimpleNamespace(has_perm=lambda _right: True, pk=None)  # type: ignore[assignment]  # somebody who may
+    return list(EventAdmin(Event, AdminSite()).get_changelist_instance(request).result_list)
+
+
+def test_events_are_found_by_the_ids_an_index_leads_to_and_the_last_ones_by_others_too(
+    make_event: MakeEvent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [uuid.UUID(int=number) for number in range(1, 4)]
+    made = [make_event(agent_id=ids[0], token_jti="jti-1") for _ in range(3)]
+    other = make_event(human_id=ids[1], grant_id=ids[2], kind=kinds.KEY_PUBLISHED, outcome="denied")
+    newest = sorted((event.pk for event in made), reverse=True)
+    for query, wanted in (
+        ("", sorted([other.pk, *newest], reverse=True)),
+        (f"q={made[1].pk}", [made[1].pk]),
+        (f"q={ids[0]}", newest),
+        (f"q={ids[1]}", [other.pk]),
+        (f"q={ids[2]}", [other.pk]),
+        ("q=jti-1", newest),
+        ("q=jti", []),
+        (f"q={uuid.UUID(int=9)}", []),
+        ("kind=kms.key.published", [other.pk]),
+        ("outcome__exact=denied", [other.pk]),
+        (f"q={ids[0]}&kind=kms.key.published", []),
+    ):
+        assert [event.pk for event in _listed(query)] == wanted, query
+    # A text is looked for among the last events alone.
+    monkeypatch.setattr(admin, "LAST_EVENTS", 2)
+    last = sorted([other.pk, *newest], reverse=True)[:2]
+    assert [event.pk for event in _listed("q=jti-1")] == [pk for pk in last if pk != other.pk]
+
+
+def test_a_list_counts_no_further_than_anybody_turns_pages(
+    make_event: MakeEvent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "MOST_COUNTED", 2)
+    for _ in range(3):
+        make_event()
+    assert ShortPaginator(Event.objects.order_by("id"), 100).count == 2
+
+
+def test_no_list_reads_the_whole_log_to_show_its_filters_or_its_order() -> None:
+    shown = EventAdmin(Event, AdminSite())
+    assert shown.sortable_by == ()
+    request = RequestFactory().get("/admin/audit/event/")
+    assert [kind for kind, _ in KindFilter(request, {}, Event, shown).lookup_choices] == sorted(KINDS)

@@ -26,6 +26,8 @@ MINE, OTHERS = (
     uuid.UUID("0198c0de-0000-7000-8000-00000000000b"),
 )
 
+HUMAN = uuid.UUID("0198c0de-0000-7000-8000-00000000000c")
+
 
 @dataclass
 class Principal:
@@ -104,9 +106,14 @@ def test_what_was_erased_is_no_longer_opened(make_event: MakeEvent) -> None:
     assert "commitment" in event["data"]["name"]
 
 
-def test_filters_by_agent_and_kind(make_event: MakeEvent) -> None:
-    make_event(agent_id=MINE)
-    make_event(agent_id=OTHERS, kind="kms.key.published")
+def test_filters_by_agent_human_and_kind(make_event: MakeEvent) -> None:
+    make_event(agent_id=MINE, human_id=HUMAN)
+    make_event(agent_id=OTHERS, human_id=HUMAN, kind="kms.key.published")
+    assert len(_results(AUDITOR, f"human={HUMAN}")) == 2
+    assert len(_results(AUDITOR, f"human={HUMAN}&agent={MINE}")) == 1
+    assert _results(AUDITOR, f"human={MINE}") == []
+    # It narrows what an agent may read, and widens nothing.
+    assert [event["agent_id"] for event in _results(AGENT, f"human={HUMAN}")] == [str(MINE)]
     assert len(_results(AUDITOR, f"agent={MINE}")) == 1
     assert len(_results(AUDITOR, "kind=kms.key.published")) == 1
     assert _results(AUDITOR, f"agent={MINE}&kind=kms.key.published") == []

@@ -1,7 +1,7 @@
 """Many events at a time: the same rows as one by one, all of them or none, and checked where each is made."""
 
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -9,14 +9,15 @@ from django.db import connection, transaction
 from pytest_django import DjangoCaptureOnCommitCallbacks
 from pytest_django.fixtures import Settings
 
+from agentauth.protocol.chain import EMPTY_LINK
 from agentauth.protocol.errors import EncodingError, TemporarilyUnavailableError
-from audit import kinds
+from audit import kinds, sequencer
 from audit.identifiers import new_id
-from audit.models import Event, Leaf, QueueEntry
+from audit.models import Event, Head, Leaf, QueueEntry
 from audit.sequencer import BATCH, sequence_until_empty
-from audit.services import Actor, Entry, record, record_many, recorded
+from audit.services import Actor, Entry, checked, record, record_many, recorded
 from audit.tests.conftest import MakeEvent
-from audit.tests.tampering import execute
+from audit.tests.tampering import as_table_owner, execute
 from audit.verification import verify_log
 
 pytestmark = pytest.mark.django_db
@@ -36,12 +37,13 @@ def entry(**overrides: Any) -> Entry:
         "outcome": "success",
         "data": {"action": None},
     }
-    return Entry(**(values | overrides))
+    values |= overrides
+    return Entry(**values | {"data": checked(values["data"])})
 
 
 def write(*entries: Entry) -> int:
     with transaction.atomic():
-        return record_many(entries)
+        return record_many(entries, now=AT)
 
 
 def columns(pk: Any) -> dict[str, Any]:
@@ -73,9 +75,9 @@ def test_the_rows_are_those_of_record(more: dict[str, Any]) -> None:
             service_provider_id=made.service_provider_id,
             grant_id=made.grant_id,
             token_jti=made.token_jti,
-            data=made.data,
+            data=made.data.value,
         )
-        assert record_many([made]) == 1
+        assert record_many([made], now=AT) == 1
     assert columns(made.id) == columns(one.pk)
 
 
@@ -88,11 +90,75 @@ def test_each_event_waits_for_its_number_and_gets_it(now: datetime, make_event: 
     assert verify_log().ok
 
 
+def test_where_a_log_has_begun_they_are_numbered_with_their_writing(
+    now: datetime, make_event: MakeEvent
+) -> None:
+    """Byte for byte as the sequencer numbers what stands in the rows, and in the order of their ids."""
+    make_event()
+    sequence_until_empty(now=now)
+    waiting = make_event()
+    all_ids = {
+        name: str(uuid.uuid4()) for name in ("agent_id", "human_id", "service_provider_id", "grant_id")
+    }
+    entries = [
+        entry(),
+        entry(data=AWKWARD, token_jti='a\\b\\N"', reason="\\N", actor_id='é𝄞"\\', outcome="denied"),
+        entry(at=AT.replace(microsecond=0), token_jti="", reason="", actor_id="", request_id=""),
+        entry(at=AT.astimezone(timezone(timedelta(hours=5, minutes=30))), **all_ids),
+    ]
+    assert write(*reversed(entries)) == 4
+    assert list(QueueEntry.objects.values_list("event_id", flat=True)) == [waiting.pk]
+    leaves = Leaf.objects.order_by("leaf_index").values_list("leaf_index", "event_id")[1:]
+    ids = sorted(each.id for each in entries)
+    assert [(index, str(pk)) for index, pk in leaves] == list(enumerate(ids, start=1))
+    assert (Head.objects.get().size, Head.objects.get().moved_at) == (5, AT)
+    assert sequence_until_empty(now=now) == 1
+    verdict = verify_log()
+    assert (verdict.ok, verdict.tree_size) == (True, 6)
+
+
+def test_what_another_sequencer_numbers_meanwhile_makes_no_fork(
+    now: datetime, make_event: MakeEvent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head that was read is not where the log ends any more: they wait."""
+    make_event()
+    sequence_until_empty(now=now)
+    real = sequencer._grown
+
+    def late(head: Head, hashed: Any) -> Any:
+        Head.objects.update(size=head.size + 7)
+        return real(head, hashed)
+
+    monkeypatch.setattr(sequencer, "_grown", late)
+    made = entry()
+    write(made)
+    assert [str(pk) for pk in QueueEntry.objects.values_list("event_id", flat=True)] == [made.id]
+    assert Leaf.objects.count() == 1
+
+
+def test_events_that_cannot_be_numbered_wait_and_are_not_lost(
+    now: datetime, make_event: MakeEvent, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A head that was moved back: no fork, and what happened is on record all the same."""
+    make_event()
+    sequence_until_empty(now=now)
+    made = entry()
+    with as_table_owner():
+        execute("UPDATE audit_head SET size = 0, link = %s, peaks = %s", EMPTY_LINK, b"")
+        write(made)
+        assert Leaf.objects.count() == 1
+        assert [str(pk) for pk in QueueEntry.objects.values_list("event_id", flat=True)] == [made.id]
+        assert Head.objects.get().size == 0
+    assert "they wait" in caplog.text
+
+
 def test_more_than_a_batch_of_either_is_written_and_numbered(now: datetime) -> None:
     """Also as many values at a time as a database is ever given."""
     entries = [entry() for _ in range(BATCH + 100)]
     assert write(*entries) == len(entries)
-    assert recorded([*entries[:1000], entry()]) == {each.id for each in entries[:1000]}
+    assert recorded([*(each.id for each in entries[:1000]), entry().id]) == {
+        each.id for each in entries[:1000]
+    }
     assert sequence_until_empty(now=now) == len(entries)
     assert Leaf.objects.count() == len(entries)
 
@@ -105,7 +171,7 @@ def test_of_none_nothing_is_written() -> None:
 @pytest.mark.django_db(transaction=True)
 def test_outside_a_transaction_it_is_refused() -> None:
     with pytest.raises(ValueError, match="transaction"):
-        record_many([entry()])
+        record_many([entry()], now=AT)
     assert not Event.objects.exists()
 
 
@@ -148,6 +214,13 @@ def test_AU_2_one_event_that_cannot_be_written_takes_the_others_with_it() -> Non
         ({"request_id": "a\nb"}, ValueError),
         ({"reason": "\ud800"}, ValueError),
         ({"token_jti": "\0"}, ValueError),
+        ({"token_jti": "x" * 65}, ValueError),
+        ({"reason": "x" * 65}, ValueError),
+        ({"request_id": "x" * 65}, ValueError),
+        ({"token_jti": 0}, TypeError),
+        ({"reason": []}, TypeError),
+        ({"request_id": None}, TypeError),
+        ({"agent_id": 0}, TypeError),
         ({"data": {"price": 1.5}}, EncodingError),
         ({"data": {"text": "\0"}}, EncodingError),
         ({"data": {"text": "\ud800"}}, EncodingError),

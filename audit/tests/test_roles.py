@@ -21,6 +21,23 @@ from audit.verification import verify_log
 pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 ROLE = "serving role"
 QUOTED = '"serving role"'
+# Neither what a month holds nor which months there are is a role's to change, whatever it may do with the table.
+MONTHS = [
+    *(
+        f"{act} audit_event_late"
+        for act in ("TABLE", "DELETE FROM", "TRUNCATE", "DROP TABLE", "INSERT INTO audit_event_late TABLE")
+    ),
+    "UPDATE audit_event_late SET reason = 'x'",
+    "ALTER TABLE audit_event_late DISABLE TRIGGER ALL",
+    "ALTER TABLE audit_event DETACH PARTITION audit_event_late",
+    "CREATE TABLE audit_event_2026_01 PARTITION OF audit_event DEFAULT",
+    "SELECT agentauth_attach_events('anything', 'FROM (MINVALUE) TO (MAXVALUE)')",
+    "SELECT agentauth_first_id('2026-01-01')",
+    "ALTER FUNCTION agentauth_add_event_month(timestamptz) SECURITY INVOKER",
+    "CREATE OR REPLACE FUNCTION agentauth_add_event_month(moment timestamptz) RETURNS boolean LANGUAGE sql AS 'SELECT true'",
+    "DROP FUNCTION agentauth_add_event_month(timestamptz)",
+    "LOCK TABLE audit_event IN SHARE UPDATE EXCLUSIVE MODE",
+]
 
 
 @pytest.fixture
@@ -67,6 +84,7 @@ def test_the_serving_role_records_numbers_erases_and_verifies(
         "DROP TABLE audit_leaf",
         "CREATE TABLE anything (id integer)",
         "DELETE FROM django_migrations",
+        *MONTHS,
         "SET session_replication_role = replica",
     ],
 )
@@ -87,14 +105,30 @@ def test_AU_27_the_serving_role_cannot_change_the_log(
 def test_granting_again_takes_back_what_was_given_by_hand(serving: None) -> None:
     execute(f"GRANT UPDATE, TRUNCATE ON audit_event TO {QUOTED}")
     execute("GRANT DELETE ON audit_leaf TO PUBLIC")
+    execute(f"GRANT INSERT ON audit_event_late TO {QUOTED}")
+    execute("GRANT SELECT (salt) ON audit_event_late TO PUBLIC")
+    execute("GRANT EXECUTE ON FUNCTION agentauth_attach_events(text, text) TO PUBLIC")
     grant_serving_role(ROLE)
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT has_table_privilege(%s, 'audit_event', 'UPDATE'), has_table_privilege(%s, 'audit_event', 'TRUNCATE'),"
-            " has_table_privilege(%s, 'audit_leaf', 'DELETE')",
-            [ROLE] * 3,
+            " has_table_privilege(%s, 'audit_leaf', 'DELETE'), has_table_privilege(%s, 'audit_event_late', 'INSERT'),"
+            " has_column_privilege(%s, 'audit_event_late', 'salt', 'SELECT'),"
+            " has_function_privilege(%s, 'agentauth_attach_events(text, text)', 'EXECUTE'),"
+            " has_function_privilege(%s, 'agentauth_add_event_month(timestamptz)', 'EXECUTE')",
+            [ROLE] * 7,
         )
-        assert cursor.fetchone() == (False, False, False)
+        assert cursor.fetchone() == (False, False, False, False, False, False, True)
+
+
+@pytest.mark.parametrize("table", ["audit_event", "audit_event_late"])
+def test_what_a_role_may_do_to_the_log_or_a_month_through_another_is_seen(table: str) -> None:
+    execute(f"CREATE ROLE {QUOTED} LOGIN")
+    execute('CREATE ROLE "a group"')
+    execute(f'GRANT UPDATE ON {table} TO "a group"')
+    execute(f'GRANT "a group" TO {QUOTED}')
+    with pytest.raises(RoleError, match=f"may UPDATE on {table}: revoke that membership"):
+        grant_serving_role(ROLE)
 
 
 def test_a_role_that_no_grant_binds_is_refused() -> None:

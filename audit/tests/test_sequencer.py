@@ -107,7 +107,7 @@ def test_a_head_moved_back_makes_no_fork(make_event: MakeEvent, now: datetime) -
     sequence_until_empty(now=now)
     make_event()
     with as_table_owner():
-        execute("UPDATE audit_head SET size = 0, link = %s", EMPTY_LINK)
+        execute("UPDATE audit_head SET size = 0, link = %s, peaks = %s", EMPTY_LINK, b"")
         with pytest.raises(IntegrityError), transaction.atomic():
             sequence_pending(now=now)
         assert _indexes() == [0]

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from datetime import datetime
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
-from audit.models import Event, Leaf, QueueEntry
+from audit.models import Event, Head, Leaf, QueueEntry
 from audit.sequencer import sequence_pending, sequence_until_empty
+from audit.services import record_many
 from audit.tests.conftest import MakeEvent
+from audit.tests.test_record_many import entry
 from audit.verification import verify_log
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -65,3 +67,50 @@ def test_events_recorded_meanwhile_are_all_numbered_in_one_line(make_event: Make
     assert not QueueEntry.objects.exists()
     verdict = verify_log()
     assert (verdict.ok, verdict.tree_size) == (True, 30)
+
+
+def test_AU_11_who_numbers_at_once_and_who_numbers_what_waits_make_one_line(
+    make_event: MakeEvent, now: datetime
+) -> None:
+    make_event()
+    sequence_until_empty(now=now)
+
+    def record() -> None:
+        for _ in range(15):
+            make_event()
+
+    def many() -> None:
+        for _ in range(15):
+            with transaction.atomic():
+                record_many([entry(), entry()], now=now)
+
+    def sequence() -> None:
+        while Event.objects.count() < 76:
+            sequence_pending(now=now, batch=3)
+
+    _together(record, many, many, sequence)
+    sequence_until_empty(now=now)
+    assert not QueueEntry.objects.exists()
+    verdict = verify_log()
+    assert (verdict.ok, verdict.tree_size) == (True, 76)
+
+
+@pytest.mark.postgres
+def test_who_finds_the_head_held_waits_for_nobody(
+    make_event: MakeEvent, now: datetime, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_event()
+    sequence_until_empty(now=now)
+
+    def write() -> None:
+        with transaction.atomic():
+            record_many([entry()], now=now)
+
+    with transaction.atomic():
+        Head.objects.select_for_update().get()
+        _together(write)
+        assert QueueEntry.objects.count() == 1
+    # It was no failure, as after waiting in vain.
+    assert not caplog.records
+    assert sequence_until_empty(now=now) == 1
+    assert verify_log().ok

@@ -12,7 +12,7 @@ from django.core.management import call_command
 
 from agentauth.protocol.chain import CompactTree, leaf_hash, link
 from audit.entries import entry_of
-from audit.models import Event, Head, Leaf, Opening, QueueEntry
+from audit.models import Event, Head, Leaf, Node, Opening, QueueEntry
 from audit.sequencer import sequence_until_empty
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
@@ -134,7 +134,10 @@ def _delete_tail(log: list[Event]) -> None:
 
 def _delete_tail_and_move_the_head(log: list[Event]) -> None:
     _delete_tail(log)
-    Head.objects.update(size=5, link=Leaf.objects.get(leaf_index=4).link)
+    tree = CompactTree()
+    for leaf in Leaf.objects.order_by("leaf_index"):
+        tree.append(bytes(leaf.leaf_hash))
+    Head.objects.update(size=5, link=Leaf.objects.get(leaf_index=4).link, peaks=b"".join(tree.peaks))
 
 
 def _delete_first_leaf(log: list[Event]) -> None:
@@ -168,9 +171,17 @@ def _insert_leaf_in_the_middle(log: list[Event]) -> None:
 
 def _add_leaf(index: int, event: Event) -> None:
     previous = bytes(Leaf.objects.get(leaf_index=index - 1).link)
-    hashed = leaf_hash(entry_of(event))
-    Leaf.objects.bulk_create(
-        [Leaf(leaf_index=index, event=event, leaf_hash=hashed, link=link(previous, hashed))]
+    entry = entry_of(event)
+    hashed = leaf_hash(entry)
+    Leaf.objects.create(
+        leaf_index=index,
+        event=event,
+        entry=entry,
+        leaf_hash=hashed,
+        link=link(previous, hashed),
+        agent_id=event.agent_id,
+        human_id=event.human_id,
+        kind=event.kind,
     )
 
 
@@ -202,14 +213,45 @@ def _rewrite_an_event_with_its_leaf(log: list[Event]) -> None:
     event = log[3]
     event.reason = "forgiven"
     Event.objects.filter(pk=event.pk).update(reason=event.reason)
-    hashed = leaf_hash(entry_of(event))
+    entry = entry_of(event)
+    hashed = leaf_hash(entry)
     previous = bytes(Leaf.objects.get(leaf_index=2).link)
-    Leaf.objects.filter(leaf_index=3).update(leaf_hash=hashed, link=link(previous, hashed))
+    Leaf.objects.filter(leaf_index=3).update(entry=entry, leaf_hash=hashed, link=link(previous, hashed))
+
+
+def _change_entry(log: list[Event]) -> None:
+    Leaf.objects.filter(leaf_index=3).update(entry=bytes(32))
+
+
+def _give_a_leaf_to_another_agent(log: list[Event]) -> None:
+    Leaf.objects.filter(leaf_index=3).update(agent_id=uuid.UUID(int=1))
+
+
+def _take_a_leaf_from_its_human(log: list[Event]) -> None:
+    Leaf.objects.filter(leaf_index=3).update(human_id=None)
+
+
+def _change_the_kind_of_a_leaf(log: list[Event]) -> None:
+    Leaf.objects.filter(leaf_index=3).update(kind="kms.key.published")
+
+
+def _change_head_peaks(log: list[Event]) -> None:
+    Head.objects.update(peaks=bytes(len(Head.objects.get().peaks)))
+
+
+def _insert_node(log: list[Event]) -> None:
+    Node.objects.create(level=1, index=0, hash=bytes(32))
 
 
 # What is done → where it is found: a leaf index, or the event of the leaf at ("event", index).
 TAMPERINGS: list[tuple[Callable[[list[Event]], None], Any]] = [
     (_delete_event, ("event", 4)),
+    (_change_entry, 3),
+    (_give_a_leaf_to_another_agent, 3),
+    (_take_a_leaf_from_its_human, 3),
+    (_change_the_kind_of_a_leaf, 3),
+    (_change_head_peaks, SIZE - 1),
+    (_insert_node, 0),
     (_delete_leaf, 4),
     (_delete_leaf_and_close_the_gap, 4),
     (_delete_tail, 5),

@@ -1,93 +1,126 @@
 """Keys in the Transit engine of a Vault or OpenBao server: made there, used there, and never let out."""
 
 import base64
+import hashlib
+import math
+import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cached_property
-from typing import Any, Final
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
 
 import hvac
 import requests
 from django.conf import settings
-from hvac.exceptions import VaultError
+from hvac.exceptions import (
+    BadGateway,
+    Forbidden,
+    InternalServerError,
+    RateLimitExceeded,
+    VaultDown,
+    VaultError,
+)
 
+from agentauth.protocol.encoding import b64u_decode
 from agentauth.protocol.errors import AgentAuthError
-from agentauth.protocol.keys import PublicKey, Signer, ed25519_public_key
+from agentauth.protocol.keys import Algorithm, PublicKey, ed25519_public_key
 from audit.identifiers import new_id
-from kms.backends import BackendError
+from kms.backends import der
+from kms.backends.errors import BackendError, BusyError, ThrottledError
+from kms.backends.places import MOUNT
+
+T = TypeVar("T")
 
 SCHEME: Final = "vault"
-TIMEOUT_SECONDS: Final = 2
-_ADDRESS = re.compile(r"vault:([A-Za-z0-9_-]{1,64})/(agentauth-[a-z]{1,16}-[0-9a-f-]{36})")
+DEFAULT_MOUNT: Final = "transit"
+# To connect, and for each part of an answer (s).
+TIMEOUT_SECONDS: Final = (0.5, 1.5)
+CONNECTIONS: Final = 64
+# What a pod finds there as long as it runs; Kubernetes writes a new one in time.
+SERVICE_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+# A login is used until this part of its time is over, and is not made again sooner than this because it was refused:
+# who may not use a key is refused with any token.
+_USED: Final = 0.8
+_SECOND_LOGIN_SECONDS: Final = 5.0
+
+_ADDRESS = re.compile(rf"vault:({MOUNT})/(agentauth-[a-z]{{1,16}}-[0-9a-f-]{{36}})")
 # Each key of ours is a key of Transit by itself, so Transit's own rotation is never used.
 _VERSION: Final = 1
 _PREFIX: Final = f"vault:v{_VERSION}:"
+_TYPES: Final[dict[Algorithm, str]] = {"EdDSA": "ed25519", "ES256": "ecdsa-p256"}
 
 
 class VaultBackend:
-    """The `vault:` backend; a URI is `vault:<mount>/<key name>`. Nothing is asked of the server until it is needed."""
+    """The `vault:` backend; a URI is `vault:<mount>/<key name>`, a place is a mount."""
 
-    def create(self, *, purpose: str) -> tuple[str, PublicKey]:
-        """Make an Ed25519 key that can neither be exported nor backed up in clear."""
-        uri = f"{SCHEME}:{settings.VAULT_TRANSIT_MOUNT}/agentauth-{purpose}-{new_id()}"
+    def create(self, *, place: str, purpose: str, algorithm: Algorithm) -> str:
+        """Make a key that can neither be exported nor backed up in clear."""
+        uri = f"{SCHEME}:{place or DEFAULT_MOUNT}/agentauth-{purpose}-{new_id()}"
         mount, name = _place(uri)
-        with _server() as transit:
-            transit.create_key(
+        _ask(
+            lambda transit: transit.create_key(
                 name=name,
-                key_type="ed25519",
+                key_type=_TYPES[algorithm],
                 exportable=False,
                 allow_plaintext_backup=False,
                 mount_point=mount,
             )
-        return uri, _VaultSigner(mount, name).public
+        )
+        return uri
 
-    def open(self, uri: str) -> Signer:
+    def open(self, uri: str) -> "_TransitKey":
         """The key at `uri`. Whether it is there shows at its first use."""
-        return _VaultSigner(*_place(uri))
+        return _TransitKey(*_place(uri))
 
 
-class _VaultSigner:
-    """One key of Transit."""
-
-    alg: Final = "EdDSA"
+class _TransitKey:
+    """One key of Transit. Of which kind it is never changes, so each process asks once."""
 
     def __init__(self, mount: str, name: str) -> None:
         self._mount, self._name = mount, name
+        self._alg: Algorithm | None = None
 
-    @cached_property
     def public(self) -> PublicKey:
-        """Asked for once. Raises BackendError, also for a key that is not the kind we made."""
-        with _server() as transit:
-            found = transit.read_key(name=self._name, mount_point=self._mount)["data"]
-            if found["type"] != "ed25519" or found["exportable"] or found["allow_plaintext_backup"]:
-                raise BackendError(
-                    f"The key {self._name} is of another kind than we make, or can be exported."
-                )
-            return ed25519_public_key(
-                base64.b64decode(found["keys"][str(_VERSION)]["public_key"], validate=True)
-            )
-
-    @property
-    def kid(self) -> str:
-        return self.public.thumbprint
+        public = _ask(self._read)
+        self._alg = public.alg
+        return public
 
     def sign(self, message: bytes) -> bytes:
-        """64 bytes, checked before they are used: what comes over a network may be anything."""
-        public = self.public
-        with _server() as transit:
-            answer = transit.sign_data(
-                name=self._name,
-                hash_input=base64.b64encode(message).decode(),
-                key_version=_VERSION,
-                mount_point=self._mount,
-            )
-            text = answer["data"]["signature"]
-            if not text.startswith(_PREFIX):
-                raise BackendError(f"The key service signed with another version of {self._name}.")
-            signature = base64.b64decode(text.removeprefix(_PREFIX), validate=True)
-            public.verify(message, signature, alg=self.alg)
-            return signature
+        alg = self._alg or self.public().alg
+        return _ask(lambda transit: self._signed(transit, message, alg))
+
+    def _read(self, transit: Any) -> PublicKey:
+        found = transit.read_key(name=self._name, mount_point=self._mount)["data"]
+        if found["exportable"] or found["allow_plaintext_backup"]:
+            raise BackendError(f"The key {self._name} can be exported, or backed up in clear.")
+        text = found["keys"][str(_VERSION)]["public_key"]
+        if found["type"] == _TYPES["EdDSA"]:
+            return ed25519_public_key(base64.b64decode(text, validate=True))
+        public = der.public_key(text.encode())
+        if found["type"] != _TYPES[public.alg]:
+            raise BackendError(f"The key {self._name} is of another kind than Ed25519 and P-256.")
+        return public
+
+    def _signed(self, transit: Any, message: bytes, alg: Algorithm) -> bytes:
+        if alg == "EdDSA":
+            asked: dict[str, Any] = {"hash_input": message}
+        else:
+            # As r‖s, in base64url; what is sent is short, however long the message is.
+            asked = {
+                "hash_input": hashlib.sha256(message).digest(),
+                "prehashed": True,
+                "hash_algorithm": "sha2-256",
+                "marshaling_algorithm": "jws",
+            }
+        asked["hash_input"] = base64.b64encode(asked["hash_input"]).decode()
+        answer = transit.sign_data(name=self._name, key_version=_VERSION, mount_point=self._mount, **asked)
+        text = answer["data"]["signature"]
+        if not text.startswith(_PREFIX):
+            raise BackendError(f"The key service signed with another version of {self._name}.")
+        text = text.removeprefix(_PREFIX)
+        return base64.b64decode(text, validate=True) if alg == "EdDSA" else b64u_decode(text)
 
 
 def _place(uri: str) -> tuple[str, str]:
@@ -97,21 +130,130 @@ def _place(uri: str) -> tuple[str, str]:
     return found[1], found[2]
 
 
-@contextmanager
-def _server() -> Iterator[Any]:
-    """The Transit engine; whatever goes wrong inside becomes BackendError, without token or address of a caller."""
+def _ask(call: Callable[[Any], T]) -> T:
+    """What `call` gives of the Transit engine; whatever goes wrong becomes BackendError, without what the server said."""
     try:
-        # No redirect is followed: the token would go along.
-        with requests.Session() as session:
-            client = hvac.Client(
-                url=settings.VAULT_ADDR,
-                token=settings.VAULT_TOKEN,
-                timeout=TIMEOUT_SECONDS,
-                allow_redirects=False,
-                session=session,
-            )
-            yield client.secrets.transit
-    except (VaultError, requests.RequestException) as error:
-        raise BackendError(f"The key service did not do it: {type(error).__name__}.") from error
+        server = _server()
+        login = server.login()
+        try:
+            return call(login.client.secrets.transit)
+        except Forbidden:
+            # The token may have been revoked.
+            if not server.forget(login):
+                raise
+            return call(server.login().client.secrets.transit)
+    except RateLimitExceeded:
+        raise ThrottledError("The key service says that these are too many calls.") from None
+    except (VaultDown, InternalServerError, BadGateway, requests.RequestException) as error:
+        raise BusyError(f"The key service did not do it: {type(error).__name__}.") from None
+    except VaultError as error:
+        raise BackendError(f"The key service did not do it: {type(error).__name__}.") from None
     except (AgentAuthError, LookupError, TypeError, AttributeError, ValueError) as error:
-        raise BackendError(f"The key service answered oddly: {type(error).__name__}.") from error
+        raise BackendError(f"The key service answered oddly: {type(error).__name__}.") from None
+
+
+class _Login(NamedTuple):
+    """A client with a token; when that was got, and until when it is used (`time.monotonic`)."""
+
+    client: Any
+    at: float
+    until: float
+
+    def __repr__(self) -> str:
+        return "<a login>"
+
+
+class _Server:
+    """The server as settings name it: connections that are kept, and a login that all threads share."""
+
+    def __init__(self, named: dict[str, str]) -> None:
+        self._named = named
+        self._session = requests.Session()
+        adapter = requests.adapters.HTTPAdapter(pool_maxsize=CONNECTIONS)
+        self._session.mount("https://", adapter)
+        self._session.mount("http://", adapter)
+        self._session.verify = named.get("CACERT") or True
+        self._lock = threading.Lock()
+        self._login: _Login | None = None
+
+    def login(self) -> _Login:
+        """The login that is used now, made if there is none."""
+        found = self._login
+        if found is not None and time.monotonic() < found.until:
+            return found
+        if not self._lock.acquire(timeout=sum(TIMEOUT_SECONDS)):
+            raise BusyError("The key service is just being logged in to.")
+        try:
+            # Another thread may have done it meanwhile.
+            if self._login is None or time.monotonic() >= self._login.until:
+                self._login = self._log_in()
+            return self._login
+        finally:
+            self._lock.release()
+
+    def forget(self, refused: _Login) -> bool:
+        """Whether it is worth another try, since there is or can be another login than the one that was refused."""
+        if "TOKEN" in self._named:
+            return False
+        if self._login is not refused:
+            return True
+        if time.monotonic() < refused.at + _SECOND_LOGIN_SECONDS:
+            return False
+        self._login = None
+        return True
+
+    def _log_in(self) -> _Login:
+        named, now = self._named, time.monotonic()
+        if "TOKEN" in named:
+            return _Login(self._client(named["TOKEN"]), now, math.inf)
+        auth = self._client("").auth
+        if "ROLE_ID" in named:
+            answer = auth.approle.login(
+                named["ROLE_ID"], named.get("SECRET_ID"), use_token=False, mount_point=self._mount("approle")
+            )
+        elif "KUBERNETES_ROLE" in named:
+            answer = auth.kubernetes.login(
+                named["KUBERNETES_ROLE"],
+                _service_account(named.get("KUBERNETES_TOKEN_FILE", SERVICE_ACCOUNT)),
+                use_token=False,
+                mount_point=self._mount("kubernetes"),
+            )
+        else:
+            raise BackendError("There is neither VAULT_TOKEN nor VAULT_ROLE_ID nor VAULT_KUBERNETES_ROLE.")
+        token, seconds = answer["auth"]["client_token"], float(answer["auth"]["lease_duration"])
+        # None: a token without an end.
+        return _Login(self._client(token), now, now + seconds * _USED if seconds else math.inf)
+
+    def _mount(self, usual: str) -> str:
+        return self._named.get("AUTH_MOUNT", usual)
+
+    def _client(self, token: str) -> Any:
+        return hvac.Client(
+            url=self._named.get("ADDR", ""),
+            token=token,
+            namespace=self._named.get("NAMESPACE"),
+            timeout=TIMEOUT_SECONDS,  # type: ignore[arg-type]  # `requests` takes the two
+            # The token would go along.
+            allow_redirects=False,
+            session=self._session,
+        )
+
+
+def _service_account(path: str) -> str:
+    try:
+        return Path(path).read_text("ascii").strip()
+    except (OSError, ValueError):
+        raise BackendError(
+            "The service account's token cannot be read: VAULT_KUBERNETES_TOKEN_FILE."
+        ) from None
+
+
+# By process, since a forked child must not write into its parent's connections; and by settings, which tests change.
+_servers: dict[tuple[int, frozenset[tuple[str, str]]], _Server] = {}
+
+
+def _server() -> _Server:
+    named = {name: value for name, value in settings.VAULT.items() if value}
+    place = os.getpid(), frozenset(named.items())
+    # No lock, which a fork could leave taken: threads that come here at once make one each, and one is kept.
+    return _servers.get(place) or _servers.setdefault(place, _Server(named))

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 from pytest_django.fixtures import Settings
 
-from tests import openbao
+from kms.backends import awskms, calling
+from kms.backends import gcpkms as gcpkms_backend
+from kms.backends import pkcs11 as pkcs11_backend
+from tests import gcp_kms, ministack, openbao, softhsm
 
 
 @pytest.fixture(autouse=True)
@@ -14,6 +17,12 @@ def key_directory(settings: Settings, tmp_path: Path) -> Path:
     """Every test has a key directory of its own."""
     settings.KEY_DIRECTORY = tmp_path / "keys"
     return tmp_path / "keys"
+
+
+@pytest.fixture(autouse=True)
+def _homes_as_at_the_start() -> None:
+    """What one test saw of a home that fails says nothing to the next."""
+    calling._callers.clear()
 
 
 @pytest.fixture(scope="session")
@@ -26,5 +35,81 @@ def openbao_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def vault(settings: Settings, openbao_url: str) -> str:
     """Settings that name the real server; its address."""
-    settings.KEY_BACKEND, settings.VAULT_ADDR, settings.VAULT_TOKEN = "vault", openbao_url, openbao.ROOT_TOKEN
+    settings.KEY_BACKEND, settings.VAULT = "vault", {"ADDR": openbao_url, "TOKEN": openbao.ROOT_TOKEN}
     return openbao_url
+
+
+@pytest.fixture(scope="session")
+def gcp_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[gcp_kms.Service]:
+    """One service for all tests that ask it: a process reads its root certificates once."""
+    with gcp_kms.service(tmp_path_factory.mktemp("gcp")) as service:
+        yield service
+
+
+@pytest.fixture
+def gcpkms(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, gcp_service: gcp_kms.Service
+) -> gcp_kms.Service:
+    """Settings that name a key ring, and an environment in which Google's client comes to the service of tests."""
+    settings.KEY_BACKEND = f"gcpkms:{gcp_kms.RING}"
+    for name, value in gcp_service.env.items():
+        monkeypatch.setenv(name, value)
+    gcp_service.well()
+    gcpkms_backend._clients.clear()
+    monkeypatch.setattr(gcpkms_backend, "_without_credentials_until", 0.0)
+    return gcp_service
+
+
+@pytest.fixture(scope="session")
+def softhsm_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """One token for all tests that ask it, in the environment of this process: the library reads it whenever it starts."""
+    env = softhsm.token(tmp_path_factory.mktemp("softhsm"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOFTHSM2_CONF", env["SOFTHSM2_CONF"])
+        yield env
+
+
+@pytest.fixture
+def pkcs11(settings: Settings, softhsm_env: dict[str, str]) -> Iterator[str]:
+    """Settings that name the token; its label."""
+    settings.KEY_BACKEND = f"pkcs11:{softhsm.LABEL}"
+    settings.PKCS11 = {"MODULE": softhsm_env["PKCS11_MODULE"], "PIN": softhsm_env["PKCS11_PIN"]}
+    yield softhsm.LABEL
+    pkcs11_backend._module.stop()
+    pkcs11_backend._module._refused.clear()
+
+
+AWS_CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "ATESTKEYID0123456789",
+    "AWS_SECRET_ACCESS_KEY": "a-secret-key-of-tests-0123456789",
+    "AWS_SESSION_TOKEN": "a-session-token-of-tests-0123456789",
+}
+
+
+@pytest.fixture
+def aws(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
+    """What the AWS libraries find in the environment, and nothing kept of a test before; whom to ask is another fixture's."""
+    for name, value in AWS_CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(awskms, "_clients", {})
+    settings.KEY_BACKEND = "awskms:eu-central-1"
+    yield monkeypatch
+    for made in awskms._clients.values():
+        made.client.close()
+
+
+@pytest.fixture(scope="session")
+def ministack_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One real server for all tests that ask it."""
+    with ministack.server(tmp_path_factory.mktemp("ministack")) as url:
+        yield url
+
+
+@pytest.fixture
+def aws_kms(aws: pytest.MonkeyPatch, ministack_url: str) -> str:
+    """Settings that name the real server; its address."""
+    aws.setenv("AWS_ENDPOINT_URL_KMS", ministack_url)
+    return ministack_url

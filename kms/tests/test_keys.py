@@ -16,7 +16,7 @@ from agentauth.protocol.errors import (
     NotFoundError,
     TemporarilyUnavailableError,
 )
-from agentauth.protocol.keys import LocalSigner, PrivateKey
+from agentauth.protocol.keys import LocalSigner, PrivateKey, parse_jwk
 from agentauth.protocol.token import build_claims, sign_token, verify_access_token
 from audit.models import Event
 from audit.services import Actor
@@ -25,6 +25,7 @@ from kms.lifetimes import PUBLISHED_BEFORE_USE, TOKEN_OVERLAP
 from kms.models import Key
 from kms.services import (
     disable_key,
+    disabled_keys,
     ensure_key,
     promote_due_keys,
     public_jwks,
@@ -161,7 +162,7 @@ def _token(by: str, now: datetime) -> str:
         has_envelope=False,
     )
     key = Key.objects.get(kid=by)
-    return sign_token(claims, backends.open_signer(key.uri))
+    return sign_token(claims, backends.open_signer(key.uri, parse_jwk(key.public_jwk)))
 
 
 def _read(token: str, now: datetime) -> None:
@@ -207,7 +208,10 @@ def test_JK_18_a_disabled_key_is_refused_and_unpublished_at_once() -> None:
 def test_a_disabled_key_never_returns_and_is_disabled_once() -> None:
     old = _rotate()
     _rotate()
+    assert disabled_keys(purpose="token", now=NOW) == {}
     disable_key(kid=old.kid, actor=ACTOR, now=NOW)
+    assert list(disabled_keys(purpose="token", now=NOW)) == [old.kid]
+    assert disabled_keys(purpose="audit", now=NOW) == {}
     events = Event.objects.count()
     with pytest.raises(InvalidStateError):
         disable_key(kid=old.kid, actor=ACTOR, now=NOW)
@@ -264,7 +268,7 @@ def test_a_failing_backend_is_unavailability_and_its_words_stay_in_the_log(
     (key_directory / key.uri.removeprefix("file:")).chmod(0o644)
     services._opened.cache_clear()
     with pytest.raises(TemporarilyUnavailableError) as refused:
-        signer(purpose="token", now=NOW)
+        signer(purpose="token", now=NOW).sign(b"m")
     assert str(key_directory) not in str(refused.value)
     assert "chmod 600" in caplog.text
     key_directory.chmod(0o755)
@@ -277,10 +281,10 @@ def test_a_backend_that_fails_while_signing_is_unavailability(monkeypatch: pytes
     _rotate()
     ready = signer(purpose="token", now=NOW)
 
-    def broken(self: LocalSigner, message: bytes) -> bytes:
+    def broken(self: PrivateKey, message: bytes) -> bytes:
         raise backends.BackendError("the module took its key away")
 
-    monkeypatch.setattr(LocalSigner, "sign", broken)
+    monkeypatch.setattr(PrivateKey, "sign", broken)
     with pytest.raises(TemporarilyUnavailableError) as refused:
         ready.sign(b"message")
     assert "module" not in str(refused.value)
@@ -291,7 +295,7 @@ def test_a_key_file_that_was_exchanged_signs_nothing() -> None:
     uri, _ = backends.create(purpose="token")
     Key.objects.filter(pk=key.pk).update(uri=uri)
     with pytest.raises(TemporarilyUnavailableError):
-        signer(purpose="token", now=NOW)
+        signer(purpose="token", now=NOW).sign(b"m")
 
 
 def test_the_opened_key_is_kept_and_its_state_is_not() -> None:

@@ -14,7 +14,8 @@ from rest_framework.views import APIView
 from agentauth.protocol.capability import TYPES
 from agentauth.protocol.envelope import DEFAULT_MAXIMA, Envelope
 from agentauth.protocol.notes import verifier_key
-from kms.services import public_jwks, verification_keys
+from kms.models import Key
+from kms.services import introductions, public_jwks, verification_keys
 
 ALGORITHMS = ["EdDSA", "Ed25519", "ES256"]
 
@@ -57,6 +58,11 @@ def agentauth_document() -> dict[str, Any]:
             "confirmations": f"{base}/v1/confirmations",
             "service_providers": f"{base}/v1/service-providers",
             "audit_events": f"{base}/v1/audit/events",
+            "audit_checkpoint": f"{base}/v1/audit/checkpoint",
+            "audit_inclusion_proof": f"{base}/v1/audit/proof/inclusion",
+            "audit_consistency_proof": f"{base}/v1/audit/proof/consistency",
+            "audit_proof_bundle": f"{base}/v1/audit/proof/bundle",
+            "audit_tiles": f"{base}/v1/audit/tile",
             "jwks": f"{base}/.well-known/jwks.json",
         },
         "capability_types": list(TYPES),
@@ -67,6 +73,7 @@ def agentauth_document() -> dict[str, Any]:
         "algorithms": ALGORITHMS,
         "receipt_jwks": public_jwks(purpose="receipt", now=timezone.now()),
         "audit_vkeys": audit_vkeys(),
+        "key_introductions": {purpose: introductions(purpose=purpose) for purpose in Key.Purpose.values},
     }
 
 

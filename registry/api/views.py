@@ -14,7 +14,8 @@ from rest_framework.views import APIView
 
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.identifiers import parse_id
-from agentauth.protocol.reading import members, shown
+from agentauth.protocol.reading import members
+from audit import parameters
 from audit.services import Actor
 from registry.authentication import AgentProofAuthentication, actor_of, caller_of
 from registry.models import Agent
@@ -61,12 +62,7 @@ class NativeView(APIView):
 
     def query(self, *names: str) -> dict[str, str]:
         """The query parameters, each at most once and none that is not known here."""
-        found = self.request.query_params
-        for name, values in found.lists():
-            if name not in names or len(values) != 1:
-                taken = f"only {', '.join(names)}, each once" if names else "none"
-                raise InvalidRequestError(f"Query parameter {shown(name)}: {taken} may stand here.")
-        return {name: found[name] for name in found}
+        return parameters.query(self.request, *names)
 
     def listed(self, newest_first: QuerySet[Any], render: Callable[[Any], dict[str, Any]]) -> Response:
         """One page of rows, ordered by `-id`: `?after=` the cursor of the page before, `?limit=` 1 to 100 rows."""

@@ -2,7 +2,14 @@
 
 from django.db import migrations, models
 
-from audit.triggers import state_machine
+from audit.triggers import state_machine, when_undone
+
+PROVIDER = state_machine(
+    "registry_serviceprovider",
+    "status",
+    initial=["active"],
+    transitions={"active": ["suspended", "revoked"], "suspended": ["active", "revoked"]},
+)
 
 
 class Migration(migrations.Migration):
@@ -11,16 +18,12 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
+        when_undone(PROVIDER),
         migrations.AddField(
             model_name="serviceprovider",
             name="require_nonce",
             field=models.BooleanField(default=False),
         ),
         # SQLite rebuilt the table without its triggers.
-        state_machine(
-            "registry_serviceprovider",
-            "status",
-            initial=["active"],
-            transitions={"active": ["suspended", "revoked"], "suspended": ["active", "revoked"]},
-        ),
+        PROVIDER,
     ]

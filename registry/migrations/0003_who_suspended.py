@@ -2,7 +2,29 @@
 
 from django.db import migrations, models
 
-from audit.triggers import state_machine
+from audit.triggers import state_machine, when_undone
+
+AGENT = state_machine(
+    "registry_agent",
+    "status",
+    initial=["unclaimed", "active"],
+    transitions={
+        "unclaimed": ["active", "revoked", "expired"],
+        "active": ["suspended", "revoked", "expired"],
+        "suspended": ["active", "revoked", "expired"],
+        "expired": ["active", "unclaimed", "revoked"],
+    },
+)
+GRANT = state_machine(
+    "registry_grant",
+    "status",
+    initial=["pending"],
+    transitions={
+        "pending": ["approved", "denied", "withdrawn", "expired"],
+        "approved": ["suspended", "revoked", "expired"],
+        "suspended": ["approved", "revoked", "expired"],
+    },
+)
 
 
 class Migration(migrations.Migration):
@@ -11,6 +33,8 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
+        when_undone(AGENT),
+        when_undone(GRANT),
         migrations.AddField(
             model_name="agent",
             name="suspended_by_admin",
@@ -38,25 +62,6 @@ class Migration(migrations.Migration):
             ),
         ),
         # SQLite rebuilt the tables without their triggers.
-        state_machine(
-            "registry_agent",
-            "status",
-            initial=["unclaimed", "active"],
-            transitions={
-                "unclaimed": ["active", "revoked", "expired"],
-                "active": ["suspended", "revoked", "expired"],
-                "suspended": ["active", "revoked", "expired"],
-                "expired": ["active", "unclaimed", "revoked"],
-            },
-        ),
-        state_machine(
-            "registry_grant",
-            "status",
-            initial=["pending"],
-            transitions={
-                "pending": ["approved", "denied", "withdrawn", "expired"],
-                "approved": ["suspended", "revoked", "expired"],
-                "suspended": ["approved", "revoked", "expired"],
-            },
-        ),
+        AGENT,
+        GRANT,
     ]

@@ -2,7 +2,7 @@
 
 from django.db import migrations, models
 
-from audit.triggers import state_machine
+from audit.triggers import state_machine, when_undone
 
 
 class Migration(migrations.Migration):
@@ -11,6 +11,14 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
+        when_undone(
+            state_machine(
+                "registry_human",
+                "status",
+                initial=["active"],
+                transitions={"active": ["suspended"], "suspended": ["active"]},
+            )
+        ),
         migrations.RemoveConstraint(
             model_name="human",
             name="human_status",

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 
 from agentauth.protocol.capability import Capability, narrows, parse_allow_entry, parse_capabilities
 from agentauth.protocol.encoding import timestamp
@@ -36,18 +36,18 @@ _CHANGED = "This request changed since it was shown. Look at it again."
 
 def find_grant(reference: str, *, agent: Agent) -> Grant:
     """The agent's own grant with this id. Raises NotFoundError, one for unknown and for another's."""
-    try:
-        pk = parse_id(reference)
-    except ValueError:
-        pk = None
-    grant = (
-        Grant.objects.select_related("agent", "service_provider").filter(pk=pk, agent=agent).first()
-        if pk is not None
-        else None
-    )
+    grant = own_grant(reference, agent=agent).select_related("agent__human", "service_provider").first()
     if grant is None:
         raise NotFoundError("There is nothing here, or it is not yours.")
     return grant
+
+
+def own_grant(reference: str, *, agent: Agent) -> QuerySet[Grant]:
+    """The agent's own grant with this id, or none."""
+    try:
+        return Grant.objects.filter(pk=parse_id(reference), agent=agent)
+    except ValueError:
+        return Grant.objects.none()
 
 
 def latest_end(grant: Grant, now: datetime) -> datetime:

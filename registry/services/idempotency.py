@@ -66,9 +66,11 @@ def run_once(
         route = hashlib.sha256(route.encode()).hexdigest()
     scope = {"caller": caller, "route": route, "key": key}
     with transaction.atomic():
-        IdempotencyRecord.objects.filter(**scope, expires_at__lte=now).delete()
         if not _claim(caller, route, key, body_sha256, now):
-            return _remembered(IdempotencyRecord.objects.get(**scope), body_sha256)
+            # The row may have expired, or its cleaner be at it: then it is ours after all.
+            IdempotencyRecord.objects.filter(**scope, expires_at__lte=now).delete()
+            if not _claim(caller, route, key, body_sha256, now):
+                return _remembered(IdempotencyRecord.objects.get(**scope), body_sha256)
         answer = act()
         IdempotencyRecord.objects.filter(**scope).update(
             status=answer.status, body=dict(answer.body), token_jti=answer.token_jti

@@ -20,15 +20,16 @@ from agentauth.protocol.errors import (
     NotFoundError,
 )
 from agentauth.protocol.jose import parse_compact, verify_jws
-from agentauth.protocol.token import MAX_TOKEN_SECONDS, TYP, build_claims, sign_token
+from agentauth.protocol.token import MAX_TOKEN_SECONDS, TYP, build_claims, public_half, sign_token
 from audit import kinds
 from audit.faults import fault_point
 from audit.services import Actor, record, record_refusal
-from kms import services as kms
+from kms.certificates import token_keys
+from kms.delegation import token_signer
 from kms.state import Subject, publish_change
 from registry.models import Agent, Grant, ServiceProvider, Token
 from registry.services.codes import pairwise_subject
-from registry.services.grants import find_grant
+from registry.services.grants import find_grant, own_grant
 from registry.services.state import TokenState, token_state
 
 _REFUSED = "There is no active grant of yours with this id."
@@ -81,16 +82,15 @@ def issue_token(*, agent: Agent, grant_id: str, actor: Actor, now: datetime) -> 
 
 def needs_nonce(*, agent: Agent, grant_id: str) -> bool:
     """Does the service provider of this grant of `agent` ask for server nonces? False for what is no grant of theirs."""
-    try:
-        return find_grant(grant_id, agent=agent).service_provider.require_nonce
-    except NotFoundError:
-        return False
+    asked = own_grant(grant_id, agent=agent).values_list("service_provider__require_nonce", flat=True)
+    return bool(asked.first())
 
 
 def sign_issued(claims: Mapping[str, Any], now: datetime) -> str:
     """Sign claims that stand in a committed row. Raises TemporarilyUnavailableError if no key answers."""
     fault_point("issue.after_commit")
-    token = sign_token(claims, kms.signer(purpose="token", now=now))
+    issued_at, expires_at = int(claims["iat"]), int(claims["exp"])
+    token = sign_token(claims, token_signer(issued_at=issued_at, expires_at=expires_at, now=now))
     fault_point("issue.after_signature")
     return token
 
@@ -160,10 +160,10 @@ def _state_of_presented(untrusted_token: str, now: datetime) -> TokenState | Non
     """The token's row and all it hangs on, whether or not it has ended; None for what we did not sign."""
     try:
         jws = parse_compact(untrusted_token)
-        key = kms.verification_keys(purpose="token", now=now).get(str(jws.header.get("kid")))
+        key = token_keys(now=now).get(str(jws.header.get("kid")))
         if key is None:
             return None
-        return token_state(str(verify_jws(jws, key, expected_typ=TYP).claims.get("jti")))
+        return token_state(str(verify_jws(jws, public_half(key), expected_typ=TYP).claims.get("jti")))
     except (EncodingError, InvalidSignatureError, InvalidTokenError):
         return None
 

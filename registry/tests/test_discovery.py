@@ -24,7 +24,7 @@ def test_discovery_is_public_and_true() -> None:
         found = [
             Client().generic(method, path + more).status_code
             for method in ("GET", "POST")
-            for more in ("", "/x")
+            for more in ("", "/x", "/0/000")
         ]
         assert set(found) - {404}, path
     server = Client().get("/.well-known/oauth-authorization-server").json()

@@ -10,6 +10,7 @@ from psycopg.errors import AdminShutdown, LockNotAvailable
 from agentauth.protocol.errors import IdempotencyMismatchError, InvalidRequestError, InvalidStateError
 from audit.models import Event
 from registry.models import Grant, Human, IdempotencyRecord, ServiceProvider
+from registry.services import idempotency
 from registry.services.grants import deny_grant
 from registry.services.idempotency import KEPT_FOR, Answer, run_once
 from registry.tests.cast import TESTER, AgentClient, enrolled, refused
@@ -113,6 +114,28 @@ def test_an_answer_is_kept_for_a_day(now: datetime) -> None:
     for at, expected in ((now, 1), (now + KEPT_FOR - timedelta(seconds=1), 1), (now + KEPT_FOR, 2)):
         answer = run_once(caller="c", route="r", key="k", body_sha256=b"1", now=at, act=act)
         assert answer.body == {"run": expected}
+
+
+def test_a_row_that_is_cleaned_up_meanwhile_is_no_fault_of_ours(
+    now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_once(caller="c", route="r", key="k", body_sha256=b"1", now=now, act=lambda: Answer(200, {"run": 1}))
+    claim = idempotency._claim
+
+    def beside_the_cleaner(*arguments: Any) -> bool:
+        claimed = claim(*arguments)
+        IdempotencyRecord.objects.filter(expires_at__lte=now + KEPT_FOR).exclude(status=0).delete()
+        return claimed
+
+    monkeypatch.setattr(idempotency, "_claim", beside_the_cleaner)
+    later: dict[str, Any] = {
+        "caller": "c",
+        "route": "r",
+        "key": "k",
+        "body_sha256": b"1",
+        "now": now + KEPT_FOR,
+    }
+    assert run_once(**later, act=lambda: Answer(200, {"run": 2})).body == {"run": 2}
 
 
 def test_the_act_and_its_answer_live_or_die_together(now: datetime) -> None:

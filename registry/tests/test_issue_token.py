@@ -222,7 +222,7 @@ def test_no_signature_no_token_but_its_intent_is_on_record(
         seen.extend([Token.objects.count(), Event.objects.filter(kind="registry.token.issued").count()])
         raise TemporarilyUnavailableError("The key did not answer.")
 
-    monkeypatch.setattr("registry.services.tokens.kms.signer", fails)
+    monkeypatch.setattr("registry.services.tokens.token_signer", fails)
     response = issue(agent, grant, key="again")
     refused(response, 503, "temporarily_unavailable")
     assert response["Retry-After"]

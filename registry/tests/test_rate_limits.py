@@ -52,6 +52,15 @@ def test_what_is_refused_takes_nothing_and_asking_takes_nothing() -> None:
     assert limiter.wait("a", now=1.0) == limiter.take("a", now=1.0) == 0
 
 
+def test_what_is_charged_is_waited_for_and_never_refused() -> None:
+    limiter = Limiter(Limit(per_minute=60, burst=3), share=1)
+    assert limiter.take("a", now=0.0) == 0
+    limiter.charge("a", 9, now=0.0)
+    assert limiter.take("a", now=0.0) == 8.0
+    assert [limiter.take("a", now=8.0), limiter.take("a", now=8.0)] == [0, 1.0]
+    assert limiter.take("b", now=0.0) == 0
+
+
 def test_each_process_gives_out_its_share() -> None:
     limiter = Limiter(Limit(per_minute=60, burst=8), share=4)
     assert [limiter.take("a", now=0.0) for _ in range(3)] == [0, 0, 4.0]

@@ -187,7 +187,7 @@ def test_a_bad_code_is_refused_and_registers_nothing(bad: str) -> None:
     assert not Agent.objects.exists()
 
 
-def test_five_wrong_secrets_lock_the_code(alice: Human, now: datetime) -> None:
+def test_DJ_24_five_wrong_secrets_lock_the_code(alice: Human, now: datetime) -> None:
     code = code_of(alice, now)
     wrong = code[:9] + "0" * 26
     for _ in range(6):
@@ -205,7 +205,7 @@ def test_four_wrong_secrets_do_not(alice: Human, now: datetime) -> None:
     assert AgentClient().register(code).status_code == 201
 
 
-def test_a_used_an_old_and_a_suspended_humans_code_are_refused(
+def test_DJ_24_a_used_an_old_and_a_suspended_humans_code_are_refused(
     alice: Human, bob: Human, now: datetime
 ) -> None:
     used = code_of(alice, now)

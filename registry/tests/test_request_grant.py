@@ -1,17 +1,27 @@
 """POST /v1/grants: what may be asked, how much at once, and how soon again."""
 
+import contextlib
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from django.conf import settings
 
-from agentauth.protocol.errors import CooldownActiveError, InvalidScopeError, TooManyPendingGrantsError
+from agentauth.protocol.capability import parse_capabilities
+from agentauth.protocol.envelope import EMPTY
+from agentauth.protocol.errors import (
+    CooldownActiveError,
+    GrantTooLargeError,
+    InvalidScopeError,
+    TooManyPendingGrantsError,
+)
+from agentauth.protocol.jose import parse_compact
+from agentauth.protocol.token import MAX_SIGNING_INPUT
 from audit.models import Event
 from registry.models import Grant, Human, ServiceProvider
 from registry.services.agents import revoke_agent, suspend_agent
 from registry.services.grant_requests import request_grant
-from registry.services.grants import deny_grant
+from registry.services.grants import check_token_fits, deny_grant
 from registry.services.service_providers import create_service_provider, suspend_service_provider
 from registry.tests.cast import (
     PAY,
@@ -21,6 +31,7 @@ from registry.tests.cast import (
     approve,
     asked,
     enrolled,
+    issue,
     minutes,
     pending,
     refused,
@@ -155,13 +166,39 @@ def test_unknown_members_wrong_types_and_limits_are_refused(
 
 
 def test_the_token_to_come_must_fit(agent: AgentClient, service_provider: ServiceProvider) -> None:
-    wide = [
-        READ_CALENDAR | {"constraints": {f"argument-{number}": {"in": ["v" * 40] * 2}}}
-        for number in range(30)
-    ]
     wide = [READ_CALENDAR | {"constraints": {f"a{n}": {"eq": "v" * 100}}} for n in range(32)]
     refused(agent.ask(service_provider, capabilities=wide), 400, "grant_too_large")
     assert not Grant.objects.exists()
+
+
+def padded(length: int) -> list[dict[str, Any]]:
+    """A capability whose length is set to the byte."""
+    values = {"a": {"eq": "v" * 1000}, "b": {"eq": "v" * 1000}, "pad": {"eq": "v" * length}}
+    return [READ_CALENDAR | {"constraints": values}]
+
+
+def fits(service_provider: ServiceProvider, length: int) -> bool:
+    with contextlib.suppress(GrantTooLargeError):
+        check_token_fits(service_provider, parse_capabilities(padded(length)), EMPTY)
+        return True
+    return False
+
+
+def test_KM_9_a_token_is_refused_for_its_length_when_its_grant_is_asked_for_and_when_it_is_approved(
+    agent: AgentClient, service_provider: ServiceProvider, token_key: None, alice: Human, now: datetime
+) -> None:
+    longest = max(length for length in range(1, 1000) if fits(service_provider, length))
+    assert not fits(service_provider, longest + 1)
+    refused(agent.ask(service_provider, capabilities=padded(longest + 1)), 400, "grant_too_large")
+    assert not Grant.objects.exists()
+    # A human may approve less than was asked, which can be longer to say.
+    grant = pending(agent, service_provider, now=now, capabilities=[READ_CALENDAR])
+    with pytest.raises(GrantTooLargeError):
+        approve(grant, alice, now=now, capabilities=parse_capabilities(padded(longest + 1)))
+    approve(grant, alice, now=now, capabilities=parse_capabilities(padded(longest)))
+    token = issue(agent, grant).json()["access_token"]
+    # What was reckoned with is a grant changed ten digits of times; this one is at its first version.
+    assert MAX_SIGNING_INPUT - 16 < len(parse_compact(token).signing_input) <= MAX_SIGNING_INPUT
 
 
 def test_AP_29_the_sixth_pending_request_of_an_agent_is_refused(

@@ -1,8 +1,13 @@
 """What agents do by their own API."""
 
 from datetime import timedelta
+from typing import Any
+from unittest.mock import patch
+
+from django.test import override_settings
 
 from audit import kinds
+from kms.delegation import Delegate
 from registry.models import Agent
 from registry.services.enrolment import create_enrolment_code
 from registry.tests.cast import PAY, READ_CALENDAR, TESTER, AgentClient, issue
@@ -148,6 +153,18 @@ def an_agent_withdraws_again(world: World) -> Act:
 def an_agent_revokes_its_grant(world: World) -> Act:
     client, path = world.agent, f"/v1/grants/{world.grant.pk}/revoke"
     return lambda: client.call("POST", path)
+
+
+@act("POST v1/tokens", kinds.TOKEN_ISSUED, kinds.KEY_CERTIFIED)
+def an_agent_is_given_a_token_by_a_process_that_has_a_key_certified(world: World) -> Act:
+    agent, grant = world.agent, world.grant
+
+    def run() -> Any:
+        delegate = Delegate(lambda work: work())
+        with override_settings(TOKEN_SIGNING="delegated"), patch("kms.delegation.DELEGATE", delegate):
+            return issue(agent, grant)
+
+    return run
 
 
 @act("POST v1/tokens", kinds.TOKEN_ISSUED)

@@ -1,15 +1,23 @@
 """What admins do in the control room, operators on the command line, and jobs by the clock."""
 
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import monotonic
+from typing import Any
 from unittest.mock import patch
 
 from django.conf import settings
+from django.test import override_settings
 
+from agentauth.protocol.keys import PrivateKey
 from audit import kinds
+from audit.checkpoints import checkpoint_log
 from audit.models import RefusalCount
-from kms.models import Key
-from kms.services import rotate_key
+from kms.certificates import certify
+from kms.models import Key, KeyCertificate
+from kms.services import ensure_key, rotate_key
 from registry.models import Grant
 from registry.services.agents import suspend_agent
 from registry.services.grants import suspend_grant
@@ -217,6 +225,20 @@ def an_operator_disables_a_key(_world: World) -> Act:
     return command("disable_key", Key.objects.get(purpose="token").kid)
 
 
+@act("manage.py revoke_key_certificate", kinds.KEY_CERTIFICATE_REVOKED)
+def an_operator_revokes_a_certificate(world: World) -> Act:
+    return command("revoke_key_certificate", str(_certified(world).serial))
+
+
+@act("POST admin/kms/keycertificate/ revoke", kinds.KEY_CERTIFICATE_REVOKED)
+def an_admin_revokes_a_certificate(world: World) -> Act:
+    return world.button(_certified(world), "revoke")
+
+
+def _certified(world: World) -> KeyCertificate:
+    return certify(PrivateKey.generate().public, process=1, now=world.now)
+
+
 @act("manage.py verifier_home", kinds.HOME_LEFT)
 def an_operator_has_the_verifier_move(world: World) -> Act:
     assert world.now
@@ -238,6 +260,22 @@ def the_next_keys_time_comes(world: World) -> Act:
     rotate_key(purpose="token", actor=TESTER, now=world.now)
     Key.objects.filter(state=Key.State.NEXT).update(active_from=world.past())
     return task("kms.tasks.promote_keys")
+
+
+@act("task kms.tasks.rotate_keys", kinds.KEY_PUBLISHED)
+def a_key_has_signed_for_a_quarter(world: World) -> Act:
+    Key.objects.filter(purpose="token").update(published_at=world.now - timedelta(days=90))
+    return task("kms.tasks.rotate_keys")
+
+
+@act("POST admin/kms/key/ rotate", kinds.KEY_PUBLISHED)
+def an_admin_rotates_a_key(world: World) -> Act:
+    return world.button(Key.objects.get(purpose="token"), "rotate")
+
+
+@act("POST admin/kms/key/ disable", kinds.KEY_DISABLED)
+def an_admin_disables_a_key(world: World) -> Act:
+    return world.button(Key.objects.get(purpose="token"), "disable")
 
 
 @act("task registry.tasks.expire", kinds.GRANT_EXPIRED)
@@ -264,10 +302,56 @@ def a_flood_of_refusals_is_summed_up(world: World) -> Act:
     return task("audit.tasks.sequence_audit")
 
 
+@act("task audit.tasks.create_partitions")
+def the_next_months_are_made(world: World) -> Act:
+    assert world.now
+    return task("audit.tasks.create_partitions")
+
+
 @act("manage.py seal_audit", kinds.REFUSALS_SUPPRESSED)
 def an_operator_seals_the_log(world: World) -> Act:
     _flood(world)
     return command("seal_audit")
+
+
+@act("task audit.tasks.checkpoint_audit")
+def the_log_is_signed(world: World) -> Act:
+    assert world.alice
+    return task("audit.tasks.checkpoint_audit")
+
+
+@act("task audit.tasks.cosign_audit")
+def the_log_is_cosigned(world: World) -> Act:
+    assert world.alice
+    return task("audit.tasks.cosign_audit")
+
+
+@act("task audit.tasks.archive_audit")
+def the_log_is_archived(world: World) -> Act:
+    return _archiving(world, "audit.tasks.archive_audit", task)
+
+
+@act("manage.py archive_audit")
+def an_operator_archives_the_log(world: World) -> Act:
+    return _archiving(world, "archive_audit", command)
+
+
+@act("manage.py restore_audit")
+def an_operator_brings_events_home(world: World) -> Act:
+    return _archiving(world, "restore_audit", command)
+
+
+def _archiving(world: World, name: str, find: Callable[[str], Act]) -> Act:
+    """With a store, and a log that was numbered and signed."""
+    ensure_key(purpose="audit", actor=TESTER, now=world.now)
+    command("seal_audit")()
+    checkpoint_log(now=world.now)
+
+    def run() -> Any:
+        with TemporaryDirectory() as folder, override_settings(AUDIT_STORE=f"file:{folder}"):
+            return find(name)()
+
+    return run
 
 
 def _flood(world: World) -> None:

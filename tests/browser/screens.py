@@ -173,6 +173,21 @@ def refused_form(theatre: Theatre) -> Page:
     return page
 
 
+def signed_log(theatre: Theatre) -> Page:
+    steps.stage(theatre.registry, "sign_log", "alice@example.org")
+    page = theatre.open(theatre.alice, "/activity/")
+    page.get_by_text("What was checked").click()
+    return page
+
+
+def wrong_log(theatre: Theatre) -> Page:
+    """Somebody with the database in hand changed an event."""
+    steps.stage(theatre.registry, "tamper", "another")
+    page = theatre.open(theatre.alice, "/activity/")
+    expect(page.get_by_role("heading", name="The log does not fit what it signed")).to_be_visible()
+    return page
+
+
 def scriptless(theatre: Theatre) -> Page:
     return theatre.open(theatre.scriptless, "many")
 
@@ -225,7 +240,9 @@ SCREENS = {
     "agent-look-alike": Screen(at("agent-look-alike")),
     "agent-suspended": Screen(at("agent-suspended")),
     "agent-revoked": Screen(at("agent-revoked")),
-    "activity": Screen(at("/activity/")),
+    "activity-unsigned-log": Screen(at("/activity/")),
+    "activity": Screen(signed_log),
+    "control-room-log": Screen(at("/admin/log/")),
     "settings": Screen(at("/settings/")),
     "settings-code-shown": Screen(code_shown),
     "not-found": Screen(at(NOT_FOUND), frozenset({404})),
@@ -236,4 +253,6 @@ SCREENS = {
     "control-room-make": Screen(at("/admin/new-service-provider/")),
     "control-room-refused": Screen(refused_form),
     "control-room-made": Screen(made),
+    "activity-wrong-log": Screen(wrong_log),
+    "control-room-wrong-log": Screen(at("/admin/log/")),
 }

@@ -356,7 +356,11 @@ def withdraw(grant_id: str) -> dict[str, str]:
     return {}
 
 
+ACTS = {"set_up": set_up, "withdraw": withdraw}
+
 if __name__ == "__main__":
     django.setup()
+    from tests.browser import log_stage
+
     what, argument = sys.argv[1:]
-    print(json.dumps(withdraw(argument) if what == "withdraw" else set_up(argument)))
+    print(json.dumps((ACTS | log_stage.ACTS)[what](argument)))

@@ -7,7 +7,18 @@ from unittest.mock import patch
 
 from django.conf import settings
 
-from agentauth.protocol import capability, constraint, dpop, encoding, jose, manifest, names, token, urls
+from agentauth.protocol import (
+    capability,
+    certificate,
+    constraint,
+    dpop,
+    encoding,
+    jose,
+    manifest,
+    names,
+    token,
+    urls,
+)
 from agentauth.protocol.envelope import DEFAULT_MAXIMA
 from approvals import sessions
 from approvals.services.challenges import CHALLENGE_LIFE
@@ -88,6 +99,10 @@ FACTS: Final = [
     # 4
     f"stands in the set for {seconds(PUBLISHED_BEFORE_USE)} s before it signs",
     f"stays for {seconds(TOKEN_OVERLAP)} s",
+    f"at most {certificate.MAX_CERTIFICATE_BYTES:,} bytes. Its header",
+    f"seconds; at most {certificate.MAX_CERTIFICATE_SECONDS:,} apart",
+    f"a token it signs, 1 to {token.MAX_TOKEN_SECONDS}",
+    f"now ≥ `nbf` − {token.NOT_BEFORE_SECONDS}, now < `exp`",
     # 5
     f"`iat` at most {manifest.MAX_AHEAD_SECONDS} s ahead, `exp` ahead and at most {manifest.MAX_MANIFEST_SECONDS // 86_400} days",
     f"| 1 to {names.MAX_NAME} characters: NFC",

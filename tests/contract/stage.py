@@ -15,6 +15,9 @@ from agentauth.protocol.capability import parse_action
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from approvals.tests.cast import Person, invited
+from audit.checkpoints import checkpoint_log
+from audit.models import Leaf
+from audit.sequencer import sequence_until_empty
 from kms.models import Key
 from kms.services import ensure_key
 from registry.models import Grant
@@ -70,7 +73,7 @@ class Stage:
 
     def __init__(self) -> None:
         self.now = datetime.now(UTC)
-        for purpose in (Key.Purpose.TOKEN, Key.Purpose.RECEIPT):
+        for purpose in Key.Purpose:
             ensure_key(purpose=purpose, actor=TESTER, now=self.now)
         self.person: Person = invited("alice@example.org", "Alice", now=self.now)
         self.alice = self.person.human
@@ -82,6 +85,12 @@ class Stage:
             actor=TESTER,
             now=self.now,
         )
+        sequence_until_empty(now=self.now)
+        checkpoint_log(now=self.now)
+
+    def logged(self) -> str:
+        """The id of an event the newest checkpoint covers."""
+        return str(Leaf.objects.get(leaf_index=0).event_id)
 
     def pending(self, **terms: Any) -> Grant:
         return pending(self.agent, self.provider, now=self.now, **terms)
@@ -204,4 +213,16 @@ GOOD: dict[str, Callable[[Stage], Call]] = {
         "GET", f"/v1/confirmations/{s.confirmation().pk}"
     ),
     "GET /v1/audit/events": lambda _: of("GET", "/v1/audit/events"),
+    "GET /v1/audit/checkpoint": lambda _: of("GET", "/v1/audit/checkpoint", by=NOBODY),
+    "GET /v1/audit/proof/inclusion": lambda s: of(
+        "GET", "/v1/audit/proof/inclusion", by=NOBODY, query=f"?event={s.logged()}"
+    ),
+    "GET /v1/audit/proof/consistency": lambda _: of(
+        "GET", "/v1/audit/proof/consistency", by=NOBODY, query="?first=1&second=2"
+    ),
+    "GET /v1/audit/proof/bundle": lambda s: of(
+        "GET", "/v1/audit/proof/bundle", by=NOBODY, query=f"?event={s.logged()}"
+    ),
+    "GET /v1/audit/tile/entries/{tile}": lambda _: of("GET", "/v1/audit/tile/entries/000.p/1", by=NOBODY),
+    "GET /v1/audit/tile/{level}/{tile}": lambda _: of("GET", "/v1/audit/tile/0/000.p/1", by=NOBODY),
 }

@@ -66,6 +66,9 @@ def _odd(answer: Answer) -> str:
         return ""
     if answer.status == 503 and answer.body.get("error") == "temporarily_unavailable":
         return ""
+    if answer.status == 409 and answer.again and answer.body.get("error") == "idempotency_in_progress":
+        # The first try, whose answer was lost, still runs.
+        return ""
     return f"{answer.status} {answer.body}"
 
 

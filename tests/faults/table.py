@@ -1,11 +1,19 @@
-"""What a campaign saw, as a table."""
+"""What a campaign saw: a row for each fault, a line for each series of rounds or kills, and what they come to."""
 
-from dataclasses import dataclass
+import os
+import platform
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
-_HEAD = """| fault | cases | for s | answers | good during % | good after % | back after s | kills | lost, as the log says | broken |
-|---|---|---|---|---|---|---|---|---|---|"""
+_HEAD = """# What the faults did
+
+{date}, {machine}, load average {load:.1f}. Written by `make campaign`; what the columns mean: `tests/faults/test_scenarios.py`.
+"""
+_COLUMNS = """
+| fault | cases | for s | answers | lost | good during % | good after % | back after s | kills | decisions lost, as the log says | broken |
+|---|---|---|---|---|---|---|---|---|---|---|
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +24,7 @@ class Row:
     cases: str
     seconds: float
     answers: int
+    unanswered: int
     during: float
     after: float
     recovered: float | None
@@ -26,20 +35,50 @@ class Row:
     def line(self) -> str:
         back = "–" if self.recovered is None else f"{self.recovered:.1f}"
         cells = [
-            self.name, self.cases, f"{self.seconds:.0f}", str(self.answers), f"{self.during:.1f}",
-            f"{self.after:.1f}", back, str(self.kills), str(self.lost), str(len(self.broken)),
+            self.name, self.cases, f"{self.seconds:.0f}", str(self.answers), str(self.unanswered),
+            f"{self.during:.1f}", f"{self.after:.1f}", back, str(self.kills), str(self.lost), str(len(self.broken)),
         ]  # fmt: skip
         return "| " + " | ".join(cells) + " |"
 
 
-def table(rows: list[Row]) -> str:
-    total = f"\n{len(rows)} faults, {sum(row.answers for row in rows)} answers, {sum(row.kills for row in rows)} kills.\n"
-    return "\n".join([_HEAD, *(row.line() for row in rows)]) + "\n" + total
+@dataclass
+class Results:
+    """Everything one run saw, until it is told."""
+
+    rows: list[Row] = field(default_factory=list)
+    # Of the tests beside the scenarios.
+    lines: list[str] = field(default_factory=list)
+    kills: int = 0
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def text(self) -> str:
+        """All of it as a page."""
+        ended = datetime.now(UTC)
+        head = _HEAD.format(
+            date=f"{self.began:%Y-%m-%d}, {self.began:%H:%M} to {ended:%H:%M} UTC",
+            machine=machine(),
+            load=os.getloadavg()[2],
+        )
+        total = (
+            f"{len(self.rows)} faults, {sum(row.answers for row in self.rows)} answers, "
+            f"{self.kills + sum(row.kills for row in self.rows)} kills, "
+            f"{sum(len(row.broken) for row in self.rows)} broken promises."
+        )
+        table = _COLUMNS + "".join(f"{row.line()}\n" for row in self.rows) if self.rows else ""
+        lines = "\n" + "".join(f"- {line}\n" for line in self.lines) if self.lines else ""
+        return f"{head}{table}{lines}\n{total}\n"
 
 
-def write(rows: list[Row], *, keep: bool) -> None:
-    """Print the table; with `keep`, also put it beside this file."""
-    print("\n" + table(rows))
-    if keep:
-        head = "# What the faults did\n\nWritten by `make campaign`; what each column means stands in `test_scenarios.py`.\n\n"
-        RESULTS.write_text(head + table(rows))
+def machine() -> str:
+    """What it ran on, without naming it."""
+    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    memory = round(pages * size / 2**30)
+    return f"{os.cpu_count()} cores ({_processor()}), {memory} GB, Python {platform.python_version()}"
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return " ".join(value.split())
+    return platform.machine()

@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -17,9 +17,11 @@ import pytest
 from agentauth.protocol.encoding import b64u_decode
 from tests.actors import LivePerson, Scene, scene
 from tests.conftest import CAMPAIGN
+from tests.faults.table import Results
 from tests.live import ROOT, LiveRegistry
 
-pytestmark = [pytest.mark.faults, pytest.mark.flow]
+# They time nothing, so they run beside the sweeps.
+pytestmark = pytest.mark.sweep
 
 KILLS = 20 if CAMPAIGN else 1
 PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "50.00", "currency": "EUR"}}
@@ -51,8 +53,14 @@ def consult_oracle(registry: LiveRegistry, log: Log) -> None:
 
 
 @pytest.fixture(scope="module")
-def registry(live_registry: LiveRegistry) -> LiveRegistry:
-    return live_registry
+def registry(live_registry: LiveRegistry, results: Results) -> Iterator[LiveRegistry]:
+    yield live_registry
+    kills = live_registry.log.read_text().count("was sent SIGKILL")
+    database = "PostgreSQL" if live_registry.env["DATABASE_URL"] else "SQLite"
+    results.kills += kills
+    results.lines.append(
+        f"kill -9 at named points of issuing, verifying, approving and revoking, on {database}: {kills} kills"
+    )
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-CALLERS = {"proof": "agent", "basic": "provider"}
+CALLERS = {"proof": "agent", "basic": "provider", "nobody": "nobody"}
 CONFIG = schemathesis.Config.from_dict({"generation": {"with-security-parameters": False}})
 # Shut: an answer with a member the description does not know is a fault here.
 SCHEMA = from_dict(conformance.closed(copy.deepcopy(openapi())), config=CONFIG)
@@ -46,6 +46,13 @@ FOUND = {
     for path, methods in openapi()["paths"].items()
     for method in methods
 }
+# What the jobs would do beside the server, over enough events for a full tile.
+SIGN_THE_LOG = """
+from django.utils import timezone
+from audit.tests.proving import grow, sign
+grow(300, now=timezone.now())
+sign(timezone.now())
+"""
 COUNTS: Counter[tuple[str, int]] = Counter()
 
 
@@ -53,7 +60,9 @@ COUNTS: Counter[tuple[str, int]] = Counter()
 def known(sqlite_registry: LiveRegistry) -> Iterator[dict[str, Known]]:
     """An agent, a human and a service provider of its own for each operation: one ends what it likes."""
     wishes = [{"capabilities": [READ, PAY], "envelope": LIMITS}] * len(FOUND)
-    yield dict(zip(FOUND, map(Known, scenes(sqlite_registry, wishes)), strict=True))
+    found = dict(zip(FOUND, map(Known, scenes(sqlite_registry, wishes)), strict=True))
+    sqlite_registry.run("shell", "-v", "0", "-c", SIGN_THE_LOG)
+    yield found
     statuses = Counter(status for _, status in COUNTS.elements())
     print(
         f"\nschema fuzz: {COUNTS.total()} calls of {len(FOUND)} operations, by status {dict(sorted(statuses.items()))}"
@@ -66,7 +75,10 @@ def test_DJ_8_what_the_description_generates_is_answered_as_described(
     key: str, caller: str, known: dict[str, Known]
 ) -> None:
     operation, mine = FOUND[key], known[key]
-    own = caller in {CALLERS.get(name) for each in described(key)["security"] for name in each}
+    # Of what is open to everybody, nobody in particular is the caller.
+    own = caller in {
+        CALLERS.get(name) for each in described(key)["security"] or [{"nobody": []}] for name in each
+    }
     # Where nothing is to be chosen, nothing can be chosen wrongly.
     varies = described(key)["parameters"] or "requestBody" in described(key)
     for mode in GenerationMode if varies else [GenerationMode.POSITIVE]:
@@ -110,6 +122,9 @@ def varied(case: Case[Any], data: st.DataObject, key: str, mine: Known) -> None:
     for name, values in mine.path_parameters().items():
         if name in case.path_parameters and data.draw(st.booleans()):
             case.path_parameters[name] = data.draw(st.sampled_from(values))
+    for name, values in mine.query_parameters().items():
+        if name in case.query and data.draw(st.booleans()):
+            case.query[name] = data.draw(st.sampled_from(values))
     # Such an address is 404 before it is anybody's; tests/flows/test_sweep.py asks for them.
     case.query = {name: value for name, value in case.query.items() if "\0" not in f"{name}{value}"}
     if str(case.query.get("wait", "")).isdigit():

@@ -1,5 +1,6 @@
 """`make demo` from outside: what it prints, what it waits for, how it ends; the human acts as soon as a link appears."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,10 +8,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from tests import ministack, openbao
+from tests.conftest import CAMPAIGN
 from tests.flows.test_sdk_client import decide
 from tests.live import ROOT, LiveRegistry
 
@@ -27,6 +31,42 @@ EXPECTED = [
     ("✗ refused", "pay 30.00 EUR to ACME", "429", "envelope_exceeded/budget"),
     ("✗ refused", "read calendar/work after that", "401", "invalid_token/grant_inactive"),
 ]
+
+
+Settings = AbstractContextManager[dict[str, str]]
+
+
+@contextlib.contextmanager
+def file_with_passphrase(home: Path) -> Iterator[dict[str, str]]:
+    path = home / "passphrase"
+    path.touch(0o600)
+    path.write_text("a-passphrase-of-tests\n")
+    yield {"KEY_BACKEND": "file", "KEY_FILE_PASSPHRASE_FILE": str(path)}
+
+
+@contextlib.contextmanager
+def vault(home: Path) -> Iterator[dict[str, str]]:
+    with openbao.server(home) as url:
+        yield {"KEY_BACKEND": "vault", "VAULT_ADDR": url, "VAULT_TOKEN": openbao.ROOT_TOKEN}
+
+
+@contextlib.contextmanager
+def awskms(home: Path) -> Iterator[dict[str, str]]:
+    with ministack.server(home) as url:
+        yield {
+            "KEY_BACKEND": "awskms:eu-central-1",
+            "AWS_ENDPOINT_URL_KMS": url,
+            "AWS_ACCESS_KEY_ID": "of-a-test",
+            "AWS_SECRET_ACCESS_KEY": "of-a-test",
+        }
+
+
+# A new home of keys is a line here and the settings it needs: the scheme of its addresses, and those settings.
+HOMES: dict[str, tuple[str, Callable[[Path], Settings]]] = {
+    "awskms": ("awskms", awskms),
+    "file with passphrase": ("file", file_with_passphrase),
+    "vault": ("vault", vault),
+}
 
 
 class Demo:
@@ -70,6 +110,41 @@ def grant_id_of(registry: LiveRegistry) -> str:
     return done.stdout.strip()
 
 
+# CI has a sample: each home with one algorithm.
+_ALGORITHMS = {"awskms": "ES256", "file with passphrase": "ES256", "vault": "EdDSA"}
+
+
+@pytest.fixture(
+    params=[
+        (name, alg) for name in HOMES for alg in ("EdDSA", "ES256") if CAMPAIGN or _ALGORITHMS[name] == alg
+    ],
+    ids="-".join,
+)
+def elsewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LiveRegistry]:
+    """A registry with its keys in one home, and the jobs that `make run` runs beside it."""
+    name, algorithm = request.param
+    scheme, settings = HOMES[name]
+    with settings(tmp_path) as env:
+        made = LiveRegistry(tmp_path, workers=2, env={**env, "KEY_ALGORITHM": algorithm})
+        made.prepare()
+        assert {uri.partition(":")[0] for uri in keys(made)} == {scheme}
+        made.start()
+        with subprocess.Popen([sys.executable, "manage.py", "jobs"], cwd=ROOT, env=made.env) as jobs:
+            yield made
+            jobs.terminate()
+        made.stop()
+
+
+def keys(registry: LiveRegistry) -> list[str]:
+    """The addresses of its keys."""
+    program = "import django; django.setup()\nfrom kms.models import Key\nfor key in Key.objects.all(): print(key.uri)"
+    env = {**registry.env, "DJANGO_SETTINGS_MODULE": "agentauth.settings"}
+    command = [sys.executable, "-c", program]
+    return subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+
+
 def after(line: str, label: str) -> str | None:
     match = re.fullmatch(rf"{label}: (\S+)", line)
     return match[1] if match else None
@@ -84,27 +159,33 @@ def _jobs(sqlite_registry: LiveRegistry) -> Iterator[None]:
         process.terminate()
 
 
-@pytest.mark.usefixtures("_jobs")
-def test_the_demo_shows_what_is_allowed_and_why_the_rest_is_not(sqlite_registry: LiveRegistry) -> None:
-    demo = Demo(sqlite_registry)
+def told(registry: LiveRegistry) -> str:
+    """What the demo prints, its human agreeing to everything; its decisions are those of EXPECTED."""
+    demo = Demo(registry)
 
     def human(line: str) -> None:
         if after(line, "Claim code"):
-            decide(sqlite_registry, "approve", grant_id_of(sqlite_registry))
+            decide(registry, "approve", grant_id_of(registry))
         if url := after(line, "Confirm here"):
-            decide(sqlite_registry, "confirm", url.rstrip("/").rsplit("/", 1)[1])
+            decide(registry, "confirm", url.rstrip("/").rsplit("/", 1)[1])
         if after(line, "Revoke here"):
-            decide(sqlite_registry, "revoke", grant_id_of(sqlite_registry))
+            decide(registry, "revoke", grant_id_of(registry))
 
     code = demo.run(human)
     assert code == 0, demo.lines
-    text = "\n".join(demo.lines)
-    rows = [
-        tuple(re.split(r"  +", line)[:4])
-        for line in demo.lines
-        if line.startswith(("✓ allowed", "✗ refused"))
-    ]
-    assert rows == EXPECTED, text
+    shown = [line for line in demo.lines if line.startswith(("✓ allowed", "✗ refused"))]
+    assert [tuple(re.split(r"  +", line)[:4]) for line in shown] == EXPECTED, demo.lines
+    return "\n".join(demo.lines)
+
+
+def test_the_demo_is_the_same_wherever_keys_are(elsewhere: LiveRegistry) -> None:
+    """Settings alone are other."""
+    told(elsewhere)
+
+
+@pytest.mark.usefixtures("_jobs")
+def test_the_demo_shows_what_is_allowed_and_why_the_rest_is_not(sqlite_registry: LiveRegistry) -> None:
+    text = told(sqlite_registry)
     # Each line of the log with its number, the verifier's decisions among them.
     log = text.split("What the audit log says about it")[1]
     for kind in ("registry.agent.registered", "registry.grant.approved", "registry.grant.revoked"):

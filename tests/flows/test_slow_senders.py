@@ -1,4 +1,4 @@
-"""Requests that come slowly, in pieces, several at once or not at all: nobody else waits for them."""
+"""Requests that come slowly, in pieces, several at once or not at all, and answers taken so: nobody else waits for them."""
 
 import os
 import signal
@@ -145,6 +145,47 @@ def test_DJ_7_a_client_that_does_not_hang_up_holds_nobody_up(
     assert longest_wait(registry) < 1
 
 
+def slow_reader(registry: LiveRegistry, asked: bytes) -> socket.socket:
+    """A connection over which little fits at once: short packets, and next to no room at its end."""
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+    made.settimeout(10)
+    made.connect(("127.0.0.1", registry.port))
+    made.sendall(asked)
+    return made
+
+
+SCHEMA = b"GET /v1/schema/ HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def test_DJ_7_whoever_takes_answers_slowly_holds_nobody_up_and_is_cut_off(registry: LiveRegistry) -> None:
+    """Each byte they take is a sign of life; what counts is when the whole answer is gone."""
+    whole = len(httpx.get(f"{registry.url}/v1/schema/").content)
+    assert whole > 100_000
+    with ExitStack() as opened:
+        slow = [opened.enter_context(slow_reader(registry, SCHEMA)) for _ in range(THREADS * 3)]
+        begun, taken = time.monotonic(), dict.fromkeys(slow, 0)
+        while time.monotonic() - begun < 6:
+            assert longest_wait(registry) < 1
+            for connection in slow:
+                taken[connection] += len(connection.recv(1))
+        time.sleep(incoming.ANSWER_SECONDS - 4)
+        for connection in slow:
+            assert taken[connection] + len(rest(connection)) < whole
+
+
+def test_DJ_7_an_answer_taken_in_pieces_arrives_whole_and_so_does_the_next(registry: LiveRegistry) -> None:
+    """One that is made, and a file."""
+    style = "/static/agentauth.css"
+    kinds = [httpx.get(registry.url + path).content for path in ("/v1/schema/", style)]
+    with slow_reader(registry, SCHEMA + SCHEMA + head(registry, f"GET {style}")) as connection:
+        received = rest(connection)
+    assert [received.count(each) for each in kinds] == [2, 1]
+    assert received.count(b"HTTP/1.1 200 OK") == 3
+    assert received.endswith(b"\r\n\r\n" + kinds[1])
+
+
 def test_DJ_7_too_many_senders_cost_the_first_of_them(
     registry: LiveRegistry, connect: Callable[[bytes], socket.socket]
 ) -> None:
@@ -287,6 +328,7 @@ def test_DJ_7_a_line_that_ends_otherwise_is_refused_at_once(
 def test_DJ_7_a_server_that_stops_answers_what_it_began_to_receive(registry: LiveRegistry) -> None:
     """Last: it ends the server."""
     address = ("127.0.0.1", registry.port)
+    taking = slow_reader(registry, SCHEMA)
     with (
         socket.create_connection(address, timeout=10) as begun,
         socket.create_connection(address, timeout=10) as _silent,
@@ -301,6 +343,8 @@ def test_DJ_7_a_server_that_stops_answers_what_it_began_to_receive(registry: Liv
         answer = rest(begun)
         assert status_of(answer) == 200
         assert b"connection: close" in answer.lower()
+        with taking:
+            assert rest(taking).endswith(b"}")
         assert registry.process.wait(20) == 0
         assert time.monotonic() - stopped < 9
 
@@ -343,9 +387,14 @@ def test_DJ_7_with_tls_of_its_own_the_server_waits_no_more(
                 half = opened.enter_context(socket.create_connection(("127.0.0.1", made.port), timeout=10))
                 half = opened.enter_context(trust.wrap_socket(half, server_hostname="localhost"))
                 half.sendall(head(made, "POST /v1/verify", "Content-Length: 100"))
+            taking = opened.enter_context(
+                trust.wrap_socket(slow_reader(made, b""), server_hostname="localhost")
+            )
+            taking.sendall(SCHEMA.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
             begun = time.monotonic()
             assert client.post("/v1/verify", content=b"x" * 900_000).status_code == 401
             assert httpx.get(f"{url}/health/live", verify=trust).status_code == 200
             assert time.monotonic() - begun < 2
+            assert rest(taking).endswith(httpx.get(f"{url}/v1/schema/", verify=trust).content)
     finally:
         made.stop()

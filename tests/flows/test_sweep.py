@@ -16,7 +16,9 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from approvals.models import Passkey
 from approvals.services.people import create_setup_link
 from approvals.tests.cast import Person, browser, invited
+from audit.checkpoints import checkpoint_log
 from audit.models import Event
+from audit.services import seal_audit
 from kms.services import ensure_key
 from registry.models import ServiceProvider
 from registry.services.service_providers import create_service_provider
@@ -36,6 +38,9 @@ PUBLIC = {
     "/v1/schema/",
     "/docs/",
     "/sign-in/",
+    "/v1/audit/checkpoint",
+    "/v1/audit/tile/0/000.p/1",
+    "/v1/audit/tile/entries/000.p/1",
 }
 # What anybody may post to: the two beginnings of a ceremony, and registration, which proves itself by its body.
 PUBLIC_POSTS = {"/sign-in/options"}
@@ -56,6 +61,8 @@ def patterns(found: Any = None, prefix: str = "/") -> Iterator[str]:
 
 
 ROUTES = sorted(set(patterns()))
+# What is no id: the address of a tile of the log.
+SPELT = {"level": "0", "tile": "000"}
 
 
 def address(route: str, ids: dict[str, str]) -> str:
@@ -64,7 +71,7 @@ def address(route: str, ids: dict[str, str]) -> str:
     for part in route.split("/"):
         if "<" in part:
             name = part.strip("<>").split(":")[-1].split(">")[0]
-            parts.append(ids.get(name, str(uuid.UUID(int=7))))
+            parts.append(ids.get(name) or SPELT.get(name, str(uuid.UUID(int=7))))
         else:
             parts.append(part)
     return "/".join(parts).replace("(?P", "").replace(".*)$", "x")
@@ -100,9 +107,13 @@ def refused_shape(answer: Any, place: str) -> None:
     assert answer["X-Request-Id"], place
 
 
-def test_DJ_15_without_credentials_nothing_opens_but_the_listed(alice_at: "Scene", settings: Any) -> None:
+def test_DJ_15_without_credentials_nothing_opens_but_the_listed(
+    alice_at: "Scene", settings: Any, now: datetime
+) -> None:
     # In development whoever is on this machine may read /metrics; else it takes its token.
     settings.METRICS_TOKEN = "only-the-collector-knows"
+    seal_audit(now=now)
+    checkpoint_log(now=now)
     before = rows()
     for route in ROUTES:
         path = address(route, alice_at.ids)
@@ -139,12 +150,15 @@ class Scene:
             "grant_id": str(self.grant.pk),
             "agent_id": str(self.client.agent().pk),
             "passkey_id": str(Passkey.objects.get(human=person.human).pk),
+            # What the log shows is nobody's.
+            "level": "0",
+            "tile": "000.p/1",
         }
 
 
 @pytest.fixture
 def receipt_key(db: None, now: datetime) -> None:
-    for purpose in ("token", "receipt"):
+    for purpose in ("token", "receipt", "audit"):
         ensure_key(purpose=purpose, actor=TESTER, now=now)
 
 
@@ -158,8 +172,8 @@ def bob_at(receipt_key: None, service_provider: ServiceProvider, now: datetime) 
     return Scene(now, invited("bob@b.example", "Bob", now=now), service_provider)
 
 
-# Behind a secret, for staff, or known to every agent.
-OTHERWISE_GUARDED = ("/admin/", "/setup/", "/claim/", "/v1/service-providers/")
+# Behind a secret, for staff, known to every agent, or to everybody.
+OTHERWISE_GUARDED = ("/admin/", "/setup/", "/claim/", "/v1/service-providers/", "/v1/audit/tile/")
 NAMED = [route for route in ROUTES if "<" in route and not route.startswith(OTHERWISE_GUARDED)]
 
 

@@ -1,11 +1,13 @@
 """The verifier's server and whoever sends slowly, in pieces, several at once or not at all; and what stopping it costs."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -323,3 +325,30 @@ def test_a_certificate_is_the_proxys(tmp_path: Path) -> None:
     assert made.process
     assert made.process.wait(20) == 1
     assert "let the proxy in front hold the certificate" in made.log.read_text()
+
+
+def test_connections_that_come_at_once_are_shared_by_the_processes(tmp_path: Path) -> None:
+    """Told by the process that answers. A server of two is made for it."""
+    verifier = Verifier(tmp_path, workers=2)
+    verifier.start()
+
+    def answering() -> Counter[int]:
+        with ExitStack() as opened:
+            address = ("127.0.0.1", verifier.port)
+            made = [opened.enter_context(socket.create_connection(address, timeout=10)) for _ in range(16)]
+            for each in made:
+                each.sendall(line())
+            return Counter(json.loads(rest(each).partition(b"\r\n\r\n")[2])["process"] for each in made)
+
+    try:
+        end = time.monotonic() + 20
+        while len(answering()) < 2 and time.monotonic() < end:
+            # One of them is still beginning.
+            time.sleep(0.1)
+        for _ in range(3):
+            had = answering()
+            assert sum(had.values()) == 16
+            assert len(had) == 2, had
+            assert min(had.values()) >= 4, had
+    finally:
+        verifier.stop()

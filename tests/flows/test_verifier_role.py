@@ -101,10 +101,15 @@ def test_it_answers_verify_batch_and_introspection_and_says_how_it_is(
     assert ask(verifier, light, "/v1/introspect", data={"token": token}).json()["active"]
     assert httpx.post(verifier.url + "/v1/verify", json={}).status_code == 401
     assert ask(verifier, light, "/v1/verify?x=y", json=asked).status_code == 400
-    assert httpx.get(verifier.url + "/health/ready").status_code == 200
+    ready = httpx.get(verifier.url + "/health/ready")
+    # It signs nothing, and is not asked whether it could.
+    assert (ready.status_code, "signing" in ready.json()["checks"]) == (200, False)
     metrics = httpx.get(verifier.url + "/metrics")
     assert metrics.status_code == 200
     assert re.search(r"^agentauth_audit_queue_events \d", metrics.text, re.MULTILINE)
+    # It reads nothing of the log, and says nothing of it.
+    assert "agentauth_audit_leaves" not in metrics.text
+    assert re.search(r"^agentauth_keys\{", metrics.text, re.MULTILINE)
 
 
 def test_a_limit_of_uses_holds_and_each_decision_is_on_record(

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agentauth.protocol.approval import AgentRef, ServiceProviderRef, Signing, Statement, approval_statement
 from agentauth.protocol.capability import parse_capabilities
+from agentauth.protocol.certificate import sign_certificate
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.encoding import b64u_decode, b64u_encode, sha256, timestamp
 from agentauth.protocol.envelope import parse_envelope
@@ -20,6 +21,7 @@ from .generate import AGENT, AT, AUDIENCE, ISSUER, NOW, TOKEN_KEY, identifier, l
 
 PAGE = Path(__file__).parents[2] / "docs" / "example.md"
 RECEIPT_KEY = local("receipt key", "r1")
+HELD_KEY = local("held key")
 PASSKEY = ec.derive_private_key(int.from_bytes(seed("passkey"), "big"), ec.SECP256R1())
 CREDENTIAL_ID = seed("credential id")[:16]
 SUBJECT = b64u_encode(seed("pairwise subject"))
@@ -140,6 +142,21 @@ def token() -> str:
     return sign_token(token_claims(), TOKEN_KEY)
 
 
+def certified_jwks() -> dict[str, Any]:
+    """The key set of a registry that lets a process of its own sign, as `web-1:42` made its key."""
+    compact = sign_certificate(
+        TOKEN_KEY,
+        HELD_KEY.public,
+        issuer=ISSUER,
+        serial=identifier("certificate"),
+        instance="web-1:42",
+        not_before=NOW,
+        not_after=NOW + 3_600,
+    )
+    (own,), (held,) = jwks(TOKEN_KEY)["keys"], jwks(HELD_KEY)["keys"]
+    return {"keys": [own, held | {"certificate": compact}]}
+
+
 def proof() -> str:
     return make_proof(AGENT, method="POST", url=URL, iat=NOW, jti="at-the-provider-1", access_token=token())
 
@@ -193,6 +210,7 @@ def values() -> dict[str, str]:
         "issue proof": issue_proof,
         "receipt": receipt(),
         "token": token(),
+        "certificate": certified_jwks()["keys"][1]["certificate"],
         "proof": proof(),
     }
     return {
@@ -201,6 +219,7 @@ def values() -> dict[str, str]:
         "agent jwk": pretty(AGENT.public.jwk),
         "agent jkt": AGENT.public.thumbprint,
         "token jwks": pretty(jwks(TOKEN_KEY)),
+        "certified jwks": pretty(certified_jwks()),
         "receipt jwks": pretty(jwks(RECEIPT_KEY)),
         "manifest sha256": sha256(manifest().encode()).hex(),
         "registration": registration,

@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from agentauth.protocol.chain import field_commitment
-from agentauth.protocol.encoding import b64u_encode
+from agentauth.openapi.story import ASKED_AT
+from agentauth.protocol import proofs
+from agentauth.protocol.chain import entry_hash, field_commitment, leaf_hash, node_hash
+from agentauth.protocol.checkpoint import Checkpoint, cosign_checkpoint, sign_checkpoint, with_signatures
+from agentauth.protocol.encoding import b64_encode, b64u_encode
 from agentauth.protocol.key_change import sign_key_change
-from agentauth.protocol.notes import verifier_key
+from agentauth.protocol.log_texts import LogProof
+from agentauth.protocol.notes import parse_note, verifier_key
 
 from . import example
 from .generate import AGENT, AUDIENCE, ISSUER, NOW, TOKEN_KEY, identifier, local, seed
@@ -41,6 +45,61 @@ def new_key() -> str:
     )
 
 
+ORIGIN, LOG_KEY = "registry.example/v1/audit", local("audit key")
+# The event's number in the log of the example, and two sizes that log had.
+LEAF_INDEX, SIZE_BEFORE, SIZE = 41, 40, 44
+
+
+def event() -> dict[str, Any]:
+    """The registration of the example's agent, as the log keeps it."""
+    name = {"commitment": field_commitment(example.NAME, seed("opening"))}
+    return {
+        "id": identifier("event"),
+        "kind": "registry.agent.registered",
+        "at": ASKED_AT,
+        "actor": {"kind": "anonymous", "id": ""},
+        "outcome": "success",
+        "request_id": identifier("request"),
+        "data": {"jkt": AGENT.public.thumbprint, "name": name},
+        "agent_id": identifier("agent"),
+    }
+
+
+def subtree(height: int, index: int) -> bytes:
+    """Of a log in which that event is number LEAF_INDEX, and all others are made up."""
+    if height:
+        return node_hash(subtree(height - 1, 2 * index), subtree(height - 1, 2 * index + 1))
+    return leaf_hash(entry_hash(event(), seed("salt")) if index == LEAF_INDEX else seed(f"entry {index}"))
+
+
+def log() -> dict[str, Any]:
+    """What that log answers to everybody."""
+    root = proofs.root(SIZE, subtree)
+    checkpoint = Checkpoint(ORIGIN, SIZE, root)
+    seen = cosign_checkpoint(checkpoint, name="witness.example", signer=local("witness key"), at=NOW)
+    note = with_signatures(parse_note(sign_checkpoint(checkpoint, signer=LOG_KEY)), [seen])
+    path = proofs.prove_inclusion(LEAF_INDEX, SIZE, subtree)
+    return {
+        "event": event() | {"salt": b64u_encode(seed("salt")), "leaf_index": LEAF_INDEX},
+        "checkpoint": note,
+        "inclusion": {
+            "leaf_index": LEAF_INDEX,
+            "tree_size": SIZE,
+            "leaf_hash": b64_encode(subtree(0, LEAF_INDEX)),
+            "audit_path": [b64_encode(each) for each in path],
+            "root_hash": b64_encode(root),
+        },
+        "consistency": {
+            "first": SIZE_BEFORE,
+            "second": SIZE,
+            "consistency_path": [
+                b64_encode(each) for each in proofs.prove_consistency(SIZE_BEFORE, SIZE, subtree)
+            ],
+        },
+        "bundle": LogProof(LEAF_INDEX, tuple(path), note).text,
+    }
+
+
 def story() -> dict[str, Any]:
     """Ids, signed objects and terms of docs/example.md, by the names the description uses."""
     return {
@@ -54,7 +113,7 @@ def story() -> dict[str, Any]:
         "claims": example.token_claims(),
         "new_key": new_key(),
         "new_jkt": NEXT_KEY.public.thumbprint,
-        "audit_vkey": verifier_key("registry.example/v1/audit", local("audit key").public),
+        "audit_vkey": verifier_key(ORIGIN, LOG_KEY.public),
         "token_keys": example.jwks(TOKEN_KEY),
         "receipt_keys": example.jwks(example.RECEIPT_KEY),
         "capabilities": example.CAPABILITIES,
@@ -62,9 +121,8 @@ def story() -> dict[str, Any]:
         "request": example.asked(),
         "question": example.question(),
         "answer": example.answer(),
-        "salt": b64u_encode(seed("salt")),
         "opening": {"salt": b64u_encode(seed("opening")), "value": example.NAME},
-        "commitment": field_commitment(example.NAME, seed("opening")),
+        "log": log(),
     }
 
 

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from agentauth.protocol.certificate import read_key_set
 from agentauth.protocol.keys import LocalSigner
 from agentauth.protocol.receipt import verify_receipt
+from agentauth.protocol.token import CertifiedKey
 from audit.services import Actor
 from kms.models import Key
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
@@ -14,7 +16,7 @@ from verifier.requests import parse_verify_request
 from verifier.services.pipeline import verify
 
 from . import example
-from .generate import AGENT, AT, AUDIENCE, ISSUER, TOKEN_KEY, identifier
+from .generate import AGENT, AT, AUDIENCE, ISSUER, NOW, TOKEN_KEY, identifier
 
 
 def test_the_page_is_what_the_code_makes() -> None:
@@ -26,6 +28,12 @@ def test_the_receipt_verifies_without_a_server() -> None:
     signer = example.RECEIPT_KEY
     found = verify_receipt(example.receipt(), keys={signer.kid: signer.public}, expected_issuer=ISSUER)
     assert found.consent_text == example.CONSENT
+
+
+def test_the_key_set_with_a_certified_key_is_read_by_whoever_holds_it() -> None:
+    keys = read_key_set(example.certified_jwks(), expected_issuer=ISSUER)
+    held = CertifiedKey(example.HELD_KEY.public, NOW, NOW + 3_600, 900)
+    assert keys == {TOKEN_KEY.kid: TOKEN_KEY.public, example.HELD_KEY.kid: held}
 
 
 @pytest.mark.django_db

@@ -10,12 +10,11 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from django.conf import settings
-from django.db import DataError, IntegrityError, connection, transaction
+from django.db import DataError, IntegrityError, OperationalError, connection, transaction
 from django.db.models import F
 from redis.exceptions import RedisClusterException, RedisError
 
@@ -25,8 +24,9 @@ from audit import kinds
 from audit.faults import fault_point
 from audit.identifiers import new_id
 from audit.models import Event
-from audit.services import SYSTEM, Entry, record_many, recorded
+from audit.services import SYSTEM, Entry, checked, record_many, recorded
 from registry.models import Agent, Grant
+from registry.services.idempotency import waited_too_long
 from verifier.models import GrantLedger, StreamCursor
 from verifier.services.home import look
 from verifier.stores.drained import UnreadableError, debits, event_of
@@ -35,15 +35,20 @@ from verifier.stores.sync_connection import sync_client
 
 logger = logging.getLogger(__name__)
 
-BATCH = 1_000
-# After so long a run ends, so that what it took over is numbered before more is.
+# So many at most in one commit, of all shards together.
+BATCH = 8_000
+# After so long a run ends, so that other work has its turn.
 RUN_SECONDS = 5.0
+
+_MOVE = "UPDATE verifier_streamcursor SET number = %s WHERE id = %s"
 
 _ADD_USES = """UPDATE verifier_grantledger SET uses = uses + added.number
  FROM unnest(%s::uuid[], %s::bigint[]) AS added (grant_id, number) WHERE verifier_grantledger.grant_id = added.grant_id"""
 
 # What redis-py raises where Redis does not answer.
 AWAY = (RedisError, RedisClusterException, OSError)
+# What the database answers to rows it does not take.
+REFUSED = (TemporarilyUnavailableError, IntegrityError, DataError)
 
 
 class Streams(Protocol):
@@ -54,14 +59,25 @@ class Streams(Protocol):
     def xlen(self, name: bytes) -> Any: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Waiting(NamedTuple):
     """One entry of a stream. `event` is None where it cannot be read; without a number, `epoch` and `number` are 0."""
 
-    entry_id: str
     epoch: int
     number: int
     event: Entry | None
+
+
+class _Batch(NamedTuple):
+    """What was read of one shard, the epochs of what has a number, and the id of the last entry in the stream."""
+
+    shard: int
+    read: list[_Waiting]
+    epochs: set[int]
+    last: str
+
+
+# By epoch and shard.
+_Cursors = dict[tuple[int, int], StreamCursor]
 
 
 def drain_redis(*, now: datetime) -> int:
@@ -94,9 +110,9 @@ def waiting(client: Streams) -> list[int]:
 
 
 def drain(client: Streams, *, now: datetime) -> int:
-    """Take over what waits, a batch of each shard in turn, until nothing does or RUN_SECONDS are over.
+    """Take over what waits, a batch from all shards together, until nothing does or RUN_SECONDS are over.
 
-    Returns how many events were written. Another one at work on a shard is left alone there. A batch that the database
+    Returns how many events were written. Another one at work on a shard is left alone there. What the database
     refuses stays where it is and holds up no other shard; then raises TemporarilyUnavailableError at the end. Whatever
     Redis or the connection to the database raises goes to the caller.
     """
@@ -105,48 +121,71 @@ def drain(client: Streams, *, now: datetime) -> int:
     end = time.monotonic() + RUN_SECONDS
     shards, written, failed = list(range(SHARDS)), 0, False
     while shards and time.monotonic() < end:
-        full = []
-        for shard in shards:
-            entries = client.xrange(events_key(shard), count=BATCH)
-            try:
-                if not entries or _read(shard, *entries[0]).epoch == present:
-                    written += _state_forgotten(shard, present, now)
-                if not entries:
-                    continue
-                written += _take_over(client, shard, entries, now)
-            except (TemporarilyUnavailableError, IntegrityError, DataError):
-                logger.exception("decisions of shard %s could not be taken over", shard)
-                failed = True
-            else:
-                full += [shard] if len(entries) == BATCH else []
-        shards = full
+        most = max(1, BATCH // len(shards))
+        batches = [_batch(shard, client.xrange(events_key(shard), count=most)) for shard in shards]
+        over = [each.shard for each in batches if not each.read or each.read[0].epoch == present]
+        try:
+            written += _state_forgotten(over, present, now)
+        except REFUSED:
+            logger.exception("what was forgotten could not be stated")
+            failed = True
+        done, refused = _take_over_all(client, [each for each in batches if each.read], now)
+        written, failed = written + done, failed or bool(refused)
+        shards = [each.shard for each in batches if len(each.read) == most and each.shard not in refused]
     if failed:
         raise TemporarilyUnavailableError
     return written
 
 
-def _take_over(client: Streams, shard: int, entries: Sequence[Any], now: datetime) -> int:
-    """One batch of one shard: cursor, events and counters in one transaction, and the stream after it."""
-    read = [_read(shard, entry_id, fields) for entry_id, fields in entries]
+def _take_over_all(client: Streams, batches: Sequence[_Batch], now: datetime) -> tuple[int, set[int]]:
+    """All in one commit; where the database does not take that, each shard by itself. How many, and the shards refused."""
+    if not batches:
+        return 0, set()
+    try:
+        return _take_over(client, batches, now, careful=False), set()
+    except (*REFUSED, OperationalError) as error:
+        _raise_unless_refused(error)
+        logger.warning("decisions of all shards could not be taken over together: each by itself")
+    written, refused = 0, set()
+    for batch in batches:
+        try:
+            written += _take_over(client, [batch], now, careful=True)
+        except (*REFUSED, OperationalError) as error:
+            _raise_unless_refused(error)
+            logger.exception("decisions of shard %s could not be taken over", batch.shard)
+            refused.add(batch.shard)
+    return written, refused
+
+
+def _raise_unless_refused(error: Exception) -> None:
+    """A row that somebody holds for long is a refusal too, of what needs it; else the database itself is in trouble."""
+    if isinstance(error, OperationalError) and not waited_too_long(error):
+        raise error
+
+
+def _take_over(client: Streams, batches: Sequence[_Batch], now: datetime, *, careful: bool) -> int:
+    """Cursors, events and counters of these shards in one transaction, and the streams after it."""
     with transaction.atomic():
-        cursors = _held_cursors(shard, {each.epoch for each in read if each.number})
-        if cursors is None:
-            return 0
-        events = _with_humans(_new(shard, read, cursors, now))
-        written = record_many(events)
+        cursors = _held_cursors({(epoch, batch.shard) for batch in batches for epoch in batch.epochs})
+        mine = [each for each in batches if all((epoch, each.shard) in cursors for epoch in each.epochs)]
+        events = _with_humans(_new(mine, cursors, now, careful=careful))
+        # Before the log's head is held: nobody waits for a grant while everybody waits for the head.
         _count_uses(events)
-        StreamCursor.objects.bulk_update(cursors.values(), ["number", "entry_id"])
+        written = record_many(events, now=now)
+        with connection.cursor() as cursor:
+            cursor.executemany(_MOVE, [(each.number, each.pk) for each in cursors.values()])
         fault_point("drain.before_commit")
     fault_point("drain.after_commit")
-    # Up to the last one read, and that one too.
-    milliseconds, _, sequence = read[-1].entry_id.partition("-")
-    client.xtrim(events_key(shard), minid=f"{milliseconds}-{int(sequence) + 1}", approximate=False)
+    for batch in mine:
+        # Up to the last one read, and that one too.
+        milliseconds, _, sequence = batch.last.partition("-")
+        client.xtrim(events_key(batch.shard), minid=f"{milliseconds}-{int(sequence) + 1}", approximate=False)
     return written
 
 
-def _state_forgotten(shard: int, present: int, now: datetime) -> int:
+def _state_forgotten(shards: Sequence[int], present: int, now: datetime) -> int:
     """Where nothing waits of epochs before `present`: what verifiers were told of then and never came is lost."""
-    over = StreamCursor.objects.filter(shard=shard, epoch__lt=present, told__gt=F("number"))
+    over = StreamCursor.objects.filter(shard__in=shards, epoch__lt=present, told__gt=F("number"))
     if not over.exists():
         return 0
     with transaction.atomic():
@@ -154,20 +193,26 @@ def _state_forgotten(shard: int, present: int, now: datetime) -> int:
         events = []
         for cursor in cursors:
             first, count = cursor.number + 1, cursor.told - cursor.number
-            events.append(_loss("forgotten", shard, cursor.epoch, first, count, now))
+            events.append(_loss("forgotten", cursor.shard, cursor.epoch, first, count, now))
             cursor.number = cursor.told
         StreamCursor.objects.bulk_update(cursors, ["number"])
-        return record_many(events)
+        return record_many(events, now=now)
+
+
+def _batch(shard: int, entries: Sequence[Any]) -> _Batch:
+    read = [_read(shard, entry_id, fields) for entry_id, fields in entries]
+    last = entries[-1][0].decode() if entries else ""
+    return _Batch(shard, read, {each.epoch for each in read if each.number}, last)
 
 
 def _read(shard: int, entry_id: bytes, fields: dict[bytes, bytes]) -> _Waiting:
-    place, epoch, number, event = entry_id.decode(), 0, 0, None
+    epoch, number, event = 0, 0, None
     try:
         epoch, number = _count(fields[b"e"]), _count(fields[b"n"])
         event = event_of(fields[b"b"], fields[b"o"])
     except (UnreadableError, KeyError, ValueError):
-        logger.exception("entry %s of shard %s cannot be read", place, shard)
-    return _Waiting(place, epoch if number else 0, number, event)
+        logger.exception("entry %s of shard %s cannot be read", entry_id.decode(), shard)
+    return _Waiting(epoch if number else 0, number, event)
 
 
 def _count(text: bytes) -> int:
@@ -177,39 +222,49 @@ def _count(text: bytes) -> int:
     return value
 
 
-def _held_cursors(shard: int, epochs: set[int]) -> dict[int, StreamCursor] | None:
-    """The cursors, locked until the commit; None if somebody else holds one of them."""
-    rows = StreamCursor.objects.select_for_update(skip_locked=True).filter(shard=shard, epoch__in=epochs)
-    held = {row.epoch: row for row in rows}
-    if len(held) < len(epochs):
-        # Not there yet, or held. Of two at once, one makes it.
+def _held_cursors(wanted: set[tuple[int, int]]) -> _Cursors:
+    """The cursors of these epochs and shards, locked until the commit; without those that somebody else holds."""
+    epochs, shards = {epoch for epoch, _ in wanted}, {shard for _, shard in wanted}
+    rows = StreamCursor.objects.select_for_update(skip_locked=True).filter(epoch__in=epochs, shard__in=shards)
+    held = {(row.epoch, row.shard): row for row in rows}
+    if missing := wanted - held.keys():
+        # Not there yet, or held. Of two at once, one makes it; in one order, so that none waits in a circle.
         StreamCursor.objects.bulk_create(
-            [StreamCursor(epoch=epoch, shard=shard) for epoch in epochs - held.keys()], ignore_conflicts=True
+            [StreamCursor(epoch=epoch, shard=shard) for epoch, shard in sorted(missing)],
+            ignore_conflicts=True,
         )
-        held = {row.epoch: row for row in rows.all()}
-    return held if len(held) == len(epochs) else None
+        held = {(row.epoch, row.shard): row for row in rows.all()}
+    return held
 
 
-def _new(
-    shard: int, read: Sequence[_Waiting], cursors: dict[int, StreamCursor], now: datetime
-) -> list[Entry]:
+def _new(batches: Sequence[_Batch], cursors: _Cursors, now: datetime, *, careful: bool) -> list[Entry]:
     """The events that are not in the log yet, and those that state a loss. The cursors are moved past all of it."""
-    known = recorded(each.event for each in read if each.event is not None)
+    # What has a number that was not passed is new, unless somebody wrote its id twice. That the database says, by
+    # refusing it all; then everything is looked up.
+    known = recorded(
+        each.event.id
+        for batch in batches
+        for each in batch.read
+        if each.event is not None
+        and (careful or not each.number or each.number <= cursors[each.epoch, batch.shard].number)
+    )
     events: list[Entry] = []
-    for each in read:
-        cursor = cursors.get(each.epoch)
-        passed = cursor is not None and each.number <= cursor.number
-        if cursor is not None and not passed:
-            if missing := each.number - cursor.number - 1:
-                events.append(_loss("missing", shard, each.epoch, cursor.number + 1, missing, now))
-            cursor.number, cursor.entry_id = each.number, each.entry_id
-        if each.event is not None and each.event.id not in known:
-            # Also where its number was passed: a copy of Redis that lags behind gives numbers a second time.
-            known.add(each.event.id)
-            events.append(each.event)
-        elif not passed:
-            reason = "unreadable" if each.event is None else "repeated"
-            events.append(_loss(reason, shard, each.epoch, each.number, 1, now))
+    for batch in batches:
+        mine = {epoch: cursors[epoch, batch.shard] for epoch in batch.epochs}
+        for epoch, number, event in batch.read:
+            cursor = mine.get(epoch)
+            passed = cursor is not None and number <= cursor.number
+            if cursor is not None and not passed:
+                if missing := number - cursor.number - 1:
+                    events.append(_loss("missing", batch.shard, epoch, cursor.number + 1, missing, now))
+                cursor.number = number
+            if event is not None and event.id not in known:
+                # Also where its number was passed: a copy of Redis that lags behind gives numbers a second time.
+                known.add(event.id)
+                events.append(event)
+            elif not passed:
+                reason = "unreadable" if event is None else "repeated"
+                events.append(_loss(reason, batch.shard, epoch, number, 1, now))
     return events
 
 
@@ -225,7 +280,7 @@ def _loss(reason: str, shard: int, epoch: int, first: int, count: int, now: date
         request_id=SYSTEM.request_id,
         outcome=Event.Outcome.FAILED,
         reason=reason,
-        data={"epoch": epoch, "shard": shard, "first": first, "count": count},
+        data=checked({"epoch": epoch, "shard": shard, "first": first, "count": count}),
     )
 
 
@@ -237,7 +292,7 @@ def _with_humans(events: Sequence[Entry]) -> list[Entry]:
     found = Agent.objects.filter(pk__in=agents).values_list("pk", "human_id")
     humans = {str(agent): str(human) for agent, human in found if human is not None}
     return [
-        replace(event, human_id=humans[event.agent_id])
+        event._replace(human_id=humans[event.agent_id])
         if event.human_id is None and event.agent_id in humans
         else event
         for event in events
@@ -247,14 +302,16 @@ def _with_humans(events: Sequence[Entry]) -> list[Entry]:
 def _count_uses(events: Sequence[Entry]) -> None:
     """What was allowed, in the ledgers of the grants: as much as the events say, in the same transaction."""
     counted = Counter(event.grant_id for event in events if event.grant_id and debits(event))
+    if not counted:
+        return
     uses = {uuid.UUID(grant_id): number for grant_id, number in counted.items()}
     ledgers = GrantLedger.objects.filter(pk__in=uses)
-    # In the order of their ids; a decision holds one of them and waits for no other.
-    held = set(ledgers.select_for_update().order_by("pk").values_list("pk", flat=True))
-    if new := uses.keys() - held:
+    if new := uses.keys() - set(ledgers.values_list("pk", flat=True)):
         # Used for the first time. What is no grant of ours gets no row, and holds up nothing.
         grants = Grant.objects.filter(pk__in=new).order_by("pk").values_list("pk", flat=True)
         GrantLedger.objects.bulk_create([GrantLedger(grant_id=pk) for pk in grants], ignore_conflicts=True)
+    # All of them there, and held in the order of their ids, as decisions that share a commit hold theirs.
+    list(ledgers.select_for_update().order_by("pk").values_list("pk", flat=True))
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute(_ADD_USES, [list(uses), list(uses.values())])

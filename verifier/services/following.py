@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from time import monotonic
 from typing import Final
@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import InvalidClientError, TemporarilyUnavailableError
-from agentauth.protocol.keys import PublicKey
+from agentauth.protocol.token import TokenKey
 from kms.state import Subject
 from registry.authentication import read_basic
 from registry.models import ServiceProvider
@@ -24,8 +24,6 @@ from verifier.services.watching import News, Watcher
 # Nothing is decided by a look that began longer ago, nor by a clock that differs more from the database's.
 STALE_SECONDS: Final = 5.0
 CLOCK_SECONDS: Final = 5.0
-# The subject `on_drop` is told when everything is forgotten.
-EVERYTHING: Final = "everything"
 
 _MOST_STATES: Final = 50_000
 _MOST_PROVIDERS: Final = 4_096
@@ -53,8 +51,7 @@ class Follower:
         self._loop = loop
         self._began = float("-inf")
         self._clock_ahead = 0.0
-        self._keys: Mapping[str, PublicKey] | None = None
-        self._callbacks: list[Callable[[str, str], None]] = []
+        self._keys: Mapping[str, TokenKey] | None = None
         self._states: Copies[str, Known] = Copies(_MOST_STATES, attrgetter("rests_on"))
         self._providers: Copies[bytes, ServiceProvider] = Copies(_MOST_PROVIDERS, _rests_on)
         self._state_loads = Loads(
@@ -67,7 +64,7 @@ class Follower:
         )
         self._provider_loads = Loads(
             _authenticated,
-            keep=lambda header, provider: self._providers.keep(_digest(header), provider),
+            keep=lambda header, provider: self._providers.keep(credentials_digest(header), provider),
             rests_on=_rests_on,
             threads=1,
             batch=16,
@@ -96,20 +93,24 @@ class Follower:
         self._state_loads.stop(_STOP_SECONDS)
         self._provider_loads.stop(_STOP_SECONDS)
 
-    def fresh(self) -> None:
-        """Raises TemporarilyUnavailableError where what is held may be too old, or this host's clock is wrong."""
-        if monotonic() - self._began > STALE_SECONDS or abs(self._clock_ahead) > CLOCK_SECONDS:
+    def fresh(self, spare: float = 0) -> None:
+        """Raises TemporarilyUnavailableError where what is held may be too old in `spare` s, or this host's clock is wrong."""
+        if monotonic() - self._began > STALE_SECONDS - spare or abs(self._clock_ahead) > CLOCK_SECONDS:
             raise TemporarilyUnavailableError
+
+    def held_provider(self, digest: bytes) -> ServiceProvider | None:
+        """The service provider that these credentials are held for."""
+        return self._providers.get(digest)
 
     async def provider(self, authorization: str) -> ServiceProvider | None:
         """The active service provider whose credentials this header (`Basic …`) holds; None where they are refused.
 
         Held is only a yes, by the header's digest. Raises TemporarilyUnavailableError.
         """
-        held = self._providers.get(_digest(authorization))
+        held = self._providers.get(credentials_digest(authorization))
         return held if held is not None else await self._provider_loads.get(authorization)
 
-    def token_keys(self) -> Mapping[str, PublicKey]:
+    def token_keys(self) -> Mapping[str, TokenKey]:
         """The keys whose signatures under tokens count, by `kid`, as of the last look or the last change of a key.
 
         Raises TemporarilyUnavailableError where a key changed and they could not be read since.
@@ -118,8 +119,8 @@ class Follower:
             raise TemporarilyUnavailableError
         return self._keys
 
-    def state_now(self, jti: str) -> Known | None:
-        """What is held of this token, without waiting."""
+    def held_state(self, jti: str) -> Known | None:
+        """What is held of this token."""
         return self._states.get(jti)
 
     async def state(self, jti: str) -> Known | None:
@@ -129,13 +130,6 @@ class Follower:
         """
         held = self._states.get(jti)
         return held if held is not None else await self._state_loads.get(jti)
-
-    def on_drop(self, callback: Callable[[str, str], None]) -> None:
-        """Have `callback` called in the loop's thread with subject and id of each change, or EVERYTHING and "".
-
-        It may be told the same more than once. By then `token_keys` and all else is what it is after the change.
-        """
-        self._callbacks.append(callback)
 
     def _tell(self, news: News) -> None:
         """Called in the watching thread."""
@@ -161,11 +155,6 @@ class Follower:
             self._keys = news.look.token_keys
         elif any(change.subject == Subject.KEY for change in news.changes):
             self._keys = None
-        for callback in self._callbacks:
-            if news.everything:
-                callback(EVERYTHING, "")
-            for change in news.changes:
-                callback(change.subject, change.subject_id)
         if news.look is not None:
             self._began, self._clock_ahead = news.look.began, news.look.clock_ahead
             # Nobody asks for a token that is over: those would fill the memory and push out what is alive.
@@ -189,5 +178,6 @@ def _rests_on(provider: ServiceProvider) -> tuple[Change, ...]:
     return (Change(Subject.SERVICE_PROVIDER, str(provider.pk)),)
 
 
-def _digest(header: str) -> bytes:
+def credentials_digest(header: str) -> bytes:
+    """By which the credentials of an `Authorization` header are known here."""
     return sha256(header.encode(errors="surrogatepass"))

@@ -104,14 +104,15 @@ class Lease:
                 self._looking.release()
         return self.held()
 
-    def held(self) -> Tenure:
+    def held(self, spare: float = 0) -> Tenure:
         """The tenure by the last look, without a new one: for a process that has a thread which looks.
 
-        Raises TemporarilyUnavailableError where nobody may decide here: the home is being left, the last look was begun
-        more than LEASE_SECONDS ago, or this host's clock is not the database's.
+        With `spare`, where it holds for so many seconds more. Raises TemporarilyUnavailableError where nobody may decide
+        here: the home is being left, the last look was begun more than LEASE_SECONDS ago, or this host's clock is not the
+        database's.
         """
         last = self._last
-        if last is None or self._clock() - last.began > LEASE_SECONDS:
+        if last is None or self._clock() - last.began > LEASE_SECONDS - spare:
             raise TemporarilyUnavailableError("The verifier does not know where it keeps spent proofs now.")
         if last.leaving:
             raise TemporarilyUnavailableError("The verifier is moving. Try again in a few seconds.")
@@ -154,14 +155,16 @@ def look() -> tuple[Home, datetime]:
     return row, row.database_now
 
 
-def leave(*, epoch: int, for_kind: str, reason: str, actor: Actor, now: datetime) -> bool:
+def leave(
+    *, epoch: int, for_kind: str, reason: str, actor: Actor, now: datetime, back_after: int = 0
+) -> bool:
     """From now on nobody decides, until the next epoch begins in `for_kind`. False where another was first.
 
-    `reason` is a word for the event, `now` its time.
+    `reason` is a word for the event, `now` its time; `back_after` (s) is kept in the row.
     """
     with transaction.atomic():
         staying = Home.objects.filter(pk=Home.ONLY, epoch=epoch, leaving_at__isnull=True)
-        if not staying.update(leaving_at=database_clock(), leaving_for=for_kind):
+        if not staying.update(leaving_at=database_clock(), leaving_for=for_kind, back_after=back_after):
             return False
         data = {"epoch": epoch, "kind": for_kind, "reason": reason}
         record(kind=kinds.HOME_LEFT, actor=actor, at=now, data=data)
@@ -177,11 +180,13 @@ def begin(
     reason: str,
     actor: Actor,
     now: datetime,
+    back_after: int = 0,
 ) -> bool:
     """End `epoch`, which is being left, and begin `following` in `kind`. False where it is not due, or another was first.
 
     `following` is the next number where it is not given; the same where nothing was used in it, so that nothing can come back.
-    `servers` are the run ids of Redis, none for the database; `reason` is a word for the event, `now` its time.
+    `servers` is who the servers of Redis are, none for the database; `reason` is a word for the event, `now` its time;
+    `back_after` (s) is kept in the row.
     """
     with transaction.atomic():
         database_now = due(epoch)
@@ -194,6 +199,7 @@ def begin(
             servers=sorted(servers),
             leaving_at=None,
             leaving_for="",
+            back_after=back_after,
         )
         data = {"epoch": following or epoch + 1, "kind": kind, "reason": reason}
         record(kind=kinds.HOME_BEGAN, actor=actor, at=now, data=data)

@@ -8,9 +8,8 @@ from typing import Any, Final
 from django.conf import settings
 
 from agentauth.protocol.errors import InvalidTokenError
-from agentauth.protocol.keys import PublicKey
-from agentauth.protocol.token import TokenClaims, read_claims, verify_access_token
-from kms.services import verification_keys
+from agentauth.protocol.token import TokenClaims, TokenKey, read_claims, verify_access_token
+from kms.certificates import token_keys
 from registry.models import ServiceProvider
 from registry.services.state import TokenState, token_state
 from verifier.stores.state import is_of
@@ -52,7 +51,7 @@ def introspect(
     that never was are not told apart (section 2.2 there). Active is no permission: proof, action and limits are
     judged by verify alone, and this consumes nothing and is no decision.
     """
-    keys = verification_keys(purpose="token", now=now)
+    keys = token_keys(now=now)
     token = read_token(untrusted_token, keys=keys, service_provider=service_provider, now=now)  # 1
     if token is None:
         return INACTIVE
@@ -64,7 +63,7 @@ def introspect(
 
 
 def read_token(
-    untrusted_token: str, *, keys: Mapping[str, PublicKey], service_provider: ServiceProvider, now: datetime
+    untrusted_token: str, *, keys: Mapping[str, TokenKey], service_provider: ServiceProvider, now: datetime
 ) -> ReadToken | None:
     """Step 1; None where it fails."""
     try:

@@ -3,8 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from django.conf import settings
@@ -16,7 +16,16 @@ from audit.services import Actor
 from registry.models import SpentProof
 from verifier.models import GrantLedger, Home
 from verifier.services.connecting import use_own_connection
-from verifier.services.home import LEASE, LEASE_SECONDS, MARGIN_SECONDS, begin, due, leave, look
+from verifier.services.home import (
+    CLOCK_SECONDS,
+    LEASE,
+    LEASE_SECONDS,
+    MARGIN_SECONDS,
+    begin,
+    due,
+    leave,
+    look,
+)
 from verifier.stores.probe import RedisProbe, ServersAwayError
 from verifier.stores.told import TOLD
 
@@ -26,6 +35,9 @@ logger = logging.getLogger(__name__)
 TURN_SECONDS = 1
 AWAY_SECONDS = 2
 BACK_SECONDS = 30
+# Where it was lost again before so much time was over, twice as long as the last time, up to the longest.
+CALM_SECONDS = 600
+LONGEST_BACK_SECONDS = 600
 _ACTOR = Actor("system", "home")
 
 
@@ -33,7 +45,11 @@ class Probe(Protocol):
     """What a keeper asks of Redis. Each raises ServersAwayError where one of its servers does not answer."""
 
     def run_ids(self) -> frozenset[str]:
-        """Of every server that holds keys: a server that was started anew has another."""
+        """Who holds keys: a server that was started anew, or was another's replica in between, is another one."""
+        ...
+
+    def times(self) -> Sequence[datetime]:
+        """The time by the clock of each of them: it says when spent proofs are forgotten."""
         ...
 
     def mark(self, epoch: int) -> None:
@@ -53,7 +69,7 @@ class Keeper:
     """Watches the home and moves it. Any number may run at once: each step is a compare-and-swap, and one makes it.
 
     They do not ask each other. A process that alone cannot reach Redis therefore moves everybody to the database, and
-    again each time the others have moved back: that is slow but exact, and the events name it as `away`.
+    again each time the others have moved back, which they do later and later: the events name it as `away`.
     `clock` is monotonic, in seconds.
     """
 
@@ -64,6 +80,8 @@ class Keeper:
         self._since = 0.0
         self._away_since: float | None = None
         self._answers_since: float | None = None
+        # The database's time, and between which two moments it was read.
+        self._database_time: tuple[datetime, float, float]
 
     def keep(self, probe: Probe | None, now: datetime) -> None:
         """One turn. `probe` is None where no REDIS_URL is set; `now` is the time of the events.
@@ -79,15 +97,26 @@ class Keeper:
             self._in_database(row, probe, now)
 
     def _look(self) -> Home:
-        row, _database_now = look()
+        began = self.clock()
+        row, database_now = look()
+        self._database_time = database_now, began, self.clock()
         if self._watched != (row.epoch, row.leaving_at):
             self._watched = (row.epoch, row.leaving_at)
             self._since = self.clock()
             self._away_since = self._answers_since = None
         return row
 
-    def _leave(self, row: Home, for_kind: str, reason: str, now: datetime) -> None:
-        if leave(epoch=row.epoch, for_kind=for_kind, reason=reason, actor=_ACTOR, now=now):
+    def _leave(
+        self, row: Home, for_kind: str, reason: str, now: datetime, *, back_after: int | None = None
+    ) -> None:
+        if leave(
+            epoch=row.epoch,
+            for_kind=for_kind,
+            reason=reason,
+            actor=_ACTOR,
+            now=now,
+            back_after=row.back_after if back_after is None else back_after,
+        ):
             logger.warning("the verifier leaves %s for %s: %s", row.kind, for_kind, reason)
             # The wait counts from a look, so that one is made now and not at the next turn.
             self._look()
@@ -107,7 +136,7 @@ class Keeper:
                 return
             # Where nothing was ever used there is nothing to be careful about: the first epoch begins again.
             following = row.epoch if _is_unused(row) else row.epoch + 1
-            kind, servers, reason = _next_home(row, probe, following)
+            kind, servers, reason = self._next_home(row, probe, following)
             begin(
                 epoch=row.epoch,
                 following=following,
@@ -116,6 +145,7 @@ class Keeper:
                 reason=reason,
                 actor=_ACTOR,
                 now=now,
+                back_after=self._back_after(row) if _is_lost(row, kind, probe) else row.back_after,
             )
         logger.warning("the verifier is at home in %s: %s", kind, reason)
 
@@ -125,12 +155,12 @@ class Keeper:
             return
         asked = self.clock()
         try:
-            servers, marked = probe.run_ids(), probe.marked(row.epoch)
+            servers, marked, right = probe.run_ids(), probe.marked(row.epoch), self._is_right(probe)
         except ServersAwayError:
             # From when it was asked: a server that hangs has been away for as long as it was waited for.
             self._away_since = asked if self._away_since is None else self._away_since
             if self.clock() - self._away_since >= AWAY_SECONDS:
-                self._leave(row, Home.Kind.DATABASE, "away", now)
+                self._leave(row, Home.Kind.DATABASE, "away", now, back_after=self._back_after(row))
             return
         self._away_since = None
         if not servers <= set(row.servers):
@@ -138,11 +168,14 @@ class Keeper:
             self._leave(row, Home.Kind.REDIS, "another_server", now)
         elif not marked:
             self._leave(row, Home.Kind.REDIS, "forgotten", now)
+        elif not right:
+            # What it held to be over it has forgotten, whatever its clock says next.
+            self._leave(row, Home.Kind.DATABASE, "clock", now, back_after=self._back_after(row))
 
     def _in_database(self, row: Home, probe: Probe, now: datetime) -> None:
         try:
             probe.run_ids()
-            foreign = probe.marked_later(row.epoch)
+            foreign, right = probe.marked_later(row.epoch), self._is_right(probe)
         except ServersAwayError:
             self._answers_since = None
             return
@@ -151,34 +184,59 @@ class Keeper:
             logger.error("Redis was marked with an epoch later than %s: empty it, or name another", row.epoch)
             self._answers_since = None
             return
+        if not right:
+            logger.error("the clock of Redis differs by more than %s s from the database's", CLOCK_SECONDS)
+            self._answers_since = None
+            return
         self._answers_since = self.clock() if self._answers_since is None else self._answers_since
         if _is_unused(row):
             # Nobody has asked anything yet, so nobody has to wait.
             self._leave(row, Home.Kind.REDIS, "fresh", now)
-        elif self.clock() - self._answers_since >= BACK_SECONDS:
+        elif self.clock() - self._answers_since >= (row.back_after or BACK_SECONDS):
             self._leave(row, Home.Kind.REDIS, "back", now)
+
+    def _next_home(self, row: Home, probe: Probe | None, epoch: int) -> tuple[str, frozenset[str], str]:
+        """Where `epoch` begins: kind, run ids and why. What cannot be had is no reason to go on deciding nothing."""
+        if row.leaving_for == Home.Kind.DATABASE:
+            return Home.Kind.DATABASE, frozenset(), "as_planned"
+        if probe is None:
+            return Home.Kind.DATABASE, frozenset(), "not_configured"
+        try:
+            # The ids first: a server that is started anew after this is another one.
+            servers = probe.run_ids()
+            if not self._is_right(probe):
+                return Home.Kind.DATABASE, frozenset(), "clock"
+            probe.mark(epoch)
+        except ServersAwayError:
+            logger.exception("the verifier cannot begin in Redis")
+            return Home.Kind.DATABASE, frozenset(), "away"
+        return Home.Kind.REDIS, servers, "as_planned"
+
+    def _back_after(self, row: Home) -> int:
+        """How long (s) to wait for Redis, which is lost: it alone says when everybody moves the next time."""
+        lasted = self._database_time[0] - row.began_at
+        calm = row.kind == Home.Kind.REDIS and lasted >= timedelta(seconds=CALM_SECONDS)
+        return BACK_SECONDS if calm else min(2 * row.back_after or BACK_SECONDS, LONGEST_BACK_SECONDS)
+
+    def _is_right(self, probe: Probe) -> bool:
+        """Whether no server's clock differs from the database's by more than a host's may."""
+        database_now, began, ended = self._database_time
+        asked = self.clock()
+        told = probe.times()
+        earliest = database_now + timedelta(seconds=asked - ended - CLOCK_SECONDS)
+        latest = database_now + timedelta(seconds=self.clock() - began + CLOCK_SECONDS)
+        return all(earliest <= each <= latest for each in told)
+
+
+def _is_lost(row: Home, kind: str, probe: Probe | None) -> bool:
+    """Whether the home was to be in Redis and comes to be in the database."""
+    return probe is not None and row.leaving_for == Home.Kind.REDIS and kind == Home.Kind.DATABASE
 
 
 def _is_unused(row: Home) -> bool:
     """Whether the home is the first, and in the database, and holds neither a spent proof nor a rate."""
     used = SpentProof.objects.exists() or GrantLedger.objects.exists()
     return row.epoch == 1 and row.kind == Home.Kind.DATABASE and not used
-
-
-def _next_home(row: Home, probe: Probe | None, epoch: int) -> tuple[str, frozenset[str], str]:
-    """Where `epoch` begins: kind, run ids and why. What cannot be had is no reason to go on deciding nothing."""
-    if row.leaving_for == Home.Kind.DATABASE:
-        return Home.Kind.DATABASE, frozenset(), "as_planned"
-    if probe is None:
-        return Home.Kind.DATABASE, frozenset(), "not_configured"
-    try:
-        # The ids first: a server that is started anew after this is another one.
-        servers = probe.run_ids()
-        probe.mark(epoch)
-    except ServersAwayError:
-        logger.exception("the verifier cannot begin in Redis")
-        return Home.Kind.DATABASE, frozenset(), "away"
-    return Home.Kind.REDIS, servers, "as_planned"
 
 
 # This process's own.

@@ -32,7 +32,7 @@ from verifier.stores.entries import no_entry
 from verifier.stores.lane import Lane
 from verifier.stores.light import Called, check_reply, epoch_of, giving_back, is_light, judging, noting, plan
 from verifier.stores.light import conclude as concluded
-from verifier.stores.redis import check_lease, held, is_unused
+from verifier.stores.redis import SPARE_SECONDS, check_lease, held, is_unused, withhold
 from verifier.stores.scripts import GIVE_BACK, JUDGE, NOTE, Reply, Script, read_reply, shard_of
 from verifier.stores.state import is_of
 from verifier.stores.told import TOLD
@@ -199,18 +199,26 @@ class LeanVerifier:
         if call.tenure.kind == Home.Kind.DATABASE:
             # Read there, with everything else.
             return None
-        known = await self.follower.state(call.claims.jti)
+        jti = call.claims.jti
+        known = self.follower.held_state(jti) or await self.follower.state(jti)
         same = known is not None and is_of(known.state, call.claims, call.service_provider_id)
         return known if same else None
 
     async def _lightly(self, call: StoreCall, known: Known | None) -> Permit | Refuse:
         made = plan(call, known)
+        # What the script decides is in the log, so it is not asked for what could not be told any more.
+        self.follower.fresh(SPARE_SECONDS)
+        home.LEASE.held(SPARE_SECONDS)
         reply = await self._evaluate(JUDGE, made.called)
         fault_point("lean.after_judge")
-        # While Redis was asked, what is known may have grown too old, or the lease may have run out.
-        self.follower.fresh()
-        check_lease(call.tenure)
         outcome = concluded(call, known, made, reply)
+        try:
+            # While Redis was asked, what is known may have grown too old all the same, or the home is being left.
+            self.follower.fresh()
+            check_lease(call.tenure)
+        except TemporarilyUnavailableError:
+            await self._lane.run(call.claims.grant_id, partial(withhold, call, known, made, outcome))
+            raise
         if isinstance(outcome, Refuse):
             self._count("denied", outcome.error, outcome.reason or "")
         else:
@@ -220,6 +228,7 @@ class LeanVerifier:
     async def _durably(self, call: StoreCall, known: Known | None) -> Permit | Refuse | Recalled:
         """In the database. Before it, in Redis, the proof, unless the call must first be looked for among earlier ones."""
         grant_id = call.claims.grant_id
+        self._lane.check_room()
         if call.tenure.kind == Home.Kind.DATABASE or call.delivery is not None:
             return await self._lane.run(grant_id, partial(applied, call, call.tenure))
         spent = held(await self._evaluate(JUDGE, judging(call, known, mode=b"hold", entry=b"")))

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,10 +17,10 @@ from agentauth.protocol.errors import (
     ProofNonceRequiredError,
     TemporarilyUnavailableError,
 )
-from agentauth.protocol.keys import PublicKey
-from agentauth.protocol.token import TokenClaims
+from agentauth.protocol.token import TokenClaims, TokenKey
+from agentauth.protocol.values import per_call
 from audit.services import Actor
-from kms.services import verification_keys
+from kms.certificates import token_keys
 from registry.models import ServiceProvider
 from registry.services.keys import bar_disclosed_key
 from registry.services.nonces import Nonces, nonces_of
@@ -37,7 +36,7 @@ logger = logging.getLogger(__name__)
 TOKENS = ProvedTokens()
 
 
-@dataclass(frozen=True, slots=True)
+@per_call(frozen=True, slots=True)
 class Answer:
     """What the service provider gets, with status 200: the body of section 8."""
 
@@ -68,7 +67,7 @@ def verify(
         prepared = prepare(
             request,
             service_provider=service_provider,
-            keys=verification_keys(purpose="token", now=now),
+            keys=token_keys(now=now),
             tenure=tenure,
             nonces=nonces_of(tenure.nonce_server(str(service_provider.pk)), now),
             nonce_required=service_provider.require_nonce or tenure.careful(now),
@@ -89,7 +88,7 @@ def prepare(
     request: VerifyRequest,
     *,
     service_provider: ServiceProvider,
-    keys: Mapping[str, PublicKey],
+    keys: Mapping[str, TokenKey],
     tenure: home.Tenure,
     nonces: Nonces,
     nonce_required: bool,
@@ -106,21 +105,6 @@ def prepare(
     signature of a token proved before; the proof's is checked every time.
     """
     seconds = int(now.timestamp())
-
-    def refused(refuse: Refuse, leaked_key: PublicKey | None = None) -> EarlyRefusal:
-        return EarlyRefusal(
-            service_provider_id=service_provider.id,
-            refuse=refuse,
-            claims=claims,
-            action=request.action,
-            operation_key=request.operation_key,
-            dry_run=request.dry_run,
-            actor=actor,
-            now=now,
-            leaked_key=leaked_key,
-            delivery=delivery,
-        )
-
     claims: TokenClaims | None = None
     try:
         # 3. Signature, issuer, audience, then time. Forged, foreign and another service provider's are one answer.
@@ -143,26 +127,39 @@ def prepare(
         )
         check_nonce(proof, accepted=nonces.accepted, required=nonce_required)
     except ProofNonceRequiredError as error:
-        return refused(Refuse(error.code, nonce=nonces.current))
+        refuse, leaked_key = Refuse(error.code, nonce=nonces.current), None
     except (InvalidTokenError, InvalidProofError) as error:
-        leaked = error.key if isinstance(error, LeakedKeyError) else None
-        return refused(Refuse(error.code, error.reason), leaked)
-    # 5. The token is worth something only in the hands of the key it names.
-    if proof.jkt != claims.jkt:
-        return refused(Refuse("invalid_token", "binding"))
-    return StoreCall(
+        refuse = Refuse(error.code, error.reason)
+        leaked_key = error.key if isinstance(error, LeakedKeyError) else None
+    else:
+        # 5. The token is worth something only in the hands of the key it names.
+        if proof.jkt == claims.jkt:
+            return StoreCall(
+                service_provider_id=service_provider.id,
+                claims=claims,
+                proof_jkt=proof.jkt,
+                proof_jti=proof.jti,
+                spent_until=datetime.fromtimestamp(proof.spent_until, UTC),
+                action=request.action,
+                operation_key=request.operation_key,
+                dry_run=request.dry_run,
+                actor=actor,
+                now=now,
+                tenure=tenure,
+                fresh_nonce=nonces.fresh_for(proof.nonce),
+                delivery=delivery,
+            )
+        refuse, leaked_key = Refuse("invalid_token", "binding"), None
+    return EarlyRefusal(
         service_provider_id=service_provider.id,
+        refuse=refuse,
         claims=claims,
-        proof_jkt=proof.jkt,
-        proof_jti=proof.jti,
-        spent_until=datetime.fromtimestamp(proof.spent_until, UTC),
         action=request.action,
         operation_key=request.operation_key,
         dry_run=request.dry_run,
         actor=actor,
         now=now,
-        tenure=tenure,
-        fresh_nonce=nonces.fresh_for(proof.nonce),
+        leaked_key=leaked_key,
         delivery=delivery,
     )
 

@@ -3,13 +3,14 @@
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Generic, TypeVar
 
 from agentauth.protocol.capability import Capability, parse_capabilities
-from agentauth.protocol.envelope import Envelope, parse_envelope
+from agentauth.protocol.envelope import EMPTY, Envelope, parse_envelope
 from agentauth.protocol.errors import AgentAuthError
+from agentauth.protocol.limits import Rate
 from kms.state import Subject
 from registry.services.state import TokenState, token_states
 from verifier.services.state import Change
@@ -29,23 +30,17 @@ class Known:
     state: TokenState
     capabilities: tuple[Capability, ...] | None
     envelope: Envelope | None
+    # The envelope without its rate, and the rate alone: a script judges that, together with the proof.
+    unrated: Envelope
+    rate: Rate | None
+    # Whether the envelope asks for nothing that is kept in the database: no budget, no count of uses, no presence.
+    light: bool
     # The subjects of which any change ends this knowledge.
     rests_on: tuple[Change, ...]
 
     def refusal(self, now: datetime) -> str | None:
         """Why the token may not act at `now`, as `registry.services.state.TokenState` says it."""
         return self.state.refusal(now)
-
-    @property
-    def light(self) -> bool:
-        """Whether its envelope asks for nothing that is kept in the database: no budget, no count of uses, no presence."""
-        envelope = self.envelope
-        return (
-            envelope is not None
-            and not envelope.budgets
-            and envelope.max_uses is None
-            and not envelope.requires_human_online
-        )
 
 
 def known_tokens(jtis: Sequence[str]) -> dict[str, Known | Exception]:
@@ -73,10 +68,17 @@ def known_of(state: TokenState) -> Known:
     ]
     if human_id is not None:
         subjects.append(Change(Subject.HUMAN, str(human_id)))
+    envelope = None if grant.envelope is None else parse_envelope(grant.envelope)
     return Known(
         state=state,
         capabilities=None if grant.capabilities is None else parse_capabilities(grant.capabilities),
-        envelope=None if grant.envelope is None else parse_envelope(grant.envelope),
+        envelope=envelope,
+        unrated=replace(envelope or EMPTY, max_requests_per_minute=None, max_burst=None),
+        rate=None if envelope is None else envelope.rate,
+        light=envelope is not None
+        and not envelope.budgets
+        and envelope.max_uses is None
+        and not envelope.requires_human_online,
         rests_on=tuple(subjects),
     )
 

@@ -10,8 +10,8 @@ from typing import Final
 from django.db import connection, connections
 from django.utils import timezone
 
-from agentauth.protocol.keys import PublicKey
-from kms.services import verification_keys
+from agentauth.protocol.token import TokenKey
+from kms.certificates import token_keys
 from kms.state import Subject
 from verifier.services import home
 from verifier.services.connecting import use_own_connection
@@ -32,7 +32,7 @@ class Look:
 
     began: float
     # The keys whose signatures under tokens count, by `kid`.
-    token_keys: Mapping[str, PublicKey]
+    token_keys: Mapping[str, TokenKey]
     # How far the database's clock is ahead of this host's, in seconds.
     clock_ahead: float
 
@@ -123,8 +123,7 @@ class Watcher:
             else:
                 feed = state_since(position)
                 changes, complete, position = feed.changes, feed.complete, feed.position
-            keys = verification_keys(purpose="token", now=timezone.now())
-            look = Look(began, keys, _look_home())
+            look = Look(began, token_keys(now=timezone.now()), _look_home())
         except Exception:
             # What was heard is true all the same.
             self._tell(News(heard))

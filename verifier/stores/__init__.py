@@ -16,10 +16,8 @@ that says and records the event. What any home must keep:
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
-
-from django.utils import timezone
 
 from agentauth.protocol.capability import Action, Capability, Violation
 from agentauth.protocol.encoding import sha256
@@ -27,6 +25,7 @@ from agentauth.protocol.envelope import Confirmation, Envelope, Ledger, Limits
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.keys import PublicKey
 from agentauth.protocol.token import TokenClaims
+from agentauth.protocol.values import per_call
 from audit.services import Actor
 from verifier.services.home import Tenure
 
@@ -47,7 +46,7 @@ class Delivery:
     body_sha256: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@per_call(frozen=True, slots=True)
 class StoreCall:
     """A verification that passed everything that needs no store. `now` is aware, to the microsecond."""
 
@@ -74,7 +73,7 @@ class StoreCall:
         return _NO_ACTION if self.action is None else self.action.digest()
 
 
-@dataclass(frozen=True, slots=True)
+@per_call(frozen=True, slots=True)
 class Spent:
     """What became of a proof that was to be spent, and of the rate, where both are kept outside the database."""
 
@@ -95,7 +94,7 @@ class Operation:
     answer: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@per_call(frozen=True, slots=True)
 class Snapshot:
     """Everything `decide` needs to know of the world, as of one moment inside the store's atomic step."""
 
@@ -108,7 +107,7 @@ class Snapshot:
     human_online: bool
 
 
-@dataclass(frozen=True, slots=True)
+@per_call(frozen=True, slots=True)
 class Refuse:
     """No. `error` and `reason` are stable words; `idempotency_mismatch` alone becomes an HTTP error."""
 
@@ -133,7 +132,7 @@ class Repeat:
     answer: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@per_call(frozen=True, slots=True)
 class Allow:
     """Yes: `ledger` is to be stored, `limits` is what is left, `capability` the one that covered (None: no action)."""
 
@@ -146,7 +145,7 @@ class Allow:
 Decision = Allow | Repeat | AskHuman | Refuse
 
 
-@dataclass(frozen=True, slots=True)
+@per_call(frozen=True, slots=True)
 class Permit:
     """What a store gives back for an allowed decision: the body to send, and whether it was remembered."""
 
@@ -154,14 +153,14 @@ class Permit:
     repeated: bool
 
 
-@dataclass(frozen=True, slots=True)
+@per_call(frozen=True, slots=True)
 class Recalled:
     """The answer this very call of the service provider was given before, a yes or a no."""
 
     body: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@per_call(frozen=True, slots=True)
 class EarlyRefusal:
     """A verification that ended before the store: its event is all there is to write. `claims` if the token was good."""
 
@@ -184,7 +183,7 @@ def check_in_time(call: StoreCall) -> None:
     A proof is judged by the moment its call began. It may have been used since then, and be forgotten: nobody
     remembers it for long after it could be used. So it waits with a database that hangs, and then it does not pass.
     """
-    if timezone.now() - call.now > _MOST_WAIT:
+    if datetime.now(UTC) - call.now > _MOST_WAIT:
         raise TemporarilyUnavailableError("This waited for too long. Try again.")
 
 

@@ -10,7 +10,15 @@ from hiredis import ReplyError
 
 from agentauth.protocol.errors import InvalidStateError
 from verifier.stores.addresses import Address, parse_redis_url
-from verifier.stores.node import ForgetfulServerError, Node, RedisAwayError, packed, read_info
+from verifier.stores.node import (
+    IDENTIFY,
+    ForgetfulServerError,
+    Node,
+    RedisAwayError,
+    identity,
+    packed,
+    read_info,
+)
 from verifier.stores.scripts import (
     MARK,
     SHARDS,
@@ -77,12 +85,12 @@ class Servers:
         return await self._evaluate(script, shard, keys, args, deadline, self._expected_runs())
 
     async def run_ids(self) -> dict[str, str]:
-        """`host:port` → run id of every server (of a cluster: of every primary), whatever is expected.
+        """`host:port` → `identity` of every server (of a cluster: of every primary), whatever is expected.
 
         Raises RedisAwayError if one of them does not answer.
         """
-        replies = await self._ask_all("INFO", "server")
-        return {name: read_info(reply)["run_id"] for name, reply in replies.items()}
+        replies = await self._ask_all(*IDENTIFY)
+        return {name: identity(read_info(reply)) for name, reply in replies.items()}
 
     async def mark(self, epoch: int) -> None:
         """Begin `epoch` in every shard, whatever is expected; a second time it changes nothing.
@@ -160,16 +168,11 @@ class Servers:
             node = self._shards[shard] = self._moved_to(error, node)
             self._start_learning(node)
         else:
-            raise self._refused(error, node)
+            raise node.refused(error)
         reply = await node.ask(command, due, expected=expected)
         if isinstance(reply, ReplyError):
-            raise self._refused(reply, node)
+            raise node.refused(reply)
         return reply
-
-    def _refused(self, error: ReplyError, node: Node) -> RedisAwayError:
-        why = f"it refused: {error}"
-        node.log(why)
-        return RedisAwayError(why)
 
     def _serving(self, shard: int) -> Node:
         node = self._shards[shard]
@@ -185,7 +188,7 @@ class Servers:
         replies = await asyncio.gather(*(node.ask(packed(command), due) for node in nodes))
         for node, reply in zip(nodes, replies, strict=True):
             if isinstance(reply, ReplyError):
-                raise self._refused(reply, node)
+                raise node.refused(reply)
         return {str(node.address): reply for node, reply in zip(nodes, replies, strict=True)}
 
     # The map of a cluster.

@@ -224,7 +224,8 @@ def _allowed(call: StoreCall, state: TokenState, allow: Allow, before: Ledger) -
         )
     event = record_decision(call, state, capability=allow.capability, confirmation_id=confirmation_id)
     answer = allowed_body(
-        allow,
+        allow.capability,
+        allow.limits,
         decision_id=str(event.pk),
         agent=state.agent,
         claims=call.claims,

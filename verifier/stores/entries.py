@@ -10,7 +10,7 @@ import orjson
 
 from agentauth.protocol.capability import Capability
 from agentauth.protocol.limits import microseconds
-from audit.identifiers import new_id
+from audit.identifiers import id_text, new_id_text
 from registry.services.state import TokenState
 from verifier.stores import EarlyRefusal, Refuse, StoreCall
 from verifier.stores.events import decision_data
@@ -39,9 +39,9 @@ def _common(
     return {
         "at": microseconds(call.now),
         "rid": call.actor.request_id,
-        "sp": str(call.service_provider_id),
+        "sp": id_text(call.service_provider_id),
         "agent": agent_id,
-        "human": None if human_id is None else str(human_id),
+        "human": None if human_id is None else id_text(human_id),
         "grant": None if claims is None else claims.grant_id,
         "jti": None if claims is None else claims.jti,
         "kind": "",
@@ -53,5 +53,5 @@ def _common(
 
 
 def _entry(body: dict[str, Any]) -> tuple[str, bytes]:
-    own = body["id"] = str(new_id())
+    own = body["id"] = new_id_text()
     return own, orjson.dumps(body)

@@ -53,6 +53,12 @@ def record_refusal(call: StoreCall, refuse: Refuse, state: TokenState | None) ->
     return _denied(call, refuse, call.claims.agent_id, human_id)
 
 
+def record_withheld(call: StoreCall, decision_id: str, state: TokenState) -> Event:
+    """The event of a yes, `decision_id`, that is in the log or comes there and was not given: it was found out too late for it."""
+    refuse = Refuse("temporarily_unavailable", "withheld")
+    return _denied(call, refuse, call.claims.agent_id, state.agent.human_id, withholds=decision_id)
+
+
 def record_early_refusal(refusal: EarlyRefusal) -> Event:
     """The event of a no in steps 3 to 5. A token that is not proved to be the caller's is not looked into."""
     agent_id = None if refusal.claims is None else refusal.claims.agent_id
@@ -61,9 +67,13 @@ def record_early_refusal(refusal: EarlyRefusal) -> Event:
 
 
 def _denied(
-    call: StoreCall | EarlyRefusal, refuse: Refuse, agent_id: str | None, human_id: uuid.UUID | None
+    call: StoreCall | EarlyRefusal,
+    refuse: Refuse,
+    agent_id: str | None,
+    human_id: uuid.UUID | None,
+    **more: str,
 ) -> Event:
-    data = {**decision_data(call), "error": refuse.error}
+    data = {**decision_data(call), "error": refuse.error, **more}
     if refuse.confirmation_id is not None:
         data["confirmation_id"] = str(refuse.confirmation_id)
     return record(

@@ -4,16 +4,14 @@ A call is light where neither it nor its grant counts anything exactly: no money
 who must be there. All else goes through the database (docs/adr/0013-what-redis-may-hold.md).
 """
 
-import uuid
-from dataclasses import dataclass, replace
 from typing import Final
 
 from django.utils import timezone
 
-from agentauth.protocol.capability import Action
-from agentauth.protocol.envelope import EMPTY, Ledger, limits_left
+from agentauth.protocol.envelope import Ledger, limits_left
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.limits import microseconds
+from agentauth.protocol.values import per_call
 from verifier.answers import allowed_body
 from verifier.decision import decide
 from verifier.services.snapshots import Known
@@ -26,16 +24,17 @@ from verifier.stores.scripts import (
     count_key,
     epoch_key,
     events_key,
+    place_of,
     proof_key,
-    rate_key,
-    shard_of,
 )
 
-# A spent proof is remembered longer than it could be used: two hosts' clocks may each differ by 5 s from the database's, Redis
-# counts by one of its own, and a call is judged by the moment it began (`check_in_time`).
-_SLACK_MS: Final = 20_000
-# What moves money or destroys something is on record before its answer.
-_DURABLE_ACTIONS: Final = frozenset({"transact", "delete"})
+# Redis' clock may differ so much from the time of a call: 5 s from the database's, which may differ as much from the host's, and
+# the call has waited. A script that is executed later than that does nothing.
+APART_US: Final = 12_000_000
+# So much longer than a proof could be used elsewhere it is remembered, since Redis counts by its own clock: if that was behind as
+# the proof was spent and is ahead as it comes again, it goes 24 s early, and the proof's time has 5 s to spare for that.
+SLACK_MS: Final = 20_000
+_NOTHING_USED: Final = Ledger()
 # What a script is called with: its shard, its keys, its arguments.
 Called = tuple[int, tuple[bytes, ...], tuple[bytes | int, ...]]
 
@@ -47,14 +46,10 @@ def is_light(call: StoreCall, known: Known | None) -> bool:
     if known is None or known.refusal(call.now) is not None:
         return True
     named = call.operation_key is not None
-    return known.light and not named and not (call.action is not None and _is_durable(call.action))
+    return known.light and not named and not (call.action is not None and call.action.lasts)
 
 
-def _is_durable(action: Action) -> bool:
-    return action.type in _DURABLE_ACTIONS or action.amount is not None
-
-
-@dataclass(frozen=True, slots=True)
+@per_call(frozen=True, slots=True)
 class Plan:
     """A light call judged as far as memory goes, and what `judge.lua` is called with."""
 
@@ -78,32 +73,34 @@ def plan(call: StoreCall, known: Known | None) -> Plan:
 def judging(call: StoreCall, known: Known | None, *, mode: bytes, entry: bytes) -> Called:
     """The call of `judge.lua` that decides this call. Raises TemporarilyUnavailableError where the call is too old."""
     check_in_time(call)
-    grant_id = uuid.UUID(call.claims.grant_id)
-    shard = shard_of(grant_id)
-    rate = None if known is None or known.envelope is None else known.envelope.rate
+    place = place_of(call.claims.grant_id)
+    rate = None if known is None else known.rate
     floor = call.tenure.floor_us()
-    remembered_ms = int((call.spent_until - call.now).total_seconds() * 1000) + _SLACK_MS
+    now_us = microseconds(call.now)
+    remembered_ms = (microseconds(call.spent_until) - now_us) // 1000 + SLACK_MS
+    acts = call.action is not None
     keys = (
-        epoch_key(shard),
-        proof_key(shard, call.proof_jkt, call.proof_jti),
-        rate_key(shard, grant_id),
-        events_key(shard),
-        count_key(shard),
+        place.epoch,
+        proof_key(place.shard, call.proof_jkt, call.proof_jti),
+        place.rate,
+        place.events,
+        place.count,
     )
     arguments = (
         call.tenure.epoch,
         0 if call.dry_run else remembered_ms,
         mode,
-        microseconds(call.now),
+        now_us,
         0 if rate is None else rate.interval_us,
         0 if rate is None else rate.tolerance_us,
         0 if rate is None or floor is None else floor + rate.tolerance_us,
         entry,
         MAX_STREAM,
-        b"1" if call.action is not None and not call.dry_run else b"0",
-        b"1" if call.action is not None else b"0",
+        b"1" if acts and not call.dry_run else b"0",
+        b"1" if acts else b"0",
+        APART_US,
     )
-    return shard, keys, arguments
+    return place.shard, keys, arguments
 
 
 def epoch_of(called: Called) -> int:
@@ -113,9 +110,8 @@ def epoch_of(called: Called) -> int:
 
 def giving_back(call: StoreCall, known: Known | None, spent: Spent) -> Called:
     """The call of `give_back.lua` that undoes what was set aside for this call."""
-    grant_id = uuid.UUID(call.claims.grant_id)
-    shard = shard_of(grant_id)
-    rate = None if known is None or known.envelope is None else known.envelope.rate
+    place = place_of(call.claims.grant_id)
+    rate = None if known is None else known.rate
     arguments = (
         call.tenure.epoch,
         0 if rate is None else rate.interval_us,
@@ -124,7 +120,7 @@ def giving_back(call: StoreCall, known: Known | None, spent: Spent) -> Called:
         # The script asks what time it is now; by the call's own time it would give back what has healed since.
         microseconds(timezone.now()),
     )
-    return shard, (epoch_key(shard), rate_key(shard, grant_id)), arguments
+    return place.shard, (place.epoch, place.rate), arguments
 
 
 def noting(shard: int, epoch: int, entry: bytes) -> Called:
@@ -143,11 +139,9 @@ def conclude(call: StoreCall, known: Known | None, made: Plan, reply: Reply) -> 
         return Refuse("envelope_exceeded", "rate", -(-reply.wait_us // 1_000_000))
     if known is None or known.envelope is None:
         raise TypeError("nothing was known that could be allowed")
-    limits = made.verdict.limits
-    if known.envelope.rate is not None:
-        limits = limits_left(known.envelope, Ledger(tat_us=reply.tat_us), call.now)
     answer = allowed_body(
-        replace(made.verdict, limits=limits),
+        made.verdict.capability,
+        limits_left(known.envelope, Ledger(tat_us=reply.tat_us), call.now),
         decision_id=made.event_id,
         agent=known.state.agent,
         claims=call.claims,
@@ -170,12 +164,12 @@ def _verdict(call: StoreCall, known: Known | None) -> Allow | Refuse:
     snapshot = Snapshot(
         refusal=known.refusal(call.now),
         capabilities=known.capabilities or (),
-        envelope=known.envelope or EMPTY,
+        envelope=known.unrated,
         operation=None,
         confirmation="none",
         human_online=False,
     )
-    outcome = decide(call, snapshot, Ledger())
+    outcome = decide(call, snapshot, _NOTHING_USED)
     if isinstance(outcome, Allow | Refuse):
         return outcome
     raise TypeError("a light call asks no human and repeats nothing")

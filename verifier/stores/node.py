@@ -8,10 +8,10 @@ import asyncio
 import logging
 import ssl
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
-from hiredis import ProtocolError, Reader, pack_command
+from hiredis import ProtocolError, Reader, ReplyError, pack_command
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from verifier.stores.addresses import Address, Place
@@ -22,6 +22,11 @@ logger = logging.getLogger(__name__)
 MOST_IN_FLIGHT: Final = 1024
 # How long a server may take from the first packet to having every script. Who waits meanwhile waits no longer than he may.
 OPEN_SECONDS: Final = 1.0
+# A server may become another's replica and be promoted again while a connection lives: who it is is asked again, together with
+# the first call after so long.
+KNOWN_SECONDS: Final = 0.5
+# What a server says that is, or becomes, a copy of another's memory: what it knew of spent proofs may go.
+_A_COPY: Final = frozenset({"READONLY", "LOADING", "MASTERDOWN"})
 # After so many failures in a row calls fail at once, first for the shorter time, at last for the longer.
 FAILURES: Final = 3
 # Calls that wait for a connection in vain within this time count as one failure.
@@ -29,6 +34,8 @@ TOGETHER_SECONDS: Final = 0.05
 SHORTEST_REST_SECONDS, LONGEST_REST_SECONDS = 0.1, 1.0
 # A loop that took longer to send what was asked was busy, and the calls' time begins when they leave.
 BUSY_SECONDS: Final = 0.002
+# What `identity` is read from.
+IDENTIFY: Final = ("INFO", "server", "replication")
 # One more turn of the loop.
 GRACE_SECONDS: Final = 0.002
 
@@ -54,6 +61,8 @@ class Line(asyncio.Protocol):
 
     def __init__(self, node: "Node") -> None:
         self.run_id = ""
+        # When that was asked last, by the loop's clock.
+        self.asked_who_at = 0.0
         self._node = node
         self._loop = asyncio.get_running_loop()
         self._reader = Reader()
@@ -94,6 +103,23 @@ class Line(asyncio.Protocol):
         if self._alarm is None or due < self._alarm_at:
             self._set_alarm(due)
         return future
+
+    def ask_who(self, due: float) -> None:
+        """Ask who the server is, once more: the reply comes before those to what is asked after it."""
+        self.asked_who_at = self._loop.time()
+        self.ask(packed(IDENTIFY), due).add_done_callback(self._hear_who)
+
+    def _hear_who(self, told: asyncio.Future[Any]) -> None:
+        if told.cancelled() or told.exception() is not None:
+            # The line is given up.
+            return
+        reply = told.result()
+        try:
+            self.run_id = identity(read_info(reply) if isinstance(reply, bytes) else {})
+        except RedisAwayError as error:
+            # What it answered in the same packet is not taken either.
+            self.run_id = ""
+            self.drop(error.why)
 
     def _flush(self) -> None:
         if self._transport is not None:
@@ -183,10 +209,19 @@ class Node:
         line = self._line
         if line is None:
             line = await self._opened(due)
+        reply = await self._asked(line, command, due, expected)
+        self._failures = 0
+        return reply
+
+    async def _asked(self, line: Line, command: bytes, due: float, expected: frozenset[str]) -> Any:
+        """Ask, and take no answer from another server than one of `expected`, which it may have become meanwhile."""
         if expected and line.run_id not in expected:
             raise self._forgetful(line)
+        if expected and asyncio.get_running_loop().time() - line.asked_who_at > KNOWN_SECONDS:
+            line.ask_who(due)
         reply = await line.ask(command, due)
-        self._failures = 0
+        if expected and line.run_id not in expected:
+            raise self._forgetful(line)
         return reply
 
     async def _probe(self, command: bytes, due: float, expected: frozenset[str]) -> Any:
@@ -197,9 +232,7 @@ class Node:
         self._probing = True
         try:
             line = self._line or await self._opened(due)
-            if expected and line.run_id not in expected:
-                raise self._forgetful(line)
-            reply = await line.ask(command, due)
+            reply = await self._asked(line, command, due, expected)
         except RedisAwayError:
             self._failed()
             raise
@@ -223,6 +256,14 @@ class Node:
             self._opening.cancel()
         if self._line is not None:
             self._line.drop("closed")
+
+    def refused(self, error: ReplyError) -> RedisAwayError:
+        """What a server's refusal comes to. From one that is a copy of another's memory nothing more is taken over this line."""
+        why = f"it refused: {error}"
+        self.log(why)
+        if self._line is not None and str(error).partition(" ")[0] in _A_COPY:
+            self._line.drop(why)
+        return RedisAwayError(why)
 
     def log(self, why: str) -> None:
         """Once a second at most, whatever the load."""
@@ -301,8 +342,9 @@ class Node:
             commands.append(("AUTH", place.user, place.password) if place.user else ("AUTH", place.password))
         if place.database:
             commands.append(("SELECT", place.database))
-        commands += [("CLIENT", "SETNAME", "agentauth-verifier"), ("INFO", "server"), ("INFO", "memory")]
+        commands += [("CLIENT", "SETNAME", "agentauth-verifier"), IDENTIFY, ("INFO", "memory")]
         commands += [("SCRIPT", "LOAD", script.source) for script in SCRIPTS]
+        line.asked_who_at = asyncio.get_running_loop().time()
         replies = await asyncio.gather(
             *(line.ask(packed(command), due) for command in commands), return_exceptions=True
         )
@@ -319,13 +361,24 @@ class Node:
         if not line.open:
             # Lost in the moment after the last reply.
             raise RedisAwayError("the connection was lost")
-        line.run_id = info["run_id"]
+        line.run_id = identity(info)
 
 
 def read_info(reply: bytes) -> dict[str, str]:
     """The members of an INFO reply."""
     lines = (line.partition(":") for line in reply.decode().splitlines() if ":" in line)
     return {name: value for name, _, value in lines}
+
+
+def identity(info: Mapping[str, str]) -> str:
+    """Who a server is: its run id, new with each start, and that of its data, new where it was a replica meanwhile.
+
+    Raises RedisAwayError where it does not say.
+    """
+    run, data = info.get("run_id"), info.get("master_replid")
+    if not (run and data):
+        raise RedisAwayError("it does not say who it is")
+    return f"{run}:{data}"
 
 
 def packed(parts: Sequence[bytes | str | int]) -> bytes:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 from redis import Redis
 from redis.cluster import RedisCluster
 from redis.exceptions import RedisClusterException, RedisError
 
+from verifier.stores.node import IDENTIFY, identity
 from verifier.stores.scripts import MARK, MARKER, SHARDS, Code, count_key, epoch_key, read_reply
 from verifier.stores.sync_connection import sync_client
 
@@ -25,10 +27,19 @@ class RedisProbe:
         with self._asked() as client:
             if isinstance(client, RedisCluster):
                 nodes = client.get_primaries()  # type: ignore[no-untyped-call]  # the library's own
-                told = [client.info("server", target_nodes=node) for node in nodes]
+                told = [client.info(*IDENTIFY[1:], target_nodes=node) for node in nodes]
             else:
-                told = [client.info("server")]
-        return frozenset(str(each["run_id"]) for each in told)
+                told = [client.info(*IDENTIFY[1:])]
+        return frozenset(map(identity, told))
+
+    def times(self) -> list[datetime]:
+        with self._asked() as client:
+            if isinstance(client, RedisCluster):
+                nodes = client.get_primaries()  # type: ignore[no-untyped-call]  # the library's own
+                told = [client.time(target_nodes=node) for node in nodes]
+            else:
+                told = [client.time()]
+        return [datetime.fromtimestamp(seconds + micros / 1e6, UTC) for seconds, micros in told]
 
     def mark(self, epoch: int) -> None:
         with self._asked() as client:

@@ -1,15 +1,21 @@
 """The home in Redis: spent proofs and rates live there, everything that must outlive it in the database."""
 
 import logging
+from typing import Final
+
+from django.db import transaction
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from verifier.services import home
 from verifier.services.home import Tenure
 from verifier.services.snapshots import Known, known_of
 from verifier.stores import EarlyRefusal, Permit, Recalled, Refuse, Spent, StoreCall
+from verifier.stores.connection import DEADLINE_SECONDS
 from verifier.stores.database import DatabaseStore
+from verifier.stores.events import record_withheld
 from verifier.stores.light import (
     Called,
+    Plan,
     check_reply,
     conclude,
     epoch_of,
@@ -25,6 +31,10 @@ from verifier.stores.told import TOLD
 
 logger = logging.getLogger(__name__)
 
+# For as long as Redis may take to answer, and some more, what is known must still hold when it is asked: what it decides is in
+# the log at once.
+SPARE_SECONDS: Final = 2 * DEADLINE_SECONDS
+
 
 class RedisStore:
     """`verifier.stores.VerifierStore` while the home is in Redis, for a process without an event loop."""
@@ -38,9 +48,15 @@ class RedisStore:
         known = None if state is None else known_of(state)
         if is_light(call, known):
             made = plan(call, known)
+            home.LEASE.held(SPARE_SECONDS)
             reply = self._judged(made.called)
-            check_lease(call.tenure)
-            return conclude(call, known, made, reply)
+            decided = conclude(call, known, made, reply)
+            try:
+                check_lease(call.tenure)
+            except TemporarilyUnavailableError:
+                withhold(call, known, made, decided)
+                raise
+            return decided
         spent: list[Spent] = []
 
         def spend(call: StoreCall) -> Spent:
@@ -86,7 +102,15 @@ def is_unused(spent: Spent, outcome: Permit | Refuse | Recalled) -> bool:
     return spent.reserved_us is not None and not used
 
 
+def withhold(call: StoreCall, known: Known | None, made: Plan, outcome: Permit | Refuse) -> None:
+    """Say in the log that this yes, whose event the script wrote, is not given. Raises django.db errors."""
+    if isinstance(outcome, Permit) and known is not None:
+        with transaction.atomic():
+            record_withheld(call, made.event_id, known.state)
+
+
 def check_lease(tenure: Tenure) -> None:
     """Raises TemporarilyUnavailableError where the epoch ended while Redis was asked."""
-    if home.LEASE.held() != tenure:
+    held = home.LEASE.held()
+    if held is not tenure and held != tenure:
         raise TemporarilyUnavailableError

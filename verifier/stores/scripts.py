@@ -15,8 +15,9 @@ JUDGE   KEYS epoch, proof, rate, events, count. ARGV 1 epoch; 2 ms the proof is 
         rehearsal, which only looks; 3 `yes`, `no` (it was judged: the event is of the verdict in the base) or `hold`
         (the database judges and writes the event after this); 4 now; 5 the rate's interval, 0: no rate; 6 its
         tolerance; 7 what counts where no time is remembered, 0: nothing; 8 base JSON of the event; 9 how many events
-        the stream may hold; 10 `1` if the call counts: an action, not rehearsed; 11 `1` if there is an action.
-        LOST if another epoch is marked, or none; else FULL (not for hold); else REPLAYED; else, for yes and hold, RATE
+        the stream may hold; 10 `1` if the call counts: an action, not rehearsed; 11 `1` if there is an action; 12 by how
+        much the server's clock may differ from now.
+        LOST if another epoch is marked, or none, or the clock differs by more; else FULL (not for hold); else REPLAYED; else, for yes and hold, RATE
         with `wait`; else OK. REPLAYED, RATE and OK write their event, but for hold; LOST and FULL write nothing.
         `tat before` is what was judged by, so 7 where nothing was remembered; both are None without a rate or for no.
 GIVE_BACK   KEYS epoch, rate. ARGV epoch, interval, `tat after` and `tat before` (0 for None) of the hold, and the time as
@@ -30,8 +31,11 @@ import hashlib
 import uuid
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
+
+from agentauth.protocol.values import per_call
 
 SHARDS: Final = 16
 # Events that may wait in one shard's stream.
@@ -72,7 +76,7 @@ class Code(IntEnum):
     FULL = 4
 
 
-@dataclass(frozen=True, slots=True)
+@per_call(frozen=True, slots=True)
 class Reply:
     """A script's answer. `number` is the event's in the stream of its shard and epoch, 0 where none was written."""
 
@@ -120,6 +124,25 @@ def count_key(shard: int) -> bytes:
 def proof_key(shard: int, jkt: str, jti: str) -> bytes:
     """One proof, by half a SHA-256: whoever finds two proofs with one key, in 2^64 attempts, can use only one of them."""
     return _PREFIXES[shard] + b"p:" + hashlib.sha256(f"{jkt}\x00{jti}".encode()).digest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one grant is: its shard, and the keys there that each of its calls needs."""
+
+    shard: int
+    epoch: bytes
+    rate: bytes
+    events: bytes
+    count: bytes
+
+
+@lru_cache(maxsize=16_384)
+def place_of(grant_id: str) -> Place:
+    """Of a grant by its id as it is written."""
+    parsed = uuid.UUID(grant_id)
+    shard = shard_of(parsed)
+    return Place(shard, epoch_key(shard), rate_key(shard, parsed), events_key(shard), count_key(shard))
 
 
 def rate_key(shard: int, grant_id: uuid.UUID) -> bytes:

@@ -4,6 +4,7 @@ import uuid
 
 from agentauth.protocol.errors import InvalidTokenError
 from agentauth.protocol.token import TokenClaims
+from audit.identifiers import id_text
 from registry.services.state import TokenState, token_state
 from verifier.stores import EarlyRefusal, StoreCall
 
@@ -26,7 +27,7 @@ def is_of(state: TokenState, claims: TokenClaims, service_provider_id: uuid.UUID
     The signature already binds them. A mismatch would mean that rows were exchanged: then nothing is known.
     """
     return (
-        str(state.grant.id) == claims.grant_id
+        id_text(state.grant.id) == claims.grant_id
         and state.token.grant_version == claims.grant_version
         and state.service_provider.id == service_provider_id
     )

@@ -34,9 +34,9 @@ class Told:
         if not due:
             return
         with transaction.atomic():
-            rows = [StreamCursor(epoch=epoch, shard=shard) for epoch, shard in due]
+            # In one order: of two that do this at once, and of the drainer, none waits for the other in a circle.
+            rows = [StreamCursor(epoch=epoch, shard=shard) for epoch, shard in sorted(due)]
             StreamCursor.objects.bulk_create(rows, ignore_conflicts=True)
-            # In one order: of two that do this at once, none waits for the other in a circle.
             for (epoch, shard), number in sorted(due.items()):
                 StreamCursor.objects.filter(epoch=epoch, shard=shard, told__lt=number).update(told=number)
             # Not before the commit, which may be of more than this, and fail.

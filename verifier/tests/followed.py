@@ -11,12 +11,34 @@ from typing import Any, TypeVar
 import pytest
 
 from registry.models import ServiceProvider
+from verifier.models import StateChange
 from verifier.services import watching
 from verifier.services.following import Follower
 from verifier.services.snapshots import Known
+from verifier.services.state import state_since
+from verifier.services.watching import News
 from verifier.tests.scene import Scene
 
 T = TypeVar("T")
+
+
+# Stands among what was dropped where all of it was.
+EVERYTHING = "everything"
+
+
+class _Told(Follower):
+    """Says what it was told, after it has acted on it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.hooks: list[Callable[[str, str], None]] = []
+
+    def _hear(self, news: News) -> None:
+        super()._hear(news)
+        told = [(EVERYTHING, "")] if news.everything else []
+        for subject, subject_id in [*told, *((each.subject, each.subject_id) for each in news.changes)]:
+            for hook in self.hooks:
+                hook(subject, subject_id)
 
 
 class Followed:
@@ -24,9 +46,9 @@ class Followed:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self.follower = Follower(self.loop)
+        self.follower = _Told(self.loop)
         self.dropped: list[tuple[str, str]] = []
-        self.follower.on_drop(lambda subject, subject_id: self.dropped.append((subject, subject_id)))
+        self.follower.hooks.append(lambda subject, subject_id: self.dropped.append((subject, subject_id)))
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()
 
@@ -46,7 +68,7 @@ class Followed:
         return self.wait(self.follower.state(jti))
 
     def held(self, jti: str) -> Known | None:
-        return self.call(self.follower.state_now, jti)
+        return self.call(self.follower.held_state, jti)
 
     def provider(self, header: str) -> ServiceProvider | None:
         return self.wait(self.follower.provider(header))
@@ -75,7 +97,8 @@ class Followed:
 
 @contextmanager
 def followed(patch: pytest.MonkeyPatch, *, look_seconds: float = 0.1) -> Iterator[Followed]:
-    """One that has looked once and looks every so many seconds."""
+    """One that has looked once and looks every so many seconds; of what was before, it is told nothing again."""
+    settle()
     patch.setattr(watching, "LOOK_SECONDS", look_seconds)
     made = Followed()
     try:
@@ -83,6 +106,16 @@ def followed(patch: pytest.MonkeyPatch, *, look_seconds: float = 0.1) -> Iterato
         yield made
     finally:
         made.end()
+
+
+def settle() -> None:
+    """Wait until nothing is open that began before the newest change.
+
+    PostgreSQL numbers the transactions of all its databases together: those of the tests beside this one, too.
+    """
+    newest, deadline = StateChange.objects.order_by("id").last(), time.monotonic() + 60
+    while newest and state_since(newest.position).position <= newest.position and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def basic(place: Scene, secret: str | None = None) -> str:

@@ -56,10 +56,11 @@ class Stage:
         floor: int = 0,
         bound: int = 1000,
         acts: bool = True,
+        apart: int = 10**15,
     ) -> list[bytes | str | int]:
         interval, tolerance = (rate.interval_us, rate.tolerance_us) if rate else (0, 0)
         counts = acts and ttl > 0
-        return [epoch, ttl, mode, now, interval, tolerance, floor, BASE, bound, int(counts), int(acts)]
+        return [epoch, ttl, mode, now, interval, tolerance, floor, BASE, bound, int(counts), int(acts), apart]
 
     def give_back(self, held: Reply, *, now: int = NOW, epoch: int = 1, rate: Rate = RATE) -> Reply:
         keys = [scripts.epoch_key(SHARD), scripts.rate_key(SHARD, GRANT)]

@@ -9,7 +9,6 @@ import pytest
 from redis import Redis
 from redis.cluster import RedisCluster
 
-from agentauth.protocol.limits import microseconds
 from audit import kinds
 from audit.identifiers import new_id
 from audit.models import Event
@@ -18,31 +17,8 @@ from audit.verification import verify_log
 from registry.models import Grant
 from tests import redis_servers
 from tests.oracle import counters
-from verifier.stores import EarlyRefusal, StoreCall
-from verifier.stores.events import decision_data
 from verifier.stores.scripts import events_key
 from verifier.tests.scene import LOOK, Scene
-
-
-def base_of(call: StoreCall | EarlyRefusal, **more: Any) -> dict[str, Any]:
-    """The base of a call's event, as far as the call says it; `more` is what was found and decided."""
-    claims = call.claims
-    base = {
-        "id": str(new_id()),
-        "at": microseconds(call.now),
-        "rid": call.actor.request_id,
-        "sp": str(call.service_provider_id),
-        "agent": claims and claims.agent_id,
-        "human": None,
-        "grant": claims and claims.grant_id,
-        "jti": claims and claims.jti,
-        "kind": "denied",
-        "error": None,
-        "reason": None,
-        "data": decision_data(call),
-        "capability": None,
-    }
-    return base | more
 
 
 def encoded(base: object) -> bytes:

@@ -12,6 +12,7 @@ from django.http import HttpResponse
 from audit.models import Event
 from registry.services.state import token_state
 from registry.tests.cast import basic
+from tests.contract.scenarios import one_call_a_minute
 from verifier.models import GrantLedger
 from verifier.stores import state
 from verifier.tests.scene import LOOK, PAY, Scene, counters, key, pay, scene
@@ -72,6 +73,16 @@ def test_the_order_of_events_is_that_of_the_questions(place: Scene) -> None:
     assert verdicts(ask(place, *questions)) == ["valid", "malformed", "valid", "malformed", "valid"]
     outcomes = Event.objects.filter(kind__startswith="verifier.decision").order_by("id")
     assert [event.outcome for event in outcomes] == ["success", "denied", "success", "denied", "success"]
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_DJ_25_each_question_counts_as_a_call_of_its_service_provider(place: Scene, count: int) -> None:
+    """More than what is allowed at once is let in too, or it never could be: what comes next waits for it."""
+    with one_call_a_minute():
+        assert len(ask(place, *[place.body(LOOK) for _ in range(count)])) == count
+        answer = post(place, {"requests": [place.body(LOOK)]})
+    assert answer.status_code == 429
+    assert json.loads(answer.content)["retry_after"] == 60 * count + 1
 
 
 def test_the_same_proof_twice_is_replayed_the_second_time(place: Scene) -> None:
@@ -222,7 +233,7 @@ def test_a_database_that_stays_away_is_not_asked_256_times(monkeypatch: pytest.M
 
     questions = [place.body(LOOK)] * 20
     with monkeypatch.context() as patch:
-        patch.setattr("verifier.services.pipeline.verification_keys", failing)
+        patch.setattr("verifier.services.pipeline.token_keys", failing)
         answers = ask(place, *questions)
     assert set(verdicts(answers)) == {"temporarily_unavailable"}
     assert len(tries) == 3

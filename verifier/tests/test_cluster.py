@@ -17,7 +17,7 @@ pytestmark = pytest.mark.redis
 @pytest.mark.parametrize("program", redis_servers.PROGRAMS)
 def test_a_slot_that_moves_takes_its_memory_along(program: str) -> None:
     with redis_servers.cluster(program) as cluster:
-        runs = frozenset(node.client().info("server")["run_id"] for node in cluster.nodes)
+        runs = frozenset(node.identity for node in cluster.nodes)
 
         async def work(servers: Servers) -> None:
             await begin(servers)

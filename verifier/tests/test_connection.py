@@ -81,10 +81,7 @@ def test_run_ids_marks_and_pings_reach_every_server(
         await servers.ping()
         return await servers.run_ids()
 
-    wanted = {
-        f"127.0.0.1:{node.port}": node.client().info("server")["run_id"]
-        for node in redis_servers_running.nodes
-    }
+    wanted = {f"127.0.0.1:{node.port}": node.identity for node in redis_servers_running.nodes}
     assert on_loop(redis_url, work) == wanted
 
 
@@ -342,7 +339,9 @@ def bulk(text: bytes) -> bytes:
 
 
 # A whole greeting, and one reply more than was asked for.
-GREETING = b"+OK\r\n" + bulk(b"run_id:abc\r\n") + bulk(b"maxmemory_policy:noeviction\r\n")
+GREETING = (
+    b"+OK\r\n" + bulk(b"run_id:abc\r\nmaster_replid:def\r\n") + bulk(b"maxmemory_policy:noeviction\r\n")
+)
 GREETING += b"+sha\r\n" * len(scripts.SCRIPTS)
 
 
@@ -353,8 +352,9 @@ GREETING += b"+sha\r\n" * len(scripts.SCRIPTS)
         (b"+OK\r\n" * 5, "the connection was lost"),
         (b"", "the connection was lost"),
         (GREETING + b"+OK\r\n", "the connection was lost"),
+        (GREETING.replace(b"master_replid", b"master_nobody"), "it does not say who it is"),
     ],
-    ids=["http", "no greeting", "nothing", "too much"],
+    ids=["http", "no greeting", "nothing", "too much", "nameless"],
 )
 def test_what_is_no_redis_is_no_answer_and_is_not_held_on_to(answer: bytes, why: str) -> None:
     accepted = 0

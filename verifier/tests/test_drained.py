@@ -1,5 +1,6 @@
 """A decision read back from a stream is the very event that the database's store writes of the same call."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,8 @@ from django.db import transaction
 from django.utils import timezone
 from redis import Redis
 
+from agentauth.protocol.capability import Capability, parse_capabilities
+from agentauth.protocol.encoding import canonical_json
 from audit.identifiers import new_id
 from audit.models import Event
 from audit.services import record_many
@@ -16,11 +19,16 @@ from verifier.services import draining, pipeline
 from verifier.stores import EarlyRefusal, Permit, Recalled, Refuse, StoreCall, scripts
 from verifier.stores.database import DatabaseStore
 from verifier.stores.drained import UnreadableError, debits, event_of
+from verifier.stores.entries import no_entry, yes_entry
+from verifier.stores.state import state_of
 from verifier.tests.scene import LOOK, READ, Scene, key, scene
-from verifier.tests.streams import base_of, decided, encoded
+from verifier.tests.streams import decided, encoded
 
 pytestmark = pytest.mark.django_db
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+CALENDAR = parse_capabilities([READ])[0]
+# The letter of the script, and what was found before it: a refusal, or what allows the call.
+Found = tuple[str, Refuse | Capability | None]
 ID = "0192f1c8-0000-7000-8000-000000000001"
 
 
@@ -50,71 +58,71 @@ def columns(event: Event) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in {"id", "salt"}}
 
 
-def allowed(place: Scene) -> tuple[str, dict[str, Any]]:
+def allowed(place: Scene) -> Found:
     place.ask(LOOK)
-    return "a", {"kind": "allowed", "capability": "read:calendar"}
+    return "a", CALENDAR
 
 
-def allowed_without_action(place: Scene) -> tuple[str, dict[str, Any]]:
+def allowed_without_action(place: Scene) -> Found:
     place.ask()
-    return "a", {"kind": "allowed"}
+    return "a", None
 
 
-def rehearsed(place: Scene) -> tuple[str, dict[str, Any]]:
+def rehearsed(place: Scene) -> Found:
     place.ask(LOOK, dry_run=True)
-    return "a", {"kind": "rehearsed", "capability": "read:calendar"}
+    return "a", CALENDAR
 
 
-def replayed(place: Scene) -> tuple[str, dict[str, Any]]:
+def replayed(place: Scene) -> Found:
     body = place.body(LOOK)
     place.post(body)
     place.post(body)
-    return "r", {"kind": "allowed", "capability": "read:calendar"}
+    return "r", CALENDAR
 
 
-def too_fast(place: Scene) -> tuple[str, dict[str, Any]]:
+def too_fast(place: Scene) -> Found:
     for _ in range(2):
         answer = place.ask(LOOK)
     assert answer["reason"] == "rate"
-    return "l", {"kind": "allowed", "capability": "read:calendar"}
+    return "l", CALENDAR
 
 
-def outside_the_grant(place: Scene) -> tuple[str, dict[str, Any]]:
+def outside_the_grant(place: Scene) -> Found:
     place.ask({"type": "write", "resource": "calendar"})
-    return "v", {"error": "insufficient_scope", "reason": "no_capability"}
+    return "v", Refuse("insufficient_scope", "no_capability")
 
 
-def outside_the_window(place: Scene) -> tuple[str, dict[str, Any]]:
+def outside_the_window(place: Scene) -> Found:
     answer = place.ask(LOOK)
     assert answer["error"] == "outside_time_window", answer
-    return "v", {"error": "outside_time_window"}
+    return "v", Refuse("outside_time_window")
 
 
-def custom_action(place: Scene) -> tuple[str, dict[str, Any]]:
+def custom_action(place: Scene) -> Found:
     place.ask({"type": "custom", "namespace": "acme", "name": "frob", "resource": "Calendar \\ ü"})
-    return "v", {"error": "insufficient_scope", "reason": "no_capability"}
+    return "v", Refuse("insufficient_scope", "no_capability")
 
 
-def bad_proof(place: Scene) -> tuple[str, dict[str, Any]]:
+def bad_proof(place: Scene) -> Found:
     token = place.token()
     place.ask(LOOK, token=token, proof=place.proof(token, method="GET"), idempotency_key=key())
-    return "v", {"error": "invalid_dpop_proof", "reason": "method"}
+    return "v", Refuse("invalid_dpop_proof", "method")
 
 
-def no_token(place: Scene) -> tuple[str, dict[str, Any]]:
+def no_token(place: Scene) -> Found:
     place.ask(LOOK, token="x", proof="x")
-    return "v", {"error": "invalid_token", "reason": "malformed"}
+    return "v", Refuse("invalid_token", "malformed")
 
 
-def revoked(place: Scene) -> tuple[str, dict[str, Any]]:
+def revoked(place: Scene) -> Found:
     body = place.body(LOOK)
     place.grant.status = "revoked"
     place.grant.save()
     place.post(body)
-    return "v", {"error": "invalid_token", "reason": "grant_inactive"}
+    return "v", Refuse("invalid_token", "grant_inactive")
 
 
-ACTS: list[Callable[[Scene], tuple[str, dict[str, Any]]]] = [
+ACTS: list[Callable[[Scene], Found]] = [
     allowed,
     allowed_without_action,
     rehearsed,
@@ -132,7 +140,7 @@ ACTS: list[Callable[[Scene], tuple[str, dict[str, Any]]]] = [
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("act", ACTS)
 def test_the_event_equals_that_of_the_database_s_store(
-    act: Callable[[Scene], tuple[str, dict[str, Any]]], store: Listening, *, named: bool
+    act: Callable[[Scene], Found], store: Listening, *, named: bool
 ) -> None:
     envelope: dict[str, Any] = {"max_requests_per_minute": 1} if act is too_fast else {}
     if act is outside_the_window:
@@ -142,14 +150,19 @@ def test_the_event_equals_that_of_the_database_s_store(
     place = scene(READ, **envelope)
     outcome, found = act(place)
     by_the_store = Event.objects.filter(kind__startswith="verifier.decision.").latest("id")
-    if named and store.last.claims is not None:
-        found |= {"human": str(place.human.pk)}
-    elif found.get("kind") in {"allowed", "rehearsed"} and outcome == "a":
+    state, call = state_of(store.last), store.last
+    if isinstance(found, Refuse):
+        _, entry = no_entry(call, found, state if named else None)
+    else:
         # A yes has read the state: it always names its human.
-        found |= {"human": str(place.human.pk)}
-    made = event_of(encoded(base_of(store.last, **found)), outcome.encode())
+        assert isinstance(call, StoreCall)
+        assert state is not None
+        _, entry = yes_entry(call, state, found)
+    # What other tests write by hand has the same members.
+    assert json.loads(entry).keys() == decided(place.grant).keys()
+    made = event_of(entry, outcome.encode())
     with transaction.atomic():
-        record_many(draining._with_humans([made]))
+        record_many(draining._with_humans([made]), now=timezone.now())
     assert columns(Event.objects.get(pk=made.id)) == columns(by_the_store)
     assert debits(made) is (act is allowed)
 
@@ -185,6 +198,9 @@ def plain(**more: Any) -> dict[str, Any]:
         plain(agent=[]),
         plain(grant=None),
         plain(jti="\0"),
+        plain(jti=0),
+        plain(jti=[]),
+        plain(rid=[]),
         plain(kind="refused"),
         plain(kind=["allowed"]),
         plain(kind="denied"),
@@ -199,6 +215,16 @@ def plain(**more: Any) -> dict[str, Any]:
 def test_what_is_no_decision_of_ours_is_unreadable(base: Any) -> None:
     with pytest.raises(UnreadableError):
         event_of(base if isinstance(base, bytes) else encoded(base), b"a")
+
+
+def test_of_data_that_is_alike_each_is_looked_at() -> None:
+    """What was checked once is remembered by its text: a number is not a truth value, and no fraction."""
+    for action, capability in ((1, "read:a"), (True, "read:a"), (1, "read:b"), (1, None), ("1", None)):
+        data = event_of(encoded(plain(data={"action": action}, capability=capability)), b"a").data
+        more = {} if capability is None else {"capability": capability}
+        assert data.text == canonical_json({"action": action} | more) == canonical_json(data.value)
+    with pytest.raises(UnreadableError):
+        event_of(encoded(plain(data={"action": 1.0})), b"a")
 
 
 @pytest.mark.parametrize("outcome", [b"", b"x", b"av", b"A"])
@@ -218,7 +244,7 @@ def test_what_the_scripts_write_is_read(redis: Redis, place: Scene) -> None:
     redis.set(keys[0], "3")
     judged: list[Any] = [3, 125_000, "yes", 1_795_000_000_000_000, 0, 0, 0]
     for base in (decided(grant), decided(grant)):
-        arguments = [*judged, encoded(base), scripts.MAX_STREAM, 1, 1]
+        arguments = [*judged, encoded(base), scripts.MAX_STREAM, 1, 1, 10**15]
         redis.eval(scripts.JUDGE.source.decode(), 5, keys[0], proof, rate, keys[1], keys[2], *arguments)
     early = decided(grant, kind="denied", error="invalid_token", reason="expired", capability=None)
     redis.eval(scripts.NOTE.source.decode(), 3, *keys, 3, encoded(early), scripts.MAX_STREAM)

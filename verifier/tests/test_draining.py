@@ -5,12 +5,13 @@ import uuid
 from datetime import datetime
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from pytest_django.fixtures import Settings
 from redis import Redis
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from audit.models import Event
+from audit.models import Event, Leaf, QueueEntry
+from audit.services import seal_audit
 from audit.tests.tampering import execute
 from tests.redis_servers import Server
 from verifier.models import GrantLedger, StreamCursor
@@ -18,8 +19,8 @@ from verifier.services import draining
 from verifier.services.draining import drain, drain_redis, waiting
 from verifier.stores.scripts import SHARDS
 from verifier.stores.sync_connection import sync_client
-from verifier.tests.scene import LOOK, Scene
-from verifier.tests.streams import Verifier, assert_whole, losses, taken
+from verifier.tests.scene import LOOK, Scene, scene
+from verifier.tests.streams import Verifier, assert_whole, decided, losses, taken
 
 FULL = "NEW.request_id = 'full'"
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
@@ -45,12 +46,55 @@ def test_what_waits_is_taken_over_in_order_and_gone_from_redis(
     assert drain(redis, now=now) == 0
 
 
+def test_what_waits_in_all_shards_is_one_commit_and_has_its_numbers_in_it(
+    redis: Redis, place: Scene, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other events of the database wait for the sequencer; these do not."""
+    seal_audit(now=now)
+    commits: list[str] = []
+    monkeypatch.setattr(draining, "fault_point", commits.append)
+    written = []
+    for shard in range(SHARDS):
+        one = Verifier(redis, place, shard)
+        written += [one.write(), one.write("r")]
+    assert drain(redis, now=now) == 32
+    assert commits == ["drain.before_commit", "drain.after_commit"]
+    assert not QueueEntry.objects.exists()
+    numbered = Leaf.objects.order_by("-leaf_index").values_list("event_id", flat=True)[:32]
+    assert [str(pk) for pk in reversed(numbered)] == sorted(written)
+    assert_whole(now)
+
+
+def test_an_event_that_comes_twice_in_two_shards_is_written_once(
+    redis: Redis, place: Scene, now: datetime
+) -> None:
+    """At once, and where it is in the log already: then the others of its commit are taken over all the same."""
+    base = decided(place.grant)
+    first, second, third = (Verifier(redis, place, shard) for shard in (2, 5, 9))
+    first.write(base=base)
+    second.write(base=base)
+    assert drain(redis, now=now) == 2
+    assert [(loss["reason"], loss["shard"]) for loss in losses()] == [("repeated", 5)]
+    written = [first.write(), third.write()]
+    third.write(base=base)
+    assert drain(redis, now=now) == 3
+    assert [(loss["reason"], loss["shard"]) for loss in losses()] == [("repeated", 5), ("repeated", 9)]
+    assert taken() == sorted([base["id"], *written])
+    assert GrantLedger.objects.get().uses == 3
+    assert waiting(redis) == [0] * 16
+    assert_whole(now)
+
+
 def test_more_than_a_batch_is_taken_over_in_one_run(
     verifier: Verifier, redis: Redis, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    commits: list[str] = []
+    monkeypatch.setattr(draining, "fault_point", commits.append)
     monkeypatch.setattr(draining, "BATCH", 4)
     written = [verifier.write() for _ in range(11)]
     assert drain(redis, now=now) == 11
+    # Of all sixteen shards one each, then of the one that has more: four, four and two.
+    assert commits.count("drain.after_commit") == 4
     assert taken() == sorted(written)
     assert GrantLedger.objects.get().uses == 11
     assert_whole(now)
@@ -110,6 +154,7 @@ def test_a_drainer_that_dies_leaves_each_decision_to_be_written_once(
     redis: Redis,
     now: datetime,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
     place_of_death: str,
     written_before: int,
 ) -> None:
@@ -126,6 +171,8 @@ def test_a_drainer_that_dies_leaves_each_decision_to_be_written_once(
     assert waiting(redis)[0] == 3
     written.append(verifier.write())
     assert drain(redis, now=now) == 4 - written_before
+    # Numbers that were passed are looked up: the database had nothing to refuse.
+    assert not caplog.records
     assert taken() == sorted(written)
     assert GrantLedger.objects.get().uses == 4
     assert waiting(redis)[0] == 0
@@ -231,6 +278,60 @@ def test_AU_2_RF_21_what_the_database_does_not_take_waits_and_holds_up_no_other_
     assert GrantLedger.objects.get().uses == 3
     assert losses() == []
     assert_whole(now)
+
+
+@pytest.mark.postgres
+def test_a_grant_that_somebody_holds_holds_up_no_other_shard_and_not_the_log(
+    redis: Redis, place: Scene, now: datetime
+) -> None:
+    held, free = Verifier(redis, place, 3), Verifier(redis, scene(), 4)
+    GrantLedger.objects.get_or_create(grant=place.grant)
+    kept, passed = held.write(), free.write()
+    holding, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with transaction.atomic():
+            GrantLedger.objects.select_for_update().get(grant=place.grant)
+            holding.set()
+            over.wait(20)
+        connection.close()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert holding.wait(5)
+    execute("SET lock_timeout = '300ms'")
+    try:
+        with pytest.raises(TemporarilyUnavailableError):
+            drain(redis, now=now)
+        assert taken() == [passed]
+        # The head is nobody's.
+        seal_audit(now=now)
+    finally:
+        execute("RESET lock_timeout")
+        over.set()
+        thread.join()
+    assert drain(redis, now=now) == 1
+    assert taken() == sorted([passed, kept])
+    assert_whole(now)
+
+
+def test_what_is_refused_is_tried_once_in_a_run_however_much_waits(
+    verifier: Verifier,
+    redis: Redis,
+    now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(draining, "BATCH", 1)
+    verifier.write(rid="full")
+    verifier.write()
+    execute(f"CREATE TRIGGER broken BEFORE INSERT ON audit_event {refusing(FULL)}")
+    try:
+        with pytest.raises(TemporarilyUnavailableError):
+            drain(redis, now=now)
+    finally:
+        execute("DROP TRIGGER broken" + (" ON audit_event" if connection.vendor == "postgresql" else ""))
+    assert caplog.text.count("decisions of shard 0 could not be taken over") == 1
 
 
 def test_without_redis_in_the_settings_nothing_is_asked(

@@ -23,12 +23,11 @@ from registry.models import Grant
 from registry.services import agents, grants, manifests, people, service_providers, tokens
 from registry.services.state import token_state
 from verifier.services import following, loads
-from verifier.services.following import EVERYTHING
 from verifier.services.loads import MOST_LOADS
 from verifier.services.snapshots import known_tokens
 from verifier.services.state import Changes
 from verifier.services.watching import Look, News
-from verifier.tests.followed import Followed, basic, followed, until
+from verifier.tests.followed import EVERYTHING, Followed, basic, followed, until
 from verifier.tests.scene import PAY, READ, SYSTEM, Scene, scene
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -192,7 +191,7 @@ def test_a_disabled_key_is_none_of_the_token_keys_and_drops_no_state(world: Worl
         if (subject, subject_id) == (Subject.KEY, key.kid):
             told.append(key.kid in process.follower.token_keys())
 
-    process.call(process.follower.on_drop, hook)
+    process.follower.hooks.append(hook)
     disable_key(kid=key.kid, actor=SYSTEM, now=timezone.now())
     until(lambda: key.kid not in process.call(process.follower.token_keys), SOON)
     until(lambda: bool(told), SOON)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 import pytest
 from django.utils import timezone
@@ -12,7 +13,7 @@ from registry.models import SpentProof
 from verifier.models import GrantLedger, Home
 from verifier.services import keeper
 from verifier.services.home import LEASE_SECONDS, MARGIN_SECONDS, look
-from verifier.services.keeper import AWAY_SECONDS, BACK_SECONDS, Keeper
+from verifier.services.keeper import AWAY_SECONDS, BACK_SECONDS, CALM_SECONDS, Keeper
 from verifier.stores.probe import RedisProbe, ServersAwayError
 from verifier.tests.moving import Passing, begin, leave, move
 from verifier.tests.scene import scene
@@ -28,6 +29,8 @@ class FakeServers:
     ids: frozenset[str] = frozenset({"one", "two"})
     epoch: int = 0
     are_away: bool = False
+    # By how many seconds each one's clock is ahead of the database's.
+    ahead: list[float] = field(default_factory=lambda: [0.0, 0.0])
     marks: list[int] = field(default_factory=list)
     # How long an answer that does not come is waited for.
     hang: Callable[[], None] = lambda: None
@@ -35,6 +38,11 @@ class FakeServers:
     def run_ids(self) -> frozenset[str]:
         self._answer()
         return self.ids
+
+    def times(self) -> list[datetime]:
+        self._answer()
+        _row, database_now = look()
+        return [database_now + timedelta(seconds=each) for each in self.ahead]
 
     def mark(self, epoch: int) -> None:
         self._answer()
@@ -246,6 +254,80 @@ def test_without_a_redis_url_the_home_is_the_database(
     assert leave("redis")
     assert at(turns(one, None, time, WAIT)) == (4, "database", "")
     assert reasons()[2:] == ["not_configured", "as_planned", "test", "not_configured"]
+
+
+@pytest.mark.parametrize("ahead", [[6.0, 0.0], [0.0, -6.0]])
+def test_RF_5_a_clock_of_redis_that_is_wrong_ends_its_epoch_and_is_not_gone_back_to(
+    ahead: list[float], one: Keeper, servers: FakeServers, time: Passing
+) -> None:
+    """By a clock that ran ahead it has forgotten what was spent, also once it is right again."""
+    in_redis(servers, time)
+    servers.ahead = [4.0, -4.0]
+    assert at(turns(one, servers, time, 5)) == (2, "redis", "")
+    servers.ahead = ahead
+    assert at(turns(one, servers, time, 0)) == (2, "redis", "database")
+    servers.ahead = [0.0, 0.0]
+    assert at(turns(one, servers, time, WAIT)) == (3, "database", "")
+    servers.ahead = ahead
+    assert at(turns(one, servers, time, BACK_SECONDS + 5)) == (3, "database", "")
+    servers.ahead = [0.0, 0.0]
+    time.shift(1)
+    assert at(turns(one, servers, time, BACK_SECONDS - 1)) == (3, "database", "")
+    assert at(turns(one, servers, time, 1)) == (3, "database", "redis")
+    servers.ahead = ahead
+    assert at(turns(one, servers, time, WAIT)) == (4, "database", "")
+    assert reasons()[2:] == ["clock", "as_planned", "back", "clock"]
+
+
+def test_a_clock_of_this_host_says_nothing_of_redis(one: Keeper, servers: FakeServers, time: Passing) -> None:
+    in_redis(servers, time)
+    time.set_ahead(60)
+    assert at(turns(one, servers, time, 5)) == (2, "redis", "")
+
+
+def until_moved(keepers: list[Keeper], probes: list[FakeServers], time: Passing, kind: str) -> int:
+    """After how many seconds of turns of all of them the home is there."""
+    for seconds in range(2000):
+        row = Home.objects.get()
+        if (row.kind, row.leaving_for) == (kind, ""):
+            return seconds
+        for each, probe in zip(keepers, probes, strict=True):
+            each.keep(probe, timezone.now())
+        time.shift(1)
+    raise AssertionError("it never moved")
+
+
+def test_one_that_alone_cannot_reach_redis_moves_everybody_less_and_less(
+    servers: FakeServers, time: Passing
+) -> None:
+    in_redis(servers, time)
+    lonely = FakeServers(are_away=True)
+    waits = []
+    for _ in range(7):
+        # Whoever remembered the last time is not there any more.
+        keepers = [Keeper(time), Keeper(time)]
+        until_moved(keepers, [servers, lonely], time, "database")
+        waits.append(until_moved(keepers, [servers, lonely], time, "redis") - WAIT)
+    assert [round(each, -1) for each in waits] == [30, 60, 120, 240, 480, 600, 600]
+    # Nobody was lost for long enough: the next time is as the first.
+    turns(keepers[0], servers, time, CALM_SECONDS)
+    until_moved(keepers, [servers, lonely], time, "database")
+    assert round(until_moved(keepers, [servers, lonely], time, "redis") - WAIT, -1) == 30
+
+
+def test_redis_that_is_lost_on_the_way_there_is_waited_for_longer_as_well(
+    one: Keeper, servers: FakeServers, time: Passing
+) -> None:
+    move(time)
+    for wait in (BACK_SECONDS, BACK_SECONDS, 2 * BACK_SECONDS):
+        assert at(turns(one, servers, time, wait))[1:] == ("database", "redis")
+        servers.are_away = True
+        assert at(turns(one, servers, time, WAIT))[1:] == ("database", "")
+        servers.are_away = False
+        time.shift(1)
+    # Somebody saw to it.
+    move(time)
+    assert at(turns(one, servers, time, BACK_SECONDS))[1:] == ("database", "redis")
 
 
 # ---- together

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -41,3 +42,38 @@ def test_RF_4_who_waits_for_a_database_that_hangs_is_told_so_and_what_waits_behi
     assert isinstance(second, TemporarilyUnavailableError)
     assert third == "third"
     assert begun == []
+
+
+def test_RF_19_who_would_wait_too_long_is_told_at_once_and_when_it_goes_fast_again_nobody_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lanes, "_TOGETHER", 4)
+    made = Lane(threads=1)
+    made.start()
+
+    async def ask() -> tuple[int, int]:
+        # A twentieth of a second each: so fast it goes.
+        for _ in range(8):
+            await made.run("", lambda: time.sleep(0.05))
+        slow: list[asyncio.Task[None]] = []
+        while len(slow) < 40:
+            try:
+                made.check_room()
+            except TemporarilyUnavailableError:
+                break
+            slow.append(asyncio.create_task(made.run("", lambda: time.sleep(0.05))))
+            await asyncio.sleep(0)
+        await asyncio.gather(*slow)
+        for _ in range(40):
+            await made.run("", lambda: None)
+        quick = [asyncio.create_task(made.run("", lambda: None)) for _ in range(40)]
+        await asyncio.sleep(0)
+        made.check_room()
+        await asyncio.gather(*quick)
+        return len(slow), len(quick)
+
+    admitted, after = asyncio.run(ask())
+    made.stop()
+    # Half a second's worth of them, and those that are under way.
+    assert 8 <= admitted <= 20
+    assert after == 40

@@ -166,14 +166,16 @@ def test_EN_16_a_thousand_dry_runs_consume_nothing() -> None:
         budgets=[{"value": "100.00", "currency": "EUR", "period": "day", "zone": "UTC"}],
     )
     operation, token = key(), place.token()
-    body = place.body(pay("60.00"), token=token, idempotency_key=operation, dry_run=True)
-    before = place.post(body).json()  # type: ignore[attr-defined]
-    assert before["valid"]
-    question, now = parse_verify_request(body), timezone.now()
-    for _ in range(1000):
-        answer = verify(service_provider=place.provider, request=question, actor=SYSTEM, now=now)
-        assert answer.body["limits"] == before["limits"]
-    assert before["limits"] == {
+    limits = []
+    for _ in range(10):  # A proof is not good for as long as a slow machine may take over all of them.
+        body = place.body(pay("60.00"), token=token, idempotency_key=operation, dry_run=True)
+        question, now = parse_verify_request(body), timezone.now()
+        for _ in range(100):
+            answer = verify(service_provider=place.provider, request=question, actor=SYSTEM, now=now)
+            limits.append(answer.body["limits"])
+    before = limits[0]
+    assert limits == [before] * 1000
+    assert before == {
         "rate_remaining": 1,
         "budgets": [{"currency": "EUR", "period": "day", "remaining": "100.00"}],
         "uses_remaining": 3,

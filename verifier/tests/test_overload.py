@@ -15,6 +15,9 @@ BODY = json.dumps({"token": "t", "method": "GET", "url": "http://localhost/"}).e
 
 
 class _Follower:
+    def held_provider(self, _digest: bytes) -> None:
+        return None
+
     async def provider(self, _authorization: str) -> ServiceProvider:
         return ServiceProvider(id=uuid.uuid4())
 

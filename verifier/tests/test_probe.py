@@ -39,7 +39,7 @@ def marked_again(probe: RedisProbe) -> bool:
 
 def test_the_run_ids_are_of_every_server_that_holds_keys(servers: Running) -> None:
     ids = RedisProbe().run_ids()
-    assert ids == {str(node.client().info("server")["run_id"]) for node in servers.nodes}
+    assert ids == {node.identity for node in servers.nodes}
     assert len(ids) == len(servers.nodes)
 
 

@@ -45,6 +45,7 @@ from verifier.models import StateChange
 from verifier.tests.scene import READ, SYSTEM, Scene, scene
 
 pytestmark = pytest.mark.django_db
+QUARTER = timedelta(days=91)
 
 
 @dataclass
@@ -269,6 +270,7 @@ SERVICES = [
     Row(kms.services.ensure_key, the_newest_key, more={"purpose": constant("receipt")}),
     Row(kms.services.rotate_key, the_newest_key, more={"purpose": constant("token")}),
     Row(kms.services.promote_due_keys, the_newest_key, next_key, "now"),
+    Row(kms.services.rotate_due_keys, the_newest_key, more={"now": lambda world, _made: world.now + QUARTER}),
     Row(kms.services.disable_key, the_made_key, kid, "kid"),
     Row(tokens.issue_token, None),
     Row(tokens.revoke_token, the_token),

@@ -13,9 +13,14 @@ from django.core.management import CommandError, call_command
 from django.db import Error, connection, transaction
 from django.utils import timezone
 
+from audit import kinds
 from audit.models import Event
 from audit.roles import RoleError, grant_verifier_role
+from audit.services import SYSTEM, record
+from audit.tests.months import months as months  # noqa: PLC0414 — a fixture
+from audit.tests.months import months_on, place_of, set_clock
 from audit.tests.tampering import execute
+from audit.tests.test_roles import MONTHS
 from registry.models import Agent, BarredKey, Grant
 from verifier.models import AgentOperation, Confirmation, Home, StreamCursor
 from verifier.services.state import publish, state_since
@@ -30,12 +35,13 @@ EVERYTHING = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", 
 
 # Each table with a decision: the rights of the role, columns in brackets. Those at the end are none of its business.
 EXPECTED = {
-    "audit_event": "INSERT, SELECT (at, id)",
+    "audit_event": "INSERT, SELECT (id)",
     "audit_queueentry": "INSERT, SELECT",
     "audit_refusalcount": "INSERT, SELECT, UPDATE (count)",
     "django_migrations": "SELECT",
     "django_session": "SELECT (expire_date, session_key)",
     "kms_key": "SELECT",
+    "kms_keycertificate": "SELECT",
     "registry_agent": "SELECT, UPDATE (status)",
     "registry_barredkey": "INSERT, SELECT",
     "registry_grant": "SELECT, UPDATE (ended_at, status)",
@@ -47,7 +53,7 @@ EXPECTED = {
     "verifier_agentoperation": "DELETE, INSERT, SELECT",
     "verifier_confirmation": "INSERT, SELECT, UPDATE (consumed_at, status)",
     "verifier_grantledger": "INSERT, SELECT, UPDATE (spent, tat_us, uses)",
-    "verifier_home": "INSERT, SELECT, UPDATE (began_at, epoch, kind, leaving_at, leaving_for, servers)",
+    "verifier_home": "INSERT, SELECT, UPDATE (back_after, began_at, epoch, kind, leaving_at, leaving_for, servers)",
     "verifier_presencelease": "SELECT",
     "verifier_providercall": "INSERT, SELECT, UPDATE (answer, body_sha256, expires_at)",
     "verifier_statechange": "INSERT, SELECT",
@@ -55,7 +61,8 @@ EXPECTED = {
 } | dict.fromkeys(
     [
         *("approvals_challenge", "approvals_passkey", "approvals_receipt", "approvals_setupcode"),
-        *("audit_head", "audit_leaf", "audit_opening"),
+        *("audit_droppedmonth", "audit_head", "audit_leaf", "audit_node", "audit_opening"),
+        *("audit_checkpoint", "audit_checkpointcopy", "audit_cosignature", "audit_segment"),
         *("auth_group", "auth_group_permissions", "auth_permission"),
         *("django_admin_log", "django_content_type"),
         *("registry_enrolmentcode", "registry_idempotencyrecord"),
@@ -117,16 +124,24 @@ def found_rights() -> dict[str, str]:
     return found
 
 
+def decided_rights() -> dict[str, str]:
+    """EXPECTED, and for the months of the log: nothing, whichever there are."""
+    months = rows("SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r'")
+    assert len(months) >= 6
+    return EXPECTED | {name: "" for (name,) in months}
+
+
 def test_every_right_on_every_table_was_decided(bound: None) -> None:
     """A new table fails here until somebody says what the verifier's processes may do with it."""
-    assert found_rights() == EXPECTED
+    assert found_rights() == decided_rights()
 
 
 def test_granting_again_takes_back_what_was_given_by_hand(bound: None) -> None:
     execute(f"GRANT UPDATE (capabilities), DELETE ON registry_grant TO {QUOTED}")
     execute("GRANT SELECT ON approvals_passkey TO PUBLIC")
+    execute(f"GRANT SELECT (data), INSERT ON audit_event_late TO {QUOTED}")
     grant_verifier_role(ROLE)
-    assert found_rights() == EXPECTED
+    assert found_rights() == decided_rights()
 
 
 @pytest.mark.parametrize("group", ["pg_write_all_data", "pg_read_all_data", '"a group"'])
@@ -252,7 +267,7 @@ def test_it_keeps_the_home(bound: None) -> None:
         # Whoever finds none makes it.
         Home.objects.bulk_create([Home(began_at=now)], ignore_conflicts=True)
         home.select_for_update().get()
-        home.update(leaving_at=now, leaving_for="redis")
+        home.update(leaving_at=now, leaving_for="redis", back_after=30)
         home.update(epoch=2, kind="redis", began_at=now, servers=["a"], leaving_at=None, leaving_for="")
         assert Home.objects.get().epoch == 2
 
@@ -276,6 +291,7 @@ FORBIDDEN = [
     *(f"{act} audit_event" for act in ("TABLE", "DELETE FROM", "TRUNCATE")),
     "SELECT data FROM audit_event",
     "UPDATE audit_event SET reason = 'x'",
+    *MONTHS,
     "UPDATE audit_opening SET member = 'x'",
     "DELETE FROM audit_opening",
     "DELETE FROM audit_queueentry",
@@ -332,8 +348,7 @@ FORBIDDEN = [
     "UPDATE registry_grant SET status = 'approved'",
     "UPDATE registry_grant SET status = 'revoked'",
     "INSERT INTO verifier_confirmation (human_id) SELECT id FROM registry_human",
-    "INSERT INTO verifier_streamcursor (epoch, shard, number, entry_id, told) VALUES (1, 1, 5, '0-0', 5)",
-    "INSERT INTO verifier_streamcursor (epoch, shard, number, entry_id, told) VALUES (1, 1, 0, '5-0', 5)",
+    "INSERT INTO verifier_streamcursor (epoch, shard, number, told) VALUES (1, 1, 5, 5)",
 ]
 
 
@@ -346,3 +361,38 @@ def test_AU_27_everything_else_is_denied(place: Scene, bound: None, statement: s
         _as_verifier(),
     ):
         execute(statement)
+
+
+# --- The months of the log --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def signed_in(months: set[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every connection is the role's own, those that are made aside too."""
+    execute(f"CREATE ROLE {QUOTED} LOGIN")
+    grant_verifier_role(ROLE)
+    monkeypatch.setitem(connection.settings_dict, "USER", ROLE)
+    connection.close()
+    yield
+    monkeypatch.undo()
+    connection.close()
+    execute(f"DROP OWNED BY {QUOTED}")
+    execute(f"DROP ROLE {QUOTED}")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_AU_27_it_records_in_a_month_that_nobody_has_made(
+    signed_in: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert rows("SELECT current_user::text") == [(ROLE,)]
+    month = months_on(9)
+    set_clock(monkeypatch, month.start)
+    with transaction.atomic():
+        made = record(kind=kinds.DECISION_ALLOWED, actor=SYSTEM, at=timezone.now())
+    monkeypatch.undo()
+    connection.close()
+    assert place_of(made.pk) == month.partition
+    assert rows("SELECT tableowner <> %s FROM pg_tables WHERE tablename = %s", ROLE, month.partition) == [
+        (True,)
+    ]
+    assert found_rights() == decided_rights()

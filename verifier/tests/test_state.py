@@ -11,6 +11,7 @@ from django.utils import timezone
 from kms.state import Subject, publish_change
 from verifier.models import StateChange
 from verifier.services.state import KEPT_FOR, Change, forget_old_changes, publish, state_since
+from verifier.tests.followed import settle
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -22,6 +23,12 @@ def test_outside_a_transaction_nothing_is_published() -> None:
 
 
 def say(subject_id: str, at: datetime | None = None) -> None:
+    """Publish one change, and wait until nothing that began before it is open."""
+    say_at_once(subject_id, at)
+    settle()
+
+
+def say_at_once(subject_id: str, at: datetime | None = None) -> None:
     with transaction.atomic():
         publish(subject="agent", subject_id=subject_id, at=at or timezone.now())
 
@@ -91,7 +98,7 @@ def test_a_change_that_commits_late_is_not_missed() -> None:
     thread.start()
     assert written.wait(5)
     if connection.vendor == "postgresql":
-        say("quick")
+        say_at_once("quick")
     found, position = ids(position)
     assert "slow" not in found
     seen.set()

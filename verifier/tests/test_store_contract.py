@@ -90,6 +90,10 @@ def kept(request: pytest.FixtureRequest, started: Any, monkeypatch: pytest.Monke
     servers.close()
 
 
+def decisions() -> list[Event]:
+    return list(Event.objects.filter(kind__startswith="verifier.decision."))
+
+
 def call(place: Scene, action: dict[str, Any] | None = LOOK, **more: Any) -> StoreCall:
     """A call that reached the store."""
     now, tenure = timezone.now(), home.LEASE.current()
@@ -133,6 +137,13 @@ def together(kept: Kept, calls: list[StoreCall]) -> "Counter[str]":
 def test_a_proof_is_spent_once_whatever_follows(kept: Kept, ask: Callable[..., StoreCall]) -> None:
     place = scene(READ, PAY, max_requests_per_minute=600)
     assert together(kept, [ask(place)] * 20) == {"yes": 1, "replayed": 19}
+    assert (kept.said(), kept.said("denied")) == (1, 19)
+    for event in decisions():
+        assert (event.agent_id, event.human_id) == (place.agent.pk, place.human.pk)
+        assert event.kind == (kinds.DECISION_DENIED if event.outcome == "denied" else kinds.DECISION_ALLOWED)
+        label = READ if event.data["action"]["type"] == "read" else PAY
+        assert event.data.get("capability") in {None, f"{label['type']}:{label['resource']}"}
+        assert ("capability" in event.data) is (event.outcome == "success")
     wrong = call(place, {"type": "write", "resource": "calendar"})
     assert [words(kept.apply(wrong)) for _ in range(2)] == ["no_capability", "replayed"]
     dear = payment(place, "501.00")
@@ -148,6 +159,7 @@ def test_a_dry_run_leaves_nothing_but_its_event(kept: Kept) -> None:
     for _ in range(3):
         assert words(kept.apply(dry)) == "yes"
     assert kept.said() == 3
+    assert {event.kind for event in decisions()} == {kinds.DECISION_REHEARSED}
     assert counters() == before
     # Neither the proof nor the one use that there is.
     assert words(kept.apply(call(place, LOOK, token=token, proof=body["proof"]))) == "yes"

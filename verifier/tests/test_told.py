@@ -55,6 +55,17 @@ def test_what_another_process_was_told_later_is_added(redis: Redis, told: Told, 
     assert [(loss["first"], loss["count"]) for loss in losses()] == [(1, 4), (5, 2)]
 
 
+def test_what_is_told_while_it_is_written_down_is_written_down_next(told: Told) -> None:
+    told.hear(1, 0, 4)
+    with transaction.atomic():
+        told.write_down()
+        # It is not in what is about to be committed.
+        told.hear(1, 0, 6)
+    assert StreamCursor.objects.get().told == 4
+    told.write_down()
+    assert StreamCursor.objects.get().told == 6
+
+
 def test_what_waits_is_not_lost(verifier: Verifier, redis: Redis, told: Told, now: datetime) -> None:
     """Also where the next epoch's events come after it: the stream is one."""
     written = [verifier.write(), verifier.write()]

@@ -1,4 +1,4 @@
-"""Calls that wait inside us: none passes that waited for too long, and none takes the room of others."""
+"""Calls that wait inside us: none passes that waited for too long, none takes the room of others, none is told for whom it waited."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import connections
 
 from agentauth.protocol.dpop import SPEND_SECONDS
-from tests import redis_servers
+from tests import redis_servers, through
 from tests.through import LeanClient, Running, at_home_in_redis
 from verifier import stores
 from verifier.answers import refusal_body
@@ -41,8 +41,13 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[redis_servers.Server]:
 
 
 @pytest.fixture
-def running(server: redis_servers.Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
-    """The lean endpoint, at home in Redis, where nobody waits for long."""
+def running(
+    server: redis_servers.Server, monkeypatch: pytest.MonkeyPatch, token_key: None
+) -> Iterator[Running]:
+    """The lean endpoint, at home in Redis, where nobody waits for long.
+
+    The key is there before it: SQLite calls nothing out, so one made later is known half a second after.
+    """
     monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(seconds=SHORT))
     with at_home_in_redis(server.url):
         made = Running()
@@ -110,6 +115,20 @@ def test_nor_that_of_a_question_that_waited_for_another(running: Running) -> Non
     assert verdicts(ask(place, place.body(LOOK, token=token))) == ["valid"]
 
 
+def test_RF_19_who_is_told_to_come_again_has_spent_no_proof(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = scene(max_uses=5)
+    question = place.body(LOOK)
+    with monkeypatch.context() as patch:
+        patch.setattr(running.app._verifier._lane, "_each", 10.0)
+        patch.setattr(running.app._verifier._lane._jobs, "qsize", lambda: 1)
+        shed = place.post(question)
+    assert (shed.status_code, json.loads(shed.content)["error"]) == (503, "temporarily_unavailable")
+    assert shed.headers["Retry-After"]
+    assert json.loads(place.post(question).content)["valid"]
+
+
 def test_a_spent_proof_is_remembered_for_longer_than_clocks_and_waits_can_make_it_good(
     running: Running, server: redis_servers.Server
 ) -> None:
@@ -142,6 +161,19 @@ def test_questions_of_batches_leave_room_for_others(
             for each in [pool.submit(apart, lambda: ask(place, *[question] * 256)) for _ in range(3)]:
                 assert verdicts(each.result()) == ["unknown"] * 256
     assert most == lean.MAX_OF_BATCHES
+
+
+def test_OG_23_a_redis_that_is_gone_is_not_described_to_anybody(
+    server: redis_servers.Server, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = scene()
+    assert place.ask(LOOK)["valid"]
+    monkeypatch.setattr(through, "drained", lambda: None)
+    server.stop()
+    answer = place.post(place.body(LOOK))
+    assert (answer.status_code, json.loads(answer.content)["error"]) == (503, "temporarily_unavailable")
+    told = str(dict(answer.items())) + answer.content.decode()
+    assert not [each for each in ("edis", "127.0.0.1", str(server.port), "rror:", "refused") if each in told]
 
 
 def test_whoever_guesses_credentials_leaves_room_for_those_who_have_them(

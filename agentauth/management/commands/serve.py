@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from io import StringIO
 from types import FrameType
 from typing import Any
@@ -18,8 +19,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 30
-# The parts restart when they die; a part that dies this often in all brings the whole down, visibly.
+# The parts restart when they die; where they die this often within a minute, the whole goes down, visibly.
 RESTARTS = 5
+RESTARTS_SECONDS = 60.0
 
 
 class Command(BaseCommand):
@@ -86,7 +88,7 @@ def gunicorn(bind: str) -> list[str]:
 
 
 def supervise(commands: list[list[str]]) -> None:
-    """Run `commands` side by side until SIGTERM or SIGINT; restart a part that died, give up after RESTARTS."""
+    """Run `commands` side by side until SIGTERM or SIGINT; restart a part that died, give up after RESTARTS within RESTARTS_SECONDS."""
     stopping = False
 
     def stop(_number: int, _frame: FrameType | None) -> None:
@@ -97,12 +99,12 @@ def supervise(commands: list[list[str]]) -> None:
     signal.signal(signal.SIGINT, stop)
     # Own sessions: a Ctrl-C reaches only us, and we stop the parts in order.
     parts = [subprocess.Popen(command, start_new_session=True) for command in commands]  # noqa: S603 — our own commands
-    deaths = 0
-    while not stopping and deaths < RESTARTS:
+    deaths = deque[float](maxlen=RESTARTS)
+    while not stopping and not _too_many(deaths):
         time.sleep(POLL_SECONDS)
         for index, part in enumerate(parts):
             if part.poll() is not None and not stopping:
-                deaths += 1
+                deaths.append(time.monotonic())
                 parts[index] = subprocess.Popen(commands[index], start_new_session=True)  # noqa: S603 — as above
     for part in parts:
         part.terminate()
@@ -113,3 +115,7 @@ def supervise(commands: list[list[str]]) -> None:
             part.kill()
     if not stopping:
         sys.exit("a part of the system keeps stopping: see the lines above")
+
+
+def _too_many(deaths: deque[float]) -> bool:
+    return len(deaths) == RESTARTS and deaths[-1] - deaths[0] < RESTARTS_SECONDS

@@ -23,6 +23,11 @@ _AGENTAUTH: Final = {
         "service_providers": f"{ISSUER}/v1/service-providers",
         "confirmations": f"{ISSUER}/v1/confirmations",
         "audit_events": f"{ISSUER}/v1/audit/events",
+        "audit_checkpoint": f"{ISSUER}/v1/audit/checkpoint",
+        "audit_inclusion_proof": f"{ISSUER}/v1/audit/proof/inclusion",
+        "audit_consistency_proof": f"{ISSUER}/v1/audit/proof/consistency",
+        "audit_proof_bundle": f"{ISSUER}/v1/audit/proof/bundle",
+        "audit_tiles": f"{ISSUER}/v1/audit/tile",
         "jwks": f"{ISSUER}/.well-known/jwks.json",
     },
     "capability_types": list(TYPES),
@@ -33,6 +38,7 @@ _AGENTAUTH: Final = {
     "algorithms": ALGORITHMS,
     "receipt_jwks": STORY["receipt_keys"],
     "audit_vkeys": [STORY["audit_vkey"]],
+    "key_introductions": {"token": [], "audit": [], "receipt": []},
 }
 _METADATA: Final = {
     "issuer": ISSUER,

@@ -34,7 +34,8 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "verify_batch",
         "Many questions in one call",
         {200: Answer("In the order of the requests.", "BatchAnswer", {"results": [STORY["answer"], _BAD]})},
-        "Up to 256, at most 1 MiB. Each is judged by itself; a bad one is answered in its place with its error.",
+        "Up to 256, at most 1 MiB. Each is judged by itself; a bad one is answered in its place with its error. In the rate "
+        "limit each counts as a call.",
         body=Body("BatchRequest", {"requests": [STORY["question"], {"token": STORY["token"]}]}),
     ),
     "GET /v1/confirmations": Operation(

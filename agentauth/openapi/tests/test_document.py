@@ -16,11 +16,12 @@ from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 from agentauth.http_errors import STATUSES
 from agentauth.openapi.document import example_of, openapi, routes
 from agentauth.openapi.operations import REFUSALS
-from agentauth.openapi.shapes import SHAPES
+from agentauth.openapi.shapes import SHAPES, TILE, ref
 from agentauth.openapi.story import STORY
 from agentauth.protocol.capability import is_resource, parse_capabilities
 from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.manifest import verify_manifest
+from audit.tile_paths import TileConverter
 from kms.models import Key
 from kms.services import ensure_key
 from registry.tests.cast import TESTER
@@ -69,7 +70,7 @@ def test_each_schema_is_one_and_its_closed_form_too(name: str) -> None:
 def test_each_example_fits_its_schema(content: dict[str, Any]) -> None:
     examples = [each["value"] for each in content.get("examples", {}).values()]
     examples += [content["example"]] if "example" in content else []
-    assert examples or content["schema"] == {"$ref": "#/components/schemas/OpenApi"}
+    assert examples or content["schema"] in (ref("OpenApi"), ref("Bytes"))
     for example in examples:
         assert not faults(example, content["schema"])
 
@@ -129,3 +130,16 @@ def test_the_live_discovery_documents_fit_their_schemas(path: str, now: datetime
     assert faults(
         {}, openapi()["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
     )
+
+
+TILES = st.lists(
+    st.sampled_from(["x001/", "x000/", "067", "x067", ".p/", "1", "255", "256", "01", "0"]), max_size=4
+)
+
+
+@given(TILES.map("".join))
+def test_the_pattern_of_a_tile_takes_what_the_addresses_take(text: str) -> None:
+    served = re.fullmatch(TileConverter.regex, text)
+    # That a number does not begin with an element of zeros is left to the words.
+    assert not served or re.fullmatch(TILE, text)
+    assert served or not re.fullmatch(TILE, text) or text.startswith("x000/")

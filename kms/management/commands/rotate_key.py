@@ -1,4 +1,4 @@
-"""`manage.py rotate_key PURPOSE`: publish the next signing key of a purpose, or make its first."""
+"""`manage.py rotate_key PURPOSE [--uri URI]`: publish the next signing key of a purpose, or its first."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,9 +18,21 @@ class Command(JsonCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.add_argument("purpose", choices=Key.Purpose.values)
+        parser.add_argument("--uri", help="a key that is there already, as scheme:address (docs/keys.md)")
+        parser.add_argument(
+            "--unintroduced",
+            action="store_true",
+            help="the present key cannot sign any more: do without its word for the next",
+        )
 
     def act(self, **options: Any) -> Mapping[str, Any]:
-        key = rotate_key(purpose=options["purpose"], actor=OPERATOR, now=timezone.now())
+        key = rotate_key(
+            purpose=options["purpose"],
+            actor=OPERATOR,
+            now=timezone.now(),
+            uri=options["uri"],
+            introduced=not options["unintroduced"],
+        )
         return {"kid": key.kid, "purpose": key.purpose, "active_from": timestamp(key.active_from)}
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:

@@ -1,0 +1,1 @@
+"""Django's PostgreSQL backend (`ENGINE`), with connections that give up by themselves."""

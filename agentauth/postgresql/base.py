@@ -1,0 +1,63 @@
+"""Connections to PostgreSQL that do not wait for ever.
+
+The limits of statements and locks are the server's. Where the way to it swallows what is sent, or it stands still, they end
+nothing, and TCP is content as long as somebody takes the bytes: only the client's own clock helps.
+"""
+
+from typing import Any, Final
+
+from django.db.backends.postgresql import base
+from django.utils.asyncio import async_unsafe
+from psycopg import Connection, IsolationLevel, OperationalError
+from psycopg.abc import RV, PQGen
+from psycopg.pq import TransactionStatus
+
+# How often psycopg looks up while it waits (s).
+_INTERVAL: Final = 0.1
+_LIMITS: Final = {
+    # What is left open by one who cannot be heard any more holds its locks for so long at most.
+    "options": "-c statement_timeout=10000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=30000",
+    "connect_timeout": 5,
+    # Longer than the server lets a statement take, so that it is the server who says so where it can.
+    "answer_seconds": 12,
+    # A connection that is used by nobody is known to be lost after 10 s, what was sent on one after as long.
+    "keepalives_idle": 4,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
+
+class BoundedConnection(Connection[Any]):
+    """One that is closed where an answer takes longer than `answer_seconds`. Whether that was done is then not known."""
+
+    answer_seconds: float
+
+    def wait(self, gen: PQGen[RV], interval: float = _INTERVAL, timeout: float | None = None) -> RV:
+        if timeout is not None:
+            # For what need not come, a notification: whoever waits for that says how long.
+            return super().wait(gen, interval, timeout)
+        try:
+            return super().wait(gen, interval, self.answer_seconds)
+        except OperationalError:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                # It still owes the answer, and would give it to the next question.
+                self.pgconn.finish()
+                raise OperationalError(f"no answer within {self.answer_seconds} s") from None
+            raise
+
+
+class DatabaseWrapper(base.DatabaseWrapper):
+    """Django's with limits of time, each of which an option may change; `answer_seconds` is one that Django does not know."""
+
+    def get_connection_params(self) -> dict[str, Any]:
+        return _LIMITS | super().get_connection_params()
+
+    @async_unsafe
+    def get_new_connection(self, conn_params: dict[str, Any]) -> BoundedConnection:
+        # Neither a pool nor another level is an option here.
+        self.isolation_level = IsolationLevel.READ_COMMITTED
+        answer_seconds = conn_params.pop("answer_seconds")
+        made = BoundedConnection.connect(**conn_params)
+        made.answer_seconds = answer_seconds
+        return made

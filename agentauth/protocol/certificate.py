@@ -1,0 +1,168 @@
+"""A certificate: the registry's token key says of a key that one process holds what it may sign, and until when.
+
+It is read where the key set is read, once, and gives a `CertifiedKey`; the checks each token then takes are in `token.py`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from .errors import EncodingError, InvalidKeyError, InvalidRequestError, InvalidSignatureError
+from .identifiers import is_id
+from .jose import parse_compact, sign_compact, signing_input, verify_jws
+from .keys import PrivateMemberError, PublicKey, Signer, parse_jwk
+from .reading import integer, items, members
+from .token import MAX_TOKEN_SECONDS, CertifiedKey, TokenKey
+
+CERTIFICATE_TYP: Final = "key-certificate+jwt"
+CERTIFIED_PURPOSE: Final = "token"
+MAX_CERTIFICATE_SECONDS: Final = 86_400
+MAX_CERTIFICATE_BYTES: Final = 2_048
+# More than any registry publishes; a bound on the work that a set can ask for.
+MAX_KEYS: Final = 10_000
+_CLAIMS: Final = ("iss", "sub", "cnf", "purpose", "nbf", "exp", "max_token_seconds", "instance", "jti")
+_INSTANCE: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What a verified certificate says. `serial` is its name, `instance` the process that holds the private key."""
+
+    serial: str
+    instance: str
+    key: CertifiedKey
+
+
+def sign_certificate(
+    signer: Signer,
+    subject: PublicKey,
+    *,
+    issuer: str,
+    serial: str,
+    instance: str,
+    not_before: int,
+    not_after: int,
+    max_token_seconds: int = MAX_TOKEN_SECONDS,
+) -> str:
+    """A compact JWS by `signer`, a token key, for the Ed25519 key `subject`; times are unix seconds.
+
+    Raises InvalidRequestError for what `verify_certificate` would refuse, and what the signer raises.
+    """
+    claims = {
+        "iss": issuer,
+        "sub": subject.thumbprint,
+        "cnf": {"jwk": subject.jwk},
+        "purpose": CERTIFIED_PURPOSE,
+        "nbf": not_before,
+        "exp": not_after,
+        "max_token_seconds": max_token_seconds,
+        "instance": instance,
+        "jti": serial,
+    }
+    # Before the signature: what must not be certified is never signed.
+    _read(claims, signer.public, issuer)
+    return sign_compact(claims, signer, typ=CERTIFICATE_TYP, header={"kid": signer.kid})
+
+
+def verify_certificate(compact: str, *, keys: Mapping[str, PublicKey], expected_issuer: str) -> Certificate:
+    """What one of the registry's token `keys`, by `kid`, certified. Says nothing of the present time: each token's check does.
+
+    1. Compact JWS within 2,048 bytes. 2. `kid` is one of `keys`. 3. Signature and
+    `typ`. 4. Header of exactly `alg`, `kid`, `typ`, and
+    both parts in canonical JSON: one meaning, one text. 5. Exactly the known claims, each in its form:
+    this registry, purpose `token`, an Ed25519 key in `cnf` of which `sub` is the thumbprint and which is not the
+    issuer's, `nbf` < `exp` ≤ `nbf` + 86,400, `max_token_seconds` 1 to 900. Raises InvalidRequestError.
+
+    `keys` are those that need no certificate: by type no certified key can stand among them, so a chain has one link.
+    """
+    try:
+        jws = parse_compact(compact, max_bytes=MAX_CERTIFICATE_BYTES)  # 1
+        kid = jws.header.get("kid")  # 2
+        issuer_key = keys.get(kid) if isinstance(kid, str) else None
+        if issuer_key is None:
+            raise InvalidRequestError("certificate: is by no token key of the registry.")
+        claims = verify_jws(jws, issuer_key, expected_typ=CERTIFICATE_TYP).claims  # 3
+        written = signing_input(claims, typ=CERTIFICATE_TYP, alg=issuer_key.alg, header={"kid": kid})
+        if written != jws.signing_input:  # 4
+            raise InvalidRequestError("certificate: is not in canonical form.")
+    except (EncodingError, InvalidSignatureError) as error:
+        raise InvalidRequestError(f"certificate: {error.description}") from None
+    return _read(claims, issuer_key, expected_issuer)  # 5
+
+
+def read_key_set(key_set: object, *, expected_issuer: str) -> dict[str, TokenKey]:
+    """The keys of `/.well-known/jwks.json` by `kid`, ready for `token.verify_access_token`.
+
+    A key with a `certificate` counts only under a certificate by a key of the same set that has none itself; one that
+    fails is left out, as is a key we cannot read, and the others still count. What is no key set at all, names one `kid` twice
+    or shows a private member is refused whole: raises InvalidRequestError.
+    """
+    body = key_set.get("keys") if isinstance(key_set, Mapping) else None
+    own: dict[str, PublicKey] = {}
+    certified: list[tuple[PublicKey, object]] = []
+    names: set[str] = set()
+    for jwk in items(body, "keys", minimum=0, maximum=MAX_KEYS):
+        key = _key(jwk)
+        if key is None:
+            continue
+        assert isinstance(jwk, dict)
+        kid = jwk.get("kid")
+        if not isinstance(kid, str) or kid in names:
+            raise InvalidRequestError("keys: a kid is missing or stands twice.")
+        names.add(kid)
+        if "certificate" not in jwk:
+            own[kid] = key
+        elif kid == key.thumbprint:
+            certified.append((key, jwk["certificate"]))
+        else:
+            raise InvalidRequestError("keys: the kid of a certified key is not its thumbprint.")
+    found: dict[str, TokenKey] = dict(own)
+    for key, compact in certified:
+        try:
+            under = verify_certificate(str(compact), keys=own, expected_issuer=expected_issuer).key
+        except InvalidRequestError:
+            continue
+        if under.key == key:
+            found[key.thumbprint] = under
+    return found
+
+
+def _key(jwk: object) -> PublicKey | None:
+    try:
+        return parse_jwk(jwk)
+    except PrivateMemberError as error:
+        raise InvalidRequestError("keys: hold a private member.") from error
+    except InvalidKeyError:
+        # A kind of key that a later version brings; tokens under it are unknown here.
+        return None
+
+
+def _read(claims: dict[str, object], issuer_key: PublicKey, expected_issuer: str) -> Certificate:
+    members(claims, "certificate", required=_CLAIMS)
+    if claims["iss"] != expected_issuer:
+        raise InvalidRequestError("certificate.iss: is another registry.")
+    if claims["purpose"] != CERTIFIED_PURPOSE:
+        raise InvalidRequestError("certificate.purpose: must be token.")
+    cnf = members(claims["cnf"], "certificate.cnf", required=("jwk",))
+    jwk = members(cnf["jwk"], "certificate.cnf.jwk", required=("kty", "crv", "x"))
+    try:
+        subject = parse_jwk(jwk)
+    except InvalidKeyError as error:
+        raise InvalidRequestError(f"certificate.cnf.jwk: {error.description}") from None
+    if claims["sub"] != subject.thumbprint:
+        raise InvalidRequestError("certificate.sub: is not the thumbprint of cnf.jwk.")
+    if subject == issuer_key:
+        raise InvalidRequestError("certificate: certifies its own issuer.")
+    not_before = integer(claims["nbf"], "certificate.nbf", minimum=0)
+    latest = not_before + MAX_CERTIFICATE_SECONDS
+    not_after = integer(claims["exp"], "certificate.exp", minimum=not_before + 1, maximum=latest)
+    life = integer(
+        claims["max_token_seconds"], "certificate.max_token_seconds", minimum=1, maximum=MAX_TOKEN_SECONDS
+    )
+    serial, instance = claims["jti"], claims["instance"]
+    if not isinstance(serial, str) or not is_id(serial):
+        raise InvalidRequestError("certificate.jti: must be an id.")
+    if not isinstance(instance, str) or not _INSTANCE.fullmatch(instance):
+        raise InvalidRequestError("certificate.instance: must be 1 to 128 characters of A-Za-z0-9._:-.")
+    return Certificate(serial, instance, CertifiedKey(subject, not_before, not_after, life))

@@ -1,0 +1,145 @@
+"""Checkpoints (c2sp.org/tlog-checkpoint): what a log signs about its tree, and what a witness states about that."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from .chain import HASH_BYTES, TreeHead
+from .encoding import b64_decode, b64_encode
+from .errors import EncodingError, NoteError, UntrustedNoteError
+from .keys import Signer
+from .notes import (
+    Note,
+    Signature,
+    SignatureType,
+    VerifiedSignature,
+    Verifier,
+    check_text,
+    cosign_text,
+    format_note,
+    parse_note,
+    sign_text,
+    verify_signatures,
+)
+
+MAX_SIZE: Final = 2**63 - 1
+_DECIMAL: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The log named `origin` had `size` leaves with `root` (32 bytes). `extensions` are lines we neither write nor read."""
+
+    origin: str
+    size: int
+    root: bytes
+    extensions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises NoteError where the text would not be read back as this."""
+        lines = (self.origin, *self.extensions)
+        if not all(lines) or any("\n" in line for line in lines):
+            raise NoteError("A checkpoint's lines are not empty.")
+        check_text("".join(lines) + "\n")
+        if not 0 <= self.size <= MAX_SIZE:
+            raise NoteError("A checkpoint's size is out of range.")
+        if len(self.root) != HASH_BYTES:
+            raise NoteError("A checkpoint's root is 32 bytes.")
+
+    @property
+    def text(self) -> str:
+        """The note text: three lines or more, each ended by a line feed."""
+        lines = (self.origin, str(self.size), b64_encode(self.root), *self.extensions)
+        return "\n".join(lines) + "\n"
+
+    @property
+    def head(self) -> TreeHead:
+        """Size and root."""
+        return TreeHead(self.size, self.root)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedCheckpoint:
+    """A checkpoint that a trusted key of its log signed, and the cosignatures of trusted witnesses it came with."""
+
+    checkpoint: Checkpoint
+    note: Note
+    cosignatures: tuple[VerifiedSignature, ...]
+
+
+def parse_checkpoint(text: str) -> Checkpoint:
+    """Read a note's text as a checkpoint. Raises NoteError; what it says is not verified."""
+    lines = check_text(text).split("\n")[:-1]
+    if len(lines) < 3:  # noqa: PLR2004 - origin, size, root
+        raise NoteError("A checkpoint has three lines or more.")
+    origin, size, root, *extensions = lines
+    return Checkpoint(origin, parse_size(size), parse_hash(root), tuple(extensions))
+
+
+def open_checkpoint(
+    data: bytes | str,
+    *,
+    log_keys: Iterable[Verifier],
+    witnesses: Iterable[Verifier] = (),
+    expected_origin: str,
+) -> OpenedCheckpoint:
+    """Read a signed checkpoint of the log `expected_origin`. Raises NoteError and UntrustedNoteError.
+
+    1. The note is in its one form. 2. It is a checkpoint of that log. 3. No signature of a key in `log_keys` or
+    `witnesses` is bad. 4. A key in `log_keys` signed it: a witness alone cannot speak for a log. Keys of the wrong
+    type in either list are never matched.
+    """
+    # 1, 2
+    note = parse_note(data)
+    checkpoint = parse_checkpoint(note.text)
+    if checkpoint.origin != expected_origin:
+        raise UntrustedNoteError("The checkpoint is another log's.")
+    # 3
+    signing = [key for key in log_keys if key.kind is SignatureType.NOTE]
+    seeing = [key for key in witnesses if key.kind is SignatureType.COSIGNATURE]
+    verified = verify_signatures(note, [*signing, *seeing])
+    # 4
+    if not any(each.verifier.kind is SignatureType.NOTE for each in verified):
+        raise UntrustedNoteError("No trusted key of the log signed the checkpoint.")
+    return OpenedCheckpoint(checkpoint, note, tuple(each for each in verified if each.at is not None))
+
+
+def sign_checkpoint(checkpoint: Checkpoint, *, signer: Signer) -> str:
+    """The note with the log's signature under its origin. Raises NoteError for an origin no key can be named by, else as `sign_text`."""
+    try:
+        signature = sign_text(checkpoint.text, name=checkpoint.origin, signer=signer)
+    except ValueError:
+        raise NoteError("The origin cannot name a key.") from None
+    return format_note(checkpoint.text, [signature])
+
+
+def cosign_checkpoint(checkpoint: Checkpoint, *, name: str, signer: Signer, at: int) -> Signature:
+    """A witness's line over the whole text, extensions too. `at` in seconds since 1970. Raises as `cosign_text`.
+
+    Whoever signs this states that this is the largest tree of the log seen so far, consistent with all before.
+    """
+    return cosign_text(checkpoint.text, name=name, signer=signer, at=at)
+
+
+def with_signatures(note: Note, added: Iterable[Signature]) -> str:
+    """The note with further signature lines after its own, each line once. Raises NoteError, also for too many."""
+    return format_note(note.text, dict.fromkeys((*note.signatures, *added)))
+
+
+def parse_size(text: str) -> int:
+    """An index or size as its texts write it: ASCII decimal, no leading zero, at most 2^63 − 1. Raises NoteError."""
+    if not _DECIMAL.fullmatch(text) or (size := int(text)) > MAX_SIZE:
+        raise NoteError("A number is not a decimal without leading zeros, or is too large.")
+    return size
+
+
+def parse_hash(text: str) -> bytes:
+    """32 bytes in standard base64. Raises NoteError."""
+    try:
+        value = b64_decode(text)
+    except EncodingError:
+        raise NoteError("A hash is not base64 in its canonical form.") from None
+    if len(value) != HASH_BYTES:
+        raise NoteError("A hash is 32 bytes.")
+    return value

@@ -1,0 +1,123 @@
+"""What a registry's audit log shows to everybody, believed as far as the keys that were brought along say so."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import httpx
+
+from agentauth.protocol.chain import entry_hash, field_commitment, leaf_hash
+from agentauth.protocol.checkpoint import OpenedCheckpoint, open_checkpoint
+from agentauth.protocol.encoding import b64u_decode
+from agentauth.protocol.errors import ChainError, EncodingError
+from agentauth.protocol.log_texts import parse_log_proof, verify_log_proof
+from agentauth.protocol.notes import SignatureType, parse_vkey
+
+from .addresses import check_registry_url
+from .wire import ATTEMPTS, LONGEST_WAIT_SECONDS, heals, open_client, pause, refusal, retry_after, unreachable
+
+# What is said about an event and is not the event (docs/protocol.md section 9).
+_BESIDE: Final = ("salt", "leaf_index", "openings")
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenEvent:
+    """The event is number `index` of the tree that `opened` signs. Keep `text`: with the event and the keys it proves this offline."""
+
+    index: int
+    opened: OpenedCheckpoint
+    text: str
+
+
+class LogClient:
+    """One registry's log. It needs no agent and no credentials, since everybody is shown the same.
+
+    `vkeys` are the log's verifier keys and those of witnesses one trusts, as they came to you by another way than from
+    the registry. Keys of the log all have its name. Raises NoteError for what is no key, ValueError without one of a log.
+    """
+
+    def __init__(
+        self, registry_url: str, vkeys: Iterable[str], *, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self.registry_url = check_registry_url(registry_url)
+        keys = [parse_vkey(text) for text in vkeys]
+        self._logs = [key for key in keys if key.kind is SignatureType.NOTE]
+        self._witnesses = [key for key in keys if key.kind is SignatureType.COSIGNATURE]
+        if len({key.name for key in self._logs}) != 1:
+            raise ValueError("Name the keys of one log.")
+        self._origin = self._logs[0].name
+        self._transport = transport
+
+    async def checkpoint(self) -> OpenedCheckpoint:
+        """The newest one, and the cosignatures of the witnesses that were named; how many are enough is yours to say.
+
+        Raises UntrustedNoteError where no pinned key signed it, NotYetLoggedError where there is none yet.
+        """
+        return open_checkpoint(
+            await self._get("/v1/audit/checkpoint"),
+            log_keys=self._logs,
+            witnesses=self._witnesses,
+            expected_origin=self._origin,
+        )
+
+    async def prove(self, event: Mapping[str, object]) -> ProvenEvent:
+        """That the log holds this very event, as the events API shows it: with `salt`, `leaf_index` and `openings`.
+
+        Raises ChainError for an event that is another than the log's or opens what it did not commit to,
+        UntrustedNoteError where no pinned key signed the tree, NotYetLoggedError with `retry_after` where it is too early.
+        """
+        leaf = _leaf(event)
+        given = await self._get("/v1/audit/proof/bundle", event=str(event.get("id")))
+        opened = verify_log_proof(
+            given,
+            leaf=leaf,
+            log_keys=self._logs,
+            witnesses=self._witnesses,
+            expected_origin=self._origin,
+        )
+        index = parse_log_proof(given).index
+        if event.get("leaf_index") not in (None, index):
+            raise ChainError("The event has another number in the log.")
+        return ProvenEvent(index, opened, given.decode())
+
+    async def _get(self, path: str, **query: str) -> bytes:
+        """Ask, again where that may heal. Raises AgentAuthError."""
+        url, error = self.registry_url + path, unreachable(self.registry_url)
+        for attempt in range(ATTEMPTS):
+            asked: int | None = None
+            try:
+                async with open_client(url, self._transport) as client:
+                    response = await client.get(url, params=query)
+            except httpx.TransportError:
+                error = unreachable(self.registry_url)
+            else:
+                if response.is_success:
+                    return response.content
+                error, asked = refusal(response), retry_after(response.headers)
+                if not heals(response.status_code, error) or (asked or 0) > LONGEST_WAIT_SECONDS:
+                    raise error
+            if attempt < ATTEMPTS - 1:
+                await pause(attempt, asked)
+        raise error
+
+
+def _leaf(event: Mapping[str, object]) -> bytes:
+    """The leaf hash, after everything that is opened was held against its commitment. Raises ChainError."""
+    bare = {name: value for name, value in event.items() if name not in _BESIDE}
+    openings, data = event.get("openings") or {}, event.get("data")
+    if not isinstance(openings, Mapping) or not isinstance(data, Mapping):
+        raise ChainError("That is no event.")
+    try:
+        for member, opening in openings.items():
+            said = {"commitment": field_commitment(opening["value"], _salt(opening["salt"]))}
+            if data.get(member) != said:
+                raise ChainError("The event opens what it did not commit to.")
+        return leaf_hash(entry_hash(bare, _salt(event.get("salt"))))
+    except (EncodingError, KeyError, TypeError):
+        raise ChainError("That is no event with its salt.") from None
+
+
+def _salt(text: object) -> bytes:
+    if not isinstance(text, str):
+        raise TypeError(text)
+    return b64u_decode(text)

@@ -1,0 +1,91 @@
+"""Files that hold a key: readable by their owner alone, written whole or not at all. What stands in them is not here."""
+
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import Final
+
+from .errors import KeyFileError
+
+MAX_BYTES: Final = 1_048_576
+_POSIX: Final = os.name == "posix"
+
+
+def read_private(path: Path) -> bytes | None:
+    """What stands in the file, at most MAX_BYTES + 1 of it; None where there is none. Raises KeyFileError where others can read it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise KeyFileError(f"{path} cannot be read: {error.strerror}.") from None
+    with os.fdopen(descriptor, "rb") as file:
+        # Asked of the open file, not of the name: nobody can swap it in between.
+        _check_owner(path, os.fstat(file.fileno()))
+        return file.read(MAX_BYTES + 1)
+
+
+def create_private(path: Path, text: str) -> bool:
+    """Make the file; False, and nothing changed, where the name is taken. Raises KeyFileError."""
+    temporary = _write_beside(path, text)
+    try:
+        # A hard link fails where the name exists: of two processes with two new keys, one wins.
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise KeyFileError(f"{path} cannot be written: {error.strerror}.") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_directory(path)
+    return True
+
+
+def replace_private(path: Path, text: str) -> None:
+    """Replace the file in one step: a crash leaves the old content or the new one. Raises KeyFileError."""
+    temporary = _write_beside(path, text)
+    try:
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise KeyFileError(f"{path} cannot be written: {error.strerror}.") from None
+    _sync_directory(path)
+
+
+def _check_owner(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise KeyFileError(f"{path} is not a file.")
+    if _POSIX and status.st_mode & 0o077:
+        raise KeyFileError(
+            f"{path} can be read by others (mode {stat.S_IMODE(status.st_mode):04o}), so its key may be known."
+            f" Make a new key, or if you are sure it was not read: chmod 600 '{path}'"
+        )
+    if _POSIX and status.st_uid != os.geteuid():
+        raise KeyFileError(f"{path} belongs to another user.")
+
+
+def _write_beside(path: Path, text: str) -> Path:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # 0600 from the first byte on: chmod afterwards would leave a moment in which others can open it.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise KeyFileError(f"{path} cannot be written: {error.strerror}.") from None
+    return temporary
+
+
+def _sync_directory(path: Path) -> None:
+    if not _POSIX:
+        return
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

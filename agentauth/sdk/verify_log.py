@@ -1,0 +1,299 @@
+"""Checks an audit log without the server that wrote it: `python verify_log.py --help`.
+
+One file, the standard library and `cryptography`; nothing is fetched, nothing believed but the keys you bring. A folder
+is an export (`checkpoint`, `lines.gz`) or an archive (`segments/`, `objects/`); either may hold `checkpoints/`. Shown: each
+line stands in its place and is byte for byte what the signed roots commit to; no segment is missing, doubled or changed;
+the folder's checkpoints and every `--old-checkpoint` you kept have the roots that these very lines give, so nothing you
+once saw was changed or dropped. Not shown: that an event is true or well-formed (in a line it is hashed, never parsed),
+that Parquet objects hold the same events (only their digests), and anything of `tile/`. Checkpoints newer than the last
+segment are held by signature alone; `newest_checkpoint` says how far they go. `first_bad`: from that leaf on, nothing is
+shown. Formats: docs/protocol.md section 9; c2sp.org/signed-note, tlog-checkpoint, tlog-cosignature; RFC 9162.
+"""
+
+import argparse
+import base64
+import json
+import re
+import sys
+import zlib
+from collections.abc import Iterator
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+LOG_KEY, WITNESS_KEY = 1, 4
+MAX_FILE = 1 << 18  # a manifest, note or proof
+MAX_LINE = 1 << 20  # a line, without its line feed
+CHUNK = 1 << 18
+NUMBER = "(0|[1-9][0-9]{0,14})"  # in its one form, and below 2^53: every reader sees the same
+VKEY = re.compile(r"([^\s+]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/]{44})")
+TEXT = rf"(([^\0-\x1f]+)\n{NUMBER}\n([A-Za-z0-9+/]{{43}}=)\n(?:[^\0-\x1f]+\n)*)"
+NOTE = re.compile(TEXT + r"\n((?:— [^\s+\0-\x1f]+ [A-Za-z0-9+/]+={0,2}\n){1,16})")
+# 43 letters are 258 bits, so the last letter is one of those that end in two zero bits.
+LINE = re.compile(rf"{NUMBER} ([A-Za-z0-9_-]{{42}}[AEIMQUYcgkosw048]) ".encode())
+
+
+class ProblemError(Exception):
+    """What is wrong where; `first_bad` is given where it is known that the fault may lie before the line that is read."""
+
+    def __init__(self, place: str, text: str, first_bad: int | None = None) -> None:
+        super().__init__(f"{place}: {text}")
+        self.first_bad = first_bad
+
+
+class Checkpoint(NamedTuple):
+    """A tree as its log signed it, and where that was read."""
+
+    place: str
+    size: int
+    root: bytes
+
+
+def read(path: Path, place: str) -> bytes:
+    data = path.read_bytes() if path.is_file() and path.stat().st_size <= MAX_FILE else b""
+    if not data:
+        raise ProblemError(place, "is missing, empty or too large")
+    return data
+
+
+def unbase64(text: str) -> bytes:
+    """Standard base64 in its one form. Raises ValueError."""
+    raw = base64.b64decode(text, validate=True)
+    if base64.b64encode(raw).decode() != text:
+        raise ValueError(text)
+    return raw
+
+
+class Trust:
+    """The keys that were brought, and the one log that everything has to be of."""
+
+    def __init__(self, vkeys: str) -> None:
+        """C2SP verifier keys, one a line, beside empty lines and lines that begin with #. Raises ValueError."""
+        self.keys: dict[tuple[str, bytes], tuple[int, Ed25519PublicKey]] = {}
+        self.origin, self.newest = "", 0
+        for line in vkeys.splitlines():
+            if line and not line.startswith("#"):
+                match = VKEY.fullmatch(line)
+                raw = unbase64(match[3]) if match else b"?"
+                named = sha256(f"{match[1]}\n".encode() + raw).digest()[:4] if match else b""
+                if not match or raw[0] not in {LOG_KEY, WITNESS_KEY} or named.hex() != match[2]:
+                    raise ValueError(f"This is no verifier key of Ed25519: {line}")
+                self.keys[match[1], named] = raw[0], Ed25519PublicKey.from_public_bytes(raw[1:])
+        if not self.keys:
+            raise ValueError("There is no verifier key.")
+
+    def checkpoint(self, raw: bytes, place: str) -> Checkpoint:
+        """What a note says, once a trusted key that is named like the log has signed it. Raises ProblemError."""
+        match = NOTE.fullmatch(raw.decode(errors="replace"))
+        if not match or match[0].encode() != raw:
+            raise ProblemError(place, "is no signed checkpoint")
+        text, origin, size = match[1].encode(), match[2], int(match[3])
+        try:
+            root = unbase64(match[4])
+            signed = [self._signed(line, text, origin) for line in match[5].split("\n")[:-1]]
+        except ValueError:
+            raise ProblemError(place, "is no signed checkpoint") from None
+        except InvalidSignature:
+            raise ProblemError(place, "has a bad signature by a trusted key") from None
+        if not any(signed):
+            raise ProblemError(place, "has no signature by a trusted key of its log")
+        self.origin, self.newest = self.origin or origin, max(self.newest, size)
+        if origin != self.origin:
+            raise ProblemError(place, "is of another log")
+        return Checkpoint(place, size, root)
+
+    def _signed(self, line: str, text: bytes, origin: str) -> bool:
+        """Whether this signature is the log's. Passes over unknown keys. Raises ValueError, InvalidSignature."""
+        _, name, encoded = line.split(" ")
+        raw = unbase64(encoded)
+        if not raw[4:]:
+            raise ValueError(line)
+        kind, key = self.keys.get((name, raw[:4]), (0, None))
+        if kind == WITNESS_KEY:
+            text = f"cosignature/v1\ntime {int.from_bytes(raw[4:12])}\n".encode() + text
+            raw = raw[8:]
+        if key:
+            key.verify(raw[4:], text)
+        return kind == LOG_KEY and name == origin
+
+
+def node(left: bytes, right: bytes) -> bytes:
+    return sha256(b"\1" + left + right).digest()
+
+
+class Log:
+    """One walk over all lines from the first on. Of the tree it keeps the roots of full subtrees, largest first."""
+
+    def __init__(self, folder: Path, trust: Trust) -> None:
+        self.folder, self.trust = folder, trust
+        self.size, self.peaks = 0, list[bytes]()
+        self.marks: list[Checkpoint] = []  # to be met on the way, the next one last
+        self.shown = Checkpoint("", 0, b"")  # the last one that agreed
+
+    def _places(self, part: str) -> list[str]:
+        here = self.folder / part
+        names = [path.name for path in here.iterdir()] if here.is_dir() else []
+        return sorted(f"{part}/{name}" for name in names if not name.startswith("."))
+
+    def verify(self, old: list[Path]) -> None:
+        """Raises ProblemError at the first bad place."""
+        kept = [self.trust.checkpoint(read(path, str(path)), str(path)) for path in old]
+        marks = list(kept)
+        for place in self._places("checkpoints"):
+            marks.append(self.trust.checkpoint(read(self.folder / place, place), place))
+            if place != f"checkpoints/{marks[-1].size:020}":
+                raise ProblemError(place, "is of another size than its name")
+        self.marks = sorted(marks, key=lambda mark: mark.size)[::-1]
+        archive, export = (self.folder / "segments").is_dir(), (self.folder / "lines.gz").is_file()
+        if archive == export:
+            raise ProblemError(".", "is not one archive or one export")
+        if export:
+            raw = read(self.folder / "checkpoint", "checkpoint")
+            self._add("lines.gz", self.trust.checkpoint(raw, "checkpoint"))
+        previous = None
+        for place in self._places("segments"):
+            previous = self._segment(place, previous)
+        if archive and not previous:
+            raise ProblemError("segments", "is empty")
+        for mark in kept:
+            if mark.size > self.size:
+                raise ProblemError(mark.place, "is of a larger tree, so lines are missing")
+
+    def _segment(self, place: str, previous: str | None) -> str:
+        """Checks a manifest, its objects and its lines; the digest that the next manifest has to name."""
+        first, raw, parts = self.size, read(self.folder / place, place), dict[str, Any]()
+        if place != f"segments/{first:020}.json":
+            raise ProblemError(place, "leaves a gap or overlaps")
+        try:
+            manifest = json.loads(raw.decode(), parse_float=int, parse_constant=int)
+            head = self.trust.checkpoint(manifest["checkpoint"].encode(), place)
+            for part, ending in ("lines", "lines.gz"), ("parquet", "parquet"):
+                digest, length = str(manifest[part]["sha256"]), int(manifest[part]["bytes"])
+                parts[part] = {"key": f"objects/{digest}.{ending}", "sha256": digest, "bytes": length}
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            raise ProblemError(place, "is no manifest") from None
+        # Made anew from the few members that are free: nothing else can stand there, and nothing in another spelling.
+        wanted: dict[str, Any] = {"version": 1, "origin": self.trust.origin, "first": first, "end": head.size}
+        wanted |= parts | {"previous": previous, "checkpoint": manifest["checkpoint"]}
+        exact = json.dumps(wanted, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        named = all(re.fullmatch("[0-9a-f]{64}", part["sha256"]) for part in parts.values())
+        if head.size <= first or raw != exact or not named:
+            raise ProblemError(place, "is not the manifest that follows here")
+        for part in parts.values():
+            self._compare(part["key"], part["sha256"], part["bytes"])
+        self._add(parts["lines"]["key"], head)
+        return sha256(raw).hexdigest()
+
+    def _compare(self, key: str, digest: str, length: int) -> None:
+        path = self.folder / key
+        if path.is_file() and path.stat().st_size == length:
+            with path.open("rb") as file:
+                if file_digest(file, "sha256").hexdigest() == digest:
+                    return
+        raise ProblemError(key, "is missing or not what the manifest names")
+
+    def _add(self, place: str, head: Checkpoint) -> None:
+        """Takes in one file of lines, which lead to the tree of `head`."""
+        turn = self._meet()
+        for line in self._lines(place):
+            size, match = self.size, LINE.match(line)
+            if not match or len(line) > MAX_LINE:
+                raise ProblemError(place, "has a line in another form")
+            if int(match[1]) != size or size == head.size:
+                raise ProblemError(place, "has a line with another number")
+            salt = base64.urlsafe_b64decode(match[2] + b"=")
+            entry = sha256(b"agentauth/event/v1\0" + salt + line[match.end() :]).digest()
+            peak = sha256(b"\0" + entry).digest()
+            # One more carries over the trailing one bits of the size; each carry joins two full subtrees.
+            while size & 1:
+                peak, size = node(self.peaks.pop(), peak), size >> 1
+            self.peaks.append(peak)
+            self.size += 1
+            if self.size == turn:
+                turn = self._meet()
+        if self.size != head.size:
+            raise ProblemError(place, "lacks lines")
+        self._agree(head)
+
+    def _lines(self, place: str) -> Iterator[bytes]:
+        """The lines of a file, none held but those of one chunk."""
+        inflate, rest = zlib.decompressobj(wbits=31), b""
+        with (self.folder / place).open("rb") as file:
+            while not inflate.eof:
+                packed = inflate.unconsumed_tail or file.read(CHUNK)
+                try:
+                    *lines, rest = (rest + inflate.decompress(packed, CHUNK)).split(b"\n")
+                except zlib.error:
+                    packed = b""
+                if not packed:
+                    raise ProblemError(place, "is not whole gzip", self.shown.size)
+                yield from lines
+                if len(rest) > MAX_LINE:
+                    yield rest
+            if inflate.unused_data or file.read(1):
+                raise ProblemError(place, "goes on after its end", self.shown.size)
+        if rest:
+            raise ProblemError(place, "ends within a line")
+
+    def _meet(self) -> int:
+        """Compares with every checkpoint of just this size; the size of the next one."""
+        while self.marks and self.marks[-1].size == self.size:
+            self._agree(self.marks.pop())
+        return self.marks[-1].size if self.marks else -1
+
+    def _agree(self, mark: Checkpoint) -> None:
+        root = self.peaks[-1] if self.peaks else sha256().digest()
+        for peak in self.peaks[-2::-1]:
+            root = node(peak, root)
+        if root != mark.root:
+            raise ProblemError(mark.place, "has another root than these lines", self.shown.size)
+        self.shown = mark
+
+
+def verdict(trust: Trust, shown: Checkpoint, events: int) -> dict[str, Any]:
+    root = base64.b64encode(shown.root).decode() or None
+    good = {"ok": True, "tree_size": shown.size, "root_hash": root, "events": events}
+    return good | {"newest_checkpoint": trust.newest, "first_bad": None, "problem": None}
+
+
+def check(options: argparse.Namespace) -> dict[str, Any]:
+    """What is printed; the tree is the largest one that is shown to be good. Raises OSError, ValueError for bad keys."""
+    log = Log(options.folder, Trust(options.trusted_keys.read_text("utf-8")))
+    try:
+        log.verify(options.old_checkpoint)
+    except (ProblemError, OSError) as problem:
+        first_bad = getattr(problem, "first_bad", None)
+        bad = {
+            "ok": False,
+            "problem": str(problem),
+            "first_bad": log.size if first_bad is None else first_bad,
+        }
+        return verdict(log.trust, log.shown, log.shown.size) | bad
+    return verdict(log.trust, log.shown, log.size)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="an export or an archive")
+    parser.add_argument("--trusted-keys", type=Path, required=True, help="a file of C2SP vkeys, one a line")
+    parser.add_argument(
+        "--old-checkpoint", type=Path, action="append", default=[], help="kept before; repeatable"
+    )
+
+
+def main() -> int:
+    """0: all is shown; 1: something is wrong; 2: used wrongly."""
+    parser = argparse.ArgumentParser(description="Check an audit log without its server.")
+    arguments(parser)
+    try:
+        answer = check(parser.parse_args())
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    sys.stdout.write(json.dumps(answer) + "\n")
+    return 0 if answer["ok"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

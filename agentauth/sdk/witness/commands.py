@@ -1,0 +1,54 @@
+"""What the two commands of a witness do: make one, and run it until it is stopped."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from agentauth.sdk.errors import WitnessStateError
+from agentauth.sdk.receipts import read_file
+
+from .files import create_witness_key, read_logs, read_witness_key
+from .rules import Witness
+from .server import WitnessServer
+from .state import State
+
+
+async def witness_keygen(options: argparse.Namespace) -> Mapping[str, object]:
+    """Make the key file and the state that belongs to it. Raises KeyFileError, WitnessStateError, NoteError."""
+    vkey = _make(Path(options.key), Path(options.state), options.name)
+    return {"key": options.key, "state": options.state, "vkey": vkey}
+
+
+async def witness(options: argparse.Namespace) -> Mapping[str, object]:
+    """Answer until the process is stopped, at any moment: what was given out is on disk."""
+    server = open_server(options)
+    sys.stderr.write(f"{server.witness.verifier.vkey} listens at {server.url}\n")
+    sys.stderr.flush()
+    try:
+        await asyncio.to_thread(server.serve_forever)
+    finally:
+        server.shutdown()
+        server.server_close()
+    return {}
+
+
+def open_server(options: argparse.Namespace) -> WitnessServer:
+    """The witness of these files, listening already. Raises KeyFileError and WitnessStateError."""
+    name, signer = read_witness_key(Path(options.key))
+    logs = read_logs(read_file(options.logs))
+    witness = Witness(name=name, signer=signer, logs=logs, state=Path(options.state))
+    try:
+        return WitnessServer((options.host, options.port), witness)
+    except (OSError, OverflowError) as error:
+        raise WitnessStateError(f"{options.host}:{options.port} cannot be listened at: {error}.") from None
+
+
+def _make(key: Path, state: Path, name: str) -> str:
+    # Asked first, so that a state that is there does not leave a key without one.
+    if state.exists():
+        raise WitnessStateError(f"{state} is there already.")
+    vkey = create_witness_key(key, name=name).vkey
+    State.create(state, vkey=vkey)
+    return vkey

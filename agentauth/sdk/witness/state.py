@@ -1,0 +1,125 @@
+"""What a witness must never forget: of each log, the latest checkpoint it cosigned. One SQLite file; the rules are elsewhere."""
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.sdk.errors import WitnessStateError
+
+# How long a request waits for those before it.
+_BUSY_SECONDS: Final = 5
+_WITNESS: Final = "CREATE TABLE witness (vkey TEXT NOT NULL) STRICT"
+_LATEST: Final = """
+CREATE TABLE latest (
+  origin TEXT PRIMARY KEY, size INTEGER NOT NULL CHECK (size >= 0), root BLOB NOT NULL CHECK (length(root) = 32), note TEXT NOT NULL
+) STRICT
+"""
+# They hold what the rules promise, also against a mistake in the rules: sizes only grow, and one size has one root.
+_GROWS: Final = """
+CREATE TRIGGER latest_grows BEFORE UPDATE ON latest
+WHEN new.origin IS NOT old.origin OR new.size < old.size OR (new.size = old.size AND new.root IS NOT old.root)
+BEGIN SELECT RAISE(ABORT, 'a log only grows'); END
+"""
+_STAYS: Final = """
+CREATE TRIGGER latest_stays BEFORE DELETE ON latest BEGIN SELECT RAISE(ABORT, 'a log is not forgotten'); END
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """The latest cosigned checkpoint of a log: `root` is 32 bytes, `note` the checkpoint with the signatures we verified and our own."""
+
+    size: int
+    root: bytes
+    note: str
+
+
+class State:
+    """The file. Every change is on disk before it is told to anybody; a process may die at any moment."""
+
+    def __init__(self, path: Path, *, vkey: str) -> None:
+        """Open the state of the witness `vkey`.
+
+        Raises WitnessStateError where there is none, or another witness's: a witness that begins anew under an old key
+        would cosign a rewritten log.
+        """
+        self._path = path
+        try:
+            with self._open() as connection:
+                found = connection.execute("SELECT vkey FROM witness").fetchall()
+        except sqlite3.Error as error:
+            raise WitnessStateError(f"{path} is not the state of a witness: {error}.") from None
+        if found != [(vkey,)]:
+            raise WitnessStateError(f"{path} is the state of another witness.")
+
+    @classmethod
+    def create(cls, path: Path, *, vkey: str) -> "State":
+        """Make the state of a new witness, which has seen nothing. Raises WitnessStateError where the file is there already."""
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute(_WITNESS)
+                connection.execute(_LATEST)
+                connection.execute(_GROWS)
+                connection.execute(_STAYS)
+                connection.execute("INSERT INTO witness (vkey) VALUES (?)", (vkey,))
+                connection.execute("COMMIT")
+        except FileExistsError:
+            raise WitnessStateError(f"{path} is there already.") from None
+        except (OSError, sqlite3.Error) as error:
+            raise WitnessStateError(f"{path} cannot be written: {error}.") from None
+        return cls(path, vkey=vkey)
+
+    def latest(self, origin: str) -> Latest | None:
+        """The latest cosigned checkpoint of a log. Raises TemporarilyUnavailableError."""
+        with self._available() as connection:
+            return _latest(connection, origin)
+
+    def swap(self, origin: str, decide: Callable[[Latest | None], Latest]) -> Latest:
+        """Ask `decide` what follows the latest checkpoint, and return that once it is on disk.
+
+        No other request, thread or process changes the latest checkpoint in between: of two that were sent at once,
+        the second sees what the first left. Raises what `decide` raises, with nothing changed, and
+        TemporarilyUnavailableError.
+        """
+        with self._available() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            made = decide(_latest(connection, origin))
+            connection.execute(
+                "INSERT INTO latest (origin, size, root, note) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (origin) DO UPDATE SET size = excluded.size, root = excluded.root, note = excluded.note",
+                (origin, made.size, made.root, made.note),
+            )
+            connection.execute("COMMIT")
+        return made
+
+    @contextmanager
+    def _available(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with self._open() as connection:
+                yield connection
+        except sqlite3.Error as error:
+            raise TemporarilyUnavailableError("The witness's state cannot be used.") from error
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        # `mode=rw` makes no file: one that was moved away is missed, not begun anew. Closing rolls back what is open.
+        uri = f"file:{quote(str(self._path.absolute()))}?mode=rw"
+        with closing(
+            sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
+        ) as connection:
+            # Also the folder is synchronised, so that no loss of power takes a commit back.
+            connection.execute("PRAGMA synchronous = EXTRA")
+            yield connection
+
+
+def _latest(connection: sqlite3.Connection, origin: str) -> Latest | None:
+    row = connection.execute("SELECT size, root, note FROM latest WHERE origin = ?", (origin,)).fetchone()
+    return None if row is None else Latest(*row)

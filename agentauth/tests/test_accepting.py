@@ -1,0 +1,117 @@
+"""Who has fewest connections, as the processes of a server tell each other."""
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentauth.accepting import HEARD_SECONDS, Door, Shares
+
+
+def test_who_has_fewest_is_told_across_processes() -> None:
+    shared = Shares()
+    if not (child := os.fork()):
+        shared.tell(2, 3)
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert shared.has_fewest(1, 3)
+    assert not shared.has_fewest(1, 4)
+    # What one tells of itself is no other's.
+    assert shared.has_fewest(2, 4)
+
+
+def test_alone_everybody_has_fewest() -> None:
+    assert Shares().has_fewest(7, 500)
+
+
+def test_who_left_or_was_not_heard_of_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = Shares()
+    shared.tell(1, 0)
+    shared.tell(2, 5)
+    assert not shared.has_fewest(3, 1)
+    shared.leave(1)
+    assert shared.has_fewest(3, 5)
+    assert not shared.has_fewest(3, 6)
+    later = time.monotonic() + HEARD_SECONDS + 1
+    monkeypatch.setattr("agentauth.accepting.time.monotonic", lambda: later)
+    assert shared.has_fewest(3, 6)
+
+
+def test_a_place_is_used_again_after_many_processes() -> None:
+    shared = Shares()
+    shared.tell(3, 9)
+    shared.tell(3 + 64, 1)
+    assert not shared.has_fewest(1, 2)
+    assert shared.has_fewest(1, 1)
+
+
+class Saying(asyncio.Protocol):
+    def connection_made(self, transport: Any) -> None:
+        transport.write(b"here")
+        transport.close()
+
+
+def door(listening: Any) -> Door:
+    return Door(
+        1,
+        [listening],
+        loop=asyncio.get_running_loop(),
+        made=Saying,
+        counts=lambda: 0,
+        log=logging.getLogger(__name__),
+    )
+
+
+@pytest.mark.parametrize("family", ["inet", "inet6", "unix"])
+def test_connections_come_in_by_whatever_socket_a_server_has(family: str, tmp_path: Path) -> None:
+    kinds = {"inet": socket.AF_INET, "inet6": socket.AF_INET6, "unix": socket.AF_UNIX}
+    address: Any = {"inet": ("127.0.0.1", 0), "inet6": ("::1", 0), "unix": str(tmp_path / "socket")}[family]
+
+    async def run() -> bytes:
+        with socket.socket(kinds[family]) as listening, socket.socket(kinds[family]) as caller:
+            listening.bind(address)
+            made = door(listening)
+            made.listen(5)
+            caller.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(caller, listening.getsockname())
+            said = await asyncio.wait_for(loop.sock_recv(caller, 10), 5)
+            await made.close()
+            return said
+
+    assert asyncio.run(run()) == b"here"
+
+
+def test_a_door_that_cannot_take_in_closes_all_the_same() -> None:
+    class Full(socket.socket):
+        def accept(self) -> Any:
+            raise OSError(errno.EMFILE, "too many open files")
+
+    async def run() -> int:
+        with Full(socket.AF_INET) as listening:
+            listening.bind(("127.0.0.1", 0))
+            made = door(listening)
+            made.listen(5)
+            await made.close()
+            return listening.fileno()
+
+    assert asyncio.run(run()) == -1
+
+
+def test_whoever_looked_for_another_when_the_door_closed_looks_no_more() -> None:
+    async def run() -> None:
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            made = door(listening)
+            made.listen(5)
+            await made.close()
+            # As it is called again after a moment.
+            made._offered(listening, 0.002)
+
+    asyncio.run(run())

@@ -1,0 +1,91 @@
+"""Connections to PostgreSQL: what they are opened with, and that none waits for an answer for ever."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from django.conf import settings
+from django.db import DEFAULT_DB_ALIAS, OperationalError, connections, transaction
+
+from agentauth.settings import database
+from tests.fault_proxy import FaultProxy, fault_proxy
+from verifier.services.connecting import use_own_connection
+
+
+def test_what_the_url_says_of_the_connection_is_not_lost() -> None:
+    from agentauth.postgresql.base import DatabaseWrapper
+
+    given = connections[DEFAULT_DB_ALIAS].settings_dict | database("postgres://a:b@h/d?sslmode=verify-full")
+    parameters = DatabaseWrapper(given).get_connection_params()
+    assert parameters["sslmode"] == "verify-full"
+    assert "statement_timeout=10000" in parameters["options"]
+    # The server's own limit is reached first.
+    assert parameters["answer_seconds"] > 10
+
+
+@pytest.fixture
+def far(monkeypatch: pytest.MonkeyPatch, django_db_blocker: Any) -> Iterator[FaultProxy]:
+    """This thread's connection leads through it, and waits for a second."""
+    parts, before = urlsplit(settings.DATABASE_URL), connections[DEFAULT_DB_ALIAS]
+    with fault_proxy(parts.port or 5432) as proxy, django_db_blocker.unblock():
+        use_own_connection("test")
+        own = connections[DEFAULT_DB_ALIAS]
+        own.settings_dict |= {"HOST": "127.0.0.1", "PORT": proxy.port, "NAME": parts.path[1:]}
+        own.settings_dict["OPTIONS"]["answer_seconds"] = 1
+        yield proxy
+        own.close()
+        connections[DEFAULT_DB_ALIAS] = before
+
+
+def ask(query: str) -> Any:
+    with connections[DEFAULT_DB_ALIAS].cursor() as cursor:
+        cursor.execute(query)
+        return cursor.fetchone()[0]
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("mode", ["blackhole", "noreply"])
+def test_RF_4_a_question_without_an_answer_ends_its_connection_and_the_next_one_is_good(
+    far: FaultProxy, mode: str
+) -> None:
+    assert ask("SELECT 1") == 1
+    far.mode = mode
+    began = time.monotonic()
+    with pytest.raises(OperationalError, match="no answer within 1 s"):
+        ask("SELECT 2")
+    assert time.monotonic() - began < 2
+    # What is asked now is not answered with what was asked before.
+    with pytest.raises(OperationalError):
+        ask("SELECT 3")
+    far.mode = "pass"
+    connections[DEFAULT_DB_ALIAS].close_if_unusable_or_obsolete()
+    assert ask("SELECT 4") == 4
+
+
+@pytest.mark.postgres
+def test_RF_4_a_commit_without_an_answer_is_no_success(far: FaultProxy) -> None:
+    assert ask("SELECT 1") == 1
+
+    def commit() -> None:
+        with transaction.atomic():
+            ask("SELECT 2")
+            far.mode = "noreply"
+
+    with pytest.raises(OperationalError):
+        commit()
+
+
+@pytest.mark.postgres
+def test_who_waits_for_a_notification_waits_as_long_as_he_said(far: FaultProxy) -> None:
+    assert ask("SELECT 1") == 1
+    began = time.monotonic()
+    assert list(connections[DEFAULT_DB_ALIAS].connection.notifies(timeout=1.5)) == []
+    assert time.monotonic() - began > 1.4
+    assert ask("SELECT 2") == 2
+
+
+@pytest.mark.postgres
+def test_what_is_left_open_gives_its_locks_back(far: FaultProxy) -> None:
+    assert ask("SHOW idle_in_transaction_session_timeout") == "30s"

@@ -1,0 +1,59 @@
+"""The state of the log in words: for people beside what they did, and for admins with how far each copy of it comes."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from audit.backlog import ALARM_AT, MAX_WAITING_EVENTS
+from audit.models import Checkpoint, Event, QueueEntry, Segment
+from audit.standing import Place, Stand, Standing, log_reach, log_standing
+
+SHOWN = 10
+
+
+def describe_log(standing: Standing, stands: Mapping[UUID, Stand] | None = None) -> dict[str, Any]:
+    """What may be said of the log and of the events of a page, `stands`, after they were looked at; no more than that."""
+    places = [stand.place for stand in (stands or {}).values()]
+    counts = {place.value: places.count(place) for place in Place}
+    return {
+        "state": _state(standing, fits=not counts[Place.WRONG] + counts[Place.UNPROVED]),
+        "standing": standing,
+        "checkpoint": standing.checkpoint,
+        "newer": standing.size - standing.signed,
+        "shown": len(places),
+        "counts": counts,
+    }
+
+
+def _state(standing: Standing, *, fits: bool) -> str:
+    """The worst first."""
+    if standing.problem or not fits:
+        return "wrong"
+    if standing.is_late:
+        return "late"
+    if standing.checkpoint is None:
+        return "unsigned" if standing.size else "empty"
+    return "good"
+
+
+def log_page(now: datetime) -> dict[str, Any]:
+    """All that the control room's page of the log shows."""
+    standing, reach = log_standing(now=now), log_reach()
+    queue = QueueEntry.objects.order_by("pk")[:MAX_WAITING_EVENTS].count()
+    oldest = Event.objects.filter(queue_entry__isnull=False).order_by("pk").values_list("at", flat=True)
+    newest = Checkpoint.objects.order_by("-size").prefetch_related("copies", "cosignatures")
+    return describe_log(standing) | {
+        "queue": queue,
+        "queue_bound": MAX_WAITING_EVENTS,
+        "queue_is_high": queue >= ALARM_AT * MAX_WAITING_EVENTS,
+        "oldest": oldest.first() if queue else None,
+        "places": [
+            *(("store", name, size, standing.signed - size) for name, size in reach.copied.items()),
+            *(("witness", name, size, standing.signed - size) for name, size in reach.cosigned.items()),
+        ],
+        "archived": reach.archived,
+        "unarchived": standing.size - reach.archived,
+        "checkpoints": newest[:SHOWN],
+        "segments": Segment.objects.order_by("-first")[:SHOWN],
+    }

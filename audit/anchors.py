@@ -1,0 +1,95 @@
+"""What the log signed before, wherever it stands: the points a whole check of the log has to pass through."""
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import NamedTuple, cast
+
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+from agentauth.protocol.checkpoint import open_checkpoint, parse_checkpoint
+from agentauth.protocol.errors import InvalidKeyError, NoteError, UntrustedNoteError
+from agentauth.protocol.keys import PublicKey
+from agentauth.protocol.notes import Verifier, parse_note
+from audit.copies import PREFIX, ContradictedError
+from audit.models import Checkpoint
+from audit.signing import PURPOSE
+from audit.stores import store_at
+
+
+class Anchor(NamedTuple):
+    """The log signed that its first `size` leaves have this root; `place` says where that was found.
+
+    Not `vouched` for: only a key that was disabled since signed it. Whoever has that key can have written it, so it proves
+    nothing; and yet whatever we signed has to fit.
+    """
+
+    size: int
+    root: bytes
+    place: str
+    vouched: bool = True
+
+
+def read_anchor(note: bytes | str, *, place: str, now: datetime) -> Anchor:
+    """A checkpoint that one of the log's keys signed. Raises NoteError and UntrustedNoteError."""
+    return _open(note, place, settings.AUDIT_KEYS, now)
+
+
+def anchor_of(row: Checkpoint, *, now: datetime) -> Anchor:
+    """What a checkpoint in the database says. Raises ContradictedError where its note does not say it, or no key of the log."""
+    return _read(
+        row.note,
+        f"the checkpoint of {row.size} events",
+        now,
+        Anchor(row.size, bytes(row.root), ""),
+        read_anchor,
+    )
+
+
+def stored_anchors(*, now: datetime) -> Iterator[Anchor]:
+    """Those in the database, then those in the store outside, if there is one; those by disabled keys too.
+
+    Raises ContradictedError for one that no key of the log ever signed, TemporarilyUnavailableError where the store
+    does not answer.
+    """
+    for row in Checkpoint.objects.order_by("size").iterator():
+        said = Anchor(row.size, bytes(row.root), "")
+        yield _read(row.note, f"the checkpoint of {row.size} events", now, said, read_any_anchor)
+    if not settings.AUDIT_STORE:
+        return
+    store = store_at(settings.AUDIT_STORE)
+    for key in store.keys(PREFIX):
+        yield _read(store.get(key) or b"", f"{key} outside", now, None, read_any_anchor)
+
+
+def _read(
+    note: bytes | str, place: str, now: datetime, said: Anchor | None, opens: Callable[..., Anchor]
+) -> Anchor:
+    try:
+        anchor = opens(note, place=place, now=now)
+    except NoteError as error:
+        raise ContradictedError(f"{place} was changed: {error.description}") from error
+    if said is not None and anchor[:2] != said[:2]:
+        raise ContradictedError(f"{place} is not what its note says: it was changed.")
+    return anchor
+
+
+def read_any_anchor(note: bytes | str, *, place: str, now: datetime) -> Anchor:
+    """As `read_anchor`, and where no key that counts signed it, by the disabled ones."""
+    try:
+        return read_anchor(note, place=place, now=now)
+    except UntrustedNoteError:
+        place = f"{place} (which a key signed that was disabled since)"
+        return _open(note, place, settings.AUDIT_DISABLED_KEYS, now)._replace(vouched=False)
+
+
+def _open(note: bytes | str, place: str, whose: str, now: datetime) -> Anchor:
+    # The log may have had another name: who signed it is what counts.
+    origin = parse_checkpoint(parse_note(note).text).origin
+    keys = cast("Mapping[str, PublicKey]", import_string(whose)(purpose=PURPOSE, now=now))
+    try:
+        verifiers = [Verifier(origin, key) for key in keys.values() if key.kty == "OKP"]
+    except (ValueError, InvalidKeyError):
+        raise NoteError("The checkpoint's log has a name that no key can have.") from None
+    opened = open_checkpoint(note, log_keys=verifiers, expected_origin=origin)
+    return Anchor(opened.checkpoint.size, opened.checkpoint.root, place)

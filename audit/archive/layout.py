@@ -1,0 +1,164 @@
+"""What stands in the archive, byte by byte: names of objects, the manifest of a segment, and the line of an event."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from agentauth.protocol.chain import SALT_BYTES, canonical_entry_hash
+from agentauth.protocol.encoding import b64u_decode, b64u_encode, canonical_json, read_object
+from agentauth.protocol.errors import ChainError, EncodingError, InvalidRequestError
+from agentauth.protocol.reading import integer, members, text
+from audit.stores import MAX_OBJECT_BYTES, MAX_SMALL_BYTES, digest_of
+
+VERSION: Final = 1
+MANIFESTS: Final = "segments/"
+# A line that is longer than this is none of ours: an event is a few kilobytes.
+MAX_LINE_BYTES: Final = 1024 * 1024
+_SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_LINE: Final = re.compile(rb"(0|[1-9][0-9]{0,18}) ([A-Za-z0-9_-]{43}) (\{[^\n]*\})\n")
+_MAX_NOTE: Final = 131_072
+
+
+class ArchiveError(ChainError):
+    """The archive is not what the log says, or the log not what it was when it was archived.
+
+    `place` is where: the index of a leaf.
+    """
+
+    def __init__(self, place: int, description: str) -> None:
+        super().__init__(description)
+        self.place = place
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """Where an object stands, its SHA-256 in hex, and its length."""
+
+    key: str
+    sha256: str
+    bytes: int
+
+    @classmethod
+    def of(cls, path: Path, kind: str) -> Self:
+        """How a file of that kind is named: by its content."""
+        sha256 = digest_of(path).hex()
+        return cls(f"objects/{sha256}.{kind}", sha256, path.stat().st_size)
+
+    @classmethod
+    def parse(cls, value: object, kind: str) -> Self:
+        """Raises InvalidRequestError."""
+        given = members(value, kind, required=("key", "sha256", "bytes"))
+        sha256 = _sha256(given["sha256"])
+        found = cls(
+            text(given["key"], "key", maximum=128),
+            sha256,
+            integer(given["bytes"], "bytes", minimum=1, maximum=MAX_OBJECT_BYTES),
+        )
+        if found.key != f"objects/{sha256}.{kind}":
+            raise InvalidRequestError("An object is not named by its digest.")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A segment: leaves `first` ≤ index < `end`, and the checkpoint of the tree of `end` leaves, a signed note."""
+
+    origin: str
+    first: int
+    end: int
+    previous: str | None
+    checkpoint: str
+    lines: StoredObject
+    parquet: StoredObject
+
+    def encoded(self) -> bytes:
+        """The one form in which it is written: RFC 8785."""
+        return canonical_json(asdict(self) | {"version": VERSION})
+
+    @classmethod
+    def parse(cls, data: bytes, *, expected_first: int) -> Self:
+        """Read it in that form and no other. Raises ArchiveError."""
+        try:
+            return cls._parse(data, expected_first)
+        except (EncodingError, InvalidRequestError) as error:
+            raise ArchiveError(
+                expected_first,
+                f"{manifest_key(expected_first)} is no manifest of a segment: {error.description}",
+            ) from error
+
+    @classmethod
+    def _parse(cls, data: bytes, first: int) -> Self:
+        given = members(
+            read_object(data, max_bytes=MAX_SMALL_BYTES),
+            "manifest",
+            required=("version", "origin", "first", "end", "previous", "checkpoint", "lines", "parquet"),
+        )
+        integer(given["version"], "version", minimum=VERSION, maximum=VERSION)
+        previous = given["previous"]
+        found = cls(
+            origin=text(given["origin"], "origin", maximum=512),
+            first=integer(given["first"], "first", minimum=first, maximum=first),
+            end=integer(given["end"], "end", minimum=first + 1),
+            previous=None if previous is None else _sha256(previous),
+            checkpoint=text(given["checkpoint"], "checkpoint", maximum=_MAX_NOTE),
+            lines=StoredObject.parse(given["lines"], "lines.gz"),
+            parquet=StoredObject.parse(given["parquet"], "parquet"),
+        )
+        if found.encoded() != data:
+            raise InvalidRequestError("It is not in canonical form.")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """An event as it is archived: `body` are its RFC 8785 bytes."""
+
+    index: int
+    salt: bytes
+    body: bytes
+
+    def encoded(self) -> bytes:
+        return b"%d %s %s\n" % (self.index, b64u_encode(self.salt).encode("ascii"), self.body)
+
+    @property
+    def entry(self) -> bytes:
+        """32 bytes, whose hash is the leaf."""
+        return canonical_entry_hash(self.body, self.salt)
+
+    def event(self) -> Mapping[str, Any]:
+        """The event's JSON. Raises ArchiveError where it is none in its one form."""
+        try:
+            return read_object(self.body, max_bytes=MAX_LINE_BYTES)
+        except EncodingError as error:
+            raise ArchiveError(
+                self.index, f"The event of leaf {self.index} is no JSON: {error.description}"
+            ) from error
+
+    @classmethod
+    def parse(cls, raw: bytes, *, expected_index: int) -> Self:
+        """One line with its line feed. Raises ArchiveError."""
+        found = _LINE.fullmatch(raw)
+        if found is None or int(found[1]) != expected_index:
+            raise ArchiveError(
+                expected_index, f"The line of leaf {expected_index} is missing or not in its form."
+            )
+        try:
+            salt = b64u_decode(found[2].decode("ascii"))
+        except EncodingError:
+            salt = b""
+        if len(salt) != SALT_BYTES:
+            raise ArchiveError(expected_index, f"The salt of leaf {expected_index} is not in its form.")
+        return cls(expected_index, salt, found[3])
+
+
+def manifest_key(first: int) -> str:
+    """Keys sort as the segments do."""
+    return f"{MANIFESTS}{first:020d}.json"
+
+
+def _sha256(value: object) -> str:
+    if not isinstance(value, str) or not _SHA256.fullmatch(value):
+        raise InvalidRequestError("A digest is not SHA-256 in lower-case hex.")
+    return value

@@ -1,0 +1,97 @@
+"""The events of a segment as Parquet, for analysts: one row an event, `data` as JSON text. The only file that knows the library.
+
+What is proved are the lines: this is held against them, row by row, wherever both are read.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from agentauth.protocol.encoding import parse_timestamp
+
+# Rows of a row group: what is in memory at a time.
+ROWS: Final = 8_192
+_TEXTS: Final = ("agent_id", "human_id", "service_provider_id", "grant_id", "token_jti", "reason")
+SCHEMA: Final = pa.schema(
+    [
+        pa.field("leaf_index", pa.int64(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("at", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("actor_kind", pa.string(), nullable=False),
+        pa.field("actor_id", pa.string(), nullable=False),
+        *(pa.field(name, pa.string()) for name in _TEXTS),
+        pa.field("outcome", pa.string(), nullable=False),
+        pa.field("request_id", pa.string(), nullable=False),
+        pa.field("data", pa.string(), nullable=False),
+    ]
+)
+Row = Mapping[str, Any]
+
+
+def row_of(index: int, event: Mapping[str, Any]) -> Row:
+    """The row of an event's JSON."""
+    return {
+        "leaf_index": index,
+        "id": event["id"],
+        "kind": event["kind"],
+        "at": parse_timestamp(event["at"]),
+        "actor_kind": event["actor"]["kind"],
+        "actor_id": event["actor"]["id"],
+        **{name: event.get(name) for name in _TEXTS},
+        "outcome": event["outcome"],
+        "request_id": event["request_id"],
+        "data": orjson.dumps(event["data"], option=orjson.OPT_SORT_KEYS).decode(),
+    }
+
+
+class Writer:
+    """Writes rows to a file, a row group at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+        self._rows: list[Row] = []
+
+    def add(self, row: Row) -> None:
+        self._rows.append(row)
+        if len(self._rows) == ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._file.write_table(_table(self._rows), row_group_size=ROWS)
+            self._rows.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._flush()
+        self._file.close()
+
+
+def same_rows(path: Path, rows: Iterable[Row]) -> Iterator[bool]:
+    """For each ROWS of `rows`, and once at the end, whether the file holds the same; whatever it holds."""
+    given = iter(rows)
+    try:
+        with pq.ParquetFile(path) as file:
+            stored = file.iter_batches(batch_size=ROWS) if file.schema_arrow.equals(SCHEMA) else iter(())
+            while group := list(itertools.islice(given, ROWS)):
+                batch = next(stored, None)
+                yield batch is not None and pa.Table.from_batches([batch]).equals(_table(group))
+            yield next(stored, None) is None
+    except (pa.ArrowException, OSError, ValueError):
+        yield False
+
+
+def _table(rows: list[Row]) -> Any:
+    return pa.Table.from_pylist(rows, schema=SCHEMA)

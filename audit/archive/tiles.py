@@ -1,0 +1,109 @@
+"""The log's tree as static files (c2sp.org/tlog-tiles): full tiles and entry bundles as they fill, partial ones at an end."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from agentauth.protocol.chain import TILE_HEIGHT, CompactTree, leaf_hash, node_hash
+
+WIDTH: Final = 1 << TILE_HEIGHT
+_GROUP: Final = 1_000
+
+
+class Tile(NamedTuple):
+    """A file of the tree and its bytes: hashes one after the other, or a bundle of entries."""
+
+    key: str
+    data: bytes
+
+
+class Tiles:
+    """A tree that grows by entries and hands out each file once it is full.
+
+    It goes on from any size: `hashes` are, level by level, the hashes of the tile that is not full yet, and `entries`
+    those of the bundle that is not.
+    """
+
+    def __init__(
+        self, size: int = 0, hashes: Sequence[Sequence[bytes]] = (), entries: Sequence[bytes] = ()
+    ) -> None:
+        self.size = size
+        self._levels = [list(level) for level in hashes] or [[]]
+        self._entries = list(entries)
+        # Raises ChainError where they are not as many as the size says.
+        self._tree = CompactTree(size, _peaks(self._levels))
+
+    def add(self, entry: bytes) -> list[Tile]:
+        """One more leaf; the files that it fills."""
+        return list(self._add(entry))
+
+    def _add(self, entry: bytes) -> Iterator[Tile]:
+        leaf = leaf_hash(entry)
+        self._tree.append(leaf)
+        self._entries.append(entry)
+        self._levels[0].append(leaf)
+        self.size += 1
+        if len(self._entries) == WIDTH:
+            yield self._bundle()
+            self._entries.clear()
+        for level, hashes in enumerate(self._levels):
+            if len(hashes) < WIDTH:
+                return
+            yield self._tile(level)
+            if level + 1 == len(self._levels):
+                self._levels.append([])
+            self._levels[level + 1].append(_root(hashes))
+            hashes.clear()
+
+    def partial(self) -> Iterator[Tile]:
+        """The files a tree that ends here needs beside the full ones."""
+        if self._entries:
+            yield self._bundle()
+        for level, hashes in enumerate(self._levels):
+            if hashes:
+                yield self._tile(level)
+
+    def root(self) -> bytes:
+        """Of the tree as it is. 32 bytes."""
+        return self._tree.root()
+
+    def _bundle(self) -> Tile:
+        data = b"".join(len(entry).to_bytes(2, "big") + entry for entry in self._entries)
+        return Tile(tile_key("entries", (self.size - 1) // WIDTH, len(self._entries)), data)
+
+    def _tile(self, level: int) -> Tile:
+        hashes = self._levels[level]
+        number = ((self.size >> TILE_HEIGHT * level) - 1) // WIDTH
+        return Tile(tile_key(str(level), number, len(hashes)), b"".join(hashes))
+
+
+def tile_key(level: str, number: int, width: int = WIDTH) -> str:
+    """`tile/<level>/<number>[.p/<width>]`, with the number in groups of three digits, all but the last after an x."""
+    groups = [f"{number % _GROUP:03}"]
+    while number := number // _GROUP:
+        groups.append(f"x{number % _GROUP:03}")
+    return f"tile/{level}/{'/'.join(reversed(groups))}" + ("" if width == WIDTH else f".p/{width}")
+
+
+def widths(size: int) -> list[tuple[int, int]]:
+    """Level by level, the number of the tile that is not full yet in a tree of `size`, and how many hashes it has."""
+    found = []
+    while size:
+        found.append(divmod(size, WIDTH))
+        size //= WIDTH
+    return found
+
+
+def _peaks(levels: Sequence[Sequence[bytes]]) -> Iterator[bytes]:
+    """The roots of the full subtrees, largest first."""
+    for hashes in reversed(levels):
+        start = 0
+        for bit in range(TILE_HEIGHT - 1, -1, -1):
+            if len(hashes) >> bit & 1:
+                yield _root(hashes[start : start + (1 << bit)])
+                start += 1 << bit
+
+
+def _root(hashes: Sequence[bytes]) -> bytes:
+    while len(hashes) > 1:
+        hashes = [node_hash(left, right) for left, right in zip(hashes[::2], hashes[1::2], strict=True)]
+    return hashes[0]

@@ -1,0 +1,33 @@
+"""`manage.py archive_audit`: put every numbered event that a checkpoint covers into the archive, and prove it there."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from django.utils import timezone
+
+from audit.archive.archiving import archive_audit
+from audit.management.json_output import JsonCommand
+from audit.management.stores import the_store
+
+
+class Command(JsonCommand):
+    help = "Archive what the log has signed and the archive has not, segment by segment."
+
+    def act(self, **options: Any) -> Mapping[str, Any]:
+        store, ranges = the_store(), []
+        while found := archive_audit(now=timezone.now(), store=store):
+            ranges.append(found)
+        return {
+            "archived_from": ranges[0].first if ranges else None,
+            "archived_to": ranges[-1].end if ranges else None,
+            "segments": len(ranges),
+        }
+
+    def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
+        if result["segments"]:
+            yield (
+                f"Archived leaves {result['archived_from']} to {result['archived_to'] - 1} in {result['segments']} "
+                "segments, and read them back."
+            )
+        else:
+            yield "There is nothing to archive beyond the last segment: no checkpoint was signed since."

@@ -1,0 +1,44 @@
+"""`manage.py drop_audit_partitions`: as the owner, drop the months of the log that stand in the archive as a whole."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+from django.utils import timezone
+
+from agentauth.protocol.errors import AgentAuthError
+from audit.archive.archiving import prove_again
+from audit.dropping import DroppingError, drop_month, droppable_months
+from audit.management.json_output import JsonCommand
+from audit.management.stores import the_store
+
+KEEP_MONTHS = 12
+
+
+class Command(JsonCommand):
+    help = "Drop old months of the log whose every event is in the archive; run with DATABASE_OWNER_URL."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--keep-months", type=int, default=KEEP_MONTHS, help="so many before this one stay"
+        )
+
+    def act(self, **options: Any) -> Mapping[str, Any]:
+        dropped: list[dict[str, str | int]] = []
+        prove = partial(prove_again, store=the_store())
+        try:
+            for month in droppable_months(keep_months=options["keep_months"]):
+                done = drop_month(month=month, now=timezone.now(), prove=prove)
+                dropped.append({"month": str(month), "events": done.events})
+        except (DroppingError, AgentAuthError) as error:
+            before = ", ".join(str(each["month"]) for each in dropped)
+            raise CommandError(f"{error}{f' Dropped before that: {before}.' if before else ''}") from error
+        return {"dropped": dropped}
+
+    def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
+        for each in result["dropped"]:
+            yield f"Dropped {each['month']}: {each['events']} events, which stand in the archive."
+        if not result["dropped"]:
+            yield "No month is old enough."

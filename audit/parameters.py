@@ -1,0 +1,49 @@
+"""Query parameters of audit's API, read strictly. What they mean is the business of whoever asks for them."""
+
+import re
+import uuid
+from collections.abc import Mapping
+
+from rest_framework.request import Request
+
+from agentauth.protocol.errors import InvalidRequestError
+from agentauth.protocol.reading import shown
+
+# No log is longer: sizes and indices are 64-bit integers with a sign, in the database and in checkpoints.
+MAX_NUMBER = 2**63 - 1
+_DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
+
+
+def query(request: Request, *names: str) -> dict[str, str]:
+    """The query parameters, of which `names` may stand there, each once. Raises InvalidRequestError."""
+    given = request.query_params
+    for name, values in given.lists():
+        if name not in names or len(values) != 1:
+            taken = f"only {', '.join(names)}, each once" if names else "none"
+            raise InvalidRequestError(f"Query parameter {shown(name)}: {taken} may stand here.")
+    return {name: str(given[name]) for name in given}
+
+
+def required(given: Mapping[str, str], name: str) -> str:
+    """The parameter's text. Raises InvalidRequestError where it is not there."""
+    if name not in given:
+        raise InvalidRequestError(f"The query parameter `{name}` is missing.")
+    return given[name]
+
+
+def read_id(text: str) -> uuid.UUID:
+    """A UUID in its one form. Raises InvalidRequestError."""
+    try:
+        parsed = uuid.UUID(text)
+    except ValueError:
+        parsed = None
+    if parsed is None or str(parsed) != text:
+        raise InvalidRequestError("An id is a lower-case UUID.")
+    return parsed
+
+
+def read_number(text: str, name: str) -> int:
+    """ASCII decimal without leading zeros, 0 to MAX_NUMBER. Raises InvalidRequestError."""
+    if not _DECIMAL.fullmatch(text) or (number := int(text)) > MAX_NUMBER:
+        raise InvalidRequestError(f"`{name}` is a decimal number without leading zeros, below 2^63.")
+    return number

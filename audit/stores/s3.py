@@ -1,0 +1,280 @@
+"""A store in an S3 bucket with Object Lock: what was written once can be neither replaced nor deleted, by us either.
+
+The only file that knows the library. What an error says is made here: texts of the library or of the server may hold
+parts of a signed request. Credentials come from where the AWS libraries look for them, never from a URI.
+"""
+
+import base64
+import functools
+import itertools
+import logging
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import parse_qs, urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+
+from agentauth.protocol.errors import InvalidRequestError, TemporarilyUnavailableError
+from audit.stores import (
+    CHUNK_BYTES,
+    MAX_OBJECT_BYTES,
+    Digest,
+    ImmutableError,
+    Sink,
+    check_key,
+    digest_of,
+    small,
+)
+
+DEFAULT_LOCK_DAYS: Final = 2_190
+CONNECT_SECONDS: Final = 5
+READ_SECONDS: Final = 60
+# For the whole of an object; READ_SECONDS more where its bytes come one by one.
+FETCH_SECONDS: Final = 600
+ATTEMPTS: Final = 2
+_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_MAX_LOCK_DAYS: Final = 36_500
+_OPTIONS: Final = {"endpoint", "lock_days", "region"}
+_LOOPBACK: Final = {"127.0.0.1", "::1", "localhost"}
+_A_MOMENT: Final = 0.001
+# Somebody was first, or is at it this moment.
+_THERE: Final = {"PreconditionFailed", "ConditionalRequestConflict"}
+_NO_LOCK: Final = {"ObjectLockConfigurationNotFoundError", "InvalidBucketState"}
+
+# At DEBUG these write down whole requests with their signatures and session tokens.
+for _name in ("boto3", "botocore", "s3transfer"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+class S3Store:
+    """Objects below a prefix of one bucket; of each key the version that was written first is the one that counts.
+
+    In a bucket with Object Lock a later version or a delete marker can always be laid over an object, but the first
+    one stays, so whoever does that hides nothing.
+    """
+
+    def __init__(
+        self, *, bucket: str, prefix: str, endpoint: str | None, region: str | None, lock_days: int
+    ) -> None:
+        self._bucket, self._prefix = bucket, prefix
+        self._endpoint, self._region = endpoint, region
+        self._lock = timedelta(days=lock_days)
+
+    @classmethod
+    def at(cls, uri: str) -> Self:
+        """`s3://bucket[/prefix][?endpoint=…&region=…&lock_days=…]`. Raises InvalidRequestError."""
+        try:
+            parts = urlsplit(uri)
+            given = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+            prefix = parts.path.strip("/")
+            if (
+                not _BUCKET.fullmatch(parts.netloc)
+                or parts.fragment
+                or not given.keys() <= _OPTIONS
+                or any(len(values) != 1 for values in given.values())
+            ):
+                raise ValueError("not of that form")  # noqa: TRY301 — one place says what is wrong
+            options = {name: value for name, [value] in given.items()}
+            lock_days = int(options.get("lock_days", DEFAULT_LOCK_DAYS))
+            if not 1 <= lock_days <= _MAX_LOCK_DAYS or not _safe(options.get("endpoint")):
+                raise ValueError("not to be used")  # noqa: TRY301 — as above
+            return cls(
+                bucket=parts.netloc,
+                prefix=f"{check_key(prefix)}/" if prefix else "",
+                endpoint=options.get("endpoint"),
+                region=options.get("region"),
+                lock_days=lock_days,
+            )
+        except ValueError:
+            raise InvalidRequestError(
+                "A bucket for the log is s3://bucket/prefix, with endpoint= (https, or on this host), region= and "
+                "lock_days= after a question mark where they are needed, and no credentials in it."
+            ) from None
+
+    def __repr__(self) -> str:
+        return f"s3://{self._bucket}/{self._prefix}"
+
+    def put_once(self, key: str, data: bytes | Path) -> None:
+        digest = digest_of(data)
+        self._refuse_without_lock()
+        try:
+            with _available(self), data.open("rb") if isinstance(data, Path) else nullcontext(data) as body:
+                self._client.put_object(
+                    Bucket=self._bucket,
+                    Key=self._prefix + check_key(key),
+                    Body=body,
+                    IfNoneMatch="*",
+                    ChecksumSHA256=base64.b64encode(digest).decode("ascii"),
+                    ObjectLockMode="COMPLIANCE",
+                    ObjectLockRetainUntilDate=datetime.now(UTC) + self._lock,
+                )
+        except _TakenError:
+            self._refuse_other(key, digest)
+
+    def get(self, key: str) -> bytes | None:
+        return small(self, key)
+
+    def fetch(self, key: str, into: Sink) -> bool:
+        return self._fetch(key, into) is not None
+
+    def keys(self, prefix: str = "", after: str = "") -> Iterator[str]:
+        # Of versions, not of objects: a delete marker takes nothing out of this list.
+        versions = self._versions(self._prefix + prefix, after=self._prefix + after if after else "")
+        for key, _ in itertools.groupby(versions, key=lambda version: str(version["Key"])):
+            if key > self._prefix + after:
+                yield key.removeprefix(self._prefix)
+
+    @functools.cached_property
+    def _client(self) -> Any:
+        with _available(self):
+            return boto3.session.Session().client(
+                "s3",
+                endpoint_url=self._endpoint,
+                region_name=self._region,
+                config=Config(
+                    signature_version="s3v4",
+                    connect_timeout=CONNECT_SECONDS,
+                    read_timeout=READ_SECONDS,
+                    retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+                    s3={"addressing_style": "path" if self._endpoint else "auto"},
+                    # We give our own.
+                    request_checksum_calculation="when_required",
+                ),
+            )
+
+    def _fetch(self, key: str, into: Sink) -> str | None:
+        """As `fetch`; gives the lock's mode of what was found, or "" where it has none."""
+        full = self._prefix + check_key(key)
+        same = itertools.takewhile(lambda version: version["Key"] == full, self._versions(full))
+        # They come newest first.
+        first = None
+        for first in same:  # noqa: B007 — the last one is wanted
+            pass
+        if first is None:
+            return None
+        with _available(self):
+            found = self._client.get_object(
+                Bucket=self._bucket, Key=full, VersionId=first["VersionId"], ChecksumMode="ENABLED"
+            )
+            with closing(found["Body"]) as body:
+                _copy(body, into, key)
+        return str(found.get("ObjectLockMode", ""))
+
+    def _versions(self, prefix: str, *, after: str = "") -> Iterator[Any]:
+        pages = iter(
+            self._client.get_paginator("list_object_versions").paginate(
+                Bucket=self._bucket, Prefix=prefix, **({"KeyMarker": after} if after else {})
+            )
+        )
+        while True:
+            with _available(self):
+                page = next(pages, None)
+            if page is None:
+                return
+            yield from page.get("Versions", ())
+
+    def _refuse_other(self, key: str, wanted: bytes) -> None:
+        there = Digest()
+        mode = self._fetch(key, there)
+        if mode is None:
+            # Its writer has not finished.
+            raise TemporarilyUnavailableError(f"{key} is just being written to {self!r} by another process.")
+        if there.sha256() != wanted:
+            raise ImmutableError(f"{key} stands in {self!r} with other bytes.")
+        if mode != "COMPLIANCE":
+            raise ImmutableError(f"{key} stands in {self!r} without a lock: it was not written by us.")
+
+    @functools.cached_property
+    def _locks(self) -> bool:
+        try:
+            with _available(self):
+                answer = self._client.get_object_lock_configuration(Bucket=self._bucket)
+        except _NoLockError:
+            return False
+        return bool(answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled")
+
+    def _refuse_without_lock(self) -> None:
+        if not self._locks:
+            # Asked again next time: it can be turned on.
+            self.__dict__.pop("_locks", None)
+            raise ImmutableError(
+                f"The bucket {self._bucket} has no Object Lock, so what is written there could be changed. Make one "
+                "with Object Lock enabled."
+            )
+
+
+class _TakenError(TemporarilyUnavailableError):
+    """There is an object under that key."""
+
+
+class _NoLockError(TemporarilyUnavailableError):
+    """The bucket was made without Object Lock."""
+
+
+def _copy(body: Any, into: Sink, key: str) -> None:
+    """Write the body of an answer to `into`, within FETCH_SECONDS and MAX_OBJECT_BYTES."""
+    end, length = time.monotonic() + FETCH_SECONDS, 0
+    # A read ends when all it asked for is here, and a timeout is that of each byte: whoever sends one now and then would hold
+    # it for ever. At the end, then, the next byte that is not here yet is the last one waited for.
+    hurry = threading.Timer(FETCH_SECONDS, _wait_no_more, [body])
+    hurry.daemon = True
+    hurry.start()
+    try:
+        while chunk := body.read(CHUNK_BYTES):
+            length += len(chunk)
+            if length > MAX_OBJECT_BYTES:
+                raise ImmutableError(f"{key} in the store is larger than anything written there.")
+            if time.monotonic() > end:
+                raise TimeoutError
+            into.write(chunk)
+    finally:
+        hurry.cancel()
+
+
+def _wait_no_more(body: Any) -> None:
+    # It may have come to its end this moment.
+    with suppress(AttributeError):
+        body.set_socket_timeout(_A_MOMENT)
+
+
+def _safe(endpoint: str | None) -> bool:
+    """Whether what is sent there cannot be read on the way, and it holds neither credentials nor more than an origin."""
+    if endpoint is None:
+        return True
+    parts = urlsplit(endpoint)
+    return (
+        (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK))
+        and bool(parts.hostname)
+        and "@" not in parts.netloc
+        and parts.path in {"", "/"}
+        and not parts.query
+        and not parts.fragment
+    )
+
+
+@contextmanager
+def _available(store: S3Store) -> Iterator[None]:
+    """Whatever the library raises inside becomes ours, without its text and without its traceback."""
+    try:
+        yield
+    except ClientError as error:
+        code = re.sub(r"[^A-Za-z0-9]", "", str(error.response.get("Error", {}).get("Code", "")))[:64]
+    except (BotoCoreError, ResponseParserError, OSError, LookupError, TypeError) as error:
+        # The last two: an answer that is no S3's, of which the library, or we, expected more.
+        code = type(error).__name__
+    else:
+        return
+    if code in _THERE:
+        raise _TakenError from None
+    if code in _NO_LOCK:
+        raise _NoLockError from None
+    raise TemporarilyUnavailableError(f"The log's store {store!r} did not do it: {code}.") from None

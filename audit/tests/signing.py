@@ -1,0 +1,24 @@
+"""The log's key in tests, named by settings.AUDIT_SIGNER there: audit knows no key service."""
+
+from datetime import datetime
+
+from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey
+from agentauth.protocol.notes import Verifier
+from audit.checkpoints import origin
+
+_SIGNER = LocalSigner(PrivateKey.generate())
+
+
+def signer(*, purpose: str, now: datetime) -> LocalSigner:
+    assert purpose == "audit"
+    assert now.tzinfo is not None
+    return _SIGNER
+
+
+def verifier() -> Verifier:
+    return Verifier(origin(), _SIGNER.public)
+
+
+def keys(*, purpose: str, now: datetime) -> dict[str, PublicKey]:
+    assert signer(purpose=purpose, now=now).kid == _SIGNER.kid
+    return {_SIGNER.kid: _SIGNER.public}

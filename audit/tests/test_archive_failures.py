@@ -1,0 +1,186 @@
+"""Archiving that is cut off, lied to or overtaken: what stands in the store afterwards is one archive, or a loud error."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_django.fixtures import Settings
+
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from audit.archive import archiving
+from audit.archive.archiving import archive_audit
+from audit.archive.layout import ArchiveError, manifest_key
+from audit.models import Segment
+from audit.stores import ImmutableError
+from audit.stores.folder import FolderStore
+from audit.tests.archived import FailingStore, Log, broken_into, signed
+from audit.tests.conftest import MakeEvent
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def log(make_event: MakeEvent, now: datetime, tmp_path: Path, settings: Settings) -> Log:
+    settings.AUDIT_KEYS = "audit.tests.signing.keys"
+    return Log(make_event, now, FolderStore(tmp_path / "archive"), tmp_path / "archive")
+
+
+PLACES = ["archive.after_stage", "archive.after_objects", "archive.after_proof", "archive.after_manifest", "archive.after_row"]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_AU_31_an_archiver_that_dies_anywhere_leaves_one_archive_that_goes_on(
+    log: Log, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The death is an exception here; tests/faults kills. After it the log goes on, and so may the choice of an end."""
+
+    class DeathError(Exception):
+        pass
+
+    def die(name: str) -> None:
+        if name == place:
+            raise DeathError
+
+    log.grown(5)
+    with monkeypatch.context() as patch:
+        patch.setattr(archiving, "fault_point", die)
+        with pytest.raises(DeathError):
+            archive_audit(now=log.now, store=log.store)
+    assert Segment.objects.exists() == (place == "archive.after_row")
+    log.grown(3)
+    log.archive()
+    assert [(each.first, each.end) for each in Segment.objects.order_by("first")] in (
+        [(0, 8)],
+        [(0, 5), (5, 8)],
+    )
+    assert (log.prove().ok, log.prove().tree_size) == (True, 8)
+    assert len(list(log.store.keys("segments/"))) == Segment.objects.count()
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["not done", "done and reported as failed"])
+def test_AU_12_AU_31_a_store_that_fails_at_any_call_loses_nothing(log: Log, done: bool) -> None:
+    log.grown(300)
+    at = 0
+    while not Segment.objects.exists():
+        at += 1
+        store = FailingStore(log.store, at, done=done)
+        try:
+            archive_audit(now=log.now, store=store)
+        except TemporarilyUnavailableError:
+            # Nothing counts before all of it is proved.
+            assert not Segment.objects.exists()
+    # It failed at each of its calls once, also where each earlier attempt had left what it left.
+    assert at > 16 or done
+    assert at > 3
+    assert log.archive() == []
+    assert (log.prove().ok, log.prove().tree_size) == (True, 300)
+    assert len(list(log.store.keys("segments/"))) == 1
+
+
+def test_AU_31_what_is_replaced_while_it_is_written_is_never_noted(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every object in turn is changed between the upload and the proof."""
+    log.grown(300)
+
+    def change(name: str) -> None:
+        if name == "archive.after_objects":
+            path = log.folder / keys[0]
+            path.chmod(0o644)
+            path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+    with monkeypatch.context() as patch:
+        # First nothing is: to know the keys.
+        patch.setattr(archiving, "_note", lambda *_: None)
+        archive_audit(now=log.now, store=log.store)
+    keys = [key for key in log.store.keys() if key != manifest_key(0)]
+    assert len(keys) == 7
+    while keys:
+        (log.folder / manifest_key(0)).unlink(missing_ok=True)
+        with broken_into(log.folder / keys[0], None), monkeypatch.context() as patch:
+            patch.setattr(archiving, "fault_point", change)
+            with pytest.raises(ArchiveError, match=keys[0]):
+                archive_audit(now=log.now, store=log.store)
+            # From then on it cannot even be written.
+            with pytest.raises(ImmutableError, match=keys[0]):
+                archive_audit(now=log.now, store=log.store)
+        assert not Segment.objects.exists()
+        assert list(log.store.keys("segments/")) == []
+        keys.pop(0)
+    assert log.archive() == [(0, 300)]
+
+
+def test_AU_31_a_manifest_whose_objects_are_not_there_is_not_taken_over(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.grown(300)
+    with monkeypatch.context() as patch:
+        patch.setattr(archiving, "_note", lambda *_: None)
+        archive_audit(now=log.now, store=log.store)
+    for key in list(log.store.keys()):
+        if key == manifest_key(0):
+            continue
+        for data in (None, b"", b"other"):
+            with broken_into(log.folder / key, data):
+                with pytest.raises(ArchiveError, match=key):
+                    archive_audit(now=log.now, store=log.store)
+                assert not Segment.objects.exists()
+    assert log.archive() == [(0, 300)]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda body: body | {"previous": "0" * 64}, "does not follow"),
+        (lambda body: body | {"checkpoint": signed(5, bytes(32))}, "does not know"),
+        (lambda body: body | {"checkpoint": "x"}, "does not know"),
+        (lambda body: body | {"origin": "another/v1/audit"}, "another log"),
+        (lambda body: body | {"end": 4}, "does not know"),
+        (lambda body: body | {"first": 1}, "no manifest"),
+        (lambda body: body | {"version": 2}, "no manifest"),
+        (lambda body: body | {"version": True}, "no manifest"),
+        (lambda body: body | {"more": 1}, "no manifest"),
+        (lambda body: {name: body[name] for name in body if name != "lines"}, "no manifest"),
+        (lambda body: body | {"lines": body["lines"] | {"bytes": 1}}, "not what its manifest says"),
+        (lambda body: body | {"lines": body["lines"] | {"key": "objects/x.lines.gz"}}, "no manifest"),
+        (lambda body: body | {"lines": body["parquet"]}, "no manifest"),
+        (lambda body: body | {"lines": body["lines"] | {"sha256": body["lines"]["sha256"].upper()}}, "no manifest"),
+    ],
+)  # fmt: skip
+def test_AU_31_a_manifest_that_is_not_ours_is_refused(
+    log: Log, change: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.grown(5)
+    with monkeypatch.context() as patch:
+        patch.setattr(archiving, "_note", lambda *_: None)
+        archive_audit(now=log.now, store=log.store)
+    path = log.folder / manifest_key(0)
+    body = json.loads(path.read_bytes())
+    encoded = json.dumps(change(body), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    with broken_into(path, encoded):
+        with pytest.raises(ArchiveError, match=said):
+            archive_audit(now=log.now, store=log.store)
+        assert not Segment.objects.exists()
+    # Two texts for one manifest would have two digests.
+    with broken_into(path, path.read_bytes() + b"\n"), pytest.raises(ArchiveError, match="canonical"):
+        archive_audit(now=log.now, store=log.store)
+
+
+def test_two_archivers_at_once_make_one_archive(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one sees a newer checkpoint, and is done before the first has written its manifest."""
+    log.grown(5)
+    inner: list[Any] = []
+
+    def overtake(name: str) -> None:
+        if name == "archive.after_proof" and not inner:
+            inner.append(None)
+            log.grown(3)
+            inner[0] = archive_audit(now=log.now, store=log.store)
+
+    monkeypatch.setattr(archiving, "fault_point", overtake)
+    assert archive_audit(now=log.now, store=log.store) == (0, 8)
+    assert inner == [(0, 8)]
+    assert [(each.first, each.end) for each in Segment.objects.all()] == [(0, 8)]
+    assert log.prove().ok

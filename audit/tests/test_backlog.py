@@ -1,0 +1,95 @@
+"""What waits for its number is bounded: nothing new is begun beyond the bound, what ends something is, and it heals."""
+
+import logging
+from collections.abc import Callable
+from datetime import datetime
+
+import pytest
+from django.db import transaction
+from pytest_django import DjangoAssertNumQueries
+
+from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
+from audit import backlog, kinds
+from audit.models import Event, QueueEntry
+from audit.services import Actor, record_many, record_refusal, seal_audit
+from audit.tests.conftest import MakeEvent
+from audit.tests.test_record_many import entry
+
+pytestmark = pytest.mark.django_db
+BOUND = 10
+
+
+@pytest.fixture(autouse=True)
+def _counted_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog, "MAX_WAITING_EVENTS", BOUND)
+    monkeypatch.setattr(backlog, "SAMPLED_SECONDS", 0.0)
+    monkeypatch.setattr(backlog, "_backlog", backlog.Backlog())
+
+
+@pytest.fixture
+def full(make_event: MakeEvent) -> None:
+    for _ in range(BOUND):
+        make_event()
+
+
+def test_RF_21_at_the_bound_nothing_new_is_begun_and_nothing_that_was_is_lost(
+    full: None, make_event: MakeEvent, now: datetime
+) -> None:
+    for kind in (kinds.TOKEN_ISSUED, kinds.GRANT_APPROVED, kinds.GRANT_REQUESTED, kinds.DECISION_ALLOWED):
+        with pytest.raises(TemporarilyUnavailableError):
+            make_event(kind=kind)
+    with pytest.raises(TemporarilyUnavailableError), transaction.atomic():
+        record_many([entry()], now=now)
+    with pytest.raises(TemporarilyUnavailableError):
+        refuse(now)
+    assert Event.objects.count() == QueueEntry.objects.count() == BOUND
+
+
+def refuse(now: datetime) -> None:
+    record_refusal(
+        kind=kinds.REQUEST_REFUSED, actor=Actor("agent", "a"), at=now, error=AgentAuthError("no"), route="/x"
+    )
+
+
+def test_RF_21_what_ends_something_is_done_all_the_same(full: None, make_event: MakeEvent) -> None:
+    for kind in (kinds.AGENT_REVOKED, kinds.GRANT_REVOKED, kinds.AGENT_SUSPENDED, kinds.HUMAN_SIGNED_IN):
+        make_event(kind=kind)
+    assert QueueEntry.objects.count() == BOUND + 4
+
+
+def test_RF_21_numbering_goes_on_and_then_all_of_it_does(
+    full: None, make_event: MakeEvent, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What floods suppressed is summed up first: that must not wait for the room it makes.
+    for _ in range(62):
+        with monkeypatch.context() as patch:
+            patch.setattr(backlog, "MAX_WAITING_EVENTS", 1000)
+            record_refusal(
+                kind=kinds.REQUEST_REFUSED,
+                actor=Actor("anonymous", ""),
+                at=now.replace(year=now.year - 1),
+                error=AgentAuthError("no"),
+                route="/x",
+            )
+    assert seal_audit(now=now) == BOUND + 60 + 1
+    make_event(kind=kinds.TOKEN_ISSUED)
+
+
+def test_RF_21_at_seven_tenths_it_is_said(make_event: MakeEvent, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(7):
+        make_event()
+    assert "wait for their number" not in caplog.text
+    with caplog.at_level(logging.WARNING):
+        make_event()
+    assert "7 events wait for their number, of 10 that may" in caplog.text
+
+
+def test_a_process_counts_once_a_second(
+    make_event: Callable[..., Event],
+    monkeypatch: pytest.MonkeyPatch,
+    django_assert_num_queries: DjangoAssertNumQueries,
+) -> None:
+    monkeypatch.setattr(backlog, "SAMPLED_SECONDS", 60.0)
+    counted = backlog.Backlog()
+    with django_assert_num_queries(1):
+        assert [counted.waiting() for _ in range(5)] == [0] * 5

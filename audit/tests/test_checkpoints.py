@@ -1,0 +1,292 @@
+"""The log signs what it is, once a minute while there is news, and never a second story."""
+
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_django.fixtures import Settings
+
+from agentauth.protocol.checkpoint import open_checkpoint
+from agentauth.protocol.encoding import b64_encode
+from agentauth.protocol.errors import ChainError, TemporarilyUnavailableError
+from audit import checkpoints, signing
+from audit.archive.archiving import archive_audit
+from audit.checkpoints import EVERY, checkpoint_log, newest_checkpoint, origin
+from audit.copies import ContradictedError, key_of
+from audit.models import Checkpoint, CheckpointCopy, Head, Leaf
+from audit.sequencer import sequence_until_empty
+from audit.stores import ImmutableError, Store, store_at
+from audit.tests.conftest import MakeEvent
+from audit.tests.signing import verifier
+from audit.tests.tampering import as_table_owner, execute
+from audit.tree import root_at
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def folder(settings: Settings, tmp_path: Path) -> Path:
+    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = "audit.tests.signing.signer", "audit.tests.signing.keys"
+    settings.AUDIT_STORE = f"file:{tmp_path / 'log'}"
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def grow(make_event: MakeEvent, now: datetime) -> Callable[[int], None]:
+    def more(count: int) -> None:
+        for _ in range(count):
+            make_event()
+        sequence_until_empty(now=now)
+
+    return more
+
+
+Grow = Callable[[int], None]
+
+
+def test_the_first_news_is_signed_at_once_and_stands_outside(folder: Path, grow: Grow, now: datetime) -> None:
+    assert checkpoint_log(now=now) is None
+    grow(3)
+    assert checkpoint_log(now=now) == 3
+    row = Checkpoint.objects.get()
+    opened = open_checkpoint(row.note, log_keys=[verifier()], expected_origin=origin())
+    assert (opened.checkpoint.size, opened.checkpoint.root) == (3, root_at(3))
+    assert (row.size, bytes(row.root), row.at) == (3, root_at(3), now)
+    assert origin() == "localhost:8000/v1/audit"
+    assert (folder / key_of(3)).read_text() == row.note
+    assert CheckpointCopy.objects.get().checkpoint == row
+
+
+def test_it_is_signed_again_after_a_minute_if_there_is_news(folder: Path, grow: Grow, now: datetime) -> None:
+    grow(1)
+    checkpoint_log(now=now)
+    assert checkpoint_log(now=now + EVERY) is None
+    grow(1)
+    assert checkpoint_log(now=now + EVERY - timedelta(seconds=1)) is None
+    assert checkpoint_log(now=now + EVERY) == 2
+
+
+def test_a_clock_that_was_set_back_silences_nobody(folder: Path, grow: Grow, now: datetime) -> None:
+    grow(1)
+    checkpoint_log(now=now)
+    grow(1)
+    assert checkpoint_log(now=now - timedelta(days=1)) == 2
+
+
+def test_without_a_store_it_is_signed_all_the_same(
+    folder: Path, settings: Settings, grow: Grow, now: datetime
+) -> None:
+    settings.AUDIT_STORE = ""
+    grow(1)
+    assert checkpoint_log(now=now) == 1
+    assert not folder.exists()
+
+
+def test_AU_11_another_signer_at_the_same_size_changes_nothing(
+    folder: Path, grow: Grow, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grow(2)
+    real = signing.audit_signer
+
+    def slower(*, now: datetime) -> Any:
+        monkeypatch.setattr(checkpoints, "audit_signer", real)
+        assert checkpoint_log(now=now - timedelta(seconds=1)) == 2
+        return real(now=now)
+
+    monkeypatch.setattr(checkpoints, "audit_signer", slower)
+    assert checkpoint_log(now=now) == 2
+    assert Checkpoint.objects.get().at == now - timedelta(seconds=1)
+    assert CheckpointCopy.objects.count() == 1
+
+
+class Failing:
+    """A store whose put is reported as failed, before or after it was done."""
+
+    def __init__(self, real: Store, *, done: bool) -> None:
+        self._real, self._done = real, done
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def put_once(self, key: str, data: bytes) -> None:
+        if self._done:
+            self._real.put_once(key, data)
+        raise TemporarilyUnavailableError("The store did not answer.")
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_AU_12_a_copy_that_failed_or_only_seemed_to_is_made_at_the_next_run(
+    folder: Path, grow: Grow, now: datetime, monkeypatch: pytest.MonkeyPatch, done: bool
+) -> None:
+    grow(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "store_at", lambda uri: Failing(store_at(uri), done=done))
+        with pytest.raises(TemporarilyUnavailableError):
+            checkpoint_log(now=now)
+    assert (folder / key_of(2)).exists() is done
+    assert not CheckpointCopy.objects.exists()
+    # No news and not a minute later: what was signed is copied all the same.
+    assert checkpoint_log(now=now) is None
+    kept = Checkpoint.objects.get()
+    assert (folder / key_of(2)).read_text() == kept.note
+    assert CheckpointCopy.objects.get().checkpoint == kept
+    grow(1)
+    assert checkpoint_log(now=now + EVERY) == 3
+
+
+def test_where_the_store_cannot_be_asked_nothing_is_signed(
+    folder: Path, grow: Grow, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(uri: str) -> Any:
+        class Away:
+            def keys(self, *_: Any, **__: Any) -> Iterator[str]:
+                raise TemporarilyUnavailableError
+
+        return Away()
+
+    grow(1)
+    monkeypatch.setattr(checkpoints, "store_at", away)
+    with pytest.raises(TemporarilyUnavailableError):
+        checkpoint_log(now=now)
+    assert newest_checkpoint() is None
+
+
+def test_AU_7_a_log_written_anew_is_not_signed(folder: Path, grow: Grow, now: datetime) -> None:
+    grow(4)
+    checkpoint_log(now=now)
+    grow(1)
+    with as_table_owner():
+        Leaf.objects.filter(leaf_index=2).update(leaf_hash=bytes(32))
+        with pytest.raises(ContradictedError):
+            checkpoint_log(now=now + EVERY)
+    assert Checkpoint.objects.count() == 1
+
+
+def test_AU_7_a_head_that_is_not_that_of_the_leaves_is_not_signed(
+    folder: Path, grow: Grow, now: datetime
+) -> None:
+    grow(4)
+    with as_table_owner():
+        Head.objects.update(peaks=bytes(32))
+        with pytest.raises(ContradictedError):
+            checkpoint_log(now=now)
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+def test_AU_5_a_log_cut_short_meets_its_own_word(
+    folder: Path, grow: Grow, now: datetime, forgets: bool
+) -> None:
+    """Whether or not whoever cut it also removed what the database remembers of checkpoints."""
+    grow(3)
+    checkpoint_log(now=now)
+    kept = Head.objects.get()
+    grow(2)
+    checkpoint_log(now=now + EVERY)
+    with as_table_owner():
+        execute("DELETE FROM audit_leaf WHERE leaf_index >= 3")
+        Head.objects.update(size=3, link=kept.link, peaks=kept.peaks)
+        if forgets:
+            execute("DELETE FROM audit_checkpointcopy WHERE checkpoint_id = 5")
+            execute("DELETE FROM audit_checkpoint WHERE size = 5")
+        grow(1)
+        with pytest.raises(ContradictedError):
+            checkpoint_log(now=now + 2 * EVERY)
+
+
+def test_a_database_set_back_that_went_on_meets_the_copy_of_the_other_story(
+    folder: Path, grow: Grow, now: datetime
+) -> None:
+    """As a copy of it would that went its own way: what each signs, the other finds outside."""
+    grow(3)
+    checkpoint_log(now=now)
+    store = store_at(f"file:{folder}")
+    store.put_once(key_of(4), b"another story")
+    grow(2)
+    with pytest.raises(ContradictedError):
+        checkpoint_log(now=now + EVERY)
+    grow(1)
+    with pytest.raises(ContradictedError):
+        checkpoint_log(now=now + EVERY)
+    assert newest_checkpoint() == Checkpoint.objects.get(size=3)
+
+
+def test_AU_11_two_logs_in_one_store_end_in_the_first_conflict(
+    folder: Path, grow: Grow, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one signs between our look and our copy."""
+    grow(2)
+    store = store_at(f"file:{folder}")
+    real = signing.audit_signer
+
+    def late(*, now: datetime) -> Any:
+        store.put_once(key_of(2), b"another story")
+        return real(now=now)
+
+    monkeypatch.setattr(checkpoints, "audit_signer", late)
+    with pytest.raises(ImmutableError):
+        checkpoint_log(now=now)
+    monkeypatch.undo()
+    for _ in range(2):
+        with pytest.raises(ContradictedError):
+            checkpoint_log(now=now + EVERY)
+
+
+@pytest.mark.parametrize("key", ["checkpoints/7", "checkpoints/0000000000000000000x"])
+def test_a_strangers_object_among_the_copies_is_no_checkpoint(
+    folder: Path, grow: Grow, now: datetime, key: str
+) -> None:
+    grow(1)
+    store_at(f"file:{folder}").put_once(key, b"")
+    with pytest.raises(ChainError):
+        checkpoint_log(now=now)
+
+
+def test_a_log_that_was_long_unsigned_is_signed_in_steps(
+    folder: Path, grow: Grow, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that was there before anything was signed: no segment of the archive is then as long as all of it."""
+    monkeypatch.setattr(checkpoints, "MOST_BETWEEN", 4)
+    grow(9)
+    assert checkpoint_log(now=now) == 9
+    grow(3)
+    assert checkpoint_log(now=now + EVERY) == 12
+    sizes = [row.size for row in Checkpoint.objects.order_by("size")]
+    assert sizes == [4, 8, 9, 12]
+    assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == [
+        f"{size:020d}" for size in sizes
+    ]
+    for row in Checkpoint.objects.all():
+        opened = open_checkpoint(row.note, log_keys=[verifier()], expected_origin=origin())
+        assert (opened.checkpoint.size, opened.checkpoint.root) == (row.size, root_at(row.size))
+
+
+def test_a_row_that_nobody_signed_is_not_copied_and_ends_no_segment(
+    folder: Path, grow: Grow, now: datetime
+) -> None:
+    """The serving role may add rows; what stands outside stays there for years."""
+    grow(3)
+    forged = f"{origin()}\n3\n{b64_encode(root_at(3))}\n\n— {origin()} {b64_encode(bytes(68))}\n"
+    Checkpoint.objects.create(size=3, root=root_at(3), note=forged, at=now)
+    store = store_at(f"file:{folder}")
+    assert checkpoint_log(now=now) is None
+    assert archive_audit(now=now, store=store) is None
+    grow(1)
+    assert checkpoint_log(now=now + EVERY) == 4
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == [f"{4:020d}"]
+    assert archive_audit(now=now, store=store) == (0, 4)
+
+
+def test_what_another_of_us_signed_meanwhile_is_no_other_story(
+    folder: Path, grow: Grow, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grow(2)
+    checkpoint_log(now=now)
+    older = newest_checkpoint()
+    grow(2)
+    checkpoint_log(now=now + EVERY)
+    grow(1)
+    # This one looked at the newest before the other signed.
+    monkeypatch.setattr(checkpoints, "newest_checkpoint", lambda: older)
+    assert checkpoint_log(now=now + 2 * EVERY) == 5

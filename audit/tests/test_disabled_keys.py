@@ -1,0 +1,144 @@
+"""What a key signed that was disabled since is shown to nobody and proves nothing, and has to fit all the same."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import transaction
+from pytest_django.fixtures import Settings
+
+from agentauth.protocol.checkpoint import Checkpoint as Said
+from agentauth.protocol.checkpoint import open_checkpoint, sign_checkpoint
+from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey
+from agentauth.protocol.notes import SignatureType, Verifier
+from audit.anchors import stored_anchors
+from audit.checkpoints import EVERY, LOOK, checkpoint_log, newest_signed, origin
+from audit.copies import key_of
+from audit.models import Checkpoint, Event
+from audit.proofs import signed_checkpoint
+from audit.sequencer import sequence_until_empty
+from audit.tests.conftest import MakeEvent
+from audit.tests.proving import event_of, get, good, refused
+from audit.tests.tampering import as_table_owner
+from audit.tests.test_anchors import command, forge_an_event, write_anew
+from audit.tree import root_at
+from audit.verification import Verdict, verify_log
+
+pytestmark = pytest.mark.django_db
+LOST, PRESENT, STRANGER = (LocalSigner(PrivateKey.generate()) for _ in range(3))
+
+
+class Keys:
+    """The life of the log's two keys."""
+
+    disabled = False
+
+    def signer(self, *, purpose: str, now: datetime) -> LocalSigner:
+        return PRESENT if self.disabled else LOST
+
+    def counting(self, *, purpose: str, now: datetime) -> dict[str, PublicKey]:
+        return {key.kid: key.public for key in ([PRESENT] if self.disabled else [LOST, PRESENT])}
+
+    def lost(self, *, purpose: str, now: datetime) -> dict[str, PublicKey]:
+        return {LOST.kid: LOST.public} if self.disabled else {}
+
+
+keys = Keys()
+signer, counting, lost = keys.signer, keys.counting, keys.lost
+
+
+@pytest.fixture
+def log(settings: Settings, tmp_path: Path, make_event: MakeEvent, now: datetime) -> Any:
+    """Signed at four and at seven by the key that is disabled then; two more events wait for the next checkpoint."""
+    for name, value in {"SIGNER": "signer", "KEYS": "counting", "DISABLED_KEYS": "lost"}.items():
+        setattr(settings, f"AUDIT_{name}", f"{__name__}.{value}")
+    settings.AUDIT_STORE = f"file:{tmp_path / 'log'}"
+    keys.disabled = False
+    for count, at in ((4, now), (3, now + EVERY), (2, None)):
+        for _ in range(count):
+            make_event()
+        sequence_until_empty(now=now)
+        assert at is None or checkpoint_log(now=at)
+    keys.disabled = True
+    yield tmp_path / "log"
+    keys.disabled = False
+
+
+def whole(now: datetime) -> Verdict:
+    return verify_log(anchors=stored_anchors(now=now), batch=3)
+
+
+def forged(size: int, root: bytes, by: LocalSigner, now: datetime) -> None:
+    Checkpoint.objects.create(
+        size=size, root=root, note=sign_checkpoint(Said(origin(), size, root), signer=by), at=now
+    )
+
+
+def test_AU_7_checkpoints_of_a_disabled_key_fit_and_prove_nothing(log: Path, now: datetime) -> None:
+    found = command()
+    assert found["ok"] is True
+    assert (found["tree_size"], found["signed_size"], found["disabled_key_sizes"]) == (9, 0, 2)
+    # The next one vouches for all events before it, not for what was signed earlier.
+    assert checkpoint_log(now=now + EVERY) == 9
+    found = command()
+    assert (found["ok"], found["signed_size"], found["disabled_key_sizes"]) == (True, 9, 2)
+    assert command("--from", str(log / key_of(7)))["ok"]
+
+
+def test_AU_7_a_log_that_does_not_fit_a_disabled_keys_checkpoint_is_not_whole(
+    log: Path, now: datetime
+) -> None:
+    """Either it was changed, or whoever has the key wrote that checkpoint: a person has to look."""
+    with as_table_owner():
+        forge_an_event()
+        write_anew(9)
+        verdict = whole(now)
+    assert (verdict.ok, verdict.first_bad, verdict.signed_size) == (False, 3, 0)
+    assert "a key signed that was disabled since" in verdict.problem
+
+
+@pytest.mark.parametrize("by", [LOST, STRANGER], ids=["lost", "stranger"])
+def test_AU_7_a_checkpoint_forged_after_the_loss_is_found(log: Path, now: datetime, by: LocalSigner) -> None:
+    forged(8, bytes(32), by, now)
+    assert not whole(now).ok
+    assert newest_signed(now=now) is None
+
+
+def test_what_a_disabled_key_signed_is_shown_to_nobody(log: Path, now: datetime) -> None:
+    event = Event.objects.get(leaf__leaf_index=0).pk
+    for path, query in (("checkpoint", ""), ("proof/inclusion", f"event={event}")):
+        assert refused(get(path, query), 404, "not_yet_logged")["retry_after"] == 1
+    assert get("tile/0/000.p/4").status_code == 404
+    # Signed again at once, though the minute is not over.
+    assert checkpoint_log(now=now + EVERY) == 9
+    opened = open_checkpoint(
+        good("checkpoint").content,
+        log_keys=[Verifier(origin(), PRESENT.public, SignatureType.NOTE)],
+        expected_origin=origin(),
+    )
+    assert opened.checkpoint.size == 9
+    assert good("proof/inclusion", f"event={event_of(0)}").json()["tree_size"] == 9
+    assert good("tile/0/000.p/9")
+
+
+def test_a_row_that_nobody_signed_is_passed_over(log: Path, now: datetime, make_event: MakeEvent) -> None:
+    checkpoint_log(now=now + EVERY)
+    kept = signed_checkpoint(now=now)
+    # As the serving role can: of the tree that is, and of one far beyond it.
+    make_event()
+    sequence_until_empty(now=now)
+    forged(10, root_at(10), STRANGER, now)
+    forged(1_000, bytes(32), STRANGER, now)
+    assert good("checkpoint").content.decode() == kept
+    assert good("proof/bundle", f"event={event_of(0)}").content.decode().endswith(kept)
+    assert get("tile/0/000.p/11").status_code == 404
+
+
+def test_only_so_many_rows_are_looked_through(log: Path, now: datetime) -> None:
+    checkpoint_log(now=now + EVERY)
+    with transaction.atomic():
+        for number in range(LOOK):
+            assert newest_signed(now=now) is not None
+            forged(100 + number, bytes(32), STRANGER, now)
+    assert newest_signed(now=now) is None

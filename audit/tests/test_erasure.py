@@ -1,0 +1,59 @@
+"""A human is erased, and everything that was ever proved about the log still is."""
+
+import gzip
+import uuid
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from pytest_django.fixtures import Settings
+
+from agentauth.protocol.chain import verify_inclusion
+from audit.archive.archiving import archive_audit
+from audit.archive.proving import prove_archive
+from audit.checkpoints import checkpoint_log, newest_checkpoint
+from audit.entries import entry_of
+from audit.erasure import erase_openings
+from audit.models import Event, Opening
+from audit.sequencer import sequence_until_empty
+from audit.stores import store_at
+from audit.tests.conftest import MakeEvent
+from audit.tree import inclusion_proof
+from audit.verification import verify_log
+
+pytestmark = pytest.mark.django_db
+NAME, EMAIL = "Alice Abel-Zweistein", "alice@example.com"
+
+
+def test_what_was_proved_of_an_erased_human_still_is_and_their_name_is_nowhere(
+    settings: Settings, tmp_path: Path, make_event: MakeEvent, now: datetime
+) -> None:
+    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = "audit.tests.signing.signer", "audit.tests.signing.keys"
+    settings.AUDIT_STORE = f"file:{tmp_path}"
+    store, human = store_at(settings.AUDIT_STORE), uuid.uuid4()
+    invited = make_event(personal={"email": EMAIL})
+    theirs = [make_event(human_id=human, personal={"name": NAME, "email": EMAIL}) for _ in range(4)]
+    others = make_event(personal={"name": "Bob"})
+    sequence_until_empty(now=now)
+    checkpoint_log(now=now)
+    archive_audit(now=now, store=store)
+
+    assert erase_openings(human_id=human, email=EMAIL) == 9
+    assert list(Opening.objects.values_list("event", "value")) == [(others.pk, "Bob")]
+    assert verify_log().ok
+    assert prove_archive(store=store, now=now).ok
+    signed = newest_checkpoint()
+    assert signed is not None
+    for event in Event.objects.filter(pk__in=[invited.pk, *(each.pk for each in theirs)]):
+        leaf = event.leaf
+        assert entry_of(event) == bytes(leaf.entry)
+        path = inclusion_proof(leaf.leaf_index, signed.size)
+        verify_inclusion(leaf.leaf_index, signed.size, bytes(leaf.leaf_hash), path, bytes(signed.root))
+    # Not in the events either, nor in any object outside, packed or not.
+    assert NAME not in str(list(Event.objects.values_list("data", flat=True)))
+    for file in tmp_path.rglob("*"):
+        assert not file.is_file() or NAME.encode() not in readable(file)
+
+
+def readable(path: Path) -> bytes:
+    return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()

@@ -1,0 +1,53 @@
+"""How a tile is named in an address (c2sp.org/tlog-tiles): a level, and a number with the width of a partial tile."""
+
+from dataclasses import dataclass
+
+from audit.tree import TILE_WIDTH
+
+_ELEMENT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class TilePlace:
+    """Tile `number` of its level, of which the first `width` hashes are asked for: 1 to 256."""
+
+    number: int
+    width: int
+
+
+class LevelConverter:
+    """0 to 63, without leading zeros."""
+
+    regex = "[1-5]?[0-9]|6[0-3]"
+
+    def to_python(self, value: str) -> int:
+        return int(value)
+
+    def to_url(self, value: int) -> str:
+        return str(value)
+
+
+class TileConverter:
+    """Elements of three digits, all but the last after an `x`, then `.p/` and a width of 1 to 255 where it is partial.
+
+    One number has one name: no element of zeros leads. Seven elements are more than any log has.
+    """
+
+    regex = (
+        "(?:x(?!000)[0-9]{3}/(?:x[0-9]{3}/){0,5})?[0-9]{3}"
+        "(?:[.]p/(?:[1-9][0-9]?|1[0-9]{2}|2[0-4][0-9]|25[0-5]))?"
+    )
+
+    def to_python(self, value: str) -> TilePlace:
+        name, _, width = value.partition(".p/")
+        return TilePlace(int(name.replace("x", "").replace("/", "")), int(width or TILE_WIDTH))
+
+    def to_url(self, value: TilePlace) -> str:
+        *higher, last = _elements(value.number)
+        name = "".join(f"x{element}/" for element in higher) + last
+        return name if value.width == TILE_WIDTH else f"{name}.p/{value.width}"
+
+
+def _elements(number: int) -> list[str]:
+    rest, last = divmod(number, _ELEMENT)
+    return [*(_elements(rest) if rest else []), f"{last:03}"]

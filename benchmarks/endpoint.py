@@ -1,0 +1,226 @@
+"""Measures a warm verification in one process, from the bytes of the request to those of the answer: `python -m benchmarks.endpoint`.
+
+All of the verifier's own work, with its connections, but no network: the transport takes what is written, and Redis is a
+stub that says yes at once to a command that was packed for it. So it tells what the code costs, whatever else the machine
+does. Prints a Markdown row: CPU µs of a request, of a bare signature check, and their ratio; medians (lowest to highest).
+"""
+
+# ruff: noqa: SLF001 - it puts in place what a server and a database would
+
+import argparse
+import asyncio
+import base64
+import gc
+import logging
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+
+# Before anything of the project is read.
+os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="agentauth-metrics-"))
+os.environ["SERVICE_PROVIDER_CALLS_PER_MINUTE"] = "100000000"
+
+from benchmarks import steps  # isort: split
+
+import uvloop
+from django.utils import timezone
+from gunicorn.asgi.protocol import ASGIProtocol
+from gunicorn.config import Config
+
+from agentauth import asgi
+from agentauth.protocol.encoding import b64u_decode, read_object
+from agentauth.receiving_asgi import Connection, Worker
+from agentauth.tally import Tally
+from registry.models import Grant, Human, Token
+from registry.services.state import TokenState
+from verifier.endpoint import Edge, Endpoint
+from verifier.services import home
+from verifier.services.following import Follower
+from verifier.services.home import Tenure
+from verifier.services.lean import LeanVerifier
+from verifier.services.snapshots import Known, known_of
+from verifier.stores.connection import Servers
+from verifier.stores.node import packed
+from verifier.stores.scripts import Script
+
+CONNECTIONS = 8
+ROUND = 496
+
+
+class Knowing:
+    """A follower that holds the one token, its service provider and the keys."""
+
+    def __init__(self, place: steps.Stage, known: Known) -> None:
+        self._place, self._known = place, known
+
+    def fresh(self, _spare: float = 0) -> None:
+        """It is."""
+
+    def held_provider(self, _digest: bytes) -> Any:
+        return self._place.provider
+
+    def token_keys(self) -> Any:
+        return self._place.keys
+
+    def held_state(self, _jti: str) -> Known:
+        return self._known
+
+
+class Agreeing:
+    """In place of Redis: OK to everything, numbered."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    async def evaluate(
+        self, script: Script, _shard: int, keys: Sequence[bytes], args: Sequence[bytes | int]
+    ) -> list[int | None]:
+        packed((b"EVALSHA", script.sha1, len(keys), *keys, *args))
+        self._number += 1
+        return [0, None, 0, self._number, None]
+
+
+class Taking(asyncio.Transport):
+    """Takes what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: list[bytes] = []
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ("127.0.0.1", 1)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def write(self, data: Any) -> None:
+        self.taken.append(data)
+
+
+def known(place: steps.Stage, now: datetime) -> Known:
+    """The rows of the token as they would have been read."""
+    claims = cast("dict[str, Any]", read_object(b64u_decode(place.token.split(".")[1])))
+    later = now + timedelta(hours=1)
+    human = Human(id=uuid.uuid4(), status=Human.Status.ACTIVE)
+    agent, provider = place.agent, place.provider
+    agent.human, agent.status, agent.expires_at = human, "active", later
+    agent.jkt = place.agent_key.public.thumbprint
+    provider.status = "active"
+    grant = Grant(
+        id=uuid.UUID(claims["grant_id"]),
+        agent=agent,
+        service_provider=provider,
+        status=Grant.Status.APPROVED,
+        version=1,
+        valid_until=later,
+        capabilities=[steps.CAPABILITY],
+        envelope=steps.ENVELOPE,
+    )
+    token = Token(jti=claims["jti"], jkt=agent.jkt, grant=grant, grant_version=1, expires_at=later)
+    return known_of(TokenState(token=token, grant=grant, agent=agent, human=human, service_provider=provider))
+
+
+def worker(endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> Worker:
+    """Gunicorn's worker, with what a connection asks of it."""
+    config = Config()
+    for name, value in {"http_parser": "fast", "limit_request_field_size": 8300, "keepalive": 75}.items():
+        config.set(name, value)
+    ASGIProtocol._check_h1c_protocol_available()
+    made = Worker.__new__(Worker)
+    made.__dict__.update(
+        cfg=config, loop=loop, asgi=endpoint, log=logging.getLogger(__name__), state={}, alive=True, nr=0, nr_conns=0,
+        max_requests=sys.maxsize, worker_connections=CONNECTIONS, max_head=100_000, waiting={}, stuck=set(), held=0,
+        door=SimpleNamespace(tell=lambda: None),
+    )  # fmt: skip
+    return made
+
+
+async def asked(connections: Sequence[Connection], requests: Sequence[bytes]) -> None:
+    """One request on each connection, until all are answered, and so on."""
+    for first in range(0, len(requests), len(connections)):
+        for connection, request in zip(connections, requests[first:], strict=False):
+            connection.data_received(request)
+        while any(each.is_answering for each in connections):  # noqa: ASYNC110 — nothing else is in the loop
+            await asyncio.sleep(0)
+
+
+async def cpu_us(connections: Sequence[Connection], requests: Sequence[bytes]) -> list[float]:
+    """CPU µs of a request, of each round but the first two."""
+    taken = []
+    for first in range(0, len(requests), ROUND):
+        began = time.process_time_ns()
+        await asked(connections, requests[first : first + ROUND])
+        taken.append((time.process_time_ns() - began) / 1_000 / ROUND)
+        if first == ROUND:
+            # As the server does once it has loaded.
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(50_000, 20, 100)
+    return taken[2:]
+
+
+async def measured(place: steps.Stage, now: datetime) -> list[float]:
+    """All requests of the stage, asked of an endpoint made here. Raises RuntimeError where one is not answered with yes."""
+    follower, tally = Knowing(place, known(place, now)), Tally()
+    home.LEASE._last = home._Look(
+        Tenure(1, "redis", frozenset(), now), leaving=False, clock_off=False, began=time.monotonic() + 3600
+    )
+
+    async def start() -> tuple[LeanVerifier, Edge]:
+        verifier = LeanVerifier(
+            follower=cast("Follower", follower), servers=cast("Servers", Agreeing()), count=tally.decision
+        )
+        headers = asgi.standing_headers()
+        return verifier, Edge(cast("Any", None), asgi.failed, tally.request, headers)
+
+    endpoint = Endpoint(start)
+    endpoint._verifier, endpoint._edge = await start()
+    serving = worker(endpoint, asyncio.get_running_loop())
+    lines = [Taking() for _ in range(CONNECTIONS)]
+    connections = [Connection(serving) for _ in lines]
+    for connection, line in zip(connections, lines, strict=True):
+        connection.connection_made(line)
+    secret = base64.b64encode(b"a" * 36 + b":" + b"b" * 43).decode()
+    head = f"POST /v1/verify HTTP/1.1\r\nHost: localhost:8000\r\nContent-Type: application/json\r\nAuthorization: Basic {secret}\r\n"
+    requests = [f"{head}Content-Length: {len(each)}\r\n\r\n".encode() + each for each in place.bodies]
+    costs = await cpu_us(connections, requests)
+    yes = sum(b'"valid":true' in answer for line in lines for answer in line.taken)
+    if yes != len(requests):
+        raise RuntimeError(f"{len(requests) - yes} of {len(requests)} were not answered with yes")
+    return costs
+
+
+def bare(step: Callable[[int], object], calls: int) -> list[float]:
+    """CPU µs of the signature check alone, in rounds."""
+    return [steps.cpu_us(step, first, ROUND) for first in range(0, calls, ROUND)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=16, help=f"of {ROUND} requests")
+    given = parser.parse_args()
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
+    print("| signature | CPU µs of a request | of a bare signature check | ratio |\n|---|---|---|---|")
+    for alg in ("EdDSA", "ES256"):
+        now = timezone.now()
+        steps.NOW, steps.SECONDS = now, int(now.timestamp())
+        place = steps.stage(cast("Any", alg), ROUND * (2 + given.rounds))
+        check = next(iter(steps.bare(place).values()))
+        unit = bare(check, ROUND * given.rounds)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            cost = runner.run(measured(place, now))
+        shown = [f"{statistics.median(each):.1f} ({min(each):.1f}–{max(each):.1f})" for each in (cost, unit)]
+        ratio = statistics.median(cost) / statistics.median(unit)
+        print(f"| {alg} | {shown[0]} | {shown[1]} | {ratio:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""Measures what an event costs after its answer, drained from Redis and numbered: `python -m benchmarks.events`.
+
+Events are made and written by what a verifier makes and writes them with, so many for each second; then the two jobs
+run in this process, and once more as often as there are seconds. Prints Markdown for benchmarks/README.md.
+"""
+
+import argparse
+import contextlib
+import os
+import secrets
+import statistics
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from benchmarks.places import ENV, machine, postmaster
+from benchmarks.processes import cpu_seconds
+from benchmarks.verify import READ
+from tests import postgres, redis_servers
+from tests.actors import seeded
+from tests.live import LiveRegistry
+
+EACH_SECOND = (1_500, 4_000, 20_000)
+EVENTS = 80_000
+# One in so many is refused for its scope.
+REFUSED = 20
+AHEAD = timedelta(seconds=120)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one run: events a second while the jobs work; CPU in µs per event of draining, of sealing and of PostgreSQL;
+    bytes of its log per event.
+    """
+
+    rate: float
+    drain_us: float
+    seal_us: float
+    postgres_us: float
+    wal_bytes: float
+
+    def row(self) -> str:
+        jobs = self.drain_us + self.seal_us
+        return (
+            f"| {self.rate:,.0f} | {self.drain_us:.1f} | {self.seal_us:.1f} | {jobs:.1f} | {self.postgres_us:.1f}"
+            f" | {self.wal_bytes:,.0f} |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, default=EVENTS, help="of each run")
+    parser.add_argument("--each", type=int, action="append", help="events that come in each second")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--agents", type=int, default=100)
+    given = parser.parse_args()
+    print(f"{machine()}. {' '.join(sys.argv[1:])}\n")
+    print(
+        "| events each second | run | events/s | drain µs | seal µs | jobs µs | PostgreSQL µs | WAL bytes per event |"
+        "\n|---|---|---|---|---|---|---|---|",
+        flush=True,
+    )
+    with servers(given.agents) as (database, tokens):
+        calls = count()
+        for each in given.each or EACH_SECOND:
+            runs = []
+            for number in range(given.runs):
+                runs.append(run(database, tokens, calls, each=each, events=given.events))
+                print(f"| {each:,} | {number + 1}", runs[-1].row(), flush=True)
+            print(f"| {each:,} | median", median(runs).row(), flush=True)
+
+
+@contextlib.contextmanager
+def servers(agents: int) -> Iterator[tuple[str, list[Any]]]:
+    """PostgreSQL as an installation has it, Redis, and a registry with so many agents; the URL, and a `Known` of each agent."""
+    os.environ.pop("DATABASE_URL", None)
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agentauth-events-")))
+        url = stack.enter_context(postgres.cluster(durable=True))
+        redis = stack.enter_context(redis_servers.server())
+        registry = LiveRegistry(directory, database_url=url, env={**ENV, "REDIS_URL": redis.url})
+        registry.prepare()
+        seeded(registry, "redis_home", None)
+        wish = {"agents": agents, "capabilities": [READ], "envelope": {}}
+        made = seeded(registry, "crowd", wish)["agents"]
+        seeded(registry, "tokens", [agent["grant_id"] for agent in made])
+        registry.manage("seal_audit")
+        # Only now is it known where everything is.
+        os.environ.update(registry.env)
+        os.environ["DJANGO_SETTINGS_MODULE"] = "agentauth.settings"
+        import django
+
+        django.setup()
+        from registry.models import Token
+        from verifier.services.snapshots import known_tokens
+
+        yield url, list(known_tokens(list(Token.objects.values_list("jti", flat=True))).values())
+
+
+def run(database: str, tokens: Sequence[Any], calls: Iterator[int], *, each: int, events: int) -> Cost:
+    """Fill and work off, second after second. Raises RuntimeError where not every event was numbered."""
+    from django.utils import timezone
+
+    from audit.services import seal_audit
+    from verifier.services.draining import drain_redis
+    from verifier.stores.sync_connection import sync_client
+
+    root = {"postgres": postmaster(database)}
+    drained, size = 0, log_size()
+    wall = drain_cpu = seal_cpu = 0.0
+    with psycopg.connect(database, autocommit=True) as asking, sync_client() as client:
+        began, written = cpu_seconds(root)["postgres"], position(asking)
+        for _ in range(max(1, events // each)):
+            fill(client, tokens, calls, each)
+            first = time.perf_counter(), time.process_time()
+            drained += drain_redis(now=timezone.now())
+            second = time.process_time()
+            seal_audit(now=timezone.now())
+            wall += time.perf_counter() - first[0]
+            drain_cpu += second - first[1]
+            seal_cpu += time.process_time() - second
+        spent, written = cpu_seconds(root)["postgres"] - began, position(asking) - written
+    numbered, wanted = log_size() - size, max(1, events // each) * each
+    if not drained == numbered == wanted:
+        raise RuntimeError(f"of {wanted} events {drained} were taken over and {numbered} numbered")
+    return Cost(
+        drained / wall,
+        drain_cpu / drained * 1e6,
+        seal_cpu / drained * 1e6,
+        spent / drained * 1e6,
+        written / drained,
+    )
+
+
+def fill(client: Any, tokens: Sequence[Any], calls: Iterator[int], events: int) -> None:
+    """Let the script decide so many calls of all agents in turn, as the verifier does."""
+    from verifier.stores.light import plan
+    from verifier.stores.scripts import JUDGE
+
+    sha1 = client.script_load(JUDGE.source.decode())
+    with client.pipeline(transaction=False) as pipeline:
+        for number, _ in zip(calls, range(events), strict=False):
+            known = tokens[number % len(tokens)]
+            _, keys, arguments = plan(call_of(known, number), known).called
+            pipeline.evalsha(sha1, len(keys), *keys, *arguments)
+        pipeline.execute()
+
+
+def call_of(known: Any, number: int) -> Any:
+    """A call whose token and proof were found good."""
+    from django.utils import timezone
+
+    from agentauth.protocol.capability import Action
+    from agentauth.protocol.token import TokenClaims
+    from audit.services import Actor
+    from verifier.services.home import LEASE
+    from verifier.stores import StoreCall
+
+    now, state = timezone.now(), known.state
+    kind = "write" if number % REFUSED == 0 else "read"
+    return StoreCall(
+        service_provider_id=state.service_provider.pk,
+        claims=TokenClaims(
+            jti=state.token.jti,
+            subject=state.token.claims["sub"],
+            agent_id=str(state.agent.pk),
+            jkt=state.token.jkt,
+            grant_id=str(state.grant.pk),
+            grant_version=state.grant.version,
+            issued_at=state.token.claims["iat"],
+            expires_at=state.token.claims["exp"],
+            scope=state.token.claims["scope"],
+            capabilities=known.capabilities,
+            online=True,
+        ),
+        proof_jkt=state.token.jkt,
+        proof_jti=str(uuid.uuid4()),
+        spent_until=now + AHEAD,
+        action=Action(kind, "calendar"),
+        operation_key=None,
+        dry_run=False,
+        actor=Actor("service_provider", str(state.service_provider.pk), secrets.token_hex(16)),
+        now=now,
+        tenure=LEASE.current(),
+    )
+
+
+def log_size() -> int:
+    """How many events have a number."""
+    from audit.models import Head
+
+    return Head.objects.get().size
+
+
+def position(asking: psycopg.Connection[Any]) -> int:
+    """How many bytes PostgreSQL has written to its log so far."""
+    row = asking.execute("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn").fetchone()
+    assert row
+    return int(row[0])
+
+
+def median(runs: Sequence[Cost]) -> Cost:
+    """Each figure's."""
+    names = Cost.__slots__
+    return Cost(*(statistics.median(getattr(each, name) for each in runs) for name in names))
+
+
+if __name__ == "__main__":
+    main()

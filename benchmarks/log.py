@@ -1,0 +1,154 @@
+"""Measures what the log costs as it grows, numbered and in its tree, and how long its proofs take: `python -m benchmarks.log`.
+
+A private PostgreSQL with fsync. Events are written and numbered as the jobs do it, 2,000 in a transaction, until the log has
+each of the sizes; there a checkpoint is signed, and proofs, tiles and the checkpoint are asked for through Django's whole
+stack without the network and without the limit of calls. Prints Markdown for benchmarks/README.md.
+"""
+
+import argparse
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from benchmarks.open_loop import percentile
+from benchmarks.places import ENV, machine, postmaster
+from benchmarks.processes import cpu_seconds
+from tests import postgres
+from tests.live import LiveRegistry
+
+SIZES = (10_000, 100_000, 1_000_000)
+BATCH = 2_000
+# The rate is that of the last so many events before a size is reached.
+MEASURED = 10_000
+ASKED = 300
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, action="append", help="sizes of the log, rising")
+    parser.add_argument("--disk", type=Path, default=None, help="a folder on the disk to use")
+    given = parser.parse_args()
+    print(f"{machine()}. {' '.join(sys.argv[1:])}\n", flush=True)
+    print(
+        "| events in the log | events/s | jobs µs | PostgreSQL µs | inclusion p50, p99 ms | consistency | bundle | tile | checkpoint |"
+        "\n|---|---|---|---|---|---|---|---|---|",
+        flush=True,
+    )
+    with (
+        tempfile.TemporaryDirectory(prefix="agentauth-log-", dir=given.disk) as folder,
+        postgres.cluster(durable=True) as url,
+    ):
+        registry = LiveRegistry(Path(folder), database_url=url, env=ENV)
+        registry.prepare()
+        os.environ.update(registry.env)
+        os.environ["DJANGO_SETTINGS_MODULE"] = "agentauth.settings"
+        import django
+
+        django.setup()
+        sizes, ids = given.events or list(SIZES), list[str]()
+        for size in sizes:
+            costs = grow(url, size, ids)
+            print(f"| {size:,} | {costs} | {' | '.join(asked(size, ids))} |", flush=True)
+
+
+def grow(url: str, size: int, ids: list[str]) -> str:
+    """Let the log grow to `size`; the cost of its last MEASURED events. Raises RuntimeError where some wait for their number."""
+    from audit.models import QueueEntry
+
+    write_until(size - MEASURED, ids)
+    root = {"postgres": postmaster(url)}
+    wall, own, other = time.perf_counter(), time.process_time(), cpu_seconds(root)["postgres"]
+    count = write_until(size, ids)
+    wall, own = time.perf_counter() - wall, time.process_time() - own
+    other = cpu_seconds(root)["postgres"] - other
+    if QueueEntry.objects.exists():
+        raise RuntimeError("not every event was numbered")
+    return f"{count / wall:,.0f} | {own / count * 1e6:.1f} | {other / count * 1e6:.1f}"
+
+
+def write_until(size: int, ids: list[str]) -> int:
+    from django.db import transaction
+    from django.utils import timezone
+
+    from audit import kinds
+    from audit.identifiers import new_id_text
+    from audit.sequencer import sequence_until_empty
+    from audit.services import Entry, checked, record_many
+
+    data, written = (
+        checked({"action": {"resource": "calendar", "type": "read"}, "capability": "read:calendar"}),
+        0,
+    )
+    who = "0192f1c8-0000-7000-8000-000000000001"
+    while len(ids) < size:
+        now = timezone.now()
+        made = [
+            Entry(
+                id=new_id_text(),
+                kind=kinds.DECISION_ALLOWED,
+                at=now,
+                actor_kind="service_provider",
+                actor_id=who,
+                request_id=f"request-{len(ids) + number}",
+                outcome="success",
+                data=data,
+                agent_id=who,
+                human_id=who,
+                service_provider_id=who,
+                grant_id=who,
+                token_jti=ids[0] if ids else None,
+            )
+            for number in range(min(BATCH, size - len(ids)))
+        ]
+        with transaction.atomic():
+            record_many(made, now=now)
+        # The very first batch waits for the head that this makes.
+        sequence_until_empty(now=now)
+        ids += [each.id for each in made]
+        written += len(made)
+    return written
+
+
+def asked(size: int, ids: list[str]) -> list[str]:
+    """The latencies of each question, p50 and p99."""
+    from django.conf import settings
+    from django.test import Client
+    from django.utils import timezone
+
+    from audit import checkpoints
+    from audit.archive.tiles import WIDTH, tile_key
+
+    checkpoints.EVERY, settings.RATE_LIMITED = timedelta(0), False
+    checkpoints.checkpoint_log(now=timezone.now())
+    client, dice = Client(), random.Random(size)
+    questions: list[Callable[[], str]] = [
+        lambda: f"proof/inclusion?event={dice.choice(ids)}",
+        lambda: f"proof/consistency?first={dice.randrange(1, size)}&second={size}",
+        lambda: f"proof/bundle?event={dice.choice(ids)}",
+        lambda: tile_key("0", dice.randrange(size // WIDTH)),
+        lambda: "checkpoint",
+    ]
+    return [latencies(client, question) for question in questions]
+
+
+def latencies(client: Any, question: Callable[[], str]) -> str:
+    took = []
+    for _ in range(ASKED):
+        path = f"/v1/audit/{question()}"
+        began = time.perf_counter()
+        answer = client.get(path, headers={"Host": "localhost"})
+        took.append(time.perf_counter() - began)
+        if answer.status_code != 200:  # noqa: PLR2004 - as HTTP counts
+            raise RuntimeError(f"{path}: {answer.status_code} {answer.content[:200]!r}")
+    took.sort()
+    return f"{percentile(took, 50):.1f}, {percentile(took, 99):.1f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Keys in Google Cloud KMS: made there, used there, and never let out."""
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Final
+
+import google_crc32c
+import grpc
+from google.api_core import exceptions
+from google.auth.exceptions import GoogleAuthError
+from google.cloud.kms_v1 import (
+    CryptoKey,
+    CryptoKeyVersion,
+    KeyManagementServiceClient,
+    ProtectionLevel,
+)
+from google.cloud.kms_v1.services.key_management_service.transports import KeyManagementServiceGrpcTransport
+
+from agentauth.protocol.errors import InvalidKeyError
+from agentauth.protocol.keys import Algorithm, PublicKey
+from audit.identifiers import new_id
+from kms.backends import der
+from kms.backends.errors import BackendError, BusyError, ThrottledError
+from kms.backends.places import HARDWARE, RING
+
+SCHEME: Final = "gcpkms"
+TIMEOUT_SECONDS: Final = 2.0
+# A key in an HSM takes seconds to be made.
+ENABLED_SECONDS: Final = 30.0
+_POLL_SECONDS: Final = 0.5
+# Looking for credentials where there are none takes seconds: not again for every caller.
+_CREDENTIALS_SECONDS: Final = 30.0
+
+_ADDRESS: Final = re.compile(
+    rf"{SCHEME}:({RING}/cryptoKeys/[A-Za-z0-9_-]{{1,63}}/cryptoKeyVersions/[1-9][0-9]{{0,8}})"
+)
+_Kind = CryptoKeyVersion.CryptoKeyVersionAlgorithm
+_State = CryptoKeyVersion.CryptoKeyVersionState
+_KINDS: Final[dict[Algorithm, int]] = {
+    "EdDSA": _Kind.EC_SIGN_ED25519,
+    "ES256": _Kind.EC_SIGN_P256_SHA256,
+}
+
+# One connection for each process: what a forked child has of its parent's does not work, and is not closed there.
+_clients: dict[int, KeyManagementServiceClient] = {}
+_without_credentials_until = 0.0
+
+
+class GcpkmsBackend:
+    """The `gcpkms:` backend; a URI names one version of a key, a place is a key ring."""
+
+    def create(self, *, place: str, purpose: str, algorithm: Algorithm) -> str:
+        """Make a key, and wait until its first version can sign: at most ENABLED_SECONDS."""
+        ring, hardware = place.removesuffix(HARDWARE), place.endswith(HARDWARE)
+        key = CryptoKey(
+            purpose=CryptoKey.CryptoKeyPurpose.ASYMMETRIC_SIGN,
+            version_template={
+                "algorithm": _KINDS[algorithm],
+                "protection_level": ProtectionLevel.HSM if hardware else ProtectionLevel.SOFTWARE,
+            },
+        )
+        key_id = f"agentauth-{purpose}-{new_id()}"
+        with _service() as service:
+            service.create_crypto_key(
+                parent=ring, crypto_key_id=key_id, crypto_key=key, retry=None, timeout=TIMEOUT_SECONDS
+            )
+            name = f"{ring}/cryptoKeys/{key_id}/cryptoKeyVersions/1"
+            _wait_until_enabled(service, name)
+        return f"{SCHEME}:{name}"
+
+    def open(self, uri: str) -> "_KeyVersion":
+        """The key at `uri`. Whether it is there shows at its first use."""
+        found = _ADDRESS.fullmatch(uri)
+        if found is None:
+            raise BackendError("That is not the address of a key version in Google Cloud KMS.")
+        return _KeyVersion(found[1])
+
+
+class _KeyVersion:
+    """One version of a key. What it can do is read from the service once a process, since a version never changes it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._alg: Algorithm | None = None
+
+    def public(self) -> PublicKey:
+        with _service() as service:
+            # Refused there for a version that is disabled, or to be destroyed.
+            found = service.get_public_key(name=self._name, retry=None, timeout=TIMEOUT_SECONDS)
+            self._check_name(found.name)
+            pem = found.pem.encode()
+            _check_crc32c(pem, found.pem_crc32c)
+            public = der.public_key(pem)
+            if found.algorithm != _KINDS[public.alg]:
+                raise BackendError(f"The key {self._name} signs in another way than we do.")
+        self._alg = public.alg
+        return public
+
+    def sign(self, message: bytes) -> bytes:
+        alg = self._alg or self.public().alg
+        if alg == "EdDSA":
+            sent = {"data": message, "data_crc32c": google_crc32c.value(message)}
+        else:
+            digest = hashlib.sha256(message).digest()
+            sent = {"digest": {"sha256": digest}, "digest_crc32c": google_crc32c.value(digest)}
+        with _service() as service:
+            answer = service.asymmetric_sign(
+                request={"name": self._name, **sent}, retry=None, timeout=TIMEOUT_SECONDS
+            )
+            self._check_name(answer.name)
+            arrived = answer.verified_data_crc32c if alg == "EdDSA" else answer.verified_digest_crc32c
+            if not arrived:
+                raise BusyError("The key service did not see our checksum.")
+            _check_crc32c(answer.signature, answer.signature_crc32c)
+        return answer.signature if alg == "EdDSA" else der.raw_signature(answer.signature)
+
+    def _check_name(self, name: str) -> None:
+        if name != self._name:
+            raise BackendError(f"The key service used another version than {self._name}.")
+
+
+def _check_crc32c(value: bytes, crc32c: int | None) -> None:
+    if crc32c != google_crc32c.value(value):
+        raise BusyError("The key service's answer did not arrive as it was sent.")
+
+
+def _wait_until_enabled(service: KeyManagementServiceClient, name: str) -> None:
+    deadline = time.monotonic() + ENABLED_SECONDS
+    while True:
+        version = service.get_crypto_key_version(name=name, retry=None, timeout=TIMEOUT_SECONDS)
+        if version.state == _State.ENABLED:
+            return
+        if version.state != _State.PENDING_GENERATION or time.monotonic() > deadline:
+            raise BackendError(f"The key {name} was made but is {_State(version.state).name}; destroy it.")
+        time.sleep(_POLL_SECONDS)
+
+
+@contextmanager
+def _service() -> Iterator[KeyManagementServiceClient]:
+    """The service; whatever goes wrong inside becomes BackendError, without what the service said: it may name hosts."""
+    try:
+        yield _client()
+    except exceptions.DeadlineExceeded as error:
+        # A connection that went silent would stay so for minutes: the next call makes another.
+        _clients.pop(os.getpid(), None)
+        raise BusyError("The key service did not answer in time.") from error
+    except exceptions.TooManyRequests as error:
+        raise ThrottledError("There were too many calls to the key service.") from error
+    except (
+        exceptions.ServiceUnavailable,
+        exceptions.InternalServerError,
+        exceptions.Unknown,
+        exceptions.BadGateway,
+        exceptions.GatewayTimeout,
+        exceptions.Aborted,
+        exceptions.Cancelled,
+    ) as error:
+        raise BusyError(f"The key service did not do it: {type(error).__name__}.") from error
+    except (exceptions.GoogleAPIError, GoogleAuthError) as error:
+        raise BackendError(f"The key service did not do it: {type(error).__name__}.") from error
+    except (InvalidKeyError, AttributeError, TypeError, ValueError) as error:
+        raise BackendError(f"The key service answered oddly: {type(error).__name__}.") from error
+
+
+def _client() -> KeyManagementServiceClient:
+    client = _clients.get(os.getpid())
+    # No lock, which a fork could leave taken: threads that come here at once make one each, and one is kept.
+    return client or _clients.setdefault(os.getpid(), _connected())
+
+
+def _connected() -> KeyManagementServiceClient:
+    """A client for Google's standard variables and credentials. Nothing is asked yet, but credentials are looked for."""
+    global _without_credentials_until  # noqa: PLW0603 — one process has one set of credentials
+    if time.monotonic() < _without_credentials_until:
+        raise BackendError("There are no credentials for Google Cloud KMS.")
+    try:
+        return KeyManagementServiceClient(
+            transport=partial(KeyManagementServiceGrpcTransport, channel=_channel)
+        )
+    except GoogleAuthError as error:
+        _without_credentials_until = time.monotonic() + _CREDENTIALS_SECONDS
+        raise BackendError("There are no credentials for Google Cloud KMS.") from error
+
+
+def _channel(host: str, *, options: list[tuple[str, Any]], **rest: Any) -> grpc.Channel:
+    more = [
+        # After an outage the service is asked again within seconds, not minutes.
+        ("grpc.max_reconnect_backoff_ms", 2000),
+        # A new client has a connection of its own, not one that went silent.
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    return KeyManagementServiceGrpcTransport.create_channel(host, options=[*options, *more], **rest)

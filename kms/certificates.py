@@ -1,0 +1,154 @@
+"""Keys that one process holds, certified by a token key of ours: made, published, revoked, and read with the others."""
+
+import logging
+import os
+import re
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+
+from agentauth.protocol.certificate import sign_certificate, verify_certificate
+from agentauth.protocol.errors import (
+    InvalidRequestError,
+    InvalidStateError,
+    NotFoundError,
+    TemporarilyUnavailableError,
+)
+from agentauth.protocol.identifiers import is_id
+from agentauth.protocol.keys import PublicKey
+from agentauth.protocol.token import CertifiedKey, TokenKey
+from audit import kinds
+from audit.identifiers import new_id
+from audit.services import SYSTEM, Actor, record
+from kms.lifetimes import PUBLISHED_BEFORE_USE
+from kms.models import Key, KeyCertificate
+from kms.services import public_jwks, signer, verification_keys
+from kms.state import Subject, publish_change
+
+logger = logging.getLogger(__name__)
+
+# Short, so that what a dead process left behind is soon gone; long enough to outlast a key service that is away.
+CERTIFIED_FOR = timedelta(hours=2)
+# Of one host: a process has two or three. Beyond, as when processes die again and again, the key itself signs.
+MOST_PER_PROCESS = 16
+# For whoever looks what there was; the log knows for good.
+_KEPT_FOR = timedelta(days=1)
+
+
+def host_name() -> str:
+    """This host's name as certificates write it; each host of a registry needs a name of its own."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", os.uname().nodename)[:64] or "-"
+
+
+def certify(public: PublicKey, *, process: int, actor: Actor = SYSTEM, now: datetime) -> KeyCertificate:
+    """Have the present token key certify `public`, an Ed25519 key of the process of this number on this host, and publish it.
+
+    It may sign from `usable_from` on. Raises TemporarilyUnavailableError where no key can certify, or this host has
+    MOST_PER_PROCESS × WEB_CONCURRENCY living ones already.
+    """
+    host = host_name()
+    living = KeyCertificate.objects.filter(instance__startswith=f"{host}:", not_after__gt=now)
+    if (
+        living.exclude(state=KeyCertificate.State.REVOKED).count()
+        >= MOST_PER_PROCESS * settings.WEB_CONCURRENCY
+    ):
+        raise TemporarilyUnavailableError("This host holds as many certified keys as it may.")
+    issuer, serial, begin = signer(purpose=Key.Purpose.TOKEN, now=now), new_id(), int(now.timestamp())
+    row = KeyCertificate(
+        serial=serial,
+        kid=public.thumbprint,
+        issuer=Key.objects.get(kid=issuer.kid),
+        state=KeyCertificate.State.CERTIFIED,
+        instance=f"{host}:{process}",
+        not_before=datetime.fromtimestamp(begin, tz=now.tzinfo),
+        not_after=datetime.fromtimestamp(begin, tz=now.tzinfo) + CERTIFIED_FOR,
+        usable_from=now + PUBLISHED_BEFORE_USE,
+    )
+    row.jws = sign_certificate(
+        issuer,
+        public,
+        issuer=settings.ISSUER,
+        serial=str(serial),
+        instance=row.instance,
+        not_before=begin,
+        not_after=int(row.not_after.timestamp()),
+    )
+    with transaction.atomic():
+        row.save(force_insert=True)
+        KeyCertificate.objects.filter(not_after__lt=now - _KEPT_FOR).delete()
+        publish_change(Subject.KEY, row.kid, now=now)
+        _record(kinds.KEY_CERTIFIED, row, actor=actor, now=now)
+    return row
+
+
+def revoke_certificate(*, serial: str, actor: Actor, now: datetime) -> KeyCertificate:
+    """Refuse everything the certified key signed, from now on and for good. Raises NotFoundError and InvalidStateError."""
+    with transaction.atomic():
+        named = (
+            KeyCertificate.objects.filter(serial=serial) if is_id(serial) else KeyCertificate.objects.none()
+        )
+        swapped = named.exclude(state=KeyCertificate.State.REVOKED).update(
+            state=KeyCertificate.State.REVOKED, revoked_at=now
+        )
+        row = named.select_related("issuer").first()
+        if row is None:
+            raise NotFoundError("There is no certificate of that serial.")
+        if not swapped:
+            raise InvalidStateError("The certificate is revoked already.")
+        publish_change(Subject.KEY, row.kid, now=now)
+        _record(kinds.KEY_CERTIFICATE_REVOKED, row, actor=actor, now=now)
+    return row
+
+
+def token_keys(*, now: datetime) -> dict[str, TokenKey]:
+    """All that proves a token at `now`, by `kid`: the token keys, and those they certified within their limits."""
+    keys = verification_keys(purpose=Key.Purpose.TOKEN, now=now)
+    return {kid: certified for kid, (certified, _) in _certified(keys, now).items()} | keys
+
+
+def token_jwks(*, now: datetime) -> dict[str, list[dict[str, str]]]:
+    """The JWK Set of the same keys (docs/protocol.md section 4), certified ones with their `certificate`."""
+    keys = verification_keys(purpose=Key.Purpose.TOKEN, now=now)
+    own = public_jwks(purpose=Key.Purpose.TOKEN, now=now)["keys"]
+    return {
+        "keys": own
+        + [
+            certified.key.jwk | {"kid": kid, "use": "sig", "alg": certified.key.alg, "certificate": jws}
+            for kid, (certified, jws) in _certified(keys, now).items()
+        ]
+    }
+
+
+def _certified(keys: dict[str, PublicKey], now: datetime) -> dict[str, tuple[CertifiedKey, str]]:
+    rows = KeyCertificate.objects.filter(state=KeyCertificate.State.CERTIFIED, not_after__gt=now)
+    found = {}
+    for kid, by, jws in rows.order_by("serial").values_list("kid", "issuer__kid", "jws"):
+        # One of a key that is disabled, or retired for long, counts no more than that key.
+        certified = _verified(jws, by, keys[by], settings.ISSUER) if by in keys else None
+        if certified is not None and certified.key.thumbprint == kid:
+            found[kid] = (certified, jws)
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _verified(jws: str, by: str, issuer_key: PublicKey, issuer: str) -> CertifiedKey | None:
+    """Once for each text; the row that holds it could have been changed by others."""
+    try:
+        return verify_certificate(jws, keys={by: issuer_key}, expected_issuer=issuer).key
+    except InvalidRequestError:
+        logger.exception("a certificate by the key %s does not verify", by)
+        return None
+
+
+def _record(kind: str, row: KeyCertificate, *, actor: Actor, now: datetime) -> None:
+    data: dict[str, Any] = {
+        "serial": str(row.serial),
+        "kid": row.kid,
+        "issuer_kid": row.issuer.kid,
+        "instance": row.instance,
+        "exp": int(row.not_after.timestamp()),
+    }
+    record(kind=kind, actor=actor, at=now, data=data)

@@ -1,0 +1,168 @@
+"""Who signs tokens: a token key itself, or a key that lives in this process and that the token key certified.
+
+The private key is made after the fork, never leaves the memory, and ends with the process. Nothing here waits for a
+key service in a request's own time: a request that finds the key half way through its life starts one short thread
+that makes the next. While there is none that may sign, the token key does.
+"""
+
+import logging
+import os
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from django.conf import settings
+from django.db import connection, connections
+from django.utils import timezone
+
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.protocol.keys import LocalSigner, PrivateKey, Signer
+from agentauth.protocol.token import MAX_TOKEN_SECONDS, CertifiedKey
+from kms.certificates import CERTIFIED_FOR, certify
+from kms.lifetimes import HANDOVER, lifetimes
+from kms.models import Key
+from kms.services import signer
+
+logger = logging.getLogger(__name__)
+
+# The next is made after this share of a life, a little different in each process: long before the end of the present one.
+_RENEW_AFTER: Final = (0.3, 0.5)
+# Seconds until a renewal that failed is tried again, likewise.
+_TRY_AGAIN: Final = (20.0, 40.0)
+# What `lifetimes` needs of each token key that may still count, and whether it stands behind the certified key.
+_KEYS_AND_MINE: Final = """
+    SELECT id, purpose, state, active_from, retired_at, needed_until, EXISTS (
+        SELECT 1 FROM kms_keycertificate WHERE issuer_id = kms_key.id AND kid = %s AND state = 'certified'
+    ) AS certified
+    FROM kms_key WHERE purpose = 'token' AND (needed_until IS NULL OR needed_until >= %s)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A certified key in this process; its representation shows no secret."""
+
+    signer: LocalSigner
+    limits: CertifiedKey
+    usable_from: datetime
+    renew_at: datetime
+
+
+def _in_thread(work: Callable[[], None]) -> None:
+    def run() -> None:
+        try:
+            work()
+        finally:
+            connections.close_all()
+
+    threading.Thread(target=run, name="agentauth-certifying", daemon=True).start()
+
+
+class Delegate:
+    """The certified keys of one process. `run` has work done beside the request; for all threads."""
+
+    def __init__(self, run: Callable[[Callable[[], None]], None] = _in_thread) -> None:
+        self._run = run
+        self.forget()
+
+    def forget(self) -> None:
+        """Hold nothing: a child of a fork shares no key with its parent."""
+        self._lock = threading.Lock()
+        self._held: tuple[_Held, ...] = ()
+        self._renewing = False
+        self._again_at: datetime | None = None
+
+    def signer(self, *, issued_at: int, expires_at: int, now: datetime) -> Signer | None:
+        """The newest key that may sign a token of these times (unix seconds) at `now`; None where there is none.
+
+        Whether its certificate still counts comes from the database at every call, as for a token key.
+        """
+        seconds, found = int(now.timestamp()), None
+        newest = self._held[0] if self._held else None
+        due = newest is None or now >= newest.renew_at
+        for held in self._held:
+            within = held.limits.may_sign(issued_at=issued_at, expires_at=expires_at, now=seconds)
+            if found is not None or not within or now < held.usable_from:
+                continue
+            counts, followed = _standing(held, now)
+            if counts:
+                found = held.signer
+            else:
+                self._drop(held)
+            # What another key followed, or what was taken away, is replaced at once, unless that is under way.
+            due = due or (held is newest and (followed or not counts))
+        if due:
+            self._renew(now)
+        return found
+
+    def _drop(self, held: _Held) -> None:
+        with self._lock:
+            self._held = tuple(each for each in self._held if each is not held)
+
+    def _renew(self, now: datetime) -> None:
+        with self._lock:
+            if self._renewing or (self._again_at is not None and now < self._again_at):
+                return
+            self._renewing = True
+        try:
+            self._run(self._make)
+        except RuntimeError:
+            # No thread could be started.
+            logger.exception("no key could be made for this process")
+            self._renewing = False
+
+    def _make(self) -> None:
+        now = timezone.now()
+        try:
+            private_key = PrivateKey.generate()
+            row = certify(private_key.public, process=os.getpid(), now=now)
+            limits = CertifiedKey(
+                private_key.public,
+                int(row.not_before.timestamp()),
+                int(row.not_after.timestamp()),
+                MAX_TOKEN_SECONDS,
+            )
+            renew_at = now + CERTIFIED_FOR * random.uniform(*_RENEW_AFTER)  # noqa: S311 — spreads load, keeps no secret
+            made = _Held(LocalSigner(private_key), limits, row.usable_from, renew_at)
+            with self._lock:
+                living = (each for each in self._held if each.limits.not_after > now.timestamp())
+                self._held = (made, *living)
+        except TemporarilyUnavailableError as error:
+            logger.warning("no key was certified for this process: %s", error.description)
+            self._again_at = now + timedelta(seconds=random.uniform(*_TRY_AGAIN))  # noqa: S311 — as above
+        except Exception:
+            logger.exception("no key was certified for this process")
+            self._again_at = now + timedelta(seconds=random.uniform(*_TRY_AGAIN))  # noqa: S311 — as above
+        finally:
+            self._renewing = False
+
+
+DELEGATE = Delegate()
+os.register_at_fork(after_in_child=DELEGATE.forget)
+
+
+def token_signer(*, issued_at: int, expires_at: int, now: datetime) -> Signer:
+    """Who signs a token of these times (unix seconds) at `now`, as TOKEN_SIGNING says. Raises TemporarilyUnavailableError."""
+    if settings.TOKEN_SIGNING == "delegated":  # noqa: S105 — a way of signing, no secret
+        held = DELEGATE.signer(issued_at=issued_at, expires_at=expires_at, now=now)
+        if held is not None:
+            return held
+    return signer(purpose=Key.Purpose.TOKEN, now=now)
+
+
+def _standing(held: _Held, now: datetime) -> tuple[bool, bool]:
+    """Whether the key may sign at `now`, and whether the one that certified it was followed by another. One query."""
+    # Through the ORM, building the statement anew costs twice what asking it does.
+    rows = list(
+        Key.objects.raw(_KEYS_AND_MINE, [held.signer.kid, connection.ops.adapt_datetimefield_value(now)])
+    )
+    for row, life in zip(rows, lifetimes(rows, now=now), strict=True):
+        if not row.certified:  # type: ignore[attr-defined]  # a column of the statement
+            continue
+        if life.state == Key.State.ACTIVE:
+            return True, False
+        return bool(life.retired_at and life.verifies(now) and now < life.retired_at + HANDOVER), True
+    return False, True

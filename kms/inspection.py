@@ -1,0 +1,45 @@
+"""Whether each living key is still what the database says of it, asked of its home now; nothing is changed."""
+
+from dataclasses import dataclass
+
+from agentauth.protocol.keys import parse_jwk
+from kms import backends
+from kms.models import Key
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of one key: `problem` is one line for the operator, empty where there is none."""
+
+    kid: str
+    purpose: str
+    problem: str
+
+
+def inspect_keys() -> list[Finding]:
+    """One finding for each key that signs or will, by purpose; and one without `kid` for each purpose that has none.
+
+    Raises nothing of a home's: what it says of a key, or that it says nothing, is the problem.
+    """
+    living = Key.objects.filter(state__in=[Key.State.NEXT, Key.State.ACTIVE]).order_by(
+        "purpose", "active_from"
+    )
+    found = [Finding(key.kid, key.purpose, _problem(key)) for key in living]
+    without = set(Key.Purpose.values) - {finding.purpose for finding in found}
+    return found + [Finding("", purpose, "no key signs for it, or will") for purpose in sorted(without)]
+
+
+def _problem(key: Key) -> str:
+    on_record = parse_jwk(key.public_jwk)
+    try:
+        public = backends.public_key(key.uri)
+        if public.alg != key.algorithm:
+            return f"its home has a key for {public.alg} there, on record is {key.algorithm}"
+        if public != on_record or public.thumbprint != key.kid:
+            return f"its home has another key there: {public.thumbprint}"
+        backends.open_signer(key.uri, on_record).sign(backends.TRIAL)
+    except backends.BusyError as error:
+        return f"its home does not answer: {error}"
+    except backends.BackendError as error:
+        return str(error)
+    return ""

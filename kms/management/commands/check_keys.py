@@ -1,0 +1,30 @@
+"""`manage.py check_keys`: ask the home of each living key whether it is there, is the one on record, and signs."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from audit.management.json_output import JsonCommand
+from kms.inspection import inspect_keys
+
+
+class Command(JsonCommand):
+    help = "Ask each living key's home for its public half and a signature; exit 1 and name what is wrong."
+    ok = False
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        super().handle(*args, **options)
+        if not self.ok:
+            sys.exit(1)
+
+    def act(self, **options: Any) -> Mapping[str, Any]:
+        found = inspect_keys()
+        bad = {finding.kid or finding.purpose: finding.problem for finding in found if finding.problem}
+        self.ok = not bad
+        return {"ok": self.ok, "good": [finding.kid for finding in found if not finding.problem], "bad": bad}
+
+    def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
+        for kid in result["good"]:
+            yield f"{kid}: as it should be"
+        for name, problem in result["bad"].items():
+            yield f"{name}: {problem}"

@@ -1,0 +1,25 @@
+"""`manage.py revoke_key_certificate SERIAL`: refuse everything a certified key signed, at once and for good."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from django.core.management.base import CommandParser
+from django.utils import timezone
+
+from audit.management.json_output import OPERATOR, JsonCommand
+from kms.certificates import revoke_certificate
+
+
+class Command(JsonCommand):
+    help = "Refuse everything that a key of one process signed, from now on and for good."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("serial")
+
+    def act(self, **options: Any) -> Mapping[str, Any]:
+        row = revoke_certificate(serial=options["serial"], actor=OPERATOR, now=timezone.now())
+        return {"serial": str(row.serial), "kid": row.kid, "instance": row.instance, "state": row.state}
+
+    def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
+        yield f"Revoked the certificate {result['serial']} of {result['instance']}."

@@ -1,0 +1,132 @@
+"""A fake AWS KMS for what the real one never does on demand: it throttles, lies, stalls and breaks off, as a test says.
+
+It speaks the service's JSON protocol on loopback, looks at no signature of a request, and holds one key.
+"""
+
+import base64
+import contextlib
+import json
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from agentauth.protocol.keys import Algorithm, PrivateKey
+
+ARN = "arn:aws:kms:eu-central-1:123456789012:key/0192f1c8-0000-4000-8000-000000000001"
+URI = f"awskms:{ARN}"
+SPECS = {
+    "EdDSA": ("ECC_NIST_EDWARDS25519", ["ED25519_SHA_512", "ED25519_PH_SHA_512"]),
+    "ES256": ("ECC_NIST_P256", ["ECDSA_SHA_256"]),
+}
+Answer = Callable[[dict[str, Any]], tuple[int, Any]]
+
+
+def base64_text(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
+def refusal(code: str, status: int = 400, message: str = "") -> Answer:
+    return lambda _asked: (status, {"__type": code, "message": message})
+
+
+class FakeKms:
+    """`answers` says what each operation answers: status, and a body or what to do with the connection instead.
+
+    `asked` is what came, in order; `elsewhere` what came to another path.
+    """
+
+    def __init__(self, alg: Algorithm = "EdDSA") -> None:
+        self.key = PrivateKey.generate(alg)
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.elsewhere: list[str] = []
+        self.release = threading.Event()
+        self.answers: dict[str, Answer] = {
+            "GetPublicKey": lambda _asked: (200, self.public()),
+            "Sign": lambda asked: (200, self.signed(self.signature(asked))),
+            "CreateKey": lambda _asked: (200, {"KeyMetadata": {"KeyId": ARN.rpartition("/")[2], "Arn": ARN}}),
+        }
+
+    def public(self, **changes: Any) -> dict[str, Any]:
+        spec, algorithms = SPECS[self.key.public.alg]
+        spki = self.key._key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return {
+            "KeyId": ARN,
+            "KeyUsage": "SIGN_VERIFY",
+            "KeySpec": spec,
+            "SigningAlgorithms": algorithms,
+            "PublicKey": base64_text(spki),
+        } | changes
+
+    def signed(self, signature: Any) -> dict[str, Any]:
+        text = base64_text(signature) if isinstance(signature, bytes) else signature
+        return {"KeyId": ARN, "Signature": text, "SigningAlgorithm": "any"}
+
+    def signature(self, asked: dict[str, Any]) -> bytes:
+        """As the service would make it of a message that is known: Ed25519 alone, since P-256 is asked with a digest."""
+        return self.key.sign(base64.b64decode(asked["Message"]))
+
+
+def der(signature: bytes) -> bytes:
+    return encode_dss_signature(int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big"))
+
+
+def reset(handler: BaseHTTPRequestHandler) -> None:
+    # No FIN but a RST, in the middle of the answer.
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
+    handler.wfile.flush()
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.connection.close()
+
+
+@contextlib.contextmanager
+def serving(fake: FakeKms) -> Iterator[str]:
+    """The fake at work; gives its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            operation = self.headers.get("X-Amz-Target", "").removeprefix("TrentService.")
+            if self.path != "/":
+                fake.elsewhere.append(self.path)
+            fake.asked.append((operation, asked))
+            status, body = fake.answers[operation](asked)
+            if callable(body):
+                with contextlib.suppress(OSError):
+                    body(self)
+                self.close_connection = True
+                return
+            text = body if isinstance(body, bytes) else json.dumps(body).encode()
+            self.send_response(status)
+            if 300 <= status < 400:
+                self.send_header("Location", f"http://127.0.0.1:{server.server_port}/elsewhere")
+            self.send_header("Content-Type", "application/x-amz-json-1.1")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def do_GET(self) -> None:
+            fake.elsewhere.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_arguments: object) -> None:
+            """Nothing: a test's output is for the test."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        fake.release.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,398 @@
+"""A slow or dead home of keys costs what it would have signed, is not stormed, and is asked again by itself."""
+
+import logging
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from django.utils import timezone
+from prometheus_client import REGISTRY
+from pytest_django.fixtures import Settings
+
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.protocol.keys import PrivateKey, PublicKey
+from audit.services import SYSTEM
+from kms import backends
+from kms.backends import (
+    BackendError,
+    BusyError,
+    NotAskedError,
+    PinnedSigner,
+    ThrottledError,
+    breaker,
+    calling,
+)
+from kms.backends.calling import guarded
+from kms.services import rotate_key, signer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Home:
+    """A home of keys that does as told: a value is given, an error raised, an event waited for."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.now: object = "signed"
+
+    def __call__(self) -> object:
+        self.asked += 1
+        told = self.now.pop(0) if isinstance(self.now, list) else self.now
+        if isinstance(told, threading.Event):
+            told.wait(20)
+            return "late"
+        if isinstance(told, BaseException):
+            raise told
+        return told
+
+    def told(self, times: int = 1) -> list[object]:
+        """What so many callers hear, one after the other: a value, or the kind of error."""
+        heard: list[object] = []
+        for _ in range(times):
+            try:
+                heard.append(guarded("there", self))
+            except BackendError as error:
+                heard.append(type(error))
+        return heard
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.setattr(calling, "BACKOFF_SECONDS", 0.001)
+    return Home()
+
+
+class Maker:
+    """A home in which keys are made, as one that is slow or fails at it."""
+
+    def __init__(self, *, fails: bool) -> None:
+        self.fails, self.asked, self.key = fails, 0, PrivateKey.generate()
+
+    def create(self, **_wanted: str) -> str:
+        self.asked += 1
+        if self.fails:
+            raise BusyError("Nobody knows whether a key was made.")
+        time.sleep(calling.DEADLINE_SECONDS + 0.2)
+        return "vault:made"
+
+    def open(self, _uri: str) -> "Maker":
+        return self
+
+    def public(self) -> PublicKey:
+        return self.key.public
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["fails", "is slow"])
+def test_a_key_is_asked_for_once_however_long_it_takes(
+    fails: bool, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second try would make a second key; a module of hardware needs seconds."""
+    maker, settings.KEY_BACKEND = Maker(fails=fails), "vault"
+    monkeypatch.setattr(backends, "_home", lambda _scheme: maker)
+    for _ in range(2 * breaker.RETRY_COSTS):
+        # So that what may be tried again would be.
+        guarded("vault", maker.public)
+    if fails:
+        with pytest.raises(BusyError):
+            backends.create(purpose="token")
+    else:
+        assert backends.create(purpose="token") == ("vault:made", maker.key.public)
+    assert maker.asked == 1
+
+
+@pytest.fixture
+def once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is tried again."""
+    monkeypatch.setattr(calling, "TRIES", 1)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The breaker's; it stands until it is moved."""
+    moved = [1000.0]
+    monkeypatch.setattr(breaker, "time", SimpleNamespace(monotonic=lambda: moved[0]))
+    return moved
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """What a home waits for; open at the end, so that no thread waits on. Callers wait for a fifth of a second."""
+    monkeypatch.setattr(calling, "DEADLINE_SECONDS", 0.2)
+    held = threading.Event()
+    yield held
+    held.set()
+
+
+def test_a_file_is_read_by_who_asks_and_nothing_is_kept_of_it() -> None:
+    assert guarded("file", threading.current_thread) is threading.current_thread()
+    assert calling._callers == {}
+
+
+def test_RF_32_who_asked_waits_no_longer_than_the_deadline_and_a_late_answer_is_nobodys(
+    home: Home, gate: threading.Event
+) -> None:
+    home.now = [gate, "mine"]
+    with pytest.raises(BusyError, match="in time"):
+        guarded("there", home)
+    # It has not answered yet, and whoever asked has gone.
+    assert not gate.is_set()
+    gate.set()
+    assert guarded("there", home) == "mine"
+
+
+def test_RF_32_a_signature_that_comes_late_is_discarded(gate: threading.Event) -> None:
+    key, signed = PrivateKey.generate("EdDSA"), threading.Event()
+
+    class Slow:
+        def public(self) -> object:
+            raise AssertionError
+
+        def sign(self, message: bytes) -> bytes:
+            gate.wait(20)
+            signed.set()
+            return key.sign(message)
+
+    signing = PinnedSigner("there:key", Slow(), key.public)  # type: ignore[arg-type]
+    with pytest.raises(BusyError):
+        signing.sign(b"first")
+    assert not signed.is_set()
+    gate.set()
+    assert signed.wait(20)
+    # Had the late one been given out here, it would not verify.
+    key.public.verify(b"second", signing.sign(b"second"), alg="EdDSA")
+
+
+def test_a_busy_home_is_asked_again_where_others_were_answered(home: Home) -> None:
+    assert home.told(6) == ["signed"] * 6
+    home.now = [BusyError("x"), "signed"]
+    assert home.told() == ["signed"]
+    assert home.asked == 8
+
+
+def test_at_most_two_more_tries(home: Home) -> None:
+    home.told(30)
+    home.asked, home.now = 0, ThrottledError("x")
+    assert home.told() == [ThrottledError]
+    assert home.asked == 3
+
+
+def test_what_it_refuses_is_not_asked_again(home: Home) -> None:
+    home.told(30)
+    home.asked, home.now = 0, BackendError("denied")
+    assert home.told() == [BackendError]
+    assert home.asked == 1
+
+
+def test_with_little_time_left_nothing_is_tried_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.told(30)
+    monkeypatch.setattr(calling, "DEADLINE_SECONDS", calling.WORTHWHILE_SECONDS)
+    home.asked, home.now = 0, BusyError("x")
+    home.told()
+    assert home.asked == 1
+
+
+def test_KM_2_throttling_becomes_no_storm_and_is_no_outage(home: Home) -> None:
+    home.now = ThrottledError("x")
+    for calls in range(1, 300):
+        assert home.told() == [ThrottledError]
+        assert home.asked <= 1.2 * calls
+    # And what may be tried again is.
+    assert home.asked > 1.15 * 299
+    home.now = "signed"
+    assert home.told() == ["signed"]
+
+
+def test_KM_1_a_home_that_does_not_answer_is_asked_no_more_and_says_when(
+    home: Home, clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    home.now = BusyError("x")
+    assert home.told(5) == [BusyError] * 3 + [NotAskedError] * 2
+    assert home.asked == 3
+    assert caplog.messages[0].startswith("the home of keys 'there' does not answer")
+    with pytest.raises(NotAskedError) as refused:
+        guarded("there", home)
+    assert refused.value.retry_after in {2, 3}
+    clock[0] += 3
+    home.now = "signed"
+    assert home.told(2) == ["signed"] * 2
+    assert caplog.messages[1:] == ["the home of keys 'there' answers again"]
+
+
+def test_an_answer_in_between_begins_the_count_anew(home: Home, once: None) -> None:
+    away = BusyError("x")
+    home.now = [
+        away,
+        away,
+        "signed",
+        away,
+        away,
+        BackendError("denied"),
+        away,
+        away,
+        ThrottledError("x"),
+        away,
+    ]
+    assert NotAskedError not in home.told(10)
+
+
+def test_one_tries_and_the_pause_grows_until_it_answers(home: Home, clock: list[float]) -> None:
+    home.now = BusyError("x")
+    home.told(3)
+    for longest in (3, 6, 12, 24, 30, 30, 30):
+        assert home.told() == [NotAskedError]
+        clock[0] += longest / 2 - 0.01
+        assert home.told() == [NotAskedError]
+        clock[0] += longest / 2 + 0.01
+        assert home.told(2) == [BusyError, NotAskedError]
+    clock[0] += 30
+    home.now = BackendError("denied")
+    # Whatever it says, it is there.
+    assert home.told(2) == [BackendError] * 2
+    home.now = BusyError("x")
+    home.told(3)
+    clock[0] += 3
+    assert home.told() == [BusyError]
+
+
+def test_of_many_at_once_one_tries(home: Home, clock: list[float], gate: threading.Event) -> None:
+    home.now = BusyError("x")
+    home.told(3)
+    clock[0] += 3
+    home.asked, home.now = 0, gate
+    with ThreadPoolExecutor(16) as many:
+        heard = list(many.map(lambda _: home.told()[0], range(16)))
+    assert sorted(map(str, heard)) == sorted([str(BusyError)] + [str(NotAskedError)] * 15)
+    assert home.asked == 1
+
+
+def test_calls_that_began_before_say_nothing_of_how_it_is_now(clock: list[float]) -> None:
+    tested = breaker.Breaker("there")
+    for _ in range(4):
+        assert tested.admit() is False
+    for _ in range(3):
+        tested.report(answered=False, tried=False)
+    tested.report(answered=True, tried=False)
+    assert tested.is_open
+    clock[0] += 3
+    assert tested.admit() is True
+    tested.report(answered=False, tried=False)
+    tested.report(answered=None, tried=True)
+    # It found no room, so another may try.
+    assert tested.admit() is True
+    tested.report(answered=True, tried=True)
+    assert not tested.is_open
+
+
+def test_no_more_calls_wait_than_may_and_the_others_are_told_at_once(
+    home: Home, gate: threading.Event, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.WEB_THREADS = 8
+    monkeypatch.setattr(calling, "DEADLINE_SECONDS", 10)
+    before, home.now = threading.active_count(), gate
+    with ThreadPoolExecutor(12) as many:
+        waiting = [many.submit(home.told) for _ in range(4)]
+        while home.asked < 4:
+            pass
+        assert home.told(4) == [NotAskedError] * 4
+        assert threading.active_count() <= before + 4 + 4
+        gate.set()
+        assert [each.result() for each in waiting] == [["late"]] * 4
+    home.now = "signed"
+    # Which was no outage.
+    assert home.told(9) == ["signed"] * 9
+    assert threading.active_count() <= before + 4
+
+
+def test_what_no_backend_should_raise_is_raised_and_is_no_answer(home: Home) -> None:
+    home.now = RuntimeError("a defect")
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="defect"):
+            guarded("there", home)
+    assert home.told() == [NotAskedError]
+
+
+def _after(script: str) -> subprocess.CompletedProcess[str]:
+    begin = "import django, os, threading, time; django.setup(); from kms.backends.calling import guarded\n"
+    env = {"DJANGO_SETTINGS_MODULE": "agentauth.settings", "PATH": ""}
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", begin + script],
+        cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+
+def test_a_process_that_is_forked_off_has_threads_of_its_own() -> None:
+    done = _after(
+        "assert guarded('there', lambda: 1) == 1\n"
+        "pid = os.fork()\n"
+        "if pid == 0: os._exit(guarded('there', lambda: 7))\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
+    )
+    assert (done.stdout, done.stderr) == ("7\n", "")
+
+
+def test_a_library_that_hangs_does_not_keep_the_process_from_ending() -> None:
+    done = _after(
+        "try: guarded('there', threading.Event().wait)\nexcept Exception as error: print(type(error).__name__)"
+    )
+    assert (done.stdout, done.returncode) == ("BusyError\n", 0)
+
+
+def test_each_outcome_is_counted(home: Home, once: None, clock: list[float]) -> None:
+    def counted() -> dict[str, float]:
+        outcomes = ("ok", "throttled", "refused", "away", "open")
+        names = {each: {"home": "there", "outcome": each} for each in outcomes}
+        return {
+            each: REGISTRY.get_sample_value("agentauth_key_calls_total", names[each]) or 0 for each in names
+        }
+
+    def measured() -> float:
+        return REGISTRY.get_sample_value("agentauth_key_call_seconds_count", {"home": "there"}) or 0
+
+    def away() -> float | None:
+        return REGISTRY.get_sample_value("agentauth_key_home_away", {"home": "there"})
+
+    before, calls = counted(), measured()
+    home.now = ["signed", ThrottledError("x"), BackendError("x"), *[BusyError("x")] * 3]
+    home.told(3)
+    assert away() == 0
+    home.told(5)
+    assert away() == 1
+    after = counted()
+    assert {each: after[each] - before[each] for each in after} == {
+        "ok": 1, "throttled": 1, "refused": 1, "away": 3, "open": 2,
+    }  # fmt: skip
+    assert measured() - calls == 6
+
+
+@pytest.fixture
+def no_home(vault: str, settings: Settings) -> Callable[[], None]:
+    """A key in Transit; called, it is away."""
+    rotate_key(purpose="token", actor=SYSTEM, now=timezone.now())
+
+    def away() -> None:
+        settings.VAULT = settings.VAULT | {"ADDR": "http://127.0.0.1:1"}
+
+    return away
+
+
+@pytest.mark.django_db
+def test_KM_1_it_is_said_once_that_a_home_is_away_and_each_caller_learns_when_to_come_again(
+    no_home: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    no_home()
+    signing = signer(purpose="token", now=timezone.now())
+    for _ in range(3):
+        with pytest.raises(TemporarilyUnavailableError) as refused:
+            signing.sign(b"m")
+        assert refused.value.fields == {}
+    caplog.clear()
+    with pytest.raises(TemporarilyUnavailableError) as refused:
+        signing.sign(b"m")
+    assert refused.value.fields["retry_after"] in {2, 3}
+    assert [each for each in caplog.records if each.levelno >= logging.ERROR] == []

@@ -1,0 +1,298 @@
+"""How the `vault:` backend comes by its token: by AppRole and as a pod, with a real server over TLS and a policy that lets it sign alone."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import hvac
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from hvac.exceptions import Forbidden
+from pytest_django.fixtures import Settings
+
+from agentauth.protocol.keys import PublicKey
+from kms.backends import BackendError, BusyError, create, open_signer, public_key
+from kms.backends import vault as backend
+from tests import openbao
+
+ROOT = Path(__file__).resolve().parents[2]
+SIGN_ONLY = """
+path "transit/keys/agentauth-*" { capabilities = ["read"] }
+path "transit/sign/agentauth-*" { capabilities = ["update"] }
+"""
+
+
+class _Cluster(BaseHTTPRequestHandler):
+    """A fake cluster: of Kubernetes, the one question that the key service asks of it, and always the same answer."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        user = {"username": "system:serviceaccount:default:agentauth", "uid": "1"}
+        text = json.dumps({"status": {"authenticated": True, "user": user}}).encode()
+        self.send_response(201)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_arguments: object) -> None:
+        """Nothing: a test's output is for the test."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Cluster)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A server over TLS, and the certificate that it is known by."""
+    home = tmp_path_factory.mktemp("openbao-tls")
+    with openbao.server(home, tls=True) as url:
+        yield url, home / openbao.AUTHORITY
+
+
+@pytest.fixture(scope="module")
+def root(place: tuple[str, Path], cluster: str) -> Any:
+    """Its operator, who has let those in that may sign."""
+    url, authority = place
+    root: Any = hvac.Client(url=url, token=openbao.ROOT_TOKEN, verify=str(authority))
+    root.sys.create_or_update_policy("agentauth", SIGN_ONLY)
+    root.sys.enable_auth_method("approle")
+    root.auth.approle.create_or_update_approle("agentauth", token_policies=["agentauth"], token_ttl="1h")
+    root.sys.enable_auth_method("kubernetes")
+    root.write_data(
+        "auth/kubernetes/config",
+        data={
+            "kubernetes_host": cluster,
+            "disable_local_ca_jwt": True,
+            "kubernetes_ca_cert": authority.read_text(),
+        },
+    )
+    role = {"bound_service_account_names": "agentauth", "bound_service_account_namespaces": "default"}
+    root.write_data(
+        "auth/kubernetes/role/agentauth", data={**role, "token_policies": ["agentauth"], "token_ttl": "1h"}
+    )
+    return root
+
+
+@pytest.fixture
+def operated(settings: Settings, place: tuple[str, Path], root: Any) -> dict[str, str]:
+    """Settings that name the server; they are its operator's."""
+    settings.KEY_BACKEND = "vault"
+    named = {"ADDR": place[0], "CACERT": str(place[1]), "TOKEN": openbao.ROOT_TOKEN}
+    settings.VAULT = named
+    return named
+
+
+@pytest.fixture
+def made(operated: dict[str, str]) -> tuple[str, PublicKey]:
+    """A key that the operator made."""
+    return create(purpose="token")
+
+
+@pytest.fixture
+def approle(made: tuple[str, PublicKey], operated: dict[str, str], root: Any) -> dict[str, str]:
+    """Settings with a login by AppRole."""
+    del operated["TOKEN"]
+    operated["ROLE_ID"] = root.auth.approle.read_role_id("agentauth")["data"]["role_id"]
+    operated["SECRET_ID"] = root.auth.approle.generate_secret_id("agentauth")["data"]["secret_id"]
+    return operated
+
+
+@pytest.fixture
+def pod(made: tuple[str, PublicKey], operated: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """Settings with a login as a pod, and the token of its service account."""
+    del operated["TOKEN"]
+    operated |= {"KUBERNETES_ROLE": "agentauth", "KUBERNETES_TOKEN_FILE": str(tmp_path / "token")}
+    now = int(time.time())
+    claims = {
+        "iss": "https://kubernetes.default.svc",
+        "sub": "system:serviceaccount:default:agentauth",
+        "nbf": now - 60,
+        "iat": now - 60,
+        "exp": now + 600,
+        "kubernetes.io": {"namespace": "default", "serviceaccount": {"name": "agentauth", "uid": "1"}},
+    }
+    (tmp_path / "token").write_text(jwt.encode(claims, rsa.generate_private_key(65537, 2048), "RS256") + "\n")
+    return operated
+
+
+@pytest.fixture
+def logins(monkeypatch: pytest.MonkeyPatch) -> list[backend._Login]:
+    """Each login that is made."""
+    made: list[backend._Login] = []
+    log_in = backend._Server._log_in
+
+    def counted(self: backend._Server) -> backend._Login:
+        made.append(log_in(self))
+        return made[-1]
+
+    monkeypatch.setattr(backend._Server, "_log_in", counted)
+    return made
+
+
+@pytest.mark.parametrize("way", ["approle", "pod"])
+def test_whoever_logs_in_may_sign_and_nothing_else(
+    request: pytest.FixtureRequest, made: tuple[str, PublicKey], way: str, logins: list[backend._Login]
+) -> None:
+    request.getfixturevalue(way)
+    uri, public = made
+    assert public_key(uri) == public
+    for _ in range(3):
+        public.verify(b"m", open_signer(uri, public).sign(b"m"), alg="EdDSA")
+    assert len(logins) == 1
+    assert logins[0].until - logins[0].at == pytest.approx(3600 * backend._USED)
+    with pytest.raises(BackendError, match="Forbidden"):
+        create(purpose="token")
+    mine = logins[0].client
+    with pytest.raises(Forbidden):
+        mine.secrets.transit.export_key(name=uri.rpartition("/")[2], key_type="signing-key")
+    assert mine.token not in repr(logins[0])
+
+
+def test_a_login_is_made_anew_before_its_time_is_over(
+    approle: dict[str, str],
+    made: tuple[str, PublicKey],
+    logins: list[backend._Login],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backend, "_USED", 0.0)
+    signer = open_signer(*made)
+    signer.sign(b"m")
+    before = len(logins)
+    signer.sign(b"m")
+    assert len(logins) > before
+
+
+def test_a_token_that_was_revoked_is_replaced_and_who_is_refused_does_not_log_in_at_every_call(
+    approle: dict[str, str],
+    made: tuple[str, PublicKey],
+    root: Any,
+    logins: list[backend._Login],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    signer = open_signer(*made)
+    signer.sign(b"m")
+    root.auth.token.revoke(logins[0].client.token)
+    monkeypatch.setattr(backend, "_SECOND_LOGIN_SECONDS", 3600.0)
+    with pytest.raises(BackendError, match="Forbidden"):
+        signer.sign(b"m")
+    assert len(logins) == 1
+    monkeypatch.setattr(backend, "_SECOND_LOGIN_SECONDS", 0.0)
+    made[1].verify(b"m", signer.sign(b"m"), alg="EdDSA")
+    assert len(logins) == 2
+
+
+def test_threads_that_come_at_once_share_one_login(
+    approle: dict[str, str], made: tuple[str, PublicKey], logins: list[backend._Login]
+) -> None:
+    signer = open_signer(*made)
+    with ThreadPoolExecutor(8) as pool:
+        assert len({bytes(signature) for signature in pool.map(signer.sign, [b"m"] * 8)}) == 1
+    assert len(logins) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"SECRET_ID": "a-wrong-secret-id"}, "InvalidRequest"),
+        ({"ROLE_ID": "a-wrong-role-id"}, "InvalidRequest"),
+        ({"AUTH_MOUNT": "elsewhere"}, "Forbidden"),
+        ({"ROLE_ID": ""}, "neither"),
+        (
+            {"ROLE_ID": "", "KUBERNETES_ROLE": "agentauth", "KUBERNETES_TOKEN_FILE": "/nowhere"},
+            "cannot be read",
+        ),
+    ],
+)
+def test_KM_14_a_login_that_fails_shows_nothing_of_it(
+    approle: dict[str, str],
+    made: tuple[str, PublicKey],
+    caplog: pytest.LogCaptureFixture,
+    change: dict[str, str],
+    says: str,
+) -> None:
+    approle |= change
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(BackendError, match=says) as refused:
+        open_signer(*made).sign(b"m")
+    shown = str(refused.value) + caplog.text
+    assert not [value for name in ("SECRET_ID", "ROLE_ID") if (value := approle[name]) and value in shown]
+
+
+def test_a_login_is_not_written_to_the_log(
+    approle: dict[str, str],
+    made: tuple[str, PublicKey],
+    logins: list[backend._Login],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name in ("", "urllib3"):
+        # Another home of keys keeps this library quiet.
+        caplog.set_level(logging.DEBUG, logger=name)
+    open_signer(*made).sign(b"m")
+    hidden = (approle["SECRET_ID"], approle["ROLE_ID"], logins[0].client.token)
+    assert "POST" in caplog.text
+    assert not [value for value in hidden if value in caplog.text]
+
+
+def test_a_server_that_cannot_prove_its_name_gets_no_token(
+    operated: dict[str, str], made: tuple[str, PublicKey]
+) -> None:
+    del operated["CACERT"]
+    with pytest.raises(BusyError, match="SSLError"):
+        open_signer(*made).sign(b"m")
+
+
+def test_keys_are_in_the_namespace_that_settings_name(operated: dict[str, str], root: Any) -> None:
+    root.write_data("sys/namespaces/team", data={})
+    inside: Any = hvac.Client(
+        url=operated["ADDR"], token=openbao.ROOT_TOKEN, namespace="team", verify=operated["CACERT"]
+    )
+    inside.sys.enable_secrets_engine("transit")
+    operated["NAMESPACE"] = "team"
+    uri, public = create(purpose="token")
+    public.verify(b"m", open_signer(uri, public).sign(b"m"), alg="EdDSA")
+    del operated["NAMESPACE"]
+    with pytest.raises(BackendError, match="InvalidPath"):
+        public_key(uri)
+
+
+FORKS = """
+import os, sys, django
+django.setup()
+from kms.backends.vault import VaultBackend, _servers
+key = VaultBackend().open(sys.argv[1])
+public = key.public()
+child = os.fork()
+for _ in range(20):
+    public.verify(b"m", key.sign(b"m"), alg=public.alg)
+assert len(_servers) == (1 if child else 2)
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_process_that_forks_has_connections_of_its_own_in_both_halves(
+    operated: dict[str, str], made: tuple[str, PublicKey]
+) -> None:
+    """gunicorn forks; two that share a connection would read each other's signatures."""
+    env = {**os.environ, **{f"VAULT_{name}": value for name, value in operated.items()}}
+    command = [sys.executable, "-c", FORKS, made[0]]
+    subprocess.run(command, cwd=ROOT, env=env, check=True, timeout=60)

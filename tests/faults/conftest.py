@@ -1,0 +1,31 @@
+"""What one run of the faults saw, told when it ends: printed, and written to the file that FAULTS_TABLE names."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CAMPAIGN, fresh_database
+from tests.faults.table import Results
+
+
+@pytest.fixture(scope="session")
+def results() -> Iterator[Results]:
+    seen = Results()
+    yield seen
+    print("\n" + seen.text())
+    if path := os.environ.get("FAULTS_TABLE"):
+        Path(path).write_text(seen.text())
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("postgres", marks=pytest.mark.postgres), *(["sqlite"] if CAMPAIGN else [])],
+)
+def database_url(request: pytest.FixtureRequest) -> str:
+    """As elsewhere, but of SQLite in the campaign alone: CI has a sample."""
+    if request.param == "sqlite":
+        return ""
+    name = "faults_" + request.module.__name__.rsplit(".", 1)[-1]
+    return fresh_database(request.getfixturevalue("postgres_url"), name)

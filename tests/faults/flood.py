@@ -1,0 +1,122 @@
+"""More calls than a verifier can answer: an open loop over many kept connections, which does not wait for who is slow."""
+
+import asyncio
+import itertools
+import json
+import re
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.actors import Scene
+from tests.faults.clients import READ, question_of, request_of
+from tests.live import LiveServer
+
+PAYMENT = {"type": "transact", "resource": "payments", "amount": {"value": "0.01", "currency": "EUR"}}
+# What was refused before anybody looked at it says so, and its proof is sent again; after so long a new one is made. Of what
+# was not decided in time the proof may be spent.
+UNSEEN = "Too many calls at once."
+YOUNG_SECONDS = 20
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_PATIENCE = re.compile(rb"\r\nretry-after: *(\d+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One answer. `due`: when the call should have been sent; `status` 0: the connection broke."""
+
+    due: float
+    sent: float
+    ended: float
+    status: int
+    retry_after: bool
+    body: Mapping[str, Any]
+
+    @property
+    def yes(self) -> bool:
+        return self.status == 200 and self.body["valid"] is True
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.sent
+
+
+@dataclass(slots=True)
+class _Call:
+    request: bytes
+    made: float
+
+
+@dataclass
+class Flood:
+    """`run` sends at `rate` calls a second for `seconds`; without a rate each connection sends when it was answered."""
+
+    server: LiveServer
+    # Who reads, which Redis decides, and who pays, which the database does; with their tokens. They take turns.
+    readers: Sequence[tuple[Scene, str]]
+    payers: Sequence[tuple[Scene, str]]
+    told: list[Told] = field(default_factory=list)
+    # What was refused before anybody looked at it.
+    _again: deque[_Call] = field(default_factory=deque)
+    _bodies: dict[bytes, Mapping[str, Any]] = field(default_factory=dict)
+    _number: Iterator[int] = field(default_factory=itertools.count)
+
+    def run(self, seconds: float, *, connections: int, rate: float = 0) -> list[Told]:
+        """What these calls were told."""
+        before = len(self.told)
+        asyncio.run(self._all(seconds, connections, rate))
+        return self.told[before:]
+
+    async def _all(self, seconds: float, connections: int, rate: float) -> None:
+        began = time.monotonic()
+        tickets = itertools.count()
+        await asyncio.gather(*(self._one(tickets, began, began + seconds, rate) for _ in range(connections)))
+
+    async def _one(self, tickets: Iterator[int], began: float, end: float, rate: float) -> None:
+        line: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        while True:
+            due = began + next(tickets) / rate if rate else time.monotonic()
+            if due >= end:
+                break
+            await asyncio.sleep(max(0, due - time.monotonic()))
+            line = line or await asyncio.open_connection("127.0.0.1", self.server.port)
+            try:
+                await self._ask(*line, due)
+            except (OSError, asyncio.IncompleteReadError):
+                now = time.monotonic()
+                self.told.append(Told(due, now, now, 0, False, {}))
+                line[1].close()
+                line = None
+        if line:
+            line[1].close()
+
+    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, due: float) -> None:
+        call, sent = self._next(), time.monotonic()
+        writer.write(call.request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = _LENGTH.search(head)
+        assert length, head
+        body = await reader.readexactly(int(length[1]))
+        status = int(head[9:12])
+        # Refusals are alike, and many: one object of each is enough.
+        meant = self._bodies.setdefault(body, json.loads(body)) if status != 200 else json.loads(body)
+        self.told.append(Told(due, sent, time.monotonic(), status, bool(_PATIENCE.search(head)), meant))
+        if status == 503 and meant["error_description"].startswith(UNSEEN):
+            self._again.append(call)
+
+    def _next(self) -> _Call:
+        now = time.monotonic()
+        while self._again:
+            call = self._again.popleft()
+            if call.made > now - YOUNG_SECONDS:
+                return call
+        number = next(self._number)
+        pays = number % 2 == 1
+        who = self.payers if pays else self.readers
+        place, token = who[number // 2 % len(who)]
+        action, key = (PAYMENT, str(uuid.uuid4())) if pays else (READ, None)
+        question = question_of(place, token, action, None, key)
+        return _Call(request_of(self.server, place, question), now)

@@ -1,0 +1,87 @@
+"""The verifier's server loads the application once: what it forks afterwards shares nothing that is alive, and answers at once."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests import postgres, redis_servers
+from tests.faults.stage import children, is_alive, until
+from tests.live import ROOT, LiveRegistry, LiveVerifier
+
+pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
+
+TICKS = os.sysconf("SC_CLK_TCK")
+# What a process of the server would have in common with all others, printed line by line.
+LOOK = """
+import agentauth.verifier_server as server
+assert server.preload_app
+import agentauth.asgi, os, asyncio
+from pathlib import Path
+from django.db import connections
+for task in Path("/proc/self/task").iterdir():
+    if task.name != str(os.getpid()):
+        print("thread", (task / "comm").read_text())
+for made in connections.all(initialized_only=True):
+    if made.connection is not None:
+        print("connection", made.alias)
+for number in Path("/proc/self/fd").iterdir():
+    # The list itself is open while it is read.
+    target = os.readlink(number) if number.is_symlink() else ""
+    if target.startswith(("socket:", "anon_inode:")):
+        print("open", target)
+for left in server.METRICS_DIRECTORY.glob("*"):
+    print("file", left)
+"""
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
+    """A database that is ready; nobody serves."""
+    with postgres.server() as database:
+        made = LiveRegistry(tmp_path_factory.mktemp("forking"), database_url=database.url)
+        made.prepare()
+        yield made
+
+
+def test_what_is_loaded_before_the_fork_starts_nothing(registry: LiveRegistry) -> None:
+    metrics = registry.directory / "before-the-fork"
+    metrics.mkdir()
+    env = {**registry.env, "REDIS_URL": "redis://127.0.0.1:1", "PROMETHEUS_MULTIPROC_DIR": str(metrics)}
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+def test_RF_1_a_process_in_the_place_of_one_that_died_loads_nothing(registry: LiveRegistry) -> None:
+    """By the processor time it took until it answered, so that a busy machine does not count."""
+    with redis_servers.server() as redis:
+        verifier = LiveVerifier(registry, redis_url=redis.url, workers=1)
+        verifier.start()
+        try:
+            assert verifier.process
+            server = verifier.process.pid
+            [old] = children(server)
+            os.kill(old, signal.SIGKILL)
+            until(
+                lambda: not is_alive(old) and children(server) not in ([], [old]),
+                "nobody takes its place",
+                10,
+            )
+            assert httpx.get(f"{verifier.url}/health/live", timeout=20).status_code == 200
+            [new] = children(server)
+            assert seconds_of(new) < seconds_of(server) / 3
+        finally:
+            verifier.stop()
+
+
+def seconds_of(pid: int) -> float:
+    """Processor time of a process, in s."""
+    parts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(parts[11]) + int(parts[12])) / TICKS

@@ -1,0 +1,245 @@
+"""A live registry whose keys are in a real key service that is slow, silent or gone: what it costs, and that it passes.
+
+`CAMPAIGN=1` freezes the service for a minute under load, and says what verifying cost before, during and after.
+"""
+
+import contextlib
+import os
+import re
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+
+from tests import openbao
+from tests.actors import Scene, scenes
+from tests.conftest import CAMPAIGN, fresh_database
+from tests.fault_proxy import ProxyProcess
+from tests.faults.table import Results
+from tests.live import LiveRegistry
+
+pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres]
+
+READ = {"type": "read", "resource": "calendar"}
+# The deadline of a signature, and what the rest of the call and a busy machine add to it.
+AT_MOST_SECONDS = 2 + 4
+OPEN_SECONDS, WELL_SECONDS = 30, 60
+
+
+@dataclass
+class Held:
+    """A registry of one process, the way from it to its key service, and two who use it."""
+
+    registry: LiveRegistry
+    line: ProxyProcess
+    place: Scene
+    token: str
+
+    def issue(self) -> httpx.Response:
+        return self.place.api("POST", "/v1/tokens", {"grant_id": self.place.grant_id})
+
+    def verify(self) -> bool:
+        answer = self.place.ask(self.place.question(self.token, READ))
+        return answer.status_code == 200 and answer.json()["valid"] is True
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of a series; 0 where there is none."""
+        wanted = "{" + ",".join(f'{label}="{labels[label]}"' for label in sorted(labels)) + "}"
+        page = httpx.get(f"{self.registry.url}/metrics", timeout=30).text
+        found = re.search(rf"^{name}{re.escape(wanted)} (\S+)$", page, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    def is_away(self) -> bool:
+        return self.metric("agentauth_key_home_away", home="vault") > 0
+
+    def checks(self) -> dict[str, str]:
+        answer = httpx.get(f"{self.registry.url}/health/ready", timeout=30)
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json()["checks"])
+
+
+@pytest.fixture(scope="module")
+def held(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Held]:
+    directory = tmp_path_factory.mktemp("keys")
+    with openbao.server(directory) as url:
+        line = ProxyProcess(int(url.rpartition(":")[2]))
+        registry = LiveRegistry(
+            directory,
+            database_url=fresh_database(postgres_url, "faults_keys"),
+            workers=1,
+            env={
+                "KEY_BACKEND": "vault",
+                "VAULT_ADDR": f"http://127.0.0.1:{line.port}",
+                "VAULT_TOKEN": openbao.ROOT_TOKEN,
+            },
+        )
+        try:
+            registry.prepare()
+            registry.start()
+            (place,) = scenes(registry, [{"capabilities": [READ], "envelope": {}}])
+            yield Held(registry, line, place, place.token())
+        finally:
+            registry.stop()
+            line.stop()
+
+
+def until(true: Callable[[], bool], seconds: float, else_say: str) -> float:
+    """Wait until it is so; how long that took (s)."""
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < seconds, else_say
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+def unavailable(answer: httpx.Response) -> None:
+    """503 with a time to come again, and nothing of what is behind it."""
+    assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
+    assert int(answer.headers["Retry-After"]) > 0
+    for word in ("vault", "transit", "127.0.0.1", "Timeout", "hvac", "Forbidden", openbao.ROOT_TOKEN):
+        assert word not in answer.text
+
+
+@pytest.mark.parametrize("mode", ["delay 2", "noreply", *(["blackhole", "reset"] if CAMPAIGN else [])])
+def test_KM_1_a_key_service_in_trouble_costs_new_tokens_alone_and_heals_by_itself(
+    held: Held, mode: str
+) -> None:
+    assert held.issue().status_code == 201
+    held.line.say(mode)
+    try:
+        began = time.monotonic()
+        while not held.is_away():
+            assert time.monotonic() - began < OPEN_SECONDS
+            asked = time.monotonic()
+            unavailable(held.issue())
+            assert time.monotonic() - asked < AT_MOST_SECONDS
+            assert held.verify()
+        # From now on it is not asked, but for the one that tries.
+        before = held.metric("agentauth_key_calls_total", home="vault", outcome="open")
+        for _ in range(5):
+            unavailable(held.issue())
+        assert held.metric("agentauth_key_calls_total", home="vault", outcome="open") > before
+        until(lambda: held.checks()["signing"] == "failing", OPEN_SECONDS, "nobody is told")
+        assert held.verify()
+    finally:
+        held.line.say("pass")
+    until(lambda: held.issue().status_code == 201, WELL_SECONDS, "it does not heal")
+    assert not held.is_away()
+    until(lambda: held.checks()["signing"] == "ok", WELL_SECONDS, "nobody is told that it is well")
+
+
+@contextlib.contextmanager
+def restarted(held: Held, **env: str) -> Iterator[None]:
+    """The registry with another environment, and then with its own again."""
+    own = dict(held.registry.env)
+    held.registry.stop()
+    held.registry.env |= env
+    held.registry.start()
+    try:
+        yield
+    finally:
+        held.registry.stop()
+        held.registry.env = own
+        held.registry.start()
+
+
+@pytest.mark.parametrize("token", ["one-that-has-run-out", *([""] if CAMPAIGN else [])])
+def test_KM_4_KM_14_without_credentials_it_starts_verifies_and_tells_but_issues_nothing(
+    held: Held, token: str
+) -> None:
+    with restarted(held, VAULT_TOKEN=token):
+        assert held.checks()["signing"] == "failing"
+        for _ in range(4):
+            # It answers, so it is no outage: it is asked each time.
+            unavailable(held.issue())
+        assert held.verify()
+        assert not held.is_away()
+        assert held.metric("agentauth_key_calls_total", home="vault", outcome="refused") >= 4
+        assert "signing is unavailable: " in held.registry.log.read_text()
+        if token:
+            assert token not in held.registry.log.read_text()
+    assert held.issue().status_code == 201
+
+
+@dataclass
+class Load:
+    """Calls of one kind, again and again: when each began, how long it took, and how it went."""
+
+    call: Callable[[], str]
+    threads: int
+    seen: list[tuple[float, float, str]] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[None]:
+        stopped = threading.Event()
+
+        def again() -> None:
+            while not stopped.wait(0.05):
+                began = time.monotonic()
+                told = self.call()
+                self.seen.append((began, time.monotonic() - began, told))
+
+        threads = [threading.Thread(target=again) for _ in range(self.threads)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            stopped.set()
+            for thread in threads:
+                thread.join()
+
+    def between(self, begin: float, end: float) -> str:
+        seen = [each for each in self.seen if begin <= each[0] < end]
+        told: dict[str, int] = {}
+        for _, _, answer in seen:
+            told[answer] = told.get(answer, 0) + 1
+        took = sorted(seconds for _, seconds, _ in seen)
+        p99 = took[int(len(took) * 0.99)] if took else 0
+        answers = ", ".join(f"{number} {answer}" for answer, number in sorted(told.items()))
+        return f"{answers}; {statistics.median(took) * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms"
+
+
+def test_KM_1_frozen_under_load_verifying_goes_on_and_issuing_is_refused_quickly(
+    held: Held, results: Results
+) -> None:
+    calm, frozen = (15.0, 60.0) if CAMPAIGN else (2.0, 8.0)
+    verifying = Load(lambda: "yes" if held.verify() else "no", 2)
+    issuing = Load(lambda: str(held.issue().status_code), 8)
+    with verifying.going_on(), issuing.going_on():
+        start = time.monotonic()
+        time.sleep(calm)
+        cut = time.monotonic()
+        held.line.say("blackhole")
+        try:
+            opened = until(held.is_away, OPEN_SECONDS, "it goes on being asked")
+            time.sleep(max(0.0, frozen - opened))
+        finally:
+            mended = time.monotonic()
+            held.line.say("pass")
+        closed = until(
+            lambda: held.issue().status_code == 201 and not held.is_away(), WELL_SECONDS, "it does not heal"
+        )
+        well = time.monotonic()
+        time.sleep(calm)
+        end = time.monotonic()
+    parts = {"before": (start, cut), "frozen": (cut, mended), "after": (well, end)}
+    results.lines.append(
+        f"a key service frozen for {mended - cut:.0f} s: not asked any more after {opened:.1f} s, asked again and well {closed:.1f} s "
+        f"after it was; load average {os.getloadavg()[0]:.0f}"
+    )
+    for name, load in (("verify", verifying), ("issue", issuing)):
+        for part, (begin, until_then) in parts.items():
+            results.lines.append(f"{name}, {part}: {load.between(begin, until_then)}")
+    assert {told for _, _, told in verifying.seen} == {"yes"}
+    assert {told for _, _, told in issuing.seen} == {"201", "503"}
+    assert {told for began, _, told in issuing.seen if began < cut - AT_MOST_SECONDS or began > well} <= {
+        "201"
+    }
+    # Once it is known to be away, all but the one that tries hear it at once.
+    quick = sorted(took for began, took, _ in issuing.seen if cut + opened < began < mended)
+    assert quick[len(quick) // 2] < 1

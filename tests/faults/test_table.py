@@ -1,0 +1,294 @@
+"""The table of docs/failure-modes.md, tried: each part taken away from a live registry and its verifier, each act tried meanwhile.
+
+Which test holds which cell stands on that page; tests/contract/test_failure_modes.py sees that none is left out.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, LiteralString
+
+import httpx
+import psycopg
+import pytest
+
+from tests import faketime, redis_servers
+from tests.actors import LivePerson, Scene, scene, scenes
+from tests.faults.breaking import freeze_redis, start_jobs, thaw_redis
+from tests.faults.cast import CALENDAR, budget, token_of
+from tests.faults.clients import PAY, READ, Log, question_of
+from tests.faults.reckoning import oracle
+from tests.faults.stage import Stage, stage, until
+from tests.live import LiveServer
+
+pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
+
+THREE = {"type": "transact", "resource": "payments", "amount": {"value": "3.00", "currency": "EUR"}}
+# By then what the verifier knows is too old to decide by.
+STALE_SECONDS = 6
+# By then the home has moved.
+MOVED_SECONDS = 40
+NO_EVENTS: tuple[LiteralString, ...] = (
+    "CREATE FUNCTION no_events() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$",
+    "CREATE TRIGGER no_events BEFORE INSERT ON audit_event FOR EACH ROW EXECUTE FUNCTION no_events()",
+)
+EVENTS: tuple[LiteralString, ...] = ("DROP TRIGGER no_events ON audit_event", "DROP FUNCTION no_events()")
+WRONG = {"LD_PRELOAD": faketime.LIBRARY, "FAKETIME": "+10s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+# What is told meanwhile; of verify and of the limits by a verifier of its own, then by the registry.
+GOES_ON = {"verify": "yes yes", "limits": "yes yes", "issue a token": "201", "revoke": "204", "approve": "200", "pages": "200"}  # fmt: skip
+NOTHING = dict.fromkeys(("issue a token", "revoke", "approve", "pages"), "503") | {
+    "verify": "503 503",
+    "limits": "503 503",
+}
+EXPECTED: dict[str, dict[str, str]] = {
+    "the jobs": GOES_ON,
+    "the key backend": GOES_ON | {"issue a token": "503", "approve": "503"},
+    # What Redis decides waits there until it can be written.
+    "writing an event": NOTHING | {"verify": "yes yes", "pages": "200"},
+    "the clock of a host": GOES_ON | {"verify": "yes 503", "limits": "yes 503"},
+    "the database": NOTHING,
+    "Redis": GOES_ON,
+    "both": NOTHING,
+}
+MARKS = {"the clock of a host": [pytest.mark.faketime]}
+CELLS = [
+    pytest.param(down, act, id=f"{down}-{act}", marks=MARKS.get(down, []))
+    for down, acts in EXPECTED.items()
+    for act in acts
+]
+
+
+@dataclass
+class Actors:
+    """Everything the acts need, made while all is well."""
+
+    reader: Scene
+    payer: Scene
+    victim: Scene
+    pending: Scene
+    alice: LivePerson
+    # What she sends when she presses the button, and from which page.
+    signed: dict[str, Any]
+    csrf: str
+    tokens: dict[str, str]
+    nonces: dict[str, str | None] = field(default_factory=dict)
+
+
+def actors(held: Stage) -> Actors:
+    paying = {"capabilities": [PAY], "envelope": {"budgets": [budget("100.00", "total")]}}
+    reading = {"capabilities": [CALENDAR], "envelope": {}}
+    reader, payer, victim = scenes(held.registry, [reading, paying, reading])
+    alice = LivePerson(held.registry, f"alice-{uuid.uuid4().hex[:8]}@example.org")
+    pending = scene(held.registry, capabilities=[PAY], envelope={}, owner=alice.email)
+    signed = alice.sign(pending.grant_id)
+    tokens = {place.grant_id: token_of(place) for place in (reader, payer)}
+    found = re.search(r'name="csrf-token" content="([^"]+)"', alice.http.get("/").text)
+    assert found
+    made = Actors(reader, payer, victim, pending, alice, signed, found[1], tokens)
+    for server in (held.a, held.registry):
+        for place, action in ((reader, READ), (payer, THREE)):
+            assert verified(made, server, place, action) == "yes"
+    return made
+
+
+def verified(cast: Actors, server: LiveServer, place: Scene, action: Mapping[str, Any]) -> str:
+    """yes, 503 as it must be, or whatever else was said. A nonce that is asked for is used."""
+    for _ in range(3):
+        key = str(uuid.uuid4()) if action is THREE else None
+        nonce = cast.nonces.get(place.grant_id)
+        question = question_of(place, cast.tokens[place.grant_id], action, nonce, key)
+        credentials = (place.client_id, place.client_secret)
+        answer = httpx.post(f"{server.url}/v1/verify", json=question, auth=credentials, timeout=30)
+        body = answer.json()
+        cast.nonces[place.grant_id] = body.get("nonce") or nonce
+        if body.get("error") != "use_dpop_nonce":
+            break
+    if answer.status_code == 200:
+        return "yes" if body["valid"] is True else str(body.get("reason") or body["error"])
+    return told(answer)
+
+
+def told(answer: httpx.Response) -> str:
+    """The status. 503 tells when to come again, and no more than that it is unavailable."""
+    if answer.status_code == 503 and "json" in answer.headers["Content-Type"]:
+        assert answer.json()["error"] == "temporarily_unavailable"
+        assert int(answer.headers["Retry-After"]) > 0
+    return str(answer.status_code)
+
+
+def no_jobs(held: Stage) -> None:
+    held.kill(held.jobs[0])
+
+
+def no_keys(held: Stage) -> None:
+    """Their files are elsewhere, and no process has them open."""
+    shutil.move(held.directory / "keys", held.directory / "keys-elsewhere")
+    for pid in held.workers_of(held.registry):
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(0.5)
+    until(lambda: is_alive(held.registry), "no worker comes back")
+
+
+def keys(held: Stage) -> None:
+    shutil.move(held.directory / "keys-elsewhere", held.directory / "keys")
+
+
+def is_alive(server: LiveServer) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"{server.url}/health/live", timeout=5).status_code == 200
+    return False
+
+
+def execute(*commands: LiteralString) -> Callable[[Stage], None]:
+    def act(held: Stage) -> None:
+        with psycopg.connect(held.database.url, autocommit=True) as connection:
+            for command in commands:
+                connection.execute(command)
+
+    return act
+
+
+def wrong_clock(held: Stage) -> None:
+    """The registry's host is ten seconds ahead."""
+    held.registry.stop()
+    held.registry.env |= WRONG
+    held.registry.start()
+
+
+def right_clock(held: Stage) -> None:
+    held.registry.stop()
+    for name in WRONG:
+        held.registry.env.pop(name)
+    held.registry.start()
+
+
+def no_database(held: Stage) -> None:
+    held.database.kill()
+    time.sleep(STALE_SECONDS)
+
+
+def database(held: Stage) -> None:
+    held.database.start()
+
+
+def no_redis(held: Stage) -> None:
+    freeze_redis(held, 0)
+
+
+def neither(held: Stage) -> None:
+    no_redis(held)
+    no_database(held)
+
+
+def both(held: Stage) -> None:
+    thaw_redis(held)
+    database(held)
+
+
+# How each is taken away, and given back.
+PARTS: dict[str, tuple[Callable[[Stage], None], Callable[[Stage], None]]] = {
+    "the jobs": (no_jobs, start_jobs),
+    "the key backend": (no_keys, keys),
+    "writing an event": (execute(*NO_EVENTS), execute(*EVENTS)),
+    "the clock of a host": (wrong_clock, right_clock),
+    "the database": (no_database, database),
+    "Redis": (no_redis, thaw_redis),
+    "both": (neither, both),
+}
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with (
+        redis_servers.server() as redis,
+        stage(tmp_path_factory.mktemp("table"), redis, seed=2) as made,
+    ):
+        yield made
+
+
+@dataclass
+class Seen:
+    """What was told of each act while one part was down, and what the log and the counters say of it afterwards."""
+
+    told: dict[str, str]
+    broken: list[str]
+
+
+@pytest.fixture(scope="module")
+def seen(held: Stage) -> Callable[[str], Seen]:
+    """One story for each part, told once."""
+    stories: dict[str, Seen] = {}
+
+    def of(down: str) -> Seen:
+        if down not in stories:
+            stories[down] = story(held, down)
+        return stories[down]
+
+    return of
+
+
+def story(held: Stage, down: str) -> Seen:
+    held.be_at_home_in_redis()
+    cast, log = actors(held), Log()
+    take_away, give_back = PARTS[down]
+    try:
+        take_away(held)
+        said = all_acts(held, cast, patient=down == "Redis")
+    finally:
+        give_back(held)
+        cast.alice.http.close()
+    until(lambda: is_alive(held.registry) and held.waiting() == 0, "not everything is as it was")
+    until(
+        lambda: cast.reader.api("GET", f"/v1/grants/{cast.reader.grant_id}").status_code == 200, "no answer"
+    )
+    if said["revoke"] == "204":
+        log.revoked[cast.victim.grant_id] = 0
+    broken = oracle(held, log)
+    for place, act, status, done in ((cast.victim, "revoke", "204", "revoked"), (cast.pending, "approve", "200", "approved")):  # fmt: skip
+        state = place.api("GET", f"/v1/grants/{place.grant_id}").json()["status"]
+        if (state == done) != (said[act] == status):
+            broken.append(f"{act} was told {said[act]}, and the grant is {state}")
+    return Seen(said, broken)
+
+
+def all_acts(held: Stage, cast: Actors, *, patient: bool) -> dict[str, str]:
+    """`patient`: verify is asked until it has settled, since the home moves."""
+    both = (held.a, held.registry)
+    issued = cast.reader.api("POST", "/v1/tokens", {"grant_id": cast.reader.grant_id})
+    decide = f"/approvals/{cast.pending.grant_id}/decide"
+    pressed = cast.alice.http.post(decide, json=cast.signed, headers={"X-CSRFToken": cast.csrf})
+    said = {
+        "issue a token": told(issued),
+        "revoke": told(cast.victim.api("POST", f"/v1/grants/{cast.victim.grant_id}/revoke", {})),
+        "approve": told(pressed),
+        "pages": str(cast.alice.http.get("/").status_code),
+    }
+    for act, place, action in (("verify", cast.reader, READ), ("limits", cast.payer, THREE)):
+        end = time.monotonic() + MOVED_SECONDS
+        while True:
+            said[act] = " ".join(verified(cast, server, place, action) for server in both)
+            if not patient or said[act] == "yes yes" or time.monotonic() > end:
+                break
+            assert set(said[act].split()) <= {"yes", "503"}
+            time.sleep(0.5)
+    return said
+
+
+@pytest.mark.parametrize(("down", "act"), CELLS)
+def test_what_is_down_and_what_then(seen: Callable[[str], Seen], down: str, act: str) -> None:
+    assert seen(down).told[act] == EXPECTED[down][act]
+
+
+@pytest.mark.parametrize(
+    "down", [pytest.param(down, id=down, marks=MARKS.get(down, [])) for down in EXPECTED]
+)
+def test_what_was_done_meanwhile_is_on_record_and_what_was_not_left_nothing(
+    seen: Callable[[str], Seen], down: str
+) -> None:
+    assert seen(down).broken == []

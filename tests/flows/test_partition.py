@@ -1,0 +1,107 @@
+"""A verifier whose way to PostgreSQL swallows what is sent: it says yes to nothing new, and is back by itself."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests import redis_servers
+from tests.actors import Scene, scenes
+from tests.conftest import fresh_database
+from tests.fault_proxy import ProxyProcess
+from tests.live import LiveRegistry, LiveVerifier
+
+pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
+READ = {"type": "read", "resource": "calendar"}
+# So long that every lease has run out and each thread that asks the database is stuck in a question.
+CUT_SECONDS = 8
+BACK_SECONDS = 15
+
+
+@pytest.fixture(scope="module")
+def registry(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
+    url = fresh_database(postgres_url, "flow_partition")
+    made = LiveRegistry(tmp_path_factory.mktemp("registry"), database_url=url, workers=1)
+    made.prepare()
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def line(postgres_url: str) -> Iterator[ProxyProcess]:
+    made = ProxyProcess(urlsplit(postgres_url).port or 5432)
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def verifier(registry: LiveRegistry, line: ProxyProcess) -> Iterator[LiveVerifier]:
+    """At home in Redis, in the first epoch."""
+    parts = urlsplit(registry.env["DATABASE_URL"])
+    far = parts._replace(netloc=f"{parts.username}@127.0.0.1:{line.port}").geturl()
+    with redis_servers.server() as redis:
+        made = LiveVerifier(registry, redis_url=redis.url, workers=1, env={"DATABASE_URL": far})
+        made.start()
+        until(lambda: registry.manage("verifier_home")["kind"] == "redis", 30)
+        yield made
+        made.stop()
+
+
+@pytest.fixture(scope="module")
+def places(registry: LiveRegistry, verifier: LiveVerifier) -> tuple[Scene, Scene]:
+    """Grants whose calls go to Redis alone, and to the database as well."""
+    light, durable = scenes(
+        registry, [{"capabilities": [READ], "envelope": envelope} for envelope in ({}, {"max_uses": 1000})]
+    )
+    return light, durable
+
+
+def asked(verifier: LiveVerifier, place: Scene, token: str) -> tuple[int, bool]:
+    """Status, and whether it was a yes."""
+    whose = (place.client_id, place.client_secret)
+    answer = httpx.post(verifier.url + "/v1/verify", json=place.question(token, READ), auth=whose, timeout=60)
+    return answer.status_code, bool(answer.json().get("valid"))
+
+
+def refused(verifier: LiveVerifier) -> int:
+    """The status of what the Django view answers: credentials that nobody has."""
+    return httpx.post(verifier.url + "/v1/verify", json={}, auth=("who", "what"), timeout=60).status_code
+
+
+def until(true: Callable[[], bool], seconds: float) -> None:
+    """Wait for it, at most so long."""
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < seconds, "it did not come to be"
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize("mode", ["blackhole", "noreply"])
+def test_RF_4_RF_8_a_verifier_whose_questions_are_swallowed_says_no_yes_and_is_back_by_itself(
+    verifier: LiveVerifier, line: ProxyProcess, places: tuple[Scene, Scene], mode: str
+) -> None:
+    ask = [partial(asked, verifier, place, place.token()) for place in places]
+    until(lambda: [each() for each in ask] == [(200, True)] * 2, 30)
+    assert refused(verifier) == 401
+    line.say(mode)
+    cut = time.monotonic()
+    told = []
+    with ThreadPoolExecutor(12) as several:
+        strangers = [several.submit(refused, verifier) for _ in range(6)]
+        while time.monotonic() - cut < CUT_SECONDS:
+            told += [each.result() for each in [several.submit(ask[1]) for _ in range(4)]]
+        assert ask[0]() == (503, False)
+        last = [several.submit(ask[1]) for _ in range(2)]
+        line.say("pass")
+        healed = time.monotonic()
+        told += [each.result() for each in last]
+        until(lambda: [each() for each in ask] == [(200, True)] * 2, BACK_SECONDS)
+        until(lambda: refused(verifier) == 401, healed + BACK_SECONDS - time.monotonic())
+        assert {each.result() for each in strangers} <= {401, 503}
+    assert set(told[:-2]) == {(503, False)}
+    assert all(status == 503 or valid for status, valid in told[-2:])

@@ -1,0 +1,196 @@
+"""Servers of Redis that forget without a restart: by a clock that jumps, or since another's memory took the place of their own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from time import monotonic, sleep
+
+import pytest
+from django.utils import timezone
+from pytest_django.fixtures import Settings
+
+from agentauth.protocol.dpop import SPEND_SECONDS, WINDOW_SECONDS
+from agentauth.protocol.limits import microseconds
+from tests import redis_servers
+from tests.fault_proxy import fault_proxy
+from tests.redis_servers import Server
+from verifier.models import Home
+from verifier.services.home import look
+from verifier.services.keeper import Keeper
+from verifier.stores import light
+from verifier.stores.light import APART_US
+from verifier.stores.node import KNOWN_SECONDS, ForgetfulServerError, RedisAwayError
+from verifier.stores.probe import RedisProbe
+from verifier.stores.scripts import Code
+from verifier.stores.sync_connection import SyncServers, sync_client
+from verifier.tests.moving import Passing
+from verifier.tests.stage import Stage
+
+pytestmark = [pytest.mark.redis, pytest.mark.django_db]
+
+
+@pytest.fixture(params=redis_servers.PROGRAMS)
+def server(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Server]:
+    with redis_servers.server(request.param) as running:
+        settings.REDIS_URL = running.url
+        yield running
+
+
+def spend(stage: Stage, *, late: float = 0, **more: int) -> Code:
+    """One proof, as a verification does whose host's clock is `late` s behind that of Redis."""
+    now = microseconds(timezone.now() - timedelta(seconds=late))
+    given = {"ttl": 85_000, "apart": APART_US} | more
+    return stage.judge(jti="one", now=now, rate=None, **given).code
+
+
+def at_home() -> None:
+    """The first epoch is in Redis, as it is now."""
+    look()
+    probe = RedisProbe()
+    probe.mark(1)
+    Home.objects.update(kind=Home.Kind.REDIS, servers=sorted(probe.run_ids()))
+
+
+def left_for() -> tuple[str, str]:
+    """Where the home goes after one more turn of a keeper; and whether the servers are still the epoch's."""
+    Keeper().keep(RedisProbe(), timezone.now())
+    row = Home.objects.get()
+    return row.leaving_for, "same" if RedisProbe().run_ids() <= set(row.servers) else "others"
+
+
+def test_RF_5_a_proof_that_redis_forgets_too_early_does_not_pass_again(stage: Stage) -> None:
+    """Its clock runs two seconds ahead of everybody's; all else is about a fiftieth of what it is."""
+    short = {"ttl": 1_700, "apart": 1_000_000}
+    assert (spend(stage, **short), spend(stage, **short)) == (Code.OK, Code.REPLAYED)
+    sleep(2)
+    assert stage.client.exists(*stage.keys({"jti": "one"})[1:2]) == 0
+    before = stage.everything()
+    for mode in ("yes", "no", "hold"):
+        now = microseconds(timezone.now() - timedelta(seconds=2))
+        assert stage.judge(jti="one", now=now, mode=mode, rate=None, **short).code is Code.LOST
+    assert stage.everything() == before
+
+
+@pytest.mark.parametrize("late", [-13.0, 13.0])
+def test_by_a_clock_that_is_off_nothing_is_judged(stage: Stage, late: float) -> None:
+    assert spend(stage, late=late) is Code.LOST
+    assert spend(stage, late=late / 2) is Code.OK
+
+
+def test_a_proof_is_remembered_for_as_long_as_it_may_come_by_the_worst_of_clocks() -> None:
+    """Redis' clock as far behind as it may be when it is spent, as far ahead as it may be when it comes again."""
+    remembered = SPEND_SECONDS + light.SLACK_MS / 1000
+    assert remembered - 2 * APART_US / 1_000_000 > WINDOW_SECONDS
+
+
+@pytest.mark.parametrize("ahead", [90, -90])
+def test_RF_5_an_epoch_in_redis_ends_when_its_clock_is_seen_to_be_wrong(
+    server: Server, time: Passing, ahead: int
+) -> None:
+    at_home()
+    assert left_for() == ("", "same")
+    time.shift(-ahead)
+    assert left_for() == ("database", "same")
+
+
+def replica_of(one: Server, other: Server) -> None:
+    one.client().execute_command("REPLICAOF", "127.0.0.1", other.port)
+    until = monotonic() + 20
+    while one.client().info("replication")["master_link_status"] != "up":
+        assert monotonic() < until
+        sleep(0.05)
+
+
+def promoted(one: Server, after: Server) -> None:
+    """`one` takes over from `after`, of which it has everything."""
+    sent = after.client().info("replication")["master_repl_offset"]
+    until = monotonic() + 20
+    while one.client().info("replication")["slave_repl_offset"] < sent:
+        assert monotonic() < until
+        sleep(0.05)
+    one.client().execute_command("REPLICAOF", "NO", "ONE")
+
+
+def test_RF_5_a_replica_that_takes_over_at_the_same_address_is_another_server(
+    server: Server, settings: Settings
+) -> None:
+    with redis_servers.server(server.program) as other, fault_proxy(server.port) as proxy:
+        settings.REDIS_URL = f"redis://127.0.0.1:{proxy.port}"
+        replica_of(other, server)
+        at_home()
+        stage = Stage(settings.REDIS_URL, sync_client())
+        expected = frozenset(Home.objects.get().servers)
+        stage.servers = SyncServers(settings.REDIS_URL, expected_runs=lambda: expected)
+        assert spend(stage) is Code.OK
+        assert left_for() == ("", "same")
+        promoted(other, server)
+        server.freeze()
+        proxy.lead_to(other.port)
+        # It has the marker, and perhaps every proof but the last ones.
+        assert other.client().get("aa:{07}:epoch") == b"1"
+        with pytest.raises(RedisAwayError):
+            spend(stage)
+        assert left_for() == ("redis", "others")
+        stage.servers.close()
+        stage.client.close()
+
+
+def test_RF_5_a_primary_that_was_a_replica_in_between_is_another_server(server: Server) -> None:
+    """The same process at the same address, with the memory of one that had lagged behind."""
+    with redis_servers.server(server.program) as other:
+        replica_of(other, server)
+        at_home()
+        assert left_for() == ("", "same")
+        promoted(other, server)
+        replica_of(server, other)
+        promoted(server, other)
+        assert server.client().get("aa:{07}:epoch") == b"1"
+        assert left_for() == ("redis", "others")
+
+
+@contextmanager
+def staged(server: Server) -> Iterator[Stage]:
+    """A verifier in the first epoch, with a connection that it keeps."""
+    at_home()
+    expected = frozenset(Home.objects.get().servers)
+    stage = Stage(server.url, server.client())
+    stage.servers = SyncServers(server.url, expected_runs=lambda: expected)
+    yield stage
+    stage.servers.close()
+
+
+def test_RF_5_nor_does_a_connection_that_lived_through_it_let_a_proof_pass_twice(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proof that was spent after the copy was made; the verifier asked while it was a copy, and is refused from then on."""
+    # However quick it goes.
+    monkeypatch.setattr("verifier.stores.node.KNOWN_SECONDS", 600)
+    with redis_servers.server(server.program) as other:
+        replica_of(other, server)
+        with staged(server) as stage:
+            promoted(other, server)
+            assert spend(stage) is Code.OK
+            assert spend(stage) is Code.REPLAYED
+            replica_of(server, other)
+            with pytest.raises(RedisAwayError):
+                spend(stage)
+            promoted(server, other)
+            assert not list(server.client().scan_iter(match="aa:*:p:*"))
+            with pytest.raises(ForgetfulServerError):
+                spend(stage)
+
+
+def test_RF_5_nor_one_that_asked_nothing_meanwhile(server: Server) -> None:
+    with redis_servers.server(server.program) as other:
+        replica_of(other, server)
+        with staged(server) as stage:
+            promoted(other, server)
+            assert spend(stage) is Code.OK
+            replica_of(server, other)
+            promoted(server, other)
+            sleep(KNOWN_SECONDS)
+            # The script runs, and nobody is told what it said.
+            with pytest.raises(ForgetfulServerError):
+                spend(stage)
+            with pytest.raises(RedisAwayError):
+                spend(stage)

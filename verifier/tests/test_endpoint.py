@@ -1,0 +1,107 @@
+"""What the lean endpoint takes for a request that came over TLS, and a start that fails; no database and no server."""
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+from pytest_django.fixtures import Settings
+
+from tests.through import scope
+from verifier.endpoint import Edge, Endpoint, Request, Response
+from verifier.services.lean import LeanVerifier
+
+GIVEN = [(b"host", b"localhost"), (b"authorization", b"Basic x"), (b"content-type", b"application/json")]
+
+
+class _Follower:
+    """Knows nobody, and says who was asked about."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def held_provider(self, _digest: bytes) -> None:
+        return None
+
+    async def provider(self, authorization: str) -> None:
+        self.asked.append(authorization)
+
+
+class _Verifier:
+    def __init__(self) -> None:
+        self.follower = _Follower()
+
+
+class _View:
+    async def __call__(self, request: Request, /) -> Response:
+        return Response(400, b"{}", complete=True)
+
+    def stop(self) -> None:
+        pass
+
+
+def _failed(error: Exception) -> Response:
+    raise error
+
+
+def looked_up(scheme: str, *lines: tuple[bytes, bytes]) -> bool:
+    """Whether the credentials of a request that came this way were looked up, and not left to the view to refuse."""
+    verifier = _Verifier()
+    edge = Edge(delegate=_View(), failed=_failed, observe=lambda *_: None, headers=())
+
+    async def start() -> tuple[LeanVerifier, Edge]:
+        return cast("LeanVerifier", verifier), edge
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def send(_: object) -> None:
+        return
+
+    async def work() -> None:
+        endpoint = Endpoint(start)
+        endpoint._verifier, endpoint._edge = await start()
+        asked = scope("/v1/verify", "", [*GIVEN, *lines]) | {"scheme": scheme}
+        await endpoint(asked, receive, send)
+
+    asyncio.run(work())
+    return verifier.follower.asked == ["Basic x"]
+
+
+SAID = (b"x-forwarded-proto", b"https")
+
+
+@pytest.mark.parametrize("trusted", [0, 1])
+def test_where_tls_is_asked_for_credentials_that_came_without_are_not_looked_at(
+    settings: Settings, trusted: int
+) -> None:
+    settings.SECURE_SSL_REDIRECT, settings.TRUSTED_PROXIES = True, trusted
+    assert looked_up("https")
+    assert not looked_up("http")
+    # Only where a proxy of ours says so is it believed.
+    assert looked_up("http", SAID) is bool(trusted)
+    assert not looked_up("http", (b"x-forwarded-proto", b"http"))
+    assert not looked_up("http", SAID, SAID)
+
+
+def test_where_it_is_not_they_are(settings: Settings) -> None:
+    settings.SECURE_SSL_REDIRECT = False
+    assert looked_up("http")
+
+
+def test_a_start_that_fails_is_told_to_the_server_without_what_it_says(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def start() -> tuple[LeanVerifier, Edge]:
+        raise ConnectionError("redis://:s3cret@host")
+
+    async def receive() -> dict[str, str]:
+        return {"type": "lifespan.startup"}
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(Endpoint(start)({"type": "lifespan"}, receive, send))
+    assert sent == [{"type": "lifespan.startup.failed", "message": "ConnectionError"}]
+    assert "the verifier could not start" in caplog.text

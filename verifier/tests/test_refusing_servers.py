@@ -1,0 +1,164 @@
+"""Servers of Redis that take a right away while we are connected, or do not say where they are: none of it is a yes."""
+
+import asyncio
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from agentauth.protocol.errors import InvalidStateError
+from tests import redis_servers
+from verifier.stores import node, scripts
+from verifier.stores.connection import SLOT_OF_SHARD, ForgetfulServerError, Servers
+from verifier.stores.node import KNOWN_SECONDS
+from verifier.stores.scripts import Code
+from verifier.tests.calls import QUICK, begin, fails, heals, on_loop, use
+
+pytestmark = pytest.mark.redis
+
+
+@pytest.fixture(params=redis_servers.PROGRAMS)
+def server(request: pytest.FixtureRequest) -> Iterator[redis_servers.Server]:
+    """A server that the test may hurt."""
+    with redis_servers.server(request.param) as started:
+        yield started
+
+
+def may(server: redis_servers.Server, *rights: str) -> None:
+    """What whoever comes without a name may do from now on."""
+    server.client().execute_command("ACL", "SETUSER", "default", *rights)
+
+
+def test_RF_5_a_server_that_no_longer_says_who_it_is_is_not_believed(server: redis_servers.Server) -> None:
+    runs = frozenset({server.identity})
+
+    async def work(servers: Servers) -> None:
+        await begin(servers)
+        grant = uuid.uuid4()
+        assert (await use(servers, grant)).code is Code.OK
+        may(server, "-info")
+        await asyncio.sleep(KNOWN_SECONDS)
+        # The script runs, and nobody is told what it said.
+        assert isinstance(await fails(use(servers, grant)), ForgetfulServerError)
+        # Nor is it at a new connection.
+        assert "refused" in (await fails(use(servers, grant))).why
+        may(server, "+info")
+        assert (await heals(servers, grant)).code is Code.OK
+
+    on_loop(server.url, work, expected_runs=lambda: runs)
+
+
+def test_a_script_that_the_server_does_not_take_again_is_no_answer(server: redis_servers.Server) -> None:
+    async def work(servers: Servers) -> None:
+        await begin(servers)
+        grant = uuid.uuid4()
+        may(server, "-script|load")
+        server.client().script_flush()
+        assert "NOSCRIPT" in (await fails(use(servers, grant))).why
+        may(server, "+script|load")
+        assert (await heals(servers, grant)).code is Code.OK
+
+    on_loop(server.url, work)
+
+
+def test_a_refusal_is_an_error_and_never_a_ping_or_an_identity(server: redis_servers.Server) -> None:
+    async def work(servers: Servers) -> None:
+        await servers.ping()
+        may(server, "-ping", "-info")
+        for asked in (servers.ping, servers.run_ids):
+            assert "NOPERM" in (await fails(asked())).why
+        may(server, "+@all")
+        await servers.ping()
+
+    on_loop(server.url, work)
+
+
+def test_servers_that_know_a_later_epoch_are_anothers(server: redis_servers.Server) -> None:
+    async def work(servers: Servers) -> None:
+        await servers.mark(5)
+        with pytest.raises(InvalidStateError, match="epoch 5, later than 4"):
+            await servers.mark(4)
+
+    on_loop(server.url, work)
+
+
+def test_a_call_that_is_closed_before_it_leaves_is_not_asked(
+    server: redis_servers.Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work(servers: Servers) -> None:
+        await begin(servers)
+        grant = uuid.uuid4()
+        await use(servers, grant)
+        call = asyncio.create_task(use(servers, grant))
+        await asyncio.sleep(0)
+        servers.close()
+        assert (await fails(call)).why == "closed"
+        assert server.client().xlen(scripts.events_key(scripts.shard_of(grant))) == 1
+        # Whoever asks afterwards is given a new connection.
+        assert (await use(servers, grant)).number == 2
+
+    on_loop(server.url, work)
+    # What the loop itself ran into.
+    assert not [each for each in caplog.records if each.name == "asyncio"]
+
+
+def test_calls_that_wait_in_vain_together_are_one_failure(
+    server: redis_servers.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # However slow this machine is.
+    monkeypatch.setattr(node, "TOGETHER_SECONDS", 60)
+    server.freeze()
+
+    async def work(servers: Servers) -> None:
+        calls = (fails(use(servers, uuid.uuid4(), deadline=QUICK)) for _ in range(20))
+        assert {each.why for each in await asyncio.gather(*calls)} == {"no connection in time"}
+        # The next is not turned away at once.
+        assert (await fails(use(servers, uuid.uuid4(), deadline=QUICK))).why == "no connection in time"
+
+    on_loop(server.url, work)
+
+
+@pytest.mark.parametrize("program", redis_servers.PROGRAMS)
+def test_a_cluster_that_names_no_hosts_is_where_we_asked(program: str) -> None:
+    with redis_servers.cluster(program) as cluster:
+        for each in cluster.nodes:
+            each.client().config_set("cluster-preferred-endpoint-type", "unknown-endpoint")
+
+        async def work(servers: Servers) -> None:
+            await begin(servers)
+            grant = uuid.uuid4()
+            assert (await use(servers, grant)).number == 1
+            slot = SLOT_OF_SHARD[scripts.shard_of(grant)]
+            target = next(each for each in cluster.nodes if each is not cluster.owner(slot))
+            cluster.migrate(slot, target)
+            assert (await use(servers, grant, deadline=1)).number == 2
+
+        on_loop(cluster.url, work)
+
+
+def test_a_shard_that_no_node_of_a_cluster_serves_is_no_answer() -> None:
+    with redis_servers.cluster() as cluster:
+        on_loop(cluster.url, begin)
+        grant = uuid.uuid4()
+        slot = SLOT_OF_SHARD[scripts.shard_of(grant)]
+        for each in cluster.nodes:
+            each.client().execute_command("CLUSTER DELSLOTS", slot)
+        refused = on_loop(cluster.url, lambda servers: fails(use(servers, grant)))
+        assert refused.why == "no server serves the shard"
+
+
+def test_a_cluster_that_hangs_is_waited_for_no_longer_than_the_deadline() -> None:
+    with redis_servers.cluster() as cluster:
+        for each in cluster.nodes:
+            each.freeze()
+
+        async def work(servers: Servers) -> None:
+            # Nobody knows yet who serves what; and the connections are let go while they are being made.
+            assert (
+                await fails(use(servers, uuid.uuid4(), deadline=QUICK))
+            ).why == "no map of the cluster in time"
+
+        on_loop(cluster.url, work)
+        for each in cluster.nodes:
+            each.thaw()
+        on_loop(cluster.url, begin)
