@@ -1,7 +1,8 @@
 """A human's decisions straight through the services, for flows whose subject is the agent; passkeys are left out.
 
 `python -m tests.decide JSON` acts on the database of its environment: `{"act": "approve"|"deny"|"revoke"|"confirm",
-"id": …}` plus `capabilities` or `envelope` to narrow and `reason` to deny; it prints what came of it.
+"id": …}` plus `capabilities` or `envelope` to narrow and `reason` to deny; it prints what came of it. Without an argument
+it reads one such object a line.
 """
 
 import json
@@ -71,4 +72,5 @@ def adopted_by(agent: Any, now: datetime) -> Any:
 
 if __name__ == "__main__":
     django.setup()
-    print(json.dumps(decide(**json.loads(sys.argv[1]))))
+    for asked in sys.argv[1:] or sys.stdin:
+        print(json.dumps(decide(**json.loads(asked))), flush=True)

@@ -4,16 +4,20 @@ import contextlib
 import json
 import os
 import re
+import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from tests import ministack, openbao
+from kms import backends
+from tests import gcp_kms, ministack, openbao, softhsm
 from tests.conftest import CAMPAIGN
 from tests.flows.test_sdk_client import decide
 from tests.live import ROOT, LiveRegistry
@@ -34,6 +38,8 @@ EXPECTED = [
 
 
 Settings = AbstractContextManager[dict[str, str]]
+# In a registry's directory.
+DATABASE = "agentauth.sqlite3"
 
 
 @contextlib.contextmanager
@@ -61,10 +67,23 @@ def awskms(home: Path) -> Iterator[dict[str, str]]:
         }
 
 
+@contextlib.contextmanager
+def gcpkms(home: Path) -> Iterator[dict[str, str]]:
+    with gcp_kms.service(home) as service:
+        yield {"KEY_BACKEND": f"gcpkms:{gcp_kms.RING}", **service.env}
+
+
+@contextlib.contextmanager
+def pkcs11(home: Path) -> Iterator[dict[str, str]]:
+    yield {"KEY_BACKEND": f"pkcs11:{softhsm.LABEL}", **softhsm.token(home)}
+
+
 # A new home of keys is a line here and the settings it needs: the scheme of its addresses, and those settings.
 HOMES: dict[str, tuple[str, Callable[[Path], Settings]]] = {
     "awskms": ("awskms", awskms),
     "file with passphrase": ("file", file_with_passphrase),
+    "gcpkms": ("gcpkms", gcpkms),
+    "pkcs11": ("pkcs11", pkcs11),
     "vault": ("vault", vault),
 }
 
@@ -96,53 +115,58 @@ class Demo:
             watchdog.cancel()
 
 
+def asked(registry: LiveRegistry, question: str) -> list[str]:
+    """The first column of what the registry's SQLite answers; far sooner than a process with Django in it."""
+    file = registry.directory / DATABASE
+    with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=10)) as database:
+        return [str(row[0]) for row in database.execute(question)]
+
+
 def grant_id_of(registry: LiveRegistry) -> str:
     """The newest grant the registry knows."""
-    program = (
-        "import django; django.setup()\n"
-        "from registry.models import Grant\n"
-        "print(Grant.objects.order_by('-id').first().pk)"
-    )
-    environment = {**registry.env, "DJANGO_SETTINGS_MODULE": "agentauth.settings"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
+    [newest] = asked(registry, "SELECT id FROM registry_grant ORDER BY id DESC LIMIT 1")
+    return str(uuid.UUID(newest))
 
 
 # CI has a sample: each home with one algorithm.
-_ALGORITHMS = {"awskms": "ES256", "file with passphrase": "ES256", "vault": "EdDSA"}
+_ALGORITHMS = {
+    "awskms": "ES256",
+    "file with passphrase": "ES256",
+    "gcpkms": "EdDSA",
+    "pkcs11": "ES256",
+    "vault": "EdDSA",
+}
+_PARAMETERS = [
+    pytest.param((name, alg), id=f"{name}-{alg}", marks=[pytest.mark.softhsm] if name == "pkcs11" else [])
+    for name in HOMES
+    for alg in ("EdDSA", "ES256")
+    if CAMPAIGN or _ALGORITHMS[name] == alg
+]
 
 
-@pytest.fixture(
-    params=[
-        (name, alg) for name in HOMES for alg in ("EdDSA", "ES256") if CAMPAIGN or _ALGORITHMS[name] == alg
-    ],
-    ids="-".join,
-)
-def elsewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LiveRegistry]:
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database, for all homes."""
+    made = LiveRegistry(tmp_path_factory.mktemp("migrated"))
+    made.run("migrate", "-v", "0")
+    return made.directory / DATABASE
+
+
+@pytest.fixture(params=_PARAMETERS)
+def elsewhere(request: pytest.FixtureRequest, tmp_path: Path, migrated: Path) -> Iterator[LiveRegistry]:
     """A registry with its keys in one home, and the jobs that `make run` runs beside it."""
     name, algorithm = request.param
     scheme, settings = HOMES[name]
     with settings(tmp_path) as env:
         made = LiveRegistry(tmp_path, workers=2, env={**env, "KEY_ALGORITHM": algorithm})
-        made.prepare()
-        assert {uri.partition(":")[0] for uri in keys(made)} == {scheme}
+        shutil.copy(migrated, tmp_path)
+        made.run("ensure_keys", "-v", "0")
+        assert {uri.partition(":")[0] for uri in asked(made, "SELECT uri FROM kms_key")} == {scheme}
         made.start()
         with subprocess.Popen([sys.executable, "manage.py", "jobs"], cwd=ROOT, env=made.env) as jobs:
             yield made
             jobs.terminate()
         made.stop()
-
-
-def keys(registry: LiveRegistry) -> list[str]:
-    """The addresses of its keys."""
-    program = "import django; django.setup()\nfrom kms.models import Key\nfor key in Key.objects.all(): print(key.uri)"
-    env = {**registry.env, "DJANGO_SETTINGS_MODULE": "agentauth.settings"}
-    command = [sys.executable, "-c", program]
-    return subprocess.run(
-        command, cwd=ROOT, env=env, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
 
 
 def after(line: str, label: str) -> str | None:
@@ -159,23 +183,45 @@ def _jobs(sqlite_registry: LiveRegistry) -> Iterator[None]:
         process.terminate()
 
 
+@contextlib.contextmanager
+def deciding(registry: LiveRegistry) -> Iterator[Callable[[str, str], None]]:
+    """Decides one thing after another, in one process that is ready when the first link appears."""
+    command = [sys.executable, "-m", "tests.decide"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, env=registry.env, stdin=pipe, stdout=pipe, text=True) as process:
+
+        def decided(act: str, identifier: str) -> None:
+            assert process.stdin
+            assert process.stdout
+            process.stdin.write(json.dumps({"act": act, "id": identifier}) + "\n")
+            process.stdin.flush()
+            assert process.stdout.readline()
+
+        yield decided
+
+
 def told(registry: LiveRegistry) -> str:
     """What the demo prints, its human agreeing to everything; its decisions are those of EXPECTED."""
     demo = Demo(registry)
+    with deciding(registry) as decided:
 
-    def human(line: str) -> None:
-        if after(line, "Claim code"):
-            decide(registry, "approve", grant_id_of(registry))
-        if url := after(line, "Confirm here"):
-            decide(registry, "confirm", url.rstrip("/").rsplit("/", 1)[1])
-        if after(line, "Revoke here"):
-            decide(registry, "revoke", grant_id_of(registry))
+        def human(line: str) -> None:
+            if after(line, "Claim code"):
+                decided("approve", grant_id_of(registry))
+            if url := after(line, "Confirm here"):
+                decided("confirm", url.rstrip("/").rsplit("/", 1)[1])
+            if after(line, "Revoke here"):
+                decided("revoke", grant_id_of(registry))
 
-    code = demo.run(human)
+        code = demo.run(human)
     assert code == 0, demo.lines
     shown = [line for line in demo.lines if line.startswith(("✓ allowed", "✗ refused"))]
     assert [tuple(re.split(r"  +", line)[:4]) for line in shown] == EXPECTED, demo.lines
     return "\n".join(demo.lines)
+
+
+def test_every_home_is_here() -> None:
+    assert {scheme for scheme, _ in HOMES.values()} == set(backends.HOMES)
 
 
 def test_the_demo_is_the_same_wherever_keys_are(elsewhere: LiveRegistry) -> None:
