@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests import faketime, postgres, redis_servers, softhsm
@@ -35,13 +36,18 @@ def missing() -> dict[str, str]:
     return absent
 
 
-def pytest(*arguments: str, database_url: str = "") -> bool:
+def pytest(*arguments: str, database_url: str = "", together: bool = False) -> bool:
+    """Whether all passed. `together` with others, what it prints comes when it is done."""
     env = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "REDIS_URL"}}
     if database_url:
         env["DATABASE_URL"] = database_url
     command = [sys.executable, "-m", "pytest", "-q", *arguments]
     print("+ pytest", *arguments, "(PostgreSQL)" if database_url else "", flush=True)
-    return subprocess.run(command, env=env, check=False).returncode == 0
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if together else {}
+    done = subprocess.run(command, env=env, check=False, text=True, **how)  # type: ignore[call-overload]
+    if together:
+        print("- pytest", *arguments, "\n" + done.stdout, flush=True)
+    return bool(done.returncode == 0)
 
 
 def unit(absent: dict[str, str], *arguments: str) -> bool:
@@ -57,9 +63,9 @@ def unit(absent: dict[str, str], *arguments: str) -> bool:
         "tests/vectors",
         "tests/campaign",
         "-n",
-        "2",
+        "3",
         "-m",
-        "not slow and not postgres and not redis" + without,
+        "not slow and not postgres and not redis and not flow" + without,
     )
 
 
@@ -101,7 +107,7 @@ def rest(absent: dict[str, str]) -> bool:
     without = "".join(f" and not {each}" for each in ("redis", "softhsm") if each in absent)
     if "postgres" in absent:
         passed = "redis" in absent or pytest(
-            *APPS, "-n", "2", "-m", "redis and not postgres and not slow and not flow"
+            *APPS, "-n", "3", "-m", "redis and not postgres and not slow and not flow"
         )
         return stories(absent) and passed
     with postgres.cluster() as url:
@@ -114,7 +120,7 @@ def rest(absent: dict[str, str]) -> bool:
             "--ignore=agentauth/tests/test_public_urls.py",
             "--of-the-database",
             "-n",
-            "2",
+            "4",
             "-m",
             "not slow and not flow" + without,
             database_url=url,
@@ -127,7 +133,7 @@ def rest(absent: dict[str, str]) -> bool:
                 "--home",
                 "redis",
                 "-n",
-                "2",
+                "3",
                 "-m",
                 "not slow and not postgres and not redis",
             )
@@ -137,19 +143,30 @@ def rest(absent: dict[str, str]) -> bool:
 
 
 def stories(absent: dict[str, str]) -> bool:
-    """Sweeps and kills side by side, then flows, file by file and often waiting; faults one by one, since they time what they hurt.
-
-    Then the browser in a process of its own: its driver keeps an event loop running.
+    """Sweeps and kills side by side; then flows, file by file and often waiting, with the browser, whose driver needs a process
+    of its own, beside them; then faults, two at once and nothing else, since they time what they hurt.
     """
     without = "".join(f" and not {marker}" for marker in {"browser", *absent})
     # Archivers take minutes to be killed anywhere: that is the campaign's.
     swept = ("tests/faults", "tests/acts", "tests/flows", "--ignore=tests/faults/test_archiver.py")
-    passed = pytest(*swept, "-n", "2", "-m", "sweep" + without)
+    passed = pytest(*swept, "-n", "3", "-m", "sweep" + without)
     # The long files first, so that none is left when all others are done.
-    order = ("audit", "tests", *APPS, "-n", "3", "--dist", "loadfile", "--no-loadscope-reorder")
-    passed = pytest(*order, "-m", "(flow or node or slow) and not faults" + without) and passed
-    passed = pytest("tests/faults", "-m", "faults" + without) and passed
-    return ("browser" in absent or pytest("tests/browser", "-m", "browser")) and passed
+    by_file = ("--dist", "loadfile", "--no-loadscope-reorder")
+    flows = (
+        "audit",
+        "tests",
+        *APPS,
+        "-n",
+        "3",
+        *by_file,
+        "-m",
+        "(flow or node or slow) and not faults" + without,
+    )
+    with ThreadPoolExecutor(2) as pool:
+        told = pool.submit(pytest, *flows, together=True)
+        shown = "browser" in absent or pytest("tests/browser", "-m", "browser", together=True)
+        passed = told.result() and shown and passed
+    return pytest("tests/faults", "-n", "2", *by_file, "-m", "faults" + without) and passed
 
 
 def campaign(absent: dict[str, str]) -> bool:
@@ -178,7 +195,7 @@ def main() -> int:
         passed = coverage(absent)
     elif group == "again":
         # On the other Python: what has no other reader of bytes than Python's, what runs at a user's, and what is fast.
-        again = ("agentauth/protocol", "agentauth/sdk", "verifier", "tests/vectors", "-n", "2")
+        again = ("agentauth/protocol", "agentauth/sdk", "verifier", "tests/vectors", "-n", "3")
         passed = pytest(*again, "-m", "not slow and not postgres and not redis and not flow")
         passed = pytest("tests/flows", "-m", "flow", "-k", "sdk and not sdk_demo") and passed
     elif group == "rest":

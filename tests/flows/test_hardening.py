@@ -24,11 +24,13 @@ alice_at, receipt_key = sweep.alice_at, sweep.receipt_key
 LEAK = "SELECT secret FROM registry_agent; host=10.0.0.7 password=hunter2"
 FAULTS = [
     (RuntimeError(LEAK), 500, "server_error"),
+    (OperationalError(LEAK), 503, "temporarily_unavailable"),
     (KeyError(LEAK), 500, "server_error"),
     (ProgrammingError(LEAK), 500, "server_error"),
     (BackendError(LEAK), 500, "server_error"),
-    (OperationalError(LEAK), 503, "temporarily_unavailable"),
 ]
+# In every view the first two, which are answered in different ways; of the others each tenth will do.
+THOROUGH = FAULTS[:2]
 
 
 def patterns(found: Any = None) -> Iterator[URLPattern]:
@@ -69,7 +71,7 @@ def test_DJ_19_OG_23_an_exception_in_any_view_is_one_generic_answer(
         monkeypatch.setattr(pattern, "callback", raising(error, pattern.callback))
     client = Client(raise_request_exception=False, headers={"Origin": "http://localhost:8000"})
     client.force_login(alice_at.person.human)
-    for route in ROUTES:
+    for route in ROUTES if (error, status, code) in THOROUGH else ROUTES[::10]:
         path = address(route, alice_at.ids)
         for method in ("GET", "POST"):
             generic(client.generic(method, path), status, code, f"{method} {path}")

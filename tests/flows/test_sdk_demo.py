@@ -22,7 +22,7 @@ from tests.conftest import CAMPAIGN
 from tests.flows.test_sdk_client import decide
 from tests.live import ROOT, LiveRegistry
 
-pytestmark = pytest.mark.flow
+pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("demo_port")]
 
 EXPECTED = [
     ("✓ allowed", "read calendar/work", "200", "—"),

@@ -268,7 +268,7 @@ def test_KM_10_a_key_that_nobody_certified_proves_nothing() -> None:
         "",
         1,
         certificate(OTHER),
-        certificate()[:-2] + "AA",
+        certificate()[:-8] + "AAAAAAAA",
         written({"exp": 1}),
         token(ROOT),
     ):

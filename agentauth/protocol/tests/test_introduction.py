@@ -67,7 +67,7 @@ def test_a_token_or_a_stranger_introduces_nobody() -> None:
     for compact in (
         sign_compact(claims, KEYS[0], typ="at+jwt", header={"kid": KEYS[0].kid}),
         sign_compact(claims, KEYS[2], typ=INTRODUCTION_TYP, header={"kid": KEYS[0].kid}),
-        introduction(KEYS[0], KEYS[1])[:-2] + "AA",
+        introduction(KEYS[0], KEYS[1])[:-8] + "AAAAAAAA",
         "",
         "a.b.c",
     ):
