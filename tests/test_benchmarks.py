@@ -84,7 +84,7 @@ def test_KM_3_the_fake_key_service_is_one_to_the_registry_s_own_client(settings:
         settings.VAULT = {"ADDR": url, "TOKEN": "any"}
         home = vault.VaultBackend()
         key = home.open(home.create(place="", purpose="token", algorithm="EdDSA"))
-        key.public().verify(message, key.sign(message), alg="EdDSA")
+        key.public().verify(message, key.sign(message, "EdDSA"), alg="EdDSA")
         assert httpx.get(f"{url}/counts").json() == {"token read": 1, "token signed": 1}
 
 

@@ -48,8 +48,11 @@ class HeldKey(Protocol):
     def public(self) -> PublicKey:
         """Its public half, from its home. Raises BackendError for a key of a kind or in a state we do not use."""
 
-    def sign(self, message: bytes) -> bytes:
-        """64 raw bytes (for P-256 r‖s, never DER), unchecked: the caller verifies them. Raises BackendError."""
+    def sign(self, message: bytes, alg: Algorithm) -> bytes:
+        """64 raw bytes (for P-256 r‖s, never DER), unchecked: the caller verifies them. Raises BackendError.
+
+        `alg` is the key's own, from the record, so that its home is asked for the signature alone.
+        """
 
 
 class Backend(Protocol):
@@ -98,11 +101,11 @@ class PinnedSigner:
         self.kid = public.thumbprint
 
     @property
-    def alg(self) -> str:
+    def alg(self) -> Algorithm:
         return self.public.alg
 
     def sign(self, message: bytes) -> bytes:
-        signature = guarded(_scheme(self._uri), lambda: self._held.sign(message))
+        signature = guarded(_scheme(self._uri), lambda: self._held.sign(message, self.alg))
         try:
             self.public.verify(message, signature, alg=self.alg)
         except InvalidSignatureError:

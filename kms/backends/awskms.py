@@ -102,11 +102,10 @@ class AwskmsBackend:
 
 
 class _KmsKey:
-    """One key. Of which kind it is never changes, so each process asks once."""
+    """One key."""
 
     def __init__(self, *, arn: str, region: str, name: str) -> None:
         self._arn, self._region, self._name = arn, region, name
-        self._alg: Algorithm | None = None
 
     def public(self) -> PublicKey:
         # The service refuses this, too, for a key that is disabled or will be deleted.
@@ -120,11 +119,9 @@ class _KmsKey:
                 or _SIGNING[public.alg] not in found["SigningAlgorithms"]
             ):
                 raise BackendError(f"AWS KMS, {self._name}: the key is of another kind than we use.")
-        self._alg = public.alg
         return public
 
-    def sign(self, message: bytes) -> bytes:
-        alg = self._alg or self.public().alg
+    def sign(self, message: bytes, alg: Algorithm) -> bytes:
         if alg == "ES256":
             asked = {"Message": hashlib.sha256(message).digest(), "MessageType": "DIGEST"}
         elif len(message) <= MAX_MESSAGE_BYTES:

@@ -62,7 +62,8 @@ class _KeyFile:
     def public(self) -> PublicKey:
         return self._key.public
 
-    def sign(self, message: bytes) -> bytes:
+    def sign(self, message: bytes, alg: Algorithm) -> bytes:
+        # Which algorithm that is, the key knows itself.
         return self._key.sign(message)
 
     @cached_property

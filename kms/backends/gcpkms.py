@@ -82,11 +82,10 @@ class GcpkmsBackend:
 
 
 class _KeyVersion:
-    """One version of a key. What it can do is read from the service once a process, since a version never changes it."""
+    """One version of a key."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._alg: Algorithm | None = None
 
     def public(self) -> PublicKey:
         with _service() as service:
@@ -98,11 +97,9 @@ class _KeyVersion:
             public = der.public_key(pem)
             if found.algorithm != _KINDS[public.alg]:
                 raise BackendError(f"The key {self._name} signs in another way than we do.")
-        self._alg = public.alg
         return public
 
-    def sign(self, message: bytes) -> bytes:
-        alg = self._alg or self.public().alg
+    def sign(self, message: bytes, alg: Algorithm) -> bytes:
         if alg == "EdDSA":
             sent = {"data": message, "data_crc32c": google_crc32c.value(message)}
         else:

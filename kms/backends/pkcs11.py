@@ -121,10 +121,10 @@ class _TokenKey:
             return _public_key("ES256", point)
         raise BackendError(f"The key {self._id.hex()} is of another kind than Ed25519 and P-256.")
 
-    def sign(self, message: bytes) -> bytes:
+    def sign(self, message: bytes, alg: Algorithm) -> bytes:
         with _token(self._label) as token:
             private = token.private_key(self._id)
-            if private.key_type == KeyType.EC:
+            if alg == "ES256":
                 # r‖s already, with leading zeros.
                 return bytes(private.sign(hashlib.sha256(message).digest(), mechanism=Mechanism.ECDSA))
             return bytes(private.sign(message, mechanism=Mechanism.EDDSA))

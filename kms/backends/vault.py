@@ -76,19 +76,15 @@ class VaultBackend:
 
 
 class _TransitKey:
-    """One key of Transit. Of which kind it is never changes, so each process asks once."""
+    """One key of Transit."""
 
     def __init__(self, mount: str, name: str) -> None:
         self._mount, self._name = mount, name
-        self._alg: Algorithm | None = None
 
     def public(self) -> PublicKey:
-        public = _ask(self._read)
-        self._alg = public.alg
-        return public
+        return _ask(self._read)
 
-    def sign(self, message: bytes) -> bytes:
-        alg = self._alg or self.public().alg
+    def sign(self, message: bytes, alg: Algorithm) -> bytes:
         return _ask(lambda transit: self._signed(transit, message, alg))
 
     def _read(self, transit: Any) -> PublicKey:

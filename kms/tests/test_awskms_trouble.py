@@ -44,9 +44,9 @@ def test_the_fake_can_tell_the_truth_and_opening_a_key_asks_nothing(fake: FakeKm
     assert fake.asked == []
     assert signing.sign(b"m") == fake.key.sign(b"m")
     assert signing.sign(b"n") == fake.key.sign(b"n")
-    # The kind of key is asked once.
-    assert [operation for operation, _ in fake.asked] == ["GetPublicKey", "Sign", "Sign"]
-    assert fake.asked[1][1] == {
+    # Of which kind the key is stands in the record.
+    assert [operation for operation, _ in fake.asked] == ["Sign", "Sign"]
+    assert fake.asked[0][1] == {
         "KeyId": ARN, "Message": base64_text(b"m"), "MessageType": "RAW", "SigningAlgorithm": "ED25519_SHA_512",
     }  # fmt: skip
 
@@ -67,7 +67,7 @@ def test_KM_7_leading_zeros_of_r_and_s_are_kept(fake: FakeKms) -> None:
     held = AwskmsBackend().open(URI)
     for half in (slice(0, 1), slice(32, 33)):
         fake.answers["Sign"] = short(half)
-        signature = held.sign(b"m")
+        signature = held.sign(b"m", "ES256")
         assert len(signature) == 64
         assert signature[half] == b"\0"
         fake.key.public.verify(b"m", signature, alg="ES256")
@@ -244,7 +244,7 @@ def test_KM_4_what_an_operator_must_look_at_is_named_without_the_account_and_tri
 def test_KM_4_another_state_than_deletion_is_named_as_such(fake: FakeKms) -> None:
     fake.answers["Sign"] = refusal("KMSInvalidStateException", 400, f"{ARN} is pending import.")
     with pytest.raises(BackendError, match="in a state in which it cannot be used"):
-        AwskmsBackend().open(URI).sign(b"m")
+        AwskmsBackend().open(URI).sign(b"m", "EdDSA")
 
 
 def silent(fake: FakeKms) -> Callable[[Any], None]:
@@ -257,11 +257,11 @@ def silent(fake: FakeKms) -> Callable[[Any], None]:
 @pytest.mark.parametrize("trouble", [silent, lambda _fake: reset], ids=["silent", "reset"])
 def test_KM_1_a_service_that_stalls_or_breaks_off_is_busy(fake: FakeKms, trouble: Any) -> None:
     held = AwskmsBackend().open(URI)
-    held.sign(b"m")
+    held.sign(b"m", "EdDSA")
     fake.answers["Sign"] = lambda _asked: (0, trouble(fake))
     with pytest.raises(BusyError):
-        held.sign(b"m")
-    assert [operation for operation, _ in fake.asked] == ["GetPublicKey", "Sign", "Sign"]
+        held.sign(b"m", "EdDSA")
+    assert [operation for operation, _ in fake.asked] == ["Sign", "Sign"]
 
 
 def test_KM_14_a_service_that_is_away_is_busy(aws: pytest.MonkeyPatch) -> None:

@@ -153,7 +153,7 @@ def test_RF_32_a_signature_that_comes_late_is_discarded(gate: threading.Event) -
         def public(self) -> object:
             raise AssertionError
 
-        def sign(self, message: bytes) -> bytes:
+        def sign(self, message: bytes, alg: str) -> bytes:
             gate.wait(20)
             signed.set()
             return key.sign(message)

@@ -24,7 +24,7 @@ class _Answering(NamedTuple):
     def public(self) -> PublicKey:
         return self.key
 
-    def sign(self, message: bytes) -> bytes:
+    def sign(self, message: bytes, alg: str) -> bytes:
         return self.signature
 
 

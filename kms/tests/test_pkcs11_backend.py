@@ -263,7 +263,7 @@ public = key.public()
 for _ in range(3):
     child = os.fork()
     for _ in range(20):
-        public.verify(b"m", key.sign(b"m"), alg=public.alg)
+        public.verify(b"m", key.sign(b"m", public.alg), alg=public.alg)
     if child == 0:
         sys.exit(0)
     assert os.waitpid(child, 0)[1] == 0

@@ -97,7 +97,7 @@ def test_an_address_of_no_key_publishes_nothing(uri: str) -> None:
 def test_a_key_that_may_not_sign_is_not_published(monkeypatch: pytest.MonkeyPatch) -> None:
     uri, _ = backends.create(purpose="token")
 
-    def denied(self: object, message: bytes) -> bytes:
+    def denied(self: object, message: bytes, alg: str) -> bytes:
         raise backends.BackendError("no right to sign")
 
     monkeypatch.setattr("kms.backends.file._KeyFile.sign", denied)

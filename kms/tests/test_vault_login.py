@@ -282,7 +282,7 @@ key = VaultBackend().open(sys.argv[1])
 public = key.public()
 child = os.fork()
 for _ in range(20):
-    public.verify(b"m", key.sign(b"m"), alg=public.alg)
+    public.verify(b"m", key.sign(b"m", public.alg), alg=public.alg)
 assert len(_servers) == (1 if child else 2)
 if child:
     assert os.waitpid(child, 0)[1] == 0
