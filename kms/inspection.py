@@ -37,7 +37,7 @@ def _problem(key: Key) -> str:
             return f"its home has a key for {public.alg} there, on record is {key.algorithm}"
         if public != on_record or public.thumbprint != key.kid:
             return f"its home has another key there: {public.thumbprint}"
-        backends.open_signer(key.uri, on_record).sign(backends.TRIAL)
+        backends.prove(key.uri, on_record, purpose=key.purpose)
     except backends.BusyError as error:
         return f"its home does not answer: {error}"
     except backends.BackendError as error:

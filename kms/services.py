@@ -264,7 +264,12 @@ def _adopted(uri: str, purpose: str) -> tuple[str, PublicKey]:
     public = backends.public_key(uri)
     if purpose == Key.Purpose.AUDIT and public.alg != "EdDSA":
         raise InvalidStateError("The log is signed with Ed25519 keys alone, and that is none.")
-    backends.open_signer(uri, public).sign(backends.TRIAL)
+    try:
+        backends.prove(uri, public, purpose=purpose)
+    except backends.TooLongError as error:
+        raise InvalidStateError(
+            f"That key signs no message as long as those of purpose {purpose!r} may be; a P-256 key does."
+        ) from error
     return uri, public
 
 

@@ -14,8 +14,10 @@ from django.utils.module_loading import import_string
 
 from agentauth.protocol.errors import InvalidSignatureError
 from agentauth.protocol.keys import Algorithm, PublicKey, Signer
+from agentauth.protocol.receipt import MAX_RECEIPT_BYTES
+from agentauth.protocol.token import MAX_SIGNING_INPUT
 from kms.backends.calling import guarded
-from kms.backends.errors import BackendError, BusyError, NotAskedError, ThrottledError
+from kms.backends.errors import BackendError, BusyError, NotAskedError, ThrottledError, TooLongError
 from kms.backends.places import place_error
 
 __all__ = [
@@ -25,13 +27,17 @@ __all__ = [
     "HeldKey",
     "NotAskedError",
     "ThrottledError",
+    "TooLongError",
     "create",
     "open_signer",
+    "prove",
     "public_key",
 ]
 
 # Signed where it is asked whether a key signs. No part of anything we sign is like it, so nobody can use the signature.
 TRIAL: Final = b"agentauth: does this key sign?"
+# The longest that a purpose signs, in bytes. Notes of the log and introductions are shorter than a token may be.
+_LONGEST: Final = {"audit": MAX_SIGNING_INPUT, "receipt": MAX_RECEIPT_BYTES, "token": MAX_SIGNING_INPUT}
 # Scheme → class. Looked up here alone: no name from outside reaches an import.
 HOMES: Final = {
     "awskms": "kms.backends.awskms.AwskmsBackend",
@@ -89,6 +95,24 @@ def public_key(uri: str) -> PublicKey:
 def open_signer(uri: str, public: PublicKey) -> Signer:
     """The key at `uri`, pinned to the public half on record. Asks nothing. Raises BackendError, also from `sign`."""
     return PinnedSigner(uri, _held(uri), public)
+
+
+def prove(uri: str, public: PublicKey, *, purpose: str) -> None:
+    """See the key sign, also a message as long as those of its purpose may be.
+
+    Raises BackendError, and TooLongError where it signs, but nothing so long.
+    """
+    signer = open_signer(uri, public)
+    signer.sign(TRIAL)
+    longest = _LONGEST[purpose]
+    try:
+        signer.sign(TRIAL.ljust(longest, b"?"))
+    except (BusyError, NotAskedError):
+        raise
+    except BackendError as error:
+        raise TooLongError(
+            f"The key signs, but no message of {longest} bytes, as a {purpose} may have: {error}"
+        ) from error
 
 
 class PinnedSigner:

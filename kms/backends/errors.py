@@ -16,6 +16,10 @@ class ThrottledError(BusyError):
     """There were too many calls. The service is well, and answers again once there are fewer."""
 
 
+class TooLongError(BackendError):
+    """The key signs, but not what is as long as messages of its purpose may be."""
+
+
 class NotAskedError(BackendError):
     """The home was not asked: it is known to be away, or as many calls as may be wait for it. Others learn it at once."""
 

@@ -195,7 +195,9 @@ def test_threads_that_come_at_once_share_one_client(aws: pytest.MonkeyPatch, aws
 
     aws.setattr(awskms, "_new_client", counted)
     signatures: list[bytes] = []
-    threads = [threading.Thread(target=lambda: signatures.append(held.sign(b"m", "EdDSA"))) for _ in range(16)]
+    threads = [
+        threading.Thread(target=lambda: signatures.append(held.sign(b"m", "EdDSA"))) for _ in range(16)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

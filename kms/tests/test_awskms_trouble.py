@@ -11,13 +11,17 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
 from agentauth.protocol.keys import PrivateKey
 from kms.backends import BackendError, BusyError, awskms, create, open_signer, public_key
 from kms.backends.awskms import AwskmsBackend
 from kms.backends.der import raw_signature
 from kms.backends.errors import ThrottledError
+from kms.models import Key
+from kms.services import rotate_key
 from kms.tests.conftest import AWS_CREDENTIALS
 from kms.tests.fake_awskms import ARN, URI, FakeKms, base64_text, der, refusal, reset, serving
+from kms.tests.test_keys import ACTOR, NOW
 
 ACCOUNT = ARN.split(":")[4]
 
@@ -207,6 +211,33 @@ def test_KM_2_too_many_calls_are_told_apart_from_a_service_that_is_away(
     fake.answers["GetPublicKey"] = refusal(code, status)
     with pytest.raises(ThrottledError):
         AwskmsBackend().open(URI).public()
+
+
+@pytest.mark.django_db
+def test_KM_9_an_Ed25519_key_is_taken_for_tokens_and_not_for_receipts_which_may_be_longer(
+    fake: FakeKms,
+) -> None:
+    with pytest.raises(InvalidStateError, match="a P-256 key does"):
+        rotate_key(purpose="receipt", actor=ACTOR, now=NOW, uri=URI)
+    assert not Key.objects.exists()
+    assert rotate_key(purpose="token", actor=ACTOR, now=NOW, uri=URI).kid == fake.key.public.thumbprint
+
+
+@pytest.mark.django_db
+@P256
+def test_KM_9_a_P256_key_is_taken_for_receipts_since_it_is_asked_with_a_digest(fake: FakeKms) -> None:
+    fake.answers["Sign"] = lambda asked: (200, fake.signed(prehashed(fake, asked)))
+    assert rotate_key(purpose="receipt", actor=ACTOR, now=NOW, uri=URI).algorithm == "ES256"
+
+
+@pytest.mark.django_db
+def test_KM_2_that_a_service_throttles_says_nothing_of_how_long_a_message_may_be(fake: FakeKms) -> None:
+    sign = fake.answers["Sign"]
+    fake.answers["Sign"] = lambda asked: (
+        sign(asked) if len(asked["Message"]) < 100 else refusal("ThrottlingException")(asked)
+    )
+    with pytest.raises(TemporarilyUnavailableError):
+        rotate_key(purpose="token", actor=ACTOR, now=NOW, uri=URI)
 
 
 SAID = f"User: arn:aws:iam::{ACCOUNT}:user/of-a-test is not authorized; {ARN} is pending deletion."

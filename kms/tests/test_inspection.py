@@ -11,8 +11,10 @@ import pytest
 from django.core.management import call_command
 from pytest_django.fixtures import Settings
 
+from agentauth.protocol.token import MAX_SIGNING_INPUT
 from audit.models import Event
 from kms import backends
+from kms.backends.file import _KeyFile
 from kms.models import Key
 from kms.services import disable_key, ensure_key, rotate_key
 from kms.tests.test_keys import ACTOR, NOW
@@ -81,6 +83,20 @@ def test_a_key_that_gives_its_public_half_and_signs_nothing_is_named(monkeypatch
 
     monkeypatch.setattr(backends, "open_signer", opened)
     assert_only_bad(key, "no right to sign")
+
+
+def test_KM_9_a_key_that_signs_nothing_as_long_as_a_receipt_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    made()
+    sign = _KeyFile.sign
+
+    def short(self: Any, message: bytes, alg: Any) -> bytes:
+        if len(message) > MAX_SIGNING_INPUT:
+            raise backends.BackendError("too long for this home")
+        return sign(self, message, alg)
+
+    monkeypatch.setattr(_KeyFile, "sign", short)
+    receipts = Key.objects.get(purpose="receipt")
+    assert_only_bad(receipts, "no message of 65536 bytes, as a receipt may have: too long for this home")
 
 
 def test_a_purpose_without_a_key_is_named_and_a_disabled_key_is_not_asked(key_directory: Path) -> None:
