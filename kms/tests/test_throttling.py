@@ -1,0 +1,101 @@
+"""A key service that says "too many" is no outage, and is not asked much more often for it: each by its own client."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import grpc
+import pytest
+from django.utils import timezone
+
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from audit.services import SYSTEM
+from kms.backends import calling, create
+from kms.services import rotate_key, signer
+from kms.tests import fake_awskms, test_vault_backend
+from kms.tests.test_vault_backend import _Liar
+from kms.tests.test_vault_backend import liar as liar  # noqa: PLC0414 — a fixture
+from tests import gcp_kms
+
+pytestmark = pytest.mark.django_db
+ISSUANCES = 60
+
+
+@dataclass
+class Service:
+    """A service with a key: how many signatures it was asked for so far, and whether they are too many for it."""
+
+    uri: str
+    asked: Callable[[], int]
+    throttle: Callable[[bool], None]
+
+
+@pytest.fixture
+def awskms_service(aws: pytest.MonkeyPatch) -> Iterator[Service]:
+    fake = fake_awskms.FakeKms()
+    sign, refused = fake.answers["Sign"], fake_awskms.refusal("ThrottlingException")
+
+    def throttle(on: bool) -> None:
+        fake.answers["Sign"] = refused if on else sign
+
+    with fake_awskms.serving(fake) as url:
+        aws.setenv("AWS_ENDPOINT_URL_KMS", url)
+        yield Service(
+            fake_awskms.URI, lambda: [operation for operation, _ in fake.asked].count("Sign"), throttle
+        )
+
+
+@pytest.fixture
+def gcpkms_service(gcpkms: gcp_kms.Service) -> Service:
+    uri, _ = create(purpose="token")
+
+    def throttle(on: bool) -> None:
+        gcpkms.refusal = grpc.StatusCode.RESOURCE_EXHAUSTED if on else None
+
+    return Service(uri, lambda: gcpkms.calls.count("AsymmetricSign"), throttle)
+
+
+@pytest.fixture
+def vault_service(liar: type[_Liar]) -> Service:
+    asked: list[str] = []
+    sign = liar.do_POST
+
+    def counted(self: _Liar) -> None:
+        asked.append(self.path)
+        sign(self)
+
+    def too_many(self: _Liar) -> None:
+        asked.append(self.path)
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(429)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def throttle(on: bool) -> None:
+        liar.do_POST = liar.do_PUT = too_many if on else counted  # type: ignore[method-assign]
+
+    liar.signature = staticmethod(
+        lambda message: test_vault_backend._encoded(test_vault_backend.KEY.sign(message))
+    )
+    throttle(False)
+    return Service(test_vault_backend.URI, lambda: len(asked), throttle)
+
+
+@pytest.mark.parametrize("home", ["awskms", "gcpkms", "vault"])
+def test_KM_2_a_service_that_throttles_is_asked_at_most_6_times_for_5_tokens_and_is_not_taken_for_away(
+    home: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service: Service = request.getfixturevalue(f"{home}_service")
+    monkeypatch.setattr(calling, "BACKOFF_SECONDS", 0.001)
+    now = timezone.now()
+    rotate_key(purpose="token", actor=SYSTEM, now=now, uri=service.uri)
+    calling._callers.clear()
+    before = service.asked()
+    service.throttle(True)
+    for issuances in range(1, ISSUANCES + 1):
+        with pytest.raises(TemporarilyUnavailableError):
+            signer(purpose="token", now=now).sign(b"m")
+        assert issuances <= service.asked() - before <= 1.2 * issuances
+    # What may be tried again is.
+    assert service.asked() - before > ISSUANCES
+    service.throttle(False)
+    signer(purpose="token", now=now).sign(b"m")
