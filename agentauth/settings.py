@@ -163,12 +163,12 @@ def database(url: str) -> dict[str, Any]:
         if TESTING:
             config["TEST"] = {"NAME": str(VAR_DIR / "test.sqlite3")}
     else:
-        # It limits every statement and lock. What the URL says stays.
+        # It limits every statement and lock, and plans once what is asked again and again. What the URL says stays.
         config |= {"ENGINE": "agentauth.postgresql", "CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}
-        if _MIGRATING:
-            # The owner's work takes as long as the log is large; for a lock it waits no longer than others.
-            patient = {"answer_seconds": 86_400, "options": "-c statement_timeout=0 -c lock_timeout=5000"}
-            config["OPTIONS"] = patient | config.get("OPTIONS", {})
+        ours: dict[str, Any] = {"server_side_binding": True, "prepare_threshold": 5}
+        if _MIGRATING:  # What takes as long as the log is large; for a lock it waits no longer than others.
+            ours |= {"answer_seconds": 86_400, "options": "-c statement_timeout=0 -c lock_timeout=5000"}
+        config["OPTIONS"] = ours | config.get("OPTIONS", {})
     return config
 
 

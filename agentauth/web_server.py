@@ -1,5 +1,6 @@
 """How gunicorn serves us, as its configuration: `gunicorn -c python:agentauth.web_server agentauth.wsgi:application`."""
 
+import gc
 import os
 from typing import Any
 
@@ -52,3 +53,10 @@ def pre_request(_worker: Any, request: Any) -> None:
 
 def on_starting(_server: Any) -> None:
     empty(METRICS_DIRECTORY)
+
+
+def post_worker_init(_worker: Any) -> None:
+    """The application is loaded: what lives for ever is not looked through again (as in `verifier_server`)."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)

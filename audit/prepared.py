@@ -17,7 +17,7 @@ from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import ChainError
 from audit import kinds
 from audit.copying import NULL, binary, copy_in, escaped, line
-from audit.entries import event_body
+from audit.entries import COLUMNS, event_body
 from audit.models import Event, QueueEntry
 from audit.partitions import make_room
 from audit.sequencer import Numberable, number_at_once
@@ -32,6 +32,11 @@ _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 _COPY_EVENTS = """COPY audit_event (id, kind, at, actor_kind, actor_id, agent_id, human_id, service_provider_id, grant_id,
  token_jti, outcome, reason, request_id, data, salt) FROM STDIN"""
+# One alone: no RETURNING, since the verifier's role may not read what it wrote.
+_INSERT_ONE = (
+    f"WITH event AS (INSERT INTO audit_event ({', '.join(COLUMNS)}) VALUES ({', '.join(['%s'] * len(COLUMNS))}))"  # noqa: S608 — our own names
+    " INSERT INTO audit_queueentry (event_id) VALUES (%s)"
+)
 _COPY_QUEUE = "COPY audit_queueentry (event_id) FROM STDIN"
 # The bounds tell the months that hold none of them.
 _FIND = "SELECT id::text FROM audit_event WHERE id = ANY(%s::uuid[]) AND id BETWEEN %s::uuid AND %s::uuid"
@@ -174,6 +179,18 @@ def write(entries: Sequence[Entry], *, now: datetime) -> None:
         numbered = False
     if not numbered:
         _queue(made)
+
+
+def write_one(event: Event, data: bytes) -> None:
+    """Insert the event, whose canonical data is `data`, and its place in the queue. Raises django.db errors."""
+    if connection.vendor != "postgresql":
+        event.save(force_insert=True)
+        QueueEntry.objects.create(event=event)
+        return
+    columns = [getattr(event, name) for name in COLUMNS]
+    columns[COLUMNS.index("data")] = data.decode()
+    with connection.cursor() as cursor:
+        cursor.execute(_INSERT_ONE, [*columns, event.id])
 
 
 class _Made(NamedTuple):

@@ -19,9 +19,9 @@ from agentauth.protocol.values import per_call
 from audit import kinds
 from audit.backlog import check_backlog, check_backlog_of_many
 from audit.entries import commitment
-from audit.models import Event, Opening, QueueEntry
+from audit.models import Event, Opening
 from audit.partitions import make_room
-from audit.prepared import KINDS, Data, Entry, checked, recorded, write
+from audit.prepared import KINDS, Data, Entry, checked, recorded, write, write_one
 from audit.refusals import count_refusal, summarise_refusals
 from audit.sequencer import sequence_until_empty
 
@@ -109,15 +109,16 @@ def record(
         salt=os.urandom(_SALT_BYTES),
     )
     # Refuse here what could never be hashed: an event the sequencer chokes on would stop the log.
-    canonical_json(event.data)
+    text = canonical_json(event.data)
     with _or_unavailable():
         check_backlog(kind=kind, actor_kind=actor.kind)
         make_room([event.id])
-        event.save(force_insert=True)
-        Opening.objects.bulk_create(
-            Opening(event=event, member=member, salt=salts[member], value=hidden[member]) for member in hidden
-        )
-        QueueEntry.objects.create(event=event)
+        write_one(event, text)
+        if hidden:
+            Opening.objects.bulk_create(
+                Opening(event=event, member=member, salt=salts[member], value=hidden[member])
+                for member in hidden
+            )
     # Once it is true, and without a say in it. (A function, not a `partial`: Django wants its name where it fails.)
     observe = import_string(settings.AUDIT_OBSERVER)
     transaction.on_commit(lambda: observe(event.kind, 1, event), robust=True)

@@ -4,6 +4,7 @@ import json
 import logging
 from datetime import datetime, timedelta
 from functools import lru_cache
+from typing import cast
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
@@ -14,6 +15,7 @@ from agentauth.protocol.jose import parse_compact
 from agentauth.protocol.keys import PublicKey, Signer, parse_jwk
 from audit import kinds
 from audit.services import SYSTEM, Actor, record
+from audit.statements import Columns, Question
 from kms import backends
 from kms.lifetimes import PUBLISHED_BEFORE_USE, lifetimes, needed_until
 from kms.models import Key
@@ -22,6 +24,11 @@ from kms.state import Subject, publish_change
 logger = logging.getLogger(__name__)
 
 _LIVING = [Key.State.NEXT, Key.State.ACTIVE]
+_PRESENT = Question(
+    "SELECT {} FROM kms_key present WHERE purpose = %s AND state IN ('next', 'active') AND active_from <= %s"
+    " ORDER BY active_from DESC LIMIT 1",
+    present=Columns(Key, {"kid", "uri", "public_jwk"}),
+)
 # Enough for every purpose's next, active and a few retired keys; a bound all the same.
 _CACHED_KEYS = 64
 
@@ -291,8 +298,9 @@ def _introduction(introducer: Signer | None, purpose: str, following: PublicKey,
 
 
 def _present(purpose: str, now: datetime) -> Key | None:
-    keys = Key.objects.filter(purpose=purpose, state__in=_LIVING, active_from__lte=now)
-    return keys.order_by("-active_from").first()
+    for (key,) in _PRESENT.ask(purpose, now):
+        return cast("Key", key)
+    return None
 
 
 def _verifying(purpose: str, now: datetime) -> list[Key]:

@@ -30,7 +30,7 @@ from agentauth.protocol.errors import (
 from audit.services import Actor
 from registry import rate_limits
 from registry.models import Agent, Human, ServiceProvider
-from registry.services.keys import bar_disclosed_key, is_barred
+from registry.services.keys import bar_disclosed_key, holder_of
 from registry.services.nonces import REGISTRY, nonces_of
 from registry.services.proofs import spend_proof
 from registry.services.service_providers import authenticate_service_provider
@@ -141,8 +141,8 @@ class AgentProofAuthentication(BaseAuthentication):
         if "Authorization" in request.headers:
             raise InvalidRequestError("Authenticate in one way: a proof, or client id and secret.")
         proof = read_proof(request, now=timezone.now())
-        agent = Agent.objects.select_related("human").filter(jkt=proof.jkt).first()
-        if agent is None or agent.status == Agent.Status.REVOKED or is_barred(proof.jkt):
+        agent = holder_of(proof.jkt)
+        if agent is None:
             # Before the proof is spent: a stranger's keys write nothing here.
             raise InvalidClientError("No agent is registered with this key.")
         # The limit is asked before the proof is spent, which is a write, and counted after: a replayed proof is not

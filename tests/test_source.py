@@ -227,6 +227,7 @@ TABLE_NAMES_ONLY = {
     "audit/dropping.py",
     "audit/migrations/0005_partitions.py",
     "audit/roles.py",
+    "audit/statements.py",
     "audit/triggers.py",
     "verifier/services/state.py",
 }

@@ -4,6 +4,7 @@ The limits of statements and locks are the server's. Where the way to it swallow
 nothing, and TCP is content as long as somebody takes the bytes: only the client's own clock helps.
 """
 
+import select
 from typing import Any, Final
 
 from django.db.backends.postgresql import base
@@ -61,3 +62,21 @@ class DatabaseWrapper(base.DatabaseWrapper):
         made = BoundedConnection.connect(**conn_params)
         made.answer_seconds = answer_seconds
         return made
+
+    def is_usable(self) -> bool:
+        """Whether nothing speaks against it: Django would ask the server, at every request.
+
+        An idle connection has nothing to say but good-bye, and where the way to it is broken, keepalives find out and hang
+        up. After an error that was not the data's another is taken: what was prepared on this one may fit no more.
+        """
+        if self.errors_occurred:
+            return False
+        try:
+            heard = select.poll()
+            heard.register(self.connection.pgconn.socket, select.POLLIN)
+            while heard.poll(0):
+                # A notice is no good-bye; the end raises.
+                self.connection.pgconn.consume_input()
+        except OperationalError:
+            return False
+        return True

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from django.conf import settings
-from django.db import DEFAULT_DB_ALIAS, OperationalError, connections, transaction
+from django.db import DEFAULT_DB_ALIAS, NotSupportedError, OperationalError, connections, transaction
 
 from agentauth.settings import database
 from tests.fault_proxy import FaultProxy, fault_proxy
@@ -89,3 +90,34 @@ def test_who_waits_for_a_notification_waits_as_long_as_he_said(far: FaultProxy) 
 @pytest.mark.postgres
 def test_what_is_left_open_gives_its_locks_back(far: FaultProxy) -> None:
     assert ask("SHOW idle_in_transaction_session_timeout") == "30s"
+
+
+def meanwhile(statement: str) -> None:
+    """By another connection."""
+    other = connections[DEFAULT_DB_ALIAS].copy()
+    with closing(other), other.cursor() as cursor:
+        cursor.execute(statement)
+
+
+@pytest.mark.postgres
+def test_a_connection_that_the_server_ended_is_found_out_before_the_next_request(far: FaultProxy) -> None:
+    pid = ask("SELECT pg_backend_pid()")
+    meanwhile(f"SELECT pg_terminate_backend({pid}, 900)")
+    time.sleep(0.05)
+    connections[DEFAULT_DB_ALIAS].close_if_unusable_or_obsolete()
+    assert ask("SELECT pg_backend_pid()") != pid
+
+
+@pytest.mark.postgres
+def test_a_plan_that_fits_no_more_fails_once(far: FaultProxy) -> None:
+    meanwhile("DROP TABLE IF EXISTS replanned; CREATE TABLE replanned AS SELECT 1 AS number")
+    try:
+        for _ in range(7):
+            assert ask("SELECT number FROM replanned") == 1
+        meanwhile("ALTER TABLE replanned ALTER number TYPE bigint")
+        with pytest.raises(NotSupportedError):
+            ask("SELECT number FROM replanned")
+        connections[DEFAULT_DB_ALIAS].close_if_unusable_or_obsolete()
+        assert ask("SELECT number FROM replanned") == 1
+    finally:
+        meanwhile("DROP TABLE replanned")

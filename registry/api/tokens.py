@@ -39,7 +39,9 @@ class IssueTokenView(NativeView):
         body = self.body(required=["grant_id"])
         # Any text is looked for: what is no id is as unknown as any other (one body for all).
         grant_id = text(body["grant_id"], "grant_id", maximum=255)
-        self._judge_nonce(grant_id)
+        if "Idempotency-Key" in request.headers and needs_nonce(agent=self.agent, grant_id=grant_id):
+            # Before a stored answer is given as well.
+            self._ask_for_nonce()
         fresh: list[IssuedToken] = []
         answer = self.once(lambda: self._issue(grant_id, fresh))
         issued = fresh[0] if fresh else issued_again(answer.token_jti, self.now)
@@ -55,14 +57,20 @@ class IssueTokenView(NativeView):
             status=answer.status,
         )
 
-    def _judge_nonce(self, grant_id: str) -> None:
-        """Where the grant's service provider asks for nonces, ask too: before a stored answer is given as well."""
+    def _ask_for_nonce(self) -> None:
+        """Where the grant's service provider asks for nonces, ask too. Raises ProofNonceRequiredError."""
         proof = cast("VerifiedProof", self.request.auth)
-        if proof.nonce is None and needs_nonce(agent=self.agent, grant_id=grant_id):
+        if proof.nonce is None:
             judge_nonce(self.request, proof, required=True, now=self.now)
 
     def _issue(self, grant_id: str, fresh: list[IssuedToken]) -> Answer:
-        issued = issue_token(agent=self.agent, grant_id=grant_id, actor=self.actor, now=self.now)
+        issued = issue_token(
+            agent=self.agent,
+            grant_id=grant_id,
+            actor=self.actor,
+            now=self.now,
+            ask_for_nonce=self._ask_for_nonce,
+        )
         fresh.append(issued)
         return Answer(201, token_jti=issued.jti)
 

@@ -1,16 +1,33 @@
 """Keys of agents that may never be used again."""
 
 from datetime import datetime
+from typing import cast
 
 from django.db import transaction
 
 from agentauth.protocol.keys import PublicKey
 from audit import kinds
 from audit.services import Actor, record
+from audit.statements import Question, all_but
 from registry.models import Agent, BarredKey
 from registry.services.agents import revoke_agent
 
 DISCLOSED = "private_key_submitted"
+
+_HOLDER = Question(
+    "SELECT {}, EXISTS (SELECT 1 FROM registry_barredkey barred WHERE barred.jkt = agent.jkt)"
+    " FROM registry_agent agent WHERE agent.jkt = %s",
+    # The long texts are read where they are shown.
+    agent=all_but(Agent, "manifest", "public_jwk", "description", "created_at"),
+)
+
+
+def holder_of(jkt: str) -> Agent | None:
+    """The agent that may call with this key: it holds it, and neither of them was ended for good. One query."""
+    for agent, barred in _HOLDER.ask(jkt):
+        if not barred and agent.status != Agent.Status.REVOKED:
+            return cast("Agent", agent)
+    return None
 
 
 def is_barred(jkt: str) -> bool:

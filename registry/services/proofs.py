@@ -5,6 +5,8 @@ from datetime import datetime
 
 from django.db import connection
 
+from audit.statements import adapted
+
 _INSERT = (
     "INSERT INTO registry_spentproof (digest, expires_at) VALUES (%s, %s) ON CONFLICT (digest) DO NOTHING"
 )
@@ -18,5 +20,5 @@ def spend_proof(*, jkt: str, jti: str, until: datetime) -> bool:
     """
     digest = hashlib.sha256(f"{jkt}\x00{jti}".encode()).digest()
     with connection.cursor() as cursor:
-        cursor.execute(_INSERT, [digest, connection.ops.adapt_datetimefield_value(until)])
+        cursor.execute(_INSERT, adapted(digest, until))
         return bool(cursor.rowcount == 1)

@@ -1,12 +1,14 @@
 """What a token may do right now: one query over the token and everything it hangs on. Read at use, never copied."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
-from django.db.models import QuerySet
+from django.db.models import Model
 
 from agentauth.protocol.errors import InvalidTokenError
+from audit.statements import Question, all_but
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 
 
@@ -53,32 +55,39 @@ def token_state(jti: str) -> TokenState:
 
     Raises InvalidTokenError(reason="unknown") where no such token was ever issued here.
     """
-    token = _tokens().filter(jti=jti).first()
-    if token is None:
-        raise InvalidTokenError("This token was not issued here.", reason="unknown")
-    return _state(token)
+    for token, grant, agent, human, service_provider in _OF_ONE.ask(jti):
+        token.grant, grant.agent, grant.service_provider, agent.human = grant, agent, service_provider, human
+        return TokenState(token, grant, agent, human, service_provider)
+    raise InvalidTokenError("This token was not issued here.", reason="unknown")
 
 
 def token_states(jtis: Collection[str]) -> dict[str, TokenState]:
     """The same of many tokens in one query, by `jti`; one that was never issued here is left out.
 
-    Made to be kept in great numbers: the long texts of which no decision asks are left where they are (_UNREAD).
+    Made to be kept in great numbers: the claims, too, are left where they are.
     """
-    return {token.jti: _state(token) for token in _tokens().defer(*_UNREAD).filter(jti__in=jtis)}
+    rows = Token.objects.select_related("grant__agent__human", "grant__service_provider")
+    return {token.jti: _state(token) for token in rows.defer("claims", *_UNREAD_BEHIND).filter(jti__in=jtis)}
 
 
-# The manifest alone may be longer than all the rest.
-_UNREAD = (
-    "claims",
-    *(f"grant__{name}" for name in ("requested_capabilities", "requested_envelope", "request_digest")),
-    *(f"grant__{name}" for name in ("reason", "deny_reason")),
-    *(f"grant__agent__{name}" for name in ("manifest", "public_jwk", "capabilities", "description")),
-    "grant__service_provider__allowed",
+# Of which no decision asks; the manifest alone may be longer than all the rest.
+_UNREAD: Final[Mapping[type[Model], Collection[str]]] = {
+    Grant: ("requested_capabilities", "requested_envelope", "request_digest", "reason", "deny_reason"),
+    Agent: ("manifest", "public_jwk", "capabilities", "description"),
+    ServiceProvider: ("allowed",),
+}
+_BEHIND: Final = {Grant: "grant", Agent: "grant__agent", ServiceProvider: "grant__service_provider"}
+_UNREAD_BEHIND: Final = [f"{_BEHIND[model]}__{name}" for model, names in _UNREAD.items() for name in names]
+_OF_ONE: Final = Question(
+    "SELECT {} FROM registry_token t JOIN registry_grant g ON g.id = t.grant_id JOIN registry_agent a ON a.id = g.agent_id"
+    " LEFT JOIN registry_human h ON h.id = a.human_id JOIN registry_serviceprovider s ON s.id = g.service_provider_id"
+    " WHERE t.jti = %s",
+    t=all_but(Token),
+    g=all_but(Grant, *_UNREAD[Grant]),
+    a=all_but(Agent, *_UNREAD[Agent]),
+    h=all_but(Human),
+    s=all_but(ServiceProvider, *_UNREAD[ServiceProvider]),
 )
-
-
-def _tokens() -> QuerySet[Token]:
-    return Token.objects.select_related("grant__agent__human", "grant__service_provider")
 
 
 def _state(token: Token) -> TokenState:

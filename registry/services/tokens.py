@@ -1,13 +1,15 @@
 """Access tokens: intent committed first, then signed, then delivered; revoked by one column."""
 
+import contextlib
+import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.envelope import EMPTY, parse_envelope
@@ -19,21 +21,49 @@ from agentauth.protocol.errors import (
     InvalidTokenError,
     NotFoundError,
 )
+from agentauth.protocol.identifiers import parse_id
 from agentauth.protocol.jose import parse_compact, verify_jws
 from agentauth.protocol.token import MAX_TOKEN_SECONDS, TYP, build_claims, public_half, sign_token
 from audit import kinds
 from audit.faults import fault_point
+from audit.identifiers import new_id
 from audit.services import Actor, record, record_refusal
+from audit.statements import Columns, Question, adapted
 from kms.certificates import token_keys
 from kms.delegation import token_signer
 from kms.state import Subject, publish_change
-from registry.models import Agent, Grant, ServiceProvider, Token
+from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.codes import pairwise_subject
-from registry.services.grants import find_grant, own_grant
+from registry.services.grants import own_grant
 from registry.services.state import TokenState, token_state
 
 _REFUSED = "There is no active grant of yours with this id."
 _NOT_YOURS = NotFoundError("There is no token of yours like this.")
+_OWN_GRANT = Question(
+    "SELECT {} FROM registry_grant g JOIN registry_agent a ON a.id = g.agent_id"
+    " JOIN registry_serviceprovider s ON s.id = g.service_provider_id LEFT JOIN registry_human h ON h.id = a.human_id"
+    " WHERE g.id = %s AND g.agent_id = %s",
+    g=Columns(
+        Grant,
+        {"agent_id", "service_provider_id", "status", "version", "capabilities", "envelope", "valid_until"},
+    ),
+    a=Columns(Agent, {"status", "human_id", "jkt", "expires_at"}),
+    h=Columns(Human, {"status"}),
+    s=Columns(ServiceProvider, {"audience", "require_nonce", "status"}),
+)
+_INSERT = (
+    "INSERT INTO registry_token (id, jti, grant_id, grant_version, jkt, claims, issued_at, expires_at)"
+    " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"
+)
+
+
+class _Basis(NamedTuple):
+    """A grant and all it hangs on, as far as a token asks."""
+
+    grant: Grant
+    agent: Agent
+    human: Human | None
+    service_provider: ServiceProvider
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,39 +75,56 @@ class IssuedToken:
     expires_in: int
 
 
-def issue_token(*, agent: Agent, grant_id: str, actor: Actor, now: datetime) -> IssuedToken:
+def issue_token(
+    *,
+    agent: Agent,
+    grant_id: str,
+    actor: Actor,
+    now: datetime,
+    ask_for_nonce: Callable[[], None] | None = None,
+) -> IssuedToken:
     """Write the row and the event of a token for exactly what the grant's row says (docs/protocol.md section 7).
 
     The token is not made here: signing comes after the commit, so that no token exists whose issue is not on
-    record. A crash in between leaves a row without a token, which nobody can use.
+    record. A crash in between leaves a row without a token, which nobody can use. `ask_for_nonce` is called where the
+    grant's service provider asks for server nonces, before the grant is judged; it raises where the proof has none.
 
     Raises InvalidGrantError, one and the same for unknown, another's, not active, and an inactive agent.
     """
-    with transaction.atomic():
-        grant = _usable_grant(agent, grant_id, now)
-        claims, expires_at = _claims(grant, now)
-        token = Token.objects.create(
-            jti=claims["jti"],
-            grant=grant,
-            grant_version=grant.version,
-            jkt=grant.agent.jkt,
-            claims=claims,
-            issued_at=now,
-            expires_at=expires_at,
-        )
+    # No savepoint: whoever calls this in a transaction of theirs gives all of it up where it fails.
+    with transaction.atomic(savepoint=False):
+        basis = _basis(agent, grant_id)
+        if ask_for_nonce and basis.service_provider.require_nonce:
+            ask_for_nonce()
+        claims, expires_at = _claims(basis, now)
+        grant, jti = basis.grant, str(claims["jti"])
+        with connection.cursor() as cursor:
+            cursor.execute(
+                _INSERT,
+                adapted(
+                    new_id(),
+                    jti,
+                    grant.id,
+                    grant.version,
+                    basis.agent.jkt,
+                    json.dumps(claims),
+                    now,
+                    expires_at,
+                ),
+            )
         fault_point("issue.after_intent")
         record(
             kind=kinds.TOKEN_ISSUED,
             actor=actor,
             at=now,
             agent_id=grant.agent_id,
-            human_id=grant.agent.human_id,
+            human_id=basis.agent.human_id,
             service_provider_id=grant.service_provider_id,
             grant_id=grant.id,
-            token_jti=token.jti,
+            token_jti=jti,
             data={"grant_version": grant.version, "iat": claims["iat"], "exp": claims["exp"]},
         )
-    return IssuedToken(token.jti, claims, claims["exp"] - int(now.timestamp()))
+    return IssuedToken(jti, claims, claims["exp"] - int(now.timestamp()))
 
 
 def needs_nonce(*, agent: Agent, grant_id: str) -> bool:
@@ -168,45 +215,44 @@ def _state_of_presented(untrusted_token: str, now: datetime) -> TokenState | Non
         return None
 
 
-def _usable_grant(agent: Agent, grant_id: str, now: datetime) -> Grant:
-    try:
-        grant = find_grant(grant_id, agent=agent)
-    except NotFoundError:
-        raise InvalidGrantError(_REFUSED) from None
-    human = grant.agent.human
+def _basis(agent: Agent, grant_id: str) -> _Basis:
+    """What the agent's grant of this id rests on, as of one query."""
+    with contextlib.suppress(ValueError):
+        for row in _OWN_GRANT.ask(parse_id(grant_id), agent.pk):
+            return _Basis(*row)
+    raise InvalidGrantError(_REFUSED)
+
+
+def _claims(basis: _Basis, now: datetime) -> tuple[dict[str, Any], datetime]:
+    """The claims from the grant's row alone, and the token's end: the earliest of every limit on it."""
+    grant, agent, human, service_provider = basis
     good = (
         grant.status_at(now) == Grant.Status.APPROVED
-        and grant.agent.is_active_at(now)
-        and grant.service_provider.is_active
+        and agent.is_active_at(now)
+        and service_provider.is_active
         and human is not None
         and human.is_active
     )
     if not good:
         raise InvalidGrantError(_REFUSED)
-    return grant
-
-
-def _claims(grant: Grant, now: datetime) -> tuple[dict[str, Any], datetime]:
-    """The claims from the grant's row alone, and the token's end: the earliest of every limit on it."""
-    envelope = parse_envelope(grant.envelope)
-    human_id = grant.agent.human_id
     assert grant.valid_until is not None
-    assert human_id is not None
+    assert human is not None
+    envelope = parse_envelope(grant.envelope)
     issued_at = int(now.timestamp())
     life = min(MAX_TOKEN_SECONDS, envelope.max_session_seconds or MAX_TOKEN_SECONDS)
-    end = min(issued_at + life, int(grant.valid_until.timestamp()), int(grant.agent.expires_at.timestamp()))
+    end = min(issued_at + life, int(grant.valid_until.timestamp()), int(agent.expires_at.timestamp()))
     if end <= issued_at:
         raise InvalidGrantError(_REFUSED)
     claims = build_claims(
         issuer=settings.ISSUER,
-        audience=grant.service_provider.audience,
-        subject=pairwise_subject(human_id, grant.service_provider_id),
-        agent_id=str(grant.agent_id),
+        audience=service_provider.audience,
+        subject=pairwise_subject(human.pk, service_provider.pk),
+        agent_id=str(agent.pk),
         jti=_new_jti(),
         issued_at=issued_at,
         expires_at=end,
-        jkt=grant.agent.jkt,
-        grant_id=str(grant.id),
+        jkt=agent.jkt,
+        grant_id=str(grant.pk),
         grant_version=grant.version,
         capabilities=parse_capabilities(grant.capabilities),
         has_envelope=envelope != EMPTY,
