@@ -4,7 +4,8 @@ Why it stands in gunicorn's place: docs/adr/0012-whole-requests-for-the-loop.md.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from gunicorn.asgi.protocol import _get_cached_date_header as date_line
@@ -85,10 +86,19 @@ class Exchange:
 def _written(
     version: tuple[int, int], status: int, headers: list[tuple[bytes, bytes]], *, closes: bool
 ) -> bytes:
+    # The last two are an answer's own, its request's id and its length; the others most answers have alike.
+    alike, own = _kept_lines(tuple(headers[:-2])), _lines(headers[-2:])
+    return b"".join(
+        (status_line(version, status), alike, own, _SERVER, date_line(), _CLOSE if closes else b"", b"\r\n")
+    )
+
+
+def _lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     lines = b"".join([b"%b: %b\r\n" % header for header in headers])
     if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers):
         # The names are not shown, nor the values: either may be a secret.
         raise ValueError("a header of an answer holds a line end")
-    return b"".join(
-        (status_line(version, status), lines, _SERVER, date_line(), _CLOSE if closes else b"", b"\r\n")
-    )
+    return lines
+
+
+_kept_lines = lru_cache(maxsize=64)(_lines)

@@ -108,7 +108,9 @@ def postmaster(url: str) -> int:
 @contextlib.contextmanager
 def jobs(registry: LiveRegistry) -> Iterator[int]:
     """The periodic work beside the server; its process id."""
-    process = subprocess.Popen([sys.executable, "manage.py", "jobs"], cwd=ROOT, env=registry.env)
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "jobs"], cwd=ROOT, env=registry.env, start_new_session=True
+    )
     try:
         yield process.pid
     finally:

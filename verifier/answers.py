@@ -119,6 +119,13 @@ def allowed_body(
     return body
 
 
+def allowed_again(
+    body: Mapping[str, Any], limits: Limits, *, decision_id: str, expires_in: int
+) -> dict[str, Any]:
+    """`allowed_body` of another call with the same token and action, of which `body` was made."""
+    return {**body, "decision_id": decision_id, "limits": limits.to_json(), "expires_in": expires_in}
+
+
 def repeated_body(answer: Mapping[str, Any], *, claims: TokenClaims, now_seconds: int) -> dict[str, Any]:
     """The answer as it was given, marked; only `expires_in` is of the token that was presented now."""
     return {**answer, "expires_in": claims.expires_at - now_seconds, "repeated": True}

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,6 +38,22 @@ SERVICES = {
     "verifier.tasks.expire_everything": "verifier_expiry.expire_everything",
     "approvals.tasks.expire_everything": "approvals_expiry.expire_everything",
 }
+
+
+@pytest.mark.parametrize("own_session", [True, False])
+def test_the_loop_steps_back_behind_other_sessions_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, own_session: bool
+) -> None:
+    nice: list[int] = []
+    monkeypatch.setattr(os, "nice", nice.append)
+    monkeypatch.setattr(os, "getsid", lambda _: os.getpid() if own_session else 1)
+    monkeypatch.setattr(jobs, "AUTOGROUP", tmp_path / "autogroup")
+    jobs.step_back()
+    assert nice == [jobs.NICENESS]
+    # A session it shares with others is not its own to hold back.
+    assert [each.read_text() for each in tmp_path.iterdir()] == [str(jobs.NICENESS)] * own_session
+    monkeypatch.setattr(jobs, "AUTOGROUP", tmp_path / "away" / "autogroup")
+    jobs.step_back()
 
 
 def noted(calls: list[str], service: str) -> Callable[..., None]:

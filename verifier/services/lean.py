@@ -107,7 +107,7 @@ class LeanVerifier:
         )
         if isinstance(prepared, EarlyRefusal):
             return conclude(await self._refused(prepared, tenure), None)
-        return conclude(await self._decided(prepared, order or _Order()), prepared.fresh_nonce)
+        return conclude(await self._decided(prepared, order), prepared.fresh_nonce)
 
     async def verify_batch(
         self,
@@ -180,15 +180,17 @@ class LeanVerifier:
             return unavailable
         return error
 
-    async def _decided(self, call: StoreCall, order: _Order) -> Permit | Refuse | Recalled:
+    async def _decided(self, call: StoreCall, order: _Order | None) -> Permit | Refuse | Recalled:
         grant_id = call.claims.grant_id
         known = await self._known(call)
-        while (before := order.before(grant_id)) is not None:
+        while order is not None and (before := order.before(grant_id)) is not None:
             await before
             # What was known may have changed meanwhile.
             known = await self._known(call)
         if call.tenure.kind == Home.Kind.REDIS and is_light(call, known):
             return await self._lightly(call, known)
+        if order is None:
+            return await self._durably(call, known)
         returned = order.leave(grant_id)
         try:
             return await self._durably(call, known)

@@ -3,11 +3,11 @@
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Generic, TypeVar
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, Final, Generic, TypeVar
 
-from agentauth.protocol.capability import Capability, parse_capabilities
+from agentauth.protocol.capability import Action, Capability, parse_capabilities
 from agentauth.protocol.envelope import EMPTY, Envelope, parse_envelope
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.limits import Rate
@@ -17,6 +17,7 @@ from verifier.services.state import Change
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+_INSTANT: Final = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,15 @@ class Known:
     light: bool
     # The subjects of which any change ends this knowledge.
     rests_on: tuple[Change, ...]
+    # Until when `refusal` is None, whoever asks: time only ever ends things. None where it never is.
+    good_until: datetime | None
+    # What each yes of this token to the same action says alike (`verifier.stores.light`); it goes with this knowledge.
+    yeses: dict[Action | None, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def refusal(self, now: datetime) -> str | None:
         """Why the token may not act at `now`, as `registry.services.state.TokenState` says it."""
+        if self.good_until is not None and now < self.good_until:
+            return None
         return self.state.refusal(now)
 
 
@@ -80,7 +87,15 @@ def known_of(state: TokenState) -> Known:
         and envelope.max_uses is None
         and not envelope.requires_human_online,
         rests_on=tuple(subjects),
+        good_until=_good_until(state),
     )
+
+
+def _good_until(state: TokenState) -> datetime | None:
+    if state.grant.valid_until is None:
+        return None
+    end = min(state.grant.valid_until, state.agent.expires_at)
+    return None if state.refusal(end - _INSTANT) else end
 
 
 class Copies(Generic[K, V]):

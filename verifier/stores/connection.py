@@ -3,7 +3,7 @@
 import asyncio
 import binascii
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from hiredis import ReplyError
@@ -68,7 +68,7 @@ class Servers:
             self._primaries = list(self._nodes.values())
             self._shards = [self._primaries[0]] * SHARDS
 
-    async def evaluate(
+    def evaluate(
         self,
         script: Script,
         shard: int,
@@ -76,13 +76,13 @@ class Servers:
         args: Sequence[bytes | str | int],
         *,
         deadline: float = DEADLINE_SECONDS,
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Run a script on the shard's server; its raw answer, within `deadline` seconds.
 
         Raises RedisAwayError: whether it ran may be unknown, so nobody is told yes. Raises ForgetfulServerError, which
         is one, where the server is not one of `expected_runs`. Nothing is tried twice that may have run.
         """
-        return await self._evaluate(script, shard, keys, args, deadline, self._expected_runs())
+        return self._evaluate(script, shard, keys, args, deadline, self._expected_runs())
 
     async def run_ids(self) -> dict[str, str]:
         """`host:port` → `identity` of every server (of a cluster: of every primary), whatever is expected.
@@ -136,13 +136,19 @@ class Servers:
         deadline: float,
         expected: frozenset[str],
     ) -> Any:
-        due = asyncio.get_running_loop().time() + deadline
+        now = asyncio.get_running_loop().time()
+        due = now + deadline
         command = packed((b"EVALSHA", script.sha1, len(keys), *keys, *args))
         if not self._shards:
             await self._learn(due)
         node = self._serving(shard)
+        line = node.known_line(expected, now)
         try:
-            reply = await node.ask(command, due, expected=expected)
+            if line is None:
+                reply = await node.ask(command, due, expected=expected)
+            else:
+                reply = await line.ask(command, due)
+                node.check_line(line, expected)
         except RedisAwayError:
             self._doubt()
             raise

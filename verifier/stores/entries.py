@@ -16,12 +16,17 @@ from verifier.stores import EarlyRefusal, Refuse, StoreCall
 from verifier.stores.events import decision_data
 
 
-def yes_entry(call: StoreCall, state: TokenState, capability: Capability | None) -> tuple[str, bytes]:
-    """The event of a yes, and its id; should the script refuse after all, it needs nothing more to say so."""
+def yes_frame(call: StoreCall, state: TokenState, capability: Capability | None) -> bytes:
+    """What is the same in the event of each yes to the same token and action: JSON members."""
     body = _common(call, call.claims.agent_id, state.agent.human_id)
     body["kind"] = "rehearsed" if call.dry_run else "allowed"
     body["capability"] = None if capability is None else capability.label
-    return _entry(body)
+    return orjson.dumps(body)[1:-1]
+
+
+def yes_entry(call: StoreCall, frame: bytes) -> tuple[str, bytes]:
+    """The event of a yes, and its id; should the script refuse after all, it needs nothing more to say so."""
+    return _entry(call, frame)
 
 
 def no_entry(call: StoreCall | EarlyRefusal, refuse: Refuse, state: TokenState | None) -> tuple[str, bytes]:
@@ -29,7 +34,7 @@ def no_entry(call: StoreCall | EarlyRefusal, refuse: Refuse, state: TokenState |
     agent_id = None if call.claims is None else call.claims.agent_id
     body = _common(call, agent_id, None if state is None else state.agent.human_id)
     body |= {"kind": "denied", "error": refuse.error, "reason": refuse.reason or refuse.error}
-    return _entry(body)
+    return _entry(call, orjson.dumps(body)[1:-1])
 
 
 def _common(
@@ -37,8 +42,6 @@ def _common(
 ) -> dict[str, Any]:
     claims = call.claims
     return {
-        "at": microseconds(call.now),
-        "rid": call.actor.request_id,
         "sp": id_text(call.service_provider_id),
         "agent": agent_id,
         "human": None if human_id is None else id_text(human_id),
@@ -52,6 +55,7 @@ def _common(
     }
 
 
-def _entry(body: dict[str, Any]) -> tuple[str, bytes]:
-    own = body["id"] = new_id_text()
-    return own, orjson.dumps(body)
+def _entry(call: StoreCall | EarlyRefusal, frame: bytes) -> tuple[str, bytes]:
+    own = new_id_text()
+    request_id = orjson.dumps(call.actor.request_id)
+    return own, b'{"id":"%b","at":%d,"rid":%b,%b}' % (own.encode(), microseconds(call.now), request_id, frame)

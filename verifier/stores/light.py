@@ -4,19 +4,23 @@ A call is light where neither it nor its grant counts anything exactly: no money
 who must be there. All else goes through the database (docs/adr/0013-what-redis-may-hold.md).
 """
 
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, cast
 
 from django.utils import timezone
 
+from agentauth.protocol.capability import Capability
 from agentauth.protocol.envelope import Ledger, limits_left
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from agentauth.protocol.limits import microseconds
+from agentauth.protocol.limits import Limits, microseconds
+from agentauth.protocol.token import TokenClaims
 from agentauth.protocol.values import per_call
-from verifier.answers import allowed_body
+from verifier.answers import allowed_again, allowed_body
 from verifier.decision import decide
 from verifier.services.snapshots import Known
 from verifier.stores import Allow, Permit, Refuse, Snapshot, Spent, StoreCall, check_in_time
-from verifier.stores.entries import no_entry, yes_entry
+from verifier.stores.entries import no_entry, yes_entry, yes_frame
 from verifier.stores.scripts import (
     MAX_STREAM,
     Code,
@@ -35,6 +39,8 @@ APART_US: Final = 12_000_000
 # the proof was spent and is ahead as it comes again, it goes 24 s early, and the proof's time has 5 s to spare for that.
 SLACK_MS: Final = 20_000
 _NOTHING_USED: Final = Ledger()
+# Of one token: so many actions that it is asked about again and again, 2 kB each.
+MOST_YESES: Final = 4
 # What a script is called with: its shard, its keys, its arguments.
 Called = tuple[int, tuple[bytes, ...], tuple[bytes | int, ...]]
 
@@ -49,25 +55,35 @@ def is_light(call: StoreCall, known: Known | None) -> bool:
     return known.light and not named and not (call.action is not None and call.action.lasts)
 
 
+@dataclass(frozen=True, slots=True)
+class Yes:
+    """What memory says to a call, and to each like it: the same token, the same action, the same knowledge, at any time.
+
+    `claims` are the very object they were read into; `frame` is of the event, `body` of the answer.
+    """
+
+    claims: TokenClaims
+    frame: bytes
+    body: Mapping[str, Any]
+
+
 @per_call(frozen=True, slots=True)
 class Plan:
     """A light call judged as far as memory goes, and what `judge.lua` is called with."""
 
     called: Called
     event_id: str
-    verdict: Allow | Refuse
+    verdict: Yes | Refuse
 
 
 def plan(call: StoreCall, known: Known | None) -> Plan:
     """Steps 7 to 14 but the rate, which the script judges together with the proof."""
     verdict = _verdict(call, known)
-    if isinstance(verdict, Allow) and known is not None:
-        event_id, entry = yes_entry(call, known.state, verdict.capability)
+    if isinstance(verdict, Yes):
+        event_id, entry = yes_entry(call, verdict.frame)
         return Plan(judging(call, known, mode=b"yes", entry=entry), event_id, verdict)
-    if isinstance(verdict, Refuse):
-        event_id, entry = no_entry(call, verdict, None if known is None else known.state)
-        return Plan(judging(call, known, mode=b"no", entry=entry), event_id, verdict)
-    raise TypeError("nothing is known that could be allowed")
+    event_id, entry = no_entry(call, verdict, None if known is None else known.state)
+    return Plan(judging(call, known, mode=b"no", entry=entry), event_id, verdict)
 
 
 def judging(call: StoreCall, known: Known | None, *, mode: bytes, entry: bytes) -> Called:
@@ -139,13 +155,11 @@ def conclude(call: StoreCall, known: Known | None, made: Plan, reply: Reply) -> 
         return Refuse("envelope_exceeded", "rate", -(-reply.wait_us // 1_000_000))
     if known is None or known.envelope is None:
         raise TypeError("nothing was known that could be allowed")
-    answer = allowed_body(
-        made.verdict.capability,
+    answer = allowed_again(
+        made.verdict.body,
         limits_left(known.envelope, Ledger(tat_us=reply.tat_us), call.now),
         decision_id=made.event_id,
-        agent=known.state.agent,
-        claims=call.claims,
-        now_seconds=int(call.now.timestamp()),
+        expires_in=call.claims.expires_at - int(call.now.timestamp()),
     )
     return Permit(answer, repeated=False)
 
@@ -158,11 +172,15 @@ def check_reply(reply: Reply) -> None:
         raise TemporarilyUnavailableError("More decisions wait for the log than may. Try again shortly.")
 
 
-def _verdict(call: StoreCall, known: Known | None) -> Allow | Refuse:
+def _verdict(call: StoreCall, known: Known | None) -> Yes | Refuse:
     if known is None:
         return Refuse("invalid_token", "unknown")
+    refusal = known.refusal(call.now)
+    kept = known.yeses.get(call.action) if refusal is None and not call.dry_run else None
+    if kept is not None and kept.claims is call.claims:
+        return cast("Yes", kept)
     snapshot = Snapshot(
-        refusal=known.refusal(call.now),
+        refusal=refusal,
         capabilities=known.capabilities or (),
         envelope=known.unrated,
         operation=None,
@@ -170,6 +188,21 @@ def _verdict(call: StoreCall, known: Known | None) -> Allow | Refuse:
         human_online=False,
     )
     outcome = decide(call, snapshot, _NOTHING_USED)
-    if isinstance(outcome, Allow | Refuse):
+    if isinstance(outcome, Refuse):
         return outcome
-    raise TypeError("a light call asks no human and repeats nothing")
+    if not isinstance(outcome, Allow):
+        raise TypeError("a light call asks no human and repeats nothing")
+    yes = _yes(call, known, outcome.capability)
+    # Without windows time says nothing more to it; the rate is the script's.
+    if known.unrated.allowed_time_windows is None and not call.dry_run:
+        if len(known.yeses) >= MOST_YESES and call.action not in known.yeses:
+            del known.yeses[next(iter(known.yeses))]
+        known.yeses[call.action] = yes
+    return yes
+
+
+def _yes(call: StoreCall, known: Known, capability: Capability | None) -> Yes:
+    body = allowed_body(
+        capability, Limits(), decision_id="", agent=known.state.agent, claims=call.claims, now_seconds=0
+    )
+    return Yes(call.claims, yes_frame(call, known.state, capability), body)

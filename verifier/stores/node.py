@@ -199,6 +199,18 @@ class Node:
         self._probing = False
         self._logged_at = float("-inf")
 
+    def known_line(self, expected: frozenset[str], now: float) -> "Line | None":
+        """The connection, where it may be asked at once; whose answer it was is looked at again (`check_line`)."""
+        line = self._line
+        if line is None or self._failures or now - line.asked_who_at > KNOWN_SECONDS:
+            return None
+        return line if line.run_id in expected else None
+
+    def check_line(self, line: "Line", expected: frozenset[str]) -> None:
+        """Raises ForgetfulServerError where it leads to none of `expected` any more."""
+        if line.run_id not in expected:
+            raise self._forgetful(line)
+
     async def ask(self, command: bytes, due: float, *, expected: frozenset[str] = frozenset()) -> Any:
         """The reply to one packed command, a hiredis.ReplyError where that is the reply; `due` by the loop's clock.
 
@@ -215,13 +227,13 @@ class Node:
 
     async def _asked(self, line: Line, command: bytes, due: float, expected: frozenset[str]) -> Any:
         """Ask, and take no answer from another server than one of `expected`, which it may have become meanwhile."""
-        if expected and line.run_id not in expected:
-            raise self._forgetful(line)
-        if expected and asyncio.get_running_loop().time() - line.asked_who_at > KNOWN_SECONDS:
+        if not expected:
+            return await line.ask(command, due)
+        self.check_line(line, expected)
+        if asyncio.get_running_loop().time() - line.asked_who_at > KNOWN_SECONDS:
             line.ask_who(due)
         reply = await line.ask(command, due)
-        if expected and line.run_id not in expected:
-            raise self._forgetful(line)
+        self.check_line(line, expected)
         return reply
 
     async def _probe(self, command: bytes, due: float, expected: frozenset[str]) -> Any:

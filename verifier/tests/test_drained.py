@@ -19,7 +19,7 @@ from verifier.services import draining, pipeline
 from verifier.stores import EarlyRefusal, Permit, Recalled, Refuse, StoreCall, scripts
 from verifier.stores.database import DatabaseStore
 from verifier.stores.drained import UnreadableError, debits, event_of
-from verifier.stores.entries import no_entry, yes_entry
+from verifier.stores.entries import no_entry, yes_entry, yes_frame
 from verifier.stores.state import state_of
 from verifier.tests.scene import LOOK, READ, Scene, key, scene
 from verifier.tests.streams import decided, encoded
@@ -157,7 +157,7 @@ def test_the_event_equals_that_of_the_database_s_store(
         # A yes has read the state: it always names its human.
         assert isinstance(call, StoreCall)
         assert state is not None
-        _, entry = yes_entry(call, state, found)
+        _, entry = yes_entry(call, yes_frame(call, state, found))
     # What other tests write by hand has the same members.
     assert json.loads(entry).keys() == decided(place.grant).keys()
     made = event_of(entry, outcome.encode())

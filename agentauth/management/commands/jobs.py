@@ -1,11 +1,13 @@
 """`jobs`: the loop that does Celery's periodic work where there is no broker; it calls the same services."""
 
+import contextlib
 import json
 import logging
 import os
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
@@ -29,6 +31,17 @@ logger = logging.getLogger(__name__)
 SECONDS = 1.0
 SLOW_EVERY = 30
 NICENESS = 5
+AUTOGROUP = Path("/proc/self/autogroup")
+
+
+def step_back() -> None:
+    """Its second of work waits for whoever wants an answer now, and still gets a quarter of a core that is busy."""
+    os.nice(NICENESS)
+    if os.getsid(0) == os.getpid():
+        # Where the system shares out by session before it does by process (Linux, CONFIG_SCHED_AUTOGROUP), the line above says
+        # nothing to other sessions: `serve` and service managers start each of their processes in one of its own.
+        with contextlib.suppress(OSError):
+            AUTOGROUP.write_text(str(NICENESS))
 
 
 class Command(BaseCommand):
@@ -38,8 +51,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        # Its second of work waits for whoever wants an answer now, and still gets a quarter of a core that is busy.
-        os.nice(NICENESS)
+        step_back()
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())

@@ -1,6 +1,7 @@
 """Encoding: one form for each value, everything else refused."""
 
 import contextlib
+import time
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -161,6 +162,14 @@ def test_depth_is_counted_outside_of_text() -> None:
     for text in ("[" * 33 + "]" * 33, '{"a":' * 33 + "1" + "}" * 33, "[" * 60_000):
         with pytest.raises(EncodingError):
             read_json(text)
+
+
+def test_text_without_an_end_is_looked_through_once() -> None:
+    began = time.process_time()
+    with pytest.raises(EncodingError):
+        read_json("[" * 33 + '"' + '\\"' * 30_000)
+    # From each quotation mark on to the end it would take half a minute.
+    assert time.process_time() - began < 1
 
 
 def test_size_is_counted_in_utf8_bytes() -> None:

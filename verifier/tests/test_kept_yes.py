@@ -1,0 +1,173 @@
+"""What a process keeps of a yes, to say it again: only while nothing in it could have changed, and to the same question alone."""
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from agentauth.protocol.capability import Action, parse_action
+from agentauth.protocol.limits import microseconds
+from agentauth.protocol.token import TokenClaims
+from audit.services import Actor
+from registry.models import Agent, Grant, Human, ServiceProvider, Token
+from registry.services.state import TokenState
+from verifier.requests import _action
+from verifier.services.home import Tenure
+from verifier.services.snapshots import Known, known_of
+from verifier.stores import Permit, Refuse, StoreCall, light
+from verifier.stores.light import MOST_YESES, Yes, conclude, plan
+from verifier.stores.scripts import Code, Reply
+
+NOW = datetime(2026, 11, 26, 12, 0, 0, 250_000, tzinfo=UTC)
+HOUR, INSTANT = timedelta(hours=1), timedelta(microseconds=1)
+READ, WRITE = Action("read", "calendar"), Action("write", "calendar")
+
+
+@pytest.fixture(autouse=True)
+def _in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(light, "check_in_time", lambda _call: None)
+
+
+def known(*, envelope: Mapping[str, Any] | None = None, **changed: Any) -> Known:
+    """A token that may read, for an hour; `changed` are columns, as `agent_status`."""
+    human = Human(id=uuid.uuid4(), status=Human.Status.ACTIVE)
+    agent = Agent(
+        id=uuid.uuid4(), name="A", status=Agent.Status.ACTIVE, human=human, jkt="k", expires_at=NOW + HOUR
+    )
+    provider = ServiceProvider(id=uuid.uuid4(), status=ServiceProvider.Status.ACTIVE)
+    grant = Grant(
+        id=uuid.uuid4(),
+        status=Grant.Status.APPROVED,
+        version=1,
+        agent=agent,
+        service_provider=provider,
+        valid_until=NOW + HOUR,
+        capabilities=[{"type": "read", "resource": "calendar"}],
+        envelope=envelope or {"max_requests_per_minute": 60, "max_burst": 10},
+    )
+    token = Token(jti="t", jkt="k", grant=grant, grant_version=1, expires_at=NOW + HOUR)
+    rows = {"token": token, "grant": grant, "agent": agent, "human": human, "provider": provider}
+    for name, value in changed.items():
+        row, _, column = name.partition("_")
+        setattr(rows[row], column, value)
+    return known_of(TokenState(token=token, grant=grant, agent=agent, human=human, service_provider=provider))
+
+
+def call(held: Known, **more: Any) -> StoreCall:
+    state = held.state
+    claims = TokenClaims(
+        "t", "s", str(state.agent.pk), "k", str(state.grant.pk), 1, 0, 2**33, "", (), online=True
+    )
+    asked = StoreCall(
+        service_provider_id=state.service_provider.pk,
+        claims=claims,
+        proof_jkt="k",
+        proof_jti=str(uuid.uuid4()),
+        spent_until=NOW + HOUR,
+        action=READ,
+        operation_key=None,
+        dry_run=False,
+        actor=Actor("service_provider", str(state.service_provider.pk), 'a "request"'),
+        now=NOW,
+        tenure=Tenure(1, "redis", frozenset(), NOW),
+    )
+    return replace(asked, **more)
+
+
+def event(made: light.Plan) -> dict[str, Any]:
+    read = json.loads(next(each for each in made.called[2] if isinstance(each, bytes) and each[:1] == b"{"))
+    assert isinstance(read, dict)
+    return read
+
+
+def test_the_same_question_has_the_kept_yes_and_an_event_and_an_answer_of_its_own() -> None:
+    held = known()
+    first = call(held)
+    second = replace(first, now=NOW + timedelta(seconds=30), actor=replace(first.actor, request_id="other"))
+    plans = [plan(each, held) for each in (first, second)]
+    assert plans[0].verdict is plans[1].verdict
+    events = [event(made) for made in plans]
+    assert [each["id"] for each in events] == [made.event_id for made in plans]
+    assert [each["rid"] for each in events] == ['a "request"', "other"]
+    assert [each["at"] for each in events] == [microseconds(first.now), microseconds(second.now)]
+    told = []
+    for each, made in zip((first, second), plans, strict=True):
+        permit = conclude(each, held, made, Reply(Code.OK, microseconds(NOW) + 5_000_000, 0, 1, None))
+        assert isinstance(permit, Permit)
+        told.append(permit.answer)
+    assert [each["decision_id"] for each in told] == [made.event_id for made in plans]
+    assert told[0]["expires_in"] - told[1]["expires_in"] == 30
+    assert [each["limits"]["rate_remaining"] for each in told] == [5, 10]
+
+
+def test_another_action_or_a_rehearsal_is_judged_by_itself() -> None:
+    held = known()
+    asked = call(held)
+    yes = plan(asked, held).verdict
+    assert isinstance(plan(replace(asked, action=WRITE), held).verdict, Refuse)
+    arguments = Action("read", "calendar", arguments={"day": "monday"})
+    assert plan(replace(asked, action=arguments), held).verdict is not yes
+    assert event(plan(replace(asked, dry_run=True), held))["kind"] == "rehearsed"
+    assert event(plan(asked, held))["kind"] == "allowed"
+
+
+def test_claims_that_were_read_anew_have_a_yes_of_their_own() -> None:
+    held = known()
+    assert plan(call(held), held).verdict is not plan(call(held), held).verdict
+
+
+def test_time_takes_a_kept_yes_away() -> None:
+    days = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+    window = {"days": days, "start": "09:00", "end": "12:30", "zone": "UTC"}
+    for held, later in ((known(), HOUR), (known(envelope={"allowed_time_windows": [window]}), HOUR * 3 / 4)):
+        asked = call(held)
+        assert isinstance(plan(asked, held).verdict, Yes)
+        assert isinstance(plan(replace(asked, now=NOW + later), held).verdict, Refuse)
+
+
+def test_no_token_keeps_many() -> None:
+    held = known()
+    asked = call(held)
+    for number in range(MOST_YESES + 3):
+        plan(replace(asked, action=Action("read", f"calendar/{number}")), held)
+    assert len(held.yeses) == MOST_YESES
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"token_revoked_at": NOW}, "revoked"),
+        ({"token_jkt": "another"}, "revoked"),
+        ({"grant_status": Grant.Status.SUSPENDED}, "grant_inactive"),
+        ({"grant_version": 2}, "grant_inactive"),
+        ({"grant_valid_until": None}, "grant_inactive"),
+        ({"provider_status": ServiceProvider.Status.SUSPENDED}, "grant_inactive"),
+        ({"agent_status": Agent.Status.SUSPENDED}, "agent_inactive"),
+        ({"human_status": Human.Status.SUSPENDED}, "human_inactive"),
+    ],
+)
+def test_what_may_not_act_is_good_until_never(changed: dict[str, Any], reason: str) -> None:
+    held = known(**changed)
+    assert held.good_until is None
+    assert held.refusal(NOW) == reason
+
+
+def test_what_may_act_may_until_the_first_of_its_ends() -> None:
+    for name, reason in (("grant_valid_until", "grant_inactive"), ("agent_expires_at", "agent_inactive")):
+        changed: dict[str, Any] = {name: NOW + HOUR / 2}
+        held = known(**changed)
+        assert held.refusal(NOW + HOUR / 2 - INSTANT) is None
+        assert held.refusal(NOW + HOUR / 2) == held.state.refusal(NOW + HOUR / 2) == reason
+
+
+def test_an_action_of_texts_is_made_once_and_any_other_each_time() -> None:
+    plain = {"type": "read", "resource": "calendar"}
+    assert _action(dict(plain)) is _action(dict(plain))
+    assert _action({"type": "read", "resource": "calendar", "arguments": {"a": 1}}).arguments == {"a": 1}
+    long = {"type": "read", "resource": "a" * 300}
+    assert _action(dict(long)) == parse_action(long)
+    assert _action(dict(long)) is not _action(dict(long))
