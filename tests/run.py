@@ -174,7 +174,7 @@ def campaign(absent: dict[str, str]) -> bool:
     without = "".join(f" and not {marker}" for marker in absent)
     passed = pytest("tests/faults", "-m", "(faults or sweep)" + without)
     proofs = "audit/tests/test_many_proofs.py"
-    more = ("tests/campaign", "tests/flows/test_schema_fuzz.py", proofs)
+    more = ("tests/campaign", "tests/flows/test_schema_fuzz.py", "tests/flows/test_delegation.py", proofs)
     passed = pytest(*more, "-m", without.removeprefix(" and ")) and passed
     if {"postgres", "redis"} & absent.keys():
         return passed

@@ -1,0 +1,169 @@
+"""Delegated signing by real processes: each signs with a key of its own, and one that is killed leaves nothing that could.
+
+Two minutes pass at once, by the clock that libfaketime gives to the processes. `CAMPAIGN=1` kills as many as a host may
+hold certified keys.
+"""
+
+import base64
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import time_machine
+
+from agentauth.protocol.certificate import read_key_set
+from agentauth.protocol.token import verify_token
+from kms.certificates import CERTIFIED_FOR, MOST_PER_PROCESS
+from kms.lifetimes import PUBLISHED_BEFORE_USE
+from tests import faketime
+from tests.actors import Scene, scenes
+from tests.conftest import CAMPAIGN
+from tests.live import LiveRegistry
+
+pytestmark = [pytest.mark.flow, pytest.mark.faketime]
+
+READ = {"type": "read", "resource": "calendar"}
+WORKERS = 2
+BOUND = MOST_PER_PROCESS * WORKERS
+KILLS = BOUND if CAMPAIGN else 1
+SECONDS = 60
+
+
+@dataclass
+class Delegated:
+    """A registry of two processes that sign by themselves, and the clock of all."""
+
+    registry: LiveRegistry
+    place: Scene
+    file: Path
+    clock: time_machine.Traveller
+    shifted: int = 0
+
+    def later(self, seconds: float) -> None:
+        self.shifted += int(seconds) + 1
+        self.file.write_text(f"+{self.shifted}\n")
+        self.clock.shift(int(seconds) + 1)
+
+    def published(self) -> dict[str, Any]:
+        found: dict[str, Any] = httpx.get(
+            f"{self.registry.url}/.well-known/jwks.json", timeout=SECONDS
+        ).json()
+        return found
+
+    def certified(self) -> dict[int, str]:
+        """The certified keys by the process they are in."""
+        keys = [key for key in self.published()["keys"] if "certificate" in key]
+        return {int(part(key["certificate"], 1)["instance"].rpartition(":")[2]): key["kid"] for key in keys}
+
+    def issued(self) -> dict[str, str]:
+        """A few tokens at once, so that each process has its turn: one by each key that signed."""
+        with ThreadPoolExecutor(8) as pool:
+            tokens = list(pool.map(lambda _: self.place.token(), range(8)))
+        return {part(token, 0)["kid"]: token for token in tokens}
+
+    def issued_by(self, kids: set[str]) -> dict[str, str]:
+        """The same, until each of these has signed."""
+        found: dict[str, str] = {}
+        until(lambda: found.update(self.issued()) or kids <= set(found))
+        return found
+
+    def assert_good(self, token: str) -> None:
+        """The verifier says so, and whoever reads the key set."""
+        assert self.place.ask(self.place.question(token, READ)).json()["valid"] is True
+        issuer = self.registry.url
+        keys = read_key_set(self.published(), expected_issuer=issuer)
+        verify_token(
+            token,
+            keys=keys,
+            expected_issuer=issuer,
+            expected_audience=self.place.audience,
+            now=int(time.time()),
+        )
+
+
+def part(compact: str, index: int) -> dict[str, Any]:
+    text = compact.split(".")[index]
+    found: dict[str, Any] = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    return found
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not true():
+        assert time.monotonic() < deadline
+
+
+@pytest.fixture
+def delegated(tmp_path: Path) -> Iterator[Delegated]:
+    clock = tmp_path / "clock"
+    clock.write_text("+0\n")
+    env = {
+        "TOKEN_SIGNING": "delegated",
+        "LD_PRELOAD": faketime.LIBRARY,
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "NO_FAKE_STAT": "1",
+    }
+    registry = LiveRegistry(tmp_path, workers=WORKERS, env=env)
+    registry.prepare()
+    (place,) = scenes(registry, [{"capabilities": [READ], "envelope": {}}])
+    registry.start()
+    with time_machine.travel(datetime.now(UTC), tick=True) as traveller:
+        yield Delegated(registry, place, clock, traveller)
+    registry.stop()
+
+
+def kill_one(delegated: Delegated, dead: set[str]) -> None:
+    """The oldest that has a certified key; then wait until another process has one, unless the host may hold no more."""
+    certified = delegated.certified()
+    victim = min(pid for pid, kid in certified.items() if kid not in dead)
+    dead.add(certified[victim])
+    os.kill(victim, signal.SIGKILL)
+    # Until the next one's key may sign, the token key does.
+    until(
+        lambda: (
+            not set(delegated.issued()) & dead
+            and (len(certified) == BOUND or len(delegated.certified()) > len(certified))
+        )
+    )
+
+
+def test_KM_10_each_process_signs_with_its_own_key_and_one_that_is_killed_never_again(
+    delegated: Delegated,
+) -> None:
+    # Until each has a certified key that everybody can know, the token key signs.
+    first: dict[str, str] = {}
+    until(lambda: first.update(delegated.issued()) or len(delegated.certified()) == WORKERS)
+    [root] = first
+    delegated.later(PUBLISHED_BEFORE_USE.total_seconds())
+    at_first = delegated.certified()
+    tokens = delegated.issued_by(set(at_first.values()))
+    assert set(tokens) == set(at_first.values())
+    for token in tokens.values():
+        delegated.assert_good(token)
+
+    dead: set[str] = set()
+    for _ in range(KILLS):
+        kill_one(delegated, dead)
+    assert len(delegated.certified()) <= BOUND
+    survivor = set(at_first.values()) - dead
+    if not CAMPAIGN:
+        # What the dead one signed stays good, and it signs no more.
+        delegated.later(PUBLISHED_BEFORE_USE.total_seconds())
+        delegated.assert_good(tokens[next(iter(dead))])
+        [follower] = set(delegated.certified().values()) - dead - survivor
+        assert set(delegated.issued_by({follower, *survivor})) == {follower, *survivor}
+    # Nor is its certificate there for long.
+    delegated.later(CERTIFIED_FOR.total_seconds())
+    until(lambda: set(delegated.issued()) == {root} and len(delegated.certified()) == WORKERS)
+    assert not set(delegated.certified().values()) & dead
