@@ -14,10 +14,11 @@ from typing import Any
 
 from agentauth.protocol.errors import AgentAuthError
 from tests.campaign.bodies import REQUESTS
+from tests.campaign.certificates import CERTIFIED
 from tests.campaign.kinds import SIGNED
 from tests.campaign.passkeys import CEREMONIES
 
-KINDS: tuple[Any, ...] = (*SIGNED, *CEREMONIES, *REQUESTS)
+KINDS: tuple[Any, ...] = (*SIGNED, *CERTIFIED, *CEREMONIES, *REQUESTS)
 ROOT = Path(__file__).resolve().parents[2]
 # Reasons of docs/protocol.md section 8 and of its proofs; anything else a caller could not act on.
 REASONS = {

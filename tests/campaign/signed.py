@@ -64,6 +64,8 @@ class Original:
     compact: str
     signer: Signer
     others: Sequence[str]
+    # Where JSON must be in one form, whatever is signed again must be so, too.
+    write: Callable[[Any], bytes] = lambda found: json.dumps(found).encode()
 
     def parts(self) -> tuple[Claims, Claims]:
         header, claims, _ = self.compact.split(".")
@@ -157,8 +159,8 @@ def broken_and_signed(random: Random, original: Original, rules: dict[str, Rule]
     header, claims = original.parts()
     signer = original.signer
     if name == "alg HS256":
-        return Mutant(f"signed: {name}", _mac(random, signer, header, claims))
-    head, body = json.dumps(header).encode(), json.dumps(claims).encode()
+        return Mutant(f"signed: {name}", _mac(random, original, header, claims))
+    head, body = original.write(header), original.write(claims)
     if name == "broken JSON":
         rule, body = broken_json(random, claims)
         return Mutant(f"signed: claims, {rule}", signed(signer, head, body))
@@ -168,15 +170,16 @@ def broken_and_signed(random: Random, original: Original, rules: dict[str, Rule]
     if name == "another's key":
         return Mutant(f"signed: {name}", signed(_Stranger(signer), head, body))
     (HEADER_RULES | rules)[name](random, header, claims)
-    return Mutant(f"signed: {name}", signed(signer, json.dumps(header).encode(), json.dumps(claims).encode()))
+    return Mutant(f"signed: {name}", signed(signer, original.write(header), original.write(claims)))
 
 
-def _mac(random: Random, signer: Signer, header: Claims, claims: Claims) -> str:
+def _mac(random: Random, original: Original, header: Claims, claims: Claims) -> str:
     """The public key taken for the secret of an HMAC, the oldest trick on readers that believe `alg`."""
+    signer = original.signer
     raw = unb64(signer.public.x)
     key = random.choice((raw, signer.public.x.encode(), json.dumps(signer.public.jwk).encode(), b""))
     header["alg"] = random.choice(("HS256", signer.alg))
-    message = f"{b64(json.dumps(header).encode())}.{b64(json.dumps(claims).encode())}"
+    message = f"{b64(original.write(header))}.{b64(original.write(claims))}"
     return f"{message}.{b64(hmac.digest(key, message.encode(), 'sha256'))}"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,12 +10,24 @@ from typing import Any
 import pytest
 
 import approvals.passkeys
-from agentauth.protocol import dpop, encoding, jose, keys, manifest, names, reading, receipt, token
+from agentauth.protocol import (
+    certificate,
+    dpop,
+    encoding,
+    jose,
+    keys,
+    manifest,
+    names,
+    reading,
+    receipt,
+    token,
+)
 from agentauth.protocol.errors import InvalidRequestError, InvalidSignatureError
 from agentauth.protocol.keys import PublicKey
 from tests.campaign.engine import KINDS, SHOWN, attack, campaign, in_processes, timed
 from tests.campaign.mutants import b64, unb64
 from tests.vectors import generate
+from tests.vectors.example import HELD_KEY
 
 CAMPAIGN = os.environ.get("CAMPAIGN") == "1"
 BY_NAME = {kind.name: kind for kind in KINDS}
@@ -79,6 +92,11 @@ def _any_members(obj: Any, where: str, *, required: Any = (), optional: Any = ()
     return obj
 
 
+def _any_certificate(compact: str, **_expected: Any) -> certificate.Certificate:
+    key = token.CertifiedKey(HELD_KEY.public, 0, 2**40, token.MAX_TOKEN_SECONDS)
+    return certificate.Certificate("", "", key)
+
+
 def _any_signature(self: Any, message: bytes, signature: bytes, *, alg: str) -> None:
     if len(signature) != keys.SIGNATURE_BYTES:
         raise InvalidSignatureError("length")
@@ -128,6 +146,14 @@ MISSING: Mapping[str, tuple[str, Any, str, Any]] = {
     "characters of a name": ("manifest", names, "_check_readable", _first),
     "life of a manifest": ("manifest", manifest, "_check_times", _nothing),
     "client data of a receipt": ("receipt", receipt, "_check_client_data", _nothing),
+    "life of a certificate": ("certificate", certificate, "MAX_CERTIFICATE_SECONDS", 10**12),
+    "life of certified tokens": ("certificate", certificate, "MAX_TOKEN_SECONDS", 10**12),
+    "one form of a certificate": ("certificate", certificate, "signing_input", lambda *_, **__: _SAME),
+    "claims of a certificate": ("certificate", certificate, "members", _any_members),
+    "purpose of a certificate": ("certificate", certificate, "CERTIFIED_PURPOSE", _SAME),
+    "process of a certificate": ("certificate", certificate, "_INSTANCE", re.compile(r".*", re.DOTALL)),
+    "serial of a certificate": ("certificate", certificate, "is_id", bool),
+    "the certificate of a key": ("key set", certificate, "verify_certificate", _any_certificate),
     "the text that was read": ("receipt", receipt, "consent_sha256", lambda _: _SAME),
     "client data": ("assertion", approvals.passkeys, "_check_client_data", _nothing),
     "client data of a registration": ("registration", approvals.passkeys, "_check_client_data", _nothing),
