@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
@@ -49,6 +50,8 @@ def _nth_from_the_right(header: str, number: int) -> str:
     return parts[-number] if 0 < number <= len(parts) else ""
 
 
+# Who calls calls again, and reading an address takes longer than much else of a request.
+@lru_cache(maxsize=4096)
 def _network(text: str) -> str:
     try:
         address = ipaddress.ip_address(text)

@@ -146,5 +146,9 @@ def sign_compact(
     `header` is added beside `typ` and `alg`; `kid` is the caller's to add, since objects that carry their own
     `jwk` have none.
     """
-    message = signing_input(claims, typ=typ, alg=signer.alg, header=header)
+    return signed(signing_input(claims, typ=typ, alg=signer.alg, header=header), signer)
+
+
+def signed(message: bytes, signer: Signer) -> str:
+    """The compact JWS of a `signing_input`. Raises what the signer raises."""
     return f"{message.decode('ascii')}.{b64u_encode(signer.sign(message))}"

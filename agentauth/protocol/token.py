@@ -14,7 +14,7 @@ from .errors import (
     InvalidTokenError,
 )
 from .identifiers import is_id
-from .jose import UnverifiedJws, parse_compact, sign_compact, signing_input, verify_jws
+from .jose import UnverifiedJws, parse_compact, signed, signing_input, verify_jws
 from .keys import PublicKey, Signer
 
 TYP: Final = "at+jwt"
@@ -141,14 +141,19 @@ def check_token_size(claims: Mapping[str, object], *, alg: str, kid: str) -> Non
 
     Called when a grant is requested: a grant whose token cannot be signed must fail before a person is asked.
     """
-    if len(signing_input(claims, typ=TYP, alg=alg, header={"kid": kid})) > MAX_SIGNING_INPUT:
-        raise GrantTooLargeError("The capabilities do not fit into an access token; ask for fewer.")
+    _signing_input(claims, alg=alg, kid=kid)
 
 
 def sign_token(claims: Mapping[str, object], signer: Signer) -> str:
     """Sign the claims as a compact `at+jwt`. Raises GrantTooLargeError, and what the signer raises."""
-    check_token_size(claims, alg=signer.alg, kid=signer.kid)
-    return sign_compact(claims, signer, typ=TYP, header={"kid": signer.kid})
+    return signed(_signing_input(claims, alg=signer.alg, kid=signer.kid), signer)
+
+
+def _signing_input(claims: Mapping[str, object], *, alg: str, kid: str) -> bytes:
+    message = signing_input(claims, typ=TYP, alg=alg, header={"kid": kid})
+    if len(message) > MAX_SIGNING_INPUT:
+        raise GrantTooLargeError("The capabilities do not fit into an access token; ask for fewer.")
+    return message
 
 
 def verify_token(
