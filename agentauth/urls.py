@@ -12,6 +12,9 @@ handler404 = "agentauth.http_errors.not_found"
 handler500 = "agentauth.http_errors.server_error"
 
 urlpatterns = [
+    # Looked through in this order: what is asked most comes first.
+    path("", include("registry.urls")),
+    path("", include("verifier.urls")),
     path("health/live", health.live),
     path("health/ready", health.ready),
     path("health/startup", health.ready),
@@ -21,7 +24,5 @@ urlpatterns = [
     path("admin/", site.urls),
     path("", include("kms.urls")),
     path("", include("audit.urls")),
-    path("", include("registry.urls")),
-    path("", include("verifier.urls")),
     path("", include("approvals.urls")),
 ]

@@ -9,6 +9,7 @@ from registry.api.service_providers import ServiceProviderView
 from registry.api.tokens import IssueTokenView, RevokeTokenView
 
 urlpatterns = [
+    path("v1/tokens", IssueTokenView.as_view()),
     path(".well-known/agentauth", AgentAuthDiscoveryView.as_view()),
     path(".well-known/oauth-authorization-server", AuthorizationServerView.as_view()),
     path("v1/agents", RegisterView.as_view()),
@@ -20,6 +21,5 @@ urlpatterns = [
     path("v1/grants/<str:grant_id>/withdraw", WithdrawGrantView.as_view()),
     path("v1/grants/<str:grant_id>/revoke", RevokeGrantView.as_view()),
     path("v1/service-providers/<str:reference>", ServiceProviderView.as_view()),
-    path("v1/tokens", IssueTokenView.as_view()),
     path("v1/revoke", RevokeTokenView.as_view()),
 ]
