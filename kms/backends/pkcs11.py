@@ -113,11 +113,10 @@ class _TokenKey:
             if private[Attribute.EXTRACTABLE] or not private[Attribute.SENSITIVE]:
                 raise BackendError(f"The key {self._id.hex()} can be taken out of its token.")
             public = token.only(ObjectClass.PUBLIC_KEY, self._id)
-            kind, curve = public[Attribute.KEY_TYPE], public[Attribute.EC_PARAMS]
-            point = public[Attribute.EC_POINT]
-        if kind == KeyType.EC_EDWARDS and curve in {_ED25519, _ED25519_AS_WORD}:
+            curve, point = public[Attribute.EC_PARAMS], public[Attribute.EC_POINT]
+        if curve in {_ED25519, _ED25519_AS_WORD}:
             return _public_key("EdDSA", point)
-        if kind == KeyType.EC and curve == _P256:
+        if curve == _P256:
             return _public_key("ES256", point)
         raise BackendError(f"The key {self._id.hex()} is of another kind than Ed25519 and P-256.")
 

@@ -112,6 +112,19 @@ def test_a_key_that_is_not_there_or_there_twice_is_refused(pkcs11: str) -> None:
             call()
 
 
+def test_a_key_that_ends_with_its_session_is_refused(pkcs11: str) -> None:
+    made = os.urandom(8)
+    with backend._token(pkcs11) as token:
+        session = token.open_for_writing()
+        curve = session.create_domain_parameters(
+            KeyType.EC_EDWARDS, {Attribute.EC_PARAMS: backend._ED25519}, local=True
+        )
+        curve.generate_keypair(id=made, store=False, capabilities=MechanismFlag.SIGN)
+    with pytest.raises(BackendError, match="0 keys"):
+        public_key(f"pkcs11:{pkcs11}/{made.hex()}")
+    session.close()
+
+
 def test_KM_4_a_key_that_an_operator_destroys_signs_no_more(pkcs11: str) -> None:
     uri, public = create(purpose="token")
     signer = open_signer(uri, public)
@@ -140,6 +153,15 @@ def test_a_key_whose_public_half_is_gone_is_refused(pkcs11: str) -> None:
         ("ES256", b"\x04\x41\x04" + bytes(64)),
         ("ES256", b"\x04\x41\x02" + b"\x01" * 64),
         ("ES256", b"\x04\x41\x04" + b"\x01" * 63),
+        # Good ones (RFC 8032 section 7.1, the base point of P-256), but not in an OCTET STRING.
+        ("EdDSA", bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")),
+        (
+            "ES256",
+            bytes.fromhex(
+                "6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296"
+                "4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5"
+            ),
+        ),
     ],
 )
 def test_a_public_key_that_is_none_is_refused(alg: Any, point: bytes) -> None:
@@ -190,6 +212,8 @@ def test_KM_14_a_PIN_that_was_refused_is_not_tried_again(pkcs11: str, settings: 
     settings.PKCS11["PIN"] = "wrong-pin"
     with pytest.raises(BackendError, match="PinIncorrect") as refused:
         signer.sign(b"m")
+    # A refusal, not a passing trouble: nobody asks again.
+    assert not isinstance(refused.value, BusyError)
     assert "wrong-pin" not in str(refused.value)
     for _ in range(2):
         with pytest.raises(BackendError, match="not tried again") as refused:
@@ -254,14 +278,36 @@ def test_threads_do_not_disturb_each_other(pkcs11: str, settings: Settings, algo
         list(pool.map(sign, range(400)))
 
 
+def test_what_the_parent_process_started_is_ended_before_the_library_is_started_and_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SoftHSM does not mind if it is not; a library that keeps a connection does."""
+    done: list[str] = []
+
+    class Library:
+        def finalize(self) -> None:
+            done.append("ended")
+
+    def started(_path: str) -> Library:
+        done.append("started")
+        return Library()
+
+    monkeypatch.setattr("pkcs11.lib", started)
+    module = backend._Module(inherited=Library())
+    for _ in range(2):
+        module._start()
+    assert done == ["ended", "started", "started"]
+
+
 FORKS = """
 import os, sys, django
 django.setup()
-from kms.backends.pkcs11 import Pkcs11Backend
-key = Pkcs11Backend().open(sys.argv[1])
-public = key.public()
+from kms.backends import pkcs11
+key = pkcs11.Pkcs11Backend().open(sys.argv[1])
+public, module = key.public(), pkcs11._module
 for _ in range(3):
     child = os.fork()
+    assert (pkcs11._module is module) is bool(child)
     for _ in range(20):
         public.verify(b"m", key.sign(b"m", public.alg), alg=public.alg)
     if child == 0:
