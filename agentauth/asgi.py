@@ -166,9 +166,8 @@ def standing_headers() -> tuple[tuple[bytes, bytes], ...]:
 
 async def start() -> tuple[LeanVerifier, Edge]:
     """Everything the process holds, made in its own loop; raises where it cannot serve."""
-    # The loop waits at most so long (s) for a thread that reads rows, each time it lets one in: twice a request, while rows are
-    # read. Python's own is fifty times that.
-    sys.setswitchinterval(0.0001)
+    # The loop waits at most so long (s) for a thread that reads rows, each time it lets one in. Python's own is ten times that.
+    sys.setswitchinterval(0.0005)
     loop = asyncio.get_running_loop()
     runs = lambda: home.LEASE.held().servers  # noqa: E731 — what the present epoch began with
     servers = Servers(settings.REDIS_URL, expected_runs=runs) if settings.REDIS_URL else None
