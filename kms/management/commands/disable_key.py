@@ -12,6 +12,8 @@ from audit.management.json_output import OPERATOR, JsonCommand
 from kms.models import Key
 from kms.services import disable_key
 
+_KID = re.compile(r"-[A-Za-z0-9_-]{42}")
+
 
 class Command(JsonCommand):
     help = "Refuse everything a key signed, from now on and for good: it may be known to someone else."
@@ -19,8 +21,11 @@ class Command(JsonCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.add_argument("kid")
+
+    def run_from_argv(self, argv: list[str]) -> None:
         # One kid in 64 begins with a hyphen, and in an emergency nobody thinks of `--`. What this matches is no option.
-        parser._negative_number_matcher = re.compile(r"-[A-Za-z0-9_-]{42}$")  # noqa: SLF001
+        kids = [each for each in argv[2:] if _KID.fullmatch(each)]
+        super().run_from_argv([*(each for each in argv if each not in {*kids, "--"}), "--", *kids])
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         key = disable_key(kid=options["kid"], actor=OPERATOR, now=timezone.now())
