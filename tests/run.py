@@ -63,7 +63,7 @@ def unit(absent: dict[str, str], *arguments: str) -> bool:
         "tests/vectors",
         "tests/campaign",
         "-n",
-        "3",
+        "4",
         "-m",
         "not slow and not postgres and not redis and not flow" + without,
     )
@@ -107,7 +107,7 @@ def rest(absent: dict[str, str]) -> bool:
     without = "".join(f" and not {each}" for each in ("redis", "softhsm") if each in absent)
     if "postgres" in absent:
         passed = "redis" in absent or pytest(
-            *APPS, "-n", "3", "-m", "redis and not postgres and not slow and not flow"
+            *APPS, "-n", "4", "-m", "redis and not postgres and not slow and not flow"
         )
         return stories(absent) and passed
     with postgres.cluster() as url:
@@ -133,7 +133,7 @@ def rest(absent: dict[str, str]) -> bool:
                 "--home",
                 "redis",
                 "-n",
-                "3",
+                "4",
                 "-m",
                 "not slow and not postgres and not redis",
             )
@@ -149,7 +149,7 @@ def stories(absent: dict[str, str]) -> bool:
     without = "".join(f" and not {marker}" for marker in {"browser", *absent})
     # Archivers take minutes to be killed anywhere: that is the campaign's.
     swept = ("tests/faults", "tests/acts", "tests/flows", "--ignore=tests/faults/test_archiver.py")
-    passed = pytest(*swept, "-n", "3", "-m", "sweep" + without)
+    passed = pytest(*swept, "-n", "4", "-m", "sweep" + without)
     # The long files first, so that none is left when all others are done.
     by_file = ("--dist", "loadfile", "--no-loadscope-reorder")
     flows = (
@@ -157,7 +157,7 @@ def stories(absent: dict[str, str]) -> bool:
         "tests",
         *APPS,
         "-n",
-        "3",
+        "4",
         *by_file,
         "-m",
         "(flow or node or slow) and not faults" + without,
@@ -195,7 +195,7 @@ def main() -> int:
         passed = coverage(absent)
     elif group == "again":
         # On the other Python: what has no other reader of bytes than Python's, what runs at a user's, and what is fast.
-        again = ("agentauth/protocol", "agentauth/sdk", "verifier", "tests/vectors", "-n", "3")
+        again = ("agentauth/protocol", "agentauth/sdk", "verifier", "tests/vectors", "-n", "4")
         passed = pytest(*again, "-m", "not slow and not postgres and not redis and not flow")
         passed = pytest("tests/flows", "-m", "flow", "-k", "sdk and not sdk_demo") and passed
     elif group == "rest":
