@@ -1,7 +1,8 @@
 """`manage.py disable_key KID`: refuse everything a key signed, at once and for good."""
 
 import re
-from collections.abc import Iterator, Mapping
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from django.core.management.base import CommandParser
@@ -22,10 +23,18 @@ class Command(JsonCommand):
         super().add_arguments(parser)
         parser.add_argument("kid")
 
-    def run_from_argv(self, argv: list[str]) -> None:
-        # One kid in 64 begins with a hyphen, and in an emergency nobody thinks of `--`. What this matches is no option.
-        kids = [each for each in argv[2:] if _KID.fullmatch(each)]
-        super().run_from_argv([*(each for each in argv if each not in {*kids, "--"}), "--", *kids])
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        parser = super().create_parser(prog_name, subcommand, **kwargs)
+        parse = parser.parse_args
+
+        def parse_args(args: Sequence[str], namespace: None = None) -> Namespace:
+            # One kid in 64 begins with a hyphen, and in an emergency nobody thinks of `--`. What this matches is no option.
+            kids = [each for each in args if _KID.fullmatch(each)]
+            others = [each for each in args if each not in {*kids, "--"}]
+            return parse([*others, "--", *kids] if kids else others, namespace)
+
+        parser.parse_args = parse_args  # type: ignore[method-assign,assignment]
+        return parser
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         key = disable_key(kid=options["kid"], actor=OPERATOR, now=timezone.now())
