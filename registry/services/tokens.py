@@ -1,6 +1,5 @@
 """Access tokens: intent committed first, then signed, then delivered; revoked by one column."""
 
-import contextlib
 import json
 import uuid
 from collections.abc import Callable, Mapping
@@ -98,20 +97,7 @@ def issue_token(
             ask_for_nonce()
         claims, expires_at = _claims(basis, now)
         grant, jti = basis.grant, str(claims["jti"])
-        with connection.cursor() as cursor:
-            cursor.execute(
-                _INSERT,
-                adapted(
-                    new_id(),
-                    jti,
-                    grant.id,
-                    grant.version,
-                    basis.agent.jkt,
-                    json.dumps(claims),
-                    now,
-                    expires_at,
-                ),
-            )
+        _write_intent(basis, claims, now, expires_at)
         fault_point("issue.after_intent")
         record(
             kind=kinds.TOKEN_ISSUED,
@@ -217,10 +203,20 @@ def _state_of_presented(untrusted_token: str, now: datetime) -> TokenState | Non
 
 def _basis(agent: Agent, grant_id: str) -> _Basis:
     """What the agent's grant of this id rests on, as of one query."""
-    with contextlib.suppress(ValueError):
-        for row in _OWN_GRANT.ask(parse_id(grant_id), agent.pk):
-            return _Basis(*row)
+    try:
+        own = parse_id(grant_id)
+    except ValueError:
+        raise InvalidGrantError(_REFUSED) from None
+    for row in _OWN_GRANT.ask(own, agent.pk):
+        return _Basis(*row)
     raise InvalidGrantError(_REFUSED)
+
+
+def _write_intent(basis: _Basis, claims: Mapping[str, Any], now: datetime, expires_at: datetime) -> None:
+    grant, jti, text = basis.grant, claims["jti"], json.dumps(claims)
+    values = adapted(new_id(), jti, grant.id, grant.version, basis.agent.jkt, text, now, expires_at)
+    with connection.cursor() as cursor:
+        cursor.execute(_INSERT, values)
 
 
 def _claims(basis: _Basis, now: datetime) -> tuple[dict[str, Any], datetime]:
