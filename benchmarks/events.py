@@ -184,7 +184,7 @@ def call_of(known: Any, number: int) -> Any:
         ),
         proof_jkt=state.token.jkt,
         proof_jti=str(uuid.uuid4()),
-        spent_until=now + AHEAD,
+        spent_until=int((now + AHEAD).timestamp()),
         action=Action(kind, "calendar"),
         operation_key=None,
         dry_run=False,

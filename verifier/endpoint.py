@@ -326,6 +326,8 @@ def _nowhere(request: Request) -> Request:
 def rendered(body: Mapping[str, Any]) -> bytes:
     """JSON as the framework's renderer writes it."""
     text = orjson.dumps(body)
+    if text.isascii():
+        return text
     # Two line ends that JavaScript once minded: the renderer escapes them.
     return text.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
 

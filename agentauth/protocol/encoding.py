@@ -118,7 +118,8 @@ def read_json(
     text = _decode(data, max_bytes)
     # Counting first keeps the usual body, which has few brackets, free of the exact scan. It must come before
     # parsing: the parser recurses, and on a deep stack it would raise where no caller expects it.
-    if text.count("[") + text.count("{") > max_depth:
+    # (To find none is ten times as fast as to count none.)
+    if text.count("{") + ("[" in text and text.count("[")) > max_depth:
         _check_depth(text, max_depth)
     try:
         # `decode` of the decoder looks for white space with two regular expressions; this takes half its time.
@@ -131,7 +132,7 @@ def read_json(
     if end != len(text):
         raise EncodingError("The text is not JSON.")
     # Only an escape can bring a surrogate or a NUL past the UTF-8 decoder and the JSON grammar.
-    if "\\u" in text:
+    if "\\" in text and "\\u" in text:
         for part in _walk(value):
             if isinstance(part, str):
                 _check_text(part)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -139,7 +139,7 @@ def prepare(
                 claims=claims,
                 proof_jkt=proof.jkt,
                 proof_jti=proof.jti,
-                spent_until=datetime.fromtimestamp(proof.spent_until, UTC),
+                spent_until=proof.spent_until,
                 action=request.action,
                 operation_key=request.operation_key,
                 dry_run=request.dry_run,

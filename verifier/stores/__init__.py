@@ -52,10 +52,10 @@ class StoreCall:
 
     service_provider_id: uuid.UUID
     claims: TokenClaims
-    # The proof's identity, and until when it must be remembered.
+    # The proof's identity, and until when (unix seconds) it must be remembered.
     proof_jkt: str
     proof_jti: str
-    spent_until: datetime
+    spent_until: int
     action: Action | None
     operation_key: str | None
     dry_run: bool

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from django.db import transaction
 from django.db.models import Q
@@ -122,11 +122,12 @@ def _judge(call: StoreCall, spend: Callable[[StoreCall], Spent]) -> Permit | Ref
 
 def _spend(call: StoreCall) -> Spent:
     check_in_time(call)
+    until = datetime.fromtimestamp(call.spent_until, UTC)
     if not call.dry_run:
-        return Spent(spend_proof(jkt=call.proof_jkt, jti=call.proof_jti, until=call.spent_until))
+        return Spent(spend_proof(jkt=call.proof_jkt, jti=call.proof_jti, until=until))
     # A dry run asks the same question and takes the answer back.
     with transaction.atomic():
-        first = spend_proof(jkt=call.proof_jkt, jti=call.proof_jti, until=call.spent_until)
+        first = spend_proof(jkt=call.proof_jkt, jti=call.proof_jti, until=until)
         transaction.set_rollback(True)
     return Spent(first)
 

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 from django.utils import timezone
 
 from agentauth.protocol.capability import Capability
-from agentauth.protocol.envelope import Ledger, limits_left
+from agentauth.protocol.envelope import Ledger
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.limits import Limits, microseconds
 from agentauth.protocol.token import TokenClaims
@@ -93,7 +93,7 @@ def judging(call: StoreCall, known: Known | None, *, mode: bytes, entry: bytes) 
     rate = None if known is None else known.rate
     floor = call.tenure.floor_us()
     now_us = microseconds(call.now)
-    remembered_ms = (microseconds(call.spent_until) - now_us) // 1000 + SLACK_MS
+    remembered_ms = (call.spent_until * 1_000_000 - now_us) // 1000 + SLACK_MS
     acts = call.action is not None
     keys = (
         place.epoch,
@@ -153,11 +153,13 @@ def conclude(call: StoreCall, known: Known | None, made: Plan, reply: Reply) -> 
         return made.verdict
     if reply.code is Code.RATE:
         return Refuse("envelope_exceeded", "rate", -(-reply.wait_us // 1_000_000))
-    if known is None or known.envelope is None:
+    if known is None:
         raise TypeError("nothing was known that could be allowed")
+    rate = known.rate
     answer = allowed_again(
         made.verdict.body,
-        limits_left(known.envelope, Ledger(tat_us=reply.tat_us), call.now),
+        # The rate is all that a light call's grant counts.
+        Limits(None if rate is None else rate.remaining(reply.tat_us, microseconds(call.now))),
         decision_id=made.event_id,
         expires_in=call.claims.expires_at - int(call.now.timestamp()),
     )

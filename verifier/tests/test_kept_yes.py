@@ -67,7 +67,7 @@ def call(held: Known, **more: Any) -> StoreCall:
         claims=claims,
         proof_jkt="k",
         proof_jti=str(uuid.uuid4()),
-        spent_until=NOW + HOUR,
+        spent_until=int((NOW + HOUR).timestamp()),
         action=READ,
         operation_key=None,
         dry_run=False,
