@@ -19,8 +19,6 @@ from django.http import HttpRequest, HttpResponse
 from django.middleware.clickjacking import XFrameOptionsMiddleware
 from django.middleware.security import SecurityMiddleware
 
-# The views Django answers with are loaded here, once for all processes, and not at the first call of each.
-import agentauth.urls  # noqa: F401
 from agentauth import health, metrics
 from agentauth.http_errors import STATUSES, ServerError, body_of, domain_error, headers_of
 from agentauth.middleware import SecurityHeadersMiddleware

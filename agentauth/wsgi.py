@@ -4,6 +4,7 @@ import os
 
 import django
 from django.core.handlers.wsgi import WSGIHandler, WSGIRequest
+from django.urls import get_resolver
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
 django.setup(set_prefix=False)
@@ -30,3 +31,5 @@ class Application(WSGIHandler):
 
 
 application = Application()
+# Every view, before the process says that it is there: else the first call of each process waits for them, for a second or more.
+get_resolver().url_patterns  # noqa: B018 — asking loads them

@@ -21,6 +21,7 @@ from audit.entries import COLUMNS, event_body
 from audit.models import Event, QueueEntry
 from audit.partitions import make_room
 from audit.sequencer import Numberable, number_at_once
+from audit.statements import written
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ _COPY_EVENTS = """COPY audit_event (id, kind, at, actor_kind, actor_id, agent_id
  token_jti, outcome, reason, request_id, data, salt) FROM STDIN"""
 # One alone: no RETURNING, since the verifier's role may not read what it wrote.
 _INSERT_ONE = (
-    f"WITH event AS (INSERT INTO audit_event ({', '.join(COLUMNS)}) VALUES ({', '.join(['%s'] * len(COLUMNS))}))"  # noqa: S608 — our own names
+    f"event AS (INSERT INTO audit_event ({', '.join(COLUMNS)}) VALUES ({', '.join(['%s'] * len(COLUMNS))}))"  # noqa: S608 — our own names
     " INSERT INTO audit_queueentry (event_id) VALUES (%s)"
 )
 _COPY_QUEUE = "COPY audit_queueentry (event_id) FROM STDIN"
@@ -181,16 +182,29 @@ def write(entries: Sequence[Entry], *, now: datetime) -> None:
         _queue(made)
 
 
-def write_one(event: Event, data: bytes) -> None:
-    """Insert the event, whose canonical data is `data`, and its place in the queue. Raises django.db errors."""
+class Act(NamedTuple):
+    """What an event tells, where that is one INSERT: its SQL, written once, and its values."""
+
+    sql: str
+    values: Sequence[Any]
+
+
+def write_one(event: Event, data: bytes, act: Act | None = None) -> None:
+    """Do `act`, insert the event, whose canonical data is `data`, and its place in the queue: all or nothing.
+
+    Raises django.db errors.
+    """
     if connection.vendor != "postgresql":
-        event.save(force_insert=True)
-        QueueEntry.objects.create(event=event)
+        with transaction.atomic(savepoint=False):
+            if act:
+                written(act.sql, *act.values)
+            event.save(force_insert=True)
+            QueueEntry.objects.create(event=event)
         return
     columns = [getattr(event, name) for name in COLUMNS]
     columns[COLUMNS.index("data")] = data.decode()
-    with connection.cursor() as cursor:
-        cursor.execute(_INSERT_ONE, [*columns, event.id])
+    before, values = (f"act AS ({act.sql}), ", act.values) if act else ("", ())
+    written(f"WITH {before}{_INSERT_ONE}", *values, *columns, event.id)
 
 
 class _Made(NamedTuple):

@@ -21,12 +21,13 @@ from audit.backlog import check_backlog, check_backlog_of_many
 from audit.entries import commitment
 from audit.models import Event, Opening
 from audit.partitions import make_room
-from audit.prepared import KINDS, Data, Entry, checked, recorded, write, write_one
+from audit.prepared import KINDS, Act, Data, Entry, checked, recorded, write, write_one
 from audit.refusals import count_refusal, summarise_refusals
 from audit.sequencer import sequence_until_empty
 
 __all__ = [
     "SYSTEM",
+    "Act",
     "Actor",
     "Data",
     "Entry",
@@ -70,19 +71,23 @@ def record(
     token_jti: str | None = None,
     data: Mapping[str, Any] | None = None,
     personal: Mapping[str, Any] | None = None,
+    act: Act | None = None,
 ) -> Event:
     """Write one event in the caller's transaction, so that what happened and its record live or die together.
 
+    With `act` it is done here, by the statement that writes the event too: they need no transaction around them.
     `data` is JSON without floats of doubtful size, secrets or personal values; `personal` holds the names,
     addresses and free text: each member stands in `data` as a salted commitment and is kept beside it in an
     opening, which erasure may delete (docs/protocol.md section 9). `at` is aware, to the microsecond.
 
     Raises ValueError outside a transaction, for an unknown kind, for a naive time, or where a member is both
-    plain and personal; EncodingError where a value has no canonical JSON; TemporarilyUnavailableError where the
+    plain and personal, or personal beside `act`; EncodingError where a value has no canonical JSON; TemporarilyUnavailableError where the
     database does not take it, or too many events wait for their number: what cannot be put on record is not done.
     """
-    if not connection.in_atomic_block:
+    if act is None and not connection.in_atomic_block:
         raise ValueError("record an event inside the transaction of what it tells")
+    if act and personal:
+        raise ValueError("openings are statements of their own")
     if kind not in KINDS:
         raise ValueError(f"unknown kind of event: {kind}; add it to audit/kinds.py")
     if at.tzinfo is None:
@@ -113,7 +118,7 @@ def record(
     with _or_unavailable():
         check_backlog(kind=kind, actor_kind=actor.kind)
         make_room([event.id])
-        write_one(event, text)
+        write_one(event, text, act)
         if hidden:
             Opening.objects.bulk_create(
                 Opening(event=event, member=member, salt=salts[member], value=hidden[member])

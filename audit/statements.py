@@ -1,4 +1,4 @@
-"""Questions of every call: their SQL is written once, and the rows are models all the same.
+"""Statements of every call: their SQL is written once, and the rows of questions are models all the same.
 
 Writing a statement anew takes the ORM several times as long as asking it does. What is asked seldom goes through the ORM.
 """
@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from django.db import DEFAULT_DB_ALIAS, connections, models
+from django.db.models.base import ModelState
 
 
 class Columns(NamedTuple):
@@ -46,22 +47,14 @@ class Question:
         `values` are those of the `%s` in order. Raises django.db errors.
         """
         own = connections[DEFAULT_DB_ALIAS]
-        with own.cursor() as cursor:
-            cursor.execute(self._sql, adapted(*values))
-            found = cursor.fetchall()
-        return [self._made(row, own) for row in found]
+        return [self._made(row, own) for row in _run(own, self._sql, values)[0]]
 
     def _made(self, row: Sequence[Any], own: Any) -> tuple[Any, ...]:
         values = list(row)
         for place, convert, column in self._converters:
             values[place] = convert(values[place], column, own)
-        made = [
-            # The first column is the primary key.
-            None
-            if values[part.start] is None
-            else part.model.from_db(DEFAULT_DB_ALIAS, part.names, values[part.start : part.end])
-            for part in self._parts
-        ]
+        # The first column is the primary key.
+        made = [None if values[part.start] is None else _model(part, values) for part in self._parts]
         return (*made, *values[self._parts[-1].end :])
 
     @cached_property
@@ -101,11 +94,32 @@ class Question:
         ]
 
 
-def adapted(*values: Any) -> list[Any]:
-    """Ids and times as the database takes them in a statement of our own; other values as they are."""
-    own = connections[DEFAULT_DB_ALIAS]
+def written(sql: str, *values: Any) -> int:
+    """How many rows an INSERT of our own wrote; `values` as for `Question.ask`. Raises django.db errors."""
+    return _run(connections[DEFAULT_DB_ALIAS], sql, values)[1]
+
+
+def _run(own: Any, sql: str, values: Sequence[Any]) -> tuple[list[tuple[Any, ...]], int]:
     if own.vendor == "postgresql":
-        return list(values)
+        rows: list[tuple[Any, ...]]
+        rows, count = own.run_prepared(sql, values)
+        return rows, count
+    with own.cursor() as cursor:
+        cursor.execute(sql, _adapted(own, values))
+        return (cursor.fetchall() if cursor.description else []), cursor.rowcount
+
+
+def _model(part: _Part, values: Sequence[Any]) -> models.Model:
+    """As `from_db` makes it, without asking each field in turn: what was read is there, all else is read at use."""
+    made = part.model.__new__(part.model)
+    made._state = state = ModelState()  # noqa: SLF001 — Django's documented API
+    state.adding, state.db = False, DEFAULT_DB_ALIAS
+    vars(made).update(zip(part.names, values[part.start : part.end], strict=True))
+    return made
+
+
+def _adapted(own: Any, values: Sequence[Any]) -> list[Any]:
+    """Ids and times as SQLite takes them; other values as they are."""
     return [
         own.ops.adapt_datetimefield_value(value)
         if isinstance(value, datetime)

@@ -15,12 +15,13 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from django.conf import settings
-from django.db import connection, connections
+from django.db import connections
 from django.utils import timezone
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.keys import LocalSigner, PrivateKey, Signer
 from agentauth.protocol.token import MAX_TOKEN_SECONDS, CertifiedKey
+from audit.statements import Columns, Question
 from kms.certificates import CERTIFIED_FOR, certify
 from kms.lifetimes import HANDOVER, lifetimes
 from kms.models import Key
@@ -33,12 +34,11 @@ _RENEW_AFTER: Final = (0.3, 0.5)
 # Seconds until a renewal that failed is tried again, likewise.
 _TRY_AGAIN: Final = (20.0, 40.0)
 # What `lifetimes` needs of each token key that may still count, and whether it stands behind the certified key.
-_KEYS_AND_MINE: Final = """
-    SELECT id, purpose, state, active_from, retired_at, needed_until, EXISTS (
-        SELECT 1 FROM kms_keycertificate WHERE issuer_id = kms_key.id AND kid = %s AND state = 'certified'
-    ) AS certified
-    FROM kms_key WHERE purpose = 'token' AND (needed_until IS NULL OR needed_until >= %s)
-"""
+_KEYS_AND_MINE: Final = Question(
+    "SELECT {}, EXISTS (SELECT 1 FROM kms_keycertificate WHERE issuer_id = k.id AND kid = %s AND state = 'certified')"
+    " FROM kms_key k WHERE purpose = 'token' AND (needed_until IS NULL OR needed_until >= %s)",
+    k=Columns(Key, {"purpose", "state", "active_from", "retired_at", "needed_until"}),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +155,9 @@ def token_signer(*, issued_at: int, expires_at: int, now: datetime) -> Signer:
 
 def _standing(held: _Held, now: datetime) -> tuple[bool, bool]:
     """Whether the key may sign at `now`, and whether the one that certified it was followed by another. One query."""
-    # Through the ORM, building the statement anew costs twice what asking it does.
-    rows = list(
-        Key.objects.raw(_KEYS_AND_MINE, [held.signer.kid, connection.ops.adapt_datetimefield_value(now)])
-    )
-    for row, life in zip(rows, lifetimes(rows, now=now), strict=True):
-        if not row.certified:  # type: ignore[attr-defined]  # a column of the statement
+    rows = _KEYS_AND_MINE.ask(held.signer.kid, now)
+    for (_, certified), life in zip(rows, lifetimes((key for key, _ in rows), now=now), strict=True):
+        if not certified:
             continue
         if life.state == Key.State.ACTIVE:
             return True, False

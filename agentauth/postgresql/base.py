@@ -5,6 +5,7 @@ nothing, and TCP is content as long as somebody takes the bytes: only the client
 """
 
 import select
+from collections.abc import Sequence
 from typing import Any, Final
 
 from django.db.backends.postgresql import base
@@ -33,6 +34,8 @@ class BoundedConnection(Connection[Any]):
     """One that is closed where an answer takes longer than `answer_seconds`. Whether that was done is then not known."""
 
     answer_seconds: float
+    # For statements that are written once: a cursor for each is more work than what it asks.
+    kept_cursor: Any = None
 
     def wait(self, gen: PQGen[RV], interval: float = _INTERVAL, timeout: float | None = None) -> RV:
         if timeout is not None:
@@ -62,6 +65,26 @@ class DatabaseWrapper(base.DatabaseWrapper):
         made = BoundedConnection.connect(**conn_params)
         made.answer_seconds = answer_seconds
         return made
+
+    def run_prepared(self, sql: str, values: Sequence[Any]) -> tuple[list[tuple[Any, ...]], int]:
+        """The rows of a statement that is written once, and how many it touched. Prepared at its first use.
+
+        As by a cursor of Django's, but for what that makes anew each time. Raises django.db errors.
+        """
+        if self.queries_logged or self.execute_wrappers:
+            # Somebody listens: they hear it as any other.
+            with self.cursor() as heard:
+                heard.execute(sql, values)
+                return (heard.fetchall() if heard.description else []), heard.rowcount
+        self.close_if_health_check_failed()
+        self.ensure_connection()
+        self.validate_no_broken_transaction()
+        with self.wrap_database_errors:
+            cursor = self.connection.kept_cursor
+            if cursor is None or cursor.closed:
+                cursor = self.connection.kept_cursor = self.create_cursor()
+            cursor.execute(sql, values, prepare=True)
+            return (cursor.fetchall() if cursor.description else []), cursor.rowcount
 
     def is_usable(self) -> bool:
         """Whether nothing speaks against it: Django would ask the server, at every request.

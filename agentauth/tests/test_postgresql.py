@@ -8,7 +8,14 @@ from urllib.parse import urlsplit
 
 import pytest
 from django.conf import settings
-from django.db import DEFAULT_DB_ALIAS, NotSupportedError, OperationalError, connections, transaction
+from django.db import (
+    DEFAULT_DB_ALIAS,
+    DataError,
+    NotSupportedError,
+    OperationalError,
+    connections,
+    transaction,
+)
 
 from agentauth.settings import database
 from tests.fault_proxy import FaultProxy, fault_proxy
@@ -121,3 +128,60 @@ def test_a_plan_that_fits_no_more_fails_once(far: FaultProxy) -> None:
         assert ask("SELECT number FROM replanned") == 1
     finally:
         meanwhile("DROP TABLE replanned")
+
+
+TWICE = "SELECT %s::int * 2"
+
+
+def prepared() -> int:
+    return int(ask("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%::int * 2'"))
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db
+def test_a_statement_that_is_written_once_is_prepared_at_its_first_use() -> None:
+    own: Any = connections[DEFAULT_DB_ALIAS]
+    assert own.run_prepared(TWICE, [4]) == ([(8,)], 1)
+    assert own.run_prepared(TWICE, [5]) == ([(10,)], 1)
+    assert prepared() == 1
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db
+def test_who_listens_hears_statements_that_are_written_once() -> None:
+    own: Any = connections[DEFAULT_DB_ALIAS]
+    heard = []
+
+    def listen(execute: Any, sql: str, *rest: Any) -> Any:
+        heard.append(sql)
+        return execute(sql, *rest)
+
+    with own.execute_wrapper(listen):
+        assert own.run_prepared(TWICE, [4]) == ([(8,)], 1)
+    assert heard == [TWICE]
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db
+def test_errors_of_statements_that_are_written_once_are_django_s_and_a_broken_transaction_takes_none() -> (
+    None
+):
+    own: Any = connections[DEFAULT_DB_ALIAS]
+    with pytest.raises(DataError), transaction.atomic():
+        own.run_prepared("SELECT 1 / %s::int", [0])
+    assert own.run_prepared(TWICE, [4]) == ([(8,)], 1)
+    with transaction.atomic():
+        transaction.set_rollback(True)
+        with pytest.raises(transaction.TransactionManagementError):
+            own.run_prepared(TWICE, [4])
+
+
+@pytest.mark.postgres
+def test_a_statement_that_is_written_once_finds_the_next_connection(far: FaultProxy) -> None:
+    own: Any = connections[DEFAULT_DB_ALIAS]
+    assert own.run_prepared(TWICE, [4]) == ([(8,)], 1)
+    own.close()
+    assert own.run_prepared(TWICE, [5]) == ([(10,)], 1)
+    far.mode = "blackhole"
+    with pytest.raises(OperationalError, match="no answer within 1 s"):
+        own.run_prepared(TWICE, [6])

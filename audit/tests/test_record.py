@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from django.contrib.contenttypes.models import ContentType
 from django.db import Error, IntegrityError, connection, transaction
 
 from agentauth.protocol.chain import entry_hash, field_commitment
@@ -12,13 +13,18 @@ from agentauth.protocol.errors import EncodingError, TemporarilyUnavailableError
 from audit import kinds
 from audit.entries import entry_of, event_body
 from audit.models import Event, Opening, QueueEntry
-from audit.services import Actor, record
+from audit.services import Act, Actor, record
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import execute
 
 pytestmark = pytest.mark.django_db
 AT = datetime(2026, 11, 25, 9, 30, 0, 123456, tzinfo=UTC)
 AGENT = "0192f1c8-0000-7000-8000-000000000001"
+ACTOR = Actor("system", "")
+REFUSING = {
+    "sqlite": "CREATE TRIGGER broken BEFORE INSERT ON audit_event BEGIN SELECT RAISE(ABORT, 'full'); END",
+    "postgresql": "CREATE TRIGGER broken BEFORE INSERT ON audit_event FOR EACH ROW EXECUTE FUNCTION agentauth_refuse('full')",
+}
 
 
 def test_the_body_is_the_contract_s_json_with_absent_members_left_out(make_event: MakeEvent) -> None:
@@ -98,6 +104,48 @@ def test_recording_outside_a_transaction_is_refused(now: datetime) -> None:
     assert not Event.objects.exists()
 
 
+def act(name: str) -> Act:
+    """An INSERT like any other."""
+    return Act("INSERT INTO django_content_type (app_label, model) VALUES (%s, %s)", ("act", name))
+
+
+def acts() -> int:
+    return ContentType.objects.filter(app_label="act").count()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_act_of_one_statement_is_done_with_its_event_and_needs_no_transaction(now: datetime) -> None:
+    event = record(kind=kinds.REQUEST_REFUSED, actor=ACTOR, at=now, act=act("one"), data={"a": 1})
+    assert acts() == 1
+    assert Event.objects.get(pk=event.pk).data == {"a": 1}
+    assert QueueEntry.objects.filter(event=event).exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_AU_2_an_act_that_is_refused_has_no_event(now: datetime) -> None:
+    record(kind=kinds.REQUEST_REFUSED, actor=ACTOR, at=now, act=act("one"))
+    with pytest.raises(TemporarilyUnavailableError):
+        record(kind=kinds.REQUEST_REFUSED, actor=ACTOR, at=now, act=act("one"))
+    assert (acts(), Event.objects.count(), QueueEntry.objects.count()) == (1, 1, 1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_AU_2_an_event_that_cannot_be_written_leaves_no_act_of_one_statement(now: datetime) -> None:
+    execute(REFUSING[connection.vendor])
+    try:
+        with pytest.raises(TemporarilyUnavailableError):
+            record(kind=kinds.REQUEST_REFUSED, actor=ACTOR, at=now, act=act("one"))
+    finally:
+        execute("DROP TRIGGER broken" + (" ON audit_event" if connection.vendor == "postgresql" else ""))
+    assert acts() == 0
+
+
+def test_an_act_of_one_statement_has_no_openings(now: datetime) -> None:
+    with pytest.raises(ValueError, match="openings"):
+        record(kind=kinds.REQUEST_REFUSED, actor=ACTOR, at=now, act=act("one"), personal={"name": "Alice"})
+    assert acts() == 0
+
+
 def test_a_rollback_takes_event_openings_and_queue_entry_with_it(make_event: MakeEvent) -> None:
     with transaction.atomic():
         make_event(personal={"name": "Alice"})
@@ -106,19 +154,10 @@ def test_a_rollback_takes_event_openings_and_queue_entry_with_it(make_event: Mak
 
 
 def test_AU_2_an_event_that_cannot_be_written_takes_the_act_with_it(make_event: MakeEvent) -> None:
-    refuse = {
-        "sqlite": [
-            "CREATE TRIGGER broken BEFORE INSERT ON audit_event BEGIN SELECT RAISE(ABORT, 'full'); END"
-        ],
-        "postgresql": [
-            "CREATE TRIGGER broken BEFORE INSERT ON audit_event FOR EACH ROW EXECUTE FUNCTION agentauth_refuse('full')"
-        ],
-    }
     earlier = make_event(personal={"name": "Alice"})
     with transaction.atomic():
         execute("SET CONSTRAINTS ALL IMMEDIATE") if connection.vendor == "postgresql" else None
-        for statement in refuse[connection.vendor]:
-            execute(statement)
+        execute(REFUSING[connection.vendor])
 
         def act() -> None:
             with transaction.atomic():

@@ -39,12 +39,8 @@ class IssueTokenView(NativeView):
         body = self.body(required=["grant_id"])
         # Any text is looked for: what is no id is as unknown as any other (one body for all).
         grant_id = text(body["grant_id"], "grant_id", maximum=255)
-        if "Idempotency-Key" in request.headers and needs_nonce(agent=self.agent, grant_id=grant_id):
-            # Before a stored answer is given as well.
-            self._ask_for_nonce()
-        fresh: list[IssuedToken] = []
-        answer = self.once(lambda: self._issue(grant_id, fresh))
-        issued = fresh[0] if fresh else issued_again(answer.token_jti, self.now)
+        issue = self._issue_once if "Idempotency-Key" in request.headers else self._issue
+        issued = issue(grant_id)
         token = sign_issued(issued.claims, self.now)
         fault_point("issue.before_delivery")
         return Response(
@@ -54,7 +50,7 @@ class IssueTokenView(NativeView):
                 "expires_in": issued.expires_in,
                 "grant_id": grant_id,
             },
-            status=answer.status,
+            status=201,
         )
 
     def _ask_for_nonce(self) -> None:
@@ -63,16 +59,27 @@ class IssueTokenView(NativeView):
         if proof.nonce is None:
             judge_nonce(self.request, proof, required=True, now=self.now)
 
-    def _issue(self, grant_id: str, fresh: list[IssuedToken]) -> Answer:
-        issued = issue_token(
+    def _issue(self, grant_id: str) -> IssuedToken:
+        return issue_token(
             agent=self.agent,
             grant_id=grant_id,
             actor=self.actor,
             now=self.now,
             ask_for_nonce=self._ask_for_nonce,
         )
-        fresh.append(issued)
-        return Answer(201, token_jti=issued.jti)
+
+    def _issue_once(self, grant_id: str) -> IssuedToken:
+        if needs_nonce(agent=self.agent, grant_id=grant_id):
+            # Before a stored answer is given as well.
+            self._ask_for_nonce()
+        fresh: list[IssuedToken] = []
+
+        def act() -> Answer:
+            fresh.append(self._issue(grant_id))
+            return Answer(201, token_jti=fresh[0].jti)
+
+        answer = self.once(act)
+        return fresh[0] if fresh else issued_again(answer.token_jti, self.now)
 
 
 class RevokeTokenView(NativeView):

@@ -3,9 +3,7 @@
 import hashlib
 from datetime import datetime
 
-from django.db import connection
-
-from audit.statements import adapted
+from audit.statements import written
 
 _INSERT = (
     "INSERT INTO registry_spentproof (digest, expires_at) VALUES (%s, %s) ON CONFLICT (digest) DO NOTHING"
@@ -19,6 +17,4 @@ def spend_proof(*, jkt: str, jti: str, until: datetime) -> bool:
     (RFC 9449 section 11.1). `until` must be past the proof's last acceptable second.
     """
     digest = hashlib.sha256(f"{jkt}\x00{jti}".encode()).digest()
-    with connection.cursor() as cursor:
-        cursor.execute(_INSERT, adapted(digest, until))
-        return bool(cursor.rowcount == 1)
+    return written(_INSERT, digest, until) == 1

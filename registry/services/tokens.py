@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.envelope import EMPTY, parse_envelope
@@ -26,8 +26,8 @@ from agentauth.protocol.token import MAX_TOKEN_SECONDS, TYP, build_claims, publi
 from audit import kinds
 from audit.faults import fault_point
 from audit.identifiers import new_id
-from audit.services import Actor, record, record_refusal
-from audit.statements import Columns, Question, adapted
+from audit.services import Act, Actor, record, record_refusal
+from audit.statements import Columns, Question
 from kms.certificates import token_keys
 from kms.delegation import token_signer
 from kms.state import Subject, publish_change
@@ -82,7 +82,7 @@ def issue_token(
     now: datetime,
     ask_for_nonce: Callable[[], None] | None = None,
 ) -> IssuedToken:
-    """Write the row and the event of a token for exactly what the grant's row says (docs/protocol.md section 7).
+    """Write the row and the event of a token for exactly what the grant's row says (docs/protocol.md section 7), in one statement.
 
     The token is not made here: signing comes after the commit, so that no token exists whose issue is not on
     record. A crash in between leaves a row without a token, which nobody can use. `ask_for_nonce` is called where the
@@ -90,26 +90,25 @@ def issue_token(
 
     Raises InvalidGrantError, one and the same for unknown, another's, not active, and an inactive agent.
     """
-    # No savepoint: whoever calls this in a transaction of theirs gives all of it up where it fails.
-    with transaction.atomic(savepoint=False):
-        basis = _basis(agent, grant_id)
-        if ask_for_nonce and basis.service_provider.require_nonce:
-            ask_for_nonce()
-        claims, expires_at = _claims(basis, now)
-        grant, jti = basis.grant, str(claims["jti"])
-        _write_intent(basis, claims, now, expires_at)
-        fault_point("issue.after_intent")
-        record(
-            kind=kinds.TOKEN_ISSUED,
-            actor=actor,
-            at=now,
-            agent_id=grant.agent_id,
-            human_id=basis.agent.human_id,
-            service_provider_id=grant.service_provider_id,
-            grant_id=grant.id,
-            token_jti=jti,
-            data={"grant_version": grant.version, "iat": claims["iat"], "exp": claims["exp"]},
-        )
+    basis = _basis(agent, grant_id)
+    if ask_for_nonce and basis.service_provider.require_nonce:
+        ask_for_nonce()
+    claims, expires_at = _claims(basis, now)
+    grant, jti = basis.grant, str(claims["jti"])
+    record(
+        act=_intent(basis, claims, now, expires_at),
+        kind=kinds.TOKEN_ISSUED,
+        actor=actor,
+        at=now,
+        agent_id=grant.agent_id,
+        human_id=basis.agent.human_id,
+        service_provider_id=grant.service_provider_id,
+        grant_id=grant.id,
+        token_jti=jti,
+        data={"grant_version": grant.version, "iat": claims["iat"], "exp": claims["exp"]},
+    )
+    # Under an Idempotency-Key its row is not committed yet, and so is nothing.
+    fault_point("issue.after_intent")
     return IssuedToken(jti, claims, claims["exp"] - int(now.timestamp()))
 
 
@@ -212,11 +211,9 @@ def _basis(agent: Agent, grant_id: str) -> _Basis:
     raise InvalidGrantError(_REFUSED)
 
 
-def _write_intent(basis: _Basis, claims: Mapping[str, Any], now: datetime, expires_at: datetime) -> None:
+def _intent(basis: _Basis, claims: Mapping[str, Any], now: datetime, expires_at: datetime) -> Act:
     grant, jti, text = basis.grant, claims["jti"], json.dumps(claims)
-    values = adapted(new_id(), jti, grant.id, grant.version, basis.agent.jkt, text, now, expires_at)
-    with connection.cursor() as cursor:
-        cursor.execute(_INSERT, values)
+    return Act(_INSERT, (new_id(), jti, grant.id, grant.version, basis.agent.jkt, text, now, expires_at))
 
 
 def _claims(basis: _Basis, now: datetime) -> tuple[dict[str, Any], datetime]:
