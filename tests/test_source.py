@@ -214,21 +214,27 @@ def test_DJ_12_no_sql_is_put_together_from_values() -> None:
     found = set()
     for place, node in nodes(ast.Call):
         assert isinstance(node, ast.Call)
-        if last_name(node.func) in {"raw", "execute"} and node.args:
+        if last_name(node.func) in RUNS_SQL and node.args and not place.startswith("examples/"):
             text = node.args[0]
             if not (isinstance(text, ast.Constant) or (isinstance(text, ast.Name) and text.id.isupper())):
                 found.add((place, ast.unparse(node)))
     assert {place for place, _ in found} <= TABLE_NAMES_ONLY, found
 
 
+# What takes SQL as its first argument: Django's, and ours.
+RUNS_SQL = {"raw", "execute", "run_prepared", "written", "Question", "Act"}
 # Where names of tables and roles of ours are put into SQL: migrations, their triggers, and the serving role.
 # ... and where one of two constants is asked for.
 TABLE_NAMES_ONLY = {
+    # Runs what it is given, as the two below do.
+    "agentauth/postgresql/base.py",
     "audit/dropping.py",
     "audit/migrations/0005_partitions.py",
+    "audit/prepared.py",
     "audit/roles.py",
     "audit/statements.py",
     "audit/triggers.py",
+    "registry/services/state.py",
     "verifier/services/state.py",
 }
 
