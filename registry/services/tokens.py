@@ -5,13 +5,14 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db import transaction
 
-from agentauth.protocol.capability import parse_capabilities
-from agentauth.protocol.envelope import EMPTY, parse_envelope
+from agentauth.protocol.capability import Capability, parse_capabilities
+from agentauth.protocol.envelope import EMPTY, Envelope, parse_envelope
 from agentauth.protocol.errors import (
     EncodingError,
     IdempotencyExpiredError,
@@ -39,12 +40,13 @@ from registry.services.state import TokenState, token_state
 _REFUSED = "There is no active grant of yours with this id."
 _NOT_YOURS = NotFoundError("There is no token of yours like this.")
 _OWN_GRANT = Question(
-    "SELECT {} FROM registry_grant g JOIN registry_agent a ON a.id = g.agent_id"
+    "SELECT {}, CAST(g.capabilities AS text), CAST(g.envelope AS text)"
+    " FROM registry_grant g JOIN registry_agent a ON a.id = g.agent_id"
     " JOIN registry_serviceprovider s ON s.id = g.service_provider_id LEFT JOIN registry_human h ON h.id = a.human_id"
     " WHERE g.id = %s AND g.agent_id = %s",
     g=Columns(
         Grant,
-        {"agent_id", "service_provider_id", "status", "version", "capabilities", "envelope", "valid_until"},
+        {"agent_id", "service_provider_id", "status", "version", "valid_until"},
     ),
     a=Columns(Agent, {"status", "human_id", "jkt", "expires_at"}),
     h=Columns(Human, {"status"}),
@@ -63,6 +65,9 @@ class _Basis(NamedTuple):
     agent: Agent
     human: Human | None
     service_provider: ServiceProvider
+    # As JSON: most tokens hold what others hold.
+    capabilities: str
+    envelope: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +223,7 @@ def _intent(basis: _Basis, claims: Mapping[str, Any], now: datetime, expires_at:
 
 def _claims(basis: _Basis, now: datetime) -> tuple[dict[str, Any], datetime]:
     """The claims from the grant's row alone, and the token's end: the earliest of every limit on it."""
-    grant, agent, human, service_provider = basis
+    grant, agent, human, service_provider, *granted = basis
     good = (
         grant.status_at(now) == Grant.Status.APPROVED
         and agent.is_active_at(now)
@@ -230,7 +235,7 @@ def _claims(basis: _Basis, now: datetime) -> tuple[dict[str, Any], datetime]:
         raise InvalidGrantError(_REFUSED)
     assert grant.valid_until is not None
     assert human is not None
-    envelope = parse_envelope(grant.envelope)
+    capabilities, envelope = _granted(*granted)
     issued_at = int(now.timestamp())
     life = min(MAX_TOKEN_SECONDS, envelope.max_session_seconds or MAX_TOKEN_SECONDS)
     end = min(issued_at + life, int(grant.valid_until.timestamp()), int(agent.expires_at.timestamp()))
@@ -247,10 +252,15 @@ def _claims(basis: _Basis, now: datetime) -> tuple[dict[str, Any], datetime]:
         jkt=agent.jkt,
         grant_id=str(grant.pk),
         grant_version=grant.version,
-        capabilities=parse_capabilities(grant.capabilities),
+        capabilities=capabilities,
         has_envelope=envelope != EMPTY,
     )
     return claims, datetime.fromtimestamp(end, tz=now.tzinfo)
+
+
+@lru_cache(maxsize=1024)
+def _granted(capabilities: str, envelope: str) -> tuple[tuple[Capability, ...], Envelope]:
+    return parse_capabilities(json.loads(capabilities)), parse_envelope(json.loads(envelope))
 
 
 def _new_jti() -> str:
