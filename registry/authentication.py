@@ -141,7 +141,7 @@ class AgentProofAuthentication(BaseAuthentication):
         if "Authorization" in request.headers:
             raise InvalidRequestError("Authenticate in one way: a proof, or client id and secret.")
         proof = read_proof(request, now=timezone.now())
-        agent = holder_of(proof.jkt)
+        agent = self.holder(request, proof.jkt)
         if agent is None:
             # Before the proof is spent: a stranger's keys write nothing here.
             raise InvalidClientError("No agent is registered with this key.")
@@ -151,6 +151,11 @@ class AgentProofAuthentication(BaseAuthentication):
         spend(proof)
         limited_as(request, agent, rate_limits.take)
         return agent, proof
+
+    def holder(self, request: Request, jkt: str) -> Agent | None:
+        """The agent that may call with this key. A view may read more of what it needs with it."""
+        _ = request
+        return holder_of(jkt)
 
 
 class ServiceProviderAuthentication(BaseAuthentication):

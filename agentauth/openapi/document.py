@@ -39,6 +39,7 @@ _METHODS: Final = ("get", "post", "put", "patch", "delete")
 _DESCRIBED: Final = ("/v1/", "/.well-known/")
 _CALLER_OF: Final = {
     "AgentProofAuthentication": "proof",
+    "GrantProofAuthentication": "proof",
     "ServiceProviderAuthentication": "basic",
     "SessionAuthentication": "session",
 }

@@ -8,7 +8,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from agentauth.protocol.dpop import VerifiedProof
-from agentauth.protocol.errors import InvalidRequestError
+from agentauth.protocol.encoding import read_json
+from agentauth.protocol.errors import EncodingError, InvalidRequestError
 from agentauth.protocol.reading import text
 from audit.faults import fault_point
 from registry.api.views import NativeView
@@ -18,29 +19,53 @@ from registry.authentication import (
     caller_of,
     judge_nonce,
 )
+from registry.models import Agent
 from registry.permissions import IsAgentOrServiceProvider
 from registry.services.idempotency import Answer
 from registry.services.tokens import (
+    Basis,
     IssuedToken,
+    caller_and_basis,
     issue_token,
     issued_again,
-    needs_nonce,
     revoke_presented_token,
     sign_issued,
 )
 
 
+class GrantProofAuthentication(AgentProofAuthentication):
+    """Reads what the grant that the body names rests on with the agent, in one query."""
+
+    def holder(self, request: Request, jkt: str) -> Agent | None:
+        try:
+            named = read_json(request.body)
+        except EncodingError:
+            # The view says so, once it is known who calls.
+            named = None
+        grant_id = named.get("grant_id") if isinstance(named, dict) else None
+        agent, basis = caller_and_basis(jkt, grant_id if isinstance(grant_id, str) else "")
+        request._request.basis = basis  # type: ignore[attr-defined]  # noqa: SLF001 — our own attribute on DRF's inner request
+        return agent
+
+
 class IssueTokenView(NativeView):
     """`POST /v1/tokens`. What the token holds comes from the grant's row alone; the caller names the grant."""
 
+    authentication_classes = [GrantProofAuthentication]
     proof_error_status = 400
 
     def post(self, request: Request) -> Response:
         body = self.body(required=["grant_id"])
         # Any text is looked for: what is no id is as unknown as any other (one body for all).
         grant_id = text(body["grant_id"], "grant_id", maximum=255)
-        issue = self._issue_once if "Idempotency-Key" in request.headers else self._issue
-        issued = issue(grant_id)
+        basis = self.request._request.basis  # type: ignore[attr-defined]  # noqa: SLF001 — as above
+        if basis is not None and basis.service_provider.require_nonce:
+            # Before a stored answer is given as well.
+            self._ask_for_nonce()
+        if "Idempotency-Key" in request.headers:
+            issued = self._issue_once(grant_id)
+        else:
+            issued = self._issue(grant_id, basis)
         token = sign_issued(issued.claims, self.now)
         fault_point("issue.before_delivery")
         return Response(
@@ -59,22 +84,14 @@ class IssueTokenView(NativeView):
         if proof.nonce is None:
             judge_nonce(self.request, proof, required=True, now=self.now)
 
-    def _issue(self, grant_id: str) -> IssuedToken:
-        return issue_token(
-            agent=self.agent,
-            grant_id=grant_id,
-            actor=self.actor,
-            now=self.now,
-            ask_for_nonce=self._ask_for_nonce,
-        )
+    def _issue(self, grant_id: str, basis: Basis | None = None) -> IssuedToken:
+        return issue_token(agent=self.agent, grant_id=grant_id, actor=self.actor, now=self.now, basis=basis)
 
     def _issue_once(self, grant_id: str) -> IssuedToken:
-        if needs_nonce(agent=self.agent, grant_id=grant_id):
-            # Before a stored answer is given as well.
-            self._ask_for_nonce()
         fresh: list[IssuedToken] = []
 
         def act() -> Answer:
+            # The first call with the key may have been waited for: what was read with the caller is old then.
             fresh.append(self._issue(grant_id))
             return Answer(201, token_jti=fresh[0].jti)
 

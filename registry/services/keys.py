@@ -25,9 +25,14 @@ _HOLDER = Question(
 def holder_of(jkt: str) -> Agent | None:
     """The agent that may call with this key: it holds it, and neither of them was ended for good. One query."""
     for agent, barred in _HOLDER.ask(jkt):
-        if not barred and agent.status != Agent.Status.REVOKED:
+        if may_call(agent, barred=barred):
             return cast("Agent", agent)
     return None
+
+
+def may_call(agent: Agent, *, barred: bool) -> bool:
+    """Whether an agent that is read with its key may call; `barred`: that key is barred."""
+    return not barred and agent.status != Agent.Status.REVOKED
 
 
 def is_barred(jkt: str) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -34,22 +34,20 @@ from kms.delegation import token_signer
 from kms.state import Subject, publish_change
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.codes import pairwise_subject
-from registry.services.grants import own_grant
+from registry.services.keys import may_call
 from registry.services.state import TokenState, token_state
 
 _REFUSED = "There is no active grant of yours with this id."
 _NOT_YOURS = NotFoundError("There is no token of yours like this.")
-_OWN_GRANT = Question(
-    "SELECT {}, CAST(g.capabilities AS text), CAST(g.envelope AS text)"
-    " FROM registry_grant g JOIN registry_agent a ON a.id = g.agent_id"
-    " JOIN registry_serviceprovider s ON s.id = g.service_provider_id LEFT JOIN registry_human h ON h.id = a.human_id"
-    " WHERE g.id = %s AND g.agent_id = %s",
-    g=Columns(
-        Grant,
-        {"agent_id", "service_provider_id", "status", "version", "valid_until"},
-    ),
+_CALLER_AND_GRANT = Question(
+    "SELECT {}, CAST(g.capabilities AS text), CAST(g.envelope AS text),"
+    " EXISTS (SELECT 1 FROM registry_barredkey barred WHERE barred.jkt = a.jkt)"
+    " FROM registry_agent a LEFT JOIN registry_human h ON h.id = a.human_id"
+    " LEFT JOIN registry_grant g ON g.id = %s AND g.agent_id = a.id"
+    " LEFT JOIN registry_serviceprovider s ON s.id = g.service_provider_id WHERE a.jkt = %s",
     a=Columns(Agent, {"status", "human_id", "jkt", "expires_at"}),
     h=Columns(Human, {"status"}),
+    g=Columns(Grant, {"agent_id", "service_provider_id", "status", "version", "valid_until"}),
     s=Columns(ServiceProvider, {"audience", "require_nonce", "status"}),
 )
 _INSERT = (
@@ -58,14 +56,13 @@ _INSERT = (
 )
 
 
-class _Basis(NamedTuple):
-    """A grant and all it hangs on, as far as a token asks."""
+class Basis(NamedTuple):
+    """A grant and all it hangs on, as far as a token asks; `capabilities` and `envelope` as their JSON."""
 
-    grant: Grant
     agent: Agent
     human: Human | None
+    grant: Grant
     service_provider: ServiceProvider
-    # As JSON: most tokens hold what others hold.
     capabilities: str
     envelope: str
 
@@ -79,25 +76,34 @@ class IssuedToken:
     expires_in: int
 
 
+def caller_and_basis(jkt: str, grant_id: str) -> tuple[Agent | None, Basis | None]:
+    """The agent that may call with this key (`registry.services.keys.holder_of`), and its grant of this id. One query."""
+    try:
+        own = parse_id(grant_id)
+    except ValueError:
+        own = None
+    for *row, barred in _CALLER_AND_GRANT.ask(own, jkt):
+        agent, _, grant, *_ = row
+        if may_call(agent, barred=barred):
+            return agent, None if grant is None else Basis(*row)
+    return None, None
+
+
 def issue_token(
-    *,
-    agent: Agent,
-    grant_id: str,
-    actor: Actor,
-    now: datetime,
-    ask_for_nonce: Callable[[], None] | None = None,
+    *, agent: Agent, grant_id: str, actor: Actor, now: datetime, basis: Basis | None = None
 ) -> IssuedToken:
     """Write the row and the event of a token for exactly what the grant's row says (docs/protocol.md section 7), in one statement.
 
     The token is not made here: signing comes after the commit, so that no token exists whose issue is not on
-    record. A crash in between leaves a row without a token, which nobody can use. `ask_for_nonce` is called where the
-    grant's service provider asks for server nonces, before the grant is judged; it raises where the proof has none.
+    record. A crash in between leaves a row without a token, which nobody can use. `basis` is what was read with the caller in
+    this call; without it it is read here.
 
     Raises InvalidGrantError, one and the same for unknown, another's, not active, and an inactive agent.
     """
-    basis = _basis(agent, grant_id)
-    if ask_for_nonce and basis.service_provider.require_nonce:
-        ask_for_nonce()
+    if basis is None:
+        _, basis = caller_and_basis(agent.jkt, grant_id)
+    if basis is None:
+        raise InvalidGrantError(_REFUSED)
     claims, expires_at = _claims(basis, now)
     grant, jti = basis.grant, str(claims["jti"])
     record(
@@ -115,12 +121,6 @@ def issue_token(
     # Under an Idempotency-Key its row is not committed yet, and so is nothing.
     fault_point("issue.after_intent")
     return IssuedToken(jti, claims, claims["exp"] - int(now.timestamp()))
-
-
-def needs_nonce(*, agent: Agent, grant_id: str) -> bool:
-    """Does the service provider of this grant of `agent` ask for server nonces? False for what is no grant of theirs."""
-    asked = own_grant(grant_id, agent=agent).values_list("service_provider__require_nonce", flat=True)
-    return bool(asked.first())
 
 
 def sign_issued(claims: Mapping[str, Any], now: datetime) -> str:
@@ -205,25 +205,14 @@ def _state_of_presented(untrusted_token: str, now: datetime) -> TokenState | Non
         return None
 
 
-def _basis(agent: Agent, grant_id: str) -> _Basis:
-    """What the agent's grant of this id rests on, as of one query."""
-    try:
-        own = parse_id(grant_id)
-    except ValueError:
-        raise InvalidGrantError(_REFUSED) from None
-    for row in _OWN_GRANT.ask(own, agent.pk):
-        return _Basis(*row)
-    raise InvalidGrantError(_REFUSED)
-
-
-def _intent(basis: _Basis, claims: Mapping[str, Any], now: datetime, expires_at: datetime) -> Act:
+def _intent(basis: Basis, claims: Mapping[str, Any], now: datetime, expires_at: datetime) -> Act:
     grant, jti, text = basis.grant, claims["jti"], json.dumps(claims)
     return Act(_INSERT, (new_id(), jti, grant.id, grant.version, basis.agent.jkt, text, now, expires_at))
 
 
-def _claims(basis: _Basis, now: datetime) -> tuple[dict[str, Any], datetime]:
+def _claims(basis: Basis, now: datetime) -> tuple[dict[str, Any], datetime]:
     """The claims from the grant's row alone, and the token's end: the earliest of every limit on it."""
-    grant, agent, human, service_provider, *granted = basis
+    agent, human, grant, service_provider, *granted = basis
     good = (
         grant.status_at(now) == Grant.Status.APPROVED
         and agent.is_active_at(now)
