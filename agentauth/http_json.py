@@ -1,14 +1,34 @@
-"""The DRF parser of JSON bodies: the protocol's strict reader is the only one."""
+"""How DRF reads JSON bodies, the protocol's strict reader being the only one, and what it makes of Accept."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import IO, Any
 
+from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.parsers import BaseParser
+from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
 
 from agentauth.protocol.encoding import read_json
 from agentauth.protocol.errors import InvalidRequestError
 
 MAX_BODY_BYTES = 64 * 1024
+
+
+class Negotiation(DefaultContentNegotiation):
+    """DRF's; what nearly every client sends is known without being taken apart each time."""
+
+    def select_parser(self, request: Request, parsers: Iterable[BaseParser]) -> BaseParser | None:
+        first = next(iter(parsers))
+        return first if request.content_type == first.media_type else super().select_parser(request, parsers)
+
+    def select_renderer(
+        self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
+    ) -> tuple[BaseRenderer, str]:
+        first = next(iter(renderers))
+        if request.META.get("HTTP_ACCEPT", "*/*") in {"*/*", first.media_type}:
+            return first, str(first.media_type)
+        renderer, media_type = super().select_renderer(request, renderers, format_suffix)
+        return renderer, str(media_type)
 
 
 class StrictJSONParser(BaseParser):

@@ -3,12 +3,14 @@
 import re
 import zoneinfo
 from collections.abc import Callable
+from typing import cast
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.utils import timezone
+from django.utils.cache import patch_vary_headers
 
 from agentauth.http_errors import RequestTooLargeError, error_response
 from agentauth.log_lines import request_id
@@ -33,6 +35,21 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "frame-ancestors 'none'",
     ]
 )
+*STANDING_HEADERS, NO_STORE = [
+    (name.lower(), (name, value))
+    for name, value in [
+        ("Content-Security-Policy", CONTENT_SECURITY_POLICY),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Referrer-Policy", "no-referrer"),
+        ("Cross-Origin-Opener-Policy", "same-origin"),
+        ("Cross-Origin-Resource-Policy", "same-origin"),
+        (
+            "Permissions-Policy",
+            "publickey-credentials-get=(self), publickey-credentials-create=(self), camera=(), microphone=(), geolocation=()",
+        ),
+        ("Cache-Control", "no-store"),
+    ]
+]
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 PLAIN_PATH = re.compile(r"[A-Za-z0-9/._~-]*")
 # The largest body anybody may send, a batch of questions; every other address takes less and says so itself.
@@ -81,21 +98,16 @@ class SecurityHeadersMiddleware:
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
+        self.static = settings.STATIC_URL
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         response = self.get_response(request)
-        response.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
-        response.setdefault("X-Content-Type-Options", "nosniff")
-        response.setdefault("Referrer-Policy", "no-referrer")
-        response.setdefault("Cross-Origin-Opener-Policy", "same-origin")
-        response.setdefault("Cross-Origin-Resource-Policy", "same-origin")
-        response.setdefault(
-            "Permissions-Policy",
-            "publickey-credentials-get=(self), publickey-credentials-create=(self), "
-            "camera=(), microphone=(), geolocation=()",
-        )
-        if not request.path.startswith(settings.STATIC_URL):
-            response.setdefault("Cache-Control", "no-store")
+        # Where Django keeps them, as it keeps them: ours are text it need not look through for each answer.
+        kept = response.headers._store  # noqa: SLF001 — there is no other way past that
+        for name, header in STANDING_HEADERS:
+            kept.setdefault(name, header)
+        if not request.path.startswith(self.static):
+            kept.setdefault(*NO_STORE)
         return response
 
 
@@ -130,14 +142,15 @@ class PlainRequestMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         # As the client sent it, where the server hands that on: Django's own path is decoded.
-        raw = str(request.META.get("RAW_URI", "")).partition("?")[0]
+        meta = request.META
+        raw = str(meta.get("RAW_URI", "")).partition("?")[0]
         if "%" in raw or not PLAIN_PATH.fullmatch(request.path):
             return error_response(request, NotFoundError("There is nothing here, or it is not yours."))
-        if "%00" in request.META.get("QUERY_STRING", ""):
+        if "%00" in meta.get("QUERY_STRING", ""):
             return error_response(request, InvalidRequestError("A query parameter holds no NUL."))
-        if "Transfer-Encoding" in request.headers:
+        if "HTTP_TRANSFER_ENCODING" in meta:
             return error_response(request, InvalidRequestError("Send the body with its Content-Length."))
-        length = request.META.get("CONTENT_LENGTH") or "0"
+        length = meta.get("CONTENT_LENGTH") or "0"
         # More digits than any length has: Python would refuse to read them.
         if not length.isdecimal() or len(length) > MAX_LENGTH_DIGITS:
             return error_response(request, InvalidRequestError("Send the body with its Content-Length."))
@@ -184,10 +197,10 @@ class RateLimitMiddleware:
     def count(request: HttpRequest) -> None:
         """Raises RateLimitedError."""
         path, registers = request.path, request.path == REGISTRATION and request.method == "POST"
-        presents = "DPoP" in request.headers or "Authorization" in request.headers
+        presents = "HTTP_DPOP" in request.META or "HTTP_AUTHORIZATION" in request.META
         if path.startswith(PROBES):
             return
-        signed_in = isinstance(request.user, Human)
+        signed_in = isinstance(getattr(request, "user", None), Human)
         if path.startswith("/v1/") and presents and not registers and not signed_in:
             return
         request.counted = True  # type: ignore[attr-defined]  # our own attribute: its refusal is not counted again
@@ -197,6 +210,40 @@ class RateLimitMiddleware:
             rate_limits.take(rate_limits.ENTRY, address_of(request))
         else:
             rate_limits.take(rate_limits.ADDRESS, address_of(request))
+
+
+class NoBrowserMiddleware:
+    """A call of the API that no browser's page made passes over what stands behind it in MIDDLEWARE, all but the rate limits.
+
+    Sessions, messages, CSRF and time zones have nothing to do where no cookie came and no page is asked for. What is
+    added there and concerns the API as well belongs in front of this.
+    """
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = self.view = get_response
+        # Django wraps each middleware in a function that has its attributes; the last is Django's own, without one.
+        while inner := getattr(self.view, "get_response", None):
+            self.view = inner
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        meta = request.META
+        if (
+            not request.path.startswith("/v1/")
+            or meta.get("HTTP_COOKIE")
+            or "text/html" in meta.get("HTTP_ACCEPT", "")
+        ):
+            return self.get_response(request)
+        response: HttpResponse
+        try:
+            RateLimitMiddleware.count(request)
+        except RateLimitedError as error:
+            response = error_response(request, error)
+        else:
+            response = cast("HttpResponse", self.view(request))
+        # As Django's CommonMiddleware and SessionMiddleware have it.
+        response.setdefault("Content-Length", str(len(response.content)))
+        patch_vary_headers(response, ["Cookie"])
+        return response
 
 
 class SameOriginMiddleware:

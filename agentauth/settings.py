@@ -94,6 +94,7 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "agentauth.middleware.OneHostMiddleware",
     "agentauth.middleware.PlainRequestMiddleware",
+    "agentauth.middleware.NoBrowserMiddleware",  # All below is for browsers: other calls pass over it.
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -189,6 +190,7 @@ REST_FRAMEWORK = {
     ],
     "DEFAULT_PERMISSION_CLASSES": ["registry.permissions.DenyAll"],
     "DEFAULT_PARSER_CLASSES": ["agentauth.http_json.StrictJSONParser"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "agentauth.http_json.Negotiation",
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "EXCEPTION_HANDLER": "agentauth.http_errors.handle_exception",
     "UNAUTHENTICATED_USER": None,
@@ -206,8 +208,7 @@ AUDIT_STORE = env("AUDIT_STORE") or (f"file:{VAR_DIR / 'audit'}" if DEVELOPMENT 
 AUDIT_WITNESSES = [text for text in env("AUDIT_WITNESSES").split(",") if text.strip()]
 STATE_PUBLISHER = "verifier.services.state.publish"
 
-LANGUAGE_CODE = "en-gb"
-TIME_ZONE = "UTC"
+LANGUAGE_CODE, TIME_ZONE = "en-gb", "UTC"
 STATIC_URL = "/static/"
 STATICFILES_DIRS = [BASE_DIR / "static"]
 # Development serves assets from where they lie; production from what collectstatic gathered.
@@ -236,8 +237,7 @@ TRUSTED_PROXIES = int(env("TRUSTED_PROXIES", "0"))
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUSTED_PROXIES else None
 # Probes come from inside, over http.
 SECURE_REDIRECT_EXEMPT = [r"^health/", r"^metrics$"]
-SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
-SECURE_REFERRER_POLICY = "no-referrer"
+SECURE_CROSS_ORIGIN_OPENER_POLICY, SECURE_REFERRER_POLICY = "same-origin", "no-referrer"
 X_FRAME_OPTIONS = "DENY"
 
 CELERY_BROKER_URL = env("CELERY_BROKER_URL")  # The tasks, and when, are in celery.py.

@@ -2,6 +2,8 @@
 
 from django.urls import include, path
 
+import registry.urls
+import verifier.urls
 from agentauth import health, metrics
 from agentauth.openapi.views import SchemaView, docs
 from approvals.admin_site import site
@@ -13,8 +15,8 @@ handler500 = "agentauth.http_errors.server_error"
 
 urlpatterns = [
     # Looked through in this order: what is asked most comes first.
-    path("", include("registry.urls")),
-    path("", include("verifier.urls")),
+    *registry.urls.urlpatterns,
+    *verifier.urls.urlpatterns,
     path("health/live", health.live),
     path("health/ready", health.ready),
     path("health/startup", health.ready),

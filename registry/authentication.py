@@ -83,7 +83,7 @@ def read_proof(request: Request, *, now: datetime) -> VerifiedProof:
     """
     if request.method not in SAFE_METHODS and request.META.get("QUERY_STRING"):
         raise InvalidRequestError("This call takes no query string.")
-    header = request.headers.get("DPoP")
+    header = request.META.get("HTTP_DPOP")
     try:
         proof = verify_proof(
             single_header([] if header is None else [header]),
@@ -136,9 +136,10 @@ class AgentProofAuthentication(BaseAuthentication):
 
     def authenticate(self, request: Request) -> tuple[Agent, VerifiedProof] | None:
         forget_caller(request)
-        if "DPoP" not in request.headers:
+        headers = request.META
+        if "HTTP_DPOP" not in headers:
             return None
-        if "Authorization" in request.headers:
+        if "HTTP_AUTHORIZATION" in headers:
             raise InvalidRequestError("Authenticate in one way: a proof, or client id and secret.")
         proof = read_proof(request, now=timezone.now())
         agent = self.holder(request, proof.jkt)
@@ -163,7 +164,7 @@ class ServiceProviderAuthentication(BaseAuthentication):
 
     def authenticate(self, request: Request) -> tuple[ServiceProvider, None] | None:
         forget_caller(request)
-        header = request.headers.get("Authorization")
+        header = request.META.get("HTTP_AUTHORIZATION")
         if header is None:
             return None
         client_id, secret = read_basic(header)

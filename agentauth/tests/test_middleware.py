@@ -1,9 +1,16 @@
-"""What every request passes: headers, host, origin, request id."""
+"""What every request passes: headers, host, origin, request id; and what agents pass over."""
+
+import re
+from typing import Any
 
 import pytest
 from django.test import Client
+from pytest_django import Settings
+from rest_framework.views import APIView
 
+from agentauth.urls import urlpatterns
 from audit.models import Event
+from kms.models import Key
 
 pytestmark = pytest.mark.django_db
 
@@ -89,3 +96,70 @@ def test_DJ_8_an_address_with_a_nul_is_refused_before_the_database_is_asked(
 ) -> None:
     answer = client.get(path)
     assert (answer.status_code, answer.json()["error"]) == refused
+
+
+JUMP = "agentauth.middleware.NoBrowserMiddleware"
+JSON = {"content_type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "more"),
+    [
+        ("GET", "/v1/schema/", {}),
+        ("GET", "/v1/agents/me", {}),
+        ("GET", "/v1/nowhere", {}),
+        ("GET", "/v1/nowhere", {"HTTP_ACCEPT": "text/html"}),
+        ("GET", "/v1/audit/tile/0/000", {}),
+        ("GET", "/v1/grants/x", {"HTTP_DPOP": "made-up"}),
+        ("GET", "/v1/tokens", {}),
+        ("GET", "/v1/tokens", {"HTTP_ACCEPT": "text/csv"}),
+        ("POST", "/v1/tokens", {"HTTP_DPOP": "made-up", "data": "{}", **JSON}),
+        ("POST", "/v1/tokens", {"HTTP_DPOP": "made-up", "HTTP_COOKIE": "agentauth_session=made-up", **JSON}),
+        ("POST", "/v1/verify", {"HTTP_AUTHORIZATION": "Basic made-up", "data": "{}", **JSON}),
+        ("OPTIONS", "/v1/agents", {}),
+    ],
+)
+def test_what_only_browsers_need_changes_no_answer_of_the_api(
+    settings: Settings, token_key: Key, method: str, path: str, more: dict[str, Any]
+) -> None:
+    def answered() -> tuple[Any, ...]:
+        answer = Client().generic(method, path, **more)
+        # Made anew for each answer: its id, and the token in a page.
+        made = re.compile(rf'{answer["X-Request-Id"]}|(?<="csrf-token" content=")\w{{64}}')
+        said = {name: made.sub("", value) for name, value in answer.items()}
+        return answer.status_code, said, set(answer.cookies), made.sub("", answer.content.decode())
+
+    straight = answered()
+    assert JUMP in settings.MIDDLEWARE
+    settings.MIDDLEWARE = [name for name in settings.MIDDLEWARE if name != JUMP]
+    assert straight == answered()
+
+
+def test_what_agents_pass_over_is_for_browsers_alone(settings: Settings) -> None:
+    behind = settings.MIDDLEWARE[settings.MIDDLEWARE.index(JUMP) + 1 :]
+    assert [name.rpartition(".")[2] for name in behind] == [
+        "SessionMiddleware", "CommonMiddleware", "CsrfViewMiddleware", "AuthenticationMiddleware",
+        "RateLimitMiddleware", "MessageMiddleware", "SameOriginMiddleware", "KeepSessionMiddleware",
+        "TimeZoneMiddleware", "PageErrorMiddleware",
+    ]  # fmt: skip
+    assert not hasattr(Client().get("/v1/schema/").wsgi_request, "session")
+    assert hasattr(Client().get("/docs/").wsgi_request, "session")
+
+
+def test_only_the_api_s_views_are_where_browsers_are_not_looked_for() -> None:
+    def routes(patterns: list[Any]) -> list[Any]:
+        return [
+            view
+            for pattern in patterns
+            for view in routes(getattr(pattern, "url_patterns", [])) or [(str(pattern.pattern), pattern)]
+        ]
+
+    views = [pattern.callback for route, pattern in routes(urlpatterns) if route.startswith("v1/")]
+    assert len(views) > 20
+    assert all(issubclass(getattr(view, "cls", object), APIView) for view in views)
+
+
+def test_a_body_in_chunks_is_refused(client: Client) -> None:
+    answer = client.post("/v1/tokens", "{}", "application/json", headers={"Transfer-Encoding": "chunked"})
+    assert answer.status_code == 400
+    assert "Content-Length" in answer.json()["error_description"]

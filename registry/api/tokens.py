@@ -2,7 +2,7 @@
 
 from typing import Any, cast
 
-from django.http import QueryDict
+from django.http import HttpResponse, QueryDict
 from rest_framework.parsers import FormParser
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -54,7 +54,7 @@ class IssueTokenView(NativeView):
     authentication_classes = [GrantProofAuthentication]
     proof_error_status = 400
 
-    def post(self, request: Request) -> Response:
+    def post(self, request: Request) -> HttpResponse:
         body = self.body(required=["grant_id"])
         # Any text is looked for: what is no id is as unknown as any other (one body for all).
         grant_id = text(body["grant_id"], "grant_id", maximum=255)
@@ -62,13 +62,13 @@ class IssueTokenView(NativeView):
         if basis is not None and basis.service_provider.require_nonce:
             # Before a stored answer is given as well.
             self._ask_for_nonce()
-        if "Idempotency-Key" in request.headers:
+        if "HTTP_IDEMPOTENCY_KEY" in request.META:
             issued = self._issue_once(grant_id)
         else:
             issued = self._issue(grant_id, basis)
         token = sign_issued(issued.claims, self.now)
         fault_point("issue.before_delivery")
-        return Response(
+        return self.answer(
             {
                 "access_token": token,
                 "token_type": "DPoP",

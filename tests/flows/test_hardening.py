@@ -98,7 +98,7 @@ def test_DJ_19_a_fault_in_a_middleware_tells_no_more(monkeypatch: pytest.MonkeyP
     def fault(_request: object) -> None:
         raise RuntimeError(LEAK)
 
-    monkeypatch.setattr("django.contrib.auth.middleware.get_user", fault)
+    monkeypatch.setattr("agentauth.middleware.RateLimitMiddleware.count", staticmethod(fault))
     for path in ("/sign-in/", "/v1/agents/me", "/health/live"):
         generic(Client(raise_request_exception=False).get(path), 500, "server_error", path)
 
