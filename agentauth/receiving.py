@@ -21,6 +21,8 @@ from agentauth.incoming import ANSWER_SECONDS, LINGER_SECONDS, MAX_HELD_BYTES, I
 
 _READ_BYTES: Final = 65_536
 _SEND_BYTES: Final = 262_144
+# gunicorn ends a worker that says nothing for its timeout, 30 s.
+_NOTIFY_SECONDS: Final = 1.0
 
 _BLOCKED: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -95,6 +97,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         # Connections the loop reads from or sends to, in the order they came to it.
         self._receiving: dict[Any, Received] = {}
         self._held = 0
+        self._notified = float("-inf")
+
+    def notify(self) -> None:
+        """Tell the master that we live: a file's time, which gunicorn would write at each turn of the loop."""
+        now = time.monotonic()
+        if now - self._notified >= _NOTIFY_SECONDS:
+            self._notified = now
+            super().notify()
 
     def enqueue_req(self, conn: Any) -> None:
         """A connection that is new, or whose next request begins."""
