@@ -25,6 +25,7 @@ django.setup()
 from django.db.models import DateTimeField, Value
 from django.utils import timezone
 
+from kms.delegation import CHOSEN
 from kms.services import ensure_key
 from registry.models import Human, ServiceProvider
 from registry.services.people import create_human
@@ -81,10 +82,11 @@ def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
 def _database_clock_travels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests travel in time, and the database's clock with them: else verify would say that this host's clock is wrong.
 
-    And each has a lease of its own, since the home it was taken of goes with the rows of the test before.
+    And each has a lease of its own, and chooses who signs, since what both were taken of goes with the rows of the test before.
     """
     monkeypatch.setattr(home, "database_clock", lambda: Value(timezone.now(), output_field=DateTimeField()))
     monkeypatch.setattr(home, "LEASE", home.Lease())
+    CHOSEN.forget()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -26,6 +26,7 @@ from kms.certificates import CERTIFIED_FOR, certify
 from kms.lifetimes import HANDOVER, lifetimes
 from kms.models import Key
 from kms.services import signer
+from kms.state import KEY_CHANGES
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,9 @@ logger = logging.getLogger(__name__)
 _RENEW_AFTER: Final = (0.3, 0.5)
 # Seconds until a renewal that failed is tried again, likewise.
 _TRY_AGAIN: Final = (20.0, 40.0)
+# Who signs is asked for once in so long, not for each token. A key that was disabled meanwhile signs what is refused everywhere, and
+# tokens of one that was followed count for longer than that (`kms.lifetimes.CLOCK_SKEW`).
+KNOWN_FOR: Final = timedelta(seconds=1)
 # What `lifetimes` needs of each token key that may still count, and whether it stands behind the certified key.
 _KEYS_AND_MINE: Final = Question(
     "SELECT {}, EXISTS (SELECT 1 FROM kms_keycertificate WHERE issuer_id = k.id AND kid = %s AND state = 'certified')"
@@ -42,8 +46,8 @@ _KEYS_AND_MINE: Final = Question(
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
-    """A certified key in this process; its representation shows no secret."""
+class Held:
+    """A certified key in this process, and within which limits it signs; its representation shows no secret."""
 
     signer: LocalSigner
     limits: CertifiedKey
@@ -71,16 +75,17 @@ class Delegate:
     def forget(self) -> None:
         """Hold nothing: a child of a fork shares no key with its parent."""
         self._lock = threading.Lock()
-        self._held: tuple[_Held, ...] = ()
+        self._held: tuple[Held, ...] = ()
         self._renewing = False
         self._again_at: datetime | None = None
 
-    def signer(self, *, issued_at: int, expires_at: int, now: datetime) -> Signer | None:
+    def signer(self, *, issued_at: int, expires_at: int, now: datetime) -> Held | None:
         """The newest key that may sign a token of these times (unix seconds) at `now`; None where there is none.
 
-        Whether its certificate still counts comes from the database at every call, as for a token key.
+        Whether its certificate still counts comes from the database, as for a token key.
         """
-        seconds, found = int(now.timestamp()), None
+        seconds = int(now.timestamp())
+        found: Held | None = None
         newest = self._held[0] if self._held else None
         due = newest is None or now >= newest.renew_at
         for held in self._held:
@@ -89,7 +94,7 @@ class Delegate:
                 continue
             counts, followed = _standing(held, now)
             if counts:
-                found = held.signer
+                found = held
             else:
                 self._drop(held)
             # What another key followed, or what was taken away, is replaced at once, unless that is under way.
@@ -98,7 +103,7 @@ class Delegate:
             self._renew(now)
         return found
 
-    def _drop(self, held: _Held) -> None:
+    def _drop(self, held: Held) -> None:
         with self._lock:
             self._held = tuple(each for each in self._held if each is not held)
 
@@ -126,7 +131,7 @@ class Delegate:
                 MAX_TOKEN_SECONDS,
             )
             renew_at = now + CERTIFIED_FOR * random.uniform(*_RENEW_AFTER)  # noqa: S311 — spreads load, keeps no secret
-            made = _Held(LocalSigner(private_key), limits, row.usable_from, renew_at)
+            made = Held(LocalSigner(private_key), limits, row.usable_from, renew_at)
             with self._lock:
                 living = (each for each in self._held if each.limits.not_after > now.timestamp())
                 self._held = (made, *living)
@@ -144,16 +149,62 @@ DELEGATE = Delegate()
 os.register_at_fork(after_in_child=DELEGATE.forget)
 
 
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Who signs: found at a moment, in a way of signing, after so many changes of keys here. `limits` are a certified key's."""
+
+    signer: Signer
+    limits: CertifiedKey | None
+    at: datetime
+    way: str
+    changes: int
+
+    def holds(self, *, issued_at: int, expires_at: int, now: datetime) -> bool:
+        within = self.limits is None or self.limits.may_sign(
+            issued_at=issued_at, expires_at=expires_at, now=int(now.timestamp())
+        )
+        fresh = timedelta(0) <= now - self.at < KNOWN_FOR and self.changes == KEY_CHANGES.number
+        return within and fresh and self.way == settings.TOKEN_SIGNING
+
+
+class Choosing:
+    """The last choice of this process."""
+
+    def __init__(self) -> None:
+        self.last: _Choice | None = None
+
+    def forget(self) -> None:
+        """A child of a fork signs with no key of its parent."""
+        self.last = None
+
+
+CHOSEN = Choosing()
+os.register_at_fork(after_in_child=CHOSEN.forget)
+
+
 def token_signer(*, issued_at: int, expires_at: int, now: datetime) -> Signer:
-    """Who signs a token of these times (unix seconds) at `now`, as TOKEN_SIGNING says. Raises TemporarilyUnavailableError."""
-    if settings.TOKEN_SIGNING == "delegated":  # noqa: S105 — a way of signing, no secret
+    """Who signs a token of these times (unix seconds) at `now`, as TOKEN_SIGNING says, as of KNOWN_FOR ago at most.
+
+    A change that this process made is known at once. Raises TemporarilyUnavailableError.
+    """
+    last = CHOSEN.last
+    if last is not None and last.holds(issued_at=issued_at, expires_at=expires_at, now=now):
+        return last.signer
+    # Before anything is read: what changes meanwhile is asked for again.
+    way, changes = settings.TOKEN_SIGNING, KEY_CHANGES.number
+    if way == "delegated":
         held = DELEGATE.signer(issued_at=issued_at, expires_at=expires_at, now=now)
         if held is not None:
-            return held
-    return signer(purpose=Key.Purpose.TOKEN, now=now)
+            CHOSEN.last = _Choice(held.signer, held.limits, now, way, changes)
+            return held.signer
+    found = signer(purpose=Key.Purpose.TOKEN, now=now)
+    if way != "delegated":
+        # In place of a certified key it signs this one alone: the next may be one that such a key may sign.
+        CHOSEN.last = _Choice(found, None, now, way, changes)
+    return found
 
 
-def _standing(held: _Held, now: datetime) -> tuple[bool, bool]:
+def _standing(held: Held, now: datetime) -> tuple[bool, bool]:
     """Whether the key may sign at `now`, and whether the one that certified it was followed by another. One query."""
     rows = _KEYS_AND_MINE.ask(held.signer.kid, now)
     for (_, certified), life in zip(rows, lifetimes((key for key, _ in rows), now=now), strict=True):

@@ -61,8 +61,8 @@ def signer(*, purpose: str, now: datetime) -> Signer:
     """The key that signs for `purpose` (token, audit, receipt) at `now`.
 
     Which key that is comes from the database at every call, so that a rotated or disabled key is never served
-    from memory; only the opened key itself is kept. Raises TemporarilyUnavailableError where there is no such
-    key or its backend fails, here or in the signer's `sign`.
+    from memory; only the opened key itself is kept (and for tokens the choice: `kms.delegation.KNOWN_FOR`). Raises
+    TemporarilyUnavailableError where there is no such key or its backend fails, here or in the signer's `sign`.
     """
     key = _present(purpose, now)
     if key is None:

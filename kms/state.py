@@ -5,6 +5,7 @@ Who listens is named in settings (STATE_PUBLISHER), since verifiers are above km
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 from django.conf import settings
 from django.db import connection
@@ -23,6 +24,20 @@ class Subject(StrEnum):
     KEY = "key"
 
 
+class Count:
+    """A number that only grows."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def add(self) -> None:
+        self.number += 1
+
+
+# Changes of keys that this process made: what it remembers of them from before counts no more.
+KEY_CHANGES: Final = Count()
+
+
 def publish_change(subject: Subject, subject_id: object, *, now: datetime) -> None:
     """Tell verifiers that this subject (a row id, a token's `jti`, a key's `kid`) is not what it was.
 
@@ -32,4 +47,6 @@ def publish_change(subject: Subject, subject_id: object, *, now: datetime) -> No
     """
     if not connection.in_atomic_block:
         raise TransactionManagementError("a change of state is published in the transaction that makes it")
+    if subject is Subject.KEY:
+        KEY_CHANGES.add()
     import_string(settings.STATE_PUBLISHER)(subject=subject, subject_id=str(subject_id), at=now)

@@ -84,7 +84,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
             if cursor is None or cursor.closed:
                 cursor = self.connection.kept_cursor = self.create_cursor()
             cursor.execute(sql, values, prepare=True)
-            return (cursor.fetchall() if cursor.description else []), cursor.rowcount
+            # `cursor.description` would be made anew, column by column.
+            return (cursor.fetchall() if cursor.pgresult.nfields else []), cursor.rowcount
 
     def is_usable(self) -> bool:
         """Whether nothing speaks against it: Django would ask the server, at every request.

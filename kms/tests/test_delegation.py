@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import time_machine
@@ -15,7 +16,7 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from kms import delegation
 from kms.certificates import CERTIFIED_FOR, revoke_certificate, token_keys
-from kms.delegation import Delegate, token_signer
+from kms.delegation import KNOWN_FOR, Choosing, Delegate, token_signer
 from kms.lifetimes import HANDOVER, PUBLISHED_BEFORE_USE
 from kms.models import Key, KeyCertificate
 from kms.services import disable_key, promote_due_keys, rotate_key
@@ -39,13 +40,14 @@ class Process:
     """One process that signs, by a clock that is set."""
 
     def __init__(self, clock: time_machine.Traveller, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.clock, self.patch, self.delegate = clock, monkeypatch, Delegate(now_run)
+        self.clock, self.patch, self.delegate, self.chosen = clock, monkeypatch, Delegate(now_run), Choosing()
 
     def kid(self, after: timedelta, *, life: int = 900, age: int = 0) -> str:
         """Who signs a token of this life (s) and age at this time after the beginning."""
         now = NOW + after
         self.clock.move_to(now)
         self.patch.setattr(delegation, "DELEGATE", self.delegate)
+        self.patch.setattr(delegation, "CHOSEN", self.chosen)
         issued_at = int(now.timestamp()) - age
         found = token_signer(issued_at=issued_at, expires_at=issued_at + life, now=now)
         # Whoever signs can be verified in this moment.
@@ -62,6 +64,10 @@ def root(settings: Settings) -> str:
 @pytest.fixture
 def process(clock: time_machine.Traveller, monkeypatch: pytest.MonkeyPatch, root: str) -> Process:
     return Process(clock, monkeypatch)
+
+
+def at(after: timedelta) -> int:
+    return int((NOW + after).timestamp())
 
 
 def kids() -> list[str]:
@@ -82,6 +88,35 @@ def test_direct_is_the_default_and_certifies_nothing(process: Process, root: str
         settings.TOKEN_SIGNING = word
         assert process.kid(PUBLISHED_BEFORE_USE) == root
     assert kids() == []
+
+
+@pytest.mark.parametrize("way", ["direct", "delegated"])
+def test_who_signs_is_asked_for_once_a_second_and_a_change_from_elsewhere_counts_after_it(
+    process: Process, root: str, settings: Settings, django_assert_num_queries: Any, way: str
+) -> None:
+    settings.TOKEN_SIGNING = way
+    process.kid(timedelta())
+    start = PUBLISHED_BEFORE_USE
+    first = process.kid(start)
+    assert (first == root) is (way == "direct")
+    # As another process does it: nothing is heard of it here.
+    Key.objects.update(state=Key.State.DISABLED, disabled_at=NOW + start)
+    with django_assert_num_queries(0):
+        assert token_signer(issued_at=at(start), expires_at=at(start) + 900, now=NOW + start).kid == first
+    with pytest.raises(TemporarilyUnavailableError):
+        process.kid(start + KNOWN_FOR)
+
+
+@pytest.mark.parametrize("way", ["direct", "delegated"])
+def test_a_change_of_this_process_counts_at_once(
+    process: Process, root: str, settings: Settings, way: str
+) -> None:
+    settings.TOKEN_SIGNING = way
+    process.kid(timedelta())
+    process.kid(PUBLISHED_BEFORE_USE)
+    disable_key(kid=root, actor=ACTOR, now=NOW + PUBLISHED_BEFORE_USE)
+    with pytest.raises(TemporarilyUnavailableError):
+        process.kid(PUBLISHED_BEFORE_USE)
 
 
 def test_it_is_renewed_long_before_its_end_without_a_gap(process: Process, root: str) -> None:
