@@ -17,6 +17,7 @@ from agentauth.protocol.dpop import WINDOW_SECONDS
 from benchmarks.load import Question, Tally, requests_in, with_wrk, write_requests
 from benchmarks.open_loop import open_loop
 from benchmarks.places import WORKERS, Place, machine, place
+from benchmarks.processes import check_us
 
 READ = {"type": "read", "resource": "calendar"}
 PAY = {"type": "transact", "resource": "payments", "amount": {"value": "0.01", "currency": "EUR"}}
@@ -62,13 +63,14 @@ PARTS = {
 @dataclass(frozen=True, slots=True)
 class Run:
     """A tally; `judged` verifications in its 2xx answers, and those right a second; CPU in µs per verification by group
-    of processes; how late an open-loop client sent (p99, ms).
+    of processes; a bare signature check before and after (µs, mean); how late an open-loop client sent (p99, ms).
     """
 
     tally: Tally
     judged: int
     rate: float
     cpu: dict[str, float]
+    check_us: float
     late_ms: float = 0.0
 
 
@@ -91,8 +93,8 @@ def main() -> None:
         os.sched_setaffinity(0, {min(EVERY_CORE)})
     print(f"{machine()}; load generator on the same machine. {' '.join(sys.argv[1:]) or 'All parts.'}\n")
     print(
-        "| part | load | run | verify/s | p50 ms | p99 ms | p99.9 ms | CPU µs per verification | wrong | non-2xx | errors |"
-        "\n|---|---|---|---|---|---|---|---|---|---|---|",
+        "| part | load | run | verify/s | p50 ms | p99 ms | p99.9 ms | CPU µs per verification | check µs | wrong | non-2xx | errors |"
+        "\n|---|---|---|---|---|---|---|---|---|---|---|---|",
         flush=True,
     )
     for name in given.part or PARTS:
@@ -133,12 +135,13 @@ def run(there: Place, part: Part, given: argparse.Namespace) -> Run:
         each_second = given.rate or warm.answered / warm.seconds * SPARE
         calls, seconds = int(each_second * given.seconds) + 1, given.seconds
     files = signed(there, part, calls)
-    before = there.cpu()
+    check, before = check_us(), there.cpu()
     tally, late_ms = drive(there, part, given, files, seconds=seconds, rate=given.rate)
     after = there.cpu()
     judged = (tally.answered - tally.not_2xx) * part.question.batch
     cpu = {name: (after[name] - before[name]) / max(1, judged) * 1e6 for name in after}
-    return Run(tally, judged, tally.right(part.question.batch) / tally.seconds, cpu, late_ms)
+    check = (check + check_us()) / 2
+    return Run(tally, judged, tally.right(part.question.batch) / tally.seconds, cpu, check, late_ms)
 
 
 def signed(there: Place, part: Part, calls: int) -> list[Path]:
@@ -190,7 +193,7 @@ def row(run: Run) -> str:
     late = f" (client late {run.late_ms:.1f})" if run.late_ms else ""
     return (
         f"| {run.rate:,.0f} | {tally.p50_ms:.1f} | {tally.p99_ms:.1f}{late} | {tally.p999_ms:.1f} | {cpu} |"
-        f" {tally.wrong} | {tally.not_2xx} | {tally.errors} |"
+        f" {run.check_us:.0f} | {tally.wrong} | {tally.not_2xx} | {tally.errors} |"
     )
 
 
@@ -207,7 +210,7 @@ def medians(runs: list[Run]) -> str:
     return (
         f"| {median(lambda run: run.rate):,.0f} ({rates[0]:,.0f}–{rates[-1]:,.0f})"
         f" | {median(lambda run: run.tally.p50_ms):.1f} | {median(lambda run: run.tally.p99_ms):.1f}"
-        f" | {median(lambda run: run.tally.p999_ms):.1f} | {cpu} | {wrong} of {judged:,}"
+        f" | {median(lambda run: run.tally.p999_ms):.1f} | {cpu} | {median(lambda run: run.check_us):.0f} | {wrong} of {judged:,}"
         f" | {sum(tally.not_2xx for tally in tallies)} | {sum(tally.errors for tally in tallies)} |"
     )
 
