@@ -19,11 +19,13 @@ from agentauth.protocol.values import per_call
 from audit import kinds
 from audit.backlog import check_backlog, check_backlog_of_many
 from audit.entries import commitment
+from audit.identifiers import new_id
 from audit.models import Event, Opening
 from audit.partitions import make_room
 from audit.prepared import KINDS, Act, Data, Entry, checked, recorded, write, write_one
 from audit.refusals import count_refusal, summarise_refusals
 from audit.sequencer import sequence_until_empty
+from audit.statements import filled
 
 __all__ = [
     "SYSTEM",
@@ -97,22 +99,24 @@ def record(
         raise ValueError("a member of an event's data is either plain or personal")
     salts = {member: os.urandom(_SALT_BYTES) for member in hidden}
     committed = {member: commitment(hidden[member], salts[member]) for member in hidden}
-    event = Event(
-        kind=kind,
-        at=at,
-        actor_kind=actor.kind,
-        actor_id=actor.id,
-        agent_id=_uuid(agent_id),
-        human_id=_uuid(human_id),
-        service_provider_id=_uuid(service_provider_id),
-        grant_id=_uuid(grant_id),
-        token_jti=token_jti,
-        outcome=outcome,
-        reason=reason,
-        request_id=actor.request_id,
-        data=plain | committed,
-        salt=os.urandom(_SALT_BYTES),
-    )
+    columns = {
+        "id": new_id(),
+        "kind": kind,
+        "at": at,
+        "actor_kind": actor.kind,
+        "actor_id": actor.id,
+        "agent_id": _uuid(agent_id),
+        "human_id": _uuid(human_id),
+        "service_provider_id": _uuid(service_provider_id),
+        "grant_id": _uuid(grant_id),
+        "token_jti": token_jti,
+        "outcome": outcome,
+        "reason": reason,
+        "request_id": actor.request_id,
+        "data": plain | committed,
+        "salt": os.urandom(_SALT_BYTES),
+    }
+    event = filled(Event, columns, adding=True)
     # Refuse here what could never be hashed: an event the sequencer chokes on would stop the log.
     text = canonical_json(event.data)
     with _or_unavailable():

@@ -4,13 +4,15 @@ Writing a statement anew takes the ORM several times as long as asking it does. 
 """
 
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, connections, models
 from django.db.models.base import ModelState
+
+_M = TypeVar("_M", bound=models.Model)
 
 
 class Columns(NamedTuple):
@@ -54,7 +56,14 @@ class Question:
         for place, convert, column in self._converters:
             values[place] = convert(values[place], column, own)
         # The first column is the primary key.
-        made = [None if values[part.start] is None else _model(part, values) for part in self._parts]
+        made = [
+            None
+            if values[part.start] is None
+            else filled(
+                part.model, dict(zip(part.names, values[part.start : part.end], strict=True)), adding=False
+            )
+            for part in self._parts
+        ]
         return (*made, *values[self._parts[-1].end :])
 
     @cached_property
@@ -109,12 +118,16 @@ def _run(own: Any, sql: str, values: Sequence[Any]) -> tuple[list[tuple[Any, ...
         return (cursor.fetchall() if cursor.description else []), cursor.rowcount
 
 
-def _model(part: _Part, values: Sequence[Any]) -> models.Model:
-    """As `from_db` makes it, without asking each field in turn: what was read is there, all else is read at use."""
-    made = part.model.__new__(part.model)
+def filled(model: type[_M], values: Mapping[str, Any], *, adding: bool) -> _M:
+    """As the model itself makes it of its columns, without asking each field in turn. What is not among them is read at use.
+
+    `adding` says that it is not in the database yet; then `values` are all columns.
+    """
+    made = model.__new__(model)
     made._state = state = ModelState()  # noqa: SLF001 — Django's documented API
-    state.adding, state.db = False, DEFAULT_DB_ALIAS
-    vars(made).update(zip(part.names, values[part.start : part.end], strict=True))
+    state.adding = adding
+    state.db = None if adding else DEFAULT_DB_ALIAS
+    vars(made).update(values)
     return made
 
 

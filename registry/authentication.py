@@ -122,10 +122,13 @@ def _send_along(request: Request, nonce: str | None) -> None:
     request._request.dpop_nonce = nonce  # type: ignore[attr-defined]  # noqa: SLF001 — our own attribute on DRF's inner request
 
 
-def spend(proof: VerifiedProof) -> None:
-    """Use the proof up, for good, whatever becomes of the request. Raises InvalidProofError(reason="replayed")."""
+def spend(proof: VerifiedProof, *, waits: bool = True) -> None:
+    """Use the proof up, for good, whatever becomes of the request; `waits` as for `spend_proof`.
+
+    Raises InvalidProofError(reason="replayed").
+    """
     until = datetime.fromtimestamp(proof.spent_until, UTC)
-    if not spend_proof(jkt=proof.jkt, jti=proof.jti, until=until):
+    if not spend_proof(jkt=proof.jkt, jti=proof.jti, until=until, waits=waits):
         raise InvalidProofError(
             "This proof was used before. Make a new one for each call.", reason="replayed"
         )
@@ -149,7 +152,7 @@ class AgentProofAuthentication(BaseAuthentication):
         # The limit is asked before the proof is spent, which is a write, and counted after: a replayed proof is not
         # its agent's call.
         limited_as(request, agent, rate_limits.check)
-        spend(proof)
+        self.spend(request, proof)
         limited_as(request, agent, rate_limits.take)
         return agent, proof
 
@@ -157,6 +160,11 @@ class AgentProofAuthentication(BaseAuthentication):
         """The agent that may call with this key. A view may read more of what it needs with it."""
         _ = request
         return holder_of(jkt)
+
+    def spend(self, request: Request, proof: VerifiedProof) -> None:
+        """Use the proof up. Raises InvalidProofError."""
+        _ = request
+        spend(proof)
 
 
 class ServiceProviderAuthentication(BaseAuthentication):

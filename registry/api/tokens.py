@@ -18,6 +18,7 @@ from registry.authentication import (
     ServiceProviderAuthentication,
     caller_of,
     judge_nonce,
+    spend,
 )
 from registry.models import Agent
 from registry.permissions import IsAgentOrServiceProvider
@@ -46,6 +47,10 @@ class GrantProofAuthentication(AgentProofAuthentication):
         agent, basis = caller_and_basis(jkt, grant_id if isinstance(grant_id, str) else "")
         request._request.basis = basis  # type: ignore[attr-defined]  # noqa: SLF001 — our own attribute on DRF's inner request
         return agent
+
+    def spend(self, request: Request, proof: VerifiedProof) -> None:
+        # A token comes after the commit of its row; but for an earlier one that is given again under its Idempotency-Key.
+        spend(proof, waits="HTTP_IDEMPOTENCY_KEY" in request.META)
 
 
 class IssueTokenView(NativeView):

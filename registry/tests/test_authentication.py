@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from django.db import connection, transaction
 from django.test import Client
 
 from audit.models import Event
@@ -110,6 +111,45 @@ def test_two_agents_may_use_the_same_jti(now: datetime) -> None:
     assert spend_proof(jkt="a", jti=jti, until=until)
     assert spend_proof(jkt="b", jti=jti, until=until)
     assert not spend_proof(jkt="a", jti=jti, until=until)
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_DN_7_a_proof_that_waits_for_no_disk_is_spent_for_all_at_once_and_nothing_else_stops_waiting(
+    now: datetime,
+) -> None:
+    def waiting() -> str:
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW synchronous_commit")
+            return str(cursor.fetchone()[0])
+
+    until = now + timedelta(seconds=65)
+    assert spend_proof(jkt="a", jti="1", until=until, waits=False)
+    assert not spend_proof(jkt="a", jti="1", until=until, waits=False)
+    assert not spend_proof(jkt="a", jti="1", until=until)
+    assert waiting() == "on"
+    with transaction.atomic():
+        assert spend_proof(jkt="a", jti="2", until=until, waits=False)
+        # What else this transaction does is on disk once it is committed.
+        assert waiting() == "on"
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("key", [None, "once"])
+def test_DN_7_only_a_token_s_own_commit_lets_its_proof_wait_for_no_disk(
+    agent: AgentClient, key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+
+    def noted(*, waits: bool = True, **more: Any) -> bool:
+        told.append(waits)
+        return spend_proof(waits=waits, **more)
+
+    monkeypatch.setattr("registry.authentication.spend_proof", noted)
+    agent.call("POST", "/v1/tokens", {"grant_id": "x"}, key=key)
+    agent.call("GET", "/v1/agents/me")
+    assert told == [key is not None, True]
 
 
 @pytest.mark.parametrize("header", ["", "x", "a,b", "a.b.c, a.b.c"])
