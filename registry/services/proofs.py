@@ -28,6 +28,6 @@ def spend_proof(*, jkt: str, jti: str, until: datetime, waits: bool = True) -> b
     """
     digest = hashlib.sha256(f"{jkt}\x00{jti}".encode()).digest()
     # In a transaction it would be said of all of it.
-    waits = waits or connection.in_atomic_block or connection.vendor != "postgresql"
-    statement = _INSERT if waits else _INSERT_UNWAITED
-    return written(statement, digest, until) == 1
+    if waits or connection.in_atomic_block or connection.vendor != "postgresql":
+        return written(_INSERT, digest, until) == 1
+    return written(_INSERT_UNWAITED, digest, until) == 1
