@@ -5,6 +5,7 @@ It only says when a request is all here; a parser reads the same bytes again and
 
 import re
 import time
+from contextvars import ContextVar
 from typing import Final
 
 # Seconds to send the head of a request, and all of it.
@@ -18,6 +19,9 @@ LINGER_SECONDS: Final = 2
 MAX_BODY_BYTES: Final = 1024 * 1024
 # Of all requests of a process that are not answered yet.
 MAX_HELD_BYTES: Final = 64 * 1024 * 1024
+
+# How long (s) the request that this thread answers had waited for a thread.
+WAITED: Final[ContextVar[float]] = ContextVar("agentauth_waited", default=0.0)
 
 # A line that ends in LF alone ends a head too: the parser refuses it.
 _END_OF_HEAD: Final = re.compile(rb"\r\n\r\n|(?<!\r)\n")

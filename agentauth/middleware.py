@@ -13,8 +13,15 @@ from django.utils import timezone
 from django.utils.cache import patch_vary_headers
 
 from agentauth.http_errors import RequestTooLargeError, error_response
+from agentauth.incoming import WAITED
 from agentauth.log_lines import request_id
-from agentauth.protocol.errors import CsrfFailedError, InvalidRequestError, NotFoundError, RateLimitedError
+from agentauth.protocol.errors import (
+    CsrfFailedError,
+    InvalidRequestError,
+    NotFoundError,
+    RateLimitedError,
+    TemporarilyUnavailableError,
+)
 from agentauth.proxies import address_of
 from audit.identifiers import new_id_text
 from registry import rate_limits
@@ -55,6 +62,8 @@ PLAIN_PATH = re.compile(r"[A-Za-z0-9/._~-]*")
 # The largest body anybody may send, a batch of questions; every other address takes less and says so itself.
 MAX_BODY_BYTES = 1024 * 1024
 MAX_LENGTH_DIGITS = 20
+# For a thread that answers. Of what is told to come again the clients' own limits of time are not used up yet.
+MOST_WAIT_SECONDS = 2.0
 # Never limited: an orchestrator that is refused restarts what is only busy.
 PROBES = ("/health/", "/metrics")
 REGISTRATION = "/v1/agents"
@@ -109,6 +118,23 @@ class SecurityHeadersMiddleware:
         if not request.path.startswith(self.static):
             kept.setdefault(*NO_STORE)
         return response
+
+
+class OverloadMiddleware:
+    """Whoever waited too long for a thread is told to come again.
+
+    Where calls come faster than they can be answered, all would wait longer and longer, and none would be in time.
+    """
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if WAITED.get() > MOST_WAIT_SECONDS and not request.path.startswith(PROBES):
+            return error_response(
+                request, TemporarilyUnavailableError("Too many calls at once. Try again shortly.")
+            )
+        return self.get_response(request)
 
 
 class OneHostMiddleware:

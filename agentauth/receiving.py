@@ -17,7 +17,7 @@ from gunicorn.http.unreader import Unreader
 from gunicorn.sock import ssl_wrap_socket
 from gunicorn.workers.gthread import ThreadWorker
 
-from agentauth.incoming import ANSWER_SECONDS, LINGER_SECONDS, MAX_HELD_BYTES, Incoming
+from agentauth.incoming import ANSWER_SECONDS, LINGER_SECONDS, MAX_HELD_BYTES, WAITED, Incoming
 
 _READ_BYTES: Final = 65_536
 _SEND_BYTES: Final = 262_144
@@ -36,6 +36,8 @@ class Received(Incoming, Unreader):  # type: ignore[misc]  # gunicorn has no typ
         self.watched = False
         self.size = 0
         self.rest = b""
+        # When the request was all here (monotonic, s).
+        self.whole_at = 0.0
         # Of the answer, what the other side has not taken yet.
         self.unsent = bytearray()
 
@@ -46,6 +48,7 @@ class Received(Incoming, Unreader):  # type: ignore[misc]  # gunicorn has no typ
 
     def serve(self) -> None:
         """Let a thread read it. The body comes apart: the parser would copy it with each line of the head."""
+        self.whole_at = time.monotonic()
         end = self.head if self.wanted > self.head else len(self.data)
         self.unread(bytes(self.data[:end]))
         self.rest = bytes(self.data[end:])
@@ -157,6 +160,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def handle(self, conn: Any) -> bool:
         sock, received = conn.sock, conn.parser.unreader
         conn.sock = Answering(sock, received.unsent)
+        WAITED.set(time.monotonic() - received.whole_at)
         try:
             return bool(super().handle(conn)) and not received.last
         finally:

@@ -88,6 +88,7 @@ MIDDLEWARE = [
     "agentauth.observing.ObservingMiddleware",
     "agentauth.middleware.ServerNonceMiddleware",
     "agentauth.middleware.SecurityHeadersMiddleware",
+    "agentauth.middleware.OverloadMiddleware",
     "agentauth.proxies.ForwardedMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django.middleware.security.SecurityMiddleware",
@@ -108,8 +109,7 @@ MIDDLEWARE = [
 ]
 
 # Web processes (gunicorn reads the same variable), and threads of each; long polls may hold a quarter of them.
-WEB_CONCURRENCY = int(env("WEB_CONCURRENCY", "2"))
-WEB_THREADS = int(env("WEB_THREADS", "16"))
+WEB_CONCURRENCY, WEB_THREADS = int(env("WEB_CONCURRENCY", "2")), int(env("WEB_THREADS", "16"))
 LONG_POLL_SLOTS = WEB_THREADS // 4
 
 # Limits against abuse: registry/rate_limits.py. Only tests may go without.

@@ -8,6 +8,8 @@ from django.test import Client
 from pytest_django import Settings
 from rest_framework.views import APIView
 
+from agentauth.incoming import WAITED
+from agentauth.middleware import MOST_WAIT_SECONDS
 from agentauth.urls import urlpatterns
 from audit.models import Event
 from kms.models import Key
@@ -42,6 +44,25 @@ def test_DJ_3_a_foreign_host_is_refused(client: Client) -> None:
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
     event = Event.objects.get()
     assert (event.kind, event.outcome, event.actor_kind) == ("audit.request.refused", "denied", "anonymous")
+
+
+@pytest.mark.parametrize("path", ["/v1/agents/me", "/sign-in/", "/health/live"])
+@pytest.mark.parametrize("over", [False, True])
+def test_RF_19_whoever_waited_too_long_for_a_thread_is_told_to_come_again_but_no_probe(
+    client: Client, path: str, *, over: bool
+) -> None:
+    answered = client.get(path).status_code
+    token = WAITED.set(MOST_WAIT_SECONDS + (0.01 if over else 0))
+    try:
+        answer = client.get(path)
+    finally:
+        WAITED.reset(token)
+    if over and path != "/health/live":
+        assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
+        assert int(answer["Retry-After"]) > 0
+        assert "frame-ancestors 'none'" in answer["Content-Security-Policy"]
+    else:
+        assert answer.status_code == answered
 
 
 def test_a_page_asked_at_an_ip_address_moves_to_localhost(client: Client) -> None:

@@ -4,13 +4,17 @@ import gzip
 import os
 import re
 import socket
+import sqlite3
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
 
+from agentauth.middleware import MOST_WAIT_SECONDS
 from tests.live import LiveRegistry, LiveServer
 
 pytestmark = pytest.mark.flow
@@ -203,3 +207,33 @@ def test_DJ_3_nobody_names_the_scheme_or_the_mount_point(server: LiveRegistry) -
     assert status_of(answer) == 302
     assert b"location: /sign-in/?next=%2fapprovals%2f\r\n" in answer.lower()
     assert status_of(exchange(server, head(server, "GET /", "X-Forwarded-Host: evil.example"))) == 200
+
+
+def test_RF_19_whoever_waits_too_long_for_a_thread_hears_503_and_the_next_one_is_served(
+    tmp_path: Path,
+) -> None:
+    registry = LiveRegistry(tmp_path, workers=1, env={"WEB_THREADS": "1"})
+    registry.prepare()
+    registry.start()
+    paths = "/v1/agents/me", "/.well-known/agentauth", "/health/live"
+    try:
+        with (
+            closing(sqlite3.connect(tmp_path / "agentauth.sqlite3", isolation_level=None)) as other,
+            ThreadPoolExecutor(3) as pool,
+        ):
+            # The first is refused, which is written, and waits for whoever writes; those behind it wait for its thread.
+            other.execute("BEGIN IMMEDIATE")
+            asked = []
+            for path in paths:
+                asked.append(pool.submit(httpx.get, registry.url + path, timeout=30))
+                time.sleep(0.2)
+            time.sleep(MOST_WAIT_SECONDS)
+            other.execute("ROLLBACK")
+            refused, late, probe = [each.result() for each in asked]
+        assert refused.status_code == 401
+        assert (late.status_code, late.json()["error"]) == (503, "temporarily_unavailable")
+        assert int(late.headers["Retry-After"]) > 0
+        assert probe.status_code == 200
+        assert [httpx.get(registry.url + path).status_code for path in paths] == [401, 200, 200]
+    finally:
+        registry.stop()
