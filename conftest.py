@@ -26,6 +26,7 @@ from django.db.models import DateTimeField, Value
 from django.utils import timezone
 
 from kms.delegation import CHOSEN
+from kms.pace import Pace
 from kms.services import ensure_key
 from registry.models import Human, ServiceProvider
 from registry.services.people import create_human
@@ -87,6 +88,8 @@ def _database_clock_travels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(home, "database_clock", lambda: Value(timezone.now(), output_field=DateTimeField()))
     monkeypatch.setattr(home, "LEASE", home.Lease())
     CHOSEN.forget()
+    monkeypatch.setattr("kms.delegation.PACE", pace := Pace())
+    monkeypatch.setattr("kms.services.PACE", pace)
 
 
 @pytest.fixture(autouse=True, scope="session")

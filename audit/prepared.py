@@ -195,7 +195,7 @@ def write_one(event: Event, data: bytes, act: Act | None = None) -> None:
     Raises django.db errors.
     """
     if connection.vendor != "postgresql":
-        with transaction.atomic(savepoint=False):
+        with transaction.atomic():
             if act:
                 written(act.sql, *act.values)
             event.save(force_insert=True)

@@ -25,6 +25,7 @@ from audit.statements import Columns, Question
 from kms.certificates import CERTIFIED_FOR, certify
 from kms.lifetimes import HANDOVER, lifetimes
 from kms.models import Key
+from kms.pace import PACE
 from kms.services import signer
 from kms.state import KEY_CHANGES
 
@@ -180,6 +181,13 @@ class Choosing:
 
 CHOSEN = Choosing()
 os.register_at_fork(after_in_child=CHOSEN.forget)
+
+
+def check_pace() -> None:
+    """Before a token is asked for in vain: raises TemporarilyUnavailableError where the key service would refuse to sign it."""
+    last = CHOSEN.last
+    if last is None or last.limits is None:
+        PACE.admit()
 
 
 def token_signer(*, issued_at: int, expires_at: int, now: datetime) -> Signer:

@@ -19,6 +19,7 @@ from audit.statements import Columns, Question
 from kms import backends
 from kms.lifetimes import PUBLISHED_BEFORE_USE, lifetimes, needed_until
 from kms.models import Key
+from kms.pace import PACE, Pace
 from kms.state import Subject, publish_change
 
 logger = logging.getLogger(__name__)
@@ -36,11 +37,12 @@ _CACHED_KEYS = 64
 class _KeySigner:
     """A backend's signer under the name its row gives it; what the backend raises becomes one word for callers."""
 
-    __slots__ = ("_signer", "kid")
+    __slots__ = ("_pace", "_signer", "kid")
 
-    def __init__(self, signer: Signer, kid: str) -> None:
+    def __init__(self, signer: Signer, kid: str, pace: Pace | None) -> None:
         self._signer = signer
         self.kid = kid
+        self._pace = pace
 
     @property
     def alg(self) -> str:
@@ -52,9 +54,14 @@ class _KeySigner:
 
     def sign(self, message: bytes) -> bytes:
         try:
-            return self._signer.sign(message)
+            signature = self._signer.sign(message)
         except backends.BackendError as error:
+            if self._pace and isinstance(error, backends.ThrottledError):
+                self._pace.throttled()
             raise _unavailable(error) from error
+        if self._pace:
+            self._pace.signed()
+        return signature
 
 
 def signer(*, purpose: str, now: datetime) -> Signer:
@@ -69,7 +76,8 @@ def signer(*, purpose: str, now: datetime) -> Signer:
         raise _unavailable(f"No key of purpose {purpose!r} may sign now; run manage.py rotate_key {purpose}.")
     try:
         # Pinned to what was published: another key in its place could make nothing that leaves here.
-        return _KeySigner(_opened(key.uri, _public(key)), key.kid)
+        pace = PACE if purpose == Key.Purpose.TOKEN else None
+        return _KeySigner(_opened(key.uri, _public(key)), key.kid, pace)
     except backends.BackendError as error:
         raise _unavailable(error) from error
 

@@ -12,6 +12,7 @@ from agentauth.protocol.encoding import read_json
 from agentauth.protocol.errors import EncodingError, InvalidRequestError
 from agentauth.protocol.reading import text
 from audit.faults import fault_point
+from kms.delegation import check_pace
 from registry.api.views import NativeView
 from registry.authentication import (
     AgentProofAuthentication,
@@ -58,6 +59,11 @@ class IssueTokenView(NativeView):
 
     authentication_classes = [GrantProofAuthentication]
     proof_error_status = 400
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        # First of all: what cannot be signed costs nobody a proof, and us next to nothing.
+        check_pace()
+        super().initial(request, *args, **kwargs)
 
     def post(self, request: Request) -> HttpResponse:
         body = self.body(required=["grant_id"])

@@ -11,7 +11,8 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.token import verify_access_token
 from audit.models import Event
 from kms.services import verification_keys
-from registry.models import Agent, Grant, Human, IdempotencyRecord, ServiceProvider, Token
+from kms.tests.test_pace import Clock, throttled_at
+from registry.models import Agent, Grant, Human, IdempotencyRecord, ServiceProvider, SpentProof, Token
 from registry.services.agents import suspend_agent
 from registry.services.grants import deny_grant, revoke_grant, suspend_grant, withdraw_grant
 from registry.services.people import suspend_human
@@ -267,3 +268,21 @@ def test_OG_12_each_call_is_a_new_token(
     grant = approved(agent, service_provider, now=now)
     assert issue(agent, grant).json()["access_token"] != issue(agent, grant).json()["access_token"]
     assert Event.objects.filter(kind="registry.token.issued").count() == 2
+
+
+def test_KM_2_where_the_key_service_would_refuse_nothing_is_spent_written_or_asked(
+    agent: AgentClient, service_provider: ServiceProvider, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grant = approved(agent, service_provider, now=now)
+    pace = throttled_at(Clock(), 20)
+    monkeypatch.setattr("kms.delegation.PACE", pace)
+    before = SpentProof.objects.count(), Token.objects.count()
+    answers = [agent.call("POST", "/v1/tokens", {"grant_id": str(grant.pk)}) for _ in range(5)]
+    late = [each for each in answers if each.status_code == 503]
+    assert late
+    for answer in late:
+        assert answer.json()["error"] == "temporarily_unavailable"
+        assert answer["Retry-After"] == "1"
+    served = len(answers) - len(late)
+    assert Token.objects.count() == before[1] + served
+    assert SpentProof.objects.count() == before[0] + served
