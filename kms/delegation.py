@@ -183,11 +183,14 @@ CHOSEN = Choosing()
 os.register_at_fork(after_in_child=CHOSEN.forget)
 
 
-def check_pace() -> None:
-    """Before a token is asked for in vain: raises TemporarilyUnavailableError where the key service would refuse to sign it."""
+def check_pace(*, takes_turn: bool) -> None:
+    """Before a token is asked for in vain: raises TemporarilyUnavailableError where the key service would refuse to sign it.
+
+    Who is not known yet takes no turn: else strangers could take them all.
+    """
     last = CHOSEN.last
     if last is None or last.limits is None:
-        PACE.admit()
+        (PACE.admit if takes_turn else PACE.check)()
 
 
 def token_signer(*, issued_at: int, expires_at: int, now: datetime) -> Signer:

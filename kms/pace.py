@@ -37,21 +37,28 @@ class Pace:
         # Signatures since it first said "too many": how many it signs in a second tells the first pace.
         self._signed, self._counting_since = 0, float("-inf")
 
+    def check(self) -> None:
+        """Whether a turn is there, which nobody takes by asking. Raises TemporarilyUnavailableError."""
+        with self._lock:
+            self._due()
+
     def admit(self) -> None:
         """Take a turn. Raises TemporarilyUnavailableError where it has not come."""
         with self._lock:
-            rate, now = self._rate, self._clock()
-            if rate is None:
-                return
-            if now - self._lowered_at > FORGET_SECONDS:
-                self._rate = None
-                return
-            due = max(self._next, now - BURST_SECONDS)
-            if due > now:
-                raise TemporarilyUnavailableError(
-                    "The key service signs no more tokens just now. Try again shortly.", retry_after=1
-                )
-            self._next = due + 1 / rate
+            due = self._due()
+            if self._rate is not None:
+                self._next = due + 1 / self._rate
+
+    def _due(self) -> float:
+        now = self._clock()
+        if now - self._lowered_at > FORGET_SECONDS:
+            self._rate = None
+        due = max(self._next, now - BURST_SECONDS)
+        if self._rate is not None and due > now:
+            raise TemporarilyUnavailableError(
+                "The key service signs no more tokens just now. Try again shortly.", retry_after=1
+            )
+        return due
 
     def signed(self) -> None:
         """The home signed one."""

@@ -65,6 +65,16 @@ def test_RF_19_whoever_waited_too_long_for_a_thread_is_told_to_come_again_but_no
         assert answer.status_code == answered
 
 
+def test_RF_19_a_person_who_waited_too_long_sees_a_page_that_says_so(client: Client) -> None:
+    token = WAITED.set(MOST_WAIT_SECONDS + 0.01)
+    try:
+        page = client.get("/sign-in/", headers={"Accept": "text/html"})
+    finally:
+        WAITED.reset(token)
+    assert (page.status_code, page["Content-Type"]) == (503, "text/html; charset=utf-8")
+    assert "Try again shortly" in page.content.decode()
+
+
 def test_a_page_asked_at_an_ip_address_moves_to_localhost(client: Client) -> None:
     answer = client.get("/sign-in/?next=/agents/", headers={"Host": "127.0.0.1:8000", "Accept": "text/html"})
     assert answer.status_code == 302

@@ -62,7 +62,7 @@ class IssueTokenView(NativeView):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         # First of all: what cannot be signed costs nobody a proof, and us next to nothing.
-        check_pace()
+        check_pace(takes_turn=False)
         super().initial(request, *args, **kwargs)
 
     def post(self, request: Request) -> HttpResponse:
@@ -73,6 +73,7 @@ class IssueTokenView(NativeView):
         if basis is not None and basis.service_provider.require_nonce:
             # Before a stored answer is given as well.
             self._ask_for_nonce()
+        check_pace(takes_turn=True)
         if "HTTP_IDEMPOTENCY_KEY" in request.META:
             issued = self._issue_once(grant_id)
         else:

@@ -286,3 +286,18 @@ def test_KM_2_where_the_key_service_would_refuse_nothing_is_spent_written_or_ask
     served = len(answers) - len(late)
     assert Token.objects.count() == before[1] + served
     assert SpentProof.objects.count() == before[0] + served
+
+
+def test_OG_1_a_stranger_takes_no_turn_of_a_key_service_that_is_short_of_them(
+    agent: AgentClient, service_provider: ServiceProvider, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grant = approved(agent, service_provider, now=now)
+    monkeypatch.setattr("kms.delegation.PACE", throttled_at(Clock(), 20))
+    stranger, body = AgentClient(), {"grant_id": str(grant.pk)}
+    replayed = agent.proof("POST", "/v1/tokens", json.dumps(body).encode())
+    assert agent.call("POST", "/v1/tokens", body, proof=replayed).status_code == 201
+    for _ in range(5):
+        refused(agent.call("POST", "/v1/tokens", body, proof=None), 400, "invalid_dpop_proof")
+        refused(stranger.call("POST", "/v1/tokens", body), 401, "invalid_client")
+        assert agent.call("POST", "/v1/tokens", body, proof=replayed).json()["reason"] == "replayed"
+    assert issue(agent, grant).status_code == 201
