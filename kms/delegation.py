@@ -9,7 +9,8 @@ import logging
 import os
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -183,14 +184,22 @@ CHOSEN = Choosing()
 os.register_at_fork(after_in_child=CHOSEN.forget)
 
 
-def check_pace(*, takes_turn: bool) -> None:
+@contextmanager
+def turn_to_sign() -> Iterator[None]:
     """Before a token is asked for in vain: raises TemporarilyUnavailableError where the key service would refuse to sign it.
 
-    Who is not known yet takes no turn: else strangers could take them all.
+    Whoever fails inside had no turn: else strangers could take them all.
     """
     last = CHOSEN.last
-    if last is None or last.limits is None:
-        (PACE.admit if takes_turn else PACE.check)()
+    if last is not None and last.limits is not None:
+        yield
+        return
+    PACE.admit()
+    try:
+        yield
+    except Exception:
+        PACE.give_back()
+        raise
 
 
 def token_signer(*, issued_at: int, expires_at: int, now: datetime) -> Signer:

@@ -37,17 +37,18 @@ class Pace:
         # Signatures since it first said "too many": how many it signs in a second tells the first pace.
         self._signed, self._counting_since = 0, float("-inf")
 
-    def check(self) -> None:
-        """Whether a turn is there, which nobody takes by asking. Raises TemporarilyUnavailableError."""
-        with self._lock:
-            self._due()
-
     def admit(self) -> None:
         """Take a turn. Raises TemporarilyUnavailableError where it has not come."""
         with self._lock:
             due = self._due()
             if self._rate is not None:
                 self._next = due + 1 / self._rate
+
+    def give_back(self) -> None:
+        """The turn that was taken was for nothing."""
+        with self._lock:
+            if self._rate is not None:
+                self._next -= 1 / self._rate
 
     def _due(self) -> float:
         now = self._clock()

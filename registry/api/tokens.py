@@ -12,7 +12,7 @@ from agentauth.protocol.encoding import read_json
 from agentauth.protocol.errors import EncodingError, InvalidRequestError
 from agentauth.protocol.reading import text
 from audit.faults import fault_point
-from kms.delegation import check_pace
+from kms.delegation import turn_to_sign
 from registry.api.views import NativeView
 from registry.authentication import (
     AgentProofAuthentication,
@@ -62,8 +62,8 @@ class IssueTokenView(NativeView):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         # First of all: what cannot be signed costs nobody a proof, and us next to nothing.
-        check_pace(takes_turn=False)
-        super().initial(request, *args, **kwargs)
+        with turn_to_sign():
+            super().initial(request, *args, **kwargs)
 
     def post(self, request: Request) -> HttpResponse:
         body = self.body(required=["grant_id"])
@@ -73,7 +73,6 @@ class IssueTokenView(NativeView):
         if basis is not None and basis.service_provider.require_nonce:
             # Before a stored answer is given as well.
             self._ask_for_nonce()
-        check_pace(takes_turn=True)
         if "HTTP_IDEMPOTENCY_KEY" in request.META:
             issued = self._issue_once(grant_id)
         else:
