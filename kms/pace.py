@@ -14,7 +14,7 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 # What is left of the pace when the home says "too many", once a second at most; with each signature it grows by this much of
 # one a second, or by one in all of a second, whichever is more.
 DECREASE: Final = 0.95
-GROWTH: Final = 0.05
+GROWTH: Final = 0.02
 LOWEST: Final = 1.0
 # So much (s) of the pace may come at once.
 BURST_SECONDS: Final = 0.1

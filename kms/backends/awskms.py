@@ -24,6 +24,7 @@ from botocore.parsers import ResponseParserError
 from agentauth.protocol.errors import InvalidKeyError
 from agentauth.protocol.keys import Algorithm, PublicKey
 from kms.backends import der
+from kms.backends.calling import CREATION_SECONDS
 from kms.backends.errors import BackendError, BusyError, ThrottledError
 from kms.backends.places import REGION
 
@@ -82,7 +83,7 @@ class AwskmsBackend:
         if purpose == "receipt":
             # A receipt holds the text a person read, so it can be longer than what Ed25519 signs here.
             algorithm = "ES256"
-        with _service(place, "no key was made") as service:
+        with _service(place, "no key was made", read_seconds=CREATION_SECONDS) as service:
             made = service.create_key(
                 KeySpec=_SPECS[algorithm],
                 KeyUsage="SIGN_VERIFY",
@@ -139,7 +140,7 @@ class _KmsKey:
         while True:
             try:
                 self.public()
-            except _UnknownKeyError:
+            except (_UnknownKeyError, BusyError):
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(_POLL_SECONDS)
@@ -152,10 +153,10 @@ class _UnknownKeyError(BackendError):
 
 
 @contextmanager
-def _service(region: str, what: str) -> Iterator[Any]:
+def _service(region: str, what: str, *, read_seconds: float = READ_SECONDS) -> Iterator[Any]:
     """The service in `region`; whatever goes wrong inside becomes BackendError, without what the service said."""
     try:
-        yield _client(region)
+        yield _client(region, read_seconds)
     except ClientError as error:
         raise _refusal(error, region, what) from None
     except (NoConnectionError, HTTPClientError) as error:
@@ -199,13 +200,13 @@ class _Made(NamedTuple):
     at: float
 
 
-# One for each process and region: a connection that a forked child has of its parent's is of no use to it.
-_clients: dict[tuple[int, str], _Made] = {}
+# By process, region and time to read: a connection that a forked child has of its parent's is of no use to it.
+_clients: dict[tuple[int, str, float], _Made] = {}
 _making: Final = threading.Lock()
 
 
-def _client(region: str) -> Any:
-    place = os.getpid(), region
+def _client(region: str, read_seconds: float) -> Any:
+    place = os.getpid(), region, read_seconds
     if (made := _clients.get(place)) is not None:
         return made.client
     # Looking for credentials may take seconds; who waits longer than for a connection is told so.
@@ -213,16 +214,16 @@ def _client(region: str) -> Any:
         raise BusyError("AWS KMS: credentials are just being looked for.")
     try:
         if (made := _clients.get(place)) is None:
-            made = _clients[place] = _Made(_new_client(region), time.monotonic())
+            made = _clients[place] = _Made(_new_client(region, read_seconds), time.monotonic())
         return made.client
     finally:
         _making.release()
 
 
-def _new_client(region: str) -> Any:
+def _new_client(region: str, read_seconds: float) -> Any:
     limits = Config(
         connect_timeout=CONNECT_SECONDS,
-        read_timeout=READ_SECONDS,
+        read_timeout=read_seconds,
         retries={"mode": "standard", "total_max_attempts": 1},
         max_pool_connections=CONNECTIONS,
         tcp_keepalive=True,
@@ -239,7 +240,6 @@ def _new_client(region: str) -> Any:
 
 def _forget(region: str) -> None:
     """Look for credentials again, when they were not looked for just now: an operator may have put others in place."""
-    place = os.getpid(), region
-    made = _clients.get(place)
-    if made is not None and time.monotonic() - made.at > _CREDENTIALS_SECONDS:
-        _clients.pop(place, None)
+    for place, made in list(_clients.items()):
+        if place[:2] == (os.getpid(), region) and time.monotonic() - made.at > _CREDENTIALS_SECONDS:
+            _clients.pop(place, None)

@@ -30,6 +30,9 @@ TRIES: Final = 3
 # Another try waits for at most this, the next for twice as much; and with less than the second left it is not made.
 BACKOFF_SECONDS: Final = 0.1
 WORTHWHILE_SECONDS: Final = 0.5
+# For making a key, which takes longer than a signature does, and which nobody waits for at a call of an agent. Whoever
+# gives up on it leaves a key that may be there, and that nobody names.
+CREATION_SECONDS: Final = 15.0
 # For one of the threads; then it is 503.
 ROOM_SECONDS: Final = 0.1
 

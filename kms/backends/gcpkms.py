@@ -25,6 +25,7 @@ from agentauth.protocol.errors import InvalidKeyError
 from agentauth.protocol.keys import Algorithm, PublicKey
 from audit.identifiers import new_id
 from kms.backends import der
+from kms.backends.calling import CREATION_SECONDS
 from kms.backends.errors import BackendError, BusyError, ThrottledError
 from kms.backends.places import HARDWARE, RING
 
@@ -67,7 +68,7 @@ class GcpkmsBackend:
         key_id = f"agentauth-{purpose}-{new_id()}"
         with _service() as service:
             service.create_crypto_key(
-                parent=ring, crypto_key_id=key_id, crypto_key=key, retry=None, timeout=TIMEOUT_SECONDS
+                parent=ring, crypto_key_id=key_id, crypto_key=key, retry=None, timeout=CREATION_SECONDS
             )
             name = f"{ring}/cryptoKeys/{key_id}/cryptoKeyVersions/1"
             _wait_until_enabled(service, name)

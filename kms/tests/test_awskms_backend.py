@@ -189,9 +189,9 @@ def test_threads_that_come_at_once_share_one_client(aws: pytest.MonkeyPatch, aws
     new, held = awskms._new_client, awskms.AwskmsBackend().open(uri)
     count: list[str] = []
 
-    def counted(region: str) -> Any:
+    def counted(region: str, read_seconds: float) -> Any:
         count.append(region)
-        return new(region)
+        return new(region, read_seconds)
 
     aws.setattr(awskms, "_new_client", counted)
     signatures: list[bytes] = []

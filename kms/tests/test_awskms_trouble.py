@@ -2,6 +2,7 @@
 
 import base64
 import logging
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -312,11 +313,22 @@ def test_SS_4_a_redirect_is_not_followed(fake: FakeKms, status: int) -> None:
     assert fake.elsewhere == []
 
 
-def test_a_key_that_was_just_made_is_waited_for(fake: FakeKms) -> None:
+def test_a_key_that_is_made_slowly_is_not_given_up_on(fake: FakeKms) -> None:
+    made = fake.answers["CreateKey"]
+
+    def slowly(asked: dict[str, Any]) -> tuple[int, Any]:
+        time.sleep(awskms.READ_SECONDS + 0.2)
+        return made(asked)
+
+    fake.answers["CreateKey"] = slowly
+    assert create(purpose="token") == (URI, fake.key.public)
+    assert [operation for operation, _ in fake.asked] == ["CreateKey", *["GetPublicKey"] * 2]
+
+
+@pytest.mark.parametrize("code", ["NotFoundException", "KMSInternalException"])
+def test_a_key_that_was_just_made_is_waited_for(fake: FakeKms, code: str) -> None:
     found = fake.answers["GetPublicKey"]
-    fake.answers["GetPublicKey"] = lambda asked: (
-        found(asked) if len(fake.asked) > 3 else refusal("NotFoundException")(asked)
-    )
+    fake.answers["GetPublicKey"] = lambda asked: found(asked) if len(fake.asked) > 3 else refusal(code)(asked)
     assert create(purpose="token") == (URI, fake.key.public)
     assert [operation for operation, _ in fake.asked] == ["CreateKey", *["GetPublicKey"] * 4]
 
