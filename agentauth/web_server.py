@@ -38,6 +38,8 @@ __all__ = [
 ]
 METRICS_DIRECTORY = metrics_directory("metrics")
 
+# As in `verifier_server`: a process that takes the place of one that died has loaded everything.
+preload_app = True
 worker_class = "agentauth.receiving.Worker"
 # Half of a process's connections may be sending, a quarter may wait for their next request.
 threads = int(os.environ.get("WEB_THREADS", "16"))
@@ -52,11 +54,8 @@ def pre_request(_worker: Any, request: Any) -> None:
 
 
 def on_starting(_server: Any) -> None:
+    """The application is loaded, and no process made yet: what lives for ever is not looked through again."""
     empty(METRICS_DIRECTORY)
-
-
-def post_worker_init(_worker: Any) -> None:
-    """The application is loaded: what lives for ever is not looked through again (as in `verifier_server`)."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)

@@ -1,4 +1,4 @@
-"""The verifier's server loads the application once: what it forks afterwards shares nothing that is alive, and answers at once."""
+"""A server loads its application once: what it forks afterwards shares nothing that is alive, and answers at once."""
 
 import os
 import signal
@@ -12,16 +12,17 @@ import pytest
 
 from tests import postgres, redis_servers
 from tests.faults.stage import children, is_alive, until
-from tests.live import ROOT, LiveRegistry, LiveVerifier
+from tests.live import ROOT, LiveRegistry, LiveServer, LiveVerifier
 
 pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 
 TICKS = os.sysconf("SC_CLK_TCK")
 # What a process of the server would have in common with all others, printed line by line.
 LOOK = """
-import agentauth.verifier_server as server
+import importlib, os, sys
+server = importlib.import_module(sys.argv[1])
 assert server.preload_app
-import agentauth.asgi, os, asyncio
+importlib.import_module(sys.argv[2])
 from pathlib import Path
 from django.db import connections
 for task in Path("/proc/self/task").iterdir():
@@ -44,29 +45,39 @@ for left in server.METRICS_DIRECTORY.glob("*"):
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
     """A database that is ready; nobody serves."""
     with postgres.server() as database:
-        made = LiveRegistry(tmp_path_factory.mktemp("forking"), database_url=database.url)
+        made = LiveRegistry(tmp_path_factory.mktemp("forking"), database_url=database.url, workers=1)
         made.prepare()
         yield made
 
 
-def test_what_is_loaded_before_the_fork_starts_nothing(registry: LiveRegistry) -> None:
-    metrics = registry.directory / "before-the-fork"
+@pytest.mark.parametrize(
+    ("server", "application"),
+    [("agentauth.verifier_server", "agentauth.asgi"), ("agentauth.web_server", "agentauth.wsgi")],
+)
+def test_what_is_loaded_before_the_fork_starts_nothing(
+    registry: LiveRegistry, server: str, application: str
+) -> None:
+    metrics = registry.directory / f"before-the-fork-{server}"
     metrics.mkdir()
     env = {**registry.env, "REDIS_URL": "redis://127.0.0.1:1", "PROMETHEUS_MULTIPROC_DIR": str(metrics)}
-    done = subprocess.run(
-        [sys.executable, "-c", LOOK], cwd=ROOT, env=env, capture_output=True, text=True, check=False
-    )
+    look = [sys.executable, "-c", LOOK, server, application]
+    done = subprocess.run(look, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
-def test_RF_1_a_process_in_the_place_of_one_that_died_loads_nothing(registry: LiveRegistry) -> None:
+@pytest.mark.parametrize("kind", ["verifier", "web"])
+def test_RF_1_a_process_in_the_place_of_one_that_died_loads_nothing(
+    registry: LiveRegistry, kind: str
+) -> None:
     """By the processor time it took until it answered, so that a busy machine does not count."""
     with redis_servers.server() as redis:
-        verifier = LiveVerifier(registry, redis_url=redis.url, workers=1)
-        verifier.start()
+        live: LiveServer = LiveVerifier(registry, redis_url=redis.url, workers=1)
+        if kind == "web":
+            live = registry
+        live.start()
         try:
-            assert verifier.process
-            server = verifier.process.pid
+            assert live.process
+            server = live.process.pid
             [old] = children(server)
             os.kill(old, signal.SIGKILL)
             until(
@@ -74,11 +85,11 @@ def test_RF_1_a_process_in_the_place_of_one_that_died_loads_nothing(registry: Li
                 "nobody takes its place",
                 10,
             )
-            assert httpx.get(f"{verifier.url}/health/live", timeout=20).status_code == 200
+            assert httpx.get(f"{live.url}/health/live", timeout=20).status_code == 200
             [new] = children(server)
             assert seconds_of(new) < seconds_of(server) / 3
         finally:
-            verifier.stop()
+            live.stop()
 
 
 def seconds_of(pid: int) -> float:
