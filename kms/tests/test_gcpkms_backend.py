@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,7 @@ import google_crc32c
 import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from google.cloud.kms_v1 import CryptoKeyVersion, ProtectionLevel
+from google.cloud.kms_v1 import CryptoKey, CryptoKeyVersion, ProtectionLevel
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import AgentAuthError
@@ -55,6 +56,15 @@ def test_a_key_is_named_once_it_can_sign(gcpkms: Service, monkeypatch: pytest.Mo
     uri, _ = create(purpose="token")
     assert version(gcpkms, uri).state == State.ENABLED
     assert gcpkms.calls.count("GetCryptoKeyVersion") == 4
+
+
+def test_a_key_that_is_made_slowly_is_not_given_up_on(
+    gcpkms: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "TIMEOUT_SECONDS", 0.5)
+    gcpkms.spoil = lambda answer: time.sleep(0.7 if isinstance(answer, CryptoKey) else 0)
+    uri, _ = create(purpose="token")
+    assert version(gcpkms, uri).state == State.ENABLED
 
 
 def test_a_key_that_is_never_ready_or_was_not_made_is_said_to_be_so(
