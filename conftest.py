@@ -89,6 +89,7 @@ def _database_clock_travels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(home, "database_clock", lambda: Value(timezone.now(), output_field=DateTimeField()))
     monkeypatch.setattr(home, "LEASE", home.Lease())
     CHOSEN.forget()
+    monkeypatch.setattr("kms.services._ROTATION_FAILED", {})
     monkeypatch.setattr("kms.delegation.PACE", pace := Pace())
     monkeypatch.setattr("kms.services.PACE", pace)
 

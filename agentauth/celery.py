@@ -3,12 +3,24 @@
 import os
 
 from celery import Celery
+from celery.signals import beat_init, worker_init
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
 
 app = Celery("agentauth")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
+
+
+def _stop_if_unsafe(**_kwargs: object) -> None:
+    # Late: this module is loaded by settings' own application.
+    from agentauth.checks import stop_if_unsafe
+
+    stop_if_unsafe()
+
+
+worker_init.connect(_stop_if_unsafe)
+beat_init.connect(_stop_if_unsafe)
 # Seconds between two runs of each; `manage.py jobs` calls the same services.
 app.conf.beat_schedule = {
     "drain": {"task": "verifier.tasks.drain", "schedule": 1.0},
@@ -30,6 +42,8 @@ app.conf.task_routes = {
     "audit.tasks.checkpoint_audit": {"queue": "checkpoints"},
     "audit.tasks.cosign_audit": {"queue": "witnesses"},
     "audit.tasks.archive_audit": {"queue": "archive"},
+    # Making a key may take a minute, and is never urgent.
+    "kms.tasks.rotate_keys": {"queue": "archive"},
 }
 app.conf.task_queues = {name: {} for name in ("celery", "checkpoints", "witnesses", "archive")}
 # What waited for a worker until its next turn is not done twice.

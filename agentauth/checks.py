@@ -4,7 +4,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.core.checks import Error, register
+from django.core.checks import Error, register, run_checks
 
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.names import check_host
@@ -14,6 +14,12 @@ from kms.backends.places import PLACES, place_error
 MIN_SECRET_CHARACTERS = 50
 VAULT_LOGINS = ("TOKEN", "ROLE_ID", "KUBERNETES_ROLE")
 PRODUCTION_KEY_BACKENDS = sorted(set(PLACES) - {"file"})
+
+
+def stop_if_unsafe() -> None:
+    """For servers and workers what `manage.py` does before each command: raises SystemExit that names each setting."""
+    if serious := [str(each) for each in run_checks() if each.is_serious() and not each.is_silenced()]:
+        raise SystemExit("\n".join(serious))
 
 
 @register()

@@ -9,6 +9,8 @@ from django.urls import get_resolver
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
 django.setup(set_prefix=False)
 
+from agentauth.checks import stop_if_unsafe  # noqa: E402 — it reads models
+
 
 class Utf8Request(WSGIRequest):
     """A request whose text is UTF-8, whatever charset its Content-Type names.
@@ -33,3 +35,4 @@ class Application(WSGIHandler):
 application = Application()
 # Every view, before the process says that it is there: else the first call of each process waits for them, for a second or more.
 get_resolver().url_patterns  # noqa: B018 — asking loads them
+stop_if_unsafe()

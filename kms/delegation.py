@@ -217,10 +217,11 @@ def token_signer(*, issued_at: int, expires_at: int, now: datetime) -> Signer:
         if held is not None:
             CHOSEN.last = _Choice(held.signer, held.limits, now, way, changes)
             return held.signer
+        # The token key signs this one alone, in its turn: the next may be one that a certified key may sign.
+        CHOSEN.last = None
+        return signer(purpose=Key.Purpose.TOKEN, now=now)
     found = signer(purpose=Key.Purpose.TOKEN, now=now)
-    if way != "delegated":
-        # In place of a certified key it signs this one alone: the next may be one that such a key may sign.
-        CHOSEN.last = _Choice(found, None, now, way, changes)
+    CHOSEN.last = _Choice(found, None, now, way, changes)
     return found
 
 

@@ -30,6 +30,10 @@ _PRESENT = Question(
     " ORDER BY active_from DESC LIMIT 1",
     present=Columns(Key, {"kid", "uri", "public_jwk"}),
 )
+# So long after it failed, a rotation by the clock is tried again: each try may leave a key in its home that nobody names.
+ROTATE_AGAIN = timedelta(hours=1)
+# Purpose → when it may be tried again, in this process.
+_ROTATION_FAILED: dict[str, datetime] = {}
 # Enough for every purpose's next, active and a few retired keys; a bound all the same.
 _CACHED_KEYS = 64
 
@@ -167,13 +171,14 @@ def rotate_key(
 def rotate_due_keys(*, now: datetime, actor: Actor = SYSTEM) -> int:
     """Rotate each purpose whose newest key has been in the set for KEY_ROTATION_DAYS; returns how many.
 
-    A purpose whose home fails does not hold up the others; its present key goes on signing, and the next turn tries
-    again. Raises TemporarilyUnavailableError when all were tried.
+    A purpose whose home fails does not hold up the others; its present key goes on signing, and this process tries
+    again after ROTATE_AGAIN. Raises TemporarilyUnavailableError when all were tried.
     """
     due = []
     for purpose in Key.Purpose.values if settings.KEY_ROTATION_DAYS else []:
         newest = Key.objects.filter(purpose=purpose, state__in=_LIVING).order_by("-published_at").first()
-        if newest and newest.published_at <= now - timedelta(days=settings.KEY_ROTATION_DAYS):
+        waits = _ROTATION_FAILED.get(purpose, now) > now
+        if newest and not waits and newest.published_at <= now - timedelta(days=settings.KEY_ROTATION_DAYS):
             due.append(purpose)
     rotated, failed = 0, None
     for purpose in due:
@@ -186,6 +191,7 @@ def rotate_due_keys(*, now: datetime, actor: Actor = SYSTEM) -> int:
         except TemporarilyUnavailableError as error:
             logger.error("the %s key is due for rotation and cannot be rotated", purpose)  # noqa: TRY400 — raised below
             failed = error
+            _ROTATION_FAILED[purpose] = now + ROTATE_AGAIN
     if failed:
         raise failed
     return rotated

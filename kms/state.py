@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Final
 
 from django.conf import settings
-from django.db import connection
+from django.db import connection, transaction
 from django.db.transaction import TransactionManagementError
 from django.utils.module_loading import import_string
 
@@ -48,5 +48,7 @@ def publish_change(subject: Subject, subject_id: object, *, now: datetime) -> No
     if not connection.in_atomic_block:
         raise TransactionManagementError("a change of state is published in the transaction that makes it")
     if subject is Subject.KEY:
+        # Now, and once others can read it: what was read in between is of before.
         KEY_CHANGES.add()
+        transaction.on_commit(KEY_CHANGES.add)
     import_string(settings.STATE_PUBLISHER)(subject=subject, subject_id=str(subject_id), at=now)

@@ -72,7 +72,8 @@ def test_beat_and_the_loop_call_the_same_services(monkeypatch: pytest.MonkeyPatc
     for entry in app.conf.beat_schedule.values():
         import_string(str(entry["task"]))()
     jobs.Command().work(slow=True)
-    for beside in (jobs.Command().sign, jobs.Command().cosign, jobs.Command().archive):
+    command = jobs.Command()
+    for beside in (command.sign, command.cosign, command.archive, command.rotate):
         beside()
     assert sorted(by_beat) == sorted(by_loop) == sorted(SERVICES.values())
 
@@ -87,6 +88,7 @@ def test_what_waits_for_stores_and_witnesses_has_a_queue_of_its_own_and_all_else
         "audit.tasks.checkpoint_audit": "checkpoints",
         "audit.tasks.cosign_audit": "witnesses",
         "audit.tasks.archive_audit": "archive",
+        "kms.tasks.rotate_keys": "archive",
     }
     assert queues["audit.tasks.sequence_audit"].name == "celery"
     # A worker that is told of no queue takes from each: nothing is sent where nobody looks.
@@ -134,7 +136,8 @@ def test_a_job_that_fails_holds_up_no_other(
     for service in SERVICES.values():
         monkeypatch.setattr(f"{LOOP}.{service}", away if service == broken else noted(done, service))
     jobs.Command().work(slow=True)
-    for beside in (jobs.Command().sign, jobs.Command().cosign, jobs.Command().archive):
+    command = jobs.Command()
+    for beside in (command.sign, command.cosign, command.archive, command.rotate):
         beside()
     assert sorted([*done, broken]) == sorted(SERVICES.values())
     assert "did not come to its end" in caplog.text
@@ -150,12 +153,12 @@ def test_nothing_a_store_or_a_disk_does_stops_those_who_number(
     def broken(**_named: object) -> int:
         raise fault
 
-    for service in ("checkpoint_log", "cosign_log", "archive_due"):
+    for service in ("checkpoint_log", "cosign_log", "archive_due", "rotate_due_keys"):
         monkeypatch.setattr(f"{LOOP}.{service}", broken)
         broken.__name__ = service
     command = jobs.Command()
-    assert not any([command.sign(), command.cosign(), command.archive()])
-    assert caplog.text.count("did not come to its end") == 3
+    assert not any([command.sign(), command.cosign(), command.archive(), command.rotate()])
+    assert caplog.text.count("did not come to its end") == 4
 
 
 def loop_with(*, hangs: bool, then: str) -> None:
@@ -177,7 +180,7 @@ def loop_with(*, hangs: bool, then: str) -> None:
             raise LookupError("nobody foresaw this")
         os.kill(os.getpid(), signal.SIGTERM)
 
-    for service in ("checkpoint_log", "cosign_log"):
+    for service in ("checkpoint_log", "cosign_log", "rotate_due_keys"):
         setattr(loop, service, noted([], service))
     loop.archive_due = hang
     loop.Command.work = work

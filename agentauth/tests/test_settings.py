@@ -20,11 +20,15 @@ SAFE = {
 }
 
 
-def check(tmp_path: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+def python(tmp_path: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if name not in {"AGENTAUTH_TESTING", *SAFE}}
     env |= SAFE | {"VAR_DIR": str(tmp_path)} | changes
-    command = [sys.executable, "manage.py", "check", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=60)
+
+
+def check(tmp_path: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    return python(tmp_path, "manage.py", "check", *arguments, **changes)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +77,27 @@ def test_OP_7_KM_13_an_unsafe_production_setting_stops_the_start(
     said = done.stdout + done.stderr
     assert SAFE["SECRET_KEY"] not in said
     assert SAFE["VAULT_TOKEN"] not in said
+
+
+@pytest.mark.parametrize(
+    "started",
+    [
+        "-c,import agentauth.wsgi",
+        "-c,import agentauth.asgi",
+        "-m,celery,-A,agentauth,worker,--pool,solo",
+        "-m,celery,-A,agentauth,beat,-s,{}/schedule",
+    ],
+)
+def test_OP_7_KM_13_no_server_and_no_worker_starts_with_an_unsafe_setting(
+    tmp_path: Path, started: str
+) -> None:
+    arguments = started.format(tmp_path).split(",")
+    done = python(tmp_path, *arguments, KEY_BACKEND="file", CELERY_BROKER_URL="memory://")
+    assert done.returncode == 1
+    assert "agentauth.E008" in done.stderr
+    if arguments[0] == "-c":
+        done = python(tmp_path, *arguments)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

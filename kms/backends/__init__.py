@@ -16,7 +16,7 @@ from agentauth.protocol.errors import InvalidSignatureError
 from agentauth.protocol.keys import Algorithm, PublicKey, Signer
 from agentauth.protocol.receipt import MAX_RECEIPT_BYTES
 from agentauth.protocol.token import MAX_SIGNING_INPUT
-from kms.backends.calling import guarded
+from kms.backends.calling import converted, guarded
 from kms.backends.errors import BackendError, BusyError, NotAskedError, ThrottledError, TooLongError
 from kms.backends.places import place_error
 
@@ -83,8 +83,11 @@ def create(*, purpose: str) -> tuple[str, PublicKey]:
     wanted = settings.KEY_ALGORITHM if purpose != "audit" else "EdDSA"
     algorithm: Algorithm = "ES256" if wanted == "ES256" else "EdDSA"
     # Not guarded: an HSM takes longer, and a second try would make a second key.
-    uri = _home(scheme).create(place=place, purpose=purpose, algorithm=algorithm)
-    return uri, public_key(uri)
+    uri = converted(scheme, lambda: _home(scheme).create(place=place, purpose=purpose, algorithm=algorithm))
+    try:
+        return uri, public_key(uri)
+    except BackendError as error:
+        raise BackendError(f"{error} The key was made and is of no use: {uri}") from error
 
 
 def public_key(uri: str) -> PublicKey:

@@ -91,7 +91,10 @@ class AwskmsBackend:
                 Tags=[{"TagKey": "agentauth", "TagValue": purpose}],
             )
             uri = f"{SCHEME}:{made['KeyMetadata']['Arn']}"
-        self.open(uri).wait_until_seen()
+        try:
+            self.open(uri).wait_until_seen()
+        except BackendError as error:
+            raise BackendError(f"{error} The key was made and is of no use: {uri}") from error
         return uri
 
     def open(self, uri: str) -> "_KmsKey":

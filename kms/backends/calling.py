@@ -9,8 +9,10 @@ import os
 import random
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
@@ -43,9 +45,24 @@ def guarded(scheme: str, call: Callable[[], T]) -> T:
     Raises BackendError also where it did not answer in time, and NotAskedError where it was not asked.
     """
     if scheme in AT_HAND:
-        return call()
+        return converted(scheme, call)
     caller = _callers.get(scheme) or _callers.setdefault(scheme, Caller(scheme))
-    return caller.ask(call)
+    return converted(scheme, lambda: caller.ask(call))
+
+
+def converted(scheme: str, call: Callable[[], T]) -> T:
+    """What the call gives. Raises BackendError alone: for what a library raises unforeseen too, as where a file of credentials is gone.
+
+    Of that it says the kind and the place; the text may hold secrets.
+    """
+    try:
+        return call()
+    except BackendError:
+        raise
+    except Exception as error:  # noqa: BLE001 — whatever it is, the key did not sign
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        at = f"{Path(last.filename).name}:{last.lineno}"
+        raise BackendError(f"{scheme}: {type(error).__name__} at {at}.") from None
 
 
 class Caller:
@@ -119,11 +136,18 @@ class Threads:
         """What the call gives by then (`time.monotonic`). Raises NotAskedError, BusyError, and what the call raises."""
         if not self._room.acquire(timeout=ROOM_SECONDS):
             raise NotAskedError("As many calls to the home of keys as may be wait for it.", retry_after=1)
-        answer: Future[T] = Future()
-        self._work.put((call, answer))
         if not self._idle.acquire(blocking=False):
             # As a daemon, since one that hangs must not keep the process from ending.
-            threading.Thread(target=self._serve, name="home-of-keys", daemon=True).start()
+            thread = threading.Thread(target=self._serve, name="home-of-keys", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                self._room.release()
+                raise NotAskedError(
+                    "No thread could be started for the home of keys.", retry_after=1
+                ) from None
+        answer: Future[T] = Future()
+        self._work.put((call, answer))
         try:
             return answer.result(max(0.0, deadline - time.monotonic()))
         except TimeoutError:

@@ -70,8 +70,8 @@ class GcpkmsBackend:
             service.create_crypto_key(
                 parent=ring, crypto_key_id=key_id, crypto_key=key, retry=None, timeout=CREATION_SECONDS
             )
-            name = f"{ring}/cryptoKeys/{key_id}/cryptoKeyVersions/1"
-            _wait_until_enabled(service, name)
+        name = f"{ring}/cryptoKeys/{key_id}/cryptoKeyVersions/1"
+        _wait_until_enabled(name)
         return f"{SCHEME}:{name}"
 
     def open(self, uri: str) -> "_KeyVersion":
@@ -127,14 +127,19 @@ def _check_crc32c(value: bytes, crc32c: int | None) -> None:
         raise BusyError("The key service's answer did not arrive as it was sent.")
 
 
-def _wait_until_enabled(service: KeyManagementServiceClient, name: str) -> None:
+def _wait_until_enabled(name: str) -> None:
     deadline = time.monotonic() + ENABLED_SECONDS
     while True:
-        version = service.get_crypto_key_version(name=name, retry=None, timeout=TIMEOUT_SECONDS)
-        if version.state == _State.ENABLED:
-            return
-        if version.state != _State.PENDING_GENERATION or time.monotonic() > deadline:
-            raise BackendError(f"The key {name} was made but is {_State(version.state).name}; destroy it.")
+        try:
+            with _service() as service:
+                version = service.get_crypto_key_version(name=name, retry=None, timeout=TIMEOUT_SECONDS)
+            if version.state == _State.ENABLED:
+                return
+            found, may_come = _State(version.state).name, version.state == _State.PENDING_GENERATION
+        except BackendError as error:
+            found, may_come = f"not to be seen ({error})", isinstance(error, BusyError)
+        if not may_come or time.monotonic() > deadline:
+            raise BackendError(f"The key {name} was made but is {found}; destroy it.")
         time.sleep(_POLL_SECONDS)
 
 

@@ -336,7 +336,7 @@ def test_a_key_that_was_just_made_is_waited_for(fake: FakeKms, code: str) -> Non
 def test_a_key_that_is_never_seen_is_an_error_in_the_end(fake: FakeKms, aws: pytest.MonkeyPatch) -> None:
     aws.setattr(awskms, "SEEN_SECONDS", 0.1)
     fake.answers["GetPublicKey"] = refusal("NotFoundException")
-    with pytest.raises(BackendError, match="no such key"):
+    with pytest.raises(BackendError, match=f"no such key. The key was made and is of no use: {URI}$"):
         create(purpose="token")
 
 

@@ -309,14 +309,6 @@ def test_no_more_calls_wait_than_may_and_the_others_are_told_at_once(
     assert threading.active_count() <= before + 4
 
 
-def test_what_no_backend_should_raise_is_raised_and_is_no_answer(home: Home) -> None:
-    home.now = RuntimeError("a defect")
-    for _ in range(3):
-        with pytest.raises(RuntimeError, match="defect"):
-            guarded("there", home)
-    assert home.told() == [NotAskedError]
-
-
 def _after(script: str) -> subprocess.CompletedProcess[str]:
     begin = "import django, os, threading, time; django.setup(); from kms.backends.calling import guarded\n"
     env = {"DJANGO_SETTINGS_MODULE": "agentauth.settings", "PATH": ""}

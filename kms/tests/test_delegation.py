@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -16,10 +17,12 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from kms import delegation
 from kms.certificates import CERTIFIED_FOR, revoke_certificate, token_keys
-from kms.delegation import KNOWN_FOR, Choosing, Delegate, token_signer
+from kms.delegation import KNOWN_FOR, Choosing, Delegate, token_signer, turn_to_sign
 from kms.lifetimes import HANDOVER, PUBLISHED_BEFORE_USE
 from kms.models import Key, KeyCertificate
+from kms.pace import Pace
 from kms.services import disable_key, promote_due_keys, rotate_key
+from kms.state import KEY_CHANGES
 from kms.tests.test_keys import ACTOR, NOW
 
 pytestmark = pytest.mark.django_db
@@ -144,6 +147,36 @@ def test_KM_10_it_signs_nothing_beyond_its_certificate(process: Process, root: s
     process.delegate._run = lambda _work: None
     assert process.kid(late, life=600) == kids()[0]
     assert process.kid(late, life=601) == root
+
+
+def test_KM_2_without_a_certified_key_each_waits_for_its_turn_again(
+    process: Process, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pace = Pace()
+    monkeypatch.setattr(delegation, "PACE", pace)
+    pace._rate, pace._lowered_at = 1.0, time.monotonic()
+    process.kid(timedelta())
+    assert process.kid(PUBLISHED_BEFORE_USE) == kids()[0]
+    # A certified key needs none, however many come.
+    for _ in range(3):
+        with turn_to_sign():
+            pass
+    process.delegate._run = lambda _work: None
+    assert process.kid(CERTIFIED_FOR + SECOND) == root
+    with turn_to_sign():
+        pass
+    with pytest.raises(TemporarilyUnavailableError), turn_to_sign():
+        pass
+
+
+def test_a_change_of_this_process_counts_from_its_commit_too(
+    root: str, django_capture_on_commit_callbacks: Any
+) -> None:
+    """Whoever read in between read what was before."""
+    with django_capture_on_commit_callbacks(execute=True):
+        disable_key(kid=root, actor=ACTOR, now=NOW)
+        before = KEY_CHANGES.number
+    assert KEY_CHANGES.number == before + 1
 
 
 def test_KM_14_a_key_service_that_is_away_at_renewal_leaves_the_present_key_until_its_end(

@@ -13,7 +13,15 @@ from agentauth.protocol.keys import parse_jwk
 from audit.models import Event
 from kms import backends, services
 from kms.models import Key
-from kms.services import disable_key, introductions, promote_due_keys, rotate_due_keys, rotate_key, signer
+from kms.services import (
+    ROTATE_AGAIN,
+    disable_key,
+    introductions,
+    promote_due_keys,
+    rotate_due_keys,
+    rotate_key,
+    signer,
+)
 from kms.tests.test_keys import ACTOR, NOW, SWITCH
 
 pytestmark = pytest.mark.django_db
@@ -147,4 +155,8 @@ def test_a_home_that_fails_delays_rotation_and_nothing_else(
     with caplog.at_level(logging.ERROR), pytest.raises(TemporarilyUnavailableError):
         rotate_due_keys(now=NOW + QUARTER)
     assert "token key is due for rotation" in caplog.text
+    # A try may have made a key that nobody names: it is not made again and again.
+    assert rotate_due_keys(now=NOW + QUARTER + ROTATE_AGAIN - timedelta(seconds=1)) == 0
+    with pytest.raises(TemporarilyUnavailableError):
+        rotate_due_keys(now=NOW + QUARTER + ROTATE_AGAIN)
     assert signer(purpose="token", now=NOW + QUARTER).kid == first.kid

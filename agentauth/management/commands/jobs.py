@@ -55,11 +55,11 @@ class Command(BaseCommand):
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
-        # What waits for others has a thread of its own: a store or a witness that hangs holds up nobody's second, and a
-        # segment that takes a minute no checkpoint.
+        # What waits for others has a thread of its own: a store, a witness or a home of keys that hangs holds up nobody's
+        # second, and a segment that takes a minute no checkpoint.
         beside = [
             threading.Thread(target=self._beside, args=[stop, job], daemon=True)
-            for job in (self.sign, self.cosign, self.archive)
+            for job in (self.sign, self.cosign, self.archive, self.rotate)
         ]
         for thread in beside:
             thread.start()
@@ -101,8 +101,13 @@ class Command(BaseCommand):
     def archive(self) -> bool:
         return self._aside(archive_due)
 
+    def rotate(self) -> bool:
+        """Never oftener than the slow turns: it is due every few months, and making a key may take a minute."""
+        self._aside(rotate_due_keys)
+        return False
+
     def _aside(self, job: Callable[..., object]) -> bool:
-        """Whether it came to its end. Nothing that a store, a witness or a full disk does stops those who number and drain."""
+        """Whether it came to its end. Nothing that a store, a witness, a home of keys or a full disk does stops those who number and drain."""
         try:
             return self._done(job)
         except Exception:
@@ -114,7 +119,6 @@ class Command(BaseCommand):
         each_half_minute: list[Callable[..., object]] = [
             create_partitions,
             promote_due_keys,
-            rotate_due_keys,
             registry_expiry.expire_everything,
             verifier_expiry.expire_everything,
             approvals_expiry.expire_everything,

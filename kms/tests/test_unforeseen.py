@@ -1,0 +1,70 @@
+"""Whatever a library or the system raises where a key is made or asked: an error of the home, without its text, and nothing is lost."""
+
+import threading
+
+import pytest
+from pytest_django.fixtures import Settings
+
+from agentauth.protocol.keys import PublicKey
+from kms import backends
+from kms.backends import BackendError, NotAskedError
+from kms.backends.calling import guarded
+from kms.tests.test_calling import Home, Maker
+from kms.tests.test_calling import home as home  # noqa: PLC0414 — a fixture
+
+
+def test_KM_14_what_a_library_raises_unforeseen_is_an_error_of_the_home_without_its_text_and_no_answer(
+    home: Home,
+) -> None:
+    home.now = FileNotFoundError("/run/secrets/token of-a-test")
+    for _ in range(3):
+        with pytest.raises(
+            BackendError, match=r"^there: FileNotFoundError at test_calling\.py:\d+\.$"
+        ) as raised:
+            guarded("there", home)
+        assert raised.value.__suppress_context__
+    assert home.told() == [NotAskedError]
+
+
+def test_KM_14_so_it_is_where_a_key_is_made_and_where_a_file_is_read(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Odd:
+        def create(self, **_wanted: str) -> str:
+            raise PermissionError("a secret")
+
+    monkeypatch.setattr(backends, "_home", lambda _scheme: Odd())
+    settings.KEY_BACKEND = "vault"
+    with pytest.raises(BackendError, match=r"^vault: PermissionError at "):
+        backends.create(purpose="token")
+    with pytest.raises(BackendError, match=r"^file: ZeroDivisionError at "):
+        guarded("file", lambda: 1 / 0)
+
+
+def test_KM_14_a_key_that_was_made_in_vain_is_named(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Maker(fails=False)
+    made.create = lambda **_wanted: "vault:transit/made"  # type: ignore[method-assign]
+    made.public = refused  # type: ignore[method-assign]
+    monkeypatch.setattr(backends, "_home", lambda _scheme: made)
+    settings.KEY_BACKEND = "vault"
+    with pytest.raises(
+        BackendError, match=r"^not allowed The key was made and is of no use: vault:transit/made$"
+    ):
+        backends.create(purpose="token")
+
+
+def refused() -> PublicKey:
+    raise BackendError("not allowed")
+
+
+def test_where_no_thread_can_be_started_nobody_is_asked_and_no_room_is_lost(
+    home: Home, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.WEB_THREADS = 2
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", lambda _self: (_ for _ in ()).throw(RuntimeError()))
+        assert home.told(2) == [NotAskedError] * 2
+    assert home.told(2) == ["signed"] * 2
+    assert home.asked == 2
