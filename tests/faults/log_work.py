@@ -28,8 +28,8 @@ from audit.tests.test_record_many import entry  # noqa: E402
 from registry.api.discovery import audit_vkeys  # noqa: E402
 
 
-def write_events(told: str) -> None:
-    """One event after another, now and then many at once; its id goes into the file `told` once it is committed."""
+def write_events(told: str, pause: str) -> None:
+    """One event after another, now and then many at once, `pause` (s) apart; its id goes into the file `told` once it is committed."""
     with Path(told).open("a") as file:
         while True:
             with transaction.atomic():
@@ -41,7 +41,7 @@ def write_events(told: str) -> None:
                 ids += [each.id for each in many]
             file.write("".join(f"{one}\n" for one in ids))
             file.flush()
-            time.sleep(0.002)
+            time.sleep(float(pause))
 
 
 def number(kills: str, seed: str) -> None:

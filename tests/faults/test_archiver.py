@@ -98,7 +98,9 @@ def answer(process: subprocess.Popen[str]) -> Any:
 @contextlib.contextmanager
 def busy(registry: LiveRegistry, told: Path) -> Iterator[None]:
     """Somebody records events all the while, and somebody numbers and signs them."""
-    both = [begun(registry, "log_work", "record", str(told)), begun(registry, "archive_work", "sign")]
+    # No faster than those who are killed all the time can archive: else their segments grow from kill to kill.
+    writer = begun(registry, "log_work", "record", str(told), "0.1")
+    both = [writer, begun(registry, "archive_work", "sign")]
     try:
         yield
         assert [each.poll() for each in both] == [None, None]

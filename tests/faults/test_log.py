@@ -41,7 +41,7 @@ def work(registry: LiveRegistry, *arguments: str) -> subprocess.Popen[str]:
 def told(registry: LiveRegistry, tmp_path: Path) -> Iterator[Path]:
     """Somebody records events all the while, and writes down which."""
     told = tmp_path / "told"
-    writer = work(registry, "record", str(told))
+    writer = work(registry, "record", str(told), "0.002")
     yield told
     writer.kill()
     writer.communicate()
