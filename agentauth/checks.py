@@ -17,8 +17,13 @@ PRODUCTION_KEY_BACKENDS = sorted(set(PLACES) - {"file"})
 
 
 def stop_if_unsafe() -> None:
-    """For servers and workers what `manage.py` does before each command: raises SystemExit that names each setting."""
-    if serious := [str(each) for each in run_checks() if each.is_serious() and not each.is_silenced()]:
+    """For servers and workers what `manage.py` does before each command: raises SystemExit that names each setting.
+
+    No database is asked: it may be away, and processes that are forked afterwards must not share a connection.
+    """
+    if serious := [
+        str(each) for each in run_checks(databases=[]) if each.is_serious() and not each.is_silenced()
+    ]:
         raise SystemExit("\n".join(serious))
 
 
