@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import cast
@@ -147,24 +149,27 @@ def rotate_key(
     introducer = _introducer(purpose, now) if introduced else None
     # The key is kept before its row is: a crash in between leaves a key nobody names, never the reverse.
     at, public = _made(uri, purpose)
-    key = Key(
-        kid=public.thumbprint,
-        purpose=purpose,
-        state=Key.State.ACTIVE if first else Key.State.NEXT,
-        uri=at,
-        algorithm=public.alg,
-        public_jwk=public.jwk,
-        published_at=now,
-        active_from=now if first else now + PUBLISHED_BEFORE_USE,
-        introduction=_introduction(introducer, purpose, public, now),
-    )
-    try:
-        with transaction.atomic():
-            key.save(force_insert=True)
-            publish_change(Subject.KEY, key.kid, now=now)
-            _record(kinds.KEY_ACTIVATED if first else kinds.KEY_PUBLISHED, key, actor=actor, now=now)
-    except IntegrityError:
-        raise InvalidStateError(f"Another {purpose} key was made at the same time, or is this one.") from None
+    with _named_if_in_vain(at, made=uri is None):
+        key = Key(
+            kid=public.thumbprint,
+            purpose=purpose,
+            state=Key.State.ACTIVE if first else Key.State.NEXT,
+            uri=at,
+            algorithm=public.alg,
+            public_jwk=public.jwk,
+            published_at=now,
+            active_from=now if first else now + PUBLISHED_BEFORE_USE,
+            introduction=_introduction(introducer, purpose, public, now),
+        )
+        try:
+            with transaction.atomic():
+                key.save(force_insert=True)
+                publish_change(Subject.KEY, key.kid, now=now)
+                _record(kinds.KEY_ACTIVATED if first else kinds.KEY_PUBLISHED, key, actor=actor, now=now)
+        except IntegrityError:
+            raise InvalidStateError(
+                f"Another {purpose} key was made at the same time, or is this one."
+            ) from None
     return key
 
 
@@ -271,6 +276,17 @@ def _refuse_second_next(purpose: str) -> None:
             f"The next {purpose} key {waiting.kid} is published and signs from "
             f"{waiting.active_from:%Y-%m-%d %H:%M:%S} UTC on; rotate again after that."
         )
+
+
+@contextmanager
+def _named_if_in_vain(at: str, *, made: bool) -> Iterator[None]:
+    """Where a key was made and gets no row after all, the log says where it is, so that an operator destroys it."""
+    try:
+        yield
+    except Exception:
+        if made:
+            logger.error("a key was made and is of no use: %s", at)  # noqa: TRY400 — raised
+        raise
 
 
 def _made(uri: str | None, purpose: str) -> tuple[str, PublicKey]:

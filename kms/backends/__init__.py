@@ -17,7 +17,14 @@ from agentauth.protocol.keys import Algorithm, PublicKey, Signer
 from agentauth.protocol.receipt import MAX_RECEIPT_BYTES
 from agentauth.protocol.token import MAX_SIGNING_INPUT
 from kms.backends.calling import converted, guarded
-from kms.backends.errors import BackendError, BusyError, NotAskedError, ThrottledError, TooLongError
+from kms.backends.errors import (
+    BackendError,
+    BusyError,
+    MadeInVainError,
+    NotAskedError,
+    ThrottledError,
+    TooLongError,
+)
 from kms.backends.places import place_error
 
 __all__ = [
@@ -87,7 +94,7 @@ def create(*, purpose: str) -> tuple[str, PublicKey]:
     try:
         return uri, public_key(uri)
     except BackendError as error:
-        raise BackendError(f"{error} The key was made and is of no use: {uri}") from error
+        raise MadeInVainError(uri, error) from error
 
 
 def public_key(uri: str) -> PublicKey:

@@ -25,7 +25,7 @@ from agentauth.protocol.errors import InvalidKeyError
 from agentauth.protocol.keys import Algorithm, PublicKey
 from kms.backends import der
 from kms.backends.calling import CREATION_SECONDS
-from kms.backends.errors import BackendError, BusyError, ThrottledError
+from kms.backends.errors import BackendError, BusyError, MadeInVainError, ThrottledError
 from kms.backends.places import REGION
 
 SCHEME: Final = "awskms"
@@ -94,7 +94,7 @@ class AwskmsBackend:
         try:
             self.open(uri).wait_until_seen()
         except BackendError as error:
-            raise BackendError(f"{error} The key was made and is of no use: {uri}") from error
+            raise MadeInVainError(uri, error) from error
         return uri
 
     def open(self, uri: str) -> "_KmsKey":

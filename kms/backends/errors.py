@@ -20,6 +20,13 @@ class TooLongError(BackendError):
     """The key signs, but not what is as long as messages of its purpose may be."""
 
 
+class MadeInVainError(BackendError):
+    """A key was made that no row will name: says where it is, so that an operator destroys it."""
+
+    def __init__(self, uri: str, error: BackendError) -> None:
+        super().__init__(f"{error} The key was made and is of no use: {uri}")
+
+
 class NotAskedError(BackendError):
     """The home was not asked: it is known to be away, or as many calls as may be wait for it. Others learn it at once."""
 

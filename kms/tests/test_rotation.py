@@ -141,6 +141,24 @@ def test_after_ninety_days_the_next_key_is_published_by_itself_and_once() -> Non
     assert kinds.count("kms.key.published") == 2
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_KM_14_a_key_that_was_made_and_cannot_be_introduced_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ours: bool
+) -> None:
+    rotated()
+    by_hand, _ = backends.create(purpose="token")
+
+    def away(*_arguments: object) -> str:
+        raise TemporarilyUnavailableError
+
+    monkeypatch.setattr("kms.services._introduction", away)
+    with caplog.at_level(logging.ERROR), pytest.raises(TemporarilyUnavailableError):
+        rotated(uri=None if ours else by_hand)
+    # A key of an operator's is known to whoever made it.
+    assert caplog.text.count("was made and is of no use: file:") == ours
+    assert Key.objects.count() == 1
+
+
 def test_zero_days_is_never(settings: Settings) -> None:
     rotated()
     settings.KEY_ROTATION_DAYS = 0
