@@ -5,6 +5,7 @@ nothing, and TCP is content as long as somebody takes the bytes: only the client
 """
 
 import select
+import traceback
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -62,7 +63,13 @@ class DatabaseWrapper(base.DatabaseWrapper):
         # Neither a pool nor another level is an option here.
         self.isolation_level = IsolationLevel.READ_COMMITTED
         answer_seconds = conn_params.pop("answer_seconds")
-        made = BoundedConnection.connect(**conn_params)
+        try:
+            made = BoundedConnection.connect(**conn_params)
+        except OperationalError as error:
+            # The frame that failed holds the error and what was half connected, and is held by the error: a circle, and an
+            # open file until somebody collects garbage. Of one whose time was up (psycopg 3.3) nobody else lets go.
+            traceback.clear_frames(error.__traceback__)
+            raise
         made.answer_seconds = answer_seconds
         return made
 

@@ -1,8 +1,11 @@
 """Connections to PostgreSQL: what they are opened with, and that none waits for an answer for ever."""
 
+import gc
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -70,6 +73,22 @@ def test_RF_4_a_question_without_an_answer_ends_its_connection_and_the_next_one_
     far.mode = "pass"
     connections[DEFAULT_DB_ALIAS].close_if_unusable_or_obsolete()
     assert ask("SELECT 4") == 4
+
+
+@pytest.mark.postgres
+def test_RF_4_an_attempt_to_connect_that_was_given_up_keeps_no_file(far: FaultProxy) -> None:
+    """While the database stands still there is one every few seconds, in processes that collect garbage seldom."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        connections[DEFAULT_DB_ALIAS].settings_dict["PORT"] = silent.getsockname()[1]
+        gc.collect()
+        gc.disable()
+        try:
+            before = set(Path("/proc/self/fd").iterdir())
+            with pytest.raises(OperationalError, match="timeout expired"):
+                ask("SELECT 1")
+            assert set(Path("/proc/self/fd").iterdir()) == before
+        finally:
+            gc.enable()
 
 
 @pytest.mark.postgres
