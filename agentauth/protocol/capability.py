@@ -146,6 +146,14 @@ class Action:
     namespace: str | None = None
     name: str | None = None
 
+    # Written by hand because the generated one would call `true` and `1` the same argument.
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Action) and self._identity() == other._identity())
+
+    def _identity(self) -> tuple[object, ...]:
+        arguments = {name: (type(value), value) for name, value in self.arguments.items()}
+        return (self.type, self.resource, self.amount, arguments, self.namespace, self.name)
+
     def to_json(self) -> dict[str, object]:
         """The wire form, `arguments` always there, so that leaving it out and sending `{}` are one action."""
         body: dict[str, object] = {

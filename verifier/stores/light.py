@@ -39,7 +39,7 @@ APART_US: Final = 12_000_000
 # the proof was spent and is ahead as it comes again, it goes 24 s early, and the proof's time has 5 s to spare for that.
 SLACK_MS: Final = 20_000
 _NOTHING_USED: Final = Ledger()
-# Of one token: so many actions that it is asked about again and again, 2 kB each.
+# Of one token: so many actions that it is asked about again and again, without arguments, and so 2 kB each.
 MOST_YESES: Final = 4
 # What a script is called with: its shard, its keys, its arguments.
 Called = tuple[int, tuple[bytes, ...], tuple[bytes | int, ...]]
@@ -178,7 +178,8 @@ def _verdict(call: StoreCall, known: Known | None) -> Yes | Refuse:
     if known is None:
         return Refuse("invalid_token", "unknown")
     refusal = known.refusal(call.now)
-    kept = known.yeses.get(call.action) if refusal is None and not call.dry_run else None
+    keeps = not call.dry_run and (call.action is None or not call.action.arguments)
+    kept = known.yeses.get(call.action) if refusal is None and keeps else None
     if kept is not None and kept.claims is call.claims:
         return cast("Yes", kept)
     snapshot = Snapshot(
@@ -196,7 +197,7 @@ def _verdict(call: StoreCall, known: Known | None) -> Yes | Refuse:
         raise TypeError("a light call asks no human and repeats nothing")
     yes = _yes(call, known, outcome.capability)
     # Without windows time says nothing more to it; the rate is the script's.
-    if known.unrated.allowed_time_windows is None and not call.dry_run:
+    if known.unrated.allowed_time_windows is None and keeps:
         if len(known.yeses) >= MOST_YESES and call.action not in known.yeses:
             del known.yeses[next(iter(known.yeses))]
         known.yeses[call.action] = yes

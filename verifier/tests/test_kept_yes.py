@@ -115,6 +115,35 @@ def test_another_action_or_a_rehearsal_is_judged_by_itself() -> None:
     assert event(plan(asked, held))["kind"] == "allowed"
 
 
+# A constraint, an argument it lets pass, and one that Python calls equal to that and the protocol does not.
+ALIKE: list[tuple[dict[str, Any], Any, Any]] = [
+    ({"eq": 1}, 1, True),
+    ({"not_in": [True]}, 1, True),
+    ({"max": 100}, 0, False),
+    ({"eq": False}, False, 0),
+]
+
+
+@pytest.mark.parametrize(("constraint", "good", "bad"), ALIKE)
+def test_a_yes_to_one_is_no_yes_to_true(constraint: dict[str, Any], good: Any, bad: Any) -> None:
+    held = known(grant_capabilities=[{"type": "read", "resource": "calendar", "constraints": {"n": constraint}}])
+    asked = call(held)
+    right, wrong = (replace(asked, action=Action("read", "calendar", arguments={"n": n})) for n in (good, bad))
+    for each in (wrong, right, wrong):
+        verdict = plan(each, held).verdict
+        assert isinstance(verdict, Yes if each is right else Refuse), verdict
+    assert right.action != wrong.action
+
+
+def test_no_yes_is_kept_with_what_an_agent_may_make_as_long_as_it_likes() -> None:
+    held = known()
+    asked = call(held)
+    plan(replace(asked, action=Action("read", "calendar", arguments={"note": "a" * 60_000})), held)
+    assert held.yeses == {}
+    plan(asked, held)
+    assert [*held.yeses] == [READ]
+
+
 def test_claims_that_were_read_anew_have_a_yes_of_their_own() -> None:
     held = known()
     assert plan(call(held), held).verdict is not plan(call(held), held).verdict

@@ -40,6 +40,14 @@ def test_a_broken_limit_is_named() -> None:
     assert "EVIL" not in str(place.denial.data)
 
 
+@pytest.mark.parametrize(("constraint", "good", "bad"), [({"eq": 1}, 1, True), ({"eq": False}, False, 0)])
+def test_one_is_not_true_however_often_one_token_asks(constraint: dict[str, Any], good: Any, bad: Any) -> None:
+    place = scene({**READ, "constraints": {"n": constraint}})
+    token = place.token()
+    told = [place.ask({**LOOK, "arguments": {"n": n}}, token=token)["valid"] for n in (bad, good, bad, good)]
+    assert told == [False, True, False, True]
+
+
 def test_another_currency_is_a_broken_limit() -> None:
     place = scene(PAY)
     action = {"type": "transact", "resource": "payments", "amount": {"value": "1.00", "currency": "USD"}}
