@@ -136,7 +136,7 @@ class Capability:
 
 
 @per_call(frozen=True, slots=True)
-class Action:
+class Action:  # noqa: PLW1641 — the decorator makes the hash, of all but the arguments
     """What a service provider asks about. `resource` is as sent and may be malformed: then nothing covers it."""
 
     type: str
