@@ -24,7 +24,7 @@ from agentauth.http_errors import STATUSES, ServerError, body_of, domain_error, 
 from agentauth.middleware import SecurityHeadersMiddleware
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.tally import Tally
-from verifier.endpoint import Edge, Endpoint, Request, Response, Scope, rendered
+from verifier.endpoint import BESIDE, Edge, Endpoint, Request, Response, Scope, rendered
 from verifier.services import home
 from verifier.services.following import Follower
 from verifier.services.lean import LeanVerifier
@@ -32,8 +32,10 @@ from verifier.stores.connection import Servers
 
 logger = logging.getLogger(__name__)
 
-# Threads for what the endpoint hands on, and how many requests may wait for one.
-_THREADS: Final = 4
+# Threads for what the endpoint hands on. Who asks how the process is waits for nobody else, and whether it is there at all is
+# answered while all that need the database hang.
+_THREADS: Final = {"handed on": 4, "probes": 2, "alive": 1}
+# How many requests may wait for the threads of each kind.
 _MAX_WAITING: Final = 64
 _NO_ROOM: Final = "Too many calls at once. Try again shortly."
 
@@ -43,36 +45,44 @@ class Delegate:
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="delegate")
-        self._waiting = 0
+        self._threads = {kind: ThreadPoolExecutor(count, kind) for kind, count in _THREADS.items()}
+        self._waiting = dict.fromkeys(_THREADS, 0)
 
     def stop(self) -> None:
         """End the threads, with what each of them holds of the database."""
         self._tally.add_up()
-        together = threading.Barrier(_THREADS)
+        for kind, threads in self._threads.items():
+            together = threading.Barrier(_THREADS[kind])
 
-        def close() -> None:
-            together.wait()
-            connections.close_all()
+            def close(together: threading.Barrier = together) -> None:
+                together.wait()
+                connections.close_all()
 
-        for _ in range(_THREADS):
-            self._threads.submit(close)
-        self._threads.shutdown()
+            for _ in range(_THREADS[kind]):
+                threads.submit(close)
+            threads.shutdown()
 
     async def __call__(self, request: Request) -> Response:
         """Raises TemporarilyUnavailableError where too many wait already."""
-        if self._waiting >= _MAX_WAITING:
+        kind = _kind(request.scope["raw_path"])
+        if self._waiting[kind] >= _MAX_WAITING:
             raise TemporarilyUnavailableError(_NO_ROOM)
         # It may be the metrics that are asked for.
         self._tally.add_up()
-        self._waiting += 1
+        self._waiting[kind] += 1
         try:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(
-                self._threads, partial(answered_by_django, request.scope, request.body or b"")
+                self._threads[kind], partial(answered_by_django, request.scope, request.body or b"")
             )
         finally:
-            self._waiting -= 1
+            self._waiting[kind] -= 1
+
+
+def _kind(path: bytes) -> str:
+    if path == b"/health/live":
+        return "alive"
+    return "probes" if path in BESIDE else "handed on"
 
 
 def answered_by_django(scope: Scope, body: bytes) -> Response:

@@ -17,6 +17,8 @@ from agentauth.accepting import Door
 from agentauth.exchange import Exchange, Head
 from agentauth.incoming import LINGER_SECONDS, MAX_HELD_BYTES, REQUEST_SECONDS, Incoming
 
+# So long a process that could not start waits before the next one tries.
+_AGAIN_SECONDS: Final = 1
 _SWEEP_SECONDS: Final = 0.5
 # Of a head that is kept for the next request.
 _MOST_KEPT_BYTES: Final = 8_192
@@ -331,7 +333,11 @@ class Worker(ASGIWorker):  # type: ignore[misc]
             await self.lifespan.startup()
         except Exception as error:
             self.log.exception("the application did not start")
-            raise SystemExit(Arbiter.WORKER_BOOT_ERROR) from error
+            # Of the first ones the server stops. One that takes the place of another tries again: while the database is
+            # away, those that are left go on.
+            is_first = self.age <= self.cfg.workers
+            await asyncio.sleep(0 if is_first else _AGAIN_SECONDS)
+            raise SystemExit(Arbiter.WORKER_BOOT_ERROR if is_first else 1) from error
         self.door = self.made_door()
         self.door.listen(self.cfg.backlog)
         self._sweep()

@@ -53,6 +53,18 @@ def pre_request(_worker: Any, request: Any) -> None:
     request._expected_100_continue = False  # noqa: SLF001  # there is no other switch
 
 
+def worker_exit(_server: Any, _worker: Any) -> None:
+    """In a process that ends: what it was told of decisions that wait in Redis, where the drainer finds it."""
+    from django.db import connections
+
+    from verifier.stores.told import TOLD
+
+    try:
+        TOLD.write_down()
+    finally:
+        connections.close_all()
+
+
 def on_starting(_server: Any) -> None:
     """The application is loaded, and no process made yet: what lives for ever is not looked through again."""
     empty(METRICS_DIRECTORY)

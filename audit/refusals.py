@@ -39,11 +39,13 @@ class Batches:
     def add(self, key: str, *, now: float) -> int:
         """How many refusals to write now: this one and what waited, or 0 for none yet. `now` is monotonic seconds.
 
-        What waits when a flood ends is written with the next refusal of the key.
+        What waits when a flood ends is written with the next refusal of the key; where there are very many keys, and none
+        comes for a while, it is in the metrics alone.
         """
         with self._lock:
             if len(self._next_at) > _MAX_KEYS:
                 self._next_at = {key: at for key, at in self._next_at.items() if at > now}
+                self._waiting = {key: n for key, n in self._waiting.items() if key in self._next_at}
             count = self._waiting.pop(key, 0) + 1
             if now < self._next_at.get(key, now):
                 self._waiting[key] = count

@@ -65,8 +65,8 @@ _READ: Final = frozenset(
 _JSON_TYPES: Final = frozenset({b"application/json", b"application/json; charset=utf-8"})
 _FORM_TYPES: Final = frozenset({b"application/x-www-form-urlencoded"})
 _VERIFY_ROUTE: Final = "POST v1/verify"
-# What the process serves beside: how it is, and its counters.
-_BESIDE: Final = frozenset({b"/health/live", b"/health/ready", b"/health/startup", b"/metrics"})
+# What the process serves beside, also where there is no room for anything else: how it is, and its counters.
+BESIDE: Final = frozenset({b"/health/live", b"/health/ready", b"/health/startup", b"/metrics"})
 # Counted, recorded and answered as any unknown address is.
 _NOWHERE: Final = "/v1/-"
 _ACCEPTED: Final = frozenset({None, b"*/*", b"application/json"})
@@ -156,7 +156,7 @@ class Endpoint:
         begun = time.perf_counter()
         route = scope["raw_path"]
         own = new_id_text()
-        if self._in_flight >= MAX_IN_FLIGHT:
+        if self._in_flight >= MAX_IN_FLIGHT and route not in BESIDE:
             await self._send(send, own, self._edge.failed(_OVERLOADED))
             return
         self._in_flight += 1
@@ -178,7 +178,7 @@ class Endpoint:
                     return Response(200, await act(request))
                 except Unusual:
                     pass
-            if act is None and path not in _BESIDE:
+            if act is None and path not in BESIDE:
                 request = _nowhere(request)
             return await self._edge.delegate(request)
         except Exception as error:  # noqa: BLE001 — whatever it is, it is answered; defects are logged there

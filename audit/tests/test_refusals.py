@@ -132,8 +132,10 @@ def test_a_batch_forgets_keys_that_may_be_written_again(monkeypatch: pytest.Monk
     monkeypatch.setattr("audit.refusals._MAX_KEYS", 10)
     batches = Batches(seconds=1)
     for number in range(100):
-        batches.add(str(number), now=float(number))
+        for later in (0, 0.1):
+            batches.add(str(number), now=number + later)
     assert len(batches._next_at) <= 11
+    assert len(batches._waiting) <= 11
 
 
 def test_U4_a_refusal_that_stands_for_many_says_so_whoever_called() -> None:

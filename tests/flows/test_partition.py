@@ -1,5 +1,7 @@
 """A verifier whose way to PostgreSQL swallows what is sent: it says yes to nothing new, and is back by itself."""
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,12 +9,14 @@ from functools import partial
 from urllib.parse import urlsplit
 
 import httpx
+import psycopg
 import pytest
 
 from tests import redis_servers
 from tests.actors import Scene, scenes
 from tests.conftest import fresh_database
 from tests.fault_proxy import ProxyProcess
+from tests.faults.stage import children
 from tests.live import LiveRegistry, LiveVerifier
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
@@ -23,9 +27,17 @@ BACK_SECONDS = 15
 
 
 @pytest.fixture(scope="module")
-def registry(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
-    url = fresh_database(postgres_url, "flow_partition")
-    made = LiveRegistry(tmp_path_factory.mktemp("registry"), database_url=url, workers=1)
+def redis() -> Iterator[redis_servers.Server]:
+    with redis_servers.server() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def registry(
+    postgres_url: str, redis: redis_servers.Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveRegistry]:
+    url, env = fresh_database(postgres_url, "flow_partition"), {"REDIS_URL": redis.url}
+    made = LiveRegistry(tmp_path_factory.mktemp("registry"), database_url=url, workers=1, env=env)
     made.prepare()
     made.start()
     yield made
@@ -40,16 +52,17 @@ def line(postgres_url: str) -> Iterator[ProxyProcess]:
 
 
 @pytest.fixture(scope="module")
-def verifier(registry: LiveRegistry, line: ProxyProcess) -> Iterator[LiveVerifier]:
+def verifier(
+    registry: LiveRegistry, line: ProxyProcess, redis: redis_servers.Server
+) -> Iterator[LiveVerifier]:
     """At home in Redis, in the first epoch."""
     parts = urlsplit(registry.env["DATABASE_URL"])
     far = parts._replace(netloc=f"{parts.username}@127.0.0.1:{line.port}").geturl()
-    with redis_servers.server() as redis:
-        made = LiveVerifier(registry, redis_url=redis.url, workers=1, env={"DATABASE_URL": far})
-        made.start()
-        until(lambda: registry.manage("verifier_home")["kind"] == "redis", 30)
-        yield made
-        made.stop()
+    made = LiveVerifier(registry, redis_url=redis.url, workers=1, env={"DATABASE_URL": far})
+    made.start()
+    until(lambda: registry.manage("verifier_home")["kind"] == "redis", 30)
+    yield made
+    made.stop()
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +118,41 @@ def test_RF_4_RF_8_a_verifier_whose_questions_are_swallowed_says_no_yes_and_is_b
         assert {each.result() for each in strangers} <= {401, 503}
     assert set(told[:-2]) == {(503, False)}
     assert all(status == 503 or valid for status, valid in told[-2:])
+
+
+def test_RF_25_a_process_that_dies_while_the_database_is_away_does_not_take_the_server_with_it(
+    verifier: LiveVerifier, line: ProxyProcess, places: tuple[Scene, Scene]
+) -> None:
+    """What takes its place cannot begin, gives up, and the next one tries."""
+    assert verifier.process
+    ask = partial(asked, verifier, places[0], places[0].token())
+    until(lambda: ask() == (200, True), 30)
+    line.say("blackhole")
+    try:
+        [pid] = children(verifier.process.pid)
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: verifier.log.read_text().count("the application did not start") > 0, 30)
+    finally:
+        line.say("pass")
+    until(lambda: back(ask), BACK_SECONDS)
+    assert verifier.process.poll() is None
+
+
+def back(ask: Callable[[], tuple[int, bool]]) -> bool:
+    try:
+        return ask() == (200, True)
+    except httpx.TransportError:
+        return False
+
+
+def test_RF_5_a_web_process_that_stops_leaves_word_of_what_it_was_told(
+    registry: LiveRegistry, verifier: LiveVerifier, places: tuple[Scene, Scene]
+) -> None:
+    """Nobody drains here: should Redis be lost now, the log knows what is missing."""
+    place = places[0]
+    token = place.token()
+    until(lambda: bool(place.ask(place.question(token, READ)).json().get("valid")), 30)
+    registry.stop()
+    with psycopg.connect(registry.env["DATABASE_URL"]) as database:
+        [(told,)] = database.execute("SELECT sum(told) FROM verifier_streamcursor").fetchall()
+    assert told > 0

@@ -61,8 +61,11 @@ class DatabaseStore:
         with transaction.atomic():
             self._be_at_home(call)
             outcome = answered_once(call, lambda: _judge(call, self._spend))
-            # Whoever waited long must not commit into another epoch.
+            # Whoever waited long must not commit into another epoch; nor, where it stood still right before it spent the
+            # proof, what was spent and forgotten elsewhere meanwhile.
             self._be_at_home(call)
+            if self._home == Home.Kind.DATABASE:
+                check_in_time(call)
         fault_point("verify.after_commit")
         return outcome
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from django.db import DatabaseError, InterfaceError, close_old_connections, connection, transaction
+from psycopg.pq import TransactionStatus
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from verifier.services.connecting import use_own_connection
@@ -129,10 +130,18 @@ def committed_together(units: list[Callable[[], Any]]) -> list[Any]:
         return [_outcome(units[0])]
     with transaction.atomic():
         outcomes = [_outcome(unit) for unit in units]
-        # Where the connection broke meanwhile, Django leaves this block without a commit and without a word.
-        if connection.closed_in_transaction or transaction.get_rollback():
+        # Where the connection broke meanwhile, Django leaves this block without a commit and without a word; and where a
+        # statement failed outside any savepoint, PostgreSQL answers COMMIT with ROLLBACK, as if nothing were wrong.
+        if connection.closed_in_transaction or transaction.get_rollback() or _is_aborted():
             raise TemporarilyUnavailableError
     return outcomes
+
+
+def _is_aborted() -> bool:
+    """Whether the server will commit nothing of this transaction."""
+    if connection.vendor != "postgresql":
+        return False
+    return bool(connection.connection.pgconn.transaction_status == TransactionStatus.INERROR)
 
 
 def _outcome(unit: Callable[[], Any]) -> Any:

@@ -126,9 +126,13 @@ ALIKE: list[tuple[dict[str, Any], Any, Any]] = [
 
 @pytest.mark.parametrize(("constraint", "good", "bad"), ALIKE)
 def test_a_yes_to_one_is_no_yes_to_true(constraint: dict[str, Any], good: Any, bad: Any) -> None:
-    held = known(grant_capabilities=[{"type": "read", "resource": "calendar", "constraints": {"n": constraint}}])
+    held = known(
+        grant_capabilities=[{"type": "read", "resource": "calendar", "constraints": {"n": constraint}}]
+    )
     asked = call(held)
-    right, wrong = (replace(asked, action=Action("read", "calendar", arguments={"n": n})) for n in (good, bad))
+    right, wrong = (
+        replace(asked, action=Action("read", "calendar", arguments={"n": n})) for n in (good, bad)
+    )
     for each in (wrong, right, wrong):
         verdict = plan(each, held).verdict
         assert isinstance(verdict, Yes if each is right else Refuse), verdict

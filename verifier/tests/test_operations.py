@@ -41,7 +41,9 @@ def test_a_broken_limit_is_named() -> None:
 
 
 @pytest.mark.parametrize(("constraint", "good", "bad"), [({"eq": 1}, 1, True), ({"eq": False}, False, 0)])
-def test_one_is_not_true_however_often_one_token_asks(constraint: dict[str, Any], good: Any, bad: Any) -> None:
+def test_one_is_not_true_however_often_one_token_asks(
+    constraint: dict[str, Any], good: Any, bad: Any
+) -> None:
     place = scene({**READ, "constraints": {"n": constraint}})
     token = place.token()
     told = [place.ask({**LOOK, "arguments": {"n": n}}, token=token)["valid"] for n in (bad, good, bad, good)]

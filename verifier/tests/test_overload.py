@@ -36,7 +36,8 @@ class _Verifier:
 
 class _Delegate:
     async def __call__(self, request: Request, /) -> Response:
-        raise AssertionError("nothing here is for the view")
+        assert request.scope["raw_path"] == b"/health/live", "nothing else here is for the view"
+        return Response(200, b"{}")
 
     def stop(self) -> None:
         pass
@@ -47,15 +48,15 @@ def failed(error: Exception) -> Response:
     return Response(503, b"{}", ((b"retry-after", b"1"),))
 
 
-async def ask(endpoint: Endpoint) -> dict[str, Any]:
+async def ask(endpoint: Endpoint, path: str = "/v1/verify") -> dict[str, Any]:
     """The start of the answer to one call."""
     sent: list[Any] = []
     scope = {
         "type": "http",
         "method": "POST",
         "scheme": "http",
-        "raw_path": b"/v1/verify",
-        "path": "/v1/verify",
+        "raw_path": path.encode(),
+        "path": path,
         "query_string": b"",
         "headers": [
             (b"host", b"localhost"),
@@ -92,6 +93,8 @@ def test_RF_19_calls_beyond_the_bound_are_told_at_once_to_come_again_and_it_heal
             refused = await asyncio.wait_for(ask(endpoint), 1)
             assert refused["status"] == 503
             assert (b"retry-after", b"1") in refused["headers"]
+        # Who asks whether the process lives is no call: one that is only busy is not to be restarted.
+        assert (await asyncio.wait_for(ask(endpoint, "/health/live"), 1))["status"] == 200
         assert not any(each.done() for each in held)
         verifier.go.set()
         assert {answer["status"] for answer in await asyncio.gather(*held)} == {200}

@@ -1,6 +1,7 @@
 """Decisions that share a commit: each fails alone, and nobody is told yes of what was not committed."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -102,6 +103,19 @@ def test_where_the_connection_ends_in_a_shared_commit_nobody_is_told_yes() -> No
         told = handed_in([("", atomically(unit)) for unit in units])
         assert [type(each) for each in told] == [TemporarilyUnavailableError] * len(units)
         assert spent() == 0
+
+
+def test_where_a_statement_fails_outside_any_savepoint_nobody_is_told_yes() -> None:
+    """PostgreSQL takes the COMMIT, and rolls back."""
+
+    def reads() -> str:
+        with contextlib.suppress(DatabaseError), connection.cursor() as cursor:
+            cursor.execute("SELECT 1 / 0")
+        return "read"
+
+    told = handed_in([("", atomically(spend("a"))), ("", reads)])
+    assert [type(each) for each in told] == [TemporarilyUnavailableError] * 2
+    assert spent() == 0
 
 
 def test_where_the_commit_fails_nobody_is_told_yes(monkeypatch: pytest.MonkeyPatch) -> None:

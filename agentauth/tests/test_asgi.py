@@ -1,0 +1,55 @@
+"""The verifier's own process beside its endpoint: what waits for what."""
+
+import asyncio
+import threading
+from typing import Any, cast
+
+import pytest
+
+from agentauth import asgi
+from agentauth.asgi import Delegate
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.tally import Tally
+from verifier.endpoint import Request, Response
+
+
+class _Tally:
+    def add_up(self) -> None:
+        pass
+
+
+def asked(path: bytes) -> Request:
+    return cast("Request", type("Asked", (), {"scope": {"raw_path": path}, "body": b""})())
+
+
+def test_OG_17_whether_a_process_lives_is_answered_beside_all_that_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The database hangs: everything that asks it does, readiness too."""
+    go = threading.Event()
+
+    def answered(scope: Any, _body: bytes) -> Response:
+        if scope["raw_path"] != b"/health/live":
+            go.wait(30)
+        return Response(200, b"")
+
+    monkeypatch.setattr(asgi, "answered_by_django", answered)
+
+    async def work() -> None:
+        delegate = Delegate(cast("Tally", _Tally()))
+        try:
+            strangers = [asyncio.create_task(delegate(asked(b"/v1/verify"))) for _ in range(64)]
+            probes = [asyncio.create_task(delegate(asked(b"/health/ready"))) for _ in range(8)]
+            await asyncio.sleep(0)
+            with pytest.raises(TemporarilyUnavailableError):
+                await delegate(asked(b"/v1/verify"))
+            alive = await asyncio.wait_for(delegate(asked(b"/health/live")), 10)
+            assert alive.status == 200
+            assert not any(each.done() for each in (*strangers, *probes))
+            go.set()
+            assert {each.status for each in await asyncio.gather(*strangers, *probes)} == {200}
+        finally:
+            go.set()
+            await asyncio.to_thread(delegate.stop)
+
+    asyncio.run(work())
