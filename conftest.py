@@ -26,6 +26,7 @@ django.setup()
 from django.db.models import DateTimeField, Value
 from django.utils import timezone
 
+from agentauth.postgresql.base import SILENCE
 from kms.delegation import CHOSEN
 from kms.pace import Pace
 from kms.services import ensure_key
@@ -88,6 +89,7 @@ def _database_clock_travels(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     monkeypatch.setattr(home, "database_clock", lambda: Value(timezone.now(), output_field=DateTimeField()))
     monkeypatch.setattr(home, "LEASE", home.Lease())
+    SILENCE.heard()
     CHOSEN.forget()
     monkeypatch.setattr("kms.services._ROTATION_FAILED", {})
     monkeypatch.setattr("kms.delegation.PACE", pace := Pace())

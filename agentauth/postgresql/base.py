@@ -5,14 +5,18 @@ nothing, and TCP is content as long as somebody takes the bytes: only the client
 """
 
 import select
+import threading
+import time
 import traceback
 from collections.abc import Sequence
 from typing import Any, Final
 
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.postgresql import base
 from django.utils.asyncio import async_unsafe
 from psycopg import Connection, IsolationLevel, OperationalError
 from psycopg.abc import RV, PQGen
+from psycopg.errors import ConnectionTimeout
 from psycopg.pq import TransactionStatus
 
 # How often psycopg looks up while it waits (s).
@@ -29,6 +33,56 @@ _LIMITS: Final = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
+# Where somebody waits for the answer: no statement takes longer, and no attempt to connect.
+SHORT_SECONDS: Final = 2
+# The server's own word, that a statement took too long, is waited for this much longer.
+_SPARE_SECONDS: Final = 1
+# So many in a row that had no answer, and nobody else waits for one; one tries again after so long.
+_MOST_UNANSWERED: Final = 2
+_PAUSE_SECONDS: Final = 1
+
+
+def answer_soon() -> None:
+    """From now on no connection that this process makes waits for longer than SHORT_SECONDS, and one more, for an answer.
+
+    What the database's URL says of it stays.
+    """
+    settings = connections.settings[DEFAULT_DB_ALIAS]
+    if settings["ENGINE"] == __package__:
+        settings["OPTIONS"] = DatabaseWrapper.limits(SHORT_SECONDS) | settings["OPTIONS"]
+
+
+class Silence:
+    """Whether the server is known not to answer just now: then nobody else of this process waits for it. For any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._unanswered = 0
+        self._until = 0.0
+
+    def check(self) -> None:
+        """Before somebody connects. Raises OperationalError while it is so, but for one who tries, now and then."""
+        if self._unanswered < _MOST_UNANSWERED:
+            return
+        with self._lock:
+            now = time.monotonic()
+            if now < self._until:
+                raise OperationalError("the database did not answer a moment ago")
+            self._until = now + SHORT_SECONDS + _SPARE_SECONDS
+
+    def unanswered(self) -> None:
+        """Somebody waited in vain."""
+        with self._lock:
+            self._unanswered += 1
+            self._until = time.monotonic() + _PAUSE_SECONDS
+
+    def heard(self) -> None:
+        """It said something, be it no. Costs next to nothing: it stands behind every answer."""
+        self._unanswered = 0
+
+
+# This process's own.
+SILENCE = Silence()
 
 
 class BoundedConnection(Connection[Any]):
@@ -43,17 +97,36 @@ class BoundedConnection(Connection[Any]):
             # For what need not come, a notification: whoever waits for that says how long.
             return super().wait(gen, interval, timeout)
         try:
-            return super().wait(gen, interval, self.answer_seconds)
+            answer = super().wait(gen, interval, self.answer_seconds)
         except OperationalError:
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
                 # It still owes the answer, and would give it to the next question.
                 self.pgconn.finish()
+                SILENCE.unanswered()
                 raise OperationalError(f"no answer within {self.answer_seconds} s") from None
             raise
+        SILENCE.heard()
+        return answer
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
     """Django's with limits of time, each of which an option may change; `answer_seconds` is one that Django does not know."""
+
+    @staticmethod
+    def limits(seconds: int) -> dict[str, Any]:
+        """Options of a connection whose statements take `seconds` at most; for what was sent and is not acknowledged, as long."""
+        milliseconds = seconds * 1000
+        return {
+            "connect_timeout": SHORT_SECONDS,
+            # A wait for a lock ends first: it says what was waited for, to somebody who is still there to hear it.
+            "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds * 4 // 5}"
+            " -c idle_in_transaction_session_timeout=30000",
+            "answer_seconds": seconds + _SPARE_SECONDS,
+            "keepalives_idle": 2,
+            "keepalives_interval": 1,
+            "keepalives_count": 2,
+            "tcp_user_timeout": milliseconds,
+        }
 
     def get_connection_params(self) -> dict[str, Any]:
         return _LIMITS | super().get_connection_params()
@@ -63,13 +136,19 @@ class DatabaseWrapper(base.DatabaseWrapper):
         # Neither a pool nor another level is an option here.
         self.isolation_level = IsolationLevel.READ_COMMITTED
         answer_seconds = conn_params.pop("answer_seconds")
+        SILENCE.check()
         try:
             made = BoundedConnection.connect(**conn_params)
         except OperationalError as error:
+            if isinstance(error, ConnectionTimeout):
+                SILENCE.unanswered()
+            else:
+                SILENCE.heard()
             # The frame that failed holds the error and what was half connected, and is held by the error: a circle, and an
             # open file until somebody collects garbage. Of one whose time was up (psycopg 3.3) nobody else lets go.
             traceback.clear_frames(error.__traceback__)
             raise
+        SILENCE.heard()
         made.answer_seconds = answer_seconds
         return made
 

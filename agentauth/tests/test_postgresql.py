@@ -2,6 +2,7 @@
 
 import gc
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,6 +21,7 @@ from django.db import (
     transaction,
 )
 
+from agentauth.postgresql.base import SILENCE, answer_soon
 from agentauth.settings import database
 from tests.fault_proxy import FaultProxy, fault_proxy
 from verifier.services.connecting import use_own_connection
@@ -89,6 +91,56 @@ def test_RF_4_an_attempt_to_connect_that_was_given_up_keeps_no_file(far: FaultPr
             assert set(Path("/proc/self/fd").iterdir()) == before
         finally:
             gc.enable()
+
+
+@pytest.mark.postgres
+def test_RF_4_after_two_in_a_row_without_an_answer_nobody_else_waits_until_one_has_one(
+    far: FaultProxy,
+) -> None:
+    def connects() -> float:
+        """How long a new connection took to be refused."""
+        connections[DEFAULT_DB_ALIAS].close()
+        began = time.monotonic()
+        with pytest.raises(OperationalError):
+            ask("SELECT 1")
+        return time.monotonic() - began
+
+    assert ask("SELECT 1") == 1
+    far.mode = "noreply"
+    assert [connects() > 1 for _ in range(2)] == [True, True]
+    assert connects() < 0.5
+    # One tries, and meanwhile still nobody else waits.
+    time.sleep(1)
+    tries = threading.Thread(target=SILENCE.check)
+    tries.start()
+    tries.join()
+    assert connects() < 0.5
+    far.mode = "pass"
+    SILENCE.heard()
+    assert ask("SELECT 1") == 1
+
+
+@pytest.mark.postgres
+def test_RF_4_one_that_waits_in_vain_among_others_is_no_silence(far: FaultProxy) -> None:
+    """A lock is waited for, and all else goes on."""
+    for _ in range(3):
+        SILENCE.unanswered()
+        connections[DEFAULT_DB_ALIAS].close()
+        assert ask("SELECT 1") == 1
+
+
+def test_RF_4_web_processes_wait_for_two_seconds_and_one_more() -> None:
+    before = connections.settings[DEFAULT_DB_ALIAS]
+    connections.settings[DEFAULT_DB_ALIAS] = database("postgres://a:b@h/d?connect_timeout=9")
+    try:
+        answer_soon()
+        options = connections.settings[DEFAULT_DB_ALIAS]["OPTIONS"]
+        assert "statement_timeout=2000 -c lock_timeout=1600" in options["options"]
+        # What the URL says stays.
+        assert (options["answer_seconds"], options["connect_timeout"]) == (3, 9)
+        assert options["server_side_binding"]
+    finally:
+        connections.settings[DEFAULT_DB_ALIAS] = before
 
 
 @pytest.mark.postgres

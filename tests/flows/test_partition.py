@@ -24,6 +24,8 @@ READ = {"type": "read", "resource": "calendar"}
 # So long that every lease has run out and each thread that asks the database is stuck in a question.
 CUT_SECONDS = 8
 BACK_SECONDS = 15
+# Eight threads for 24 calls, each of which may wait for three seconds; a busy machine takes its time.
+HANGS_SECONDS = 10
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +36,16 @@ def redis() -> Iterator[redis_servers.Server]:
 
 @pytest.fixture(scope="module")
 def registry(
-    postgres_url: str, redis: redis_servers.Server, tmp_path_factory: pytest.TempPathFactory
+    postgres_url: str,
+    redis: redis_servers.Server,
+    line: ProxyProcess,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[LiveRegistry]:
-    url, env = fresh_database(postgres_url, "flow_partition"), {"REDIS_URL": redis.url}
-    made = LiveRegistry(tmp_path_factory.mktemp("registry"), database_url=url, workers=1, env=env)
+    """It and its verifier reach the database over the line alone."""
+    parts = urlsplit(fresh_database(postgres_url, "flow_partition"))
+    far = parts._replace(netloc=f"{parts.username}@127.0.0.1:{line.port}").geturl()
+    env = {"REDIS_URL": redis.url}
+    made = LiveRegistry(tmp_path_factory.mktemp("registry"), database_url=far, workers=1, env=env)
     made.prepare()
     made.start()
     yield made
@@ -52,13 +60,9 @@ def line(postgres_url: str) -> Iterator[ProxyProcess]:
 
 
 @pytest.fixture(scope="module")
-def verifier(
-    registry: LiveRegistry, line: ProxyProcess, redis: redis_servers.Server
-) -> Iterator[LiveVerifier]:
+def verifier(registry: LiveRegistry, redis: redis_servers.Server) -> Iterator[LiveVerifier]:
     """At home in Redis, in the first epoch."""
-    parts = urlsplit(registry.env["DATABASE_URL"])
-    far = parts._replace(netloc=f"{parts.username}@127.0.0.1:{line.port}").geturl()
-    made = LiveVerifier(registry, redis_url=redis.url, workers=1, env={"DATABASE_URL": far})
+    made = LiveVerifier(registry, redis_url=redis.url, workers=1)
     made.start()
     until(lambda: registry.manage("verifier_home")["kind"] == "redis", 30)
     yield made
@@ -118,6 +122,34 @@ def test_RF_4_RF_8_a_verifier_whose_questions_are_swallowed_says_no_yes_and_is_b
         assert {each.result() for each in strangers} <= {401, 503}
     assert set(told[:-2]) == {(503, False)}
     assert all(status == 503 or valid for status, valid in told[-2:])
+
+
+def test_RF_4_a_database_that_hangs_takes_no_thread_of_the_registry_for_long(
+    registry: LiveRegistry, line: ProxyProcess, places: tuple[Scene, Scene]
+) -> None:
+    """Whoever found out that nothing answers, did so in three seconds; then all others are told at once."""
+    place = places[0]
+    body = {"grant_id": place.grant_id}
+
+    def told() -> tuple[int, float]:
+        began = time.monotonic()
+        return place.api("POST", "/v1/tokens", body).status_code, time.monotonic() - began
+
+    assert told()[0] == 201
+    line.say("noreply")
+    try:
+        with ThreadPoolExecutor(24) as several:
+            first = [several.submit(told) for _ in range(24)]
+            assert httpx.get(f"{registry.url}/health/live", timeout=30).status_code == 200
+            assert {each.result()[0] for each in first} == {503}
+        # Each thread had a connection, and lost it once; whoever connects meets the silence.
+        assert max(each.result()[1] for each in first) < HANGS_SECONDS
+        later = [told() for _ in range(20)]
+        assert {status for status, _ in later} == {503}
+        assert sorted(seconds for _, seconds in later)[10] < 1
+    finally:
+        line.say("pass")
+    until(lambda: told()[0] == 201, BACK_SECONDS)
 
 
 def test_RF_25_a_process_that_dies_while_the_database_is_away_does_not_take_the_server_with_it(
