@@ -88,13 +88,16 @@ def _refused_early(refusal: EarlyRefusal) -> Refuse:
 
 def _judge(call: StoreCall, spend: Callable[[StoreCall], Spent]) -> Permit | Refuse:
     # 6. The insert decides between two identical proofs: the second waits on the first's commit, then finds it.
+    #    Where proofs are rows, the counters are held before: of two commits of several calls each, one that spent a proof and
+    #    waits for the counters would have the other, which has those, wait for that proof.
+    row = _held_ledger(call) if spend is _spend else None
     spent = spend(call)
     if not spent.first:
         return _refused(call, Refuse("invalid_dpop_proof", "replayed"), None)
     fault_point("verify.after_spend")
     # 7. The counters are held before the state is read: whoever waits here then judges by what is true after the
     #    wait, not by what was true before it.
-    row = _held_ledger(call)
+    row = row or _held_ledger(call)
     state = state_of(call)
     if state is None:
         return _refused(call, Refuse("invalid_token", "unknown"), None)

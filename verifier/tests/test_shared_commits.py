@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -16,7 +18,10 @@ from agentauth.protocol.errors import InvalidRequestError, TemporarilyUnavailabl
 from registry.models import SpentProof
 from registry.services.proofs import spend_proof
 from verifier.stores import lane as module
+from verifier.stores.database import DatabaseStore
 from verifier.stores.lane import Lane, committed_together
+from verifier.tests.scene import PAY, scene
+from verifier.tests.test_store_contract import payment, words
 
 # Threads and shared commits need a database that lets several in.
 pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
@@ -116,6 +121,44 @@ def test_where_a_statement_fails_outside_any_savepoint_nobody_is_told_yes() -> N
     told = handed_in([("", atomically(spend("a"))), ("", reads)])
     assert [type(each) for each in told] == [TemporarilyUnavailableError] * 2
     assert spent() == 0
+
+
+def test_calls_of_one_grant_that_two_commits_share_do_not_wait_for_each_other_in_a_circle() -> None:
+    """An agent sends the same two proofs in both orders."""
+    place, store = scene(PAY, max_uses=9), DatabaseStore()
+    assert words(store.apply(payment(place))) == "yes"
+    one, two = payment(place), payment(place)
+    told: list[Any] = []
+
+    def other() -> None:
+        told.extend(committed_together([partial(store.apply, two), partial(store.apply, one)]))
+        connection.close()
+
+    thread = threading.Thread(target=other)
+
+    def meets() -> None:
+        thread.start()
+        until(waits_for_a_lock)
+
+    own = committed_together([partial(store.apply, one), meets, partial(store.apply, two)])
+    thread.join(30)
+    assert [words(each) for each in (own[0], own[2], *told)] == ["yes", "yes", "replayed", "replayed"]
+
+
+def waits_for_a_lock() -> bool:
+    """Asked over another connection: a transaction looks at activity once."""
+    with closing(connection.copy()) as other, other.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        return bool(cursor.fetchone()[0])
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_where_the_commit_fails_nobody_is_told_yes(monkeypatch: pytest.MonkeyPatch) -> None:
