@@ -13,6 +13,15 @@ CHECKS: Final = 500
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
+def pids_of(root: int) -> list[int]:
+    """The process, and all that descend from it and run."""
+    found = [root]
+    for task in Path(f"/proc/{root}/task").glob("*/children"):
+        for child in task.read_text().split():
+            found += pids_of(int(child))
+    return found
+
+
 def cpu_seconds(roots: Mapping[str, int]) -> dict[str, float]:
     """User and system time so far of each named group, in seconds; of children that ended too, once waited for."""
     parents, ticks = {}, {}

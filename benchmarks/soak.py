@@ -1,0 +1,122 @@
+"""Whether a verifier that works for long keeps its size: `python -m benchmarks.soak --seconds 3600 --rate 4000`.
+
+Chunks of distinct proofs, open-loop, one after the other; after each the memory and the open files of every group of processes
+are read. Growth counts from the end of the warm-up, when caches are as full as this crowd makes them. It fails (exit 1) where a
+group has grown by more than a tenth, has more files open, or any answer was wrong. Memory is private to each process, or shared
+out among those that share it (PSS).
+"""
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.load import Question, Tally, requests_in, write_requests
+from benchmarks.open_loop import open_loop
+from benchmarks.places import Place, machine, place
+from benchmarks.processes import pids_of
+from benchmarks.verify import READ
+
+AGENTS = 1000
+CHUNK_SECONDS = 20
+# The registry judges some too, and renews what the agents hold.
+REGISTRY_CALLS, REGISTRY_RATE = 400, 40.0
+MOST_GROWTH = 1.10
+# Connections are made where they are needed, and kept.
+MORE_FILES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Of one group of processes."""
+
+    kilobytes: int
+    files: int
+
+    @classmethod
+    def of(cls, root: int) -> "Size":
+        """The process `root` with all that descend from it."""
+        kilobytes = files = 0
+        for pid in pids_of(root):
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            kilobytes += next(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+            files += len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        return cls(kilobytes, files)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=int, default=3600, help="after the warm-up")
+    parser.add_argument("--warm-seconds", type=int, default=300)
+    parser.add_argument("--rate", type=float, default=3000, help="calls a second at the verifier")
+    parser.add_argument("--connections", type=int, default=16)
+    given = parser.parse_args()
+    os.environ.pop("DATABASE_URL", None)
+    wish = {"agents": AGENTS, "capabilities": [READ], "envelope": {"max_requests_per_minute": 6_000}}
+    print(f"{machine()}. {' '.join(sys.argv[1:])}\n", flush=True)
+    with place(database="postgres", lean=True, wish=wish) as there:
+        there.registry.start()
+        try:
+            problems = soak(there, given)
+        finally:
+            there.registry.stop()
+    print("\n".join(problems) or "as large as before, and nothing wrong", flush=True)
+    sys.exit(bool(problems))
+
+
+def soak(there: Place, given: argparse.Namespace) -> list[str]:
+    """Print a row every minute or so, and give back what is not as it should be."""
+    assert there.server.process
+    assert there.registry.process
+    groups = {
+        "verifier": there.server.process.pid,
+        "registry": there.registry.process.pid,
+        "jobs": there.others["jobs"],
+    }
+    print(
+        "| s | calls | p50 ms | p99 ms | wrong or failed | "
+        + " | ".join(f"{name} MB, files" for name in groups)
+        + " |"
+    )
+    print("|---" * (5 + len(groups)) + "|", flush=True)
+    began, calls, bad, chunk = time.monotonic(), 0, 0, 0
+    at_start: dict[str, Size] = {}
+    now: dict[str, Size] = {}
+    while (elapsed := time.monotonic() - began) < given.warm_seconds + given.seconds:
+        if not at_start and elapsed >= given.warm_seconds:
+            at_start = {name: Size.of(root) for name, root in groups.items()}
+        tally = ask(there, there.server.url, int(given.rate * CHUNK_SECONDS), given.rate, given.connections)
+        other = ask(there, there.registry.url, REGISTRY_CALLS, REGISTRY_RATE, 4)
+        calls += tally.answered + other.answered
+        bad += sum(each.wrong + each.not_2xx + each.errors for each in (tally, other))
+        now = {name: Size.of(root) for name, root in groups.items()}
+        chunk += 1
+        if chunk % 4 == 1:
+            sizes = " | ".join(f"{size.kilobytes / 1024:.1f}, {size.files}" for size in now.values())
+            print(
+                f"| {elapsed:.0f} | {calls} | {tally.p50_ms:.1f} | {tally.p99_ms:.1f} | {bad} | {sizes} |",
+                flush=True,
+            )
+    problems = [f"{bad} answers were wrong, or failed"] if bad else []
+    for name, size in now.items():
+        before = at_start[name]
+        print(
+            f"{name}: {before.kilobytes / 1024:.1f} to {size.kilobytes / 1024:.1f} MB, {before.files} to {size.files} files"
+        )
+        if size.kilobytes > before.kilobytes * MOST_GROWTH:
+            problems.append(f"{name} has grown by {size.kilobytes / before.kilobytes - 1:.0%}")
+        if size.files > before.files + MORE_FILES:
+            problems.append(f"{name} has {size.files - before.files} files more open")
+    return problems
+
+
+def ask(there: Place, url: str, calls: int, rate: float, connections: int) -> Tally:
+    """One chunk of distinct proofs."""
+    files = write_requests(there.directory, there.people(), Question(READ), url=url, calls=calls)
+    return open_loop(url, requests_in(files), rate=rate, batch=1, connections=connections)[0]
+
+
+if __name__ == "__main__":
+    main()
