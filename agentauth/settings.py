@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
 from agentauth.environment import env, env_section
 from agentauth.log_lines import logging_config
+from agentauth.postgresql.address import read_database_url
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -152,7 +152,7 @@ _MIGRATING = len(sys.argv) > 1 and sys.argv[1] in {
 
 def database(url: str) -> dict[str, Any]:
     """One database configuration for `url`, with time limits on every statement and lock."""
-    config: dict[str, Any] = dict(dj_database_url.parse(url))
+    config = read_database_url(url)
     if config["ENGINE"] == "django.db.backends.sqlite3":
         # IMMEDIATE: a writer queues before it reads, so it never fails half way. FULL: what we acknowledged
         # survives a power failure.

@@ -44,6 +44,13 @@ def as_server_user() -> dict[str, int]:
     return {"user": account.pw_uid, "group": account.pw_gid}
 
 
+def url_of(*ports: int) -> str:
+    """Of one server, or of a primary and its replicas: whoever writes is found."""
+    places = ",".join(f"127.0.0.1:{port}" for port in ports)
+    which = "?target_session_attrs=read-write" if len(ports) > 1 else ""
+    return f"postgres://{ROLE}@{places}/{ROLE}{which}"
+
+
 class Server:
     """One server in a directory of its own; `url` names a superuser with a database of its own name. Loopback only.
 
@@ -64,7 +71,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        return f"postgres://{ROLE}@127.0.0.1:{self.port}/{ROLE}"
+        return url_of(self.port)
 
     def make(self) -> None:
         """The files of an empty server, and a first start."""
@@ -74,6 +81,32 @@ class Server:
         self._run("initdb", *initdb)
         self.start()
         self._run("createdb", "-h", "127.0.0.1", "-p", self.port, "-U", ROLE, ROLE)
+
+    def follow(self, primary: "Server") -> None:
+        """Become its synchronous replica: a copy of all it has, and from then on it acknowledges nothing that is not here too."""
+        shutil.rmtree(self.data, ignore_errors=True)
+        if self._user:
+            os.chown(self.directory, self._user["user"], self._user["group"])
+        from_there = ["-h", "127.0.0.1", "-p", primary.port, "-U", ROLE, "-X", "stream", "-c", "fast", "-R"]
+        self._run("pg_basebackup", "-D", self.data, "--no-sync", *from_there)
+        self.start()
+        # After the copy, which would wait for a replica of its own once it is the primary.
+        primary.say("ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
+        until = time.monotonic() + START_SECONDS
+        while primary.say("SELECT sync_state FROM pg_stat_replication") != "sync":
+            if time.monotonic() > until:
+                raise RuntimeError("the replica does not follow")
+            time.sleep(0.1)
+
+    def promote(self) -> None:
+        """From a replica to the primary. The other one must have ended."""
+        self._run("pg_ctl", "-D", self.data, "-w", "promote")
+
+    def say(self, *statements: str) -> str:
+        """As the superuser, each by itself; what the last one said."""
+        given = [part for statement in statements for part in ("-c", statement)]
+        asked = ["psql", self.url, "-Atq", *given]
+        return subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
 
     def start(self) -> None:
         """Start, again and again until it stays."""
@@ -132,6 +165,19 @@ def server(*, durable: bool = False, settings: str = "", disk: Path | None = Non
     made = Server(directory, durable=durable, settings=settings)
     try:
         made.make()
+        yield made
+    finally:
+        made.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def replica(primary: Server, *, settings: str = "") -> Iterator[Server]:
+    """A synchronous replica of a running server; the settings must be as the primary's."""
+    directory = Path(tempfile.mkdtemp(prefix="agentauth-replica-"))
+    made = Server(directory, settings=settings)
+    try:
+        made.follow(primary)
         yield made
     finally:
         made.stop()

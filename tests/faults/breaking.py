@@ -11,8 +11,11 @@ from collections.abc import Callable
 import psycopg
 
 from tests import faketime
-from tests.faults.stage import Jobs, Stage, run_for
+from tests.conftest import CAMPAIGN
+from tests.faults.stage import Jobs, Stage, run_for, until
 
+# How often PostgreSQL is ended at once.
+TIMES = 50 if CAMPAIGN else 2
 Inject = Callable[[Stage, float], None]
 Heal = Callable[[Stage], None]
 
@@ -212,7 +215,8 @@ def cut_database(mode: str) -> Inject:
     """Between the second verifier and PostgreSQL."""
 
     def inject(stage: Stage, seconds: float) -> None:
-        stage.database_line.say(mode)
+        for line in stage.database_lines:
+            line.say(mode)
         time.sleep(seconds)
 
     return inject
@@ -224,9 +228,8 @@ def cut_both(stage: Stage, seconds: float) -> None:
 
 
 def mend(stage: Stage) -> None:
-    for line in stage.redis_lines.values():
+    for line in stage.lines:
         line.say("pass")
-    stage.database_line.say("pass")
 
 
 # PostgreSQL.
@@ -256,6 +259,40 @@ def kill_database(stage: Stage, seconds: float) -> None:
     stage.kills += 1
     time.sleep(seconds)
     stage.database.start()
+
+
+def end_database_at_once(stage: Stage, seconds: float) -> None:
+    """Its processes end wherever they are, and what they had not written is gone with them; it starts from its log."""
+    for _ in range(TIMES):
+        stage.database.stop()
+        assert not stage.database.is_running()
+        stage.kills += 1
+        stage.database.start()
+        # Until somebody writes again, and then a little more or less.
+        time.sleep(stage.rng.uniform(0.5, 2))
+
+
+def fail_over(stage: Stage, seconds: float) -> None:
+    """The primary dies, its replica takes over a little later. Where time is left, the dead one comes back as a replica."""
+
+    def once() -> None:
+        assert stage.replica
+        stage.database.kill()
+        stage.kills += 1
+        # Whoever promotes makes sure first that the other has ended.
+        until(lambda: not stage.database.is_running(), "the primary lives", 10)
+        time.sleep(2)
+        stage.replica.promote()
+        stage.database, stage.replica = stage.replica, stage.database
+
+    end = time.monotonic() + seconds
+    once()
+    while time.monotonic() < end:
+        time.sleep(5)
+        assert stage.replica
+        stage.replica.follow(stage.database)
+        time.sleep(stage.rng.uniform(0.5, 2))
+        once()
 
 
 def end_backends(stage: Stage, seconds: float) -> None:
@@ -289,6 +326,7 @@ def clear(stage: Stage) -> None:
 
 def fill_the_disk(stage: Stage, seconds: float) -> None:
     """The file system of the database has not one byte left."""
+    assert stage.has_own_disk, "this would fill the disk of others"
     ballast = stage.database.directory / "ballast"
     subprocess.run(["dd", "if=/dev/zero", f"of={ballast}", "bs=1M"], check=False, capture_output=True)
     time.sleep(seconds)

@@ -26,6 +26,12 @@ ROLES: dict[str, tuple[dict[str, Any], dict[str, Any], float, str, bool]] = {
     "capped": (PAY, {"budgets": [budget(CAP, "total"), budget("30.00", "day")]}, 4, "1.00", True),
     "counted": (CALENDAR, {"max_uses": 40}, 4, "", True),
 }
+# Of those that have a rate: so many a second, and so many at once.
+RATES = {
+    name: (envelope["max_requests_per_minute"] / 60, envelope["max_burst"])
+    for name, (_, envelope, *_) in ROLES.items()
+    if "max_burst" in envelope
+}
 
 
 def cast(stage: Stage, victims: int) -> tuple[list[Agent], list[Agent]]:

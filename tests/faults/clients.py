@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -27,6 +28,8 @@ PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "50.0
 PATIENCE_SECONDS = 10
 # A proof is good for a minute either way of its `iat`; beyond, and a little more, no answer could be yes.
 PROOF_SECONDS = 70
+# Whoever sends one again after the load needs not try those that are past their minute.
+YOUNG_SECONDS = 60
 # What a no may be for where all is well: the limits of the grants themselves.
 LIMITS = {"rate", "budget", "max_uses"}
 
@@ -61,7 +64,7 @@ class Log:
     answers: list[Answer] = field(default_factory=list)
     # The calls as their callers see them, whatever attempts they took: (began, kind, came to a good end, where).
     calls: list[tuple[float, str, bool, str]] = field(default_factory=list)
-    # Sent again on purpose: none may be a yes.
+    # Sent again on purpose: a yes only for a proof that was never said yes to.
     replays: list[Answer] = field(default_factory=list)
     # Asked about tokens of grants that are revoked meanwhile, and when the revocations were acknowledged.
     watched: list[Answer] = field(default_factory=list)
@@ -223,7 +226,7 @@ class Load:
         return answer
 
     def _replay(self) -> None:
-        """Every proof that was taken, and every one whose fate is unknown, once more somewhere else; and again, later."""
+        """A sample, all the time: now the newest proof that was taken, now any other, mostly somewhere else than before."""
         turn = 0
         while not self._stop.wait(0.1):
             young = time.monotonic() - PROOF_SECONDS
@@ -237,6 +240,22 @@ class Load:
             where = self._rng.choice([name for name in self._servers if turn % 4 or name != answer.where])
             again = ask(self._servers[where], where, answer.kind, agent.place, answer.question)
             self.log.replays.append(again)
+
+    def replay_all(self) -> None:
+        """After the load, once more and anywhere: every young proof that was taken, or whose answer was lost or 503."""
+        places = {agent.kind: agent.place for agent in self._agents}
+        places |= {victim.place.grant_id: victim.place for victim in self._victims}
+        young = time.monotonic() - YOUNG_SECONDS
+        tried = [*self.log.answers, *self.log.watched]
+        spent = [each for each in tried if each.began > young and (each.yes or each.status in {0, 503})]
+        once = {each.question["proof"]: each for each in spent}.values()
+
+        def again(each: Answer) -> Answer:
+            where = self._rng.choice(list(self._servers))
+            return ask(self._servers[where], where, each.kind, places[each.kind], each.question)
+
+        with ThreadPoolExecutor(8) as pool:
+            self.log.replays += pool.map(again, once)
 
     def _revoke(self) -> None:
         """One grant after the other: asked about all the time, revoked in between, asked about for some time more."""

@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+import time
+from bisect import insort
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import psycopg
 
+from tests.faults.cast import RATES
 from tests.faults.clients import Answer, Log
 from tests.faults.stage import Stage
 from tests.live import ROOT
@@ -18,6 +21,8 @@ KEYED = {"payer", "capped", "counted", "named"}
 # After the answer to a revocation no verify that begins later accepts; where the verifier is cut off from the database,
 # it knows that it is after so long.
 BOUND_SECONDS, CUT_OFF_SECONDS = 1.0, 5.2
+# A client's clock, the verifier's and the database's are one, looked at one after the other.
+CLOCK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,7 @@ def reckon(
     light = {str(each.body["decision_id"]) for each in yes if each.kind not in KEYED}
     counted = Count(before.missing + len(light - _on_record(stage, light)), _stated(stage))
     broken = [*told(log, bound=CUT_OFF_SECONDS if cut_off else BOUND_SECONDS), *oracle(stage, log)]
+    broken += bursts(log, _moves(stage))
     if counted.missing > counted.stated:
         broken.append(f"{counted.missing} decisions are not on record, the log says {counted.stated}")
     if not may_lose and counted.missing > before.missing:
@@ -54,10 +60,46 @@ def told(log: Log, *, bound: float) -> Iterator[str]:
             done.setdefault(key, set()).add(answer.body["decision_id"])
     yield from (f"one operation, {len(ids)} decisions" for ids in done.values() if len(ids) > 1)
     yield from (f"answered {odd}" for odd in sorted({_odd(answer) for answer in everything} - {""}))
-    for answer in log.watched:
+    for answer in (*log.watched, *log.replays):
         ended = log.revoked.get(answer.kind)
         if ended is not None and answer.yes and answer.began > ended + bound:
             yield f"accepted by {answer.where} {answer.began - ended:.2f} s after the revocation"
+
+
+def bursts(log: Log, moves: list[float]) -> Iterator[str]:
+    """No rate is exceeded over any time, and none begins with a burst in a new home. `moves`: when each of them began."""
+    for kind, (per_second, burst) in RATES.items():
+        yes = [each for each in (*log.answers, *log.replays) if each.yes and each.kind == kind]
+        spans = sorted((each.began, each.ended) for each in yes)
+        ends: list[float] = []
+        # Whatever began after one and ended before another was decided in between.
+        for began, ended in reversed(spans):
+            insort(ends, ended)
+            if most := _excess(ends, began, burst, per_second):
+                yield f"{kind}: {most}, at {per_second:g} a second and {burst} at once"
+                break
+        for move in moves:
+            after = sorted(ended for began, ended in spans if began >= move)
+            if most := _excess(after, move, 1, per_second):
+                yield f"{kind}: {most} of a new home, at {per_second:g} a second and no burst"
+
+
+def _excess(ends: list[float], since: float, at_once: int, per_second: float) -> str:
+    """The first time by which there were too many; empty where there never were."""
+    for count, end in enumerate(ends, 1):
+        if count > at_once + per_second * (end - since + CLOCK_SECONDS):
+            return f"{count} times yes within {end - since:.2f} s"
+    return ""
+
+
+def _moves(stage: Stage) -> list[float]:
+    """When each home but the first one began, by the clock of the clients."""
+    ahead = time.time() - time.monotonic()
+    rows = stage.sql(
+        "SELECT extract(epoch FROM at) FROM audit_event"
+        " WHERE kind = 'verifier.home.began' AND (data->>'epoch')::int > 1"
+    )
+    return [float(at) - ahead for (at,) in rows]
 
 
 def _odd(answer: Answer) -> str:

@@ -42,17 +42,27 @@ class Jobs(LiveServer):
 class Stage:
     """All of it. `servers` are whoever answers a question, by name: `a`, `b` (behind the proxies) and `drf`."""
 
-    def __init__(self, database: postgres.Server, redis: Redis, directory: Path, rng: random.Random) -> None:
-        self.database, self.redis, self.directory, self.rng = database, redis, directory, rng
+    def __init__(
+        self,
+        database: postgres.Server,
+        redis: Redis,
+        directory: Path,
+        rng: random.Random,
+        replica: postgres.Server | None = None,
+    ) -> None:
+        # `database` is always the one that writes; `replica` may take its place.
+        self.database, self.replica = database, replica
+        self.redis, self.directory, self.rng = redis, directory, rng
         self.redis_lines = {node.port: ProxyProcess(node.port) for node in redis.nodes}
-        self.database_line = ProxyProcess(database.port)
-        self.registry = LiveRegistry(
-            directory, database_url=database.url, workers=2, env={"REDIS_URL": redis.url}
-        )
+        ports = [server.port for server in (database, replica) if server]
+        self.database_lines = [ProxyProcess(port) for port in ports]
+        near, far = postgres.url_of(*ports), postgres.url_of(*(line.port for line in self.database_lines))
+        self.registry = LiveRegistry(directory, database_url=near, workers=2, env={"REDIS_URL": redis.url})
         points = {"FAULT_AT": f"@{directory / 'verifier_fault_at'}"}
-        near = {**points, "DATABASE_URL": database.url}
-        self.a = LiveVerifier(self.registry, redis_url=redis.url, env=near)
-        self.b = LiveVerifier(self.registry, redis_url=self._through(redis), env=points | self._far())
+        self.a = LiveVerifier(self.registry, redis_url=redis.url, env=points)
+        self.b = LiveVerifier(
+            self.registry, redis_url=self._through(redis), env=points | {"DATABASE_URL": far}
+        )
         self.jobs = [Jobs(self.registry)]
         self.servers: dict[str, LiveServer] = {"a": self.a, "b": self.b, "drf": self.registry}
         self.has_own_disk = False
@@ -66,10 +76,9 @@ class Stage:
             return redis.url
         return f"redis://127.0.0.1:{self.redis_lines[redis.nodes[0].port].port}"
 
-    def _far(self) -> dict[str, str]:
-        return {
-            "DATABASE_URL": self.database.url.replace(str(self.database.port), str(self.database_line.port))
-        }
+    @property
+    def lines(self) -> list[ProxyProcess]:
+        return [*self.redis_lines.values(), *self.database_lines]
 
     @property
     def verifiers(self) -> list[LiveVerifier]:
@@ -81,11 +90,11 @@ class Stage:
             server.start()
 
     def down(self) -> None:
-        for line in (*self.redis_lines.values(), self.database_line):
+        for line in self.lines:
             line.say("pass")
         for server in (*self.servers.values(), *self.jobs):
             server.stop()
-        for line in (*self.redis_lines.values(), self.database_line):
+        for line in self.lines:
             line.stop()
 
     def sql(self, query: str) -> list[tuple[Any, ...]]:
@@ -230,10 +239,14 @@ def small_disk() -> Iterator[Path | None]:
 
 
 @contextlib.contextmanager
-def stage(directory: Path, redis: Redis, *, seed: int) -> Iterator[Stage]:
-    """Everything up, at home in Redis in the first epoch."""
-    with small_disk() as disk, postgres.server(settings="-c max_wal_size=64MB", disk=disk) as database:
-        made = Stage(database, redis, directory, random.Random(seed))
+def stage(directory: Path, redis: Redis, *, seed: int, replica: bool = False) -> Iterator[Stage]:
+    """Everything up, at home in Redis in the first epoch; with a `replica` of PostgreSQL that every URL names as well."""
+    settings = "-c max_wal_size=64MB"
+    with contextlib.ExitStack() as stack:
+        disk = stack.enter_context(small_disk())
+        database = stack.enter_context(postgres.server(settings=settings, disk=disk))
+        second = stack.enter_context(postgres.replica(database, settings=settings)) if replica else None
+        made = Stage(database, redis, directory, random.Random(seed), second)
         try:
             made.has_own_disk = disk is not None
             made.up()

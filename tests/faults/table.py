@@ -6,6 +6,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tests.conftest import CAMPAIGN
+
+# Which faults CI tries beside those it always does: others each day, and the same again where this is set. Written back, so
+# that the processes that this one starts agree with it, whatever the day is by then.
+SEED = int(os.environ.setdefault("FAULTS_SEED", str(datetime.now(UTC).toordinal())))
+
 _HEAD = """# What the faults did
 
 {date}, {machine}, load average {load:.1f}. Written by `make campaign`; what the columns mean: `tests/faults/test_scenarios.py`.
@@ -65,6 +71,8 @@ class Results:
             f"{sum(len(row.broken) for row in self.rows)} broken promises."
         )
         table = _COLUMNS + "".join(f"{row.line()}\n" for row in self.rows) if self.rows else ""
+        if self.rows and not CAMPAIGN:
+            total += f" FAULTS_SEED={SEED}"
         lines = "\n" + "".join(f"- {line}\n" for line in self.lines) if self.lines else ""
         return f"{head}{table}{lines}\n{total}\n"
 

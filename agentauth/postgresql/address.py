@@ -1,0 +1,50 @@
+"""Reads the URL of the database, which may name a primary and its replicas: of several hosts libpq takes the one that writes."""
+
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import dj_database_url
+from django.core.exceptions import ImproperlyConfigured
+
+_PORT: Final = 5432
+# Whoever asked a replica would decide by what may be out of date.
+_WRITING: Final = ("read-write", "primary")
+
+
+def read_database_url(url: str) -> dict[str, Any]:
+    """Django's configuration for `url`: `postgres://role:password@host:port,host:port/name?option=value`, or `sqlite:///path`.
+
+    Of several hosts only the one that writes will do, whether the URL says so or not. Raises ImproperlyConfigured, with
+    nothing of the URL in it.
+    """
+    try:
+        parts = urlsplit(url)
+        user, at, places = parts.netloc.rpartition("@")
+        several = places.split(",") if "," in places else []
+        plain = parts._replace(netloc=f"{user}{at}several").geturl() if several else url
+        config: dict[str, Any] = dict(dj_database_url.parse(plain))
+        if several:
+            hosts, ports = zip(*map(_place, several), strict=True)
+            config |= {"HOST": ",".join(hosts), "PORT": ",".join(ports)}
+    except ValueError:
+        raise ImproperlyConfigured(
+            "agentauth.E019: the URL of the database must be postgres://role:password@host:port/name, of several hosts"
+            " host:port,host:port, with % for what else stands in a password"
+        ) from None
+    options = config.get("OPTIONS", {})
+    if any("," in str(each) for each in (config.get("HOST"), options.get("host"), options.get("hostaddr"))):
+        config["OPTIONS"] = options = {"target_session_attrs": _WRITING[0]} | options
+        if options["target_session_attrs"] not in _WRITING:
+            raise ImproperlyConfigured(
+                "agentauth.E019: of several databases only the one that writes will do: target_session_attrs=read-write"
+            )
+    return config
+
+
+def _place(text: str) -> tuple[str, str]:
+    """Host and port of one. Raises ValueError."""
+    parts = urlsplit(f"//{text}")
+    port = _PORT if parts.port is None else parts.port
+    if not parts.hostname or not port:
+        raise ValueError(text)
+    return parts.hostname, str(port)

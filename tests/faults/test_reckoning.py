@@ -1,0 +1,97 @@
+"""The reckoning finds what it is there for, in logs made by hand; every fault has its turn."""
+
+import http.server
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.faults.clients import Agent, Answer, Load, Log
+from tests.faults.reckoning import bursts, told
+from tests.faults.scenarios import IN_TURN, OF_A_CLUSTER, OF_A_REPLICA, SCENARIOS, of_this_day
+
+pytestmark = [pytest.mark.faults]
+
+# The rate of `paced`: four a second, and five at once.
+STEADY = [0.25 * number for number in range(40)]
+
+
+def answer(at: float, status: int = 200, proof: str = "") -> Answer:
+    body = {"valid": True, "decision_id": f"{at}"} if status == 200 else {"error": "temporarily_unavailable"}
+    return Answer(at, at + 0.01, "a", "paced", status, body, {"proof": proof or f"of {at}"})
+
+
+def found(*times: float, moves: tuple[float, ...] = ()) -> list[str]:
+    return list(bursts(Log(answers=[answer(at) for at in times]), list(moves)))
+
+
+def test_EN_1_a_burst_and_then_the_rate_is_in_order() -> None:
+    assert found(*[0.0] * 5, *(each + 0.25 for each in STEADY)) == []
+
+
+def test_EN_1_more_than_the_burst_is_found_wherever_it_is() -> None:
+    assert found(*STEADY, *[30.0] * 6) == ["paced: 6 times yes within 0.01 s, at 4 a second and 5 at once"]
+    assert len(found(*[0.2 * number for number in range(60)])) == 1
+
+
+def test_EN_7_a_burst_in_a_new_home_is_found_although_there_was_time_for_one() -> None:
+    assert found(*STEADY, *[20.0] * 3) == []
+    assert found(*STEADY, *(each + 16 for each in STEADY), moves=(16.0,)) == []
+    [sentence] = found(*STEADY, *[16.1] * 3, moves=(16.0,))
+    assert sentence == "paced: 2 times yes within 0.11 s of a new home, at 4 a second and no burst"
+
+
+@pytest.fixture
+def one_who_always_says_yes() -> Iterator[Any]:
+    class Yes(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            body = json.dumps({"valid": True, "decision_id": "another"}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Yes) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield SimpleNamespace(port=server.server_port)
+        server.shutdown()
+
+
+def test_RF_5_after_the_load_every_young_proof_is_tried_again_and_what_passes_twice_is_found(
+    one_who_always_says_yes: Any,
+) -> None:
+    place: Any = SimpleNamespace(client_id="provider", client_secret="secret", grant_id="grant")
+    load = Load({"a": one_who_always_says_yes}, [Agent("paced", place, "", 1)], [], random.Random(1))
+    now = time.monotonic()
+    load.log.answers += [
+        answer(now - 1, proof="taken"),
+        answer(now - 2, 0, "lost"),
+        answer(now - 3, 503, "not known"),
+        answer(now - 4, -1, "never sent"),
+        answer(now - 61, proof="old"),
+    ]
+    load.replay_all()
+    assert sorted(each.question["proof"] for each in load.log.replays) == ["lost", "not known", "taken"]
+    assert list(told(load.log, bound=1)) == ["a proof passed 2 times"]
+
+
+def test_every_fault_has_its_turn_and_no_day_has_more_than_a_few() -> None:
+    every = [*SCENARIOS, *OF_A_CLUSTER, *OF_A_REPLICA]
+    always = [each.name for each in every if each.in_ci]
+    seen: set[str] = set()
+    for day in range(739_000, 739_000 + len(every)):
+        names = [each.name for each in of_this_day(day)]
+        assert set(always) < set(names)
+        assert len(names) == len(always) + IN_TURN
+        assert names == [each.name for each in of_this_day(day)]
+        seen |= set(names)
+    assert {each.name for each in every} - seen == {"the disk of PostgreSQL is full"}
