@@ -66,9 +66,11 @@ def place(
     lean: bool,
     wish: Mapping[str, Any],
     workers: int = WORKERS,
+    cluster: bool = False,
     env: Mapping[str, str] | None = None,
 ) -> Iterator[Place]:
-    """Everything for one part, on `database` ("sqlite" or "postgres"); `lean`: the verifier's own `workers` and Redis.
+    """Everything for one part, on `database` ("sqlite" or "postgres"); `lean`: the verifier's own `workers` and Redis, or
+    a `cluster` of three.
 
     `wish` goes to `tests.seed crowd`, `env` to all that runs.
     """
@@ -82,9 +84,11 @@ def place(
         registry = LiveRegistry(directory, database_url=url, workers=WORKERS, env={**ENV, **(env or {})})
         server: LiveServer = registry
         if lean:
-            redis = stack.enter_context(redis_servers.server())
-            assert redis.process
-            others["redis"] = redis.process.pid
+            chosen: Any = redis_servers.cluster() if cluster else redis_servers.server()
+            redis: redis_servers.Server | redis_servers.Cluster = stack.enter_context(chosen)
+            for number, node in enumerate(redis.nodes, 1):
+                assert node.process
+                others[f"redis {number}" if cluster else "redis"] = node.process.pid
             registry.env["REDIS_URL"] = redis.url
             server = LiveVerifier(registry, redis_url=redis.url, workers=workers)
         registry.prepare()

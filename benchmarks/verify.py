@@ -85,6 +85,7 @@ def main() -> None:
         "--rate", type=float, help="calls a second, sent open-loop; without it as fast as it goes"
     )
     parser.add_argument("--workers", type=int, default=WORKERS, help="the verifier's own processes")
+    parser.add_argument("--cluster", action="store_true", help="three nodes of Redis instead of one server")
     parser.add_argument("--pin", action="store_true", help="servers on the first core, the load on the last")
     given = parser.parse_args()
     # The parts bring their own.
@@ -112,8 +113,11 @@ def measure(name: str, given: argparse.Namespace) -> None:
     }
     load = f"{given.connections} connections" + (f", {given.rate:.0f} calls/s" if given.rate else "")
     load += f", {given.workers} processes" if given.workers != WORKERS else ""
+    load += ", a cluster" if given.cluster else ""
     title = f"| {name}, {given.alg} | {load} |"
-    with place(database=part.database, lean=part.lean, wish=wish, workers=given.workers) as there:
+    with place(
+        database=part.database, lean=part.lean, wish=wish, workers=given.workers, cluster=given.cluster
+    ) as there:
         runs = []
         for number in range(given.runs):
             runs.append(run(there, part, given))
