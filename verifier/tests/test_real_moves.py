@@ -13,13 +13,13 @@ from tests import redis_servers
 from tests.redis_servers import Server
 from verifier.models import Home
 from verifier.services.home import LEASE_SECONDS, MARGIN_SECONDS
-from verifier.services.keeper import BACK_SECONDS, Keeper
+from verifier.services.keeper import AWAY_SECONDS, BACK_SECONDS, Keeper
 from verifier.stores import light
 from verifier.stores.connection import Servers
 from verifier.stores.probe import RedisProbe
 from verifier.stores.sync_connection import SyncServers
-from verifier.tests.moving import Passing, with_nonce
-from verifier.tests.scene import LOOK, scene
+from verifier.tests.moving import Passing, unavailable, with_nonce
+from verifier.tests.scene import LOOK, refused, scene
 
 pytestmark = [pytest.mark.redis, pytest.mark.django_db]
 WAIT = LEASE_SECONDS + MARGIN_SECONDS
@@ -114,3 +114,31 @@ def test_RF_5_servers_that_may_evict_from_now_on_are_left_at_once_and_gone_back_
     assert turn(WAIT) == (4, "redis", "")
     assert place.ask(**with_nonce(place, 4))["valid"]
     assert reasons()[2:] == ["evicting", "as_planned", "back", "evicting", "back", "as_planned"]
+
+
+def test_OP_6_redis_lost_for_good_costs_no_count_and_an_empty_one_in_its_place_is_moved_into(
+    server: Server, turn: Turn
+) -> None:
+    """Nothing is restored: what must be exact was never there, and what was there belongs to an epoch that is over."""
+    place = scene(max_uses=5)
+    turn()
+    assert turn(WAIT) == (1, "redis", "")
+    assert place.ask(LOOK)["valid"]
+    spent = place.body(LOOK)
+    assert place.ask(**spent)["valid"]
+    server.kill()
+    unavailable(place, place.body(LOOK))
+    assert turn(AWAY_SECONDS) == (1, "redis", "database")
+    assert turn(WAIT) == (2, "database", "")
+    assert refused(place, spent)["error"] == "use_dpop_nonce"
+    assert place.ask(**with_nonce(place))["valid"]
+    # It never comes back, and nobody waits for it.
+    assert turn(10 * BACK_SECONDS) == (2, "database", "")
+    assert place.ask(**with_nonce(place))["valid"]
+    # Another one, empty, at its address.
+    server.start()
+    assert turn(BACK_SECONDS) == (2, "database", "redis")
+    assert turn(WAIT) == (3, "redis", "")
+    last = place.ask(**with_nonce(place, 3))
+    assert (last["valid"], last["limits"]["uses_remaining"]) == (True, 0)
+    assert refused(place, with_nonce(place, 3))["reason"] == "max_uses"
