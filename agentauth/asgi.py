@@ -180,7 +180,7 @@ async def start() -> tuple[LeanVerifier, Edge]:
     runs = lambda: home.LEASE.held().servers  # noqa: E731 — what the present epoch began with
     servers = Servers(settings.REDIS_URL, expected_runs=runs) if settings.REDIS_URL else None
     tally = Tally()
-    verifier = LeanVerifier(follower=Follower(loop), servers=servers, count=tally.decision)
+    verifier = LeanVerifier(follower=Follower(loop, missed=tally.miss), servers=servers, count=tally.decision)
     await verifier.start()
     tally.begin()
     return verifier, Edge(

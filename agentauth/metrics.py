@@ -56,6 +56,11 @@ DECISIONS = Counter(
     "Decisions of verify, committed; error and reason are empty where it was a yes",
     ["decision", "error", "reason"],
 )
+MISSES = Counter(
+    "agentauth_verifier_misses",
+    "Calls of the verifier whose token or credentials the process did not hold: they are read, and held from then on",
+    ["what"],
+)
 EVENTS = Counter("agentauth_events", "Events written to the audit log, by kind", ["kind"])
 CHECKS = Gauge(
     "agentauth_ready",

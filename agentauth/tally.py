@@ -17,6 +17,7 @@ class Tally:
         # By route and status: how many in each bucket, and the seconds of all.
         self._requests: dict[tuple[str, int], tuple[Counter[int], list[float]]] = {}
         self._decisions: Counter[tuple[str, str, str]] = Counter()
+        self._misses: Counter[str] = Counter()
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """One request answered by the endpoint."""
@@ -31,6 +32,10 @@ class Tally:
         """One decision that Redis holds until it is written down."""
         self._decisions[decision, error, reason] += 1
 
+    def miss(self, what: str) -> None:
+        """Somebody asked for what this process does not hold."""
+        self._misses[what] += 1
+
     def begin(self) -> None:
         """Add up from now on, in the running loop."""
         asyncio.get_running_loop().call_later(ADD_SECONDS, self.begin)
@@ -40,7 +45,10 @@ class Tally:
         """Hand everything over."""
         requests, self._requests = self._requests, {}
         decisions, self._decisions = self._decisions, Counter()
+        misses, self._misses = self._misses, Counter()
         for (route, status), (buckets, sums) in requests.items():
             metrics.add_requests(method="POST", route=route, status=status, buckets=buckets, seconds=sums[0])
         for (decision, error, reason), number in decisions.items():
             metrics.count_decision(decision, error, reason, number)
+        for what, number in misses.items():
+            metrics.MISSES.labels(what).inc(number)

@@ -1,9 +1,10 @@
 """What the verifier's loop counted is in the metrics, all of it, in the buckets it belongs to."""
 
 import asyncio
+import re
 
 import pytest
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, generate_latest
 
 from agentauth import metrics, tally
 from agentauth.tally import Tally
@@ -36,6 +37,28 @@ def test_answers_fall_into_the_buckets_that_the_library_puts_them_into() -> None
 
     assert series(ROUTE) == pytest.approx(series(f"{ROUTE}/one"))
     assert bucket("+Inf") == len(seconds)
+
+
+def test_the_milliseconds_that_are_promised_are_told_apart() -> None:
+    """Whether the verifier is as fast as it is said to be is seen by these, which stand here once more."""
+    counted = Tally()
+    counted.request(f"{ROUTE}/told", 200, 0.0015)
+    counted.add_up()
+    page = generate_latest(REGISTRY).decode()
+    lines = [line for line in page.splitlines() if f'route="{ROUTE}/told"' in line and "_bucket{" in line]
+    told = {re.findall(r'le="([^"]+)"', line)[0]: line.rpartition(" ")[2] for line in lines}
+    wanted = {"0.001": "0.0", "0.002": "1.0", "0.005": "1.0", "0.01": "1.0", "0.02": "1.0"}
+    assert told.items() >= wanted.items()
+
+
+def test_OG_15_what_was_missed_is_in_the_metrics_once() -> None:
+    counted = Tally()
+    before = REGISTRY.get_sample_value("agentauth_verifier_misses_total", {"what": "token"}) or 0
+    for _ in range(3):
+        counted.miss("token")
+    for _ in range(2):
+        counted.add_up()
+    assert REGISTRY.get_sample_value("agentauth_verifier_misses_total", {"what": "token"}) == before + 3
 
 
 def test_decisions_are_added_up_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,14 +4,19 @@ import base64
 import hashlib
 import json
 import re
+import secrets
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 
+from agentauth.protocol.dpop import make_proof
 from tests.actors import Scene, scene
 from tests.conftest import fresh_database
 from tests.equal import BATCH, FORM, INTROSPECT, VERIFY
@@ -24,6 +29,8 @@ READ = {"type": "read", "resource": "calendar"}
 PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "50.00", "currency": "EUR"}}
 # Of each answer alone, or the server's own (RFC 9110): when, which, by whom, and whether more is heard on this connection.
 OWN_LINES = {b"date", b"x-request-id", b"server", b"connection"}
+# Of the two that take turns.
+CALLS = 1000
 OWN = re.compile(rb'(?<="decision_id":")[^"]+|(?<="expires_in":)\d+')
 
 
@@ -320,3 +327,37 @@ def test_a_call_that_still_runs_is_said_to(pair: Pair) -> None:
         status, answer = pair.same(pair.send(question, VERIFY, f"Idempotency-Key: {key}"))
         connection.rollback()
     assert (status, json.loads(answer)["error"]) == (409, "idempotency_in_progress")
+
+
+def test_DN_6_two_verifiers_started_one_after_the_other_ask_once_for_a_nonce_and_then_never(
+    pair: Pair,
+) -> None:
+    """Verifying itself: they share a secret and a database, and no memory."""
+    place = scene(pair.web, capabilities=[READ], envelope={}, require_nonce=True)
+    wish = {"grant_id": place.grant_id}
+    wanted = place.api("POST", "/v1/tokens", wish).headers["DPoP-Nonce"]
+    token = place.api("POST", "/v1/tokens", wish, nonce=wanted).json()["access_token"]
+    nonce = "of-nobody"
+    second = LiveVerifier(pair.web, redis_url="", workers=1)
+    second.start()
+    said: Counter[str] = Counter()
+    try:
+        with httpx.Client(trust_env=False, auth=(place.client_id, place.client_secret)) as http:
+            for number in range(CALLS):
+                proof = make_proof(
+                    place.signer,
+                    method="POST",
+                    url=place.audience + "/v1/payments",
+                    iat=int(time.time()),
+                    jti=secrets.token_urlsafe(16),
+                    access_token=token,
+                    nonce=nonce,
+                )
+                asked = place.question(token, READ, proof=proof)
+                server = (pair.lean, second)[number % 2]
+                answer = http.post(server.url + VERIFY, json=asked, timeout=60).json()
+                said[answer.get("error", "yes")] += 1
+                nonce = answer.get("nonce", nonce)
+    finally:
+        second.stop()
+    assert said == {"use_dpop_nonce": 1, "yes": CALLS - 1}

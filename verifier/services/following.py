@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from time import monotonic
 from typing import Final
@@ -45,10 +45,17 @@ class Follower:
     Everything after `start` belongs to the thread of the loop: what is asked between two awaits is asked of one state
     of the world. Two threads read what is not held, one authenticates, one watches (`Watcher`).
     Ask `fresh` before each decision: without it the rest may be as old as the last look that succeeded.
+    `missed` hears `token` or `credentials` where somebody asked for what is not held.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        missed: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._loop = loop
+        self._missed = missed
         self._began = float("-inf")
         self._clock_ahead = 0.0
         self._keys: Mapping[str, TokenKey] | None = None
@@ -108,7 +115,10 @@ class Follower:
         Held is only a yes, by the header's digest. Raises TemporarilyUnavailableError.
         """
         held = self._providers.get(credentials_digest(authorization))
-        return held if held is not None else await self._provider_loads.get(authorization)
+        if held is None:
+            self._missed("credentials")
+            held = await self._provider_loads.get(authorization)
+        return held
 
     def token_keys(self) -> Mapping[str, TokenKey]:
         """The keys whose signatures under tokens count, by `kid`, as of the last look or the last change of a key.
@@ -129,7 +139,10 @@ class Follower:
         Raises TemporarilyUnavailableError.
         """
         held = self._states.get(jti)
-        return held if held is not None else await self._state_loads.get(jti)
+        if held is None:
+            self._missed("token")
+            held = await self._state_loads.get(jti)
+        return held
 
     def _tell(self, news: News) -> None:
         """Called in the watching thread."""

@@ -26,7 +26,7 @@ from verifier.services.home import (
     leave,
     look,
 )
-from verifier.stores.probe import RedisProbe, ServersAwayError
+from verifier.stores.probe import EvictingServersError, RedisProbe, ServersAwayError
 from verifier.stores.told import TOLD
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,10 @@ class Probe(Protocol):
     """What a keeper asks of Redis. Each raises ServersAwayError where one of its servers does not answer."""
 
     def run_ids(self) -> frozenset[str]:
-        """Who holds keys: a server that was started anew, or was another's replica in between, is another one."""
+        """Who holds keys: a server that was started anew, or was another's replica in between, is another one.
+
+        Raises EvictingServersError where one may drop them to save memory.
+        """
         ...
 
     def times(self) -> Sequence[datetime]:
@@ -156,11 +159,15 @@ class Keeper:
         asked = self.clock()
         try:
             servers, marked, right = probe.run_ids(), probe.marked(row.epoch), self._is_right(probe)
-        except ServersAwayError:
+        except ServersAwayError as error:
             # From when it was asked: a server that hangs has been away for as long as it was waited for.
             self._away_since = asked if self._away_since is None else self._away_since
-            if self.clock() - self._away_since >= AWAY_SECONDS:
-                self._leave(row, Home.Kind.DATABASE, "away", now, back_after=self._back_after(row))
+            evicting = isinstance(error, EvictingServersError)
+            if evicting:
+                # At once: what it dropped it has forgotten, whatever it may do next.
+                logger.warning("Redis is left: %s", error)
+            if evicting or self.clock() - self._away_since >= AWAY_SECONDS:
+                self._leave(row, Home.Kind.DATABASE, error.reason, now, back_after=self._back_after(row))
             return
         self._away_since = None
         if not servers <= set(row.servers):
@@ -176,7 +183,9 @@ class Keeper:
         try:
             probe.run_ids()
             foreign, right = probe.marked_later(row.epoch), self._is_right(probe)
-        except ServersAwayError:
+        except ServersAwayError as error:
+            if isinstance(error, EvictingServersError):
+                logger.warning("Redis is not gone to: %s", error)
             self._answers_since = None
             return
         if foreign:
@@ -207,9 +216,9 @@ class Keeper:
             if not self._is_right(probe):
                 return Home.Kind.DATABASE, frozenset(), "clock"
             probe.mark(epoch)
-        except ServersAwayError:
+        except ServersAwayError as error:
             logger.exception("the verifier cannot begin in Redis")
-            return Home.Kind.DATABASE, frozenset(), "away"
+            return Home.Kind.DATABASE, frozenset(), error.reason
         return Home.Kind.REDIS, servers, "as_planned"
 
     def _back_after(self, row: Home) -> int:

@@ -22,8 +22,7 @@ logger = logging.getLogger(__name__)
 MOST_IN_FLIGHT: Final = 1024
 # How long a server may take from the first packet to having every script. Who waits meanwhile waits no longer than he may.
 OPEN_SECONDS: Final = 1.0
-# A server may become another's replica and be promoted again while a connection lives: who it is is asked again, together with
-# the first call after so long.
+# A server may become another's replica, or begin to evict, while a connection lives: asked with the first call after so long.
 KNOWN_SECONDS: Final = 0.5
 # What a server says that is, or becomes, a copy of another's memory: what it knew of spent proofs may go.
 _A_COPY: Final = frozenset({"READONLY", "LOADING", "MASTERDOWN"})
@@ -34,8 +33,7 @@ TOGETHER_SECONDS: Final = 0.05
 SHORTEST_REST_SECONDS, LONGEST_REST_SECONDS = 0.1, 1.0
 # A loop that took longer to send what was asked was busy, and the calls' time begins when they leave.
 BUSY_SECONDS: Final = 0.002
-# What `identity` is read from.
-IDENTIFY: Final = ("INFO", "server", "replication")
+IDENTIFY: Final = ("INFO", "server", "replication", "memory")
 # One more turn of the loop.
 GRACE_SECONDS: Final = 0.002
 
@@ -54,6 +52,10 @@ class RedisAwayError(TemporarilyUnavailableError):
 
 class ForgetfulServerError(RedisAwayError):
     """Another server than the epoch began with, or the same after a restart: it may have forgotten spent proofs."""
+
+
+class EvictingServerError(RedisAwayError):
+    """A server that may drop keys to save memory, spent proofs among them."""
 
 
 class Line(asyncio.Protocol):
@@ -347,14 +349,14 @@ class Node:
                 line.drop("it did not greet")
 
     async def _greet(self, line: Line, due: float) -> None:
-        """Say who we are, learn who it is, and give it the scripts. A server that may drop keys to save memory is refused."""
+        """Say who we are, learn who it is, and give it the scripts."""
         place = self._place
         commands: list[tuple[bytes | str | int, ...]] = []
         if place.password:
             commands.append(("AUTH", place.user, place.password) if place.user else ("AUTH", place.password))
         if place.database:
             commands.append(("SELECT", place.database))
-        commands += [("CLIENT", "SETNAME", "agentauth-verifier"), IDENTIFY, ("INFO", "memory")]
+        commands += [("CLIENT", "SETNAME", "agentauth-verifier"), IDENTIFY]
         commands += [("SCRIPT", "LOAD", script.source) for script in SCRIPTS]
         line.asked_who_at = asyncio.get_running_loop().time()
         replies = await asyncio.gather(
@@ -366,10 +368,8 @@ class Node:
                 raise reply
             if isinstance(reply, BaseException):
                 raise RedisAwayError(f"{command[0]!r} is refused: {reply}")
-            if command[0] == "INFO":
-                info |= read_info(reply)
-        if info.get("maxmemory_policy") != "noeviction":
-            raise RedisAwayError("maxmemory-policy must be noeviction: it may forget spent proofs otherwise")
+            if command is IDENTIFY:
+                info = read_info(reply)
         if not line.open:
             # Lost in the moment after the last reply.
             raise RedisAwayError("the connection was lost")
@@ -385,11 +385,13 @@ def read_info(reply: bytes) -> dict[str, str]:
 def identity(info: Mapping[str, str]) -> str:
     """Who a server is: its run id, new with each start, and that of its data, new where it was a replica meanwhile.
 
-    Raises RedisAwayError where it does not say.
+    Raises RedisAwayError where it does not say, and EvictingServerError, which is one.
     """
     run, data = info.get("run_id"), info.get("master_replid")
     if not (run and data):
         raise RedisAwayError("it does not say who it is")
+    if info.get("maxmemory_policy") != "noeviction":
+        raise EvictingServerError("maxmemory-policy must be noeviction: it may forget spent proofs otherwise")
     return f"{run}:{data}"
 
 

@@ -8,13 +8,21 @@ from redis import Redis
 from redis.cluster import RedisCluster
 from redis.exceptions import RedisClusterException, RedisError
 
-from verifier.stores.node import IDENTIFY, identity
+from verifier.stores.node import IDENTIFY, EvictingServerError, RedisAwayError, identity
 from verifier.stores.scripts import MARK, MARKER, SHARDS, Code, count_key, epoch_key, read_reply
 from verifier.stores.sync_connection import sync_client
 
 
 class ServersAwayError(Exception):
-    """Redis, or one of the servers that hold its keys, does not answer; or not as it must."""
+    """Redis, or one of the servers that hold its keys, does not answer; or not as it must. `reason` is the word for the event."""
+
+    reason = "away"
+
+
+class EvictingServersError(ServersAwayError):
+    """One of them may drop keys to save memory: it may have forgotten spent proofs already."""
+
+    reason = "evicting"
 
 
 class RedisProbe:
@@ -30,7 +38,12 @@ class RedisProbe:
                 told = [client.info(*IDENTIFY[1:], target_nodes=node) for node in nodes]
             else:
                 told = [client.info(*IDENTIFY[1:])]
-        return frozenset(map(identity, told))
+        try:
+            return frozenset(map(identity, told))
+        except EvictingServerError as error:
+            raise EvictingServersError(error.why) from error
+        except RedisAwayError as error:
+            raise ServersAwayError(error.why) from error
 
     def times(self) -> list[datetime]:
         with self._asked() as client:

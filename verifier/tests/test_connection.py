@@ -339,9 +339,7 @@ def bulk(text: bytes) -> bytes:
 
 
 # A whole greeting, and one reply more than was asked for.
-GREETING = (
-    b"+OK\r\n" + bulk(b"run_id:abc\r\nmaster_replid:def\r\n") + bulk(b"maxmemory_policy:noeviction\r\n")
-)
+GREETING = b"+OK\r\n" + bulk(b"run_id:abc\r\nmaster_replid:def\r\nmaxmemory_policy:noeviction\r\n")
 GREETING += b"+sha\r\n" * len(scripts.SCRIPTS)
 
 

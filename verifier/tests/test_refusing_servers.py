@@ -162,3 +162,21 @@ def test_a_cluster_that_hangs_is_waited_for_no_longer_than_the_deadline() -> Non
         for each in cluster.nodes:
             each.thaw()
         on_loop(cluster.url, begin)
+
+
+def test_RF_5_a_server_that_may_evict_from_now_on_is_not_believed(server: redis_servers.Server) -> None:
+    """Also over a connection that was opened before."""
+    runs = frozenset({server.identity})
+
+    async def work(servers: Servers) -> None:
+        await begin(servers)
+        grant = uuid.uuid4()
+        assert (await use(servers, grant)).code is Code.OK
+        server.client().config_set("maxmemory-policy", "allkeys-lru")
+        await asyncio.sleep(KNOWN_SECONDS)
+        assert isinstance(await fails(use(servers, grant)), ForgetfulServerError)
+        assert "noeviction" in (await fails(use(servers, grant))).why
+        server.client().config_set("maxmemory-policy", "noeviction")
+        assert (await heals(servers, grant)).code is Code.OK
+
+    on_loop(server.url, work, expected_runs=lambda: runs)
