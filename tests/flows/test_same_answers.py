@@ -1,6 +1,7 @@
 """The web server and the verifier's own process are sent the same bytes over sockets: whole answers are the same."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
@@ -17,6 +18,7 @@ import psycopg
 import pytest
 
 from agentauth.protocol.dpop import make_proof
+from tests import redis_servers
 from tests.actors import Scene, scene
 from tests.conftest import fresh_database
 from tests.equal import BATCH, FORM, INTROSPECT, VERIFY
@@ -118,18 +120,33 @@ def unchunked(body: bytes) -> bytes:
     return whole
 
 
-@pytest.fixture(scope="module")
-def pair(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    url = fresh_database(postgres_url, "flow_same_answers")
-    web = LiveRegistry(tmp_path_factory.mktemp("registry"), database_url=url, workers=1)
-    web.prepare()
-    web.start()
-    lean = LiveVerifier(web, redis_url="", workers=1)
-    lean.start()
-    yield Pair(web, lean)
+@pytest.fixture(scope="module", params=["database", pytest.param("redis", marks=pytest.mark.redis)])
+def pair(
+    request: pytest.FixtureRequest, postgres_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pair]:
+    """With spent proofs kept in the one home, and in the other."""
+    with contextlib.ExitStack() as stack:
+        redis_url = stack.enter_context(redis_servers.server()).url if request.param == "redis" else ""
+        url = fresh_database(postgres_url, f"flow_same_answers_{request.param}")
+        env = {"REDIS_URL": redis_url}
+        web = LiveRegistry(tmp_path_factory.mktemp("registry"), database_url=url, workers=1, env=env)
+        web.prepare()
+        lean = LiveVerifier(web, redis_url=redis_url, workers=1)
+        for server in (web, lean):
+            stack.callback(server.stop)
+            server.start()
+        be_at_home(web, request.param)
+        yield Pair(web, lean)
     for server in (lean, web):
-        server.stop()
         assert "Traceback" not in server.log.read_text()
+
+
+def be_at_home(registry: LiveRegistry, kind: str) -> None:
+    """Where there is a Redis, whoever is up moves there by itself."""
+    end = time.monotonic() + 60
+    while registry.manage("verifier_home")["kind"] != kind:
+        assert time.monotonic() < end, f"the home is not in {kind}"
+        time.sleep(0.2)
 
 
 def body(pair: Pair, path: str) -> bytes:

@@ -1,0 +1,163 @@
+"""kill -9 of real Celery workers in the middle of their tasks: what they do is done once, and the next one finds all of it."""
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, LiteralString
+
+import psycopg
+import pytest
+
+from tests import redis_servers
+from tests.conftest import CAMPAIGN, fresh_database
+from tests.faults.stage import until
+from tests.faults.table import Results
+from tests.live import ROOT, LiveRegistry
+
+pytestmark = [pytest.mark.sweep, pytest.mark.postgres, pytest.mark.redis]
+KILLS = 200 if CAMPAIGN else 6
+# In the middle of each task, before and after everything that it leaves behind. The first ones are CI's.
+POINTS = (
+    "archive.after_manifest", "checkpoint.after_commit", "sequence.after_head", "archive.after_objects",
+    "checkpoint.before_copied", "archive.after_row", "archive.after_stage", "archive.after_object", "archive.after_proof",
+    "checkpoint.after_copy", "sequence.before_commit", "sequence.after_commit",
+)  # fmt: skip
+# Each point is come to by the next tasks; a machine may be slow.
+REACHED_SECONDS = 300
+
+
+@pytest.fixture
+def registry(postgres_url: str, tmp_path: Path) -> Iterator[LiveRegistry]:
+    """Without its servers: a database, a store outside, and a broker."""
+    with redis_servers.server() as broker:
+        env = {
+            "CELERY_BROKER_URL": f"{broker.url}/0",
+            "AUDIT_STORE": f"file:{tmp_path / 'outside'}",
+            "DJANGO_SETTINGS_MODULE": "agentauth.settings",
+        }
+        made = LiveRegistry(tmp_path, database_url=fresh_database(postgres_url, "faults_celery"), env=env)
+        made.prepare()
+        yield made
+
+
+@contextlib.contextmanager
+def running(registry: LiveRegistry, log: Path, *module: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process and its children, which are killed at the end."""
+    with log.open("ab") as told:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *module],
+            cwd=ROOT, env=registry.env, stdout=told, stderr=told, start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def worker(registry: LiveRegistry, *pool: str) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+    quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "INFO")
+    log = registry.directory / "worker.log"
+    return running(registry, log, "celery", "-A", "tests.faults.celery_work", "worker", *quiet, *pool)
+
+
+def done(registry: LiveRegistry) -> int:
+    """Tasks that workers said to have done so far."""
+    return (registry.directory / "worker.log").read_text().count(" succeeded in ")
+
+
+def kill_in_mid_task(registry: LiveRegistry, turn: int, dice: random.Random) -> None:
+    """One worker: dies at a named point of its task, or is killed with its children at a moment nobody chose."""
+    if turn % 3 == 2:
+        before = done(registry)
+        with worker(registry, "-c", "2"):
+            until(lambda: done(registry) > before, "the worker does nothing", REACHED_SECONDS)
+            time.sleep(dice.uniform(0, 0.3))
+        return
+    registry.fault_at(POINTS[turn // 3 * 2 % len(POINTS) + turn % 3])
+    # The process that does the work is the worker itself.
+    with worker(registry, "-P", "solo") as process:
+        assert process.wait(REACHED_SECONDS) == -signal.SIGKILL
+    registry.fault_at("")
+
+
+def work(registry: LiveRegistry, *arguments: str) -> Any:
+    command = [sys.executable, "-m", f"tests.faults.{arguments[0]}", *arguments[1:]]
+    finished = subprocess.run(
+        command, cwd=ROOT, env=registry.env, capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return json.loads(finished.stdout)
+
+
+def test_RF_14_what_workers_do_that_are_killed_in_mid_task_is_done_once(
+    registry: LiveRegistry, tmp_path: Path, results: Results
+) -> None:
+    told, outside, dice = tmp_path / "told", tmp_path / "outside", random.Random(14)
+    with running(registry, tmp_path / "beat.log", "tests.faults.celery_work") as beat:
+        with running(
+            registry, tmp_path / "writer.log", "tests.faults.log_work", "record", str(told), "0.2"
+        ) as writer:
+            for turn in range(KILLS):
+                kill_in_mid_task(registry, turn, dice)
+            assert writer.poll() is None
+        # Nothing more comes; whoever works next does the rest, by tasks alone.
+        acknowledged = told.read_text().rpartition("\n")[0].split()
+        last = work(registry, "log_work", "events")["events"]
+        with worker(registry, "-c", "2"):
+            until(
+                lambda: archived_to(registry) >= last, "the last worker does not do it all", REACHED_SECONDS
+            )
+        assert beat.poll() is None
+    hold_the_log(registry, acknowledged, last)
+    hold_the_archive(registry, outside)
+    results.kills += KILLS
+    results.lines.append(
+        f"kill -9 of Celery workers in mid task: {KILLS} kills, {done(registry)} tasks done, {last} events, "
+        f"{len(list((outside / 'segments').iterdir()))} segments"
+    )
+
+
+def archived_to(registry: LiveRegistry) -> int:
+    [(end,)] = sql(registry, 'SELECT coalesce(max("end"), 0) FROM audit_segment')
+    return int(end)
+
+
+def sql(registry: LiveRegistry, query: LiteralString) -> list[tuple[Any, ...]]:
+    with psycopg.connect(registry.env["DATABASE_URL"]) as connection:
+        return connection.execute(query).fetchall()
+
+
+def hold_the_log(registry: LiveRegistry, acknowledged: list[str], last: int) -> None:
+    """Whatever was said to be on record has one number, and no number is missing or there twice."""
+    told = registry.directory / "acknowledged"
+    told.write_text("".join(f"{each}\n" for each in acknowledged))
+    found = work(registry, "log_work", "leaves", str(told))
+    assert found["missing"] == []
+    assert len(acknowledged) > KILLS
+    assert found["numbers"] == list(range(last))
+    verdict = registry.manage("verify_audit")
+    assert (verdict["ok"], verdict["tree_size"]) == (True, last), verdict
+
+
+def hold_the_archive(registry: LiveRegistry, outside: Path) -> None:
+    """Each segment is there once and follows the one before it; each checkpoint is outside, as the log has it, and no other."""
+    signed = sql(registry, "SELECT note FROM audit_checkpoint ORDER BY size")
+    assert [path.read_text() for path in sorted((outside / "checkpoints").iterdir())] == [
+        note for (note,) in signed
+    ]
+    rows = work(registry, "archive_work", "segments")
+    manifests = [path.read_bytes() for path in sorted((outside / "segments").iterdir())]
+    assert [row[2] for row in rows] == [hashlib.sha256(each).hexdigest() for each in manifests]
+    assert [row[0] for row in rows] == [0, *(row[1] for row in rows)][:-1]
+    alone = registry.manage("verify_audit", "--archive", registry.env["AUDIT_STORE"])
+    assert (alone["ok"], alone["tree_size"]) == (True, rows[-1][1]), alone

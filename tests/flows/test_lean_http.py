@@ -1,0 +1,265 @@
+"""The verifier's own process at home in Redis is sent what no client of ours sends: raw bytes over sockets, slowly, and while it stops."""
+
+import gzip
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from agentauth import incoming
+from tests import redis_servers
+from tests.conftest import fresh_database
+from tests.equal import VERIFY
+from tests.flows.test_same_answers import READ, Pair, be_at_home
+from tests.flows.test_slow_senders import has_ended, rest
+from tests.flows.test_verifier_http import POST, SAME, statuses
+from tests.flows.test_web_server import exchange, memory
+from tests.live import LiveRegistry, LiveVerifier
+
+pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
+
+FIRST = "POST {path} HTTP/1.1"
+MOST_GROWTH = 20_000_000
+PAID = {"type": "transact", "resource": "payments", "amount": {"value": "1.00", "currency": "EUR"}}
+
+
+@pytest.fixture(scope="module")
+def pair(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """One verifier for all; the registry beside it only issues the tokens."""
+    with redis_servers.server() as redis, ExitStack() as stack:
+        url = fresh_database(postgres_url, "flow_lean_http")
+        web = LiveRegistry(tmp_path_factory.mktemp("registry"), database_url=url, workers=1)
+        web.prepare()
+        lean = LiveVerifier(web, redis_url=redis.url, workers=1)
+        for server in (web, lean):
+            stack.callback(server.stop)
+            server.start()
+        be_at_home(web, "redis")
+        yield Pair(web, lean)
+    # Whatever was sent, nothing failed in the server.
+    assert "Traceback" not in lean.log.read_text()
+
+
+def asked(pair: Pair, action: dict[str, Any] = READ, **more: Any) -> bytes:
+    """A question that spends its proof: what was decided once is not decided again."""
+    return json.dumps(pair.place.question(pair.token, action, **more)).encode()
+
+
+def bodies(answers: bytes) -> list[Any]:
+    """What each answer on the connection says."""
+    return [json.loads(each.partition(b"\r\n\r\n")[2]) for each in answers.split(b"HTTP/1.1 ")[1:]]
+
+
+def answered(pair: Pair, sent: bytes) -> Any:
+    """What is said to one request. A machine that is too busy for Redis' 50 ms is asked again."""
+    for _ in range(20):
+        [told] = bodies(exchange(pair.lean, sent))
+        if told.get("error") != "temporarily_unavailable":
+            break
+        time.sleep(0.2)
+    return told
+
+
+def decided(pair: Pair, question: bytes) -> bool:
+    """Whether it was decided before: asked in order it is a yes then, or a replay."""
+    told = answered(pair, pair.send(question))
+    assert told["valid"] or told["reason"] == "replayed", told
+    return not told["valid"]
+
+
+@pytest.mark.parametrize(("sent", "status"), SAME.values(), ids=SAME)
+def test_DJ_2_DJ_6_DJ_7_the_endpoint_itself_answers_as_the_servers_do(
+    pair: Pair, sent: bytes, status: int
+) -> None:
+    begun = time.monotonic()
+    assert statuses(exchange(pair.lean, sent)) == [status]
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        (["Authorization: Basic eDp5"], 401),
+        (["Idempotency-Key: a", "Idempotency-Key: b"], 400),
+        (["Content-Type: application/json"], 400),
+        (["Host: localhost"], 400),
+    ],
+)
+def test_DJ_2_two_lines_of_a_name_decide_nothing(pair: Pair, lines: list[str], status: int) -> None:
+    question = asked(pair)
+    assert statuses(exchange(pair.lean, pair.send(question, VERIFY, *lines))) == [status]
+    assert not decided(pair, question)
+
+
+def test_DJ_3_who_names_another_host_or_scheme_is_refused_or_not_heard(pair: Pair) -> None:
+    question = asked(pair)
+    assert statuses(exchange(pair.lean, pair.send(question, host="evil.example"))) == [400]
+    assert statuses(exchange(pair.lean, pair.send(question, first="POST /v1/%76erify HTTP/1.1"))) == [404]
+    lines = ["X-Forwarded-Host: evil.example", "X-Forwarded-Proto: http", "X-Forwarded-Prefix: /a"]
+    assert answered(pair, pair.send(question, VERIFY, *lines))["valid"]
+
+
+@pytest.mark.parametrize(
+    "accept", [None, "text/html, */*;q=0.1"], ids=["by the endpoint", "by the view behind it"]
+)
+def test_DJ_4_a_name_with_an_underscore_is_no_header(pair: Pair, accept: str | None) -> None:
+    """As a key, it would make the second question another's."""
+    for _ in range(2):
+        lines = ["Idempotency_Key: one", "Content_Length: 1", "X_Forwarded_For: 10.0.0.1"]
+        assert answered(pair, pair.send(asked(pair), VERIFY, *lines, accept=accept)).get("valid")
+
+
+@pytest.mark.parametrize("size", [9_000, 70_000])
+@pytest.mark.parametrize("name", ["X-Anything", "DPoP", "Authorization", "Cookie"])
+def test_DJ_6_a_header_beyond_its_limit_decides_nothing(pair: Pair, name: str, size: int) -> None:
+    question = asked(pair)
+    answer = exchange(pair.lean, pair.send(question, VERIFY, f"{name}: {'x' * size}"))
+    assert statuses(answer) == [431]
+    assert not decided(pair, question)
+
+
+@pytest.mark.parametrize("path", [VERIFY, "/v1/verify/batch"])
+def test_DJ_7_a_compressed_body_is_refused_and_nothing_unfolds(pair: Pair, path: str) -> None:
+    """Neither a bomb nor a question that would be in order, were it unpacked."""
+    before, question = memory(pair.lean), asked(pair)
+    bomb = gzip.compress(question + b" " * 30_000_000)
+    assert len(bomb) < 65_536
+    for packed in (bomb, gzip.compress(question)):
+        answer = exchange(pair.lean, pair.send(packed, path, "Content-Encoding: gzip"))
+        assert statuses(answer) == [400]
+        assert bodies(answer)[0]["error"] == "invalid_request"
+    assert memory(pair.lean) - before < MOST_GROWTH
+    assert not decided(pair, question)
+
+
+SMUGGLED: dict[str, tuple[dict[str, str | None], bytes]] = {
+    "a length beyond what is taken": ({"content_length": "2000000"}, b""),
+    "chunks": ({"content_length": None, "transfer_encoding": "chunked"}, b"0\r\n\r\n"),
+    "chunks and a length": ({"content_length": "5", "transfer_encoding": "chunked"}, b"0\r\n\r\n"),
+    "chunks by another name": ({"content_length": "5", "transfer_encoding": "xchunked"}, b"0\r\n\r\n"),
+    "two lengths": ({"content_length": "0\r\nContent-Length: 5"}, b"0\r\n\r\n"),
+    "a list of lengths": ({"content_length": "0, 5"}, b"0\r\n\r\n"),
+    "a signed length": ({"content_length": "+0"}, b""),
+    "a space before the colon": ({"content_length": "0\r\nContent-Length : 5"}, b"0\r\n\r\n"),
+    "a folded line": ({"content_length": "0\r\n 5"}, b"0\r\n\r\n"),
+    "a line end within": ({"content_length": "0\nTransfer-Encoding: chunked"}, b"0\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("how", SMUGGLED)
+def test_DJ_7_a_question_behind_a_body_without_a_clear_end_is_not_heard(pair: Pair, how: str) -> None:
+    """It would be another's: of whoever sent the next request on a proxy's connection."""
+    changes, ends = SMUGGLED[how]
+    question = asked(pair)
+    first = pair.send(b"", VERIFY, first=FIRST, **{"connection": "keep-alive", **changes})
+    answer = exchange(pair.lean, first + ends + pair.send(question))
+    assert statuses(answer) in ([400], [413])
+    assert b"connection: close" in answer.lower()
+    assert not decided(pair, question)
+
+
+def test_DJ_7_questions_in_one_packet_are_answered_in_turn_each_by_its_own(pair: Pair) -> None:
+    keep: dict[str, str | None] = {"connection": "keep-alive"}
+    good = [asked(pair, dry_run=True) for _ in range(4)]
+    wrong = asked(pair, dry_run=True, action={"type": "write", "resource": "files"})
+    sent = [pair.send(each, VERIFY, first=FIRST, **keep) for each in (good[0], b"{", good[1], wrong, good[2])]
+    told = bodies(exchange(pair.lean, b"".join([*sent, pair.send(good[3])])))
+    assert [each.get("valid") for each in told] == [True, None, True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("lines", "more", "status"),
+    [
+        (b"Content-Length: 100000000\r\n\r\n", b"x" * 1_000_000, 413),
+        (b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b"x" * 65_536 + b"\r\n", 400),
+        (b"X-A: ", b"x" * 65_536, 431),
+        (b"X-A: ", b"x\r\nX-A: y" * 4096, 431),
+    ],
+)
+def test_DJ_7_what_never_ends_is_refused_and_not_kept_by_the_endpoint(
+    pair: Pair, lines: bytes, more: bytes, status: int
+) -> None:
+    before = memory(pair.lean)
+    assert statuses(exchange(pair.lean, POST + lines, more=more, seconds=15)) == [status]
+    assert memory(pair.lean) - before < MOST_GROWTH
+
+
+def test_DJ_7_slow_senders_hold_no_question_up_and_are_cut_off(pair: Pair) -> None:
+    """Heads and bodies that drip, and connections that say nothing; questions are answered beside them."""
+    whole = pair.send(asked(pair))
+    kinds = [whole[:40], whole[:-5], b""]
+    with ExitStack() as opened, httpx.Client(timeout=10) as client:
+        slow = [
+            opened.enter_context(socket.create_connection(("127.0.0.1", pair.lean.port), timeout=10))
+            for _ in range(300)
+        ]
+        began, worst, ends, said = time.monotonic(), 0.0, dict[socket.socket, float](), list[bool]()
+        for number, each in enumerate(slow):
+            each.sendall(kinds[number % 3])
+        while len(ends) < len(slow) and time.monotonic() - began < incoming.REQUEST_SECONDS + 20:
+            begun = time.monotonic()
+            credentials = (pair.place.client_id, pair.place.client_secret)
+            answer = client.post(
+                pair.lean.url + VERIFY,
+                content=asked(pair),
+                auth=credentials,
+                headers={"Content-Type": "application/json"},
+            )
+            worst = max(worst, time.monotonic() - begun)
+            assert answer.status_code in {200, 503}
+            said.append(answer.status_code == 200 and answer.json()["valid"])
+            for each in slow:
+                if each not in ends and has_ended(each):
+                    ends[each] = time.monotonic() - began
+            time.sleep(0.3)
+    assert worst < 1
+    assert sum(said) > 0.8 * len(said)
+    assert len(ends) == len(slow)
+    for number, each in enumerate(slow):
+        patience = incoming.REQUEST_SECONDS if number % 3 == 1 else incoming.HEAD_SECONDS
+        assert patience - 1 < ends[each] < patience + 8
+
+
+def test_RF_18_DJ_7_what_is_under_way_at_sigterm_is_answered(pair: Pair) -> None:
+    """One question waits for its row in the database, one is sent by half: both are answered before the process ends."""
+    lean = LiveVerifier(pair.web, redis_url=pair.lean.env["REDIS_URL"], workers=1)
+    lean.start()
+    address = ("127.0.0.1", lean.port)
+    paying = pair.send(
+        json.dumps(pair.place.question(pair.token, PAID, idempotency_key="at-the-end")).encode()
+    )
+    half = pair.send(asked(pair), connection="keep-alive")
+    try:
+        with (
+            psycopg.connect(pair.web.env["DATABASE_URL"]) as held,
+            socket.create_connection(address, timeout=20) as waiting,
+            socket.create_connection(address, timeout=20) as begun,
+        ):
+            held.execute("SELECT 1 FROM verifier_grantledger FOR UPDATE")
+            waiting.sendall(paying)
+            begun.sendall(half[:-20])
+            time.sleep(0.2)
+            assert lean.process
+            os.kill(lean.process.pid, signal.SIGTERM)
+            time.sleep(0.3)
+            assert lean.process.poll() is None
+            held.rollback()
+            begun.sendall(half[-20:])
+            for each in (waiting, begun):
+                answer = rest(each)
+                assert b"connection: close" in answer.lower()
+                [told] = bodies(answer)
+                # A machine that was too busy says so, and whom nobody answered has no line at all.
+                assert told.get("valid") or told["error"] == "temporarily_unavailable", told
+            assert lean.process.wait(20) == 0
+    finally:
+        lean.stop()
+    assert "Traceback" not in lean.log.read_text()

@@ -1,0 +1,130 @@
+"""A stranger holds every connection that PostgreSQL gives: whoever asks is told so soon, an admin still comes in, and it heals."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from tests import postgres, redis_servers
+from tests.actors import Scene, scenes
+from tests.faults.stage import until
+from tests.flows.test_same_answers import be_at_home
+from tests.live import LiveRegistry, LiveServer, LiveVerifier
+
+pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
+
+READ = {"type": "read", "resource": "calendar"}
+CONNECTIONS = 30
+# A connection is waited for a second at most, and what must be read for two; the rest is the machine's.
+TOLD_SECONDS = 3
+BACK_SECONDS = 30
+# More than the registry has threads.
+CALLERS = 12
+
+
+@pytest.fixture
+def database() -> Iterator[postgres.Server]:
+    """With few connections, of which the last three are the superuser's. Who serves is none."""
+    with postgres.server(settings=f"-c max_connections={CONNECTIONS}") as made:
+        for each in ("ROLE serving LOGIN", "ROLE stranger LOGIN", "DATABASE served OWNER serving"):
+            admin(made, f"CREATE {each}")
+        yield made
+
+
+@pytest.fixture
+def registry(database: postgres.Server, tmp_path: Path) -> Iterator[LiveRegistry]:
+    url = f"postgres://serving@127.0.0.1:{database.port}/served"
+    made = LiveRegistry(tmp_path, database_url=url, workers=1)
+    made.prepare()
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def verifier(registry: LiveRegistry) -> Iterator[LiveVerifier]:
+    with redis_servers.server() as redis:
+        made = LiveVerifier(registry, redis_url=redis.url, workers=1)
+        try:
+            made.start()
+            be_at_home(registry, "redis")
+            yield made
+        finally:
+            made.stop()
+
+
+def admin(server: postgres.Server, statement: str) -> list[tuple[Any, ...]]:
+    """What the superuser is told, over a new connection."""
+    with psycopg.connect(server.url, autocommit=True, connect_timeout=5) as connection:
+        cursor = connection.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+
+
+def take_all(server: postgres.Server, held: contextlib.ExitStack) -> bool:
+    """The stranger takes what is free, and what whoever serves had; whether they have none any more."""
+    with contextlib.suppress(psycopg.OperationalError):
+        while True:
+            url = f"postgres://stranger@127.0.0.1:{server.port}/postgres"
+            held.callback(psycopg.connect(url, connect_timeout=5).close)
+    ended = admin(server, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'serving'")
+    return ended == []
+
+
+def asked(server: LiveServer, place: Scene, token: str) -> tuple[int, bool, float]:
+    """Status, whether it was a yes, or says when to come again, and after how long it came."""
+    begun = time.monotonic()
+    whose = (place.client_id, place.client_secret)
+    answer = httpx.post(server.url + "/v1/verify", json=place.question(token, READ), auth=whose, timeout=60)
+    took = time.monotonic() - begun
+    if answer.status_code == 200:
+        return 200, answer.json()["valid"], took
+    in_order = answer.json()["error"] == "temporarily_unavailable" and "Retry-After" in answer.headers
+    return answer.status_code, in_order, took
+
+
+def test_RF_12_without_a_connection_left_whoever_asks_is_told_soon_and_an_admin_comes_in(
+    database: postgres.Server, registry: LiveRegistry, verifier: LiveVerifier
+) -> None:
+    warm, cold, counted = scenes(
+        registry, [{"capabilities": [READ], "envelope": each} for each in ({}, {}, {"max_uses": 1000})]
+    )
+    tokens = {place.grant_id: place.token() for place in (warm, cold, counted)}
+    assert asked(verifier, warm, tokens[warm.grant_id])[:2] == (200, True)
+    with contextlib.ExitStack() as held, ThreadPoolExecutor(CALLERS) as callers:
+        until(lambda: take_all(database, held), "those who serve still have a connection", 30)
+        # What is not held here must be read, what is counted must be written.
+        places = [cold, counted] * (CALLERS // 2)
+        told = list(callers.map(lambda place: asked(verifier, place, tokens[place.grant_id]), places))
+        begun = time.monotonic()
+        issuing = list(
+            callers.map(lambda _: cold.api("POST", "/v1/tokens", {"grant_id": cold.grant_id}), places)
+        )
+        took = time.monotonic() - begun
+        assert [each[:2] for each in told] == [(503, True)] * CALLERS, told
+        assert max(seconds for _, _, seconds in told) < TOLD_SECONDS
+        assert {each.status_code for each in issuing} == {503}
+        assert took < 2 * TOLD_SECONDS
+        # All the while the stranger had them all, and somebody who may end that came in.
+        [(strangers, serving)] = admin(
+            database,
+            "SELECT count(*) FILTER (WHERE usename = 'stranger'), count(*) FILTER (WHERE usename = 'serving')"
+            " FROM pg_stat_activity",
+        )
+        assert (strangers, serving) == (CONNECTIONS - 3, 0)
+    for place in (cold, counted):
+        until(
+            lambda place=place: asked(verifier, place, tokens[place.grant_id])[:2] == (200, True),  # type: ignore[misc]
+            "it does not heal",
+            BACK_SECONDS,
+        )
+    until(
+        lambda: cold.api("POST", "/v1/tokens", {"grant_id": cold.grant_id}).status_code == 201,
+        "the registry does not heal",
+        BACK_SECONDS,
+    )
