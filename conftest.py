@@ -34,7 +34,7 @@ from registry.models import Human, ServiceProvider
 from registry.services.people import create_human
 from registry.services.service_providers import create_service_provider
 from registry.tests.cast import TESTER, AgentClient, enrolled
-from verifier.services import home
+from verifier.services import clocks, home
 
 ALLOWED = ("read:calendar", "write:files", "transact:payments", "read:mail")
 
@@ -90,6 +90,7 @@ def _database_clock_travels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(home, "database_clock", lambda: Value(timezone.now(), output_field=DateTimeField()))
     monkeypatch.setattr(home, "LEASE", home.Lease())
     SILENCE.heard()
+    monkeypatch.setattr(clocks.CLOCK, "_told", False)
     CHOSEN.forget()
     monkeypatch.setattr("kms.services._ROTATION_FAILED", {})
     monkeypatch.setattr("kms.delegation.PACE", pace := Pace())

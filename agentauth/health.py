@@ -19,6 +19,7 @@ from audit.backlog import MAX_WAITING_EVENTS
 from audit.models import QueueEntry
 from kms.backends import TRIAL
 from kms.services import may_sign, signer
+from verifier.services import home
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +68,14 @@ def audit_queue() -> None:
         raise NotReadyError("more events wait for their number than may")
 
 
+def clock() -> None:
+    """This host's is the database's: else it changes nothing and decides nothing."""
+    if off := home.LEASE.clock_off():
+        raise NotReadyError(f"the clock of this host is {off.seconds_ahead} s ahead of the database's")
+
+
 CHECKS: dict[str, Callable[[], None]] = {
-    check.__name__: check for check in (database, migrations, token_key, audit_queue)
+    check.__name__: check for check in (database, migrations, token_key, audit_queue, clock)
 }
 
 

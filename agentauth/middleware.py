@@ -7,12 +7,13 @@ from typing import cast
 from urllib.parse import urlsplit
 
 from django.conf import settings
+from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.utils import timezone
 from django.utils.cache import patch_vary_headers
 
-from agentauth.http_errors import RequestTooLargeError, error_response
+from agentauth.http_errors import RequestTooLargeError, domain_error, error_response
 from agentauth.incoming import WAITED
 from agentauth.log_lines import request_id
 from agentauth.protocol.errors import (
@@ -26,6 +27,7 @@ from agentauth.proxies import address_of
 from audit.identifiers import new_id_text
 from registry import rate_limits
 from registry.models import Human
+from verifier.services.clocks import CLOCK
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
 
@@ -184,6 +186,21 @@ class PlainRequestMiddleware:
             return error_response(
                 request, RequestTooLargeError("The body is larger than anything taken here.")
             )
+        return self.get_response(request)
+
+
+class HostClockMiddleware:
+    """On a host whose clock is off nothing is changed: whatever is no mere reading is told to come again, before it begins."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if request.method not in SAFE_METHODS:
+            try:
+                CLOCK.check()
+            except (TemporarilyUnavailableError, OperationalError, InterfaceError) as error:
+                return error_response(request, domain_error(error))
         return self.get_response(request)
 
 

@@ -95,6 +95,7 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "agentauth.middleware.OneHostMiddleware",
     "agentauth.middleware.PlainRequestMiddleware",
+    "agentauth.middleware.HostClockMiddleware",
     "agentauth.middleware.NoBrowserMiddleware",  # All below is for browsers: other calls pass over it.
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -120,8 +121,7 @@ METRICS_TOKEN = env("METRICS_TOKEN")
 # Host names a manifest may claim as its model's origin; none: any, and pages show it as a claim either way.
 TRUSTED_MODEL_ORIGINS = env("TRUSTED_MODEL_ORIGINS").replace(",", " ").split()
 
-ROOT_URLCONF = "agentauth.urls"
-WSGI_APPLICATION = "agentauth.wsgi.application"
+ROOT_URLCONF, WSGI_APPLICATION = "agentauth.urls", "agentauth.wsgi.application"
 APPEND_SLASH = False
 TEMPLATES: list[dict[str, Any]] = [
     {

@@ -96,6 +96,8 @@ PRESENCE_ENDED = "verifier.presence.ended"
 # Nobody decides until the next epoch begins; and it began, where the data says.
 HOME_LEFT = "verifier.home.left"
 HOME_BEGAN = "verifier.home.began"
+# A process found the clock of its host off from the database's: it changes nothing until that is right again.
+CLOCK_OFF = "verifier.clock.found_off"
 
 # A one-time link that ends in a passkey: for the first admin, or for somebody invited.
 SETUP_CODE_CREATED = "approvals.setup_code.created"

@@ -2,14 +2,16 @@
 
 import threading
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db import OperationalError
 from django.db.migrations.executor import MigrationExecutor
+from django.db.models import DateTimeField, Value
 from django.test import Client
+from django.utils import timezone
 from prometheus_client import REGISTRY
 from pytest_django.fixtures import Settings
 
@@ -20,6 +22,7 @@ from kms import services
 from kms.backends import TRIAL
 from kms.models import Key
 from kms.services import disable_key
+from verifier.services import home
 
 pytestmark = pytest.mark.django_db
 SYSTEM = Actor("system", "test")
@@ -49,7 +52,7 @@ def failing(answer: Any) -> list[str]:
         assert (answer.status_code, body["error"]) == (503, "temporarily_unavailable")
         assert answer["Retry-After"] == "5"
     assert answer["Cache-Control"] == "no-store"
-    assert set(body["checks"]) == {"database", "migrations", "token_key", "audit_queue", "signing"}
+    assert set(body["checks"]) == {"database", "migrations", "token_key", "audit_queue", "clock", "signing"}
     return [name for name, state in body["checks"].items() if state == "failing"]
 
 
@@ -169,6 +172,16 @@ def test_OG_17_DJ_18_a_database_that_is_away_is_named_and_not_described(
 def test_a_queue_beyond_its_bound_is_not_ready(monkeypatch: pytest.MonkeyPatch, token_key: None) -> None:
     monkeypatch.setattr(health, "MAX_WAITING_EVENTS", 0)
     assert failing(ask()) == ["audit_queue"]
+
+
+def test_a_host_whose_clock_is_off_is_not_ready(monkeypatch: pytest.MonkeyPatch, token_key: None) -> None:
+    later = Value(timezone.now() + timedelta(seconds=10), output_field=DateTimeField())
+    with monkeypatch.context() as patch:
+        patch.setattr(home, "database_clock", lambda: later)
+        assert failing(ask()) == ["clock"]
+        assert REGISTRY.get_sample_value("agentauth_ready", {"check": "clock"}) == 0
+    monkeypatch.setattr(home, "LEASE", home.Lease())
+    assert failing(ask()) == []
 
 
 def test_probes_do_not_load_the_database(monkeypatch: pytest.MonkeyPatch, token_key: None) -> None:

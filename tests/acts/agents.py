@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
 
+from django.db.models import DateTimeField, Value
 from django.test import override_settings
 
 from audit import kinds
@@ -12,6 +13,7 @@ from registry.models import Agent
 from registry.services.enrolment import create_enrolment_code
 from registry.tests.cast import PAY, READ_CALENDAR, TESTER, AgentClient, issue
 from tests.acts.world import Act, World, act, task
+from verifier.services.home import Lease
 
 REFUSED = (kinds.REQUEST_REFUSED,)
 
@@ -207,3 +209,18 @@ def nobody_claims_an_agent_for_a_week(world: World) -> Act:
     client.ask(world.provider, capabilities=[READ_CALENDAR])
     Agent.objects.update(claim_expires_at=world.now - timedelta(days=8))
     return task("registry.tasks.expire")
+
+
+@act("POST v1/tokens", kinds.CLOCK_OFF)
+def an_agent_asks_a_host_whose_clock_is_off_for_a_token(world: World) -> Act:
+    client, grant = world.agent, world.grant
+
+    def ask() -> Any:
+        later = Value(world.now + timedelta(seconds=10), output_field=DateTimeField())
+        with (
+            patch("verifier.services.home.database_clock", lambda: later),
+            patch("verifier.services.home.LEASE", Lease()),
+        ):
+            return issue(client, grant)
+
+    return ask

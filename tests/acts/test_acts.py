@@ -37,6 +37,7 @@ SAYINGS = {
     kinds.DECISION_REPEATED,
     kinds.HUMAN_VERIFIED,
     kinds.SECOND_STEP_TAKEN,
+    kinds.CLOCK_OFF,
 }
 # Done beside the request that was its occasion, which goes on without it: kms/tests/test_certificates.py.
 BESIDE = {kinds.KEY_CERTIFIED}

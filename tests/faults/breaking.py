@@ -8,11 +8,13 @@ import subprocess
 import time
 from collections.abc import Callable
 
+import httpx
 import psycopg
 
 from tests import faketime
 from tests.conftest import CAMPAIGN
 from tests.faults.stage import Jobs, Stage, run_for, until
+from tests.live import LiveServer
 
 # How often PostgreSQL is ended at once.
 TIMES = 50 if CAMPAIGN else 2
@@ -22,6 +24,12 @@ Heal = Callable[[Stage], None]
 
 def nothing(stage: Stage, seconds: float = 0) -> None:
     time.sleep(seconds)
+
+
+def is_answering(server: LiveServer) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"{server.url}/health/live", timeout=5).status_code == 200
+    return False
 
 
 # Processes.
@@ -112,7 +120,9 @@ def clock_off(stage: Stage, seconds: float) -> None:
     """One host's clock is ten seconds ahead."""
     stage.b.stop()
     stage.b.env |= {"LD_PRELOAD": faketime.LIBRARY, "FAKETIME": "+10s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-    stage.b.start()
+    # It never says that it is ready.
+    stage.b.launch()
+    until(lambda: is_answering(stage.b), "it does not start")
     time.sleep(seconds)
 
 

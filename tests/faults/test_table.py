@@ -3,8 +3,8 @@
 Which test holds which cell stands on that page; tests/contract/test_failure_modes.py sees that none is left out.
 """
 
-import contextlib
 import os
+import platform
 import re
 import shutil
 import signal
@@ -20,7 +20,7 @@ import pytest
 
 from tests import faketime, redis_servers
 from tests.actors import LivePerson, Scene, scene, scenes
-from tests.faults.breaking import freeze_redis, start_jobs, thaw_redis
+from tests.faults.breaking import freeze_redis, is_answering, start_jobs, thaw_redis
 from tests.faults.cast import CALENDAR, budget, token_of
 from tests.faults.clients import PAY, READ, Log, question_of
 from tests.faults.reckoning import oracle
@@ -51,7 +51,8 @@ EXPECTED: dict[str, dict[str, str]] = {
     "the key backend": GOES_ON | {"issue a token": "503", "approve": "503"},
     # What Redis decides waits there until it can be written.
     "writing an event": NOTHING | {"verify": "yes yes", "pages": "200"},
-    "the clock of a host": GOES_ON | {"verify": "yes 503", "limits": "yes 503"},
+    # The verifier is on another host.
+    "the clock of a host": NOTHING | {"verify": "yes 503", "limits": "yes 503", "pages": "200"},
     "the database": NOTHING,
     "Redis": GOES_ON,
     "both": NOTHING,
@@ -132,17 +133,11 @@ def no_keys(held: Stage) -> None:
     for pid in held.workers_of(held.registry):
         os.kill(pid, signal.SIGKILL)
     time.sleep(0.5)
-    until(lambda: is_alive(held.registry), "no worker comes back")
+    until(lambda: is_answering(held.registry), "no worker comes back")
 
 
 def keys(held: Stage) -> None:
     shutil.move(held.directory / "keys-elsewhere", held.directory / "keys")
-
-
-def is_alive(server: LiveServer) -> bool:
-    with contextlib.suppress(httpx.TransportError):
-        return httpx.get(f"{server.url}/health/live", timeout=5).status_code == 200
-    return False
 
 
 def execute(*commands: LiteralString) -> Callable[[Stage], None]:
@@ -158,7 +153,9 @@ def wrong_clock(held: Stage) -> None:
     """The registry's host is ten seconds ahead."""
     held.registry.stop()
     held.registry.env |= WRONG
-    held.registry.start()
+    # It never says that it is ready.
+    held.registry.launch()
+    until(lambda: is_answering(held.registry), "it does not start")
 
 
 def right_clock(held: Stage) -> None:
@@ -243,7 +240,7 @@ def story(held: Stage, down: str) -> Seen:
     finally:
         give_back(held)
         cast.alice.http.close()
-    until(lambda: is_alive(held.registry) and held.waiting() == 0, "not everything is as it was")
+    until(lambda: is_answering(held.registry) and held.waiting() == 0, "not everything is as it was")
     until(
         lambda: cast.reader.api("GET", f"/v1/grants/{cast.reader.grant_id}").status_code == 200, "no answer"
     )
@@ -292,3 +289,19 @@ def test_what_was_done_meanwhile_is_on_record_and_what_was_not_left_nothing(
     seen: Callable[[str], Seen], down: str
 ) -> None:
     assert seen(down).broken == []
+
+
+@pytest.mark.faketime
+def test_a_host_whose_clock_was_off_is_on_record_once_from_each_of_its_processes(
+    held: Stage, seen: Callable[[str], Seen]
+) -> None:
+    assert seen("the clock of a host").told["pages"] == "200"
+    rows = held.sql(
+        "SELECT data ->> 'host', (data ->> 'seconds_ahead')::int, now() - at FROM audit_event"
+        " WHERE kind = 'verifier.clock.found_off'"
+    )
+    assert 1 <= len(rows) <= len(held.workers_of(held.registry))
+    for host, ahead, ago in rows:
+        assert (host, ahead in {9, 10, 11}) == (platform.node(), True)
+        # By the clock that is right.
+        assert ago.total_seconds() > 0

@@ -68,12 +68,20 @@ class Tenure:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockOff:
+    """By how much this host's clock is ahead of the database's, behind where negative, and the time by the database's."""
+
+    seconds_ahead: int
+    database_now: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class _Look:
     """What one reading of the row said. `began` is when it was begun, by the monotonic clock: the lease counts from it."""
 
     tenure: Tenure
     leaving: bool
-    clock_off: bool
+    clock_off: ClockOff | None
     began: float
 
 
@@ -92,6 +100,21 @@ class Lease:
         One thread looks, the others go on with what is held; where the lease has run out they wait for it. Raises what
         `held` raises, and django.db errors in the thread that looked.
         """
+        self._look_again()
+        return self.held()
+
+    def clock_off(self) -> ClockOff | None:
+        """How far this host's clock is off, None where it may be right; by a look as `current` makes one, wherever the home is.
+
+        Raises TemporarilyUnavailableError where the last look is too old to tell, and django.db errors in the thread that looked.
+        """
+        self._look_again()
+        last = self._last
+        if last is None or self._clock() - last.began > LEASE_SECONDS:
+            raise TemporarilyUnavailableError("Whether the clock of this host is right is not known now.")
+        return last.clock_off
+
+    def _look_again(self) -> None:
         age = self._age()
         if age > FRESH_SECONDS and self._looking.acquire(timeout=LEASE_SECONDS if age > LEASE_SECONDS else 0):
             try:
@@ -102,7 +125,6 @@ class Lease:
                     self.take(row, database_now, began)
             finally:
                 self._looking.release()
-        return self.held()
 
     def held(self, spare: float = 0) -> Tenure:
         """The tenure by the last look, without a new one: for a process that has a thread which looks.
@@ -125,11 +147,14 @@ class Lease:
         # The database read its clock some time between then and now.
         latest = timezone.now()
         earliest = latest - timedelta(seconds=self._clock() - looked_at)
-        allowed = timedelta(seconds=CLOCK_SECONDS)
+        allowed, off = timedelta(seconds=CLOCK_SECONDS), None
+        if not earliest - allowed <= database_now <= latest + allowed:
+            ahead = earliest + (latest - earliest) / 2 - database_now
+            off = ClockOff(round(ahead.total_seconds()), database_now)
         taken = _Look(
             Tenure(row.epoch, row.kind, frozenset(row.servers), row.began_at),
             leaving=row.leaving_at is not None,
-            clock_off=not earliest - allowed <= database_now <= latest + allowed,
+            clock_off=off,
             began=looked_at,
         )
         with self._taking:

@@ -14,6 +14,7 @@ from agentauth.protocol.token import TokenKey
 from kms.certificates import token_keys
 from kms.state import Subject
 from verifier.services import home
+from verifier.services.clocks import CLOCK
 from verifier.services.connecting import use_own_connection
 from verifier.services.state import CHANNEL, Change, present_position, state_since
 
@@ -49,7 +50,8 @@ class News:
 class Watcher:
     """A thread that hands `tell` all news, in its own time; `tell` is called in that thread.
 
-    Each look also renews the process's lease of the verifier's home (`verifier.services.home.LEASE`).
+    Each look also renews the process's lease of the verifier's home (`verifier.services.home.LEASE`), and tells the log
+    where this host's clock is off.
 
     It listens before it looks, and forgets everything with each new connection: what was missed in between cannot
     be asked for, since a server that crashed may give the number of a change that was rolled back to another one.
@@ -145,5 +147,6 @@ def _look_home() -> float:
     row, database_now = home.look()
     passed = timezone.now() - before
     home.LEASE.take(row, database_now, began)
+    CLOCK.tell(home.LEASE.clock_off())
     # It was read some time between the two.
     return (database_now - before - passed / 2).total_seconds()

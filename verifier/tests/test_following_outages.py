@@ -18,6 +18,8 @@ from django.db import DEFAULT_DB_ALIAS, OperationalError, connection, connection
 from django.utils import timezone
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
+from audit.kinds import CLOCK_OFF
+from audit.models import Event
 from kms.state import Subject
 from registry.services import tokens
 from tests import postgres
@@ -202,6 +204,10 @@ def test_nothing_is_decided_by_a_clock_that_is_wrong(seconds: int, monkeypatch: 
     monkeypatch.setattr(home, "look", skewed)
     with followed(monkeypatch) as process:
         assert not is_fresh(process)
+        # The log has it, once: whoever only verifies takes no other call that would tell it.
+        until(lambda: Event.objects.filter(kind=CLOCK_OFF).exists(), 5)
+        time.sleep(0.3)
+        assert [event.data["seconds_ahead"] for event in Event.objects.filter(kind=CLOCK_OFF)] == [-seconds]
         off[0] = 0
         until(lambda: is_fresh(process), 2)
 

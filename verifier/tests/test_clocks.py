@@ -1,0 +1,127 @@
+"""A host whose clock is not the database's: it changes nothing, and the log has one event of it."""
+
+import platform
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import OperationalError
+from django.test import Client
+from django.utils import timezone
+
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from audit import kinds
+from audit.models import Event
+from registry.models import Agent
+from registry.tests.cast import AgentClient
+from verifier.services import clocks, home
+from verifier.services.clocks import CLOCK
+from verifier.tests.moving import Passing
+
+pytestmark = pytest.mark.django_db
+
+
+def told() -> list[dict[str, Any]]:
+    return [event.data for event in Event.objects.filter(kind=kinds.CLOCK_OFF).order_by("at")]
+
+
+@pytest.mark.parametrize(("ahead", "right"), [(6, False), (5, True), (-5, True), (-6, False)])
+def test_on_a_host_whose_clock_is_off_by_six_seconds_nobody_is_registered(
+    time: Passing, ahead: int, *, right: bool
+) -> None:
+    time.set_ahead(ahead)
+    answer = AgentClient().register()
+    assert answer.status_code == (201 if right else 503), answer.content
+    assert Agent.objects.count() == right
+    assert told() == ([] if right else [{"host": platform.node(), "seconds_ahead": ahead}])
+    if not right:
+        assert (answer.json()["error"], answer["Retry-After"]) == ("temporarily_unavailable", "1")
+        time.set_ahead(0)
+        time.shift(1.1)
+        assert AgentClient().register().status_code == 201
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/tokens", "/v1/grants", "/v1/revoke", "/v1/verify", "/v1/verify/batch", "/v1/introspect", "/v1/confirmations",
+     "/sign-in/options", "/settings/time-zone", "/admin/invite/"],
+)  # fmt: skip
+def test_it_answers_503_before_it_looks_at_what_was_asked_and_reading_goes_on(
+    time: Passing, path: str
+) -> None:
+    page = {"Accept": "text/html", "Cookie": "a=b", "Origin": "http://localhost:8000"}
+    headers = {} if path.startswith("/v1/") else page
+    time.set_ahead(10)
+    assert Client().post(path, headers=headers).status_code == 503
+    assert Client().get("/.well-known/jwks.json").status_code == 200
+    assert Client().get("/sign-in/", headers=page).status_code == 200
+    assert [event.kind for event in Event.objects.all()] == [kinds.CLOCK_OFF]
+    time.set_ahead(0)
+    time.shift(1.1)
+    assert Client().post(path, headers=headers).status_code != 503
+
+
+def test_the_event_has_the_databases_time_and_is_not_said_again_until_it_was_right(time: Passing) -> None:
+    began = timezone.now()
+    time.set_ahead(3600)
+    for _ in range(3):
+        with pytest.raises(TemporarilyUnavailableError):
+            CLOCK.check()
+        time.shift(2)
+    event = Event.objects.get()
+    assert (event.kind, event.at, event.actor_kind, event.actor_id) == (
+        kinds.CLOCK_OFF, began, "system", "clock",
+    )  # fmt: skip
+    time.set_ahead(0)
+    time.shift(2)
+    CLOCK.check()
+    time.set_ahead(-7)
+    time.shift(2)
+    with pytest.raises(TemporarilyUnavailableError):
+        CLOCK.check()
+    assert [each["seconds_ahead"] for each in told()] == [3600, -7]
+
+
+def test_what_could_not_be_recorded_is_said_the_next_time(
+    time: Passing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**_: object) -> None:
+        raise OperationalError("disk full")
+
+    time.set_ahead(10)
+    with monkeypatch.context() as patch:
+        patch.setattr(clocks, "record", full)
+        assert Client(raise_request_exception=False).post("/v1/tokens").status_code == 503
+    assert told() == []
+    assert Client().post("/v1/tokens").status_code == 503
+    assert len(told()) == 1
+
+
+def test_it_is_compared_at_most_once_a_second_and_nothing_changes_by_a_comparison_that_is_too_old(
+    time: Passing, monkeypatch: pytest.MonkeyPatch, django_assert_num_queries: Any
+) -> None:
+    home.look()
+    with django_assert_num_queries(1):
+        for _ in range(10):
+            CLOCK.check()
+            time.shift(0.1)
+    monkeypatch.setattr(home, "look", away)
+    time.shift(1)
+    with pytest.raises(OperationalError):
+        CLOCK.check()
+    # While another thread looks and waits for its answer.
+    assert home.LEASE._looking.acquire()
+    monkeypatch.setattr(home, "LEASE_SECONDS", 0.01)
+    with pytest.raises(TemporarilyUnavailableError):
+        CLOCK.check()
+
+
+def test_where_the_home_is_being_left_other_things_go_on(time: Passing) -> None:
+    row, database_now = home.look()
+    row.leaving_at = timezone.now() - timedelta(seconds=1)
+    home.LEASE.take(row, database_now, time())
+    CLOCK.check()
+
+
+def away() -> None:
+    raise OperationalError("connection to database.internal failed")
