@@ -43,7 +43,7 @@ def test_on_a_host_whose_clock_is_off_by_six_seconds_nobody_is_registered(
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/tokens", "/v1/grants", "/v1/revoke", "/v1/verify", "/v1/verify/batch", "/v1/introspect", "/v1/confirmations",
+    ["/v1/tokens", "/v1/grants", "/v1/revoke", "/v1/confirmations",
      "/sign-in/options", "/settings/time-zone", "/admin/invite/"],
 )  # fmt: skip
 def test_it_answers_503_before_it_looks_at_what_was_asked_and_reading_goes_on(
