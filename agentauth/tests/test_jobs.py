@@ -1,5 +1,6 @@
 """Periodic work is the same whether Celery beat or `manage.py jobs` does it."""
 
+import ast
 import os
 import signal
 import subprocess
@@ -22,6 +23,9 @@ from agentauth.celery import app
 from agentauth.management.commands import jobs
 from agentauth.protocol.errors import NoteError
 
+ROOT = Path(__file__).resolve().parents[2]
+# How a task is sent, in Celery's words.
+SENDS = {"delay", "delay_on_commit", "apply_async", "apply_async_on_commit", "send_task"}
 LOOP = "agentauth.management.commands.jobs"
 # Where a task and where the loop look the same service up.
 SERVICES = {
@@ -93,6 +97,22 @@ def test_what_waits_for_stores_and_witnesses_has_a_queue_of_its_own_and_all_else
     assert queues["audit.tasks.sequence_audit"].name == "celery"
     # A worker that is told of no queue takes from each: nothing is sent where nobody looks.
     assert set(app.amqp.queues.consume_from) == {queue.name for queue in queues.values()}
+
+
+def test_nothing_but_beat_sends_a_task() -> None:
+    """So nothing that answers a request waits for the broker: no code of ours sends one, nor imports a task to send it."""
+    found = set()
+    for path in ROOT.rglob("*.py"):
+        if {"tests", "benchmarks", "examples"} & set(path.relative_to(ROOT).parts) or path.name == "tasks.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr in SENDS:
+                found.add(f"{path.relative_to(ROOT)}: {node.attr}")
+            if isinstance(node, ast.ImportFrom) and (
+                str(node.module).endswith("tasks") or "tasks" in {each.name for each in node.names}
+            ):
+                found.add(f"{path.relative_to(ROOT)}: {node.module}")
+    assert found == set()
 
 
 def test_a_task_that_nobody_took_until_its_next_turn_is_dropped() -> None:

@@ -1,18 +1,41 @@
-"""docs/failure-modes.md: each cell of its table is held by tests that exist, and by name."""
+"""docs/failure-modes.md: each cell of its table is held by tests that exist, and by name; and no row that was asked for is left out."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from tests.test_cases import REFERENCE, names
+from tests.test_cases import REFERENCE, REQUIRED, SHARED, names
+
+# Each row of what was asked for, as section 2 of the shared cases calls it, and the rows of the page that answer it.
+ROWS = {
+    "Redis": {"Redis"},
+    "PostgreSQL": {"the database"},
+    "Both": {"Redis and the database"},
+    "KMS": {"the key backend"},
+    "Audit insert fails": {"writing an event"},
+    "Sequencer dead": {"the sequencer"},
+    "Witness / object store": {"the store outside", "a witness"},
+    "Celery / broker": {"Celery's broker"},
+    "Clock off > 5 s from DB": {"the clock of a host"},
+}
+# And each of its columns: what the page says of it stands in this one.
+COLUMNS = {
+    "Verify": "verify",
+    "Issue token": "issue a token",
+    "Approve / revoke": "approve, revoke",
+    "Envelope": "limits of a grant",
+    "Audit": "the log",
+    # No column: "Rate limits against abuse are no part of this".
+    "Anti-abuse limits": "",
+}
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/failure-modes.md").read_text()
 
 
-def table(heading: str) -> list[list[str]]:
+def table(heading: str, page: str = PAGE) -> list[list[str]]:
     """The rows of the first table below a heading, its first one with the names of the columns."""
-    text = PAGE.partition(f"\n## {heading}\n")[2] or PAGE.partition(f"\n### {heading}\n")[2]
+    text = page.partition(f"\n## {heading}\n")[2] or page.partition(f"\n### {heading}\n")[2]
     lines = text.partition("\n|")[2].partition("\n\n")[0].splitlines()
     rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines]
     return [row for number, row in enumerate(rows) if number != 1]
@@ -37,3 +60,18 @@ def test_what_holds_a_cell_exists(cell: tuple[str, str]) -> None:
     assert HELD[cell]
     for path, name in HELD[cell]:
         assert name in names(path)
+
+
+def test_each_row_and_column_that_was_asked_for_is_on_the_page() -> None:
+    if not SHARED.is_file():
+        (pytest.fail if REQUIRED else pytest.skip)("the shared cases are not beside the checkout")
+    head, *rows = table("2. Fail-open / fail-closed", SHARED.read_text())
+    assert {row[0] for row in rows} == set(ROWS)
+    assert set(head[1:]) == set(COLUMNS)
+
+
+def test_what_answers_a_row_or_column_is_on_the_page() -> None:
+    downs, acts = {down for down, _ in cells()}, {act for _, act in cells()}
+    assert set().union(*ROWS.values()) <= downs
+    assert set(filter(None, COLUMNS.values())) <= acts
+    assert "Rate limits against abuse are no part of this" in PAGE

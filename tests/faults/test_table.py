@@ -11,6 +11,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, LiteralString
 
@@ -18,6 +19,7 @@ import httpx
 import psycopg
 import pytest
 
+from audit.tests.fake_witness import VERIFIER
 from tests import faketime, redis_servers
 from tests.actors import LivePerson, Scene, scene, scenes
 from tests.faults.breaking import freeze_redis, is_answering, start_jobs, thaw_redis
@@ -32,6 +34,10 @@ pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest
 THREE = {"type": "transact", "resource": "payments", "amount": {"value": "3.00", "currency": "EUR"}}
 # By then what the verifier knows is too old to decide by.
 STALE_SECONDS = 6
+# The verifier's last look may be half a second old when the database goes.
+KNOWN_SECONDS = 4
+# Whoever wants a signature waits no longer. The rest is what a busy machine takes for the request around it.
+SIGNING_SECONDS, SLACK_SECONDS = 2, 3
 # By then the home has moved.
 MOVED_SECONDS = 40
 NO_EVENTS: tuple[LiteralString, ...] = (
@@ -53,6 +59,7 @@ EXPECTED: dict[str, dict[str, str]] = {
     "writing an event": NOTHING | {"verify": "yes yes", "pages": "200"},
     # The verifier is on another host.
     "the clock of a host": NOTHING | {"verify": "yes 503", "limits": "yes 503", "pages": "200"},
+    "what stands outside": GOES_ON,
     "the database": NOTHING,
     "Redis": GOES_ON,
     "both": NOTHING,
@@ -165,9 +172,36 @@ def right_clock(held: Stage) -> None:
     held.registry.start()
 
 
+def nothing_outside(held: Stage) -> None:
+    """The log's store, its witness and Celery's broker: all are named, and none answers."""
+    (held.directory / "no-folder").touch()
+    away = {
+        "AUDIT_STORE": f"file:{held.directory / 'no-folder'}",
+        "AUDIT_WITNESSES": f"{VERIFIER.vkey} http://127.0.0.1:9",
+        "CELERY_BROKER_URL": "redis://127.0.0.1:9/0",
+    }
+    held.registry.env |= away
+    held.a.env |= away
+    restart(held)
+    log = held.jobs[0].log
+    until(lambda: all(f"jobs: {job} did not" in log.read_text() for job in ("checkpoint_log", "cosign_log")), "they are not asked")  # fmt: skip
+
+
+def as_before_outside(held: Stage) -> None:
+    for server in (held.registry, held.a):
+        for name in ("AUDIT_STORE", "AUDIT_WITNESSES", "CELERY_BROKER_URL"):
+            server.env.pop(name, None)
+    restart(held)
+
+
+def restart(held: Stage) -> None:
+    for server in (held.jobs[0], held.registry, held.a):
+        server.stop()
+        server.start()
+
+
 def no_database(held: Stage) -> None:
     held.database.kill()
-    time.sleep(STALE_SECONDS)
 
 
 def database(held: Stage) -> None:
@@ -194,6 +228,7 @@ PARTS: dict[str, tuple[Callable[[Stage], None], Callable[[Stage], None]]] = {
     "the key backend": (no_keys, keys),
     "writing an event": (execute(*NO_EVENTS), execute(*EVENTS)),
     "the clock of a host": (wrong_clock, right_clock),
+    "what stands outside": (nothing_outside, as_before_outside),
     "the database": (no_database, database),
     "Redis": (no_redis, thaw_redis),
     "both": (neither, both),
@@ -215,6 +250,10 @@ class Seen:
 
     told: dict[str, str]
     broken: list[str]
+    # How long it took until that was told, in seconds.
+    took: dict[str, float]
+    # Without the database: what the verifier's own said of a light question while what it knows was young.
+    at_first: list[str]
 
 
 @pytest.fixture(scope="module")
@@ -235,8 +274,13 @@ def story(held: Stage, down: str) -> Seen:
     cast, log = actors(held), Log()
     take_away, give_back = PARTS[down]
     try:
+        if down == "the database":
+            known_to_all_processes(held, cast)
         take_away(held)
-        said = all_acts(held, cast, patient=down == "Redis")
+        at_first = in_the_first_seconds(held, cast) if down == "the database" else []
+        if down in {"the database", "both"}:
+            time.sleep(STALE_SECONDS)
+        said, took = all_acts(held, cast, patient=down == "Redis")
     finally:
         give_back(held)
         cast.alice.http.close()
@@ -251,21 +295,40 @@ def story(held: Stage, down: str) -> Seen:
         state = place.api("GET", f"/v1/grants/{place.grant_id}").json()["status"]
         if (state == done) != (said[act] == status):
             broken.append(f"{act} was told {said[act]}, and the grant is {state}")
-    return Seen(said, broken)
+    return Seen(said, broken, took, at_first)
 
 
-def all_acts(held: Stage, cast: Actors, *, patient: bool) -> dict[str, str]:
-    """`patient`: verify is asked until it has settled, since the home moves."""
+def known_to_all_processes(held: Stage, cast: Actors) -> None:
+    """Many at once, so that each process of the verifier has had the question."""
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(verified, cast, held.a, cast.reader, READ) for _ in range(24)]
+    assert {each.result() for each in asked} == {"yes"}
+
+
+def in_the_first_seconds(held: Stage, cast: Actors) -> list[str]:
+    """From one second on: until then it need not have noticed."""
+    time.sleep(1)
+    end, said = time.monotonic() + KNOWN_SECONDS - 1, []
+    while time.monotonic() < end:
+        said.append(verified(cast, held.a, cast.reader, READ))
+    return said
+
+
+def all_acts(held: Stage, cast: Actors, *, patient: bool) -> tuple[dict[str, str], dict[str, float]]:
+    """What was told, and how long each but verify took. `patient`: verify is asked until it has settled, since the home moves."""
     both = (held.a, held.registry)
-    issued = cast.reader.api("POST", "/v1/tokens", {"grant_id": cast.reader.grant_id})
     decide = f"/approvals/{cast.pending.grant_id}/decide"
-    pressed = cast.alice.http.post(decide, json=cast.signed, headers={"X-CSRFToken": cast.csrf})
-    said = {
-        "issue a token": told(issued),
-        "revoke": told(cast.victim.api("POST", f"/v1/grants/{cast.victim.grant_id}/revoke", {})),
-        "approve": told(pressed),
-        "pages": str(cast.alice.http.get("/").status_code),
+    acts: dict[str, Callable[[], httpx.Response]] = {
+        "issue a token": lambda: cast.reader.api("POST", "/v1/tokens", {"grant_id": cast.reader.grant_id}),
+        "approve": lambda: cast.alice.http.post(decide, json=cast.signed, headers={"X-CSRFToken": cast.csrf}),
+        "revoke": lambda: cast.victim.api("POST", f"/v1/grants/{cast.victim.grant_id}/revoke", {}),
+        "pages": lambda: cast.alice.http.get("/"),
     }
+    said, took = {}, {}
+    for act, do in acts.items():
+        began = time.monotonic()
+        said[act] = told(do())
+        took[act] = time.monotonic() - began
     for act, place, action in (("verify", cast.reader, READ), ("limits", cast.payer, THREE)):
         end = time.monotonic() + MOVED_SECONDS
         while True:
@@ -274,7 +337,7 @@ def all_acts(held: Stage, cast: Actors, *, patient: bool) -> dict[str, str]:
                 break
             assert set(said[act].split()) <= {"yes", "503"}
             time.sleep(0.5)
-    return said
+    return said, took
 
 
 @pytest.mark.parametrize(("down", "act"), CELLS)
@@ -289,6 +352,22 @@ def test_what_was_done_meanwhile_is_on_record_and_what_was_not_left_nothing(
     seen: Callable[[str], Seen], down: str
 ) -> None:
     assert seen(down).broken == []
+
+
+def test_without_the_database_what_is_known_is_good_for_light_decisions_while_it_is_young(
+    seen: Callable[[str], Seen],
+) -> None:
+    said = seen("the database").at_first
+    # 503 is told by a process that was never asked, or on a machine that takes seconds for a question.
+    assert set(said) <= {"yes", "503"}
+    assert "yes" in said
+    assert seen("the database").told["verify"] == "503 503"
+
+
+@pytest.mark.parametrize("act", ["issue a token", "approve"])
+def test_where_nothing_signs_that_is_told_within_two_seconds(seen: Callable[[str], Seen], act: str) -> None:
+    assert seen("the key backend").told[act] == "503"
+    assert seen("the key backend").took[act] < SIGNING_SECONDS + SLACK_SECONDS
 
 
 @pytest.mark.faketime
