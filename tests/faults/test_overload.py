@@ -18,6 +18,7 @@ from tests.faults.reckoning import oracle
 from tests.faults.stage import Stage, children, stage, until
 from tests.faults.table import Results
 from tests.live import LiveVerifier
+from verifier.endpoint import MAX_IN_FLIGHT
 
 pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 
@@ -30,8 +31,13 @@ CONNECTIONS = 480
 CALM_CONNECTIONS = 32
 # Of the process: what its unanswered requests hold, and what they make of it.
 MOST_GROWTH_MB = 40
-# What is too much is told at once and not after a wait of five seconds; the client itself is busy too.
-PROMPT_SECONDS = 1
+# What is too much is told at once and not after a wait of five seconds; the client itself is busy too. The case's numbers, at
+# the length it asks for; what CI runs beside other tests has slack.
+PROMPT_SECONDS = 0.1 if CAMPAIGN else 1
+GOODPUT = 0.8 if CAMPAIGN else 0.4
+# Of those who are admitted the last waits for as many as may be under way: 256 at the capacity is the best that its 99th percentile
+# may be, and twice that is what it must be.
+TIMES_THE_LINE = 2 if CAMPAIGN else 8
 WITHIN_SECONDS = 10
 
 
@@ -72,9 +78,11 @@ def test_RF_19_five_times_the_capacity_is_shed_at_once_and_what_is_admitted_is_r
     back = recovery(flood)
     admitted = [each for each in during if each.status == 200]
     shed = [each for each in during if each.status != 200]
+    line_seconds = MAX_IN_FLIGHT / capacity
     line = (
         f"{TIMES} × {capacity:.0f} calls a second for {SECONDS} s at one process: {len(during) / SECONDS:.0f} a second came, "
-        f"{good(during) / SECONDS:.0f} were answered well, p50/p99 {ms(admitted, 50)}/{ms(admitted, 99)} ms; "
+        f"{good(during) / SECONDS:.0f} were answered well ({100 * good(during) / SECONDS / capacity:.0f} % of it), p50/p99 "
+        f"{ms(admitted, 50)}/{ms(admitted, 99)} ms, where {MAX_IN_FLIGHT} take {1000 * line_seconds:.0f} ms; "
         f"{len(shed)} shed, p50/p99 {ms(shed, 50)}/{ms(shed, 99)} ms; memory +{grown_mb:.0f} MB; good again after {back:.1f} s"
     )
     results.lines.append(line)
@@ -82,7 +90,8 @@ def test_RF_19_five_times_the_capacity_is_shed_at_once_and_what_is_admitted_is_r
     assert [each for each in during if not in_order(each)] == []
     assert len(shed) > len(during) / 4
     assert median(each.seconds for each in shed) < PROMPT_SECONDS
-    assert good(during) >= 0.4 * capacity * SECONDS
+    assert good(during) >= GOODPUT * capacity * SECONDS
+    assert percentile(admitted, 99) <= TIMES_THE_LINE * line_seconds
     assert grown_mb < MOST_GROWTH_MB
     assert back < WITHIN_SECONDS
     assert children(verifier.process.pid) == [process]
@@ -110,9 +119,13 @@ def recovery(flood: Flood) -> float:
             return round_began - began
 
 
-def ms(told: list[Told], percent: int) -> str:
+def percentile(told: list[Told], percent: int) -> float:
     times = sorted(each.seconds for each in told)
-    return f"{1000 * times[len(times) * percent // 100]:.0f}" if times else "–"
+    return times[len(times) * percent // 100]
+
+
+def ms(told: list[Told], percent: int) -> str:
+    return f"{1000 * percentile(told, percent):.0f}" if told else "–"
 
 
 def memory_mb(pid: int, what: str) -> float:
