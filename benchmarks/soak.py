@@ -85,13 +85,13 @@ def soak(there: Place, given: argparse.Namespace) -> list[str]:
     at_start: dict[str, Size] = {}
     now: dict[str, Size] = {}
     while (elapsed := time.monotonic() - began) < given.warm_seconds + given.seconds:
-        if not at_start and elapsed >= given.warm_seconds:
-            at_start = {name: Size.of(root) for name, root in groups.items()}
         tally = ask(there, there.server.url, int(given.rate * CHUNK_SECONDS), given.rate, given.connections)
         other = ask(there, there.registry.url, REGISTRY_CALLS, REGISTRY_RATE, 4)
         calls += tally.answered + other.answered
         bad += sum(each.wrong + each.not_2xx + each.errors for each in (tally, other))
         now = {name: Size.of(root) for name, root in groups.items()}
+        if not at_start and (time.monotonic() - began >= given.warm_seconds):
+            at_start = now
         chunk += 1
         if chunk % 4 == 1:
             sizes = " | ".join(f"{size.kilobytes / 1024:.1f}, {size.files}" for size in now.values())
