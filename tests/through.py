@@ -172,7 +172,9 @@ class Looking:
             news = self._news()
             keys = token_keys(now=timezone.now())
             # Whether the clocks agree is the lease's to say, whose view of the database's clock travels with the tests.
-            self._tell(News(news.changes, news.everything, Look(began, keys, 0.0)))
+            off = home.LEASE._last and home.LEASE._last.clock_off
+            ahead = float(off.seconds_ahead) if off else 0.0
+            self._tell(News(news.changes, news.everything, Look(began, keys, ahead)))
 
     def _news(self) -> News:
         newest = StateChange.objects.order_by("-id").values_list("id", flat=True).first()

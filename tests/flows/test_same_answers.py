@@ -5,7 +5,6 @@ import contextlib
 import hashlib
 import json
 import re
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,11 +16,11 @@ import httpx
 import psycopg
 import pytest
 
-from agentauth.protocol.dpop import make_proof
 from tests import redis_servers
 from tests.actors import Scene, scene
 from tests.conftest import fresh_database
 from tests.equal import BATCH, FORM, INTROSPECT, VERIFY
+from tests.faults.clients import question_of
 from tests.flows.test_web_server import exchange
 from tests.live import LiveRegistry, LiveVerifier
 
@@ -361,16 +360,7 @@ def test_DN_6_two_verifiers_started_one_after_the_other_ask_once_for_a_nonce_and
     try:
         with httpx.Client(trust_env=False, auth=(place.client_id, place.client_secret)) as http:
             for number in range(CALLS):
-                proof = make_proof(
-                    place.signer,
-                    method="POST",
-                    url=place.audience + "/v1/payments",
-                    iat=int(time.time()),
-                    jti=secrets.token_urlsafe(16),
-                    access_token=token,
-                    nonce=nonce,
-                )
-                asked = place.question(token, READ, proof=proof)
+                asked = question_of(place, token, READ, nonce, None)
                 server = (pair.lean, second)[number % 2]
                 answer = http.post(server.url + VERIFY, json=asked, timeout=60).json()
                 said[answer.get("error", "yes")] += 1

@@ -32,7 +32,7 @@ class HostClock:
         off = home.LEASE.clock_off()
         self.tell(off)
         if off is not None:
-            raise TemporarilyUnavailableError("The clock of this host is wrong.")
+            raise TemporarilyUnavailableError(home.CLOCK_WRONG)
 
     def tell(self, off: home.ClockOff | None) -> None:
         """Record that it is off, once until it was right in between. Raises what `audit.services.record` raises.

@@ -16,14 +16,14 @@ from kms.state import Subject
 from registry.authentication import read_basic
 from registry.models import ServiceProvider
 from registry.services.service_providers import authenticate_service_provider
+from verifier.services.home import CLOCK_SECONDS, CLOCK_WRONG
 from verifier.services.loads import Loads
 from verifier.services.snapshots import Copies, Known, known_tokens
 from verifier.services.state import Change
 from verifier.services.watching import News, Watcher
 
-# Nothing is decided by a look that began longer ago, nor by a clock that differs more from the database's.
+# Nothing is decided by a look that began longer ago (s).
 STALE_SECONDS: Final = 5.0
-CLOCK_SECONDS: Final = 5.0
 
 _MOST_STATES: Final = 50_000
 _MOST_PROVIDERS: Final = 4_096
@@ -102,7 +102,9 @@ class Follower:
 
     def fresh(self, spare: float = 0) -> None:
         """Raises TemporarilyUnavailableError where what is held may be too old in `spare` s, or this host's clock is wrong."""
-        if monotonic() - self._began > STALE_SECONDS - spare or abs(self._clock_ahead) > CLOCK_SECONDS:
+        if abs(self._clock_ahead) > CLOCK_SECONDS:
+            raise TemporarilyUnavailableError(CLOCK_WRONG)
+        if monotonic() - self._began > STALE_SECONDS - spare:
             raise TemporarilyUnavailableError
 
     def held_provider(self, digest: bytes) -> ServiceProvider | None:

@@ -42,6 +42,8 @@ FRESH_SECONDS = 1
 # By how much a host's clock may differ from the database's.
 CLOCK_SECONDS = SPEND_SECONDS - WINDOW_SECONDS
 _WAIT = timedelta(seconds=LEASE_SECONDS + MARGIN_SECONDS)
+# What every address says then, at both servers.
+CLOCK_WRONG = "The clock of this host is wrong."
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,7 @@ class Lease:
         if last.leaving:
             raise TemporarilyUnavailableError("The verifier is moving. Try again in a few seconds.")
         if last.clock_off:
-            raise TemporarilyUnavailableError("The clock of this host is wrong.")
+            raise TemporarilyUnavailableError(CLOCK_WRONG)
         return last.tenure
 
     def take(self, row: Home, database_now: datetime, looked_at: float) -> None:

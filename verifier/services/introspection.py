@@ -12,6 +12,7 @@ from agentauth.protocol.token import TokenClaims, TokenKey, read_claims, verify_
 from kms.certificates import token_keys
 from registry.models import ServiceProvider
 from registry.services.state import TokenState, token_state
+from verifier.services.clocks import CLOCK
 from verifier.stores.state import is_of
 
 # What of the token's claims the answer repeats (docs/protocol.md section 8).
@@ -50,7 +51,10 @@ def introspect(
     Whatever fails, the answer is the same `{"active": false}`: a forged token, another's, one that ended and one
     that never was are not told apart (section 2.2 there). Active is no permission: proof, action and limits are
     judged by verify alone, and this consumes nothing and is no decision.
+
+    Raises TemporarilyUnavailableError where this host's clock is off: it cannot tell what is over.
     """
+    CLOCK.check()
     keys = token_keys(now=now)
     token = read_token(untrusted_token, keys=keys, service_provider=service_provider, now=now)  # 1
     if token is None:

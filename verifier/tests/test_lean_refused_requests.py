@@ -204,7 +204,7 @@ def a_fault_in_the_store(both: Both, place: Scene, path: str) -> Iterator[Make]:
         yield lambda: good(place, path, idempotency_key="call-1")
 
 
-@of(503, "temporarily_unavailable", VERIFY)
+@of(503, "temporarily_unavailable", VERIFY, INTROSPECT)
 def a_clock_that_is_wrong(both: Both, place: Scene, path: str) -> Iterator[Make]:
     with pytest.MonkeyPatch.context() as patch:
         later = Value(timezone.now() + timedelta(seconds=10), output_field=DateTimeField())
