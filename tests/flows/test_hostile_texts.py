@@ -182,7 +182,8 @@ def inert(page: Read, text: str, place: str) -> None:
     for link in page.links:
         assert not re.match(r"\s*(javascript|data|vbscript):", link, re.IGNORECASE), place
     assert "49" not in text
-    assert not [word for word in page.words if "49{" in word or "$49" in word or word.startswith("49")], place
+    # Where a template had reckoned: the number alone (a random token may begin with it).
+    assert not [word for word in page.words if re.search(r"49\{|\$49|^49(?!\w)", word)], place
 
 
 @pytest.mark.parametrize("text", TEXTS)
