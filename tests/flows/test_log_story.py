@@ -16,7 +16,7 @@ from tests.conftest import fresh_database
 from tests.live import ROOT, LiveRegistry
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.node]
-MONTHS, EACH = 4, 700
+MONTHS, EACH = 4, 300
 
 
 class Story(LiveRegistry):

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.flow
 
 SEED = 20_261_125
 # For each operation: of its own callers, valid and not each; of everybody else.
-OWN, OTHERS = (400, 100) if CAMPAIGN else (20, 4)
+OWN, OTHERS = (400, 100) if CAMPAIGN else (12, 3)
 CHECKS = [
     status_code_conformance,
     content_type_conformance,

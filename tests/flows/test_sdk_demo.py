@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -144,23 +143,14 @@ _PARAMETERS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database, for all homes."""
-    made = LiveRegistry(tmp_path_factory.mktemp("migrated"))
-    made.run("migrate", "-v", "0")
-    return made.directory / DATABASE
-
-
 @pytest.fixture(params=_PARAMETERS)
-def elsewhere(request: pytest.FixtureRequest, tmp_path: Path, migrated: Path) -> Iterator[LiveRegistry]:
+def elsewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LiveRegistry]:
     """A registry with its keys in one home, and the jobs that `make run` runs beside it."""
     name, algorithm = request.param
     scheme, settings = HOMES[name]
     with settings(tmp_path) as env:
         made = LiveRegistry(tmp_path, workers=2, env={**env, "KEY_ALGORITHM": algorithm})
-        shutil.copy(migrated, tmp_path)
-        made.run("ensure_keys", "-v", "0")
+        made.prepare()
         assert {uri.partition(":")[0] for uri in asked(made, "SELECT uri FROM kms_key")} == {scheme}
         made.start()
         with subprocess.Popen([sys.executable, "manage.py", "jobs"], cwd=ROOT, env=made.env) as jobs:

@@ -248,7 +248,7 @@ class Caller(threading.Thread):
 
     def __init__(self, port: int) -> None:
         super().__init__()
-        self.port, self.answered, self.lost = port, 0, 0
+        self.port, self.answered, self.lost, self.untaken = port, 0, 0, 0
         self.ends = threading.Event()
 
     def run(self) -> None:
@@ -267,8 +267,11 @@ class Caller(threading.Thread):
             try:
                 connection.sendall(POST + b"Content-Length: 2\r\n\r\n{}")
                 answer = until(connection, b'"ok"}')
-            except (AssertionError, OSError):
-                self.lost += 1
+            except (AssertionError, OSError) as error:
+                if not answer and isinstance(error, ConnectionResetError):
+                    self.untaken += 1
+                else:
+                    self.lost += 1
                 return
             self.answered += 1
 
@@ -315,6 +318,8 @@ def test_RF_18_no_request_is_lost_while_processes_come_and_go(tmp_path: Path, ho
             made.stop()
     assert sum(each.answered for each in callers) > 500
     assert [each.lost for each in callers] == [0] * 8
+    # Where nobody listens any more, the system may take one between the last look and the end, and says that it did not.
+    assert sum(each.untaken for each in callers) <= (how == signal.SIGTERM)
     assert "Traceback" not in made.log.read_text()
 
 
