@@ -17,6 +17,9 @@ from typing import Final
 # How long a connection is left to the processes that have fewer, and how often to look whether they took it.
 _YIELD_SECONDS: Final = 0.02
 _LOOK_SECONDS: Final = 0.002
+# After so many without a pause one more is taken in at each turn of the loop, up to the most.
+_LONG_LINE: Final = 16
+_MOST_AT_A_TURN: Final = 64
 # Without files or memory nothing can be taken; what is open may be closed in a while.
 _REST_SECONDS: Final = 0.5
 # Whoever said nothing for so long counts as gone.
@@ -71,7 +74,7 @@ class Door:
         self._place, self._sockets, self._loop, self._log = place, sockets, loop, log
         self._made, self._counts = made, counts
         self._coming: set[asyncio.Task[None]] = set()
-        self._open = True
+        self._open, self._in_a_row = True, 0
 
     def listen(self, backlog: int) -> None:
         """Begin. What comes while nobody takes it waits in the system, at most `backlog` of it."""
@@ -118,18 +121,28 @@ class Door:
             self._loop.call_later(_LOOK_SECONDS, self._offered, listening, waited + _LOOK_SECONDS)
             return
         try:
-            accepted, _ = listening.accept()
+            self._take_in(listening)
         except (BlockingIOError, ConnectionAbortedError):
-            # Another process was first, or whoever it was has gone.
+            # That was all, or another process was first, or whoever it was has gone.
+            self._in_a_row = 0
             self._watch(listening)
         except OSError:
             self._log.exception("no connection can be taken")
             self._loop.call_later(_REST_SECONDS, self._offered, listening)
         else:
+            self._watch(listening)
+        self.tell()
+
+    def _take_in(self, listening: socket.socket) -> None:
+        """One, or more at a turn the longer the line is: a busy loop has few turns, and who comes to be refused must not wait long.
+
+        Not many at once from the first: what the others told of themselves is a moment old.
+        """
+        for _ in range(min(1 + self._in_a_row // _LONG_LINE, _MOST_AT_A_TURN)):
+            accepted, _address = listening.accept()
+            self._in_a_row += 1
             self._coming.add(task := self._loop.create_task(self._connect(accepted)))
             task.add_done_callback(self._coming.discard)
-            self.tell()
-            self._watch(listening)
 
     async def _connect(self, accepted: socket.socket) -> None:
         try:

@@ -1,6 +1,7 @@
 """Who has fewest connections, as the processes of a server tell each other."""
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -115,3 +116,37 @@ def test_whoever_looked_for_another_when_the_door_closed_looks_no_more() -> None
             made._offered(listening, 0.002)
 
     asyncio.run(run())
+
+
+def test_RF_19_many_who_come_at_once_wait_for_few_turns_of_a_busy_loop() -> None:
+    many, here = 300, []
+
+    class Here(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            here.append(transport)
+
+    async def run() -> int:
+        loop, turns = asyncio.get_running_loop(), 0
+        with contextlib.ExitStack() as opened:
+            listening = opened.enter_context(socket.socket())
+            listening.bind(("127.0.0.1", 0))
+            made = Door(
+                1, [listening], loop=loop, made=Here, counts=lambda: 0, log=logging.getLogger(__name__)
+            )
+            made.listen(many)
+            for _ in range(many):
+                caller = opened.enter_context(socket.socket())
+                caller.setblocking(False)
+                assert caller.connect_ex(listening.getsockname()) in {0, errno.EINPROGRESS}
+            until = time.monotonic() + 10
+            while len(here) < many and time.monotonic() < until:
+                turns += 1
+                await asyncio.sleep(0)
+            await made.close()
+            for each in here:
+                each.abort()
+        return turns
+
+    turns = asyncio.run(run())
+    assert len(here) == many
+    assert turns < many / 3

@@ -23,7 +23,7 @@ from tests.faults.table import Results
 from tests.live import ROOT, LiveRegistry
 
 pytestmark = [pytest.mark.sweep, pytest.mark.postgres, pytest.mark.redis]
-KILLS = 200 if CAMPAIGN else 6
+KILLS = 200 if CAMPAIGN else 4
 # In the middle of each task, before and after everything that it leaves behind. The first ones are CI's.
 POINTS = (
     "archive.after_manifest", "checkpoint.after_commit", "sequence.after_head", "archive.after_objects",
