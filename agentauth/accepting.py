@@ -19,7 +19,7 @@ _YIELD_SECONDS: Final = 0.02
 _LOOK_SECONDS: Final = 0.002
 # After so many without a pause one more is taken in at each turn of the loop, up to the most.
 _LONG_LINE: Final = 16
-_MOST_AT_A_TURN: Final = 64
+MOST_AT_A_TURN: Final = 64
 # Without files or memory nothing can be taken; what is open may be closed in a while.
 _REST_SECONDS: Final = 0.5
 # Whoever said nothing for so long counts as gone.
@@ -138,7 +138,7 @@ class Door:
 
         Not many at once from the first: what the others told of themselves is a moment old.
         """
-        for _ in range(min(1 + self._in_a_row // _LONG_LINE, _MOST_AT_A_TURN)):
+        for _ in range(min(1 + self._in_a_row // _LONG_LINE, MOST_AT_A_TURN)):
             accepted, _address = listening.accept()
             self._in_a_row += 1
             self._coming.add(task := self._loop.create_task(self._connect(accepted)))

@@ -25,7 +25,7 @@ from tests.live import LiveServer
 
 # It sets up the environment of the server that reads it: not of this process.
 with patch.dict(os.environ):
-    from agentauth import verifier_server
+    from agentauth import accepting, verifier_server
 
 pytestmark = pytest.mark.flow
 Connect = Callable[..., socket.socket]
@@ -83,8 +83,9 @@ def test_RF_20_DJ_7_a_thousand_slow_senders_hold_nobody_up_and_are_cut_off(
         time.sleep(0.8)
     assert len(ends) == len(opened)
     assert worst < 1
-    first, rest_of_them = opened[: 1000 - verifier_server.worker_connections], opened[-400:]
-    # There is room for so many only: the first of them made way.
+    # There is room for so many only: the first of them made way. Those that are taken in at one turn are in no order.
+    first = opened[: 1000 - verifier_server.worker_connections - accepting.MOST_AT_A_TURN]
+    rest_of_them = opened[-400:]
     assert all(ends[connection] < 10 for connection, _, _ in first)
     for connection, _, patience in rest_of_them:
         assert patience - 1 < ends[connection] < patience + 6
@@ -350,10 +351,10 @@ def test_connections_that_come_at_once_are_shared_by_the_processes(tmp_path: Pat
         while len(answering()) < 2 and time.monotonic() < end:
             # One of them is still beginning.
             time.sleep(0.1)
-        for _ in range(3):
-            had = answering()
-            assert sum(had.values()) == 16
-            assert len(had) == 2, had
-            assert min(had.values()) >= 4, had
+        rounds = [answering() for _ in range(7)]
+        assert all(sum(had.values()) == 16 for had in rounds)
+        # Of one round a process that has no turn for a while may miss all: of many each has its part, and of some at once.
+        assert min(sum(rounds, Counter()).values()) >= 7 * 16 / 4, rounds
+        assert max(16 - max(had.values()) for had in rounds) >= 4, rounds
     finally:
         verifier.stop()
