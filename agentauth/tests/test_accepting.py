@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from agentauth import accepting
 from agentauth.accepting import HEARD_SECONDS, Door, Shares
 
 
@@ -150,3 +151,36 @@ def test_RF_19_many_who_come_at_once_wait_for_few_turns_of_a_busy_loop() -> None
     turns = asyncio.run(run())
     assert len(here) == many
     assert turns < many / 3
+
+
+@pytest.mark.parametrize("others", [0, 9])
+def test_a_connection_is_left_to_whoever_has_fewer_for_a_moment_and_then_taken(
+    others: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = Shares()
+    shared.tell(2, others)
+    monkeypatch.setattr(accepting, "_SHARES", shared)
+
+    async def run() -> float:
+        loop = asyncio.get_running_loop()
+        with socket.socket() as listening, socket.socket() as caller:
+            listening.bind(("127.0.0.1", 0))
+            made = Door(
+                1, [listening], loop=loop, made=Saying, counts=lambda: 5, log=logging.getLogger(__name__)
+            )
+            made.listen(5)
+            caller.setblocking(False)
+            began = loop.time()
+            await loop.sock_connect(caller, listening.getsockname())
+            assert await asyncio.wait_for(loop.sock_recv(caller, 10), 5) == b"here"
+            took = loop.time() - began
+            await made.close()
+            return took
+
+    # The other one never comes: its callers wait for nobody longer than that moment, and where it has more not at all.
+    waits = []
+    for _ in range(5):
+        shared.tell(2, others)
+        waits.append(asyncio.run(run()))
+    left = accepting._YIELD_SECONDS
+    assert (min(waits) >= left - 0.001) is (others == 0), waits
