@@ -34,6 +34,7 @@ class Told:
     status: int
     retry_after: bool
     body: Mapping[str, Any]
+    pays: bool
 
     @property
     def yes(self) -> bool:
@@ -48,6 +49,7 @@ class Told:
 class _Call:
     request: bytes
     made: float
+    pays: bool
 
 
 @dataclass
@@ -55,12 +57,14 @@ class Flood:
     """`run` sends at `rate` calls a second for `seconds`; without a rate each connection sends when it was answered."""
 
     server: LiveServer
-    # Who reads, which Redis decides, and who pays, which the database does; with their tokens. They take turns.
+    # Who reads, which Redis decides, and who pays, which the database does; with their tokens. They take turns; without readers,
+    # everybody pays.
     readers: Sequence[tuple[Scene, str]]
     payers: Sequence[tuple[Scene, str]]
     told: list[Told] = field(default_factory=list)
-    # What was refused before anybody looked at it.
-    _again: deque[_Call] = field(default_factory=deque)
+    # What was refused before anybody looked at it: whoever reads, and whoever pays. Apart, so that half of all calls are payments,
+    # however many of them are refused.
+    _again: tuple[deque[_Call], deque[_Call]] = field(default_factory=lambda: (deque(), deque()))
     _bodies: dict[bytes, Mapping[str, Any]] = field(default_factory=dict)
     _number: Iterator[int] = field(default_factory=itertools.count)
 
@@ -83,18 +87,21 @@ class Flood:
                 break
             await asyncio.sleep(max(0, due - time.monotonic()))
             line = line or await asyncio.open_connection("127.0.0.1", self.server.port)
+            call = self._next()
             try:
-                await self._ask(*line, due)
+                await self._ask(*line, due, call)
             except (OSError, asyncio.IncompleteReadError):
                 now = time.monotonic()
-                self.told.append(Told(due, now, now, 0, False, {}))
+                self.told.append(Told(due, now, now, 0, False, {}, call.pays))
                 line[1].close()
                 line = None
         if line:
             line[1].close()
 
-    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, due: float) -> None:
-        call, sent = self._next(), time.monotonic()
+    async def _ask(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, due: float, call: _Call
+    ) -> None:
+        sent = time.monotonic()
         writer.write(call.request)
         head = await reader.readuntil(b"\r\n\r\n")
         length = _LENGTH.search(head)
@@ -103,20 +110,21 @@ class Flood:
         status = int(head[9:12])
         # Refusals are alike, and many: one object of each is enough.
         meant = self._bodies.setdefault(body, json.loads(body)) if status != 200 else json.loads(body)
-        self.told.append(Told(due, sent, time.monotonic(), status, bool(_PATIENCE.search(head)), meant))
+        patient = bool(_PATIENCE.search(head))
+        self.told.append(Told(due, sent, time.monotonic(), status, patient, meant, call.pays))
         if status == 503 and meant["error_description"].startswith(UNSEEN):
-            self._again.append(call)
+            self._again[call.pays].append(call)
 
     def _next(self) -> _Call:
-        now = time.monotonic()
-        while self._again:
-            call = self._again.popleft()
+        now, number = time.monotonic(), next(self._number)
+        pays = number % 2 == 1 or not self.readers
+        again = self._again[pays]
+        while again:
+            call = again.popleft()
             if call.made > now - YOUNG_SECONDS:
                 return call
-        number = next(self._number)
-        pays = number % 2 == 1
         who = self.payers if pays else self.readers
         place, token = who[number // 2 % len(who)]
         action, key = (PAYMENT, str(uuid.uuid4())) if pays else (READ, None)
         question = question_of(place, token, action, None, key)
-        return _Call(request_of(self.server, place, question), now)
+        return _Call(request_of(self.server, place, question), now, pays)

@@ -24,6 +24,8 @@ pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest
 
 SECONDS = 120 if CAMPAIGN else 8
 TIMES = 5
+# Payments alone are at length only: of these 51 % were answered where 80 are wanted (RESULTS.md).
+CALLS = [*(["payments"] if CAMPAIGN else []), "payments and as many reads"]
 # Of each sort.
 AGENTS = 8
 # Below what one process may have (512), and enough to go beyond what it answers at once (256).
@@ -59,8 +61,9 @@ def verifier(held: Stage) -> Iterator[LiveVerifier]:
     made.stop()
 
 
+@pytest.mark.parametrize("calls", CALLS)
 def test_RF_19_five_times_the_capacity_is_shed_at_once_and_what_is_admitted_is_right(
-    held: Stage, verifier: LiveVerifier, results: Results
+    calls: str, held: Stage, verifier: LiveVerifier, results: Results
 ) -> None:
     reading = {"capabilities": [CALENDAR], "envelope": {}}
     paying = {"capabilities": [PAY], "envelope": {"budgets": [budget("100000.00", "total")]}}
@@ -69,7 +72,7 @@ def test_RF_19_five_times_the_capacity_is_shed_at_once_and_what_is_admitted_is_r
     ]
     assert verifier.process
     [process] = children(verifier.process.pid)
-    flood = Flood(verifier, agents[:AGENTS], agents[AGENTS:])
+    flood = Flood(verifier, [] if calls == "payments" else agents[:AGENTS], agents[AGENTS:])
     flood.run(2, connections=CALM_CONNECTIONS)
     capacity = good(flood.run(4, connections=CALM_CONNECTIONS)) / 4
     calm_mb = memory_mb(process, "VmRSS")
@@ -80,7 +83,7 @@ def test_RF_19_five_times_the_capacity_is_shed_at_once_and_what_is_admitted_is_r
     shed = [each for each in during if each.status != 200]
     line_seconds = MAX_IN_FLIGHT / capacity
     line = (
-        f"{TIMES} × {capacity:.0f} calls a second for {SECONDS} s at one process: {len(during) / SECONDS:.0f} a second came, "
+        f"{calls}, {TIMES} × {capacity:.0f} calls a second for {SECONDS} s at one process: {len(during) / SECONDS:.0f} a second came, "
         f"{good(during) / SECONDS:.0f} were answered well ({100 * good(during) / SECONDS / capacity:.0f} % of it), p50/p99 "
         f"{ms(admitted, 50)}/{ms(admitted, 99)} ms, where {MAX_IN_FLIGHT} take {1000 * line_seconds:.0f} ms; "
         f"{len(shed)} shed, p50/p99 {ms(shed, 50)}/{ms(shed, 99)} ms; memory +{grown_mb:.0f} MB; good again after {back:.1f} s"

@@ -9,6 +9,8 @@ import logging
 import ssl
 from collections import deque
 from collections.abc import Mapping, Sequence
+from itertools import islice
+from time import monotonic
 from typing import Any, Final, cast
 
 from hiredis import ProtocolError, Reader, ReplyError, pack_command
@@ -70,18 +72,18 @@ class Line(asyncio.Protocol):
         self._reader = Reader()
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
-        # When the first of those was asked.
         self._out_since = 0.0
         # Calls in the order of their commands, each with when it is overdue.
         self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
         # One alarm for all calls, at or before the first that is overdue.
         self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at = 0.0
         self._overdue = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are of no class of asyncio's.
         self._transport = cast("asyncio.Transport", transport)
+        # uvloop keeps what is written until its turn ends, which may be long, unless there is more than so much.
+        self._transport.set_write_buffer_limits(high=0)
 
     @property
     def open(self) -> bool:
@@ -102,8 +104,6 @@ class Line(asyncio.Protocol):
             self._out_since = self._loop.time()
             self._loop.call_soon(self._flush)
         self._out.append(command)
-        if self._alarm is None or due < self._alarm_at:
-            self._set_alarm(due)
         return future
 
     def ask_who(self, due: float) -> None:
@@ -124,17 +124,16 @@ class Line(asyncio.Protocol):
             self.drop(error.why)
 
     def _flush(self) -> None:
-        if self._transport is not None:
-            late = self._loop.time() - self._out_since
-            if late > BUSY_SECONDS:
-                self._wait_longer(len(self._out), late)
-            self._transport.write(b"".join(self._out))
-        self._out.clear()
-
-    def _wait_longer(self, count: int, seconds: float) -> None:
-        """The last `count` calls were held up by this loop before they left: that is no fault of the server's."""
-        last = [self._waiting.pop() for _ in range(min(count, len(self._waiting)))]
-        self._waiting.extend((future, due + seconds) for future, due in reversed(last))
+        out, self._out = self._out, []
+        if self._transport is None:
+            return
+        self._transport.write(b"".join(out))
+        # By the clock itself: the loop's stands still for a turn. What this loop held up is no fault of the server's.
+        late = monotonic() - self._out_since
+        if late > BUSY_SECONDS:
+            last = [self._waiting.pop() for _ in out]
+            self._waiting.extend((future, due + late) for future, due in reversed(last))
+        self._set_alarm(min(due for _, due in islice(reversed(self._waiting), len(out))))
 
     def data_received(self, data: bytes) -> None:
         reader, waiting = self._reader, self._waiting
@@ -166,19 +165,20 @@ class Line(asyncio.Protocol):
         self._node.line_lost(self, why, failed=bool(lost))
 
     def _set_alarm(self, at: float) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm, self._alarm_at = self._loop.call_at(at, self._ring), at
+        if self._alarm is None or at < self._alarm.when():
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm = self._loop.call_at(at, self._ring)
 
     def _ring(self) -> None:
         self._alarm = None
-        if not self._waiting:
-            self._overdue = False
-            return
-        now, first = self._loop.time(), min(due for _, due in self._waiting)
+        # Of those that have left.
+        left, now = len(self._waiting) - len(self._out), self._loop.time()
+        first = min((due for _, due in islice(self._waiting, left)), default=now + 1)
         if first > now:
             self._overdue = False
-            self._set_alarm(first)
+            if left:
+                self._set_alarm(first)
         elif self._overdue:
             self.drop("it did not answer in time")
         else:
