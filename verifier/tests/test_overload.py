@@ -3,11 +3,16 @@
 import asyncio
 import json
 import uuid
+from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any, cast
+
+import pytest
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from registry.models import ServiceProvider
 from verifier.endpoint import MAX_IN_FLIGHT, Edge, Endpoint, Request, Response
+from verifier.services import home, lean
 from verifier.services.lean import LeanVerifier
 from verifier.services.pipeline import Answer
 
@@ -102,3 +107,36 @@ def test_RF_19_calls_beyond_the_bound_are_told_at_once_to_come_again_and_it_heal
         assert (await ask(endpoint))["status"] == 200
 
     asyncio.run(work())
+
+
+@pytest.mark.parametrize(("operation_key", "delivery"), [("k", None), (None, object()), (None, None)])
+def test_RF_19_what_the_database_decides_on_is_refused_before_its_signature_is_checked(
+    operation_key: str | None, delivery: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[object] = []
+
+    def check_room() -> None:
+        raise TemporarilyUnavailableError
+
+    def prepared(request: object, **_: object) -> None:
+        checked.append(request)
+        raise TemporarilyUnavailableError
+
+    tenure = SimpleNamespace(nonce_server=lambda _: "", careful=lambda _: False)
+    monkeypatch.setattr(lean, "prepare", prepared)
+    monkeypatch.setattr(lean, "nonces_of", lambda *_: None)
+    monkeypatch.setattr(home, "LEASE", SimpleNamespace(held=lambda: tenure))
+    follower = SimpleNamespace(fresh=lambda: None, token_keys=dict)
+    verifier = LeanVerifier(follower=cast("Any", follower), servers=None, count=lambda *_: None)
+    monkeypatch.setattr(verifier, "_lane", SimpleNamespace(check_room=check_room))
+    call = verifier.verify(
+        service_provider=ServiceProvider(id=uuid.uuid4()),
+        request=cast("Any", SimpleNamespace(operation_key=operation_key)),
+        delivery=cast("Any", delivery),
+        actor=cast("Any", SimpleNamespace(id="")),
+        now=datetime.now(UTC),
+    )
+    with pytest.raises(TemporarilyUnavailableError):
+        asyncio.run(call)
+    # What is not named may be decided by Redis alone.
+    assert bool(checked) is (operation_key is None and delivery is None)
