@@ -34,7 +34,6 @@ class Told:
     status: int
     retry_after: bool
     body: Mapping[str, Any]
-    pays: bool
 
     @property
     def yes(self) -> bool:
@@ -87,21 +86,18 @@ class Flood:
                 break
             await asyncio.sleep(max(0, due - time.monotonic()))
             line = line or await asyncio.open_connection("127.0.0.1", self.server.port)
-            call = self._next()
             try:
-                await self._ask(*line, due, call)
+                await self._ask(*line, due)
             except (OSError, asyncio.IncompleteReadError):
                 now = time.monotonic()
-                self.told.append(Told(due, now, now, 0, False, {}, call.pays))
+                self.told.append(Told(due, now, now, 0, False, {}))
                 line[1].close()
                 line = None
         if line:
             line[1].close()
 
-    async def _ask(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, due: float, call: _Call
-    ) -> None:
-        sent = time.monotonic()
+    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, due: float) -> None:
+        call, sent = self._next(), time.monotonic()
         writer.write(call.request)
         head = await reader.readuntil(b"\r\n\r\n")
         length = _LENGTH.search(head)
@@ -110,8 +106,7 @@ class Flood:
         status = int(head[9:12])
         # Refusals are alike, and many: one object of each is enough.
         meant = self._bodies.setdefault(body, json.loads(body)) if status != 200 else json.loads(body)
-        patient = bool(_PATIENCE.search(head))
-        self.told.append(Told(due, sent, time.monotonic(), status, patient, meant, call.pays))
+        self.told.append(Told(due, sent, time.monotonic(), status, bool(_PATIENCE.search(head)), meant))
         if status == 503 and meant["error_description"].startswith(UNSEEN):
             self._again[call.pays].append(call)
 

@@ -140,6 +140,9 @@ class Line(asyncio.Protocol):
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not False:
+                if len(waiting) <= len(self._out):
+                    self.drop("it answered what was not sent")
+                    return
                 future, _ = waiting.popleft()
                 # A caller that was cancelled left its place in the queue behind.
                 if not future.done():
@@ -172,12 +175,11 @@ class Line(asyncio.Protocol):
 
     def _ring(self) -> None:
         self._alarm = None
-        # Of those that have left.
-        left, now = len(self._waiting) - len(self._out), self._loop.time()
-        first = min((due for _, due in islice(self._waiting, left)), default=now + 1)
+        sent, now = len(self._waiting) - len(self._out), self._loop.time()
+        first = min((due for _, due in islice(self._waiting, sent)), default=now + 1)
         if first > now:
             self._overdue = False
-            if left:
+            if sent:
                 self._set_alarm(first)
         elif self._overdue:
             self.drop("it did not answer in time")
@@ -195,9 +197,7 @@ class Node:
         self._place, self._tls = place, tls
         self._line: Line | None = None
         self._opening: asyncio.Task[Line] | None = None
-        self._failures = 0
-        self._failed_at = float("-inf")
-        self._rests_until = 0.0
+        self._failures, self._rests_until, self._failed_at = 0, 0.0, float("-inf")
         self._probing = False
         self._logged_at = float("-inf")
 

@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.fault_proxy import FaultProxy, fault_proxy
 from tests.postgres import free_port
 from verifier.stores import scripts
 from verifier.stores.connection import ForgetfulServerError, RedisAwayError, Servers
-from verifier.stores.node import MOST_IN_FLIGHT
+from verifier.stores.node import MOST_IN_FLIGHT, Line
 from verifier.stores.scripts import Code, Reply
 from verifier.tests.calls import NOW, QUICK, begin, fails, heals, on_loop, use
 
@@ -385,3 +386,15 @@ def test_nobody_there_is_no_answer_and_the_caller_is_told_nothing_of_it() -> Non
     assert refused.code == "temporarily_unavailable"
     assert refused.description == "The service cannot answer right now. Try again shortly."
     assert isinstance(refused, AgentAuthError)
+
+
+def test_what_nobody_asked_for_yet_answers_no_call() -> None:
+    async def work() -> None:
+        line = Line(Mock())
+        line.connection_made(Mock())
+        asked = line.ask(b"", asyncio.get_running_loop().time() + 5)
+        line.data_received(b"+OK\r\n")
+        with pytest.raises(RedisAwayError, match=r"^temporarily_unavailable"):
+            await asyncio.wait_for(asked, 1)
+
+    asyncio.run(work())
