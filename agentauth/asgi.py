@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final
 
 from django.conf import settings
@@ -22,7 +22,7 @@ from django.middleware.security import SecurityMiddleware
 from agentauth import health, metrics
 from agentauth.http_errors import STATUSES, ServerError, body_of, domain_error, headers_of
 from agentauth.middleware import SecurityHeadersMiddleware
-from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 from agentauth.tally import Tally
 from verifier.endpoint import BESIDE, Edge, Endpoint, Request, Response, Scope, rendered
 from verifier.services import home
@@ -150,11 +150,23 @@ def failed(error: Exception) -> Response:
     if isinstance(known, ServerError):
         logger.error("unhandled error in the verifier", exc_info=error)
     metrics.count_error(known)
-    status = STATUSES[known.code]
-    headers = headers_of(known, status, HttpRequest())
+    if isinstance(known, TemporarilyUnavailableError) and not known.reason and not known.fields:
+        # Under too many calls nothing is answered as often.
+        return _unavailable(known.description)
+    return _told(known)
+
+
+@lru_cache(maxsize=16)
+def _unavailable(description: str) -> Response:
+    return _told(TemporarilyUnavailableError(description))
+
+
+def _told(error: AgentAuthError) -> Response:
+    status = STATUSES[error.code]
+    headers = headers_of(error, status, HttpRequest())
     sent = tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
     return Response(
-        status, rendered(body_of(known)), tuple(each for each in sent if each[0] != b"cache-control")
+        status, rendered(body_of(error)), tuple(each for each in sent if each[0] != b"cache-control")
     )
 
 

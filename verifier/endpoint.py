@@ -64,6 +64,8 @@ _READ: Final = frozenset(
 )
 _JSON_TYPES: Final = frozenset({b"application/json", b"application/json; charset=utf-8"})
 _FORM_TYPES: Final = frozenset({b"application/x-www-form-urlencoded"})
+# As a call that carries one spells it. Whoever escapes its letters is found out when it is read.
+_NAMED: Final = b'"idempotency_key"'
 _VERIFY_ROUTE: Final = "POST v1/verify"
 # What the process serves beside, also where there is no room for anything else: how it is, and its counters.
 BESIDE: Final = frozenset({b"/health/live", b"/health/ready", b"/health/startup", b"/metrics"})
@@ -185,6 +187,9 @@ class Endpoint:
             return self._edge.failed(error)
 
     async def _verify(self, request: Request) -> bytes:
+        if b"idempotency-key" in request.head.headers or _NAMED in (request.body or b""):
+            # It is named, so the database decides on it: where too many wait for that, nobody reads it in vain.
+            self._verifier.check_room()
         provider, actor = await self._caller(request, _JSON_TYPES, MAX_BODY_BYTES)
         try:
             asked = parse_verify_request(_object(request.body))

@@ -1,12 +1,13 @@
 """The verifier's own process beside its endpoint: what waits for what."""
 
 import asyncio
+import json
 import threading
 from typing import Any, cast
 
 import pytest
 
-from agentauth import asgi
+from agentauth import asgi, metrics
 from agentauth.asgi import Delegate
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.tally import Tally
@@ -53,3 +54,21 @@ def test_OG_17_whether_a_process_lives_is_answered_beside_all_that_waits(
             await asyncio.to_thread(delegate.stop)
 
     asyncio.run(work())
+
+
+def test_what_is_answered_again_and_again_is_as_it_was_and_counted_each_time() -> None:
+    def told(**more: Any) -> tuple[int, Any, dict[bytes, bytes]]:
+        answer = asgi.failed(TemporarilyUnavailableError("Later.", **more))
+        return answer.status, json.loads(answer.body), dict(answer.headers)
+
+    plain = {"error": "temporarily_unavailable", "error_description": "Later."}
+    before = counted()
+    for _ in range(2):
+        assert told() == (503, plain, {b"retry-after": b"1"})
+        assert told(retry_after=7) == (503, plain | {"retry_after": 7}, {b"retry-after": b"7"})
+        assert told(reason="busy") == (503, plain | {"reason": "busy"}, {b"retry-after": b"1"})
+    assert counted() - before == 4
+
+
+def counted() -> float:
+    return metrics.ERRORS.labels("temporarily_unavailable", "")._value.get()  # type: ignore[no-any-return]

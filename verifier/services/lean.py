@@ -81,6 +81,10 @@ class LeanVerifier:
         self._giving_back: set[asyncio.Task[None]] = set()
         self._of_batches = asyncio.Semaphore(MAX_OF_BATCHES)
 
+    def check_room(self) -> None:
+        """Raises TemporarilyUnavailableError where too many calls wait for the database."""
+        self._lane.check_room()
+
     async def verify(
         self,
         *,
@@ -96,7 +100,7 @@ class LeanVerifier:
         tenure = home.LEASE.held()
         if delivery is not None or request.operation_key is not None:
             # The database decides on what is named: where too many wait for it, no signature is checked in vain.
-            self._lane.check_room()
+            self.check_room()
         prepared = prepare(
             request,
             service_provider=service_provider,

@@ -11,6 +11,7 @@ import pytest
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from registry.models import ServiceProvider
+from verifier import endpoint as endpoints
 from verifier.endpoint import MAX_IN_FLIGHT, Edge, Endpoint, Request, Response
 from verifier.services import home, lean
 from verifier.services.lean import LeanVerifier
@@ -30,9 +31,14 @@ class _Follower:
 class _Verifier:
     """Answers when it is let go. (The verifier itself has tests of its own.)"""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_full: bool = False) -> None:
         self.follower = _Follower()
         self.go = asyncio.Event()
+        self._is_full = is_full
+
+    def check_room(self) -> None:
+        if self._is_full:
+            raise TemporarilyUnavailableError
 
     async def verify(self, **_asked: Any) -> Answer:
         await self.go.wait()
@@ -53,7 +59,9 @@ def failed(error: Exception) -> Response:
     return Response(503, b"{}", ((b"retry-after", b"1"),))
 
 
-async def ask(endpoint: Endpoint, path: str = "/v1/verify") -> dict[str, Any]:
+async def ask(
+    endpoint: Endpoint, path: str = "/v1/verify", *, body: bytes = BODY, key: bytes = b""
+) -> dict[str, Any]:
     """The start of the answer to one call."""
     sent: list[Any] = []
     scope = {
@@ -67,12 +75,13 @@ async def ask(endpoint: Endpoint, path: str = "/v1/verify") -> dict[str, Any]:
             (b"host", b"localhost"),
             (b"authorization", b"Basic x"),
             (b"content-type", b"application/json"),
-            (b"content-length", str(len(BODY)).encode()),
+            (b"content-length", str(len(body)).encode()),
+            *([(b"idempotency-key", key)] if key else []),
         ],
     }
 
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": BODY, "more_body": False}
+        return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -81,16 +90,20 @@ async def ask(endpoint: Endpoint, path: str = "/v1/verify") -> dict[str, Any]:
     return cast("dict[str, Any]", sent[0])
 
 
+def served(verifier: _Verifier) -> Endpoint:
+    async def start() -> tuple[LeanVerifier, Edge]:
+        raise NotImplementedError
+
+    endpoint = Endpoint(start)
+    endpoint._verifier = cast("LeanVerifier", verifier)
+    endpoint._edge = Edge(delegate=_Delegate(), failed=failed, observe=lambda *_: None, headers=())
+    return endpoint
+
+
 def test_RF_19_calls_beyond_the_bound_are_told_at_once_to_come_again_and_it_heals() -> None:
     async def work() -> None:
         verifier = _Verifier()
-
-        async def start() -> tuple[LeanVerifier, Edge]:
-            edge = Edge(delegate=_Delegate(), failed=failed, observe=lambda *_: None, headers=())
-            return cast("LeanVerifier", verifier), edge
-
-        endpoint = Endpoint(start)
-        endpoint._verifier, endpoint._edge = await start()
+        endpoint = served(verifier)
         held = [asyncio.create_task(ask(endpoint)) for _ in range(MAX_IN_FLIGHT)]
         await asyncio.sleep(0)
         # It waits for nobody: no call before it has been answered.
@@ -140,3 +153,27 @@ def test_RF_19_what_the_database_decides_on_is_refused_before_its_signature_is_c
         asyncio.run(call)
     # What is not named may be decided by Redis alone.
     assert bool(checked) is (operation_key is None and delivery is None)
+
+
+@pytest.mark.parametrize("is_full", [True, False])
+@pytest.mark.parametrize(
+    ("body", "key"),
+    [(BODY.replace(b"}", b', "idempotency_key": "k"}'), b""), (BODY, b"k"), (BODY, b"")],
+    ids=["named in its body", "named in its head", "not named"],
+)
+def test_RF_19_what_is_named_is_refused_before_anybody_reads_it(
+    body: bytes, key: bytes, *, is_full: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[bytes] = []
+    parse = endpoints._object
+
+    def noted(body: bytes | None) -> object:
+        read.append(body or b"")
+        return parse(body)
+
+    monkeypatch.setattr(endpoints, "_object", noted)
+    verifier = _Verifier(is_full=is_full)
+    verifier.go.set()
+    refused = is_full and (body is not BODY or bool(key))
+    answer = asyncio.run(ask(served(verifier), body=body, key=key))
+    assert (answer["status"], read) == ((503, []) if refused else (200, [body]))
