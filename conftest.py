@@ -98,20 +98,14 @@ def _database_clock_travels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _flush_past_triggers() -> Iterator[None]:
-    """Append-only tables refuse the flush after a transactional test: lift their triggers for that moment."""
+def _emptied_past_triggers() -> Iterator[None]:
+    """What a transactional test wrote goes, also from the tables that take nothing back."""
     from django.test import TransactionTestCase
 
-    from audit.tests.tampering import triggers_lifted
-
-    teardown = TransactionTestCase._fixture_teardown  # type: ignore[attr-defined]  # noqa: SLF001 — no public hook
-
-    def flushed(self: TransactionTestCase) -> None:
-        with triggers_lifted():
-            teardown(self)
+    from audit.tests.tampering import empty_tables
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TransactionTestCase, "_fixture_teardown", flushed)
+        patch.setattr(TransactionTestCase, "_fixture_teardown", lambda _: empty_tables())
         yield
 
 

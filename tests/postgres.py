@@ -66,7 +66,7 @@ class Server:
         fsync = "on" if durable else "off"
         self._options = (
             f"-c listen_addresses=127.0.0.1 -c unix_socket_directories='' -p {self.port}"
-            f" -c max_connections=200 -c fsync={fsync} {settings}"
+            f" -c max_connections=200 -c fsync={fsync} -c full_page_writes={fsync} {settings}"
         )
 
     @property

@@ -6,6 +6,8 @@ from typing import Any
 
 from django.db import connection, transaction
 
+_FROM_MIGRATIONS = {"django_migrations", "django_content_type", "auth_permission"}
+
 
 @contextlib.contextmanager
 def as_table_owner() -> Iterator[None]:
@@ -37,6 +39,25 @@ def triggers_lifted(which: str = "USER") -> Iterator[None]:
     yield
     if not (connection.in_atomic_block and connection.needs_rollback):
         for statement in restore:
+            execute(statement)
+
+
+def empty_tables() -> None:
+    """No rows any more, but what migrations put there. Django's own flush makes that anew, and takes longer than many a test."""
+    names = [
+        connection.ops.quote_name(name)
+        for name in connection.introspection.table_names()
+        if name not in _FROM_MIGRATIONS
+    ]
+    deletes = [f"DELETE FROM {name}" for name in names]  # noqa: S608 — names of tables, quoted
+    if connection.vendor == "postgresql":
+        # Neither triggers nor foreign keys; in one message.
+        execute(
+            "; ".join(["SET session_replication_role = replica", *deletes, "RESET session_replication_role"])
+        )
+        return
+    with triggers_lifted(), connection.constraint_checks_disabled(), transaction.atomic():
+        for statement in deletes:
             execute(statement)
 
 
