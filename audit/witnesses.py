@@ -4,16 +4,12 @@ A witness is a stranger with a key we trust for one thing: whatever it answers i
 stops the log.
 """
 
-import asyncio
-import functools
-import ssl
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
-
-import httpx
 
 from agentauth.protocol.checkpoint import parse_checkpoint
 from agentauth.protocol.errors import InvalidRequestError, NoteError
@@ -28,6 +24,9 @@ from agentauth.protocol.notes import (
     verify_signatures,
 )
 from agentauth.protocol.urls import normalize_url
+
+if TYPE_CHECKING:
+    from audit.posting import Answer
 
 # For one request, from the name's resolution to the last byte of the answer; a witness is asked twice at most.
 TIMEOUT_SECONDS: Final = 5.0
@@ -88,13 +87,6 @@ class Outcome:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    status: int
-    content_type: str
-    body: bytes
-
-
 def parse_witness(text: str) -> Witness:
     """Read `vkey url` of one witness. Raises InvalidRequestError: a key of type 0x04, an address that is https or on this host."""
     vkey, _, url = text.partition(" ")
@@ -129,12 +121,20 @@ def _ask(note: str, asked: Note, witness: Witness, old_size: int, consistency: C
     size = parse_checkpoint(asked.text).size
     path = consistency(old_size, size) if 0 < old_size < size else ()
     body = AddCheckpoint(old_size, tuple(path), note).text
+    # Late: the library behind it takes a tenth of a process's start, and few processes ask witnesses.
+    from audit.posting import NoAnswerError, post
+
+    # A proxy of the environment has no part in what stays on this host.
     try:
-        answer = _run(_post(f"{witness.url}/add-checkpoint", body.encode()))
-    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, UnicodeError) as error:
-        # TimeoutError is an OSError; a name that cannot be asked for is a UnicodeError. What an error says may quote
-        # what was sent or received, so its name is enough.
-        return Outcome(Result.UNREACHABLE, detail=type(error).__name__)
+        answer = post(
+            f"{witness.url}/add-checkpoint",
+            body.encode(),
+            through_proxies=not _on_this_host(witness.url),
+            seconds=TIMEOUT_SECONDS,
+            max_bytes=MAX_ANSWER_BYTES,
+        )
+    except NoAnswerError as error:
+        return Outcome(Result.UNREACHABLE, detail=str(error))
     if answer is None:
         return Outcome(Result.BAD_ANSWER, detail="The answer is too long.")
     try:
@@ -143,58 +143,21 @@ def _ask(note: str, asked: Note, witness: Witness, old_size: int, consistency: C
         return Outcome(Result.BAD_ANSWER, detail=f"Status {answer.status}: {error.description}")
 
 
-def _read(answer: _Answer, asked: Note, witness: Witness, size: int) -> Outcome:
+def _read(answer: "Answer", asked: Note, witness: Witness, size: int) -> Outcome:
     """What an answer says. Raises NoteError where it is not in the form of its status."""
     detail = f"Status {answer.status}."
-    if answer.status == httpx.codes.OK:
+    if answer.status == HTTPStatus.OK:
         offered = Note(asked.text, parse_signatures(_text(answer.body)))
         for verified in verify_signatures(offered, [witness.verifier]):
             # Zero is no time: such a line says nothing about when.
             if verified.at:
                 return Outcome(Result.COSIGNED, verified.signature.line, verified.at, size)
         raise NoteError("No line is by the witness's key.")
-    if answer.status == httpx.codes.CONFLICT:
+    if answer.status == HTTPStatus.CONFLICT:
         if answer.content_type != SIZE_TYPE:
             raise NoteError("The size is of another type.")
         return Outcome(Result.MOVED, size=parse_size_answer(answer.body), detail=detail)
     return Outcome(_REFUSALS.get(answer.status, Result.BAD_ANSWER), detail=detail)
-
-
-async def _post(url: str, body: bytes) -> _Answer | None:
-    """One request, of which nothing outlasts TIMEOUT_SECONDS; None where the answer is longer than allowed."""
-    async with (
-        asyncio.timeout(TIMEOUT_SECONDS),
-        # A redirect would be another's answer; a proxy of the environment has no part in what stays on this host.
-        httpx.AsyncClient(
-            verify=_ssl_context(),
-            follow_redirects=False,
-            trust_env=not _on_this_host(url),
-            timeout=TIMEOUT_SECONDS,
-        ) as client,
-        client.stream("POST", url, content=body, headers={"Accept-Encoding": "identity"}) as response,
-    ):
-        received = bytearray()
-        # As it comes: nothing is unpacked to a size of somebody else's choice.
-        async for part in response.aiter_raw():
-            received += part
-            if len(received) > MAX_ANSWER_BYTES:
-                return None
-        return _Answer(response.status_code, response.headers.get("Content-Type", ""), bytes(received))
-
-
-def _run(work: Coroutine[object, object, _Answer | None]) -> _Answer | None:
-    """`asyncio.run`, which would wait for a name's resolution that was given up: its thread goes on alone."""
-    loop = asyncio.new_event_loop()
-    try:
-        return loop.run_until_complete(work)
-    finally:
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
-
-
-@functools.cache
-def _ssl_context() -> ssl.SSLContext:
-    return httpx.create_ssl_context()
 
 
 def _address(url: str, name: str) -> str:

@@ -128,9 +128,9 @@ NETWORK = {
 # processes. Which nodes a cluster of Redis has, it says itself. The database and Celery's broker are Django's and Celery's own. Whoever adds
 # a line here also answers for SS-1, SS-2 and SS-4 there.
 REACHES_OUT = {
-    ("audit/witnesses.py", "asyncio"),
-    ("audit/witnesses.py", "httpx"),
-    ("audit/witnesses.py", "ssl"),
+    ("audit/posting.py", "asyncio"),
+    ("audit/posting.py", "httpx"),
+    ("audit/posting.py", "ssl"),
     ("audit/stores/s3.py", "boto3"),
     ("audit/stores/s3.py", "botocore"),
     ("kms/backends/awskms.py", "botocore"),
