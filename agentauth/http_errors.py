@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation, ValidationError
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, InternalError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
 from django.http.response import HttpResponseBase
 from django.template.loader import render_to_string
@@ -84,6 +84,8 @@ STATUSES = {
 }
 DPOP_CHALLENGE = 'DPoP error="{code}", algs="EdDSA Ed25519 ES256"'
 DEFAULT_RETRY_SECONDS = 1
+# read_only_sql_transaction (PostgreSQL, appendix A).
+READ_ONLY = "25006"
 MAX_BODY_BYTES = 1024
 _MAX_SENTENCE_BYTES = 600
 # What the rate limits refuse writes one event a second for each route, caller and process, not one each.
@@ -110,7 +112,7 @@ def domain_error(error: Exception) -> AgentAuthError:
     """Every exception as one of ours. What is not known becomes `server_error`, and only the log learns more."""
     if isinstance(error, AgentAuthError):
         return error
-    if isinstance(error, OperationalError | InterfaceError):
+    if isinstance(error, OperationalError | InterfaceError) or _takes_nothing(error):
         # A lost connection, a lock or statement that took too long: the dependency is down, nobody was refused.
         # There is no event of it, since events are kept in the same place: this line is what an operator finds.
         logger.error("the database did not answer", exc_info=error)
@@ -119,6 +121,11 @@ def domain_error(error: Exception) -> AgentAuthError:
         if isinstance(error, library):
             return ours()
     return ServerError("Something went wrong on our side. Quote the request id when you report it.")
+
+
+def _takes_nothing(error: Exception) -> bool:
+    """A database that reads only: a replica before it has taken over, or one that its keeper closed because the disk is full."""
+    return isinstance(error, InternalError) and getattr(error.__cause__, "sqlstate", "") == READ_ONLY
 
 
 # One sentence for both kinds of endpoint: the library does not say which of them refused.

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import pytest
 import time_machine
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, InternalError, OperationalError, connection
 from django.test import Client, RequestFactory
 from rest_framework import exceptions
 from rest_framework.request import Request
@@ -51,6 +51,25 @@ def test_U1_a_database_that_does_not_answer_is_503_with_a_time_to_retry() -> Non
     assert (status, body["error"]) == (503, "temporarily_unavailable")
     assert headers["Retry-After"] == "1"
     assert "10.0.0.7" not in str(body)
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_U1_a_database_that_only_reads_is_503() -> None:
+    """As a replica does that has not taken over yet."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET default_transaction_read_only = on")
+        try:
+            with pytest.raises(InternalError) as caught:
+                Event.objects.update(kind="x")
+        finally:
+            cursor.execute("SET default_transaction_read_only = off")
+    status, body, headers = answer(caught.value)
+    assert (status, body["error"], headers["Retry-After"]) == (503, "temporarily_unavailable", "1")
+
+
+def test_U2_another_internal_error_of_the_database_is_ours() -> None:
+    assert answer(InternalError("current transaction is aborted"))[0] == 500
 
 
 def test_U2_an_unknown_error_says_nothing_of_itself(caplog: pytest.LogCaptureFixture) -> None:
