@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 from typing import Any, Final
 
 from django.conf import settings
-from django.db import connections
+from django.db import connection, connections
 from django.http import HttpRequest, HttpResponse
 from django.middleware.clickjacking import XFrameOptionsMiddleware
 from django.middleware.security import SecurityMiddleware
@@ -24,6 +24,7 @@ from agentauth.http_errors import STATUSES, ServerError, body_of, domain_error, 
 from agentauth.middleware import SecurityHeadersMiddleware
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 from agentauth.tally import Tally
+from audit.roles import RoleError, beyond_verifier
 from verifier.endpoint import BESIDE, Edge, Endpoint, Request, Response, Scope, rendered
 from verifier.services import home
 from verifier.services.following import Follower
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 _THREADS: Final = {"handed on": 4, "probes": 2, "alive": 1}
 # How many requests may wait for the threads of each kind.
 _MAX_WAITING: Final = 64
+# Of what a role may do too much.
+_SHOWN: Final = 3
 _NO_ROOM: Final = "Too many calls at once. Try again shortly."
 
 
@@ -184,8 +187,26 @@ def standing_headers() -> tuple[tuple[bytes, bytes], ...]:
     return tuple((name.lower().encode(), value.encode()) for name, value in made.items())
 
 
+def check_role() -> None:
+    """In production the database itself keeps this process from changing what it only reads. Raises RoleError where it does not."""
+    if settings.DEVELOPMENT:
+        return
+    try:
+        beyond = beyond_verifier()
+    finally:
+        # Of a thread that ends.
+        connection.close()
+    if beyond:
+        shown = ", ".join(beyond[:_SHOWN]) + (" and more" if len(beyond) > _SHOWN else "")
+        raise RoleError(
+            f"The role of DATABASE_URL may do more than a verifier needs ({shown}): "
+            "let it be one that `manage.py grant_verifier_role` has bound."
+        )
+
+
 async def start() -> tuple[LeanVerifier, Edge]:
     """Everything the process holds, made in its own loop; raises where it cannot serve."""
+    await asyncio.to_thread(check_role)
     # The loop waits at most so long (s) for a thread that reads rows, each time it lets one in. Python's own is ten times that.
     sys.setswitchinterval(0.0005)
     loop = asyncio.get_running_loop()

@@ -92,6 +92,14 @@ WHERE pg_has_role(%s, role.oid, 'MEMBER') AND role.rolname <> %s
        OR wanted.name IN ('SELECT', 'INSERT', 'UPDATE') AND has_any_column_privilege(role.oid, held.oid, wanted.name))
 GROUP BY held.relname, wanted.name
 """
+# What is in reach of this process's own role, of whole tables; a superuser has all of it.
+_OWN: Final = """
+SELECT held.relname, wanted.name
+FROM pg_class held, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE']) wanted(name)
+WHERE held.relkind IN ('r', 'p') AND held.relnamespace = 'public'::regnamespace
+  AND has_table_privilege(held.oid, wanted.name)
+ORDER BY held.relname, wanted.name
+"""
 
 
 class RoleError(Exception):
@@ -105,6 +113,19 @@ def may_read_log() -> bool:
     with connection.cursor() as cursor:
         cursor.execute("SELECT has_table_privilege('audit_leaf', 'SELECT')")
         return bool(cursor.fetchone()[0])
+
+
+def beyond_verifier() -> list[str]:
+    """What this process's role may do that answering verify, batch and introspect does not take, as `UPDATE on registry_human`.
+
+    None on SQLite, which has no roles. Raises django.db errors.
+    """
+    if connection.vendor != "postgresql":
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute(_OWN)
+        held = cursor.fetchall()
+    return [f"{right} on {table}" for table, right in held if right not in _VERIFIER.get(table, ())]
 
 
 def grant_serving_role(role: str) -> dict[str, list[str]]:

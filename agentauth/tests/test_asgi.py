@@ -6,11 +6,13 @@ import threading
 from typing import Any, cast
 
 import pytest
+from pytest_django.fixtures import Settings
 
 from agentauth import asgi, metrics
 from agentauth.asgi import Delegate
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.tally import Tally
+from audit.roles import RoleError
 from verifier.endpoint import Request, Response
 
 
@@ -68,6 +70,20 @@ def test_what_is_answered_again_and_again_is_as_it_was_and_counted_each_time() -
         assert told(retry_after=7) == (503, plain | {"retry_after": 7}, {b"retry-after": b"7"})
         assert told(reason="busy") == (503, plain | {"reason": "busy"}, {b"retry-after": b"1"})
     assert counted() - before == 4
+
+
+def test_AU_27_in_production_no_verifier_starts_with_a_role_that_may_do_more(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    beyond = ["UPDATE on registry_human", "a", "b", "c"]
+    monkeypatch.setattr(asgi, "beyond_verifier", lambda: beyond)
+    settings.DEVELOPMENT = True
+    asgi.check_role()
+    settings.DEVELOPMENT = False
+    with pytest.raises(RoleError, match=r"UPDATE on registry_human, a, b and more.*grant_verifier_role"):
+        asyncio.run(asgi.start())
+    beyond.clear()
+    asgi.check_role()
 
 
 def counted() -> float:

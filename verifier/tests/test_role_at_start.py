@@ -1,0 +1,34 @@
+"""Whether a process of the verifier's own is bound by its role: what it asks before it serves (`agentauth.asgi`)."""
+
+import pytest
+
+from audit.roles import beyond_verifier
+from audit.tests.tampering import execute
+from verifier.tests.test_role import QUOTED, _as_verifier
+from verifier.tests.test_role import bound as bound  # noqa: PLC0414 — a fixture
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.mark.postgres
+def test_AU_27_a_bound_role_may_do_nothing_beyond(bound: None) -> None:
+    with _as_verifier():
+        assert beyond_verifier() == []
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    ("right", "table"),
+    [("UPDATE", "registry_human"), ("DELETE", "verifier_grantledger"), ("SELECT", "approvals_passkey")],
+)
+def test_AU_27_what_it_was_given_by_hand_is_named(bound: None, right: str, table: str) -> None:
+    execute(f"GRANT {right} ON {table} TO {QUOTED}")
+    with _as_verifier():
+        assert beyond_verifier() == [f"{right} on {table}"]
+
+
+@pytest.mark.postgres
+def test_AU_27_the_owner_may_do_everything_beyond() -> None:
+    found = beyond_verifier()
+    assert {"TRUNCATE on audit_leaf", "UPDATE on registry_human", "SELECT on approvals_receipt"} <= {*found}
+    assert "SELECT on registry_human" not in found
