@@ -181,14 +181,18 @@ def campaign(absent: dict[str, str]) -> bool:
     """What has a longer version (CAMPAIGN=1; see tests/conftest.py): all faults in one go, then mutants and fuzzing."""
     without = "".join(f" and not {marker}" for marker in absent)
     passed = pytest("tests/faults", "-m", "(faults or sweep)" + without)
-    proofs = "audit/tests/test_many_proofs.py"
-    more = ("tests/campaign", "tests/flows/test_schema_fuzz.py", "tests/flows/test_delegation.py", proofs)
+    flows = [f"tests/flows/test_{name}.py" for name in ("schema_fuzz", "delegation", "cold_keys")]
+    more = ("tests/campaign", *flows, "audit/tests/test_many_proofs.py")
     passed = pytest(*more, "-m", without.removeprefix(" and ")) and passed
     if {"postgres", "redis"} & absent.keys():
         return passed
     with postgres.cluster() as url:
         both = ("verifier/tests/test_lean_equality.py", "verifier/tests/test_lean_vectors.py")
-        return pytest(*both, database_url=url) and passed
+        passed = pytest(*both, database_url=url) and passed
+        # What `rest` asks at the lean endpoint with the home in Redis, with the home in the database.
+        again = ("--through", "lean", "--home", "database", "-n", "2")
+        alone = ("-m", "not slow and not postgres and not redis")
+        return pytest("verifier/tests", *again, *alone, database_url=url) and passed
 
 
 def main() -> int:

@@ -1,0 +1,85 @@
+"""Redis stands still: how long its own deadline lets a call wait, and what a revocation is worth meanwhile."""
+
+import base64
+import time
+import uuid
+from datetime import timedelta
+
+import pytest
+from django.test import Client
+
+from registry.models import Token
+from tests import redis_servers
+from tests.equal import VERIFY, Both, ask
+from tests.equal import both as both  # noqa: PLC0414 — a fixture
+from tests.equal import served as served  # noqa: PLC0414 — a fixture
+from verifier.stores import scripts
+from verifier.stores.connection import DEADLINE_SECONDS, RedisAwayError, Servers
+from verifier.tests.calls import begin, judge_arguments, on_loop, use
+from verifier.tests.scene import LOOK, READ, Scene, scene
+
+pytestmark = pytest.mark.redis
+# The case's number.
+MOST_SECONDS = 0.05
+# What a busy machine may add, far below what anything else here waits for.
+SLACK_SECONDS = 0.3
+
+
+def test_RF_6_without_a_deadline_of_its_own_a_call_waits_for_fifty_milliseconds() -> None:
+    assert DEADLINE_SECONDS <= MOST_SECONDS
+
+    async def work(servers: Servers) -> float:
+        await begin(servers)
+        await use(servers, uuid.uuid4())
+        server.freeze()
+        began = time.monotonic()
+        with pytest.raises(RedisAwayError):
+            await servers.evaluate(scripts.JUDGE, *judge_arguments(uuid.uuid4()))
+        return time.monotonic() - began
+
+    with redis_servers.server() as server:
+        assert MOST_SECONDS / 2 < on_loop(server.url, work) < MOST_SECONDS + SLACK_SECONDS
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("both", ["redis"], indirect=True)
+def test_RV_3_what_is_revoked_while_redis_is_frozen_is_durable_before_it_is_said_and_never_passes(
+    both: Both, redis_server: redis_servers.Server
+) -> None:
+    place = scene(READ)
+    token, other = place.token(), place.token()
+    both.running.look()
+    assert valid(both, place, token)
+    redis_server.freeze()
+    try:
+        credentials = base64.b64encode(f"{place.provider.pk}:{place.secret}".encode()).decode()
+        told = Client().post(
+            "/v1/revoke",
+            f"token={token}",
+            content_type="application/x-www-form-urlencoded",
+            headers={"Authorization": f"Basic {credentials}"},
+        )
+        assert told.status_code == 200
+        assert Token.objects.filter(revoked_at__isnull=False).count() == 1
+        both.running.look()
+        assert not valid(both, place, token)
+        # Nor does what is not revoked: nobody remembers its proof.
+        assert not valid(both, place, other)
+    finally:
+        redis_server.thaw()
+    both.clock.shift(timedelta(seconds=2))
+    until = time.monotonic() + 20
+    while not valid(both, place, other) and time.monotonic() < until:
+        time.sleep(0.1)
+        both.running.look()
+    assert valid(both, place, other)
+    assert not valid(both, place, token)
+
+
+def valid(both: Both, place: Scene, token: str) -> bool:
+    """The answer of the lean endpoint; a proof of its own each time."""
+    made = ask(place, place.body(LOOK, token=token), VERIFY)
+    answer = both.running.ask(made.path, made.query, made.lines(), made.body)
+    assert answer.status_code in {200, 503}
+    return answer.status_code == 200 and answer.json()["valid"] is True
