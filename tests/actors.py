@@ -166,6 +166,13 @@ class LivePerson:
     def decide(self, grant_id: str, signed: dict[str, Any]) -> httpx.Response:
         return self.post(f"/approvals/{grant_id}/decide", signed)
 
+    def confirm(self, confirmation_id: str) -> httpx.Response:
+        """Say yes to one payment, from the question to the signed answer."""
+        path = f"/confirmations/{confirmation_id}/"
+        options = self.post(f"{path}statement", {"decision": "confirm"})
+        assert options.status_code == 200, options.text
+        return self.post(f"{path}decide", {"credential": self.device.assertion(options.json()["publicKey"])})
+
     def _csrf(self) -> str:
         token = re.search(r'name="csrf-token" content="([^"]+)"', self.http.get("/").text)
         assert token

@@ -38,6 +38,7 @@ def broken(log: dict[str, list[str]]) -> Iterator[str]:
         f"an acknowledged decision is not on record: {lost}" for lost in set(log["decisions"]) - decided
     )
     yield from counters(allowed)
+    yield from confirmations(allowed)
 
     revoked = {str(pk) for pk in Grant.objects.filter(status="revoked").values_list("pk", flat=True)}
     yield from (f"an acknowledged revocation is lost: {lost}" for lost in set(log["revoked"]) - revoked)
@@ -95,6 +96,18 @@ def spending(ledger: Any, own: list[Any], ceilings: dict[str, int]) -> Iterator[
             yield f"ledger of {ledger.grant_id}: {minor} spent of {name}, events say {total}"
         if name in ceilings and minor > ceilings[name]:
             yield f"ledger of {ledger.grant_id}: {minor} spent of {name}, which ends at {ceilings[name]}"
+
+
+def confirmations(allowed: list[Any]) -> Iterator[str]:
+    """A human's yes is used once, by one decision that says so."""
+    from verifier.models import Confirmation
+
+    used = Counter(event.data["confirmation_id"] for event in allowed if "confirmation_id" in event.data)
+    consumed = {str(pk) for pk in Confirmation.objects.filter(status="consumed").values_list("pk", flat=True)}
+    yield from (f"a yes of a human used {n} times: {yes}" for yes, n in used.items() if n > 1)
+    yield from (
+        f"a yes that is used up without its decision, or the reverse: {odd}" for odd in consumed ^ {*used}
+    )
 
 
 def done_twice(own: list[Any]) -> Iterator[str]:

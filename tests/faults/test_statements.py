@@ -123,6 +123,37 @@ def test_RF_17_a_kill_before_any_statement_of_approving(registry: LiveRegistry) 
     consult_oracle(registry, log)
 
 
+def test_RF_17_a_kill_before_any_statement_of_a_payment_that_a_human_confirmed(
+    registry: LiveRegistry,
+) -> None:
+    """Whenever it dies, the human's yes is used up with the payment or not at all."""
+    alice, log = LivePerson(registry, f"alice-{uuid.uuid4().hex[:8]}@example.org"), new_log()
+    limits = {"confirm_above": {"value": "2.00", "currency": "EUR"}, "budgets": [BUDGET]}
+    for place in scenes(
+        registry, [{"capabilities": [PAY], "envelope": limits, "owner": alice.email}] * KILLS
+    ):
+        assert alice.decide(place.grant_id, alice.sign(place.grant_id)).status_code == 200
+        log["approved"].append(place.grant_id)
+        token = place.token()
+
+        def acts(place: Scene = place, token: str = token) -> Iterator[Act]:
+            while True:
+                key = str(uuid.uuid4())
+                asked = place.ask(place.question(token, THREE, idempotency_key=key)).json()
+                assert asked["reason"] == "confirm_above", asked
+                assert alice.confirm(asked["confirmation_id"]).status_code == 200
+                body = place.question(token, THREE, idempotency_key=key)
+                yield partial(place.ask, body, **{"Idempotency-Key": str(uuid.uuid4())})
+
+        answers = dies_everywhere(registry, "POST /v1/verify", acts())
+        for answer in answers:
+            assert answer.json()["valid"], answer.text
+            log["decisions"].append(answer.json()["decision_id"])
+    alice.http.close()
+    assert len(set(log["decisions"])) == len(log["decisions"])
+    consult_oracle(registry, log)
+
+
 def test_RF_17_a_kill_before_any_statement_of_revoking(registry: LiveRegistry) -> None:
     places, log = many(registry), new_log()
 
