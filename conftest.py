@@ -88,6 +88,7 @@ def _database_clock_travels(monkeypatch: pytest.MonkeyPatch) -> None:
     And each has a lease of its own, and chooses who signs, since what both were taken of goes with the rows of the test before.
     """
     monkeypatch.setattr(home, "database_clock", lambda: Value(timezone.now(), output_field=DateTimeField()))
+    monkeypatch.setattr("registry.services.database_time.database_time", lambda: None)
     monkeypatch.setattr(home, "LEASE", home.Lease())
     SILENCE.heard()
     monkeypatch.setattr(clocks.CLOCK, "_told", False)

@@ -11,6 +11,7 @@ from audit import kinds
 from audit.services import Actor, record
 from kms.state import Subject, publish_change
 from registry.models import Agent, EnrolmentCode, Grant, IdempotencyRecord, SpentProof, Token
+from registry.services.database_time import not_ahead
 from registry.services.grants import expire_grant
 from registry.services.idempotency import KEPT_FOR
 
@@ -26,8 +27,10 @@ _ACTOR = Actor("system", "expire")
 def expire_everything(*, now: datetime) -> dict[str, int]:
     """Record every end up to `now`, each row in a transaction of its own, and forget what is only remembered.
 
-    Returns how many of each. Safe to run twice at once: of two, one wins each row and the other passes on.
+    Returns how many of each. Safe to run twice at once: of two, one wins each row and the other passes on. Nothing is over
+    that is not over by the database's clock too.
     """
+    now = not_ahead(now)
     statuses = Grant.Status
     pending = Grant.objects.filter(status=statuses.PENDING, expires_at__lte=now)
     ended = Grant.objects.filter(status__in=[statuses.APPROVED, statuses.SUSPENDED], valid_until__lte=now)

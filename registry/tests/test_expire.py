@@ -9,6 +9,7 @@ from agentauth.protocol.errors import InvalidStateError
 from audit.models import Event
 from registry.models import Agent, Grant, Human, IdempotencyRecord, ServiceProvider, SpentProof, Token
 from registry.services import expiry
+from registry.services.database_time import database_time
 from registry.services.enrolment import create_enrolment_code
 from registry.services.expiry import expire_everything
 from registry.services.grants import expire_grant, suspend_grant
@@ -115,3 +116,17 @@ def test_a_token_is_kept_for_as_long_as_its_call_can_be_repeated(
     assert expire_everything(now=ends + timedelta(hours=23, minutes=59))["tokens"] == 0
     assert expire_everything(now=ends + timedelta(hours=24))["tokens"] == 1
     assert not Token.objects.exists()
+
+
+@pytest.mark.postgres
+def test_DN_13_what_a_host_that_is_ahead_takes_for_over_is_not_forgotten(
+    agent: AgentClient, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proof that is still good would pass again."""
+    monkeypatch.setattr("registry.services.database_time.database_time", database_time)
+    for seconds in (65, -61):
+        spend_proof(jkt="jkt", jti=str(seconds), until=now + timedelta(seconds=seconds))
+    assert expire_everything(now=now + timedelta(minutes=5))["proofs"] == 1
+    assert [each.expires_at > now for each in SpentProof.objects.all()] == [True]
+    # Nor is one that is behind told to hurry.
+    assert expire_everything(now=now - timedelta(minutes=5))["proofs"] == 0

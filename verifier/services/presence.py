@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 from django.contrib.sessions.models import Session
 from django.db import transaction
+from django.db.models import F
 
 from agentauth.protocol.errors import InvalidStateError
 from audit import kinds
@@ -44,9 +45,12 @@ def renew(*, human: Human, session_key: str, now: datetime) -> datetime:
     changes nothing that was not already so.
     """
     until = now + LEASE
-    current = PresenceLease.objects.current(now).filter(human=human, session_id=session_key)
-    if not current.update(expires_at=until):
-        raise InvalidStateError("Your presence has ended. Say again that you are here.")
+    with transaction.atomic():
+        own = PresenceLease.objects.filter(human=human, session_id=session_key)
+        # Whoever ends it just now comes first: the condition below looks through a join, at what was true before the wait.
+        own.select_for_update().first()
+        if not own.current(now).update(expires_at=until):
+            raise InvalidStateError("Your presence has ended. Say again that you are here.")
     return until
 
 
@@ -54,8 +58,9 @@ def end(*, human: Human, actor: Actor, now: datetime) -> None:
     """End the lease now, whichever session holds it; nothing happens if there is none."""
     with transaction.atomic():
         running = PresenceLease.objects.filter(human=human, expires_at__gt=now)
-        # Ended by the clock, not deleted: a renewal already on its way then finds no current lease.
-        if running.update(expires_at=now):
+        # Ended by the clock, not deleted: a renewal already on its way then finds no current lease; and for as long as it
+        # was one, since a call that began before and waits is judged by the time at which it began.
+        if running.update(expires_at=F("began_at")):
             record(kind=kinds.PRESENCE_ENDED, actor=actor, at=now, human_id=human.pk)
 
 

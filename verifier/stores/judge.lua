@@ -43,8 +43,9 @@ elseif interval > 0 then
       code, letter = 2, 'l'
     elseif args[10] == '1' then
       after = math.max(before or now, now) + interval
-      -- Past its time it means what no time means, so it may go; a second more for clocks that differ.
-      call('SET', keys[3], after, 'PX', math.ceil((after - now) / 1000) + 1000)
+      -- Past its time it means what no time means, so it may go; 25 s more for clocks that differ: by 10 s at most, each
+      -- 5 s off, and a call that is told by another's late time.
+      call('SET', keys[3], after, 'PX', math.ceil((after - now) / 1000) + 25000)
     end
   end
 end

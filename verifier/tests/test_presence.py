@@ -1,11 +1,13 @@
 """Presence: begun in a signed-in session, renewed within a minute, over when the session is."""
 
+import threading
 from datetime import timedelta
 
 import pytest
 import time_machine
 from django.contrib.sessions.backends.db import SessionStore
 from django.contrib.sessions.models import Session
+from django.db import connection, transaction
 from django.utils import timezone
 
 from agentauth.protocol.errors import InvalidStateError
@@ -121,3 +123,37 @@ def test_it_is_ended_once_and_on_record(watched: Scene) -> None:
 def test_it_is_one_humans_and_not_anothers(watched: Scene) -> None:
     begin(scene().human)
     assert offline(watched)
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_EN_10_a_renewal_that_waits_for_the_end_finds_that_it_ended() -> None:
+    watched = scene(requires_human_online=True)
+    session_key = begin(watched.human)
+    said: list[str] = []
+
+    def renew() -> None:
+        try:
+            presence.renew(human=watched.human, session_key=session_key, now=timezone.now())
+            said.append("renewed")
+        except InvalidStateError:
+            said.append("ended")
+        finally:
+            connection.close()
+
+    with transaction.atomic():
+        presence.end(human=watched.human, actor=SYSTEM, now=timezone.now())
+        waiting = threading.Thread(target=renew)
+        waiting.start()
+        waiting.join(0.5)
+        assert said == []
+    waiting.join(10)
+    assert said == ["ended"]
+    assert offline(watched)
+
+
+def test_EN_10_a_call_that_began_before_the_end_and_waited_is_told_of_it(watched: Scene) -> None:
+    begin(watched.human)
+    before = timezone.now()
+    presence.end(human=watched.human, actor=SYSTEM, now=timezone.now())
+    assert not presence.is_online(watched.human.pk, before)

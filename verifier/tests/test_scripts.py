@@ -143,7 +143,8 @@ def test_EN_7_what_an_earlier_epoch_left_is_no_better_than_nothing(stage: Stage)
 def test_what_is_remembered_ends_when_it_means_nothing_any_more(stage: Stage) -> None:
     stage.judge(jti="one", ttl=125_000)
     assert 120_000 < stage.client.pttl(scripts.proof_key(SHARD, "jkt", "one")) <= 125_000
-    life = RATE.interval_us // 1000 + 1000
+    # Hosts are up to 5 s off the database's clock, either way, and a call may be 12 s late: who is behind must not find nothing.
+    life = RATE.interval_us // 1000 + 25_000
     assert life - 5000 < stage.client.pttl(scripts.rate_key(SHARD, GRANT)) <= life + 1
 
 
