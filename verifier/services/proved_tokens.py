@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from threading import Lock
 from typing import Final
 
@@ -11,6 +12,7 @@ from agentauth.protocol.token import TokenClaims, TokenKey, read_claims, verify_
 # Letters of all that are kept: some 20,000 usual tokens of 900 letters, 2 kB of memory each, or 4,700 of the longest, 15 kB
 # each. So 40 MB, and 70 MB at the most.
 BOUND: Final = 18_000_000
+_ENDED_AT_ONCE: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,15 @@ class ProvedTokens:
                 self._letters += len(compact)
             self._proved[compact] = proved
             self._proved.move_to_end(compact)
+            # What has ended is asked for no more and comes to stand first: two go for each that comes, so they are never many.
+            ended = [
+                text
+                for text, old in islice(self._proved.items(), _ENDED_AT_ONCE)
+                if old.claims.expires_at <= proved.at
+            ]
+            for text in ended:
+                del self._proved[text]
+                self._letters -= len(text)
             while self._letters > self._bound:
                 gone, _ = self._proved.popitem(last=False)
                 self._letters -= len(gone)

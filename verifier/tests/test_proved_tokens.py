@@ -146,6 +146,22 @@ def test_at_most_so_many_are_kept_and_the_one_not_seen_for_longest_goes(signatur
     assert len(signatures) == 1
 
 
+def test_what_has_ended_is_kept_no_longer_than_it_takes_as_many_to_come() -> None:
+    tokens = ProvedTokens()
+    for number in range(6):
+        tokens.verify(signed(number, exp=NOW + 100), **settings())
+    lasting = signed(6)
+    tokens.verify(lasting, **settings())
+    sizes = []
+    for number in range(7, 11):
+        tokens.verify(signed(number), **settings(now=NOW + 100))
+        sizes.append(len(tokens))
+    # One comes and two go, for as long as there are any.
+    assert sizes == [6, 5, 4, 5]
+    tokens.clear()
+    assert len(tokens) == 0
+
+
 def test_one_proved_anew_counts_once() -> None:
     first, second = signed(1), signed(2)
     tokens = ProvedTokens(bound=len(first) * 2)
