@@ -13,7 +13,7 @@ app.autodiscover_tasks()
 
 
 def _stop_if_unsafe(**_kwargs: object) -> None:
-    # Late: this module is loaded by settings' own application.
+    # Late: Celery loads this module before Django is set up.
     from agentauth.checks import stop_if_unsafe
 
     stop_if_unsafe()

@@ -12,6 +12,7 @@ from django.db import InterfaceError, InternalError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
 from django.http.response import HttpResponseBase
 from django.template.loader import render_to_string
+from psycopg.errors import ReadOnlySqlTransaction
 from rest_framework import exceptions as drf
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -84,8 +85,6 @@ STATUSES = {
 }
 DPOP_CHALLENGE = 'DPoP error="{code}", algs="EdDSA Ed25519 ES256"'
 DEFAULT_RETRY_SECONDS = 1
-# read_only_sql_transaction (PostgreSQL, appendix A).
-READ_ONLY = "25006"
 MAX_BODY_BYTES = 1024
 _MAX_SENTENCE_BYTES = 600
 # What the rate limits refuse writes one event a second for each route, caller and process, not one each.
@@ -125,7 +124,7 @@ def domain_error(error: Exception) -> AgentAuthError:
 
 def _takes_nothing(error: Exception) -> bool:
     """A database that reads only: a replica before it has taken over, or one that its keeper closed because the disk is full."""
-    return isinstance(error, InternalError) and getattr(error.__cause__, "sqlstate", "") == READ_ONLY
+    return isinstance(error, InternalError) and isinstance(error.__cause__, ReadOnlySqlTransaction)
 
 
 # One sentence for both kinds of endpoint: the library does not say which of them refused.

@@ -92,12 +92,13 @@ WHERE pg_has_role(%s, role.oid, 'MEMBER') AND role.rolname <> %s
        OR wanted.name IN ('SELECT', 'INSERT', 'UPDATE') AND has_any_column_privilege(role.oid, held.oid, wanted.name))
 GROUP BY held.relname, wanted.name
 """
-# What is in reach of this process's own role, of whole tables; a superuser has all of it.
+# What is in reach of this process's own role: of whole tables, or of columns of them. A superuser has all of it.
 _OWN: Final = """
-SELECT held.relname, wanted.name
+SELECT held.relname, wanted.name, has_table_privilege(held.oid, wanted.name)
 FROM pg_class held, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE']) wanted(name)
 WHERE held.relkind IN ('r', 'p') AND held.relnamespace = 'public'::regnamespace
-  AND has_table_privilege(held.oid, wanted.name)
+  AND (has_table_privilege(held.oid, wanted.name)
+       OR wanted.name IN ('SELECT', 'INSERT', 'UPDATE') AND has_any_column_privilege(held.oid, wanted.name))
 ORDER BY held.relname, wanted.name
 """
 
@@ -118,14 +119,19 @@ def may_read_log() -> bool:
 def beyond_verifier() -> list[str]:
     """What this process's role may do that answering verify, batch and introspect does not take, as `UPDATE on registry_human`.
 
-    None on SQLite, which has no roles. Raises django.db errors.
+    Which columns it may, where it may some, is not looked at. None on SQLite, which has no roles. Raises django.db errors.
     """
     if connection.vendor != "postgresql":
         return []
     with connection.cursor() as cursor:
         cursor.execute(_OWN)
         held = cursor.fetchall()
-    return [f"{right} on {table}" for table, right in held if right not in _VERIFIER.get(table, ())]
+    return [
+        f"{right} on {table}"
+        for table, right, whole in held
+        if right not in (own := _VERIFIER.get(table, ()))
+        and (whole or right not in {each.partition(" ")[0] for each in own})
+    ]
 
 
 def grant_serving_role(role: str) -> dict[str, list[str]]:

@@ -158,7 +158,7 @@ def stories(absent: dict[str, str]) -> bool:
     # Archivers take minutes to be killed anywhere: that is the campaign's.
     swept = ("tests/faults", "tests/acts", "tests/flows", "--ignore=tests/faults/test_archiver.py")
     passed = pytest(*swept, "-n", "4", "-m", "sweep" + without)
-    # The long files first, so that none is left when all others are done.
+    # One file after the other in the order they are given in: each has servers of its own, and the longest need not come last.
     by_file = ("--dist", "loadfile", "--no-loadscope-reorder")
     flows = (
         *marked("flow", "node", "slow"),
