@@ -156,7 +156,7 @@ def stories(absent: dict[str, str]) -> bool:
     """
     without = "".join(f" and not {marker}" for marker in {"browser", *absent})
     # Archivers take minutes to be killed anywhere: that is the campaign's.
-    swept = ("tests/faults", "tests/acts", "tests/flows", "--ignore=tests/faults/test_archiver.py")
+    swept = [each for each in marked("sweep") if each != "tests/faults/test_archiver.py"]
     passed = pytest(*swept, "-n", "4", "-m", "sweep" + without)
     # One file after the other in the order they are given in: each has servers of its own, and the longest need not come last.
     by_file = ("--dist", "loadfile", "--no-loadscope-reorder")
@@ -173,7 +173,7 @@ def stories(absent: dict[str, str]) -> bool:
         shown = "browser" in absent or pytest("tests/browser", "-m", "browser", together=True)
         passed = told.result() and shown and passed
     # The longest file first.
-    hurt = ("tests/faults/test_scenarios.py", "tests/faults", "-n", "2", *by_file)
+    hurt = ("tests/faults/test_scenarios.py", *marked("faults"), "-n", "2", *by_file)
     return pytest(*hurt, "-m", "faults" + without) and passed
 
 
@@ -210,7 +210,7 @@ def main() -> int:
         again = ("agentauth/protocol", "agentauth/sdk", "verifier", "tests/vectors", "-n", "4")
         with ThreadPoolExecutor(1) as pool:
             told = pool.submit(
-                pytest, "tests/flows", "-m", "flow", "-k", "sdk and not sdk_demo", together=True
+                pytest, *map(str, Path("tests/flows").glob("test_sdk_[cs]*.py")), "-m", "flow", together=True
             )
             passed = pytest(*again, "-m", "not slow and not postgres and not redis and not flow")
             passed = told.result() and passed
@@ -226,4 +226,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with tempfile.TemporaryDirectory(prefix="agentauth-migrated-") as os.environ["MIGRATED"]:
+        sys.exit(main())
