@@ -15,7 +15,7 @@ from typing import Any, Final
 from gunicorn.http import get_parser
 from gunicorn.http.unreader import Unreader
 from gunicorn.sock import ssl_wrap_socket
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from agentauth.incoming import ANSWER_SECONDS, LINGER_SECONDS, MAX_HELD_BYTES, WAITED, Incoming
 
@@ -108,6 +108,27 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if now - self._notified >= _NOTIFY_SECONDS:
             self._notified = now
             super().notify()
+
+    def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 — gunicorn's
+        """As gunicorn's; of one that stops, also the door is closed, which gunicorn leaves ajar until its last answer."""
+        super().set_accept_enabled(enabled)
+        if not self.alive:
+            self._close_the_door()
+
+    def _close_the_door(self) -> None:
+        """Take in who is connected already, and then nobody: what the system accepted for us and we never read would be reset."""
+        came = []
+        for listener in self.sockets:
+            listener.settimeout(0)
+            ours = listener.getsockname()
+            with contextlib.suppress(OSError):
+                while True:
+                    came.append((*listener.accept(), ours))
+            # Once no process has it open, whoever comes is refused by the system and may ask elsewhere.
+            listener.close()
+        for sock, client, ours in came:
+            self.nr_conns += 1
+            self.enqueue_req(TConn(self.cfg, sock, client, ours))
 
     def enqueue_req(self, conn: Any) -> None:
         """A connection that is new, or whose next request begins."""

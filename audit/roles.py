@@ -92,9 +92,13 @@ WHERE pg_has_role(%s, role.oid, 'MEMBER') AND role.rolname <> %s
        OR wanted.name IN ('SELECT', 'INSERT', 'UPDATE') AND has_any_column_privilege(role.oid, held.oid, wanted.name))
 GROUP BY held.relname, wanted.name
 """
-# What is in reach of this process's own role: of whole tables, or of columns of them. A superuser has all of it.
+# What is in reach of this process's own role: of whole tables, or these columns of them. A superuser has all of it.
 _OWN: Final = """
-SELECT held.relname, wanted.name, has_table_privilege(held.oid, wanted.name)
+SELECT held.relname, wanted.name, has_table_privilege(held.oid, wanted.name),
+       ARRAY(SELECT attname::text FROM pg_attribute
+             WHERE wanted.name IN ('SELECT', 'INSERT', 'UPDATE') AND attrelid = held.oid AND attnum > 0 AND NOT attisdropped
+               AND has_column_privilege(held.oid, attnum, wanted.name)
+             ORDER BY attname)
 FROM pg_class held, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE']) wanted(name)
 WHERE held.relkind IN ('r', 'p') AND held.relnamespace = 'public'::regnamespace
   AND (has_table_privilege(held.oid, wanted.name)
@@ -117,21 +121,31 @@ def may_read_log() -> bool:
 
 
 def beyond_verifier() -> list[str]:
-    """What this process's role may do that answering verify, batch and introspect does not take, as `UPDATE on registry_human`.
+    """What this process's role may do that answering verify, batch and introspect does not take: `UPDATE (name) on registry_human`.
 
-    Which columns it may, where it may some, is not looked at. None on SQLite, which has no roles. Raises django.db errors.
+    What it could do after a SET ROLE is not looked at. None on SQLite, which has no roles. Raises django.db errors.
     """
     if connection.vendor != "postgresql":
         return []
     with connection.cursor() as cursor:
         cursor.execute(_OWN)
         held = cursor.fetchall()
-    return [
-        f"{right} on {table}"
-        for table, right, whole in held
-        if right not in (own := _VERIFIER.get(table, ()))
-        and (whole or right not in {each.partition(" ")[0] for each in own})
-    ]
+    found = (
+        (table, _more(right, whole, columns, _VERIFIER.get(table, ())))
+        for table, right, whole, columns in held
+    )
+    return [f"{more} on {table}" for table, more in found if more]
+
+
+def _more(right: str, whole: bool, columns: list[str], given: Rights) -> str:  # noqa: FBT001 — a row of the query
+    """The part of a right that goes beyond those `given`; empty for none."""
+    if right in given:
+        return ""
+    if whole:
+        return right
+    of_columns = (each.removeprefix(f"{right} (") for each in given if each.startswith(f"{right} ("))
+    more = set(columns) - {name for each in of_columns for name in each.rstrip(")").split(", ")}
+    return f"{right} ({', '.join(sorted(more))})" if more else ""
 
 
 def grant_serving_role(role: str) -> dict[str, list[str]]:

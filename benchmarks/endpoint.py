@@ -171,7 +171,11 @@ async def measured(place: steps.Stage, now: datetime) -> list[float]:
     """All requests of the stage, asked of an endpoint made here. Raises RuntimeError where one is not answered with yes."""
     follower, tally = Knowing(place, known(place, now)), Tally()
     home.LEASE._last = home._Look(
-        Tenure(1, "redis", frozenset(), now), leaving=False, clock_off=None, began=time.monotonic() + 3600
+        Tenure(1, "redis", frozenset(), now),
+        leaving=False,
+        clock_off=None,
+        began=time.monotonic() + 3600,
+        at=time.time() + 3600,
     )
 
     async def start() -> tuple[LeanVerifier, Edge]:

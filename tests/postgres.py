@@ -134,6 +134,10 @@ class Server:
         """It and all its processes: connections are taken by the system, and nothing answers."""
         self._signal(signal.SIGSTOP)
 
+    def freeze_the_first(self) -> None:
+        """Its first process alone: who is connected goes on, and nobody else is let in."""
+        os.kill(self._postmaster(), signal.SIGSTOP)
+
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 

@@ -124,13 +124,15 @@ class Cluster:
         ports = {primary[1] for first, last, primary, *_ in ranges if first <= slot <= last}
         return next(node for node in self.nodes if node.port in ports)
 
-    def migrate(self, slot: int, target: Server) -> None:
-        """Move a slot with its keys to another node, as `redis-cli --cluster reshard` does."""
+    def migrate(self, slot: int, target: Server, *, half: bool = False) -> None:
+        """Move a slot with its keys to another node, as `redis-cli --cluster reshard` does; `half`: it ends before the keys go."""
         source = self.owner(slot)
         old, new = source.client(), target.client()
         old_id, new_id = (each.execute_command("CLUSTER MYID").decode() for each in (old, new))
         new.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", old_id)
         old.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", new_id)
+        if half:
+            return
         # In two words: in one, the client would make text of the keys.
         while keys := old.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
             old.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)

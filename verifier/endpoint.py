@@ -159,14 +159,14 @@ class Endpoint:
         route = scope["raw_path"]
         own = new_id_text()
         if self._in_flight >= MAX_IN_FLIGHT and route not in BESIDE:
-            await self._send(send, own, self._edge.failed(_OVERLOADED))
-            return
-        self._in_flight += 1
-        try:
-            request = await _received(scope, receive, own, https_only=self._https_only)
-            answer = await self._answer(request)
-        finally:
-            self._in_flight -= 1
+            answer = self._edge.failed(_OVERLOADED)
+        else:
+            self._in_flight += 1
+            try:
+                request = await _received(scope, receive, own, https_only=self._https_only)
+                answer = await self._answer(request)
+            finally:
+                self._in_flight -= 1
         await self._send(send, own, answer)
         if route in self._acts:
             self._edge.observe(route.decode(), answer.status, time.perf_counter() - begun)

@@ -1,4 +1,4 @@
-"""Reads the URL of the database, which may name a primary and its replicas: of several hosts libpq takes the one that writes."""
+"""Reads the URL of the database, which may name a primary and its replicas: only the one that writes is connected to."""
 
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -14,8 +14,8 @@ _WRITING: Final = ("read-write", "primary")
 def read_database_url(url: str) -> dict[str, Any]:
     """Django's configuration for `url`: `postgres://role:password@host:port,host:port/name?option=value`, or `sqlite:///path`.
 
-    Of several hosts only the one that writes will do, whether the URL says so or not. Raises ImproperlyConfigured, with
-    nothing of the URL in it.
+    Only a server that writes will do, of several hosts and of one alone, whose name may come to mean another; whether the
+    URL says so or not. Raises ImproperlyConfigured, with nothing of the URL in it.
     """
     try:
         parts = urlsplit(url)
@@ -31,12 +31,11 @@ def read_database_url(url: str) -> dict[str, Any]:
             "agentauth.E019: the URL of the database must be postgres://role:password@host:port/name, of several hosts"
             " host:port,host:port, with % for what else stands in a password"
         ) from None
-    options = config.get("OPTIONS", {})
-    if any("," in str(each) for each in (config.get("HOST"), options.get("host"), options.get("hostaddr"))):
-        config["OPTIONS"] = options = {"target_session_attrs": _WRITING[0]} | options
+    if "postgresql" in config["ENGINE"]:
+        config["OPTIONS"] = options = {"target_session_attrs": _WRITING[0]} | config.get("OPTIONS", {})
         if options["target_session_attrs"] not in _WRITING:
             raise ImproperlyConfigured(
-                "agentauth.E019: of several databases only the one that writes will do: target_session_attrs=read-write"
+                "agentauth.E019: only a database that writes will do: target_session_attrs=read-write"
             )
     return config
 

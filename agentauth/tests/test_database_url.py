@@ -21,10 +21,11 @@ def test_RF_3_a_url_of_several_hosts_names_each_with_its_port(places: str, hosts
     assert config["OPTIONS"]["target_session_attrs"] == "read-write"
 
 
-def test_RF_3_one_host_stays_as_it_is() -> None:
+def test_RF_3_one_host_must_be_the_one_that_writes_too() -> None:
     config = database("postgres://role:a,b@one:5433/name")
     assert (config["HOST"], config["PORT"], config["PASSWORD"]) == ("one", 5433, "a,b")
-    assert "target_session_attrs" not in config["OPTIONS"]
+    assert config["OPTIONS"]["target_session_attrs"] == "read-write"
+    assert "target_session_attrs" not in database("sqlite:///somewhere")["OPTIONS"]
 
 
 def test_RF_3_the_one_that_writes_may_be_asked_for_by_either_word() -> None:
@@ -44,6 +45,7 @@ def test_RF_3_the_one_that_writes_may_be_asked_for_by_either_word() -> None:
         "nothing://role:secret@one,two/name",
         "postgres://role:secret@one,two/name?target_session_attrs=any",
         "postgres://role:secret@one,two/name?target_session_attrs=prefer-standby",
+        "postgres://role:secret@one/name?target_session_attrs=any",
         "postgres://role:secret@one,two/name?target_session_attrs=read-write&target_session_attrs=any",
         "postgres://role:secret@/name?host=one,two&target_session_attrs=standby",
     ],

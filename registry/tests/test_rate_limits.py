@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from django.db import OperationalError
 from django.test import Client
 from pytest_django import Settings
 
@@ -255,3 +256,21 @@ def test_the_error_says_when_to_go_on(few: None) -> None:
     with pytest.raises(RateLimitedError) as caught:
         rate_limits.check(AGENT, "a")
     assert caught.value.fields["retry_after"] == 60
+
+
+def test_RF_25_whoever_asks_too_often_is_told_so_with_neither_database_nor_redis(
+    few: None, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise OperationalError("connection refused")
+
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+    monkeypatch.setattr("django.db.backends.utils.CursorWrapper.execute", away)
+    client = Client(raise_request_exception=False)
+    monkeypatch.setattr("agentauth.http_errors._batches", Batches(seconds=60))
+    for _ in range(3):
+        assert client.get("/.well-known/jwks.json").status_code == 503
+    # That it was refused would be on record: the one that would write it cannot.
+    assert client.get("/.well-known/jwks.json").status_code == 503
+    for _ in range(3):
+        assert refused(client.get("/.well-known/jwks.json"))

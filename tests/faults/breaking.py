@@ -116,14 +116,18 @@ def go_there_and_back(stage: Stage, seconds: float) -> None:
         time.sleep(seconds / 2)
 
 
-def clock_off(stage: Stage, seconds: float) -> None:
-    """One host's clock is ten seconds ahead."""
-    stage.b.stop()
-    stage.b.env |= {"LD_PRELOAD": faketime.LIBRARY, "FAKETIME": "+10s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-    # It never says that it is ready.
-    stage.b.launch()
-    until(lambda: is_answering(stage.b), "it does not start")
-    time.sleep(seconds)
+def clock_off(by: str) -> Inject:
+    """One host's clock is wrong by so much."""
+
+    def inject(stage: Stage, seconds: float) -> None:
+        stage.b.stop()
+        stage.b.env |= {"LD_PRELOAD": faketime.LIBRARY, "FAKETIME": by, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        # It never says that it is ready.
+        stage.b.launch()
+        until(lambda: is_answering(stage.b), "it does not start")
+        time.sleep(seconds)
+
+    return inject
 
 
 def clock_right(stage: Stage) -> None:
@@ -139,6 +143,12 @@ def clock_right(stage: Stage) -> None:
 def freeze_redis(stage: Stage, seconds: float) -> None:
     for node in stage.redis.nodes:
         node.freeze()
+    time.sleep(seconds)
+
+
+def freeze_a_node(stage: Stage, seconds: float) -> None:
+    """One of a cluster."""
+    stage.redis.nodes[-1].freeze()
     time.sleep(seconds)
 
 
@@ -247,6 +257,13 @@ def mend(stage: Stage) -> None:
 
 def freeze_database(stage: Stage, seconds: float) -> None:
     stage.database.freeze()
+    time.sleep(seconds)
+
+
+def freeze_the_door(stage: Stage, seconds: float) -> None:
+    """Whoever is connected goes on; a process that comes anew is not let in."""
+    stage.database.freeze_the_first()
+    stage.kill_a_worker()
     time.sleep(seconds)
 
 

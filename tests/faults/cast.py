@@ -1,15 +1,15 @@
 """Who acts while the faults happen: made anew for each scenario, so that each begins with whole budgets and young tokens."""
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from tests.actors import Scene, scenes
-from tests.faults.clients import PAY, Agent
+from tests.actors import LivePerson, Scene, scenes
+from tests.faults.clients import LIMITS, PAY, READ, Agent
 from tests.faults.stage import Stage
 
-CALENDAR = {"type": "read", "resource": "calendar"}
 CAP = "40.00"
 
 
@@ -19,12 +19,22 @@ def budget(value: str, period: str) -> dict[str, str]:
 
 # name → capability, envelope, calls a second, amount, and whether each call has a name of its own.
 ROLES: dict[str, tuple[dict[str, Any], dict[str, Any], float, str, bool]] = {
-    "reader": (CALENDAR, {}, 14, "", False),
-    "paced": (CALENDAR, {"max_requests_per_minute": 240, "max_burst": 5}, 8, "", False),
-    "named": (CALENDAR, {}, 4, "", True),
+    "reader": (READ, {}, 14, "", False),
+    "paced": (READ, {"max_requests_per_minute": 240, "max_burst": 5}, 8, "", False),
+    "named": (READ, {}, 4, "", True),
     "payer": (PAY, {"budgets": [budget("100000.00", "total"), budget("50000.00", "day")]}, 6, "1.00", True),
     "capped": (PAY, {"budgets": [budget(CAP, "total"), budget("30.00", "day")]}, 4, "1.00", True),
-    "counted": (CALENDAR, {"max_uses": 40}, 4, "", True),
+    "counted": (READ, {"max_uses": 40}, 4, "", True),
+    # Most of its calls are refused, by one limit or the other: what the first set aside is given back where the second says no.
+    "spender": (PAY, {"budgets": [budget("12.00", "total")], "max_requests_per_minute": 120, "max_burst": 3}, 4, "1.00", True),
+    # Asked for and said yes to in `people.py`.
+    "confirmed": (PAY, {"confirm_above": {"value": "2.00", "currency": "EUR"}, "budgets": [budget("100000.00", "total")]}, 0, "3.00", True),
+}  # fmt: skip
+# By role, what a no of the grant's own limits may be for.
+NOES = {
+    name: {reason for limit, reason in LIMITS.items() if limit in envelope}
+    | ({"confirm_above"} if "confirm_above" in envelope else set())
+    for name, (_, envelope, *_) in ROLES.items()
 }
 # Of those that have a rate: so many a second, and so many at once.
 RATES = {
@@ -34,20 +44,37 @@ RATES = {
 }
 
 
-def cast(stage: Stage, victims: int) -> tuple[list[Agent], list[Agent]]:
-    """Agents of every role, and as many whose grants will be revoked."""
-    wishes = [{"capabilities": [what], "envelope": envelope} for what, envelope, *_ in ROLES.values()]
-    wishes += [{"capabilities": [CALENDAR], "envelope": {}}] * victims
-    places = scenes(stage.registry, wishes)
-    tokens = [token_of(place) for place in places]
-    agents = [
-        Agent(name, place, token, per_second, amount, keyed)
-        for (name, (_, _, per_second, amount, keyed)), place, token in zip(
-            ROLES.items(), places, tokens, strict=False
-        )
+@dataclass
+class Cast:
+    """`agents` by ROLES; `victims`, whose grants will be revoked; and grants that wait for `person`."""
+
+    agents: list[Agent]
+    victims: list[Agent]
+    pending: list[Scene]
+
+
+def cast(stage: Stage, person: LivePerson, *, victims: int, pending: int) -> Cast:
+    wishes = [
+        {
+            "capabilities": [what],
+            "envelope": envelope,
+            "owner": person.email if "confirm_above" in envelope else "",
+        }
+        for what, envelope, *_ in ROLES.values()
     ]
-    rest = zip(places[len(agents) :], tokens[len(agents) :], strict=True)
-    return agents, [Agent("victim", place, token, 0) for place, token in rest]
+    wishes += [{"capabilities": [READ], "envelope": {}}] * victims
+    wishes += [{"capabilities": [READ], "envelope": {}, "owner": person.email}] * pending
+    places = scenes(stage.registry, wishes)
+    agents = []
+    for (name, (_, envelope, per_second, amount, keyed)), place in zip(ROLES.items(), places, strict=False):
+        if "confirm_above" in envelope:
+            approved = person.decide(place.grant_id, person.sign(place.grant_id))
+            assert approved.status_code == 200, approved.text
+        agents.append(Agent(name, place, token_of(place), per_second, amount, keyed))
+    rest = places[len(agents) :]
+    return Cast(
+        agents, [Agent("victim", place, token_of(place), 0) for place in rest[:victims]], rest[victims:]
+    )
 
 
 def token_of(place: Scene, seconds: float = 20) -> str:

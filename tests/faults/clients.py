@@ -1,8 +1,9 @@
 """Clients that go on whatever happens, and write down every answer with its times: agents behind service providers.
 
 They do what clients are told to do (docs/failure-modes.md): where an answer was lost the service provider asks once more,
-in calls with a name under its own key; where nobody took the connection, at the other server. The agent signs anew with
-a nonce that is asked for, and where the second try found its proof spent; it tries a named call again until that ends.
+half of the calls with a name under its own key too; where nobody took the connection, at the other server. The agent signs
+anew with a nonce that is asked for, and where the second try found its proof spent; it tries a named call again until that
+ends. What humans and agents do at the registry meanwhile is in `people.py`.
 """
 
 import base64
@@ -13,9 +14,10 @@ import secrets
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 from agentauth.protocol.dpop import make_proof
@@ -30,8 +32,12 @@ PATIENCE_SECONDS = 10
 PROOF_SECONDS = 70
 # Whoever sends one again after the load needs not try those that are past their minute.
 YOUNG_SECONDS = 60
-# What a no may be for where all is well: the limits of the grants themselves.
-LIMITS = {"rate", "budget", "max_uses"}
+# What a no may be for where all is well: the limits of the grants themselves. Of an envelope's field, the reason.
+LIMITS = {
+    "max_requests_per_minute": "rate",
+    "budgets": "budget",
+    "max_uses": "max_uses",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,7 @@ class Answer:
 
     @property
     def good(self) -> bool:
-        return self.yes or (self.status == 200 and self.body.get("reason") in LIMITS)
+        return self.yes or (self.status == 200 and self.body.get("reason") in LIMITS.values())
 
 
 @dataclass
@@ -66,9 +72,13 @@ class Log:
     calls: list[tuple[float, str, bool, str]] = field(default_factory=list)
     # Sent again on purpose: a yes only for a proof that was never said yes to.
     replays: list[Answer] = field(default_factory=list)
-    # Asked about tokens of grants that are revoked meanwhile, and when the revocations were acknowledged.
+    # Asked about tokens of grants that are revoked meanwhile, and when the revocations were begun and acknowledged.
     watched: list[Answer] = field(default_factory=list)
+    revoking: dict[str, float] = field(default_factory=dict)
     revoked: dict[str, float] = field(default_factory=dict)
+    # What the registry acknowledged: approved grants, and the jti of tokens.
+    approved: set[str] = field(default_factory=set)
+    tokens: set[str] = field(default_factory=set)
 
 
 def ask(
@@ -131,7 +141,9 @@ def question_of(
 
 @dataclass
 class Agent:
-    """One grant and whoever uses it. With an `amount` it pays; `keyed` calls are named, and tried again until they end."""
+    """One grant and whoever uses it, `per_second` (0: not by itself). With an `amount` it pays; `keyed` calls are named, and
+    tried again until they end.
+    """
 
     kind: str
     place: Scene
@@ -152,20 +164,27 @@ class Agent:
 
 
 class Load:
-    """Agents, a replayer and a revoker in threads, from `with` to its end."""
+    """Agents, a replayer, a revoker and whoever has an errand, in threads, from `with` to its end."""
 
     def __init__(
-        self, servers: Mapping[str, LiveServer], agents: list[Agent], victims: list[Agent], rng: random.Random
+        self,
+        servers: Mapping[str, LiveServer],
+        agents: list[Agent],
+        victims: list[Agent],
+        rng: random.Random,
+        errands: Sequence[Callable[["Load"], None]] = (),
     ) -> None:
         self.log = Log()
-        self._servers, self._agents, self._victims, self._rng = servers, agents, victims, rng
+        self.rng = rng
+        self._servers, self._agents, self._victims, self._errands = servers, agents, victims, errands
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self.failures: list[BaseException] = []
 
     def __enter__(self) -> Self:
         acts: list[Callable[[], None]] = [self._replay, self._revoke]
-        acts += [lambda agent=agent: self._use(agent) for agent in self._agents]  # type: ignore[misc]
+        acts += [partial(self._use, agent) for agent in self._agents if agent.per_second]
+        acts += [partial(errand, self) for errand in self._errands]
         for act in acts:
             thread = threading.Thread(target=self._guarded, args=(act,), daemon=True)
             thread.start()
@@ -185,19 +204,23 @@ class Load:
         except BaseException as error:  # noqa: BLE001 — told to the test when the load ends
             self.failures.append(error)
 
+    def pause(self, seconds: float) -> bool:
+        """So long, or until the end: whether there is time for more."""
+        return not self._stop.wait(seconds)
+
     def _use(self, agent: Agent) -> None:
-        while not self._stop.wait(self._rng.expovariate(agent.per_second)):
+        while self.pause(self.rng.expovariate(agent.per_second)):
             began = time.monotonic()
-            where = self._rng.choice(["a", "b"])
+            where = self.rng.choice(["a", "b"])
             key = str(uuid.uuid4()) if agent.keyed else None
-            good = self._call(agent, where, key)
+            good = self.call(agent, where, key).good
             self.log.calls.append((began, agent.kind, good, where))
             # A payment whose end is not known is tried again under its key, wherever, until it is.
-            while not good and agent.keyed and not self._stop.wait(0.3):
-                good = self._call(agent, self._rng.choice(["a", "b", "drf"]), key)
+            while not good and agent.keyed and self.pause(0.3):
+                good = self.call(agent, self.rng.choice(["a", "b", "drf"]), key).good
 
-    def _call(self, agent: Agent, where: str, key: str | None) -> bool:
-        """As its caller sees it, whatever tries it took: whether it came to a good end."""
+    def call(self, agent: Agent, where: str, key: str | None) -> Answer:
+        """What its caller is told in the end, whatever tries it took."""
         for _ in range(3):
             sent = agent.nonce
             answer = self._asked(
@@ -208,12 +231,12 @@ class Load:
             is_spent = answer.again and answer.body.get("reason") == "replayed"
             if not wants_nonce and not is_spent:
                 break
-        return answer.good
+        return answer
 
     def _asked(self, agent: Agent, where: str, question: Mapping[str, Any]) -> Answer:
         """One question, and where its answer was lost the very same once more; elsewhere where nobody took it."""
-        # Without a key Redis alone decides calls of no weight, and that is to be seen too.
-        delivery = str(uuid.uuid4()) if agent.keyed else ""
+        # Without a key Redis alone decides calls of no weight, and what has some is set aside there first: two roads.
+        delivery = str(uuid.uuid4()) if agent.keyed and self.rng.random() < 0.5 else ""
         for again in (False, True):
             answer = ask(
                 self._servers[where], where, agent.kind, agent.place, question, delivery=delivery, again=again
@@ -228,16 +251,16 @@ class Load:
     def _replay(self) -> None:
         """A sample, all the time: now the newest proof that was taken, now any other, mostly somewhere else than before."""
         turn = 0
-        while not self._stop.wait(0.1):
+        while self.pause(0.1):
             young = time.monotonic() - PROOF_SECONDS
             taken = [each for each in self.log.answers[-4000:] if each.yes and each.began > young]
             if not taken:
                 continue
             turn += 1
             # The newest, and any of the others.
-            answer = taken[-1] if turn % 2 else self._rng.choice(taken)
+            answer = taken[-1] if turn % 2 else self.rng.choice(taken)
             agent = next(each for each in self._agents if each.kind == answer.kind)
-            where = self._rng.choice([name for name in self._servers if turn % 4 or name != answer.where])
+            where = self.rng.choice([name for name in self._servers if turn % 4 or name != answer.where])
             again = ask(self._servers[where], where, answer.kind, agent.place, answer.question)
             self.log.replays.append(again)
 
@@ -251,7 +274,7 @@ class Load:
         once = {each.question["proof"]: each for each in spent}.values()
 
         def again(each: Answer) -> Answer:
-            where = self._rng.choice(list(self._servers))
+            where = self.rng.choice(list(self._servers))
             return ask(self._servers[where], where, each.kind, places[each.kind], each.question)
 
         with ThreadPoolExecutor(8) as pool:
@@ -260,9 +283,10 @@ class Load:
     def _revoke(self) -> None:
         """One grant after the other: asked about all the time, revoked in between, asked about for some time more."""
         for victim in self._victims:
-            if self._stop.wait(0.5):
+            if not self.pause(0.5):
                 return
             self._watch(victim, 0.7)
+            self.log.revoking[victim.place.grant_id] = time.monotonic()
             if (acknowledged := self._revoked(victim)) is not None:
                 self.log.revoked[victim.place.grant_id] = acknowledged
             self._watch(victim, 2.5)
@@ -276,8 +300,8 @@ class Load:
 
     def _watch(self, victim: Agent, seconds: float) -> None:
         end = time.monotonic() + seconds
-        while time.monotonic() < end and not self._stop.wait(0.05):
-            where = self._rng.choice(["a", "b", "drf"])
+        while time.monotonic() < end and self.pause(0.05):
+            where = self.rng.choice(["a", "b", "drf"])
             question = question_of(victim.place, victim.token, victim.action(), victim.nonce, None)
             answer = ask(self._servers[where], where, victim.place.grant_id, victim.place, question)
             victim.nonce = answer.body.get("nonce") or victim.nonce

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import psycopg
 
-from tests.faults.cast import RATES
+from tests.faults.cast import NOES, RATES
 from tests.faults.clients import Answer, Log
 from tests.faults.stage import Stage
 from tests.live import ROOT
 
 # Who names each call: on record before its answer. All else is in the log a moment after it.
-KEYED = {"payer", "capped", "counted", "named"}
+KEYED = {"payer", "capped", "counted", "named", "spender", "confirmed"}
 # After the answer to a revocation no verify that begins later accepts; where the verifier is cut off from the database,
 # it knows that it is after so long.
 BOUND_SECONDS, CUT_OFF_SECONDS = 1.0, 5.2
@@ -60,17 +60,32 @@ def told(log: Log, *, bound: float) -> Iterator[str]:
             done.setdefault(key, set()).add(answer.body["decision_id"])
     yield from (f"one operation, {len(ids)} decisions" for ids in done.values() if len(ids) > 1)
     yield from (f"answered {odd}" for odd in sorted({_odd(answer) for answer in everything} - {""}))
+    yield from wrong_noes(log)
     for answer in (*log.watched, *log.replays):
         ended = log.revoked.get(answer.kind)
         if ended is not None and answer.yes and answer.began > ended + bound:
             yield f"accepted by {answer.where} {answer.began - ended:.2f} s after the revocation"
 
 
+def wrong_noes(log: Log) -> Iterator[str]:
+    """Whoever may is told no for a limit of the grant, for want of a nonce, or because the lost first try spent the proof."""
+    for answer in log.answers:
+        spent = answer.again and answer.body.get("reason") == "replayed"
+        if _no(answer) and not spent and answer.body.get("reason") not in NOES[answer.kind]:
+            yield f"{answer.kind} was told {answer.body} by {answer.where}"
+    for answer in log.watched:
+        if _no(answer) and answer.ended < log.revoking.get(answer.kind, answer.ended + 1):
+            yield f"not revoked yet, and told {answer.body} by {answer.where}"
+
+
+def _no(answer: Answer) -> bool:
+    return answer.status == 200 and not answer.yes and answer.body.get("error") != "use_dpop_nonce"
+
+
 def bursts(log: Log, moves: list[float]) -> Iterator[str]:
     """No rate is exceeded over any time, and none begins with a burst in a new home. `moves`: when each of them began."""
     for kind, (per_second, burst) in RATES.items():
-        yes = [each for each in (*log.answers, *log.replays) if each.yes and each.kind == kind]
-        spans = sorted((each.began, each.ended) for each in yes)
+        spans = _spans([each for each in (*log.answers, *log.replays) if each.kind == kind])
         ends: list[float] = []
         # Whatever began after one and ended before another was decided in between.
         for began, ended in reversed(spans):
@@ -82,6 +97,18 @@ def bursts(log: Log, moves: list[float]) -> Iterator[str]:
             after = sorted(ended for began, ended in spans if began >= move)
             if most := _excess(after, move, 1, per_second):
                 yield f"{kind}: {most} of a new home, at {per_second:g} a second and no burst"
+
+
+def _spans(tries: list[Answer]) -> list[tuple[float, float]]:
+    """In between each that was done was decided: what has a name, or one proof, was asked about more than once."""
+    began: dict[str, float] = {}
+    ended: dict[str, float] = {}
+    for each in tries:
+        name = each.question.get("idempotency_key") or each.question["proof"]
+        began[name] = min(each.began, began.get(name, each.began))
+        if each.yes:
+            ended[name] = min(each.ended, ended.get(name, each.ended))
+    return sorted((began[name], end) for name, end in ended.items())
 
 
 def _excess(ends: list[float], since: float, at_once: int, per_second: float) -> str:
@@ -133,6 +160,8 @@ def oracle(stage: Stage, log: Log) -> list[str]:
     acknowledged = {
         "decisions": sorted({str(answer.body["decision_id"]) for answer in yes}),
         "revoked": sorted(log.revoked),
+        "approved": sorted(log.approved),
+        "tokens": sorted(log.tokens),
     }
     done = subprocess.run(
         [sys.executable, "-m", "tests.oracle", "-"],

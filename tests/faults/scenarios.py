@@ -53,7 +53,8 @@ SCENARIOS = [
     Scenario("two of the jobs", "", b.two_jobs, good_during=95),
     Scenario("asleep while the home moves", "RF-5", b.sleep_through_a_move, within=30, cut_off=True),
     Scenario("the home moves to the database and back", "EN-7", b.go_there_and_back, within=30),
-    Scenario("one clock 10 s ahead", "", b.clock_off, b.clock_right, within=20, b_refuses=True),
+    Scenario("one clock 10 s ahead", "", b.clock_off("+10s"), b.clock_right, within=20, b_refuses=True),
+    Scenario("one clock 10 s behind", "", b.clock_off("-10s"), b.clock_right, within=20, b_refuses=True),
     # Redis.
     Scenario("kill -9 Redis, started empty", "RF-5 EN-7", b.kill_redis, b.start_redis, seconds=4, within=30, may_lose=True, in_ci=True),
     Scenario("kill -9 Redis, started with its log", "RF-5", b.kill_redis_that_writes, b.start_redis_that_wrote, seconds=4, within=30, may_lose=True),
@@ -71,6 +72,7 @@ SCENARIOS = [
     Scenario("kill -9 PostgreSQL, started again", "RF-3", b.kill_database, seconds=2, within=60, in_ci=True),
     Scenario("PostgreSQL is ended at once, again and again", "RF-30", b.end_database_at_once, within=60),
     Scenario("PostgreSQL frozen", "RF-4 RF-25", b.freeze_database, b.thaw_database, seconds=8, campaign_seconds=30, within=30, cut_off=True, in_ci=True),
+    Scenario("PostgreSQL lets nobody in", "RF-4 RF-12", b.freeze_the_door, b.thaw_database, seconds=8, campaign_seconds=15, within=30, cut_off=True),
     Scenario("PostgreSQL ends every connection", "RF-8", b.end_backends, within=20),
     Scenario("no connection is left", "RF-12", b.use_up_connections, b.clear, within=20, cut_off=True),
     Scenario("one verifier: PostgreSQL 0.2 s away", "RF-8", b.cut_database("delay 0.1"), b.mend, within=20),
@@ -85,6 +87,7 @@ SCENARIOS = [
 # On a cluster of three.
 OF_A_CLUSTER = [
     Scenario("a cluster: one node killed, started empty", "RF-5", b.kill_redis, b.start_redis, seconds=4, within=30, may_lose=True, in_ci=True),
+    Scenario("a cluster: one node frozen", "RF-6", b.freeze_a_node, b.thaw_redis, within=MOVES_SECONDS),
     Scenario("a cluster: all nodes frozen", "RF-6", b.freeze_redis, b.thaw_redis, within=MOVES_SECONDS),
 ]  # fmt: skip
 # With a replica of PostgreSQL.

@@ -11,8 +11,8 @@ import pytest
 from tests import redis_servers
 from tests.actors import scenes
 from tests.conftest import CAMPAIGN
-from tests.faults.cast import CALENDAR, budget, token_of
-from tests.faults.clients import PAY, Answer, Log
+from tests.faults.cast import budget, token_of
+from tests.faults.clients import PAY, READ, Answer, Log
 from tests.faults.flood import Flood, Told
 from tests.faults.reckoning import oracle
 from tests.faults.stage import Stage, children, stage, until
@@ -65,7 +65,7 @@ def verifier(held: Stage) -> Iterator[LiveVerifier]:
 def test_RF_19_five_times_the_capacity_is_shed_at_once_and_what_is_admitted_is_right(
     calls: str, held: Stage, verifier: LiveVerifier, results: Results
 ) -> None:
-    reading = {"capabilities": [CALENDAR], "envelope": {}}
+    reading = {"capabilities": [READ], "envelope": {}}
     paying = {"capabilities": [PAY], "envelope": {"budgets": [budget("100000.00", "total")]}}
     agents = [
         (place, token_of(place)) for place in scenes(held.registry, [reading] * AGENTS + [paying] * AGENTS)

@@ -18,7 +18,7 @@ from tests import redis_servers
 from tests.actors import Scene, scenes
 from tests.conftest import CAMPAIGN
 from tests.faults.breaking import freeze_redis, thaw_redis
-from tests.faults.cast import CALENDAR, budget, token_of
+from tests.faults.cast import budget, token_of
 from tests.faults.clients import PAY, READ, Answer, Log, ask, question_of, request_of
 from tests.faults.reckoning import oracle
 from tests.faults.stage import Stage, stage, until
@@ -108,7 +108,7 @@ def test_EN_16_a_thousand_rehearsals_over_all_servers_consume_nothing(
         {"budgets": [budget("3.00", "total")], "max_uses": 1},
         {"max_requests_per_minute": 1, "max_burst": 1},
     ]
-    wishes: list[tuple[dict[str, Any], dict[str, Any]]] = [(PAY, THREE), (CALENDAR, READ)]
+    wishes: list[tuple[dict[str, Any], dict[str, Any]]] = [(PAY, THREE), (READ, READ)]
     for (capability, action), envelope in zip(wishes, envelopes, strict=True):
         place = place_of(held, capability, envelope)
         token, rng = token_of(place), Random(3)
@@ -157,7 +157,7 @@ def test_DN_7_of_fifty_identical_proofs_over_all_servers_exactly_one_wins(
     held: Stage, results: Results, kind: str
 ) -> None:
     """Whoever is 503 has taken nothing: it is a server that was too busy for Redis' 50 ms, and never two yes."""
-    light = place_of(held, CALENDAR, {})
+    light = place_of(held, READ, {})
     durable = place_of(held, PAY, {"budgets": [budget("100000.00", "total")]})
     won, said, nonces = Counter[str](), Counter[str](), dict[str, str]()
     with home(held, kind):

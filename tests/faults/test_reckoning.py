@@ -1,6 +1,7 @@
 """The reckoning finds what it is there for, in logs made by hand; every fault has its turn."""
 
 import http.server
+import itertools
 import json
 import random
 import threading
@@ -19,11 +20,12 @@ pytestmark = [pytest.mark.faults]
 
 # The rate of `paced`: four a second, and five at once.
 STEADY = [0.25 * number for number in range(40)]
+NUMBER = itertools.count()
 
 
 def answer(at: float, status: int = 200, proof: str = "") -> Answer:
     body = {"valid": True, "decision_id": f"{at}"} if status == 200 else {"error": "temporarily_unavailable"}
-    return Answer(at, at + 0.01, "a", "paced", status, body, {"proof": proof or f"of {at}"})
+    return Answer(at, at + 0.01, "a", "paced", status, body, {"proof": proof or str(next(NUMBER))})
 
 
 def found(*times: float, moves: tuple[float, ...] = ()) -> list[str]:
@@ -44,6 +46,36 @@ def test_EN_7_a_burst_in_a_new_home_is_found_although_there_was_time_for_one() -
     assert found(*STEADY, *(each + 16 for each in STEADY), moves=(16.0,)) == []
     [sentence] = found(*STEADY, *[16.1] * 3, moves=(16.0,))
     assert sentence == "paced: 2 times yes within 0.11 s of a new home, at 4 a second and no burst"
+
+
+def no(kind: str, reason: str, at: float = 5.0, *, again: bool = False) -> Answer:
+    body = {"valid": False, "error": "invalid_token", "reason": reason}
+    return Answer(at, at + 0.01, "a", kind, 200, body, {"proof": str(next(NUMBER))}, again)
+
+
+def test_a_no_for_another_reason_than_the_grants_own_limits_is_found() -> None:
+    fine = [no("paced", "rate"), no("capped", "budget"), no("counted", "max_uses"), no("spender", "rate")]
+    fine += [no("confirmed", "confirm_above"), no("reader", "replayed", again=True)]
+    assert list(told(Log(answers=fine), bound=1)) == []
+    for wrong in (
+        no("reader", "rate"),
+        no("payer", "unknown"),
+        no("named", "replayed"),
+        no("paced", "revoked"),
+    ):
+        assert len(list(told(Log(answers=[wrong]), bound=1))) == 1
+
+
+def test_a_no_before_a_revocation_has_begun_is_found() -> None:
+    assert list(told(Log(watched=[no("grant", "revoked", 5.0)], revoking={"grant": 4.9}), bound=1)) == []
+    for begun in ({}, {"grant": 6.0}):
+        assert len(list(told(Log(watched=[no("grant", "revoked", 5.0)], revoking=begun), bound=1))) == 1
+
+
+def test_what_was_asked_about_twice_was_decided_between_the_first_question_and_the_first_yes() -> None:
+    """A lost answer and its repetition are one use of a rate."""
+    twice = [answer(at, proof=str(at)) for at in STEADY for _ in range(2)]
+    assert list(bursts(Log(answers=twice), [])) == []
 
 
 @pytest.fixture

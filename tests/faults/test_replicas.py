@@ -56,6 +56,17 @@ def test_RF_3_of_two_servers_the_one_that_writes_is_found(ours: DatabaseWrapper,
     assert say(ours, "SELECT inet_server_port()") == (pair.primary.port,)
 
 
+def test_RF_3_one_that_only_reads_is_nobody(pair: Pair, django_db_blocker: Any) -> None:
+    """A name that leads to it, after a fail-over for instance: whoever decided by it would decide by what may be old."""
+    given = connections[DEFAULT_DB_ALIAS].settings_dict | database(postgres.url_of(pair.replica.port))
+    with (
+        django_db_blocker.unblock(),
+        closing(DatabaseWrapper(given)) as made,
+        pytest.raises(OperationalError, match="read-only"),
+    ):
+        say(made, "SELECT 1")
+
+
 def test_RF_3_what_the_replica_did_not_take_is_no_success(ours: DatabaseWrapper, pair: Pair) -> None:
     say(ours, "INSERT INTO done VALUES ('before')")
     pair.replica.freeze()

@@ -15,14 +15,17 @@ the same two again); `make campaign` runs all, and writes what it saw into RESUL
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import redis_servers
+from tests.actors import LivePerson
 from tests.conftest import CAMPAIGN
-from tests.faults.breaking import clock_off
+from tests.faults import people
+from tests.faults.breaking import clock_right
 from tests.faults.cast import cast
 from tests.faults.clients import Load, Log
 from tests.faults.reckoning import Count, reckon
@@ -36,7 +39,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest
 WARM_SECONDS, AFTER_SECONDS = 2, 6 if CAMPAIGN else 4
 # This many calls in a row, good but for one: the fault is over for its callers.
 IN_A_ROW = 20
-VICTIMS = 3 if not CAMPAIGN else 8
+VICTIMS, PENDING = (8, 12) if CAMPAIGN else (3, 4)
 
 
 @dataclass
@@ -46,6 +49,14 @@ class Season:
     stage: Stage
     count: Count
     results: Results
+    # Who approves, and says yes to payments.
+    person: LivePerson
+
+
+def season_of(made: Stage, results: Results) -> Iterator[Season]:
+    person = LivePerson(made.registry, "alice@example.org")
+    yield Season(made, Count(0, 0), results, person)
+    person.http.close()
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +65,7 @@ def season(tmp_path_factory: pytest.TempPathFactory, results: Results) -> Iterat
         redis_servers.server() as redis,
         stage(tmp_path_factory.mktemp("stage"), redis, seed=20) as made,
     ):
-        yield Season(made, Count(0, 0), results)
+        yield from season_of(made, results)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +75,7 @@ def cluster_season(tmp_path_factory: pytest.TempPathFactory, results: Results) -
         redis_servers.cluster() as redis,
         stage(tmp_path_factory.mktemp("cluster"), redis, seed=20) as made,
     ):
-        yield Season(made, Count(0, 0), results)
+        yield from season_of(made, results)
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +85,13 @@ def replica_season(tmp_path_factory: pytest.TempPathFactory, results: Results) -
         redis_servers.server() as redis,
         stage(tmp_path_factory.mktemp("replica"), redis, seed=20, replica=True) as made,
     ):
-        yield Season(made, Count(0, 0), results)
+        yield from season_of(made, results)
 
 
 def chosen(scenarios: list[Scenario]) -> list[Any]:
     today = of_this_day(SEED)
     return [
-        pytest.param(each, id=each.name, marks=[pytest.mark.faketime] if each.inject is clock_off else [])
+        pytest.param(each, id=each.name, marks=[pytest.mark.faketime] if each.heal is clock_right else [])
         for each in scenarios
         if CAMPAIGN or each in today
     ]
@@ -108,9 +119,15 @@ def happens(season: Season, scenario: Scenario) -> None:
     """The whole story of one fault, from a calm beginning to the reckoning."""
     held = season.stage
     held.be_at_home_in_redis()
-    agents, victims = cast(held, VICTIMS)
+    company = cast(held, season.person, victims=VICTIMS, pending=PENDING)
+    confirmed = next(agent for agent in company.agents if agent.kind == "confirmed")
+    errands = [
+        partial(people.approves, person=season.person, pending=company.pending),
+        partial(people.confirms, person=season.person, agent=confirmed),
+        partial(people.renews, agents=company.agents),
+    ]
     at_start, kills = held.processes(), held.kills
-    with Load(held.servers, agents, victims, held.rng) as load:
+    with Load(held.servers, company.agents, company.victims, held.rng, errands) as load:
         time.sleep(WARM_SECONDS)
         broke = time.monotonic()
         try:

@@ -23,7 +23,7 @@ from audit.tests.fake_witness import VERIFIER
 from tests import faketime, redis_servers
 from tests.actors import LivePerson, Scene, scene, scenes
 from tests.faults.breaking import freeze_redis, is_answering, start_jobs, thaw_redis
-from tests.faults.cast import CALENDAR, budget, token_of
+from tests.faults.cast import budget, token_of
 from tests.faults.clients import PAY, READ, Log, question_of
 from tests.faults.reckoning import oracle
 from tests.faults.stage import Stage, stage, until
@@ -90,7 +90,7 @@ class Actors:
 
 def actors(held: Stage) -> Actors:
     paying = {"capabilities": [PAY], "envelope": {"budgets": [budget("100.00", "total")]}}
-    reading = {"capabilities": [CALENDAR], "envelope": {}}
+    reading = {"capabilities": [READ], "envelope": {}}
     reader, payer, victim = scenes(held.registry, [reading, paying, reading])
     alice = LivePerson(held.registry, f"alice-{uuid.uuid4().hex[:8]}@example.org")
     pending = scene(held.registry, capabilities=[PAY], envelope={}, owner=alice.email)

@@ -3,18 +3,20 @@
 import gzip
 import os
 import re
+import signal
 import socket
 import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import httpx
 import pytest
 
 from agentauth.middleware import MOST_WAIT_SECONDS
+from tests.faults.stage import children
 from tests.live import LiveRegistry, LiveServer
 
 pytestmark = pytest.mark.flow
@@ -237,3 +239,33 @@ def test_RF_19_whoever_waits_too_long_for_a_thread_hears_503_and_the_next_one_is
         assert [httpx.get(registry.url + path).status_code for path in paths] == [401, 200, 200]
     finally:
         registry.stop()
+
+
+def test_RF_18_whoever_is_connected_when_it_stops_is_answered(tmp_path: Path) -> None:
+    registry = LiveRegistry(tmp_path, workers=2)
+    registry.prepare()
+    registry.start()
+    assert registry.process
+    workers = children(registry.process.pid)
+    with ExitStack() as opened:
+        # Nobody takes them, so they are the system's until those come to themselves who are told to stop.
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        lines = [
+            opened.enter_context(socket.create_connection(("127.0.0.1", registry.port), timeout=10))
+            for _ in range(9)
+        ]
+        for line in lines[1:]:
+            line.sendall(head(registry, "GET /health/live"))
+        registry.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+        try:
+            assert [status_of(line.recv(65_536)) for line in lines[1:]] == [200] * 8
+            # One that says nothing keeps nobody.
+            assert lines[0].recv(1) == b""
+            assert registry.process.wait(10) == 0
+        finally:
+            registry.stop()
+    assert "Traceback" not in registry.log.read_text()

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from django.conf import settings
 from django.db import DataError, IntegrityError, OperationalError, connection, transaction
 from django.db.models import F
+from redis.cluster import RedisCluster
 from redis.exceptions import RedisClusterException, RedisError
 
 from agentauth.protocol.encoding import MAX_INTEGER
@@ -81,9 +82,15 @@ _Cursors = dict[tuple[int, int], StreamCursor]
 
 
 def drain_redis(*, now: datetime) -> int:
-    """`drain` what REDIS_URL names; without it, nothing waits. Raises TemporarilyUnavailableError where Redis does not answer."""
+    """`drain` what REDIS_URL names. Raises TemporarilyUnavailableError where Redis does not answer.
+
+    Without it nobody looks into any stream: what verifiers were told of there in an epoch that is over is stated as lost. Where
+    the streams come back after all, it is taken over all the same.
+    """
     if not settings.REDIS_URL:
-        return 0
+        if not StreamCursor.objects.filter(told__gt=F("number")).exists():
+            return 0
+        return _state_forgotten(range(SHARDS), look()[0].epoch, now)
     try:
         with sync_client() as client:
             return drain(client, now=now)
@@ -113,8 +120,8 @@ def drain(client: Streams, *, now: datetime) -> int:
     """Take over what waits, a batch from all shards together, until nothing does or RUN_SECONDS are over.
 
     Returns how many events were written. Another one at work on a shard is left alone there. What the database
-    refuses stays where it is and holds up no other shard; then raises TemporarilyUnavailableError at the end. Whatever
-    Redis or the connection to the database raises goes to the caller.
+    refuses stays where it is and holds up no other shard, and nor does a node of a cluster that is away; then raises
+    TemporarilyUnavailableError at the end. Whatever one server or the connection to the database raises goes to the caller.
     """
     # Asked before the streams: what was written in an earlier epoch is in them by now, or nowhere.
     present = look()[0].epoch
@@ -122,7 +129,8 @@ def drain(client: Streams, *, now: datetime) -> int:
     shards, written, failed = list(range(SHARDS)), 0, False
     while shards and time.monotonic() < end:
         most = max(1, BATCH // len(shards))
-        batches = [_batch(shard, client.xrange(events_key(shard), count=most)) for shard in shards]
+        batches, away = _read_all(client, shards, most)
+        failed = failed or away
         over = [each.shard for each in batches if not each.read or each.read[0].epoch == present]
         try:
             written += _state_forgotten(over, present, now)
@@ -135,6 +143,26 @@ def drain(client: Streams, *, now: datetime) -> int:
     if failed:
         raise TemporarilyUnavailableError
     return written
+
+
+def _read_all(client: Streams, shards: Sequence[int], most: int) -> tuple[list[_Batch], bool]:
+    """What waits, `most` of each shard, and whether a node of a cluster is away; of that one no other shard is asked for."""
+    batches, away = [], set()
+    for shard in shards:
+        key = events_key(shard)
+        node = None
+        try:
+            if isinstance(client, RedisCluster):
+                node = client.get_node_from_key(key.decode())  # type: ignore[no-untyped-call]  # the library's own
+                if node is None or node.name in away:
+                    continue
+            batches.append(_batch(shard, client.xrange(key, count=most)))
+        except AWAY:
+            if node is None:
+                raise
+            logger.exception("what waits in shard %s could not be read", shard)
+            away.add(node.name)
+    return batches, bool(away)
 
 
 def _take_over_all(client: Streams, batches: Sequence[_Batch], now: datetime) -> tuple[int, set[int]]:

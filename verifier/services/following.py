@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from time import monotonic
+from time import monotonic, time
 from typing import Final
 
 from django.utils import timezone
@@ -56,7 +56,8 @@ class Follower:
     ) -> None:
         self._loop = loop
         self._missed = missed
-        self._began = float("-inf")
+        # When the last look was begun, by the monotonic clock and by the host's.
+        self._began = self._at = float("-inf")
         self._clock_ahead = 0.0
         self._keys: Mapping[str, TokenKey] | None = None
         self._states: Copies[str, Known] = Copies(_MOST_STATES, attrgetter("rests_on"))
@@ -104,7 +105,8 @@ class Follower:
         """Raises TemporarilyUnavailableError where what is held may be too old in `spare` s, or this host's clock is wrong."""
         if abs(self._clock_ahead) > CLOCK_SECONDS:
             raise TemporarilyUnavailableError(CLOCK_WRONG)
-        if monotonic() - self._began > STALE_SECONDS - spare:
+        # A host that was halted has slept with its monotonic clock.
+        if max(monotonic() - self._began, time() - self._at) > STALE_SECONDS - spare:
             raise TemporarilyUnavailableError
 
     def held_provider(self, digest: bytes) -> ServiceProvider | None:
@@ -172,6 +174,7 @@ class Follower:
             self._keys = None
         if news.look is not None:
             self._began, self._clock_ahead = news.look.began, news.look.clock_ahead
+            self._at = time() - (monotonic() - self._began)
             # Nobody asks for a token that is over: those would fill the memory and push out what is alive.
             now = timezone.now()
             self._states.drop_ended(lambda known: known.state.token.expires_at <= now, _MOST_ENDED)

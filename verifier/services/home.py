@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from time import time as wall
 
 from django.db import connection, transaction
 from django.db.models import DateTimeField, Func, Value
@@ -79,12 +80,15 @@ class ClockOff:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What one reading of the row said. `began` is when it was begun, by the monotonic clock: the lease counts from it."""
+    """What one reading of the row said. `began` is when it was begun, by the monotonic clock: the lease counts from it; `at` is
+    the same by the host's clock.
+    """
 
     tenure: Tenure
     leaving: bool
     clock_off: ClockOff | None
     began: float
+    at: float
 
 
 class Lease:
@@ -112,7 +116,7 @@ class Lease:
         """
         self._look_again()
         last = self._last
-        if last is None or self._clock() - last.began > LEASE_SECONDS:
+        if last is None or self._age_of(last) > LEASE_SECONDS:
             raise TemporarilyUnavailableError("Whether the clock of this host is right is not known now.")
         return last.clock_off
 
@@ -136,7 +140,7 @@ class Lease:
         database's.
         """
         last = self._last
-        if last is None or self._clock() - last.began > LEASE_SECONDS - spare:
+        if last is None or self._age_of(last) > LEASE_SECONDS - spare:
             raise TemporarilyUnavailableError("The verifier does not know where it keeps spent proofs now.")
         if last.leaving:
             raise TemporarilyUnavailableError("The verifier is moving. Try again in a few seconds.")
@@ -158,13 +162,18 @@ class Lease:
             leaving=row.leaving_at is not None,
             clock_off=off,
             began=looked_at,
+            at=earliest.timestamp(),
         )
         with self._taking:
             if self._last is None or self._last.began < looked_at:
                 self._last = taken
 
     def _age(self) -> float:
-        return float("inf") if self._last is None else self._clock() - self._last.began
+        return float("inf") if self._last is None else self._age_of(self._last)
+
+    def _age_of(self, last: _Look) -> float:
+        """In seconds. A host that was halted has slept with its monotonic clock, and is told by the other one when it wakes up."""
+        return max(self._clock() - last.began, wall() - last.at)
 
 
 # This process's own.

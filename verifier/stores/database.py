@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 
 from django.db import transaction
 from django.db.models import Q
@@ -43,6 +44,10 @@ from verifier.stores.state import state_of
 # How long an allowed operation is remembered, a transact apart: that one as long as its grant.
 OPERATION_LIFE = timedelta(hours=24)
 
+# What a decision rests on is read in its transaction, which ends within so many seconds or in nothing: nobody is told yes by
+# what was known longer ago.
+_MOST_SECONDS = 5.0
+
 
 class DatabaseStore:
     """`verifier.stores.VerifierStore` on Django's default database.
@@ -58,6 +63,7 @@ class DatabaseStore:
 
     def apply(self, call: StoreCall) -> Permit | Refuse | Recalled:
         """Steps 6 to 15 in one transaction, with 2 around them; a refusal commits the spent proof and its event together."""
+        began = monotonic()
         with transaction.atomic():
             self._be_at_home(call)
             outcome = answered_once(call, lambda: _judge(call, self._spend))
@@ -66,6 +72,9 @@ class DatabaseStore:
             self._be_at_home(call)
             if self._home == Home.Kind.DATABASE:
                 check_in_time(call)
+            # And what was read of tokens and grants must not be older than it may be anywhere.
+            if monotonic() - began > _MOST_SECONDS:
+                raise TemporarilyUnavailableError("This took too long. Try again.")
         fault_point("verify.after_commit")
         return outcome
 

@@ -9,7 +9,16 @@ from redis.cluster import RedisCluster
 from redis.exceptions import RedisClusterException, RedisError
 
 from verifier.stores.node import IDENTIFY, EvictingServerError, RedisAwayError, identity
-from verifier.stores.scripts import MARK, MARKER, SHARDS, Code, count_key, epoch_key, read_reply
+from verifier.stores.scripts import (
+    MARK,
+    MARKER,
+    SHARDS,
+    Code,
+    absent_key,
+    count_key,
+    epoch_key,
+    read_reply,
+)
 from verifier.stores.sync_connection import sync_client
 
 
@@ -72,7 +81,7 @@ class RedisProbe:
     def _marks(self) -> set[bytes | str | None]:
         with self._asked() as client:
             marker = client.register_script(MARKER.source)
-            return {marker(keys=[epoch_key(shard)]) for shard in range(SHARDS)}
+            return {marker(keys=[epoch_key(shard), absent_key(shard)]) for shard in range(SHARDS)}
 
     @contextmanager
     def _asked(self) -> Iterator[Redis | RedisCluster]:

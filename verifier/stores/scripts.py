@@ -24,7 +24,8 @@ GIVE_BACK   KEYS epoch, rate. ARGV epoch, interval, `tat after` and `tat before`
         it is given back, not as the call began: what others used in between is not to be given back too. OK or LOST.
 NOTE    KEYS epoch, events, count. ARGV epoch, base JSON, bound. OK, LOST or FULL: the event of a no before the store.
 MARK    KEYS epoch, count. ARGV epoch. Begins the epoch; nothing if it has begun. LOST if a later one has: `number`.
-MARKER  KEYS epoch. The marker or nil, and an error where JUDGE would be one. Not `SCRIPTS`: only the keeper asks.
+MARKER  KEYS epoch, and one that is never there. The marker or nil, and an error where JUDGE would be one, which also names
+        keys that are not there: of a slot that is half moved no node answers that. Not `SCRIPTS`: only the keeper asks.
 """
 
 import hashlib
@@ -119,6 +120,11 @@ def events_key(shard: int) -> bytes:
 def count_key(shard: int) -> bytes:
     """The number of the last event."""
     return _PREFIXES[shard] + b"count"
+
+
+def absent_key(shard: int) -> bytes:
+    """One that nobody writes."""
+    return _PREFIXES[shard] + b"absent"
 
 
 def proof_key(shard: int, jkt: str, jti: str) -> bytes:

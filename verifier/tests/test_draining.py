@@ -13,10 +13,12 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.models import Event, Leaf, QueueEntry
 from audit.services import seal_audit
 from audit.tests.tampering import execute
+from tests import redis_servers
 from tests.redis_servers import Server
-from verifier.models import GrantLedger, StreamCursor
+from verifier.models import GrantLedger, Home, StreamCursor
 from verifier.services import draining
 from verifier.services.draining import drain, drain_redis, waiting
+from verifier.stores.connection import SLOT_OF_SHARD
 from verifier.stores.scripts import SHARDS
 from verifier.stores.sync_connection import sync_client
 from verifier.tests.scene import LOOK, Scene, scene
@@ -340,3 +342,42 @@ def test_without_redis_in_the_settings_nothing_is_asked(
     verifier.write()
     assert drain_redis(now=now) == 0
     assert waiting(redis)[0] == 1
+
+
+def test_without_redis_in_the_settings_what_was_told_of_in_an_epoch_that_is_over_is_lost(
+    verifier: Verifier, redis: Redis, now: datetime
+) -> None:
+    """And where the streams come back, they are taken over all the same."""
+    written = [verifier.write(), verifier.write()]
+    StreamCursor.objects.create(epoch=1, shard=0, number=0, told=2)
+    assert drain_redis(now=now) == 0
+    Home.objects.update(epoch=2, kind=Home.Kind.DATABASE)
+    assert drain_redis(now=now) == 1
+    assert [(loss["reason"], loss["shard"], loss["count"]) for loss in losses()] == [("forgotten", 0, 2)]
+    assert drain_redis(now=now) == 0
+    drain(redis, now=now)
+    assert set(written) <= set(taken())
+
+
+def test_a_node_of_a_cluster_that_is_away_holds_up_no_other(
+    settings: Settings, place: Scene, now: datetime
+) -> None:
+    with redis_servers.cluster() as cluster:
+        settings.REDIS_URL = cluster.url
+        redis, written = sync_client(), {}
+        for node in cluster.nodes:
+            node.client().config_set("cluster-require-full-coverage", "no")
+        for shard in range(SHARDS):
+            written[shard] = Verifier(redis, place, shard).write()
+        gone = cluster.nodes[1]
+        here = [shard for shard in range(SHARDS) if cluster.owner(SLOT_OF_SHARD[shard]) is not gone]
+        gone.freeze()
+        try:
+            with pytest.raises(TemporarilyUnavailableError):
+                drain_redis(now=now)
+            assert set(taken()) == {written[shard] for shard in here}
+        finally:
+            gone.thaw()
+        drain_redis(now=now)
+        assert set(taken()) == set(written.values())
+        assert losses() == []

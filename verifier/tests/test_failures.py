@@ -49,6 +49,20 @@ def test_a_fault_is_503_and_leaves_nothing(
     assert json.loads(shop.post(body).content)["valid"]
 
 
+def test_a_decision_that_took_longer_than_what_it_rests_on_is_good_is_503_and_leaves_nothing(
+    shop: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that stood still after it read the state: what was revoked meanwhile is not known to it."""
+    body, events = shop.body(pay("5.00"), idempotency_key=key()), Event.objects.count()
+    with monkeypatch.context() as patch:
+        times = iter([1_000.0, 1_005.1])
+        patch.setattr(database, "monotonic", lambda: next(times))
+        assert shop.post(body).status_code == 503
+    assert Event.objects.count() == events
+    assert not GrantLedger.objects.exclude(uses=0).exists()
+    assert json.loads(shop.post(body).content)["valid"]
+
+
 def test_a_refusal_whose_event_cannot_be_written_is_503(shop: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     body, spent = shop.body(pay("501.00"), idempotency_key=key()), SpentProof.objects.count()
     with monkeypatch.context() as patch:

@@ -183,6 +183,7 @@ def test_RF_25_nothing_is_decided_by_a_look_of_more_than_five_seconds_ago(
     follower, began = Follower(), 1_000.0
     with pytest.raises(TemporarilyUnavailableError):
         follower.fresh()
+    monkeypatch.setattr(following, "monotonic", lambda: began)
     follower._hear(News(look=Look(began, {}, 0.0)))
     for passed, good in ((0.0, True), (4.99, True), (5.0, True), (5.01, False), (3_600.0, False)):
         monkeypatch.setattr(following, "monotonic", lambda passed=passed: began + passed)
@@ -191,6 +192,24 @@ def test_RF_25_nothing_is_decided_by_a_look_of_more_than_five_seconds_ago(
         else:
             with pytest.raises(TemporarilyUnavailableError):
                 follower.fresh()
+
+
+def test_a_host_that_was_halted_decides_nothing_until_it_has_looked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its monotonic clock slept with it; the other was set right."""
+    follower, at = Follower(), [5_000.0]
+    monkeypatch.setattr(following, "monotonic", lambda: 1_000.0)
+    monkeypatch.setattr(following, "time", lambda: at[0])
+    follower._hear(News(look=Look(1_000.0, {}, 0.0)))
+    # A clock that is set back says nothing.
+    for at[0] in (5_000.0, 5_005.0, 4_000.0):
+        follower.fresh()
+    at[0] = 5_005.1
+    with pytest.raises(TemporarilyUnavailableError):
+        follower.fresh()
+    follower._hear(News(look=Look(1_000.0, {}, 0.0)))
+    follower.fresh()
 
 
 @pytest.mark.parametrize("seconds", [-6, 6])

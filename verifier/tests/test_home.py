@@ -92,6 +92,23 @@ def test_a_lease_lapses_five_seconds_after_its_last_look(
         Lease(time).held()
 
 
+def test_a_host_that_was_halted_decides_nothing_until_it_has_looked_again(
+    time: Passing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its monotonic clock slept with it; the other was set right."""
+    assert home.LEASE.current().epoch == 1
+    awake = timezone.now().timestamp()
+    with monkeypatch.context() as patch:
+        patch.setattr(home, "look", away)
+        patch.setattr(home, "wall", lambda: awake + LEASE_SECONDS + 0.1)
+        for asked in (home.LEASE.held, home.LEASE.clock_off, home.LEASE.current):
+            with pytest.raises((TemporarilyUnavailableError, OperationalError)):
+                asked()
+        patch.setattr(home, "wall", lambda: awake - 3600)
+        assert home.LEASE.held().epoch == 1
+    assert home.LEASE.current().epoch == 1
+
+
 def test_a_home_that_cannot_be_looked_at_is_503(time: Passing, monkeypatch: pytest.MonkeyPatch) -> None:
     place = scene()
     body = place.body(LOOK)

@@ -90,20 +90,27 @@ async def ask(
     return cast("dict[str, Any]", sent[0])
 
 
-def served(verifier: _Verifier) -> Endpoint:
+def served(verifier: _Verifier, observed: list[tuple[str, int]] | None = None) -> Endpoint:
     async def start() -> tuple[LeanVerifier, Edge]:
         raise NotImplementedError
 
     endpoint = Endpoint(start)
     endpoint._verifier = cast("LeanVerifier", verifier)
-    endpoint._edge = Edge(delegate=_Delegate(), failed=failed, observe=lambda *_: None, headers=())
+    seen = [] if observed is None else observed
+    endpoint._edge = Edge(
+        delegate=_Delegate(),
+        failed=failed,
+        observe=lambda route, status, _: seen.append((route, status)),
+        headers=(),
+    )
     return endpoint
 
 
 def test_RF_19_calls_beyond_the_bound_are_told_at_once_to_come_again_and_it_heals() -> None:
     async def work() -> None:
         verifier = _Verifier()
-        endpoint = served(verifier)
+        observed: list[tuple[str, int]] = []
+        endpoint = served(verifier, observed)
         held = [asyncio.create_task(ask(endpoint)) for _ in range(MAX_IN_FLIGHT)]
         await asyncio.sleep(0)
         # It waits for nobody: no call before it has been answered.
@@ -111,6 +118,8 @@ def test_RF_19_calls_beyond_the_bound_are_told_at_once_to_come_again_and_it_heal
             refused = await asyncio.wait_for(ask(endpoint), 1)
             assert refused["status"] == 503
             assert (b"retry-after", b"1") in refused["headers"]
+        # They are in the metrics as any answer is.
+        assert observed == [("/v1/verify", 503)] * 3
         # Who asks whether the process lives is no call: one that is only busy is not to be restarted.
         assert (await asyncio.wait_for(ask(endpoint, "/health/live"), 1))["status"] == 200
         assert not any(each.done() for each in held)

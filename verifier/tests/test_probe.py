@@ -7,6 +7,7 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from tests import redis_servers
+from verifier.stores.connection import SLOT_OF_SHARD
 from verifier.stores.probe import RedisProbe, ServersAwayError
 from verifier.stores.sync_connection import CLIENT_SECONDS
 
@@ -35,6 +36,20 @@ def marked_again(probe: RedisProbe) -> bool:
             return probe.marked(3)
         except ServersAwayError:
             assert monotonic() < until
+
+
+def test_a_slot_that_is_half_moved_is_away(settings: Settings) -> None:
+    """No node of a cluster answers a call there, whose proof is a key that is not there yet."""
+    with redis_servers.cluster() as cluster:
+        settings.REDIS_URL = cluster.url
+        probe = RedisProbe()
+        probe.mark(3)
+        assert probe.marked(3)
+        slot = SLOT_OF_SHARD[7]
+        target = next(node for node in cluster.nodes if node is not cluster.owner(slot))
+        cluster.migrate(slot, target, half=True)
+        with pytest.raises(ServersAwayError):
+            probe.marked(3)
 
 
 def test_the_run_ids_are_of_every_server_that_holds_keys(servers: Running) -> None:
