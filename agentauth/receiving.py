@@ -111,19 +111,31 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 — gunicorn's
         """As gunicorn's; of one that stops, also the door is closed, which gunicorn leaves ajar until its last answer."""
-        super().set_accept_enabled(enabled)
-        if not self.alive:
+        # Both by one look: who tells us to stop may do so in between.
+        alive = self.alive
+        super().set_accept_enabled(enabled and alive)
+        if not alive:
             self._close_the_door()
 
     def _close_the_door(self) -> None:
         """Take in who is connected already, and then nobody: what the system accepted for us and we never read would be reset."""
-        came = []
-        for listener in self.sockets:
+        came: list[tuple[Any, Any, Any]] = []
+        listeners: list[Any] = self.sockets
+        self.sockets: list[Any] = []
+        for listener in listeners:
             listener.settimeout(0)
             ours = listener.getsockname()
-            with contextlib.suppress(OSError):
-                while True:
+            while True:
+                try:
                     came.append((*listener.accept(), ours))
+                except ConnectionAbortedError:
+                    continue
+                except BlockingIOError:
+                    break
+                except OSError:
+                    # Without files nobody can be taken in; those who are in get their answers.
+                    self.log.exception("not everybody who is connected can be taken in")
+                    break
             # Once no process has it open, whoever comes is refused by the system and may ask elsewhere.
             listener.close()
         for sock, client, ours in came:

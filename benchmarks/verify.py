@@ -48,6 +48,7 @@ PARTS = {
     "drf-sqlite": Part("sqlite", lean=False),
     "drf-postgres": Part("postgres", lean=False),
     "lean": Part("postgres", lean=True),
+    "rated": Part("postgres", lean=True, envelope={"max_requests_per_minute": 6_000}, agents=1000),
     "cold": Part("postgres", lean=True, agents=3000, cold=True),
     "batch": Part("postgres", lean=True, question=Question(READ, batch=20)),
     "durable": Part(

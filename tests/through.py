@@ -10,7 +10,6 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from time import monotonic
 from typing import Any, Final, cast
 
 import pytest
@@ -25,6 +24,7 @@ from kms.certificates import token_keys
 from tests import conformance
 from verifier.models import Home, StateChange
 from verifier.services import following, home, lean
+from verifier.services.moment import Moment
 from verifier.services.state import present_position, state_since
 from verifier.services.watching import Look, News
 from verifier.stores import light
@@ -164,7 +164,7 @@ class Looking:
 
     def look(self) -> None:
         """As the watcher does; where the database does not answer, what is known only gets older."""
-        began = monotonic()
+        began = Moment.now()
         # Whether we are at home is said to whoever decides.
         with contextlib.suppress(DatabaseError, TemporarilyUnavailableError):
             home.LEASE.current()

@@ -104,6 +104,8 @@ def _spans(tries: list[Answer]) -> list[tuple[float, float]]:
     began: dict[str, float] = {}
     ended: dict[str, float] = {}
     for each in tries:
+        if each.status == 200 and not each.yes:
+            continue
         name = each.question.get("idempotency_key") or each.question["proof"]
         began[name] = min(each.began, began.get(name, each.began))
         if each.yes:

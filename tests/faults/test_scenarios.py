@@ -163,6 +163,10 @@ def happens(season: Season, scenario: Scenario) -> None:
     season.results.rows.append(row)
     print(row.line(), *worst(load.log, broke, ended), sep="\n")
     assert broken == []
+    # Humans and agents at the registry came to something too.
+    assert load.log.approved
+    assert load.log.tokens
+    assert any(each.yes and each.kind == "confirmed" for each in load.log.answers)
     assert recovered is not None, f"no recovery within {scenario.within} s: {Path(held.directory)}"
     assert after >= scenario.good
     assert during >= scenario.good_during

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from agentauth.middleware import MOST_WAIT_SECONDS
-from tests.faults.stage import children
+from tests.faults.stage import children, until
 from tests.live import LiveRegistry, LiveServer
 
 pytestmark = pytest.mark.flow
@@ -241,12 +241,22 @@ def test_RF_19_whoever_waits_too_long_for_a_thread_hears_503_and_the_next_one_is
         registry.stop()
 
 
+def has(signals: str, number: signal.Signals, pid: int) -> bool:
+    """Whether a signal is among those of a process that `Cgt` catches or that wait for it (`Pnd`)."""
+    lines = [line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
+    masks = [int(words[1], 16) for words in lines if words[0] in {f"Sig{signals}:", f"Shd{signals}:"}]
+    return any(mask >> (number - 1) & 1 for mask in masks)
+
+
 def test_RF_18_whoever_is_connected_when_it_stops_is_answered(tmp_path: Path) -> None:
     registry = LiveRegistry(tmp_path, workers=2)
     registry.prepare()
     registry.start()
     assert registry.process
     workers = children(registry.process.pid)
+    assert len(workers) == 2
+    # Which they do once they listen to signals of their own.
+    until(lambda: all(has("Cgt", signal.SIGABRT, pid) for pid in workers), "not both have begun", 20)
     with ExitStack() as opened:
         # Nobody takes them, so they are the system's until those come to themselves who are told to stop.
         for pid in workers:
@@ -258,7 +268,7 @@ def test_RF_18_whoever_is_connected_when_it_stops_is_answered(tmp_path: Path) ->
         for line in lines[1:]:
             line.sendall(head(registry, "GET /health/live"))
         registry.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+        until(lambda: all(has("Pnd", signal.SIGTERM, pid) for pid in workers), "they are not told", 20)
         for pid in workers:
             os.kill(pid, signal.SIGCONT)
         try:

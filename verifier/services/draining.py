@@ -120,7 +120,8 @@ def drain(client: Streams, *, now: datetime) -> int:
     """Take over what waits, a batch from all shards together, until nothing does or RUN_SECONDS are over.
 
     Returns how many events were written. Another one at work on a shard is left alone there. What the database
-    refuses stays where it is and holds up no other shard, and nor does a node of a cluster that is away; then raises
+    refuses stays where it is and holds up no other shard, and nor does a node of a cluster that is away (where the others go on
+    without it, `cluster-require-full-coverage no`); then raises
     TemporarilyUnavailableError at the end. Whatever one server or the connection to the database raises goes to the caller.
     """
     # Asked before the streams: what was written in an earlier epoch is in them by now, or nowhere.

@@ -4,7 +4,6 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from time import monotonic, time
 from typing import Final
 
 from django.utils import timezone
@@ -18,6 +17,7 @@ from registry.models import ServiceProvider
 from registry.services.service_providers import authenticate_service_provider
 from verifier.services.home import CLOCK_SECONDS, CLOCK_WRONG
 from verifier.services.loads import Loads
+from verifier.services.moment import Moment
 from verifier.services.snapshots import Copies, Known, known_tokens
 from verifier.services.state import Change
 from verifier.services.watching import News, Watcher
@@ -56,8 +56,8 @@ class Follower:
     ) -> None:
         self._loop = loop
         self._missed = missed
-        # When the last look was begun, by the monotonic clock and by the host's.
-        self._began = self._at = float("-inf")
+        # The last look.
+        self._began: Moment | None = None
         self._clock_ahead = 0.0
         self._keys: Mapping[str, TokenKey] | None = None
         self._states: Copies[str, Known] = Copies(_MOST_STATES, attrgetter("rests_on"))
@@ -105,8 +105,7 @@ class Follower:
         """Raises TemporarilyUnavailableError where what is held may be too old in `spare` s, or this host's clock is wrong."""
         if abs(self._clock_ahead) > CLOCK_SECONDS:
             raise TemporarilyUnavailableError(CLOCK_WRONG)
-        # A host that was halted has slept with its monotonic clock.
-        if max(monotonic() - self._began, time() - self._at) > STALE_SECONDS - spare:
+        if self._began is None or self._began.age() > STALE_SECONDS - spare:
             raise TemporarilyUnavailableError
 
     def held_provider(self, digest: bytes) -> ServiceProvider | None:
@@ -174,7 +173,6 @@ class Follower:
             self._keys = None
         if news.look is not None:
             self._began, self._clock_ahead = news.look.began, news.look.clock_ahead
-            self._at = time() - (monotonic() - self._began)
             # Nobody asks for a token that is over: those would fill the memory and push out what is alive.
             now = timezone.now()
             self._states.drop_ended(lambda known: known.state.token.expires_at <= now, _MOST_ENDED)

@@ -32,6 +32,7 @@ from agentauth.protocol.limits import microseconds
 from audit import kinds
 from audit.services import Actor, record
 from verifier.models import Home
+from verifier.services.moment import longer
 
 LEASE_SECONDS = 5
 # Beyond the last lease, for what is under way when it ends.
@@ -172,8 +173,7 @@ class Lease:
         return float("inf") if self._last is None else self._age_of(self._last)
 
     def _age_of(self, last: _Look) -> float:
-        """In seconds. A host that was halted has slept with its monotonic clock, and is told by the other one when it wakes up."""
-        return max(self._clock() - last.began, wall() - last.at)
+        return longer(self._clock() - last.began, wall() - last.at)
 
 
 # This process's own.

@@ -16,6 +16,7 @@ from kms.state import Subject
 from verifier.services import home
 from verifier.services.clocks import CLOCK
 from verifier.services.connecting import use_own_connection
+from verifier.services.moment import Moment
 from verifier.services.state import CHANNEL, Change, present_position, state_since
 
 logger = logging.getLogger(__name__)
@@ -29,9 +30,9 @@ _LISTEN: Final = f"LISTEN {CHANNEL}"
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look at the database saw. `began` is of this process's monotonic clock, in seconds."""
+    """What one look at the database saw that began then."""
 
-    began: float
+    began: Moment
     # The keys whose signatures under tokens count, by `kid`.
     token_keys: Mapping[str, TokenKey]
     # How far the database's clock is ahead of this host's, in seconds.
@@ -117,7 +118,7 @@ class Watcher:
 
     def _look(self, position: int | None, heard: tuple[Change, ...]) -> int:
         """Look at everything, tell it with what was `heard`, and give the position to look from next."""
-        began = monotonic()
+        began = Moment.now()
         changes: tuple[Change, ...] = ()
         try:
             if position is None:

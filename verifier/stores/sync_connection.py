@@ -46,7 +46,10 @@ def sync_client() -> Redis | RedisCluster:
             ClusterNode(each.host, each.port)  # type: ignore[no-untyped-call]
             for each in place.addresses
         ]
-        return RedisCluster(startup_nodes=nodes, **options)
+        # It asks the first node for its commands as it is made: where that one is away, another.
+        client = RedisCluster(startup_nodes=nodes, **options | {"retry": Retry(NoBackoff(), 1)})
+        client.retry = options["retry"]
+        return client
     [only] = place.addresses
     return Redis(host=only.host, port=only.port, db=place.database, **options)
 

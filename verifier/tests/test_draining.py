@@ -1,8 +1,10 @@
 """Taking over what waits in Redis: each decision once, whoever dies or fails where."""
 
+import contextlib
 import threading
 import uuid
 from datetime import datetime
+from time import monotonic
 
 import pytest
 from django.db import connection, transaction
@@ -359,8 +361,9 @@ def test_without_redis_in_the_settings_what_was_told_of_in_an_epoch_that_is_over
     assert set(written) <= set(taken())
 
 
+@pytest.mark.parametrize("which", range(3))
 def test_a_node_of_a_cluster_that_is_away_holds_up_no_other(
-    settings: Settings, place: Scene, now: datetime
+    which: int, settings: Settings, place: Scene, now: datetime
 ) -> None:
     with redis_servers.cluster() as cluster:
         settings.REDIS_URL = cluster.url
@@ -369,7 +372,7 @@ def test_a_node_of_a_cluster_that_is_away_holds_up_no_other(
             node.client().config_set("cluster-require-full-coverage", "no")
         for shard in range(SHARDS):
             written[shard] = Verifier(redis, place, shard).write()
-        gone = cluster.nodes[1]
+        gone = cluster.nodes[which]
         here = [shard for shard in range(SHARDS) if cluster.owner(SLOT_OF_SHARD[shard]) is not gone]
         gone.freeze()
         try:
@@ -378,6 +381,10 @@ def test_a_node_of_a_cluster_that_is_away_holds_up_no_other(
             assert set(taken()) == {written[shard] for shard in here}
         finally:
             gone.thaw()
-        drain_redis(now=now)
-        assert set(taken()) == set(written.values())
+        # It may think for a moment that the others were away.
+        until = monotonic() + 30
+        while set(taken()) != set(written.values()):
+            assert monotonic() < until
+            with contextlib.suppress(TemporarilyUnavailableError):
+                drain_redis(now=now)
         assert losses() == []

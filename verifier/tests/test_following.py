@@ -24,6 +24,7 @@ from registry.services import agents, grants, manifests, people, service_provide
 from registry.services.state import token_state
 from verifier.services import following, loads
 from verifier.services.loads import MOST_LOADS
+from verifier.services.moment import Moment
 from verifier.services.snapshots import known_tokens
 from verifier.services.state import Changes
 from verifier.services.watching import Look, News
@@ -234,7 +235,7 @@ def test_a_token_that_was_never_issued_is_nobody_s_and_is_asked_for_each_time(
 
 def test_tokens_that_are_over_are_given_up(world: World, process: Followed) -> None:
     late = timezone.now() + timedelta(hours=1)
-    news = News(look=Look(time.monotonic(), process.follower.token_keys(), 0.0))
+    news = News(look=Look(Moment.now(), process.follower.token_keys(), 0.0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timezone, "now", lambda: late)
         process.call(process.follower._hear, news)

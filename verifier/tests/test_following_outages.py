@@ -24,9 +24,10 @@ from kms.state import Subject
 from registry.services import tokens
 from tests import postgres
 from verifier.models import Home
-from verifier.services import following, home, loads, watching
+from verifier.services import following, home, loads, moment, watching
 from verifier.services.connecting import use_own_connection
 from verifier.services.following import Follower
+from verifier.services.moment import Moment
 from verifier.services.snapshots import known_tokens
 from verifier.services.state import Change, Changes
 from verifier.services.watching import Look, News
@@ -183,10 +184,10 @@ def test_RF_25_nothing_is_decided_by_a_look_of_more_than_five_seconds_ago(
     follower, began = Follower(), 1_000.0
     with pytest.raises(TemporarilyUnavailableError):
         follower.fresh()
-    monkeypatch.setattr(following, "monotonic", lambda: began)
-    follower._hear(News(look=Look(began, {}, 0.0)))
+    monkeypatch.setattr(moment, "monotonic", lambda: began)
+    follower._hear(News(look=Look(Moment.now(), {}, 0.0)))
     for passed, good in ((0.0, True), (4.99, True), (5.0, True), (5.01, False), (3_600.0, False)):
-        monkeypatch.setattr(following, "monotonic", lambda passed=passed: began + passed)
+        monkeypatch.setattr(moment, "monotonic", lambda passed=passed: began + passed)
         if good:
             follower.fresh()
         else:
@@ -199,16 +200,20 @@ def test_a_host_that_was_halted_decides_nothing_until_it_has_looked_again(
 ) -> None:
     """Its monotonic clock slept with it; the other was set right."""
     follower, at = Follower(), [5_000.0]
-    monkeypatch.setattr(following, "monotonic", lambda: 1_000.0)
-    monkeypatch.setattr(following, "time", lambda: at[0])
-    follower._hear(News(look=Look(1_000.0, {}, 0.0)))
+    monkeypatch.setattr(moment, "monotonic", lambda: 1_000.0)
+    monkeypatch.setattr(moment, "time", lambda: at[0])
+    follower._hear(News(look=Look(began := Moment.now(), {}, 0.0)))
     # A clock that is set back says nothing.
     for at[0] in (5_000.0, 5_005.0, 4_000.0):
         follower.fresh()
     at[0] = 5_005.1
     with pytest.raises(TemporarilyUnavailableError):
         follower.fresh()
-    follower._hear(News(look=Look(1_000.0, {}, 0.0)))
+    # Nor by a look that was begun before that, and ended after it.
+    follower._hear(News(look=Look(began, {}, 0.0)))
+    with pytest.raises(TemporarilyUnavailableError):
+        follower.fresh()
+    follower._hear(News(look=Look(Moment.now(), {}, 0.0)))
     follower.fresh()
 
 
