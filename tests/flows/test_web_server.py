@@ -9,7 +9,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import httpx
@@ -248,34 +248,40 @@ def has(signals: str, number: signal.Signals, pid: int) -> bool:
     return any(mask >> (number - 1) & 1 for mask in masks)
 
 
+def continue_if_alive(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+
+
 def test_RF_18_whoever_is_connected_when_it_stops_is_answered(tmp_path: Path) -> None:
     registry = LiveRegistry(tmp_path, workers=2)
     registry.prepare()
     registry.start()
     assert registry.process
     workers = children(registry.process.pid)
-    assert len(workers) == 2
-    # Which they do once they listen to signals of their own.
-    until(lambda: all(has("Cgt", signal.SIGABRT, pid) for pid in workers), "not both have begun", 20)
-    with ExitStack() as opened:
-        # Nobody takes them, so they are the system's until those come to themselves who are told to stop.
-        for pid in workers:
-            os.kill(pid, signal.SIGSTOP)
-        lines = [
-            opened.enter_context(socket.create_connection(("127.0.0.1", registry.port), timeout=10))
-            for _ in range(9)
-        ]
-        for line in lines[1:]:
-            line.sendall(head(registry, "GET /health/live"))
-        registry.process.send_signal(signal.SIGTERM)
-        until(lambda: all(has("Pnd", signal.SIGTERM, pid) for pid in workers), "they are not told", 20)
-        for pid in workers:
-            os.kill(pid, signal.SIGCONT)
-        try:
+    try:
+        assert len(workers) == 2
+        # Which they do once they listen to signals of their own.
+        until(lambda: all(has("Cgt", signal.SIGABRT, pid) for pid in workers), "not both have begun", 20)
+        with ExitStack() as opened:
+            # Nobody takes them, so they are the system's until those come to themselves who are told to stop.
+            for pid in workers:
+                os.kill(pid, signal.SIGSTOP)
+                opened.callback(continue_if_alive, pid)
+            lines = [
+                opened.enter_context(socket.create_connection(("127.0.0.1", registry.port), timeout=10))
+                for _ in range(9)
+            ]
+            for line in lines[1:]:
+                line.sendall(head(registry, "GET /health/live"))
+            registry.process.send_signal(signal.SIGTERM)
+            until(lambda: all(has("Pnd", signal.SIGTERM, pid) for pid in workers), "they are not told", 20)
+            for pid in workers:
+                os.kill(pid, signal.SIGCONT)
             assert [status_of(line.recv(65_536)) for line in lines[1:]] == [200] * 8
             # One that says nothing keeps nobody.
             assert lines[0].recv(1) == b""
             assert registry.process.wait(10) == 0
-        finally:
-            registry.stop()
+    finally:
+        registry.stop()
     assert "Traceback" not in registry.log.read_text()
