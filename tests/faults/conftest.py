@@ -9,10 +9,21 @@ import pytest
 from tests.conftest import CAMPAIGN, fresh_database
 from tests.faults.table import Results
 
+# Of this process, so far.
+PASSED: list[str] = []
+FAILED: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.failed:
+        FAILED.append(report.nodeid)
+    elif report.when == "call" and report.passed:
+        PASSED.append(report.nodeid)
+
 
 @pytest.fixture(scope="session")
 def results() -> Iterator[Results]:
-    seen = Results()
+    seen = Results(passed=PASSED, failed=FAILED)
     yield seen
     print("\n" + seen.text())
     if path := os.environ.get("FAULTS_TABLE"):

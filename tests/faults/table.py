@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ SEED = int(os.environ.setdefault("FAULTS_SEED", str(datetime.now(UTC).toordinal(
 
 _HEAD = """# What the faults did
 
-{date}, {machine}, load average {load:.1f}. Written by `make campaign`; what the columns mean: `tests/faults/test_scenarios.py`.
+{date}, {machine}, load average {load:.1f}, commit {commit}. Written by `make campaign`; what the columns mean: `tests/faults/test_scenarios.py`.
 """
 _COLUMNS = """
 | fault | cases | for s | answers | lost | good during % | good after % | back after s | kills | decisions lost, as the log says | broken |
@@ -55,6 +56,9 @@ class Results:
     # Of the tests beside the scenarios.
     lines: list[str] = field(default_factory=list)
     kills: int = 0
+    # Tests of the faults, by name.
+    passed: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def text(self) -> str:
@@ -64,11 +68,14 @@ class Results:
             date=f"{self.began:%Y-%m-%d}, {self.began:%H:%M} to {ended:%H:%M} UTC",
             machine=machine(),
             load=os.getloadavg()[2],
+            commit=commit(),
         )
         total = (
             f"{len(self.rows)} faults, {sum(row.answers for row in self.rows)} answers, "
             f"{self.kills + sum(row.kills for row in self.rows)} kills, "
-            f"{sum(len(row.broken) for row in self.rows)} broken promises."
+            f"{sum(len(row.broken) for row in self.rows)} broken promises. "
+            f"Tests: {len(self.passed)} passed, {len(self.failed)} failed{': ' if self.failed else '.'}"
+            + ", ".join(self.failed)
         )
         table = _COLUMNS + "".join(f"{row.line()}\n" for row in self.rows) if self.rows else ""
         if self.rows and not CAMPAIGN:
@@ -82,6 +89,12 @@ def machine() -> str:
     pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     memory = round(pages * size / 2**30)
     return f"{os.cpu_count()} cores ({_processor()}), {memory} GB, Python {platform.python_version()}"
+
+
+def commit() -> str:
+    """Which code it was, and whether it was changed since."""
+    said = ("git", "describe", "--always", "--dirty", "--exclude=*")
+    return subprocess.run(said, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
 
 
 def _processor() -> str:
