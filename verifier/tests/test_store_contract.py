@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache
 from random import Random
@@ -12,22 +12,28 @@ from typing import Any, cast
 
 import pytest
 from django.conf import settings
+from django.contrib.sessions.backends.db import SessionStore
 from django.db import connection
 from django.utils import timezone
 
-from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.protocol.encoding import sha256
+from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnavailableError
 from agentauth.protocol.limits import Rate, microseconds
 from audit import kinds
 from audit.models import Event
 from kms.services import verification_keys
+from registry.services.agents import suspend_agent
+from registry.services.grants import revoke_grant
 from registry.services.nonces import nonces_of
+from registry.services.tokens import revoke_token
 from tests import redis_servers, through
 from tests.oracle import counters as owed
-from verifier.models import GrantLedger
+from verifier.models import Confirmation, GrantLedger
 from verifier.requests import parse_verify_request
-from verifier.services import home
+from verifier.services import home, presence
+from verifier.services.confirmations import confirm
 from verifier.services.pipeline import prepare
-from verifier.stores import Permit, Refuse, StoreCall, VerifierStore
+from verifier.stores import Delivery, EarlyRefusal, Permit, Recalled, Refuse, StoreCall, VerifierStore
 from verifier.stores import light as light_decisions
 from verifier.stores.database import DatabaseStore
 from verifier.stores.redis import RedisStore
@@ -94,10 +100,10 @@ def decisions() -> list[Event]:
     return list(Event.objects.filter(kind__startswith="verifier.decision."))
 
 
-def call(place: Scene, action: dict[str, Any] | None = LOOK, **more: Any) -> StoreCall:
-    """A call that reached the store."""
+def prepared(place: Scene, action: dict[str, Any] | None, **more: Any) -> StoreCall | EarlyRefusal:
+    """A question, as far as it comes without a store."""
     now, tenure = timezone.now(), home.LEASE.current()
-    prepared = prepare(
+    return prepare(
         parse_verify_request(place.body(action, **more)),
         service_provider=place.provider,
         keys=verification_keys(purpose="token", now=now),
@@ -107,8 +113,13 @@ def call(place: Scene, action: dict[str, Any] | None = LOOK, **more: Any) -> Sto
         actor=SYSTEM,
         now=now,
     )
-    assert isinstance(prepared, StoreCall)
-    return prepared
+
+
+def call(place: Scene, action: dict[str, Any] | None = LOOK, **more: Any) -> StoreCall:
+    """A call that reached the store."""
+    made = prepared(place, action, **more)
+    assert isinstance(made, StoreCall)
+    return made
 
 
 def payment(place: Scene, value: str = "1.00", **more: Any) -> StoreCall:
@@ -118,6 +129,8 @@ def payment(place: Scene, value: str = "1.00", **more: Any) -> StoreCall:
 def words(outcome: Any) -> str:
     if isinstance(outcome, Refuse):
         return outcome.reason or outcome.error
+    if isinstance(outcome, Recalled):
+        return "recalled"
     assert isinstance(outcome, Permit)
     return "repeated" if outcome.repeated else "yes"
 
@@ -269,3 +282,88 @@ def test_the_rate_is_that_of_the_protocol(kept: Kept, monkeypatch: pytest.Monkey
         waits = rate.wait_us(tat, at) > 0
         assert words(kept.apply(one)) == ("rate" if waits else "yes")
         tat = tat if waits else rate.advance(tat, at)
+
+
+def named(place: Scene, body: bytes = b"1") -> Delivery:
+    """The provider's own name for a call, and what it sent."""
+    return Delivery(digest=sha256(place.provider.pk.bytes), body_sha256=sha256(body))
+
+
+@pytest.mark.parametrize("ask", [call, payment], ids=["light", "durable"])
+def test_a_call_under_its_providers_name_is_judged_once(kept: Kept, ask: Callable[..., StoreCall]) -> None:
+    place = scene(READ, PAY, max_requests_per_minute=6, max_burst=1)
+    mine = replace(ask(place), delivery=named(place))
+    assert together(kept, [mine] * 8) == {"yes": 1, "recalled": 7}
+    assert (kept.said(), kept.said("denied")) == (1, 0)
+    with pytest.raises(IdempotencyMismatchError):
+        kept.apply(replace(mine, delivery=named(place, b"2")))
+    # A yes is given again only while the token may act.
+    revoke_grant(grant=place.grant, actor=SYSTEM, now=timezone.now())
+    assert words(kept.apply(mine)) == "grant_inactive"
+
+
+@pytest.mark.parametrize("ask", [call, payment], ids=["light", "durable"])
+def test_a_no_under_its_providers_name_stays_one(kept: Kept, ask: Callable[..., StoreCall]) -> None:
+    place = scene(READ, PAY, max_requests_per_minute=6, max_burst=1)
+    assert words(kept.apply(ask(place))) == "yes"
+    late = replace(ask(place), delivery=named(place))
+    assert words(kept.apply(late)) == "rate"
+    assert [words(kept.apply(late)) for _ in range(2)] == ["recalled"] * 2
+    assert (kept.said(), kept.said("denied")) == (1, 1)
+
+
+def test_what_ends_before_the_store_is_on_record_once(kept: Kept) -> None:
+    place = scene(READ)
+    refusal = prepared(place, LOOK, proof="x")
+    assert isinstance(refusal, EarlyRefusal)
+    assert words(kept.store.record(refusal)) == "malformed"
+    under_a_name = replace(refusal, delivery=named(place))
+    assert [words(kept.store.record(under_a_name)) for _ in range(3)] == ["malformed", "recalled", "recalled"]
+    assert (kept.said(), kept.said("denied")) == (0, 2)
+
+
+@pytest.mark.parametrize("ask", [call, payment], ids=["light", "durable"])
+def test_whoever_may_not_act_any_more_is_told_why(kept: Kept, ask: Callable[..., StoreCall]) -> None:
+    place = scene(READ, PAY)
+    mine, other = ask(place), ask(place)
+    before = counters()
+    revoke_token(jti=mine.claims.jti, actor=SYSTEM, now=timezone.now())
+    assert words(kept.apply(mine)) == "revoked"
+    # The proof is spent whatever follows.
+    assert words(kept.apply(mine)) == "replayed"
+    suspend_agent(agent=place.agent, actor=SYSTEM, now=timezone.now())
+    assert words(kept.apply(other)) == "agent_inactive"
+    assert (kept.said(), kept.said("denied")) == (0, 3)
+    assert counters() == before
+
+
+def test_a_human_is_asked_once_and_their_yes_is_good_once(kept: Kept) -> None:
+    place = scene(PAY, confirm_above={"value": "100.00", "currency": "EUR"})
+    operation = key()
+
+    def dear() -> Permit | Refuse:
+        outcome = kept.apply(call(place, pay("150.00"), idempotency_key=operation))
+        assert isinstance(outcome, Permit | Refuse)
+        return outcome
+
+    asked = [dear() for _ in range(3)]
+    assert [words(each) for each in asked] == ["confirm_above"] * 3
+    [row] = Confirmation.objects.all()
+    assert {each.confirmation_id for each in asked if isinstance(each, Refuse)} == {row.pk}
+    confirm(confirmation=row, human=place.human, actor=SYSTEM, now=timezone.now())
+    assert [words(dear()) for _ in range(2)] == ["yes", "repeated"]
+    row.refresh_from_db()
+    assert row.status == Confirmation.Status.CONSUMED
+    assert words(kept.apply(payment(place, "150.00"))) == "confirm_above"
+
+
+@pytest.mark.parametrize("ask", [call, payment], ids=["light", "durable"])
+def test_a_human_who_must_be_there_is_looked_for_each_time(kept: Kept, ask: Callable[..., StoreCall]) -> None:
+    place = scene(READ, PAY, requires_human_online=True)
+    assert words(kept.apply(ask(place))) == "human_offline"
+    session = SessionStore()
+    session.create()
+    presence.begin(human=place.human, session_key=str(session.session_key), actor=SYSTEM, now=timezone.now())
+    assert words(kept.apply(ask(place))) == "yes"
+    presence.end(human=place.human, actor=SYSTEM, now=timezone.now())
+    assert words(kept.apply(ask(place))) == "human_offline"
