@@ -14,7 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 60
 # Each registry has its own; agentauth/web_server.py, once imported, sets the second for the process that imports it.
 OWN = ("DATABASE_URL", "PROMETHEUS_MULTIPROC_DIR")
+SQLITE = "agentauth.sqlite3"
 
 
 @functools.cache
@@ -39,10 +40,31 @@ def _migrated() -> Path:
 
 @contextlib.contextmanager
 def _whole(copy: Path) -> Iterator[Path]:
-    """A name to write under; other processes see `copy` once it is all there."""
+    """A folder to write into; other processes see it as `copy` once it is all there. Of two, the first is kept."""
     part = copy.with_name(f"{copy.name}-{os.getpid()}")
+    part.mkdir()
     yield part
-    part.replace(copy)
+    with contextlib.suppress(OSError):
+        part.rename(copy)
+    shutil.rmtree(part, ignore_errors=True)
+
+
+def _dump(url: str, directory: Path, copy: Path) -> None:
+    if url:
+        subprocess.run(["pg_dump", url, "--no-owner", "-f", copy / "postgres.sql"], check=True)
+    else:
+        _copy_sqlite(directory / SQLITE, copy / SQLITE)
+    (directory / "keys").mkdir(exist_ok=True)
+    shutil.copytree(directory / "keys", copy / "keys")
+
+
+def _load(url: str, directory: Path, copy: Path) -> None:
+    if url:
+        how = ["-q", "-1", "-v", "ON_ERROR_STOP=1", "-o", os.devnull]
+        subprocess.run(["psql", url, *how, "-f", str(copy / "postgres.sql")], check=True)
+    else:
+        _copy_sqlite(copy / SQLITE, directory / SQLITE)
+    shutil.copytree(copy / "keys", directory / "keys")
 
 
 def _copy_sqlite(source: Path, target: Path) -> None:
@@ -144,29 +166,27 @@ class LiveRegistry(LiveServer):
         subprocess.run([sys.executable, "manage.py", *arguments], cwd=ROOT, env=self.env, check=True)
 
     def prepare(self) -> None:
-        """All tables, in a database that is empty, and the keys."""
-        if self.env["DATABASE_URL"]:
-            self._migrate_postgres(self.env["DATABASE_URL"], _migrated() / "postgres.sql")
+        """All tables, in a database that is empty, and the keys: a copy of what is made once for everybody whose keys are files."""
+        if any(name.startswith("KEY_") for name in self.env):
+            self._copied("tables", lambda: None)
+            self._make_keys()
         else:
-            self._migrate_sqlite(Path(self.env["VAR_DIR"], "agentauth.sqlite3"), _migrated() / "sqlite3")
+            self._copied("keys", self._make_keys)
+
+    def _make_keys(self) -> None:
         self.run("ensure_keys", "-v", "0")
 
-    def _migrate_postgres(self, url: str, copy: Path) -> None:
+    def _copied(self, what: str, make: Callable[[], None]) -> None:
+        """The tables and `what` else there is, from the copy; where there is none it is made, with `make` after the tables."""
+        url, directory = self.env["DATABASE_URL"], Path(self.env["VAR_DIR"])
+        copy = _migrated() / f"{'postgres' if url else 'sqlite'}-{what}"
         if not copy.exists():
             self.run("migrate", "-v", "0")
+            make()
             with _whole(copy) as part:
-                subprocess.run(["pg_dump", url, "--no-owner", "-f", part], check=True)
+                _dump(url, directory, part)
         else:
-            load = ["psql", url, "-q", "-1", "-v", "ON_ERROR_STOP=1", "-o", os.devnull, "-f", str(copy)]
-            subprocess.run(load, check=True)
-
-    def _migrate_sqlite(self, file: Path, copy: Path) -> None:
-        if not copy.exists():
-            self.run("migrate", "-v", "0")
-            with _whole(copy) as part:
-                _copy_sqlite(file, part)
-        else:
-            _copy_sqlite(copy, file)
+            _load(url, directory, copy)
 
     def fault_at(self, point: str) -> None:
         """From now on every process that comes to this point dies there; empty for none."""

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from django.db import connection
+from django.db.models import BigIntegerField, Func
 
 from registry.services.expiry import forget
 from verifier.models import StateChange
@@ -12,6 +13,10 @@ from verifier.models import StateChange
 KEPT_FOR = timedelta(days=1)
 # Where PostgreSQL tells each change as it commits, as "<subject> <id>", to whoever listens just then.
 CHANNEL = "agentauth_state"
+# Inside a query: no transaction from this number on has been seen by it.
+_NEXT_POSITION = Func(
+    template="pg_snapshot_xmax(pg_current_snapshot())::text::bigint", output_field=BigIntegerField()
+)
 
 
 class Change(NamedTuple):
@@ -57,11 +62,15 @@ def state_since(position: int) -> Changes:
     miss the one that was overtaken. The position handed back is therefore not the highest seen but the oldest that
     may still commit: what lies above it is told again next time, which harms nobody who only forgets.
 
-    1. The bound first, the rows after it: one that commits in between is seen, or lies above the bound.
+    1. The bound first, the rows after it: one that commits in between is seen, or lies above the bound. 2. Rows that came
+    with the copy of another PostgreSQL, whose transactions had got further, say nothing of this one.
     """
     horizon = _oldest_open_position()
-    oldest = StateChange.objects.order_by("position").values_list("position", flat=True).first()
-    rows = StateChange.objects.filter(position__gte=position).order_by("id")
+    told = StateChange.objects.all()
+    if connection.vendor == "postgresql":
+        told = told.filter(position__lt=_NEXT_POSITION)
+    oldest = told.order_by("position").values_list("position", flat=True).first()
+    rows = told.filter(position__gte=position).order_by("id")
     complete = position <= horizon and (oldest is None or position >= oldest)
     return Changes(tuple(Change(row.subject, row.subject_id) for row in rows), horizon, complete)
 
