@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.run import UNIT_FOLDERS
+
 ROOT = Path(__file__).resolve().parent.parent
 TOP_LEVEL = {
     ".ci", ".dockerignore", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "Dockerfile", "LICENSE", "Makefile", "README.md", "SECURITY.md",
@@ -16,6 +18,8 @@ TOP_LEVEL = {
     "tests", "verifier",
 }  # fmt: skip
 FORBIDDEN_NAMES = {"utils", "common", "core", "helpers", "lib", "misc"}
+# The marks that tests/run.py asks for by name after the unit tests.
+STAGES = {"sweep", "flow", "node", "slow", "browser", "faults"}
 MAX_LINES = 400
 MAX_SETTINGS_LINES = 250
 
@@ -151,3 +155,21 @@ def test_no_secret_is_compared_with_an_operator() -> None:
         if pattern.search(line)
     ]
     assert not hits
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in SOURCES if path.name.startswith("test_") and path.is_relative_to(ROOT / "tests")],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_a_file_of_tests_runs_in_some_stage(path: Path) -> None:
+    """Those of the unit stage by their place; the others by a mark that holds for all that is in them."""
+    name = path.relative_to(ROOT).as_posix()
+    if path.parent == ROOT / "tests" or name.startswith(tuple(f"{folder}/" for folder in UNIT_FOLDERS)):
+        return
+    [marks] = [
+        ast.unparse(node.value)
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark"
+    ]
+    assert STAGES & set(re.findall(r"mark\.(\w+)", marks))
