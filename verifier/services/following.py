@@ -101,12 +101,18 @@ class Follower:
         self._state_loads.stop(_STOP_SECONDS)
         self._provider_loads.stop(_STOP_SECONDS)
 
-    def fresh(self, spare: float = 0) -> None:
-        """Raises TemporarilyUnavailableError where what is held may be too old in `spare` s, or this host's clock is wrong."""
+    def fresh(self, spare: float = 0, began: Moment | None = None) -> Moment:
+        """When the look began that what is held is as of, for whoever asks again with it before telling what rests on it: by
+        then there may have been newer ones.
+
+        Raises TemporarilyUnavailableError where that will be too long ago in `spare` s, or this host's clock is wrong.
+        """
         if abs(self._clock_ahead) > CLOCK_SECONDS:
             raise TemporarilyUnavailableError(CLOCK_WRONG)
-        if self._began is None or self._began.age() > STALE_SECONDS - spare:
+        began = began or self._began
+        if began is None or began.age() > STALE_SECONDS - spare:
             raise TemporarilyUnavailableError
+        return began
 
     def held_provider(self, digest: bytes) -> ServiceProvider | None:
         """The service provider that these credentials are held for."""

@@ -23,6 +23,7 @@ from verifier.services.following import Follower
 from verifier.services.home import Tenure
 from verifier.services.introspection import INACTIVE, answer_for, read_token
 from verifier.services.keeper import Keeping
+from verifier.services.moment import Moment
 from verifier.services.pipeline import Answer, applied, conclude, prepare
 from verifier.services.snapshots import Known
 from verifier.stores import Delivery, EarlyRefusal, Permit, Recalled, Refuse, Spent, StoreCall
@@ -48,25 +49,35 @@ MAX_OF_BATCHES = 128
 Count = Callable[[str, str, str], None]
 
 
+class _Place:
+    """One question's place among those of its grant, in one batch."""
+
+    def __init__(self, before: asyncio.Future[None] | None) -> None:
+        self._before = before
+        self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def come(self) -> None:
+        """Wait for the one before."""
+        if self._before is not None:
+            await self._before
+
+    def leave(self) -> None:
+        """Let the next one come. Again it does nothing."""
+        if not self.left.done():
+            self.left.set_result(None)
+
+
 class _Order:
-    """Within one batch: who goes to the database holds up those of the same grant that come later."""
+    """Within one batch: the questions of one grant go on in the order they are in, whatever road each of them takes."""
 
     def __init__(self) -> None:
-        self._away: dict[str, asyncio.Future[None]] = {}
+        self._last: dict[str, _Place] = {}
 
-    def before(self, grant_id: str) -> asyncio.Future[None] | None:
-        """What the caller must wait for, and then ask again."""
-        return self._away.get(grant_id)
-
-    def leave(self, grant_id: str) -> Callable[[], None]:
-        """The caller goes; what is given back says that it has returned."""
-        mine = self._away[grant_id] = asyncio.get_running_loop().create_future()
-
-        def returned() -> None:
-            del self._away[grant_id]
-            mine.set_result(None)
-
-        return returned
+    def place(self, grant_id: str) -> _Place:
+        """Behind all that were given one before."""
+        last = self._last.get(grant_id)
+        mine = self._last[grant_id] = _Place(None if last is None else last.left)
+        return mine
 
 
 class LeanVerifier:
@@ -96,7 +107,7 @@ class LeanVerifier:
         order: _Order | None = None,
     ) -> Answer:
         """`verifier.services.pipeline.verify`, with the same answers and errors; `order` is a batch's."""
-        self.follower.fresh()
+        began = self.follower.fresh()
         tenure = home.LEASE.held()
         if delivery is not None or request.operation_key is not None:
             # The database decides on what is named: where too many wait for it, no signature is checked in vain.
@@ -114,7 +125,7 @@ class LeanVerifier:
         )
         if isinstance(prepared, EarlyRefusal):
             return conclude(await self._refused(prepared, tenure), None)
-        return conclude(await self._decided(prepared, order), prepared.fresh_nonce)
+        return conclude(await self._decided(prepared, began, order), prepared.fresh_nonce)
 
     async def verify_batch(
         self,
@@ -126,8 +137,8 @@ class LeanVerifier:
     ) -> list[Mapping[str, Any]]:
         """`verifier.services.batch.verify_batch`: judged in order, but asked about together.
 
-        Scripts for one grant run in the order they are sent in; the database is another road, so a question that takes it
-        holds up those of its grant that come later.
+        Those of one grant are sent on one after the other; what goes to the database holds up the next of its grant until it is
+        answered.
         """
         order, asked = _Order(), []
         for number, each in enumerate(requests, 1):
@@ -144,10 +155,11 @@ class LeanVerifier:
         self, *, service_provider: ServiceProvider, untrusted_token: str, now: datetime
     ) -> Mapping[str, Any]:
         """`verifier.services.introspection.introspect`, with the same answers."""
-        self.follower.fresh()
+        began = self.follower.fresh()
         keys = self.follower.token_keys()
         token = read_token(untrusted_token, keys=keys, service_provider=service_provider, now=now)
         known = None if token is None else await self.follower.state(token.claims.jti)
+        self.follower.fresh(0, began)
         if token is None or known is None:
             return INACTIVE
         return answer_for(token, known.state, service_provider=service_provider, now=now)
@@ -187,22 +199,25 @@ class LeanVerifier:
             return unavailable
         return error
 
-    async def _decided(self, call: StoreCall, order: _Order | None) -> Permit | Refuse | Recalled:
-        grant_id = call.claims.grant_id
-        known = await self._known(call)
-        while order is not None and (before := order.before(grant_id)) is not None:
-            await before
-            # What was known may have changed meanwhile.
-            known = await self._known(call)
-        if call.tenure.kind == Home.Kind.REDIS and is_light(call, known):
-            return await self._lightly(call, known)
+    async def _decided(
+        self, call: StoreCall, began: Moment, order: _Order | None
+    ) -> Permit | Refuse | Recalled:
         if order is None:
-            return await self._durably(call, known)
-        returned = order.leave(grant_id)
+            return await self._judged(call, began, None)
+        place = order.place(call.claims.grant_id)
         try:
-            return await self._durably(call, known)
+            await place.come()
+            return await self._judged(call, self.follower.fresh(), place)
         finally:
-            returned()
+            place.leave()
+
+    async def _judged(
+        self, call: StoreCall, began: Moment, place: _Place | None
+    ) -> Permit | Refuse | Recalled:
+        known = await self._known(call)
+        if call.tenure.kind == Home.Kind.REDIS and is_light(call, known):
+            return await self._lightly(call, known, began, place)
+        return await self._durably(call, known)
 
     async def _known(self, call: StoreCall) -> Known | None:
         if call.tenure.kind == Home.Kind.DATABASE:
@@ -213,17 +228,23 @@ class LeanVerifier:
         same = known is not None and is_of(known.state, call.claims, call.service_provider_id)
         return known if same else None
 
-    async def _lightly(self, call: StoreCall, known: Known | None) -> Permit | Refuse:
+    async def _lightly(
+        self, call: StoreCall, known: Known | None, began: Moment, place: _Place | None
+    ) -> Permit | Refuse:
+        """In Redis. `began` is when the look began that what is `known` is as of."""
         made = plan(call, known)
         # What the script decides is in the log, so it is not asked for what could not be told any more.
-        self.follower.fresh(SPARE_SECONDS)
+        self.follower.fresh(SPARE_SECONDS, began)
         home.LEASE.held(SPARE_SECONDS)
+        if place is not None:
+            # Scripts for one grant run in the order they are sent in, and this one is sent before anybody else's turn.
+            place.leave()
         reply = await self._evaluate(JUDGE, made.called)
         fault_point("lean.after_judge")
         outcome = concluded(call, known, made, reply)
         try:
             # While Redis was asked, what is known may have grown too old all the same, or the home is being left.
-            self.follower.fresh()
+            self.follower.fresh(0, began)
             check_lease(call.tenure)
         except TemporarilyUnavailableError:
             await self._lane.run(call.claims.grant_id, partial(withhold, call, known, made, outcome))

@@ -74,8 +74,7 @@ class DatabaseStore:
             if self._home == Home.Kind.DATABASE:
                 check_in_time(call)
             # And what was read of tokens and grants must not be older than it may be anywhere.
-            if began.age() > _MOST_SECONDS:
-                raise TemporarilyUnavailableError("This took too long. Try again.")
+            check_age(began)
         fault_point("verify.after_commit")
         return outcome
 
@@ -89,6 +88,12 @@ class DatabaseStore:
             outcome = answered_once(refusal, lambda: _refused_early(refusal))
         fault_point("verify.after_commit")
         return outcome
+
+
+def check_age(began: Moment) -> None:
+    """Raises TemporarilyUnavailableError where what was read of tokens and grants from then on is too old to decide by."""
+    if began.age() > _MOST_SECONDS:
+        raise TemporarilyUnavailableError("This took too long. Try again.")
 
 
 def _refused_early(refusal: EarlyRefusal) -> Refuse:

@@ -8,10 +8,11 @@ from django.db import transaction
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from verifier.services import home
 from verifier.services.home import Tenure
+from verifier.services.moment import Moment
 from verifier.services.snapshots import Known, known_of
 from verifier.stores import EarlyRefusal, Permit, Recalled, Refuse, Spent, StoreCall
 from verifier.stores.connection import DEADLINE_SECONDS
-from verifier.stores.database import DatabaseStore
+from verifier.stores.database import DatabaseStore, check_age
 from verifier.stores.events import record_withheld
 from verifier.stores.light import (
     Called,
@@ -44,6 +45,7 @@ class RedisStore:
 
     def apply(self, call: StoreCall) -> Permit | Refuse | Recalled:
         """A light call in one script; any other in the database, after its proof was spent in Redis."""
+        began = Moment.now()
         state = state_of(call)
         known = None if state is None else known_of(state)
         if is_light(call, known):
@@ -53,6 +55,7 @@ class RedisStore:
             decided = conclude(call, known, made, reply)
             try:
                 check_lease(call.tenure)
+                check_age(began)
             except TemporarilyUnavailableError:
                 withhold(call, known, made, decided)
                 raise

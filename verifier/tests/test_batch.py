@@ -15,7 +15,7 @@ from registry.tests.cast import basic
 from tests.contract.scenarios import one_call_a_minute
 from verifier.models import GrantLedger
 from verifier.stores import state
-from verifier.tests.scene import LOOK, PAY, Scene, counters, key, pay, scene
+from verifier.tests.scene import LOOK, PAY, READ, Scene, counters, key, pay, scene
 
 pytestmark = pytest.mark.django_db
 
@@ -73,6 +73,21 @@ def test_the_order_of_events_is_that_of_the_questions(place: Scene) -> None:
     assert verdicts(ask(place, *questions)) == ["valid", "malformed", "valid", "malformed", "valid"]
     outcomes = Event.objects.filter(kind__startswith="verifier.decision").order_by("id")
     assert [event.outcome for event in outcomes] == ["success", "denied", "success", "denied", "success"]
+
+
+@pytest.mark.parametrize("action", [LOOK, pay("1.00")], ids=["light", "durable"])
+def test_questions_of_one_grant_are_judged_in_their_order_whichever_token_is_known(
+    action: dict[str, Any],
+) -> None:
+    place = scene(READ, PAY, max_requests_per_minute=1, max_burst=1)
+    known = place.token()
+    assert place.ask(LOOK, token=known, dry_run=True)["valid"]
+    tokens = [place.token(), known, place.token()]
+    operations = [{"idempotency_key": key()} if action is not LOOK else {} for _ in tokens]
+    questions = [
+        place.body(action, token=token, **named) for token, named in zip(tokens, operations, strict=True)
+    ]
+    assert verdicts(ask(place, *questions)) == ["valid", "rate", "rate"]
 
 
 @pytest.mark.parametrize("count", [1, 5])
