@@ -132,6 +132,10 @@ class Rate:
         """The theoretical arrival time after one use at `now_us`."""
         return (now_us if tat_us is None else max(tat_us, now_us)) + self.interval_us
 
+    def used_up(self, at_us: int) -> int:
+        """The theoretical arrival time after the whole burst at `at_us`: the next use is one interval later."""
+        return at_us + self.tolerance_us + self.interval_us
+
     def remaining(self, tat_us: int | None, now_us: int) -> int:
         """How many uses would be allowed at `now_us`, one right after the other."""
         ahead = 0 if tat_us is None else max(tat_us - now_us, 0)

@@ -95,7 +95,7 @@ def bursts(log: Log, moves: list[float]) -> Iterator[str]:
                 break
         for move in moves:
             after = sorted(ended for began, ended in spans if began >= move)
-            if most := _excess(after, move, 1, per_second):
+            if most := _excess(after, move, 0, per_second):
                 yield f"{kind}: {most} of a new home, at {per_second:g} a second and no burst"
 
 

@@ -180,7 +180,7 @@ def _without_burst(ledger: Ledger, rate: Rate | None, floor_us: int | None) -> L
     """The counters with what another home may have let pass: as if the burst was used when this epoch began."""
     if rate is None or floor_us is None:
         return ledger
-    return replace(ledger, tat_us=max(ledger.tat_us or 0, floor_us + rate.tolerance_us))
+    return replace(ledger, tat_us=max(ledger.tat_us or 0, rate.used_up(floor_us)))
 
 
 def _snapshot(call: StoreCall, state: TokenState) -> Snapshot:

@@ -109,7 +109,7 @@ def judging(call: StoreCall, known: Known | None, *, mode: bytes, entry: bytes) 
         now_us,
         0 if rate is None else rate.interval_us,
         0 if rate is None else rate.tolerance_us,
-        0 if rate is None or floor is None else floor + rate.tolerance_us,
+        0 if rate is None or floor is None else rate.used_up(floor),
         entry,
         MAX_STREAM,
         b"1" if acts and not call.dry_run else b"0",
