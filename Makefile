@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MANAGE := $(BIN)/python manage.py
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check coverage audit campaign screenshots bench lock
+.PHONY: help run demo test check static unit coverage audit campaign screenshots bench lock
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -29,9 +29,14 @@ demo: $(VENV)/run.stamp ## a demo agent and a demo service provider against `mak
 check: $(VENV)/dev.stamp ## lint, types, import stack, migrations, unit tests on SQLite (some four minutes on two cores)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) -j2 static unit
+
+static: $(VENV)/dev.stamp
 	$(BIN)/mypy .
 	$(BIN)/lint-imports --no-cache
 	$(MANAGE) makemigrations --check --dry-run
+
+unit: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.run unit
 
 test: check ## everything: check, then PostgreSQL, flows, browser, faults, interop, vectors

@@ -28,8 +28,13 @@ from cryptography.x509.oid import NameOID
 from tests.postgres import free_port
 
 PROGRAMS = ("redis-server", "valkey-server")
-# What the verifier asks for (docs/operations.md), and nothing written to disk.
-CONFIG = {"maxmemory-policy": "noeviction", "save": "", "appendonly": "no"}
+# What the verifier asks for (docs/operations.md), nothing written to disk, and a copy sent at once: there is but one to send.
+CONFIG = {
+    "maxmemory-policy": "noeviction",
+    "save": "",
+    "appendonly": "no",
+    "repl-diskless-sync-delay": "0",
+}
 PATIENCE_SECONDS = 20
 
 

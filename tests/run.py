@@ -18,6 +18,21 @@ UNIT_FOLDERS = ["tests/contract", "tests/vectors", "tests/campaign"]
 # Of every hundred branches in each of these, the unit tests alone take so many.
 COVERED = ["agentauth/protocol", "registry", "verifier", "approvals", "kms", "audit"]
 FLOOR = 95
+# Files of stories that wait most: each is begun before the short ones.
+LONGEST = {
+    f"tests/flows/test_{name}.py"
+    for name in (
+        "revocation",
+        "slow_senders",
+        "log_story",
+        "concurrency",
+        "same_answers",
+        "sdk_demo",
+        "partition",
+    )
+}
+# A test that lasts holds up those behind it in its process: others take them.
+BY_TEST = ("-n", "4", "--dist", "worksteal")
 # The SDK against a live server, but for the demo.
 SDK = [f"tests/flows/test_{name}.py" for name in ("sdk_client", "sdk_service_provider", "rotation")]
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL") == "1"
@@ -69,8 +84,7 @@ def unit(absent: dict[str, str], *arguments: str) -> bool:
         *APPS,
         *map(str, Path("tests").glob("test_*.py")),
         *UNIT_FOLDERS,
-        "-n",
-        "4",
+        *BY_TEST,
         "-m",
         "not slow and not postgres and not redis and not flow" + without,
     )
@@ -126,8 +140,7 @@ def rest(absent: dict[str, str]) -> bool:
             # What is refused before any question to the database.
             "--ignore=agentauth/tests/test_public_urls.py",
             "--of-the-database",
-            "-n",
-            "4",
+            *BY_TEST,
             "-m",
             "not slow and not flow" + without,
             database_url=url,
@@ -139,8 +152,7 @@ def rest(absent: dict[str, str]) -> bool:
                 "lean",
                 "--home",
                 "redis",
-                "-n",
-                "4",
+                *BY_TEST,
                 "-m",
                 "not slow and not postgres and not redis",
             )
@@ -160,7 +172,7 @@ def stories(absent: dict[str, str]) -> bool:
     # One file after the other in the order they are given in: each has servers of its own, and the longest need not come last.
     by_file = ("--dist", "loadfile", "--no-loadscope-reorder")
     flows = (
-        *marked("flow", "node", "slow"),
+        *sorted(marked("flow", "node", "slow"), key=lambda each: each not in LONGEST),
         "-n",
         "4",
         *by_file,
@@ -206,7 +218,7 @@ def main() -> int:
         passed = coverage(absent)
     elif group == "again":
         # On the other Python: what has no other reader of bytes than Python's, what runs at a user's, and what is fast.
-        again = ("agentauth/protocol", "agentauth/sdk", "verifier", "tests/vectors", "-n", "4")
+        again = ("agentauth/protocol", "agentauth/sdk", "verifier", "tests/vectors", *BY_TEST)
         with ThreadPoolExecutor(1) as pool:
             told = pool.submit(pytest, *SDK, "-m", "flow", "-k", "sdk", together=True)
             passed = pytest(*again, "-m", "not slow and not postgres and not redis and not flow")

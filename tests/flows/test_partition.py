@@ -17,6 +17,7 @@ from tests.actors import Scene, scenes
 from tests.conftest import fresh_database
 from tests.fault_proxy import ProxyProcess
 from tests.faults.stage import children
+from tests.flows.test_same_answers import be_at_home
 from tests.live import LiveRegistry, LiveVerifier
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
@@ -64,7 +65,7 @@ def verifier(registry: LiveRegistry, redis: redis_servers.Server) -> Iterator[Li
     """At home in Redis, in the first epoch."""
     made = LiveVerifier(registry, redis_url=redis.url, workers=1)
     made.start()
-    until(lambda: registry.manage("verifier_home")["kind"] == "redis", 30)
+    be_at_home(registry, "redis")
     yield made
     made.stop()
 

@@ -14,6 +14,7 @@ from agentauth.protocol.dpop import make_proof
 from tests import redis_servers
 from tests.actors import Scene, scene
 from tests.conftest import fresh_database
+from tests.flows.test_same_answers import be_at_home
 from tests.flows.test_serving_role import psql
 from tests.live import LiveRegistry, LiveVerifier
 
@@ -49,11 +50,8 @@ def verifier(registry: LiveRegistry, role: str) -> Iterator[LiveVerifier]:
     with redis_servers.server() as redis:
         made = LiveVerifier(registry, redis_url=redis.url, workers=1, env={"DATABASE_URL": role})
         made.start()
-        deadline = time.monotonic() + 30
-        while registry.manage("verifier_home")["kind"] != "redis":
-            # It moves there by itself: that is an act of the role as well.
-            assert time.monotonic() < deadline, made.log.read_text()[-2000:]
-            time.sleep(0.5)
+        # It moves there by itself: that is an act of the role as well.
+        be_at_home(registry, "redis")
         yield made
         made.stop()
         said = made.log.read_text()

@@ -168,7 +168,8 @@ def test_a_payment_is_remembered_as_long_as_its_grant_and_the_rest_for_a_day(
     assert AgentOperation.objects.count() == 1
 
 
-def test_EN_16_a_thousand_dry_runs_consume_nothing() -> None:
+def test_EN_16_a_hundred_dry_runs_consume_nothing() -> None:
+    """A thousand are asked of all servers at once (tests/faults/test_races.py), and of the rules alone."""
     place = scene(
         PAY,
         max_uses=3,
@@ -180,11 +181,11 @@ def test_EN_16_a_thousand_dry_runs_consume_nothing() -> None:
     for _ in range(10):  # A proof is not good for as long as a slow machine may take over all of them.
         body = place.body(pay("60.00"), token=token, idempotency_key=operation, dry_run=True)
         question, now = parse_verify_request(body), timezone.now()
-        for _ in range(100):
+        for _ in range(10):
             answer = verify(service_provider=place.provider, request=question, actor=SYSTEM, now=now)
             limits.append(answer.body["limits"])
     before = limits[0]
-    assert limits == [before] * 1000
+    assert limits == [before] * 100
     assert before == {
         "rate_remaining": 1,
         "budgets": [{"currency": "EUR", "period": "day", "remaining": "100.00"}],
