@@ -84,6 +84,27 @@ def two_jobs(stage: Stage, seconds: float) -> None:
     second.stop()
 
 
+def two_of_everything(stage: Stage, seconds: float) -> None:
+    """A second registry and second jobs, as there are two verifiers; then one of each dies, and comes back."""
+    registry, jobs = stage.new_registry(PUBLIC_URL=stage.registry.url), Jobs(stage.registry)
+    first = (stage.a, stage.registry, stage.jobs[0])
+    try:
+        for each in (registry, jobs):
+            each.start()
+        stage.servers["drf 2"] = registry
+        time.sleep(seconds / 3)
+        for one in first:
+            stage.kill(one)
+        time.sleep(seconds / 3)
+        for one in first:
+            one.start()
+        time.sleep(seconds / 3)
+    finally:
+        stage.servers.pop("drf 2", None)
+        for each in (registry, jobs):
+            each.stop()
+
+
 def die_at(*points: str) -> Inject:
     """Kill after kill inside the calls, for `seconds`."""
 

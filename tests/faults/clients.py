@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from agentauth.protocol.dpop import make_proof
 from tests.actors import Scene
@@ -97,7 +98,7 @@ def ask(
     if delivery:
         headers["Idempotency-Key"] = delivery
     began, status, body = time.monotonic(), -1, {}
-    host = "localhost" if where == "drf" else "127.0.0.1"
+    host = urlsplit(server.url).hostname or ""
     connection = http.client.HTTPConnection(host, server.port, timeout=PATIENCE_SECONDS)
     try:
         connection.connect()
@@ -260,8 +261,9 @@ class Load:
             # The newest, and any of the others.
             answer = taken[-1] if turn % 2 else self.rng.choice(taken)
             agent = next(each for each in self._agents if each.kind == answer.kind)
-            where = self.rng.choice([name for name in self._servers if turn % 4 or name != answer.where])
-            again = ask(self._servers[where], where, answer.kind, agent.place, answer.question)
+            others = [each for each in self._servers.items() if turn % 4 or each[0] != answer.where]
+            where, server = self.rng.choice(others)
+            again = ask(server, where, answer.kind, agent.place, answer.question)
             self.log.replays.append(again)
 
     def replay_all(self) -> None:

@@ -32,6 +32,13 @@ def approves(load: Load, person: LivePerson, pending: list[Scene]) -> None:
             pass
 
 
+def withdraws(pending: list[Scene]) -> None:
+    """What nobody came to decide: else it counts among what may wait for the human, in every scenario that follows."""
+    for place in pending:
+        answer = place.api("POST", f"/v1/grants/{place.grant_id}/withdraw", {})
+        assert answer.status_code in {204, 409}, answer.text
+
+
 def _approved(person: LivePerson, grant_id: str) -> bool:
     try:
         with HANDS:

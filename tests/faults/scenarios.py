@@ -51,6 +51,7 @@ SCENARIOS = [
     Scenario("kill -9 the jobs, again and again", "", b.kill_jobs, campaign_seconds=15),
     Scenario("no jobs", "", b.stop_jobs, b.start_jobs, good_during=95),
     Scenario("two of the jobs", "", b.two_jobs, good_during=95),
+    Scenario("two of everything, one of each killed", "RF-1 RF-2", b.two_of_everything, seconds=9, campaign_seconds=15),
     Scenario("asleep while the home moves", "RF-5", b.sleep_through_a_move, within=30, cut_off=True),
     Scenario("the home moves to the database and back", "EN-7", b.go_there_and_back, within=30),
     Scenario("one clock 10 s ahead", "", b.clock_off("+10s"), b.clock_right, within=20, b_refuses=True),

@@ -56,8 +56,11 @@ class Stage:
         self.redis_lines = {node.port: ProxyProcess(node.port) for node in redis.nodes}
         ports = [server.port for server in (database, replica) if server]
         self.database_lines = [ProxyProcess(port) for port in ports]
-        near, far = postgres.url_of(*ports), postgres.url_of(*(line.port for line in self.database_lines))
-        self.registry = LiveRegistry(directory, database_url=near, workers=2, env={"REDIS_URL": redis.url})
+        self.near, far = (
+            postgres.url_of(*ports),
+            postgres.url_of(*(line.port for line in self.database_lines)),
+        )
+        self.registry = self.new_registry()
         points = {"FAULT_AT": f"@{directory / 'verifier_fault_at'}"}
         self.a = LiveVerifier(self.registry, redis_url=redis.url, env=points)
         self.b = LiveVerifier(
@@ -69,6 +72,11 @@ class Stage:
         self.kills = 0
         # What is in the way until the fault is over: connections of a stranger, for instance.
         self.obstacles = contextlib.ExitStack()
+
+    def new_registry(self, **env: str) -> LiveRegistry:
+        """A web server of the one registry; a second one is given the PUBLIC_URL of the first."""
+        env = {"REDIS_URL": self.redis.url, **env}
+        return LiveRegistry(self.directory, database_url=self.near, workers=2, env=env)
 
     def _through(self, redis: Redis) -> str:
         # Nodes of a cluster name each other's own addresses, so behind a proxy there is only one server.

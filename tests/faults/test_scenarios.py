@@ -163,6 +163,7 @@ def happens(season: Season, scenario: Scenario) -> None:
     season.results.rows.append(row)
     print(row.line(), *worst(load.log, broke, ended), sep="\n")
     assert broken == []
+    people.withdraws(company.pending)
     # Humans and agents at the registry came to something too.
     assert load.log.approved
     assert load.log.tokens
