@@ -276,15 +276,23 @@ class Keeping:
 
     def _run(self) -> None:
         use_own_connection("agentauth-keeping")
+        failing = False
         while not self._stopping.wait(TURN_SECONDS):
             try:
                 keep_home(now=timezone.now())
                 TOLD.write_down(before=LEASE.held().epoch)
+                failing = False
             except (DatabaseError, InterfaceError, TemporarilyUnavailableError):
                 # Without the database nobody decides anyway. Whoever follows its state has said so in the log.
                 connections.close_all()
+            except Exception:
+                # Said once, until a turn succeeds.
+                if not failing:
+                    logger.exception("the home cannot be kept; trying until it can")
+                failing = True
+                connections.close_all()
         try:
             TOLD.write_down()
-        except (DatabaseError, InterfaceError):
+        except Exception:
             logger.exception("what this process was told of decisions goes with it")
         connections.close_all()
