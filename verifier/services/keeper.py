@@ -26,6 +26,7 @@ from verifier.services.home import (
     leave,
     look,
 )
+from verifier.stores.connection import DEADLINE_SECONDS
 from verifier.stores.probe import EvictingServersError, RedisProbe, ServersAwayError
 from verifier.stores.told import TOLD
 
@@ -51,6 +52,10 @@ class Probe(Protocol):
         """
         ...
 
+    def in_time(self) -> bool:
+        """Whether each of them answers as soon as a decision needs it, at one of a few tries; connecting does not count."""
+        ...
+
     def times(self) -> Sequence[datetime]:
         """The time by the clock of each of them: it says when spent proofs are forgotten."""
         ...
@@ -71,8 +76,8 @@ class Probe(Protocol):
 class Keeper:
     """Watches the home and moves it. Any number may run at once: each step is a compare-and-swap, and one makes it.
 
-    They do not ask each other. A process that alone cannot reach Redis therefore moves everybody to the database, and
-    again each time the others have moved back, which they do later and later: the events name it as `away`.
+    They do not ask each other. A process that alone cannot reach Redis in time therefore moves everybody to the database,
+    and again each time the others have moved back, which they do later and later: the events name it as `away`.
     `clock` is monotonic, in seconds.
     """
 
@@ -132,6 +137,8 @@ class Keeper:
         """
         if self.clock() - self._since < LEASE_SECONDS + MARGIN_SECONDS:
             return
+        # Before the row is held: PostgreSQL ends a transaction that stands idle while slow servers are asked.
+        kind, servers, reason = self._next_home(row, probe)
         # Under the row's lock: a marker that is written after another process began this epoch would call servers
         # whole that have forgotten some of it.
         with transaction.atomic():
@@ -139,7 +146,11 @@ class Keeper:
                 return
             # Where nothing was ever used there is nothing to be careful about: the first epoch begins again.
             following = row.epoch if _is_unused(row) else row.epoch + 1
-            kind, servers, reason = self._next_home(row, probe, following)
+            if probe is not None and kind == Home.Kind.REDIS:
+                try:
+                    probe.mark(following)
+                except ServersAwayError as error:
+                    kind, servers, reason = _not_had(error)
             begin(
                 epoch=row.epoch,
                 following=following,
@@ -158,15 +169,15 @@ class Keeper:
             return
         asked = self.clock()
         try:
-            servers, marked, right = probe.run_ids(), probe.marked(row.epoch), self._is_right(probe)
+            servers = _asked_in_time(probe)
+            marked, right = probe.marked(row.epoch), self._is_right(probe)
         except ServersAwayError as error:
             # From when it was asked: a server that hangs has been away for as long as it was waited for.
             self._away_since = asked if self._away_since is None else self._away_since
+            # An evicting one at once: what it dropped it has forgotten, whatever it may do next.
             evicting = isinstance(error, EvictingServersError)
-            if evicting:
-                # At once: what it dropped it has forgotten, whatever it may do next.
-                logger.warning("Redis is left: %s", error)
             if evicting or self.clock() - self._away_since >= AWAY_SECONDS:
+                logger.warning("Redis is left: %s", error)
                 self._leave(row, Home.Kind.DATABASE, error.reason, now, back_after=self._back_after(row))
             return
         self._away_since = None
@@ -181,7 +192,7 @@ class Keeper:
 
     def _in_database(self, row: Home, probe: Probe, now: datetime) -> None:
         try:
-            probe.run_ids()
+            _asked_in_time(probe)
             foreign, right = probe.marked_later(row.epoch), self._is_right(probe)
         except ServersAwayError as error:
             if isinstance(error, EvictingServersError):
@@ -204,21 +215,19 @@ class Keeper:
         elif self.clock() - self._answers_since >= (row.back_after or BACK_SECONDS):
             self._leave(row, Home.Kind.REDIS, "back", now)
 
-    def _next_home(self, row: Home, probe: Probe | None, epoch: int) -> tuple[str, frozenset[str], str]:
-        """Where `epoch` begins: kind, run ids and why. What cannot be had is no reason to go on deciding nothing."""
+    def _next_home(self, row: Home, probe: Probe | None) -> tuple[str, frozenset[str], str]:
+        """Where the next epoch is to begin: kind, run ids and why. What cannot be had is no reason to go on deciding nothing."""
         if row.leaving_for == Home.Kind.DATABASE:
             return Home.Kind.DATABASE, frozenset(), "as_planned"
         if probe is None:
             return Home.Kind.DATABASE, frozenset(), "not_configured"
         try:
-            # The ids first: a server that is started anew after this is another one.
-            servers = probe.run_ids()
+            # The ids before the markers: a server that is started anew after this is another one.
+            servers = _asked_in_time(probe)
             if not self._is_right(probe):
                 return Home.Kind.DATABASE, frozenset(), "clock"
-            probe.mark(epoch)
         except ServersAwayError as error:
-            logger.exception("the verifier cannot begin in Redis")
-            return Home.Kind.DATABASE, frozenset(), error.reason
+            return _not_had(error)
         return Home.Kind.REDIS, servers, "as_planned"
 
     def _back_after(self, row: Home) -> int:
@@ -235,6 +244,20 @@ class Keeper:
         earliest = database_now + timedelta(seconds=asked - ended - CLOCK_SECONDS)
         latest = database_now + timedelta(seconds=self.clock() - began + CLOCK_SECONDS)
         return all(earliest <= each <= latest for each in told)
+
+
+def _asked_in_time(probe: Probe) -> frozenset[str]:
+    """Its run ids. Raises ServersAwayError also where a server answers later than any decision waits for it."""
+    servers = probe.run_ids()
+    if not probe.in_time():
+        raise ServersAwayError(f"it does not answer within {DEADLINE_SECONDS} s, as long as a decision waits")
+    return servers
+
+
+def _not_had(error: ServersAwayError) -> tuple[str, frozenset[str], str]:
+    """The home that is begun instead of Redis."""
+    logger.error("the verifier cannot begin in Redis: %s", error)
+    return Home.Kind.DATABASE, frozenset(), error.reason
 
 
 def _is_lost(row: Home, kind: str, probe: Probe | None) -> bool:

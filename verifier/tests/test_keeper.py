@@ -14,6 +14,7 @@ from verifier.models import GrantLedger, Home
 from verifier.services import keeper
 from verifier.services.home import LEASE_SECONDS, MARGIN_SECONDS, look
 from verifier.services.keeper import AWAY_SECONDS, BACK_SECONDS, CALM_SECONDS, Keeper
+from verifier.stores.connection import DEADLINE_SECONDS
 from verifier.stores.probe import RedisProbe, ServersAwayError
 from verifier.tests.moving import Passing, begin, leave, move
 from verifier.tests.scene import scene
@@ -32,12 +33,18 @@ class FakeServers:
     # By how many seconds each one's clock is ahead of the database's.
     ahead: list[float] = field(default_factory=lambda: [0.0, 0.0])
     marks: list[int] = field(default_factory=list)
+    # How long each takes for a call.
+    seconds: float = 0.0
     # How long an answer that does not come is waited for.
     hang: Callable[[], None] = lambda: None
 
     def run_ids(self) -> frozenset[str]:
         self._answer()
         return self.ids
+
+    def in_time(self) -> bool:
+        self._answer()
+        return self.seconds <= DEADLINE_SECONDS
 
     def times(self) -> list[datetime]:
         self._answer()

@@ -1,17 +1,119 @@
-"""Nothing ends the keeper's thread."""
+"""How long the keeper bears with Redis: with answers that come late. Nothing ends its thread."""
 
 import logging
 import threading
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from django.utils import timezone
 
 from verifier.models import Home
 from verifier.services import keeper
-from verifier.services.home import LEASE
-from verifier.services.keeper import Keeping
+from verifier.services.home import LEASE, LEASE_SECONDS, MARGIN_SECONDS
+from verifier.services.keeper import AWAY_SECONDS, BACK_SECONDS, Keeper, Keeping
+from verifier.stores.connection import DEADLINE_SECONDS
+from verifier.stores.probe import ServersAwayError
+from verifier.tests.moving import Passing
+from verifier.tests.test_keeper import (
+    FakeServers,
+    at,
+    in_redis,
+    one,
+    reasons,
+    servers,
+    turns,
+    used,
+)
+
+__all__ = ["one", "servers"]
+
+pytestmark = pytest.mark.django_db
+WAIT = LEASE_SECONDS + MARGIN_SECONDS
+SLOW = DEADLINE_SECONDS + 0.001
+
+
+# ---- answers that come late
+
+
+def test_EN_7_answers_that_no_decision_waits_for_are_none(
+    one: Keeper, servers: FakeServers, time: Passing, caplog: pytest.LogCaptureFixture
+) -> None:
+    in_redis(servers, time)
+    servers.seconds = SLOW
+    assert at(turns(one, servers, time, AWAY_SECONDS - 1)) == (2, "redis", "")
+    # One that comes in time is enough.
+    servers.seconds = DEADLINE_SECONDS
+    turns(one, servers, time, 1)
+    servers.seconds = SLOW
+    time.shift(1)
+    assert at(turns(one, servers, time, AWAY_SECONDS - 1)) == (2, "redis", "")
+    assert at(turns(one, servers, time, 1)) == (2, "redis", "database")
+    assert "0.05 s" in caplog.text
+    assert at(turns(one, servers, time, WAIT)) == (3, "database", "")
+    assert reasons()[2:] == ["away", "as_planned"]
+
+
+def test_redis_that_answers_late_is_not_gone_to(one: Keeper, servers: FakeServers, time: Passing) -> None:
+    used()
+    servers.seconds = SLOW
+    assert at(turns(one, servers, time, 2 * BACK_SECONDS)) == (1, "database", "")
+    servers.seconds = 0
+    assert at(turns(one, servers, time, BACK_SECONDS - 1)) == (1, "database", "")
+    servers.seconds = SLOW
+    turns(one, servers, time, 0)
+    servers.seconds = 0
+    time.shift(1)
+    assert at(turns(one, servers, time, BACK_SECONDS - 1)) == (1, "database", "")
+    assert at(turns(one, servers, time, 1)) == (1, "database", "redis")
+    # Nor where it is late when the wait is over: nobody waits for all that is to be asked of it then.
+    servers.seconds = SLOW
+    assert at(turns(one, servers, time, WAIT)) == (2, "database", "")
+    assert servers.marks == []
+    assert reasons() == ["back", "away"]
+
+
+@dataclass
+class Held(FakeServers):
+    """How many transactions are open, each within the one before, as it is asked anything; and as it is marked."""
+
+    asked: set[int] = field(default_factory=set)
+    marked_in: set[int] = field(default_factory=set)
+
+    def mark(self, epoch: int) -> None:
+        self.marked_in.add(len(connection.savepoint_ids))
+        self.epoch = epoch
+
+    def _answer(self) -> None:
+        self.asked.add(len(connection.savepoint_ids))
+        super()._answer()
+
+
+def test_the_row_is_held_for_the_marks_alone(one: Keeper, time: Passing) -> None:
+    """PostgreSQL ends a transaction that stands idle for long; but a marker that another's epoch might have is none to write."""
+    servers = Held()
+    outside = len(connection.savepoint_ids)
+    turns(one, servers, time, 0)
+    assert at(turns(one, servers, time, WAIT)) == (1, "redis", "")
+    assert (servers.asked, servers.marked_in) == ({outside}, {outside + 1})
+
+
+def test_servers_that_go_as_they_are_marked_are_not_moved_into(
+    one: Keeper, servers: FakeServers, time: Passing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_epoch: int) -> None:
+        raise ServersAwayError
+
+    monkeypatch.setattr(servers, "mark", away)
+    used()
+    assert at(turns(one, servers, time, BACK_SECONDS)) == (1, "database", "redis")
+    row = turns(one, servers, time, WAIT)
+    assert (at(row), row.servers, row.back_after) == ((2, "database", ""), [], BACK_SECONDS)
+    assert reasons() == ["back", "away"]
+
+
+# ---- the thread
 
 
 def test_nothing_that_nobody_foresaw_ends_the_thread_and_it_is_said_once(
