@@ -159,13 +159,13 @@ class Keeper:
                 reason=reason,
                 actor=_ACTOR,
                 now=now,
-                back_after=self._back_after(row) if _is_lost(row, kind, probe) else row.back_after,
+                back_after=self._back_after(row) if _is_lost(row, kind) else row.back_after,
             )
         logger.warning("the verifier is at home in %s: %s", kind, reason)
 
     def _in_redis(self, row: Home, probe: Probe | None, now: datetime) -> None:
         if probe is None:
-            self._leave(row, Home.Kind.DATABASE, "not_configured", now)
+            self._leave(row, Home.Kind.DATABASE, "not_configured", now, back_after=self._back_after(row))
             return
         asked = self.clock()
         try:
@@ -183,12 +183,18 @@ class Keeper:
         self._away_since = None
         if not servers <= set(row.servers):
             # Started anew, or another took over: either may have forgotten the last moments.
-            self._leave(row, Home.Kind.REDIS, "another_server", now)
+            self._leave_forgetful(row, "another_server", now)
         elif not marked:
-            self._leave(row, Home.Kind.REDIS, "forgotten", now)
+            self._leave_forgetful(row, "forgotten", now)
         elif not right:
             # What it held to be over it has forgotten, whatever its clock says next.
             self._leave(row, Home.Kind.DATABASE, "clock", now, back_after=self._back_after(row))
+
+    def _leave_forgetful(self, row: Home, reason: str, now: datetime) -> None:
+        """For another epoch of Redis; for the database where Redis was lost before, and not calm since."""
+        flapping = row.back_after > 0 and not self._is_calm(row)
+        kind = Home.Kind.DATABASE if flapping else Home.Kind.REDIS
+        self._leave(row, kind, reason, now, back_after=self._back_after(row))
 
     def _in_database(self, row: Home, probe: Probe, now: datetime) -> None:
         try:
@@ -209,8 +215,8 @@ class Keeper:
             self._answers_since = None
             return
         self._answers_since = self.clock() if self._answers_since is None else self._answers_since
-        if _is_unused(row):
-            # Nobody has asked anything yet, so nobody has to wait.
+        if _is_unused(row) and not row.back_after:
+            # Nobody has asked anything yet, so nobody has to wait; unless it was lost on the way there.
             self._leave(row, Home.Kind.REDIS, "fresh", now)
         elif self.clock() - self._answers_since >= (row.back_after or BACK_SECONDS):
             self._leave(row, Home.Kind.REDIS, "back", now)
@@ -232,9 +238,13 @@ class Keeper:
 
     def _back_after(self, row: Home) -> int:
         """How long (s) to wait for Redis, which is lost: it alone says when everybody moves the next time."""
+        again = min(2 * row.back_after or BACK_SECONDS, LONGEST_BACK_SECONDS)
+        return BACK_SECONDS if self._is_calm(row) else again
+
+    def _is_calm(self, row: Home) -> bool:
+        """Whether the home has been in Redis for so long that what was lost before does not count."""
         lasted = self._database_time[0] - row.began_at
-        calm = row.kind == Home.Kind.REDIS and lasted >= timedelta(seconds=CALM_SECONDS)
-        return BACK_SECONDS if calm else min(2 * row.back_after or BACK_SECONDS, LONGEST_BACK_SECONDS)
+        return row.kind == Home.Kind.REDIS and lasted >= timedelta(seconds=CALM_SECONDS)
 
     def _is_right(self, probe: Probe) -> bool:
         """Whether no server's clock differs from the database's by more than a host's may."""
@@ -260,9 +270,9 @@ def _not_had(error: ServersAwayError) -> tuple[str, frozenset[str], str]:
     return Home.Kind.DATABASE, frozenset(), error.reason
 
 
-def _is_lost(row: Home, kind: str, probe: Probe | None) -> bool:
+def _is_lost(row: Home, kind: str) -> bool:
     """Whether the home was to be in Redis and comes to be in the database."""
-    return probe is not None and row.leaving_for == Home.Kind.REDIS and kind == Home.Kind.DATABASE
+    return row.leaving_for == Home.Kind.REDIS and kind == Home.Kind.DATABASE
 
 
 def _is_unused(row: Home) -> bool:

@@ -1,6 +1,6 @@
 """When the home moves: each rule of the keeper, with servers that are told how to fail."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -292,7 +292,7 @@ def test_a_clock_of_this_host_says_nothing_of_redis(one: Keeper, servers: FakeSe
     assert at(turns(one, servers, time, 5)) == (2, "redis", "")
 
 
-def until_moved(keepers: list[Keeper], probes: list[FakeServers], time: Passing, kind: str) -> int:
+def until_moved(keepers: list[Keeper], probes: Sequence[FakeServers | None], time: Passing, kind: str) -> int:
     """After how many seconds of turns of all of them the home is there."""
     for seconds in range(2000):
         row = Home.objects.get()

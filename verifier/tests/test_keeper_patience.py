@@ -1,4 +1,4 @@
-"""How long the keeper bears with Redis: with answers that come late. Nothing ends its thread."""
+"""How long the keeper bears with Redis: with answers that come late, and where it is lost again and again. Nothing ends its thread."""
 
 import logging
 import threading
@@ -12,10 +12,10 @@ from django.utils import timezone
 from verifier.models import Home
 from verifier.services import keeper
 from verifier.services.home import LEASE, LEASE_SECONDS, MARGIN_SECONDS
-from verifier.services.keeper import AWAY_SECONDS, BACK_SECONDS, Keeper, Keeping
+from verifier.services.keeper import AWAY_SECONDS, BACK_SECONDS, CALM_SECONDS, Keeper, Keeping
 from verifier.stores.connection import DEADLINE_SECONDS
 from verifier.stores.probe import ServersAwayError
-from verifier.tests.moving import Passing
+from verifier.tests.moving import Passing, move
 from verifier.tests.test_keeper import (
     FakeServers,
     at,
@@ -24,6 +24,7 @@ from verifier.tests.test_keeper import (
     reasons,
     servers,
     turns,
+    until_moved,
     used,
 )
 
@@ -111,6 +112,87 @@ def test_servers_that_go_as_they_are_marked_are_not_moved_into(
     row = turns(one, servers, time, WAIT)
     assert (at(row), row.servers, row.back_after) == ((2, "database", ""), [], BACK_SECONDS)
     assert reasons() == ["back", "away"]
+
+
+# ---- lost again and again
+
+
+def test_two_processes_whose_redis_is_not_the_same_move_everybody_less_and_less(
+    servers: FakeServers, time: Passing
+) -> None:
+    in_redis(servers, time)
+    probes = [servers, FakeServers(ids=frozenset({"three"}))]
+    waits = []
+    for _ in range(3):
+        keepers = [Keeper(time), Keeper(time)]
+        until_moved(keepers, probes, time, "database")
+        waits.append(until_moved(keepers, probes, time, "redis") - WAIT)
+    assert [round(each, -1) for each in waits] == [60, 120, 240]
+    # At first, of one that was never lost, straight to what may have forgotten.
+    assert reasons()[2:6] == ["another_server", "as_planned", "another_server", "as_planned"]
+
+
+@pytest.mark.parametrize("how", ["another_server", "forgotten"])
+def test_RF_5_redis_that_forgets_again_and_again_is_left_for_the_database(
+    how: str, one: Keeper, servers: FakeServers, time: Passing
+) -> None:
+    crashes = iter(range(10))
+
+    def crash() -> None:
+        servers.epoch = 0
+        if how == "another_server":
+            servers.ids = frozenset({f"started {next(crashes)}"})
+        time.shift(1)
+
+    in_redis(servers, time)
+    # One that was calm goes straight on, however often.
+    for epoch in (2, 3):
+        turns(one, servers, time, 1)
+        time.shift(CALM_SECONDS)
+        crash()
+        assert at(turns(one, servers, time, 0)) == (epoch, "redis", "redis")
+        assert at(turns(one, servers, time, WAIT)) == (epoch + 1, "redis", "")
+    for epoch, wait in ((4, 60), (6, 120)):
+        turns(one, servers, time, 15)
+        crash()
+        assert at(turns(one, servers, time, 0)) == (epoch, "redis", "database")
+        # Whoever remembered is not there any more.
+        one = Keeper(time)
+        assert at(turns(one, servers, time, WAIT)) == (epoch + 1, "database", "")
+        assert at(turns(one, servers, time, wait - 1)) == (epoch + 1, "database", "")
+        assert at(turns(one, servers, time, 1)) == (epoch + 1, "database", "redis")
+        assert at(turns(one, servers, time, WAIT)) == (epoch + 2, "redis", "")
+    assert reasons()[2:] == [how, "as_planned"] * 2 + [how, "as_planned", "back", "as_planned"] * 2
+
+
+def test_a_job_without_a_redis_url_moves_everybody_less_and_less(servers: FakeServers, time: Passing) -> None:
+    in_redis(servers, time)
+    waits = []
+    for _ in range(3):
+        keepers = [Keeper(time), Keeper(time)]
+        until_moved(keepers, [None, servers], time, "database")
+        waits.append(until_moved(keepers, [None, servers], time, "redis") - WAIT)
+    assert [round(each, -1) for each in waits] == [30, 60, 120]
+
+
+def test_one_that_knows_no_redis_where_the_way_there_ends_is_a_loss_as_well(
+    one: Keeper, servers: FakeServers, time: Passing
+) -> None:
+    move(time)
+    for wait in (BACK_SECONDS, BACK_SECONDS, 2 * BACK_SECONDS):
+        assert at(turns(one, servers, time, wait - 1))[1:] == ("database", "")
+        assert at(turns(one, servers, time, 1))[1:] == ("database", "redis")
+        assert at(turns(one, None, time, WAIT))[1:] == ("database", "")
+        time.shift(1)
+
+
+def test_nor_is_a_fresh_registry_moved_at_once_again_and_again(
+    one: Keeper, servers: FakeServers, time: Passing
+) -> None:
+    turns(one, servers, time, 0)
+    assert at(turns(one, None, time, WAIT)) == (1, "database", "")
+    assert at(turns(one, servers, time, BACK_SECONDS - 1)) == (1, "database", "")
+    assert at(turns(one, servers, time, 1 + WAIT)) == (1, "redis", "")
 
 
 # ---- the thread
