@@ -145,6 +145,7 @@ def happens(season: Season, scenario: Scenario) -> None:
     season.count, broken = reckon(
         held, load.log, before, may_lose=scenario.may_lose, cut_off=scenario.cut_off
     )
+    people.withdraws(company.pending)
     during = share(load.log, broke, healed)
     after = share(load.log, healed if recovered is None else healed + recovered, ended)
     row = Row(
@@ -163,7 +164,6 @@ def happens(season: Season, scenario: Scenario) -> None:
     season.results.rows.append(row)
     print(row.line(), *worst(load.log, broke, ended), sep="\n")
     assert broken == []
-    people.withdraws(company.pending)
     # Humans and agents at the registry came to something too.
     assert load.log.approved
     assert load.log.tokens

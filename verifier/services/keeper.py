@@ -26,6 +26,7 @@ from verifier.services.home import (
     leave,
     look,
 )
+from verifier.stores.connection import DEADLINE_SECONDS
 from verifier.stores.probe import EvictingServersError, RedisProbe, ServersAwayError
 from verifier.stores.told import TOLD
 
@@ -51,6 +52,10 @@ class Probe(Protocol):
         """
         ...
 
+    def in_time(self) -> bool:
+        """Whether each of them answers as soon as a decision needs it, at one of a few tries; connecting does not count."""
+        ...
+
     def times(self) -> Sequence[datetime]:
         """The time by the clock of each of them: it says when spent proofs are forgotten."""
         ...
@@ -71,8 +76,8 @@ class Probe(Protocol):
 class Keeper:
     """Watches the home and moves it. Any number may run at once: each step is a compare-and-swap, and one makes it.
 
-    They do not ask each other. A process that alone cannot reach Redis therefore moves everybody to the database, and
-    again each time the others have moved back, which they do later and later: the events name it as `away`.
+    They do not ask each other. A process that alone cannot reach Redis in time therefore moves everybody to the database,
+    and again each time the others have moved back, which they do later and later: the events name it as `away`.
     `clock` is monotonic, in seconds.
     """
 
@@ -132,6 +137,8 @@ class Keeper:
         """
         if self.clock() - self._since < LEASE_SECONDS + MARGIN_SECONDS:
             return
+        # Before the row is held: PostgreSQL ends a transaction that stands idle while slow servers are asked.
+        kind, servers, reason = self._next_home(row, probe)
         # Under the row's lock: a marker that is written after another process began this epoch would call servers
         # whole that have forgotten some of it.
         with transaction.atomic():
@@ -139,7 +146,11 @@ class Keeper:
                 return
             # Where nothing was ever used there is nothing to be careful about: the first epoch begins again.
             following = row.epoch if _is_unused(row) else row.epoch + 1
-            kind, servers, reason = self._next_home(row, probe, following)
+            if probe is not None and kind == Home.Kind.REDIS:
+                try:
+                    probe.mark(following)
+                except ServersAwayError as error:
+                    kind, servers, reason = _not_had(error)
             begin(
                 epoch=row.epoch,
                 following=following,
@@ -148,40 +159,46 @@ class Keeper:
                 reason=reason,
                 actor=_ACTOR,
                 now=now,
-                back_after=self._back_after(row) if _is_lost(row, kind, probe) else row.back_after,
+                back_after=self._back_after(row) if _is_lost(row, kind) else row.back_after,
             )
         logger.warning("the verifier is at home in %s: %s", kind, reason)
 
     def _in_redis(self, row: Home, probe: Probe | None, now: datetime) -> None:
         if probe is None:
-            self._leave(row, Home.Kind.DATABASE, "not_configured", now)
+            self._leave(row, Home.Kind.DATABASE, "not_configured", now, back_after=self._back_after(row))
             return
         asked = self.clock()
         try:
-            servers, marked, right = probe.run_ids(), probe.marked(row.epoch), self._is_right(probe)
+            servers = _asked_in_time(probe)
+            marked, right = probe.marked(row.epoch), self._is_right(probe)
         except ServersAwayError as error:
             # From when it was asked: a server that hangs has been away for as long as it was waited for.
             self._away_since = asked if self._away_since is None else self._away_since
+            # An evicting one at once: what it dropped it has forgotten, whatever it may do next.
             evicting = isinstance(error, EvictingServersError)
-            if evicting:
-                # At once: what it dropped it has forgotten, whatever it may do next.
-                logger.warning("Redis is left: %s", error)
             if evicting or self.clock() - self._away_since >= AWAY_SECONDS:
+                logger.warning("Redis is left: %s", error)
                 self._leave(row, Home.Kind.DATABASE, error.reason, now, back_after=self._back_after(row))
             return
         self._away_since = None
         if not servers <= set(row.servers):
             # Started anew, or another took over: either may have forgotten the last moments.
-            self._leave(row, Home.Kind.REDIS, "another_server", now)
+            self._leave_forgetful(row, "another_server", now)
         elif not marked:
-            self._leave(row, Home.Kind.REDIS, "forgotten", now)
+            self._leave_forgetful(row, "forgotten", now)
         elif not right:
             # What it held to be over it has forgotten, whatever its clock says next.
             self._leave(row, Home.Kind.DATABASE, "clock", now, back_after=self._back_after(row))
 
+    def _leave_forgetful(self, row: Home, reason: str, now: datetime) -> None:
+        """For another epoch of Redis; for the database where Redis was lost before, and not calm since."""
+        flapping = row.back_after > 0 and not self._is_calm(row)
+        kind = Home.Kind.DATABASE if flapping else Home.Kind.REDIS
+        self._leave(row, kind, reason, now, back_after=self._back_after(row))
+
     def _in_database(self, row: Home, probe: Probe, now: datetime) -> None:
         try:
-            probe.run_ids()
+            _asked_in_time(probe)
             foreign, right = probe.marked_later(row.epoch), self._is_right(probe)
         except ServersAwayError as error:
             if isinstance(error, EvictingServersError):
@@ -198,34 +215,36 @@ class Keeper:
             self._answers_since = None
             return
         self._answers_since = self.clock() if self._answers_since is None else self._answers_since
-        if _is_unused(row):
-            # Nobody has asked anything yet, so nobody has to wait.
+        if _is_unused(row) and not row.back_after:
+            # Nobody has asked anything yet, so nobody has to wait; unless it was lost on the way there.
             self._leave(row, Home.Kind.REDIS, "fresh", now)
         elif self.clock() - self._answers_since >= (row.back_after or BACK_SECONDS):
             self._leave(row, Home.Kind.REDIS, "back", now)
 
-    def _next_home(self, row: Home, probe: Probe | None, epoch: int) -> tuple[str, frozenset[str], str]:
-        """Where `epoch` begins: kind, run ids and why. What cannot be had is no reason to go on deciding nothing."""
+    def _next_home(self, row: Home, probe: Probe | None) -> tuple[str, frozenset[str], str]:
+        """Where the next epoch is to begin: kind, run ids and why. What cannot be had is no reason to go on deciding nothing."""
         if row.leaving_for == Home.Kind.DATABASE:
             return Home.Kind.DATABASE, frozenset(), "as_planned"
         if probe is None:
             return Home.Kind.DATABASE, frozenset(), "not_configured"
         try:
-            # The ids first: a server that is started anew after this is another one.
-            servers = probe.run_ids()
+            # The ids before the markers: a server that is started anew after this is another one.
+            servers = _asked_in_time(probe)
             if not self._is_right(probe):
                 return Home.Kind.DATABASE, frozenset(), "clock"
-            probe.mark(epoch)
         except ServersAwayError as error:
-            logger.exception("the verifier cannot begin in Redis")
-            return Home.Kind.DATABASE, frozenset(), error.reason
+            return _not_had(error)
         return Home.Kind.REDIS, servers, "as_planned"
 
     def _back_after(self, row: Home) -> int:
         """How long (s) to wait for Redis, which is lost: it alone says when everybody moves the next time."""
+        again = min(2 * row.back_after or BACK_SECONDS, LONGEST_BACK_SECONDS)
+        return BACK_SECONDS if self._is_calm(row) else again
+
+    def _is_calm(self, row: Home) -> bool:
+        """Whether the home has been in Redis for so long that what was lost before does not count."""
         lasted = self._database_time[0] - row.began_at
-        calm = row.kind == Home.Kind.REDIS and lasted >= timedelta(seconds=CALM_SECONDS)
-        return BACK_SECONDS if calm else min(2 * row.back_after or BACK_SECONDS, LONGEST_BACK_SECONDS)
+        return row.kind == Home.Kind.REDIS and lasted >= timedelta(seconds=CALM_SECONDS)
 
     def _is_right(self, probe: Probe) -> bool:
         """Whether no server's clock differs from the database's by more than a host's may."""
@@ -237,9 +256,23 @@ class Keeper:
         return all(earliest <= each <= latest for each in told)
 
 
-def _is_lost(row: Home, kind: str, probe: Probe | None) -> bool:
+def _asked_in_time(probe: Probe) -> frozenset[str]:
+    """Its run ids. Raises ServersAwayError also where a server answers later than any decision waits for it."""
+    servers = probe.run_ids()
+    if not probe.in_time():
+        raise ServersAwayError(f"it does not answer within {DEADLINE_SECONDS} s, as long as a decision waits")
+    return servers
+
+
+def _not_had(error: ServersAwayError) -> tuple[str, frozenset[str], str]:
+    """The home that is begun instead of Redis."""
+    logger.error("the verifier cannot begin in Redis: %s", error)
+    return Home.Kind.DATABASE, frozenset(), error.reason
+
+
+def _is_lost(row: Home, kind: str) -> bool:
     """Whether the home was to be in Redis and comes to be in the database."""
-    return probe is not None and row.leaving_for == Home.Kind.REDIS and kind == Home.Kind.DATABASE
+    return row.leaving_for == Home.Kind.REDIS and kind == Home.Kind.DATABASE
 
 
 def _is_unused(row: Home) -> bool:
@@ -276,15 +309,23 @@ class Keeping:
 
     def _run(self) -> None:
         use_own_connection("agentauth-keeping")
+        failing = False
         while not self._stopping.wait(TURN_SECONDS):
             try:
                 keep_home(now=timezone.now())
                 TOLD.write_down(before=LEASE.held().epoch)
+                failing = False
             except (DatabaseError, InterfaceError, TemporarilyUnavailableError):
                 # Without the database nobody decides anyway. Whoever follows its state has said so in the log.
                 connections.close_all()
+            except Exception:
+                # Said once, until a turn succeeds.
+                if not failing:
+                    logger.exception("the home cannot be kept; trying until it can")
+                failing = True
+                connections.close_all()
         try:
             TOLD.write_down()
-        except (DatabaseError, InterfaceError):
+        except Exception:
             logger.exception("what this process was told of decisions goes with it")
         connections.close_all()

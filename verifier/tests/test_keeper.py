@@ -1,6 +1,6 @@
 """When the home moves: each rule of the keeper, with servers that are told how to fail."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -14,6 +14,7 @@ from verifier.models import GrantLedger, Home
 from verifier.services import keeper
 from verifier.services.home import LEASE_SECONDS, MARGIN_SECONDS, look
 from verifier.services.keeper import AWAY_SECONDS, BACK_SECONDS, CALM_SECONDS, Keeper
+from verifier.stores.connection import DEADLINE_SECONDS
 from verifier.stores.probe import RedisProbe, ServersAwayError
 from verifier.tests.moving import Passing, begin, leave, move
 from verifier.tests.scene import scene
@@ -32,12 +33,18 @@ class FakeServers:
     # By how many seconds each one's clock is ahead of the database's.
     ahead: list[float] = field(default_factory=lambda: [0.0, 0.0])
     marks: list[int] = field(default_factory=list)
+    # How long each takes for a call.
+    seconds: float = 0.0
     # How long an answer that does not come is waited for.
     hang: Callable[[], None] = lambda: None
 
     def run_ids(self) -> frozenset[str]:
         self._answer()
         return self.ids
+
+    def in_time(self) -> bool:
+        self._answer()
+        return self.seconds <= DEADLINE_SECONDS
 
     def times(self) -> list[datetime]:
         self._answer()
@@ -285,7 +292,7 @@ def test_a_clock_of_this_host_says_nothing_of_redis(one: Keeper, servers: FakeSe
     assert at(turns(one, servers, time, 5)) == (2, "redis", "")
 
 
-def until_moved(keepers: list[Keeper], probes: list[FakeServers], time: Passing, kind: str) -> int:
+def until_moved(keepers: list[Keeper], probes: Sequence[FakeServers | None], time: Passing, kind: str) -> int:
     """After how many seconds of turns of all of them the home is there."""
     for seconds in range(2000):
         row = Home.objects.get()
