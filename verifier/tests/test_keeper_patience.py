@@ -13,6 +13,7 @@ from verifier.models import Home
 from verifier.services import keeper
 from verifier.services.home import LEASE, LEASE_SECONDS, MARGIN_SECONDS
 from verifier.services.keeper import AWAY_SECONDS, BACK_SECONDS, CALM_SECONDS, Keeper, Keeping
+from verifier.stores import probe
 from verifier.stores.connection import DEADLINE_SECONDS
 from verifier.stores.probe import ServersAwayError
 from verifier.tests.moving import Passing, move
@@ -193,6 +194,25 @@ def test_nor_is_a_fresh_registry_moved_at_once_again_and_again(
     assert at(turns(one, None, time, WAIT)) == (1, "database", "")
     assert at(turns(one, servers, time, BACK_SECONDS - 1)) == (1, "database", "")
     assert at(turns(one, servers, time, 1 + WAIT)) == (1, "redis", "")
+
+
+@pytest.mark.parametrize(
+    ("answers", "lags", "expected"),
+    [(0.05, 0, True), (0.06, 0, False), (0.1, 0.03, True), (0.1, 0.02, False)],
+)
+def test_what_a_busy_process_is_late_by_is_not_the_server_s(
+    answers: float, lags: float, expected: bool, time: Passing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def ask() -> None:
+        asked.append(time())
+        time.shift(answers)
+
+    monkeypatch.setattr(probe, "monotonic", time)
+    monkeypatch.setattr(probe, "sleep", lambda seconds: time.shift(seconds + lags))
+    assert probe._is_in_time(ask) is expected
+    assert len(asked) == (1 if expected else probe.TRIES)
 
 
 # ---- the thread
