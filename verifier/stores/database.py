@@ -98,8 +98,8 @@ def _refused_early(refusal: EarlyRefusal) -> Refuse:
 
 def _judge(call: StoreCall, spend: Callable[[StoreCall], Spent]) -> Permit | Refuse:
     # 6. The insert decides between two identical proofs: the second waits on the first's commit, then finds it.
-    #    Where proofs are rows, the counters are held before: of two commits of several calls each, one that spent a proof and
-    #    waits for the counters would have the other, which has those, wait for that proof.
+    #    Where proofs are rows, the counters are held before: one that spent a proof and waits for the counters would have
+    #    another, which has those, wait for that proof.
     row = _held_ledger(call) if spend is _spend else None
     spent = spend(call)
     if not spent.first:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ from verifier.stores.scripts import Code
 from verifier.stores.sync_connection import SyncServers
 from verifier.tests.scene import PAY, key, pay, scene
 from verifier.tests.stage import NOW, RATE, SHARD, Stage
+from verifier.tests.test_lock_orders import ledgers_held
+from verifier.tests.test_shared_commits import handed_in
 from verifier.tests.test_store_contract import BUDGET, call, named, payment, words
 
 pytestmark = [pytest.mark.redis, pytest.mark.django_db(transaction=True)]
@@ -176,3 +179,16 @@ def test_another_body_under_the_key_is_another_call(
     mine = replace(call(place, pay("1.00"), idempotency_key=operation), delivery=named(place))
     fail(store, mine, monkeypatch)
     assert words(store.apply(replace(mine, delivery=named(place, b"2")))) == "replayed"
+
+
+@pytest.mark.postgres
+def test_what_met_a_lock_after_its_proof_was_spent_is_decided_in_the_next_commit(store: RedisStore) -> None:
+    place = scene(PAY, max_uses=9, max_requests_per_minute=6, max_burst=2)
+    assert words(store.apply(payment(place))) == "yes"
+    mine = replace(payment(place), delivery=named(place))
+    done, holder = ledgers_held()
+    Timer(0.3, done.set).start()
+    told = handed_in([("a", lambda: "first"), ("b", partial(store.apply, mine))])
+    holder.join(20)
+    assert (told[0], words(told[1])) == ("first", "yes")
+    assert [words(store.apply(each)) for each in (mine, payment(place))] == ["recalled", "rate"]
