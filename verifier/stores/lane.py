@@ -22,6 +22,8 @@ from psycopg.pq import TransactionStatus
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from registry.services.idempotency import waited_too_long
 from verifier.services.connecting import use_own_connection
+from verifier.services.moment import Moment
+from verifier.stores.database import check_still, present_tenure
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +151,8 @@ def committed_together(units: list[Callable[[], Any]]) -> list[Any]:
     """
     if len(units) == 1:
         return [_outcome(units[0])]
+    # Each looks at its own when it ends; by the time of the commit that of the first may be over.
+    began, tenure = Moment.now(), present_tenure()
     with transaction.atomic():
         outcomes = [_outcome(units[0])]
         _wait_no_longer()
@@ -157,6 +161,7 @@ def committed_together(units: list[Callable[[], Any]]) -> list[Any]:
         # statement failed outside any savepoint, PostgreSQL answers COMMIT with ROLLBACK, as if nothing were wrong.
         if connection.closed_in_transaction or transaction.get_rollback() or _is_aborted():
             raise TemporarilyUnavailableError
+        check_still(began, tenure)
     return outcomes
 
 
