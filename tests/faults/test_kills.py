@@ -4,21 +4,25 @@ A server process dies inside the call (FAULT_AT); the client sees a broken conne
 same idempotency key. Then tests/oracle.py compares the client's log with rows, counters, events and the log.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 
 from agentauth.protocol.encoding import b64u_decode
+from tests import redis_servers
 from tests.actors import LivePerson, Scene, scene
-from tests.conftest import CAMPAIGN
+from tests.conftest import CAMPAIGN, fresh_database
 from tests.faults.table import Results
-from tests.live import ROOT, LiveRegistry
+from tests.live import ROOT, LiveRegistry, LiveServer, LiveVerifier
 
 # They time nothing, so they run beside the sweeps.
 pytestmark = pytest.mark.sweep
@@ -133,6 +137,80 @@ def test_a_kill_while_verifying_costs_no_proof_where_the_provider_asks_again(
     body = place.question(token, THREE, idempotency_key=str(uuid.uuid4()), dry_run=True)
     assert place.ask(body).json()["limits"]["budgets"][0]["remaining"] == f"{100 - 3 * KILLS}.00"
     consult_oracle(registry, log)
+
+
+@pytest.fixture(scope="module")
+def at_home_in_redis(
+    postgres_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, LiveServer]]:
+    """Both endpoints on a registry of their own, whose spent proofs are in Redis."""
+    with redis_servers.server() as redis, contextlib.ExitStack() as stack:
+        url = fresh_database(postgres_url, "faults_kills_in_redis")
+        folder = tmp_path_factory.mktemp("registry")
+        web = LiveRegistry(folder, database_url=url, env={"REDIS_URL": redis.url})
+        web.prepare()
+        lean = LiveVerifier(web, redis_url=redis.url)
+        for server in (web, lean):
+            stack.callback(server.stop)
+            server.start()
+        end = time.monotonic() + 60
+        while web.manage("verifier_home")["kind"] != "redis":
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        yield {"drf": web, "lean": lean}
+
+
+@pytest.mark.postgres
+@pytest.mark.redis
+@pytest.mark.parametrize("endpoint", ["drf", "lean"])
+@pytest.mark.parametrize("point", ["verify.after_spend", "verify.after_debit", "verify.after_answer_kept"])
+def test_a_kill_while_verifying_costs_no_proof_that_is_spent_in_redis_either(
+    at_home_in_redis: dict[str, LiveServer], point: str, endpoint: str
+) -> None:
+    web, asked = at_home_in_redis["drf"], at_home_in_redis[endpoint]
+    assert isinstance(web, LiveRegistry)
+    place = scene(web, capabilities=[PAY], envelope={"budgets": [BUDGET]})
+    token, log = place.token(), new_log()
+    for _ in range(KILLS):
+        body = place.question(token, THREE, idempotency_key=str(uuid.uuid4()))
+        ask = partial(ask_at, asked, place, body, str(uuid.uuid4()))
+        web.fault_at(point)
+        with pytest.raises(httpx.TransportError):
+            # At a machine that is too busy it does not come to that point at once.
+            until_decided(ask, suppressed=())
+        web.fault_at("")
+        first = until_decided(ask)
+        assert first.json()["valid"], first.text
+        assert until_decided(ask).content == first.content
+        # For any other call it is spent.
+        other = until_decided(partial(ask_at, asked, place, body, str(uuid.uuid4())))
+        assert other.json()["reason"] == "replayed"
+        log["decisions"].append(first.json()["decision_id"])
+    assert len(set(log["decisions"])) == KILLS
+    consult_oracle(web, log)
+
+
+def ask_at(server: LiveServer, place: Scene, body: dict[str, Any], key: str) -> httpx.Response:
+    return httpx.post(
+        server.url + "/v1/verify",
+        json=body,
+        auth=(place.client_id, place.client_secret),
+        headers={"Idempotency-Key": key},
+        timeout=60,
+    )
+
+
+def until_decided(
+    ask: Callable[[], httpx.Response],
+    suppressed: tuple[type[Exception], ...] = (httpx.TransportError,),
+) -> httpx.Response:
+    """A machine that is too busy for Redis' 50 ms, or has no process at the moment, is asked again."""
+    for _ in range(20):
+        with contextlib.suppress(*suppressed):
+            if (answer := ask()).status_code != 503:
+                return answer
+        time.sleep(0.2)
+    raise AssertionError("no decision")
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from verifier.decision import decide
 from verifier.models import AgentOperation, Confirmation, GrantLedger, Home
 from verifier.services import home
 from verifier.services.confirmations import confirmation_state, request_confirmation
+from verifier.services.home import Tenure
 from verifier.services.moment import Moment
 from verifier.services.presence import is_online
 from verifier.stores import (
@@ -68,13 +69,10 @@ class DatabaseStore:
             began = Moment.now()
             self._be_at_home(call)
             outcome = answered_once(call, lambda: _judge(call, self._spend))
-            # Whoever waited long must not commit into another epoch; nor, where it stood still right before it spent the
-            # proof, what was spent and forgotten elsewhere meanwhile.
-            self._be_at_home(call)
+            # Whoever stood still right before it spent the proof must not commit what was spent and forgotten elsewhere meanwhile.
             if self._home == Home.Kind.DATABASE:
                 check_in_time(call)
-            # And what was read of tokens and grants must not be older than it may be anywhere.
-            check_age(began)
+            check_still(began, call.tenure)
         fault_point("verify.after_commit")
         return outcome
 
@@ -85,15 +83,35 @@ class DatabaseStore:
     def record(self, refusal: EarlyRefusal) -> Permit | Refuse | Recalled:
         """The event of a refusal in steps 3 to 5, where there is nothing else to write but the answer kept of it."""
         with transaction.atomic():
+            # It may be a yes that is given again, and that needs the same leave and the same youth as any other.
+            began, tenure = Moment.now(), home.LEASE.current()
             outcome = answered_once(refusal, lambda: _refused_early(refusal))
+            check_still(began, tenure)
         fault_point("verify.after_commit")
         return outcome
 
 
+def check_still(began: Moment, tenure: Tenure | None) -> None:
+    """Ask it right before a commit. Raises TemporarilyUnavailableError where the leave to decide is not `tenure`'s any more, or
+    as `check_age`. None: nobody had leave.
+    """
+    if present_tenure() != tenure:
+        raise TemporarilyUnavailableError("The verifier has moved. Try again.")
+    check_age(began)
+
+
 def check_age(began: Moment) -> None:
-    """Raises TemporarilyUnavailableError where what was read of tokens and grants from then on is too old to decide by."""
+    """Raises TemporarilyUnavailableError where what was read of tokens and grants since then is too old to decide by."""
     if began.age() > _MOST_SECONDS:
         raise TemporarilyUnavailableError("This took too long. Try again.")
+
+
+def present_tenure() -> Tenure | None:
+    """Under what this process may decide now; None where it may not. Raises django.db errors."""
+    try:
+        return home.LEASE.current()
+    except TemporarilyUnavailableError:
+        return None
 
 
 def _refused_early(refusal: EarlyRefusal) -> Refuse:
@@ -103,8 +121,8 @@ def _refused_early(refusal: EarlyRefusal) -> Refuse:
 
 def _judge(call: StoreCall, spend: Callable[[StoreCall], Spent]) -> Permit | Refuse:
     # 6. The insert decides between two identical proofs: the second waits on the first's commit, then finds it.
-    #    Where proofs are rows, the counters are held before: of two commits of several calls each, one that spent a proof and
-    #    waits for the counters would have the other, which has those, wait for that proof.
+    #    Where proofs are rows, the counters are held before: one that spent a proof and waits for the counters would have
+    #    another, which has those, wait for that proof.
     row = _held_ledger(call) if spend is _spend else None
     spent = spend(call)
     if not spent.first:

@@ -5,6 +5,8 @@ local call, keys, args = redis.call, KEYS, ARGV
 local epoch, ttl, mode, now = args[1], tonumber(args[2]), args[3], tonumber(args[4])
 local interval, tolerance, floor, bound = tonumber(args[5]), tonumber(args[6]), tonumber(args[7]), tonumber(args[9])
 local written = mode ~= 'hold'
+-- Of a hold for a call that has a name: that very call may be judged again, and its use is set aside once.
+local mine, since, set_aside = args[13], args[4], nil
 
 local known = call('MGET', keys[1], keys[3])
 -- By a clock that ran ahead proofs may be forgotten already, by one that is behind they will be too early.
@@ -23,15 +25,28 @@ local before, after = false, false
 -- Spent whatever follows. A rehearsal only looks.
 local fresh
 if ttl > 0 then
-  fresh = call('SET', keys[2], '', 'PX', ttl, 'NX')
+  fresh = call('SET', keys[2], mine and mine .. since or '', 'PX', ttl, 'NX')
 else
   fresh = call('EXISTS', keys[2]) == 0
+end
+if mine and not fresh then
+  local first = call('GET', keys[2])
+  if string.sub(first, 1, #mine) == mine then
+    local was
+    since, was, set_aside = string.match(string.sub(first, #mine + 1), '^(%d+) ?(%d*) ?(%d*)$')
+    set_aside = tonumber(set_aside)
+    if now - since < tonumber(args[14]) then
+      fresh, before, after = true, set_aside and tonumber(was) or false, set_aside or false
+    elseif now - since < tonumber(args[15]) then
+      return {5, false, 0, 0, false}
+    end
+  end
 end
 if not fresh then
   code, letter = 1, 'r'
 elseif mode == 'no' then
   letter = 'v'
-elseif interval > 0 then
+elseif interval > 0 and not set_aside then
   -- What is lost counts as used up, and what is left of an earlier epoch may have grown elsewhere since: a new epoch
   -- starts without a burst.
   local held = tonumber(known[2])
@@ -46,6 +61,10 @@ elseif interval > 0 then
       -- Past its time it means what no time means, so it may go; 25 s more for clocks that differ: by 10 s at most, each
       -- 5 s off, and a call that is told by another's late time.
       call('SET', keys[3], after, 'PX', math.ceil((after - now) / 1000) + 25000)
+      if mine then
+        local noted = string.format('%s %s %.0f', since, before and string.format('%.0f', before) or '', after)
+        call('SET', keys[2], mine .. noted, 'KEEPTTL')
+      end
     end
   end
 end

@@ -9,11 +9,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from django.db import DatabaseError, InterfaceError, close_old_connections, connection, transaction
+from django.db import (
+    DatabaseError,
+    InterfaceError,
+    OperationalError,
+    close_old_connections,
+    connection,
+    transaction,
+)
 from psycopg.pq import TransactionStatus
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
+from registry.services.idempotency import waited_too_long
 from verifier.services.connecting import use_own_connection
+from verifier.services.moment import Moment
+from verifier.stores.database import check_still, present_tenure
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +37,18 @@ MAX_WAITING: Final = 512
 MOST_SECONDS: Final = 0.5
 # Nobody waits longer: a database that hangs answers nothing, no timeout of its own either. What came of it is then not known.
 WAIT_SECONDS: Final = 5
+# So long a unit that is not the first of its commit waits for a lock: whoever only passes by is gone by then, and PostgreSQL
+# looks for deadlocks after a whole second.
+_HELD_UP_MS: Final = 5
+
+
+class HeldUpError(Exception):
+    """The outcome of a unit that met a lock of somebody else's while it held those of others: nothing of it was done."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    # Locks are taken in the order of these, whichever thread takes them.
+    # The grant: units of one grant are together, since they need the same lock, and all threads meet grants in one order.
     order: str
     run: Callable[[], Any]
     answer: asyncio.Future[Any]
@@ -42,7 +59,7 @@ class Lane:
     """Threads that run units of work of the database for an event loop, each unit atomic in itself.
 
     A unit that fails is rolled back alone and its error is its own answer; where the commit they share fails, nobody
-    is told yes.
+    is told yes. Who of a shared commit would have to wait for somebody else's lock is rolled back too, and is in the next.
     """
 
     def __init__(self, *, threads: int = 2) -> None:
@@ -108,33 +125,62 @@ class Lane:
     @staticmethod
     def _answer(waiting: list[_Job]) -> None:
         # Whose caller was told that it is too late is not begun any more.
-        jobs = [job for job in waiting if not job.answer.cancelled()]
-        if not jobs:
-            return
-        close_old_connections()
-        try:
-            outcomes = committed_together([job.run for job in jobs])
-        except Exception:  # whatever it is, each of them has to hear it
-            logger.exception("durable decisions were not committed")
-            outcomes = [TemporarilyUnavailableError() for _ in jobs]
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            job.loop.call_soon_threadsafe(_tell, job.answer, outcome)
+        while jobs := [job for job in waiting if not job.answer.cancelled()]:
+            close_old_connections()
+            try:
+                outcomes = committed_together([job.run for job in jobs])
+            except Exception:  # whatever it is, each of them has to hear it
+                logger.exception("durable decisions were not committed")
+                outcomes = [TemporarilyUnavailableError() for _ in jobs]
+            # Fewer each time: the first is never among them.
+            waiting = []
+            for job, outcome in zip(jobs, outcomes, strict=True):
+                if isinstance(outcome, HeldUpError):
+                    waiting.append(job)
+                else:
+                    job.loop.call_soon_threadsafe(_tell, job.answer, outcome)
 
 
 def committed_together(units: list[Callable[[], Any]]) -> list[Any]:
     """Run each unit, commit once, and give back the outcomes: values, or the exceptions of those that failed alone.
 
+    No deadlock comes of it, whatever the units lock in whatever order: the first waits for a lock as it would in a commit of
+    its own, holding none but its own locks. The first of the others that would have to wait gives up at once, with HeldUpError as
+    its outcome, and so do those behind it, which most likely want what the same other commit holds.
+
     Raises where it is not certain that what succeeded was committed.
     """
     if len(units) == 1:
         return [_outcome(units[0])]
+    # Each looks at its own when it ends; by the time of the commit that of the first may be over.
+    began, tenure = Moment.now(), present_tenure()
     with transaction.atomic():
-        outcomes = [_outcome(unit) for unit in units]
+        outcomes = [_outcome(units[0])]
+        _wait_no_longer()
+        outcomes += _without_waiting(units[1:])
         # Where the connection broke meanwhile, Django leaves this block without a commit and without a word; and where a
         # statement failed outside any savepoint, PostgreSQL answers COMMIT with ROLLBACK, as if nothing were wrong.
         if connection.closed_in_transaction or transaction.get_rollback() or _is_aborted():
             raise TemporarilyUnavailableError
+        check_still(began, tenure)
     return outcomes
+
+
+def _without_waiting(units: list[Callable[[], Any]]) -> list[Any]:
+    """The outcomes up to the first unit that is held up; it and all behind it are for the next commit, where it is the first."""
+    outcomes: list[Any] = []
+    for unit in units:
+        outcomes.append(_outcome(unit, waits=False))
+        if isinstance(outcomes[-1], HeldUpError):
+            break
+    return outcomes + [HeldUpError()] * (len(units) - len(outcomes))
+
+
+def _wait_no_longer() -> None:
+    """For locks, until the transaction ends. SQLite has let nobody else write since it began."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('lock_timeout', %s, true)", [f"{_HELD_UP_MS}ms"])
 
 
 def _is_aborted() -> bool:
@@ -144,14 +190,25 @@ def _is_aborted() -> bool:
     return bool(connection.connection.pgconn.transaction_status == TransactionStatus.INERROR)
 
 
-def _outcome(unit: Callable[[], Any]) -> Any:
+def _outcome(unit: Callable[[], Any], *, waits: bool = True) -> Any:
     try:
         return unit()
     except (DatabaseError, InterfaceError) as error:
+        if not waits and _met_a_lock(error):
+            return HeldUpError()
         logger.exception("a decision could not reach the database")
         return _unavailable(error)
     except Exception as error:  # noqa: BLE001 — it is this unit's answer, and the next unit's business is its own
-        return error
+        return HeldUpError() if not waits and _met_a_lock(error) else error
+
+
+def _met_a_lock(error: BaseException | None) -> bool:
+    """Whether it waited for a lock for too long, whatever was made of that since."""
+    while error is not None:
+        if isinstance(error, OperationalError) and waited_too_long(error):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _unavailable(cause: Exception) -> TemporarilyUnavailableError:

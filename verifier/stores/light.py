@@ -21,6 +21,7 @@ from verifier.decision import decide
 from verifier.services.snapshots import Known
 from verifier.stores import Allow, Permit, Refuse, Snapshot, Spent, StoreCall, check_in_time
 from verifier.stores.entries import no_entry, yes_entry, yes_frame
+from verifier.stores.redelivery import known_again
 from verifier.stores.scripts import (
     MAX_STREAM,
     Code,
@@ -102,7 +103,7 @@ def judging(call: StoreCall, known: Known | None, *, mode: bytes, entry: bytes) 
         place.events,
         place.count,
     )
-    arguments = (
+    arguments: tuple[bytes | int, ...] = (
         call.tenure.epoch,
         0 if call.dry_run else remembered_ms,
         mode,
@@ -116,6 +117,8 @@ def judging(call: StoreCall, known: Known | None, *, mode: bytes, entry: bytes) 
         b"1" if acts else b"0",
         APART_US,
     )
+    if mode == b"hold" and call.delivery is not None and not call.dry_run:
+        arguments += known_again(call.delivery)
     return place.shard, keys, arguments
 
 
@@ -167,11 +170,13 @@ def conclude(call: StoreCall, known: Known | None, made: Plan, reply: Reply) -> 
 
 
 def check_reply(reply: Reply) -> None:
-    """Raises TemporarilyUnavailableError where the epoch is over or no more events can be kept."""
+    """Raises TemporarilyUnavailableError where the epoch is over, no more events fit, or an earlier try may have passed."""
     if reply.code is Code.LOST:
         raise TemporarilyUnavailableError("The memory of spent proofs is moving. Try again shortly.")
     if reply.code is Code.FULL:
         raise TemporarilyUnavailableError("More decisions wait for the log than may. Try again shortly.")
+    if reply.code is Code.UNSURE:
+        raise TemporarilyUnavailableError("What became of the first try is not known any more.")
 
 
 def _verdict(call: StoreCall, known: Known | None) -> Yes | Refuse:

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from django.db import OperationalError, connection
 
+from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import (
     IdempotencyInProgressError,
     IdempotencyMismatchError,
@@ -23,6 +24,8 @@ from verifier.stores.state import state_of
 
 # Long enough for a caller whose connection broke or timed out to ask again, too short to be a second memory.
 KEPT_FOR = timedelta(seconds=60)
+# So long after its proof was spent in Redis the very same call may be judged anew, if none that was judged was committed.
+AGAIN_FOR = timedelta(seconds=20)
 # One statement, so that of two at once the database picks the first. It also takes over a row whose minute has ended.
 _CLAIM = (
     "INSERT INTO verifier_providercall AS held (digest, body_sha256, answer, expires_at) VALUES (%s, %s, '', %s) "
@@ -38,7 +41,24 @@ def answered_once(
 
     1. The row goes in first: a second call under the same key waits on it. 2. Then the judgement, with all it writes.
     3. Then its answer goes into the row, and all commits together: after a crash there is either neither, and the
-    call is judged anew with its proof unspent, or both. Refusals are kept too; a fault rolls everything back.
+    call is judged anew, or both. Refusals are kept too; a fault rolls everything back.
+
+    But for a proof that was spent in Redis: it stays spent, and the script lets this very call pass once more
+    (`known_again`). Why no proof is accepted twice all the same:
+
+    - The script knows the call by provider, key and every byte of the body, so by the proof itself; for every other call
+      the proof is spent as ever.
+    - Whoever is let pass holds the row from before it asks the script until its commit. So of those that are let pass
+      none runs beside another, and if one has committed, the next finds its answer, for as long as there is the row. Who lost
+      the row before its commit, as its connection broke, commits nothing.
+    - The row of one that committed ends KEPT_FOR after the time of that call, and the script lets nobody pass AGAIN_FOR
+      after the time of the first, by which the proof was spent. Times of calls are off by 5 s at most (the lease) and 10 s
+      old at most (`check_in_time`), and a row is removed by the database's clock. With all of it at its worst the first's
+      time is 5 s late, that of the one that committed 15 s early, and that of the next 15 s early too: its row was
+      there until 25 s after the first.
+
+    From then on until KEPT_FOR it is not known what became of the call, which is 503; then it is a replay. In another epoch
+    the proof is refused for its nonce.
 
     Raises IdempotencyMismatchError for another body under the key, IdempotencyInProgressError where the first call
     did not end within the database's lock timeout.
@@ -52,6 +72,12 @@ def answered_once(
     ProviderCall.objects.filter(pk=delivery.digest).update(answer=json.dumps(body_of(outcome)))
     fault_point("verify.after_answer_kept")
     return outcome
+
+
+def known_again(delivery: Delivery) -> tuple[bytes, int, int]:
+    """By what `judge.lua` knows the very same call again, and for how long (µs) it lets it pass, and does not call it a replay."""
+    microsecond = timedelta(microseconds=1)
+    return sha256(delivery.digest + delivery.body_sha256), AGAIN_FOR // microsecond, KEPT_FOR // microsecond
 
 
 def _claim(prepared: StoreCall | EarlyRefusal, delivery: Delivery) -> bool:

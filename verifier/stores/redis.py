@@ -68,7 +68,8 @@ class RedisStore:
 
         outcome = DatabaseStore(spend).apply(call)
         if spent and is_unused(spent[0], outcome):
-            self._give_back(call, known, spent[0])
+            # After the commit, which may be of more than this, and fail: the next try finds the use still set aside.
+            transaction.on_commit(lambda: self._give_back(call, known, spent[0]), robust=True)
         return outcome
 
     def record(self, refusal: EarlyRefusal) -> Permit | Refuse | Recalled:

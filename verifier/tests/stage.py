@@ -57,10 +57,13 @@ class Stage:
         bound: int = 1000,
         acts: bool = True,
         apart: int = 10**15,
+        mark: bytes = b"",
     ) -> list[bytes | str | int]:
         interval, tolerance = (rate.interval_us, rate.tolerance_us) if rate else (0, 0)
         counts = acts and ttl > 0
-        return [epoch, ttl, mode, now, interval, tolerance, floor, BASE, bound, int(counts), int(acts), apart]
+        judged: list[bytes | str | int] = [epoch, ttl, mode, now, interval, tolerance, floor, BASE, bound]
+        again = (mark, 20_000_000, 60_000_000) if mark else ()
+        return [*judged, int(counts), int(acts), apart, *again]
 
     def give_back(self, held: Reply, *, now: int = NOW, epoch: int = 1, rate: Rate = RATE) -> Reply:
         keys = [scripts.epoch_key(SHARD), scripts.rate_key(SHARD, GRANT)]

@@ -262,6 +262,36 @@ def test_503_is_never_kept_and_the_call_is_then_judged_anew(
     assert GrantLedger.objects.get().uses == 1
 
 
+@pytest.mark.parametrize(
+    ("module", "place_of_fault"),
+    [
+        (database, "state_of"),
+        (database, "record_decision"),
+        (redelivery, "body_of"),
+        (redelivery, "fault_point"),
+    ],
+)
+def test_a_fault_after_the_proof_was_spent_makes_the_very_same_call_no_replay(
+    db: None, monkeypatch: pytest.MonkeyPatch, module: Any, place_of_fault: str
+) -> None:
+    """Wherever proofs are kept. The one use that there is now is not used up by the try that failed either."""
+    place = scene(PAY, max_uses=10, max_requests_per_minute=6, max_burst=1)
+    body, call_key = place.body(pay("5.00"), idempotency_key=key()), key()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, place_of_fault, fails)
+        for _ in range(2):
+            assert place.post(body, call_key=call_key).status_code == 503
+    assert not ProviderCall.objects.exists()
+    first = place.post(body, call_key=call_key)
+    assert json.loads(first.content)["valid"], first.content
+    assert place.post(body, call_key=call_key).content == first.content
+    assert GrantLedger.objects.get().uses == 1
+    assert Event.objects.filter(kind__startswith="verifier.decision.").count() == 1
+    # For everybody else it is spent, and the use is taken.
+    assert refused(place, body, call_key=key())["reason"] == "replayed"
+    assert refused(place, place.body(pay("5.00"), idempotency_key=key()))["reason"] == "rate"
+
+
 def test_an_answer_committed_but_reported_lost_is_had_again(
     shop: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

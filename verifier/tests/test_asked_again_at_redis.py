@@ -1,0 +1,194 @@
+"""The very same call of a service provider again, after its proof was spent in Redis and its decision rolled back."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from threading import Timer
+from typing import Any
+
+import pytest
+from django.conf import settings
+
+from agentauth.protocol.encoding import sha256
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.protocol.limits import Rate
+from tests import through
+from verifier.models import GrantLedger, ProviderCall
+from verifier.stores import StoreCall, lane, scripts
+from verifier.stores.lane import committed_together
+from verifier.stores.redis import RedisStore
+from verifier.stores.scripts import Code
+from verifier.stores.sync_connection import SyncServers
+from verifier.tests.scene import PAY, key, pay, scene
+from verifier.tests.stage import NOW, RATE, SHARD, Stage
+from verifier.tests.test_lock_orders import ledgers_held
+from verifier.tests.test_shared_commits import handed_in
+from verifier.tests.test_store_contract import BUDGET, call, named, payment, words
+
+pytestmark = [pytest.mark.redis, pytest.mark.django_db(transaction=True)]
+
+SECOND = 1_000_000
+# Any 32 bytes: also such as mean something in a pattern, or end a text.
+MARK = bytes(range(32, 62)) + b"\x00%"
+
+
+@pytest.fixture
+def store(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisStore]:
+    monkeypatch.setattr(settings, "REDIS_URL", redis_url)
+    servers = SyncServers(redis_url)
+    with through.at_home_in_redis(redis_url):
+        yield RedisStore(servers)
+    servers.close()
+
+
+def hold(stage: Stage, mark: bytes = MARK, **more: Any) -> Code:
+    return stage.judge(mode="hold", jti="one", mark=mark, rate=None, **more).code
+
+
+# ---- the script
+
+
+def test_the_very_same_call_passes_again_for_a_while_and_no_other_ever(stage: Stage) -> None:
+    proof = scripts.proof_key(SHARD, "jkt", "one")
+    assert hold(stage) is Code.OK
+    # The times of two hosts differ: back, too. The first time counts.
+    for seconds in (1, -10, 19):
+        assert hold(stage, now=NOW + seconds * SECOND) is Code.OK
+    before = stage.everything()
+    assert [hold(stage, now=NOW + seconds * SECOND) for seconds in (20, 59)] == [Code.UNSURE] * 2
+    assert [hold(stage, now=NOW + seconds * SECOND) for seconds in (60, 90)] == [Code.REPLAYED] * 2
+    for other in (b"", MARK[:-1] + b"#", b"1" * 32):
+        assert hold(stage, other) is Code.REPLAYED
+    # A rehearsal has no mark.
+    assert hold(stage, b"", ttl=0) is Code.REPLAYED
+    assert stage.everything() == before
+    for mode in ("yes", "no"):
+        assert stage.judge(mode=mode, jti="one").code is Code.REPLAYED
+    # It is forgotten no later and no earlier than the first said.
+    assert hold(stage, ttl=300_000) is Code.OK
+    assert 100_000 < stage.client.pttl(proof) <= 125_000
+
+
+@pytest.mark.parametrize("mode", ["yes", "no", "hold"])
+def test_what_spent_a_proof_without_a_name_is_not_this_call(stage: Stage, mode: str) -> None:
+    stage.judge(mode=mode, jti="one")
+    assert hold(stage) is Code.REPLAYED
+
+
+def test_one_use_is_set_aside_however_often_it_is_asked(stage: Stage) -> None:
+    stage.judge()
+    ask: Callable[..., Any] = partial(stage.judge, mode="hold", jti="one", mark=MARK)
+    held = ask()
+    assert held.tat_us == held.before_us + RATE.interval_us
+    assert [ask(now=NOW + each) for each in (1, 2)] == [held, held]
+    assert stage.tat() == held.tat_us
+    # Somebody else takes the last one, which is not this call's.
+    assert stage.judge().code is Code.OK
+    assert ask() == held
+    assert stage.give_back(held).tat_us == held.tat_us
+    # Where it is too late nothing is said that could be given back.
+    for seconds in (30, 61):
+        assert (late := ask(now=NOW + seconds * SECOND)).tat_us == late.before_us
+
+
+def test_a_first_use_of_a_rate_is_set_aside_once(stage: Stage) -> None:
+    ask: Callable[..., Any] = partial(stage.judge, mode="hold", jti="one", mark=MARK)
+    held = ask()
+    assert (held.before_us, held.tat_us) == (None, NOW + RATE.interval_us)
+    assert ask(now=NOW + 7) == held
+
+
+def test_where_none_was_left_the_rate_is_asked_anew_and_then_one_is_set_aside(stage: Stage) -> None:
+    rate = Rate(per_minute=60, burst=1)
+    stage.judge(rate=rate)
+    ask: Callable[..., Any] = partial(stage.judge, mode="hold", jti="one", mark=MARK, rate=rate)
+    assert ask().code is Code.RATE
+    held = ask(now=NOW + SECOND)
+    assert (held.code, held.tat_us) == (Code.OK, NOW + 2 * SECOND)
+    assert ask(now=NOW + 2 * SECOND) == held
+    assert hold(stage, now=NOW + 20 * SECOND) is Code.UNSURE
+
+
+# ---- the store
+
+
+def shared(store: RedisStore, one: StoreCall) -> Any:
+    """What comes of it in a commit that it shares."""
+    return committed_together([partial(store.apply, one), lambda: None])[0]
+
+
+def fail(store: RedisStore, one: StoreCall, patch: pytest.MonkeyPatch) -> None:
+    """It is judged, and the commit that it shares fails."""
+    with patch.context() as broken:
+        broken.setattr(lane, "_is_aborted", lambda: True)
+        with pytest.raises(TemporarilyUnavailableError):
+            shared(store, one)
+
+
+def test_a_shared_commit_that_fails_costs_the_call_nothing(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = scene(PAY, max_uses=9, max_requests_per_minute=6, max_burst=1)
+    mine = replace(payment(place), delivery=named(place))
+    for _ in range(2):
+        fail(store, mine, monkeypatch)
+    assert not ProviderCall.objects.exists()
+    assert [words(shared(store, mine)) for _ in range(2)] == ["yes", "recalled"]
+    assert GrantLedger.objects.get().uses == 1
+    other = replace(mine, delivery=replace(named(place), digest=sha256(b"another key")))
+    assert words(store.apply(other)) == "replayed"
+    assert words(store.apply(payment(place))) == "rate"
+
+
+def test_what_was_set_aside_is_not_given_back_before_the_commit(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be given back twice, once of somebody else's: the second try finds it set aside and gives it back as well."""
+    place = scene(PAY, budgets=[BUDGET], max_requests_per_minute=6, max_burst=1)
+    dear = replace(payment(place, "11.00"), delivery=named(place))
+    fail(store, dear, monkeypatch)
+    told = [words(store.apply(payment(place)))]
+    assert words(shared(store, dear)) == "budget"
+    told += [words(store.apply(payment(place))) for _ in range(2)]
+    assert told == ["rate", "yes", "rate"]
+
+
+def test_once_it_was_committed_it_never_passes_again_whatever_became_of_its_row(store: RedisStore) -> None:
+    place = scene(PAY)
+    mine = replace(payment(place), delivery=named(place))
+    assert words(store.apply(mine)) == "yes"
+    # The time from which the row is anybody's.
+    assert words(store.apply(replace(mine, now=mine.now + timedelta(seconds=60)))) == "replayed"
+    for seconds, told in ((25, "unsure"), (59, "unsure"), (60, "replayed")):
+        ProviderCall.objects.all().delete()
+        later = replace(mine, now=mine.now + timedelta(seconds=seconds))
+        if told == "unsure":
+            with pytest.raises(TemporarilyUnavailableError):
+                store.apply(later)
+            assert not ProviderCall.objects.exists()
+        else:
+            assert words(store.apply(later)) == told
+    assert GrantLedger.objects.get().uses == 1
+
+
+def test_another_body_under_the_key_is_another_call(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, operation = scene(PAY), key()
+    mine = replace(call(place, pay("1.00"), idempotency_key=operation), delivery=named(place))
+    fail(store, mine, monkeypatch)
+    assert words(store.apply(replace(mine, delivery=named(place, b"2")))) == "replayed"
+
+
+@pytest.mark.postgres
+def test_what_met_a_lock_after_its_proof_was_spent_is_decided_in_the_next_commit(store: RedisStore) -> None:
+    place = scene(PAY, max_uses=9, max_requests_per_minute=6, max_burst=2)
+    assert words(store.apply(payment(place))) == "yes"
+    mine = replace(payment(place), delivery=named(place))
+    done, holder = ledgers_held()
+    Timer(0.3, done.set).start()
+    told = handed_in([("a", lambda: "first"), ("b", partial(store.apply, mine))])
+    holder.join(20)
+    assert (told[0], words(told[1])) == ("first", "yes")
+    assert [words(store.apply(each)) for each in (mine, payment(place))] == ["recalled", "rate"]

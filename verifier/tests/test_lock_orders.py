@@ -1,0 +1,152 @@
+"""Commits that each hold what the other wants next: nobody is told to come again, and nobody waits for a deadlock to be found."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from agentauth.protocol.encoding import sha256
+from agentauth.protocol.errors import IdempotencyMismatchError
+from audit.models import Event
+from registry.models import SpentProof
+from verifier.models import GrantLedger, ProviderCall
+from verifier.stores import Delivery, StoreCall
+from verifier.stores.database import DatabaseStore
+from verifier.stores.lane import HeldUpError, committed_together
+from verifier.tests.scene import PAY, READ, Scene, scene
+from verifier.tests.test_shared_commits import atomically, handed_in, spend, until, waits_for_a_lock
+from verifier.tests.test_store_contract import call, payment, words
+
+pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
+
+Unit = Callable[[], Any]
+# PostgreSQL looks for deadlocks after a second.
+WELL_UNDER = 0.7
+
+
+def said(outcome: Any) -> str:
+    if isinstance(outcome, IdempotencyMismatchError):
+        return "mismatch"
+    return outcome if isinstance(outcome, str) else words(outcome)
+
+
+def crossed(one: tuple[Unit, Unit], other: tuple[Unit, Unit]) -> list[str]:
+    """What two processes tell that have each done the first of theirs when they come to the second."""
+    both, met = threading.Barrier(2, timeout=20), [0.0]
+
+    def meet() -> str:
+        both.wait()
+        met[0] = time.monotonic()
+        return "met"
+
+    def process(units: tuple[Unit, Unit]) -> list[Any]:
+        return handed_in([("a", units[0]), ("b", meet), ("c", units[1])])
+
+    with ThreadPoolExecutor(2) as pool:
+        told = [outcome for outcomes in pool.map(process, (one, other)) for outcome in outcomes]
+    assert time.monotonic() - met[0] < WELL_UNDER
+    return [said(told[place]) for place in (0, 2, 3, 5)]
+
+
+def ledgers_held() -> tuple[threading.Event, threading.Thread]:
+    """Somebody holds the counters of all grants until the event is set."""
+    held, done = threading.Event(), threading.Event()
+
+    def unit() -> None:
+        list(GrantLedger.objects.select_for_update())
+        held.set()
+        done.wait(20)
+
+    def holds() -> None:
+        atomically(unit)()
+        connection.close()
+
+    holder = threading.Thread(target=holds)
+    holder.start()
+    assert held.wait(20)
+    return done, holder
+
+
+def under(mine: StoreCall, place: Scene, name: str, body: bytes = b"1") -> StoreCall:
+    """The call under its provider's name."""
+    digest = sha256(f"{place.provider.pk} {name}".encode())
+    return replace(mine, delivery=Delivery(digest=digest, body_sha256=sha256(body)))
+
+
+def test_two_commits_that_spend_the_same_in_crossed_order() -> None:
+    x, y = atomically(spend("x")), atomically(spend("y"))
+    assert crossed((x, y), (y, x)) == ["x", "y", "y", "x"]
+    assert SpentProof.objects.count() == 2
+
+
+def test_a_malicious_agent_that_sends_two_proofs_without_an_action_in_both_orders() -> None:
+    place, store = scene(READ), DatabaseStore()
+    ask = [partial(store.apply, call(place, None)) for _ in range(2)]
+    assert sorted(crossed((ask[0], ask[1]), (ask[1], ask[0]))) == ["replayed", "replayed", "yes", "yes"]
+    assert Event.objects.filter(kind="verifier.decision.allowed").count() == 2
+
+
+def test_a_malicious_provider_that_names_calls_of_its_grants_in_crossed_order() -> None:
+    places, store = [scene(PAY) for _ in range(4)], DatabaseStore()
+    names = zip(places, "1221", (b"a", b"b", b"c", b"d"), strict=True)
+    ask = [partial(store.apply, under(payment(at), places[0], name, body)) for at, name, body in names]
+    told = crossed((ask[0], ask[1]), (ask[2], ask[3]))
+    # Each name stands for the body that was first under it, and every grant goes on.
+    assert sorted(told) == ["mismatch", "mismatch", "yes", "yes"]
+    assert ProviderCall.objects.count() == 2
+    assert not ProviderCall.objects.filter(answer="").exists()
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["in a commit of its own", "in a shared commit"])
+def test_a_providers_second_try_at_another_process_while_the_first_shares_a_commit(*, alone: bool) -> None:
+    """T1 has done one call of a grant; T2 holds the name of the next and waits for the grant; T1 comes to that name."""
+    place, store = scene(PAY, max_uses=9), DatabaseStore()
+    assert words(store.apply(payment(place))) == "yes"
+    first, named = under(payment(place), place, "0"), under(payment(place), place, "1")
+    told: list[Any] = []
+    met = [0.0]
+
+    def second_try() -> None:
+        rest = [] if alone else [("z", atomically(spend("z")))]
+        told.extend(handed_in([("a", partial(store.apply, named)), *rest]))
+
+    other = threading.Thread(target=second_try)
+
+    def meet() -> None:
+        other.start()
+        until(waits_for_a_lock)
+        met[0] = time.monotonic()
+
+    own = handed_in([("a", partial(store.apply, first)), ("b", meet), ("c", partial(store.apply, named))])
+    other.join(30)
+    assert time.monotonic() - met[0] < WELL_UNDER
+    assert words(own[0]) == "yes"
+    assert sorted([words(own[2]), words(told[0])]) == ["recalled", "yes"]
+    assert GrantLedger.objects.get().uses == 3
+    # Each answer is kept with its decision.
+    assert [words(store.apply(each)) for each in (first, named)] == ["recalled", "recalled"]
+
+
+def test_what_meets_a_lock_in_a_shared_commit_leaves_nothing_and_the_first_waits() -> None:
+    place, store = scene(PAY), DatabaseStore()
+    assert words(store.apply(payment(place))) == "yes"
+    named = under(payment(place), place, "1")
+    done, holder = ledgers_held()
+    spent = SpentProof.objects.count()
+    own = committed_together(
+        [atomically(spend("own")), partial(store.apply, named), atomically(spend("last"))]
+    )
+    assert [own[0], own[2]] == ["own", "last"]
+    assert isinstance(own[1], HeldUpError)
+    assert not ProviderCall.objects.exists()
+    assert SpentProof.objects.count() == spent + 2
+    # Who is first holds nothing that others wait for, and so it waits.
+    threading.Timer(0.3, done.set).start()
+    assert [words(committed_together([partial(store.apply, named), lambda: None])[0])] == ["yes"]
+    holder.join(20)

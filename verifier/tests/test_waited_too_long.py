@@ -1,0 +1,89 @@
+"""What was read, and the leave to decide, must still be good when the commit comes: of a shared one and of a kept answer too."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from audit.models import Event
+from registry.models import SpentProof
+from verifier.models import ProviderCall
+from verifier.services import home
+from verifier.stores import EarlyRefusal, Recalled, database
+from verifier.stores.database import DatabaseStore
+from verifier.stores.lane import committed_together
+from verifier.stores.redelivery import answered_once
+from verifier.tests.scene import LOOK, SYSTEM, scene
+from verifier.tests.test_store_contract import call, named, prepared, words
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def grows_old() -> None:
+    time.sleep(1.2)
+
+
+def is_left() -> None:
+    """Another process says that the home is being left, and this one looks."""
+    row, _ = home.look()
+    home.leave(epoch=row.epoch, for_kind=row.kind, reason="test", actor=SYSTEM, now=timezone.now())
+    home.LEASE._last = None
+
+
+@pytest.fixture(params=[grows_old, is_left])
+def meanwhile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """What happens between a decision and its commit."""
+    monkeypatch.setattr(database, "_MOST_SECONDS", 1.0)
+    made: Callable[[], None] = request.param
+    return made
+
+
+def test_what_others_of_its_commit_take_counts_too(meanwhile: Callable[[], None]) -> None:
+    place, store = scene(), DatabaseStore()
+    mine, known = call(place), Event.objects.count()
+    with pytest.raises(TemporarilyUnavailableError):
+        committed_together([partial(store.apply, mine), meanwhile])
+    assert Event.objects.count() == known
+    assert not SpentProof.objects.exists()
+
+
+def test_where_nobody_may_decide_what_needs_no_leave_is_done_all_the_same() -> None:
+    home.look()
+    is_left()
+    assert committed_together([lambda: "one", lambda: "two"]) == ["one", "two"]
+
+
+def test_a_yes_is_given_again_only_where_one_could_be_given(
+    meanwhile: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its proof is too old by now, so that it comes as a refusal."""
+    place, store = scene(), DatabaseStore()
+    mine = replace(call(place), delivery=named(place))
+    assert words(store.apply(mine)) == "yes"
+    late = replace(early(place), claims=mine.claims, delivery=mine.delivery)
+    assert isinstance(store.record(late), Recalled)
+    known = Event.objects.count()
+
+    def slowly(*given: Any) -> Any:
+        outcome = answered_once(*given)
+        meanwhile()
+        return outcome
+
+    monkeypatch.setattr(database, "answered_once", slowly)
+    for refusal in (late, replace(late, delivery=None)):
+        home.LEASE._last = None
+        with pytest.raises(TemporarilyUnavailableError):
+            store.record(refusal)
+    assert Event.objects.count() == known
+    assert ProviderCall.objects.count() == 1
+
+
+def early(place: Any) -> EarlyRefusal:
+    refusal = prepared(place, LOOK, proof="x")
+    assert isinstance(refusal, EarlyRefusal)
+    return refusal
