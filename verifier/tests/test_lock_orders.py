@@ -142,10 +142,11 @@ def test_what_meets_a_lock_in_a_shared_commit_leaves_nothing_and_the_first_waits
     own = committed_together(
         [atomically(spend("own")), partial(store.apply, named), atomically(spend("last"))]
     )
-    assert [own[0], own[2]] == ["own", "last"]
-    assert isinstance(own[1], HeldUpError)
+    # Nor is what is behind it tried: most likely it would meet the same holder.
+    assert own[0] == "own"
+    assert [type(each) for each in own[1:]] == [HeldUpError] * 2
     assert not ProviderCall.objects.exists()
-    assert SpentProof.objects.count() == spent + 2
+    assert SpentProof.objects.count() == spent + 1
     # Who is first holds nothing that others wait for, and so it waits.
     threading.Timer(0.3, done.set).start()
     assert [words(committed_together([partial(store.apply, named), lambda: None])[0])] == ["yes"]
