@@ -168,6 +168,8 @@ def happens(season: Season, scenario: Scenario) -> None:
     assert load.log.approved
     assert load.log.tokens
     assert any(each.yes and each.kind == "confirmed" for each in load.log.answers)
+    for since, to in ((broke, healed), (healed, ended)):
+        assert any(since <= began <= to for began, *_ in load.log.calls)
     assert recovered is not None, f"no recovery within {scenario.within} s: {Path(held.directory)}"
     assert after >= scenario.good
     assert during >= scenario.good_during

@@ -282,7 +282,7 @@ def test_AP_19_a_passkey_has_the_name_we_give_it(keys: None, now: datetime) -> N
     options = scene.admin.ask_passkey().json()["publicKey"]
     credential = Authenticator().registration(options)
     body = {"credential": credential | {"name": TEXTS[0]}, "name": TEXTS[0]}
-    scene.admin.post("/settings/passkeys/finish", body)
+    assert scene.admin.post("/settings/passkeys/finish", body).status_code == 200
     page = Read(scene.admin.get("/settings/").content.decode())
     inert(page, "", "/settings/")
     assert not [word for word in page.words if "alert(1)" in word]

@@ -155,6 +155,7 @@ def elsewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LiveRe
         made.start()
         with subprocess.Popen([sys.executable, "manage.py", "jobs"], cwd=ROOT, env=made.env) as jobs:
             yield made
+            assert jobs.poll() is None
             jobs.terminate()
         made.stop()
 
@@ -170,6 +171,7 @@ def _jobs(sqlite_registry: LiveRegistry) -> Iterator[None]:
     command = [sys.executable, "manage.py", "jobs"]
     with subprocess.Popen(command, cwd=ROOT, env=sqlite_registry.env) as process:
         yield
+        assert process.poll() is None
         process.terminate()
 
 

@@ -67,6 +67,7 @@ def test_OG_26_503_twice_then_an_answer_each_with_a_new_proof_and_the_same_key(
     assert len({r.content for r in tries}) == 1
     # The fake refuses a proof it saw before.
     assert len({r.headers["DPoP"] for r in tries}) == 3
+    assert len(slept) == 2
     assert all(2 <= wait < 3 for wait in slept)
 
 
