@@ -54,8 +54,7 @@ def _dump(url: str, directory: Path, copy: Path) -> None:
         subprocess.run(["pg_dump", url, "--no-owner", "-f", copy / "postgres.sql"], check=True)
     else:
         _copy_sqlite(directory / SQLITE, copy / SQLITE)
-    (directory / "keys").mkdir(exist_ok=True)
-    shutil.copytree(directory / "keys", copy / "keys")
+    _copy_keys(directory, copy)
 
 
 def _load(url: str, directory: Path, copy: Path) -> None:
@@ -64,7 +63,13 @@ def _load(url: str, directory: Path, copy: Path) -> None:
         subprocess.run(["psql", url, *how, "-f", str(copy / "postgres.sql")], check=True)
     else:
         _copy_sqlite(copy / SQLITE, directory / SQLITE)
-    shutil.copytree(copy / "keys", directory / "keys")
+    _copy_keys(copy, directory)
+
+
+def _copy_keys(source: Path, target: Path) -> None:
+    # Who keeps none in files has no such folder, and makes one for itself alone.
+    if (source / "keys").exists():
+        shutil.copytree(source / "keys", target / "keys")
 
 
 def _copy_sqlite(source: Path, target: Path) -> None:

@@ -18,19 +18,15 @@ UNIT_FOLDERS = ["tests/contract", "tests/vectors", "tests/campaign"]
 # Of every hundred branches in each of these, the unit tests alone take so many.
 COVERED = ["agentauth/protocol", "registry", "verifier", "approvals", "kms", "audit"]
 FLOOR = 95
-# Files of stories that wait most: each is begun before the short ones.
+# Of the files that run side by side those that last: each is begun before the short ones.
 LONGEST = {
-    f"tests/flows/test_{name}.py"
+    f"tests/{name}.py"
     for name in (
-        "revocation",
-        "slow_senders",
-        "log_story",
-        "concurrency",
-        "same_answers",
-        "sdk_demo",
-        "partition",
+        "faults/test_kills", "faults/test_statements", "faults/test_celery", "flows/test_hostile_texts", "flows/test_scanner",
+        "flows/test_revocation", "flows/test_slow_senders", "flows/test_log_story", "flows/test_concurrency",
+        "flows/test_same_answers", "flows/test_sdk_demo", "flows/test_partition",
     )
-}
+}  # fmt: skip
 # A test that lasts holds up those behind it in its process: others take them.
 BY_TEST = ("-n", "4", "--dist", "worksteal")
 # The SDK against a live server, but for the demo.
@@ -71,10 +67,11 @@ def pytest(*arguments: str, database_url: str = "", together: bool = False) -> b
 
 
 def marked(*markers: str) -> list[str]:
-    """The files of tests that name one of these: pytest need not read the thousands of tests in the others."""
+    """The files of tests that name one of these, the longest first: pytest need not read the thousands of tests in the others."""
     named = re.compile(rf"\bmark\.({'|'.join(markers)})\b")
     files = (each for folder in [*APPS, "tests"] for each in Path(folder).rglob("test_*.py"))
-    return sorted(str(each) for each in files if named.search(each.read_text()))
+    found = sorted(str(each) for each in files if named.search(each.read_text()))
+    return sorted(found, key=lambda each: each not in LONGEST)
 
 
 def unit(absent: dict[str, str], *arguments: str) -> bool:
@@ -168,11 +165,11 @@ def stories(absent: dict[str, str]) -> bool:
     without = "".join(f" and not {marker}" for marker in {"browser", *absent})
     # Archivers take minutes to be killed anywhere: that is the campaign's.
     swept = [each for each in marked("sweep") if each != "tests/faults/test_archiver.py"]
-    passed = pytest(*swept, "-n", "4", "-m", "sweep" + without)
     # One file after the other in the order they are given in: each has servers of its own, and the longest need not come last.
     by_file = ("--dist", "loadfile", "--no-loadscope-reorder")
+    passed = pytest(*swept, "-n", "4", *by_file, "-m", "sweep" + without)
     flows = (
-        *sorted(marked("flow", "node", "slow"), key=lambda each: each not in LONGEST),
+        *marked("flow", "node", "slow"),
         "-n",
         "4",
         *by_file,
