@@ -94,7 +94,7 @@ def one_who_always_says_yes() -> Iterator[Any]:
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Yes) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield SimpleNamespace(port=server.server_port)
+        yield SimpleNamespace(port=server.server_port, url=f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
 
 
