@@ -44,9 +44,12 @@ def _whole(copy: Path) -> Iterator[Path]:
     part = copy.with_name(f"{copy.name}-{os.getpid()}")
     part.mkdir()
     yield part
-    with contextlib.suppress(OSError):
+    try:
         part.rename(copy)
-    shutil.rmtree(part, ignore_errors=True)
+    except OSError:
+        if not copy.exists():
+            raise
+        shutil.rmtree(part)
 
 
 def _dump(url: str, directory: Path, copy: Path) -> None:

@@ -176,7 +176,9 @@ def check_reply(reply: Reply) -> None:
     if reply.code is Code.FULL:
         raise TemporarilyUnavailableError("More decisions wait for the log than may. Try again shortly.")
     if reply.code is Code.UNSURE:
-        raise TemporarilyUnavailableError("What became of the first try is not known any more.")
+        raise TemporarilyUnavailableError(
+            "What became of the first try is not known any more. The agent signs anew."
+        )
 
 
 def _verdict(call: StoreCall, known: Known | None) -> Yes | Refuse:

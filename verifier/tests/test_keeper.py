@@ -192,18 +192,30 @@ def test_redis_that_does_not_answer_when_the_wait_is_over_is_not_waited_for(
 # ---- away from Redis
 
 
+@pytest.mark.parametrize(
+    ("what", "trouble", "well"),
+    [("are_away", True, False), ("seconds", DEADLINE_SECONDS + 0.001, DEADLINE_SECONDS)],
+)
 def test_EN_7_two_seconds_without_an_answer_are_enough(
-    one: Keeper, servers: FakeServers, time: Passing
+    one: Keeper,
+    servers: FakeServers,
+    time: Passing,
+    caplog: pytest.LogCaptureFixture,
+    what: str,
+    trouble: object,
+    well: object,
 ) -> None:
     in_redis(servers, time)
-    servers.are_away = True
+    setattr(servers, what, trouble)
     assert at(turns(one, servers, time, AWAY_SECONDS - 1)) == (2, "redis", "")
-    servers.are_away = False
+    # One that comes in time is enough.
+    setattr(servers, what, well)
     turns(one, servers, time, 1)
-    servers.are_away = True
+    setattr(servers, what, trouble)
     time.shift(1)
     assert at(turns(one, servers, time, AWAY_SECONDS - 1)) == (2, "redis", "")
     assert at(turns(one, servers, time, 1)) == (2, "redis", "database")
+    assert ("0.05 s" in caplog.text) is (what == "seconds")
     assert at(turns(one, servers, time, WAIT)) == (3, "database", "")
     assert reasons() == ["test", "test", "away", "as_planned"]
 

@@ -12,7 +12,7 @@ from django.utils import timezone
 from verifier.models import Home
 from verifier.services import keeper
 from verifier.services.home import LEASE, LEASE_SECONDS, MARGIN_SECONDS
-from verifier.services.keeper import AWAY_SECONDS, BACK_SECONDS, CALM_SECONDS, Keeper, Keeping
+from verifier.services.keeper import BACK_SECONDS, CALM_SECONDS, Keeper, Keeping
 from verifier.stores import probe
 from verifier.stores.connection import DEADLINE_SECONDS
 from verifier.stores.probe import ServersAwayError
@@ -37,24 +37,6 @@ SLOW = DEADLINE_SECONDS + 0.001
 
 
 # ---- answers that come late
-
-
-def test_EN_7_answers_that_no_decision_waits_for_are_none(
-    one: Keeper, servers: FakeServers, time: Passing, caplog: pytest.LogCaptureFixture
-) -> None:
-    in_redis(servers, time)
-    servers.seconds = SLOW
-    assert at(turns(one, servers, time, AWAY_SECONDS - 1)) == (2, "redis", "")
-    # One that comes in time is enough.
-    servers.seconds = DEADLINE_SECONDS
-    turns(one, servers, time, 1)
-    servers.seconds = SLOW
-    time.shift(1)
-    assert at(turns(one, servers, time, AWAY_SECONDS - 1)) == (2, "redis", "")
-    assert at(turns(one, servers, time, 1)) == (2, "redis", "database")
-    assert "0.05 s" in caplog.text
-    assert at(turns(one, servers, time, WAIT)) == (3, "database", "")
-    assert reasons()[2:] == ["away", "as_planned"]
 
 
 def test_redis_that_answers_late_is_not_gone_to(one: Keeper, servers: FakeServers, time: Passing) -> None:
