@@ -258,9 +258,11 @@ def test_RF_18_whoever_is_connected_when_it_stops_is_answered(tmp_path: Path) ->
     registry.prepare()
     registry.start()
     assert registry.process
-    workers = children(registry.process.pid)
+    server = registry.process.pid
     try:
-        assert len(workers) == 2
+        # It answers as soon as the first of them has begun.
+        until(lambda: len(children(server)) == 2, "there are not two of them", 20)
+        workers = children(server)
         # Which they do once they listen to signals of their own.
         until(lambda: all(has("Cgt", signal.SIGABRT, pid) for pid in workers), "not both have begun", 20)
         with ExitStack() as opened:

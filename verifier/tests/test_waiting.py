@@ -180,10 +180,11 @@ def test_whoever_guesses_credentials_leaves_room_for_those_who_have_them(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     """Each guess is a query; those who make them wait for each other, and not in front of everybody."""
-    known, authenticate = threading.Event(), following._authenticated
+    known, guessed, authenticate = threading.Event(), threading.Event(), following._authenticated
 
     def slowly(headers: Sequence[str]) -> Any:
         if known.is_set():
+            guessed.set()
             time.sleep(2 * SHORT)
         return authenticate(headers)
 
@@ -198,6 +199,9 @@ def test_whoever_guesses_credentials_leaves_room_for_those_who_have_them(
         asyncio.run_coroutine_threadsafe(guess(running, number), running._loop)
         for number in range(2 * MAX_IN_FLIGHT)
     ]
+    # Only once all of them wait: the time it takes to begin so many is that of the loop they share.
+    assert guessed.wait(30)
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), running._loop).result(30)
     answer = place.post(body)
     assert (answer.status_code, json.loads(answer.content).get("valid")) == (200, True)
     for each in guesses:
