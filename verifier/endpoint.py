@@ -47,6 +47,10 @@ MAX_BODY_BYTES: Final = 64 * 1024
 MAX_BATCH_BYTES: Final = 1024 * 1024
 # Requests of one process that are not answered yet; beyond, the next is told at once to come again.
 MAX_IN_FLIGHT: Final = 256
+# With more than so many of them, those that one turn of the loop would begin after so long (s) are told too: whoever comes next
+# waits for all of that turn.
+_MAX_IN_LONG_TURN: Final = 32
+_LONG_TURN_SECONDS: Final = 0.025
 _OVERLOADED: Final = TemporarilyUnavailableError("Too many calls at once. Try again shortly.")
 
 # The header lines that are looked at here; of each there may be one.
@@ -144,6 +148,8 @@ class Endpoint:
         self._verifier: LeanVerifier
         self._edge: Edge
         self._in_flight = 0
+        # When the first call in the present turn of the loop was begun that made it many; none did yet.
+        self._turn_began: float | None = None
         self._https_only = settings.SECURE_SSL_REDIRECT
         self._acts: dict[bytes, Callable[[Request], Awaitable[bytes]]] = {
             b"/v1/verify": self._verify,
@@ -158,7 +164,7 @@ class Endpoint:
         begun = time.perf_counter()
         route = scope["raw_path"]
         own = new_id_text()
-        if self._in_flight >= MAX_IN_FLIGHT and route not in BESIDE:
+        if self._in_flight >= _MAX_IN_LONG_TURN and self._is_full(begun) and route not in BESIDE:
             answer = self._edge.failed(_OVERLOADED)
         else:
             self._in_flight += 1
@@ -170,6 +176,16 @@ class Endpoint:
         await self._send(send, own, answer)
         if route in self._acts:
             self._edge.observe(route.decode(), answer.status, time.perf_counter() - begun)
+
+    def _is_full(self, now: float) -> bool:
+        if self._turn_began is None:
+            self._turn_began = now
+            # It runs first in the next turn.
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        return self._in_flight >= MAX_IN_FLIGHT or now - self._turn_began > _LONG_TURN_SECONDS
+
+    def _end_turn(self) -> None:
+        self._turn_began = None
 
     async def _answer(self, request: Request) -> Response:
         path = request.scope["raw_path"]

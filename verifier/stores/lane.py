@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -29,12 +29,14 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# So many share one commit at most: each holds the locks of its grant until all are written.
+# So many share one commit at most, and no more than take so long by how fast it goes just now: each holds the locks of its
+# grant until all are written, and is told no earlier.
 _TOGETHER: Final = 32
+_TOGETHER_SECONDS: Final = 0.2
 # Beyond this they would wait for longer than their callers do.
 MAX_WAITING: Final = 512
 # Who would wait for longer than this, by how fast it goes just now, is told at once to come again.
-MOST_SECONDS: Final = 0.5
+MOST_SECONDS: Final = 0.6
 # Nobody waits longer: a database that hangs answers nothing, no timeout of its own either. What came of it is then not known.
 WAIT_SECONDS: Final = 5
 # So long a unit that is not the first of its commit waits for a lock: whoever only passes by is gone by then, and PostgreSQL
@@ -55,6 +57,68 @@ class _Job:
     loop: asyncio.AbstractEventLoop
 
 
+class _Line:
+    """The jobs that wait for a thread.
+
+    A grant is one thread's at a time: another that took more of its jobs could only wait for the lock the first one holds,
+    while those of other grants wait behind it.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: deque[_Job] = deque()
+        self._taken: set[str] = set()
+        self._number_taken = 0
+        self._ends = False
+        self._changed = threading.Condition()
+
+    def __len__(self) -> int:
+        """How many wait or are under way."""
+        return len(self._jobs) + self._number_taken
+
+    def put(self, job: _Job) -> bool:
+        """Whether there was room."""
+        with self._changed:
+            if len(self._jobs) >= MAX_WAITING:
+                return False
+            self._jobs.append(job)
+            self._changed.notify()
+        return True
+
+    def take(self, most: int) -> list[_Job]:
+        """The first that are nobody's, as soon as there are any; none at the end. Each goes back through `done`."""
+        with self._changed:
+            while not (jobs := self._free(most)):
+                if self._ends and not self._jobs:
+                    return []
+                self._changed.wait()
+            self._taken.update(job.order for job in jobs)
+            self._number_taken += len(jobs)
+            return jobs
+
+    def done(self, jobs: list[_Job]) -> None:
+        """Let others take what is of the same grants."""
+        with self._changed:
+            self._taken.difference_update(job.order for job in jobs)
+            self._number_taken -= len(jobs)
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """Once nothing waits any more, nobody waits for more either."""
+        with self._changed:
+            self._ends = True
+            self._changed.notify_all()
+
+    def _free(self, most: int) -> list[_Job]:
+        free: list[_Job] = []
+        others: deque[_Job] = deque()
+        for job in self._jobs:
+            # What is of no grant is in nobody's way.
+            mine = len(free) < most and (not job.order or job.order not in self._taken)
+            (free if mine else others).append(job)
+        self._jobs = others
+        return free
+
+
 class Lane:
     """Threads that run units of work of the database for an event loop, each unit atomic in itself.
 
@@ -63,7 +127,7 @@ class Lane:
     """
 
     def __init__(self, *, threads: int = 2) -> None:
-        self._jobs: queue.Queue[_Job | None] = queue.Queue(MAX_WAITING)
+        self._line = _Line()
         # How long one unit takes, as of the last commits (s).
         self._each = 0.0
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
@@ -74,24 +138,21 @@ class Lane:
 
     def stop(self) -> None:
         """Finish what was handed in, then end."""
-        for _ in self._threads:
-            self._jobs.put(None)
+        self._line.end()
         for thread in self._threads:
             thread.join()
 
     def check_room(self) -> None:
         """Before anything of a call is done. Raises TemporarilyUnavailableError where it would wait for too long."""
-        if self._jobs.qsize() * self._each / len(self._threads) > MOST_SECONDS:
+        if len(self._line) * self._each / len(self._threads) > MOST_SECONDS:
             raise TemporarilyUnavailableError("Too many calls at once. Try again shortly.")
 
     async def run(self, order: str, unit: Callable[[], T]) -> T:
         """The outcome of `unit`, committed. Raises what it raises, and TemporarilyUnavailableError."""
         loop = asyncio.get_running_loop()
         job = _Job(order, unit, loop.create_future(), loop)
-        try:
-            self._jobs.put_nowait(job)
-        except queue.Full:
-            raise TemporarilyUnavailableError("Too many decisions wait. Try again shortly.") from None
+        if not self._line.put(job):
+            raise TemporarilyUnavailableError("Too many decisions wait. Try again shortly.")
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 outcome: T = await job.answer
@@ -104,23 +165,18 @@ class Lane:
     def _work(self) -> None:
         # What nobody waits for any more may end.
         use_own_connection("agentauth-lane", statement_seconds=WAIT_SECONDS)
-        while (first := self._jobs.get()) is not None:
-            jobs = [first]
-            while len(jobs) < _TOGETHER:
-                try:
-                    more = self._jobs.get_nowait()
-                except queue.Empty:
-                    break
-                if more is None:
-                    # For this thread, once it is done with these.
-                    self._jobs.put(None)
-                    break
-                jobs.append(more)
+        while jobs := self._line.take(self._most_together()):
             began = time.monotonic()
-            self._answer(sorted(jobs, key=lambda job: job.order))
+            try:
+                self._answer(sorted(jobs, key=lambda job: job.order))
+            finally:
+                self._line.done(jobs)
             # The last four count most. Of two threads that write at once one figure is lost, and no more.
             self._each += ((time.monotonic() - began) / len(jobs) - self._each) / 4
         connection.close()
+
+    def _most_together(self) -> int:
+        return max(1, min(_TOGETHER, int(_TOGETHER_SECONDS / max(self._each, 0.001))))
 
     @staticmethod
     def _answer(waiting: list[_Job]) -> None:

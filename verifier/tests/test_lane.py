@@ -3,7 +3,8 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -77,3 +78,75 @@ def test_RF_19_who_would_wait_too_long_is_told_at_once_and_when_it_goes_fast_aga
     # Half a second's worth of them, and those that are under way.
     assert 8 <= admitted <= 20
     assert after == 40
+
+
+def test_a_grant_is_one_threads_at_a_time_and_others_pass_it() -> None:
+    go_on, taken, begun = threading.Event(), threading.Event(), []
+
+    def slow() -> None:
+        begun.append("a")
+        taken.set()
+        go_on.wait(10)
+
+    async def ask() -> list[str]:
+        made = Lane(threads=2)
+        made.start()
+        first = asyncio.create_task(made.run("a", slow))
+        await asyncio.to_thread(taken.wait, 10)
+        # It could only wait for the lock that the first one holds.
+        behind = asyncio.create_task(made.run("a", lambda: begun.append("a again")))
+        await made.run("b", lambda: begun.append("b"))
+        meanwhile = list(begun)
+        go_on.set()
+        await asyncio.gather(first, behind)
+        await asyncio.to_thread(made.stop)
+        return meanwhile
+
+    assert asyncio.run(ask()) == ["a", "b"]
+    assert begun == ["a", "b", "a again"]
+
+
+def test_RF_19_what_is_under_way_is_waited_for_too() -> None:
+    go_on, begun = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        go_on.wait(10)
+
+    async def ask() -> None:
+        made = Lane(threads=1)
+        made.start()
+        first = asyncio.create_task(made.run("", slow))
+        await asyncio.to_thread(begun.wait, 10)
+        made._each = 10.0
+        with pytest.raises(TemporarilyUnavailableError):
+            made.check_room()
+        go_on.set()
+        await first
+        await asyncio.to_thread(made.stop)
+
+    asyncio.run(ask())
+
+
+def test_RF_19_what_goes_slowly_shares_a_commit_with_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def counted(units: list[Callable[[], Any]]) -> list[Any]:
+        sizes.append(len(units))
+        return [unit() for unit in units]
+
+    monkeypatch.setattr(lanes, "committed_together", counted)
+
+    async def ask() -> None:
+        made = Lane(threads=1)
+        made._each = 0.1
+        asked = [asyncio.create_task(made.run("", lambda: None)) for _ in range(64)]
+        await asyncio.sleep(0)
+        made.start()
+        await asyncio.gather(*asked)
+        await asyncio.to_thread(made.stop)
+
+    asyncio.run(ask())
+    # Two tenths of a second's worth; and more as it goes faster.
+    assert sizes[:2] == [2, 2]
+    assert 2 < max(sizes) <= 32

@@ -106,7 +106,11 @@ def served(verifier: _Verifier, observed: list[tuple[str, int]] | None = None) -
     return endpoint
 
 
-def test_RF_19_calls_beyond_the_bound_are_told_at_once_to_come_again_and_it_heals() -> None:
+def test_RF_19_calls_beyond_the_bound_are_told_at_once_to_come_again_and_it_heals(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(endpoints, "_LONG_TURN_SECONDS", 60.0)
+
     async def work() -> None:
         verifier = _Verifier()
         observed: list[tuple[str, int]] = []
@@ -127,6 +131,55 @@ def test_RF_19_calls_beyond_the_bound_are_told_at_once_to_come_again_and_it_heal
         assert {answer["status"] for answer in await asyncio.gather(*held)} == {200}
         # One place is one call: those that were refused hold none.
         assert (await ask(endpoint))["status"] == 200
+
+    asyncio.run(work())
+
+
+def test_RF_19_a_turn_of_the_loop_that_takes_long_begins_no_more_of_many_and_the_next_one_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Slow(_Verifier):
+        async def verify(self, **asked: Any) -> Answer:
+            clock.perf_counter.ms += 1
+            return await super().verify(**asked)
+
+    class Milliseconds:
+        ms = 0
+
+        def __call__(self) -> float:
+            return self.ms / 1000
+
+    clock = SimpleNamespace(perf_counter=Milliseconds())
+    monkeypatch.setattr(endpoints, "time", clock)
+
+    async def work() -> None:
+        verifier = Slow()
+        endpoint = served(verifier)
+        asked = [asyncio.create_task(ask(endpoint)) for _ in range(100)]
+        await asyncio.sleep(0)
+        # The many that are not looked at for time, what 25 ms begin, and one to find that they are over.
+        assert sum(each.done() for each in asked) == 100 - 32 - 26
+        later = [asyncio.create_task(ask(endpoint)) for _ in range(20)]
+        await asyncio.sleep(0)
+        assert not any(each.done() for each in later)
+        verifier.go.set()
+        told = [answer["status"] for answer in await asyncio.gather(*asked, *later)]
+        assert told == [200] * 58 + [503] * 42 + [200] * 20
+
+    asyncio.run(work())
+
+
+def test_RF_19_few_calls_are_begun_however_long_a_turn_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoints, "_LONG_TURN_SECONDS", 0.0)
+
+    async def work() -> None:
+        verifier = _Verifier()
+        endpoint = served(verifier)
+        asked = [asyncio.create_task(ask(endpoint)) for _ in range(32)]
+        await asyncio.sleep(0)
+        assert not any(each.done() for each in asked)
+        verifier.go.set()
+        await asyncio.gather(*asked)
 
     asyncio.run(work())
 

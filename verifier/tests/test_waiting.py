@@ -122,7 +122,7 @@ def test_RF_19_who_is_told_to_come_again_has_spent_no_proof(
     question = place.body(LOOK)
     with monkeypatch.context() as patch:
         patch.setattr(running.app._verifier._lane, "_each", 10.0)
-        patch.setattr(running.app._verifier._lane._jobs, "qsize", lambda: 1)
+        patch.setattr(running.app._verifier._lane._line, "_number_taken", 1)
         shed = place.post(question)
     assert (shed.status_code, json.loads(shed.content)["error"]) == (503, "temporarily_unavailable")
     assert shed.headers["Retry-After"]
