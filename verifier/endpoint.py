@@ -47,10 +47,11 @@ MAX_BODY_BYTES: Final = 64 * 1024
 MAX_BATCH_BYTES: Final = 1024 * 1024
 # Requests of one process that are not answered yet; beyond, the next is told at once to come again.
 MAX_IN_FLIGHT: Final = 256
-# With more than so many of them, those that one turn of the loop would begin after so long (s) are told too: whoever comes next
-# waits for all of that turn.
+# With more than so many of them, where turns of the loop have taken longer than this (s) for a while (s), each begins no more
+# after that long, since whoever comes next waits for all of it; what a standstill of a moment has piled up is answered.
 _MAX_IN_LONG_TURN: Final = 32
 _LONG_TURN_SECONDS: Final = 0.025
+_WHILE_SECONDS: Final = 0.25
 _OVERLOADED: Final = TemporarilyUnavailableError("Too many calls at once. Try again shortly.")
 
 # The header lines that are looked at here; of each there may be one.
@@ -150,6 +151,8 @@ class Endpoint:
         self._in_flight = 0
         # When the first call in the present turn of the loop was begun that made it many; none did yet.
         self._turn_began: float | None = None
+        # Of the long turns that came one soon after the other: when the first was found to be one, and when the last.
+        self._long_since = self._long_last = -_WHILE_SECONDS
         self._https_only = settings.SECURE_SSL_REDIRECT
         self._acts: dict[bytes, Callable[[Request], Awaitable[bytes]]] = {
             b"/v1/verify": self._verify,
@@ -182,7 +185,13 @@ class Endpoint:
             self._turn_began = now
             # It runs first in the next turn.
             asyncio.get_running_loop().call_soon(self._end_turn)
-        return self._in_flight >= MAX_IN_FLIGHT or now - self._turn_began > _LONG_TURN_SECONDS
+        if now - self._turn_began > _LONG_TURN_SECONDS:
+            if now - self._long_last > _WHILE_SECONDS:
+                self._long_since = now
+            self._long_last = now
+            if now - self._long_since > _WHILE_SECONDS:
+                return True
+        return self._in_flight >= MAX_IN_FLIGHT
 
     def _end_turn(self) -> None:
         self._turn_began = None

@@ -135,42 +135,55 @@ def test_RF_19_calls_beyond_the_bound_are_told_at_once_to_come_again_and_it_heal
     asyncio.run(work())
 
 
-def test_RF_19_a_turn_of_the_loop_that_takes_long_begins_no_more_of_many_and_the_next_one_does(
+class _Milliseconds:
+    """What the endpoint reads the time from."""
+
+    def __init__(self) -> None:
+        self.ms = 0
+
+    def __call__(self) -> float:
+        return self.ms / 1000
+
+
+def test_RF_19_long_turns_of_the_loop_one_after_the_other_begin_no_more_of_many(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    clock = _Milliseconds()
+    monkeypatch.setattr(endpoints, "time", SimpleNamespace(perf_counter=clock))
+
     class Slow(_Verifier):
         async def verify(self, **asked: Any) -> Answer:
-            clock.perf_counter.ms += 1
+            clock.ms += 1
             return await super().verify(**asked)
 
-    class Milliseconds:
-        ms = 0
-
-        def __call__(self) -> float:
-            return self.ms / 1000
-
-    clock = SimpleNamespace(perf_counter=Milliseconds())
-    monkeypatch.setattr(endpoints, "time", clock)
+    async def turn(endpoint: Endpoint, calls: int) -> int:
+        """How many of them it tells to come again."""
+        asked = [asyncio.create_task(ask(endpoint)) for _ in range(calls)]
+        await asyncio.sleep(0)
+        told = sum(each.done() for each in asked)
+        cast("_Verifier", endpoint._verifier).go.set()
+        assert {answer["status"] for answer in await asyncio.gather(*asked)} <= {200, 503}
+        cast("_Verifier", endpoint._verifier).go.clear()
+        return told
 
     async def work() -> None:
-        verifier = Slow()
-        endpoint = served(verifier)
-        asked = [asyncio.create_task(ask(endpoint)) for _ in range(100)]
-        await asyncio.sleep(0)
-        # The many that are not looked at for time, what 25 ms begin, and one to find that they are over.
-        assert sum(each.done() for each in asked) == 100 - 32 - 26
-        later = [asyncio.create_task(ask(endpoint)) for _ in range(20)]
-        await asyncio.sleep(0)
-        assert not any(each.done() for each in later)
-        verifier.go.set()
-        told = [answer["status"] for answer in await asyncio.gather(*asked, *later)]
-        assert told == [200] * 58 + [503] * 42 + [200] * 20
+        endpoint = served(Slow())
+        # A standstill: all that came meanwhile is answered.
+        assert await turn(endpoint, 200) == 0
+        # They go on to take 100 ms each: after a quarter of a second nobody comes in behind the many that are not looked at for
+        # time, and what 25 ms begin.
+        told = [await turn(endpoint, 100) for _ in range(4)]
+        assert told == [0, 100 - 32 - 26, 100 - 32 - 26, 100 - 32 - 26]
+        # It heals: nothing long for a while, and then a moment's standstill.
+        clock.ms += 251
+        assert await turn(endpoint, 100) == 0
 
     asyncio.run(work())
 
 
 def test_RF_19_few_calls_are_begun_however_long_a_turn_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoints, "_LONG_TURN_SECONDS", 0.0)
+    monkeypatch.setattr(endpoints, "_WHILE_SECONDS", 0.0)
 
     async def work() -> None:
         verifier = _Verifier()
