@@ -51,7 +51,7 @@ MAX_IN_FLIGHT: Final = 256
 # after that long, since whoever comes next waits for all of it; what a standstill of a moment has piled up is answered.
 _MAX_IN_LONG_TURN: Final = 32
 _LONG_TURN_SECONDS: Final = 0.025
-_WHILE_SECONDS: Final = 0.25
+_LASTING_SECONDS: Final = 0.25
 _OVERLOADED: Final = TemporarilyUnavailableError("Too many calls at once. Try again shortly.")
 
 # The header lines that are looked at here; of each there may be one.
@@ -152,7 +152,7 @@ class Endpoint:
         # When the first call in the present turn of the loop was begun that made it many; none did yet.
         self._turn_began: float | None = None
         # Of the long turns that came one soon after the other: when the first was found to be one, and when the last.
-        self._long_since = self._long_last = -_WHILE_SECONDS
+        self._long_since = self._long_last = -_LASTING_SECONDS
         self._https_only = settings.SECURE_SSL_REDIRECT
         self._acts: dict[bytes, Callable[[Request], Awaitable[bytes]]] = {
             b"/v1/verify": self._verify,
@@ -181,15 +181,16 @@ class Endpoint:
             self._edge.observe(route.decode(), answer.status, time.perf_counter() - begun)
 
     def _is_full(self, now: float) -> bool:
+        """Whether a call that begins now, as one of many, is told to come again. The first of a turn has it timed."""
         if self._turn_began is None:
             self._turn_began = now
             # It runs first in the next turn.
             asyncio.get_running_loop().call_soon(self._end_turn)
         if now - self._turn_began > _LONG_TURN_SECONDS:
-            if now - self._long_last > _WHILE_SECONDS:
+            if now - self._long_last > _LASTING_SECONDS:
                 self._long_since = now
             self._long_last = now
-            if now - self._long_since > _WHILE_SECONDS:
+            if now - self._long_since > _LASTING_SECONDS:
                 return True
         return self._in_flight >= MAX_IN_FLIGHT
 

@@ -167,10 +167,7 @@ class Lane:
         use_own_connection("agentauth-lane", statement_seconds=WAIT_SECONDS)
         while jobs := self._line.take(self._most_together()):
             began = time.monotonic()
-            try:
-                self._answer(sorted(jobs, key=lambda job: job.order))
-            finally:
-                self._line.done(jobs)
+            self._answer(sorted(jobs, key=lambda job: job.order))
             # The last four count most. Of two threads that write at once one figure is lost, and no more.
             self._each += ((time.monotonic() - began) / len(jobs) - self._each) / 4
         connection.close()
@@ -178,23 +175,37 @@ class Lane:
     def _most_together(self) -> int:
         return max(1, min(_TOGETHER, int(_TOGETHER_SECONDS / max(self._each, 0.001))))
 
-    @staticmethod
-    def _answer(waiting: list[_Job]) -> None:
-        # Whose caller was told that it is too late is not begun any more.
-        while jobs := [job for job in waiting if not job.answer.cancelled()]:
-            close_old_connections()
-            try:
-                outcomes = committed_together([job.run for job in jobs])
-            except Exception:  # whatever it is, each of them has to hear it
-                logger.exception("durable decisions were not committed")
-                outcomes = [TemporarilyUnavailableError() for _ in jobs]
+    def _answer(self, taken: list[_Job]) -> None:
+        waiting = taken
+        try:
             # Fewer each time: the first is never among them.
-            waiting = []
-            for job, outcome in zip(jobs, outcomes, strict=True):
-                if isinstance(outcome, HeldUpError):
-                    waiting.append(job)
-                else:
-                    job.loop.call_soon_threadsafe(_tell, job.answer, outcome)
+            while waiting := _committed_and_told(waiting):
+                grants = {job.order for job in waiting}
+                self._line.done([job for job in taken if job.order not in grants])
+                taken = [job for job in taken if job.order in grants]
+        finally:
+            self._line.done(taken)
+
+
+def _committed_and_told(waiting: list[_Job]) -> list[_Job]:
+    """Commit together what anybody still waits for, and tell them; those that are for the next commit."""
+    # Whose caller was told that it is too late is not begun any more.
+    jobs = [job for job in waiting if not job.answer.cancelled()]
+    if not jobs:
+        return []
+    close_old_connections()
+    try:
+        outcomes = committed_together([job.run for job in jobs])
+    except Exception:  # whatever it is, each of them has to hear it
+        logger.exception("durable decisions were not committed")
+        outcomes = [TemporarilyUnavailableError() for _ in jobs]
+    held_up = []
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        if isinstance(outcome, HeldUpError):
+            held_up.append(job)
+        else:
+            job.loop.call_soon_threadsafe(_tell, job.answer, outcome)
+    return held_up
 
 
 def committed_together(units: list[Callable[[], Any]]) -> list[Any]:

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -75,7 +76,7 @@ def test_RF_19_who_would_wait_too_long_is_told_at_once_and_when_it_goes_fast_aga
 
     admitted, after = asyncio.run(ask())
     made.stop()
-    # Half a second's worth of them, and those that are under way.
+    # Six tenths of a second's worth of them, those that are under way among them, before it was known how slowly it goes.
     assert 8 <= admitted <= 20
     assert after == 40
 
@@ -150,3 +151,34 @@ def test_RF_19_what_goes_slowly_shares_a_commit_with_few(monkeypatch: pytest.Mon
     # Two tenths of a second's worth; and more as it goes faster.
     assert sizes[:2] == [2, 2]
     assert 2 < max(sizes) <= 32
+
+
+def test_who_is_answered_holds_nobody_up_while_others_of_its_commit_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go_on, stuck = threading.Event(), threading.Event()
+
+    def held_up(units: list[Callable[[], Any]]) -> list[Any]:
+        """The second of two meets a lock, and then waits for it."""
+        if len(units) == 2:
+            return [units[0](), lanes.HeldUpError()]
+        if (outcome := units[0]()) == "b":
+            stuck.set()
+            go_on.wait(10)
+        return [outcome]
+
+    monkeypatch.setattr(lanes, "committed_together", held_up)
+
+    async def ask() -> list[str]:
+        made = Lane(threads=2)
+        asked = [asyncio.create_task(made.run(each, partial(str, each))) for each in "ab"]
+        await asyncio.sleep(0)
+        made.start()
+        await asyncio.to_thread(stuck.wait, 10)
+        behind = await asyncio.wait_for(made.run("a", lambda: "a again"), 2)
+        go_on.set()
+        told = [await each for each in asked]
+        await asyncio.to_thread(made.stop)
+        return [*told, behind]
+
+    assert asyncio.run(ask()) == ["a", "b", "a again"]

@@ -183,7 +183,7 @@ def test_RF_19_long_turns_of_the_loop_one_after_the_other_begin_no_more_of_many(
 
 def test_RF_19_few_calls_are_begun_however_long_a_turn_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoints, "_LONG_TURN_SECONDS", 0.0)
-    monkeypatch.setattr(endpoints, "_WHILE_SECONDS", 0.0)
+    monkeypatch.setattr(endpoints, "_LASTING_SECONDS", 0.0)
 
     async def work() -> None:
         verifier = _Verifier()
