@@ -172,7 +172,9 @@ def happens(season: Season, scenario: Scenario) -> None:
         assert any(since <= began <= to for began, *_ in load.log.calls)
     assert recovered is not None, f"no recovery within {scenario.within} s: {Path(held.directory)}"
     assert after >= scenario.good
-    assert during >= scenario.good_during
+    # CI's few seconds are some sixty calls, of which one is more than RF-1's half of a hundredth: so many may fail.
+    one = 100 / sum(broke <= began <= healed for began, *_ in load.log.calls)
+    assert during >= min(scenario.good_during, 100 - one)
     if scenario.none_lost:
         assert [each for each in load.log.answers if each.status == 0] == []
     if scenario.b_refuses:
