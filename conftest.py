@@ -1,8 +1,11 @@
 """The cast of every test: alice owns, bob is her colleague, mallory is a stranger; and the rules all tests obey."""
 
+import gc
 import os
 import tempfile
 
+# Django and ten thousand tests are millions of objects for good: looking through them again and again takes a quarter of the time.
+gc.set_threshold(50_000, 20, 100)
 # Before Django reads its settings: a throw-away state directory, and the fault points switched on. (Named in
 # pyproject.toml, the settings would be read before this file.)
 os.environ["AGENTAUTH_TESTING"] = "1"
@@ -53,6 +56,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="only tests that ask a database, or a server of their own",
     )
+
+
+def pytest_collection_finish() -> None:
+    """All that lives as long as this process is here."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -63,7 +63,7 @@ def token_key() -> None:
 
 
 def audit_queue() -> None:
-    """Events get their numbers."""
+    """Events get their numbers. Where they do not, what ends something is done all the same, and needs this process."""
     if QueueEntry.objects.order_by("pk")[max(0, MAX_WAITING_EVENTS - 1) :][:1].exists():
         raise NotReadyError("more events wait for their number than may")
 
@@ -77,6 +77,8 @@ def clock() -> None:
 CHECKS: dict[str, Callable[[], None]] = {
     check.__name__: check for check in (database, migrations, token_key, audit_queue, clock)
 }
+# What is told and keeps no request away: revoking and pages go on without either, verifying without the second.
+TOLD_ONLY = {"audit_queue", "signing"}
 
 
 class Readiness:
@@ -154,14 +156,15 @@ def live(_request: HttpRequest) -> JsonResponse:
 def ready(request: HttpRequest) -> JsonResponse:
     """Everything it needs is there: 200, else 503. Asked anew each time, so it heals without a restart.
 
-    A key that does not sign is named and changes nothing else: revoking, verifying and pages go on, and need this process.
+    What is TOLD_ONLY changes nothing but itself.
     """
-    needed = _readiness.states()
-    states = needed if SIGNS_NOTHING in request.META else needed | {"signing": _signing.holds()}
+    states = dict(_readiness.states())
+    if SIGNS_NOTHING not in request.META:
+        states["signing"] = _signing.holds()
     for name, holds in states.items():
         metrics.CHECKS.labels(name).set(holds)
     checks = {name: "ok" if holds else "failing" for name, holds in states.items()}
-    if all(needed.values()):
+    if all(holds for name, holds in states.items() if name not in TOLD_ONLY):
         return JsonResponse({"status": "ok", "checks": checks})
     return JsonResponse(
         {

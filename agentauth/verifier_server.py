@@ -61,6 +61,10 @@ def on_starting(_server: Any) -> None:
     A request leaves no cycles behind worth mentioning, and a full collection stops every connection of a process for
     tens of milliseconds: it comes after so many objects more.
     """
+    from agentauth.postgresql.base import answer_soon
+
+    # Some of what is asked here Django answers, over a connection of its own.
+    answer_soon()
     empty(METRICS_DIRECTORY)
     gc.collect()
     gc.freeze()

@@ -27,8 +27,9 @@ LONGEST = {
         "flows/test_same_answers", "flows/test_sdk_demo", "flows/test_partition",
     )
 }  # fmt: skip
-# A test that lasts holds up those behind it in its process: others take them.
-BY_TEST = ("-n", "4", "--dist", "worksteal")
+# One more than there are cores, since some wait, and no more than that, since each has to read all tests and make its tables. A
+# test that lasts holds up those behind it in its process: others take them.
+BY_TEST = ("-n", str(min(os.cpu_count() or 1, 7) + 1), "--dist", "worksteal")
 # The SDK against a live server, but for the demo.
 SDK = [f"tests/flows/test_{name}.py" for name in ("sdk_client", "sdk_service_provider", "rotation")]
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL") == "1"

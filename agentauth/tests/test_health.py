@@ -169,9 +169,14 @@ def test_OG_17_DJ_18_a_database_that_is_away_is_named_and_not_described(
     assert failing(ask()) == []
 
 
-def test_a_queue_beyond_its_bound_is_not_ready(monkeypatch: pytest.MonkeyPatch, token_key: None) -> None:
+def test_a_queue_beyond_its_bound_is_told_and_keeps_no_revocation_away(
+    monkeypatch: pytest.MonkeyPatch, token_key: None
+) -> None:
     monkeypatch.setattr(health, "MAX_WAITING_EVENTS", 0)
-    assert failing(ask()) == ["audit_queue"]
+    answer = ask()
+    assert answer.status_code == 200
+    assert failing(answer) == ["audit_queue"]
+    assert REGISTRY.get_sample_value("agentauth_ready", {"check": "audit_queue"}) == 0
 
 
 def test_a_host_whose_clock_is_off_is_not_ready(monkeypatch: pytest.MonkeyPatch, token_key: None) -> None:

@@ -50,7 +50,7 @@ def run_once(
 ) -> Answer:
     """Run `act` in one transaction with the row that remembers its answer for 24 h; without `key` just run it.
 
-    1. The row goes in first: a second call with the same key waits on it (docs/protocol.md section 0: up to 5 s,
+    1. The row goes in first: a second call with the same key waits on it (docs/protocol.md section 0: up to 1.6 s,
        the database's lock timeout). 2. Then the act. 3. Then its answer goes into the row, and both commit
        together. A refusal rolls both back, so it is not remembered: the next call is judged anew.
 

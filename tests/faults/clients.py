@@ -178,6 +178,8 @@ class Load:
         self.log = Log()
         self.rng = rng
         self._servers, self._agents, self._victims, self._errands = servers, agents, victims, errands
+        # Those that were revoked.
+        self._gone: list[Agent] = []
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self.failures: list[BaseException] = []
@@ -292,6 +294,10 @@ class Load:
             if (acknowledged := self._revoked(victim)) is not None:
                 self.log.revoked[victim.place.grant_id] = acknowledged
             self._watch(victim, 2.5)
+            self._gone.append(victim)
+        # A fault may last longer than a verifier may go on by what it knew before.
+        while self._gone and self.pause(0.1):
+            self._ask_about(self.rng.choice(self._gone))
 
     def _revoked(self, victim: Agent) -> float | None:
         try:
@@ -303,8 +309,11 @@ class Load:
     def _watch(self, victim: Agent, seconds: float) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end and self.pause(0.05):
-            where = self.rng.choice(["a", "b", "drf"])
-            question = question_of(victim.place, victim.token, victim.action(), victim.nonce, None)
-            answer = ask(self._servers[where], where, victim.place.grant_id, victim.place, question)
-            victim.nonce = answer.body.get("nonce") or victim.nonce
-            self.log.watched.append(answer)
+            self._ask_about(self.rng.choice([victim, victim, *self._gone[-1:]]))
+
+    def _ask_about(self, victim: Agent) -> None:
+        where = self.rng.choice(["a", "b", "drf"])
+        question = question_of(victim.place, victim.token, victim.action(), victim.nonce, None)
+        answer = ask(self._servers[where], where, victim.place.grant_id, victim.place, question)
+        victim.nonce = answer.body.get("nonce") or victim.nonce
+        self.log.watched.append(answer)

@@ -157,7 +157,7 @@ class Stage:
         """SIGTERM to the first process, as a supervisor does, and a start once it has ended."""
         assert server.process
         server.process.send_signal(signal.SIGTERM)
-        server.process.wait(40)
+        server.process.wait(30)
         server.start()
 
     def kill(self, server: LiveServer) -> None:

@@ -65,6 +65,29 @@ def test_what_is_loaded_before_the_fork_starts_nothing(
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
+@pytest.mark.parametrize("server", ["agentauth.verifier_server", "agentauth.web_server"])
+def test_RF_4_no_server_waits_long_for_the_database(registry: LiveRegistry, server: str) -> None:
+    ask = f"""
+import django, {server} as server
+django.setup()
+server.on_starting(None)
+from django.db import connection
+with connection.cursor() as cursor:
+    cursor.execute("SELECT current_setting('statement_timeout'), current_setting('lock_timeout')")
+    print(*cursor.fetchone())
+"""
+    env = {
+        **registry.env,
+        "DJANGO_SETTINGS_MODULE": "agentauth.settings",
+        "REDIS_URL": "redis://127.0.0.1:1",
+        "PROMETHEUS_MULTIPROC_DIR": str(registry.directory / f"metrics-of-{server}"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", ask], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["2s", "1600ms"], done.stderr
+
+
 @pytest.mark.parametrize("kind", ["verifier", "web"])
 def test_RF_1_a_process_in_the_place_of_one_that_died_loads_nothing(
     registry: LiveRegistry, kind: str

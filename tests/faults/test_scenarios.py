@@ -28,7 +28,7 @@ from tests.faults import people
 from tests.faults.breaking import clock_right
 from tests.faults.cast import cast
 from tests.faults.clients import Load, Log
-from tests.faults.reckoning import Count, reckon
+from tests.faults.reckoning import CUT_OFF_SECONDS, Count, reckon
 from tests.faults.scenarios import OF_A_CLUSTER, OF_A_REPLICA, SCENARIOS, Scenario, of_this_day
 from tests.faults.stage import Stage, stage, until
 from tests.faults.table import SEED, Results, Row
@@ -175,6 +175,11 @@ def happens(season: Season, scenario: Scenario) -> None:
     # CI's few seconds are some sixty calls, of which one is more than RF-1's half of a hundredth: so many may fail.
     one = 100 / sum(broke <= began <= healed for began, *_ in load.log.calls)
     assert during >= min(scenario.good_during, 100 - one)
+    if scenario.stale_at:
+        heard = [each for each in (*load.log.answers, *load.log.watched) if each.where in scenario.stale_at]
+        late = [each for each in heard if each.began > broke + CUT_OFF_SECONDS and each.ended < healing]
+        assert late
+        assert {each.status for each in late} <= {503, 0}
     if scenario.none_lost:
         assert [each for each in load.log.answers if each.status == 0] == []
     if scenario.b_refuses:

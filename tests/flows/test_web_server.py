@@ -248,6 +248,12 @@ def has(signals: str, number: signal.Signals, pid: int) -> bool:
     return any(mask >> (number - 1) & 1 for mask in masks)
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether none of its threads goes on: one that is still to stop would take the next signal first."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return all("\nState:\tT" in (task / "status").read_text() for task in tasks)
+
+
 def continue_if_alive(pid: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGCONT)
@@ -270,6 +276,7 @@ def test_RF_18_whoever_is_connected_when_it_stops_is_answered(tmp_path: Path) ->
             for pid in workers:
                 os.kill(pid, signal.SIGSTOP)
                 opened.callback(continue_if_alive, pid)
+            until(lambda: all(map(is_stopped, workers)), "they do not stop", 20)
             lines = [
                 opened.enter_context(socket.create_connection(("127.0.0.1", registry.port), timeout=10))
                 for _ in range(9)

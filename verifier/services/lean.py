@@ -8,9 +8,12 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
+from django.conf import settings
+
+from agentauth.protocol.errors import AgentAuthError, InvalidTokenError, TemporarilyUnavailableError
+from agentauth.protocol.token import TokenKey
 from audit.faults import fault_point
 from audit.services import Actor
 from registry.models import ServiceProvider
@@ -24,7 +27,7 @@ from verifier.services.home import Tenure
 from verifier.services.introspection import INACTIVE, answer_for, read_token
 from verifier.services.keeper import Keeping
 from verifier.services.moment import Moment
-from verifier.services.pipeline import Answer, applied, conclude, prepare
+from verifier.services.pipeline import TOKENS, Answer, applied, conclude, prepare
 from verifier.services.snapshots import Known
 from verifier.stores import Delivery, EarlyRefusal, Permit, Recalled, Refuse, Spent, StoreCall
 from verifier.stores.connection import Servers
@@ -39,6 +42,8 @@ from verifier.stores.state import is_of
 from verifier.stores.told import TOLD
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Questions of a batch that are begun without a pause: half a millisecond.
 _AT_A_TIME = 8
@@ -80,6 +85,11 @@ class _Order:
         return mine
 
 
+def _after(check: Callable[[], None], act: Callable[[], T]) -> T:
+    check()
+    return act()
+
+
 class LeanVerifier:
     """The services of one process. Made and used in one event loop."""
 
@@ -112,10 +122,11 @@ class LeanVerifier:
         if delivery is not None or request.operation_key is not None:
             # The database decides on what is named: where too many wait for it, no signature is checked in vain.
             self.check_room()
+        keys = self.follower.token_keys()
         prepared = prepare(
             request,
             service_provider=service_provider,
-            keys=self.follower.token_keys(),
+            keys=keys,
             tenure=tenure,
             nonces=nonces_of(tenure.nonce_server(actor.id), now),
             nonce_required=service_provider.require_nonce or tenure.careful(now),
@@ -125,7 +136,8 @@ class LeanVerifier:
         )
         if isinstance(prepared, EarlyRefusal):
             return conclude(await self._refused(prepared, tenure), None)
-        return conclude(await self._decided(prepared, began, order), prepared.fresh_nonce)
+        still = partial(self._check_key, keys, request.untrusted_token, service_provider.audience, now)
+        return conclude(await self._decided(prepared, began, order, still), prepared.fresh_nonce)
 
     async def verify_batch(
         self,
@@ -199,25 +211,51 @@ class LeanVerifier:
             return unavailable
         return error
 
+    def _check_key(
+        self, keys: Mapping[str, TokenKey], untrusted_token: str, audience: str, now: datetime
+    ) -> None:
+        """For whoever waited since the token was proved by `keys`. From any thread.
+
+        Raises TemporarilyUnavailableError where it is not by those of now: whoever asks again hears what is wrong with it.
+        """
+        self.follower.fresh()
+        present = self.follower.token_keys()
+        if present is keys:
+            return
+        try:
+            TOKENS.verify(
+                untrusted_token,
+                keys=present,
+                expected_issuer=settings.ISSUER,
+                expected_audience=audience,
+                now=int(now.timestamp()),
+            )
+        except InvalidTokenError:
+            raise TemporarilyUnavailableError(
+                "The key of this token was changed meanwhile. Try again."
+            ) from None
+
     async def _decided(
-        self, call: StoreCall, began: Moment, order: _Order | None
+        self, call: StoreCall, began: Moment, order: _Order | None, still: Callable[[], None]
     ) -> Permit | Refuse | Recalled:
+        """`still` is asked whenever the call waited, before anything is decided."""
         if order is None:
-            return await self._judged(call, began, None)
+            return await self._judged(call, began, None, still)
         place = order.place(call.claims.grant_id)
         try:
             await place.come()
-            return await self._judged(call, self.follower.fresh(), place)
+            still()
+            return await self._judged(call, self.follower.fresh(), place, still)
         finally:
             place.leave()
 
     async def _judged(
-        self, call: StoreCall, began: Moment, place: _Place | None
+        self, call: StoreCall, began: Moment, place: _Place | None, still: Callable[[], None]
     ) -> Permit | Refuse | Recalled:
         known = await self._known(call)
         if call.tenure.kind == Home.Kind.REDIS and is_light(call, known):
             return await self._lightly(call, known, began, place)
-        return await self._durably(call, known)
+        return await self._durably(call, known, still)
 
     async def _known(self, call: StoreCall) -> Known | None:
         if call.tenure.kind == Home.Kind.DATABASE:
@@ -255,15 +293,18 @@ class LeanVerifier:
             self._count("rehearsed" if call.dry_run else "allowed", "", "")
         return outcome
 
-    async def _durably(self, call: StoreCall, known: Known | None) -> Permit | Refuse | Recalled:
+    async def _durably(
+        self, call: StoreCall, known: Known | None, still: Callable[[], None]
+    ) -> Permit | Refuse | Recalled:
         """In the database. Before it, in Redis, the proof, unless the call must first be looked for among earlier ones."""
         grant_id = call.claims.grant_id
         self._lane.check_room()
         if call.tenure.kind == Home.Kind.DATABASE or call.delivery is not None:
-            return await self._lane.run(grant_id, partial(applied, call, call.tenure))
+            return await self._lane.run(grant_id, partial(_after, still, partial(applied, call, call.tenure)))
         spent = held(await self._evaluate(JUDGE, judging(call, known, mode=b"hold", entry=b"")))
         fault_point("lean.after_hold")
-        outcome = await self._lane.run(grant_id, partial(DatabaseStore(lambda _: spent).apply, call))
+        decide = partial(DatabaseStore(lambda _: spent).apply, call)
+        outcome = await self._lane.run(grant_id, partial(_after, still, decide))
         fault_point("lean.after_commit")
         if is_unused(spent, outcome):
             task = asyncio.create_task(self._give_back(call, known, spent))

@@ -141,9 +141,9 @@ class Servers:
         command = packed((b"EVALSHA", script.sha1, len(keys), *keys, *args))
         if not self._shards:
             await self._learn(due)
-        node = self._serving(shard)
-        line = node.known_line(expected, now)
         try:
+            node = self._serving(shard)
+            line = node.known_line(expected, now)
             if line is None:
                 reply = await node.ask(command, due, expected=expected)
             else:
@@ -174,6 +174,7 @@ class Servers:
             node = self._shards[shard] = self._moved_to(error, node)
             self._start_learning(node)
         else:
+            self._doubt()
             raise node.refused(error)
         reply = await node.ask(command, due, expected=expected)
         if isinstance(reply, ReplyError):
@@ -200,7 +201,7 @@ class Servers:
     # The map of a cluster.
 
     def _doubt(self) -> None:
-        """A node failed. Perhaps another serves its slots by now: look, beside the calls."""
+        """A node failed, or none is known. Perhaps another serves these slots by now: look, beside the calls."""
         now = asyncio.get_running_loop().time()
         if self._place.cluster and now - self._learned_at >= RELEARN_SECONDS:
             self._start_learning(None)

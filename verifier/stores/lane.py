@@ -37,15 +37,18 @@ _TOGETHER_SECONDS: Final = 0.2
 MAX_WAITING: Final = 512
 # Who would wait for longer than this, by how fast it goes just now, is told at once to come again.
 MOST_SECONDS: Final = 0.6
-# Nobody waits longer: a database that hangs answers nothing, no timeout of its own either. What came of it is then not known.
+# Nobody waits longer, though each statement of a decision may take its time (`connecting.STATEMENT_SECONDS`, for a lock less).
+# What came of it is then not known.
 WAIT_SECONDS: Final = 5
-# So long a unit that is not the first of its commit waits for a lock: whoever only passes by is gone by then, and PostgreSQL
-# looks for deadlocks after a whole second.
+# So long a unit waits for a lock while others share its commit: whoever only passes by is gone by then, and PostgreSQL looks for
+# deadlocks after a whole second.
 _HELD_UP_MS: Final = 5
+# And so long those that met one wait for it in all, once the others have been told.
+_PATIENCE_SECONDS: Final = 1.6
 
 
 class HeldUpError(Exception):
-    """The outcome of a unit that met a lock of somebody else's while it held those of others: nothing of it was done."""
+    """The outcome of a unit that met a lock of somebody else's and did not wait for it: nothing of it was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,8 @@ class Lane:
     """Threads that run units of work of the database for an event loop, each unit atomic in itself.
 
     A unit that fails is rolled back alone and its error is its own answer; where the commit they share fails, nobody
-    is told yes. Who of a shared commit would have to wait for somebody else's lock is rolled back too, and is in the next.
+    is told yes. Who of a shared commit would have to wait for somebody else's lock is rolled back too, and waits for it when the
+    others have been told.
     """
 
     def __init__(self, *, threads: int = 2) -> None:
@@ -163,8 +167,7 @@ class Lane:
         return outcome
 
     def _work(self) -> None:
-        # What nobody waits for any more may end.
-        use_own_connection("agentauth-lane", statement_seconds=WAIT_SECONDS)
+        use_own_connection("agentauth-lane")
         while jobs := self._line.take(self._most_together()):
             began = time.monotonic()
             self._answer(sorted(jobs, key=lambda job: job.order))
@@ -176,26 +179,38 @@ class Lane:
         return max(1, min(_TOGETHER, int(_TOGETHER_SECONDS / max(self._each, 0.001))))
 
     def _answer(self, taken: list[_Job]) -> None:
-        waiting = taken
+        patience = _HELD_UP_MS / 1000 if len(taken) > 1 else _PATIENCE_SECONDS
+        waiting, until = taken, 0.0
         try:
-            # Fewer each time: the first is never among them.
-            while waiting := _committed_and_told(waiting):
+            # Fewer each time but the first: who waits for long enough is never among them.
+            while waiting := _committed_and_told(waiting, patience):
                 grants = {job.order for job in waiting}
                 self._line.done([job for job in taken if job.order not in grants])
                 taken = [job for job in taken if job.order in grants]
+                until = until or time.monotonic() + _PATIENCE_SECONDS
+                patience = until - time.monotonic()
         finally:
             self._line.done(taken)
 
 
-def _committed_and_told(waiting: list[_Job]) -> list[_Job]:
-    """Commit together what anybody still waits for, and tell them; those that are for the next commit."""
+def _committed_and_told(waiting: list[_Job], patience: float) -> list[_Job]:
+    """Commit together what anybody still waits for, and tell them; those that are for the next commit.
+
+    With no `patience` left (s) all are told that it is too late.
+    """
     # Whose caller was told that it is too late is not begun any more.
     jobs = [job for job in waiting if not job.answer.cancelled()]
     if not jobs:
         return []
     close_old_connections()
     try:
-        outcomes = committed_together([job.run for job in jobs])
+        outcomes = (
+            committed_together([job.run for job in jobs], patience=patience)
+            if patience > 0
+            else [
+                TemporarilyUnavailableError("Others decide on this grant just now. Try again.") for _ in jobs
+            ]
+        )
     except Exception:  # whatever it is, each of them has to hear it
         logger.exception("durable decisions were not committed")
         outcomes = [TemporarilyUnavailableError() for _ in jobs]
@@ -208,23 +223,27 @@ def _committed_and_told(waiting: list[_Job]) -> list[_Job]:
     return held_up
 
 
-def committed_together(units: list[Callable[[], Any]]) -> list[Any]:
+def committed_together(units: list[Callable[[], Any]], *, patience: float = _PATIENCE_SECONDS) -> list[Any]:
     """Run each unit, commit once, and give back the outcomes: values, or the exceptions of those that failed alone.
 
-    No deadlock comes of it, whatever the units lock in whatever order: the first waits for a lock as it would in a commit of
-    its own, holding none but its own locks. The first of the others that would have to wait gives up at once, with HeldUpError as
-    its outcome, and so do those behind it, which most likely want what the same other commit holds.
+    No deadlock comes of it, whatever the units lock in whatever order: the first waits for a lock for `patience` seconds, holding
+    none but its own locks, and any other gives up at once, with HeldUpError as its outcome; so does the first, where its
+    `patience` is no longer than theirs.
 
     Raises where it is not certain that what succeeded was committed.
     """
-    if len(units) == 1:
+    if len(units) == 1 and patience == _PATIENCE_SECONDS:
+        # As its connection does by itself.
         return [_outcome(units[0])]
+    first_ms = max(_HELD_UP_MS, round(patience * 1000))
     # Each looks at its own when it ends; by the time of the commit that of the first may be over.
     began, tenure = Moment.now(), present_tenure()
     with transaction.atomic():
-        outcomes = [_outcome(units[0])]
-        _wait_no_longer()
-        outcomes += _without_waiting(units[1:])
+        _wait_for_locks(first_ms)
+        outcomes = [_outcome(units[0], waits=first_ms > _HELD_UP_MS)]
+        if first_ms > _HELD_UP_MS:
+            _wait_for_locks(_HELD_UP_MS)
+        outcomes += [_outcome(unit, waits=False) for unit in units[1:]]
         # Where the connection broke meanwhile, Django leaves this block without a commit and without a word; and where a
         # statement failed outside any savepoint, PostgreSQL answers COMMIT with ROLLBACK, as if nothing were wrong.
         if connection.closed_in_transaction or transaction.get_rollback() or _is_aborted():
@@ -233,21 +252,11 @@ def committed_together(units: list[Callable[[], Any]]) -> list[Any]:
     return outcomes
 
 
-def _without_waiting(units: list[Callable[[], Any]]) -> list[Any]:
-    """The outcomes up to the first unit that is held up; it and all behind it are for the next commit, where it is the first."""
-    outcomes: list[Any] = []
-    for unit in units:
-        outcomes.append(_outcome(unit, waits=False))
-        if isinstance(outcomes[-1], HeldUpError):
-            break
-    return outcomes + [HeldUpError()] * (len(units) - len(outcomes))
-
-
-def _wait_no_longer() -> None:
-    """For locks, until the transaction ends. SQLite has let nobody else write since it began."""
+def _wait_for_locks(milliseconds: int) -> None:
+    """No longer than this, until the transaction ends. SQLite has let nobody else write since it began."""
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
-            cursor.execute("SELECT set_config('lock_timeout', %s, true)", [f"{_HELD_UP_MS}ms"])
+            cursor.execute("SELECT set_config('lock_timeout', %s, true)", [f"{milliseconds}ms"])
 
 
 def _is_aborted() -> bool:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from django.db import connection
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from verifier.stores import lane as lanes
@@ -44,6 +45,16 @@ def test_RF_4_who_waits_for_a_database_that_hangs_is_told_so_and_what_waits_behi
     assert isinstance(second, TemporarilyUnavailableError)
     assert third == "third"
     assert begun == []
+
+
+@pytest.mark.postgres
+def test_RF_4_a_statement_takes_two_seconds_at_most_and_waits_less_for_a_lock(lane: Lane) -> None:
+    def limits() -> list[object]:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT current_setting('statement_timeout'), current_setting('lock_timeout')")
+            return list(cursor.fetchone())
+
+    assert asyncio.run(lane.run("", limits)) == ["2s", "1600ms"]
 
 
 def test_RF_19_who_would_wait_too_long_is_told_at_once_and_when_it_goes_fast_again_nobody_is(
@@ -132,7 +143,7 @@ def test_RF_19_what_is_under_way_is_waited_for_too() -> None:
 def test_RF_19_what_goes_slowly_shares_a_commit_with_few(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
-    def counted(units: list[Callable[[], Any]]) -> list[Any]:
+    def counted(units: list[Callable[[], Any]], **_: object) -> list[Any]:
         sizes.append(len(units))
         return [unit() for unit in units]
 
@@ -158,7 +169,7 @@ def test_who_is_answered_holds_nobody_up_while_others_of_its_commit_wait(
 ) -> None:
     go_on, stuck = threading.Event(), threading.Event()
 
-    def held_up(units: list[Callable[[], Any]]) -> list[Any]:
+    def held_up(units: list[Callable[[], Any]], **_: object) -> list[Any]:
         """The second of two meets a lock, and then waits for it."""
         if len(units) == 2:
             return [units[0](), lanes.HeldUpError()]

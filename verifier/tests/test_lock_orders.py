@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.db.models import QuerySet
 
 from agentauth.protocol.encoding import sha256
-from agentauth.protocol.errors import IdempotencyMismatchError
+from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnavailableError
 from audit.models import Event
 from registry.models import SpentProof
 from verifier.models import GrantLedger, ProviderCall
@@ -54,12 +55,12 @@ def crossed(one: tuple[Unit, Unit], other: tuple[Unit, Unit]) -> list[str]:
     return [said(told[place]) for place in (0, 2, 3, 5)]
 
 
-def ledgers_held() -> tuple[threading.Event, threading.Thread]:
-    """Somebody holds the counters of all grants until the event is set."""
+def ledgers_held(ledgers: QuerySet[GrantLedger] | None = None) -> tuple[threading.Event, threading.Thread]:
+    """Somebody holds these counters, or all, until the event is set."""
     held, done = threading.Event(), threading.Event()
 
     def unit() -> None:
-        list(GrantLedger.objects.select_for_update())
+        list((GrantLedger.objects.all() if ledgers is None else ledgers).select_for_update())
         held.set()
         done.wait(20)
 
@@ -142,12 +143,40 @@ def test_what_meets_a_lock_in_a_shared_commit_leaves_nothing_and_the_first_waits
     own = committed_together(
         [atomically(spend("own")), partial(store.apply, named), atomically(spend("last"))]
     )
-    # Nor is what is behind it tried: most likely it would meet the same holder.
-    assert own[0] == "own"
-    assert [type(each) for each in own[1:]] == [HeldUpError] * 2
+    assert (own[0], type(own[1]), own[2]) == ("own", HeldUpError, "last")
     assert not ProviderCall.objects.exists()
-    assert SpentProof.objects.count() == spent + 1
+    assert SpentProof.objects.count() == spent + 2
+    # Where each of them would be told soon, nobody waits.
+    assert (
+        type(committed_together([partial(store.apply, named), lambda: None], patience=0.005)[0])
+        is HeldUpError
+    )
     # Who is first holds nothing that others wait for, and so it waits.
     threading.Timer(0.3, done.set).start()
     assert [words(committed_together([partial(store.apply, named), lambda: None])[0])] == ["yes"]
     holder.join(20)
+
+
+def test_RF_8_grants_that_somebody_holds_hold_up_none_of_the_others() -> None:
+    """As what a host leaves behind whose way to the database was cut in the middle of a commit."""
+    held, free = [scene(PAY, max_uses=9) for _ in range(4)], scene(PAY, max_uses=9)
+    store, told_at = DatabaseStore(), dict[str, float]()
+    for place in (*held, free):
+        assert words(store.apply(payment(place))) == "yes"
+    ledgers = GrantLedger.objects.filter(grant_id__in=[place.grant.pk for place in held])
+    done, holder = ledgers_held(ledgers)
+
+    def pays(place: Scene, name: str) -> tuple[str, Unit]:
+        return name, lambda: store.apply(payment(place))
+
+    units = [pays(place, name) for name, place in zip("abcd", held, strict=True) for _ in range(2)]
+    units.append(pays(free, "z"))
+    began = time.monotonic()
+    told = handed_in(units, lambda order: told_at.setdefault(order, time.monotonic() - began))
+    done.set()
+    holder.join(20)
+    assert words(told[-1]) == "yes"
+    assert told_at["z"] < WELL_UNDER
+    # Nor do those for whom there is no hope take the thread for longer than one of them would.
+    assert {type(each) for each in told[:-1]} == {TemporarilyUnavailableError}
+    assert max(told_at.values()) < 2 + WELL_UNDER

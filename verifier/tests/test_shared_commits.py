@@ -57,12 +57,16 @@ def atomically(unit: Callable[[], Any]) -> Callable[[], Any]:
     return run
 
 
-def handed_in(units: list[tuple[str, Callable[[], Any]]]) -> list[Any]:
+def handed_in(
+    units: list[tuple[str, Callable[[], Any]]], when_told: Callable[[str], object] = lambda _: None
+) -> list[Any]:
     """What becomes of units that wait together: they are there before the one thread begins."""
 
     async def main() -> list[Any]:
         lane = Lane(threads=1)
         asked = [asyncio.ensure_future(lane.run(order, unit)) for order, unit in units]
+        for (order, _), each in zip(units, asked, strict=True):
+            each.add_done_callback(partial(lambda order, _: when_told(order), order))
         await asyncio.sleep(0)
         lane.start()
         try:
@@ -162,8 +166,8 @@ def until(true: Callable[[], bool]) -> None:
 
 
 def test_where_the_commit_fails_nobody_is_told_yes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(units: list[Any]) -> list[Any]:
-        committed_together(units)
+    def refused(units: list[Any], **more: Any) -> list[Any]:
+        committed_together(units, **more)
         raise DatabaseError("the commit's answer did not come")
 
     monkeypatch.setattr(module, "committed_together", refused)
@@ -195,9 +199,9 @@ def test_locks_are_taken_in_the_order_of_the_grants() -> None:
 def test_at_most_so_many_share_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
-    def counted(units: list[Any]) -> list[Any]:
+    def counted(units: list[Any], **more: Any) -> list[Any]:
         sizes.append(len(units))
-        return committed_together(units)
+        return committed_together(units, **more)
 
     monkeypatch.setattr(module, "committed_together", counted)
     handed_in([("", lambda: None)] * 70)

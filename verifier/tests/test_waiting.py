@@ -12,8 +12,13 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.db import connections
+from django.utils import timezone
 
 from agentauth.protocol.dpop import SPEND_SECONDS
+from audit.kinds import DECISION_ALLOWED
+from audit.models import Event
+from kms.models import Key
+from kms.services import disable_key
 from tests import redis_servers, through
 from tests.through import LeanClient, Running, at_home_in_redis
 from verifier import stores
@@ -24,7 +29,7 @@ from verifier.services.lean import LeanVerifier
 from verifier.services.pipeline import Answer
 from verifier.stores import Refuse
 from verifier.tests import scene as scenes
-from verifier.tests.scene import LOOK, scene
+from verifier.tests.scene import LOOK, SYSTEM, scene
 from verifier.tests.test_batch import ask, verdicts
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
@@ -113,6 +118,28 @@ def test_nor_that_of_a_question_that_waited_for_another(running: Running) -> Non
     # The first had spent its proof before it waited.
     assert verdicts(answers) == ["valid", "temporarily_unavailable", "temporarily_unavailable"]
     assert verdicts(ask(place, place.body(LOOK, token=token))) == ["valid"]
+
+
+@pytest.mark.parametrize("of_a_batch", [False, True])
+def test_nor_one_whose_token_s_key_was_disabled_while_it_waited(
+    running: Running, monkeypatch: pytest.MonkeyPatch, of_a_batch: bool
+) -> None:
+    monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(seconds=10))
+    place = scene(max_uses=5)
+    token = place.token()
+    assert place.ask(LOOK, token=token)["valid"]
+    questions = [place.body(LOOK, token=token) for _ in range(2)]
+    hold_up(running, 2.5)
+    with ThreadPoolExecutor(1) as pool:
+        if of_a_batch:
+            asked = pool.submit(apart, lambda: verdicts(ask(place, *questions)))
+        else:
+            asked = pool.submit(apart, lambda: [json.loads(place.post(questions[0]).content).get("error")])
+        time.sleep(0.3)
+        disable_key(kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now())
+        assert set(asked.result()) == {"temporarily_unavailable"}
+    assert Event.objects.filter(kind=DECISION_ALLOWED).count() == 1
+    assert place.ask(LOOK, token=token)["error"] == "invalid_token"
 
 
 def test_RF_19_who_is_told_to_come_again_has_spent_no_proof(
