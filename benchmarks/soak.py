@@ -2,9 +2,10 @@
 
 Chunks of distinct proofs, open-loop, one after the other; after each the memory and the open files of every group of processes
 are read. Growth counts from the end of the warm-up, when caches are as full as this crowd makes them: its tokens are renewed
-each ten minutes and are good for fifteen, so two of each agent's are held from the first renewal on. It fails (exit 1) where a
-group has grown by more than a tenth, has more files open, or any answer was wrong or none (503, or a broken connection). Memory
-is private to each process, or shared out among those that share it (PSS).
+each ten minutes and are good for fifteen, so two of each agent's are held from the first renewal on. What is compared is the
+mean of ten minutes then and of the last ten, since jobs go up and down with each segment they archive. It fails (exit 1)
+where a group has grown by more than a tenth, has more files open, or any answer was wrong or none (503, or a broken
+connection). Memory is private to each process, or shared out among those that share it (PSS).
 """
 
 import argparse
@@ -13,6 +14,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from benchmarks.load import Question, Tally, requests_in, write_requests
 from benchmarks.open_loop import open_loop
@@ -25,6 +27,7 @@ CHUNK_SECONDS = 20
 # The registry judges some too, and renews what the agents hold.
 REGISTRY_CALLS, REGISTRY_RATE = 400, 40.0
 MOST_GROWTH = 1.10
+MEAN_SECONDS = 600
 # Connections are made where they are needed, and kept.
 MORE_FILES = 4
 
@@ -45,6 +48,11 @@ class Size:
             kilobytes += next(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
             files += len(list(Path(f"/proc/{pid}/fd").iterdir()))
         return cls(kilobytes, files)
+
+    @classmethod
+    def mean(cls, sizes: list["Size"]) -> "Size":
+        """Of at least one."""
+        return cls(round(fmean(each.kilobytes for each in sizes)), round(fmean(each.files for each in sizes)))
 
 
 def main() -> None:
@@ -83,8 +91,7 @@ def soak(there: Place, given: argparse.Namespace) -> list[str]:
     )
     print("|---" * (6 + len(groups)) + "|", flush=True)
     began, calls, wrong, unanswered, chunk = time.monotonic(), 0, 0, 0, 0
-    at_start: dict[str, Size] = {}
-    now: dict[str, Size] = {}
+    seen: list[tuple[float, dict[str, Size]]] = []
     while (elapsed := time.monotonic() - began) < given.warm_seconds + given.seconds:
         tally = ask(there, there.server.url, int(given.rate * CHUNK_SECONDS), given.rate, given.connections)
         other = ask(there, there.registry.url, REGISTRY_CALLS, REGISTRY_RATE, 4)
@@ -92,8 +99,7 @@ def soak(there: Place, given: argparse.Namespace) -> list[str]:
         wrong += tally.wrong + other.wrong
         unanswered += sum(each.not_2xx + each.errors for each in (tally, other))
         now = {name: Size.of(root) for name, root in groups.items()}
-        if not at_start and (time.monotonic() - began >= given.warm_seconds):
-            at_start = now
+        seen.append((elapsed, now))
         chunk += 1
         if chunk % 4 == 1:
             sizes = " | ".join(f"{size.kilobytes / 1024:.1f}, {size.files}" for size in now.values())
@@ -102,15 +108,16 @@ def soak(there: Place, given: argparse.Namespace) -> list[str]:
                 flush=True,
             )
     problems = [f"{wrong} answers were wrong, {unanswered} were 503 or none"] if wrong or unanswered else []
-    for name, size in now.items():
-        before = at_start[name]
+    for name in groups:
+        first = Size.mean([sizes[name] for at, sizes in seen if 0 <= at - given.warm_seconds < MEAN_SECONDS])
+        last = Size.mean([sizes[name] for at, sizes in seen if at > elapsed - MEAN_SECONDS])
         print(
-            f"{name}: {before.kilobytes / 1024:.1f} to {size.kilobytes / 1024:.1f} MB, {before.files} to {size.files} files"
+            f"{name}: {first.kilobytes / 1024:.1f} to {last.kilobytes / 1024:.1f} MB, {first.files} to {last.files} files"
         )
-        if size.kilobytes > before.kilobytes * MOST_GROWTH:
-            problems.append(f"{name} has grown by {size.kilobytes / before.kilobytes - 1:.0%}")
-        if size.files > before.files + MORE_FILES:
-            problems.append(f"{name} has {size.files - before.files} files more open")
+        if last.kilobytes > first.kilobytes * MOST_GROWTH:
+            problems.append(f"{name} has grown by {last.kilobytes / first.kilobytes - 1:.0%}")
+        if last.files > first.files + MORE_FILES:
+            problems.append(f"{name} has {last.files - first.files} files more open")
     return problems
 
 

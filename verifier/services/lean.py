@@ -47,6 +47,8 @@ T = TypeVar("T")
 
 # Questions of a batch that are begun without a pause: half a millisecond.
 _AT_A_TIME = 8
+# So long a batch waits for room in the lane (s); from then on its questions are told that there is none.
+_PATIENT_SECONDS = 5
 # Questions of all batches that are under way at once: there is room for others beside them, in the lane and at Redis.
 MAX_OF_BATCHES = 128
 
@@ -153,8 +155,10 @@ class LeanVerifier:
         answered.
         """
         order, asked = _Order(), []
+        patient_until = asyncio.get_running_loop().time() + _PATIENT_SECONDS
         for number, each in enumerate(requests, 1):
             await self._of_batches.acquire()
+            await self._room_for_batches(patient_until)
             one = asyncio.create_task(self._one_of_batch(service_provider, each, actor, clock, order))
             one.add_done_callback(lambda _: self._of_batches.release())
             asked.append(one)
@@ -162,6 +166,11 @@ class LeanVerifier:
                 # Signatures are checked in the loop: others are let in between.
                 await asyncio.sleep(0)
         return await asyncio.gather(*asked)
+
+    async def _room_for_batches(self, patient_until: float) -> None:
+        """Wait for others in the lane, so that no batch is too many by itself; until then at most."""
+        while not self._lane.has_room(0.5) and asyncio.get_running_loop().time() < patient_until:  # noqa: ASYNC110 — it is the pace that changes, by itself
+            await asyncio.sleep(0.01)
 
     async def introspect(
         self, *, service_provider: ServiceProvider, untrusted_token: str, now: datetime

@@ -148,8 +148,12 @@ class Lane:
 
     def check_room(self) -> None:
         """Before anything of a call is done. Raises TemporarilyUnavailableError where it would wait for too long."""
-        if len(self._line) * self._each / len(self._threads) > MOST_SECONDS:
+        if not self.has_room():
             raise TemporarilyUnavailableError("Too many calls at once. Try again shortly.")
+
+    def has_room(self, share: float = 1.0) -> bool:
+        """Whether who comes now would wait for no more than this share of what anybody may."""
+        return len(self._line) * self._each / len(self._threads) <= MOST_SECONDS * share
 
     async def run(self, order: str, unit: Callable[[], T]) -> T:
         """The outcome of `unit`, committed. Raises what it raises, and TemporarilyUnavailableError."""
@@ -171,8 +175,9 @@ class Lane:
         while jobs := self._line.take(self._most_together()):
             began = time.monotonic()
             self._answer(sorted(jobs, key=lambda job: job.order))
+            took = min(time.monotonic() - began, WAIT_SECONDS)
             # The last four count most. Of two threads that write at once one figure is lost, and no more.
-            self._each += ((time.monotonic() - began) / len(jobs) - self._each) / 4
+            self._each += (took / len(jobs) - self._each) / 4
         connection.close()
 
     def _most_together(self) -> int:

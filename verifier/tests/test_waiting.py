@@ -28,6 +28,7 @@ from verifier.services import following, home, lean
 from verifier.services.lean import LeanVerifier
 from verifier.services.pipeline import Answer
 from verifier.stores import Refuse
+from verifier.stores import lane as lanes
 from verifier.tests import scene as scenes
 from verifier.tests.scene import LOOK, SYSTEM, scene
 from verifier.tests.test_batch import ask, verdicts
@@ -188,6 +189,23 @@ def test_questions_of_batches_leave_room_for_others(
             for each in [pool.submit(apart, lambda: ask(place, *[question] * 256)) for _ in range(3)]:
                 assert verdicts(each.result()) == ["unknown"] * 256
     assert most == lean.MAX_OF_BATCHES
+
+
+def test_RF_19_a_batch_alone_is_not_too_many(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a decision takes long, those of one batch would fill the line by themselves."""
+    monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(seconds=10))
+    together = lanes.committed_together
+
+    def slowly(units: list[Any], **more: Any) -> list[Any]:
+        time.sleep(0.02 * len(units))
+        return together(units, **more)
+
+    place = scene(max_uses=5)
+    monkeypatch.setattr(lanes, "committed_together", slowly)
+    monkeypatch.setattr(running.app._verifier._lane, "_each", 0.02)
+    # What is no request is put on record, and so waits too.
+    answers = ask(place, *[{}] * 100, place.body(LOOK))
+    assert verdicts(answers) == ["invalid_request"] * 100 + ["valid"]
 
 
 def test_OG_23_a_redis_that_is_gone_is_not_described_to_anybody(
