@@ -7,8 +7,9 @@ import socket
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -101,6 +102,18 @@ def test_EN_3_forty_payments_of_three_over_all_servers_are_thirty_three(held: St
         assert oracle(held, log) == []
 
 
+def rehearsed_at_last(held: Stage, place: Scene, token: str, action: dict[str, Any], number: int) -> Answer:
+    """Asked anew where the server has too many at once, as clients do: on a busy machine fifty are."""
+    where = SERVERS[number % 3]
+    for _ in range(10):
+        question = question_of(place, token, action, None, f"key-{number}") | {"dry_run": True}
+        answer = ask(held.servers[where], where, "named", place, question)
+        if answer.status != 503:
+            break
+        time.sleep(0.3)
+    return answer
+
+
 def test_EN_16_a_thousand_rehearsals_over_all_servers_consume_nothing(
     held: Stage, threads: ThreadPoolExecutor
 ) -> None:
@@ -112,13 +125,7 @@ def test_EN_16_a_thousand_rehearsals_over_all_servers_consume_nothing(
     for (capability, action), envelope in zip(wishes, envelopes, strict=True):
         place = place_of(held, capability, envelope)
         token, rng = token_of(place), Random(3)
-        rehearse: Callable[[int], Answer] = lambda number, token=token, place=place, action=action: ask(  # type: ignore[misc]  # noqa: E731
-            held.servers[SERVERS[number % 3]],
-            SERVERS[number % 3],
-            "named",
-            place,
-            question_of(place, token, action, None, f"key-{number}") | {"dry_run": True},
-        )
+        rehearse = partial(rehearsed_at_last, held, place, token, action)
         answers = list(threads.map(rehearse, range(REHEARSALS)))
         verdicts = Counter(map(verdict, answers))
         assert set(verdicts) <= {"valid", "503"}
