@@ -108,16 +108,22 @@ def soak(there: Place, given: argparse.Namespace) -> list[str]:
                 flush=True,
             )
     problems = [f"{wrong} answers were wrong, {unanswered} were 503 or none"] if wrong or unanswered else []
-    for name in groups:
-        first = Size.mean([sizes[name] for at, sizes in seen if 0 <= at - given.warm_seconds < MEAN_SECONDS])
-        last = Size.mean([sizes[name] for at, sizes in seen if at > elapsed - MEAN_SECONDS])
-        print(
-            f"{name}: {first.kilobytes / 1024:.1f} to {last.kilobytes / 1024:.1f} MB, {first.files} to {last.files} files"
-        )
-        if last.kilobytes > first.kilobytes * MOST_GROWTH:
-            problems.append(f"{name} has grown by {last.kilobytes / first.kilobytes - 1:.0%}")
-        if last.files > first.files + MORE_FILES:
-            problems.append(f"{name} has {last.files - first.files} files more open")
+    first = [sizes for at, sizes in seen if 0 <= at - given.warm_seconds < MEAN_SECONDS]
+    last = [sizes for at, sizes in seen if at > elapsed - MEAN_SECONDS]
+    return problems + [each for name in groups for each in growth(name, first, last)]
+
+
+def growth(name: str, first: list[dict[str, Size]], last: list[dict[str, Size]]) -> list[str]:
+    """Print what became of one group, and give back what is not as it should be."""
+    before, after = Size.mean([sizes[name] for sizes in first]), Size.mean([sizes[name] for sizes in last])
+    print(
+        f"{name}: {before.kilobytes / 1024:.1f} to {after.kilobytes / 1024:.1f} MB, {before.files} to {after.files} files"
+    )
+    problems = []
+    if after.kilobytes > before.kilobytes * MOST_GROWTH:
+        problems.append(f"{name} has grown by {after.kilobytes / before.kilobytes - 1:.0%}")
+    if after.files > before.files + MORE_FILES:
+        problems.append(f"{name} has {after.files - before.files} files more open")
     return problems
 
 

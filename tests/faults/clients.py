@@ -178,7 +178,7 @@ class Load:
         self.log = Log()
         self.rng = rng
         self._servers, self._agents, self._victims, self._errands = servers, agents, victims, errands
-        # Those that were revoked.
+        # Those whose revocation was tried.
         self._gone: list[Agent] = []
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []

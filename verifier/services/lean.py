@@ -48,7 +48,7 @@ T = TypeVar("T")
 # Questions of a batch that are begun without a pause: half a millisecond.
 _AT_A_TIME = 8
 # So long a batch waits for room in the lane (s); from then on its questions are told that there is none.
-_PATIENT_SECONDS = 5
+_ROOM_SECONDS = 5
 # Questions of all batches that are under way at once: there is room for others beside them, in the lane and at Redis.
 MAX_OF_BATCHES = 128
 
@@ -155,10 +155,11 @@ class LeanVerifier:
         answered.
         """
         order, asked = _Order(), []
-        patient_until = asyncio.get_running_loop().time() + _PATIENT_SECONDS
+        room_until = asyncio.get_running_loop().time() + _ROOM_SECONDS
         for number, each in enumerate(requests, 1):
+            # Nothing between a permit and the task that gives it back: whoever hangs up here may end this.
+            await self._room_for_batches(room_until)
             await self._of_batches.acquire()
-            await self._room_for_batches(patient_until)
             one = asyncio.create_task(self._one_of_batch(service_provider, each, actor, clock, order))
             one.add_done_callback(lambda _: self._of_batches.release())
             asked.append(one)
@@ -167,9 +168,9 @@ class LeanVerifier:
                 await asyncio.sleep(0)
         return await asyncio.gather(*asked)
 
-    async def _room_for_batches(self, patient_until: float) -> None:
+    async def _room_for_batches(self, until: float) -> None:
         """Wait for others in the lane, so that no batch is too many by itself; until then at most."""
-        while not self._lane.has_room(0.5) and asyncio.get_running_loop().time() < patient_until:  # noqa: ASYNC110 — it is the pace that changes, by itself
+        while not self._lane.has_room(0.5) and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110 — it is the pace that changes, by itself
             await asyncio.sleep(0.01)
 
     async def introspect(
@@ -253,7 +254,6 @@ class LeanVerifier:
         place = order.place(call.claims.grant_id)
         try:
             await place.come()
-            still()
             return await self._judged(call, self.follower.fresh(), place, still)
         finally:
             place.leave()
@@ -262,6 +262,7 @@ class LeanVerifier:
         self, call: StoreCall, began: Moment, place: _Place | None, still: Callable[[], None]
     ) -> Permit | Refuse | Recalled:
         known = await self._known(call)
+        still()
         if call.tenure.kind == Home.Kind.REDIS and is_light(call, known):
             return await self._lightly(call, known, began, place)
         return await self._durably(call, known, still)

@@ -21,7 +21,7 @@ from psycopg.pq import TransactionStatus
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from registry.services.idempotency import waited_too_long
-from verifier.services.connecting import use_own_connection
+from verifier.services.connecting import STATEMENT_SECONDS, use_own_connection
 from verifier.services.moment import Moment
 from verifier.stores.database import check_still, present_tenure
 
@@ -42,9 +42,9 @@ MOST_SECONDS: Final = 0.6
 WAIT_SECONDS: Final = 5
 # So long a unit waits for a lock while others share its commit: whoever only passes by is gone by then, and PostgreSQL looks for
 # deadlocks after a whole second.
-_HELD_UP_MS: Final = 5
-# And so long those that met one wait for it in all, once the others have been told.
-_PATIENCE_SECONDS: Final = 1.6
+_HELD_UP_SECONDS: Final = 0.005
+# And so long those that met one wait for it in all, once the others have been told: as our connections do by themselves.
+_PATIENCE_SECONDS: Final = STATEMENT_SECONDS * 4 / 5
 
 
 class HeldUpError(Exception):
@@ -184,7 +184,7 @@ class Lane:
         return max(1, min(_TOGETHER, int(_TOGETHER_SECONDS / max(self._each, 0.001))))
 
     def _answer(self, taken: list[_Job]) -> None:
-        patience = _HELD_UP_MS / 1000 if len(taken) > 1 else _PATIENCE_SECONDS
+        patience = _HELD_UP_SECONDS if len(taken) > 1 else _PATIENCE_SECONDS
         waiting, until = taken, 0.0
         try:
             # Fewer each time but the first: who waits for long enough is never among them.
@@ -240,14 +240,14 @@ def committed_together(units: list[Callable[[], Any]], *, patience: float = _PAT
     if len(units) == 1 and patience == _PATIENCE_SECONDS:
         # As its connection does by itself.
         return [_outcome(units[0])]
-    first_ms = max(_HELD_UP_MS, round(patience * 1000))
     # Each looks at its own when it ends; by the time of the commit that of the first may be over.
     began, tenure = Moment.now(), present_tenure()
     with transaction.atomic():
-        _wait_for_locks(first_ms)
-        outcomes = [_outcome(units[0], waits=first_ms > _HELD_UP_MS)]
-        if first_ms > _HELD_UP_MS:
-            _wait_for_locks(_HELD_UP_MS)
+        waits = patience > _HELD_UP_SECONDS
+        _wait_for_locks(max(patience, _HELD_UP_SECONDS))
+        outcomes = [_outcome(units[0], waits=waits)]
+        if waits:
+            _wait_for_locks(_HELD_UP_SECONDS)
         outcomes += [_outcome(unit, waits=False) for unit in units[1:]]
         # Where the connection broke meanwhile, Django leaves this block without a commit and without a word; and where a
         # statement failed outside any savepoint, PostgreSQL answers COMMIT with ROLLBACK, as if nothing were wrong.
@@ -257,11 +257,11 @@ def committed_together(units: list[Callable[[], Any]], *, patience: float = _PAT
     return outcomes
 
 
-def _wait_for_locks(milliseconds: int) -> None:
+def _wait_for_locks(seconds: float) -> None:
     """No longer than this, until the transaction ends. SQLite has let nobody else write since it began."""
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
-            cursor.execute("SELECT set_config('lock_timeout', %s, true)", [f"{milliseconds}ms"])
+            cursor.execute("SELECT set_config('lock_timeout', %s, true)", [f"{round(seconds * 1000)}ms"])
 
 
 def _is_aborted() -> bool:

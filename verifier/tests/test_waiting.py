@@ -25,8 +25,10 @@ from verifier import stores
 from verifier.answers import refusal_body
 from verifier.endpoint import MAX_IN_FLIGHT
 from verifier.services import following, home, lean
+from verifier.services.following import Follower
 from verifier.services.lean import LeanVerifier
 from verifier.services.pipeline import Answer
+from verifier.services.snapshots import Known
 from verifier.stores import Refuse
 from verifier.stores import lane as lanes
 from verifier.tests import scene as scenes
@@ -141,6 +143,44 @@ def test_nor_one_whose_token_s_key_was_disabled_while_it_waited(
         assert set(asked.result()) == {"temporarily_unavailable"}
     assert Event.objects.filter(kind=DECISION_ALLOWED).count() == 1
     assert place.ask(LOOK, token=token)["error"] == "invalid_token"
+
+
+def test_nor_one_whose_token_s_key_was_disabled_while_its_state_was_read(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(seconds=10))
+    place, read = scene(), Follower.state
+    token = place.token()
+
+    async def slowly(follower: Follower, jti: str) -> Known | None:
+        await asyncio.to_thread(apart, disabled)
+        await asyncio.sleep(1)
+        return await read(follower, jti)
+
+    def disabled() -> None:
+        disable_key(kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Follower, "state", slowly)
+        answer = place.post(place.body(LOOK, token=token))
+    assert (answer.status_code, json.loads(answer.content)["error"]) == (503, "temporarily_unavailable")
+    assert place.ask(LOOK, token=token)["error"] == "invalid_token"
+
+
+def test_a_batch_that_is_ended_while_it_waits_for_room_takes_none_for_good(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifier, place = running.app._verifier, scene()
+    with monkeypatch.context() as patch:
+        patch.setattr(verifier._lane, "has_room", lambda _: False)
+        asked = verifier.verify_batch(
+            service_provider=place.provider, requests=[{}], actor=SYSTEM, clock=timezone.now
+        )
+        batch = asyncio.run_coroutine_threadsafe(asked, running._loop)
+        time.sleep(0.1)
+        batch.cancel()
+        time.sleep(0.1)
+    assert verifier._of_batches._value == lean.MAX_OF_BATCHES
 
 
 def test_RF_19_who_is_told_to_come_again_has_spent_no_proof(
