@@ -68,7 +68,7 @@ def test_RF_4_a_question_without_an_answer_ends_its_connection_and_the_next_one_
     began = time.monotonic()
     with pytest.raises(OperationalError, match="no answer within 1 s"):
         ask("SELECT 2")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
     # What is asked now is not answered with what was asked before.
     with pytest.raises(OperationalError):
         ask("SELECT 3")

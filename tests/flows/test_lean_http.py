@@ -220,7 +220,7 @@ def test_DJ_7_slow_senders_hold_no_question_up_and_are_cut_off(pair: Pair) -> No
                 if each not in ends and has_ended(each):
                     ends[each] = time.monotonic() - began
             time.sleep(0.3)
-    assert worst < 1
+    assert worst < 5
     assert sum(said) > 0.8 * len(said)
     assert len(ends) == len(slow)
     for number, each in enumerate(slow):

@@ -273,7 +273,7 @@ def test_DJ_7_half_a_connection_is_enough(
     none = connect(b"GET /hea")
     none.shutdown(socket.SHUT_WR)
     assert rest(none) == b""
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ def test_DJ_7_a_line_that_ends_otherwise_is_refused_at_once(
 ) -> None:
     begun = time.monotonic()
     assert status_of(rest(connect(sent))) == 400
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 5
 
 
 def test_DJ_7_a_server_that_stops_answers_what_it_began_to_receive(registry: LiveRegistry) -> None:
@@ -394,7 +394,7 @@ def test_DJ_7_with_tls_of_its_own_the_server_waits_no_more(
             begun = time.monotonic()
             assert client.post("/v1/verify", content=b"x" * 900_000).status_code == 401
             assert httpx.get(f"{url}/health/live", verify=trust).status_code == 200
-            assert time.monotonic() - begun < 2
+            assert time.monotonic() - begun < 5
             assert rest(taking).endswith(httpx.get(f"{url}/v1/schema/", verify=trust).content)
     finally:
         made.stop()
