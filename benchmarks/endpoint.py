@@ -46,6 +46,7 @@ from verifier.services import home
 from verifier.services.following import Follower
 from verifier.services.home import Tenure
 from verifier.services.lean import LeanVerifier
+from verifier.services.moment import Moment
 from verifier.services.snapshots import Known, known_of
 from verifier.stores.connection import Servers
 from verifier.stores.node import packed
@@ -55,33 +56,39 @@ CONNECTIONS = 8
 ROUND = 496
 
 
-class Knowing:
+class Knowing(Follower):
     """A follower that holds the one token, its service provider and the keys."""
 
     def __init__(self, place: steps.Stage, known: Known) -> None:
         self._place, self._known = place, known
 
-    def fresh(self, _spare: float = 0) -> None:
-        """It is."""
+    def fresh(self, spare: float = 0, began: Moment | None = None) -> Moment:
+        return began or Moment.now()
 
-    def held_provider(self, _digest: bytes) -> Any:
+    def held_provider(self, digest: bytes) -> Any:
         return self._place.provider
 
     def token_keys(self) -> Any:
         return self._place.keys
 
-    def held_state(self, _jti: str) -> Known:
+    def held_state(self, jti: str) -> Known:
         return self._known
 
 
-class Agreeing:
+class Agreeing(Servers):
     """In place of Redis: OK to everything, numbered."""
 
     def __init__(self) -> None:
         self._number = 0
 
     async def evaluate(
-        self, script: Script, _shard: int, keys: Sequence[bytes], args: Sequence[bytes | int]
+        self,
+        script: Script,
+        shard: int,
+        keys: Sequence[bytes],
+        args: Sequence[bytes | str | int],
+        *,
+        deadline: float = 0,
     ) -> list[int | None]:
         packed((b"EVALSHA", script.sha1, len(keys), *keys, *args))
         self._number += 1
@@ -179,9 +186,7 @@ async def measured(place: steps.Stage, now: datetime) -> list[float]:
     )
 
     async def start() -> tuple[LeanVerifier, Edge]:
-        verifier = LeanVerifier(
-            follower=cast("Follower", follower), servers=cast("Servers", Agreeing()), count=tally.decision
-        )
+        verifier = LeanVerifier(follower=follower, servers=Agreeing(), count=tally.decision)
         headers = asgi.standing_headers()
         return verifier, Edge(cast("Any", None), asgi.failed, tally.request, headers)
 

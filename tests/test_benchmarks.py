@@ -2,6 +2,8 @@
 
 import base64
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -131,3 +133,10 @@ def test_each_call_for_a_token_has_a_proof_of_its_own_of_when_it_is_due() -> Non
     assert [grant for grant, _ in found] == ["grant-0", "grant-1"] * 20
     assert len({claims["jti"] for _, claims in found}) == 40
     assert found[-1][1]["iat"] - found[0][1]["iat"] in {3, 4}
+
+
+def test_an_endpoint_in_one_process_says_yes_to_every_request_that_is_measured() -> None:
+    command = [sys.executable, "-m", "benchmarks.endpoint", "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [row.split(" | ")[0] for row in done.stdout.splitlines()[-2:]] == ["| EdDSA", "| ES256"]
