@@ -161,6 +161,7 @@ REACHES_OUT = {
     ("agentauth/asgi.py", "asyncio"),
     ("verifier/endpoint.py", "asyncio"),
     ("verifier/services/lean.py", "asyncio"),
+    ("verifier/services/turns.py", "asyncio"),
     ("verifier/stores/lane.py", "asyncio"),
     ("verifier/services/following.py", "asyncio"),
     ("verifier/services/loads.py", "asyncio"),

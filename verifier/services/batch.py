@@ -16,8 +16,8 @@ from verifier.services.pipeline import verify
 MAX_REQUESTS: Final = 256
 ROUTE: Final = "POST v1/verify/batch"
 # A database that is away answers each question only after its time limit: after so many in a row the rest is not tried.
-_FAULTS_IN_A_ROW: Final = 3
-_NOT_TRIED: Final = TemporarilyUnavailableError("This was not tried: the service does not answer right now.")
+FAULTS_IN_A_ROW: Final = 3
+NOT_TRIED: Final = "This was not tried: the service does not answer right now."
 _MAX_SENTENCE: Final = 600
 
 
@@ -37,8 +37,8 @@ def verify_batch(
     answers: list[Mapping[str, Any]] = []
     faults = 0
     for request in requests:
-        if faults == _FAULTS_IN_A_ROW:
-            answers.append(error_body(_NOT_TRIED))
+        if faults == FAULTS_IN_A_ROW:
+            answers.append(error_body(TemporarilyUnavailableError(NOT_TRIED)))
             continue
         try:
             answers.append(_answer(service_provider, request, actor, clock()))

@@ -21,7 +21,7 @@ from registry.services.nonces import nonces_of
 from verifier.models import Home
 from verifier.requests import VerifyRequest, parse_verify_request
 from verifier.services import home
-from verifier.services.batch import ROUTE, error_body, record_unasked
+from verifier.services.batch import NOT_TRIED, ROUTE, error_body, record_unasked
 from verifier.services.following import Follower
 from verifier.services.home import Tenure
 from verifier.services.introspection import INACTIVE, answer_for, read_token
@@ -29,11 +29,12 @@ from verifier.services.keeper import Keeping
 from verifier.services.moment import Moment
 from verifier.services.pipeline import TOKENS, Answer, applied, conclude, prepare
 from verifier.services.snapshots import Known
+from verifier.services.turns import Gate, Place, Turns
 from verifier.stores import Delivery, EarlyRefusal, Permit, Recalled, Refuse, Spent, StoreCall
 from verifier.stores.connection import Servers
 from verifier.stores.database import DatabaseStore
 from verifier.stores.entries import no_entry
-from verifier.stores.lane import Lane
+from verifier.stores.lane import Lane, NotDoneError
 from verifier.stores.light import Called, check_reply, epoch_of, giving_back, is_light, judging, noting, plan
 from verifier.stores.light import conclude as concluded
 from verifier.stores.redis import SPARE_SECONDS, check_lease, held, is_unused, withhold
@@ -47,44 +48,11 @@ T = TypeVar("T")
 
 # Questions of a batch that are begun without a pause: half a millisecond.
 _AT_A_TIME = 8
-# So long a batch waits for room in the lane (s); from then on its questions are told that there is none.
+# So long a question of a batch waits for room in the lane (s), so that no batch is too many by itself.
 _ROOM_SECONDS = 5
-# Questions of all batches that are under way at once: there is room for others beside them, in the lane and at Redis.
-MAX_OF_BATCHES = 128
 
 # (kind of decision, error, reason) of each that is not counted by its own event's commit.
 Count = Callable[[str, str, str], None]
-
-
-class _Place:
-    """One question's place among those of its grant, in one batch."""
-
-    def __init__(self, before: asyncio.Future[None] | None) -> None:
-        self._before = before
-        self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    async def come(self) -> None:
-        """Wait for the one before."""
-        if self._before is not None:
-            await self._before
-
-    def leave(self) -> None:
-        """Let the next one come. Again it does nothing."""
-        if not self.left.done():
-            self.left.set_result(None)
-
-
-class _Order:
-    """Within one batch: the questions of one grant go on in the order they are in, whatever road each of them takes."""
-
-    def __init__(self) -> None:
-        self._last: dict[str, _Place] = {}
-
-    def place(self, grant_id: str) -> _Place:
-        """Behind all that were given one before."""
-        last = self._last.get(grant_id)
-        mine = self._last[grant_id] = _Place(None if last is None else last.left)
-        return mine
 
 
 def _after(check: Callable[[], None], act: Callable[[], T]) -> T:
@@ -102,7 +70,7 @@ class LeanVerifier:
         self._keeping = Keeping()
         self._count = count
         self._giving_back: set[asyncio.Task[None]] = set()
-        self._of_batches = asyncio.Semaphore(MAX_OF_BATCHES)
+        self._gate = Gate()
 
     def check_room(self) -> None:
         """Raises TemporarilyUnavailableError where too many calls wait for the database."""
@@ -116,9 +84,9 @@ class LeanVerifier:
         delivery: Delivery | None = None,
         actor: Actor,
         now: datetime,
-        order: _Order | None = None,
+        turns: Turns | None = None,
     ) -> Answer:
-        """`verifier.services.pipeline.verify`, with the same answers and errors; `order` is a batch's."""
+        """`verifier.services.pipeline.verify`, with the same answers and errors; `turns` are a batch's."""
         began = self.follower.fresh()
         tenure = home.LEASE.held()
         if delivery is not None or request.operation_key is not None:
@@ -136,10 +104,10 @@ class LeanVerifier:
             actor=actor,
             now=now,
         )
-        if isinstance(prepared, EarlyRefusal):
-            return conclude(await self._refused(prepared, tenure), None)
         still = partial(self._check_key, keys, request.untrusted_token, service_provider.audience, now)
-        return conclude(await self._decided(prepared, began, order, still), prepared.fresh_nonce)
+        if isinstance(prepared, EarlyRefusal):
+            return conclude(await self._refused(prepared, tenure, turns, still), None)
+        return conclude(await self._decided(prepared, began, turns, still), prepared.fresh_nonce)
 
     async def verify_batch(
         self,
@@ -154,24 +122,29 @@ class LeanVerifier:
         Those of one grant are sent on one after the other; what goes to the database holds up the next of its grant until it is
         answered.
         """
-        order, asked = _Order(), []
-        room_until = asyncio.get_running_loop().time() + _ROOM_SECONDS
+        turns, asked = Turns(), []
         for number, each in enumerate(requests, 1):
-            # Nothing between a permit and the task that gives it back: whoever hangs up here may end this.
-            await self._room_for_batches(room_until)
-            await self._of_batches.acquire()
-            one = asyncio.create_task(self._one_of_batch(service_provider, each, actor, clock, order))
-            one.add_done_callback(lambda _: self._of_batches.release())
+            # Nothing between a place and the task that gives it back: whoever hangs up here may end this.
+            if not await self._gate.begin():
+                break
+            one = asyncio.create_task(self._one_of_batch(service_provider, each, actor, clock, turns))
+            one.add_done_callback(lambda _: self._gate.end())
             asked.append(one)
             if number % _AT_A_TIME == 0:
                 # Signatures are checked in the loop: others are let in between.
                 await asyncio.sleep(0)
-        return await asyncio.gather(*asked)
+        told = await asyncio.gather(*asked)
+        return told + [error_body(TemporarilyUnavailableError(NOT_TRIED))] * (len(requests) - len(told))
 
-    async def _room_for_batches(self, until: float) -> None:
-        """Wait for others in the lane, so that no batch is too many by itself; until then at most."""
-        while not self._lane.has_room(0.5) and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110 — it is the pace that changes, by itself
+    async def _admitted(self, *, to_lane: bool) -> None:
+        """Wait for a question's turn among those of all batches, and before it for others in the lane if it goes there.
+
+        Raises TemporarilyUnavailableError; otherwise its place is given back by `Gate.leave`.
+        """
+        until = asyncio.get_running_loop().time() + _ROOM_SECONDS
+        while to_lane and not self._lane.has_room(0.5) and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110 — it is the pace that changes, by itself
             await asyncio.sleep(0.01)
+        await self._gate.enter()
 
     async def introspect(
         self, *, service_provider: ServiceProvider, untrusted_token: str, now: datetime
@@ -184,6 +157,7 @@ class LeanVerifier:
         self.follower.fresh(0, began)
         if token is None or known is None:
             return INACTIVE
+        self._check_key(keys, untrusted_token, service_provider.audience, now)
         return answer_for(token, known.state, service_provider=service_provider, now=now)
 
     async def _one_of_batch(
@@ -192,18 +166,26 @@ class LeanVerifier:
         request: object,
         actor: Actor,
         clock: Callable[[], datetime],
-        order: _Order,
+        turns: Turns,
     ) -> Mapping[str, Any]:
-        now = clock()
+        now, fault = clock(), False
         try:
+            turns.check()
             asked = parse_verify_request(request)
             answer = await self.verify(
-                service_provider=service_provider, request=asked, actor=actor, now=now, order=order
+                service_provider=service_provider, request=asked, actor=actor, now=now, turns=turns
             )
         except TemporarilyUnavailableError as error:
+            fault = True
             return error_body(error)
         except AgentAuthError as error:
-            return error_body(await self.recorded(error, service_provider, actor, now, ROUTE))
+            await self._admitted(to_lane=True)
+            try:
+                return error_body(await self.recorded(error, service_provider, actor, now, ROUTE))
+            finally:
+                self._gate.leave()
+        finally:
+            turns.ended(fault=fault)
         return answer.body
 
     async def recorded(
@@ -246,26 +228,34 @@ class LeanVerifier:
             ) from None
 
     async def _decided(
-        self, call: StoreCall, began: Moment, order: _Order | None, still: Callable[[], None]
+        self, call: StoreCall, began: Moment, turns: Turns | None, still: Callable[[], None]
     ) -> Permit | Refuse | Recalled:
         """`still` is asked whenever the call waited, before anything is decided."""
-        if order is None:
+        if turns is None:
             return await self._judged(call, began, None, still)
-        place = order.place(call.claims.grant_id)
+        place = turns.place(call.claims.grant_id)
         try:
             await place.come()
+            turns.check()
             return await self._judged(call, self.follower.fresh(), place, still)
         finally:
             place.leave()
 
     async def _judged(
-        self, call: StoreCall, began: Moment, place: _Place | None, still: Callable[[], None]
+        self, call: StoreCall, began: Moment, place: Place | None, still: Callable[[], None]
     ) -> Permit | Refuse | Recalled:
         known = await self._known(call)
-        still()
-        if call.tenure.kind == Home.Kind.REDIS and is_light(call, known):
-            return await self._lightly(call, known, began, place)
-        return await self._durably(call, known, still)
+        light = call.tenure.kind == Home.Kind.REDIS and is_light(call, known)
+        if place is not None:
+            await self._admitted(to_lane=not light)
+        try:
+            still()
+            if light:
+                return await self._lightly(call, known, began, place)
+            return await self._durably(call, known, still)
+        finally:
+            if place is not None:
+                self._gate.leave()
 
     async def _known(self, call: StoreCall) -> Known | None:
         if call.tenure.kind == Home.Kind.DATABASE:
@@ -277,7 +267,7 @@ class LeanVerifier:
         return known if same else None
 
     async def _lightly(
-        self, call: StoreCall, known: Known | None, began: Moment, place: _Place | None
+        self, call: StoreCall, known: Known | None, began: Moment, place: Place | None
     ) -> Permit | Refuse:
         """In Redis. `began` is when the look began that what is `known` is as of."""
         made = plan(call, known)
@@ -314,13 +304,22 @@ class LeanVerifier:
         spent = held(await self._evaluate(JUDGE, judging(call, known, mode=b"hold", entry=b"")))
         fault_point("lean.after_hold")
         decide = partial(DatabaseStore(lambda _: spent).apply, call)
-        outcome = await self._lane.run(grant_id, partial(_after, still, decide))
+        try:
+            outcome = await self._lane.run(grant_id, partial(_after, still, decide))
+        except NotDoneError:
+            self._set_free(call, known, spent)
+            raise
         fault_point("lean.after_commit")
         if is_unused(spent, outcome):
+            self._set_free(call, known, spent)
+        return outcome
+
+    def _set_free(self, call: StoreCall, known: Known | None, spent: Spent) -> None:
+        """Give back the use of a rate, if one was set aside, while the caller has his answer."""
+        if spent.reserved_us is not None:
             task = asyncio.create_task(self._give_back(call, known, spent))
             self._giving_back.add(task)
             task.add_done_callback(self._giving_back.discard)
-        return outcome
 
     async def _give_back(self, call: StoreCall, known: Known | None, spent: Spent) -> None:
         try:
@@ -329,14 +328,28 @@ class LeanVerifier:
             # The grant waits one interval longer than it need, which wrongs nobody.
             logger.warning("a use of a rate that was set aside could not be given back")
 
-    async def _refused(self, refusal: EarlyRefusal, tenure: Tenure) -> Permit | Refuse | Recalled:
-        """The one event of a refusal in steps 3 to 5."""
+    async def _refused(
+        self, refusal: EarlyRefusal, tenure: Tenure, turns: Turns | None, still: Callable[[], None]
+    ) -> Permit | Refuse | Recalled:
+        """The one event of a refusal in steps 3 to 5; where the call has a name it may be an answer that is given again."""
         redis = tenure.kind == Home.Kind.REDIS
-        if not redis or refusal.delivery is not None or refusal.leaked_key is not None:
-            return await self._lane.run("", partial(applied, refusal, tenure))
-        _, entry = no_entry(refusal, refusal.refuse, None)
-        reply = await self._evaluate(NOTE, noting(shard_of(refusal.service_provider_id), tenure.epoch, entry))
-        check_reply(reply)
+        to_lane = not redis or refusal.delivery is not None or refusal.leaked_key is not None
+        if turns is not None:
+            await self._admitted(to_lane=to_lane)
+        try:
+            if to_lane:
+                decide = partial(applied, refusal, tenure)
+                if refusal.delivery is not None and refusal.claims is not None:
+                    decide = partial(_after, still, decide)
+                return await self._lane.run("", decide)
+            _, entry = no_entry(refusal, refusal.refuse, None)
+            reply = await self._evaluate(
+                NOTE, noting(shard_of(refusal.service_provider_id), tenure.epoch, entry)
+            )
+            check_reply(reply)
+        finally:
+            if turns is not None:
+                self._gate.leave()
         self._count("denied", refusal.refuse.error, refusal.refuse.reason or "")
         return refusal.refuse
 

@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -40,24 +40,39 @@ MOST_SECONDS: Final = 0.6
 # Nobody waits longer, though each statement of a decision may take its time (`connecting.STATEMENT_SECONDS`, for a lock less).
 # What came of it is then not known.
 WAIT_SECONDS: Final = 5
-# So long a unit waits for a lock while others share its commit: whoever only passes by is gone by then, and PostgreSQL looks for
-# deadlocks after a whole second.
+# So long a unit waits for a lock: whoever only passes by is gone by then, and PostgreSQL looks for deadlocks after a whole second.
 _HELD_UP_SECONDS: Final = 0.005
-# And so long those that met one wait for it in all, once the others have been told: as our connections do by themselves.
+# Who met a lock is tried again for so long, as our connections wait by themselves; not before it has rested, and never with more
+# than so many of its like, so that they take little of the time of others.
 _PATIENCE_SECONDS: Final = STATEMENT_SECONDS * 4 / 5
+_REST_SECONDS: Final = 0.03
+_MOST_HELD_UP: Final = 4
+
+
+class NotDoneError(TemporarilyUnavailableError):
+    """It is certain that nothing of the unit was done."""
 
 
 class HeldUpError(Exception):
-    """The outcome of a unit that met a lock of somebody else's and did not wait for it: nothing of it was done."""
+    """The outcome of a unit of which nothing was done: it met somebody else's lock, or its turn did not come.
+
+    `told` is what its caller is told once there is no time to try again; None where its turn did not come.
+    """
+
+    def __init__(self, told: Exception | None = None) -> None:
+        super().__init__()
+        self.told = told
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Job:
     # The grant: units of one grant are together, since they need the same lock, and all threads meet grants in one order.
     order: str
     run: Callable[[], Any]
     answer: asyncio.Future[Any]
-    loop: asyncio.AbstractEventLoop
+    # By the monotonic clock: until when it is tried again, since it met a lock, and when next.
+    until: float = 0.0
+    rests_until: float = 0.0
 
 
 class _Line:
@@ -71,6 +86,8 @@ class _Line:
         self._jobs: deque[_Job] = deque()
         self._taken: set[str] = set()
         self._number_taken = 0
+        # Whether one of those that wait rests.
+        self._rests = False
         self._ends = False
         self._changed = threading.Condition()
 
@@ -93,16 +110,17 @@ class _Line:
             while not (jobs := self._free(most)):
                 if self._ends and not self._jobs:
                     return []
-                self._changed.wait()
+                self._changed.wait(_REST_SECONDS if self._rests else None)
             self._taken.update(job.order for job in jobs)
             self._number_taken += len(jobs)
             return jobs
 
-    def done(self, jobs: list[_Job]) -> None:
-        """Let others take what is of the same grants."""
+    def done(self, jobs: list[_Job], again: list[_Job]) -> None:
+        """Let others take what is of the same grants. `again`: those of them that are to be tried again."""
         with self._changed:
             self._taken.difference_update(job.order for job in jobs)
             self._number_taken -= len(jobs)
+            self._jobs.extend(again)
             self._changed.notify_all()
 
     def end(self) -> None:
@@ -114,9 +132,15 @@ class _Line:
     def _free(self, most: int) -> list[_Job]:
         free: list[_Job] = []
         others: deque[_Job] = deque()
+        now, held_up, self._rests = time.monotonic(), 0, False
         for job in self._jobs:
+            rests = job.rests_until > now
+            self._rests = self._rests or rests
             # What is of no grant is in nobody's way.
-            mine = len(free) < most and (not job.order or job.order not in self._taken)
+            mine = len(free) < most and not rests and (not job.order or job.order not in self._taken)
+            if mine and job.until:
+                held_up += 1
+                mine = held_up <= _MOST_HELD_UP
             (free if mine else others).append(job)
         self._jobs = others
         return free
@@ -126,14 +150,16 @@ class Lane:
     """Threads that run units of work of the database for an event loop, each unit atomic in itself.
 
     A unit that fails is rolled back alone and its error is its own answer; where the commit they share fails, nobody
-    is told yes. Who of a shared commit would have to wait for somebody else's lock is rolled back too, and waits for it when the
-    others have been told.
+    is told yes. Who would have to wait for somebody else's lock is rolled back too, and tried again when the others have been told:
+    by one of the threads, that waits for it, or again and again, so that no lock that somebody holds takes all of them.
     """
 
     def __init__(self, *, threads: int = 2) -> None:
         self._line = _Line()
         # How long one unit takes, as of the last commits (s).
         self._each = 0.0
+        # Held by the thread that waits for a lock.
+        self._patience = threading.Lock()
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
 
     def start(self) -> None:
@@ -149,18 +175,17 @@ class Lane:
     def check_room(self) -> None:
         """Before anything of a call is done. Raises TemporarilyUnavailableError where it would wait for too long."""
         if not self.has_room():
-            raise TemporarilyUnavailableError("Too many calls at once. Try again shortly.")
+            raise NotDoneError("Too many calls at once. Try again shortly.")
 
     def has_room(self, share: float = 1.0) -> bool:
         """Whether who comes now would wait for no more than this share of what anybody may."""
         return len(self._line) * self._each / len(self._threads) <= MOST_SECONDS * share
 
     async def run(self, order: str, unit: Callable[[], T]) -> T:
-        """The outcome of `unit`, committed. Raises what it raises, and TemporarilyUnavailableError."""
-        loop = asyncio.get_running_loop()
-        job = _Job(order, unit, loop.create_future(), loop)
+        """The outcome of `unit`, committed. Raises what it raises, and TemporarilyUnavailableError (NotDoneError where that is so)."""
+        job = _Job(order, unit, asyncio.get_running_loop().create_future())
         if not self._line.put(job):
-            raise TemporarilyUnavailableError("Too many decisions wait. Try again shortly.")
+            raise NotDoneError("Too many decisions wait. Try again shortly.")
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 outcome: T = await job.answer
@@ -171,84 +196,95 @@ class Lane:
         return outcome
 
     def _work(self) -> None:
-        use_own_connection("agentauth-lane")
+        use_own_connection("agentauth-lane", wait_seconds=_HELD_UP_SECONDS)
         while jobs := self._line.take(self._most_together()):
-            began = time.monotonic()
             self._answer(sorted(jobs, key=lambda job: job.order))
-            took = min(time.monotonic() - began, WAIT_SECONDS)
-            # The last four count most. Of two threads that write at once one figure is lost, and no more.
-            self._each += (took / len(jobs) - self._each) / 4
         connection.close()
 
     def _most_together(self) -> int:
         return max(1, min(_TOGETHER, int(_TOGETHER_SECONDS / max(self._each, 0.001))))
 
-    def _answer(self, taken: list[_Job]) -> None:
-        patience = _HELD_UP_SECONDS if len(taken) > 1 else _PATIENCE_SECONDS
-        waiting, until = taken, 0.0
+    def _answer(self, jobs: list[_Job]) -> None:
+        held_up: list[_Job] = []
         try:
-            # Fewer each time but the first: who waits for long enough is never among them.
-            while waiting := _committed_and_told(waiting, patience):
-                grants = {job.order for job in waiting}
-                self._line.done([job for job in taken if job.order not in grants])
-                taken = [job for job in taken if job.order in grants]
-                until = until or time.monotonic() + _PATIENCE_SECONDS
-                patience = until - time.monotonic()
+            began = time.monotonic()
+            held_up = _committed_and_told(jobs)
+            self._went(len(jobs) - sum(not job.until for job in held_up), time.monotonic() - began)
+            first = next((job for job in held_up if job.until), None)
+            if first is not None and self._patience.acquire(blocking=False):
+                try:
+                    mine = [job for job in held_up if job is first or job.order == first.order != ""]
+                    self._done(
+                        [job for job in jobs if job not in mine], [job for job in held_up if job not in mine]
+                    )
+                    jobs = held_up = mine
+                    held_up = _committed_and_told(mine, max(first.until - time.monotonic(), _HELD_UP_SECONDS))
+                finally:
+                    self._patience.release()
         finally:
-            self._line.done(taken)
+            self._done(jobs, held_up)
+
+    def _went(self, count: int, seconds: float) -> None:
+        # The last four count most. Of two threads that write at once one figure is lost, and no more.
+        self._each += (min(seconds, WAIT_SECONDS) / max(count, 1) - self._each) / 4
+
+    def _done(self, jobs: list[_Job], again: list[_Job]) -> None:
+        for job in again:
+            job.rests_until = time.monotonic() + _REST_SECONDS if job.until else 0.0
+        self._line.done(jobs, again)
 
 
-def _committed_and_told(waiting: list[_Job], patience: float) -> list[_Job]:
-    """Commit together what anybody still waits for, and tell them; those that are for the next commit.
-
-    With no `patience` left (s) all are told that it is too late.
-    """
+def _committed_and_told(waiting: list[_Job], patience: float = 0.0) -> list[_Job]:
+    """Commit together what anybody still waits for, and tell them; those that are to be tried again."""
     # Whose caller was told that it is too late is not begun any more.
     jobs = [job for job in waiting if not job.answer.cancelled()]
     if not jobs:
         return []
     close_old_connections()
     try:
-        outcomes = (
-            committed_together([job.run for job in jobs], patience=patience)
-            if patience > 0
-            else [
-                TemporarilyUnavailableError("Others decide on this grant just now. Try again.") for _ in jobs
-            ]
-        )
+        outcomes = committed_together([job.run for job in jobs], patience=patience)
     except Exception:  # whatever it is, each of them has to hear it
         logger.exception("durable decisions were not committed")
         outcomes = [TemporarilyUnavailableError() for _ in jobs]
-    held_up = []
-    for job, outcome in zip(jobs, outcomes, strict=True):
-        if isinstance(outcome, HeldUpError):
-            held_up.append(job)
-        else:
-            job.loop.call_soon_threadsafe(_tell, job.answer, outcome)
-    return held_up
+    return [job for job, outcome in zip(jobs, outcomes, strict=True) if _is_held_up(job, outcome)]
 
 
-def committed_together(units: list[Callable[[], Any]], *, patience: float = _PATIENCE_SECONDS) -> list[Any]:
+def _is_held_up(job: _Job, outcome: Any) -> bool:
+    """Whether there is time to try again; otherwise it is told what came of it."""
+    if isinstance(outcome, HeldUpError):
+        if outcome.told is None:
+            return True
+        now = time.monotonic()
+        job.until = job.until or now + _PATIENCE_SECONDS
+        if now < job.until:
+            return True
+        outcome = outcome.told
+    job.answer.get_loop().call_soon_threadsafe(_tell, job.answer, outcome)
+    return False
+
+
+def committed_together(units: Sequence[Callable[[], Any]], *, patience: float = 0.0) -> list[Any]:
     """Run each unit, commit once, and give back the outcomes: values, or the exceptions of those that failed alone.
 
     No deadlock comes of it, whatever the units lock in whatever order: the first waits for a lock for `patience` seconds, holding
-    none but its own locks, and any other gives up at once, with HeldUpError as its outcome; so does the first, where its
-    `patience` is no longer than theirs.
+    none but its own locks, and any other gives up at once, with HeldUpError as its outcome; so does the first without `patience`.
+    Those whose turn would come when this has taken too long already are not begun, with HeldUpError as well.
 
     Raises where it is not certain that what succeeded was committed.
     """
-    if len(units) == 1 and patience == _PATIENCE_SECONDS:
+    if len(units) == 1 and not patience:
         # As its connection does by itself.
         return [_outcome(units[0])]
     # Each looks at its own when it ends; by the time of the commit that of the first may be over.
     began, tenure = Moment.now(), present_tenure()
     with transaction.atomic():
-        waits = patience > _HELD_UP_SECONDS
         _wait_for_locks(max(patience, _HELD_UP_SECONDS))
-        outcomes = [_outcome(units[0], waits=waits)]
-        if waits:
+        outcomes = [_outcome(units[0])]
+        if patience:
             _wait_for_locks(_HELD_UP_SECONDS)
-        outcomes += [_outcome(unit, waits=False) for unit in units[1:]]
+        outcomes += [
+            _outcome(unit) if began.age() < _TOGETHER_SECONDS else HeldUpError() for unit in units[1:]
+        ]
         # Where the connection broke meanwhile, Django leaves this block without a commit and without a word; and where a
         # statement failed outside any savepoint, PostgreSQL answers COMMIT with ROLLBACK, as if nothing were wrong.
         if connection.closed_in_transaction or transaction.get_rollback() or _is_aborted():
@@ -271,16 +307,16 @@ def _is_aborted() -> bool:
     return bool(connection.connection.pgconn.transaction_status == TransactionStatus.INERROR)
 
 
-def _outcome(unit: Callable[[], Any], *, waits: bool = True) -> Any:
+def _outcome(unit: Callable[[], Any]) -> Any:
     try:
         return unit()
     except (DatabaseError, InterfaceError) as error:
-        if not waits and _met_a_lock(error):
-            return HeldUpError()
+        if _met_a_lock(error):
+            return HeldUpError(NotDoneError("Others decide on this grant just now. Try again."))
         logger.exception("a decision could not reach the database")
         return _unavailable(error)
     except Exception as error:  # noqa: BLE001 — it is this unit's answer, and the next unit's business is its own
-        return HeldUpError() if not waits and _met_a_lock(error) else error
+        return HeldUpError(error) if _met_a_lock(error) else error
 
 
 def _met_a_lock(error: BaseException | None) -> bool:

@@ -9,17 +9,17 @@ from functools import partial
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import QuerySet
 
 from agentauth.protocol.encoding import sha256
-from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnavailableError
+from agentauth.protocol.errors import IdempotencyInProgressError, IdempotencyMismatchError
 from audit.models import Event
 from registry.models import SpentProof
 from verifier.models import GrantLedger, ProviderCall
 from verifier.stores import Delivery, StoreCall
 from verifier.stores.database import DatabaseStore
-from verifier.stores.lane import HeldUpError, committed_together
+from verifier.stores.lane import HeldUpError, NotDoneError, committed_together
 from verifier.tests.scene import PAY, READ, Scene, scene
 from verifier.tests.test_shared_commits import atomically, handed_in, spend, until, waits_for_a_lock
 from verifier.tests.test_store_contract import call, payment, words
@@ -143,17 +143,15 @@ def test_what_meets_a_lock_in_a_shared_commit_leaves_nothing_and_the_first_waits
     own = committed_together(
         [atomically(spend("own")), partial(store.apply, named), atomically(spend("last"))]
     )
+    assert type(own[1].told) is NotDoneError
     assert (own[0], type(own[1]), own[2]) == ("own", HeldUpError, "last")
     assert not ProviderCall.objects.exists()
     assert SpentProof.objects.count() == spent + 2
     # Where each of them would be told soon, nobody waits.
-    assert (
-        type(committed_together([partial(store.apply, named), lambda: None], patience=0.005)[0])
-        is HeldUpError
-    )
+    assert type(committed_together([partial(store.apply, named), lambda: None])[0]) is HeldUpError
     # Who is first holds nothing that others wait for, and so it waits.
     threading.Timer(0.3, done.set).start()
-    assert [words(committed_together([partial(store.apply, named), lambda: None])[0])] == ["yes"]
+    assert [words(committed_together([partial(store.apply, named)], patience=5)[0])] == ["yes"]
     holder.join(20)
 
 
@@ -178,5 +176,31 @@ def test_RF_8_grants_that_somebody_holds_hold_up_none_of_the_others() -> None:
     assert words(told[-1]) == "yes"
     assert told_at["z"] < WELL_UNDER
     # Nor do those for whom there is no hope take the thread for longer than one of them would.
-    assert {type(each) for each in told[:-1]} == {TemporarilyUnavailableError}
+    assert {type(each) for each in told[:-1]} == {NotDoneError}
     assert max(told_at.values()) < 2 + WELL_UNDER
+
+
+def test_a_second_try_is_told_that_the_first_one_runs_whoever_else_was_waited_for() -> None:
+    """It shares a commit with a grant that is held, and its first try holds its name elsewhere."""
+    held, place, store = scene(PAY, max_uses=9), scene(PAY, max_uses=9), DatabaseStore()
+    assert words(store.apply(payment(held))) == "yes"
+    named = under(payment(place), place, "1")
+    runs, go_on = threading.Event(), threading.Event()
+
+    def first_try() -> None:
+        with transaction.atomic():
+            store.apply(named)
+            runs.set()
+            go_on.wait(20)
+        connection.close()
+
+    first = threading.Thread(target=first_try)
+    first.start()
+    assert runs.wait(20)
+    done, holder = ledgers_held(GrantLedger.objects.filter(grant_id=held.grant.pk))
+    told = handed_in([("a", lambda: store.apply(payment(held))), ("b", partial(store.apply, named))])
+    for each in (go_on, done):
+        each.set()
+    first.join(20)
+    holder.join(20)
+    assert [type(each) for each in told] == [NotDoneError, IdempotencyInProgressError]

@@ -127,15 +127,19 @@ def test_where_a_statement_fails_outside_any_savepoint_nobody_is_told_yes() -> N
     assert spent() == 0
 
 
-def test_calls_of_one_grant_that_two_commits_share_do_not_wait_for_each_other_in_a_circle() -> None:
+def test_calls_of_one_grant_that_two_commits_share_do_not_wait_for_each_other_in_a_circle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """An agent sends the same two proofs in both orders."""
+    monkeypatch.setattr(module, "_TOGETHER_SECONDS", 20)
     place, store = scene(PAY, max_uses=9), DatabaseStore()
     assert words(store.apply(payment(place))) == "yes"
     one, two = payment(place), payment(place)
     told: list[Any] = []
 
     def other() -> None:
-        told.extend(committed_together([partial(store.apply, two), partial(store.apply, one)]))
+        units = [partial(store.apply, two), partial(store.apply, one)]
+        told.extend(committed_together(units, patience=5))
         connection.close()
 
     thread = threading.Thread(target=other)

@@ -15,6 +15,8 @@ from django.db import connections
 from django.utils import timezone
 
 from agentauth.protocol.dpop import SPEND_SECONDS
+from agentauth.protocol.errors import InvalidProofError, TemporarilyUnavailableError
+from audit.identifiers import id_text
 from audit.kinds import DECISION_ALLOWED
 from audit.models import Event
 from kms.models import Key
@@ -22,18 +24,17 @@ from kms.services import disable_key
 from tests import redis_servers, through
 from tests.through import LeanClient, Running, at_home_in_redis
 from verifier import stores
-from verifier.answers import refusal_body
 from verifier.endpoint import MAX_IN_FLIGHT
-from verifier.services import following, home, lean
+from verifier.services import following, home, lean, pipeline, turns
 from verifier.services.following import Follower
 from verifier.services.lean import LeanVerifier
-from verifier.services.pipeline import Answer
 from verifier.services.snapshots import Known
 from verifier.stores import Refuse
 from verifier.stores import lane as lanes
 from verifier.tests import scene as scenes
 from verifier.tests.scene import LOOK, SYSTEM, scene
 from verifier.tests.test_batch import ask, verdicts
+from verifier.tests.test_introspection import post as form
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
 
@@ -145,8 +146,35 @@ def test_nor_one_whose_token_s_key_was_disabled_while_it_waited(
     assert place.ask(LOOK, token=token)["error"] == "invalid_token"
 
 
-def test_nor_one_whose_token_s_key_was_disabled_while_its_state_was_read(
+def test_nor_is_a_yes_given_again_that_a_disabled_key_s_token_had(
     running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(seconds=10))
+    place = scene(max_uses=5)
+    token = place.token()
+    body = place.body(LOOK, token=token)
+
+    def told() -> Any:
+        return json.loads(place.post(body, call_key="one").content)
+
+    def too_old(*_: object, **__: object) -> None:
+        raise InvalidProofError("expired")
+
+    assert told()["valid"]
+    with monkeypatch.context() as patch, ThreadPoolExecutor(1) as pool:
+        patch.setattr(pipeline, "verify_proof", too_old)
+        assert told()["valid"]
+        hold_up(running, 2.5)
+        asked = pool.submit(apart, told)
+        time.sleep(0.3)
+        disable_key(kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now())
+        assert asked.result()["error"] == "temporarily_unavailable"
+    assert told()["error"] == "invalid_token"
+
+
+@pytest.mark.parametrize("introspected", [False, True])
+def test_nor_one_whose_token_s_key_was_disabled_while_its_state_was_read(
+    running: Running, monkeypatch: pytest.MonkeyPatch, introspected: bool
 ) -> None:
     monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(seconds=10))
     place, read = scene(), Follower.state
@@ -162,7 +190,7 @@ def test_nor_one_whose_token_s_key_was_disabled_while_its_state_was_read(
 
     with monkeypatch.context() as patch:
         patch.setattr(Follower, "state", slowly)
-        answer = place.post(place.body(LOOK, token=token))
+        answer = form(place, f"token={token}") if introspected else place.post(place.body(LOOK, token=token))
     assert (answer.status_code, json.loads(answer.content)["error"]) == (503, "temporarily_unavailable")
     assert place.ask(LOOK, token=token)["error"] == "invalid_token"
 
@@ -171,6 +199,7 @@ def test_a_batch_that_is_ended_while_it_waits_for_room_takes_none_for_good(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     verifier, place = running.app._verifier, scene()
+    gate = verifier._gate
     with monkeypatch.context() as patch:
         patch.setattr(verifier._lane, "has_room", lambda _: False)
         asked = verifier.verify_batch(
@@ -178,9 +207,10 @@ def test_a_batch_that_is_ended_while_it_waits_for_room_takes_none_for_good(
         )
         batch = asyncio.run_coroutine_threadsafe(asked, running._loop)
         time.sleep(0.1)
+        assert gate._begun._value == turns.MAX_BEGUN - 1
         batch.cancel()
         time.sleep(0.1)
-    assert verifier._of_batches._value == lean.MAX_OF_BATCHES
+    assert (gate._begun._value, gate._under_way._value) == (turns.MAX_BEGUN, turns.MAX_UNDER_WAY)
 
 
 def test_RF_19_who_is_told_to_come_again_has_spent_no_proof(
@@ -195,6 +225,22 @@ def test_RF_19_who_is_told_to_come_again_has_spent_no_proof(
     assert (shed.status_code, json.loads(shed.content)["error"]) == (503, "temporarily_unavailable")
     assert shed.headers["Retry-After"]
     assert json.loads(place.post(question).content)["valid"]
+
+
+def test_what_was_not_done_has_its_use_of_a_rate_back(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where another host holds the grant for as long as anybody waits."""
+    place = scene(max_uses=5, max_requests_per_minute=6, max_burst=1)
+
+    async def held(*_: object) -> None:
+        raise lanes.NotDoneError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lanes.Lane, "run", held)
+        assert place.post(place.body(LOOK)).status_code == 503
+    assert place.ask(LOOK)["valid"]
+    assert place.ask(LOOK)["reason"] == "rate"
 
 
 def test_a_spent_proof_is_remembered_for_longer_than_clocks_and_waits_can_make_it_good(
@@ -213,22 +259,65 @@ def test_questions_of_batches_leave_room_for_others(
 ) -> None:
     under_way, most = 0, 0
 
-    async def verify(*_: object, **__: object) -> Any:
+    async def judged(*_: object, **__: object) -> Any:
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
         await asyncio.sleep(0.01)
         under_way -= 1
-        return Answer(refusal_body(Refuse("invalid_token", "unknown")))
+        return Refuse("invalid_token", "unknown")
 
     place = scene()
     question = place.body(LOOK)
     with monkeypatch.context() as patch:
-        patch.setattr(LeanVerifier, "verify", verify)
+        for road in ("_lightly", "_durably"):
+            patch.setattr(LeanVerifier, road, judged)
+        # As if each were about a grant of its own.
+        patch.setattr(turns.Turns, "place", lambda *_: turns.Place(None))
         with ThreadPoolExecutor(3) as pool:
             for each in [pool.submit(apart, lambda: ask(place, *[question] * 256)) for _ in range(3)]:
                 assert verdicts(each.result()) == ["unknown"] * 256
-    assert most == lean.MAX_OF_BATCHES
+    assert most == turns.MAX_UNDER_WAY
+
+
+def test_RF_8_a_batch_about_a_grant_that_is_held_takes_one_place_of_those_under_way_and_gives_up(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifier = running.app._verifier
+    held, free = scene(max_uses=500), scene(max_uses=5)
+    lowest, tried = turns.MAX_UNDER_WAY, 0
+
+    async def durably(_: object, call: Any, *__: object) -> Any:
+        nonlocal lowest, tried
+        if call.claims.grant_id != id_text(held.grant.pk):
+            return Refuse("invalid_token", "unknown")
+        tried += 1
+        await asyncio.sleep(0.3)
+        lowest = min(lowest, verifier._gate._under_way._value)
+        raise TemporarilyUnavailableError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LeanVerifier, "_durably", durably)
+        with ThreadPoolExecutor(1) as pool:
+            question, other = held.body(LOOK), free.body(LOOK)
+            stuck = pool.submit(apart, lambda: ask(held, *[question] * 200))
+            time.sleep(0.3)
+            assert verdicts(ask(free, other)) == ["unknown"]
+            answers = stuck.result()
+    assert verdicts(answers) == ["temporarily_unavailable"] * 200
+    assert lowest >= turns.MAX_UNDER_WAY - 2
+    # After three in a row the rest is not tried.
+    assert tried == 3
+
+
+def test_RF_19_a_full_lane_holds_up_no_batch_that_does_not_go_there(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = scene()
+    monkeypatch.setattr(running.app._verifier._lane, "has_room", lambda _=1.0: False)
+    began = time.monotonic()
+    assert verdicts(ask(place, place.body(LOOK), place.body(LOOK))) == ["valid"] * 2
+    assert time.monotonic() - began < lean._ROOM_SECONDS
 
 
 def test_RF_19_a_batch_alone_is_not_too_many(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
