@@ -92,7 +92,8 @@ def place(
             registry.env["REDIS_URL"] = redis.url
             server = LiveVerifier(registry, redis_url=redis.url, workers=workers)
         registry.prepare()
-        if lean:
+        if isinstance(server, LiveVerifier):
+            server.act_as(registry.verifier_role())
             seeded(registry, "redis_home", None)
         crowd = seeded(registry, "crowd", dict(wish))
         # Numbered before anything is measured: what seeding wrote is not the verifier's work.

@@ -17,6 +17,9 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
 
 from agentauth.management.commands.serve import gunicorn
 from tests.postgres import free_port
@@ -196,6 +199,14 @@ class LiveRegistry(LiveServer):
         else:
             _load(url, directory, copy)
 
+    def verifier_role(self) -> str:
+        """A new role of the database, once there are tables: it may do what a verifier does and no more."""
+        name = f"verifier_{os.urandom(3).hex()}"
+        with psycopg.connect(self.env["DATABASE_URL"], autocommit=True) as connection:
+            connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'p'".encode())
+        self.manage("grant_verifier_role", name)
+        return name
+
     def fault_at(self, point: str) -> None:
         """From now on every process that comes to this point dies there; empty for none."""
         (self.directory / "fault_at").write_text(point)
@@ -225,3 +236,9 @@ class LiveVerifier(LiveServer):
         }
         server = [sys.executable, "-m", "gunicorn", "-c", "python:agentauth.verifier_server"]
         self.command = [*server, "--bind", f"127.0.0.1:{self.port}", "agentauth.asgi:application"]
+
+    def act_as(self, role: str) -> None:
+        """Let it have what `LiveRegistry.verifier_role` made, from its next start on."""
+        parts = urlsplit(self.env["DATABASE_URL"])
+        hosts = parts.netloc.rpartition("@")[2]
+        self.env["DATABASE_URL"] = urlunsplit(parts._replace(netloc=f"{role}:p@{hosts}"))

@@ -94,6 +94,9 @@ class Stage:
 
     def up(self) -> None:
         self.registry.prepare()
+        role = self.registry.verifier_role()
+        for each in self.verifiers:
+            each.act_as(role)
         for server in (*self.servers.values(), *self.jobs):
             server.start()
 

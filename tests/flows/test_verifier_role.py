@@ -1,11 +1,9 @@
 """The verifier's processes on PostgreSQL as their own role: they answer everything they serve and change nothing else."""
 
-import os
 import re
 import secrets
 import time
 from collections.abc import Iterator
-from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 import pytest
@@ -23,32 +21,20 @@ READ = {"type": "read", "resource": "calendar"}
 
 
 @pytest.fixture(scope="module")
-def role(postgres_url: str) -> str:
-    """The address of a database with the name of a new role in it; its owner's is the same without."""
+def registry(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
     owner = fresh_database(postgres_url, "flow_verifier_role")
-    name = f"verifier_{os.urandom(3).hex()}"
-    assert psql(owner, f"CREATE ROLE {name} LOGIN PASSWORD 'p'").returncode == 0
-    parts = urlsplit(owner)
-    return urlunsplit(parts._replace(netloc=f"{name}:p@{parts.hostname}:{parts.port}"))
-
-
-@pytest.fixture(scope="module")
-def registry(
-    role: str, postgres_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LiveRegistry]:
-    owner = urlunsplit(urlsplit(postgres_url)._replace(path=urlsplit(role).path))
     made = LiveRegistry(tmp_path_factory.mktemp("registry"), database_url=owner, workers=1)
     made.prepare()
-    made.manage("grant_verifier_role", str(urlsplit(role).username))
     made.start()
     yield made
     made.stop()
 
 
 @pytest.fixture(scope="module")
-def verifier(registry: LiveRegistry, role: str) -> Iterator[LiveVerifier]:
+def verifier(registry: LiveRegistry) -> Iterator[LiveVerifier]:
     with redis_servers.server() as redis:
-        made = LiveVerifier(registry, redis_url=redis.url, workers=1, env={"DATABASE_URL": role})
+        made = LiveVerifier(registry, redis_url=redis.url, workers=1)
+        made.act_as(registry.verifier_role())
         made.start()
         # It moves there by itself: that is an act of the role as well.
         be_at_home(registry, "redis")
@@ -134,7 +120,7 @@ def test_a_session_cookie_beside_the_credentials_is_nobodys_business(
     assert answer.status_code == 400
 
 
-def test_AU_27_the_role_changes_nothing_by_itself(registry: LiveRegistry, role: str) -> None:
+def test_AU_27_the_role_changes_nothing_by_itself(registry: LiveRegistry, verifier: LiveVerifier) -> None:
     # A trigger speaks where there is a row.
     scene(registry, capabilities=[READ], envelope={})
     for statement in (
@@ -145,6 +131,6 @@ def test_AU_27_the_role_changes_nothing_by_itself(registry: LiveRegistry, role: 
         "UPDATE registry_grant SET capabilities = '[]'",
         "ALTER TABLE registry_agent DISABLE TRIGGER ALL",
     ):
-        refused = psql(role, statement)
+        refused = psql(verifier.env["DATABASE_URL"], statement)
         assert refused.returncode != 0, statement
         assert re.search("permission denied|must be owner", refused.stderr), refused.stderr
