@@ -121,6 +121,12 @@ def request_confirmation(
     outdated = [row for row in waiting if row.grant_version != grant.version]
     for row in [*outdated, *Confirmation.objects.lapsed(now).filter(grant=grant)]:
         expire_one(row, actor=actor, now=now)
+    asked = Confirmation.objects.filter(
+        grant=grant, grant_version=grant.version, action_digest=digest, idempotency_key=key
+    )
+    if answered := asked.exclude(status=Confirmation.Status.EXPIRED).first():
+        # By the human, who holds no ledger, since the state was read. The next call is judged by that.
+        return answered.pk, None
     current = [row for row in waiting if row.grant_version == grant.version]
     if len(current) >= MAX_PENDING:
         return None, seconds_until(current[0].expires_at, now)

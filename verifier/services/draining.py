@@ -254,16 +254,14 @@ def _count(text: bytes) -> int:
 def _held_cursors(wanted: set[tuple[int, int]]) -> _Cursors:
     """The cursors of these epochs and shards, locked until the commit; without those that somebody else holds."""
     epochs, shards = {epoch for epoch, _ in wanted}, {shard for _, shard in wanted}
-    rows = StreamCursor.objects.select_for_update(skip_locked=True).filter(epoch__in=epochs, shard__in=shards)
-    held = {(row.epoch, row.shard): row for row in rows}
-    if missing := wanted - held.keys():
-        # Not there yet, or held. Of two at once, one makes it; in one order, so that none waits in a circle.
+    rows = StreamCursor.objects.filter(epoch__in=epochs, shard__in=shards)
+    if missing := wanted - set(rows.values_list("epoch", "shard")):
+        # Of two at once, one makes it; in one order and while none is held, so that nobody waits in a circle.
         StreamCursor.objects.bulk_create(
             [StreamCursor(epoch=epoch, shard=shard) for epoch, shard in sorted(missing)],
             ignore_conflicts=True,
         )
-        held = {(row.epoch, row.shard): row for row in rows.all()}
-    return held
+    return {(row.epoch, row.shard): row for row in rows.select_for_update(skip_locked=True)}
 
 
 def _new(batches: Sequence[_Batch], cursors: _Cursors, now: datetime, *, careful: bool) -> list[Entry]:

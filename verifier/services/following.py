@@ -15,9 +15,9 @@ from kms.state import Subject
 from registry.authentication import read_basic
 from registry.models import ServiceProvider
 from registry.services.service_providers import authenticate_service_provider
-from verifier.services.home import CLOCK_SECONDS, CLOCK_WRONG
+from verifier.services.home import CLOCK_WRONG
 from verifier.services.loads import Loads
-from verifier.services.moment import Moment
+from verifier.services.moment import CLOCK_SECONDS, Moment
 from verifier.services.snapshots import Copies, Known, known_tokens
 from verifier.services.state import Change
 from verifier.services.watching import News, Watcher

@@ -15,6 +15,7 @@ The first epoch, of a registry that never moved, asks for none of this. Who deci
 `keeper.py`.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -32,7 +33,9 @@ from agentauth.protocol.limits import microseconds
 from audit import kinds
 from audit.services import Actor, record
 from verifier.models import Home
-from verifier.services.moment import longer
+from verifier.services.moment import CLOCK_SECONDS, longer
+
+logger = logging.getLogger(__name__)
 
 LEASE_SECONDS = 5
 # Beyond the last lease, for what is under way when it ends.
@@ -41,8 +44,6 @@ MARGIN_SECONDS = 1
 CAREFUL_SECONDS = SPEND_SECONDS + WINDOW_SECONDS
 # A look that is younger is not made again: at most one query a second in each process.
 FRESH_SECONDS = 1
-# By how much a host's clock may differ from the database's.
-CLOCK_SECONDS = SPEND_SECONDS - WINDOW_SECONDS
 _WAIT = timedelta(seconds=LEASE_SECONDS + MARGIN_SECONDS)
 # What every address says then, at both servers.
 CLOCK_WRONG = "The clock of this host is wrong."
@@ -55,7 +56,7 @@ class Tenure:
     epoch: int
     kind: str
     servers: frozenset[str]
-    # By the database's clock.
+    # By the database's clock, or that of the host that began it, whichever was later.
     began_at: datetime
 
     def careful(self, now: datetime) -> bool:
@@ -151,17 +152,12 @@ class Lease:
 
     def take(self, row: Home, database_now: datetime, looked_at: float) -> None:
         """Go on with a look that was made; `looked_at` is when it was *begun*, by the monotonic clock."""
-        # The database read its clock some time between then and now.
         latest = timezone.now()
         earliest = latest - timedelta(seconds=self._clock() - looked_at)
-        allowed, off = timedelta(seconds=CLOCK_SECONDS), None
-        if not earliest - allowed <= database_now <= latest + allowed:
-            ahead = earliest + (latest - earliest) / 2 - database_now
-            off = ClockOff(round(ahead.total_seconds()), database_now)
         taken = _Look(
             Tenure(row.epoch, row.kind, frozenset(row.servers), row.began_at),
             leaving=row.leaving_at is not None,
-            clock_off=off,
+            clock_off=_clock_off(database_now, earliest, latest),
             began=looked_at,
             at=earliest.timestamp(),
         )
@@ -178,6 +174,15 @@ class Lease:
 
 # This process's own.
 LEASE = Lease()
+
+
+def _clock_off(database_now: datetime, earliest: datetime, latest: datetime) -> ClockOff | None:
+    """How far this host's clock is off, where the database read its own some time between these two by ours."""
+    allowed = timedelta(seconds=CLOCK_SECONDS)
+    if earliest - allowed <= database_now <= latest + allowed:
+        return None
+    ahead = earliest + (latest - earliest) / 2 - database_now
+    return ClockOff(round(ahead.total_seconds()), database_now)
 
 
 def look() -> tuple[Home, datetime]:
@@ -210,7 +215,7 @@ def leave(
 def begin(
     *,
     epoch: int,
-    following: int | None = None,
+    following: int,
     kind: str,
     servers: frozenset[str],
     reason: str,
@@ -220,39 +225,49 @@ def begin(
 ) -> bool:
     """End `epoch`, which is being left, and begin `following` in `kind`. False where it is not due, or another was first.
 
-    `following` is the next number where it is not given; the same where nothing was used in it, so that nothing can come back.
+    `following` is the next number; the same where nothing was used in it, so that nothing can come back.
     `servers` is who the servers of Redis are, none for the database; `reason` is a word for the event, `now` its time;
     `back_after` (s) is kept in the row.
     """
     with transaction.atomic():
-        database_now = due(epoch)
-        if database_now is None:
+        began_at = due(epoch)
+        if began_at is None:
             return False
         Home.objects.filter(pk=Home.ONLY).update(
-            epoch=following or epoch + 1,
+            epoch=following,
             kind=kind,
-            began_at=database_now,
+            began_at=began_at,
             servers=sorted(servers),
             leaving_at=None,
             leaving_for="",
             back_after=back_after,
         )
-        data = {"epoch": following or epoch + 1, "kind": kind, "reason": reason}
+        data = {"epoch": following, "kind": kind, "reason": reason}
         record(kind=kinds.HOME_BEGAN, actor=actor, at=now, data=data)
     return True
 
 
 def due(epoch: int) -> datetime | None:
-    """Whether `epoch` has been left for so long that every lease under it has run out: then the database's time, else None.
+    """From when the next epoch counts, where `epoch` has been left for so long that every lease under it has run out; else None.
+
+    None also while this host's clock and the database's differ: one of them is wrong, and where it is the database's no host
+    that is right decides anyway. By a beginning in the past, once that clock is right again, what was spent before would pass.
 
     Inside a transaction, and holds the row to its end: of several processes that would begin the next, one does.
     """
+    earliest = timezone.now()
     leaving = Home.objects.select_for_update().filter(pk=Home.ONLY, epoch=epoch, leaving_at__isnull=False)
     row = leaving.annotate(database_now=database_clock()).first()
     if row is None or row.leaving_at is None or row.leaving_at + _WAIT > row.database_now:
         return None
-    database_now: datetime = row.database_now
-    return database_now
+    latest = timezone.now()
+    off = _clock_off(row.database_now, earliest, latest)
+    if off is not None:
+        logger.error("no epoch begins here: this host is %s s ahead of the database", off.seconds_ahead)
+        return None
+    # Neither is wrong by much; what an epoch is careful about only lasts longer by the later one.
+    began_at: datetime = max(row.database_now, latest)
+    return began_at
 
 
 def database_clock() -> Func | Value:

@@ -17,7 +17,6 @@ from registry.models import SpentProof
 from verifier.models import GrantLedger, Home
 from verifier.services.connecting import use_own_connection
 from verifier.services.home import (
-    CLOCK_SECONDS,
     LEASE,
     LEASE_SECONDS,
     MARGIN_SECONDS,
@@ -26,6 +25,7 @@ from verifier.services.home import (
     leave,
     look,
 )
+from verifier.services.moment import CLOCK_SECONDS
 from verifier.stores.connection import DEADLINE_SECONDS
 from verifier.stores.probe import EvictingServersError, RedisProbe, ServersAwayError
 from verifier.stores.told import TOLD

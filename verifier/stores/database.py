@@ -14,6 +14,7 @@ from agentauth.protocol.envelope import Confirmation as ConfirmationState
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.limits import Rate
 from audit.faults import fault_point
+from registry.models import Grant
 from registry.services.proofs import spend_proof
 from registry.services.state import TokenState
 from verifier.answers import allowed_body, repeated_body
@@ -74,6 +75,8 @@ class DatabaseStore:
                 check_in_time(call)
             check_still(began, call.tenure)
         fault_point("verify.after_commit")
+        # The commit takes its time too. Whoever named the call finds its answer when he asks again.
+        check_age(began)
         return outcome
 
     def _be_at_home(self, call: StoreCall) -> None:
@@ -88,6 +91,7 @@ class DatabaseStore:
             outcome = answered_once(refusal, lambda: _refused_early(refusal))
             check_still(began, tenure)
         fault_point("verify.after_commit")
+        check_age(began)
         return outcome
 
 
@@ -121,9 +125,9 @@ def _refused_early(refusal: EarlyRefusal) -> Refuse:
 
 def _judge(call: StoreCall, spend: Callable[[StoreCall], Spent]) -> Permit | Refuse:
     # 6. The insert decides between two identical proofs: the second waits on the first's commit, then finds it.
-    #    Where proofs are rows, the counters are held before: one that spent a proof and waits for the counters would have
-    #    another, which has those, wait for that proof.
-    row = _held_ledger(call) if spend is _spend else None
+    #    Where proofs are rows, the counters are held before, those of a first use too: one that spent a proof and waits for the
+    #    counters would have another, which has those, wait for that proof.
+    row = (_held_ledger(call) or _new_ledger(call)) if spend is _spend else None
     spent = spend(call)
     if not spent.first:
         return _refused(call, Refuse("invalid_dpop_proof", "replayed"), None)
@@ -136,7 +140,7 @@ def _judge(call: StoreCall, spend: Callable[[StoreCall], Spent]) -> Permit | Ref
         return _refused(call, Refuse("invalid_token", "unknown"), None)
     snapshot = _snapshot(call, state)
     if row is None and snapshot.refusal is None and _counts(call):
-        row = _first_ledger(call, state)
+        row = _new_ledger(call)
         state = state_of(call) or state
         snapshot = _snapshot(call, state)
     ledger = _plain_ledger(call) if row is None else row.counters()
@@ -182,10 +186,13 @@ def _held_ledger(call: StoreCall) -> GrantLedger | None:
     return GrantLedger.objects.select_for_update().filter(grant_id=call.claims.grant_id).first()
 
 
-def _first_ledger(call: StoreCall, state: TokenState) -> GrantLedger:
-    """The row of a grant's first use. Made only once the grant is known to exist; of two at once, one makes it."""
-    GrantLedger.objects.bulk_create([GrantLedger(grant=state.grant)], ignore_conflicts=True)
-    return GrantLedger.objects.select_for_update().get(grant=state.grant)
+def _new_ledger(call: StoreCall) -> GrantLedger | None:
+    """The row of a grant's first use, held. Made only if there is the grant; of two at once, one makes it."""
+    grant_id = call.claims.grant_id
+    if not _counts(call) or not Grant.objects.filter(pk=grant_id).exists():
+        return None
+    GrantLedger.objects.bulk_create([GrantLedger(grant_id=grant_id)], ignore_conflicts=True)
+    return GrantLedger.objects.select_for_update().get(grant_id=grant_id)
 
 
 def _plain_ledger(call: StoreCall) -> Ledger:

@@ -60,7 +60,13 @@ def leave(kind: str = "database") -> bool:
 def begin(kind: str = "database", servers: frozenset[str] = frozenset()) -> bool:
     row, _database_now = home.look()
     return home.begin(
-        epoch=row.epoch, kind=kind, servers=servers, reason="test", actor=SYSTEM, now=timezone.now()
+        epoch=row.epoch,
+        following=row.epoch + 1,
+        kind=kind,
+        servers=servers,
+        reason="test",
+        actor=SYSTEM,
+        now=timezone.now(),
     )
 
 

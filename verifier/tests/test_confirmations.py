@@ -19,12 +19,14 @@ from registry.models import Grant
 from verifier.models import AgentOperation, Confirmation
 from verifier.services.confirmations import (
     confirm,
+    confirmation_state,
     deny,
     expire_confirmations,
     expire_one,
     find_for_human,
     pending_for,
 )
+from verifier.stores import database
 from verifier.tests.scene import PAY, SYSTEM, Scene, key, pay, refused, scene
 
 pytestmark = pytest.mark.django_db
@@ -255,6 +257,26 @@ def test_the_agent_lists_what_was_asked_for_it_newest_first_in_pages(shop: Scene
     assert shop.client.get("/v1/confirmations").status_code == 401
     for query in ("?limit=0", "?limit=101", "?after=x", "?grant=1"):
         assert look(shop, "/v1/confirmations", query).status_code == 400
+
+
+def test_a_human_who_answers_while_the_agent_asks_again_is_heard_by_the_next_call(
+    shop: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operation = key()
+    answer = asked(shop, operation=operation)
+    read = confirmation_state
+
+    def just_before(**given: Any) -> Any:
+        state = read(**given)
+        shop.confirm(answer)
+        return state
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "confirmation_state", just_before)
+        again = shop.ask(pay("150.00"), idempotency_key=operation)
+    assert (again["reason"], again["confirmation_id"]) == ("confirm_above", answer["confirmation_id"])
+    assert look(shop, f"/v1/confirmations/{answer['confirmation_id']}").json()["status"] == "confirmed"
+    assert shop.ask(pay("150.00"), idempotency_key=operation)["valid"]
 
 
 def test_nobody_else_sees_it(shop: Scene) -> None:

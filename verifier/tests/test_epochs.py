@@ -44,6 +44,20 @@ def test_for_a_while_after_a_move_a_proof_needs_a_nonce_of_the_new_epoch(time: P
     assert place.ask(**with_nonce(place))["valid"]
 
 
+def test_RF_12_no_epoch_begins_by_a_clock_of_the_database_that_is_wrong(time: Passing) -> None:
+    """It would be old already when that clock is right again, so that nobody was careful with what was spent before it."""
+    assert leave()
+    time.shift(LEASE_SECONDS + MARGIN_SECONDS)
+    for ahead in (600, -600):
+        # The database's is behind, and ahead.
+        time.set_ahead(ahead)
+        assert not begin()
+    time.set_ahead(5)
+    assert begin()
+    time.set_ahead(0)
+    assert refused(place := scene(), place.body(LOOK))["error"] == "use_dpop_nonce"
+
+
 def test_RF_5_a_proof_of_one_epoch_never_passes_in_the_next_though_nothing_is_remembered(
     time: Passing, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,8 +104,24 @@ def test_a_host_that_was_halted_decides_nothing_until_it_has_looked_again(
         for asked in (home.LEASE.held, home.LEASE.clock_off, home.LEASE.current):
             with pytest.raises((TemporarilyUnavailableError, OperationalError)):
                 asked()
-        patch.setattr(home, "wall", lambda: awake - 3600)
+        # Set right by less than clocks may differ.
+        patch.setattr(home, "wall", lambda: awake - 4.9)
         assert home.LEASE.held().epoch == 1
+    assert home.LEASE.current().epoch == 1
+
+
+def test_RF_12_a_host_whose_clock_is_set_back_decides_nothing_until_it_has_looked_again(
+    time: Passing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token that is over would be good by it, with a proof that nobody remembers any more."""
+    assert home.LEASE.current().epoch == 1
+    former = timezone.now().timestamp() - 180
+    with monkeypatch.context() as patch:
+        patch.setattr(home, "look", away)
+        patch.setattr(home, "wall", lambda: former)
+        for asked in (home.LEASE.held, home.LEASE.clock_off, home.LEASE.current):
+            with pytest.raises((TemporarilyUnavailableError, OperationalError)):
+                asked()
     assert home.LEASE.current().epoch == 1
 
 
@@ -226,7 +242,7 @@ def test_nothing_begins_before_every_lease_has_run_out(time: Passing) -> None:
     assert not begin()
     assert Home.objects.get().epoch == 1
     time.shift(0.001)
-    assert not home.begin(epoch=2, kind="redis", servers=frozenset(), **names)
+    assert not home.begin(epoch=2, following=3, kind="redis", servers=frozenset(), **names)
     assert begin("redis", frozenset({"b", "a"}))
     row = Home.objects.get()
     assert (row.epoch, row.kind, row.servers, row.began_at) == (2, "redis", ["a", "b"], timezone.now())
@@ -241,7 +257,25 @@ def test_it_is_the_databases_clock_that_is_waited_by(time: Passing) -> None:
     assert not begin()
     time.shift(3)
     assert begin()
-    assert Home.objects.get().began_at == timezone.now() - timedelta(seconds=5)
+    # By the later of the two: what a new epoch is careful about ends no earlier by either.
+    assert Home.objects.get().began_at == timezone.now()
+    time.set_ahead(-5)
+    assert leave()
+    time.shift(6)
+    assert begin()
+    assert Home.objects.get().began_at == timezone.now() + timedelta(seconds=5)
+
+
+@pytest.mark.parametrize("ahead", [6, 600, -6])
+def test_RF_5_nothing_begins_while_the_databases_clock_is_not_this_hosts(time: Passing, ahead: int) -> None:
+    """It would begin in the past, or the future, of all who decide once that clock is right again."""
+    assert leave()
+    time.shift(LEASE_SECONDS + MARGIN_SECONDS + 1000)
+    time.set_ahead(ahead)
+    assert not begin()
+    assert Home.objects.get().leaving_at is not None
+    time.set_ahead(0)
+    assert begin()
 
 
 def test_a_move_is_two_events_and_the_second_of_two_writes_none(time: Passing) -> None:
@@ -278,6 +312,9 @@ def test_of_many_at_once_one_leaves_and_one_begins(time: Passing) -> None:
         names: Any = {"epoch": epoch, "reason": "test", "actor": SYSTEM, "now": now}
         assert at_once(partial(home.leave, for_kind="database", **names)) == 1
         time.shift(6)
-        assert at_once(partial(home.begin, kind="database", servers=frozenset(), **names)) == 1
+        assert (
+            at_once(partial(home.begin, following=epoch + 1, kind="database", servers=frozenset(), **names))
+            == 1
+        )
     assert Home.objects.get().epoch == 4
     assert Event.objects.filter(kind__startswith="verifier.home").count() == 6

@@ -1,16 +1,18 @@
 """What verifiers were told of decisions that went with Redis: it is stated, once the epoch is over, and not before."""
 
 from datetime import datetime
+from threading import Thread
 
 import pytest
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError, connection, transaction
 from redis import Redis
 
 from verifier.models import Home, StreamCursor
-from verifier.services.draining import drain
+from verifier.services.draining import _held_cursors, drain
 from verifier.services.home import look
 from verifier.stores.told import Told
 from verifier.tests.streams import Verifier, assert_whole, losses, taken
+from verifier.tests.test_shared_commits import until, waits_for_a_lock
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
 
@@ -100,6 +102,27 @@ def test_of_an_epoch_that_goes_on_nothing_is_stated(redis: Redis, told: Told, no
     assert StreamCursor.objects.get().told == 3
     assert drain(redis, now=now) == 0
     assert losses() == []
+
+
+@pytest.mark.postgres
+def test_the_drainer_and_who_writes_down_do_not_wait_for_each_other_in_a_circle() -> None:
+    """One makes what is missing and wants what is there; the other would hold what is there and want what is missing."""
+    there = StreamCursor.objects.create(epoch=1, shard=1)
+    held: list[int] = []
+
+    def drains() -> None:
+        with transaction.atomic():
+            held.extend(sorted(shard for _, shard in _held_cursors({(1, 1), (1, 2)})))
+        connection.close()
+
+    drainer = Thread(target=drains)
+    with transaction.atomic():
+        StreamCursor.objects.create(epoch=1, shard=2)
+        drainer.start()
+        until(waits_for_a_lock)
+        StreamCursor.objects.filter(pk=there.pk).update(told=4)
+    drainer.join(20)
+    assert held == [1, 2]
 
 
 def test_what_could_not_be_written_down_is_still_known(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ from django.utils import timezone
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.models import Event
 from registry.models import SpentProof
-from verifier.models import ProviderCall
+from registry.services import proofs
+from verifier.models import GrantLedger, ProviderCall
 from verifier.services import home
 from verifier.stores import EarlyRefusal, Recalled, database
 from verifier.stores.database import DatabaseStore
@@ -50,6 +51,35 @@ def test_what_others_of_its_commit_take_counts_too(meanwhile: Callable[[], None]
         committed_together([partial(store.apply, mine), meanwhile])
     assert Event.objects.count() == known
     assert not SpentProof.objects.exists()
+
+
+def test_RF_4_a_commit_that_took_too_long_is_no_yes_and_a_named_call_finds_its_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place, store = scene(), DatabaseStore()
+    mine = replace(call(place), delivery=named(place))
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "_MOST_SECONDS", 1.0)
+        patch.setattr(database, "fault_point", lambda name: time.sleep(1.2 * (name == "verify.after_commit")))
+        with pytest.raises(TemporarilyUnavailableError):
+            store.apply(mine)
+    assert words(store.apply(mine)) == "recalled"
+
+
+def test_at_a_first_use_too_the_counters_are_held_before_the_proof_is_spent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of two first uses and a replay of one of them each would wait for another otherwise."""
+    held: list[bool] = []
+    spend = proofs.spend_proof
+
+    def spends(**given: Any) -> bool:
+        held.append(GrantLedger.objects.exists())
+        return spend(**given)
+
+    monkeypatch.setattr(database, "spend_proof", spends)
+    assert words(DatabaseStore().apply(call(scene()))) == "yes"
+    assert held == [True]
 
 
 def test_where_nobody_may_decide_what_needs_no_leave_is_done_all_the_same() -> None:
