@@ -1,12 +1,11 @@
 """What a campaign saw: a row for each fault, a line for each series of rounds or kills, and what they come to."""
 
 import os
-import platform
 import subprocess
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
+from benchmarks.processes import machine
 from tests.conftest import CAMPAIGN
 
 # Which faults CI tries beside those it always does: others each day, and the same again where this is set. Written back, so
@@ -84,22 +83,7 @@ class Results:
         return f"{head}{table}{lines}\n{total}\n"
 
 
-def machine() -> str:
-    """What it ran on, without naming it."""
-    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    memory = round(pages * size / 2**30)
-    return f"{os.cpu_count()} cores ({_processor()}), {memory} GB, Python {platform.python_version()}"
-
-
 def commit() -> str:
     """Which code it was, and whether it was changed since."""
     said = ("git", "describe", "--always", "--dirty", "--exclude=*")
     return subprocess.run(said, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return " ".join(value.split())
-    return platform.machine()
