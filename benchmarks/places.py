@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 
+from benchmarks import processes
 from benchmarks.load import Crowd
 from benchmarks.processes import cpu_seconds, parent_of
 from tests import postgres, redis_servers
@@ -125,12 +126,4 @@ def jobs(registry: LiveRegistry) -> Iterator[int]:
 
 def machine() -> str:
     """In one line, for the head of a table."""
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        os.uname().machine,
-    )
-    return f"{model}, {os.cpu_count()} cores, Python {sys.version.split()[0]}, load average {os.getloadavg()[0]:.1f} before"
+    return f"{processes.machine()}, load average {os.getloadavg()[0]:.1f} before"

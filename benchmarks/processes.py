@@ -1,6 +1,8 @@
-"""CPU time of groups of processes, read from /proc: each group is one process with all that descend from it. And how fast it is."""
+"""CPU time of groups of processes, read from /proc: each group is one process with all that descend from it. And what machine it is."""
 
+import contextlib
 import os
+import platform
 import statistics
 import time
 from collections.abc import Mapping
@@ -13,13 +15,18 @@ CHECKS: Final = 500
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
+def children(pid: int) -> list[int]:
+    """The processes that it started and that run; none where it has ended."""
+    found: list[int] = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            found += map(int, (thread / "children").read_text().split())
+    return found
+
+
 def pids_of(root: int) -> list[int]:
     """The process, and all that descend from it and run."""
-    found = [root]
-    for task in Path(f"/proc/{root}/task").glob("*/children"):
-        for child in task.read_text().split():
-            found += pids_of(int(child))
-    return found
+    return [root, *(pid for child in children(root) for pid in pids_of(child))]
 
 
 def cpu_seconds(roots: Mapping[str, int]) -> dict[str, float]:
@@ -66,3 +73,12 @@ def check_us() -> float:
     finally:
         os.sched_setaffinity(0, cores)
     return statistics.mean(taken)
+
+
+def machine() -> str:
+    """What it runs on, without naming it."""
+    info = Path("/proc/cpuinfo").read_text().splitlines()
+    models = (line.partition(":")[2].split() for line in info if line.startswith("model name"))
+    memory = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30)
+    model = " ".join(next(models, [platform.machine()]))
+    return f"{os.cpu_count()} cores ({model}), {memory} GB, Python {platform.python_version()}"

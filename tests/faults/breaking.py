@@ -372,6 +372,20 @@ def clear(stage: Stage) -> None:
     stage.obstacles.close()
 
 
+def slow_events(stage: Stage, seconds: float) -> None:
+    """Each statement that writes events takes 5 s: too long for whoever answers a request."""
+    body = "LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(5); RETURN NULL; END'"
+    with psycopg.connect(stage.database.url, autocommit=True) as connection:
+        connection.execute(f"CREATE FUNCTION slow() RETURNS trigger {body}")
+        connection.execute("CREATE TRIGGER slow BEFORE INSERT ON audit_event EXECUTE FUNCTION slow()")
+    time.sleep(seconds)
+
+
+def quick_events(stage: Stage) -> None:
+    with psycopg.connect(stage.database.url, autocommit=True) as connection:
+        connection.execute("DROP FUNCTION slow CASCADE")
+
+
 def fill_the_disk(stage: Stage, seconds: float) -> None:
     """The file system of the database has not one byte left."""
     assert stage.has_own_disk, "this would fill the disk of others"

@@ -7,6 +7,8 @@ from tests.faults.breaking import Heal, Inject
 
 # Two moves of the home (away, and back after half a minute of answers) and what a busy machine adds.
 MOVES_SECONDS = 75
+# A decision that is not written by then is 503 (5 s), and what a busy machine adds.
+TOLD_SECONDS = 8
 # So many of those that are not `in_ci` are in CI's turn at a time.
 IN_TURN = 2
 
@@ -39,6 +41,8 @@ class Scenario:
     none_lost: bool = False
     # The second verifier answers nothing but 503 meanwhile.
     b_refuses: bool = False
+    # Where it is set, some are told 503, and each of them so soon.
+    told_within: float = 0
 
 
 SCENARIOS = [
@@ -82,6 +86,7 @@ SCENARIOS = [
     Scenario("one verifier: PostgreSQL takes and does not answer", "RF-8", b.cut_database("noreply"), b.mend, within=30, cut_off=True),
     Scenario("one verifier: PostgreSQL out of reach", "RF-8 RF-25", b.cut_database("blackhole"), b.mend, seconds=8, campaign_seconds=15, within=30, cut_off=True, stale_at="b"),
     Scenario("one verifier: PostgreSQL resets", "RF-8", b.cut_database("reset"), b.mend, within=30, cut_off=True),
+    Scenario("writing events takes 5 s", "RF-21", b.slow_events, b.quick_events, seconds=12, campaign_seconds=30, within=30, none_lost=True, told_within=TOLD_SECONDS),
     Scenario("the disk of PostgreSQL is full", "RF-10", b.fill_the_disk, b.empty_the_disk, within=60, cut_off=True),
     # Both.
     Scenario("one verifier: both out of reach", "RF-25", b.cut_both, b.mend, seconds=8, campaign_seconds=15, within=MOVES_SECONDS, cut_off=True, stale_at="b"),

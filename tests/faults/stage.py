@@ -18,6 +18,7 @@ from typing import Any
 
 import psycopg
 
+from benchmarks.processes import children
 from tests import postgres, redis_servers
 from tests.fault_proxy import ProxyProcess
 from tests.live import LiveRegistry, LiveServer, LiveVerifier
@@ -215,13 +216,6 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def children(pid: int) -> list[int]:
-    try:
-        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
 
 
 def until(true: Callable[[], bool], else_say: str, seconds: float = SETTLE_SECONDS) -> None:

@@ -1,12 +1,12 @@
 """What a campaign saw: a row for each fault, a line for each series of rounds or kills, and what they come to."""
 
 import os
-import platform
+import re
 import subprocess
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
+from benchmarks.processes import machine
 from tests.conftest import CAMPAIGN
 
 # Which faults CI tries beside those it always does: others each day, and the same again where this is set. Written back, so
@@ -17,10 +17,29 @@ _HEAD = """# What the faults did
 
 {date}, {machine}, load average {load:.1f}, commit {commit}. Written by `make campaign`; what the columns mean: `tests/faults/test_scenarios.py`.
 """
+_LOST = """
+Decisions lost: light ones that Redis alone held when the fault emptied it ([ADR 13](../../docs/adr/0013-what-redis-may-hold.md)). They were noticed, and the log says how many; nothing exact is among them.
+"""
 _COLUMNS = """
-| fault | cases | for s | answers | lost | good during % | good after % | back after s | kills | decisions lost, as the log says | broken |
+| fault | cases | for s | answers | unanswered | good during % | good after % | back after s | kills | decisions lost, as the log says | broken |
 |---|---|---|---|---|---|---|---|---|---|---|
 """
+
+# What a broken promise comes to, by the words of its sentence (`reckoning.py`, `tests/oracle.py`).
+_KINDS = {
+    "acknowledged acts lost": r"not on record|is lost:|are lost,|^an approval without its receipt",
+    "doubled": r"^one operation, |^done \d+ times: |^a yes of a human used ",
+    "wrongly accepted": r"^a proof passed |^accepted by | times yes within | uses of \d+$|, which ends at ",
+}
+_OTHERS = "other broken promises"
+
+
+def totals(broken: list[str]) -> str:
+    """How many of each kind."""
+    counts = dict.fromkeys([*_KINDS, _OTHERS], 0)
+    for sentence in broken:
+        counts[next((kind for kind, words in _KINDS.items() if re.search(words, sentence)), _OTHERS)] += 1
+    return ", ".join(f"{kind} {count}" for kind, count in counts.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +57,7 @@ class Row:
     kills: int
     lost: int
     broken: list[str]
+    ended: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def line(self) -> str:
         back = "–" if self.recovered is None else f"{self.recovered:.1f}"
@@ -73,33 +93,20 @@ class Results:
         total = (
             f"{len(self.rows)} faults, {sum(row.answers for row in self.rows)} answers, "
             f"{self.kills + sum(row.kills for row in self.rows)} kills, "
-            f"{sum(len(row.broken) for row in self.rows)} broken promises. "
-            f"Tests: {len(self.passed)} passed, {len(self.failed)} failed{': ' if self.failed else '.'}"
+            f"{totals([sentence for row in self.rows for sentence in row.broken])}. "
+            f"Tests: {len(self.passed)} passed, {len(self.failed)} failed{': ' if self.failed else ''}"
             + ", ".join(self.failed)
+            + "."
         )
-        table = _COLUMNS + "".join(f"{row.line()}\n" for row in self.rows) if self.rows else ""
+        table = _COLUMNS + "".join(f"{row.line()}\n" for row in self.rows) + _LOST if self.rows else ""
         if self.rows and not CAMPAIGN:
-            total += f" FAULTS_SEED={SEED}"
+            took = (self.rows[-1].ended - self.began).total_seconds()
+            total += f" The sample of FAULTS_SEED={SEED} took {took:.0f} s."
         lines = "\n" + "".join(f"- {line}\n" for line in self.lines) if self.lines else ""
         return f"{head}{table}{lines}\n{total}\n"
-
-
-def machine() -> str:
-    """What it ran on, without naming it."""
-    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    memory = round(pages * size / 2**30)
-    return f"{os.cpu_count()} cores ({_processor()}), {memory} GB, Python {platform.python_version()}"
 
 
 def commit() -> str:
     """Which code it was, and whether it was changed since."""
     said = ("git", "describe", "--always", "--dirty", "--exclude=*")
     return subprocess.run(said, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return " ".join(value.split())
-    return platform.machine()

@@ -10,8 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.processes import children
 from tests import postgres, redis_servers
-from tests.faults.stage import children, is_alive, until
+from tests.faults.stage import is_alive, until
 from tests.live import ROOT, LiveRegistry, LiveServer, LiveVerifier
 
 pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]

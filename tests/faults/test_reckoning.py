@@ -4,9 +4,12 @@ import http.server
 import itertools
 import json
 import random
+import re
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +18,7 @@ import pytest
 from tests.faults.clients import Agent, Answer, Load, Log
 from tests.faults.reckoning import bursts, told
 from tests.faults.scenarios import IN_TURN, OF_A_CLUSTER, OF_A_REPLICA, SCENARIOS, of_this_day
+from tests.faults.table import totals
 
 pytestmark = [pytest.mark.faults]
 
@@ -114,6 +118,32 @@ def test_RF_5_after_the_load_every_young_proof_is_tried_again_and_what_passes_tw
     load.replay_all()
     assert sorted(each.question["proof"] for each in load.log.replays) == ["lost", "not known", "taken"]
     assert list(told(load.log, bound=1)) == ["a proof passed 2 times"]
+
+
+def test_what_is_broken_is_counted_by_what_it_comes_to() -> None:
+    """Sentences as they are made, and as the oracle makes them."""
+    twice = [answer(at, proof="one") for at in (1.0, 2.0)]
+    named = [replace(each, question={"proof": f"{each.began}", "idempotency_key": "key"}) for each in twice]
+    late = replace(answer(9.0), kind="grant")
+    wrong = answer(1.0, 500)
+    log = Log(
+        answers=[*twice, *named, wrong], watched=[late], revoking={"grant": 1.0}, revoked={"grant": 2.0}
+    )
+    broken = [*told(log, bound=1), *found(*[0.0] * 6)]
+    assert (
+        totals(broken) == "acknowledged acts lost 0, doubled 1, wrongly accepted 3, other broken promises 1"
+    )
+    oracle = Path(__file__).parents[1].joinpath("oracle.py").read_text()
+    for kind, sentences in {
+        "acknowledged acts lost 1": ["a token was delivered that is not on record: x", "an acknowledged decision is not on record: x", "an acknowledged revocation is lost: x", "an acknowledged approval is lost: x", "an approval without its receipt: x"],
+        "doubled 1": ["a yes of a human used 2 times: x", "done 2 times: x"],
+        "wrongly accepted 1": ["ledger of x: 4 uses of 3", "ledger of x: 4 spent of day, which ends at 3"],
+        "other broken promises 1": ["ledger of x: 4 uses, 3 events", "token row without event: x"],
+    }.items():  # fmt: skip
+        for sentence in sentences:
+            assert kind in totals([sentence]), sentence
+            # It is a sentence of the oracle: its words stand there.
+            assert all(words in oracle for words in re.split(r"\bx\b|\bday\b|\d+", sentence)), sentence
 
 
 def test_every_fault_has_its_turn_and_no_day_has_more_than_a_few() -> None:

@@ -12,11 +12,11 @@ import httpx
 import psycopg
 import pytest
 
+from benchmarks.processes import children
 from tests import redis_servers
 from tests.actors import Scene, scenes
 from tests.conftest import fresh_database
 from tests.fault_proxy import ProxyProcess
-from tests.faults.stage import children
 from tests.flows.test_same_answers import be_at_home
 from tests.live import LiveRegistry, LiveVerifier
 

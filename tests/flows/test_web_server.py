@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from agentauth.middleware import MOST_WAIT_SECONDS
-from tests.faults.stage import children, until
+from benchmarks.processes import children
+from tests.faults.stage import until
 from tests.live import LiveRegistry, LiveServer
 
 pytestmark = pytest.mark.flow

@@ -11,9 +11,7 @@ from audit.models import Event
 from registry.models import Grant
 from registry.services.agents import suspend_agent
 from verifier.models import AgentOperation, GrantLedger
-from verifier.requests import parse_verify_request
 from verifier.services.expiry import expire_everything
-from verifier.services.pipeline import verify
 from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, key, pay, refused, scene
 
 pytestmark = pytest.mark.django_db
@@ -177,13 +175,11 @@ def test_EN_16_a_hundred_dry_runs_consume_nothing() -> None:
         budgets=[{"value": "100.00", "currency": "EUR", "period": "day", "zone": "UTC"}],
     )
     operation, token = key(), place.token()
-    limits = []
+    limits: list[Any] = []
     for _ in range(10):  # A proof is not good for as long as a slow machine may take over all of them.
         body = place.body(pay("60.00"), token=token, idempotency_key=operation, dry_run=True)
-        question, now = parse_verify_request(body), timezone.now()
-        for _ in range(10):
-            answer = verify(service_provider=place.provider, request=question, actor=SYSTEM, now=now)
-            limits.append(answer.body["limits"])
+        now = timezone.now()
+        limits += [place.post(body).json()["limits"] for _ in range(10)]  # type: ignore[attr-defined]
     before = limits[0]
     assert limits == [before] * 100
     assert before == {
