@@ -210,7 +210,8 @@ class Lane:
             began = time.monotonic()
             held_up = _committed_and_told(jobs)
             self._went(len(jobs) - sum(not job.until for job in held_up), time.monotonic() - began)
-            first = next((job for job in held_up if job.until), None)
+            # Where some were not begun, they come first.
+            first = held_up[0] if held_up and all(job.until for job in held_up) else None
             if first is not None and self._patience.acquire(blocking=False):
                 try:
                     mine = [job for job in held_up if job is first or job.order == first.order != ""]

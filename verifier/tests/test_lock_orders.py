@@ -17,7 +17,7 @@ from agentauth.protocol.errors import IdempotencyInProgressError, IdempotencyMis
 from audit.models import Event
 from registry.models import SpentProof
 from verifier.models import GrantLedger, ProviderCall
-from verifier.stores import Delivery, StoreCall
+from verifier.stores import Delivery, StoreCall, lane
 from verifier.stores.database import DatabaseStore
 from verifier.stores.lane import HeldUpError, NotDoneError, committed_together
 from verifier.tests.scene import PAY, READ, Scene, scene
@@ -134,12 +134,15 @@ def test_a_providers_second_try_at_another_process_while_the_first_shares_a_comm
     assert [words(store.apply(each)) for each in (first, named)] == ["recalled", "recalled"]
 
 
-def test_what_meets_a_lock_in_a_shared_commit_leaves_nothing_and_the_first_waits() -> None:
+def test_what_meets_a_lock_in_a_shared_commit_leaves_nothing_and_the_first_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     place, store = scene(PAY), DatabaseStore()
     assert words(store.apply(payment(place))) == "yes"
     named = under(payment(place), place, "1")
     done, holder = ledgers_held()
     spent = SpentProof.objects.count()
+    monkeypatch.setattr(lane, "_TOGETHER_SECONDS", 20)
     own = committed_together(
         [atomically(spend("own")), partial(store.apply, named), atomically(spend("last"))]
     )
@@ -174,10 +177,11 @@ def test_RF_8_grants_that_somebody_holds_hold_up_none_of_the_others() -> None:
     done.set()
     holder.join(20)
     assert words(told[-1]) == "yes"
-    assert told_at["z"] < WELL_UNDER
+    # Before anybody's patience is over.
+    assert told_at["z"] < 1.5
     # Nor do those for whom there is no hope take the thread for longer than one of them would.
     assert {type(each) for each in told[:-1]} == {NotDoneError}
-    assert max(told_at.values()) < 2 + WELL_UNDER
+    assert max(told_at.values()) < 4
 
 
 def test_a_second_try_is_told_that_the_first_one_runs_whoever_else_was_waited_for() -> None:

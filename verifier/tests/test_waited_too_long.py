@@ -15,7 +15,7 @@ from registry.models import SpentProof
 from registry.services import proofs
 from verifier.models import GrantLedger, ProviderCall
 from verifier.services import home
-from verifier.stores import EarlyRefusal, Recalled, database
+from verifier.stores import EarlyRefusal, Recalled, database, lane
 from verifier.stores.database import DatabaseStore
 from verifier.stores.lane import committed_together
 from verifier.stores.redelivery import answered_once
@@ -34,6 +34,11 @@ def is_left() -> None:
     row, _ = home.look()
     home.leave(epoch=row.epoch, for_kind=row.kind, reason="test", actor=SYSTEM, now=timezone.now())
     home.LEASE._last = None
+
+
+@pytest.fixture(autouse=True)
+def _begun_however_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane, "_TOGETHER_SECONDS", 20)
 
 
 @pytest.fixture(params=[grows_old, is_left])
