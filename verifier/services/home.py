@@ -152,14 +152,14 @@ class Lease:
 
     def take(self, row: Home, database_now: datetime, looked_at: float) -> None:
         """Go on with a look that was made; `looked_at` is when it was *begun*, by the monotonic clock."""
-        latest = timezone.now()
-        earliest = latest - timedelta(seconds=self._clock() - looked_at)
+        latest, passed = timezone.now(), self._clock() - looked_at
+        earliest = latest - timedelta(seconds=passed)
         taken = _Look(
             Tenure(row.epoch, row.kind, frozenset(row.servers), row.began_at),
             leaving=row.leaving_at is not None,
             clock_off=_clock_off(database_now, earliest, latest),
             began=looked_at,
-            at=earliest.timestamp(),
+            at=wall() - passed,
         )
         with self._taking:
             if self._last is None or self._last.began < looked_at:

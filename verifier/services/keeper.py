@@ -151,7 +151,7 @@ class Keeper:
                     probe.mark(following)
                 except ServersAwayError as error:
                     kind, servers, reason = _not_had(error)
-            begin(
+            begun = begin(
                 epoch=row.epoch,
                 following=following,
                 kind=kind,
@@ -161,7 +161,8 @@ class Keeper:
                 now=now,
                 back_after=self._back_after(row) if _is_lost(row, kind) else row.back_after,
             )
-        logger.warning("the verifier is at home in %s: %s", kind, reason)
+        if begun:
+            logger.warning("the verifier is at home in %s: %s", kind, reason)
 
     def _in_redis(self, row: Home, probe: Probe | None, now: datetime) -> None:
         if probe is None:

@@ -39,7 +39,7 @@ from verifier.stores import (
     StoreCall,
     check_in_time,
 )
-from verifier.stores.events import record_decision, record_early_refusal, record_refusal
+from verifier.stores.events import record_decision, record_early_refusal, record_refusal, record_withheld
 from verifier.stores.redelivery import answered_once
 from verifier.stores.state import state_of
 
@@ -75,8 +75,12 @@ class DatabaseStore:
                 check_in_time(call)
             check_still(began, call.tenure)
         fault_point("verify.after_commit")
-        # The commit takes its time too. Whoever named the call finds its answer when he asks again.
-        check_age(began)
+        try:
+            # The commit takes its time too.
+            check_age(began)
+        except TemporarilyUnavailableError:
+            _withhold(call, outcome)
+            raise
         return outcome
 
     def _be_at_home(self, call: StoreCall) -> None:
@@ -91,6 +95,7 @@ class DatabaseStore:
             outcome = answered_once(refusal, lambda: _refused_early(refusal))
             check_still(began, tenure)
         fault_point("verify.after_commit")
+        # Whoever named the call finds its answer when he asks again.
         check_age(began)
         return outcome
 
@@ -173,6 +178,13 @@ def _spend(call: StoreCall) -> Spent:
         first = spend_proof(jkt=call.proof_jkt, jti=call.proof_jti, until=until)
         transaction.set_rollback(True)
     return Spent(first)
+
+
+def _withhold(call: StoreCall, outcome: Permit | Refuse | Recalled) -> None:
+    """Say in the log that this yes, which is committed, is not given; but for a call with a name, which finds it again."""
+    if call.delivery is None and isinstance(outcome, Permit) and not outcome.repeated:
+        with transaction.atomic():
+            record_withheld(call, outcome.answer["decision_id"])
 
 
 def _counts(call: StoreCall) -> bool:

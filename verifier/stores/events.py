@@ -53,10 +53,11 @@ def record_refusal(call: StoreCall, refuse: Refuse, state: TokenState | None) ->
     return _denied(call, refuse, call.claims.agent_id, human_id)
 
 
-def record_withheld(call: StoreCall, decision_id: str, state: TokenState) -> Event:
+def record_withheld(call: StoreCall, decision_id: str, state: TokenState | None = None) -> Event:
     """The event of a yes, `decision_id`, that is in the log or comes there and was not given: it was found out too late for it."""
     refuse = Refuse("temporarily_unavailable", "withheld")
-    return _denied(call, refuse, call.claims.agent_id, state.agent.human_id, withholds=decision_id)
+    human_id = _human_of(call.claims.agent_id) if state is None else state.agent.human_id
+    return _denied(call, refuse, call.claims.agent_id, human_id, withholds=decision_id)
 
 
 def record_early_refusal(refusal: EarlyRefusal) -> Event:

@@ -6,7 +6,7 @@ local epoch, ttl, mode, now = args[1], tonumber(args[2]), args[3], tonumber(args
 local interval, tolerance, floor, bound = tonumber(args[5]), tonumber(args[6]), tonumber(args[7]), tonumber(args[9])
 local written = mode ~= 'hold'
 -- Of a hold for a call that has a name: that very call may be judged again, and its use is set aside once.
-local mine, since, set_aside = args[13], args[4], nil
+local mine, since, set_aside = args[14], args[4], nil
 
 local known = call('MGET', keys[1], keys[3])
 -- By a clock that ran ahead proofs may be forgotten already, by one that is behind they will be too early.
@@ -35,9 +35,9 @@ if mine and not fresh then
     local was
     since, was, set_aside = string.match(string.sub(first, #mine + 1), '^(%d+) ?(%d*) ?(%d*)$')
     set_aside = tonumber(set_aside)
-    if now - since < tonumber(args[14]) then
+    if now - since < tonumber(args[15]) then
       fresh, before, after = true, set_aside and tonumber(was) or false, set_aside or false
-    elseif now - since < tonumber(args[15]) then
+    elseif now - since < tonumber(args[16]) then
       return {5, false, 0, 0, false}
     end
   end
@@ -58,9 +58,8 @@ elseif interval > 0 and not set_aside then
       code, letter = 2, 'l'
     elseif args[10] == '1' then
       after = math.max(before or now, now) + interval
-      -- Past its time it means what no time means, so it may go; 25 s more for clocks that differ: by 10 s at most, each
-      -- 5 s off, and a call that is told by another's late time.
-      call('SET', keys[3], after, 'PX', math.ceil((after - now) / 1000) + 25000)
+      -- Past its time it means what no time means, so it may go; a while later, since clocks differ.
+      call('SET', keys[3], after, 'PX', math.ceil((after - now) / 1000) + tonumber(args[13]))
       if mine then
         local noted = string.format('%s %s %.0f', since, before and string.format('%.0f', before) or '', after)
         call('SET', keys[2], mine .. noted, 'KEEPTTL')

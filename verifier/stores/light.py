@@ -18,6 +18,7 @@ from agentauth.protocol.token import TokenClaims
 from agentauth.protocol.values import per_call
 from verifier.answers import allowed_again, allowed_body
 from verifier.decision import decide
+from verifier.services.moment import CLOCK_SECONDS
 from verifier.services.snapshots import Known
 from verifier.stores import Allow, Permit, Refuse, Snapshot, Spent, StoreCall, check_in_time
 from verifier.stores.entries import no_entry, yes_entry, yes_frame
@@ -33,12 +34,15 @@ from verifier.stores.scripts import (
     proof_key,
 )
 
-# Redis' clock may differ so much from the time of a call: 5 s from the database's, which may differ as much from the host's, and
-# the call has waited. A script that is executed later than that does nothing.
-APART_US: Final = 12_000_000
-# So much longer than a proof could be used elsewhere it is remembered, since Redis counts by its own clock: if that was behind as
-# the proof was spent and is ahead as it comes again, it goes 24 s early, and the proof's time has 5 s to spare for that.
-SLACK_MS: Final = 20_000
+# Redis' clock may differ so much from the time of a call (s): as a clock may from the database's, which may differ as much from
+# the host's, and the call has waited. A script that is executed later than that does nothing.
+_APART_SECONDS: Final = 2 * CLOCK_SECONDS + 2
+APART_US: Final = _APART_SECONDS * 1_000_000
+# So much longer Redis remembers, since it counts by its own clock: what is written while that is as far behind as it may be goes
+# early by twice that much for who comes when it is as far ahead; and a second more.
+EARLY_MS: Final = (2 * _APART_SECONDS + 1) * 1000
+# The same for a proof, whose time has as much to spare as a clock may differ.
+SLACK_MS: Final = EARLY_MS - CLOCK_SECONDS * 1000
 _NOTHING_USED: Final = Ledger()
 # Of one token: so many actions that it is asked about again and again, without arguments, and so 2 kB each.
 MOST_YESES: Final = 4
@@ -116,6 +120,7 @@ def judging(call: StoreCall, known: Known | None, *, mode: bytes, entry: bytes) 
         b"1" if acts and not call.dry_run else b"0",
         b"1" if acts else b"0",
         APART_US,
+        EARLY_MS,
     )
     if mode == b"hold" and call.delivery is not None and not call.dry_run:
         arguments += known_again(call.delivery)

@@ -17,8 +17,9 @@ JUDGE   KEYS epoch, proof, rate, events, count. ARGV 1 epoch; 2 ms the proof is 
         (the database judges and writes the event after this); 4 now; 5 the rate's interval, 0: no rate; 6 its
         tolerance; 7 what counts where no time is remembered, 0: nothing; 8 base JSON of the event; 9 how many events
         the stream may hold; 10 `1` if the call counts: an action, not rehearsed; 11 `1` if there is an action; 12 by how
-        much the server's clock may differ from now. Of a hold for a call with a name also 13 its mark, 32 B; 14 for how many µs
-        after the proof was spent under that mark it is as if it was not; 15 from how many on it is REPLAYED, UNSURE in between.
+        much the server's clock may differ from now; 13 ms that a rate's time is remembered beyond its end. Of a hold for a call
+        with a name also 14 its mark, 32 B; 15 for how many µs after the proof was spent under that mark it is as if it was not;
+        16 from how many on it is REPLAYED, UNSURE in between.
         LOST if another epoch is marked, or none, or the clock differs by more; else FULL (not for hold); else UNSURE or REPLAYED; else, for yes and hold, RATE
         with `wait`; else OK. REPLAYED, RATE and OK write their event, but for hold; LOST, FULL and UNSURE write nothing.
         `tat before` is what was judged by, so 7 where nothing was remembered; both are None without a rate or for no.

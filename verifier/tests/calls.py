@@ -47,7 +47,7 @@ def judge_arguments(
         scripts.events_key(shard),
         scripts.count_key(shard),
     ]
-    return shard, keys, [1, 125_000, "yes", NOW, interval, 10**15, 0, b"{}", 10**6, 1, 1, 10**15]
+    return shard, keys, [1, 125_000, "yes", NOW, interval, 10**15, 0, b"{}", 10**6, 1, 1, 10**15, 25_000]
 
 
 async def use(

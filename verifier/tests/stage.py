@@ -63,7 +63,7 @@ class Stage:
         counts = acts and ttl > 0
         judged: list[bytes | str | int] = [epoch, ttl, mode, now, interval, tolerance, floor, BASE, bound]
         again = (mark, 20_000_000, 60_000_000) if mark else ()
-        return [*judged, int(counts), int(acts), apart, *again]
+        return [*judged, int(counts), int(acts), apart, 25_000, *again]
 
     def give_back(self, held: Reply, *, now: int = NOW, epoch: int = 1, rate: Rate = RATE) -> Reply:
         keys = [scripts.epoch_key(SHARD), scripts.rate_key(SHARD, GRANT)]

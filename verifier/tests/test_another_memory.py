@@ -81,6 +81,9 @@ def test_a_proof_is_remembered_for_as_long_as_it_may_come_by_the_worst_of_clocks
     """Redis' clock as far behind as it may be when it is spent, as far ahead as it may be when it comes again."""
     remembered = SPEND_SECONDS + light.SLACK_MS / 1000
     assert remembered - 2 * APART_US / 1_000_000 > WINDOW_SECONDS
+    # Nor is a rate's time gone before it has passed for the call that comes last.
+    assert light.EARLY_MS > 2 * APART_US / 1000
+    assert (APART_US, light.SLACK_MS, light.EARLY_MS) == (12_000_000, 20_000, 25_000)
 
 
 @pytest.mark.parametrize("ahead", [90, -90])

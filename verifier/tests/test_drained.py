@@ -244,7 +244,7 @@ def test_what_the_scripts_write_is_read(redis: Redis, place: Scene) -> None:
     redis.set(keys[0], "3")
     judged: list[Any] = [3, 125_000, "yes", 1_795_000_000_000_000, 0, 0, 0]
     for base in (decided(grant), decided(grant)):
-        arguments = [*judged, encoded(base), scripts.MAX_STREAM, 1, 1, 10**15]
+        arguments = [*judged, encoded(base), scripts.MAX_STREAM, 1, 1, 10**15, 25_000]
         redis.eval(scripts.JUDGE.source.decode(), 5, keys[0], proof, rate, keys[1], keys[2], *arguments)
     early = decided(grant, kind="denied", error="invalid_token", reason="expired", capability=None)
     redis.eval(scripts.NOTE.source.decode(), 3, *keys, 3, encoded(early), scripts.MAX_STREAM)

@@ -13,11 +13,15 @@ from django.db import connection, transaction
 from django.db.models import QuerySet
 
 from agentauth.protocol.encoding import sha256
-from agentauth.protocol.errors import IdempotencyInProgressError, IdempotencyMismatchError
+from agentauth.protocol.errors import (
+    IdempotencyInProgressError,
+    IdempotencyMismatchError,
+    TemporarilyUnavailableError,
+)
 from audit.models import Event
 from registry.models import SpentProof
 from verifier.models import GrantLedger, ProviderCall
-from verifier.stores import Delivery, StoreCall, lane
+from verifier.stores import Delivery, StoreCall, database, lane
 from verifier.stores.database import DatabaseStore
 from verifier.stores.lane import HeldUpError, NotDoneError, committed_together
 from verifier.tests.scene import PAY, READ, Scene, scene
@@ -102,6 +106,41 @@ def test_a_malicious_provider_that_names_calls_of_its_grants_in_crossed_order() 
     assert sorted(told) == ["mismatch", "mismatch", "yes", "yes"]
     assert ProviderCall.objects.count() == 2
     assert not ProviderCall.objects.filter(answer="").exists()
+
+
+def test_a_malicious_agent_that_sends_two_first_uses_of_a_grant_and_one_of_them_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first has spent its proof; the second makes the counters, if it may; the replay has those and wants that proof."""
+    place, store = scene(PAY), DatabaseStore()
+    first, second = payment(place), payment(place)
+    spent, go, told = threading.Event(), threading.Event(), list[str]()
+
+    def meanwhile(name: str) -> None:
+        if name == "verify.after_spend" and threading.current_thread().name == "first":
+            spent.set()
+            go.wait(20)
+
+    def asks(mine: StoreCall) -> None:
+        [outcome] = committed_together([partial(store.apply, mine)])
+        told.append("unavailable" if isinstance(outcome, TemporarilyUnavailableError) else words(outcome))
+        connection.close()
+
+    monkeypatch.setattr(database, "fault_point", meanwhile)
+    asked = [
+        threading.Thread(target=asks, args=[mine], name=name)
+        for mine, name in ((first, "first"), (second, "second"), (first, "replay"))
+    ]
+    asked[0].start()
+    assert spent.wait(20)
+    asked[1].start()
+    until(lambda: bool(told) or waits_for_a_lock())
+    asked[2].start()
+    time.sleep(0.3)
+    go.set()
+    for each in asked:
+        each.join(20)
+    assert sorted(told) == ["replayed", "yes", "yes"]
 
 
 @pytest.mark.parametrize("alone", [True, False], ids=["in a commit of its own", "in a shared commit"])

@@ -10,6 +10,7 @@ import pytest
 from django.utils import timezone
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
+from audit import kinds
 from audit.models import Event
 from registry.models import SpentProof
 from registry.services import proofs
@@ -69,6 +70,28 @@ def test_RF_4_a_commit_that_took_too_long_is_no_yes_and_a_named_call_finds_its_a
         with pytest.raises(TemporarilyUnavailableError):
             store.apply(mine)
     assert words(store.apply(mine)) == "recalled"
+    assert not Event.objects.filter(reason="withheld").exists()
+
+
+def test_RF_4_a_yes_without_a_name_whose_commit_took_too_long_is_said_to_be_withheld(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = scene()
+    mine = call(place)
+    monkeypatch.setattr(database, "_MOST_SECONDS", 1.0)
+    monkeypatch.setattr(
+        database, "fault_point", lambda name: time.sleep(1.2 * (name == "verify.after_commit"))
+    )
+    with pytest.raises(TemporarilyUnavailableError):
+        DatabaseStore().apply(mine)
+    allowed = Event.objects.get(kind=kinds.DECISION_ALLOWED)
+    withheld = Event.objects.get(kind=kinds.DECISION_DENIED)
+    assert (withheld.reason, withheld.data["withholds"]) == ("withheld", str(allowed.pk))
+    assert (withheld.grant_id, withheld.human_id) == (allowed.grant_id, allowed.human_id)
+    # A no is none.
+    with pytest.raises(TemporarilyUnavailableError):
+        DatabaseStore().apply(mine)
+    assert Event.objects.filter(reason="withheld").count() == 1
 
 
 def test_at_a_first_use_too_the_counters_are_held_before_the_proof_is_spent(
