@@ -10,6 +10,7 @@ import base64
 import http.client
 import json
 import random
+import re
 import secrets
 import threading
 import time
@@ -20,6 +21,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self
 from urllib.parse import urlsplit
+
+import httpx
 
 from agentauth.protocol.dpop import make_proof
 from tests.actors import Scene
@@ -80,6 +83,13 @@ class Log:
     # What the registry acknowledged: approved grants, and the jti of tokens.
     approved: set[str] = field(default_factory=set)
     tokens: set[str] = field(default_factory=set)
+    # Every status of the registry's pages and API, with what was asked: what its callers only take for trouble stands here.
+    registry: list[tuple[str, int]] = field(default_factory=list)
+
+    def keep(self, answer: httpx.Response) -> None:
+        """An answer of the registry; which grant, token or payment it was about does not matter."""
+        path = re.sub("[0-9a-f]{8}-[0-9a-f-]{27}", "…", answer.request.url.path)
+        self.registry.append((f"{answer.request.method} {path}", answer.status_code))
 
 
 def ask(
@@ -304,6 +314,7 @@ class Load:
             answer = victim.place.api("POST", f"/v1/grants/{victim.place.grant_id}/revoke", {})
         except Exception:  # noqa: BLE001 — whatever happened: nothing was acknowledged
             return None
+        self.log.keep(answer)
         return time.monotonic() if answer.status_code == 204 else None
 
     def _watch(self, victim: Agent, seconds: float) -> None:

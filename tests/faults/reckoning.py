@@ -21,6 +21,8 @@ KEYED = {"payer", "capped", "counted", "named", "spender", "confirmed"}
 # After the answer to a revocation no verify that begins later accepts; where the verifier is cut off from the database,
 # it knows that it is after so long.
 BOUND_SECONDS, CUT_OFF_SECONDS = 1.0, 5.2
+# Where something is down: come again. Every other one of this kind is a defect.
+UNAVAILABLE, SERVER_ERROR = 503, 500
 # A client's clock, the verifier's and the database's are one, looked at one after the other.
 CLOCK_SECONDS = 0.1
 
@@ -61,6 +63,7 @@ def told(log: Log, *, bound: float) -> Iterator[str]:
     yield from (f"one operation, {len(ids)} decisions" for ids in done.values() if len(ids) > 1)
     yield from (f"answered {odd}" for odd in sorted({_odd(answer) for answer in everything} - {""}))
     yield from wrong_noes(log)
+    yield from defects(log)
     for answer in (*log.watched, *log.replays):
         ended = log.revoked.get(answer.kind)
         if ended is not None and answer.yes and answer.began > ended + bound:
@@ -76,6 +79,13 @@ def wrong_noes(log: Log) -> Iterator[str]:
     for answer in log.watched:
         if _no(answer) and answer.ended < log.revoking.get(answer.kind, answer.ended + 1):
             yield f"not revoked yet, and told {answer.body} by {answer.where}"
+
+
+def defects(log: Log) -> Iterator[str]:
+    """At the registry too, whatever is down is 503 to whoever asks: humans at its pages, agents at its API."""
+    wrong = Counter(each for each in log.registry if each[1] >= SERVER_ERROR and each[1] != UNAVAILABLE)
+    for (asked, status), times in sorted(wrong.items()):
+        yield f"{asked} was answered {status}, {times} times"
 
 
 def _no(answer: Answer) -> bool:

@@ -10,8 +10,12 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 
+from agentauth.protocol.keys import LocalSigner, PrivateKey
+from tests.actors import LivePerson, Scene
+from tests.faults import people
 from tests.faults.clients import Agent, Answer, Load, Log
 from tests.faults.reckoning import bursts, told
 from tests.faults.scenarios import IN_TURN, OF_A_CLUSTER, OF_A_REPLICA, SCENARIOS, of_this_day
@@ -76,6 +80,42 @@ def test_what_was_asked_about_twice_was_decided_between_the_first_question_and_t
     """A lost answer and its repetition are one use of a rate."""
     twice = [answer(at, proof=str(at)) for at in STEADY for _ in range(2)]
     assert list(bursts(Log(answers=twice), [])) == []
+
+
+@pytest.mark.parametrize("status", [500, 501, 502, 504])
+def test_U1_a_defect_of_the_registry_is_found_and_503_is_none(status: int) -> None:
+    fine = [("POST /v1/tokens", each) for each in (201, 401, 409, 429, 503)]
+    assert list(told(Log(registry=fine), bound=1)) == []
+    found = list(told(Log(registry=[*fine, *[("POST /v1/tokens", status)] * 2]), bound=1))
+    assert found == [f"POST /v1/tokens was answered {status}, 2 times"]
+
+
+def test_whatever_humans_and_agents_ask_the_registry_its_status_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where whoever asked takes it for trouble and goes on."""
+    grant = "0b4f7f5e-3c1f-4c1e-9d39-0a8f3b6a7c11"
+    broken = httpx.MockTransport(lambda request: httpx.Response(500, text="<html>", request=request))
+    pages = httpx.Client(transport=broken, base_url="http://registry.example")
+    monkeypatch.setattr(httpx, "request", httpx.Client(transport=broken).request)
+    registry: Any = SimpleNamespace(url="http://registry.example")
+    signer = LocalSigner(PrivateKey.generate())
+    place = Scene(registry, "agent", "human", grant, "http://sp.example", "id", "secret", signer)
+    person = LivePerson.__new__(LivePerson)
+    person.registry, person.http = registry, pages
+    agent = Agent("payer", place, "", 0)
+    load = Load({}, [agent], [], random.Random(1))
+    people.listen(load.log, person)
+    assert not people._approved(person, grant)
+    assert not people._is_decided(load, place)
+    assert people._token(load, place) is None
+    assert load._revoked(agent) is None
+    assert load.log.registry == [
+        ("GET /approvals/…/", 500),
+        ("GET /v1/grants/…", 500),
+        ("POST /v1/tokens", 500),
+        ("POST /v1/grants/…/revoke", 500),
+    ]
 
 
 @pytest.fixture

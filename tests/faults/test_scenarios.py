@@ -127,7 +127,9 @@ def happens(season: Season, scenario: Scenario) -> None:
         partial(people.renews, agents=company.agents),
     ]
     at_start, kills = held.processes(), held.kills
-    with Load(held.servers, company.agents, company.victims, held.rng, errands) as load:
+    load = Load(held.servers, company.agents, company.victims, held.rng, errands)
+    people.listen(load.log, season.person)
+    with load:
         time.sleep(WARM_SECONDS)
         broke = time.monotonic()
         try:
@@ -165,6 +167,7 @@ def happens(season: Season, scenario: Scenario) -> None:
     print(row.line(), *worst(load.log, broke, ended), sep="\n")
     assert broken == []
     # Humans and agents at the registry came to something too.
+    assert load.log.registry
     assert load.log.approved
     assert load.log.tokens
     assert any(each.yes and each.kind == "confirmed" for each in load.log.answers)
