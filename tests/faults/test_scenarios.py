@@ -6,7 +6,7 @@ the same two again); `make campaign` runs all, and writes what it saw into RESUL
 - answers: all that clients were told, with those to replays and about revoked grants;
 - lost: questions that were taken and never answered while the fault lasted, or that nobody took;
 - good during, good after: of a hundred calls as their callers see them, how many came to a good end: a yes, or a no of the
-  grant's own limits. A lost answer was asked for once more, and a proof that was spent with it made once more (`clients.py`);
+  grant's own limits. A lost answer was asked for again, and a proof that was spent with it made once more (`clients.py`);
 - back after: from the end of the fault to the first of twenty calls that are good but for one;
 - decisions lost: yes was said, and they are not on record; never more than the log itself states as missing;
 - broken: promises, each in one sentence (`reckoning.py`).
