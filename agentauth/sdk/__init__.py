@@ -16,7 +16,7 @@ from .errors import (
     RegistryError,
 )
 from .log_client import LogClient, ProvenEvent
-from .verifier import Allowed, VerifierClient
+from .verifier import Allowed, UnknownOutcomeError, VerifierClient
 
 __all__ = [
     "Action",
@@ -40,5 +40,6 @@ __all__ = [
     "RegistryError",
     "ServiceProvider",
     "TemporarilyUnavailableError",
+    "UnknownOutcomeError",
     "VerifierClient",
 ]

@@ -47,7 +47,9 @@ def protected(action: Action | ActionOf, *, handles_repeats: bool = False) -> Ca
     `action` is the act itself, or a function of the view's arguments that says what it is from URL and body; it may
     raise InvalidRequestError. The view finds the decision by `decision(request)`. An operation that was allowed
     before under the same Idempotency-Key is answered 409 `already_processed`, unless the view says with
-    `handles_repeats` that it looks at `decision(request).repeated` and does not act again.
+    `handles_repeats` that it looks at `decision(request).repeated` and does not act again. That it was allowed is not that
+    it was carried out: whoever asked may have died before, or have given up on an answer (UnknownOutcomeError). Only a
+    view that keeps what it did by that key can tell, and may then do what is missing.
     """
 
     def decorate(view: View) -> View:
@@ -62,7 +64,7 @@ def protected(action: Action | ActionOf, *, handles_repeats: bool = False) -> Ca
                 act = action if isinstance(action, Action) else action(request, *args, **kwargs)
                 allowed = _verify(request, token, proof, act)
                 if allowed.repeated and not handles_repeats:
-                    raise AlreadyProcessedError("This operation was carried out before.")
+                    raise AlreadyProcessedError("This operation was allowed before.")
             except AgentAuthError as error:
                 return refusal(error)
             request.agentauth = allowed  # type: ignore[attr-defined]  # our own attribute

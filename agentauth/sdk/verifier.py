@@ -1,7 +1,9 @@
 """The service provider's client: asks the registry whether one request may pass. Synchronous; knows no framework."""
 
 import json
+import random
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Self
@@ -11,6 +13,7 @@ import httpx
 from agentauth.protocol.capability import Action
 from agentauth.protocol.encoding import read_object
 from agentauth.protocol.errors import (
+    AgentAuthError,
     EncodingError,
     IdempotencyInProgressError,
     IdempotencyMismatchError,
@@ -21,11 +24,21 @@ from agentauth.protocol.errors import (
 from .addresses import check_registry_url, is_loopback
 from .counting import Uncounted
 from .errors import RefusedError, RegistryError, error_from
-from .wire import new_key
+from .wire import new_key, retry_after
 
 TIMEOUT_SECONDS: Final = 5.0
-# Each may take the whole timeout, and an agent waits for both.
+# Of a question that has no name: each may take the whole timeout, and an agent waits for both.
 _TRIES: Final = 2
+# Of one that has: what became of a try nobody heard of can be asked for, so it is asked until it is known.
+_NAMED_TRIES: Final = 3
+_PAUSE_SECONDS: Final = 1.0
+_LONGEST_PAUSE_SECONDS: Final = 2.0
+# So long after the first no try begins any more. With its timeout the last has ended within the 20 s in which the registry
+# is sure to know what became of the first, or to judge it anew (protocol section 8).
+_ASKS_FOR_SECONDS: Final = 12.0
+# And so long none of `ask_again`. An answer is kept for 60 s; two hosts' clocks may each be 5 s off, and the way takes its
+# time. What is said after that tells nothing of the first try: its proof is old by then, or a replay.
+_KEPT_FOR_SECONDS: Final = 45.0
 _MAX_ANSWER_BYTES: Final = 1_048_576
 # The caller's own mistakes, which the agent or the service provider can mend; everything else that is not an answer
 # is a fault of ours and must look like one.
@@ -67,6 +80,29 @@ class Allowed:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One question to verify, as it goes over the wire each time. Token and proof are in it, so it is not shown."""
+
+    token: str = field(repr=False)
+    content: bytes = field(repr=False)
+    name: str | None
+    began: float
+
+
+class UnknownOutcomeError(TemporarilyUnavailableError):
+    """Asked again and again, and nothing that was said stands: verify may have said yes, and debited, or done nothing.
+
+    Do not act. For three quarters of a minute from its first try on, `VerifierClient.ask_again(error)` asks for the very
+    same answer; a yes may then be acted upon. Where nobody does, an operation that was debited stays undone: to the agent,
+    who tries it again under its key, verify says `repeated`, which is that it was allowed, not that it was carried out.
+    """
+
+    def __init__(self, description: str, question: Asked) -> None:
+        super().__init__(description, retry_after=1)
+        self.question = question
+
+
 class VerifierClient:
     """Asks one registry as one service provider. Safe to share between threads; `close` frees its connections."""
 
@@ -104,7 +140,8 @@ class VerifierClient:
         `idempotency_key` is the agent's own, from its header of that name. Without `action` only token, proof,
         windows and presence are judged. Raises RefusedError for a no, InvalidRequestError and
         IdempotencyMismatchError for a question that cannot be answered, TemporarilyUnavailableError for everything
-        that is not an answer: never treat that one as a yes.
+        that is not an answer: never treat that one as a yes. UnknownOutcomeError is one of these: see there where
+        `action` costs something.
         """
         body: dict[str, object] = {"token": token, "proof": proof, "method": method, "url": url}
         if action is not None:
@@ -116,17 +153,16 @@ class VerifierClient:
         # Minted for this one request of an agent, and unlike the agent's own key (protocol section 8): under it the
         # registry answers the second time as it did the first, though the proof is spent by then.
         name = None if self._uncounted.holds(token, action, idempotency_key) else new_key()
-        answer = self._ask(json.dumps(body).encode(), name)
-        # Both are asked for by identity: 1, "true" or a missing member is no decision.
-        if answer.get("valid") is True:
-            self._uncounted.learn(token, answer)
-            return Allowed.of(answer)
-        if answer.get("valid") is False:
-            reason = answer.get("reason")
-            error = str(answer.get("error", ""))
-            fields = {name: answer[name] for name in answer.keys() - {"valid", "error", "reason"}}
-            raise RefusedError(error, reason if isinstance(reason, str) else None, fields)
-        raise _no_answer()
+        return self._decided(Asked(token, json.dumps(body).encode(), name, time.monotonic()))
+
+    def ask_again(self, error: UnknownOutcomeError) -> Allowed:
+        """What `verify` could not find out: the same question under its own name, with the answers of `verify`.
+
+        Raises `error` once more, and asks nobody, where it is too late to hear what became of it.
+        """
+        if time.monotonic() - error.question.began > _KEPT_FOR_SECONDS:
+            raise error
+        return self._decided(error.question)
 
     def __enter__(self) -> Self:
         return self
@@ -155,40 +191,107 @@ class VerifierClient:
                 )
             return self._client
 
-    def _post(self, content: bytes, name: str | None) -> tuple[httpx.Response, int]:
-        """Ask, and once more where the answer was lost; the answer, and how many were. Raises TemporarilyUnavailableError."""
+    def _decided(self, question: Asked) -> Allowed:
+        answer = self._ask(question) if question.name is None else self._ask_until_known(question)
+        if answer["valid"] is True:
+            self._uncounted.learn(question.token, answer)
+            return Allowed.of(answer)
+        reason = answer.get("reason")
+        error = str(answer.get("error", ""))
+        fields = {name: answer[name] for name in answer.keys() - {"valid", "error", "reason"}}
+        raise RefusedError(error, reason if isinstance(reason, str) else None, fields)
+
+    def _post(self, question: Asked) -> httpx.Response:
         headers = {"Content-Type": "application/json"}
-        if name is not None:
-            headers["Idempotency-Key"] = name
-        for tried in range(_TRIES):
+        if question.name is not None:
+            headers["Idempotency-Key"] = question.name
+        return self._open().post("/v1/verify", content=question.content, headers=headers)
+
+    def _ask(self, question: Asked) -> dict[str, object]:
+        """The decision on a question without a name: asked once more where the answer was lost."""
+        lost: Exception | None = None
+        for _ in range(_TRIES):
             try:
-                return self._open().post("/v1/verify", content=content, headers=headers), tried
+                response = self._post(question)
             except httpx.TransportError as error:
                 lost = error
-        raise _no_answer() from lost
-
-    def _ask(self, content: bytes, name: str | None) -> dict[str, object]:
-        response, lost = self._post(content, name)
-        try:
-            body = read_object(response.content, max_bytes=_MAX_ANSWER_BYTES)
-        except EncodingError as error:
-            raise _no_answer() from error
-        if response.status_code == httpx.codes.OK:
-            if lost and name is None and body.get("reason") == "replayed":
+                continue
+            answer = _read(response)
+            if lost is not None and answer.get("reason") == "replayed":
                 # By our own first try, it may be, whose answer nobody has: the agent signs anew.
                 raise _no_answer()
+            return answer
+        raise _no_answer() from lost
+
+    def _ask_until_known(self, question: Asked) -> dict[str, object]:
+        """The decision on a question that has a name: the same bytes are sent until it is known.
+
+        1. Lost, 5xx and "still running" may each hide a yes that is committed, debit and all. 2. Once one of them does, only
+        a decision tells what became of it, or that the question is none: whatever else is said is of this try alone.
+        """
+        end = min(time.monotonic() + _ASKS_FOR_SECONDS, question.began + _KEPT_FOR_SECONDS)
+        unknown: Exception | None = None
+        for tried in range(1, _NAMED_TRIES + 1):
+            pause = 0.0
+            try:
+                response = self._post(question)
+            except httpx.TransportError as error:
+                if unknown is not None:
+                    pause = _pause(None)
+                unknown = error  # 1
+            else:
+                try:
+                    return _read(response)
+                except _CALLERS_MISTAKES:
+                    raise
+                except AgentAuthError as error:
+                    if unknown is None and not _leaves_open(response.status_code):  # 2
+                        raise
+                    unknown = error
+                pause = _pause(retry_after(response.headers))
+            if tried == _NAMED_TRIES or time.monotonic() + pause > end:
+                break
+            time.sleep(pause)
+        raise UnknownOutcomeError(f"What verify decided is not known: {unknown}", question) from unknown
+
+
+def _read(response: httpx.Response) -> dict[str, object]:
+    """The decision in an answer.
+
+    Raises InvalidRequestError and IdempotencyMismatchError, RegistryError for what else is refused or broken, and
+    TemporarilyUnavailableError for all that is no decision yet.
+    """
+    try:
+        body = read_object(response.content, max_bytes=_MAX_ANSWER_BYTES)
+    except EncodingError as error:
+        raise _no_answer() from error
+    if response.status_code == httpx.codes.OK:
+        # Asked for by identity: 1, "true" or a missing member is no decision.
+        if body.get("valid") is True or body.get("valid") is False:
             return body
-        refusal = error_from(response.status_code, body)
-        if isinstance(refusal, (*_CALLERS_MISTAKES, TemporarilyUnavailableError)):
-            raise refusal
-        if isinstance(refusal, IdempotencyInProgressError):
-            # Our first try still runs; what comes of it goes to nobody.
-            raise _no_answer()
-        # Wrong credentials, a limit of ours, a defect: the agent did nothing wrong and must not hear that it did.
-        raise RegistryError(
-            f"Verify answered {response.status_code} {refusal.code}: {refusal.description}",
-            status=response.status_code,
-        )
+        raise _no_answer()
+    refusal = error_from(response.status_code, body)
+    if isinstance(refusal, (*_CALLERS_MISTAKES, TemporarilyUnavailableError)):
+        raise refusal
+    if isinstance(refusal, IdempotencyInProgressError):
+        # Our first try still runs.
+        raise _no_answer()
+    # Wrong credentials, a limit of ours, a defect: the agent did nothing wrong and must not hear that it did.
+    raise RegistryError(
+        f"Verify answered {response.status_code} {refusal.code}: {refusal.description}",
+        status=response.status_code,
+    )
+
+
+def _leaves_open(status: int) -> bool:
+    """Whether the question of which no decision was read may have been decided all the same."""
+    return status in {httpx.codes.OK, httpx.codes.CONFLICT} or status >= httpx.codes.INTERNAL_SERVER_ERROR
+
+
+def _pause(asked: int | None) -> float:
+    """As long as the registry asked, within bounds: an agent waits meanwhile. Never all at once."""
+    seconds = _PAUSE_SECONDS if asked is None else min(asked, _LONGEST_PAUSE_SECONDS)
+    return seconds + random.uniform(0, 0.25)  # noqa: S311 — spreads load, keeps no secret
 
 
 def _no_answer() -> TemporarilyUnavailableError:

@@ -1,7 +1,8 @@
 """Clients that go on whatever happens, and write down every answer with its times: agents behind service providers.
 
-They do what clients are told to do (docs/failure-modes.md): where an answer was lost the service provider asks once more,
-half of the calls with a name under its own key too; where nobody took the connection, at the other server. The agent signs
+They do what clients are told to do (docs/failure-modes.md): where an answer was lost the service provider asks once more;
+half of the calls with a name it asks about under its own key too, again and again until it knows what was decided, or gives up;
+where nobody took the connection, at the other server. The agent signs
 anew with a nonce that is asked for, and where the second try found its proof spent; it tries a named call again until that
 ends. What humans and agents do at the registry meanwhile is in `people.py`.
 """
@@ -10,6 +11,7 @@ import base64
 import http.client
 import json
 import random
+import re
 import secrets
 import threading
 import time
@@ -21,6 +23,8 @@ from functools import partial
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+import httpx
+
 from agentauth.protocol.dpop import make_proof
 from tests.actors import Scene
 from tests.live import LiveServer
@@ -29,6 +33,9 @@ READ = {"type": "read", "resource": "calendar"}
 PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "50.00", "currency": "EUR"}}
 # A client waits for so long, then it counts the answer as lost.
 PATIENCE_SECONDS = 10
+# A question under the provider's own key is asked so often, by as long after its first try, with a pause where it was
+# answered: as `agentauth.sdk` does.
+NAMED_TRIES, ASKS_FOR_SECONDS, PAUSE_SECONDS = 3, 12, 1
 # A proof is good for a minute either way of its `iat`; beyond, and a little more, no answer could be yes.
 PROOF_SECONDS = 70
 # Whoever sends one again after the load needs not try those that are past their minute.
@@ -52,16 +59,21 @@ class Answer:
     status: int
     body: Mapping[str, Any]
     question: Mapping[str, Any]
-    # The service provider's second try of this very question.
+    # A later try of the service provider's of this very question, and its own key for it.
     again: bool = False
+    delivery: str = ""
+
+    @property
+    def decided(self) -> bool:
+        return self.status == 200
 
     @property
     def yes(self) -> bool:
-        return self.status == 200 and self.body.get("valid") is True
+        return self.decided and self.body.get("valid") is True
 
     @property
     def good(self) -> bool:
-        return self.yes or (self.status == 200 and self.body.get("reason") in LIMITS.values())
+        return self.yes or (self.decided and self.body.get("reason") in LIMITS.values())
 
 
 @dataclass
@@ -80,6 +92,13 @@ class Log:
     # What the registry acknowledged: approved grants, and the jti of tokens.
     approved: set[str] = field(default_factory=set)
     tokens: set[str] = field(default_factory=set)
+    # Every status of the registry's pages and API, with what was asked: what its callers only take for trouble stands here.
+    registry: list[tuple[str, int]] = field(default_factory=list)
+
+    def keep(self, answer: httpx.Response) -> None:
+        """An answer of the registry; which grant, token or payment it was about does not matter."""
+        path = re.sub("[0-9a-f]{8}-[0-9a-f-]{27}", "…", answer.request.url.path)
+        self.registry.append((f"{answer.request.method} {path}", answer.status_code))
 
 
 def ask(
@@ -111,7 +130,7 @@ def ask(
         pass
     finally:
         connection.close()
-    return Answer(began, time.monotonic(), where, kind, status, body, question, again)
+    return Answer(began, time.monotonic(), where, kind, status, body, question, again, delivery)
 
 
 def request_of(server: LiveServer, place: Scene, question: Mapping[str, Any]) -> bytes:
@@ -237,17 +256,23 @@ class Load:
         return answer
 
     def _asked(self, agent: Agent, where: str, question: Mapping[str, Any]) -> Answer:
-        """One question, and where its answer was lost the very same once more; elsewhere where nobody took it."""
+        """One question, and the very same again: where its answer was lost, and under a key wherever it is not decided."""
         # Without a key Redis alone decides calls of no weight, and what has some is set aside there first: two roads.
         delivery = str(uuid.uuid4()) if agent.keyed and self.rng.random() < 0.5 else ""
-        for again in (False, True):
-            answer = ask(
-                self._servers[where], where, agent.kind, agent.place, question, delivery=delivery, again=again
-            )
+        end = time.monotonic() + ASKS_FOR_SECONDS
+        tries = NAMED_TRIES if delivery else 2
+        for tried in range(1, tries + 1):
+            server, again = self._servers[where], tried > 1
+            answer = ask(server, where, agent.kind, agent.place, question, delivery=delivery, again=again)
             self.log.answers.append(answer)
+            if answer.decided or tried == tries or time.monotonic() > end:
+                break
             if answer.status == -1:
                 where = "b" if where == "a" else "a"
-            elif answer.status != 0:
+            elif delivery:
+                # Whichever of its servers takes it next.
+                where = self.rng.choice(["a", "b"])
+            if answer.status > 0 and not (delivery and self.pause(PAUSE_SECONDS)):
                 break
         return answer
 
@@ -304,6 +329,7 @@ class Load:
             answer = victim.place.api("POST", f"/v1/grants/{victim.place.grant_id}/revoke", {})
         except Exception:  # noqa: BLE001 — whatever happened: nothing was acknowledged
             return None
+        self.log.keep(answer)
         return time.monotonic() if answer.status_code == 204 else None
 
     def _watch(self, victim: Agent, seconds: float) -> None:

@@ -11,12 +11,17 @@ import uuid
 import httpx
 
 from tests.actors import LivePerson, Scene
-from tests.faults.clients import Agent, Load
+from tests.faults.clients import Agent, Load, Log
 
 # A page that is not there in time, or is another than was expected, and an answer that was lost.
 TROUBLE = (httpx.HTTPError, AssertionError)
 # One human has one pair of hands.
 HANDS = threading.Lock()
+
+
+def listen(log: Log, person: LivePerson) -> None:
+    """Keep what each page answers from now on, also one that its reader only finds unexpected."""
+    person.http.event_hooks["response"] = [log.keep]
 
 
 def approves(load: Load, person: LivePerson, pending: list[Scene]) -> None:
@@ -26,7 +31,7 @@ def approves(load: Load, person: LivePerson, pending: list[Scene]) -> None:
             if _approved(person, place.grant_id):
                 load.log.approved.add(place.grant_id)
                 break
-            if _is_decided(place):
+            if _is_decided(load, place):
                 break
         while load.pause(0.2) and _token(load, place) is None:
             pass
@@ -47,12 +52,13 @@ def _approved(person: LivePerson, grant_id: str) -> bool:
         return False
 
 
-def _is_decided(place: Scene) -> bool:
+def _is_decided(load: Load, place: Scene) -> bool:
     """Whether an answer was lost, and not the decision."""
     try:
         answer = place.api("GET", f"/v1/grants/{place.grant_id}")
     except httpx.HTTPError:
         return False
+    load.log.keep(answer)
     return answer.status_code == 200 and answer.json()["status"] != "pending"
 
 
@@ -81,6 +87,7 @@ def _token(load: Load, place: Scene) -> str | None:
         answer = place.api("POST", "/v1/tokens", {"grant_id": place.grant_id})
     except httpx.HTTPError:
         return None
+    load.log.keep(answer)
     if answer.status_code != 201:
         return None
     token = str(answer.json()["access_token"])

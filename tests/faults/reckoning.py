@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import psycopg
 
+from agentauth.protocol.encoding import b64u_encode, sha256
 from tests.faults.cast import NOES, RATES
 from tests.faults.clients import Answer, Log
 from tests.faults.stage import Stage
@@ -21,6 +22,8 @@ KEYED = {"payer", "capped", "counted", "named", "spender", "confirmed"}
 # After the answer to a revocation no verify that begins later accepts; where the verifier is cut off from the database,
 # it knows that it is after so long.
 BOUND_SECONDS, CUT_OFF_SECONDS = 1.0, 5.2
+# Where something is down: come again. Every other one of this kind is a defect.
+UNAVAILABLE, SERVER_ERROR = 503, 500
 # A client's clock, the verifier's and the database's are one, looked at one after the other.
 CLOCK_SECONDS = 0.1
 
@@ -41,7 +44,7 @@ def reckon(
     light = {str(each.body["decision_id"]) for each in yes if each.kind not in KEYED}
     counted = Count(before.missing + len(light - _on_record(stage, light)), _stated(stage))
     broken = [*told(log, bound=CUT_OFF_SECONDS if cut_off else BOUND_SECONDS), *oracle(stage, log)]
-    broken += bursts(log, _moves(stage))
+    broken += [*bursts(log, _moves(stage)), *unheard(log, _debited(stage, _names(log)))]
     if counted.missing > counted.stated:
         broken.append(f"{counted.missing} decisions are not on record, the log says {counted.stated}")
     if not may_lose and counted.missing > before.missing:
@@ -61,6 +64,7 @@ def told(log: Log, *, bound: float) -> Iterator[str]:
     yield from (f"one operation, {len(ids)} decisions" for ids in done.values() if len(ids) > 1)
     yield from (f"answered {odd}" for odd in sorted({_odd(answer) for answer in everything} - {""}))
     yield from wrong_noes(log)
+    yield from defects(log)
     for answer in (*log.watched, *log.replays):
         ended = log.revoked.get(answer.kind)
         if ended is not None and answer.yes and answer.began > ended + bound:
@@ -76,6 +80,49 @@ def wrong_noes(log: Log) -> Iterator[str]:
     for answer in log.watched:
         if _no(answer) and answer.ended < log.revoking.get(answer.kind, answer.ended + 1):
             yield f"not revoked yet, and told {answer.body} by {answer.where}"
+
+
+def unheard(log: Log, debited: set[str]) -> Iterator[str]:
+    """Who debits an operation tells one caller to act, or leaves one without an answer. `debited`: names, of those on record.
+
+    A yes that is no repeat tells to act, also where the very same question hears it twice. A debit that is told as a repeat
+    alone is one that nobody acted on: it may be there only where some question came to no answer, which its caller then knows.
+    """
+    acting: dict[str, set[str]] = {name: set() for name in _names(log)}
+    answered = acting.keys() - _unresolved(log)
+    repeated: set[str] = set()
+    for answer in (*log.answers, *log.replays):
+        name = answer.question.get("idempotency_key")
+        if name and answer.yes and answer.body.get("repeated", False) is False:
+            acting[name].add(answer.question["proof"])
+        elif name and answer.yes:
+            repeated.add(name)
+    yield from (f"one operation, {len(told)} told to act" for told in acting.values() if len(told) > 1)
+    lost = [name for name in answered & (debited | repeated) if not acting[name]]
+    if lost:
+        yield f"{len(lost)} operations are debited, all who asked were answered, and nobody was told to act"
+
+
+def _unresolved(log: Log) -> set[str]:
+    """Names of operations about which somebody's question came to no answer.
+
+    Under the provider's own key its last answer is that of the whole question, whatever became of the tries before. Without
+    one a try that nobody answered stays so. Where nobody took the connection nothing was asked.
+    """
+    last: dict[tuple[str, str], Answer] = {}
+    for answer in (*log.answers, *log.replays):
+        question = str(answer.question["proof"]), answer.delivery
+        stays = question in last and not last[question].decided and not answer.delivery
+        if answer.status != -1 and not stays:
+            last[question] = answer
+    return {str(each.question.get("idempotency_key")) for each in last.values() if not each.decided}
+
+
+def defects(log: Log) -> Iterator[str]:
+    """At the registry too, whatever is down is 503 to whoever asks: humans at its pages, agents at its API."""
+    wrong = Counter(each for each in log.registry if each[1] >= SERVER_ERROR and each[1] != UNAVAILABLE)
+    for (asked, status), times in sorted(wrong.items()):
+        yield f"{asked} was answered {status}, {times} times"
 
 
 def _no(answer: Answer) -> bool:
@@ -147,6 +194,27 @@ def _on_record(stage: Stage, ids: set[str]) -> set[str]:
     with psycopg.connect(stage.database.url) as connection:
         found = connection.execute("SELECT id::text FROM audit_event WHERE id = ANY(%s::uuid[])", [list(ids)])
         return {row[0] for row in found}
+
+
+def _names(log: Log) -> set[str]:
+    """Of all operations that anybody asked about."""
+    return {
+        answer.question["idempotency_key"]
+        for answer in (*log.answers, *log.replays)
+        if answer.question.get("idempotency_key")
+    }
+
+
+def _debited(stage: Stage, names: set[str]) -> set[str]:
+    """Those of them that the log has a yes for, which is written with the debit."""
+    known = {b64u_encode(sha256(name.encode())): name for name in names}
+    with psycopg.connect(stage.database.url) as connection:
+        found = connection.execute(
+            "SELECT data->>'idempotency_key_sha256' FROM audit_event WHERE kind = 'verifier.decision.allowed'"
+            " AND data->>'idempotency_key_sha256' = ANY(%s)",
+            [list(known)],
+        )
+        return {known[row[0]] for row in found}
 
 
 def _stated(stage: Stage) -> int:

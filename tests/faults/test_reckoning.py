@@ -13,10 +13,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 
+from agentauth.protocol.keys import LocalSigner, PrivateKey
+from tests.actors import LivePerson, Scene
+from tests.faults import clients, people
 from tests.faults.clients import Agent, Answer, Load, Log
-from tests.faults.reckoning import bursts, told
+from tests.faults.reckoning import bursts, told, unheard
 from tests.faults.scenarios import IN_TURN, OF_A_CLUSTER, OF_A_REPLICA, SCENARIOS, of_this_day
 from tests.faults.table import totals
 
@@ -80,6 +84,155 @@ def test_what_was_asked_about_twice_was_decided_between_the_first_question_and_t
     """A lost answer and its repetition are one use of a rate."""
     twice = [answer(at, proof=str(at)) for at in STEADY for _ in range(2)]
     assert list(bursts(Log(answers=twice), [])) == []
+
+
+def named(
+    status: int = 200,
+    proof: str = "first",
+    *,
+    repeated: bool | None = None,
+    error: str = "",
+    delivery: str = "",
+) -> Answer:
+    """About one payment; with `repeated` a yes, with `delivery` under the provider's own key."""
+    body: dict[str, Any] = {"error": error} if repeated is None else {"valid": True, "decision_id": "d"}
+    body |= {"repeated": True} if repeated else {}
+    question = {"proof": proof, "idempotency_key": "payment"}
+    return Answer(1, 2, "a", "payer", status, body, question, delivery=delivery)
+
+
+LOST, DOWN = named(0), named(503, error="temporarily_unavailable")
+RUNNING = named(409, error="idempotency_in_progress")
+YES, TOO_OFTEN = named(repeated=False), named(error="envelope_exceeded")
+NEVER_SENT, REPEATED = named(-1), named(proof="second", repeated=True)
+
+
+def kept(answer: Answer) -> Answer:
+    """Under the provider's own key."""
+    return replace(answer, delivery="key")
+
+
+@pytest.mark.parametrize(
+    ("answers", "is_debited"),
+    [
+        ([YES], True),
+        # The very same question twice, and later another.
+        ([LOST, YES, YES, REPEATED], True),
+        # Debited, and its caller knows that it does not know.
+        ([LOST], True),
+        ([DOWN, REPEATED], True),
+        ([LOST, RUNNING], True),
+        # Without a key of its own the provider does not hear what became of its first try.
+        ([DOWN, named(error="replayed"), REPEATED], True),
+        # With one it asks until it hears it, or gives up.
+        ([kept(LOST), kept(DOWN), kept(YES), REPEATED], True),
+        ([kept(DOWN), kept(RUNNING), kept(NEVER_SENT), REPEATED], True),
+        # Nothing was done.
+        ([TOO_OFTEN], False),
+        ([NEVER_SENT], False),
+    ],
+)
+def test_a_debit_that_somebody_was_told_of_or_nobody_knows_is_in_order(
+    answers: list[Answer], is_debited: bool
+) -> None:
+    assert list(unheard(Log(answers=answers), {"payment"} if is_debited else set())) == []
+
+
+@pytest.mark.parametrize("answers", [[REPEATED], [TOO_OFTEN, REPEATED], [NEVER_SENT, REPEATED]])
+def test_a_debit_that_is_told_as_a_repeat_alone_is_found(answers: list[Answer]) -> None:
+    for debited in ({"payment"}, set()):
+        [sentence] = unheard(Log(answers=answers), debited)
+        assert sentence == "1 operations are debited, all who asked were answered, and nobody was told to act"
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [TOO_OFTEN],
+        # What is said under the provider's own key is not what was decided: the first yes is lost for good.
+        [kept(DOWN), kept(named(repeated=True))],
+        [kept(LOST), kept(named(error="replayed"))],
+    ],
+)
+def test_a_debit_behind_a_no_or_a_repeat_is_found(answers: list[Answer]) -> None:
+    assert len(list(unheard(Log(answers=answers), {"payment"}))) == 1
+
+
+def test_one_operation_that_two_questions_are_told_to_act_on_is_found() -> None:
+    twice = Log(answers=[YES], replays=[named(proof="second", repeated=False)])
+    assert list(unheard(twice, {"payment"})) == ["one operation, 2 told to act"]
+
+
+@pytest.mark.parametrize(
+    ("has_key", "statuses"),
+    [
+        (True, [200]),
+        (True, [503, 409, 200]),
+        (True, [0, -1, 200]),
+        # It gives up.
+        (True, [503, 503, 503]),
+        (False, [503]),
+        (False, [0, 503]),
+        (False, [-1, 0]),
+    ],
+)
+def test_a_provider_asks_again_under_its_key_until_it_knows_or_gives_up(
+    monkeypatch: pytest.MonkeyPatch, has_key: bool, statuses: list[int]
+) -> None:
+    left = list(statuses)
+
+    def answered(*_: Any, delivery: str, again: bool) -> Answer:
+        return replace(named(left.pop(0)), delivery=delivery, again=again)
+
+    monkeypatch.setattr(clients, "ask", answered)
+    monkeypatch.setattr(clients, "PAUSE_SECONDS", 0)
+    nobody: Any = None
+    load = Load({"a": nobody, "b": nobody}, [], [], random.Random(1))
+    monkeypatch.setattr(load.rng, "random", lambda: 0.0 if has_key else 0.9)
+    load._asked(Agent("payer", nobody, "", 0, keyed=True), "a", {})
+    assert left == []
+    asked = load.log.answers
+    assert [(each.status, each.again) for each in asked] == [
+        (each, number > 0) for number, each in enumerate(statuses)
+    ]
+    [key] = {each.delivery for each in asked}
+    assert bool(key) == has_key
+
+
+@pytest.mark.parametrize("status", [500, 501, 502, 504])
+def test_U1_a_defect_of_the_registry_is_found_and_503_is_none(status: int) -> None:
+    fine = [("POST /v1/tokens", each) for each in (201, 401, 409, 429, 503)]
+    assert list(told(Log(registry=fine), bound=1)) == []
+    found = list(told(Log(registry=[*fine, *[("POST /v1/tokens", status)] * 2]), bound=1))
+    assert found == [f"POST /v1/tokens was answered {status}, 2 times"]
+
+
+def test_whatever_humans_and_agents_ask_the_registry_its_status_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where whoever asked takes it for trouble and goes on."""
+    grant = "0b4f7f5e-3c1f-4c1e-9d39-0a8f3b6a7c11"
+    broken = httpx.MockTransport(lambda request: httpx.Response(500, text="<html>", request=request))
+    pages = httpx.Client(transport=broken, base_url="http://registry.example")
+    monkeypatch.setattr(httpx, "request", httpx.Client(transport=broken).request)
+    registry: Any = SimpleNamespace(url="http://registry.example")
+    signer = LocalSigner(PrivateKey.generate())
+    place = Scene(registry, "agent", "human", grant, "http://sp.example", "id", "secret", signer)
+    person = LivePerson.__new__(LivePerson)
+    person.registry, person.http = registry, pages
+    agent = Agent("payer", place, "", 0)
+    load = Load({}, [agent], [], random.Random(1))
+    people.listen(load.log, person)
+    assert not people._approved(person, grant)
+    assert not people._is_decided(load, place)
+    assert people._token(load, place) is None
+    assert load._revoked(agent) is None
+    assert load.log.registry == [
+        ("GET /approvals/…/", 500),
+        ("GET /v1/grants/…", 500),
+        ("POST /v1/tokens", 500),
+        ("POST /v1/grants/…/revoke", 500),
+    ]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ the same two again); `make campaign` runs all, and writes what it saw into RESUL
 - answers: all that clients were told, with those to replays and about revoked grants;
 - unanswered: calls that were taken and never answered while the fault lasted, or that nobody took;
 - good during, good after: of a hundred calls as their callers see them, how many came to a good end: a yes, or a no of the
-  grant's own limits. A lost answer was asked for once more, and a proof that was spent with it made once more (`clients.py`);
+  grant's own limits. A lost answer was asked for again, and a proof that was spent with it made once more (`clients.py`);
 - back after: from the end of the fault to the first of twenty calls that are good but for one;
 - decisions lost: yes was said, and they are not on record; never more than the log itself states as missing;
 - broken: promises, each in one sentence (`reckoning.py`); below the table how many of each kind (`table.py`).
@@ -98,7 +98,9 @@ def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
         partial(people.renews, agents=company.agents),
     ]
     at_start, kills = held.processes(), held.kills
-    with Load(held.servers, company.agents, company.victims, held.rng, errands) as load:
+    load = Load(held.servers, company.agents, company.victims, held.rng, errands)
+    people.listen(load.log, season.person)
+    with load:
         time.sleep(WARM_SECONDS)
         broke = time.monotonic()
         try:
@@ -136,6 +138,7 @@ def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
     print(row.line(), *worst(load.log, broke, ended), sep="\n")
     assert broken == []
     # Humans and agents at the registry came to something too.
+    assert load.log.registry
     assert load.log.approved
     assert load.log.tokens
     assert any(each.yes and each.kind == "confirmed" for each in load.log.answers)

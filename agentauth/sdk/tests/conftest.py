@@ -1,5 +1,6 @@
 import asyncio
 import time
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -21,3 +22,26 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
     return waits
+
+
+@dataclass
+class Clock:
+    """A clock of the verifier's client alone, which goes on by what is waited; `waits` without what spreads them."""
+
+    now: float = 1000.0
+    waits: list[float] = field(default_factory=list)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.waits.append(int(seconds))
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Every wait of the verifier's client, taken at once."""
+    made = Clock()
+    monkeypatch.setattr("agentauth.sdk.verifier.time", made)
+    return made

@@ -13,9 +13,10 @@ from agentauth.protocol.errors import (
     InvalidRequestError,
     TemporarilyUnavailableError,
 )
-from agentauth.sdk import Action, Allowed, RefusedError, RegistryError
+from agentauth.sdk import Action, Allowed, RefusedError, RegistryError, UnknownOutcomeError
 from agentauth.sdk import django as guard
 from agentauth.sdk.django import AgentAuthMiddleware, decision, protected, unprotected
+from agentauth.sdk.verifier import Asked
 
 TOKEN = "aaaa.bbbb.cccc"
 PROOF = "dddd.eeee.ffff"
@@ -254,6 +255,7 @@ def test_limits_too_long_for_an_answer_are_left_out_whole(verifier: FakeVerifier
     ("trouble", "status", "code"),
     [
         (TemporarilyUnavailableError("x"), 503, "temporarily_unavailable"),
+        (UnknownOutcomeError("x", Asked("secret", b"secret", "n", 0)), 503, "temporarily_unavailable"),
         (RegistryError("wrong secret", status=401), 503, "temporarily_unavailable"),
         (InvalidRequestError("idempotency_key is missing."), 400, "invalid_request"),
         (IdempotencyMismatchError("other action"), 409, "idempotency_mismatch"),

@@ -7,7 +7,6 @@ import httpx
 import pytest
 
 from agentauth.protocol.errors import (
-    AgentAuthError,
     IdempotencyMismatchError,
     InvalidRequestError,
     TemporarilyUnavailableError,
@@ -28,6 +27,9 @@ YES = {
     "limits": {},
     "expires_in": 10,
 }
+
+
+pytestmark = pytest.mark.usefixtures("clock")
 
 
 def client(answer: httpx.Response | Exception, seen: list[httpx.Request] | None = None) -> VerifierClient:
@@ -124,7 +126,8 @@ def test_a_repeat_is_taken_for_one_unless_it_is_plainly_not(repeated: object) ->
         (403, "permission_denied", RegistryError),
         (404, "not_found", RegistryError),
         (429, "slow_down", RegistryError),
-        (500, "server_error", RegistryError),
+        # Of a defect nobody knows what it left done.
+        (500, "server_error", TemporarilyUnavailableError),
         (302, "", RegistryError),
     ],
 )
@@ -241,22 +244,6 @@ def test_only_so_many_tokens_are_remembered(monkeypatch: pytest.MonkeyPatch) -> 
     for token in ("a", "b", "a", "c"):
         known.learn(token, uncounted())
     assert [known.holds(token, None, None) for token in ("a", "b", "c")] == [True, False, True]
-
-
-@pytest.mark.parametrize("trouble", LOST)
-def test_two_lost_answers_are_no_decision(trouble: Exception) -> None:
-    seen: list[httpx.Request] = []
-    with pytest.raises(TemporarilyUnavailableError):
-        client(trouble, seen).verify(**ASK)
-    assert len(seen) == 2
-
-
-@pytest.mark.parametrize("status", [400, 401, 409, 500, 503])
-def test_an_answer_that_came_is_not_asked_for_again(status: int) -> None:
-    seen: list[httpx.Request] = []
-    with pytest.raises(AgentAuthError):
-        client(httpx.Response(status, json={"error": "x"}), seen).verify(**ASK)
-    assert len(seen) == 1
 
 
 def test_the_secret_goes_to_no_clear_text_registry() -> None:
