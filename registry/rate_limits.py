@@ -65,18 +65,20 @@ class Limiter:
     def take(self, key: str, *, now: float) -> float:
         """As `wait`, and where that is 0 the call is counted."""
         with self._lock:
-            if wait := self.wait(key, now=now):
+            whole_at = self._whole_at.get(key, now)
+            wait = whole_at - self._slack - now
+            if wait > 0:
                 return wait
-            self._count(key, 1, now=now)
+            self._keep(key, max(now, whole_at) + self._interval)
         return 0.0
 
     def charge(self, key: str, calls: int, *, now: float) -> None:
         """Count calls that are let in already, whatever is left: the next ones wait for them too."""
         with self._lock:
-            self._count(key, calls, now=now)
+            self._keep(key, max(now, self._whole_at.get(key, now)) + calls * self._interval)
 
-    def _count(self, key: str, calls: int, *, now: float) -> None:
-        self._whole_at[key] = max(now, self._whole_at.get(key, now)) + calls * self._interval
+    def _keep(self, key: str, whole_at: float) -> None:
+        self._whole_at[key] = whole_at
         self._whole_at.move_to_end(key)
         if len(self._whole_at) > MAX_REMEMBERED:
             self._whole_at.popitem(last=False)

@@ -172,11 +172,15 @@ class Endpoint:
         else:
             self._in_flight += 1
             try:
-                request = await _received(scope, receive, own, https_only=self._https_only)
-                answer = await self._answer(request)
+                head = _head_of(scope, https_only=self._https_only)
+                # The whole body, which our server has before it asks us. Where none is read, it is refused by what its head says.
+                body = (await receive())["body"] if head.reads_body else None
+                answer = await self._answer(Request(scope, head, body, own))
             finally:
                 self._in_flight -= 1
-        await self._send(send, own, answer)
+        headers = self._headers(own, answer)
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body})
         if route in self._acts:
             self._edge.observe(route.decode(), answer.status, time.perf_counter() - begun)
 
@@ -216,16 +220,19 @@ class Endpoint:
         if b"idempotency-key" in request.head.headers or _NAMED in (request.body or b""):
             # It is named, so the database decides on it: where too many wait for that, nobody reads it in vain.
             self._verifier.check_room()
-        provider, actor = await self._caller(request, _JSON_TYPES, MAX_BODY_BYTES)
+        caller = self._held_caller(request, _JSON_TYPES, MAX_BODY_BYTES)
+        provider, actor = caller or await self._caller(request)
         try:
             asked = parse_verify_request(_object(request.body))
             key = request.head.headers.get(b"idempotency-key")
-            delivery = parse_delivery(
-                None if key is None else key.decode("latin-1"),
-                service_provider_id=provider.id,
-                body=request.body or b"",
-                operation_key=asked.operation_key,
-            )
+            delivery = None
+            if key is not None:
+                delivery = parse_delivery(
+                    key.decode("latin-1"),
+                    service_provider_id=provider.id,
+                    body=request.body or b"",
+                    operation_key=asked.operation_key,
+                )
         except AgentAuthError:
             raise Unusual from None
         _count(actor)
@@ -242,7 +249,8 @@ class Endpoint:
         return rendered(answer.body)
 
     async def _verify_batch(self, request: Request) -> bytes:
-        provider, actor = await self._caller(request, _JSON_TYPES, MAX_BATCH_BYTES)
+        caller = self._held_caller(request, _JSON_TYPES, MAX_BATCH_BYTES)
+        provider, actor = caller or await self._caller(request)
         try:
             body = members(_object(request.body, MAX_BATCH_BYTES), "body", required=["requests"])
             asked = items(body["requests"], "requests", maximum=MAX_REQUESTS)
@@ -257,7 +265,8 @@ class Endpoint:
         return rendered({"results": results})
 
     async def _introspect(self, request: Request) -> bytes:
-        provider, actor = await self._caller(request, _FORM_TYPES, MAX_BODY_BYTES)
+        caller = self._held_caller(request, _FORM_TYPES, MAX_BODY_BYTES)
+        provider, actor = caller or await self._caller(request)
         try:
             tokens = QueryDict(request.body, encoding="utf-8").getlist("token")
         except (SuspiciousOperation, ValueError):
@@ -270,10 +279,10 @@ class Endpoint:
         )
         return rendered(answer)
 
-    async def _caller(
+    def _held_caller(
         self, request: Request, types: frozenset[bytes], max_body: int
-    ) -> tuple[ServiceProvider, Actor]:
-        """The service provider of a request in the plain form. Raises Unusual for any other request."""
+    ) -> tuple[ServiceProvider, Actor] | None:
+        """The service provider of a request in the plain form, where it is held. Raises Unusual for any other request."""
         head, body = request.head, request.body
         if (
             head.authorization is None
@@ -282,17 +291,21 @@ class Endpoint:
             or len(body) > max_body
         ):
             raise Unusual
-        follower = self._verifier.follower
-        provider = follower.held_provider(head.digest) or await follower.provider(head.authorization)
+        provider = self._verifier.follower.held_provider(head.digest)
+        return None if provider is None else (provider, _actor(provider, request))
+
+    async def _caller(self, request: Request) -> tuple[ServiceProvider, Actor]:
+        """The same, where it is to be read first."""
+        provider = await self._verifier.follower.provider(request.head.authorization or "")
         if provider is None:
             raise Unusual
-        return provider, Actor("service_provider", id_text(provider.id), request.id)
+        return provider, _actor(provider, request)
 
-    async def _send(self, send: Send, own: str, answer: Response) -> None:
-        ours = () if answer.complete else (*self._edge.headers, (b"x-request-id", own.encode()))
-        headers = [*answer.headers, *ours, (b"content-length", str(len(answer.body)).encode())]
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body})
+    def _headers(self, own: str, answer: Response) -> list[tuple[bytes, bytes]]:
+        length = b"content-length", b"%d" % len(answer.body)
+        if answer.complete:
+            return [*answer.headers, length]
+        return [*answer.headers, *self._edge.headers, (b"x-request-id", own.encode()), length]
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -309,18 +322,13 @@ class Endpoint:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-async def _received(scope: Scope, receive: Receive, own: str, *, https_only: bool) -> Request:
-    """The request with its whole body, which our server has before it asks us (docs/adr/0012-whole-requests-for-the-loop.md)."""
+def _head_of(scope: Scope, *, https_only: bool) -> Head:
     # What our server keeps for as long as a connection sends the same head.
     kept = scope.get("extensions", {}).get("agentauth.head", {})
-    head = kept.get("endpoint")
+    head: Head | None = kept.get("endpoint")
     if head is None:
         head = kept["endpoint"] = _read_head(scope, https_only=https_only)
-    if not head.reads_body:
-        # Nothing of it is read: it is refused by what its head says.
-        return Request(scope, head, None, own)
-    message = await receive()
-    return Request(scope, head, message["body"], own)
+    return head
 
 
 def _read_head(scope: Scope, *, https_only: bool) -> Head:
@@ -377,6 +385,10 @@ def _came_by_https(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
 
 def _object(body: bytes | None, max_bytes: int = MAX_BODY_BYTES) -> object:
     return read_json(body or b"", max_bytes=max_bytes)
+
+
+def _actor(provider: ServiceProvider, request: Request) -> Actor:
+    return Actor("service_provider", id_text(provider.id), request.id)
 
 
 def _count(caller: Actor) -> None:

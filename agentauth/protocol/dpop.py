@@ -16,7 +16,7 @@ from .errors import (
     InvalidTokenError,
     ProofNonceRequiredError,
 )
-from .jose import UnverifiedJws, VerifiedJws, read_header, sign_compact, split_compact, verify_jws
+from .jose import proved_claims, read_header, sign_compact, split_compact
 from .keys import PrivateMemberError, PublicKey, Signer, parse_jwk
 from .reading import shown
 from .urls import normalize_url, url_within
@@ -100,8 +100,7 @@ def verify_proof(
     InvalidRequestError when `expected_url` itself is not a URL we compare.
     """
     # 1. to 3.
-    key, jws = _prove_signature(compact)
-    claims = jws.claims
+    key, claims = _prove_signature(compact)
     # 4.
     jti = _text(claims, "jti")
     if len(jti) > MAX_JTI_LENGTH:
@@ -199,14 +198,13 @@ def single_header(lines: Sequence[str]) -> str:
     return lines[0]
 
 
-def _prove_signature(compact: str) -> tuple[PublicKey, VerifiedJws]:
+def _prove_signature(compact: str) -> tuple[PublicKey, dict[str, object]]:
     try:
         # 1. and 2. The key is the attacker's to choose: this proves only who holds it, the caller proves who that is.
         segment, payload, signing_input, signature = split_compact(compact)
         key, header = (_kept_header if len(segment) <= _MAX_KEPT_HEADER else _header)(segment)
         # 3.
-        jws = UnverifiedJws(header, payload, signing_input, signature)
-        return key, verify_jws(jws, key, expected_typ=TYP)
+        return key, proved_claims(header, payload, signing_input, signature, key, expected_typ=TYP)
     except InvalidSignatureError:
         raise InvalidProofError("The proof's signature does not verify.", reason="signature") from None
     except PrivateMemberError as error:

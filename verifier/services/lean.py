@@ -107,7 +107,11 @@ class LeanVerifier:
         still = partial(self._check_key, keys, request.untrusted_token, service_provider.audience, now)
         if isinstance(prepared, EarlyRefusal):
             return conclude(await self._refused(prepared, tenure, turns, still), None)
-        return conclude(await self._decided(prepared, began, turns, still), prepared.fresh_nonce)
+        if turns is None:
+            outcome = await self._judged(prepared, began, None, still)
+        else:
+            outcome = await self._in_turn(prepared, turns, still)
+        return conclude(outcome, prepared.fresh_nonce)
 
     async def verify_batch(
         self,
@@ -227,12 +231,10 @@ class LeanVerifier:
                 "The key of this token was changed meanwhile. Try again."
             ) from None
 
-    async def _decided(
-        self, call: StoreCall, began: Moment, turns: Turns | None, still: Callable[[], None]
+    async def _in_turn(
+        self, call: StoreCall, turns: Turns, still: Callable[[], None]
     ) -> Permit | Refuse | Recalled:
-        """`still` is asked whenever the call waited, before anything is decided."""
-        if turns is None:
-            return await self._judged(call, began, None, still)
+        """One of a batch."""
         place = turns.place(call.claims.grant_id)
         try:
             await place.come()
@@ -244,8 +246,15 @@ class LeanVerifier:
     async def _judged(
         self, call: StoreCall, began: Moment, place: Place | None, still: Callable[[], None]
     ) -> Permit | Refuse | Recalled:
-        known = await self._known(call)
-        light = call.tenure.kind == Home.Kind.REDIS and is_light(call, known)
+        """`still` is asked before anything is decided: the call may have waited."""
+        redis, jti = call.tenure.kind == Home.Kind.REDIS, call.claims.jti
+        # In the database it is read there, with everything else.
+        known = self.follower.held_state(jti) if redis else None
+        if redis and known is None:
+            known = await self.follower.state(jti)
+        if known is not None and not is_of(known.state, call.claims, call.service_provider_id):
+            known = None
+        light = redis and is_light(call, known)
         if place is not None:
             await self._admitted(to_lane=not light)
         try:
@@ -256,15 +265,6 @@ class LeanVerifier:
         finally:
             if place is not None:
                 self._gate.leave()
-
-    async def _known(self, call: StoreCall) -> Known | None:
-        if call.tenure.kind == Home.Kind.DATABASE:
-            # Read there, with everything else.
-            return None
-        jti = call.claims.jti
-        known = self.follower.held_state(jti) or await self.follower.state(jti)
-        same = known is not None and is_of(known.state, call.claims, call.service_provider_id)
-        return known if same else None
 
     async def _lightly(
         self, call: StoreCall, known: Known | None, began: Moment, place: Place | None

@@ -82,6 +82,9 @@ class Code(IntEnum):
     UNSURE = 5
 
 
+_CODES: Final = {code.value: code for code in Code}
+
+
 @per_call(frozen=True, slots=True)
 class Reply:
     """A script's answer. `number` is the event's in the stream of its shard and epoch, 0 where none was written."""
@@ -96,7 +99,10 @@ class Reply:
 def read_reply(raw: Any) -> Reply:
     """Of `[code, tat after, wait, number, tat before]`. Raises ValueError or TypeError for anything else."""
     code, tat_us, wait_us, number, before_us = raw
-    return Reply(Code(code), tat_us, wait_us, number, before_us)
+    known = _CODES.get(code)
+    if known is None:
+        raise ValueError("a script answered with no code of ours")
+    return Reply(known, tat_us, wait_us, number, before_us)
 
 
 def shard_of(grant_id: uuid.UUID) -> int:
