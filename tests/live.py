@@ -165,12 +165,12 @@ class LiveRegistry(LiveServer):
         self.command = [*gunicorn(f"127.0.0.1:{self.port}"), *arguments]
 
     def manage(self, *arguments: str, check: bool = True) -> Any:
-        """Run a management command with `--json`; its answer."""
+        """Run a management command with `--json`; its answer, None where it failed and said nothing."""
         command = [sys.executable, "manage.py", *arguments, "--json"]
         done = subprocess.run(command, cwd=ROOT, env=self.env, capture_output=True, text=True, check=False)
         if check and done.returncode != 0:
             raise AssertionError(f"{arguments}: {done.stdout}{done.stderr}")
-        return json.loads(done.stdout)
+        return json.loads(done.stdout or "null")
 
     def run(self, *arguments: str) -> None:
         """Run a management command that says nothing."""
