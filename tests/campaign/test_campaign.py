@@ -86,6 +86,14 @@ def _any_typ(jws: Any, key: PublicKey, *, expected_typ: str) -> Any:
     return jose.VerifiedJws(jws.header, encoding.read_object(jws.payload))
 
 
+def _any_typ_of_parts(
+    header: Any, payload: bytes, signed: bytes, signature: bytes, key: PublicKey, *, expected_typ: str
+) -> Any:
+    return _any_typ(
+        jose.UnverifiedJws(header, payload, signed, signature), key, expected_typ=expected_typ
+    ).claims
+
+
 def _any_members(obj: Any, where: str, *, required: Any = (), optional: Any = ()) -> Any:
     if not isinstance(obj, dict) or not set(required) <= set(obj):
         raise InvalidRequestError(where)
@@ -131,7 +139,7 @@ MISSING: Mapping[str, tuple[str, Any, str, Any]] = {
     "htu": ("proof", dpop, "_check_url", _nothing),
     "iat of a proof": ("proof", dpop, "_check_time", _nothing),
     "bh": ("proof", dpop, "_check_body", _nothing),
-    "typ of a proof": ("proof", dpop, "verify_jws", _any_typ),
+    "typ of a proof": ("proof", dpop, "proved_claims", _any_typ_of_parts),
     "typ of a token": ("token", token, "verify_jws", _any_typ),
     "typ of a manifest": ("manifest", manifest, "verify_jws", _any_typ),
     "typ of a receipt": ("receipt", receipt, "verify_jws", _any_typ),
