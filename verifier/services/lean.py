@@ -183,14 +183,23 @@ class LeanVerifier:
             fault = True
             return error_body(error)
         except AgentAuthError as error:
-            await self._admitted(to_lane=True)
-            try:
-                return error_body(await self.recorded(error, service_provider, actor, now, ROUTE))
-            finally:
-                self._gate.leave()
+            return error_body(await self._recorded_of_batch(error, service_provider, actor, now))
         finally:
             turns.ended(fault=fault)
         return answer.body
+
+    async def _recorded_of_batch(
+        self, error: AgentAuthError, service_provider: ServiceProvider, actor: Actor, now: datetime
+    ) -> AgentAuthError:
+        """`recorded`, in its turn; where that does not come, that is what the question is told, and the others theirs."""
+        try:
+            await self._admitted(to_lane=True)
+        except TemporarilyUnavailableError as unavailable:
+            return unavailable
+        try:
+            return await self.recorded(error, service_provider, actor, now, ROUTE)
+        finally:
+            self._gate.leave()
 
     async def recorded(
         self,

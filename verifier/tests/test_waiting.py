@@ -310,6 +310,22 @@ def test_RF_8_a_batch_about_a_grant_that_is_held_takes_one_place_of_those_under_
     assert tried == 3
 
 
+def test_RF_19_a_question_that_cannot_be_put_on_record_in_time_costs_the_others_nothing(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = scene()
+
+    async def full(*_: object, **__: object) -> None:
+        raise TemporarilyUnavailableError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(turns.Gate, "enter", full)
+        told = ask(place, {}, place.body(LOOK))
+    assert verdicts(told) == ["temporarily_unavailable"] * 2
+    assert verdicts(ask(place, {}, place.body(LOOK))) == ["invalid_request", "valid"]
+    assert running.app._verifier._gate._under_way._value == turns.MAX_UNDER_WAY
+
+
 def test_RF_19_a_full_lane_holds_up_no_batch_that_does_not_go_there(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
