@@ -37,6 +37,7 @@ from registry.models import Human, ServiceProvider
 from registry.services.people import create_human
 from registry.services.service_providers import create_service_provider
 from registry.tests.cast import TESTER, AgentClient, enrolled
+from tests.vectors.shared import ABSENT, SECURITY
 from verifier.services import clocks, home
 
 ALLOWED = ("read:calendar", "write:files", "transact:payments", "read:mail")
@@ -65,11 +66,20 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run again on another database, what asks none has nothing new to say."""
-    if not config.getoption("--of-the-database"):
-        return
-    config.hook.pytest_deselected(items=[item for item in items if not _asks(item)])
-    items[:] = [item for item in items if _asks(item)]
+    """Leave out what has nothing to say: tests of shared files that are not there, and, with --of-the-database, the rest."""
+    again = config.getoption("--of-the-database")
+    left_out = {
+        item
+        for item in items
+        if (again and not _asks(item)) or (not SECURITY and item.get_closest_marker("vectors"))
+    }
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if not SECURITY:
+        terminalreporter.write_line(f"NOT RUN: tests marked 'vectors', because {ABSENT}")
 
 
 def _asks(item: pytest.Item) -> bool:

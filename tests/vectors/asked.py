@@ -7,7 +7,7 @@ from typing import Any
 from agentauth.protocol.encoding import b64u_encode, canonical_json
 from agentauth.protocol.keys import Signer
 
-from .shared import FOLDER, b, load
+from .shared import b, files, load
 
 # What is asked elsewhere than at verify.
 NOT_ASKED = {
@@ -26,10 +26,10 @@ class Questions:
 
     def all(self) -> Iterator[tuple[str, Question]]:
         """(name of the vector, request), of every file of the folder that is not in `NOT_ASKED`."""
-        for path in sorted(FOLDER.glob("*.json")):
-            if path.stem not in NOT_ASKED:
-                for name, members in getattr(self, f"_{path.stem}")(load(path.stem)):
-                    yield f"{path.stem} {name}", {**self.good, **members}
+        for file in files():
+            if file not in NOT_ASKED:
+                for name, members in getattr(self, f"_{file}")(load(file)):
+                    yield f"{file} {name}", {**self.good, **members}
 
     def _own_dpop_cases(self, doc: Any) -> Iterator[tuple[str, Question]]:
         for case in doc["cases"]:

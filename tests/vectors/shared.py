@@ -1,4 +1,4 @@
-"""Where the shared vector files are, and what stands in them; they are other people's data and never copied here."""
+"""Where the shared security files are, and what stands in the vectors; they are other people's data and never copied here."""
 
 import json
 import os
@@ -9,23 +9,46 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDER = Path(os.environ.get("AGENTAUTH_SHARED", ROOT.parent / "shared")) / "security" / "vectors"
-PRESENT = FOLDER.is_dir()
-REQUIRED = os.environ.get("REQUIRE_ALL") == "1"
-ABSENT = f"the shared vector files are not at {FOLDER.name} beside the checkout"
+
+
+def named_folder() -> Path | None:
+    """The folder of shared files, or None where there is none.
+
+    AGENTAUTH_SHARED names it, and the empty value says that there is none. Where the variable is not set, it is `shared`
+    beside the checkout, if that is there. Raises FileNotFoundError for a folder that is named and is not there: a wrong
+    path must not pass for a machine without the files.
+    """
+    named = os.environ.get("AGENTAUTH_SHARED")
+    folder = Path(named) if named else ROOT.parent / "shared"
+    if named is None:
+        return folder / "security" if (folder / "security").is_dir() else None
+    if named and not (folder / "security").is_dir():
+        raise FileNotFoundError(
+            f"AGENTAUTH_SHARED names {folder}, which has no folder `security`. Unset it or correct it."
+        )
+    return folder / "security" if named else None
+
+
+SECURITY = named_folder()
+ABSENT = "the shared security files (AGENTAUTH_SHARED, or `shared` beside the checkout) are not there"
 
 
 @cache
 def load(name: str) -> Any:
-    """The content of a vector file. Absent files skip, or fail where everything is required."""
-    if not PRESENT:
-        (pytest.fail if REQUIRED else pytest.skip)(ABSENT)
-    return json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
+    """The content of a vector file. A test that calls it is marked `vectors`: conftest.py leaves those out without the files."""
+    assert SECURITY, ABSENT
+    return json.loads((SECURITY / "vectors" / f"{name}.json").read_text("utf-8"))
+
+
+def files() -> list[str]:
+    """The names of all vector files, sorted."""
+    assert SECURITY, ABSENT
+    return sorted(path.stem for path in (SECURITY / "vectors").glob("*.json"))
 
 
 def cases(name: str) -> list[Any]:
-    """One row per case of an own_* file, named by its id; one row that skips or fails where the file is absent."""
-    if not PRESENT:
+    """One row per case of an own_* file, named by its id; one row, to be left out, where the file is absent."""
+    if not SECURITY:
         return [pytest.param(None, id="absent")]
     return [pytest.param(case, id=case["id"]) for case in load(name)["cases"]]
 
