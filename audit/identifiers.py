@@ -1,28 +1,91 @@
 """Where row ids are minted: UUIDv7 from the clock and the system's randomness. Their layout is in the protocol."""
 
 import os
+import threading
 import time
 import uuid
 from functools import lru_cache
+from typing import Final
 
-from agentauth.protocol.identifiers import uuid7_text
+from agentauth.protocol.identifiers import ENTROPY_BYTES, uuid7_text
 
-_NANOSECONDS_PER_MILLISECOND = 1_000_000
-_ENTROPY_BYTES = 10
-
+_NANOSECONDS_PER_MILLISECOND: Final = 1_000_000
+# RFC 9562 section 6.2, method 3: the 12 bits after the milliseconds hold their fraction, 244 ns each. Ids of the processes
+# of one host then sort by its clock too, as far as acts that follow each other are further apart than that.
+_FRACTION_BITS: Final = 12
+# Method 2 below it: 62 random bits, of which the first is 0 so that steps rarely carry into the time.
+_RANDOM_BITS: Final = 62
+# A step between two ids of one tick: at random, so that the next id cannot be told from the last.
+_STEP_BITS: Final = 32
+# A clock set back by less than this does not reach the ids: they go on from the last one. Set back further, it is followed:
+# an hour of ids from a wrong future would be worse than one change of order.
+MAX_SET_BACK_SECONDS: Final = 600
+_MAX_SET_BACK: Final = (MAX_SET_BACK_SECONDS * 1000) << _FRACTION_BITS
 
 # An id as it is written, made once for as long as it is in use.
 id_text = lru_cache(maxsize=16_384)(str)
 
 
+class _Mint:
+    """The last id of this process, as a number: ticks of the clock, then the random bits."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = 0
+
+    def next(self) -> int:
+        """The next number, larger than all before it unless the clock was set back by MAX_SET_BACK_SECONDS or more."""
+        with self._lock:
+            # The clock inside the lock: read before it, a thread that waited would bring an old time.
+            now, last = _ticks(), self._last >> _RANDOM_BITS
+            if now > last or now <= last - _MAX_SET_BACK:
+                self._last = now << _RANDOM_BITS | _random(_RANDOM_BITS - 1)
+            else:
+                self._last += 1 + _random(_STEP_BITS)
+            return self._last
+
+    def begin_anew(self) -> None:
+        """In a forked child: past the parent's last id, at a place of its own, and with a lock that no thread holds."""
+        self._lock = threading.Lock()
+        if self._last:
+            self._last = ((self._last >> _RANDOM_BITS) + 1) << _RANDOM_BITS | _random(_RANDOM_BITS - 1)
+
+
+def _ticks() -> int:
+    """The clock, in milliseconds and _FRACTION_BITS of their fraction."""
+    whole, rest = divmod(time.time_ns(), _NANOSECONDS_PER_MILLISECOND)
+    return whole << _FRACTION_BITS | (rest << _FRACTION_BITS) // _NANOSECONDS_PER_MILLISECOND
+
+
+def _random(bits: int) -> int:
+    return int.from_bytes(os.urandom(8), "big") >> (64 - bits)
+
+
+_mint = _Mint()
+
+
+def _after_fork() -> None:
+    _mint.begin_anew()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 def new_id() -> uuid.UUID:
-    """A fresh UUIDv7; ids of one process rise with the clock to the millisecond, no further order is promised."""
+    """As `new_id_text`."""
     return uuid.UUID(new_id_text())
 
 
 def new_id_text() -> str:
-    """`new_id` as it is written."""
-    return uuid7_text(time.time_ns() // _NANOSECONDS_PER_MILLISECOND, os.urandom(_ENTROPY_BYTES))
+    """A fresh UUIDv7, larger than every earlier one of this process, as it is written.
+
+    Threads and forked children included; not where the clock was set back by MAX_SET_BACK_SECONDS or more in between. Ids of
+    other processes sort by their clocks.
+    """
+    number = _mint.next()
+    bits = _FRACTION_BITS + _RANDOM_BITS
+    rest = number & ((1 << bits) - 1)
+    return uuid7_text(number >> bits, rest.to_bytes(ENTROPY_BYTES, "big"))
 
 
 def made_at(made: uuid.UUID) -> float:
