@@ -10,7 +10,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests import faketime, postgres, redis_servers, softhsm
+from tests import faketime, nginx, postgres, redis_servers, softhsm
 
 APPS = ["agentauth", "audit", "kms", "registry", "verifier", "approvals"]
 # Whose tests run with those of the apps. Those in the other folders of tests/ bear a mark of the stage they belong to.
@@ -46,6 +46,8 @@ def missing() -> dict[str, str]:
         absent["node"] = "Node.js and npm"
     if not all(map(shutil.which, redis_servers.PROGRAMS)):
         absent["redis"] = "Redis and Valkey"
+    if not nginx.program():
+        absent["nginx"] = "nginx"
     if not faketime.LIBRARY:
         absent["faketime"] = "libfaketime"
     if not softhsm.installed():
