@@ -10,7 +10,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests import faketime, postgres, redis_servers, softhsm
+from tests import faketime, nginx, postgres, redis_servers, softhsm
 from tests.vectors.shared import ABSENT, SECURITY
 
 APPS = ["agentauth", "audit", "kms", "registry", "verifier", "approvals"]
@@ -47,6 +47,8 @@ def missing() -> dict[str, str]:
         absent["node"] = "Node.js and npm"
     if not all(map(shutil.which, redis_servers.PROGRAMS)):
         absent["redis"] = "Redis and Valkey"
+    if not nginx.program():
+        absent["nginx"] = "nginx"
     if not faketime.LIBRARY:
         absent["faketime"] = "libfaketime"
     if not softhsm.installed():

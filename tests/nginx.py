@@ -1,0 +1,164 @@
+"""A private nginx in front of servers of ours, on a free loopback port, with TLS or without; as root or as any user.
+
+`documented` is the configuration that docs/operations.md prints: what operators copy is what the tests run.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.postgres import free_port
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE_SECONDS = 20
+# What stands around a site's configuration; one worker process, so that there is one pool of connections.
+_MAIN = """
+daemon off;
+worker_processes 1;
+{user}
+pid nginx.pid;
+error_log error.log warn;
+events {{ worker_connections 1024; }}
+http {{
+    log_format asked '$status $upstream_status $request';
+    access_log access.log asked;
+    client_body_temp_path body; proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+{site}
+}}
+"""
+_LISTEN = re.compile(r"listen +443 +ssl;")
+_CERTIFICATE = re.compile(r"^ *ssl_certificate(?:_key)? .*\n", re.MULTILINE)
+
+
+def program() -> str | None:
+    """Where nginx is; None where it is not installed. Its folder need not be on the path of a user."""
+    return shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
+
+
+@dataclass
+class Nginx:
+    """One running nginx. `certificate` is the file that clients trust, None without TLS."""
+
+    directory: Path
+    port: int
+    certificate: Path | None
+    process: subprocess.Popen[bytes]
+
+    @property
+    def url(self) -> str:
+        """Where it is asked; as `localhost`, which its certificate names as well as 127.0.0.1."""
+        return f"{'https' if self.certificate else 'http'}://localhost:{self.port}"
+
+    @property
+    def trust(self) -> ssl.SSLContext | bool:
+        """What httpx is given to `verify`."""
+        return ssl.create_default_context(cafile=self.certificate) if self.certificate else True
+
+    @property
+    def asked(self) -> list[str]:
+        """A line per request, complete once nginx has stopped: the client's status, each upstream's own, the request line."""
+        return (self.directory / "access.log").read_text().splitlines()
+
+    @property
+    def errors(self) -> str:
+        """Warnings and errors, among them each upstream that hung up on a request."""
+        return (self.directory / "error.log").read_text()
+
+
+def documented(*, web: int, verifier: int | None = None) -> str:
+    """The site that docs/operations.md prints, in front of the servers on these loopback ports; `verifier` defaults to `web`."""
+    page = (ROOT / "docs/operations.md").read_text()
+    [site] = re.findall(r"^```nginx\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    ports = {"8000": web, "8001": verifier or web}
+    made, count = re.subn(
+        r"(?<=server 127\.0\.0\.1:)(800[01])(?=;)", lambda found: str(ports[found[1]]), site
+    )
+    assert count == len(ports), "the page names other upstreams"
+    return made.replace("server_name auth.example.org;", "server_name localhost;")
+
+
+@contextlib.contextmanager
+def nginx(site: str, directory: Path, *, port: int = 0, tls: bool = False) -> Iterator[Nginx]:
+    """A running nginx with `site`, which listens at `443 ssl`, on `port` of 127.0.0.1 (a free one for 0) instead.
+
+    Its files lie in `directory`. Without `tls` it speaks http, else with a certificate of its own.
+    Raises RuntimeError where it does not start.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    port = port or free_port()
+    certificate = self_signed(directory) if tls else None
+    listen = f"listen 127.0.0.1:{port}{' ssl' if tls else ''};"
+    made, count = _LISTEN.subn(listen, _CERTIFICATE.sub("", site))
+    assert count == 1, "the site does not listen at `443 ssl` once"
+    if tls:
+        made = "ssl_certificate proxy.crt; ssl_certificate_key proxy.key;\n" + made
+    # As root its workers would become `nobody`, who may not write into a directory of ours.
+    user = "user root;" if os.geteuid() == 0 else ""
+    (directory / "nginx.conf").write_text(_MAIN.format(user=user, site=made))
+    found = program()
+    if found is None:
+        raise RuntimeError("nginx is not installed")
+    command = [found, "-p", str(directory), "-c", "nginx.conf", "-e", "error.log"]
+    with (directory / "stderr.log").open("wb") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said)
+    try:
+        _wait_for(process, port, directory)
+        yield Nginx(directory, port, certificate, process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(PATIENCE_SECONDS)
+
+
+def _wait_for(process: subprocess.Popen[bytes], port: int, directory: Path) -> None:
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            if process.poll() is not None or time.monotonic() > until:
+                said = (directory / "stderr.log").read_text()
+                raise RuntimeError(f"nginx did not start: {said}") from None
+            time.sleep(0.02)
+        else:
+            return
+
+
+def self_signed(directory: Path) -> Path:
+    """Writes `proxy.crt`, for localhost and 127.0.0.1, and `proxy.key`; the path of the first, which clients trust."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    names = [x509.DNSName("localhost"), x509.IPAddress(IPv4Address("127.0.0.1"))]
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    kept = directory / "proxy.crt"
+    kept.write_bytes(certificate.public_bytes(pem))
+    (directory / "proxy.key").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return kept
