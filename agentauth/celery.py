@@ -15,8 +15,10 @@ app.autodiscover_tasks()
 def _stop_if_unsafe(**_kwargs: object) -> None:
     # Late: Celery loads this module before Django is set up.
     from agentauth.checks import stop_if_unsafe
+    from agentauth.startup import check_start
 
     stop_if_unsafe()
+    check_start()
 
 
 worker_init.connect(_stop_if_unsafe)

@@ -15,6 +15,7 @@ from django.views.decorators.http import require_safe
 from agentauth import metrics
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.keys import Signer
+from agentauth.startup import START
 from audit.backlog import MAX_WAITING_EVENTS
 from audit.models import QueueEntry
 from kms.backends import TRIAL
@@ -74,8 +75,15 @@ def clock() -> None:
         raise NotReadyError(f"the clock of this host is {off.seconds_ahead} s ahead of the database's")
 
 
+def configuration() -> None:
+    """This process may act for the installation: its settings are those of all others, and it was checked at its start."""
+    START.require()
+    if halt := home.LEASE.halt():
+        raise NotReadyError(halt.reason)
+
+
 CHECKS: dict[str, Callable[[], None]] = {
-    check.__name__: check for check in (database, migrations, token_key, audit_queue, clock)
+    check.__name__: check for check in (database, migrations, configuration, token_key, audit_queue, clock)
 }
 # What is told and keeps no request away: revoking and pages go on without either, verifying without the second.
 TOLD_ONLY = {"audit_queue", "signing"}

@@ -24,9 +24,11 @@ from agentauth.protocol.errors import (
     TemporarilyUnavailableError,
 )
 from agentauth.proxies import address_of
+from agentauth.startup import START
 from audit.identifiers import new_id_text
 from registry import rate_limits
 from registry.models import Human
+from verifier.services import home
 from verifier.services.clocks import CLOCK
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
@@ -191,6 +193,27 @@ class PlainRequestMiddleware:
 
 # They look at the clock themselves, and answer as the verifier's own processes do.
 _JUDGING = ("/v1/verify", "/v1/verify/batch", "/v1/introspect")
+
+
+class InstallationMiddleware:
+    """A process that may not act for the installation answers nothing but probes, static files and 503."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if not request.path.startswith(PROBES):
+            try:
+                START.require()
+                halt = home.LEASE.halt()
+            except (TemporarilyUnavailableError, OperationalError, InterfaceError) as error:
+                # Whoever needs the database is told by it; what needs none may be read on.
+                if START.pending or request.method not in SAFE_METHODS:
+                    return error_response(request, domain_error(error))
+                halt = None
+            if halt:
+                return error_response(request, TemporarilyUnavailableError(halt.told))
+        return self.get_response(request)
 
 
 class HostClockMiddleware:

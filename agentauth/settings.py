@@ -65,6 +65,7 @@ def secret_key() -> str:
 
 
 SECRET_KEY = secret_key()
+SECRET_KEY_FALLBACKS: list[str] = env("SECRET_KEY_FALLBACKS").replace(",", " ").split()
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"] if DEVELOPMENT else [_public.hostname]
 
 INSTALLED_APPS = [
@@ -95,6 +96,7 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "agentauth.middleware.OneHostMiddleware",
     "agentauth.middleware.PlainRequestMiddleware",
+    "agentauth.middleware.InstallationMiddleware",
     "agentauth.middleware.HostClockMiddleware",
     "agentauth.middleware.NoBrowserMiddleware",  # All below is for browsers: other calls pass over it.
     "django.contrib.sessions.middleware.SessionMiddleware",

@@ -62,9 +62,11 @@ def on_starting(_server: Any) -> None:
     tens of milliseconds: it comes after so many objects more.
     """
     from agentauth.postgresql.base import answer_soon
+    from agentauth.startup import check_start
 
     # Some of what is asked here Django answers, over a connection of its own.
     answer_soon()
+    check_start()
     empty(METRICS_DIRECTORY)
     gc.collect()
     gc.freeze()

@@ -68,9 +68,11 @@ def worker_exit(_server: Any, _worker: Any) -> None:
 def on_starting(_server: Any) -> None:
     """The application is loaded, and no process made yet: what lives for ever is not looked through again."""
     from agentauth.postgresql.base import answer_soon
+    from agentauth.startup import check_start
 
     # Whoever calls waits for the answer: a database that hangs takes no thread for long.
     answer_soon()
+    check_start()
     empty(METRICS_DIRECTORY)
     gc.collect()
     gc.freeze()

@@ -15,6 +15,9 @@ KEY_DISABLED = "kms.key.disabled"
 KEY_CERTIFIED = "kms.key.certified"
 KEY_CERTIFICATE_REVOKED = "kms.key.certificate_revoked"
 
+# The settings that all processes share were recorded, or changed: which, from what, to what. No secret is in it.
+SETTINGS_RECORDED = "registry.settings.recorded"
+
 # A human exists; their passkey comes with the setup link.
 HUMAN_CREATED = "registry.human.created"
 HUMAN_SUSPENDED = "registry.human.suspended"

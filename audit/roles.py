@@ -26,6 +26,8 @@ _LESS: Final[Mapping[str, Rights]] = {
     ),
     # The owner drops.
     "audit_droppedmonth": ("SELECT",),
+    # What all processes agree on is changed, and never forgotten.
+    "registry_installation": ("INSERT", "SELECT", "UPDATE"),
     "django_migrations": ("SELECT",),
 }
 # All that the verifier's role may do; nothing with a table that is not here.
@@ -45,6 +47,8 @@ _VERIFIER: Final[Mapping[str, Rights]] = {
     "registry_barredkey": ("INSERT", "SELECT"),
     "registry_grant": ("SELECT", "UPDATE (ended_at, status)"),
     "registry_human": ("SELECT",),
+    # Whether its settings are those of all others.
+    "registry_installation": ("SELECT",),
     "registry_serviceprovider": ("SELECT",),
     "registry_serviceprovidersecret": ("SELECT",),
     # The jobs forget them.

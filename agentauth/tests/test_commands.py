@@ -83,6 +83,10 @@ GOOD: dict[str, list[Callable[[ServiceProvider, datetime], list[str]]]] = {
         lambda _provider, _now: [],
         lambda _provider, _now: ["--leave-for", "database"],
     ],
+    "record_settings": [
+        lambda _provider, _now: [],
+        lambda _provider, _now: ["--change", "REDIS_URL", "SECRET_KEY"],
+    ],
 }
 
 
@@ -193,6 +197,7 @@ BAD = {
     "load_demo": [["more"]],
     # No REDIS_URL is set.
     "verifier_home": [["--leave-for"], ["--leave-for", "nowhere"], ["--leave-for", "redis"], ["more"]],
+    "record_settings": [["--change"], ["--change", "DEBUG"], ["more"]],
     "grant_serving_role": [["more"]],
     "drop_audit_partitions": [["more"], ["--keep-months", "x"], ["--keep-months", "1"]],
     "grant_verifier_role": [[], ["nobody there"], ["one", "more"]],

@@ -52,7 +52,15 @@ def failing(answer: Any) -> list[str]:
         assert (answer.status_code, body["error"]) == (503, "temporarily_unavailable")
         assert answer["Retry-After"] == "5"
     assert answer["Cache-Control"] == "no-store"
-    assert set(body["checks"]) == {"database", "migrations", "token_key", "audit_queue", "clock", "signing"}
+    assert set(body["checks"]) == {
+        "database",
+        "migrations",
+        "configuration",
+        "token_key",
+        "audit_queue",
+        "clock",
+        "signing",
+    }
     return [name for name, state in body["checks"].items() if state == "failing"]
 
 

@@ -2,6 +2,7 @@
 
 from registry.models.agents import Agent, BarredKey, EnrolmentCode
 from registry.models.grants import Grant
+from registry.models.installation import Installation
 from registry.models.people import Human
 from registry.models.requests import IdempotencyRecord, SpentProof
 from registry.models.service_providers import ServiceProvider, ServiceProviderSecret
@@ -14,6 +15,7 @@ __all__ = [
     "Grant",
     "Human",
     "IdempotencyRecord",
+    "Installation",
     "ServiceProvider",
     "ServiceProviderSecret",
     "SpentProof",

@@ -239,6 +239,12 @@ def _certified(world: World) -> KeyCertificate:
     return certify(PrivateKey.generate().public, process=1, now=world.now)
 
 
+@act("manage.py record_settings", kinds.SETTINGS_RECORDED)
+def an_operator_records_the_settings(world: World) -> Act:
+    assert world.now
+    return command("record_settings")
+
+
 @act("manage.py verifier_home", kinds.HOME_LEFT)
 def an_operator_has_the_verifier_move(world: World) -> Act:
     assert world.now

@@ -79,7 +79,14 @@ def test_OG_17_a_server_that_was_not_ready_is_ready_without_a_restart(tmp_path: 
                 time.sleep(0.1)
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
         failing = {name for name, state in answer.json()["checks"].items() if state == "failing"}
-        assert failing == {"migrations", "token_key", "audit_queue", "clock", "signing"}
+        assert failing == {
+            "migrations",
+            "configuration",
+            "token_key",
+            "audit_queue",
+            "clock",
+            "signing",
+        }
         assert answered(registry, "/health/live").status_code == 200
         registry.prepare()
         healed = time.monotonic()

@@ -28,7 +28,11 @@ class HostClock:
         self._telling = threading.Lock()
 
     def check(self) -> None:
-        """Raises TemporarilyUnavailableError where this host's clock is off, or cannot be compared; django.db errors."""
+        """Raises TemporarilyUnavailableError where this host's clock is off, or cannot be compared, or the process may not act for
+        the installation; django.db errors.
+        """
+        if halt := home.LEASE.halt():
+            raise TemporarilyUnavailableError(halt.told)
         off = home.LEASE.clock_off()
         self.tell(off)
         if off is not None:

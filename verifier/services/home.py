@@ -32,6 +32,8 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.limits import microseconds
 from audit import kinds
 from audit.services import Actor, record
+from registry.services import installation
+from registry.services.installation import Halt
 from verifier.models import Home
 from verifier.services.moment import CLOCK_SECONDS, longer
 
@@ -91,6 +93,7 @@ class _Look:
     clock_off: ClockOff | None
     began: float
     at: float
+    halt: Halt | None = None
 
 
 class Lease:
@@ -122,6 +125,19 @@ class Lease:
             raise TemporarilyUnavailableError("Whether the clock of this host is right is not known now.")
         return last.clock_off
 
+    def halt(self) -> Halt | None:
+        """Why this process may not act for the installation, None where it may; as `clock_off` in all else."""
+        self._look_again()
+        last = self._last
+        if last is None or self._age_of(last) > LEASE_SECONDS:
+            raise TemporarilyUnavailableError("Whether this process may act is not known now.")
+        return last.halt
+
+    def check_halt(self) -> None:
+        """Raises TemporarilyUnavailableError where this process may not act by the last look, however old; looks at nothing."""
+        if self._last is not None and self._last.halt:
+            raise TemporarilyUnavailableError(self._last.halt.told)
+
     def _look_again(self) -> None:
         age = self._age()
         if age > FRESH_SECONDS and self._looking.acquire(timeout=LEASE_SECONDS if age > LEASE_SECONDS else 0):
@@ -138,12 +154,14 @@ class Lease:
         """The tenure by the last look, without a new one: for a process that has a thread which looks.
 
         With `spare`, where it holds for so many seconds more. Raises TemporarilyUnavailableError where nobody may decide
-        here: the home is being left, the last look was begun more than LEASE_SECONDS ago, or this host's clock is not the
-        database's.
+        here: the process may not act for the installation, the home is being left, the last look was begun more than LEASE_SECONDS ago,
+        or this host's clock is not the database's.
         """
         last = self._last
         if last is None or self._age_of(last) > LEASE_SECONDS - spare:
             raise TemporarilyUnavailableError("The verifier does not know where it keeps spent proofs now.")
+        if last.halt:
+            raise TemporarilyUnavailableError(last.halt.told)
         if last.leaving:
             raise TemporarilyUnavailableError("The verifier is moving. Try again in a few seconds.")
         if last.clock_off:
@@ -160,10 +178,12 @@ class Lease:
             clock_off=_clock_off(database_now, earliest, latest),
             began=looked_at,
             at=wall() - passed,
+            halt=installation.halt(row),
         )
         with self._taking:
             if self._last is None or self._last.began < looked_at:
-                self._last = taken
+                before, self._last = self._last, taken
+                _tell_halt(before.halt if before else None, taken.halt)
 
     def _age(self) -> float:
         return float("inf") if self._last is None else self._age_of(self._last)
@@ -185,9 +205,20 @@ def _clock_off(database_now: datetime, earliest: datetime, latest: datetime) -> 
     return ClockOff(round(ahead.total_seconds()), database_now)
 
 
+def _tell_halt(before: Halt | None, halt: Halt | None) -> None:
+    """Say in the log that this process stops acting, or goes on, once each time."""
+    if halt is not None and halt != before:
+        logger.error("this process answers nothing until this is mended: %s", halt.reason)
+    elif halt is None and before is not None:
+        logger.warning("this process may act again")
+
+
 def look() -> tuple[Home, datetime]:
-    """The row and the time by the database's clock, in one query. A row that is missing is made: the first epoch begins."""
-    looked = Home.objects.annotate(database_now=database_clock())
+    """The row and the time by the database's clock, and what is recorded of the installation, in one query.
+
+    A row that is missing is made: the first epoch begins.
+    """
+    looked = Home.objects.annotate(database_now=database_clock(), **installation.looked_at())
     row = looked.filter(pk=Home.ONLY).first()
     if row is None:
         # Of two at once, one makes it.

@@ -155,6 +155,7 @@ class LeanVerifier:
     ) -> Mapping[str, Any]:
         """`verifier.services.introspection.introspect`, with the same answers."""
         began = self.follower.fresh()
+        home.LEASE.check_halt()
         keys = self.follower.token_keys()
         token = read_token(untrusted_token, keys=keys, service_provider=service_provider, now=now)
         known = None if token is None else await self.follower.state(token.claims.jti)

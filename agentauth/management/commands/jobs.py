@@ -15,6 +15,7 @@ from django.db import Error, close_old_connections, connection
 from django.utils import timezone
 
 from agentauth.protocol.errors import ChainError, TemporarilyUnavailableError
+from agentauth.startup import check_start
 from approvals.services import expiry as approvals_expiry
 from audit.archive.archiving import archive_due
 from audit.checkpoints import checkpoint_log
@@ -51,6 +52,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        check_start()
         step_back()
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,0 +1,29 @@
+"""`record_settings`: what all processes must agree on is what this command's environment says, from now on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.core.management.base import CommandParser
+from django.utils import timezone
+
+from audit.management.json_output import OPERATOR, JsonCommand
+from registry.services.installation import fingerprint, record_settings
+
+
+class Command(JsonCommand):
+    help = "Record the settings that all processes must share, as this environment has them."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--change",
+            nargs="+",
+            default=[],
+            choices=sorted(fingerprint()),
+            metavar="SETTING",
+            help="the settings that may differ from what is recorded",
+        )
+
+    def act(self, **options: Any) -> Mapping[str, Any]:
+        changed = record_settings(change=options["change"], actor=OPERATOR, now=timezone.now())
+        return {"changed": changed, "settings": fingerprint()}

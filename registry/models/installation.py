@@ -1,0 +1,20 @@
+"""What all processes of one installation share: the settings that must agree, recorded once and changed by one command."""
+
+from django.db import models
+
+
+class Installation(models.Model):
+    """The one row that every process compares itself with (registry/services/installation.py)."""
+
+    ONLY = 1
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=ONLY)
+    # {"PUBLIC_URL": "https://…", "SECRET_KEY": ["<id>"], …}: values, or ids where the value is secret.
+    fingerprint = models.JSONField(default=dict)
+    recorded_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=models.Q(id=1), name="installation_only_one")]
+
+    def __str__(self) -> str:
+        return f"recorded {self.recorded_at}"

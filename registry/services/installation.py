@@ -1,0 +1,152 @@
+"""Whether this process may act for the installation: its settings are those that were recorded for all processes.
+
+A process with another SECRET_KEY, PUBLIC_URL or Redis would give answers that the others take back. So what must agree
+stands in one row, as a fingerprint. Each process compares itself with it before it serves (agentauth/startup.py) and at every look
+at the verifier's home, at most a second apart (`verifier.services.home.look`). One command changes it, and the log says so.
+
+The row names settings by the variables that set them. A secret stands there as an id: a keyed hash that shows whether two
+are the same and nothing else.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Protocol
+from urllib.parse import parse_qs, urlsplit
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Subquery
+
+from agentauth.protocol.errors import InvalidStateError
+from audit import kinds
+from audit.services import Actor, record
+from registry.models import Installation
+
+# The columns of the row that a look brings along, each as `installation_<name>`. What else may hold processes back belongs here.
+LOOKED_AT: Final = ("fingerprint",)
+NOT_RECORDED: Final = "no settings are recorded for this installation"
+_ID_LABEL: Final = b"agentauth/fingerprint/v1"
+_ID_CHARACTERS: Final = 16
+# Of these a process may hold more than are recorded, so that a new one is handed out before anybody uses it.
+_KEYS: Final = frozenset({"SECRET_KEY", "SUBJECT_KEY"})
+
+Fingerprint = Mapping[str, Any]
+
+
+class _Row(Protocol):
+    """A row with what `looked_at` adds to it."""
+
+    installation_fingerprint: Fingerprint | None
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Why this process may not act: `told` is for callers, `reason` for operators, with what to do."""
+
+    told: str
+    reason: str
+
+
+def looked_at() -> dict[str, Subquery]:
+    """Annotations that bring the row along with a query for another one; all are None where there is no row."""
+    row = Installation.objects.filter(pk=Installation.ONLY)
+    return {f"installation_{name}": Subquery(row.values(name)[:1]) for name in LOOKED_AT}
+
+
+def halt(row: _Row) -> Halt | None:
+    """Why this process may not act by what a look found, None where it may. The one place where that is decided."""
+    if reason := disagreement(row.installation_fingerprint):
+        return Halt("This process is not set up as the others are.", reason)
+    return None
+
+
+def disagreement(recorded: Fingerprint | None) -> str | None:
+    """What this process's settings have against those `recorded` (None: there are none); None where they agree.
+
+    In development nothing need be recorded: there is one process, or `manage.py serve` starts them alike.
+    """
+    if recorded is None:
+        return None if settings.DEVELOPMENT else f"{NOT_RECORDED}; run manage.py record_settings"
+    names = different(recorded, fingerprint())
+    if not names:
+        return None
+    return (
+        f"{' and '.join(names)} of this process: not what is recorded for all processes. Correct it here,"
+        f" or change it for all with manage.py record_settings --change {' '.join(names)}"
+    )
+
+
+def fingerprint() -> dict[str, Any]:
+    """The settings of this process that must be those of all others, by the variables that set them. No secret is in it."""
+    return {
+        "PUBLIC_URL": settings.ISSUER,
+        # The first one signs; the others are only still, or already, taken.
+        "SECRET_KEY": [key_id(each) for each in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)],
+        "REDIS_URL": redis_place(settings.REDIS_URL),
+        "AUDIT_STORE": store_place(settings.AUDIT_STORE),
+    }
+
+
+def different(recorded: Fingerprint, own: Fingerprint) -> list[str]:
+    """The names of the settings in which a process that has `own` may not act beside others that have what is `recorded`.
+
+    Of keys, it holds all that are recorded, and makes new things with one of those.
+    """
+    return [name for name in own if not _agrees(name, recorded.get(name), own[name])]
+
+
+def _agrees(name: str, recorded: Any, own: Any) -> bool:
+    if name in _KEYS and isinstance(recorded, list):
+        return own[0] in recorded and set(recorded) <= set(own)
+    return bool(recorded == own)
+
+
+def key_id(secret: str) -> str:
+    """64 bits that tell one secret from another and nothing about it, given that it cannot be guessed."""
+    return hmac.new(secret.encode(), _ID_LABEL, hashlib.sha256).hexdigest()[:_ID_CHARACTERS]
+
+
+def redis_place(url: str) -> str:
+    """Where that Redis is, without who logs in: `host:port,host:port/db`; `none` for no URL."""
+    if not url:
+        return "none"
+    parts = urlsplit(url)
+    hosts = sorted(
+        host if ":" in host else f"{host}:6379" for host in parts.netloc.rpartition("@")[2].split(",")
+    )
+    return f"{','.join(hosts)}/{parts.path.strip('/') or '0'}"
+
+
+def store_place(uri: str) -> str:
+    """Where that store is, without how it is used: scheme, place and endpoint; `none` for no URI."""
+    if not uri:
+        return "none"
+    parts = urlsplit(uri)
+    endpoint = parse_qs(parts.query).get("endpoint", [""])[0]
+    return f"{parts.scheme}:{parts.netloc}{parts.path}{f' at {endpoint}' if endpoint else ''}"
+
+
+def record_settings(*, change: Iterable[str] = (), actor: Actor, now: datetime) -> list[str]:
+    """Record this process's settings for all processes, with an event; returns the names of those that are new or others now.
+
+    The first time all are recorded. Later, only those that `change` names may differ: a second setting that is wrong here does not
+    slip in with the one that was meant. Raises InvalidStateError, which names what else differs.
+    """
+    own = fingerprint()
+    with transaction.atomic():
+        row = Installation.objects.select_for_update().filter(pk=Installation.ONLY).first()
+        old: Fingerprint = {} if row is None else row.fingerprint
+        changed = [name for name in own if old.get(name) != own[name]]
+        if row is not None and (unnamed := set(different(old, own)) - set(change)):
+            names = " ".join(sorted(unnamed))
+            raise InvalidStateError(f"Not what is recorded, and not to be changed: {names}.")
+        if changed or row is None:
+            Installation.objects.update_or_create(
+                pk=Installation.ONLY, defaults={"fingerprint": own, "recorded_at": now}
+            )
+            data = {"changed": changed, "before": dict(old), "after": own}
+            record(kind=kinds.SETTINGS_RECORDED, actor=actor, at=now, data=data)
+    return changed
