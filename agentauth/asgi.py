@@ -14,6 +14,7 @@ from functools import lru_cache, partial
 from typing import Any, Final
 
 from django.conf import settings
+from django.core.handlers.wsgi import WSGIRequest
 from django.db import connection, connections
 from django.http import HttpRequest, HttpResponse
 from django.middleware.clickjacking import XFrameOptionsMiddleware
@@ -174,15 +175,20 @@ def _told(error: AgentAuthError) -> Response:
 
 
 def standing_headers() -> tuple[tuple[bytes, bytes], ...]:
-    """What every answer of these addresses carries, from the middleware that says so everywhere."""
+    """What every answer of these addresses carries, from the middleware that says so everywhere.
+
+    Raises RuntimeError where a middleware answers by itself (with a redirect to https, say): its headers are not ours.
+    """
     plain = HttpResponse(content_type="application/json", headers={"Cache-Control": "no-store"})
     answer: Callable[[HttpRequest], Any] = lambda _: plain  # noqa: E731 — a view in the middleware's eyes
     for middleware in (SecurityMiddleware, XFrameOptionsMiddleware, SecurityHeadersMiddleware):
         answer = middleware(answer)
-    request = HttpRequest()
-    request.META.update({"HTTP_HOST": settings.ALLOWED_HOSTS[0], "wsgi.url_scheme": "https"})
-    request.path = "/v1/verify"
-    made = answer(request)
+    # As a call arrives: by https, or by the http of a proxy that is believed. Without it production redirects, and sends no
+    # Strict-Transport-Security.
+    asked = {"REQUEST_METHOD": "POST", "PATH_INFO": "/v1/verify", "HTTP_HOST": settings.ALLOWED_HOSTS[0]}
+    made = answer(WSGIRequest(asked | {"wsgi.url_scheme": "https", "wsgi.input": io.BytesIO()}))
+    if made is not plain:
+        raise RuntimeError(f"A middleware answers in place of /v1/verify, with {made.status_code}.")
     made["Allow"], made["Vary"] = "POST, OPTIONS", "Cookie"
     return tuple((name.lower().encode(), value.encode()) for name, value in made.items())
 

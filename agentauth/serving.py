@@ -12,6 +12,7 @@ __all__ = [
     "forwarder_headers",
     "graceful_timeout",
     "header_map",
+    "keepalive",
     "limit_request_field_size",
     "limit_request_fields",
     "limit_request_line",
@@ -27,6 +28,9 @@ workers = int(os.environ["WEB_CONCURRENCY"])
 # Of each process, below the 1,024 open files that are usual.
 worker_connections = 512
 graceful_timeout = 30
+# Seconds that an idle connection is kept. Longer than proxies keep theirs (nginx: 60 s), so that it is they who hang up, and
+# no request of theirs meets a connection that we are closing.
+keepalive = 75
 loglevel = "warning"
 # The control socket would lie in the home directory; nobody here uses it.
 control_socket_disable = True

@@ -14,6 +14,7 @@ from agentauth.serving import (
     forwarder_headers,
     graceful_timeout,
     header_map,
+    keepalive,
     limit_request_field_size,
     limit_request_fields,
     limit_request_line,
@@ -31,6 +32,7 @@ __all__ = [
     "forwarder_headers",
     "graceful_timeout",
     "header_map",
+    "keepalive",
     "limit_request_field_size",
     "limit_request_fields",
     "limit_request_line",
@@ -49,8 +51,6 @@ asgi_loop = "uvloop"
 http_parser = "fast"
 # New connections wait here while a process is busy for a moment.
 backlog = 512
-# Longer than proxies keep theirs (nginx: 60 s), so that it is they who hang up.
-keepalive = 75
 # A decision that was begun is finished, whoever hangs up meanwhile.
 asgi_disconnect_grace_period = graceful_timeout
 

@@ -113,14 +113,18 @@ def _human() -> Any:
 
 
 def _service_provider(capabilities: list[dict[str, Any]], *, require_nonce: bool) -> tuple[Any, str]:
+    from django.conf import settings
+
     from agentauth.protocol.capability import parse_capabilities
     from audit.services import Actor
     from registry.services import service_providers
 
     suffix = secrets.token_hex(4)
+    # Nothing is sent there.
+    place = "http://127.0.0.1:8001" if settings.DEVELOPMENT else "https://services.example.org"
     return service_providers.create_service_provider(
         name=f"Acme {suffix}",
-        audience=f"http://127.0.0.1:8001/{suffix}",
+        audience=f"{place}/{suffix}",
         allowed=[capability.label for capability in parse_capabilities(capabilities)],
         require_nonce=require_nonce,
         actor=Actor(kind="system", id="seed"),

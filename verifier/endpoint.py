@@ -32,6 +32,7 @@ from audit.identifiers import id_text, new_id_text
 from audit.services import Actor
 from registry import rate_limits
 from registry.models import ServiceProvider
+from verifier.accept import takes_json
 from verifier.requests import parse_delivery, parse_verify_request
 from verifier.services.batch import MAX_REQUESTS
 from verifier.services.following import credentials_digest
@@ -76,7 +77,6 @@ _VERIFY_ROUTE: Final = "POST v1/verify"
 BESIDE: Final = frozenset({b"/health/live", b"/health/ready", b"/health/startup", b"/metrics"})
 # Counted, recorded and answered as any unknown address is.
 _NOWHERE: Final = "/v1/-"
-_ACCEPTED: Final = frozenset({None, b"*/*", b"application/json"})
 
 
 class Unusual(Exception):  # noqa: N818 — no error: the request is somebody else's to answer
@@ -349,7 +349,7 @@ def _read_head(scope: Scope, *, https_only: bool) -> Head:
     in_order = (
         not scope["query_string"]
         and authorization
-        and headers.get(b"accept") in _ACCEPTED
+        and takes_json(headers.get(b"accept"))
         and is_our_host(headers.get(b"host", b""))
         and (not https_only or _came_by_https(scope, headers))
     )

@@ -6,6 +6,7 @@ import threading
 from typing import Any, cast
 
 import pytest
+from django.core.handlers.wsgi import WSGIRequest
 from pytest_django.fixtures import Settings
 
 from agentauth import asgi, metrics
@@ -84,6 +85,30 @@ def test_AU_27_in_production_no_verifier_starts_with_a_role_that_may_do_more(
         asyncio.run(asgi.start())
     beyond.clear()
     asgi.check_role()
+
+
+@pytest.mark.parametrize("proxy_header", [None, ("HTTP_X_FORWARDED_PROTO", "https")])
+def test_SA_12_standing_headers_are_those_of_an_answer_over_https(
+    settings: Settings, proxy_header: tuple[str, str] | None
+) -> None:
+    settings.SECURE_SSL_REDIRECT, settings.SECURE_HSTS_SECONDS = True, 31_536_000
+    settings.SECURE_HSTS_INCLUDE_SUBDOMAINS = settings.SECURE_HSTS_PRELOAD = True
+    settings.SECURE_PROXY_SSL_HEADER = proxy_header
+    headers = dict(asgi.standing_headers())
+    assert headers[b"content-type"] == b"application/json"
+    assert headers[b"strict-transport-security"] == b"max-age=31536000; includeSubDomains; preload"
+    assert headers[b"x-content-type-options"] == b"nosniff"
+    assert headers[b"cache-control"] == b"no-store"
+    assert b"location" not in headers
+
+
+def test_SA_12_an_answer_of_a_middleware_is_not_taken_for_the_view_s(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    settings.SECURE_SSL_REDIRECT = True
+    monkeypatch.setattr(WSGIRequest, "_get_scheme", lambda _: "http")
+    with pytest.raises(RuntimeError, match="with 301"):
+        asgi.standing_headers()
 
 
 def counted() -> float:

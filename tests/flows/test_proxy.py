@@ -1,6 +1,11 @@
 """Behind nginx, as docs/operations.md prints it, with a pool of connections to us: what one client does costs no other a call."""
 
+import itertools
+import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -39,3 +44,72 @@ def test_the_printed_site_passes_calls_on(registry: LiveRegistry, tmp_path: Path
         assert (refused.status_code, refused.headers["Content-Type"]) == (401, "application/json")
     assert made.errors == ""
     assert made.asked == ["200 200 GET /health/live HTTP/1.1", "401 401 POST /v1/verify HTTP/1.1"]
+
+
+# --- One client and the others -----------------------------------------------------------------------------------
+
+HONEST_CALLS = 150
+LARGE = b"x" * 100_000
+# Where the body of a stranger is not read, for each reason there is.
+UNREAD = [
+    "/nothing",
+    "/v1/nothing",
+    "/v1/verify",
+    "/v1/verify/batch",
+    "/v1/introspect",
+    "/v1/agents",
+    "/v1/revoke",
+]
+
+
+class Stranger(threading.Thread):
+    """Posts large bodies to one address after the other, until told to end."""
+
+    def __init__(self, url: str, host: str) -> None:
+        super().__init__()
+        self.client = httpx.Client(base_url=url, headers={"Host": host}, timeout=30)
+        self.statuses: Counter[int] = Counter()
+        self.ends = threading.Event()
+
+    def run(self) -> None:
+        with self.client:
+            for path in itertools.cycle(UNREAD):
+                if self.ends.is_set():
+                    return
+                self.statuses[self.client.post(path, content=LARGE).status_code] += 1
+
+
+def test_SA_11_a_strangers_large_bodies_cost_a_provider_no_call(registry: LiveRegistry, proxy: Nginx) -> None:
+    made = registry.manage("create_service_provider", "Honest", "--audience", "http://127.0.0.1:9")
+    auth = (made["client_id"], made["client_secret"])
+    host = f"localhost:{registry.port}"
+    question = {"token": "a.b.c", "proof": "a.b.c", "method": "GET", "url": "http://127.0.0.1:9/"}
+    strangers = [Stranger(proxy.url, host) for _ in range(6)]
+    for each in strangers:
+        each.start()
+    try:
+        with httpx.Client(base_url=proxy.url, auth=auth, headers={"Host": host}, timeout=30) as client:
+            answers = [client.post("/v1/verify", json=question) for _ in range(HONEST_CALLS)]
+    finally:
+        for each in strangers:
+            each.ends.set()
+            each.join(60)
+    assert Counter(each.status_code for each in answers) == {200: HONEST_CALLS}, answers[0].text
+    assert all(each.statuses[502] == 0 and each.statuses.total() > 0 for each in strangers)
+    assert "[error]" not in proxy.errors
+
+
+def test_SA_11_load_after_a_pause_meets_no_connection_that_is_closing(
+    registry: LiveRegistry, proxy: Nginx
+) -> None:
+    host = {"Host": f"localhost:{registry.port}"}
+    with ThreadPoolExecutor(24) as pool, httpx.Client(base_url=proxy.url, headers=host, timeout=30) as client:
+
+        def post(_: int) -> int:
+            return client.post("/v1/verify", json={}).status_code
+
+        for seconds in (1.9, 2.0, 2.1, 3.0):
+            assert Counter(pool.map(post, range(120))) == {401: 120}
+            time.sleep(seconds)
+        assert Counter(pool.map(post, range(120))) == {401: 120}
+    assert "[error]" not in proxy.errors

@@ -1,0 +1,192 @@
+"""A server says so before it ends a connection: a proxy sends other clients' requests over those that it believes are kept."""
+
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from unittest.mock import patch
+
+import pytest
+
+from tests.flows.test_slow_senders import LIVE, THREADS
+from tests.flows.test_verifier_http import Verifier
+from tests.live import LiveRegistry, LiveServer
+
+# They set up the environment of the server that reads them: not of this process.
+with patch.dict(os.environ):
+    from agentauth import verifier_server, web_server
+
+pytestmark = pytest.mark.flow
+LARGE = b"x" * 100_000
+# What nginx, by its own default, keeps an idle connection for (s).
+NGINX_IDLE_SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    env = {"TRUSTED_PROXIES": "1", "RATE_LIMITS": "on"}
+    made = LiveRegistry(tmp_path_factory.mktemp("web"), workers=1, env=env)
+    made.prepare()
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def verifier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    made = Verifier(tmp_path_factory.mktemp("verifier"))
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(params=["web", "verifier"])
+def server(request: pytest.FixtureRequest) -> LiveServer:
+    """Each of the two kinds of server."""
+    found: LiveServer = request.getfixturevalue(request.param)
+    return found
+
+
+@dataclass
+class Answer:
+    status: int
+    # Whether it says that the connection ends with it.
+    closes: bool
+    # What came in behind it.
+    behind: bytes = b""
+
+
+def next_answer(connection: socket.socket, received: bytes = b"") -> Answer:
+    """The next answer with a status of its own."""
+    while True:
+        head, end, rest = received.partition(b"\r\n\r\n")
+        if end and head.startswith(b"HTTP/1.1 100 "):
+            received = rest
+            continue
+        size = body_size(head.lower(), rest) if end else None
+        if size is not None and len(rest) >= size:
+            return Answer(int(head[9:12]), b"\r\nconnection: close" in head.lower(), rest[size:])
+        part = connection.recv(65_536)
+        assert part, f"it hung up without an answer: {received!r}"
+        received += part
+
+
+def body_size(head: bytes, rest: bytes) -> int | None:
+    """How long the body behind a head in small letters is, None where that is still to come. Of chunks none ends in the last's bytes."""
+    if b"\r\ntransfer-encoding: chunked" in head:
+        end = rest.find(b"0\r\n\r\n")
+        return None if end < 0 else end + 5
+    length = re.search(rb"\r\ncontent-length: (\d+)", head)
+    return int(length[1]) if length else 0
+
+
+def is_true(connection: socket.socket, answer: Answer) -> bool:
+    """Whether the connection ends where that was said, and takes another request where it was not."""
+    if answer.closes:
+        return not answer.behind and connection.recv(1) == b""
+    connection.sendall(LIVE)
+    return next_answer(connection, answer.behind).status == 200
+
+
+def post(path: str, *lines: str, body: bytes = LARGE, length: int | None = None) -> bytes:
+    size = len(body) if length is None else length
+    head = (f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {size}", *lines, "", "")
+    return "\r\n".join(head).encode() + body
+
+
+FORM = ("Content-Type: application/x-www-form-urlencoded",)
+JSON = ("Content-Type: application/json",)
+CHUNKED = b"POST /v1/verify HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+# What is sent, the statuses it may have, and whether the connection is kept: where the request's end is known, it is.
+REFUSED: dict[str, tuple[bytes, set[int], bool]] = {
+    "a page": (post("/nothing"), {403}, True),
+    "no such call": (post("/v1/nothing", *JSON), {404}, True),
+    "no credentials": (post("/v1/verify", *JSON), {401}, True),
+    "wrong credentials": (post("/v1/verify", *JSON, "Authorization: Basic eDp5"), {401}, True),
+    "a form": (post("/v1/introspect", *FORM), {401}, True),
+    "all that is taken": (post("/v1/nothing", body=b"x" * 1_048_576), {404}, True),
+    "more than is taken": (post("/v1/verify", body=b"x" * 1_200_000), {413}, False),
+    "a length alone": (post("/v1/verify", length=2_000_000), {413}, False),
+    "chunks": (CHUNKED + b"10000\r\n" + b"x" * 65_536 + b"\r\n0\r\n\r\n", {400}, False),
+    "whoever asks first": (post("/v1/verify", "Expect: 100-continue"), {401}, True),
+    "whoever asks first for too much": (
+        post("/v1/verify", "Expect: 100-continue", body=b"", length=2_000_000), {413}, False,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", REFUSED)
+def test_SA_11_a_connection_ends_only_where_that_is_said(server: LiveServer, how: str) -> None:
+    sent, statuses, kept = REFUSED[how]
+    if isinstance(server, Verifier):
+        # Its application here answers any address.
+        statuses = statuses | {401, 404}
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(sent)
+        answer = next_answer(connection)
+        assert answer.status in statuses
+        assert answer.closes is not kept
+        assert is_true(connection, answer)
+
+
+def test_SA_11_calls_beyond_the_limit_keep_the_connection_too(web: LiveServer) -> None:
+    with socket.create_connection(("127.0.0.1", web.port), timeout=10) as connection:
+        seen = set()
+        for _ in range(500):
+            connection.sendall(post("/v1/agents", "X-Forwarded-For: 203.0.113.9", *JSON))
+            answer = next_answer(connection)
+            seen.add(answer.status)
+            assert not answer.closes
+            if answer.status == 429:
+                break
+        assert seen == {413, 429}
+        assert is_true(connection, answer)
+
+
+def test_SA_11_what_follows_a_large_body_in_one_packet_is_answered(server: LiveServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall((post("/v1/verify", *JSON) + LIVE) * 3)
+        statuses, behind = [], b""
+        for _ in range(6):
+            answer = next_answer(connection, behind)
+            statuses.append(answer.status)
+            assert not answer.closes
+            behind = answer.behind
+        assert statuses == [401, 200] * 3
+
+
+def test_SA_11_whoever_sends_too_slowly_is_told_the_end(server: LiveServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(b"POST /v1/verify HTTP/1.1\r\nX-A: ")
+        answer = next_answer(connection)
+        assert (answer.status, answer.closes) == (408, True)
+        assert is_true(connection, answer)
+
+
+def test_SA_11_an_idle_connection_is_kept_for_longer_than_a_proxy_keeps_it(server: LiveServer) -> None:
+    assert min(web_server.keepalive, verifier_server.keepalive) > NGINX_IDLE_SECONDS
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        for _ in range(3):
+            connection.sendall(LIVE)
+            assert next_answer(connection) == Answer(200, closes=False)
+            # Longer than gunicorn would keep it by itself, and its loop's next turn.
+            time.sleep(3.5)
+        connection.sendall(LIVE)
+        assert next_answer(connection).status == 200
+
+
+def test_SA_11_beyond_a_quarter_that_idle_the_next_is_told_the_end(web: LiveServer) -> None:
+    most = web_server.worker_connections // 4
+    with ExitStack() as opened:
+        answers = []
+        for _ in range(most + 40):
+            connection = socket.create_connection(("127.0.0.1", web.port), timeout=10)
+            opened.enter_context(connection).sendall(LIVE)
+            answers.append(next_answer(connection))
+        assert {each.status for each in answers} == {200}
+        # The loop may count an answer only after the next was given, by one of a few threads.
+        assert most <= sum(not each.closes for each in answers) <= most + THREADS
+        assert is_true(connection, answers[-1])
