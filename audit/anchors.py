@@ -1,6 +1,6 @@
 """What the log signed before, wherever it stands: the points a whole check of the log has to pass through."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple, cast
 
@@ -11,8 +11,8 @@ from agentauth.protocol.checkpoint import open_checkpoint, parse_checkpoint
 from agentauth.protocol.errors import InvalidKeyError, NoteError, UntrustedNoteError
 from agentauth.protocol.keys import PublicKey
 from agentauth.protocol.notes import Verifier, parse_note
-from audit.copies import PREFIX, ContradictedError
-from audit.models import Checkpoint
+from audit.copies import PREFIX, ContradictedError, key_of, name_of, store_left_behind
+from audit.models import Checkpoint, CheckpointCopy
 from audit.signing import PURPOSE
 from audit.stores import store_at
 
@@ -46,20 +46,38 @@ def anchor_of(row: Checkpoint, *, now: datetime) -> Anchor:
     )
 
 
-def stored_anchors(*, now: datetime) -> Iterator[Anchor]:
-    """Those in the database, then those in the store outside, if there is one; those by disabled keys too.
+def stored_anchors(*, now: datetime, since: int = 0, others: Sequence[str] = ()) -> Iterator[Anchor]:
+    """Those in the database, then those in the store outside and in `others`, URIs; those by disabled keys too.
 
-    Raises ContradictedError for one that no key of the log ever signed, TemporarilyUnavailableError where the store
-    does not answer.
+    Of `since` events or more. The store outside is that of settings, and that of the newest copy where it is another.
+    Raises ContradictedError for one that no key of the log ever signed, TemporarilyUnavailableError where a store does not
+    answer.
     """
-    for row in Checkpoint.objects.order_by("size").iterator():
+    for row in Checkpoint.objects.filter(size__gte=since).order_by("size").iterator():
         said = Anchor(row.size, bytes(row.root), "")
         yield _read(row.note, f"the checkpoint of {row.size} events", now, said, read_any_anchor)
-    if not settings.AUDIT_STORE:
-        return
-    store = store_at(settings.AUDIT_STORE)
-    for key in store.keys(PREFIX):
-        yield _read(store.get(key) or b"", f"{key} outside", now, None, read_any_anchor)
+    for uri in dict.fromkeys([*read_stores(), *others]):
+        store = store_at(uri)
+        for key in store.keys(PREFIX, after=key_of(since - 1) if since else ""):
+            where = "outside" if uri == settings.AUDIT_STORE else f"in {store!r}"
+            yield _read(store.get(key) or b"", f"{key} {where}", now, None, read_any_anchor)
+
+
+def read_stores() -> list[str]:
+    """The URIs of the stores that a check of the log always reads."""
+    left = store_left_behind()
+    kind, _, options = settings.AUDIT_STORE.partition("?")
+    if left and options and kind.partition(":")[0] == left.partition(":")[0]:
+        # Rows name a store without its options; those of the present one are the best guess.
+        left = f"{left}?{options}"
+    return [uri for uri in (settings.AUDIT_STORE, left) if uri]
+
+
+def stores_not_read(others: Sequence[str] = ()) -> list[str]:
+    """The names of stores that got copies once and that neither `read_stores` nor `others` has."""
+    read = {name_of(uri) for uri in [*read_stores(), *others]}
+    there = CheckpointCopy.objects.order_by("store").values_list("store", flat=True).distinct()
+    return [name for name in there if name not in read]
 
 
 def _read(

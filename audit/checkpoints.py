@@ -16,7 +16,7 @@ from django.conf import settings
 from agentauth.protocol import checkpoint as notes
 from agentauth.protocol.errors import ChainError
 from audit.anchors import anchor_of
-from audit.copies import PREFIX, ContradictedError, key_of, store_name
+from audit.copies import PREFIX, ContradictedError, check_place, key_of, store_name
 from audit.faults import fault_point
 from audit.models import Checkpoint, CheckpointCopy, Head
 from audit.sequencer import tree_of
@@ -62,10 +62,11 @@ def _counts(checkpoint: Checkpoint, now: datetime) -> bool:
     return True
 
 
-def checkpoint_log(*, now: datetime) -> int | None:
+def checkpoint_log(*, now: datetime, at_once: bool = False) -> int | None:
     """Sign the log as it is, if it grew and EVERY has passed since a key that counts signed it; its size then, else None.
 
-    Raises ContradictedError where the log is not what it signed before, as the store outside or its own rows tell;
+    With `at_once` EVERY need not have passed. Raises ContradictedError where the log is not what it signed before, as the
+    store outside or its own rows tell; StoreChangedError, one of these, where its copies stand in another store;
     ImmutableError where another log writes into the same store; TemporarilyUnavailableError where the key or the store
     cannot be asked: without the store nothing is signed, since a database that was set back does not know it.
     """
@@ -73,12 +74,13 @@ def checkpoint_log(*, now: datetime) -> int | None:
     newest, head = newest_checkpoint(), Head.objects.filter(id=Head.ONLY).first()
     uncopied = store is not None and newest is not None and not _copied(newest)
     head = head or Head(size=0)
-    due = _due(head, newest, now)
+    due = _due(head, newest, now, timedelta(0) if at_once else EVERY)
     if not due and not uncopied:
         return None
     # 1. What was signed is still what the tree is, here and outside.
     if newest is not None:
         _check(newest.size, bytes(newest.root), head)
+    check_place(store)
     if store is not None:
         _check_outside(store, newest)
     # 2. The copy of the last one, should a crash have come in between.
@@ -114,7 +116,7 @@ def _is_signed(checkpoint: Checkpoint, now: datetime) -> bool:
     return True
 
 
-def _due(head: Head, newest: Checkpoint | None, now: datetime) -> bool:
+def _due(head: Head, newest: Checkpoint | None, now: datetime, every: timedelta) -> bool:
     if newest is None:
         return head.size > 0
     if head.size < newest.size:
@@ -122,7 +124,7 @@ def _due(head: Head, newest: Checkpoint | None, now: datetime) -> bool:
         return True
     # A clock that was set back must not keep the log silent until it is as late again; and what nobody can check any more,
     # since its key was disabled, is no word of ours.
-    is_recent = timedelta(0) <= now - newest.at < EVERY
+    is_recent = timedelta(0) <= now - newest.at < every
     return head.size > newest.size and not (is_recent and _counts(newest, now))
 
 
@@ -151,8 +153,13 @@ def _check(size: int, root: bytes, head: Head) -> None:
 def _check_outside(store: Store, newest: Checkpoint | None) -> None:
     """Everything outside since the last copy we know of is ours, and there is nothing outside that we do not know."""
     known = CheckpointCopy.objects.filter(store=store_name()).order_by("-checkpoint").first()
+    compare_outside(store, newest, after=known.checkpoint_id - 1 if known else 0)
+
+
+def compare_outside(store: Store, newest: Checkpoint | None, *, after: int = 0) -> None:
+    """Each checkpoint of more than `after` leaves in `store` is one of ours as it is kept here. Raises ContradictedError."""
     size = newest.size if newest is not None else 0
-    for key, found in _outside(store, known.checkpoint_id - 1 if known else 0):
+    for key, found in _outside(store, after):
         note = store.get(key)
         # Asked after the copy was seen: another of us may have signed it meanwhile.
         kept = Checkpoint.objects.filter(size=found).first()

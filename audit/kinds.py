@@ -5,6 +5,9 @@ REQUEST_REFUSED = "audit.request.refused"
 # Refusals of anonymous callers beyond the limit of one minute, as one event with their count.
 REFUSALS_SUPPRESSED = "audit.refusals.suppressed"
 
+# The log's copies outside stand in another store from now on.
+STORE_MOVED = "audit.store.moved"
+
 # A key of ours is in the key set and not yet in use.
 KEY_PUBLISHED = "kms.key.published"
 # A key signs from now on; the one it replaced, if any, is retired with it.

@@ -18,10 +18,10 @@ from agentauth.protocol.errors import ChainError
 from audit.anchors import anchor_of
 from audit.checkpoints import newest_checkpoint
 from audit.copies import ContradictedError
+from audit.leaf_checks import leaf_hash_of
 from audit.models import Checkpoint, CheckpointCopy, Cosignature, Event, Head, Leaf, QueueEntry, Segment
 from audit.sequencer import tree_of
 from audit.tree import inclusion_proofs, root_at
-from audit.verification import leaf_hash_of
 
 # Three times as long as news may wait for a signature.
 LATE = timedelta(seconds=180)

@@ -8,7 +8,7 @@ from typing import Any, Final
 from django.db.models import Q
 
 from agentauth.protocol import proofs
-from agentauth.protocol.chain import EMPTY_LINK, TILE_HEIGHT, node_hash
+from agentauth.protocol.chain import EMPTY_LINK, TILE_HEIGHT, CompactTree, node_hash
 from agentauth.protocol.errors import ChainError
 from audit.models import Leaf, Node
 
@@ -18,6 +18,13 @@ TILE_WIDTH: Final = 1 << TILE_HEIGHT
 def root_at(size: int) -> bytes:
     """The root of the first `size` leaves. 32 bytes. Raises ChainError where the log is not that long."""
     return proofs.root(size, _Reader().subtree)
+
+
+def tree_at(size: int) -> CompactTree:
+    """The tree of the first `size` leaves, to be continued. Raises ChainError where the log is not that long."""
+    read = _Reader().subtree
+    parts = proofs.full_subtrees(0, size) if size else []
+    return CompactTree(size, (read(height, index) for height, index in parts))
 
 
 def inclusion_proof(index: int, size: int) -> list[bytes]:

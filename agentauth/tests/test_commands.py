@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.core.management import CommandError, call_command, get_commands, load_command_class
 
 from agentauth.protocol.keys import PrivateKey
@@ -51,6 +52,21 @@ def all_keys(now: datetime) -> list[str]:
     return []
 
 
+def signing(now: datetime) -> list[str]:
+    """No argument, but the log can be signed."""
+    ensure_key(purpose="audit", actor=TESTER, now=now)
+    return []
+
+
+def moving(now: datetime) -> list[str]:
+    """The log's store, which settings then name no more."""
+    signing(now)
+    call_command("seal_audit", stdout=StringIO())
+    former = settings.AUDIT_STORE
+    settings.AUDIT_STORE = f"{former}-new"
+    return ["--from", former]
+
+
 # Arguments with which each command does what it is for, in a registry with a human, a service provider and keys.
 GOOD: dict[str, list[Callable[[ServiceProvider, datetime], list[str]]]] = {
     "setup_link": [
@@ -74,7 +90,8 @@ GOOD: dict[str, list[Callable[[ServiceProvider, datetime], list[str]]]] = {
     "disable_key": [lambda _provider, now: [retired(now)]],
     "revoke_key_certificate": [lambda _provider, now: [certified(now)]],
     "verify_audit": [lambda _provider, _now: []],
-    "seal_audit": [lambda _provider, _now: []],
+    "seal_audit": [lambda _provider, now: signing(now)],
+    "move_audit_store": [lambda _provider, now: moving(now)],
     "archive_audit": [lambda _provider, _now: []],
     "restore_audit": [lambda _provider, _now: [], lambda _provider, _now: ["--first", "0", "--end", "1"]],
     "expire": [lambda _provider, _now: []],
@@ -191,6 +208,7 @@ BAD = {
     "revoke_key_certificate": [[], ["nothing"], ["\udcff"]],
     "verify_audit": [["more"], ["--archive", "nonsense"], ["--archive", "s3://key:secret@bucket/p"]],
     "seal_audit": [["more"]],
+    "move_audit_store": [[], ["--from"], ["--lost"], ["--lost", "--from", "file:x"], ["--lost", "more"]],
     "archive_audit": [["more"]],
     "restore_audit": [["--first"], ["--first", "x"], ["more"]],
     "expire": [["more"]],

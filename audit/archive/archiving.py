@@ -24,7 +24,7 @@ from audit.archive.reading import noted_manifest, prove_segment, read_manifest
 from audit.archive.scratch import scratch
 from audit.archive.staging import leaves, prove, stage, tiles_at
 from audit.checkpoints import MOST_BETWEEN
-from audit.copies import ContradictedError
+from audit.copies import ContradictedError, check_place
 from audit.faults import fault_point
 from audit.models import Checkpoint, Segment
 from audit.stores import ImmutableError, Store, store_at
@@ -55,7 +55,10 @@ def archive_due(*, now: datetime) -> Range | None:
     rests = last is not None and timedelta(0) <= now - last.at < EVERY
     if waiting <= 0 or (rests and waiting < SEGMENT_LEAVES):
         return None
-    return archive_audit(now=now, store=store_at(settings.AUDIT_STORE))
+    store = store_at(settings.AUDIT_STORE)
+    # A segment in another place than those before it would be part of no archive.
+    check_place(store)
+    return archive_audit(now=now, store=store)
 
 
 def archive_audit(*, now: datetime, store: Store) -> Range | None:

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import boto3
@@ -31,6 +32,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if here:
         config.hook.pytest_deselected(items=here)
         items[:] = [item for item in items if item not in here]
+
+
+@pytest.fixture(autouse=True)
+def own_folder(settings: Settings, tmp_path: Path) -> None:
+    """What `verify_audit` keeps for its next run is each test's own."""
+    settings.VAR_DIR = tmp_path
 
 
 @pytest.fixture

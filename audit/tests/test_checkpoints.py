@@ -144,6 +144,8 @@ def test_where_the_store_cannot_be_asked_nothing_is_signed(
             def keys(self, *_: Any, **__: Any) -> Iterator[str]:
                 raise TemporarilyUnavailableError
 
+            get = keys
+
         return Away()
 
     grow(1)

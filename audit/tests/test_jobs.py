@@ -43,7 +43,9 @@ def test_a_process_dies_only_at_the_point_it_was_told(
         assert len(killed) == deaths
 
 
-def test_the_command_of_a_whole_log_says_so_to_a_person(make_event: MakeEvent, now: datetime) -> None:
+def test_the_command_of_a_whole_log_says_so_to_a_person(
+    signing: None, make_event: MakeEvent, now: datetime
+) -> None:
     make_event()
     for command in ("verify_audit", "seal_audit", "verify_audit"):
         out = io.StringIO()

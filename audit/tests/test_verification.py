@@ -1,5 +1,6 @@
 """verify_audit: passes a whole log and names the place of every change, made as the owner of the tables."""
 
+import base64
 import io
 import json
 import uuid
@@ -8,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 
 from agentauth.protocol.chain import CompactTree, leaf_hash, link
 from audit.entries import entry_of
-from audit.models import Event, Head, Leaf, Node, Opening, QueueEntry
+from audit.models import Checkpoint, Event, Head, Leaf, Node, Opening, QueueEntry
 from audit.sequencer import sequence_until_empty
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
@@ -364,8 +365,21 @@ def test_the_command_exits_1_and_names_the_place(log: list[Event], arguments: li
     assert str(log[3].id) in out.getvalue()
 
 
-def test_seal_audit_numbers_what_waits(log: list[Event]) -> None:
-    out = io.StringIO()
-    call_command("seal_audit", "--json", stdout=out)
-    assert json.loads(out.getvalue()) == {"numbered": 1}
+def test_seal_audit_numbers_what_waits_and_signs_to_the_end(
+    signing: None, log: list[Event], make_event: MakeEvent
+) -> None:
+    """Also where the last signature is not a minute old, and where nothing is new."""
+    for numbered, size in ((1, SIZE + 1), (1, SIZE + 2), (0, SIZE + 2)):
+        if QueueEntry.objects.count() < numbered:
+            make_event()
+        out = io.StringIO()
+        call_command("seal_audit", "--json", stdout=out)
+        assert json.loads(out.getvalue()) == {"numbered": numbered, "signed_size": size}
+        newest = Checkpoint.objects.latest("size")
+        assert (newest.size, bytes(newest.root)) == (size, base64.b64decode(verify_log().root_hash))
+
+
+def test_seal_audit_that_cannot_sign_says_so_and_has_numbered(log: list[Event]) -> None:
+    with pytest.raises(CommandError, match="Numbered 1 events, but the log is not signed"):
+        call_command("seal_audit", stdout=io.StringIO())
     assert verify_log().tree_size == SIZE + 1

@@ -316,6 +316,7 @@ def the_next_months_are_made(world: World) -> Act:
 
 @act("manage.py seal_audit", kinds.REFUSALS_SUPPRESSED)
 def an_operator_seals_the_log(world: World) -> Act:
+    ensure_key(purpose="audit", actor=TESTER, now=world.now)
     _flood(world)
     return command("seal_audit")
 
@@ -345,6 +346,23 @@ def an_operator_archives_the_log(world: World) -> Act:
 @act("manage.py restore_audit")
 def an_operator_brings_events_home(world: World) -> Act:
     return _archiving(world, "restore_audit", command)
+
+
+@act("manage.py move_audit_store", kinds.STORE_MOVED)
+def an_operator_moves_the_logs_store(world: World) -> Act:
+    """From a store that has a checkpoint."""
+    ensure_key(purpose="audit", actor=TESTER, now=world.now)
+    old, new = (f"file:{settings.VAR_DIR / name}" for name in ("old", "new"))
+    with override_settings(AUDIT_STORE=old):
+        command("seal_audit")()
+    name = "move_audit_store"
+
+    def run() -> Any:
+        with override_settings(AUDIT_STORE=new):
+            return command(name, "--from", old)()
+
+    assert name
+    return run
 
 
 def _archiving(world: World, name: str, find: Callable[[str], Act]) -> Act:

@@ -20,7 +20,7 @@ from agentauth.celery import app
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from approvals.admin_site import ControlRoom, site
 from audit import kinds
-from audit.models import Event, Opening, RefusalCount
+from audit.models import CheckpointCopy, Event, Opening, RefusalCount
 from audit.tests.tampering import execute
 from tests.acts import agents, operators, people, service_providers
 from tests.acts.world import ROWS, Row, World
@@ -69,6 +69,7 @@ def state() -> dict[str, Any]:
         "openings": Opening.objects.count(),
         "floods": sorted(map(str, RefusalCount.objects.values_list("route", "error", "count"))),
         "signed in": sorted(filter(None, signed_in)),
+        "copies": sorted(CheckpointCopy.objects.values_list("checkpoint", "store")),
     }
 
 

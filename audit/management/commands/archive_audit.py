@@ -6,6 +6,7 @@ from typing import Any
 from django.utils import timezone
 
 from audit.archive.archiving import archive_audit
+from audit.copies import check_place
 from audit.management.json_output import JsonCommand
 from audit.management.stores import the_store
 
@@ -15,6 +16,7 @@ class Command(JsonCommand):
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         store, ranges = the_store(), []
+        check_place(store)
         while found := archive_audit(now=timezone.now(), store=store):
             ranges.append(found)
         return {

@@ -8,20 +8,25 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
-from audit.anchors import Anchor, read_any_anchor, stored_anchors
+from audit.anchors import Anchor, read_any_anchor, stored_anchors, stores_not_read
 from audit.archive.proving import prove_archive
 from audit.management.json_output import JsonCommand
 from audit.models import QueueEntry
 from audit.stores import store_at
-from audit.verification import verify_log
+from audit.verified import RUNS, verify_on
+
+# In VAR_DIR.
+STATE = "audit-verified.json"
 
 
 class Command(JsonCommand):
     help = "Prove the audit log; exit 1 and name the place where it was changed."
     whole = False
+    remark = ""
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
@@ -31,11 +36,33 @@ class Command(JsonCommand):
             metavar="FILE",
             help="a checkpoint of an earlier day, as a signed note",
         )
-
         parser.add_argument(
             "--archive",
             metavar="URL",
             help="prove the archive in this store, and no event of the database",
+        )
+
+        parser.add_argument(
+            "--store",
+            dest="stores",
+            action="append",
+            default=[],
+            metavar="URI",
+            help="hold the log against the checkpoints in this store too",
+        )
+        parser.add_argument("--full", action="store_true", help="check everything, and not only what is new")
+        parser.add_argument(
+            "--state",
+            type=Path,
+            metavar="FILE",
+            help="how far the log was proved before: a file in VAR_DIR unless named",
+        )
+        parser.add_argument(
+            "--runs",
+            type=_positive,
+            default=RUNS,
+            metavar="N",
+            help="look at each older event again once in N runs (%(default)s)",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -48,10 +75,19 @@ class Command(JsonCommand):
         old = [_from_file(options["checkpoint"], now)] if options["checkpoint"] else []
         if options["archive"]:
             verdict = prove_archive(store=store_at(options["archive"]), now=now, anchors=old)
+            kept, self.remark, others = False, "", []
         else:
-            verdict = verify_log(anchors=chain(old, stored_anchors(now=now)))
+            stores = options["stores"]
+            verdict, kept, self.remark = verify_on(
+                state=options["state"] or settings.VAR_DIR / STATE,
+                anchors=lambda size: chain(old, stored_anchors(now=now, since=size, others=stores)),
+                now=now,
+                full=options["full"] or bool(stores),
+                runs=options["runs"],
+            )
+            others = stores_not_read(stores)
         self.whole = verdict.ok
-        return asdict(verdict)
+        return asdict(verdict) | {"state_kept": kept, "other_stores": others}
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         if result["ok"] and options["archive"]:
@@ -66,6 +102,7 @@ class Command(JsonCommand):
                 f"The log is whole: {result['tree_size']} events, root {result['root_hash']}; "
                 f"{QueueEntry.objects.count()} more wait for their number."
             )
+            yield from self._extent(result)
             if result["disabled_key_sizes"]:
                 yield (
                     f"Checkpoints of {result['disabled_key_sizes']} sizes fit, but by themselves prove nothing: a key "
@@ -78,6 +115,27 @@ class Command(JsonCommand):
                 "events before are whole. Keep the database as it is, and compare it with a backup from before the "
                 "change."
             )
+
+    def _extent(self, result: Mapping[str, Any]) -> Iterator[str]:
+        """What of it was looked at now, and what was not."""
+        if result["checked_from"]:
+            yield (
+                f"Checked from event {result['checked_from']} on, since those before were proved and signed; of them, "
+                f"{result['rechecked_from']} to {result['rechecked_to'] - 1} again. --full checks all."
+            )
+        if not result["state_kept"]:
+            yield "The next run begins from the first event."
+        if self.remark:
+            yield self.remark
+        for name in result["other_stores"]:
+            yield f"Copies of checkpoints stood in {name} too, which was not read: --store URI does."
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
 def _from_file(path: str, now: datetime) -> Anchor:

@@ -1,0 +1,138 @@
+"""One leaf and its event, and what was hidden in it: whether they are what the log recorded. The tree is in `audit.verification`."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
+from uuid import UUID
+
+from django.db import DatabaseError
+
+from agentauth.protocol.chain import EMPTY_LINK, leaf_hash, link
+from audit.dropping import Gone
+from audit.entries import commitment, entry_of
+from audit.models import Event, Leaf, Opening
+
+_T = TypeVar("_T")
+Place = str | int
+
+
+class BadError(Exception):
+    """The log contradicts itself at `place`."""
+
+    def __init__(self, place: Place, problem: str) -> None:
+        super().__init__(problem)
+        self.place = place
+        self.problem = problem
+
+
+def check_leaf(leaf: Leaf, event: Event | None, expected_index: int, previous: bytes, gone: Gone) -> None:
+    """It is the leaf of this index, continues `previous`, and is that of its event. Raises BadError."""
+    if leaf.leaf_index != expected_index:
+        raise missing(expected_index)
+    if event is None and not gone.allows(leaf):
+        raise BadError(str(leaf.event_id), f"Event {leaf.event_id} of leaf {leaf.leaf_index} was deleted.")
+    if len(leaf.leaf_hash) != len(EMPTY_LINK) or link(previous, bytes(leaf.leaf_hash)) != bytes(leaf.link):
+        raise BadError(
+            leaf.leaf_index,
+            f"Leaf {leaf.leaf_index} does not continue the leaf before it: a leaf was changed, inserted, "
+            "removed or moved here.",
+        )
+    if leaf_hash(bytes(leaf.entry)) != bytes(leaf.leaf_hash):
+        raise BadError(
+            leaf.leaf_index,
+            f"The entry of leaf {leaf.leaf_index} is not what its leaf hash is of: it was changed.",
+        )
+    if event is None:
+        # The archive has it; its entry was the last thing to check here.
+        return
+    if leaf_hash_of(event) != bytes(leaf.leaf_hash):
+        raise BadError(
+            str(event.id),
+            f"Event {event.id} is not what leaf {leaf.leaf_index} recorded: it was changed, or the leaf was "
+            "pointed at another event.",
+        )
+    if (leaf.agent_id, leaf.human_id, leaf.kind) != (event.agent_id, event.human_id, event.kind):
+        raise BadError(
+            leaf.leaf_index,
+            f"Leaf {leaf.leaf_index} says of event {event.id} what it is not: whose it is, or of which kind, was changed.",
+        )
+
+
+def leaf_hash_of(event: Event) -> bytes | None:
+    """The leaf hash of an event as it is stored now; None where it holds what cannot be hashed, as no event of ours does."""
+    return readable(lambda: leaf_hash(entry_of(event)))
+
+
+def read_leaves(start: int, end: int) -> Iterator[tuple[Leaf, Event | None]]:
+    """Leaves start ≤ index < end with their events. A row that cannot even be read is named by its leaf."""
+    rows = readable(lambda: _joined(start, end))
+    if rows is not None:
+        yield from rows
+        return
+    for index in range(start, end):
+        row = readable(lambda at=index: _joined(at, at + 1))  # type: ignore[misc]  # bound now, on purpose
+        if row is None:
+            raise BadError(
+                index, f"Leaf {index} or its event holds values that cannot be read: it was changed."
+            )
+        yield from row
+
+
+def _joined(start: int, end: int) -> list[tuple[Leaf, Event | None]]:
+    leaves = list(Leaf.objects.filter(leaf_index__gte=start, leaf_index__lt=end).order_by("leaf_index"))
+    events = Event.objects.in_bulk([leaf.event_id for leaf in leaves])
+    return [(leaf, events.get(leaf.event_id)) for leaf in leaves]
+
+
+def readable(read: Callable[[], _T]) -> _T | None:
+    """What `read` gives, or None where the rows hold what no column of ours can hold."""
+    try:
+        return read()
+    except DatabaseError:
+        # The database being away is not the log being wrong.
+        raise
+    except Exception:  # noqa: BLE001 — a forged value may fail anywhere between the driver and the hash
+        return None
+
+
+def check_openings_of(ids: Sequence[UUID]) -> None:
+    """What was hidden in these events. Raises BadError."""
+    openings = list(Opening.objects.filter(event_id__in=ids))
+    if openings:
+        _check_all(openings)
+
+
+def check_openings(batch: int) -> None:
+    """What was hidden in any event, and that each event is there. Raises BadError."""
+    last = None
+    while True:
+        rows = Opening.objects.order_by("id")
+        page: Sequence[Opening] = list((rows.filter(id__gt=last) if last else rows)[:batch])
+        if not page:
+            return
+        _check_all(page)
+        last = page[-1].id
+
+
+def _check_all(openings: Sequence[Opening]) -> None:
+    events: Mapping[UUID, Event] = Event.objects.in_bulk({opening.event_id for opening in openings})
+    for opening in openings:
+        _check_opening(opening, events.get(opening.event_id))
+
+
+def _check_opening(opening: Opening, event: Event | None) -> None:
+    matches = readable(
+        lambda: (
+            event is not None
+            and event.data.get(opening.member) == commitment(opening.value, bytes(opening.salt))
+        )
+    )
+    if not matches:
+        raise BadError(
+            str(opening.event_id),
+            f"What is kept as {opening.member!r} of event {opening.event_id} is not what the event committed to.",
+        )
+
+
+def missing(index: int) -> BadError:
+    """The leaf is not there."""
+    return BadError(index, f"Leaf {index} is missing: it was deleted.")

@@ -1,0 +1,92 @@
+"""Moving the log's store: all that stands in the old one goes into the new one, and the old one says that it was left.
+
+Safe to repeat, since both stores write once: what a killed run began, the next one ends.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+
+from agentauth.protocol.encoding import canonical_json
+from agentauth.protocol.errors import ChainError
+from audit import kinds
+from audit.archive.hands import Hands
+from audit.archive.scratch import scratch
+from audit.checkpoints import compare_outside, newest_checkpoint
+from audit.copies import MOVED, check_place, key_of, name_of, store_left_behind, store_name
+from audit.faults import fault_point
+from audit.models import Checkpoint, CheckpointCopy
+from audit.services import Actor, record
+from audit.stores import Store, store_at
+
+
+class MovingError(ChainError):
+    """The store cannot be moved. Says why, and what to do first."""
+
+
+def move_store(*, source: str | None, actor: Actor, now: datetime) -> Mapping[str, Any]:
+    """Copy what stands in the store `source` to that of settings, where the log goes on; its members are those of the event.
+
+    Without `source` the old store is lost: the checkpoints that the database has are put into the new one, and what the old
+    one may have known beyond them nobody finds here; the event says so. Raises MovingError; ContradictedError where one of
+    the stores has a checkpoint that the database does not know; ImmutableError where something else stands in the new one;
+    TemporarilyUnavailableError where a store does not answer.
+    """
+    former = store_left_behind()
+    if not settings.AUDIT_STORE:
+        raise MovingError("AUDIT_STORE names no store to move to.")
+    if not former:
+        raise MovingError(f"The log's copies stand in {store_name()} already, or nowhere: nothing to move.")
+    if source is not None and name_of(source) != former:
+        raise MovingError(f"The log's copies stand in {former}, not in {name_of(source)}.")
+    target, newest = store_at(settings.AUDIT_STORE), newest_checkpoint()
+    # 1. Neither has a story that the database does not know, and the new one was not left before.
+    if target.get(MOVED) is not None:
+        raise MovingError(f"The log has left {store_name()} before: name a new place.")
+    compare_outside(target, newest)
+    if source is not None:
+        compare_outside(store_at(source), newest)
+        # 2. From here on nothing is signed beside the old one, by a process or database of before either.
+        store_at(source).put_once(MOVED, canonical_json({"to": store_name()}))
+        fault_point("move.after_mark")
+    # 3. All that stands there, byte by byte; then what the database has, for a copy may have been missing.
+    objects = _copy_all(store_at(source), target) if source is not None else 0
+    for row in Checkpoint.objects.filter(copies__store=former).iterator():
+        target.put_once(key_of(row.size), row.note.encode())
+    fault_point("move.after_copy")
+    # 4. The rows that say so, with the event.
+    with transaction.atomic():
+        moved = {"from": former, "to": store_name(), "objects": objects, "lost": source is None}
+        _note_copies(former, now)
+        record(kind=kinds.STORE_MOVED, actor=actor, at=now, data=moved)
+    check_place(target)
+    return moved
+
+
+def _copy_all(source: Store, target: Store) -> int:
+    number = 0
+    with scratch() as folder, Hands() as hands:
+        for number, key in enumerate((key for key in source.keys() if key != MOVED), start=1):
+            hands.give(_copy, source, target, key, folder / str(number))
+    return number
+
+
+def _copy(source: Store, target: Store, key: str, draft: Path) -> None:
+    with draft.open("xb") as file:
+        if not source.fetch(key, file):
+            raise MovingError(f"{key} was listed by {source!r} and is not there.")
+    target.put_once(key, draft)
+    draft.unlink()
+
+
+def _note_copies(former: str, now: datetime) -> None:
+    there = CheckpointCopy.objects.filter(store=store_name()).values("checkpoint")
+    copied = CheckpointCopy.objects.filter(store=former).exclude(checkpoint__in=there)
+    sizes = copied.order_by("checkpoint").values_list("checkpoint", flat=True)
+    CheckpointCopy.objects.bulk_create(
+        (CheckpointCopy(checkpoint_id=size, store=store_name(), at=now) for size in sizes), batch_size=1000
+    )

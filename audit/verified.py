@@ -1,0 +1,175 @@
+"""How far the log was proved before, kept in a file outside the database, so that the next run may go on from there.
+
+The file holds the log's own signed checkpoint. Whoever has the database, even as its owner, cannot make one that fits a log
+they changed; whoever has the file can replace it by another checkpoint of ours at most. So keep it where neither the serving
+processes nor the database's owner may write.
+"""
+
+import base64
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from agentauth.protocol.encoding import canonical_json
+from agentauth.protocol.errors import AgentAuthError, InvalidRequestError, NoteError, UntrustedNoteError
+from audit.anchors import Anchor, anchor_of, read_anchor
+from audit.models import Checkpoint, Event
+from audit.verification import START, Part, Point, Proof, Verdict, prove_log
+
+VERSION: Final = 1
+# In so many runs each older event is looked at again once.
+RUNS: Final = 30
+
+
+class Round(NamedTuple):
+    """Where the repeated look at older leaves stands: `at` of `end` leaves; and after which event that at the events does."""
+
+    at: int = 0
+    end: int = 0
+    event: uuid.UUID | None = None
+
+
+class Verified(NamedTuple):
+    """As far as the log was proved, with the signed note that says so."""
+
+    point: Point
+    note: str
+    round: Round
+
+
+class Outcome(NamedTuple):
+    """What a run found; whether the next one may go on from it; and a remark on the file for people, mostly empty."""
+
+    verdict: Verdict
+    kept: bool
+    remark: str
+
+
+def verify_on(
+    *,
+    state: Path,
+    anchors: Callable[[int], Iterable[Anchor]],
+    now: datetime,
+    full: bool = False,
+    runs: int = RUNS,
+) -> Outcome:
+    """Check what came since the run that wrote `state`, and one part in `runs` of what was before; without it, everything.
+
+    `anchors(size)` are what the log signed of `size` events or more. Where the log is whole and a key that counts signed it,
+    `state` is written anew. Raises InvalidRequestError where the file is something else, and what `anchors` raises.
+    """
+    before, remark = _read(state, now)
+    since = before if before is not None and not full else None
+    part, following = _plan(since, runs) if since else (None, Round())
+    point = since.point if since else START
+    proof = prove_log(anchors=anchors(point.size), since=point, again=part)
+    if not proof.verdict.ok:
+        return Outcome(proof.verdict, kept=False, remark=remark)
+    note = _note_of(proof, since, now)
+    if proof.point is None or note is None:
+        return Outcome(
+            proof.verdict, kept=False, remark=remark or "No key that counts has signed the log yet."
+        )
+    try:
+        _write(state, Verified(proof.point, note, following))
+    except OSError as error:
+        return Outcome(
+            proof.verdict, kept=False, remark=f"{state} cannot be written: {error.strerror or error}."
+        )
+    return Outcome(proof.verdict, kept=True, remark=remark)
+
+
+def _plan(before: Verified, runs: int) -> tuple[Part, Round]:
+    """What to look at again now, and where the next run is to go on.
+
+    A round is over what was proved when it began. So a leaf that is changed is looked at by the end of the next round: within
+    2 × `runs` runs.
+    """
+    at, end, event = before.round
+    if at >= end:
+        at, end = 0, before.point.size
+    step = -(-end // runs)
+    stop = min(at + step, end)
+    events = Event.objects.order_by("pk").values_list("pk", flat=True)
+    until = (events.filter(pk__gt=event) if event else events)[step - 1 : step].first()
+    return Part(at, stop, event, until), Round(stop, end, until)
+
+
+def _note_of(proof: Proof, before: Verified | None, now: datetime) -> str | None:
+    """The note that signs the proved point, as one of our rows has it or the file had it."""
+    point = proof.point
+    if point is None:
+        return None
+    row = Checkpoint.objects.filter(size=point.size, root=point.root).first()
+    if row is not None:
+        with suppress(AgentAuthError):
+            anchor_of(row, now=now)
+            return row.note
+    return before.note if before is not None and before.point.size == point.size else None
+
+
+def _read(state: Path, now: datetime) -> tuple[Verified | None, str]:
+    try:
+        text = state.read_bytes()
+    except FileNotFoundError:
+        return None, ""
+    except OSError as error:
+        return None, f"{state} cannot be read: {error.strerror}."
+    note, link, around = _parsed(state, text)
+    try:
+        anchor = read_anchor(note, place=str(state), now=now)
+    except UntrustedNoteError:
+        return None, f"No key that counts signed what {state} holds, so nothing rests on it."
+    except NoteError as error:
+        raise _no_state(state) from error
+    return Verified(Point(anchor.size, anchor.root, link), note, around), ""
+
+
+def _parsed(state: Path, text: bytes) -> tuple[str, bytes, Round]:
+    try:
+        value: dict[str, Any] = json.loads(text)
+        if value["version"] != VERSION:
+            raise ValueError("another version")  # noqa: TRY301 — one place says what is wrong
+        link = base64.b64decode(value["link"], validate=True)
+        event = uuid.UUID(value["event"]) if value["event"] else None
+        around = Round(max(0, int(value["at"])), max(0, int(value["end"])), event)
+        return str(value["checkpoint"]), link, around
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _no_state(state) from error
+
+
+def _no_state(state: Path) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"{state} is not what verify_audit writes. Name another file, or remove it for a full check."
+    )
+
+
+def _write(state: Path, verified: Verified) -> None:
+    """As a whole or not at all, readable by its owner alone. Raises OSError."""
+    point, note, around = verified
+    text = canonical_json(
+        {
+            "version": VERSION,
+            "checkpoint": note,
+            "link": base64.b64encode(point.link).decode("ascii"),
+            "at": around.at,
+            "end": around.end,
+            "event": str(around.event) if around.event else None,
+        }
+    )
+    descriptor, draft = tempfile.mkstemp(prefix=".audit-verified-", dir=state.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        Path(draft).replace(state)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
