@@ -1,53 +1,75 @@
-"""The Celery app: periodic work in production. The embedded default runs `manage.py jobs` instead."""
+"""The Celery app: the jobs as tasks, for those who run Celery anyway. Everybody else runs `manage.py jobs`."""
 
+import logging
 import os
+from typing import Any
 
+import django
 from celery import Celery
-from celery.signals import beat_init, worker_init
+from celery.apps import worker as worker_program
+from celery.signals import beat_init, setup_logging, worker_init
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
+django.setup(set_prefix=False)
+
+from agentauth.checks import stop_if_unsafe  # noqa: E402 — all of these read models
+from agentauth.jobs import JOBS, Job  # noqa: E402
+from agentauth.startup import check_start  # noqa: E402
 
 app = Celery("agentauth")
 app.config_from_object("django.conf:settings", namespace="CELERY")
-app.autodiscover_tasks()
+app.conf.update(
+    # A thread for each job, and each runs once at a time (`Job.do`): none holds up another, in one process for all of them.
+    worker_pool="threads",
+    worker_concurrency=len(JOBS),
+    # A run that no worker took until the next is due is dropped.
+    beat_schedule={
+        job.name: {"task": job.name, "schedule": job.seconds, "options": {"expires": job.seconds}}
+        for job in JOBS
+    },
+    # In memory: the image's user may write nowhere near, and a restart of beat makes each job wait for one period at most.
+    beat_scheduler="celery.beat:Scheduler",
+    task_ignore_result=True,
+    broker_connection_retry_on_startup=True,
+)
 
 
-def _stop_if_unsafe(**_kwargs: object) -> None:
-    # Late: Celery loads this module before Django is set up.
-    from agentauth.checks import stop_if_unsafe
-    from agentauth.startup import check_start
+def _add_task(job: Job) -> None:
+    def run() -> bool:
+        return job.do()
 
+    app.task(run, name=job.name)
+
+
+for _job in JOBS:
+    _add_task(_job)
+
+
+@setup_logging.connect
+def keep_log_lines(loglevel: int = logging.WARNING, **_: Any) -> None:
+    """Leave the log as Django set it up: its lines look like those of every other process. `-l` is heard for Celery's own."""
+    logging.getLogger("celery").setLevel(min(loglevel, logging.getLogger().level))
+
+
+def _without_banner(program: Any) -> Any:
+    class Quiet(program):  # type: ignore[misc]  # celery has no types
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options | {"quiet": True})
+
+    return Quiet
+
+
+app.Worker, app.Beat = _without_banner(app.Worker), _without_banner(app.Beat)
+# What a worker says past the log when it is told to stop.
+worker_program.safe_say = lambda *_: None
+logging.captureWarnings(capture=True)
+
+
+@worker_init.connect
+@beat_init.connect
+def _check_start(**_: object) -> None:
+    """Raises SystemExit, also where no broker is named: Celery would look for one on this host."""
     stop_if_unsafe()
+    if not app.conf.broker_url:
+        raise SystemExit("CELERY_BROKER_URL must name the broker, as redis://host:port/db.")
     check_start()
-
-
-worker_init.connect(_stop_if_unsafe)
-beat_init.connect(_stop_if_unsafe)
-# Seconds between two runs of each; `manage.py jobs` calls the same services.
-app.conf.beat_schedule = {
-    "drain": {"task": "verifier.tasks.drain", "schedule": 1.0},
-    "sequence-audit": {"task": "audit.tasks.sequence_audit", "schedule": 1.0},
-    "checkpoint-audit": {"task": "audit.tasks.checkpoint_audit", "schedule": 5.0},
-    "create-partitions": {"task": "audit.tasks.create_partitions", "schedule": 3600.0},
-    "cosign-audit": {"task": "audit.tasks.cosign_audit", "schedule": 15.0},
-    "archive-audit": {"task": "audit.tasks.archive_audit", "schedule": 30.0},
-    "expire": {"task": "registry.tasks.expire", "schedule": 30.0},
-    "keep-home": {"task": "verifier.tasks.keep_home", "schedule": 1.0},
-    "expire-verifier": {"task": "verifier.tasks.expire", "schedule": 30.0},
-    "promote-keys": {"task": "kms.tasks.promote_keys", "schedule": 30.0},
-    "rotate-keys": {"task": "kms.tasks.rotate_keys", "schedule": 600.0},
-    "expire-approvals": {"task": "approvals.tasks.expire", "schedule": 30.0},
-}
-# What waits for others has a queue of its own, as it has a thread in `manage.py jobs`: no store, witness or long segment holds up
-# those who number and drain. All are declared, so that a worker that is told of none takes from each.
-app.conf.task_routes = {
-    "audit.tasks.checkpoint_audit": {"queue": "checkpoints"},
-    "audit.tasks.cosign_audit": {"queue": "witnesses"},
-    "audit.tasks.archive_audit": {"queue": "archive"},
-    # Making a key may take a minute, and is never urgent.
-    "kms.tasks.rotate_keys": {"queue": "archive"},
-}
-app.conf.task_queues = {name: {} for name in ("celery", "checkpoints", "witnesses", "archive")}
-# What waited for a worker until its next turn is not done twice.
-for _entry in app.conf.beat_schedule.values():
-    _entry["options"] = {"expires": _entry["schedule"]}

@@ -7,41 +7,33 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from celery import Celery
 from django.core.management import call_command
 from django.db import OperationalError
-from django.utils.module_loading import import_string
 
+from agentauth import jobs as jobs_table
 from agentauth.celery import app
+from agentauth.jobs import JOBS
 from agentauth.management.commands import jobs
 from agentauth.protocol.errors import NoteError
 
 ROOT = Path(__file__).resolve().parents[2]
 # How a task is sent, in Celery's words.
 SENDS = {"delay", "delay_on_commit", "apply_async", "apply_async_on_commit", "send_task"}
-LOOP = "agentauth.management.commands.jobs"
-# Where a task and where the loop look the same service up.
-SERVICES = {
-    "verifier.tasks.keeper.keep_home": "keep_home",
-    "verifier.tasks.drain_redis": "draining.drain_redis",
-    "audit.tasks.seal_audit": "seal_audit",
-    "audit.tasks.checkpoint_log": "checkpoint_log",
-    "audit.tasks.cosign_log": "cosign_log",
-    "audit.tasks.make_months": "create_partitions",
-    "audit.tasks.archive_due": "archive_due",
-    "kms.tasks.promote_due_keys": "promote_due_keys",
-    "kms.tasks.rotate_due_keys": "rotate_due_keys",
-    "registry.tasks.expire_everything": "registry_expiry.expire_everything",
-    "verifier.tasks.expire_everything": "verifier_expiry.expire_everything",
-    "approvals.tasks.expire_everything": "approvals_expiry.expire_everything",
-}
+BY_NAME = {job.name: job for job in JOBS}
+
+
+@pytest.fixture(autouse=True)
+def _none_rests() -> Iterator[None]:
+    yield
+    for job in JOBS:
+        job._rests_until = 0.0
 
 
 @pytest.mark.parametrize("own_session", [True, False])
@@ -60,43 +52,86 @@ def test_the_loop_steps_back_behind_other_sessions_too(
     jobs.step_back()
 
 
-def noted(calls: list[str], service: str) -> Callable[..., None]:
+def noted(calls: list[str], name: str) -> Callable[..., None]:
     def call(**_named: object) -> None:
-        calls.append(service)
+        calls.append(name)
 
+    # Its name stays: it is the job's.
+    call.__module__, call.__name__ = BY_NAME[name].run.__module__, BY_NAME[name].run.__name__
     return call
 
 
-def test_beat_and_the_loop_call_the_same_services(monkeypatch: pytest.MonkeyPatch) -> None:
-    by_beat: list[str] = []
-    by_loop: list[str] = []
-    for task, service in SERVICES.items():
-        monkeypatch.setattr(task, noted(by_beat, service))
-        monkeypatch.setattr(f"{LOOP}.{service}", noted(by_loop, service))
-    for entry in app.conf.beat_schedule.values():
-        import_string(str(entry["task"]))()
-    jobs.Command().work(slow=True)
+def raising(error: Exception, name: str) -> Callable[..., None]:
+    def call(**_named: object) -> None:
+        raise error
+
+    call.__module__, call.__name__ = BY_NAME[name].run.__module__, BY_NAME[name].run.__name__
+    return call
+
+
+def do_all_of_them() -> None:
+    """As the loop does, each once."""
     command = jobs.Command()
-    for beside in (command.sign, command.cosign, command.archive, command.rotate):
-        beside()
-    assert sorted(by_beat) == sorted(by_loop) == sorted(SERVICES.values())
+    command.work(slow=True)
+    for job in JOBS:
+        if job.waits:
+            command.do_aside(job)
 
 
-def test_what_waits_for_stores_and_witnesses_has_a_queue_of_its_own_and_all_else_shares_one() -> None:
-    route = app.amqp.router.route
-    queues = {
-        str(entry["task"]): route({}, entry["task"])["queue"] for entry in app.conf.beat_schedule.values()
-    }
-    beside = {task: queue.name for task, queue in queues.items() if queue.name != app.conf.task_default_queue}
-    assert beside == {
-        "audit.tasks.checkpoint_audit": "checkpoints",
-        "audit.tasks.cosign_audit": "witnesses",
-        "audit.tasks.archive_audit": "archive",
-        "kms.tasks.rotate_keys": "archive",
-    }
-    assert queues["audit.tasks.sequence_audit"].name == "celery"
-    # A worker that is told of no queue takes from each: nothing is sent where nobody looks.
-    assert set(app.amqp.queues.consume_from) == {queue.name for queue in queues.values()}
+def test_beat_and_the_loop_call_the_same_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    for job in JOBS:
+        monkeypatch.setattr(job, "run", noted(done, job.name))
+    for entry in app.conf.beat_schedule.values():
+        assert app.tasks[entry["task"]]() is True
+    by_beat, done[:] = sorted(done), []
+    do_all_of_them()
+    assert by_beat == sorted(done) == sorted(BY_NAME)
+    assert len(BY_NAME) == len(JOBS)
+
+
+def test_one_worker_command_has_a_thread_for_each_job() -> None:
+    assert (app.conf.worker_pool, app.conf.worker_concurrency) == ("threads", len(JOBS))
+    # One queue, and a worker that is told of none takes from it.
+    queues = {app.amqp.router.route({}, name)["queue"].name for name in BY_NAME}
+    assert queues == set(app.amqp.queues.consume_from) == {"celery"}
+
+
+def test_a_job_that_is_running_is_not_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a store that hangs takes one thread of a worker, however often beat asks."""
+    job, begun, gate = BY_NAME["audit.archive_due"], threading.Event(), threading.Event()
+
+    def hang(**_named: object) -> None:
+        begun.set()
+        gate.wait(20)
+
+    monkeypatch.setattr(job, "run", hang)
+    thread = threading.Thread(target=job.do)
+    thread.start()
+    assert begun.wait(20)
+    assert [job.do(), job.do()] == [False, False]
+    gate.set()
+    thread.join()
+    assert job.do() is True
+
+
+def test_a_job_that_failed_at_a_store_rests_before_it_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    job, tried = BY_NAME["audit.checkpoint_log"], []
+
+    def away(**_named: object) -> None:
+        tried.append(1)
+        raise OSError("the store is away")
+
+    monkeypatch.setattr(job, "run", away)
+    with pytest.raises(OSError, match="away"):
+        job.do()
+    assert job.do() is False
+    monkeypatch.setattr(jobs_table, "REST_SECONDS", 0.0)
+    job._rests_until = 0.0
+    for _ in range(2):
+        with pytest.raises(OSError, match="away"):
+            job.do()
+    assert tried == [1, 1, 1]
 
 
 def test_nothing_but_beat_sends_a_task() -> None:
@@ -119,11 +154,7 @@ def test_nothing_but_beat_sends_a_task() -> None:
 def test_a_task_that_nobody_took_until_its_next_turn_is_dropped() -> None:
     """As it goes over the wire: a worker looks at `expires` in the message."""
     with Celery(broker="memory://") as here, here.connection_for_write() as connection:
-        here.conf.update(
-            beat_schedule=app.conf.beat_schedule,
-            task_routes=app.conf.task_routes,
-            task_queues=app.conf.task_queues,
-        )
+        here.conf.update(beat_schedule=app.conf.beat_schedule)
         for entry in here.conf.beat_schedule.values():
             before = datetime.now(UTC)
             here.send_task(entry["task"], **entry["options"], connection=connection)
@@ -139,29 +170,25 @@ def test_between_the_slow_turns_the_home_is_watched_decisions_taken_over_and_the
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     done: list[str] = []
-    for service in SERVICES.values():
-        monkeypatch.setattr(f"{LOOP}.{service}", noted(done, service))
+    for job in JOBS:
+        monkeypatch.setattr(job, "run", noted(done, job.name))
     jobs.Command().work(slow=False)
-    assert done == ["keep_home", "draining.drain_redis", "seal_audit"]
+    assert done == ["verifier.keep_home", "verifier.drain_redis", "audit.seal_audit"]
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("broken", SERVICES.values())
+@pytest.mark.parametrize("broken", BY_NAME)
 def test_a_job_that_fails_holds_up_no_other(
     broken: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def away(**_named: object) -> int:
-        raise OperationalError("canceling statement due to statement timeout")
-
+    away = OperationalError("canceling statement due to statement timeout")
     done: list[str] = []
-    for service in SERVICES.values():
-        monkeypatch.setattr(f"{LOOP}.{service}", away if service == broken else noted(done, service))
-    jobs.Command().work(slow=True)
-    command = jobs.Command()
-    for beside in (command.sign, command.cosign, command.archive, command.rotate):
-        beside()
-    assert sorted([*done, broken]) == sorted(SERVICES.values())
-    assert "did not come to its end" in caplog.text
+    for job in JOBS:
+        how = raising(away, broken) if job.name == broken else noted(done, job.name)
+        monkeypatch.setattr(job, "run", how)
+    do_all_of_them()
+    assert sorted([*done, broken]) == sorted(BY_NAME)
+    assert f"{broken} did not come to its end" in caplog.text
 
 
 @pytest.mark.django_db
@@ -171,20 +198,15 @@ def test_a_job_that_fails_holds_up_no_other(
 def test_nothing_a_store_or_a_disk_does_stops_those_who_number(
     fault: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(**_named: object) -> int:
-        raise fault
-
-    for service in ("checkpoint_log", "cosign_log", "archive_due", "rotate_due_keys"):
-        monkeypatch.setattr(f"{LOOP}.{service}", broken)
-        broken.__name__ = service
-    command = jobs.Command()
-    assert not any([command.sign(), command.cosign(), command.archive(), command.rotate()])
-    assert caplog.text.count("did not come to its end") == 4
+    waiting = [job for job in JOBS if job.waits]
+    for job in waiting:
+        monkeypatch.setattr(job, "run", raising(fault, job.name))
+        jobs.Command().do_aside(job)
+    assert caplog.text.count("did not come to its end") == len(waiting) == 4
 
 
 def loop_with(*, hangs: bool, then: str) -> None:
     """`manage.py jobs` in this process, where nothing does anything but what is asked. Ends the process, or should."""
-    loop: Any = jobs
     hanging = threading.Event()
 
     def hang(**_named: object) -> None:
@@ -201,10 +223,9 @@ def loop_with(*, hangs: bool, then: str) -> None:
             raise LookupError("nobody foresaw this")
         os.kill(os.getpid(), signal.SIGTERM)
 
-    for service in ("checkpoint_log", "cosign_log", "rotate_due_keys"):
-        setattr(loop, service, noted([], service))
-    loop.archive_due = hang
-    loop.Command.work = work
+    for job in JOBS:
+        job.run = hang if job.name == "audit.archive_due" else noted([], job.name)
+    jobs.Command.work = work  # type: ignore[method-assign]
     call_command("jobs")
 
 

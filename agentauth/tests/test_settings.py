@@ -85,13 +85,13 @@ def test_OP_7_KM_13_an_unsafe_production_setting_stops_the_start(
         "-c,import agentauth.wsgi",
         "-c,import agentauth.asgi",
         "-m,celery,-A,agentauth,worker,--pool,solo",
-        "-m,celery,-A,agentauth,beat,-s,{}/schedule",
+        "-m,celery,-A,agentauth,beat",
     ],
 )
 def test_OP_7_KM_13_no_server_and_no_worker_starts_with_an_unsafe_setting(
     tmp_path: Path, started: str
 ) -> None:
-    arguments = started.format(tmp_path).split(",")
+    arguments = started.split(",")
     done = python(tmp_path, *arguments, KEY_BACKEND="file", CELERY_BROKER_URL="memory://")
     assert done.returncode == 1
     assert "agentauth.E008" in done.stderr

@@ -19,7 +19,6 @@ from audit import partitions
 from audit.models import Event
 from audit.partitions import AHEAD, Month, create_partitions, month_at, month_of
 from audit.services import record_many
-from audit.tasks import create_partitions as task
 from audit.tests.conftest import MakeEvent
 from audit.tests.months import found, months_on, place_of, set_clock, standing
 from audit.tests.months import months as months  # noqa: PLC0414 — a fixture
@@ -176,7 +175,6 @@ def test_the_task_makes_what_lies_ahead_once(months: set[str]) -> None:
     then = months_on(9)
     assert create_partitions(now=then.start) == [then.later(ahead).partition for ahead in range(AHEAD + 1)]
     assert create_partitions(now=then.start) == []
-    assert task() == []
 
 
 def test_making_a_month_keeps_nobody_out_and_waits_for_nobody_who_records(

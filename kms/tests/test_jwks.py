@@ -19,7 +19,6 @@ from kms.api import JwksView
 from kms.lifetimes import PUBLISHED_BEFORE_USE, TOKEN_OVERLAP
 from kms.models import Key
 from kms.services import disable_key, promote_due_keys, rotate_key, signer
-from kms.tasks import promote_keys
 
 pytestmark = pytest.mark.django_db
 NOW = datetime(2026, 11, 25, 9, 30, tzinfo=UTC)
@@ -133,8 +132,8 @@ def test_ensure_keys_says_so_where_no_key_can_be_made(settings: Settings) -> Non
     assert not Key.objects.exists()
 
 
-def test_the_task_records_a_due_switch(clock: time_machine.Traveller) -> None:
+def test_a_due_switch_is_recorded(clock: time_machine.Traveller) -> None:
     for _ in range(2):
         rotate_key(purpose="token", actor=ACTOR, now=NOW)
     clock.move_to(NOW + PUBLISHED_BEFORE_USE)
-    assert promote_keys() == 1
+    assert promote_due_keys(now=NOW + PUBLISHED_BEFORE_USE) == 1

@@ -196,19 +196,19 @@ def an_agent_revokes_its_token(world: World) -> Act:
     return lambda: client.client.generic("POST", "/v1/revoke", body, content_type=form, headers=headers)
 
 
-@act("task registry.tasks.expire", kinds.AGENT_EXPIRED)
+@act("task registry.expire_everything", kinds.AGENT_EXPIRED)
 def an_agents_manifest_ends(world: World) -> Act:
     world.agent.agent()
     Agent.objects.update(expires_at=world.past())
-    return task("registry.tasks.expire")
+    return task("registry.expire_everything")
 
 
-@act("task registry.tasks.expire", kinds.AGENT_DELETED)
+@act("task registry.expire_everything", kinds.AGENT_DELETED)
 def nobody_claims_an_agent_for_a_week(world: World) -> Act:
     client, _ = world.stray()
     client.ask(world.provider, capabilities=[READ_CALENDAR])
     Agent.objects.update(claim_expires_at=world.now - timedelta(days=8))
-    return task("registry.tasks.expire")
+    return task("registry.expire_everything")
 
 
 @act("POST v1/tokens", kinds.CLOCK_OFF)

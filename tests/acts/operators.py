@@ -251,27 +251,27 @@ def an_operator_has_the_verifier_move(world: World) -> Act:
     return command("verifier_home", "--leave-for", "database")
 
 
-@act("task verifier.tasks.keep_home", kinds.HOME_BEGAN)
+@act("task verifier.keep_home", kinds.HOME_BEGAN)
 def the_verifiers_move_comes_to_its_end(world: World) -> Act:
     command("verifier_home", "--leave-for", "database")()
     Home.objects.update(leaving_at=world.past())
     # It was seen leaving a minute ago.
     with patch.object(KEEPER, "clock", lambda: monotonic() - 60):
         keep_home(now=world.now)
-    return task("verifier.tasks.keep_home")
+    return task("verifier.keep_home")
 
 
-@act("task kms.tasks.promote_keys", kinds.KEY_ACTIVATED)
+@act("task kms.promote_due_keys", kinds.KEY_ACTIVATED)
 def the_next_keys_time_comes(world: World) -> Act:
     rotate_key(purpose="token", actor=TESTER, now=world.now)
     Key.objects.filter(state=Key.State.NEXT).update(active_from=world.past())
-    return task("kms.tasks.promote_keys")
+    return task("kms.promote_due_keys")
 
 
-@act("task kms.tasks.rotate_keys", kinds.KEY_PUBLISHED)
+@act("task kms.rotate_due_keys", kinds.KEY_PUBLISHED)
 def a_key_has_signed_for_a_quarter(world: World) -> Act:
     Key.objects.filter(purpose="token").update(published_at=world.now - timedelta(days=90))
-    return task("kms.tasks.rotate_keys")
+    return task("kms.rotate_due_keys")
 
 
 @act("POST admin/kms/key/ rotate", kinds.KEY_PUBLISHED)
@@ -284,10 +284,10 @@ def an_admin_disables_a_key(world: World) -> Act:
     return world.button(Key.objects.get(purpose="token"), "disable")
 
 
-@act("task registry.tasks.expire", kinds.GRANT_EXPIRED)
+@act("task registry.expire_everything", kinds.GRANT_EXPIRED)
 def a_request_waits_too_long(world: World) -> Act:
     Grant.objects.filter(pk=world.request.pk).update(expires_at=world.past())
-    return task("registry.tasks.expire")
+    return task("registry.expire_everything")
 
 
 @act("manage.py expire", kinds.GRANT_EXPIRED)
@@ -296,22 +296,22 @@ def a_grant_comes_to_its_end(world: World) -> Act:
     return command("expire")
 
 
-@act("task approvals.tasks.expire")
+@act("task approvals.expire_everything")
 def challenges_are_forgotten(world: World) -> Act:
     assert world.alice
-    return task("approvals.tasks.expire")
+    return task("approvals.expire_everything")
 
 
-@act("task audit.tasks.sequence_audit", kinds.REFUSALS_SUPPRESSED)
+@act("task audit.seal_audit", kinds.REFUSALS_SUPPRESSED)
 def a_flood_of_refusals_is_summed_up(world: World) -> Act:
     _flood(world)
-    return task("audit.tasks.sequence_audit")
+    return task("audit.seal_audit")
 
 
-@act("task audit.tasks.create_partitions")
+@act("task audit.create_partitions")
 def the_next_months_are_made(world: World) -> Act:
     assert world.now
-    return task("audit.tasks.create_partitions")
+    return task("audit.create_partitions")
 
 
 @act("manage.py seal_audit", kinds.REFUSALS_SUPPRESSED)
@@ -321,21 +321,21 @@ def an_operator_seals_the_log(world: World) -> Act:
     return command("seal_audit")
 
 
-@act("task audit.tasks.checkpoint_audit")
+@act("task audit.checkpoint_log")
 def the_log_is_signed(world: World) -> Act:
     assert world.alice
-    return task("audit.tasks.checkpoint_audit")
+    return task("audit.checkpoint_log")
 
 
-@act("task audit.tasks.cosign_audit")
+@act("task audit.cosign_log")
 def the_log_is_cosigned(world: World) -> Act:
     assert world.alice
-    return task("audit.tasks.cosign_audit")
+    return task("audit.cosign_log")
 
 
-@act("task audit.tasks.archive_audit")
+@act("task audit.archive_due")
 def the_log_is_archived(world: World) -> Act:
-    return _archiving(world, "audit.tasks.archive_audit", task)
+    return _archiving(world, "audit.archive_due", task)
 
 
 @act("manage.py archive_audit")

@@ -4,7 +4,6 @@ from typing import Any
 from unittest.mock import patch
 
 from django.test import override_settings
-from django.utils.module_loading import import_string
 
 from audit import kinds
 from registry.tests.cast import READ_CALENDAR
@@ -159,31 +158,31 @@ def what_is_no_token_is_not_revoked(world: World) -> Act:
     return lambda: world.post_token("/v1/revoke", "a.b.c")
 
 
-@act("task verifier.tasks.expire", kinds.CONFIRMATION_EXPIRED)
+@act("task verifier.expire_everything", kinds.CONFIRMATION_EXPIRED)
 def a_confirmation_waits_too_long(world: World) -> Act:
     world.confirmation()
     Confirmation.objects.update(expires_at=world.past())
-    return task("verifier.tasks.expire")
+    return task("verifier.expire_everything")
 
 
-@act("task verifier.tasks.drain", kinds.DECISION_ALLOWED)
+@act("task verifier.drain_redis", kinds.DECISION_ALLOWED)
 def a_decision_is_taken_over_from_redis(world: World) -> Act:
     return _drained(encoded(decided(world.grant)))
 
 
-@act("task verifier.tasks.drain", kinds.DECISIONS_LOST)
+@act("task verifier.drain_redis", kinds.DECISIONS_LOST)
 def a_decision_in_redis_cannot_be_read(world: World) -> Act:
     return _drained(b"{")
 
 
 def _drained(base: bytes) -> Act:
-    name = "verifier.tasks.drain"
+    name = "verifier.drain_redis"
 
     def run() -> Any:
         with (
             override_settings(REDIS_URL="redis://localhost"),
             patch.object(draining, "sync_client", lambda: OneStream(base)),
         ):
-            return import_string(name)()
+            return task(name)()
 
     return run

@@ -11,8 +11,8 @@ from typing import Any
 from django.core.management import call_command
 from django.db.models import Model
 from django.test import Client
-from django.utils.module_loading import import_string
 
+from agentauth.celery import app
 from approvals.tests.cast import Person, invited
 from kms.services import ensure_key
 from registry.models import Grant, ServiceProvider
@@ -152,7 +152,7 @@ def command(name: str, *arguments: str) -> Act:
 
 def task(name: str) -> Act:
     """One periodic task, as Celery's worker runs it."""
-    found: Act = import_string(name)
+    found: Act = app.tasks[name]
     return found
 
 

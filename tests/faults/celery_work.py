@@ -8,20 +8,16 @@ import time
 from datetime import timedelta
 from typing import Final
 
-import django
+import redis
+from django.conf import settings
 
-django.setup()
-
-import redis  # noqa: E402 - after the set-up
-from django.conf import settings  # noqa: E402
-
-from agentauth.celery import app as app  # noqa: E402, PLC0414 - what celery is told to serve
-from audit import checkpoints  # noqa: E402
-from audit.archive import archiving  # noqa: E402
+from agentauth.celery import app as app  # noqa: PLC0414 - what celery is told to serve; it sets Django up
+from audit import checkpoints
+from audit.archive import archiving
 
 checkpoints.EVERY = timedelta(0)
 archiving.EVERY = timedelta(0)  # type: ignore[misc]
-TASKS: Final = ("sequence_audit", "checkpoint_audit", "archive_audit")
+TASKS: Final = ("audit.seal_audit", "audit.checkpoint_log", "audit.archive_due")
 # More would be work that nobody needs, and that the next worker begins with.
 MOST_WAITING: Final = 2 * len(TASKS)
 
@@ -30,9 +26,9 @@ def main() -> None:
     """Ask for ever, each of the tasks in its turn."""
     broker = redis.Redis.from_url(settings.CELERY_BROKER_URL)
     for name in itertools.cycle(TASKS):
-        while sum(broker.llen(queue) for queue in app.conf.task_queues) >= MOST_WAITING:
+        while broker.llen(app.conf.task_default_queue) >= MOST_WAITING:
             time.sleep(0.01)
-        app.send_task(f"audit.tasks.{name}")
+        app.send_task(name)
 
 
 if __name__ == "__main__":

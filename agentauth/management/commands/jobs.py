@@ -6,30 +6,18 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import Error, close_old_connections, connection
-from django.utils import timezone
 
+from agentauth.jobs import EACH_SECOND, JOBS, Job
 from agentauth.protocol.errors import ChainError, TemporarilyUnavailableError
 from agentauth.startup import check_start
-from approvals.services import expiry as approvals_expiry
-from audit.archive.archiving import archive_due
-from audit.checkpoints import checkpoint_log
-from audit.cosigning import cosign_log
-from audit.partitions import create_partitions
-from audit.services import seal_audit
-from kms.services import promote_due_keys, rotate_due_keys
-from registry.services import expiry as registry_expiry
-from verifier.services import draining
-from verifier.services import expiry as verifier_expiry
-from verifier.services.keeper import keep_home
 
 logger = logging.getLogger(__name__)
-SECONDS = 1.0
+SECONDS = EACH_SECOND
 SLOW_EVERY = 30
 NICENESS = 5
 AUTOGROUP = Path("/proc/self/autogroup")
@@ -60,8 +48,9 @@ class Command(BaseCommand):
         # What waits for others has a thread of its own: a store, a witness or a home of keys that hangs holds up nobody's
         # second, and a segment that takes a minute no checkpoint.
         beside = [
-            threading.Thread(target=self._beside, args=[stop, job], daemon=True)
-            for job in (self.sign, self.cosign, self.archive, self.rotate)
+            threading.Thread(target=self._beside, args=[stop, job], name=job.name, daemon=True)
+            for job in JOBS
+            if job.waits
         ]
         for thread in beside:
             thread.start()
@@ -86,55 +75,35 @@ class Command(BaseCommand):
         if failure:
             raise failure
 
-    def _beside(self, stop: threading.Event, job: Callable[[], bool]) -> None:
+    def _beside(self, stop: threading.Event, job: Job) -> None:
+        pause = SECONDS
         try:
-            # What failed waits as long as the slow turns: it is said then, not each second.
-            while not stop.wait(SECONDS) and (job() or not stop.wait(SLOW_EVERY * SECONDS)):
-                pass
+            while not stop.wait(pause):
+                self.do_aside(job)
+                pause = job.seconds
         finally:
             connection.close()
 
-    def sign(self) -> bool:
-        return self._aside(checkpoint_log)
-
-    def cosign(self) -> bool:
-        return self._aside(cosign_log)
-
-    def archive(self) -> bool:
-        return self._aside(archive_due)
-
-    def rotate(self) -> bool:
-        """Never oftener than the slow turns: it is due every few months, and making a key may take a minute."""
-        self._aside(rotate_due_keys)
-        return False
-
-    def _aside(self, job: Callable[..., object]) -> bool:
-        """Whether it came to its end. Nothing that a store, a witness, a home of keys or a full disk does stops those who number and drain."""
+    def do_aside(self, job: Job) -> None:
+        """Nothing that a store, a witness, a home of keys or a full disk does stops those who number and drain."""
         try:
-            return self._done(job)
-        except Exception:
-            logger.exception("jobs: %s did not come to its end", job.__name__)
-            close_old_connections()
-            return False
+            job.do()
+        except Exception as error:  # noqa: BLE001 — whatever it is, it is logged and tried again
+            _log_failure(job, error)
 
     def work(self, *, slow: bool) -> None:
-        each_half_minute: list[Callable[..., object]] = [
-            create_partitions,
-            promote_due_keys,
-            registry_expiry.expire_everything,
-            verifier_expiry.expire_everything,
-            approvals_expiry.expire_everything,
-        ]
-        for job in [keep_home, draining.drain_redis, seal_audit, *(each_half_minute if slow else ())]:
-            self._done(job)
+        """One turn of the jobs that share a thread: those of every second, and the `slow` ones."""
+        for job in JOBS:
+            if job.waits or (job.seconds > EACH_SECOND and not slow):
+                continue
+            try:
+                job.do()
+            except (Error, TemporarilyUnavailableError, ChainError) as error:
+                # The database, Redis or a store is away, the log contradicts itself, or this one job takes too long: nothing is
+                # lost, the others go on, and it is tried again at its next turn.
+                _log_failure(job, error)
 
-    def _done(self, job: Callable[..., object]) -> bool:
-        try:
-            job(now=timezone.now())
-        except (Error, TemporarilyUnavailableError, ChainError):
-            # The database, Redis or a store is away, the log contradicts itself, or this one job takes too long: nothing is
-            # lost, the others go on, and it is tried again at its next turn.
-            logger.exception("jobs: %s did not come to its end", job.__name__)
-            close_old_connections()
-            return False
-        return True
+
+def _log_failure(job: Job, error: Exception) -> None:
+    logger.error("jobs: %s did not come to its end", job.name, exc_info=error)
+    close_old_connections()

@@ -1,0 +1,78 @@
+"""The periodic work, in one table. `manage.py jobs` does it in one process, Celery's beat and workers over a broker."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from django.utils import timezone
+
+from approvals.services import expiry as approvals_expiry
+from audit.archive.archiving import archive_due
+from audit.checkpoints import checkpoint_log
+from audit.cosigning import cosign_log
+from audit.partitions import create_partitions
+from audit.services import seal_audit
+from kms.services import promote_due_keys, rotate_due_keys
+from registry.services import expiry as registry_expiry
+from verifier.services import draining
+from verifier.services import expiry as verifier_expiry
+from verifier.services.keeper import keep_home
+
+# Seconds between two runs of a job. Nothing depends on the slow ones running in time: what has expired is decided by the clock.
+EACH_SECOND: Final = 1.0
+SLOWLY: Final = 30.0
+# A job that waits for other systems and failed is retried after this long (s): logged then, not each second.
+REST_SECONDS: Final = 30.0
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One piece of periodic work: `run(now=…)`, due every `seconds`, goes on where the last run ended, whoever did that.
+
+    `waits`: for a store, a witness or a home of keys. Such a job shares its thread with no other.
+    """
+
+    run: Callable[..., object]
+    seconds: float
+    waits: bool = False
+    _running: threading.Lock = field(default_factory=threading.Lock)
+    _rests_until: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The app and the service, as in `audit.seal_audit`: the name of Celery's task, and in log lines."""
+        return f"{self.run.__module__.partition('.')[0]}.{self.run.__name__}"
+
+    def do(self) -> bool:
+        """Run it once; False where this process is still running it, or it rests. Raises whatever it raises."""
+        if time.monotonic() < self._rests_until or not self._running.acquire(blocking=False):
+            return False
+        try:
+            self.run(now=timezone.now())
+        except Exception:
+            if self.waits:
+                self._rests_until = time.monotonic() + REST_SECONDS
+            raise
+        finally:
+            self._running.release()
+        return True
+
+
+JOBS: Final = (
+    Job(keep_home, EACH_SECOND),
+    Job(draining.drain_redis, EACH_SECOND),
+    Job(seal_audit, EACH_SECOND),
+    Job(create_partitions, SLOWLY),
+    Job(promote_due_keys, SLOWLY),
+    Job(registry_expiry.expire_everything, SLOWLY),
+    Job(verifier_expiry.expire_everything, SLOWLY),
+    Job(approvals_expiry.expire_everything, SLOWLY),
+    Job(checkpoint_log, EACH_SECOND, waits=True),
+    Job(cosign_log, EACH_SECOND, waits=True),
+    # One segment each time: a backlog takes as many turns.
+    Job(archive_due, EACH_SECOND, waits=True),
+    # Due every few months, and making a key may take a minute.
+    Job(rotate_due_keys, SLOWLY, waits=True),
+)

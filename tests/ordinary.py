@@ -1,0 +1,67 @@
+"""Starts a program as production does: as an ordinary user, and with no package but those of requirements.txt.
+
+`python -m tests.ordinary MODULE …` runs a module where whatever the lock file does not name cannot be imported.
+"""
+
+import importlib.abc
+import importlib.metadata
+import os
+import re
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+# The image's user (Dockerfile).
+USER_ID: Final = 10001
+
+
+def as_user() -> list[str]:
+    """What stands in front of a command so that root's rights do not help it; nothing where this is not root.
+
+    It may read everything, since the tests' Python may lie in root's home, and write what is its own.
+    """
+    if os.geteuid() != 0:
+        return []
+    only = "-all,+dac_read_search"
+    caps = [f"--inh-caps={only}", f"--ambient-caps={only}", f"--bounding-set={only}"]
+    return ["setpriv", f"--reuid={USER_ID}", f"--regid={USER_ID}", "--clear-groups", *caps]
+
+
+def give_to_user(folder: Path) -> None:
+    """Let such a process write into it, as into VAR_DIR."""
+    if os.geteuid() == 0:
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, USER_ID, USER_ID)
+
+
+class OnlyLocked(importlib.abc.MetaPathFinder):
+    """Refuses each top-level module that comes with a distribution which the lock file does not name."""
+
+    def __init__(self, lock: str) -> None:
+        locked = {
+            _plain(name) for name in re.findall(r"^([A-Za-z0-9._-]+)(?:\[.*?\])?==", lock, re.MULTILINE)
+        }
+        self._refused = {
+            module
+            for module, names in importlib.metadata.packages_distributions().items()
+            if not locked & set(map(_plain, names))
+        }
+
+    def find_spec(self, fullname: str, _path: Sequence[str] | None, _target: Any = None) -> None:
+        if fullname.partition(".")[0] in self._refused:
+            raise ModuleNotFoundError(
+                f"No module named {fullname!r} in a production environment", name=fullname
+            )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+if __name__ == "__main__":
+    sys.meta_path.insert(0, OnlyLocked((ROOT / "requirements.txt").read_text()))
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
