@@ -132,7 +132,8 @@ def client_of(place: Scene, pem: str, registry_url: str, directory: Path, wires:
     key = PrivateKey.from_pem(pem.encode())
     KeyFile(path).create(Identity(registry_url, key, agent_id=place.agent_id))
     client = AgentAuthClient(registry_url, key_file=path)
-    client._registry.transport = wires  # noqa: SLF001 — its seam for tests
+    # Its seam for tests.
+    client._registry.transport = wires
     return client
 
 

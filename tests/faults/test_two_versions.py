@@ -5,7 +5,6 @@ to a good end (`callers.py`); broken promises are told apart: nothing spent or r
 """
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -18,23 +17,27 @@ import pytest
 
 from agentauth import AgentAuthClient
 from agentauth.protocol.keys import LocalSigner, PrivateKey
+from tests import previous_release
 from tests.actors import Scene, seeded
 from tests.conftest import CAMPAIGN
 from tests.faults.callers import Caller, Load, Provider, Record, Wires, client_of
 from tests.faults.stage import until
 from tests.faults.versions import (
-    PREVIOUS,
     LockWatch,
     Release,
     Stage,
-    previous_is_here,
     printed,
     stage,
-    unpack_previous,
 )
 from tests.live import ROOT
 
-pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.flow,
+    pytest.mark.postgres,
+    pytest.mark.redis,
+    pytest.mark.history,
+]
 
 # By kind: capability, limits, how many agents, and how often each calls in a second.
 ROLES = {
@@ -116,14 +119,8 @@ def company(
 
 def test_two_versions_run_together_through_an_upgrade_and_back(installation: Stage, tmp_path: Path) -> None:
     """Old alone; migrate and grants beneath it; both; new alone; both; old alone on the new tables."""
-    if not previous_is_here():
-        if os.environ.get("REQUIRE_ALL") == "1":
-            pytest.fail(
-                f"this clone does not have {PREVIOUS}, which tests/PREVIOUS_RELEASE names: fetch its history"
-            )
-        pytest.skip(f"NOT RUN: two versions side by side, because this clone does not have {PREVIOUS}")
     held, record = installation, Record()
-    old = Release("old", unpack_previous(tmp_path / "previous"), held)
+    old = Release("old", previous_release.unpack(tmp_path / "previous"), held)
     new = Release("new", ROOT, held)
     prepare(held, old)
     acting, victims, providers = company(held, old, record)

@@ -1,18 +1,14 @@
-"""Two versions of the code on one database and one Redis: each with its web server, verifier and jobs, behind one address.
-
-The previous version comes from the repository's history: the commit that tests/PREVIOUS_RELEASE names.
-"""
+"""Two versions of the code on one database and one Redis: each with its web server, verifier and jobs, behind one address."""
 
 import contextlib
 import os
 import re
 import subprocess
 import sys
-import tarfile
 import threading
 from collections.abc import Iterator, Mapping
-from io import BytesIO
 from pathlib import Path
+from typing import Self
 
 import psycopg
 
@@ -21,23 +17,8 @@ from tests.faults.balancer import Balancer
 from tests.faults.stage import Jobs, until
 from tests.live import ROOT, LiveRegistry, LiveServer, LiveVerifier
 
-PREVIOUS = (ROOT / "tests/PREVIOUS_RELEASE").read_text().strip()
 PAGE = ROOT / "docs/upgrade.md"
 _DATABASE = "registry"
-
-
-def previous_is_here() -> bool:
-    """Whether this clone has the previous version in its history; a shallow one and an archive have not."""
-    asked = ["git", "cat-file", "-e", f"{PREVIOUS}^{{commit}}"]
-    return subprocess.run(asked, cwd=ROOT, capture_output=True, check=False).returncode == 0
-
-
-def unpack_previous(directory: Path) -> Path:
-    """The previous version's files, in a folder of their own."""
-    packed = subprocess.run(["git", "archive", PREVIOUS], cwd=ROOT, capture_output=True, check=True).stdout
-    with tarfile.open(fileobj=BytesIO(packed)) as archive:
-        archive.extractall(directory, filter="data")
-    return directory
 
 
 class Release:
@@ -166,7 +147,7 @@ class LockWatch:
         # Seconds, by what the owner's session had said last and who waited with what.
         self.longest: dict[tuple[str, str], float] = {}
 
-    def __enter__(self) -> "LockWatch":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
