@@ -13,7 +13,7 @@ from django.db import InterfaceError, OperationalError, ProgrammingError, connec
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from registry.models import Installation
-from registry.services.installation import disagreement
+from registry.services.installation import disagreement, release_disagreement
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +33,15 @@ def settings_agree() -> None:
         raise StartRefusedError(reason)
 
 
+def release_may_run() -> None:
+    """Its release may run on the database as it was migrated."""
+    rows = Installation.objects.filter(pk=Installation.ONLY)
+    if reason := release_disagreement(rows.values_list("release", flat=True).first()):
+        raise StartRefusedError(reason)
+
+
 # In this order. Each raises StartRefusedError, or a django.db error where it cannot tell.
-CHECKS: tuple[Callable[[], None], ...] = (settings_agree,)
+CHECKS: tuple[Callable[[], None], ...] = (release_may_run, settings_agree)
 
 
 class Start:

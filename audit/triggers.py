@@ -40,6 +40,7 @@ class _Triggers(RunPython):
                 editor.execute(f'DROP TRIGGER IF EXISTS "{name}"{on}')
 
         super().__init__(create, drop)
+        self.table = table
 
 
 def append_only(

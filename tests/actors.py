@@ -14,7 +14,7 @@ import httpx
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from approvals.tests.authenticator import Authenticator
-from tests.live import ROOT, LiveRegistry
+from tests.live import LiveRegistry
 
 # A server ends idle connections after two seconds, and whoever sends on one just then hears nothing.
 IDLE_ONE_SECOND = httpx.Limits(keepalive_expiry=1)
@@ -120,7 +120,7 @@ def seeded(registry: LiveRegistry, what: str, told: Any) -> Any:
     """What tests/seed.py made of `told` in the database of `registry`."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.seed", what],
-        cwd=ROOT,
+        cwd=registry.root,
         env=registry.env,
         input=json.dumps(told),
         capture_output=True,

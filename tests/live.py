@@ -95,6 +95,8 @@ class LiveServer:
     log: Path
     env: dict[str, str]
     command: list[str]
+    # Whose code runs: this checkout's, or another version's.
+    root: Path = ROOT
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -105,7 +107,7 @@ class LiveServer:
         """Start the server, ready or not."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command, cwd=ROOT, env=self.env, stdout=log, stderr=log, start_new_session=True
+                self.command, cwd=self.root, env=self.env, stdout=log, stderr=log, start_new_session=True
             )
 
     def wait_until_ready(self) -> None:
@@ -167,14 +169,16 @@ class LiveRegistry(LiveServer):
     def manage(self, *arguments: str, check: bool = True) -> Any:
         """Run a management command with `--json`; its answer, None where it failed and said nothing."""
         command = [sys.executable, "manage.py", *arguments, "--json"]
-        done = subprocess.run(command, cwd=ROOT, env=self.env, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=self.root, env=self.env, capture_output=True, text=True, check=False
+        )
         if check and done.returncode != 0:
             raise AssertionError(f"{arguments}: {done.stdout}{done.stderr}")
         return json.loads(done.stdout or "null")
 
     def run(self, *arguments: str) -> None:
         """Run a management command that says nothing."""
-        subprocess.run([sys.executable, "manage.py", *arguments], cwd=ROOT, env=self.env, check=True)
+        subprocess.run([sys.executable, "manage.py", *arguments], cwd=self.root, env=self.env, check=True)
 
     def prepare(self) -> None:
         """All tables, in a database that is empty, and the keys: a copy of what is made once for everybody whose keys are files."""

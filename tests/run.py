@@ -10,7 +10,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests import faketime, nginx, postgres, redis_servers, softhsm
+from tests import faketime, nginx, postgres, previous_release, redis_servers, softhsm
 from tests.vectors.shared import ABSENT, SECURITY
 
 APPS = ["agentauth", "audit", "kms", "registry", "verifier", "approvals"]
@@ -53,6 +53,9 @@ def missing() -> dict[str, str]:
         absent["faketime"] = "libfaketime"
     if not softhsm.installed():
         absent["softhsm"] = "SoftHSM"
+    if not previous_release.is_here():
+        # A shallow clone, or no clone at all.
+        absent["history"] = f"the commit that tests/PREVIOUS_RELEASE names ({previous_release.COMMIT[:12]})"
     return absent
 
 
@@ -81,7 +84,7 @@ def marked(*markers: str) -> list[str]:
 
 
 def unit(absent: dict[str, str], *arguments: str) -> bool:
-    without = " and not softhsm" if "softhsm" in absent else ""
+    without = "".join(f" and not {each}" for each in ("softhsm", "history") if each in absent)
     return pytest(
         *arguments,
         *APPS,
@@ -217,7 +220,7 @@ def main() -> int:
     group = sys.argv[1]
     absent = missing()
     if absent and REQUIRE_ALL:
-        print("REQUIRE_ALL=1, but not installed:", ", ".join(absent.values()))
+        print("REQUIRE_ALL=1, but not here:", ", ".join(absent.values()))
         return 1
     if group == "unit":
         passed = unit(absent)
@@ -237,7 +240,7 @@ def main() -> int:
     else:
         passed = pytest("tests/browser", "-m", "browser", "-k", "screenshots", "--screenshots")
     for marker, program in absent.items():
-        print(f"NOT RUN: tests marked '{marker}', because {program} is not installed")
+        print(f"NOT RUN: tests marked '{marker}', because {program} is not here")
     if not SECURITY:
         # Other people's data, which no package installs: also with REQUIRE_ALL=1 a clone without it passes.
         print(f"NOT RUN: tests marked 'vectors', because {ABSENT}")

@@ -2,6 +2,8 @@
 
 from django.db import models
 
+from registry.release import RELEASE
+
 
 class Installation(models.Model):
     """The one row that every process compares itself with (registry/services/installation.py)."""
@@ -12,6 +14,8 @@ class Installation(models.Model):
     # {"PUBLIC_URL": "https://…", "SECRET_KEY": ["<id>"], …}: values, or ids where the value is secret.
     fingerprint = models.JSONField(default=dict)
     recorded_at = models.DateTimeField()
+    # The release that the tables are at. By the database's default, so that `migrate` alone says which it is.
+    release = models.PositiveIntegerField(db_default=RELEASE)
 
     class Meta:
         constraints = [models.CheckConstraint(condition=models.Q(id=1), name="installation_only_one")]

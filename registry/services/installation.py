@@ -23,10 +23,11 @@ from django.db.models import Subquery
 from agentauth.protocol.errors import InvalidStateError
 from audit import kinds
 from audit.services import Actor, record
+from registry import release
 from registry.models import Installation
 
 # The columns of the row that a look brings along, each as `installation_<name>`. What else may hold processes back belongs here.
-LOOKED_AT: Final = ("fingerprint",)
+LOOKED_AT: Final = ("fingerprint", "release")
 NOT_RECORDED: Final = "no settings are recorded for this installation"
 _ID_LABEL: Final = b"agentauth/fingerprint/v1"
 _ID_CHARACTERS: Final = 16
@@ -40,6 +41,7 @@ class _Row(Protocol):
     """A row with what `looked_at` adds to it."""
 
     installation_fingerprint: Fingerprint | None
+    installation_release: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +60,16 @@ def looked_at() -> dict[str, Subquery]:
 
 def halt(row: _Row) -> Halt | None:
     """Why this process may not act by what a look found, None where it may. The one place where that is decided."""
+    if reason := release_disagreement(row.installation_release):
+        return Halt("This process is of a release that may not run here.", reason)
     if reason := disagreement(row.installation_fingerprint):
         return Halt("This process is not set up as the others are.", reason)
     return None
+
+
+def release_disagreement(recorded: int | None) -> str | None:
+    """What the release of the database has against this code; None where it may run, or nothing is recorded."""
+    return None if recorded is None else release.disagreement(recorded)
 
 
 def disagreement(recorded: Fingerprint | None) -> str | None:

@@ -3,14 +3,18 @@
 What it relies on: entries of one shard and epoch are numbered 1, 2, 3 by the script that writes them; the cursor moves in
 the transaction that writes the events; an entry leaves the stream only after that commit. A crash in between leaves
 entries that are in the log already: their ids are found there, and they are let go.
+
+Two releases may run side by side (docs/upgrade.md). An entry of a later format than ours names it in a field, `f`; it and
+what follows it in its shard stay where they are, for the jobs of the release that wrote it. Without that field it is format 1.
 """
 
 import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import takewhile
 from typing import Any, NamedTuple, Protocol
 
 from django.conf import settings
@@ -46,6 +50,10 @@ _MOVE = "UPDATE verifier_streamcursor SET number = %s WHERE id = %s"
 _ADD_USES = """UPDATE verifier_grantledger SET uses = uses + added.number
  FROM unnest(%s::uuid[], %s::bigint[]) AS added (grant_id, number) WHERE verifier_grantledger.grant_id = added.grant_id"""
 
+# The latest format of an entry that is read here. Whoever writes another one gives it the next number, in the field `f`.
+FORMAT = 1
+_FORMAT_DIGITS = 6
+
 # What redis-py raises where Redis does not answer.
 AWAY = (RedisError, RedisClusterException, OSError)
 # What the database answers to rows it does not take.
@@ -69,12 +77,16 @@ class _Waiting(NamedTuple):
 
 
 class _Batch(NamedTuple):
-    """What was read of one shard, the epochs of what has a number, and the id of the last entry in the stream."""
+    """What was read of one shard, the epochs of what has a number, and the id of the last entry that was read.
+
+    `held`: an entry that only a later release can read comes next.
+    """
 
     shard: int
     read: list[_Waiting]
     epochs: set[int]
     last: str
+    held: bool
 
 
 # By epoch and shard.
@@ -119,7 +131,8 @@ def waiting(client: Streams) -> list[int]:
 def drain(client: Streams, *, now: datetime) -> int:
     """Take over what waits, a batch from all shards together, until nothing does or RUN_SECONDS are over.
 
-    Returns how many events were written. Another one at work on a shard is left alone there. What the database
+    Returns how many events were written. Another one at work on a shard is left alone there. What a later release wrote stays where
+    it is and holds up its own shard alone; then raises TemporarilyUnavailableError at the end. What the database
     refuses stays where it is and holds up no other shard, and nor does a node of a cluster that is away (where the others go on
     without it, `cluster-require-full-coverage no`); then raises
     TemporarilyUnavailableError at the end. Whatever one server or the connection to the database raises goes to the caller.
@@ -131,8 +144,8 @@ def drain(client: Streams, *, now: datetime) -> int:
     while shards and time.monotonic() < end:
         most = max(1, BATCH // len(shards))
         batches, away = _read_all(client, shards, most)
-        failed = failed or away
-        over = [each.shard for each in batches if not each.read or each.read[0].epoch == present]
+        failed = failed or away or any(each.held for each in batches)
+        over = [each.shard for each in batches if _is_past(each, present)]
         try:
             written += _state_forgotten(over, present, now)
         except REFUSED:
@@ -140,7 +153,11 @@ def drain(client: Streams, *, now: datetime) -> int:
             failed = True
         done, refused = _take_over_all(client, [each for each in batches if each.read], now)
         written, failed = written + done, failed or bool(refused)
-        shards = [each.shard for each in batches if len(each.read) == most and each.shard not in refused]
+        shards = [
+            each.shard
+            for each in batches
+            if len(each.read) == most and not each.held and each.shard not in refused
+        ]
     if failed:
         raise TemporarilyUnavailableError
     return written
@@ -229,9 +246,30 @@ def _state_forgotten(shards: Sequence[int], present: int, now: datetime) -> int:
 
 
 def _batch(shard: int, entries: Sequence[Any]) -> _Batch:
-    read = [_read(shard, entry_id, fields) for entry_id, fields in entries]
-    last = entries[-1][0].decode() if entries else ""
-    return _Batch(shard, read, {each.epoch for each in read if each.number}, last)
+    ours = list(takewhile(lambda entry: _is_ours(entry[1]), entries))
+    held = len(ours) < len(entries)
+    if held:
+        logger.error(
+            "entry %s of shard %s is of a later release than these jobs: run the jobs of that release",
+            entries[len(ours)][0].decode(),
+            shard,
+        )
+    read = [_read(shard, entry_id, fields) for entry_id, fields in ours]
+    last = ours[-1][0].decode() if ours else ""
+    return _Batch(shard, read, {each.epoch for each in read if each.number}, last, held)
+
+
+def _is_ours(fields: Mapping[bytes, bytes]) -> bool:
+    """Whether this release reads the format. What is no number of a few digits is the format of no release."""
+    told = fields.get(b"f", b"1")
+    return not told.isdigit() or len(told) > _FORMAT_DIGITS or int(told) <= FORMAT
+
+
+def _is_past(batch: _Batch, present: int) -> bool:
+    """Whether nothing waits in the shard of the epochs before the present one."""
+    if batch.read:
+        return batch.read[0].epoch == present
+    return not batch.held
 
 
 def _read(shard: int, entry_id: bytes, fields: dict[bytes, bytes]) -> _Waiting:

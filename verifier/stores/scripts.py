@@ -6,7 +6,8 @@ All keys of one call carry the hash tag of the grant's shard, so that they lie o
     aa:{07}:p:<16 B>    a spent proof, the first half of SHA-256 over `jkt NUL jti`; lives as long as the proof could. Empty, or
                         of a hold for a call with a name its mark, the time, and `tat before` and `tat after` if a use was set aside
     aa:{07}:r:<16 B>    text: a grant's theoretical arrival time (agentauth.protocol.limits.Rate) in µs since 1970
-    aa:{07}:events      stream: `e` epoch, `n` number, `o` a allowed, v as in the base, r replayed, l rate, `b` base JSON
+    aa:{07}:events      stream: `e` epoch, `n` number, `o` a allowed, v as in the base, r replayed, l rate, `b` base JSON;
+                        and `f`, the number of the entry's format, where that is not 1 (verifier/services/draining.py)
     aa:{07}:count       the number of the epoch's last event in that stream: 1, 2, 3 …
 
 Every script answers `[code, tat after, wait, number, tat before]`, all integers or nil (`read_reply`); times are µs,

@@ -1,0 +1,40 @@
+"""Which release this code is, and on the database of which releases it may run: one number and one rule.
+
+Two neighbouring releases run side by side during an upgrade (docs/upgrade.md), so a release goes on with whatever the next one
+changes in PostgreSQL and Redis, and the next one with what this one left there.
+"""
+
+from typing import Any, Final
+
+from django.db import migrations
+
+# One more with each landed change of what processes share: tables, rights, keys and entries in Redis, members of tokens.
+# `makemigrations` then asks for a migration of the column's default; `raise_release` goes with it.
+RELEASE: Final = 2
+# How many releases ahead of this one the database may be.
+BESIDE: Final = 1
+
+
+def disagreement(database: int, *, code: int = RELEASE) -> str | None:
+    """Why code of one release may not run on a database that was migrated to another, and what to do; None where it may."""
+    if database < code:
+        return (
+            f"this code is release {code} and the database is at release {database}: migrate it first, as the owner,"
+            " with manage.py migrate of this code, then grant_serving_role and grant_verifier_role"
+        )
+    if database > code + BESIDE:
+        return (
+            f"this code is release {code} and the database is at release {database}, on which only releases"
+            f" {database - BESIDE} and {database} may run: install one of them"
+        )
+    return None
+
+
+def raise_release(number: int) -> migrations.RunPython:
+    """For the migration of each release: the row that processes look at says so. It is never lowered again."""
+
+    def raised(apps: Any, _editor: Any) -> None:
+        rows = apps.get_model("registry", "Installation").objects
+        rows.filter(release__lt=number).update(release=number)
+
+    return migrations.RunPython(raised, migrations.RunPython.noop)

@@ -1,0 +1,287 @@
+"""Agents and service providers built with the SDK alone, who call all the time: what they did, and what became of each call.
+
+An agent's call goes through `AgentAuthClient.call` to a provider in this process, which asks with `VerifierClient`: the
+retries are those the SDK makes and documents, and none is added here. A call that they do not bring to a good end failed.
+"""
+
+import asyncio
+import contextlib
+import random
+import threading
+import time
+import uuid
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+import httpx
+
+from agentauth import AgentAuthClient
+from agentauth.protocol.capability import Action
+from agentauth.protocol.dpop import make_proof
+from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
+from agentauth.protocol.keys import PrivateKey
+from agentauth.protocol.money import Money
+from agentauth.sdk import Allowed, RefusedError, VerifierClient
+from agentauth.sdk.key_file import Identity, KeyFile
+from agentauth.sdk.refusals import answer_for
+from tests.actors import Scene
+
+READ = Action("read", "calendar")
+PAY = Action("transact", "payments", amount=Money.parse({"value": "1.00", "currency": "EUR"}))
+# After so many calls an agent gets a new token, and a provider new connections, which may lead to another server.
+CALLS_PER_TOKEN, CALLS_PER_CONNECTION = 12, 10
+# After the answer to a revocation no verification that begins later accepts.
+BOUND_SECONDS = 1.0
+_TLS = httpx.create_ssl_context()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One operation as its caller sees it. `trouble` says what it was told in the end; empty where it ended well."""
+
+    kind: str
+    began: float
+    ended: float
+    trouble: str = ""
+
+
+@dataclass
+class Record:
+    """All that callers were told. `wrong`: broken promises, one sentence each."""
+
+    calls: list[Call] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    decisions: set[str] = field(default_factory=set)
+    revoked: set[str] = field(default_factory=set)
+    # Proofs that were accepted and may be tried again, newest last, with the audience they were made for.
+    spent: deque[tuple[float, "Provider", str, str, str]] = field(default_factory=lambda: deque(maxlen=400))
+    replays: Counter[str] = field(default_factory=Counter)
+
+    def between(self, since: float, to: float) -> list[Call]:
+        return [call for call in self.calls if since <= call.began < to]
+
+
+class Provider:
+    """A service provider: asks verify, acts once for each operation, and answers refusals as the SDK says."""
+
+    def __init__(self, place: Scene, verify_url: str, record: Record) -> None:
+        self.place, self.record = place, record
+        self.client = VerifierClient(verify_url, place.client_id, place.client_secret)
+        self._asked = 0
+        # By the agent's key: the decision that was acted upon.
+        self.done: dict[str, str] = {}
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        self._asked += 1
+        if self._asked % CALLS_PER_CONNECTION == 0:
+            self.client.close()
+        token, proof = request.headers["Authorization"].removeprefix("DPoP "), request.headers["DPoP"]
+        key = request.headers.get("Idempotency-Key")
+        url = str(request.url)
+        try:
+            allowed = self.client.verify(
+                token=token,
+                proof=proof,
+                method=request.method,
+                url=url,
+                action=READ if key is None else PAY,
+                idempotency_key=key,
+            )
+        except AgentAuthError as error:
+            told = answer_for(error)
+            return httpx.Response(told.status, headers=dict(told.headers), content=told.body)
+        self.record.spent.append((time.monotonic(), self, token, proof, url))
+        return self._acted(allowed, key)
+
+    def _acted(self, allowed: Allowed, key: str | None) -> httpx.Response:
+        self.record.decisions.add(allowed.decision_id)
+        headers = {} if allowed.nonce is None else {"DPoP-Nonce": allowed.nonce}
+        if key is not None:
+            before = self.done.get(key)
+            if before is not None and not allowed.repeated:
+                self.record.wrong.append(f"one operation, told to act twice: {before}, {allowed.decision_id}")
+            # Allowed before and never carried out: what is missing is done now.
+            self.done.setdefault(key, allowed.decision_id)
+        return httpx.Response(200, headers=headers, json={"decision_id": allowed.decision_id})
+
+
+class Wires(httpx.AsyncBaseTransport):
+    """To providers in this process, and over the network to whoever else is asked."""
+
+    def __init__(self, providers: Mapping[str, Provider]) -> None:
+        self._providers = providers
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        provider = self._providers.get(request.url.path.split("/")[1])
+        if provider is not None:
+            await request.aread()
+            return await asyncio.to_thread(provider.answer, request)
+        async with httpx.AsyncHTTPTransport(verify=_TLS) as network:
+            answer = await network.handle_async_request(request)
+            await answer.aread()
+            return answer
+
+
+def client_of(place: Scene, pem: str, registry_url: str, directory: Path, wires: Wires) -> AgentAuthClient:
+    """The SDK's client of an agent that is registered already, with its key."""
+    path = directory / f"{place.agent_id}.json"
+    key = PrivateKey.from_pem(pem.encode())
+    KeyFile(path).create(Identity(registry_url, key, agent_id=place.agent_id))
+    client = AgentAuthClient(registry_url, key_file=path)
+    # Its seam for tests.
+    client._registry.transport = wires
+    return client
+
+
+@dataclass
+class Caller:
+    """An agent that reads, or pays, so many times a second."""
+
+    kind: str
+    client: AgentAuthClient
+    place: Scene
+    per_second: float
+
+    async def call(self) -> str:
+        """One call; the trouble it ended in, empty for none."""
+        path = urlsplit(self.place.audience).path
+        if self.kind == "payment":
+            answer = await self.client.call(
+                self.place.client_id, "POST", f"{path}/payments", json={}, idempotency_key=str(uuid.uuid4())
+            )
+        else:
+            answer = await self.client.call(self.place.client_id, "GET", f"{path}/calendar")
+        return "" if answer.status_code == httpx.codes.OK else f"{answer.status_code} {answer.text}"
+
+
+class Load:
+    """Callers, a replayer and a revoker in one thread with its own event loop, from `with` to its end.
+
+    `endpoints` names the servers there are just now, each of which is asked by itself for what must be refused everywhere.
+    """
+
+    def __init__(
+        self,
+        callers: Sequence[Caller],
+        victims: Sequence[tuple[AgentAuthClient, Provider]],
+        providers: Sequence[Provider],
+        endpoints: Callable[[], Mapping[str, str]],
+        record: Record,
+        rng: random.Random,
+    ) -> None:
+        self._callers, self._victims, self._endpoints = callers, list(victims), endpoints
+        self._providers = providers
+        self.record, self._rng = record, rng
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+        self._failure: BaseException | None = None
+        # Of grants that are revoked: (since, provider, a token that was good).
+        self._gone: list[tuple[float, Provider, str]] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join(120)
+        assert not self._thread.is_alive(), "callers did not come to their end"
+        for provider in self._providers:
+            provider.client.close()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _run(self) -> None:
+        acts = [self._replay(), self._ask_about_gone(), *map(self._use, self._callers)]
+        try:
+            await asyncio.gather(*acts)
+        except BaseException as error:  # noqa: BLE001 — told to the test when the load ends
+            self._failure = error
+
+    async def _pause(self, seconds: float) -> bool:
+        await asyncio.sleep(seconds)
+        return not self._stopping.is_set() and self._failure is None
+
+    async def _use(self, caller: Caller) -> None:
+        made = 0
+        while await self._pause(self._rng.expovariate(caller.per_second)):
+            made += 1
+            if made % CALLS_PER_TOKEN == 0:
+                caller.client.forget_tokens(caller.place.client_id)
+                await self._told("token", lambda: self._token(caller.client, caller.place))
+            await self._told(caller.kind, caller.call)
+
+    async def _token(self, client: AgentAuthClient, place: Scene) -> str:
+        await client.get_token(place.client_id)
+        return ""
+
+    async def _told(self, kind: str, act: Callable[[], Awaitable[str]]) -> None:
+        began = time.monotonic()
+        try:
+            trouble = await act()
+        except AgentAuthError as error:
+            trouble = f"{type(error).__name__}: {error}"
+        self.record.calls.append(Call(kind, began, time.monotonic(), trouble))
+
+    async def _replay(self) -> None:
+        """A proof that was accepted, once more, at one server after the other of either version."""
+        turn = 0
+        while await self._pause(0.1):
+            if not self.record.spent:
+                continue
+            turn += 1
+            _, provider, token, proof, url = (
+                self.record.spent[-1] if turn % 2 else self._rng.choice(self.record.spent)
+            )
+            method = "POST" if url.endswith("/payments") else "GET"
+            for name, endpoint in self._endpoints().items():
+                accepted = await asyncio.to_thread(_accepts, endpoint, provider, token, proof, method, url)
+                self.record.replays[name] += 1
+                if accepted:
+                    self.record.wrong.append(f"a spent proof passed at {name}")
+
+    async def revoke_one(self) -> None:
+        """An agent gives its grant up; from then on its token is tried everywhere."""
+        client, provider = self._victims.pop()
+        token = await client.get_token(provider.place.client_id)
+        await self._told("revocation", lambda: self._revoked(client, provider))
+        self._gone.append((time.monotonic(), provider, token))
+
+    async def _revoked(self, client: AgentAuthClient, provider: Provider) -> str:
+        await client.revoke_grant(provider.place.grant_id)
+        self.record.revoked.add(provider.place.grant_id)
+        return ""
+
+    async def _ask_about_gone(self) -> None:
+        while await self._pause(1.5):
+            if self._victims:
+                await self.revoke_one()
+            for since, provider, token in self._gone[-3:]:
+                if provider.place.grant_id not in self.record.revoked:
+                    continue
+                for name, endpoint in self._endpoints().items():
+                    await asyncio.sleep(max(0.0, since + BOUND_SECONDS - time.monotonic()))
+                    url = f"{provider.place.audience}/calendar"
+                    proof = make_proof(
+                        provider.place.signer, method="GET", url=url, iat=int(time.time()),
+                        jti=uuid.uuid4().hex, access_token=token,
+                    )  # fmt: skip
+                    if await asyncio.to_thread(_accepts, endpoint, provider, token, proof, "GET", url):
+                        self.record.wrong.append(f"a revoked grant's token passed at {name}")
+                    self.record.replays[f"revoked, at {name}"] += 1
+
+
+def _accepts(endpoint: str, provider: Provider, token: str, proof: str, method: str, url: str) -> bool:
+    """Whether this server says yes; one that is just being stopped says nothing."""
+    place = provider.place
+    with (
+        VerifierClient(endpoint, place.client_id, place.client_secret) as client,
+        contextlib.suppress(RefusedError, TemporarilyUnavailableError),
+    ):
+        client.verify(token=token, proof=proof, method=method, url=url, action=READ)
+        return True
+    return False

@@ -1,0 +1,202 @@
+"""Two versions of the code on one database and one Redis: each with its web server, verifier and jobs, behind one address."""
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Self
+
+import psycopg
+
+from tests import postgres, redis_servers
+from tests.faults.balancer import Balancer
+from tests.faults.stage import Jobs, until
+from tests.live import ROOT, LiveRegistry, LiveServer, LiveVerifier
+
+PAGE = ROOT / "docs/upgrade.md"
+_DATABASE = "registry"
+
+
+class Release:
+    """The processes of one version; `root` is where its code lies. Each runs with one worker."""
+
+    def __init__(self, name: str, root: Path, stage: "Stage") -> None:
+        self.name, self.root = name, root
+        directory = stage.directory / name
+        directory.mkdir()
+        shared = {
+            "PUBLIC_URL": stage.url,
+            "REDIS_URL": stage.redis.url,
+            "DATABASE_OWNER_URL": stage.url_of("owner"),
+            # Keys and the development's secrets are the installation's; series of metrics are each server's own.
+            "VAR_DIR": str(stage.directory),
+            "PROMETHEUS_MULTIPROC_DIR": str(directory / "metrics"),
+        }
+        self.web = LiveRegistry(directory, database_url=stage.url_of("serving"), workers=1, env=shared)
+        self.web.url = stage.url
+        self.verifier = LiveVerifier(self.web, redis_url=stage.redis.url, workers=1)
+        self.verifier.act_as("verifier")
+        self.jobs = Jobs(self.web)
+        for server in self.servers:
+            server.root = root
+
+    @property
+    def servers(self) -> list[LiveServer]:
+        return [self.jobs, self.web, self.verifier]
+
+    @property
+    def endpoints(self) -> dict[str, str]:
+        """Where this version is asked directly, by name."""
+        return {
+            f"{self.name} verifier": self.verifier.url,
+            f"{self.name} web": f"http://127.0.0.1:{self.web.port}",
+        }
+
+    def start(self) -> None:
+        for server in self.servers:
+            server.start()
+
+    def command(self, line: str) -> None:
+        """Run one printed line in a shell, as the page has it, with this version's code."""
+        # `python` is the one of these tests.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            ["sh", "-ec", line.replace("ROLE", "verifier")],
+            cwd=self.root, env=self.web.env | {"PATH": path}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
+
+
+class Stage:
+    """One installation. `running` are the versions whose processes take connections just now."""
+
+    def __init__(self, database: postgres.Server, redis: redis_servers.Server, directory: Path) -> None:
+        self.database, self.redis, self.directory = database, redis, directory
+        self.public, self.questions = Balancer(), Balancer()
+        self.url = f"http://localhost:{self.public.port}"
+        self.verify_url = f"http://127.0.0.1:{self.questions.port}"
+        self.running: list[Release] = []
+        for role in ("owner", "serving", "verifier"):
+            database.say(f"CREATE ROLE {role} LOGIN PASSWORD 'p'")
+        database.say(f"CREATE DATABASE {_DATABASE} OWNER owner")
+
+    def url_of(self, role: str) -> str:
+        return f"postgres://{role}:p@127.0.0.1:{self.database.port}/{_DATABASE}"
+
+    @property
+    def superuser_url(self) -> str:
+        return f"postgres://{postgres.ROLE}@127.0.0.1:{self.database.port}/{_DATABASE}"
+
+    def endpoints(self) -> Mapping[str, str]:
+        return {name: url for release in self.running for name, url in release.endpoints.items()}
+
+    def join(self, release: Release) -> None:
+        """Start its processes and let them have calls."""
+        release.start()
+        self._route([*self.running, release])
+
+    def leave(self, release: Release) -> None:
+        """Let it have no more calls, and stop its processes, each by SIGTERM."""
+        self._route([each for each in self.running if each is not release])
+        for server in reversed(release.servers):
+            server.stop()
+
+    def _route(self, running: list[Release]) -> None:
+        self.running = running
+        self.public.lead_to(*(each.web.port for each in running))
+        self.questions.lead_to(*(each.verifier.port for each in running))
+
+    def down(self) -> None:
+        for release in self.running:
+            for server in release.servers:
+                server.stop()
+        self.public.stop()
+        self.questions.stop()
+
+    def sql(self, query: str) -> list[tuple[object, ...]]:
+        with psycopg.connect(self.superuser_url, autocommit=True, connect_timeout=5) as connection:
+            return list(connection.execute(query.encode()).fetchall())
+
+    def waiting(self) -> int:
+        """Decisions in Redis that are not in the log yet."""
+        client = self.redis.client()
+        return sum(client.xlen(key) for key in client.keys("aa:*:events"))
+
+    def unnumbered(self) -> int:
+        return int(str(self.sql("SELECT count(*) FROM audit_queueentry")[0][0]))
+
+    def home(self) -> tuple[object, ...]:
+        """Epoch, kind, and whether it is being left."""
+        return self.sql("SELECT epoch, kind, leaving_at IS NOT NULL FROM verifier_home")[0]
+
+    def be_at_home_in_redis(self) -> None:
+        until(lambda: self.home()[1:] == ("redis", False), "the home is not in Redis")
+
+
+class LockWatch:
+    """How long sessions waited for a lock that the owner's session held or wanted before them, by statement of the owner's."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._url = stage.superuser_url
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        # Seconds, by what the owner's session had said last and who waited with what.
+        self.longest: dict[tuple[str, str], float] = {}
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join(10)
+
+    def _watch(self) -> None:
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            while not self._stopping.wait(0.03):
+                for owners, waiters, seconds in connection.execute(_WAITS).fetchall():
+                    found = " ".join(owners.split())[:160], " ".join(waiters.split())[:80]
+                    self.longest[found] = max(seconds, self.longest.get(found, 0.0))
+
+    def lines(self) -> list[str]:
+        return [
+            f"  {seconds:.2f} s: {waiter!r} behind {owner!r}"
+            for (owner, waiter), seconds in sorted(self.longest.items(), key=lambda each: -each[1])[:8]
+        ]
+
+
+_WAITS = """
+SELECT blocking.query, waiting.query, extract(epoch FROM clock_timestamp() - held.waitstart)::float
+FROM pg_locks held JOIN pg_stat_activity waiting ON waiting.pid = held.pid,
+     unnest(pg_blocking_pids(held.pid)) AS blocker JOIN pg_stat_activity blocking ON blocking.pid = blocker
+WHERE NOT held.granted AND held.waitstart IS NOT NULL
+  AND blocking.usename = 'owner' AND waiting.usename <> 'owner'
+"""
+
+
+def printed(heading: str) -> list[str]:
+    """The commands printed under a heading of the page, one line each."""
+    [section] = re.findall(
+        rf"^## {re.escape(heading)}$(.*?)(?=^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL
+    )
+    return [
+        line
+        for block in re.findall(r"^ *```sh\n(.*?)^ *```", section, re.MULTILINE | re.DOTALL)
+        for line in map(str.strip, block.splitlines())
+        if line
+    ]
+
+
+@contextlib.contextmanager
+def stage(directory: Path) -> Iterator[Stage]:
+    """PostgreSQL with its three roles, Redis, and the address in front; no process of ours yet."""
+    with postgres.server() as database, redis_servers.server() as redis:
+        made = Stage(database, redis, directory)
+        try:
+            yield made
+        finally:
+            made.down()

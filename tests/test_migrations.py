@@ -1,0 +1,121 @@
+"""Each migration leaves the tables such that the release before goes on (docs/upgrade.md): expand now, contract a release later."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.contrib.postgres.operations import AddIndexConcurrently
+from django.db import migrations
+from django.db.migrations.loader import MigrationLoader
+from django.db.migrations.operations.base import Operation
+from django.db.models import NOT_PROVIDED
+
+from audit.triggers import append_only
+from registry.release import RELEASE
+from tests import previous_release
+
+ROOT = Path(__file__).resolve().parent.parent
+# Where the rule begins: the last ones of release 1.
+BEFORE = {"audit": 8, "kms": 4, "registry": 5, "verifier": 8, "approvals": 3}
+
+
+def after(app: str) -> list[tuple[str, Any]]:
+    """The migrations of one app that the rule holds for, by name."""
+    loaded = MigrationLoader(None, ignore_no_migrations=True).disk_migrations
+    own = sorted(name for label, name in loaded if label == app)
+    return [(name, loaded[app, name]) for name in own if int(name[:4]) > BEFORE[app]]
+
+
+def flat(operations: list[Operation]) -> list[Operation]:
+    """With what lies in SeparateDatabaseAndState."""
+    found = []
+    for each in operations:
+        inner = each.database_operations if isinstance(each, migrations.SeparateDatabaseAndState) else [each]
+        found += flat(inner) if inner != [each] else inner
+    return found
+
+
+def is_plain(operation: Operation, made: set[str]) -> bool:
+    """Whether the release before cannot notice: new tables, and columns that it need not know to insert a row.
+
+    `made`: models that the same migration makes. A default that only Python knows is none: an INSERT of older code goes without.
+    """
+    if isinstance(operation, migrations.CreateModel | AddIndexConcurrently):
+        return True
+    if getattr(operation, "model_name", "").lower() in made:
+        return True
+    if getattr(operation, "table", "").partition("_")[2] in made:
+        # A trigger of ours (audit/triggers.py).
+        return True
+    if isinstance(operation, migrations.AddField):
+        return bool(operation.field.null or operation.field.db_default is not NOT_PROVIDED)
+    return False
+
+
+def doubtful(migration: Any) -> list[str]:
+    """Its operations that nobody can see to be harmless."""
+    operations = flat(migration.operations)
+    made = {each.name.lower() for each in operations if isinstance(each, migrations.CreateModel)}
+    return [each.describe() for each in operations if not is_plain(each, made)]
+
+
+@pytest.mark.parametrize("app", BEFORE)
+def test_what_older_code_could_notice_says_why_it_goes_on(app: str) -> None:
+    for name, migration in after(app):
+        if found := doubtful(migration):
+            told = getattr(migration, "beside_older_code", "")
+            assert len(told.split()) >= 5, f"{app} {name} needs `beside_older_code`, since it does: {found}"
+
+
+def made_by(*operations: Operation) -> list[str]:
+    example = migrations.Migration("0009_example", "registry")
+    example.operations = list(operations)
+    return doubtful(example)
+
+
+def test_what_breaks_older_code_is_doubtful() -> None:
+    from django.db import models
+
+    text = models.CharField(max_length=8, default="")
+    assert made_by(migrations.AddField("agent", "colour", text))
+    assert made_by(migrations.RemoveField("agent", "name"))
+    assert made_by(migrations.RenameField("agent", "name", "title"))
+    assert made_by(migrations.DeleteModel("Agent"))
+    assert made_by(migrations.AlterField("agent", "name", text))
+    assert made_by(migrations.AddIndex("agent", models.Index(fields=["name"], name="agent_name")))
+    assert made_by(migrations.RunSQL("LOCK TABLE audit_event"))
+    assert made_by(migrations.SeparateDatabaseAndState([migrations.RunSQL("DROP TABLE audit_event")], []))
+
+
+def test_what_it_cannot_notice_is_plain() -> None:
+    from django.db import models
+
+    assert not made_by(migrations.AddField("agent", "colour", models.CharField(max_length=8, db_default="")))
+    assert not made_by(migrations.AddField("agent", "colour", models.CharField(max_length=8, null=True)))
+    table = migrations.CreateModel("Colour", [("id", models.BigAutoField(primary_key=True))])
+    assert not made_by(table, migrations.AddIndex("colour", models.Index(fields=["id"], name="colour_id")))
+    assert not made_by(table, append_only("registry_colour"))
+    assert made_by(append_only("registry_colour"))
+
+
+def test_every_app_of_ours_is_held_to_it() -> None:
+    ours = {each.label for each in apps.get_app_configs() if Path(each.path).parent == ROOT}
+    with_tables = {label for label in ours if (ROOT / label / "migrations").is_dir()}
+    assert with_tables == set(BEFORE)
+
+
+@pytest.mark.history
+def test_new_migrations_raise_the_release_by_one() -> None:
+    were = {path for path in previous_release.files() if "/migrations/0" in path}
+    are = {
+        path.relative_to(ROOT).as_posix()
+        for app in BEFORE
+        for path in (ROOT / app / "migrations").glob("0*.py")
+    }
+    assert were
+    assert were <= are, "a migration that has landed is gone"
+    found = re.search(r"^RELEASE: Final = (\d+)$", previous_release.file("registry/release.py"), re.MULTILINE)
+    before = int(found[1]) if found else 1
+    assert before + (1 if are > were else 0) <= RELEASE <= before + 1

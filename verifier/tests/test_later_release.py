@@ -1,0 +1,83 @@
+"""Two releases beside each other: what a later one leaves in Redis is left there by an earlier one, whole and in its place."""
+
+from datetime import datetime
+
+import pytest
+from redis import Redis
+
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from verifier.models import GrantLedger, Home, StreamCursor
+from verifier.services import draining
+from verifier.services.draining import drain, waiting
+from verifier.tests.scene import Scene
+from verifier.tests.streams import Verifier, assert_whole, decided, encoded, losses, taken
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
+
+
+def put_later(one: Verifier, place: Scene, form: int = 2) -> str:
+    """An entry whose base has a member more."""
+    one.number += 1
+    base = decided(place.grant, later="member")
+    one.put(f=form, e=one.epoch, n=one.number, o="a", b=encoded(base))
+    return str(base["id"])
+
+
+def test_an_entry_of_a_later_release_stays_and_holds_up_its_own_shard_alone(
+    redis: Redis, place: Scene, now: datetime
+) -> None:
+    first, second = Verifier(redis, place, 0), Verifier(redis, place, 1)
+    before = first.write()
+    put_later(first, place)
+    first.write()
+    elsewhere = second.write()
+    for _ in range(2):
+        with pytest.raises(TemporarilyUnavailableError):
+            drain(redis, now=now)
+        assert taken() == sorted([before, elsewhere])
+        assert waiting(redis)[:2] == [2, 0]
+        assert losses() == []
+    assert GrantLedger.objects.get().uses == 2
+    assert_whole(now)
+
+
+def test_the_later_release_takes_over_what_the_earlier_one_left(
+    redis: Redis, place: Scene, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here its format is one of more than we write: what it cannot read is said to be lost, as ever."""
+    one = Verifier(redis, place)
+    put_later(one, place)
+    after = one.write()
+    with pytest.raises(TemporarilyUnavailableError):
+        drain(redis, now=now)
+    monkeypatch.setattr(draining, "FORMAT", 2)
+    drain(redis, now=now)
+    assert taken() == [after]
+    assert [loss["reason"] for loss in losses()] == ["unreadable"]
+    assert waiting(redis)[0] == 0
+
+
+def test_what_waits_for_a_later_release_is_not_said_to_be_forgotten(
+    redis: Redis, place: Scene, now: datetime
+) -> None:
+    """It is of an epoch that is over, and its numbers were told of."""
+    one = Verifier(redis, place)
+    put_later(one, place)
+    StreamCursor.objects.create(epoch=1, shard=0, number=0, told=1)
+    Home.objects.update(epoch=2)
+    with pytest.raises(TemporarilyUnavailableError):
+        drain(redis, now=now)
+    assert losses() == []
+    assert StreamCursor.objects.values_list("number", flat=True).get(epoch=1, shard=0) == 0
+
+
+@pytest.mark.parametrize("form", ["0", "1", "x", "-2", "", "9" * 5000])
+def test_what_names_no_later_format_is_read_as_ours(
+    redis: Redis, place: Scene, now: datetime, form: str
+) -> None:
+    one = Verifier(redis, place)
+    one.number += 1
+    base = decided(place.grant)
+    one.put(f=form, e=1, n=1, o="a", b=encoded(base))
+    assert drain(redis, now=now) == 1
+    assert taken() == [base["id"]]
