@@ -1,5 +1,6 @@
 """What systemd does with the units of docs/install.md, as far as a test needs it: start, stop and restart them by name."""
 
+import contextlib
 import os
 import re
 import shlex
@@ -56,10 +57,8 @@ class Units:
             process.wait(STOP_SECONDS)
         finally:
             # Whatever of it is left, as systemd ends a whole group.
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
     def stop_all(self) -> None:
         for name in reversed(list(self.running)):
