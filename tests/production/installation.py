@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -266,6 +267,8 @@ def installed() -> Iterator[ProductionRegistry]:
 
 
 if __name__ == "__main__":
+    # So that everything is stopped with us, whoever ends us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with installed() as registry:
         given = os.environ | {"PRODUCTION": str(registry.root)}
         sys.exit(subprocess.run(sys.argv[1:], env=given, check=False).returncode)
