@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -151,6 +152,15 @@ class LivePerson:
 
     def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
         return self.http.post(path, json=body, headers={"X-CSRFToken": self._csrf()})
+
+    def claim(self, claim_url: str, code: str) -> None:
+        """Take the agent as one's own: its link opened, the code it shows typed, signed."""
+        path = urlsplit(claim_url).path
+        options = self.post(f"{path}statement", {"code": code})
+        assert options.status_code == 200, options.text
+        signed = self.device.assertion(options.json()["publicKey"])
+        done = self.post(f"{path}decide", {"credential": signed})
+        assert done.status_code == 200, done.text
 
     def sign(self, grant_id: str) -> dict[str, Any]:
         """Everything of an approval up to the signature: the body that decides."""

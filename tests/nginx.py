@@ -1,6 +1,6 @@
 """A private nginx in front of servers of ours, on a free loopback port, with TLS or without; as root or as any user.
 
-`documented` is the configuration that docs/operations.md prints: what operators copy is what the tests run.
+`documented` is the configuration that docs/install.md prints: what operators copy is what the tests run.
 """
 
 import contextlib
@@ -83,15 +83,15 @@ class Nginx:
 
 
 def documented(*, web: int, verifier: int | None = None) -> str:
-    """The site that docs/operations.md prints, in front of the servers on these loopback ports; `verifier` defaults to `web`."""
-    page = (ROOT / "docs/operations.md").read_text()
-    [site] = re.findall(r"^```nginx\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    """The site that docs/install.md prints, in front of the servers on these loopback ports; `verifier` defaults to `web`."""
+    page = (ROOT / "docs/install.md").read_text()
+    [site] = re.findall(r"/agentauth\.conf <<'EOF'\n(.*?)^EOF$", page, re.MULTILINE | re.DOTALL)
     ports = {"8000": web, "8001": verifier or web}
     made, count = re.subn(
         r"(?<=server 127\.0\.0\.1:)(800[01])(?=;)", lambda found: str(ports[found[1]]), site
     )
     assert count == len(ports), "the page names other upstreams"
-    return made.replace("server_name auth.example.org;", "server_name localhost;")
+    return made.replace("server_name registry.example.com;", "server_name localhost;")
 
 
 @contextlib.contextmanager

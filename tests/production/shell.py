@@ -1,0 +1,71 @@
+"""A root shell that runs the page's blocks one after another, each with the variables of those before."""
+
+import os
+import select
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+# The longest that one command of a block may take.
+PATIENCE_SECONDS = 60
+
+
+class Shell:
+    """One bash. `prelude` stands in for what the machine has otherwise; `systemctl` is called with its arguments."""
+
+    def __init__(
+        self, directory: Path, env: dict[str, str], prelude: str, systemctl: Callable[..., None]
+    ) -> None:
+        self.directory, self.systemctl = directory, systemctl
+        told, tell = os.pipe()
+        answered, answer = os.pipe()
+        self.log = directory / "shell.log"
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                ["bash", "--norc", "--noprofile"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=env,
+                cwd=directory,
+                pass_fds=(tell, answered),
+                text=True,
+            )
+        os.close(tell)
+        os.close(answered)
+        self.told, self.answer = os.fdopen(told), os.fdopen(answer, "w")
+        self.done = f"echo done >&{tell}"
+        self._send(
+            f'set -euo pipefail\nsystemctl() {{ echo "$*" >&{tell}; IFS= read -r _ <&{answered}; }}\n{prelude}\n'
+        )
+
+    def run(self, block: str) -> str:
+        """What the block printed. Raises AssertionError with it where a command failed."""
+        before = self.log.stat().st_size
+        script = self.directory / "block.sh"
+        script.write_text(block)
+        self._send(f". {script} </dev/null\n{self.done}\n")
+        while select.select([self.told], [], [], PATIENCE_SECONDS)[0] and (line := self.told.readline()):
+            if line == "done\n":
+                return self._said(before)
+            self.systemctl(*line.split())
+            self.answer.write("\n")
+            self.answer.flush()
+        raise AssertionError(f"a block of docs/install.md failed:\n{block}\n{self._said(before)}")
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        # A block that waits for an answer gets none.
+        self.answer.close()
+        self.process.terminate()
+        self.process.wait(10)
+        self.told.close()
+
+    def _send(self, text: str) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(text)
+        self.process.stdin.flush()
+
+    def _said(self, since: int) -> str:
+        return self.log.read_bytes()[since:].decode(errors="replace")

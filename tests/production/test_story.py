@@ -1,0 +1,55 @@
+"""From the printed link of a person to a revoked grant, at the installed system: over https, with passkeys, verified by the lean process."""
+
+import asyncio
+import contextlib
+import secrets
+from pathlib import Path
+
+import pytest
+
+from agentauth import AgentAuthClient, Capability
+from agentauth.sdk import Action, Allowed, RefusedError, VerifierClient
+from tests.actors import LivePerson
+from tests.production.installation import ProductionRegistry
+
+pytestmark = pytest.mark.production
+
+AUDIENCE = "https://api.example.com"
+
+
+def test_an_agent_is_claimed_approved_verified_and_revoked(
+    production: ProductionRegistry, tmp_path: Path
+) -> None:
+    name = secrets.token_hex(4)
+    person = LivePerson(production, f"alice-{name}@example.org")
+    provider = production.manage(
+        "create_service_provider", name, "--audience", f"{AUDIENCE}/{name}", "--allow", "read:calendar"
+    )
+    url = f"{AUDIENCE}/{name}/events"
+    client = AgentAuthClient(production.url, key_file=tmp_path / "agent.json", name="Research Assistant")
+
+    async def story() -> None:
+        wanted = [Capability.read("calendar")]
+        agent = await client.register(wanted)
+        assert agent.claim_url
+        assert agent.claim_code
+        person.claim(agent.claim_url, agent.claim_code)
+        grant = await client.request_grant(service_provider_id=provider["slug"], capabilities=wanted)
+        assert person.decide(grant.grant_id, person.sign(grant.grant_id)).status_code == 200
+        assert (await client.wait_for_decision(grant)).status == "approved"
+        assert (await verified()).grant_id == grant.grant_id
+        assert person.post(f"/agents/{agent.agent_id}/grants/{grant.grant_id}/revoke", {}).is_redirect
+
+    async def verified() -> Allowed:
+        headers = await client.authenticate_headers(provider["slug"], "GET", url)
+        token = headers["Authorization"].removeprefix("DPoP ")
+        with VerifierClient(production.url, provider["client_id"], provider["client_secret"]) as service:
+            return service.verify(
+                token=token, proof=headers["DPoP"], method="GET", url=url, action=Action("read", "calendar")
+            )
+
+    with contextlib.closing(person.http):
+        asyncio.run(story())
+    with pytest.raises(RefusedError) as refused:
+        asyncio.run(verified())
+    assert refused.value.reason == "grant_inactive"

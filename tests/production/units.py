@@ -1,0 +1,103 @@
+"""What systemd does with the units of docs/install.md, as far as a test needs it: start, stop and restart them by name."""
+
+import contextlib
+import os
+import re
+import shlex
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+STOP_SECONDS = 35
+# As systemd has it where no unit says more.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
+
+
+class Units:
+    """The services of one machine. `directory` holds the unit files; `beside` starts what comes with the system's packages."""
+
+    def __init__(
+        self, directory: Path, logs: Path, user: dict[str, object], beside: dict[str, Sequence[str]]
+    ) -> None:
+        self.directory, self.logs, self.user, self.beside = directory, logs, user, beside
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def systemctl(self, *arguments: str) -> None:
+        """`restart nginx`, `enable --now a b`, and so on: what the page asks of it and no more."""
+        act, *names = [each for each in arguments if each != "--now"]
+        acts: dict[str, Callable[[str], None]] = {
+            "enable": self.start,
+            "disable": self.stop,
+            "restart": self._restart,
+            "reload": self._restart,
+        }
+        if act == "daemon-reload":
+            return
+        for name in names:
+            acts[act](name)
+
+    def start(self, name: str) -> None:
+        if name in self.beside:
+            self._launch(name, list(self.beside[name]), dict(os.environ), {})
+            return
+        unit = self._read(name)
+        env = {"PATH": PATH, "LANG": "C.UTF-8"}
+        for file in unit.get("EnvironmentFile", []):
+            if Path(file.removeprefix("-")).exists() or not file.startswith("-"):
+                env |= read_environment(Path(file.removeprefix("-")))
+        how: dict[str, object] = {"cwd": unit.get("WorkingDirectory", ["/"])[0]}
+        command = shlex.split(unit["ExecStart"][0].replace("%%", "%"))
+        self._launch(name, command, env, how | (self.user if "User" in unit else {}))
+
+    def stop(self, name: str) -> None:
+        process = self.running.pop(name)
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_SECONDS)
+        finally:
+            # Whatever of it is left, as systemd ends a whole group.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+    def stop_all(self) -> None:
+        for name in reversed(list(self.running)):
+            self.stop(name)
+
+    def dead(self) -> list[str]:
+        """Services that have ended although nobody stopped them."""
+        return [name for name, process in self.running.items() if process.poll() is not None]
+
+    def _restart(self, name: str) -> None:
+        if name in self.running:
+            self.stop(name)
+        self.start(name)
+
+    def _launch(self, name: str, command: list[str], env: dict[str, str], how: dict[str, object]) -> None:
+        with (self.logs / f"{name}.log").open("ab") as log:
+            self.running[name] = subprocess.Popen(  # type: ignore[call-overload]
+                command,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **how,
+            )
+
+    def _read(self, name: str) -> dict[str, list[str]]:
+        told: dict[str, list[str]] = {}
+        for line in (self.directory / f"{name}.service").read_text().splitlines():
+            key, is_setting, value = line.partition("=")
+            if is_setting:
+                told.setdefault(key, []).append(value)
+        return told
+
+
+def read_environment(file: Path) -> dict[str, str]:
+    """NAME='value' lines, of which the last one of a name counts."""
+    return {
+        found[1]: found[2]
+        for line in file.read_text().splitlines()
+        if (found := re.fullmatch(r"([A-Z0-9_]+)='(.*)'", line))
+    }
