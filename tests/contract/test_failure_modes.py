@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_cases import REFERENCE, REQUIRED, SHARED, names
+from tests.test_cases import REFERENCE, names
+from tests.vectors.shared import SECURITY
 
 # Each row of what was asked for, as section 2 of the shared cases calls it, and the rows of the page that answer it.
 ROWS = {
@@ -62,10 +63,10 @@ def test_what_holds_a_cell_exists(cell: tuple[str, str]) -> None:
         assert name in names(path)
 
 
+@pytest.mark.vectors
 def test_each_row_and_column_that_was_asked_for_is_on_the_page() -> None:
-    if not SHARED.is_file():
-        (pytest.fail if REQUIRED else pytest.skip)("the shared cases are not beside the checkout")
-    head, *rows = table("2. Fail-open / fail-closed", SHARED.read_text())
+    assert SECURITY
+    head, *rows = table("2. Fail-open / fail-closed", (SECURITY / "cases.md").read_text())
     assert {row[0] for row in rows} == set(ROWS)
     assert set(head[1:]) == set(COLUMNS)
 
