@@ -1,8 +1,11 @@
 """What our two servers tell gunicorn alike: limits, whom to believe, where metrics lie. By gunicorn's own names."""
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
+
+from agentauth.orphans import end_with_parent
 
 __all__ = [
     "child_exit",
@@ -18,6 +21,7 @@ __all__ = [
     "limit_request_line",
     "loglevel",
     "metrics_directory",
+    "post_worker_init",
     "worker_connections",
     "workers",
 ]
@@ -59,6 +63,15 @@ def empty(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     for left in directory.glob("*.db"):
         left.unlink()
+
+
+def post_worker_init(worker: Any) -> None:
+    """A worker process ends with gunicorn's first process, of which nobody could start another while it holds the port.
+
+    By SIGKILL: who killed the first process meant all of the server. What is in progress is lost, as it is when a worker
+    process is killed.
+    """
+    end_with_parent(worker.ppid, signal.SIGKILL)
 
 
 def child_exit(_server: Any, worker: Any) -> None:

@@ -20,6 +20,7 @@ from agentauth.serving import (
     limit_request_line,
     loglevel,
     metrics_directory,
+    post_worker_init,
     worker_connections,
     workers,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "limit_request_fields",
     "limit_request_line",
     "loglevel",
+    "post_worker_init",
     "worker_connections",
     "workers",
 ]

@@ -18,6 +18,7 @@ from agentauth.serving import (
     limit_request_line,
     loglevel,
     metrics_directory,
+    post_worker_init,
     worker_connections,
     workers,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "limit_request_fields",
     "limit_request_line",
     "loglevel",
+    "post_worker_init",
     "worker_connections",
     "workers",
 ]

@@ -19,6 +19,7 @@ def test_a_port_in_use_stops_it_before_any_link_is_printed(monkeypatch: pytest.M
     called: list[str] = []
     monkeypatch.setattr(serve, "call_command", lambda name, **_options: called.append(name))
     monkeypatch.setattr(serve, "supervise", lambda _commands: called.append("supervise"))
+    monkeypatch.setattr(serve, "PORT_SECONDS", 0)
     out = StringIO()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -28,6 +29,21 @@ def test_a_port_in_use_stops_it_before_any_link_is_printed(monkeypatch: pytest.M
     assert (called, out.getvalue()) == ([], "")
     call_command("serve", stdout=out)
     assert called == ["migrate", "ensure_keys", "setup_link", "supervise"]
+
+
+def test_a_port_that_is_left_in_time_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "PORT_SECONDS", 60)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        looked: list[float] = []
+
+        def sleep(seconds: float) -> None:
+            looked.append(seconds)
+            if len(looked) == 3:
+                taken.close()
+
+        monkeypatch.setattr("agentauth.management.commands.serve.time.sleep", sleep)
+        serve.check_port_is_free(taken.getsockname()[1])
+    assert len(looked) == 3
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pytest_django.fixtures import Settings
 from tests.through import scope
 from verifier.endpoint import Edge, Endpoint, Request, Response
 from verifier.services.lean import LeanVerifier
+from verifier.tests.test_accept import AXIOS, CHROME, FIREFOX
 
 GIVEN = [(b"host", b"localhost"), (b"authorization", b"Basic x"), (b"content-type", b"application/json")]
 
@@ -65,6 +66,12 @@ def looked_up(scheme: str, *lines: tuple[bytes, bytes]) -> bool:
 
     asyncio.run(work())
     return verifier.follower.asked == ["Basic x"]
+
+
+@pytest.mark.parametrize("accept", [AXIOS, CHROME, FIREFOX], ids=["axios", "chrome", "firefox"])
+def test_SA_12_what_clients_accept_by_default_is_answered_here(accept: bytes) -> None:
+    assert looked_up("http", (b"accept", accept))
+    assert not looked_up("http", (b"accept", b"text/html"))
 
 
 SAID = (b"x-forwarded-proto", b"https")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from functools import partial
 from io import StringIO
 from types import FrameType
 from typing import Any
@@ -17,8 +18,12 @@ from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from agentauth.orphans import end_with_parent
+
 POLL_SECONDS = 0.2
 STOP_SECONDS = 30
+# How long to wait for a port in use: a server that was stopped just now, or lost its supervisor, is about to leave it.
+PORT_SECONDS = 5
 # The parts restart when they die; where they die this often within a minute, the whole goes down, visibly.
 RESTARTS = 5
 RESTARTS_SECONDS = 60.0
@@ -68,23 +73,43 @@ def _port() -> int:
 
 
 def check_port_is_free(port: int) -> None:
-    """Raises CommandError where the web server could not start: the links printed next would lead to another one."""
+    """Waits up to PORT_SECONDS. Raises CommandError where the web server could not start: the links printed next would lead to
+    another one.
+    """
+    deadline = time.monotonic() + PORT_SECONDS
+    while error := _bind_error(port):
+        if time.monotonic() > deadline:
+            raise CommandError(
+                f"Port {port} on 127.0.0.1 cannot be used: {error.strerror}. Stop what runs there (another `make run`?),"
+                " or take another port, the same for `make demo`: make run PUBLIC_URL=http://localhost:8010"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _bind_error(port: int) -> OSError | None:
     with socket.socket() as probe:
         # As gunicorn does, so that connections of a server stopped just now are not in the way.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise CommandError(
-                f"Port {port} on 127.0.0.1 cannot be used: {error.strerror}. Stop what runs there (another `make run`?),"
-                " or take another port, the same for `make demo`: make run PUBLIC_URL=http://localhost:8010"
-            ) from None
+            return error
+    return None
 
 
 def gunicorn(bind: str) -> list[str]:
     """The web server's command line; all else stands in agentauth/web_server.py."""
     server = [sys.executable, "-m", "gunicorn", "-c", "python:agentauth.web_server"]
     return [*server, "--bind", bind, "agentauth.wsgi:application"]
+
+
+def start_part(command: list[str]) -> subprocess.Popen[bytes]:
+    """Start it in a session of its own: a Ctrl-C reaches only us, and we stop the parts in order. Killed, we take them along."""
+    return subprocess.Popen(  # noqa: S603 — our own commands
+        command,
+        start_new_session=True,
+        preexec_fn=partial(end_with_parent, os.getpid(), signal.SIGTERM),  # noqa: PLW1509 — we have no threads
+    )
 
 
 def supervise(commands: list[list[str]]) -> None:
@@ -97,15 +122,14 @@ def supervise(commands: list[list[str]]) -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    # Own sessions: a Ctrl-C reaches only us, and we stop the parts in order.
-    parts = [subprocess.Popen(command, start_new_session=True) for command in commands]  # noqa: S603 — our own commands
+    parts = [start_part(command) for command in commands]
     deaths = deque[float](maxlen=RESTARTS)
     while not stopping and not _too_many(deaths):
         time.sleep(POLL_SECONDS)
         for index, part in enumerate(parts):
             if part.poll() is not None and not stopping:
                 deaths.append(time.monotonic())
-                parts[index] = subprocess.Popen(commands[index], start_new_session=True)  # noqa: S603 — as above
+                parts[index] = start_part(commands[index])
     for part in parts:
         part.terminate()
     for part in parts:
