@@ -61,6 +61,7 @@ bench: $(VENV)/dev.stamp ## measure; alone on the machine
 	$(BIN)/python -m benchmarks.log
 	$(BIN)/python -m benchmarks.history
 	$(BIN)/python -m benchmarks.verify_log
+	$(BIN)/python -m benchmarks.verify_audit
 
 lock: ## compile the lock files with hashes
 	$(PYTHON) -m venv $(VENV)

@@ -7,13 +7,15 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from audit.archive.restoring import Restored, restore_audit
+from audit.dropping import drop_month
 from audit.models import Event
 from audit.stores.folder import FolderStore
 from audit.tests.archived import Log
 from audit.tests.conftest import MakeEvent
 from audit.tests.months import months as months  # noqa: PLC0414 — a fixture
 from audit.tests.months import months_on, set_clock, standing
-from audit.tests.tampering import execute
+from audit.tests.tampering import as_table_owner, execute
+from audit.tests.test_anchors import command
 from audit.verification import verify_log
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
@@ -43,3 +45,36 @@ def test_a_dropped_month_is_made_again_for_what_comes_home(
     assert past.partition in standing()
     assert list(Event.objects.order_by("id").values()) == rows
     assert verify_log().ok
+
+
+def test_AU_3_a_check_goes_on_over_months_that_were_dropped_or_came_home(
+    months: set[str],
+    make_event: MakeEvent,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Settings,
+) -> None:
+    settings.AUDIT_KEYS = "audit.tests.signing.keys"
+    now, past = datetime.now(UTC), months_on(-7)
+    log = Log(make_event, now, FolderStore(tmp_path / "archive"), tmp_path / "archive")
+    with monkeypatch.context() as patch:
+        set_clock(patch, past.start)
+        log.grow(3)
+    log.grow(2)
+    log.sign()
+    assert log.archive() == [(0, 5)]
+    assert command()["state_kept"]
+
+    def round_of_runs() -> list[bool]:
+        found = [command("--runs", "2") for _ in range(2)]
+        assert [each["checked_from"] for each in found] == [5, 5]
+        return [each["ok"] for each in found]
+
+    drop_month(month=past, now=now, prove=lambda _first, _last: None)
+    assert Event.objects.count() == 2
+    assert round_of_runs() == [True, True]
+    assert restore_audit(store=log.store).restored == 3
+    assert round_of_runs() == [True, True]
+    with as_table_owner():
+        Event.objects.filter(leaf__leaf_index=1).update(reason="forgiven")
+        assert False in round_of_runs()
