@@ -87,6 +87,20 @@ def marked(*markers: str) -> list[str]:
     return sorted(found, key=lambda each: each not in LONGEST)
 
 
+def paced() -> list[str]:
+    """The files outside tests/faults and tests/campaign in which something holds or is tried at length in the campaign alone."""
+    named = re.compile(
+        r"^from (?:tests\.pace|tests\.conftest|verifier\.tests\.calls) import .*$", re.MULTILINE
+    )
+    files = (each for folder in [*APPS, "tests/flows"] for each in Path(folder).rglob("test_*.py"))
+    words = ("within", "CAMPAIGN", "fails")
+    return sorted(
+        str(each)
+        for each in files
+        if any(word in line for line in named.findall(each.read_text()) for word in words)
+    )
+
+
 def unit(absent: dict[str, str], *arguments: str) -> bool:
     without = "".join(f" and not {each}" for each in ("softhsm", "history") if each in absent)
     return pytest(
@@ -216,15 +230,15 @@ def stories(absent: dict[str, str]) -> bool:
 
 
 def campaign(absent: dict[str, str]) -> bool:
-    """What has a longer version (CAMPAIGN=1; see tests/conftest.py): all faults in one go, then mutants and fuzzing."""
+    """What has a longer version or a bound of time (CAMPAIGN=1; see tests/conftest.py, tests/pace.py): faults, then the others."""
     without = "".join(f" and not {marker}" for marker in absent)
+    alone = ("-m", without.removeprefix(" and "))
     passed = pytest("tests/faults", "-m", "(faults or sweep)" + without)
-    flows = [f"tests/flows/test_{name}.py" for name in ("schema_fuzz", "delegation", "cold_keys")]
-    more = ("tests/campaign", *flows, "audit/tests/test_many_proofs.py")
-    passed = pytest(*more, "-m", without.removeprefix(" and ")) and passed
+    passed = pytest("tests/campaign", *alone) and passed
     if {"postgres", "redis"} & absent.keys():
-        return passed
+        return pytest(*paced(), *alone) and passed
     with postgres.cluster() as url:
+        passed = pytest(*paced(), *alone, database_url=url) and passed
         both = ("verifier/tests/test_lean_equality.py", "verifier/tests/test_lean_vectors.py")
         passed = pytest(*both, database_url=url) and passed
         # What `rest` asks at the lean endpoint with the home in Redis, with the home in the database.

@@ -36,6 +36,8 @@ PATIENCE_SECONDS = 10
 # A question under the provider's own key is asked so often, by as long after its first try, with a pause where it was
 # answered: as `agentauth.sdk` does.
 NAMED_TRIES, ASKS_FOR_SECONDS, PAUSE_SECONDS = 3, 12, 1
+# After the load, for all operations together: far longer than any of them needs on a system that is well.
+FINISH_SECONDS = 120
 # A proof is good for a minute either way of its `iat`; beyond, and a little more, no answer could be yes.
 PROOF_SECONDS = 70
 # Whoever sends one again after the load needs not try those that are past their minute.
@@ -199,6 +201,8 @@ class Load:
         self._servers, self._agents, self._victims, self._errands = servers, agents, victims, errands
         # Those whose revocation was tried.
         self._gone: list[Agent] = []
+        # Named operations whose end was not known when the load ended.
+        self._unfinished: list[tuple[Agent, str]] = []
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self.failures: list[BaseException] = []
@@ -240,6 +244,19 @@ class Load:
             # A payment whose end is not known is tried again under its key, wherever, until it is.
             while not good and agent.keyed and self.pause(0.3):
                 good = self.call(agent, self.rng.choice(["a", "b", "drf"]), key).good
+            if not good and key:
+                self._unfinished.append((agent, key))
+
+    def finish(self) -> list[str]:
+        """After the load: ask again about each named operation whose end is not known. Those that come to no good end."""
+        end, last = time.monotonic() + FINISH_SECONDS, list[str]()
+        for agent, key in self._unfinished:
+            while not (answer := self.call(agent, self.rng.choice(["a", "b", "drf"]), key)).good:
+                if time.monotonic() > end:
+                    last.append(f"{agent.kind} was told {answer.status} {answer.body} in the end")
+                    break
+                time.sleep(0.3)
+        return last
 
     def call(self, agent: Agent, where: str, key: str | None) -> Answer:
         """What its caller is told in the end, whatever tries it took."""

@@ -10,6 +10,10 @@ the same two again); `make campaign` runs all, and writes what it saw into RESUL
 - back after: from the end of the fault to the first of twenty calls that are good but for one;
 - decisions lost: yes was said, and they are not on record; never more than the log itself states as missing;
 - broken: promises, each in one sentence (`reckoning.py`); below the table how many of each kind (`table.py`).
+
+The shares, and the times of recovery, are asserted by the campaign alone: CI's few seconds are some sixty calls, on a machine
+that does other work. What CI asserts of each fault is the promise: nothing is broken, the system heals by itself, and every
+operation that its caller asks about again comes to a good end (`Load.finish`).
 """
 
 import time
@@ -29,9 +33,10 @@ from tests.faults.breaking import clock_right
 from tests.faults.cast import cast
 from tests.faults.clients import Load, Log
 from tests.faults.reckoning import CUT_OFF_SECONDS, Count, reckon
-from tests.faults.scenarios import OF_A_CLUSTER, OF_A_REPLICA, SCENARIOS, Scenario, of_this_day
+from tests.faults.scenarios import MOVES_SECONDS, OF_A_CLUSTER, OF_A_REPLICA, SCENARIOS, Scenario, of_this_day
 from tests.faults.stage import Stage, stage, until
 from tests.faults.table import SEED, Results, Row
+from tests.pace import within
 
 pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 
@@ -109,9 +114,12 @@ def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
             healing = time.monotonic()
             scenario.heal(held)
         healed = time.monotonic()
-        recovered = recovery(load.log, healed, scenario.within)
+        recovered = recovery(
+            load.log, healed, scenario.within if CAMPAIGN else max(scenario.within, MOVES_SECONDS)
+        )
         time.sleep(AFTER_SECONDS)
         ended = time.monotonic()
+    unfinished = load.finish()
     load.replay_all()
     until(lambda: held.waiting() == 0, "decisions stay in Redis")
     before = season.count
@@ -137,6 +145,7 @@ def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
     season.results.rows.append(row)
     print(row.line(), *worst(load.log, broke, ended), sep="\n")
     assert broken == []
+    assert unfinished == [], "operations that were asked about again and came to no good end"
     # Humans and agents at the registry came to something too.
     assert load.log.registry
     assert load.log.approved
@@ -145,10 +154,9 @@ def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
     for since, to in ((broke, healed), (healed, ended)):
         assert any(since <= began <= to for began, *_ in load.log.calls)
     assert recovered is not None, f"no recovery within {scenario.within} s: {Path(held.directory)}"
-    assert after >= scenario.good
-    # CI's few seconds are some sixty calls, of which one is more than RF-1's half of a hundredth: so many may fail, where any may.
-    one = 100 / sum(broke <= began <= healed for began, *_ in load.log.calls)
-    assert during >= (100 if scenario.good_during == 100 else min(scenario.good_during, 100 - one))
+    if CAMPAIGN:
+        assert after >= scenario.good
+        assert during >= scenario.good_during
     if scenario.stale_at:
         heard = [each for each in (*load.log.answers, *load.log.watched) if each.where in scenario.stale_at]
         late = [each for each in heard if each.began > broke + CUT_OFF_SECONDS and each.ended < healing]
@@ -159,7 +167,7 @@ def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
     if scenario.told_within:
         took = [each.ended - each.began for each in load.log.answers if each.status == 503]
         assert took
-        assert max(took) < scenario.told_within
+        assert max(took) < within(scenario.told_within)
     if scenario.b_refuses:
         # From when it went down to come up with its wrong clock.
         of_b = [each for each in load.log.answers if each.where == "b" and broke <= each.began]
@@ -170,9 +178,9 @@ def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
     until(lambda: calm(held, at_start), "processes or files are left over", 30)
 
 
-def recovery(log: Log, healed: float, within: float) -> float | None:
+def recovery(log: Log, healed: float, patience: float) -> float | None:
     """Seconds from the end of the fault to the first of a row of good calls; None where there was none in time."""
-    while time.monotonic() < healed + within + 5:
+    while time.monotonic() < healed + patience + 5:
         calls = sorted(call for call in log.calls if call[0] > healed)
         for first in range(len(calls) - IN_A_ROW + 1):
             row = calls[first : first + IN_A_ROW]

@@ -18,8 +18,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from agentauth import incoming, middleware, receiving
+from tests.conftest import CAMPAIGN
 from tests.flows.test_web_server import head, memory, status_of
 from tests.live import LiveRegistry
+from tests.pace import within
 
 # It sets up the environment of the server that reads it: not of this process.
 with patch.dict(os.environ):
@@ -27,6 +29,8 @@ with patch.dict(os.environ):
 
 pytestmark = pytest.mark.flow
 THREADS = 8
+# A request that a sender holds up waits until that one is cut off; half of that is the sign of it, beside other work.
+HELD_UP_SECONDS = incoming.LINGER_SECONDS if CAMPAIGN else incoming.HEAD_SECONDS / 2
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -112,9 +116,9 @@ def test_DJ_7_slow_senders_hold_nobody_up_and_are_cut_off(
     dripping = [connect(b"POST /v1/verify HTTP/1.1\r\nX-A: ") for _ in range(THREADS * 4)]
     silent = [connect(b"") for _ in range(THREADS * 4)]
     ends: dict[socket.socket, float] = {}
-    while len(ends) < THREADS * 12 and time.monotonic() - begun < 30:
+    while len(ends) < THREADS * 12 and time.monotonic() - begun < incoming.REQUEST_SECONDS + within(4):
         if time.monotonic() - begun < 5:
-            assert longest_wait(registry) < incoming.LINGER_SECONDS
+            assert longest_wait(registry) < HELD_UP_SECONDS
         for connection in {*dripping, *half, *silent} - set(ends):
             try:
                 if connection not in silent:
@@ -126,9 +130,12 @@ def test_DJ_7_slow_senders_hold_nobody_up_and_are_cut_off(
                 ends[connection] = time.monotonic() - begun
         time.sleep(0.2)
     assert all(
-        incoming.HEAD_SECONDS - 1 < ends[each] < incoming.HEAD_SECONDS + 4 for each in dripping + silent
+        incoming.HEAD_SECONDS - 1 < ends[each] < incoming.HEAD_SECONDS + within(4)
+        for each in dripping + silent
     )
-    assert all(incoming.REQUEST_SECONDS - 1 < ends[each] < incoming.REQUEST_SECONDS + 4 for each in half)
+    assert all(
+        incoming.REQUEST_SECONDS - 1 < ends[each] < incoming.REQUEST_SECONDS + within(4) for each in half
+    )
 
 
 def test_DJ_7_whoever_is_cut_off_is_told_so(connect: Callable[[bytes], socket.socket]) -> None:
@@ -142,7 +149,7 @@ def test_DJ_7_a_client_that_does_not_hang_up_holds_nobody_up(
 ) -> None:
     for _ in range(THREADS * 2):
         connect(head(registry, "GET /health/live"))
-    assert longest_wait(registry) < incoming.LINGER_SECONDS
+    assert longest_wait(registry) < HELD_UP_SECONDS
 
 
 def slow_reader(registry: LiveRegistry, asked: bytes) -> socket.socket:
@@ -167,7 +174,7 @@ def test_DJ_7_whoever_takes_answers_slowly_holds_nobody_up_and_is_cut_off(regist
         slow = [opened.enter_context(slow_reader(registry, SCHEMA)) for _ in range(THREADS * 3)]
         begun, taken = time.monotonic(), dict.fromkeys(slow, 0)
         while time.monotonic() - begun < 6:
-            assert longest_wait(registry) < incoming.LINGER_SECONDS
+            assert longest_wait(registry) < HELD_UP_SECONDS
             for connection in slow:
                 taken[connection] += len(connection.recv(1))
         time.sleep(incoming.ANSWER_SECONDS - 4)
@@ -191,7 +198,7 @@ def test_DJ_7_too_many_senders_cost_the_first_of_them(
 ) -> None:
     most = web_server.worker_connections // 2
     opened = [connect(b"GET /health/live HTTP/1.1\r\n") for _ in range(most + 50)]
-    assert longest_wait(registry) < incoming.LINGER_SECONDS
+    assert longest_wait(registry) < HELD_UP_SECONDS
     cut = [has_ended(each) for each in opened]
     assert all(cut[:50])
     assert not any(cut[60:])
@@ -207,7 +214,7 @@ def test_DJ_7_unfinished_bodies_have_a_bound_together(
     for _ in range(150):
         opened.append(connect(sent))
         assert memory(registry) - before < 2 * incoming.MAX_HELD_BYTES
-    assert longest_wait(registry) < incoming.LINGER_SECONDS
+    assert longest_wait(registry) < HELD_UP_SECONDS
     assert sum(not has_ended(each) for each in opened) <= incoming.MAX_HELD_BYTES // size
 
 
@@ -273,7 +280,7 @@ def test_DJ_7_half_a_connection_is_enough(
     none = connect(b"GET /hea")
     none.shutdown(socket.SHUT_WR)
     assert rest(none) == b""
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < within(5)
 
 
 @pytest.mark.parametrize(
@@ -322,7 +329,7 @@ def test_DJ_7_a_line_that_ends_otherwise_is_refused_at_once(
 ) -> None:
     begun = time.monotonic()
     assert status_of(rest(connect(sent))) == 400
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < within(5)
 
 
 def test_DJ_7_a_server_that_stops_answers_what_it_began_to_receive(registry: LiveRegistry) -> None:
@@ -346,7 +353,7 @@ def test_DJ_7_a_server_that_stops_answers_what_it_began_to_receive(registry: Liv
         with taking:
             assert rest(taking).endswith(b"}")
         assert registry.process.wait(20) == 0
-        assert time.monotonic() - stopped < 9
+        assert time.monotonic() - stopped < within(9)
 
 
 def test_DJ_7_with_tls_of_its_own_the_server_waits_no_more(
@@ -394,7 +401,7 @@ def test_DJ_7_with_tls_of_its_own_the_server_waits_no_more(
             begun = time.monotonic()
             assert client.post("/v1/verify", content=b"x" * 900_000).status_code == 401
             assert httpx.get(f"{url}/health/live", verify=trust).status_code == 200
-            assert time.monotonic() - begun < 5
+            assert time.monotonic() - begun < within(5)
             assert rest(taking).endswith(httpx.get(f"{url}/v1/schema/", verify=trust).content)
     finally:
         made.stop()

@@ -22,6 +22,7 @@ from tests.flows.test_verifier_http import END, POST, Verifier, line, statuses, 
 from tests.flows.test_verifier_http import verifier as verifier  # noqa: PLC0414 — a fixture
 from tests.flows.test_web_server import exchange, memory
 from tests.live import LiveServer
+from tests.pace import within
 
 # It sets up the environment of the server that reads it: not of this process.
 with patch.dict(os.environ):
@@ -69,7 +70,7 @@ def test_RF_20_DJ_7_a_thousand_slow_senders_hold_nobody_up_and_are_cut_off(
     silent = {connection for connection, _, _ in opened[2::3]}
     ends: dict[socket.socket, float] = {}
     worst = 0.0
-    while len(ends) < len(opened) and time.monotonic() - begun < 40:
+    while len(ends) < len(opened) and time.monotonic() - begun < 20 + within(20):
         worst = max(worst, longest_wait(verifier, 5))
         for connection, since, _ in opened:
             if connection in ends:
@@ -82,13 +83,13 @@ def test_RF_20_DJ_7_a_thousand_slow_senders_hold_nobody_up_and_are_cut_off(
                     connection.send(b"x")
         time.sleep(0.8)
     assert len(ends) == len(opened)
-    assert worst < 5
+    assert worst < within(5)
     # There is room for so many only: the first of them made way. Those that are taken in at one turn are in no order.
     first = opened[: 1000 - verifier_server.worker_connections - accepting.MOST_AT_A_TURN]
     rest_of_them = opened[-400:]
-    assert all(ends[connection] < 10 for connection, _, _ in first)
+    assert all(ends[connection] < within(10) for connection, _, _ in first)
     for connection, _, patience in rest_of_them:
-        assert patience - 1 < ends[connection] < patience + 6
+        assert patience - 1 < ends[connection] < patience + within(6)
 
 
 def test_DJ_7_whoever_is_cut_off_is_told_so(connect: Connect) -> None:
@@ -180,7 +181,7 @@ def test_DJ_7_half_a_connection_is_enough(connect: Connect) -> None:
         connection = connect(sent)
         connection.shutdown(socket.SHUT_WR)
         assert statuses(rest(connection)) == expected, sent
-    assert time.monotonic() - begun < 12
+    assert time.monotonic() - begun < within(12)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +307,7 @@ def test_RF_18_no_request_is_lost_while_processes_come_and_go(tmp_path: Path, ho
             assert b"connection: close" in answer.lower()
             half.close()
             assert rest(idle) == b""
-            assert time.monotonic() - stopped < 8
+            assert time.monotonic() - stopped < within(8)
             if how == signal.SIGTERM:
                 assert made.process.wait(10) == 0
             else:

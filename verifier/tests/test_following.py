@@ -22,6 +22,7 @@ from kms.state import Subject, publish_change
 from registry.models import Grant
 from registry.services import agents, grants, manifests, people, service_providers, tokens
 from registry.services.state import token_state
+from tests.pace import within
 from verifier.services import following, loads
 from verifier.services.loads import MOST_LOADS
 from verifier.services.moment import Moment
@@ -33,7 +34,7 @@ from verifier.tests.scene import PAY, READ, SYSTEM, Scene, scene
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-SOON = 1.0
+SOON = within(1.0)
 
 
 @dataclass

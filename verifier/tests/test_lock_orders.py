@@ -20,6 +20,7 @@ from agentauth.protocol.errors import (
 )
 from audit.models import Event
 from registry.models import SpentProof
+from tests.pace import within
 from verifier.models import GrantLedger, ProviderCall
 from verifier.stores import Delivery, StoreCall, database, lane
 from verifier.stores.database import DatabaseStore
@@ -33,6 +34,12 @@ pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
 Unit = Callable[[], Any]
 # PostgreSQL looks for deadlocks after a second.
 WELL_UNDER = 0.7
+
+
+@pytest.fixture(autouse=True)
+def _begun_however_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is handed in together is in one commit, however long its first parts take here."""
+    monkeypatch.setattr(lane, "_TOGETHER_SECONDS", 20)
 
 
 def said(outcome: Any) -> str:
@@ -55,7 +62,7 @@ def crossed(one: tuple[Unit, Unit], other: tuple[Unit, Unit]) -> list[str]:
 
     with ThreadPoolExecutor(2) as pool:
         told = [outcome for outcomes in pool.map(process, (one, other)) for outcome in outcomes]
-    assert time.monotonic() - met[0] < WELL_UNDER
+    assert time.monotonic() - met[0] < within(WELL_UNDER)
     return [said(told[place]) for place in (0, 2, 3, 5)]
 
 
@@ -165,7 +172,7 @@ def test_a_providers_second_try_at_another_process_while_the_first_shares_a_comm
 
     own = handed_in([("a", partial(store.apply, first)), ("b", meet), ("c", partial(store.apply, named))])
     other.join(30)
-    assert time.monotonic() - met[0] < WELL_UNDER
+    assert time.monotonic() - met[0] < within(WELL_UNDER)
     assert words(own[0]) == "yes"
     assert sorted([words(own[2]), words(told[0])]) == ["recalled", "yes"]
     assert GrantLedger.objects.get().uses == 3
@@ -173,15 +180,12 @@ def test_a_providers_second_try_at_another_process_while_the_first_shares_a_comm
     assert [words(store.apply(each)) for each in (first, named)] == ["recalled", "recalled"]
 
 
-def test_what_meets_a_lock_in_a_shared_commit_leaves_nothing_and_the_first_waits(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_meets_a_lock_in_a_shared_commit_leaves_nothing_and_the_first_waits() -> None:
     place, store = scene(PAY), DatabaseStore()
     assert words(store.apply(payment(place))) == "yes"
     named = under(payment(place), place, "1")
     done, holder = ledgers_held()
     spent = SpentProof.objects.count()
-    monkeypatch.setattr(lane, "_TOGETHER_SECONDS", 20)
     own = committed_together(
         [atomically(spend("own")), partial(store.apply, named), atomically(spend("last"))]
     )

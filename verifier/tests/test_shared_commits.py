@@ -57,6 +57,12 @@ def atomically(unit: Callable[[], Any]) -> Callable[[], Any]:
     return run
 
 
+@pytest.fixture(autouse=True)
+def _begun_however_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is handed in together is in one commit, however long its first parts take here."""
+    monkeypatch.setattr(module, "_TOGETHER_SECONDS", 20)
+
+
 def handed_in(
     units: list[tuple[str, Callable[[], Any]]], when_told: Callable[[str], object] = lambda _: None
 ) -> list[Any]:
@@ -127,11 +133,8 @@ def test_where_a_statement_fails_outside_any_savepoint_nobody_is_told_yes() -> N
     assert spent() == 0
 
 
-def test_calls_of_one_grant_that_two_commits_share_do_not_wait_for_each_other_in_a_circle(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_calls_of_one_grant_that_two_commits_share_do_not_wait_for_each_other_in_a_circle() -> None:
     """An agent sends the same two proofs in both orders."""
-    monkeypatch.setattr(module, "_TOGETHER_SECONDS", 20)
     place, store = scene(PAY, max_uses=9), DatabaseStore()
     assert words(store.apply(payment(place))) == "yes"
     one, two = payment(place), payment(place)
