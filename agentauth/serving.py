@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from agentauth.environment import number
+
 __all__ = [
     "child_exit",
     "control_socket_disable",
@@ -24,7 +26,7 @@ __all__ = [
 
 # Before the application is loaded: settings read it from the environment too.
 os.environ.setdefault("WEB_CONCURRENCY", "2")
-workers = int(os.environ["WEB_CONCURRENCY"])
+workers = number("WEB_CONCURRENCY", 2, least=1, most=512)
 # Of each process, below the 1,024 open files that are usual.
 worker_connections = 512
 graceful_timeout = 30
