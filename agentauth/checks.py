@@ -1,17 +1,22 @@
 """System checks with ids: unsafe production settings stop start-up, each with one clear line."""
 
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.checks import Error, register, run_checks
+from django.core.exceptions import ImproperlyConfigured
 
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.names import check_host
 from audit.cosigning import witnesses
+from audit.stores.places import store_error
 from kms.backends.places import PLACES, place_error
+from verifier.stores.addresses import parse_redis_url
 
 MIN_SECRET_CHARACTERS = 50
+BROKER = re.compile(r"[a-z][a-z0-9+-]*://")
 VAULT_LOGINS = ("TOKEN", "ROLE_ID", "KUBERNETES_ROLE")
 PRODUCTION_KEY_BACKENDS = sorted(set(PLACES) - {"file"})
 
@@ -36,8 +41,8 @@ def production_is_safe(**_kwargs: Any) -> list[Error]:
         ("E003", settings.PUBLIC_URL.startswith("https://"), "PUBLIC_URL must be https in production."),
         (
             "E004",
-            len(settings.SECRET_KEY) >= MIN_SECRET_CHARACTERS and len(set(settings.SECRET_KEY)) > 4,  # noqa: PLR2004 — a repeated letter is no secret
-            f"SECRET_KEY must have at least {MIN_SECRET_CHARACTERS} random characters.",
+            all(map(_is_random, (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS))),
+            f"SECRET_KEY, and each of SECRET_KEY_FALLBACKS, must have at least {MIN_SECRET_CHARACTERS} random characters.",
         ),
         (
             "E005",
@@ -66,11 +71,6 @@ def production_is_safe(**_kwargs: Any) -> list[Error]:
             "KEY_BACKEND=vault needs VAULT_TOKEN, VAULT_ROLE_ID or VAULT_KUBERNETES_ROLE, and a VAULT_ADDR that is https or on this host.",
         ),
         (
-            "E015",
-            settings.TOKEN_SIGNING in {"direct", "delegated"},
-            "TOKEN_SIGNING must be direct or delegated.",
-        ),
-        (
             "E011",
             bool(settings.AUDIT_STORE),
             "AUDIT_STORE must name where the log's checkpoints stand outside the database, as s3://bucket/prefix.",
@@ -91,10 +91,13 @@ def keys_can_be_made(**_kwargs: Any) -> list[Error]:
             "KEY_BACKEND=pkcs11 needs PKCS11_MODULE, and PKCS11_PIN or PKCS11_PIN_FILE.",
         ),
         ("E016", settings.KEY_ALGORITHM in {"EdDSA", "ES256"}, "KEY_ALGORITHM must be EdDSA or ES256."),
-        ("E018", settings.KEY_ROTATION_DAYS >= 0, "KEY_ROTATION_DAYS must be 0, for never, or more."),
         ("E017", not (wrong := place_error(settings.KEY_BACKEND)), wrong),
     ]
     return [Error(message, id=f"agentauth.{number}") for number, holds, message in rules if not holds]
+
+
+def _is_random(text: str) -> bool:
+    return len(text) >= MIN_SECRET_CHARACTERS and len(set(text)) > 4  # noqa: PLR2004 — a repeated letter is no secret
 
 
 def _key_home() -> str:
@@ -110,6 +113,24 @@ def origins_are_host_names(**_kwargs: Any) -> list[Error]:
     except InvalidRequestError as error:
         return [Error(error.description, id="agentauth.E010")]
     return []
+
+
+@register()
+def places_can_be_read(**_kwargs: Any) -> list[Error]:
+    """Development too: what Redis, store and broker are named by. Whether they are there is not asked. No URL is shown."""
+    found = []
+    try:
+        if settings.REDIS_URL:
+            parse_redis_url(settings.REDIS_URL)
+    except ImproperlyConfigured as error:
+        found.append(Error(str(error), id="agentauth.E021"))
+    if settings.AUDIT_STORE and (wrong := store_error(settings.AUDIT_STORE)):
+        found.append(Error(f"AUDIT_STORE: {wrong}", id="agentauth.E022"))
+    if settings.CELERY_BROKER_URL and not BROKER.match(settings.CELERY_BROKER_URL):
+        found.append(
+            Error("CELERY_BROKER_URL must be a URL such as redis://host:6379/1.", id="agentauth.E026")
+        )
+    return found
 
 
 @register()

@@ -1,13 +1,169 @@
-"""Readers of the environment, for settings alone."""
+"""Typed readers of the environment, for settings alone. What cannot be read is refused by the name of its variable, never by its value.
 
+Each refusal ends the process with one line: settings are read first in every process, and nothing can go on without them.
+"""
+
+import binascii
+import contextlib
 import os
+import re
+import stat
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Final, NoReturn
+from urllib.parse import urlsplit
+
+from agentauth.protocol.encoding import b64u_decode
+from agentauth.protocol.errors import EncodingError
+
+# No library, shell or platform has variables of its own that begin so: another one with such a beginning is a typing error.
+_OURS: Final = (
+    "AGENTAUTH_",
+    "AUDIT_",
+    "KEY_",
+    "SECRET_KEY",
+    "SERVICE_PROVIDER_",
+    "SUBJECT_KEY",
+    "TRUSTED_",
+)
+# Kubernetes and Docker tell containers so where services named like these prefixes are.
+_OF_SERVICES: Final = re.compile(
+    r".*_(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT(?:_\d+_(?:TCP|UDP)(?:_.+)?)?)"
+)
+# Read elsewhere than in settings: by the SDK, the tests and this module.
+_KNOWN: Final = {"AGENTAUTH_REGISTRY", "AGENTAUTH_SHARED", "AGENTAUTH_TESTING"}
+_MAX_FILE_BYTES: Final = 64 * 1024
+_MIN_SUBJECT_KEY_BYTES: Final = 32
+_SUBJECT_KEY: Final = re.compile(r"([a-z0-9-]{1,16}):([A-Za-z0-9_-]+)")
+# The key of each `sub` that was made before there was a subject key (registry/services/subjects.py).
+_LEGACY: Final = "legacy"
+
+
+def refuse(number: str, message: str) -> NoReturn:
+    """End the process with one line that says what is wrong, where, and what to do."""
+    raise SystemExit(f"agentauth.{number}: {message}")
 
 
 def env(name: str, default: str = "") -> str:
     """The value of one variable, without spaces around it."""
+    _KNOWN.add(name)
     return os.environ.get(name, default).strip()
 
 
-def env_section(prefix: str) -> dict[str, str]:
-    """All variables that begin so, by the rest of their names."""
-    return {name.removeprefix(prefix): env(name) for name in os.environ if name.startswith(prefix)}
+def secret(name: str) -> str:
+    """The value of the variable, or what the file that `<name>_FILE` names holds; empty where neither is set."""
+    path = env(f"{name}_FILE")
+    value = env(name)
+    if not path:
+        return value
+    if value:
+        refuse("E020", f"Set {name} or {name}_FILE, not both.")
+    return _read(f"{name}_FILE", Path(path))
+
+
+def _read(name: str, path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_mode & stat.S_IROTH:
+                refuse("E020", f"{name} names a file that every user can read: chmod o-r it.")
+            content = file.read(_MAX_FILE_BYTES + 1)
+    except OSError as error:
+        refuse("E020", f"{name} names a file that cannot be read: {error.strerror}.")
+    try:
+        text = content.decode().strip()
+    except UnicodeDecodeError:
+        text = ""
+    if not text or len(content) > _MAX_FILE_BYTES:
+        refuse("E020", f"{name} names a file that is empty, longer than 64 KiB or not text.")
+    return text
+
+
+def number(name: str, default: int, *, least: int, most: int) -> int:
+    """A whole number within limits."""
+    text = env(name)
+    # More digits than any limit has: Python would refuse to read them.
+    if not text:
+        return default
+    if not re.fullmatch(r"[+-]?[0-9]{1,12}", text) or not least <= int(text) <= most:
+        refuse("E018", f"{name} must be a whole number from {least} to {most}.")
+    return int(text)
+
+
+def is_origin(url: str) -> bool:
+    """Whether it is http or https, a host and perhaps a port, and nothing else."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        shown = f"[{host}]" if ":" in host else host
+        origin = shown if parts.port is None else f"{shown}:{parts.port}"
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(host) and url.lower() == f"{parts.scheme}://{origin}"
+
+
+def choice(name: str, default: str, choices: Collection[str]) -> str:
+    """One of a few words."""
+    value = env(name) or default
+    if value not in choices:
+        refuse("E023", f"{name} must be one of: {', '.join(choices)}.")
+    return value
+
+
+def section(prefix: str, *, secrets: Collection[str]) -> dict[str, str]:
+    """All variables that begin so, by the rest of their names; those of `secrets` may come from files."""
+    names = {name.removeprefix(prefix) for name in os.environ if name.startswith(prefix)}
+    return {name: env(prefix + name) for name in names} | {name: secret(prefix + name) for name in secrets}
+
+
+def secret_key(directory: Path, *, development: bool) -> str:
+    """The server secret: from the environment; in development made once and kept in `directory`, mode 0600."""
+    if value := secret("SECRET_KEY"):
+        return value
+    if not development:
+        refuse(
+            "E002",
+            "set SECRET_KEY, or SECRET_KEY_FILE, in production: 50 random characters or more, the same for all processes.",
+        )
+    path = directory / "secret_key"
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.exists():
+        draft = directory / f".secret_key.{os.getpid()}"
+        draft.write_text(os.urandom(48).hex())
+        draft.chmod(0o600)
+        # A link appears whole or not at all: of processes starting at once, one wins and all read the same.
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+        draft.unlink()
+    return path.read_text().strip()
+
+
+def subject_keys(server_secret: str) -> Mapping[str, bytes]:
+    """The versions of the subject key, of which the first is for new pairs: lines of `version:key`, the key in base64url.
+
+    Where none is set there is the one that was in use before there were any.
+    """
+    lines = secret("SUBJECT_KEY").split()
+    keys: dict[str, bytes] = {}
+    for line in lines:
+        match = _SUBJECT_KEY.fullmatch(line)
+        with contextlib.suppress(EncodingError, binascii.Error):
+            if match and len(key := b64u_decode(match[2])) >= _MIN_SUBJECT_KEY_BYTES:
+                keys[match[1]] = key
+    if len(keys) != len(lines):
+        refuse(
+            "E024",
+            "SUBJECT_KEY holds a line that is no `version:key`, with a key of 32 bytes or more in base64url, or a version twice."
+            " manage.py make_subject_key writes a file for SUBJECT_KEY_FILE.",
+        )
+    return keys or {_LEGACY: server_secret.encode()}
+
+
+def refuse_unknown() -> None:
+    """Once all settings are read: no variable with one of our prefixes is left that none of them is."""
+    unknown = sorted(
+        name
+        for name in os.environ
+        if name.startswith(_OURS) and name not in _KNOWN and not _OF_SERVICES.fullmatch(name)
+    )
+    if unknown:
+        refuse("E025", f"There is no setting {' or '.join(unknown)}: correct the name, or unset it.")

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from agentauth.environment import number
 from agentauth.orphans import end_with_parent
 
 __all__ = [
@@ -28,7 +29,7 @@ __all__ = [
 
 # Before the application is loaded: settings read it from the environment too.
 os.environ.setdefault("WEB_CONCURRENCY", "2")
-workers = int(os.environ["WEB_CONCURRENCY"])
+workers = number("WEB_CONCURRENCY", 2, least=1, most=512)
 # Of each process, below the 1,024 open files that are usual.
 worker_connections = 512
 graceful_timeout = 30

@@ -1,7 +1,5 @@
 """The one settings file: typed readers of the environment, deny by default, unsafe production stops (checks.py)."""
 
-import contextlib
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,18 @@ from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
-from agentauth.environment import env, env_section
+from agentauth.environment import (
+    choice,
+    env,
+    is_origin,
+    number,
+    refuse,
+    refuse_unknown,
+    secret,
+    secret_key,
+    section,
+    subject_keys,
+)
 from agentauth.log_lines import logging_config
 from agentauth.postgresql.address import read_database_url
 
@@ -18,10 +27,8 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 # Development is exactly a localhost PUBLIC_URL; everything else is production and gets the production checks.
 PUBLIC_URL = env("PUBLIC_URL", "http://localhost:8000").rstrip("/")
 _public = urlsplit(PUBLIC_URL)
-if _public.scheme not in {"http", "https"} or not _public.hostname or _public.path or _public.query:
-    raise ImproperlyConfigured(
-        "agentauth.E001: PUBLIC_URL must be an origin such as https://registry.example.com"
-    )
+if not is_origin(PUBLIC_URL):
+    refuse("E001", "PUBLIC_URL must be an origin such as https://registry.example.com")
 DEVELOPMENT = _public.scheme == "http" and _public.hostname == "localhost"
 ISSUER = PUBLIC_URL
 RP_ID = _public.hostname
@@ -37,35 +44,17 @@ VAR_DIR = Path(env("VAR_DIR", str(BASE_DIR / "var")))
 KEY_BACKEND, KEY_ALGORITHM = env("KEY_BACKEND", "file"), env("KEY_ALGORITHM", "EdDSA")
 KEY_DIRECTORY, KEY_FILE_PASSPHRASE_FILE = VAR_DIR / "keys", env("KEY_FILE_PASSPHRASE_FILE")
 # A key this old is followed by another; 0 for never.
-KEY_ROTATION_DAYS = int(env("KEY_ROTATION_DAYS", "90"))
-TOKEN_SIGNING = env("TOKEN_SIGNING", "direct")  # or delegated: docs/adr/0016
+KEY_ROTATION_DAYS = number("KEY_ROTATION_DAYS", 90, least=0, most=3650)
+TOKEN_SIGNING = choice("TOKEN_SIGNING", "direct", ("direct", "delegated"))  # or delegated: docs/adr/0016
 # What the homes of keys need to know, each under its own prefix: {"ADDR": …, "TOKEN": …}.
-VAULT, PKCS11 = env_section("VAULT_"), env_section("PKCS11_")
+VAULT, PKCS11 = section("VAULT_", secrets=("TOKEN", "SECRET_ID")), section("PKCS11_", secrets=("PIN",))
 
 
-def secret_key() -> str:
-    """The server secret: from the environment; in development made once and kept in VAR_DIR, mode 0600."""
-    if value := env("SECRET_KEY"):
-        return value
-    if not DEVELOPMENT:
-        raise ImproperlyConfigured(
-            "agentauth.E002: set SECRET_KEY (50 random characters or more) in production"
-        )
-    path = VAR_DIR / "secret_key"
-    VAR_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not path.exists():
-        draft = VAR_DIR / f".secret_key.{os.getpid()}"
-        draft.write_text(os.urandom(48).hex())
-        draft.chmod(0o600)
-        # A link appears whole or not at all: of processes starting at once, one wins and all read the same.
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)
-        draft.unlink()
-    return path.read_text().strip()
-
-
-SECRET_KEY = secret_key()
-SECRET_KEY_FALLBACKS: list[str] = env("SECRET_KEY_FALLBACKS").replace(",", " ").split()
+SECRET_KEY = secret_key(VAR_DIR, development=DEVELOPMENT)
+# Of an earlier or the next SECRET_KEY: what they made is taken, nothing new is made with them.
+SECRET_KEY_FALLBACKS = secret("SECRET_KEY_FALLBACKS").split()
+# By version, the first for new pairs: what the `sub` of a person at a service provider is made with.
+SUBJECT_KEYS = subject_keys(SECRET_KEY)
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"] if DEVELOPMENT else [_public.hostname]
 
 INSTALLED_APPS = [
@@ -112,14 +101,17 @@ MIDDLEWARE = [
 ]
 
 # Web processes (gunicorn reads the same variable), and threads of each; long polls may hold a quarter of them.
-WEB_CONCURRENCY, WEB_THREADS = int(env("WEB_CONCURRENCY", "2")), int(env("WEB_THREADS", "16"))
+WEB_CONCURRENCY = number("WEB_CONCURRENCY", 2, least=1, most=512)
+WEB_THREADS = number("WEB_THREADS", 16, least=1, most=512)
 LONG_POLL_SLOTS = WEB_THREADS // 4
 
 # Limits against abuse: registry/rate_limits.py. Only tests may go without.
 RATE_LIMITED = not TESTING or env("RATE_LIMITS") == "on"
-SERVICE_PROVIDER_CALLS_PER_MINUTE = int(env("SERVICE_PROVIDER_CALLS_PER_MINUTE", "60000"))
+SERVICE_PROVIDER_CALLS_PER_MINUTE = number(
+    "SERVICE_PROVIDER_CALLS_PER_MINUTE", 60_000, least=1, most=1_000_000_000
+)
 # Whoever presents it may read /metrics; in development whoever is on this machine.
-METRICS_TOKEN = env("METRICS_TOKEN")
+METRICS_TOKEN = secret("METRICS_TOKEN")
 # Host names a manifest may claim as its model's origin; none: any, and pages show it as a claim either way.
 TRUSTED_MODEL_ORIGINS = env("TRUSTED_MODEL_ORIGINS").replace(",", " ").split()
 
@@ -142,8 +134,8 @@ TEMPLATES: list[dict[str, Any]] = [
 ]
 
 # DATABASE_URL serves, DATABASE_OWNER_URL migrates and grants. Without either: SQLite in VAR_DIR.
-DATABASE_URL = env("DATABASE_URL") or f"sqlite:///{VAR_DIR / 'agentauth.sqlite3'}"
-DATABASE_OWNER_URL = env("DATABASE_OWNER_URL")
+DATABASE_URL = secret("DATABASE_URL") or f"sqlite:///{VAR_DIR / 'agentauth.sqlite3'}"
+DATABASE_OWNER_URL = secret("DATABASE_OWNER_URL")
 _MIGRATING = len(sys.argv) > 1 and sys.argv[1] in {
     "migrate",
     "grant_serving_role",
@@ -154,7 +146,10 @@ _MIGRATING = len(sys.argv) > 1 and sys.argv[1] in {
 
 def database(url: str) -> dict[str, Any]:
     """One database configuration for `url`, with time limits on every statement and lock."""
-    config = read_database_url(url)
+    try:
+        config = read_database_url(url)
+    except ImproperlyConfigured as error:
+        raise SystemExit(str(error)) from None
     if config["ENGINE"] == "django.db.backends.sqlite3":
         # IMMEDIATE: a writer queues before it reads, so it never fails half way. FULL: what we acknowledged
         # survives a power failure.
@@ -176,7 +171,7 @@ def database(url: str) -> dict[str, Any]:
 
 
 # Where the verifier keeps spent proofs and rates: redis://…, or redis://a:1,b:2,c:3 for a cluster. Empty: in the database.
-REDIS_URL = env("REDIS_URL")
+REDIS_URL = secret("REDIS_URL")
 
 DATABASES = {"default": database(DATABASE_OWNER_URL if DATABASE_OWNER_URL and _MIGRATING else DATABASE_URL)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -235,18 +230,19 @@ SECURE_SSL_REDIRECT = not DEVELOPMENT
 SECURE_HSTS_SECONDS = 0 if DEVELOPMENT else 31_536_000
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = not DEVELOPMENT
 # Reverse proxies in front of us that we run ourselves; what fewer hops say of the client is not believed.
-TRUSTED_PROXIES = int(env("TRUSTED_PROXIES", "0"))
+TRUSTED_PROXIES = number("TRUSTED_PROXIES", 0, least=0, most=16)
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUSTED_PROXIES else None
 # Probes come from inside, over http.
 SECURE_REDIRECT_EXEMPT = [r"^health/", r"^metrics$"]
 SECURE_CROSS_ORIGIN_OPENER_POLICY, SECURE_REFERRER_POLICY = "same-origin", "no-referrer"
 X_FRAME_OPTIONS = "DENY"
 
-CELERY_BROKER_URL = env("CELERY_BROKER_URL")  # The tasks, and when, are in celery.py.
+CELERY_BROKER_URL = secret("CELERY_BROKER_URL")  # The tasks, and when, are in celery.py.
 CELERY_TASK_SERIALIZER, CELERY_ACCEPT_CONTENT = "json", ["json"]
 
 # One JSON object a line in production; a line for people in development. LOG_FORMAT says otherwise.
 LOGGING = logging_config(
-    as_json=env("LOG_FORMAT", "text" if DEVELOPMENT else "json") == "json",
-    level=env("LOG_LEVEL", "WARNING") or "WARNING",
+    as_json=choice("LOG_FORMAT", "text" if DEVELOPMENT else "json", ("json", "text")) == "json",
+    level=choice("LOG_LEVEL", "WARNING", ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG")),
 )
+refuse_unknown()

@@ -1,9 +1,9 @@
 """How gunicorn serves us, as its configuration: `gunicorn -c python:agentauth.web_server agentauth.wsgi:application`."""
 
 import gc
-import os
 from typing import Any
 
+from agentauth.environment import number
 from agentauth.serving import (
     child_exit,
     control_socket_disable,
@@ -46,7 +46,7 @@ METRICS_DIRECTORY = metrics_directory("metrics")
 preload_app = True
 worker_class = "agentauth.receiving.Worker"
 # Half of a process's connections may be sending, a quarter may wait for their next request.
-threads = int(os.environ.get("WEB_THREADS", "16"))
+threads = number("WEB_THREADS", 16, least=1, most=512)
 
 
 def pre_request(_worker: Any, request: Any) -> None:

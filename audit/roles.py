@@ -26,6 +26,8 @@ _LESS: Final[Mapping[str, Rights]] = {
     ),
     # The owner drops.
     "audit_droppedmonth": ("SELECT",),
+    # Which `sub` somebody has somewhere is for good.
+    "registry_pairwisesubject": ("INSERT", "SELECT"),
     # What all processes agree on is changed, and never forgotten.
     "registry_installation": ("INSERT", "SELECT", "UPDATE"),
     "django_migrations": ("SELECT",),

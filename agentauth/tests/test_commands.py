@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from datetime import datetime
 from io import StringIO
@@ -99,6 +100,9 @@ GOOD: dict[str, list[Callable[[ServiceProvider, datetime], list[str]]]] = {
     "verifier_home": [
         lambda _provider, _now: [],
         lambda _provider, _now: ["--leave-for", "database"],
+    ],
+    "make_subject_key": [
+        lambda _provider, _now: [f"{tempfile.mkdtemp()}/subject_key", "--keep"],
     ],
     "record_settings": [
         lambda _provider, _now: [],
@@ -215,6 +219,7 @@ BAD = {
     "load_demo": [["more"]],
     # No REDIS_URL is set.
     "verifier_home": [["--leave-for"], ["--leave-for", "nowhere"], ["--leave-for", "redis"], ["more"]],
+    "make_subject_key": [[], ["/nowhere/at/all"], ["one", "two"]],
     "record_settings": [["--change"], ["--change", "DEBUG"], ["more"]],
     "grant_serving_role": [["more"]],
     "drop_audit_partitions": [["more"], ["--keep-months", "x"], ["--keep-months", "1"]],

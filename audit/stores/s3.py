@@ -16,14 +16,13 @@ from contextlib import closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Self
-from urllib.parse import parse_qs, urlsplit
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from agentauth.protocol.errors import InvalidRequestError, TemporarilyUnavailableError
+from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.stores import (
     CHUNK_BYTES,
     MAX_OBJECT_BYTES,
@@ -34,17 +33,13 @@ from audit.stores import (
     digest_of,
     small,
 )
+from audit.stores.places import read_bucket
 
-DEFAULT_LOCK_DAYS: Final = 2_190
 CONNECT_SECONDS: Final = 5
 READ_SECONDS: Final = 60
 # For the whole of an object; READ_SECONDS more where its bytes come one by one.
 FETCH_SECONDS: Final = 600
 ATTEMPTS: Final = 2
-_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_MAX_LOCK_DAYS: Final = 36_500
-_OPTIONS: Final = {"endpoint", "lock_days", "region"}
-_LOOPBACK: Final = {"127.0.0.1", "::1", "localhost"}
 _A_MOMENT: Final = 0.001
 # Somebody was first, or is at it this moment.
 _THERE: Final = {"PreconditionFailed", "ConditionalRequestConflict"}
@@ -72,33 +67,14 @@ class S3Store:
     @classmethod
     def at(cls, uri: str) -> Self:
         """`s3://bucket[/prefix][?endpoint=…&region=…&lock_days=…]`. Raises InvalidRequestError."""
-        try:
-            parts = urlsplit(uri)
-            given = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-            prefix = parts.path.strip("/")
-            if (
-                not _BUCKET.fullmatch(parts.netloc)
-                or parts.fragment
-                or not given.keys() <= _OPTIONS
-                or any(len(values) != 1 for values in given.values())
-            ):
-                raise ValueError("not of that form")  # noqa: TRY301 — one place says what is wrong
-            options = {name: value for name, [value] in given.items()}
-            lock_days = int(options.get("lock_days", DEFAULT_LOCK_DAYS))
-            if not 1 <= lock_days <= _MAX_LOCK_DAYS or not _safe(options.get("endpoint")):
-                raise ValueError("not to be used")  # noqa: TRY301 — as above
-            return cls(
-                bucket=parts.netloc,
-                prefix=f"{check_key(prefix)}/" if prefix else "",
-                endpoint=options.get("endpoint"),
-                region=options.get("region"),
-                lock_days=lock_days,
-            )
-        except ValueError:
-            raise InvalidRequestError(
-                "A bucket for the log is s3://bucket/prefix, with endpoint= (https, or on this host), region= and "
-                "lock_days= after a question mark where they are needed, and no credentials in it."
-            ) from None
+        bucket = read_bucket(uri)
+        return cls(
+            bucket=bucket.name,
+            prefix=bucket.prefix,
+            endpoint=bucket.endpoint,
+            region=bucket.region,
+            lock_days=bucket.lock_days,
+        )
 
     def __repr__(self) -> str:
         return f"s3://{self._bucket}/{self._prefix}"
@@ -244,21 +220,6 @@ def _wait_no_more(body: Any) -> None:
     # It may have come to its end this moment.
     with suppress(AttributeError):
         body.set_socket_timeout(_A_MOMENT)
-
-
-def _safe(endpoint: str | None) -> bool:
-    """Whether what is sent there cannot be read on the way, and it holds neither credentials nor more than an origin."""
-    if endpoint is None:
-        return True
-    parts = urlsplit(endpoint)
-    return (
-        (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK))
-        and bool(parts.hostname)
-        and "@" not in parts.netloc
-        and parts.path in {"", "/"}
-        and not parts.query
-        and not parts.fragment
-    )
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from registry.api.views import NativeView, empty
 from registry.authentication import forget_caller, read_proof, spend
 from registry.models import Agent
 from registry.services.agents import claim_is_live, claim_url, revoke_agent
-from registry.services.codes import claim_code
+from registry.services.codes import claim_codes
 from registry.services.enrolment import count_failure
 from registry.services.idempotency import Answer
 from registry.services.keys import bar_disclosed_key
@@ -153,7 +153,7 @@ def render_registration(answer: Answer) -> dict[str, Any]:
     number = body.pop("claim_number", None)
     if number is not None:
         agent_id = uuid.UUID(body["agent_id"])
-        body |= {"claim_url": claim_url(agent_id, number), "claim_code": claim_code(agent_id, number)}
+        body |= {"claim_url": claim_url(agent_id, number), "claim_code": claim_codes(agent_id, number)[0]}
     # Sorted: a stored answer comes back from the database with its members in another order.
     return dict(sorted(body.items()))
 

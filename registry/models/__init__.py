@@ -6,6 +6,7 @@ from registry.models.installation import Installation
 from registry.models.people import Human
 from registry.models.requests import IdempotencyRecord, SpentProof
 from registry.models.service_providers import ServiceProvider, ServiceProviderSecret
+from registry.models.subjects import PairwiseSubject
 from registry.models.tokens import Token
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Human",
     "IdempotencyRecord",
     "Installation",
+    "PairwiseSubject",
     "ServiceProvider",
     "ServiceProviderSecret",
     "SpentProof",

@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+from django.conf import settings
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.db import models
 from django.db.models.functions import Lower
@@ -51,12 +52,15 @@ class Human(AbstractBaseUser):
         return self.status == self.Status.ACTIVE
 
     def get_session_auth_hash(self) -> str:
-        return salted_hmac(
-            "registry.human.session", f"{self.pk}/{self.session_epoch}", algorithm="sha256"
-        ).hexdigest()
+        return self._session_hash(None)
 
     def get_session_auth_fallback_hash(self) -> list[str]:
-        return []
+        # A session that began before SECRET_KEY was rotated goes on.
+        return [self._session_hash(key) for key in settings.SECRET_KEY_FALLBACKS]
+
+    def _session_hash(self, secret: str | None) -> str:
+        value = f"{self.pk}/{self.session_epoch}"
+        return salted_hmac("registry.human.session", value, secret=secret, algorithm="sha256").hexdigest()
 
     # The admin asks these; staff is the one right there is, and every admin row is read-only.
     def has_perm(self, perm: str, obj: Any = None) -> bool:

@@ -1,6 +1,5 @@
 """The life of an agent after it registered: claimed by a human, suspended, resumed, revoked."""
 
-import hmac
 import uuid
 from datetime import datetime, timedelta
 
@@ -19,7 +18,7 @@ from audit import kinds
 from audit.services import Actor, record
 from kms.state import Subject, publish_change
 from registry.models import Agent, Human
-from registry.services.codes import CLAIM_SECRET_BYTES, claim_code, claim_secret, read_code
+from registry.services.codes import CLAIM_SECRET_BYTES, claim_codes, claim_secrets, is_one_of, read_code
 from registry.services.grant_requests import check_claim_fits
 from registry.services.grants import end_pending_grants
 
@@ -30,14 +29,14 @@ _ID_BYTES = 16
 
 def claim_url(agent_id: uuid.UUID, claim_number: int) -> str:
     """The link of one claim: it names the agent, and its 128 secret bits are derived anew each time."""
-    secret = agent_id.bytes + claim_secret(agent_id, claim_number)
+    secret = agent_id.bytes + claim_secrets(agent_id, claim_number)[0]
     return f"{settings.PUBLIC_URL}/claim/{b64u_encode(secret)}/"
 
 
 def claim_link(agent: Agent) -> tuple[str, str]:
     """The link and the short code of the agent's present claim (docs/protocol.md section 5)."""
     url = claim_url(agent.id, agent.claim_number)
-    return url, claim_code(agent.id, agent.claim_number)
+    return url, claim_codes(agent.id, agent.claim_number)[0]
 
 
 def claim_is_live(agent: Agent, now: datetime) -> bool:
@@ -65,8 +64,8 @@ def find_claim(secret: str, *, now: datetime, owner: Human | None = None) -> Age
         raise unknown
     agent = Agent.objects.filter(pk=uuid.UUID(bytes=raw[:_ID_BYTES])).first()
     number = agent.claim_number if agent else 0
-    expected = claim_secret(uuid.UUID(bytes=raw[:_ID_BYTES]), number)
-    if not hmac.compare_digest(raw[_ID_BYTES:], expected) or agent is None:
+    expected = claim_secrets(uuid.UUID(bytes=raw[:_ID_BYTES]), number)
+    if not is_one_of(raw[_ID_BYTES:], expected) or agent is None:
         raise unknown
     if owner is not None and agent.human_id == owner.pk:
         return agent
@@ -90,8 +89,8 @@ def check_claim_code(*, agent: Agent, code: str, actor: Actor, now: datetime) ->
         # Counted against the link that was tried; a newer claim starts from zero.
         if held.claim_number != agent.claim_number or not claim_is_live(held, now):
             raise ExpiredError("This link has ended. The agent can show a new one.")
-        expected = claim_code(held.id, held.claim_number)
-        if hmac.compare_digest(read_code(code).encode(), expected.encode()):
+        expected = claim_codes(held.id, held.claim_number)
+        if is_one_of(read_code(code).encode(), (each.encode() for each in expected)):
             return
         held.claim_failures += 1
         held.save(update_fields=["claim_failures"])

@@ -4,10 +4,9 @@ import hashlib
 import hmac
 import secrets
 import uuid
+from collections.abc import Iterable
 
 from django.conf import settings
-
-from agentauth.protocol.encoding import b64u_encode
 
 # Base32 without the letters people take for others; reading them back forgives exactly those.
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -26,26 +25,29 @@ def read_code(text: str) -> str:
     return text.strip().upper().translate(_FORGIVEN)
 
 
-def derived(label: str, *parts: str) -> bytes:
+def derived(label: str, *parts: str) -> tuple[bytes, ...]:
     """32 bytes that only this server can compute: HMAC-SHA-256 over `label` and `parts` (docs/protocol.md section 5).
 
-    A label of its own keeps one use from ever answering for another.
+    The first by SECRET_KEY: it is given out. Then by each of SECRET_KEY_FALLBACKS: taken too, so that what was given out before
+    a rotation goes on working. A label of its own keeps one use from ever answering for another.
     """
     message = "\x00".join((label, *parts)).encode()
-    return hmac.new(settings.SECRET_KEY.encode(), message, hashlib.sha256).digest()
+    keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
+    return tuple(hmac.new(key.encode(), message, hashlib.sha256).digest() for key in keys)
 
 
-def claim_secret(agent_id: uuid.UUID, claim_number: int) -> bytes:
-    """The 128 bits that make one claim link secret."""
-    return derived("agentauth/claim-secret/v1", str(agent_id), str(claim_number))[:CLAIM_SECRET_BYTES]
+def claim_secrets(agent_id: uuid.UUID, claim_number: int) -> tuple[bytes, ...]:
+    """The 128 bits that make one claim link secret: of the link that is shown, then of others that are taken."""
+    made = derived("agentauth/claim-secret/v1", str(agent_id), str(claim_number))
+    return tuple(each[:CLAIM_SECRET_BYTES] for each in made)
 
 
-def claim_code(agent_id: uuid.UUID, claim_number: int) -> str:
-    """The 8 characters the agent shows its human, to be typed on the page of the claim link."""
-    digest = derived("agentauth/claim-code/v1", str(agent_id), str(claim_number))
-    return "".join(ALPHABET[byte & 31] for byte in digest[:CLAIM_CODE_CHARACTERS])
+def claim_codes(agent_id: uuid.UUID, claim_number: int) -> tuple[str, ...]:
+    """The 8 characters to be typed on the page of the claim link: those the agent shows, then others that are taken."""
+    made = derived("agentauth/claim-code/v1", str(agent_id), str(claim_number))
+    return tuple("".join(ALPHABET[byte & 31] for byte in each[:CLAIM_CODE_CHARACTERS]) for each in made)
 
 
-def pairwise_subject(human_id: uuid.UUID, service_provider_id: uuid.UUID) -> str:
-    """The `sub` of one human at one service provider: two of them cannot tell that it is the same person."""
-    return b64u_encode(derived("agentauth/subject/v1", str(service_provider_id), str(human_id)))
+def is_one_of(presented: bytes, expected: Iterable[bytes]) -> bool:
+    """Whether it equals one of those, compared with each in constant time."""
+    return any(hmac.compare_digest(presented, each) for each in expected)

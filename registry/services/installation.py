@@ -10,6 +10,7 @@ are the same and nothing else.
 
 import hashlib
 import hmac
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,7 +25,8 @@ from agentauth.protocol.errors import InvalidStateError
 from audit import kinds
 from audit.services import Actor, record
 from registry import release
-from registry.models import Installation
+from registry.models import Installation, Token
+from registry.services.subjects import LEGACY, check_not_needed, pairwise_subject, pin_to_legacy
 
 # The columns of the row that a look brings along, each as `installation_<name>`. What else may hold processes back belongs here.
 LOOKED_AT: Final = ("fingerprint", "release")
@@ -93,7 +95,10 @@ def fingerprint() -> dict[str, Any]:
     return {
         "PUBLIC_URL": settings.ISSUER,
         # The first one signs; the others are only still, or already, taken.
-        "SECRET_KEY": [key_id(each) for each in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)],
+        "SECRET_KEY": [
+            key_id(each.encode()) for each in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
+        ],
+        "SUBJECT_KEY": [f"{name}={key_id(key)}" for name, key in settings.SUBJECT_KEYS.items()],
         "REDIS_URL": redis_place(settings.REDIS_URL),
         "AUDIT_STORE": store_place(settings.AUDIT_STORE),
     }
@@ -113,9 +118,9 @@ def _agrees(name: str, recorded: Any, own: Any) -> bool:
     return bool(recorded == own)
 
 
-def key_id(secret: str) -> str:
+def key_id(secret: bytes) -> str:
     """64 bits that tell one secret from another and nothing about it, given that it cannot be guessed."""
-    return hmac.new(secret.encode(), _ID_LABEL, hashlib.sha256).hexdigest()[:_ID_CHARACTERS]
+    return hmac.new(secret, _ID_LABEL, hashlib.sha256).hexdigest()[:_ID_CHARACTERS]
 
 
 def redis_place(url: str) -> str:
@@ -123,9 +128,8 @@ def redis_place(url: str) -> str:
     if not url:
         return "none"
     parts = urlsplit(url)
-    hosts = sorted(
-        host if ":" in host else f"{host}:6379" for host in parts.netloc.rpartition("@")[2].split(",")
-    )
+    named = parts.netloc.rpartition("@")[2].split(",")
+    hosts = sorted(each if re.search(r":[0-9]+$", each) else f"{each}:6379" for each in named)
     return f"{','.join(hosts)}/{parts.path.strip('/') or '0'}"
 
 
@@ -153,9 +157,45 @@ def record_settings(*, change: Iterable[str] = (), actor: Actor, now: datetime) 
             names = " ".join(sorted(unnamed))
             raise InvalidStateError(f"Not what is recorded, and not to be changed: {names}.")
         if changed or row is None:
+            _keep_subjects(old.get("SUBJECT_KEY"), own["SUBJECT_KEY"])
             Installation.objects.update_or_create(
                 pk=Installation.ONLY, defaults={"fingerprint": own, "recorded_at": now}
             )
             data = {"changed": changed, "before": dict(old), "after": own}
             record(kind=kinds.SETTINGS_RECORDED, actor=actor, at=now, data=data)
     return changed
+
+
+def _keep_subjects(old: list[str] | None, own: list[str]) -> None:
+    """No version of the subject key goes or changes that a `sub` was made by. Raises InvalidStateError.
+
+    `old` is None where none was recorded. Then whoever had a token before has the `sub` of the version `legacy`, and processes of
+    a version without recorded settings may still be running and make more of them.
+    """
+    first = own[0].partition("=")[0]
+    if old is None:
+        if Token.objects.exists():
+            _check_legacy(first)
+        elif first == LEGACY and not settings.DEVELOPMENT:
+            raise InvalidStateError(
+                "SUBJECT_KEY is not set. Make one with manage.py make_subject_key FILE, and name it in SUBJECT_KEY_FILE."
+            )
+    elif old != own:
+        if any(each.startswith(f"{LEGACY}=") for each in old):
+            pin_to_legacy()
+        check_not_needed({each.partition("=")[0] for each in old if each not in own})
+
+
+def _check_legacy(first: str) -> None:
+    """The first version is `legacy`, and it makes the `sub` that the newest token has."""
+    if first != LEGACY:
+        raise InvalidStateError(
+            "There are tokens whose `sub` was made by SECRET_KEY. Record the settings without a SUBJECT_KEY first, or with its"
+            " version `legacy` first; change it when no process of the former version runs."
+        )
+    token = Token.objects.select_related("grant__agent").latest("issued_at")
+    human, provider = token.grant.agent.human_id, token.grant.service_provider_id
+    if human and token.claims["sub"] != pairwise_subject(human, provider, version=LEGACY):
+        raise InvalidStateError(
+            "SECRET_KEY, or the version `legacy` of SUBJECT_KEY, is not the one that the last token was made with."
+        )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from itertools import chain
 from typing import Final
 
 from agentauth.protocol.encoding import b64u_encode
@@ -21,20 +22,21 @@ _KEPT: Final = 4_096
 
 @dataclass(frozen=True, slots=True)
 class Nonces:
-    """What one server takes at one moment; `current` is what it gives out."""
+    """What one server takes at one moment; `current` is what it gives out. `older` are those by an earlier SECRET_KEY."""
 
     previous: str
     current: str
     following: str
+    older: tuple[str, ...] = ()
 
     @property
-    def accepted(self) -> tuple[str, str, str]:
+    def accepted(self) -> tuple[str, ...]:
         """All a proof may carry now."""
-        return self.previous, self.current, self.following
+        return self.previous, self.current, self.following, *self.older
 
     def fresh_for(self, used: str | None) -> str | None:
         """The nonce to send along with an answer: to whom used one that is about to end, and else none."""
-        return self.current if used == self.previous else None
+        return self.current if used == self.previous or used in self.older else None
 
 
 def nonces_of(server: str, now: datetime) -> Nonces:
@@ -49,8 +51,11 @@ def nonces_of(server: str, now: datetime) -> Nonces:
 # The same three for all calls of a server in one step.
 @lru_cache(maxsize=_KEPT)
 def _nonces(server: str, step: int) -> Nonces:
-    return Nonces(*(_nonce(server, each) for each in (step - 1, step, step + 1)))
+    own, *others = zip(*(_nonce(server, each) for each in (step - 1, step, step + 1)), strict=True)
+    return Nonces(*own, tuple(chain.from_iterable(others)))
 
 
-def _nonce(server: str, step: int) -> str:
-    return b64u_encode(derived("agentauth/dpop-nonce/v1", server, str(step))[:NONCE_BYTES])
+def _nonce(server: str, step: int) -> tuple[str, ...]:
+    """By the key that gives them out, then by each other one."""
+    made = derived("agentauth/dpop-nonce/v1", server, str(step))
+    return tuple(b64u_encode(each[:NONCE_BYTES]) for each in made)

@@ -33,14 +33,16 @@ from kms.certificates import token_keys
 from kms.delegation import token_signer
 from kms.state import Subject, publish_change
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
-from registry.services.codes import pairwise_subject
 from registry.services.keys import may_call
 from registry.services.state import TokenState, token_state
+from registry.services.subjects import pairwise_subject
 
 _REFUSED = "There is no active grant of yours with this id."
 _NOT_YOURS = NotFoundError("There is no token of yours like this.")
 _CALLER_AND_GRANT = Question(
     "SELECT {}, CAST(g.capabilities AS text), CAST(g.envelope AS text),"
+    " (SELECT pair.key_version FROM registry_pairwisesubject pair"
+    " WHERE pair.human_id = a.human_id AND pair.service_provider_id = g.service_provider_id),"
     " EXISTS (SELECT 1 FROM registry_barredkey barred WHERE barred.jkt = a.jkt)"
     " FROM registry_agent a LEFT JOIN registry_human h ON h.id = a.human_id"
     " LEFT JOIN registry_grant g ON g.id = %s AND g.agent_id = a.id"
@@ -57,7 +59,10 @@ _INSERT = (
 
 
 class Basis(NamedTuple):
-    """A grant and all it hangs on, as far as a token asks; `capabilities` and `envelope` as their JSON."""
+    """A grant and all it hangs on, as far as a token asks; `capabilities` and `envelope` as their JSON.
+
+    `subject_version` is by which subject key the human's `sub` is made there; None before their first token.
+    """
 
     agent: Agent
     human: Human | None
@@ -65,6 +70,7 @@ class Basis(NamedTuple):
     service_provider: ServiceProvider
     capabilities: str
     envelope: str
+    subject_version: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +218,7 @@ def _intent(basis: Basis, claims: Mapping[str, Any], now: datetime, expires_at: 
 
 def _claims(basis: Basis, now: datetime) -> tuple[dict[str, Any], datetime]:
     """The claims from the grant's row alone, and the token's end: the earliest of every limit on it."""
-    agent, human, grant, service_provider, *granted = basis
+    agent, human, grant, service_provider, *granted, subject_version = basis
     good = (
         grant.status_at(now) == Grant.Status.APPROVED
         and agent.is_active_at(now)
@@ -233,7 +239,7 @@ def _claims(basis: Basis, now: datetime) -> tuple[dict[str, Any], datetime]:
     claims = build_claims(
         issuer=settings.ISSUER,
         audience=service_provider.audience,
-        subject=pairwise_subject(human.pk, service_provider.pk),
+        subject=pairwise_subject(human.pk, service_provider.pk, version=subject_version),
         agent_id=str(agent.pk),
         jti=_new_jti(),
         issued_at=issued_at,

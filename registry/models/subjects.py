@@ -1,0 +1,24 @@
+"""By which version of the subject key the `sub` of a person at a service provider is made: kept from their first token on."""
+
+from django.db import models
+
+from registry.models.people import Human
+from registry.models.service_providers import ServiceProvider
+
+
+class PairwiseSubject(models.Model):
+    """One pair and its version. Never changed: another `sub` would be another person to the service provider."""
+
+    human = models.ForeignKey(Human, on_delete=models.PROTECT, related_name="+")
+    service_provider = models.ForeignKey(ServiceProvider, on_delete=models.PROTECT, related_name="+")
+    key_version = models.CharField(max_length=16)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["human", "service_provider"], name="pairwise_subject_once")
+        ]
+        # Whether a version is still needed.
+        indexes = [models.Index(fields=["key_version"], name="pairwise_subject_version")]
+
+    def __str__(self) -> str:
+        return f"{self.human_id} at {self.service_provider_id}: {self.key_version}"
