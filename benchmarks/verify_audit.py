@@ -28,7 +28,10 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=NEW, help="so many events come between two checks")
     given = parser.parse_args()
     print(f"{machine()}. {' '.join(sys.argv[1:])}\n", flush=True)
-    print("| events in the log | check | leaves checked | seconds | leaves/s |\n|---|---|---|---|---|", flush=True)
+    print(
+        "| events in the log | check | leaves checked | seconds | leaves/s |\n|---|---|---|---|---|",
+        flush=True,
+    )
     with tempfile.TemporaryDirectory(prefix="agentauth-verify-") as folder, postgres.cluster() as url:
         registry = LiveRegistry(Path(folder), database_url=url, env=ENV)
         registry.prepare()
@@ -56,7 +59,8 @@ def _measure(registry: LiveRegistry, name: str, *arguments: str) -> None:
         raise RuntimeError(f"not what was to be measured: {found}")
     leaves = found["tree_size"] - found["checked_from"] + found["rechecked_to"] - found["rechecked_from"]
     print(
-        f"| {found['tree_size']:,} | {name} | {leaves:,} | {seconds:.1f} | {leaves / seconds:,.0f} |", flush=True
+        f"| {found['tree_size']:,} | {name} | {leaves:,} | {seconds:.1f} | {leaves / seconds:,.0f} |",
+        flush=True,
     )
 
 
