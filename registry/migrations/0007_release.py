@@ -4,7 +4,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("registry", "0007_pairwise_subject")]
+    dependencies = [("registry", "0006_installation")]
 
     operations = [
         migrations.AddField("installation", "release", models.PositiveIntegerField(db_default=2)),
