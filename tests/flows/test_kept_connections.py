@@ -2,16 +2,18 @@
 
 import os
 import re
+import signal
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
-from tests.flows.test_slow_senders import LIVE, THREADS
+from tests.flows.test_slow_senders import LIVE, THREADS, rest
 from tests.flows.test_verifier_http import Verifier
 from tests.live import LiveRegistry, LiveServer
 
@@ -190,3 +192,29 @@ def test_SA_11_beyond_a_quarter_that_idle_the_next_is_told_the_end(web: LiveServ
         # The loop may count an answer only after the next was given, by one of a few threads.
         assert most <= sum(not each.closes for each in answers) <= most + THREADS
         assert is_true(connection, answers[-1])
+
+
+@pytest.mark.parametrize("kind", ["web", "verifier"])
+def test_RF_18_idle_connections_do_not_keep_a_server_that_stops(kind: str, tmp_path: Path) -> None:
+    """Nor is a request lost that comes over one of them just then: it is answered, and told the end."""
+    made = LiveRegistry(tmp_path, workers=1) if kind == "web" else Verifier(tmp_path)
+    if isinstance(made, LiveRegistry):
+        made.prepare()
+    made.start()
+    try:
+        assert made.process
+        with ExitStack() as opened:
+            kept = []
+            for _ in range(20):
+                connection = socket.create_connection(("127.0.0.1", made.port), timeout=20)
+                opened.enter_context(connection).sendall(LIVE)
+                assert not next_answer(connection).closes
+                kept.append(connection)
+            made.process.send_signal(signal.SIGTERM)
+            kept[0].sendall(LIVE)
+            assert next_answer(kept[0]).status == 200
+            # Sooner than the 30 s that requests in progress would have, and far sooner than idle ones are kept.
+            assert made.process.wait(25) == 0
+            assert [rest(each) for each in kept] == [b""] * 20
+    finally:
+        made.stop()

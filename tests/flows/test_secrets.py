@@ -18,7 +18,7 @@ from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.manifest import sign_manifest
 from approvals.tests.authenticator import Authenticator
-from tests.actors import IDLE_ONE_SECOND, Scene
+from tests.actors import Scene
 from tests.live import LiveRegistry
 
 pytestmark = pytest.mark.flow
@@ -44,9 +44,7 @@ class Browser:
     def __post_init__(self) -> None:
         self.device = Authenticator(origin=self.registry.url)
         headers = {"Origin": self.registry.url, "Sec-Fetch-Site": "same-origin"}
-        self.http = httpx.Client(
-            base_url=self.registry.url, headers=headers, timeout=30, limits=IDLE_ONE_SECOND
-        )
+        self.http = httpx.Client(base_url=self.registry.url, headers=headers, timeout=30)
 
     def page(self, path: str) -> str:
         answer = self.http.get(path, headers={"Accept": "text/html"})
