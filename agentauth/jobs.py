@@ -1,13 +1,17 @@
 """The periodic work, in one table. `manage.py jobs` does it in one process, Celery's beat and workers over a broker."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from django.db import Error, close_old_connections
 from django.utils import timezone
 
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.startup import START
 from approvals.services import expiry as approvals_expiry
 from audit.archive.archiving import archive_due
 from audit.checkpoints import checkpoint_log
@@ -16,9 +20,11 @@ from audit.partitions import create_partitions
 from audit.services import seal_audit
 from kms.services import promote_due_keys, rotate_due_keys
 from registry.services import expiry as registry_expiry
-from verifier.services import draining
+from verifier.services import draining, home
 from verifier.services import expiry as verifier_expiry
 from verifier.services.keeper import keep_home
+
+logger = logging.getLogger(__name__)
 
 # Seconds between two runs of a job. Nothing depends on the slow ones running in time: what has expired is decided by the clock.
 EACH_SECOND: Final = 1.0
@@ -58,6 +64,17 @@ class Job:
         finally:
             self._running.release()
         return True
+
+
+def may_act() -> bool:
+    """Whether this process may act for the installation now; by a look at most a second old. False where that is not known."""
+    try:
+        START.require()
+        return home.LEASE.halt() is None
+    except (Error, TemporarilyUnavailableError) as error:
+        logger.error("jobs: nothing is done, since the database does not say whether it may be: %s", error)  # noqa: TRY400 — the database says the rest
+        close_old_connections()
+        return False
 
 
 JOBS: Final = (

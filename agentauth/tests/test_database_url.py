@@ -1,7 +1,6 @@
 """Where the database is, as the URL says: one host, or a primary and its replicas."""
 
 import pytest
-from django.core.exceptions import ImproperlyConfigured
 
 from agentauth.settings import database
 
@@ -51,6 +50,6 @@ def test_RF_3_the_one_that_writes_may_be_asked_for_by_either_word() -> None:
     ],
 )
 def test_RF_3_a_url_that_is_nonsense_or_leads_to_a_replica_stops_the_start(url: str) -> None:
-    with pytest.raises(ImproperlyConfigured, match=r"agentauth\.E019") as refused:
+    with pytest.raises(SystemExit, match=r"agentauth\.E019") as refused:
         database(url)
     assert "secret" not in str(refused.value)

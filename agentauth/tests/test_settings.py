@@ -51,7 +51,7 @@ def check(tmp_path: Path, *arguments: str, **changes: str) -> subprocess.Complet
         ({"VAULT_ADDR": "http://vault.example.com"}, "E009"),
         ({"VAULT_TOKEN": ""}, "E009"),
         ({"AUDIT_STORE": ""}, "E011"),
-        ({"TOKEN_SIGNING": "Delegated"}, "E015"),
+        ({"TOKEN_SIGNING": "Delegated"}, "E023"),
         ({"KEY_BACKEND": "pkcs11:token"}, "E013"),
         ({"KEY_BACKEND": "pkcs11:token", "PKCS11_MODULE": "/usr/lib/hsm.so"}, "E013"),
         ({"KEY_BACKEND": "pkcs11:token", "PKCS11_PIN": "a-pin-that-is-not-shown"}, "E013"),
@@ -141,7 +141,9 @@ def test_what_could_make_no_key_stops_the_start_of_development_too(
     ["awskms:eu-central-1", "gcpkms:projects/p/locations/l/keyRings/r:hsm", "pkcs11:token", "vault:transit"],
 )
 def test_each_home_in_production_passes_with_its_place(tmp_path: Path, backend: str) -> None:
-    needed = {"PKCS11_MODULE": "/usr/lib/hsm.so", "PKCS11_PIN_FILE": "/run/pin"}
+    (pin := tmp_path / "pin").write_text("1234")
+    pin.chmod(0o600)
+    needed = {"PKCS11_MODULE": "/usr/lib/hsm.so", "PKCS11_PIN_FILE": str(pin)}
     done = check(tmp_path, KEY_BACKEND=backend, **needed)
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -156,7 +156,8 @@ def test_a_page_needs_the_same_number_of_queries_for_many_rows(
     def count(path: str) -> int:
         with CaptureQueriesContext(connection) as captured:
             assert alice.get(path).status_code == 200
-        return len(captured)
+        # Once a second a process looks whether it may act.
+        return sum("verifier_home" not in query["sql"] for query in captured)
 
     def more(name: str) -> Grant:
         envelope = {"max_uses": 5}

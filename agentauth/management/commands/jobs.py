@@ -12,9 +12,10 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import Error, close_old_connections, connection
 
-from agentauth.jobs import EACH_SECOND, JOBS, Job
+from agentauth.jobs import EACH_SECOND, JOBS, Job, may_act
 from agentauth.protocol.errors import ChainError, TemporarilyUnavailableError
 from agentauth.startup import check_start
+from verifier.services import home
 
 logger = logging.getLogger(__name__)
 SECONDS = EACH_SECOND
@@ -57,7 +58,8 @@ class Command(BaseCommand):
         turn, failure = 0, None
         try:
             while not stop.wait(SECONDS):
-                self.work(slow=turn % SLOW_EVERY == 0)
+                if may_act():
+                    self.work(slow=turn % SLOW_EVERY == 0)
                 turn += 1
         except Exception as error:
             # Nobody foresaw it: the process ends, and its supervisor starts another.
@@ -79,7 +81,9 @@ class Command(BaseCommand):
         pause = SECONDS
         try:
             while not stop.wait(pause):
-                self.do_aside(job)
+                # By the look of the other thread: this one may have waited for long.
+                if not home.LEASE.is_halted():
+                    self.do_aside(job)
                 pause = job.seconds
         finally:
             connection.close()

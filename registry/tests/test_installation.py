@@ -1,0 +1,202 @@
+"""The settings that all processes share: recorded by one command, compared with every look, changed by name alone."""
+
+import base64
+import json
+from datetime import datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.test import Client
+
+from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
+from agentauth.startup import Start, StartRefusedError, settings_agree
+from audit.models import Event
+from registry.models import Installation
+from registry.services.installation import (
+    different,
+    disagreement,
+    fingerprint,
+    record_settings,
+    redis_place,
+    store_place,
+)
+from registry.tests.cast import TESTER
+from verifier.services import home
+from verifier.services.home import Lease, look
+from verifier.services.keeper import Keeper
+
+pytestmark = pytest.mark.django_db
+NEW = "n3w-0123456789-abcdefghijklmnopqrstuvwxyz-ABCDEFGHIJ"
+
+
+@pytest.fixture(autouse=True)
+def _connection_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A start closes it before processes are forked; here it holds the test's transaction.
+    monkeypatch.setattr("agentauth.startup.connection", SimpleNamespace(close=lambda: None))
+
+
+def record(now: datetime, *change: str) -> list[str]:
+    return record_settings(change=change, actor=TESTER, now=now)
+
+
+def seen() -> Lease:
+    """What this process knows after a look of its own."""
+    lease = Lease()
+    lease.clock_off()
+    return lease
+
+
+def test_what_is_recorded_holds_no_secret(now: datetime, settings: Any) -> None:
+    settings.REDIS_URL = "redis://robot:hunter2@redis.example:6380/3"
+    settings.AUDIT_STORE = "s3://bucket/prefix?region=eu-central-1&lock_days=30"
+    assert record(now) == list(fingerprint())
+    said = json.dumps(Installation.objects.get().fingerprint) + json.dumps(Event.objects.get().data)
+    key = settings.SECRET_KEY
+    for secret in (key, "hunter2", "robot", base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")):
+        assert secret not in said
+    assert '"redis.example:6380/3"' in said
+    assert '"s3:bucket/prefix"' in said
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("", "none"),
+        ("redis://a", "a:6379/0"),
+        ("rediss://u:p@a:6379/0", "a:6379/0"),
+        ("redis://b:2,a:1", "a:1,b:2/0"),
+        ("redis://[::1]/4", "[::1]:6379/4"),
+    ],
+)
+def test_redis_is_named_by_where_it_is(url: str, place: str) -> None:
+    assert redis_place(url) == place
+
+
+def test_a_store_is_named_by_where_it_is() -> None:
+    assert store_place("s3://b/p?endpoint=https://s3.example&lock_days=1") == "s3:b/p at https://s3.example"
+    assert store_place("s3://b/p?lock_days=2") == store_place("s3://b/p?region=x") == "s3:b/p"
+    assert store_place("file:/var/log") == "file:/var/log"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("ISSUER", "https://another.example"),
+        ("SECRET_KEY", NEW),
+        ("SUBJECT_KEYS", {"legacy": b"x" * 32}),
+        ("REDIS_URL", "redis://elsewhere:6379"),
+        ("AUDIT_STORE", "file:/elsewhere"),
+    ],
+)
+def test_SA_14_a_process_with_another_setting_halts_and_names_it(
+    now: datetime, settings: Any, setting: str, value: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    record(now)
+    settings_agree()
+    assert seen().halt() is None
+    setattr(settings, setting, value)
+    name = {"ISSUER": "PUBLIC_URL", "SUBJECT_KEYS": "SUBJECT_KEY"}.get(setting, setting)
+    with pytest.raises(StartRefusedError, match=f"^{name} of this process"):
+        settings_agree()
+    with pytest.raises(SystemExit, match=name):
+        Start().check()
+    lease = seen()
+    assert name in caplog.text
+    for refuses in (lease.held, lease.current, lease.check_halt):
+        with pytest.raises(TemporarilyUnavailableError, match="not set up as the others"):
+            refuses()
+    row = look()[0]
+    Keeper().keep(None, now)
+    assert (look()[0].epoch, look()[0].leaving_at) == (row.epoch, None)
+
+
+def test_SA_14_a_process_without_redis_moves_nobodys_home(now: datetime, settings: Any) -> None:
+    """The others are in Redis; a keeper without REDIS_URL would leave it for all of them."""
+    settings.REDIS_URL = "redis://redis.example:6379"
+    record(now)
+    look()
+    home.Home.objects.update(kind="redis", servers=["a"])
+    settings.REDIS_URL = ""
+    Keeper().keep(None, now)
+    assert look()[0].leaving_at is None
+
+
+@pytest.mark.urls("agentauth.urls")
+def test_a_fingerprint_that_changes_while_a_process_runs_stops_it_and_heals(
+    now: datetime, settings: Any, monkeypatch: pytest.MonkeyPatch, token_key: None
+) -> None:
+    monkeypatch.setattr("agentauth.health.KEPT_SECONDS", 0.0)
+    monkeypatch.setattr(home, "FRESH_SECONDS", 0)
+    record(now)
+    client = Client()
+    assert client.get("/v1/issuer-does-not-exist").status_code == 404
+    settings.REDIS_URL = "redis://elsewhere:6379"
+    record(now, "REDIS_URL")
+    settings.REDIS_URL = ""
+    for answer in (client.get("/docs/"), client.get("/v1/agents/me"), client.post("/v1/verify")):
+        assert (answer.status_code, answer["Retry-After"]) == (503, "1")
+    ready = client.get("/health/ready")
+    assert (ready.status_code, ready.json()["checks"]["configuration"]) == (503, "failing")
+    assert client.get("/health/live").status_code == 200
+    record(now, "REDIS_URL")
+    assert client.get("/health/ready").json()["checks"]["configuration"] == "ok"
+    assert client.get("/v1/issuer-does-not-exist").status_code == 404
+
+
+def test_production_without_a_record_refuses_and_development_does_not(settings: Any) -> None:
+    assert disagreement(None) is None
+    settings.DEVELOPMENT = False
+    assert "run manage.py record_settings" in str(disagreement(None))
+    with pytest.raises(SystemExit, match="no settings are recorded"):
+        Start().check()
+
+
+def test_only_the_named_setting_is_changed_and_the_event_says_how(now: datetime, settings: Any) -> None:
+    record(now)
+    settings.ISSUER, settings.REDIS_URL = "https://typo.example", "redis://new:6379"
+    with pytest.raises(InvalidStateError, match="PUBLIC_URL"):
+        record(now, "REDIS_URL")
+    assert Event.objects.count() == 1
+    settings.ISSUER = "http://localhost:8000"
+    assert record(now, "REDIS_URL") == ["REDIS_URL"]
+    data = Event.objects.order_by("pk").last().data  # type: ignore[union-attr]
+    assert (data["changed"], data["before"]["REDIS_URL"], data["after"]["REDIS_URL"]) == (
+        ["REDIS_URL"],
+        "none",
+        "new:6379/0",
+    )
+    assert record(now) == []
+    assert Event.objects.count() == 2
+
+
+def test_the_command_says_what_it_recorded(capsys: pytest.CaptureFixture[str], settings: Any) -> None:
+    call_command("record_settings", "--json")
+    assert json.loads(capsys.readouterr().out) == {"changed": list(fingerprint()), "settings": fingerprint()}
+    settings.SECRET_KEY = NEW
+    with pytest.raises(CommandError, match="SECRET_KEY"):
+        call_command("record_settings")
+
+
+def test_a_secret_key_is_rotated_without_a_moment_of_refusals(now: datetime, settings: Any) -> None:
+    """Handed out as a fallback, recorded, used, and the old one taken away: each neighbour in that order may act."""
+    old, subjects = settings.SECRET_KEY, {"legacy": settings.SECRET_KEY.encode()}
+
+    def process(key: str, *fallbacks: str) -> dict[str, Any]:
+        settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS, settings.SUBJECT_KEYS = (
+            key,
+            list(fallbacks),
+            subjects,
+        )
+        return fingerprint()
+
+    first, handed_out, in_use, last = process(old), process(old, NEW), process(NEW, old), process(NEW)
+    for recorded, good, bad in [
+        (first, [first, handed_out], [in_use, last]),
+        (handed_out, [handed_out, in_use], [first, last]),
+        (last, [in_use, last], [first, handed_out]),
+    ]:
+        assert [different(recorded, each) for each in good] == [[], []]
+        for each in bad:
+            assert different(recorded, each) == ["SECRET_KEY"]
