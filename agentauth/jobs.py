@@ -8,6 +8,7 @@ from typing import Final
 
 from django.utils import timezone
 
+from agentauth import metrics
 from approvals.services import expiry as approvals_expiry
 from audit.archive.archiving import archive_due
 from audit.checkpoints import checkpoint_log
@@ -49,14 +50,18 @@ class Job:
         """Run it once; False where this process is still running it, or it rests. Raises whatever it raises."""
         if time.monotonic() < self._rests_until or not self._running.acquire(blocking=False):
             return False
+        begun, outcome = time.monotonic(), "failed"
         try:
             self.run(now=timezone.now())
+            outcome = "ok"
         except Exception:
             if self.waits:
                 self._rests_until = time.monotonic() + REST_SECONDS
             raise
         finally:
             self._running.release()
+            took = time.monotonic() - begun
+            metrics.observe_job(job=self.name, outcome=outcome, seconds=took, ended_at=time.time())
         return True
 
 

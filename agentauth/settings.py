@@ -120,6 +120,8 @@ RATE_LIMITED = not TESTING or env("RATE_LIMITS") == "on"
 SERVICE_PROVIDER_CALLS_PER_MINUTE = int(env("SERVICE_PROVIDER_CALLS_PER_MINUTE", "60000"))
 # Whoever presents it may read /metrics; in development whoever is on this machine.
 METRICS_TOKEN = env("METRICS_TOKEN")
+# Where jobs and Celery answer /metrics and /health/…, as address:port; the servers do so at their own.
+OPERATIONS_BIND = env("OPERATIONS_BIND")
 # Host names a manifest may claim as its model's origin; none: any, and pages show it as a claim either way.
 TRUSTED_MODEL_ORIGINS = env("TRUSTED_MODEL_ORIGINS").replace(",", " ").split()
 

@@ -51,6 +51,8 @@ def missing() -> dict[str, str]:
         absent["nginx"] = "nginx"
     if not faketime.LIBRARY:
         absent["faketime"] = "libfaketime"
+    if not shutil.which("prometheus"):
+        absent["prometheus"] = "Prometheus"
     if not softhsm.installed():
         absent["softhsm"] = "SoftHSM"
     return absent
