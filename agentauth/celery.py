@@ -14,6 +14,7 @@ django.setup(set_prefix=False)
 
 from agentauth.checks import stop_if_unsafe  # noqa: E402 — all of these read models
 from agentauth.jobs import JOBS, Job, may_act  # noqa: E402
+from agentauth.operations import listen  # noqa: E402
 from agentauth.startup import check_start  # noqa: E402
 
 app = Celery("agentauth")
@@ -73,3 +74,4 @@ def _check_start(**_: object) -> None:
     if not app.conf.broker_url:
         raise SystemExit("CELERY_BROKER_URL must name the broker, as redis://host:port/db.")
     check_start()
+    listen()

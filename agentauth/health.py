@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 from django.db import DatabaseError, InterfaceError, connection
 from django.db.migrations.executor import MigrationExecutor
@@ -12,10 +12,10 @@ from django.http import HttpRequest, JsonResponse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from agentauth import metrics
+from agentauth import metrics, writing
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from agentauth.protocol.keys import Signer
 from agentauth.startup import START
+from agentauth.writing import NotWritableError
 from audit.backlog import MAX_WAITING_EVENTS
 from audit.models import QueueEntry
 from kms.backends import TRIAL
@@ -30,6 +30,10 @@ RETRY_SECONDS = 5
 # Signing is tried so often, since homes of keys may be paid by the call; sooner where it failed. Nobody waits longer for it.
 SIGNED_SECONDS, NOT_SIGNED_SECONDS = 30.0, 5.0
 WAIT_SECONDS = 0.2
+# So often something is written, and sooner where that failed.
+WRITTEN_SECONDS, NOT_WRITTEN_SECONDS = 5.0, 2.0
+# A try that takes longer than a database's answer may take says no, before it has ended.
+OVERDUE_SECONDS = 4.0
 # In the environment of a request: it came to a process that signs nothing, and need not be allowed to.
 SIGNS_NOTHING = "agentauth.signs_nothing"
 
@@ -85,8 +89,9 @@ def configuration() -> None:
 CHECKS: dict[str, Callable[[], None]] = {
     check.__name__: check for check in (database, migrations, configuration, token_key, audit_queue, clock)
 }
-# What is told and keeps no request away: revoking and pages go on without either, verifying without the second.
-TOLD_ONLY = {"audit_queue", "signing"}
+# What is told and keeps no request away: pages and most decisions go on without any of them, revoking without the first two. And
+# where nothing can be written, no other process could either: a balancer that finds nobody says less than our 503.
+TOLD_ONLY = {"audit_queue", "signing", "writable"}
 
 
 class Readiness:
@@ -105,44 +110,79 @@ class Readiness:
             return self._found
 
 
-class Signing:
-    """Whether the key of tokens signs, tried in a thread of its own, so that a slow home of keys holds up no probe."""
+class Trial:
+    """Whether something works that may hang: tried in a thread of its own, so that it holds up no probe."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._lock = threading.Lock()
-        self._signs = False
+        self._works = False
         self._until = 0.0
-        self._trial: threading.Thread | None = None
+        self._begun = 0.0
+        self._thread: threading.Thread | None = None
 
     def holds(self) -> bool:
-        """As it was found last; not before it was found once."""
+        """As it was found last; not before it was found once, nor while a try takes OVERDUE_SECONDS."""
         with self._lock:
-            if time.monotonic() >= self._until and not (self._trial and self._trial.is_alive()):
+            now = time.monotonic()
+            running = self._thread is not None and self._thread.is_alive()
+            if now >= self._until and not running:
                 try:
-                    key = signer(purpose="token", now=timezone.now())
+                    act = self.prepare()
                 except (TemporarilyUnavailableError, DatabaseError, InterfaceError):
                     # What the log has to say of it, it says there, or as a check that fails.
                     return False
-                self._trial = threading.Thread(target=self._try, args=(key,), name="signing", daemon=True)
-                self._trial.start()
-                self._trial.join(WAIT_SECONDS)
-            return self._signs
+                self._begun = now
+                self._thread = threading.Thread(target=self._try, args=(act,), name=self._name, daemon=True)
+                self._thread.start()
+                self._thread.join(WAIT_SECONDS)
+            return self._works and not (running and now - self._begun > OVERDUE_SECONDS)
 
-    def _try(self, key: Signer) -> None:
-        signs = False
+    def _try(self, act: Callable[[], object]) -> None:
+        works = False
         try:
-            key.sign(TRIAL)
-            signs = True
+            act()
+            works = True
         except TemporarilyUnavailableError:
             # The log has it already.
             return
+        except (DatabaseError, InterfaceError, NotWritableError) as error:
+            logger.error("not ready: %s: %s", self._name, error)  # noqa: TRY400 — as for the checks
         finally:
             # Also after an error nobody foresaw: what was found before says nothing then.
-            self._signs = signs
-            self._until = time.monotonic() + (SIGNED_SECONDS if signs else NOT_SIGNED_SECONDS)
+            self._works = works
+            self._until = time.monotonic() + self.kept(works=works)
+
+    def prepare(self) -> Callable[[], object]:
+        """What to try, found in the thread that asks."""
+        raise NotImplementedError
+
+    def kept(self, *, works: bool) -> float:
+        """For how long what was found is kept (s)."""
+        raise NotImplementedError
 
 
-_readiness, _signing = Readiness(), Signing()
+class Signing(Trial):
+    """The key of tokens signs."""
+
+    def prepare(self) -> Callable[[], object]:
+        return partial(signer(purpose="token", now=timezone.now()).sign, TRIAL)
+
+    def kept(self, *, works: bool) -> float:
+        return SIGNED_SECONDS if works else NOT_SIGNED_SECONDS
+
+
+class Writing(Trial):
+    """What is written is committed."""
+
+    def prepare(self) -> Callable[[], object]:
+        return writing.try_to_write
+
+    def kept(self, *, works: bool) -> float:
+        return WRITTEN_SECONDS if works else NOT_WRITTEN_SECONDS
+
+
+_readiness, _signing, _writing = Readiness(), Signing("signing"), Writing("writable")
 
 
 def _holds(name: str, check: Callable[[], None]) -> bool:
@@ -166,7 +206,7 @@ def ready(request: HttpRequest) -> JsonResponse:
 
     What is TOLD_ONLY changes nothing but itself.
     """
-    states = dict(_readiness.states())
+    states = _readiness.states() | {"writable": _writing.holds()}
     if SIGNS_NOTHING not in request.META:
         states["signing"] = _signing.holds()
     for name, holds in states.items():

@@ -10,6 +10,7 @@ from typing import Final
 from django.db import Error, close_old_connections
 from django.utils import timezone
 
+from agentauth import metrics
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.startup import START
 from approvals.services import expiry as approvals_expiry
@@ -55,14 +56,18 @@ class Job:
         """Run it once; False where this process is still running it, or it rests. Raises whatever it raises."""
         if time.monotonic() < self._rests_until or not self._running.acquire(blocking=False):
             return False
+        begun, outcome = time.monotonic(), "failed"
         try:
             self.run(now=timezone.now())
+            outcome = "ok"
         except Exception:
             if self.waits:
                 self._rests_until = time.monotonic() + REST_SECONDS
             raise
         finally:
             self._running.release()
+            took = time.monotonic() - begun
+            metrics.observe_job(job=self.name, outcome=outcome, seconds=took, ended_at=time.time())
         return True
 
 

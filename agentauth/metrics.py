@@ -1,6 +1,5 @@
-"""The series of /metrics, and who may read them. Labels are words of ours only: routes, states, codes; never an id."""
+"""The series of /metrics. Labels are words of ours only: routes, states, codes; never an id."""
 
-import os
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
@@ -8,21 +7,13 @@ from functools import lru_cache
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError
 from django.db.models import Count
-from django.http import Http404, HttpRequest, HttpResponse
 from django.utils import timezone
-from django.utils.crypto import constant_time_compare
-from django.views.decorators.http import require_safe
 from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    REGISTRY,
-    CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
-    generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from agentauth.protocol.errors import AgentAuthError
@@ -39,7 +30,6 @@ from registry.models import Grant
 from verifier.services import draining
 from verifier.stores.scripts import MAX_STREAM
 
-LOOPBACK = frozenset({"127.0.0.1", "::1"})
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 35)
 
 REQUESTS = Histogram(
@@ -62,6 +52,18 @@ MISSES = Counter(
     ["what"],
 )
 EVENTS = Counter("agentauth_events", "Events written to the audit log, by kind", ["kind"])
+JOB_SECONDS = Histogram(
+    "agentauth_job_seconds",
+    "Runs of periodic work and how long they took, by outcome: ok or failed",
+    ["job", "outcome"],
+    buckets=(0.01, 0.05, 0.25, 1, 5, 30, 120, 600),
+)
+JOB_ENDED = Gauge(
+    "agentauth_job_ended_timestamp_seconds",
+    "When this process last did a job to its end",
+    ["job"],
+    multiprocess_mode="mostrecent",
+)
 CHECKS = Gauge(
     "agentauth_ready",
     "1 where a check of readiness holds, by whichever process was asked last",
@@ -133,6 +135,13 @@ def observe_key_call(*, home: str, outcome: str, seconds: float | None, is_open:
     if seconds is not None:
         KEY_CALL_SECONDS.labels(home).observe(seconds)
     KEY_HOME_AWAY.labels(home).set(is_open)
+
+
+def observe_job(*, job: str, outcome: str, seconds: float, ended_at: float) -> None:
+    """One run of periodic work; `ended_at` in seconds since 1970."""
+    JOB_SECONDS.labels(job, outcome).observe(seconds)
+    if outcome == "ok":
+        JOB_ENDED.labels(job).set(ended_at)
 
 
 class StateCollector(Collector):
@@ -248,30 +257,3 @@ def _keys(now: datetime) -> Iterator[GaugeMetricFamily]:
         for state in Key.State.values:
             states.add_metric([purpose, state], found.get((purpose, state), 0))
     yield from (states, ages)
-
-
-@require_safe
-def page(request: HttpRequest) -> HttpResponse:
-    """`GET /metrics`. To whoever may not read it, it does not exist."""
-    if not _may_read(request):
-        raise Http404
-    registry = CollectorRegistry()
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        # Under gunicorn each process writes to files of its own, and any of them reads all (agentauth/web_server.py).
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the library's own
-        registry.register(StateCollector())
-        return _text(generate_latest(registry))
-    registry.register(StateCollector())
-    return _text(generate_latest(REGISTRY) + generate_latest(registry))
-
-
-def _may_read(request: HttpRequest) -> bool:
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if settings.METRICS_TOKEN:
-        return scheme.lower() == "bearer" and constant_time_compare(token, settings.METRICS_TOKEN)
-    # In production a proxy on the same machine would make everybody a neighbour: there it takes the token.
-    return bool(settings.DEVELOPMENT) and request.META.get("REMOTE_ADDR") in LOOPBACK
-
-
-def _text(content: bytes) -> HttpResponse:
-    return HttpResponse(content, content_type=CONTENT_TYPE_LATEST)

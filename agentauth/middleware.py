@@ -7,6 +7,7 @@ from typing import cast
 from urllib.parse import urlsplit
 
 from django.conf import settings
+from django.core.exceptions import DisallowedHost
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
@@ -70,6 +71,9 @@ MAX_LENGTH_DIGITS = 20
 MOST_WAIT_SECONDS = 2.0
 # Never limited: an orchestrator that is refused restarts what is only busy.
 PROBES = ("/health/", "/metrics")
+# Whoever looks after one process of many asks it by its IP address. No link, cookie or redirect is made there.
+NAMELESS = frozenset({"/health/live", "/health/ready", "/health/startup", "/metrics"})
+FOREIGN_HOST = "agentauth.foreign_host"
 REGISTRATION = "/v1/agents"
 ENTRANCES = ("/sign-in/", "/setup/", "/claim/")
 
@@ -141,13 +145,24 @@ class OverloadMiddleware:
         return self.get_response(request)
 
 
+def take_any_host(request: HttpRequest) -> None:
+    """Where Host names somebody else, let it be us for all that follows, which may find FOREIGN_HOST in the environment."""
+    try:
+        request.get_host()
+    except DisallowedHost:
+        request.META |= {FOREIGN_HOST: True, "HTTP_HOST": settings.ALLOWED_HOSTS[0]}
+
+
 class OneHostMiddleware:
-    """In development a page asked at 127.0.0.1 or [::1] moves to localhost: an IP address is no passkey rp id."""
+    """One name, but at NAMELESS addresses. In development a page asked at 127.0.0.1 or [::1] moves to localhost: an IP address is no passkey rp id."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if request.path in NAMELESS:
+            take_any_host(request)
+            return self.get_response(request)
         request.get_host()  # raises on a foreign Host before anything else is looked at
         if (
             settings.DEVELOPMENT

@@ -112,6 +112,8 @@ SERVICE_PROVIDER_CALLS_PER_MINUTE = number(
 )
 # Whoever presents it may read /metrics; in development whoever is on this machine.
 METRICS_TOKEN = secret("METRICS_TOKEN")
+# Where jobs and Celery answer /metrics and /health/…, as address:port; the servers do so at their own.
+OPERATIONS_BIND = env("OPERATIONS_BIND")
 # Host names a manifest may claim as its model's origin; none: any, and pages show it as a claim either way.
 TRUSTED_MODEL_ORIGINS = env("TRUSTED_MODEL_ORIGINS").replace(",", " ").split()
 

@@ -12,6 +12,7 @@ from typing import Final
 from django.db import InterfaceError, OperationalError, ProgrammingError, connection
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
+from audit.roles import missing_rights
 from registry.models import Installation
 from registry.services.installation import disagreement, release_disagreement
 
@@ -20,10 +21,26 @@ logger = logging.getLogger(__name__)
 # Not there, or not migrated yet.
 _AWAY: Final = (OperationalError, InterfaceError, ProgrammingError)
 _RETRY_SECONDS: Final = 1.0
+# Of the rights that are missing.
+_SHOWN: Final = 3
+_GRANTS: Final = {
+    "serving": "manage.py grant_serving_role",
+    "verifier": "manage.py grant_verifier_role {}",
+}
 
 
 class StartRefusedError(Exception):
     """This process may not serve. One line: what is wrong, and what to do."""
+
+
+def rights_suffice() -> None:
+    """Its role of the database may do what this kind of process needs, as `audit/roles.py` says."""
+    role, missing = missing_rights(START.kind)
+    if missing:
+        shown = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" * (len(missing) > _SHOWN))
+        raise StartRefusedError(
+            f"the role {role} of DATABASE_URL has no {shown}. Run `{_GRANTS[START.kind].format(role)}` as the owner, as after every migrate."
+        )
 
 
 def settings_agree() -> None:
@@ -41,7 +58,7 @@ def release_may_run() -> None:
 
 
 # In this order. Each raises StartRefusedError, or a django.db error where it cannot tell.
-CHECKS: tuple[Callable[[], None], ...] = (release_may_run, settings_agree)
+CHECKS: tuple[Callable[[], None], ...] = (release_may_run, rights_suffice, settings_agree)
 
 
 class Start:
@@ -49,6 +66,8 @@ class Start:
 
     def __init__(self) -> None:
         self.pending = False
+        # Of process: `serving`, or `verifier`.
+        self.kind = "serving"
         self._asking = threading.Lock()
         self._next = 0.0
 
@@ -97,6 +116,7 @@ def _ask() -> None:
 START = Start()
 
 
-def check_start() -> None:
+def check_start(kind: str = "serving") -> None:
     """For every kind of process, before it does anything: see `Start.check`."""
+    START.kind = kind
     START.check()

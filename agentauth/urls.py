@@ -4,7 +4,7 @@ from django.urls import include, path
 
 import registry.urls
 import verifier.urls
-from agentauth import health, metrics
+from agentauth import health, operations
 from agentauth.openapi.views import SchemaView, docs
 from approvals.admin_site import site
 
@@ -22,7 +22,7 @@ urlpatterns = [
     path("health/startup", health.ready),
     path("v1/schema/", SchemaView.as_view()),
     path("docs/", docs),
-    path("metrics", metrics.page),
+    path("metrics", operations.page),
     path("admin/", site.urls),
     path("", include("kms.urls")),
     path("", include("audit.urls")),

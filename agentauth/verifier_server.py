@@ -68,7 +68,7 @@ def on_starting(_server: Any) -> None:
 
     # Some of what is asked here Django answers, over a connection of its own.
     answer_soon()
-    check_start()
+    check_start("verifier")
     empty(METRICS_DIRECTORY)
     gc.collect()
     gc.freeze()

@@ -71,6 +71,11 @@ _VERIFIER: Final[Mapping[str, Rights]] = {
     # How far it was told of events; how far they are written down is the jobs' to say.
     "verifier_streamcursor": ("INSERT", "SELECT", "UPDATE (told)"),
 }
+# What each kind of process needs of a table.
+_NEEDS: Final[Mapping[str, Callable[[str], Rights]]] = {
+    "serving": lambda table: _LESS.get(table, _USUAL),
+    "verifier": lambda table: _VERIFIER.get(table, ()),
+}
 # Columns alone cannot say that an agent or a grant may end but not come back, that a yes is a human's, and that no event
 # is passed over: so whoever may not update the whole table is held to it by a trigger.
 _GUARDS: Final = {
@@ -111,6 +116,15 @@ WHERE held.relkind IN ('r', 'p') AND held.relnamespace = 'public'::regnamespace
        OR wanted.name IN ('SELECT', 'INSERT', 'UPDATE') AND has_any_column_privilege(held.oid, wanted.name))
 ORDER BY held.relname, wanted.name
 """
+# Beside tables.
+_MAY_CALL: Final = """
+SELECT current_user, has_schema_privilege('public', 'USAGE'),
+       coalesce(has_function_privilege(to_regprocedure(%s), 'EXECUTE'), true)
+"""
+_TABLES: Final = """
+SELECT relname FROM pg_class
+WHERE relkind IN ('r', 'p') AND NOT relispartition AND relnamespace = 'public'::regnamespace
+"""
 
 
 class RoleError(Exception):
@@ -143,6 +157,43 @@ def beyond_verifier() -> list[str]:
     return [f"{more} on {table}" for table, more in found if more]
 
 
+def missing_rights(kind: str) -> tuple[str, list[str]]:
+    """This process's role, and what it may not do of what a `serving` or a `verifier` process needs.
+
+    Each as `UPDATE (told) on verifier_streamcursor`. Empty on SQLite, and for tables that are not there yet. Raises django.db
+    errors.
+    """
+    if connection.vendor != "postgresql":
+        return "", []
+    ours = {*connection.introspection.django_table_names(), "django_migrations"}
+    held: dict[str, dict[str, set[str] | None]] = {}
+    with connection.cursor() as cursor:
+        cursor.execute(_MAY_CALL, [_CALLABLE])
+        role, uses, calls = cursor.fetchone()
+        cursor.execute(_TABLES)
+        tables = sorted(ours & {name for (name,) in cursor.fetchall()})
+        cursor.execute(_OWN)
+        for table, right, whole, columns in cursor.fetchall():
+            held.setdefault(table, {})[right] = None if whole else set(columns)
+    missing = [
+        f"{right} on {table}"
+        for table in tables
+        for right in _NEEDS[kind](table)
+        if not _is_held(right, held.get(table, {}))
+    ]
+    missing += ["USAGE on schema public"] * (not uses) + [f"EXECUTE on {_CALLABLE}"] * (not calls)
+    return str(role), missing
+
+
+def _is_held(needed: str, held: Mapping[str, set[str] | None]) -> bool:
+    """Whether a right, as the tables above write it, is among those held: of whole tables (None), or of these columns."""
+    right, _, named = needed.rstrip(")").partition(" (")
+    if right not in held:
+        return False
+    columns = held[right]
+    return columns is None or (bool(named) and set(named.split(", ")) <= columns)
+
+
 def _more(right: str, whole: bool, columns: list[str], given: Rights) -> str:  # noqa: FBT001 — a row of the query
     """The part of a right that goes beyond those `given`; empty for none."""
     if right in given:
@@ -161,12 +212,12 @@ def grant_serving_role(role: str) -> dict[str, list[str]]:
     the log. Raises RoleError where grants would not bind the role: no PostgreSQL, no such role, a superuser, one
     that owns the tables, or one that gets more from a role it is a member of.
     """
-    return _grant(role, lambda table: _LESS.get(table, _USUAL))
+    return _grant(role, _NEEDS["serving"])
 
 
 def grant_verifier_role(role: str) -> dict[str, list[str]]:
     """Give `role` exactly what answering verify, batch and introspect takes. As `grant_serving_role` in all else."""
-    return _grant(role, lambda table: _VERIFIER.get(table, ()))
+    return _grant(role, _NEEDS["verifier"])
 
 
 def _grant(role: str, rights_on: Callable[[str], Rights]) -> dict[str, list[str]]:

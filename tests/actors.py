@@ -65,7 +65,9 @@ class Scene:
         assert answer.status_code == 201, answer.text
         return str(answer.json()["access_token"])
 
-    def proof(self, token: str, method: str = "POST", path: str = "/v1/payments") -> str:
+    def proof(
+        self, token: str, method: str = "POST", path: str = "/v1/payments", nonce: str | None = None
+    ) -> str:
         return make_proof(
             self.signer,
             method=method,
@@ -73,6 +75,7 @@ class Scene:
             iat=int(time.time()),
             jti=secrets.token_urlsafe(16),
             access_token=token,
+            nonce=nonce,
         )
 
     def question(self, token: str, action: dict[str, Any] | None, **more: Any) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def missing() -> dict[str, str]:
         absent["production"] = "a Python that the user of the service may run"
     if not faketime.LIBRARY:
         absent["faketime"] = "libfaketime"
+    if not shutil.which("prometheus"):
+        absent["prometheus"] = "Prometheus"
     if not softhsm.installed():
         absent["softhsm"] = "SoftHSM"
     if not previous_release.is_here():

@@ -52,6 +52,14 @@ def answer_soon() -> None:
         settings["OPTIONS"] = DatabaseWrapper.limits(SHORT_SECONDS) | settings["OPTIONS"]
 
 
+def answer_soon_here() -> None:
+    """The same for the connection of this thread alone, where it is not made yet."""
+    here = connections[DEFAULT_DB_ALIAS]
+    if here.settings_dict["ENGINE"] == __package__:
+        options = DatabaseWrapper.limits(SHORT_SECONDS) | here.settings_dict["OPTIONS"]
+        here.settings_dict = here.settings_dict | {"OPTIONS": options}
+
+
 class Silence:
     """Whether the server is known not to answer just now: then nobody else of this process waits for it. For any thread."""
 

@@ -32,7 +32,8 @@ SYSTEM = Actor("system", "test")
 def _asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(health, "KEPT_SECONDS", 0.0)
     monkeypatch.setattr(health, "_readiness", health.Readiness())
-    monkeypatch.setattr(health, "_signing", health.Signing())
+    monkeypatch.setattr(health, "_signing", health.Signing("signing"))
+    monkeypatch.setattr(health, "_writing", health.Writing("writable"))
     # The thread of a trial has ended by then, or is told to.
     monkeypatch.setattr(health, "WAIT_SECONDS", 20.0)
     health._migrated.cache_clear()
@@ -60,6 +61,7 @@ def failing(answer: Any) -> list[str]:
         "audit_queue",
         "clock",
         "signing",
+        "writable",
     }
     return [name for name, state in body["checks"].items() if state == "failing"]
 
@@ -112,7 +114,9 @@ def test_a_process_that_signs_nothing_says_nothing_of_it(token_key: None, no_sig
     }  # fmt: skip
     # As the verifier's own process hands it on.
     told = {health.SIGNS_NOTHING: environ(scope, b"")[health.SIGNS_NOTHING]}
-    assert Client().get("/health/ready", **told).json()["checks"] == dict.fromkeys(health.CHECKS, "ok")
+    assert Client().get("/health/ready", **told).json()["checks"] == dict.fromkeys(
+        [*health.CHECKS, "writable"], "ok"
+    )
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -148,7 +152,7 @@ def test_a_home_that_is_slow_holds_up_no_probe_and_is_tried_once(
     assert begun.wait(20)
     assert asked == [TRIAL]
     gate.set()
-    trial = health._signing._trial
+    trial = health._signing._thread
     assert trial
     trial.join(20)
     assert [failing(ask()) for _ in range(5)] == [[]] * 5

@@ -40,7 +40,7 @@ def test_each_answer_has_an_id_of_ours_whatever_the_client_sent(client: Client) 
 
 
 def test_DJ_3_a_foreign_host_is_refused(client: Client) -> None:
-    answer = client.get("/health/live", headers={"Host": "evil.example", "X-Forwarded-Host": "localhost"})
+    answer = client.get("/v1/agents/me", headers={"Host": "evil.example", "X-Forwarded-Host": "localhost"})
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
     event = Event.objects.get()
     assert (event.kind, event.outcome, event.actor_kind) == ("audit.request.refused", "denied", "anonymous")

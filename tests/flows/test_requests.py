@@ -11,6 +11,7 @@ import pytest
 from django.test import Client
 from django.urls import resolve
 
+from agentauth.middleware import NAMELESS
 from approvals.models import Passkey
 from approvals.tests.cast import Person, browser
 from audit.models import Event
@@ -194,7 +195,9 @@ HOSTS = (
 
 
 def test_DJ_3_a_foreign_host_is_refused_at_every_address() -> None:
-    for route, host in zip(ROUTES, itertools.cycle(HOSTS), strict=False):
+    routes = [route for route in ROUTES if address(route, {}) not in NAMELESS]
+    assert len(routes) == len(ROUTES) - len(NAMELESS)
+    for route, host in zip(routes, itertools.cycle(HOSTS), strict=False):
         answer = Client().get(address(route, {}), headers={"Host": host})
         assert answer.status_code == 400, route
         refused_shape(answer, route)

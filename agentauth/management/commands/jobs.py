@@ -13,6 +13,7 @@ from django.core.management.base import BaseCommand, CommandParser
 from django.db import Error, close_old_connections, connection
 
 from agentauth.jobs import EACH_SECOND, JOBS, Job, may_act
+from agentauth.operations import listen
 from agentauth.protocol.errors import ChainError, TemporarilyUnavailableError
 from agentauth.startup import check_start
 from verifier.services import home
@@ -42,6 +43,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         check_start()
+        listen()
         step_back()
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):

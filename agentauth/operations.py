@@ -1,0 +1,174 @@
+"""What operators' machines ask of one process: the page of metrics, and a listener for processes that serve nothing else."""
+
+import ipaddress
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socket import AF_INET, AF_INET6
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.db import connection
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.utils.crypto import constant_time_compare
+from django.views.decorators.http import require_safe
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from agentauth import health, metrics
+from agentauth.http_errors import body_of
+from agentauth.middleware import FOREIGN_HOST, take_any_host
+from agentauth.postgresql.base import answer_soon_here
+from agentauth.protocol.errors import NotFoundError
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1"})
+# A scraper that is refused says so each time; the log need not (s).
+_SAID_EVERY: Final = 60.0
+# Of the listener: each wait for the other side (s), and how many may be connected.
+_WAIT_SECONDS: Final = 5.0
+_MOST_CONNECTIONS: Final = 16
+_said_at = -_SAID_EVERY
+
+
+@require_safe
+def page(request: HttpRequest) -> HttpResponse:
+    """`GET /metrics`. To whoever may not read it, it does not exist: counted, and no event of the log, which it would fill."""
+    if not _may_read(request):
+        return _refused()
+    registry = CollectorRegistry()
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        # Under gunicorn each process writes to files of its own, and any of them reads all (agentauth/web_server.py).
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the library's own
+        registry.register(metrics.StateCollector())
+        return _text(generate_latest(registry))
+    registry.register(metrics.StateCollector())
+    return _text(generate_latest(REGISTRY) + generate_latest(registry))
+
+
+def _may_read(request: HttpRequest) -> bool:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if settings.METRICS_TOKEN:
+        return scheme.lower() == "bearer" and constant_time_compare(token, settings.METRICS_TOKEN)
+    # In production a proxy on the same machine would make everybody a neighbour: there it takes the token. A foreign host is how a
+    # page in a browser of this machine would ask.
+    is_near = request.META.get("REMOTE_ADDR") in LOOPBACK and FOREIGN_HOST not in request.META
+    return bool(settings.DEVELOPMENT) and is_near
+
+
+def _refused() -> HttpResponse:
+    global _said_at  # noqa: PLW0603 — of this process
+    error = NotFoundError("There is nothing here, or it is not yours.")
+    metrics.count_error(error)
+    if time.monotonic() - _said_at >= _SAID_EVERY:
+        _said_at = time.monotonic()
+        logger.warning("/metrics was refused to a caller that did not send METRICS_TOKEN as a bearer token")
+    return JsonResponse(body_of(error), status=404, headers={"Cache-Control": "no-store"})
+
+
+def _text(content: bytes) -> HttpResponse:
+    return HttpResponse(content, content_type=CONTENT_TYPE_LATEST)
+
+
+# All that the listener serves.
+_VIEWS: Final[dict[str, Callable[[HttpRequest], HttpResponse]]] = {
+    "/health/live": health.live,
+    "/health/ready": health.ready,
+    "/health/startup": health.ready,
+    "/metrics": page,
+}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = _WAIT_SECONDS
+
+    def do_GET(self) -> None:
+        view = _VIEWS.get(self.path.partition("?")[0])
+        if view is None:
+            self.send_error(404)
+            return
+        request = HttpRequest()
+        request.method = self.command
+        request.META = {
+            "REMOTE_ADDR": self.client_address[0],
+            "HTTP_HOST": self.headers.get("Host", ""),
+            "HTTP_AUTHORIZATION": self.headers.get("Authorization", ""),
+            health.SIGNS_NOTHING: True,
+        }
+        take_any_host(request)
+        answer_soon_here()
+        try:
+            self._send(view(request))
+        except OSError:
+            # The other side hung up.
+            self.close_connection = True
+        except Exception:
+            logger.exception("unhandled error in the operations listener")
+            self.send_error(500)
+        finally:
+            connection.close()
+
+    do_HEAD = do_GET  # noqa: N815 — the library's names
+
+    def _send(self, response: HttpResponse) -> None:
+        self.send_response_only(response.status_code)
+        for name, value in response.items():
+            self.send_header(name, value)
+        self._end(response.content)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Without a page that says what was sent."""
+        self.send_response_only(code)
+        self._end(b"")
+
+    def _end(self, content: bytes) -> None:
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """No line for each probe."""
+
+
+class Listener(ThreadingHTTPServer):
+    """Answers in threads of its own, and only so many at once."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.address_family = AF_INET6 if ipaddress.ip_address(host).version == 6 else AF_INET  # noqa: PLR2004
+        self._free = threading.BoundedSemaphore(_MOST_CONNECTIONS)
+        super().__init__((host, port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller that hangs up or sends nonsense is no line of the log."""
+
+
+def listen() -> Listener | None:
+    """Answer at OPERATIONS_BIND, where it is set, until this process ends. Raises SystemExit where that cannot be."""
+    if not settings.OPERATIONS_BIND:
+        return None
+    try:
+        parts = urlsplit(f"//{settings.OPERATIONS_BIND}")
+        made = Listener(parts.hostname or "", parts.port or 0)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"OPERATIONS_BIND must be a free address:port of this host: {error}") from None
+    threading.Thread(target=made.serve_forever, name="operations", daemon=True).start()
+    return made
