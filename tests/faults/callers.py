@@ -74,6 +74,8 @@ class Provider:
         self._asked = 0
         # By the agent's key: the decision that was acted upon.
         self.done: dict[str, str] = {}
+        # Who the agent's person is to this provider, as verify says.
+        self._subject = ""
 
     def answer(self, request: httpx.Request) -> httpx.Response:
         self._asked += 1
@@ -99,6 +101,9 @@ class Provider:
 
     def _acted(self, allowed: Allowed, key: str | None) -> httpx.Response:
         self.record.decisions.add(allowed.decision_id)
+        self._subject = self._subject or allowed.subject
+        if allowed.subject != self._subject:
+            self.record.wrong.append("a person is somebody else to the same provider")
         headers = {} if allowed.nonce is None else {"DPoP-Nonce": allowed.nonce}
         if key is not None:
             before = self.done.get(key)
@@ -166,15 +171,18 @@ class Load:
 
     def __init__(
         self,
-        callers: Sequence[Caller],
-        victims: Sequence[tuple[AgentAuthClient, Provider]],
-        providers: Sequence[Provider],
+        callers: Sequence[tuple[Caller, Provider]],
+        victims: Sequence[tuple[Caller, Provider]],
         endpoints: Callable[[], Mapping[str, str]],
         record: Record,
         rng: random.Random,
     ) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._newcomers: list[asyncio.Task[None]] = []
         self._callers, self._victims, self._endpoints = callers, list(victims), endpoints
-        self._providers = providers
+        self._providers = [provider for _, provider in (*callers, *victims)]
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._newcomers: list[asyncio.Task[None]] = []
         self.record, self._rng = record, rng
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
@@ -192,13 +200,28 @@ class Load:
         assert not self._thread.is_alive(), "callers did not come to their end"
         for provider in self._providers:
             provider.client.close()
+        self.check()
+
+    def check(self) -> None:
+        """Raises what ended the load before its time."""
         if self._failure is not None:
             raise self._failure
 
+    def add(self, caller: Caller, provider: Provider) -> None:
+        """One caller more, from now on."""
+        self._providers.append(provider)
+        assert self._loop is not None
+        asyncio.run_coroutine_threadsafe(self._join(caller), self._loop).result(30)
+
+    async def _join(self, caller: Caller) -> None:
+        self._newcomers.append(asyncio.create_task(self._use(caller)))
+
     async def _run(self) -> None:
-        acts = [self._replay(), self._ask_about_gone(), *map(self._use, self._callers)]
+        self._loop = asyncio.get_running_loop()
+        acts = [self._replay(), self._ask_about_gone(), *(self._use(caller) for caller, _ in self._callers)]
         try:
             await asyncio.gather(*acts)
+            await asyncio.gather(*self._newcomers)
         except BaseException as error:  # noqa: BLE001 — told to the test when the load ends
             self._failure = error
 
@@ -246,14 +269,14 @@ class Load:
 
     async def revoke_one(self) -> None:
         """An agent gives its grant up; from then on its token is tried everywhere."""
-        client, provider = self._victims.pop()
-        token = await client.get_token(provider.place.client_id)
-        await self._told("revocation", lambda: self._revoked(client, provider))
-        self._gone.append((time.monotonic(), provider, token))
+        caller, provider = self._victims.pop()
+        await self._told("revocation", lambda: self._revoked(caller.client, provider))
 
     async def _revoked(self, client: AgentAuthClient, provider: Provider) -> str:
+        token = await client.get_token(provider.place.client_id)
         await client.revoke_grant(provider.place.grant_id)
         self.record.revoked.add(provider.place.grant_id)
+        self._gone.append((time.monotonic(), provider, token))
         return ""
 
     async def _ask_about_gone(self) -> None:
@@ -261,8 +284,6 @@ class Load:
             if self._victims:
                 await self.revoke_one()
             for since, provider, token in self._gone[-3:]:
-                if provider.place.grant_id not in self.record.revoked:
-                    continue
                 for name, endpoint in self._endpoints().items():
                     await asyncio.sleep(max(0.0, since + BOUND_SECONDS - time.monotonic()))
                     url = f"{provider.place.audience}/calendar"

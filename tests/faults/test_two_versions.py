@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from agentauth import AgentAuthClient
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from tests import previous_release
 from tests.actors import Scene, seeded
@@ -60,11 +59,31 @@ def installation(tmp_path: Path) -> Iterator[Stage]:
         yield made
 
 
+class Company:
+    """Agents with approved grants, each with a service provider of its own, made by whichever version is told to."""
+
+    def __init__(self, held: Stage, record: Record) -> None:
+        self.held, self.record = held, record
+        self.providers: dict[str, Provider] = {}
+
+    def make(self, kinds: list[str], by: Release) -> list[tuple[Caller, Provider]]:
+        wishes = [{"capabilities": [ROLES[kind][0]], "envelope": ROLES[kind][1]} for kind in kinds]
+        told = seeded(by.web, "scenes", wishes)
+        return [self._made(kind, by, **each) for kind, each in zip(kinds, told, strict=True)]
+
+    def _made(self, kind: str, by: Release, *, agent_pem: str, **told: str) -> tuple[Caller, Provider]:
+        place = Scene(registry=by.web, signer=LocalSigner(PrivateKey.from_pem(agent_pem.encode())), **told)
+        provider = Provider(place, self.held.verify_url, self.record)
+        self.providers[place.audience.rpartition("/")[2]] = provider
+        client = client_of(place, agent_pem, self.held.url, self.held.directory, Wires(self.providers))
+        return Caller(kind, client, place, ROLES[kind][3]), provider
+
+
 class Story:
     """The phases of one upgrade, each under load, and what they saw."""
 
-    def __init__(self, held: Stage, load: Load) -> None:
-        self.held, self.load = held, load
+    def __init__(self, held: Stage, load: Load, company: Company) -> None:
+        self.held, self.load, self.company = held, load, company
         self.began: list[tuple[str, float]] = []
 
     def phase(self, name: str) -> None:
@@ -74,11 +93,17 @@ class Story:
     def enough(self, calls: int = CALLS) -> None:
         """Wait until the phase has had so many calls."""
         _, began = self.began[-1]
-        until(
-            lambda: len(self.load.record.between(began, time.monotonic())) >= calls,
-            "callers stand still",
-            600,
-        )
+
+        def had() -> bool:
+            self.load.check()
+            return len(self.load.record.between(began, time.monotonic())) >= calls
+
+        until(had, "callers stand still")
+
+    def newcomers(self, by: Release) -> None:
+        """People, agents and providers that this version makes: from now on they call as the others do."""
+        for caller, provider in self.company.make(["light", "payment"], by):
+            self.load.add(caller, provider)
 
     def lines(self) -> list[str]:
         ends = [*(began for _, began in self.began[1:]), time.monotonic()]
@@ -94,38 +119,17 @@ class Story:
         return found
 
 
-def company(
-    held: Stage, old: Release, record: Record
-) -> tuple[list[Caller], list[tuple[AgentAuthClient, Provider]], list[Provider]]:
-    """Agents with approved grants, made by the version that is there, and their service providers."""
-    kinds = [kind for kind, (*_, count, _) in ROLES.items() for _ in range(count)] + ["light"] * VICTIMS
-    wishes = [{"capabilities": [ROLES[kind][0]], "envelope": ROLES[kind][1]} for kind in kinds]
-    providers: dict[str, Provider] = {}
-    wires = Wires(providers)
-    made = []
-    for kind, told in zip(kinds, seeded(old.web, "scenes", wishes), strict=True):
-        pem = told.pop("agent_pem")
-        place = Scene(registry=old.web, signer=LocalSigner(PrivateKey.from_pem(pem.encode())), **told)
-        provider = Provider(place, held.verify_url, record)
-        providers[place.audience.rpartition("/")[2]] = provider
-        made.append((kind, client_of(place, pem, held.url, held.directory, wires), provider))
-    acting = made[: len(made) - VICTIMS]
-    return (
-        [Caller(kind, client, provider.place, ROLES[kind][3]) for kind, client, provider in acting],
-        [(client, provider) for _, client, provider in made[len(acting) :]],
-        list(providers.values()),
-    )
-
-
 def test_two_versions_run_together_through_an_upgrade_and_back(installation: Stage, tmp_path: Path) -> None:
     """Old alone; migrate and grants beneath it; both; new alone; both; old alone on the new tables."""
     held, record = installation, Record()
     old = Release("old", previous_release.unpack(tmp_path / "previous"), held)
     new = Release("new", ROOT, held)
     prepare(held, old)
-    acting, victims, providers = company(held, old, record)
-    with Load(acting, victims, providers, held.endpoints, record, random.Random(12)) as load:
-        story = Story(held, load)
+    company = Company(held, record)
+    acting = company.make([kind for kind, (*_, count, _) in ROLES.items() for _ in range(count)], old)
+    victims = company.make(["light"] * VICTIMS, old)
+    with Load(acting, victims, held.endpoints, record, random.Random(12)) as load:
+        story = Story(held, load, company)
         try:
             upgrade_and_go_back(held, old, new, story)
         finally:
@@ -164,12 +168,15 @@ def upgrade_and_go_back(held: Stage, old: Release, new: Release, story: Story) -
     print(*watch.lines(), sep="\n")
     story.phase("both")
     held.join(new)
+    story.newcomers(new)
     story.enough()
     story.phase("new alone")
     held.leave(old)
     story.enough()
     story.phase("both, going back")
     held.join(old)
+    story.newcomers(new)
+    story.newcomers(old)
     story.enough()
     story.phase("old alone on the new tables")
     held.leave(new)
