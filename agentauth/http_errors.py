@@ -65,6 +65,7 @@ STATUSES = {
     "not_found": 404,
     "not_yet_logged": 404,
     "method_not_allowed": 405,
+    "not_acceptable": 406,
     "invalid_state": 409,
     "manifest_conflict": 409,
     "key_in_use": 409,
@@ -99,6 +100,10 @@ class MethodNotAllowedError(AgentAuthError):
     code = "method_not_allowed"
 
 
+class NotAcceptableError(AgentAuthError):
+    code = "not_acceptable"
+
+
 class UnsupportedMediaTypeError(AgentAuthError):
     code = "unsupported_media_type"
 
@@ -128,13 +133,13 @@ def _takes_nothing(error: Exception) -> bool:
 
 
 # One sentence for both kinds of endpoint: the library does not say which of them refused.
-_MEDIA_TYPE = "Send JSON as application/json; at /v1/revoke and /v1/introspect a form, urlencoded."
+_MEDIA_TYPE = "Send JSON as application/json, in UTF-8; at /v1/revoke and /v1/introspect a form, urlencoded."
 _LIBRARY_ERRORS: list[tuple[type[Exception], Callable[[], AgentAuthError]]] = [
     (Http404, lambda: NotFoundError("There is nothing here, or it is not yours.")),
     (drf.NotFound, lambda: NotFoundError("There is nothing here, or it is not yours.")),
     (drf.MethodNotAllowed, lambda: MethodNotAllowedError("This address does not take that method.")),
     (drf.UnsupportedMediaType, lambda: UnsupportedMediaTypeError(_MEDIA_TYPE)),
-    (drf.NotAcceptable, lambda: InvalidRequestError("Answers are application/json: Accept must allow it.")),
+    (drf.NotAcceptable, lambda: NotAcceptableError("Answers are application/json: Accept must allow it.")),
     (drf.NotAuthenticated, lambda: InvalidClientError("Authenticate first.")),
     (drf.AuthenticationFailed, lambda: InvalidClientError("The credentials were not accepted.")),
     (drf.PermissionDenied, lambda: PermissionDeniedError("This is not allowed for you.")),

@@ -1,8 +1,10 @@
 """How DRF reads JSON bodies, the protocol's strict reader being the only one, and what it makes of Accept."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import IO, Any
 
+from django.utils.http import parse_header_parameters
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
@@ -12,14 +14,33 @@ from agentauth.protocol.encoding import read_json
 from agentauth.protocol.errors import InvalidRequestError
 
 MAX_BODY_BYTES = 64 * 1024
+CHARSET = "utf-8"
+# A weight of zero: not this one (RFC 9110 section 12.4.2).
+_NEVER = re.compile(r";\s*q\s*=\s*0(\.0*)?\s*(;|$)", re.IGNORECASE)
 
 
 class Negotiation(DefaultContentNegotiation):
-    """DRF's; what nearly every client sends is known without being taken apart each time."""
+    """DRF's; what nearly every client sends is known without being taken apart each time.
+
+    Stricter than DRF in two ways (docs/protocol.md section 0): a body in another charset than UTF-8 has no parser, which is
+    415, and what `Accept` names with `q=0` is not served, which is 406 where nothing else is left.
+    """
 
     def select_parser(self, request: Request, parsers: Iterable[BaseParser]) -> BaseParser | None:
         first = next(iter(parsers))
-        return first if request.content_type == first.media_type else super().select_parser(request, parsers)
+        if request.content_type == first.media_type:
+            return first
+        _, parameters = parse_header_parameters(request.content_type)
+        if parameters.get("charset", CHARSET).lower() != CHARSET:
+            return None
+        return super().select_parser(request, parsers)
+
+    def get_accept_list(self, request: Request) -> list[str]:
+        given = super().get_accept_list(request)
+        served = [each for each in given if not _NEVER.search(each)]
+        # A range is no way around the refusal of the type itself.
+        refused = {each.partition(";")[0].strip().lower() for each in given if _NEVER.search(each)}
+        return [] if "application/json" in refused else served
 
     def select_renderer(
         self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None

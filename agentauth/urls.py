@@ -1,12 +1,31 @@
 """Every URL of the project, by app."""
 
+from collections.abc import Callable
+
+from django.http import HttpRequest, HttpResponsePermanentRedirect
+from django.http.response import HttpResponseBase
 from django.urls import include, path
+from django.views.decorators.http import require_safe
 
 import registry.urls
 import verifier.urls
 from agentauth import health, operations
 from agentauth.openapi.views import SchemaView, docs
 from approvals.admin_site import site
+
+
+def without_slash(address: str) -> Callable[[HttpRequest], HttpResponseBase]:
+    """301 to an address of ours, for a person who typed it without its slash: GET and HEAD alone, and no query goes along.
+
+    No APPEND_SLASH: every other path is exactly as it is printed (docs/protocol.md section 0).
+    """
+
+    @require_safe
+    def redirect(request: HttpRequest) -> HttpResponseBase:
+        return HttpResponsePermanentRedirect(address)
+
+    return redirect
+
 
 handler400 = "agentauth.http_errors.bad_request"
 handler403 = "agentauth.http_errors.permission_denied"
@@ -22,8 +41,10 @@ urlpatterns = [
     path("health/startup", health.ready),
     path("v1/schema/", SchemaView.as_view()),
     path("docs/", docs),
+    path("docs", without_slash("/docs/")),
     path("metrics", operations.page),
     path("admin/", site.urls),
+    path("admin", without_slash("/admin/")),
     path("", include("kms.urls")),
     path("", include("audit.urls")),
     path("", include("approvals.urls")),

@@ -12,12 +12,13 @@ from rest_framework.views import APIView
 from agentauth.protocol.encoding import b64u_encode
 from agentauth.protocol.errors import InvalidRequestError
 from audit.entries import event_body
-from audit.listing import Cursor, page_of_log
+from audit.listing import Cursor, Descent, Page, page_newest_first, page_of_log
 from audit.models import Event
 from audit.parameters import query, read_id
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
+_NO_CURSOR = "The cursor is not one this API gave out for this order; begin again without `after`."
 _KIND = re.compile(r"[a-z_]{1,32}(\.[a-z_]{1,32}){1,3}")
 
 
@@ -36,12 +37,20 @@ class MayReadEvents(BasePermission):
 @dataclass(frozen=True, slots=True)
 class _Query:
     filters: dict[str, Any]
-    after: Cursor
+    after: Cursor | Descent
     limit: int
+
+    def page(self, scope: dict[str, str]) -> Page[Cursor] | Page[Descent]:
+        """The page that is asked for, of what the caller may read."""
+        wanted = [*scope.items(), *self.filters.items()]
+        if isinstance(self.after, Descent):
+            return page_newest_first(wanted=wanted, after=self.after, limit=self.limit)
+        return page_of_log(wanted=wanted, after=self.after, limit=self.limit)
 
 
 class EventsView(APIView):
-    """GET /v1/audit/events (docs/protocol.md section 9): in the order of the log, then what is not yet numbered.
+    """GET /v1/audit/events (docs/protocol.md section 9): in the order of the log, then what is not yet numbered; or the
+    other way round.
 
     Following the numbers misses nothing: an event that commits late gets a later number, whatever its id. One
     shown while it waited (`leaf_index` null) may come again with its number. A page may be short before the last.
@@ -50,12 +59,7 @@ class EventsView(APIView):
     permission_classes = (MayReadEvents,)
 
     def get(self, request: Request) -> Response:
-        query = _parse(request)
-        page = page_of_log(
-            wanted=[*(_scope(request) or {}).items(), *query.filters.items()],
-            after=query.after,
-            limit=query.limit,
-        )
+        page = _parse(request).page(_scope(request) or {})
         return Response(
             {
                 "results": [_rendered(event, leaf_index) for event, leaf_index in page.events],
@@ -84,24 +88,41 @@ def _rendered(event: Event, leaf_index: int | None) -> dict[str, Any]:
 
 
 def _parse(request: Request) -> _Query:
-    given = query(request, "agent", "human", "kind", "after", "limit")
+    given = query(request, "agent", "human", "kind", "order", "after", "limit")
     filters: dict[str, Any] = {}
     for name in ("agent", "human"):
         if name in given:
             filters[f"{name}_id"] = read_id(given[name])
     if "kind" in given:
         filters["kind"] = _kind(given["kind"])
-    return _Query(filters, _parse_cursor(given.get("after")), _parse_limit(given.get("limit")))
+    order = given.get("order", "asc")
+    if order not in {"asc", "desc"}:
+        raise InvalidRequestError("`order` is asc or desc.")
+    parse = _parse_cursor if order == "asc" else _parse_descent
+    return _Query(filters, parse(given.get("after")), _parse_limit(given.get("limit")))
 
 
 def _parse_cursor(text: str | None) -> Cursor:
     if text is None:
         return Cursor()
     index, _, waiting = text.partition(".")
-    digits = index.removeprefix("-")
+    return Cursor(_leaf_index(index), read_id(waiting) if waiting else None)
+
+
+def _parse_descent(text: str | None) -> Descent:
+    if text is None:
+        return Descent()
+    if not text.startswith("~"):
+        raise InvalidRequestError(_NO_CURSOR)
+    index, _, waiting = text[1:].partition(".")
+    return Descent(_leaf_index(index)) if index else Descent(waiting=read_id(waiting))
+
+
+def _leaf_index(text: str) -> int:
+    digits = text.removeprefix("-")
     if not (digits.isascii() and digits.isdigit() and len(digits) < len(str(2**63))):
-        raise InvalidRequestError("The cursor is not one this API gave out; begin again without `after`.")
-    return Cursor(int(index), read_id(waiting) if waiting else None)
+        raise InvalidRequestError(_NO_CURSOR)
+    return int(text)
 
 
 def _parse_limit(text: str | None) -> int:

@@ -10,7 +10,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests import faketime, nginx, postgres, previous_release, redis_servers, softhsm
+from tests import faketime, nginx, pgbouncer, postgres, previous_release, redis_servers, softhsm
 from tests.production import environment
 from tests.production.installation import installed
 from tests.vectors.shared import ABSENT, SECURITY
@@ -57,6 +57,8 @@ def missing() -> dict[str, str]:
         absent["faketime"] = "libfaketime"
     if not shutil.which("prometheus"):
         absent["prometheus"] = "Prometheus"
+    if not pgbouncer.program():
+        absent["pgbouncer"] = "PgBouncer"
     if not softhsm.installed():
         absent["softhsm"] = "SoftHSM"
     if not previous_release.is_here():

@@ -11,6 +11,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from agentauth.openapi.answers import ANSWERS
 from agentauth.openapi.operations import (
     ALWAYS,
+    BY_ACCEPT,
     BY_BODY,
     BY_CALLER,
     BY_KEY,
@@ -178,6 +179,7 @@ def refusals(
     # What is keyed changes something, and where it needs no body it takes an empty object.
     codes += BY_BODY if operation.body or operation.keyed else ()
     codes += BY_KEY if operation.keyed else ()
+    codes += BY_ACCEPT if all(answer.media_type == JSON for answer in operation.answers.values()) else ()
     found: dict[int, list[str]] = {}
     # In the order of the table, each once.
     for code in (each for each in REFUSALS if each in codes):

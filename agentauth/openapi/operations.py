@@ -111,12 +111,15 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
         "This event has no number yet.",
         {"retry_after": 1},
     ),
+    "not_acceptable": Refusal(
+        "`Accept` allows no application/json", "Answers are application/json: Accept must allow it."
+    ),
     "request_too_large": Refusal(
         "more than 65,536 bytes (1 MiB for a batch)", "The body is larger than 64 kB (1 MB for a batch)."
     ),
     "unsupported_media_type": Refusal(
-        "another Content-Type",
-        "Send JSON as application/json; at /v1/revoke and /v1/introspect a form, urlencoded.",
+        "another Content-Type, or a charset other than UTF-8",
+        "Send JSON as application/json, in UTF-8; at /v1/revoke and /v1/introspect a form, urlencoded.",
     ),
     "invalid_state": Refusal("the act does not fit the state", "Only a pending request can be withdrawn."),
     "manifest_conflict": Refusal(
@@ -172,6 +175,8 @@ BY_CALLER: Final[Mapping[str, Sequence[str]]] = {
     "session": (),
 }
 BY_BODY: Final = ("unsupported_media_type",)
+# Where `Accept` is looked at: what answers with text or bytes has one form.
+BY_ACCEPT: Final = ("not_acceptable",)
 BY_KEY: Final = ("idempotency_mismatch", "idempotency_in_progress")
 ALWAYS: Final = ("invalid_request", "request_too_large", "rate_limited", "temporarily_unavailable")
 

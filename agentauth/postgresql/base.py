@@ -35,6 +35,9 @@ _LIMITS: Final = {
 }
 # Where somebody waits for the answer: no statement takes longer, and no attempt to connect.
 SHORT_SECONDS: Final = 2
+# And no wait for a lock: it ends before the statement does, so that the server says what was waited for. It is also how long a
+# call waits for another with its Idempotency-Key (docs/protocol.md section 0).
+LOCK_SECONDS: Final = SHORT_SECONDS * 4 / 5
 # The server's own word, that a statement took too long, is waited for this much longer.
 _SPARE_SECONDS: Final = 1
 # So many in a row that had no answer, and nobody else waits for one; one tries again after so long.

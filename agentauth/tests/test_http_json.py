@@ -52,6 +52,39 @@ def test_accept_means_what_it_means_to_drf(accept: str | None) -> None:
     assert chosen(Negotiation()) == chosen(DefaultContentNegotiation())
 
 
+@pytest.mark.parametrize(
+    "accept", ["application/json;q=0", "application/json; Q=0.000, */*", "*/*;q=0", "text/html, */*; q=0.0"]
+)
+def test_json_that_accept_refuses_is_not_served(accept: str) -> None:
+    request = Request(RequestFactory().get("/v1/agents/me", headers={"Accept": accept}))
+    with pytest.raises(NotAcceptable):
+        Negotiation().select_renderer(request, [JSONRenderer()])
+
+
+@pytest.mark.parametrize(
+    "accept", ["text/html;q=0, */*", "application/json;q=0.01", "text/html;q=0.0, application/json"]
+)
+def test_json_is_served_where_accept_leaves_room_for_it(accept: str) -> None:
+    request = Request(RequestFactory().get("/v1/agents/me", headers={"Accept": accept}))
+    assert Negotiation().select_renderer(request, [JSONRenderer()])[1]
+
+
+@pytest.mark.parametrize("parser", [StrictJSONParser(), FormParser()])
+@pytest.mark.parametrize("charset", ["iso-8859-1", '"utf-16"', "UTF-7", "us-ascii", ""])
+def test_a_body_in_another_charset_has_no_parser(parser: BaseParser, charset: str) -> None:
+    sent = f"{parser.media_type}; charset={charset}"
+    request = Request(RequestFactory().post("/v1/tokens", "{}", content_type=sent))
+    assert Negotiation().select_parser(request, [parser]) is None
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "UTF-8", '"utf-8"'])
+def test_a_body_that_names_utf_8_is_read(charset: str) -> None:
+    sent = f"application/json; charset={charset}"
+    request = Request(RequestFactory().post("/v1/tokens", "{}", content_type=sent))
+    parser = StrictJSONParser()
+    assert Negotiation().select_parser(request, [parser]) is parser
+
+
 @pytest.mark.parametrize("parser", [StrictJSONParser(), FormParser()])
 @pytest.mark.parametrize(
     "sent",

@@ -28,6 +28,8 @@ PUBLIC = {
     "sign-in/",
     "sign-in/options",
 }
+# Typed without its slash by a person, who is sent on with it.
+WITHOUT_SLASH = {"docs": "/docs/", "admin": "/admin/"}
 UUID = "01980000-0000-7000-8000-000000000000"
 METHODS = ("get", "post", "put", "patch", "delete")
 
@@ -54,6 +56,19 @@ def test_the_list_names_routes_that_exist() -> None:
     assert set(ROUTES) >= PUBLIC
 
 
+@pytest.mark.parametrize("route", WITHOUT_SLASH)
+def test_a_page_typed_without_its_slash_leads_to_it(client: Client, route: str) -> None:
+    for method in ("get", "head"):
+        answer = getattr(client, method)(
+            f"/{route}?next=//elsewhere.example", headers={"Host": "localhost:8000"}
+        )
+        # A path of ours, whatever was asked: no host, no query.
+        assert (answer.status_code, answer["Location"]) == (301, WITHOUT_SLASH[route])
+    assert client.post(f"/{route}", headers={"Host": "localhost:8000"}).status_code in {403, 405}
+    for other in ("/sign-in", "/v1/schema", "/settings/passkeys/", "/adminx", "/docs//"):
+        assert client.get(other, headers={"Host": "localhost:8000"}).status_code == 404
+
+
 @pytest.mark.parametrize("route", ROUTES)
 def test_DJ_15_DJ_18_OG_1_only_the_short_list_answers_a_stranger(route: str, token_key: None) -> None:
     client = Client(
@@ -68,6 +83,8 @@ def test_DJ_15_DJ_18_OG_1_only_the_short_list_answers_a_stranger(route: str, tok
             # Nothing but the way to the sign-in; the admin site sends a stranger there by its front.
             location = response["Location"]
             assert location == "/admin/" or location.startswith(("/sign-in/", "/admin/login/")), method
+        elif response.status_code == 301:
+            assert (method, response["Location"]) == ("get", WITHOUT_SLASH[route])
         elif response.status_code == 200:
             assert route in PUBLIC, method
         else:

@@ -168,10 +168,51 @@ def test_an_event_numbered_while_a_page_is_read_is_on_it_once(make_event: MakeEv
     assert page["next"] is None
 
 
+@pytest.mark.parametrize("numbered", [0, 1, 4, 7])
+def test_events_come_in_the_order_of_the_log_or_newest_first(
+    make_event: MakeEvent, now: datetime, numbered: int
+) -> None:
+    for _ in range(7):
+        make_event()
+    sequence_pending(now=now, batch=numbered) if numbered else None
+    seen = _follow("order=asc")
+    assert seen == _follow()
+    assert _follow("order=desc") == seen[::-1]
+
+
+def test_an_event_numbered_while_a_page_is_read_newest_first_is_on_it_once(
+    make_event: MakeEvent, now: datetime
+) -> None:
+    ids = [str(make_event().id) for _ in range(3)]
+    asked: list[str] = []
+
+    def sequencer_in_between(execute: Callable[..., Any], sql: str, *rest: Any) -> Any:
+        answer = execute(sql, *rest)
+        if "audit_event" in sql and not asked:
+            asked.append(sql)
+            sequence_until_empty(now=now)
+        return answer
+
+    with connection.execute_wrapper(sequencer_in_between):
+        page = _get(AUDITOR, "order=desc").data
+    assert [event["id"] for event in page["results"]] == sorted(ids, reverse=True)
+    assert page["next"] is None
+
+
+def test_a_cursor_of_one_order_is_refused_in_the_other(make_event: MakeEvent, now: datetime) -> None:
+    for _ in range(3):
+        make_event()
+    for order, other in (("asc", "desc"), ("desc", "asc")):
+        end = _get(AUDITOR, f"limit=1&order={order}").data["next"]
+        with pytest.raises(InvalidRequestError):
+            _get(AUDITOR, f"order={other}&after={end}")
+
+
 @pytest.mark.parametrize(
     "query",
     [
-        "limit=0", "limit=201", "limit=-1", "limit=²", "limit=1e1", "limit=", "agent=", "agent=x", f"agent={{{MINE}}}",
+        "order=", "order=DESC", "order=newest", "order=desc&after=1", "order=desc&after=~", "order=desc&after=~x",
+        "order=desc&after=~.1", "after=~1", "limit=0", "limit=201", "limit=-1", "limit=²", "limit=1e1", "limit=", "agent=", "agent=x", f"agent={{{MINE}}}",
         f"agent={str(MINE).upper()}", "kind=", "kind=%00", "kind=KMS", "after=", "after=x", "after=1.x", "after=1.5",
         "after=99999999999999999999", "after=²", "page=2", "limit=1&limit=2", "human=1",
     ],

@@ -10,7 +10,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from audit import kinds, listing
-from audit.listing import Cursor, page_of_log
+from audit.listing import Cursor, Descent, page_newest_first, page_of_log
 from audit.models import Event, Leaf
 from audit.sequencer import sequence_pending, sequence_until_empty
 from audit.tests.conftest import MakeEvent
@@ -40,11 +40,12 @@ def log(make_event: MakeEvent, now: datetime) -> list[Event]:
     return made
 
 
-def follow(limit: int, **wanted: Any) -> list[Event]:
+def follow(limit: int, *, newest_first: bool = False, **wanted: Any) -> list[Event]:
     """All pages together; each holds no more than asked for."""
-    after, found = Cursor(), []
+    read: Any = page_newest_first if newest_first else page_of_log
+    after, found = Descent() if newest_first else Cursor(), []
     for _ in range(200):
-        page = page_of_log(wanted=list(wanted.items()), after=after, limit=limit)
+        page = read(wanted=list(wanted.items()), after=after, limit=limit)
         assert len(page.events) <= limit
         found += [event for event, _ in page.events]
         if page.end is None:
@@ -81,11 +82,14 @@ def test_following_the_pages_gives_each_event_that_is_wanted_once_and_in_order(
         {"agent_id": uuid.UUID(int=9)},
     ):
         assert [event.pk for event in follow(limit, **wanted)] == in_order(log, **wanted)
+        backwards = follow(limit, newest_first=True, **wanted)
+        assert [event.pk for event in backwards] == in_order(log, **wanted)[::-1]
 
 
 def test_what_excludes_itself_is_empty(log: list[Event]) -> None:
     wanted = [("agent_id", str(AGENTS[0])), ("agent_id", AGENTS[1])]
     assert page_of_log(wanted=wanted, after=Cursor(), limit=5) == ([], None)
+    assert page_newest_first(wanted=wanted, after=Descent(), limit=5) == ([], None)
     same = [("agent_id", str(AGENTS[0])), ("agent_id", AGENTS[0])]
     assert page_of_log(wanted=same, after=Cursor(), limit=5).events
 
@@ -107,6 +111,23 @@ def test_a_page_of_what_no_index_tells_apart_looks_at_so_many_leaves_and_no_more
     monkeypatch.setattr(listing, "EXAMINED", 10)
     page = page_of_log(wanted=[("grant_id", uuid.UUID(int=9))], after=Cursor(), limit=5)
     assert page == ([], Cursor(9))
+    back = page_newest_first(wanted=[("grant_id", uuid.UUID(int=9))], after=Descent(30), limit=5)
+    assert back == ([], Descent(20))
+
+
+@pytest.mark.parametrize("limit", [3, 10, 12])
+def test_newest_first_misses_none_that_is_numbered_between_two_pages(
+    log: list[Event], now: datetime, limit: int
+) -> None:
+    first = page_newest_first(wanted=[], after=Descent(), limit=limit)
+    assert first.events[0][1] is None
+    sequence_until_empty(now=now)
+    seen, after = {event.pk for event, _ in first.events}, first.end
+    while isinstance(after, Descent):
+        page = page_newest_first(wanted=[], after=after, limit=limit)
+        seen |= {event.pk for event, _ in page.events}
+        after = page.end
+    assert seen == {event.pk for event in log}
 
 
 def test_a_page_takes_the_same_few_questions_however_much_is_on_it(log: list[Event]) -> None:

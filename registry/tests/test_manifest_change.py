@@ -172,6 +172,16 @@ def test_the_present_manifest_again_changes_nothing(agent: AgentClient) -> None:
     assert Event.objects.filter(kind="registry.agent.manifest_changed").count() == 1
 
 
+@pytest.mark.parametrize(("later", "status"), [(4, 409), (5, 409), (6, 200)])
+def test_the_iat_of_a_manifest_is_later_than_the_one_before(
+    agent: AgentClient, later: int, status: int
+) -> None:
+    assert agent.replace(later=5).status_code == 200
+    answer = agent.replace(later=later, name="New")
+    assert answer.status_code == status
+    assert status == 200 or answer.json()["error"] == "invalid_state"
+
+
 @pytest.mark.parametrize("later", [0, -60])
 def test_an_older_manifest_cannot_be_put_back(agent: AgentClient, later: int) -> None:
     old = agent.manifest(later=later, capabilities=[*MANIFEST, {"type": "read", "resource": "mail"}])

@@ -45,6 +45,15 @@ def test_AP_34_polling_too_fast_slows_down(
     assert agent.call("GET", path).json()["interval"] == 12
 
 
+def test_slow_down_adds_five_seconds_each_time_up_to_sixty(
+    agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    path = f"/v1/grants/{pending(agent, service_provider, now=now).id}"
+    first = agent.call("GET", path).json()["interval"]
+    told = [refused(agent.call("GET", path), 429, "slow_down")["interval"] for _ in range(14)]
+    assert told == [min(first + 5 * times, 60) for times in range(1, 15)]
+
+
 def test_a_decided_grant_may_be_read_as_often_as_one_likes(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:

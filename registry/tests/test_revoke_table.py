@@ -9,6 +9,7 @@ import pytest
 import time_machine
 from django.db import InterfaceError, OperationalError
 
+from audit.kinds import AGENT_REVOKED
 from audit.models import Event
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.grants import deny_grant, expire_grant, suspend_grant, withdraw_grant
@@ -99,6 +100,14 @@ def test_RV_7_what_was_never_approved_cannot_be_revoked(
 def test_RV_7_an_agent_that_revoked_itself_is_a_stranger_afterwards(agent: AgentClient) -> None:
     assert agent.call("DELETE", "/v1/agents/me").status_code == 204
     refused(agent.call("DELETE", "/v1/agents/me"), 401, "invalid_client")
+
+
+@pytest.mark.parametrize("key", [None, "once"])
+def test_a_repeated_delete_of_oneself_is_401_whatever_its_key(agent: AgentClient, key: str | None) -> None:
+    assert agent.call("DELETE", "/v1/agents/me", key=key).status_code == 204
+    for _ in range(2):
+        refused(agent.call("DELETE", "/v1/agents/me", key=key), 401, "invalid_client")
+    assert Event.objects.filter(kind=AGENT_REVOKED).count() == 1
 
 
 def test_RV_7_at_revoke_every_token_is_200(

@@ -7,6 +7,7 @@ from unittest.mock import patch
 
 from django.conf import settings
 
+from agentauth.postgresql.base import LOCK_SECONDS
 from agentauth.protocol import (
     capability,
     certificate,
@@ -33,7 +34,7 @@ from registry.services.expiry import UNCLAIMED_KEPT_FOR
 from verifier import requests
 from verifier.api import VerifyBatchView
 from verifier.services import batch, confirmations, home
-from verifier.stores import database, redelivery
+from verifier.stores import database, lane, redelivery
 
 # It is gunicorn's configuration, and sets up the environment of the server that reads it: not of this process.
 with patch.dict(os.environ):
@@ -69,6 +70,7 @@ FACTS: Final = [
     ),
     f"has not arrived within {incoming.REQUEST_SECONDS} s, or its head within {incoming.HEAD_SECONDS} s,",
     f"the first answer again, for {hours(idempotency.KEPT_FOR)} h",
+    f"| by a call still running | waits up to {LOCK_SECONDS} s for it, then 409",
     f"| an agent that is claimed, on the native API | {_calls(rate_limits.AGENT)} |",
     f"| a human, on pages | {_calls(rate_limits.HUMAN)} |",
     f"agents nobody has claimed | {_calls(rate_limits.ADDRESS)} |",
@@ -146,3 +148,5 @@ FACTS: Final = [
 assert (timedelta(hours=1), 5, 5) == (agents.CLAIM_LIFE, agents.MAX_CLAIM_FAILURES, enrolment.MAX_FAILURES)
 assert (timedelta(hours=1), timedelta(hours=1)) == (grant_requests.PENDING_LIFE, confirmations.PENDING_LIFE)
 assert timedelta(days=7) == UNCLAIMED_KEPT_FOR
+# One figure for waiting on an Idempotency-Key, at the native API and at verify.
+assert lane._PATIENCE_SECONDS == LOCK_SECONDS

@@ -65,9 +65,9 @@ def one_call_a_minute() -> Iterator[None]:
 
 
 def with_something_unknown(stage: Stage, call: Call) -> Any:
-    # Most of what is public reads nothing but what the answer should look like.
+    # Most of what is public reads nothing but the host it is asked at.
     if call.by == NOBODY and not call.path.startswith("/v1/audit/"):
-        return stage.send(call, accept="text/html")
+        return stage.send(call, host="elsewhere.example")
     return stage.send(call, query="?unknown=1")
 
 
@@ -144,6 +144,10 @@ def when_suspended(stage: Stage, call: Call) -> Any:
     return stage.send(call)
 
 
+def only_as_a_page(stage: Stage, call: Call) -> Any:
+    return stage.send(call, accept="text/html")
+
+
 # What can happen to any operation that documents the code; the call would succeed otherwise.
 SHARED: dict[str, Scenario] = {
     "": lambda stage, call: stage.send(call),
@@ -152,6 +156,7 @@ SHARED: dict[str, Scenario] = {
     "unsupported_media_type": lambda stage, call: stage.send(
         call, body=call.body or b"{}", media_type="text/plain"
     ),
+    "not_acceptable": only_as_a_page,
     "invalid_dpop_proof": lambda stage, call: stage.send(call, proof="not.a.proof"),
     "use_dpop_nonce": lambda stage, call: stage.send(call, nonce="nobody-gave-this"),
     "invalid_client": by_a_stranger,

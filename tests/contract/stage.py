@@ -61,6 +61,7 @@ class Call:
     proof: str = ""
     nonce: str = ""
     accept: str = JSON
+    host: str = "localhost:8000"
 
 
 def of(method: str, path: str, body: object = None, **more: Any) -> Call:
@@ -134,7 +135,9 @@ class Stage:
         """The answer, through the whole of middleware, URLs and views; a fault of ours is an answer here too."""
         call = replace(call, **changes)
         client = Client(SERVER_NAME="localhost", SERVER_PORT="8000", raise_request_exception=False)
-        headers = {"Accept": call.accept} | ({"Idempotency-Key": call.key} if call.key else {})
+        headers = {"Accept": call.accept, "Host": call.host} | (
+            {"Idempotency-Key": call.key} if call.key else {}
+        )
         if call.by == AGENT:
             signer = call.signer or self.agent
             more = {"nonce": call.nonce} if call.nonce else {}

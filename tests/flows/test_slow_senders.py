@@ -129,13 +129,8 @@ def test_DJ_7_slow_senders_hold_nobody_up_and_are_cut_off(
             if has_ended(connection):
                 ends[connection] = time.monotonic() - begun
         time.sleep(0.2)
-    assert all(
-        incoming.HEAD_SECONDS - 1 < ends[each] < incoming.HEAD_SECONDS + within(4)
-        for each in dripping + silent
-    )
-    assert all(
-        incoming.REQUEST_SECONDS - 1 < ends[each] < incoming.REQUEST_SECONDS + within(4) for each in half
-    )
+    for those, seconds in ((dripping + silent, incoming.HEAD_SECONDS), (half, incoming.REQUEST_SECONDS)):
+        assert all(seconds - 1 < ends[each] < seconds + within(4) for each in those)
 
 
 def test_DJ_7_whoever_is_cut_off_is_told_so(connect: Callable[[bytes], socket.socket]) -> None:
@@ -231,12 +226,8 @@ def test_DJ_7_a_long_body_in_pieces_arrives_whole(
     made = registry.manage("create_service_provider", "Pieces", "--audience", "http://127.0.0.1:9")
     body = b'{"requests":[{}]' + b" " * (incoming.MAX_BODY_BYTES - 17) + b"}"
     assert len(body) == incoming.MAX_BODY_BYTES == middleware.MAX_BODY_BYTES
-    request = httpx.Request(
-        "POST",
-        f"{registry.url}/v1/verify/batch",
-        headers={"Content-Type": "application/json"},
-        content=body,
-    )
+    kind = {"Content-Type": "application/json"}
+    request = httpx.Request("POST", f"{registry.url}/v1/verify/batch", headers=kind, content=body)
     request = next(httpx.BasicAuth(made["client_id"], made["client_secret"]).auth_flow(request))
     lines = [f"{name}: {value}" for name, value in request.headers.items() if name != "host"]
     connection = connect(head(registry, "POST /v1/verify/batch", *lines))

@@ -150,8 +150,7 @@ def test_nobody_waits_longer_than_he_should_and_the_queue_has_an_end(
     monkeypatch.setattr(loads, "WAIT_SECONDS", 0.05)
     monkeypatch.setattr(following, "_MOST_WAITING", 2)
     answers, slow = threading.Event(), Counted()
-    # No query has an answer until all who asked have been told.
-    slow.wait = lambda: answers.wait(60)
+    slow.wait = lambda: answers.wait(60)  # Until all who asked have been told.
     monkeypatch.setattr(following, "known_tokens", slow)
     with followed(monkeypatch) as process:
 

@@ -94,7 +94,7 @@ def nothing(both: Both, place: Scene, path: str) -> Iterator[Make]:
     yield lambda: ask(place, b"", path)
 
 
-@of(400, "invalid_request")
+@of(406, "not_acceptable")
 def an_answer_that_is_not_made(both: Both, place: Scene, path: str) -> Iterator[Make]:
     yield lambda: good(place, path, accept="text/html")
 
@@ -160,6 +160,18 @@ def far_too_large(both: Both, place: Scene, path: str) -> Iterator[Make]:
 @of(415, "unsupported_media_type")
 def a_text(both: Both, place: Scene, path: str) -> Iterator[Make]:
     yield lambda: good(place, path, content_type="text/plain")
+
+
+@of(406, "not_acceptable")
+def never_json(both: Both, place: Scene, path: str) -> Iterator[Make]:
+    yield lambda: good(place, path, accept="application/json;q=0, */*")
+
+
+@of(415, "unsupported_media_type")
+def another_charset(both: Both, place: Scene, path: str) -> Iterator[Make]:
+    kind = good(place, path)
+    media_type = dict(kind.headers)["content-type"]
+    yield lambda: good(place, path, content_type=f"{media_type}; charset=iso-8859-1")
 
 
 @of(429, "rate_limited")

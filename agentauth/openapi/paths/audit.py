@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from agentauth.openapi.operations import Answer, Operation
-from agentauth.openapi.shapes import integer, string
+from agentauth.openapi.shapes import integer, one_of, string
 from agentauth.openapi.story import ID, STORY
 from audit.api import DEFAULT_LIMIT, MAX_LIMIT
 
@@ -26,6 +26,10 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             "agent": string("Only of this agent.", format="uuid"),
             "human": string("Only of this human.", format="uuid"),
             "kind": string("Only of this kind."),
+            "order": one_of(
+                ["asc", "desc"],
+                "The order of the log if absent; `desc` begins with the newest, and keeps its own cursors.",
+            ),
             "after": string("The cursor of the page before."),
             "limit": integer(f"{DEFAULT_LIMIT} if absent.", 1, MAX_LIMIT),
         },
