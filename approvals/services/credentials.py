@@ -118,7 +118,7 @@ def add_passkey(
 
 
 def _remove(row: Passkey, *, actor: Actor, now: datetime, reason: str | None = None) -> None:
-    name, human_id = row.name, row.human_id
+    name, human_id, passkey_id = row.name, row.human_id, str(row.pk)
     row.delete()
     record(
         kind=kinds.PASSKEY_REMOVED,
@@ -126,5 +126,6 @@ def _remove(row: Passkey, *, actor: Actor, now: datetime, reason: str | None = N
         at=now,
         reason=reason,
         human_id=human_id,
+        data={"passkey_id": passkey_id},
         personal={"name": name},
     )

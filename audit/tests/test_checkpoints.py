@@ -13,7 +13,8 @@ from agentauth.protocol.encoding import b64_encode
 from agentauth.protocol.errors import ChainError, TemporarilyUnavailableError
 from audit import checkpoints, signing
 from audit.archive.archiving import archive_audit
-from audit.checkpoints import EVERY, checkpoint_log, newest_checkpoint, origin
+from audit.breaks import origin
+from audit.checkpoints import EVERY, checkpoint_log, newest_checkpoint
 from audit.copies import ContradictedError, key_of
 from audit.models import Checkpoint, CheckpointCopy, Head, Leaf
 from audit.sequencer import sequence_until_empty
