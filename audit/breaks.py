@@ -25,7 +25,9 @@ PREFIX: Final = "breaks/"
 VERSION: Final = 1
 _NAME: Final = re.compile(r"[0-9]{14}", re.ASCII)
 _FIRST: Final = re.compile(r"(checkpoints|segments)/([0-9]{20})(?:\.json)?", re.ASCII)
-_TILE: Final = re.compile(r"tile/(entries|[0-9]{1,2})/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([0-9]{1,3}))?", re.ASCII)
+_TILE: Final = re.compile(
+    r"tile/(entries|[0-9]{1,2})/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([0-9]{1,3}))?", re.ASCII
+)
 
 
 def current_break() -> LogBreak | None:

@@ -72,7 +72,9 @@ def check_mark(mark: Mark) -> None:
         if mark.name in known_names():
             # Left behind by the log before: the jobs replace it.
             return
-        raise ContradictedError(f"Redis knows a log {mark.name or 'without a name'}, and this database does not.")
+        raise ContradictedError(
+            f"Redis knows a log {mark.name or 'without a name'}, and this database does not."
+        )
     leaf = Leaf.objects.filter(leaf_index=mark.size - 1).first()
     if leaf is None or bytes(leaf.link).hex() != mark.link:
         size = Head.objects.filter(id=Head.ONLY).values_list("size", flat=True).first() or 0

@@ -102,6 +102,8 @@ PRESENCE_ENDED = "verifier.presence.ended"
 # Nobody decides until the next epoch begins; and it began, where the data says.
 HOME_LEFT = "verifier.home.left"
 HOME_BEGAN = "verifier.home.began"
+# The database was set back, and an operator decided that it goes on: from where, under which name, and what was undone again.
+HISTORY_CONTINUED = "verifier.history.continued"
 # A process found the clock of its host off from the database's: it changes nothing until that is right again.
 CLOCK_OFF = "verifier.clock.found_off"
 

@@ -62,6 +62,12 @@ def remove_all_passkeys(*, human: Human, reason: str, actor: Actor, now: datetim
     return len(rows)
 
 
+def remove_passkey_for_good(*, passkey: Passkey, reason: str, actor: Actor, now: datetime) -> None:
+    """Remove a passkey that was removed before, also the last one: its person comes back by a recovery link."""
+    with transaction.atomic():
+        _remove(passkey, reason=reason, actor=actor, now=now)
+
+
 def hold_passkeys(human: Human) -> list[Passkey]:
     """All passkeys of the human, locked until the commit, in one order, so that two who ask wait in a line."""
     return list(Passkey.objects.select_for_update().filter(human=human).order_by("id"))

@@ -125,7 +125,7 @@ class Vouched:
             self._redis_away = now if self._redis_away is None else self._redis_away
             if now - self._redis_away < REDIS_SECONDS:
                 raise
-            logger.error("Redis does not say how far the log had come: what is outside is believed without it")  # noqa: TRY400 — it was said why
+            logger.exception("Redis is away: what is outside is believed without it")
             return None
 
 

@@ -14,7 +14,8 @@ from verifier.stores.mark import advance_mark, read_mark
 
 def may_work() -> bool:
     """Whether periodic work may change anything: not where this process may not act, or before this database is
-    known to be as new as what is outside."""
+    known to be as new as what is outside.
+    """
     return halt_of(look()[0]) is None
 
 
