@@ -5,7 +5,7 @@ name, a key and a folder outside of its own; the history that was lost stays out
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from heapq import merge
@@ -15,11 +15,13 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 
-from agentauth.protocol.encoding import b64_encode, canonical_json, read_object
-from agentauth.protocol.errors import EncodingError
+from agentauth.protocol.encoding import b64_decode, b64_encode, canonical_json, read_object
+from agentauth.protocol.errors import ChainError, EncodingError, InvalidRequestError
+from agentauth.protocol.reading import integer, items, text
 from audit.copies import ContradictedError
 from audit.models import LogBreak
 from audit.stores import MAX_SMALL_BYTES, Sink, Store, store_at
+from audit.tree import root_at
 
 PREFIX: Final = "breaks/"
 VERSION: Final = 1
@@ -100,7 +102,7 @@ def seen_store(uri: str) -> Store:
     return seen_from_log(store_at(uri), list(LogBreak.objects.order_by("name")))
 
 
-def seen_from_log(store: Store, breaks: list[LogBreak]) -> Store:
+def seen_from_log(store: Store, breaks: Sequence[LogBreak]) -> Store:
     """`store` as the newest log of `breaks`, oldest first, sees it; as it is where there are none."""
     if not breaks:
         return store
@@ -186,3 +188,81 @@ def read_break(store: Store, name: str) -> dict[str, Any]:
         return dict(read_object(store.get(key_of_break(name)) or b"", max_bytes=MAX_SMALL_BYTES))
     except EncodingError as error:
         raise ContradictedError(f"{key_of_break(name)} outside is no record of a break.") from error
+
+
+def lineage(store: Store) -> list[LogBreak]:
+    """The breaks that the newest log in a store goes on from, oldest first, by their records there alone.
+
+    Raises ContradictedError where a record is missing or none of ours.
+    """
+    records = {name: _parsed(store, name) for name in names_outside(store)}
+    lost = {name for row in records.values() for name in row.lost}
+    name, found = max(records.keys() - lost, default=""), list[LogBreak]()
+    while name:
+        if name not in records or len(found) > len(records):
+            raise ContradictedError(f"The record of the break {name} is missing outside.")
+        found.append(records[name])
+        name = found[-1].previous
+    return found[::-1]
+
+
+def check_records(store: Store) -> None:
+    """Outside stands no log that this database does not know, and of those it knows nothing else. Raises ContradictedError."""
+    for row in LogBreak.objects.all():
+        if store.get(key_of_break(row.name)) not in {None, break_record(row)}:
+            raise ContradictedError(f"The record of the break {row.name} outside is another one.")
+    if unknown := names_outside(store) - known_names():
+        raise ContradictedError(
+            f"After a restore a log {max(unknown)} was begun, which this database does not know: it is older."
+        )
+
+
+def check_breaks(breaks: Iterable[LogBreak]) -> None:
+    """Each break is where the tree of this database has its root, and outside nothing else is said of it.
+
+    Raises ContradictedError; TemporarilyUnavailableError where the store outside does not answer.
+    """
+    if settings.AUDIT_STORE:
+        check_records(store_at(settings.AUDIT_STORE))
+    for row in breaks:
+        try:
+            found = root_at(row.size)
+        except ChainError:
+            found = None
+        if found != bytes(row.root):
+            raise ContradictedError(
+                f"The first {row.size} events are not those that the break {row.name} goes on from."
+            )
+
+
+def copy_break(store: Store) -> None:
+    """Keep the record of the present log's beginning outside, where it is not; `store` is `log_store`'s."""
+    if row := current_break():
+        store.put_once(key_of_break(row.name), break_record(row))
+
+
+def shown_break(row: LogBreak) -> str:
+    """How a break is named to accept it, and nothing else: `<name>:<size>:<root in hex>`."""
+    return f"{row.name}:{row.size}:{bytes(row.root).hex()}"
+
+
+def _parsed(store: Store, name: str) -> LogBreak:
+    record = read_break(store, name)
+    try:
+        row = LogBreak(
+            name=text(record["name"], "name", maximum=14),
+            previous=text(record["previous"], "previous", minimum=0, maximum=14),
+            size=integer(record["size"], "size", minimum=0),
+            root=b64_decode(record["root"]),
+            signed=integer(record["signed"], "signed", minimum=0),
+            archived=integer(record["archived"], "archived", minimum=0),
+            lost=[
+                text(each, "lost", maximum=14)
+                for each in items(record["lost"], "lost", maximum=1000, minimum=0)
+            ],
+        )
+    except (KeyError, InvalidRequestError, EncodingError) as error:
+        raise ContradictedError(f"{key_of_break(name)} outside is no record of a break.") from error
+    if row.name != name:
+        raise ContradictedError(f"{key_of_break(name)} outside is the record of another break.")
+    return row

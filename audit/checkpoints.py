@@ -195,6 +195,7 @@ def _copied(checkpoint: Checkpoint) -> bool:
 def _copy(store: Store, checkpoint: Checkpoint, now: datetime) -> None:
     if _copied(checkpoint):
         return
+    copy_break(store)
     # First what ended: where a checkpoint stands outside, what ended before it stands there too.
     before = Checkpoint.objects.filter(size__lt=checkpoint.size).order_by("-size").first()
     copy_endings(store, before.size if before else 0, checkpoint.size)

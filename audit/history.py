@@ -7,7 +7,7 @@ mark of how far the log had come, which the jobs keep in Redis (`verifier.servic
 
 from typing import NamedTuple, Self
 
-from audit.breaks import current_break, known_names, log_store, names_outside
+from audit.breaks import check_records, current_break, known_names, log_store
 from audit.checkpoints import check_outside, check_signed, newest_checkpoint
 from audit.copies import ContradictedError
 from audit.models import Head, Leaf
@@ -58,10 +58,7 @@ def check_history(mark: Mark | None) -> None:
     store = log_store()
     if store is None:
         return
-    if unknown := names_outside(store) - known_names():  # 3
-        raise ContradictedError(
-            f"After a restore a log {max(unknown)} was begun, which this database does not know: it is older."
-        )
+    check_records(store)  # 3
     check_outside(store, newest)
 
 

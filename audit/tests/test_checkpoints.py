@@ -123,7 +123,7 @@ def test_AU_12_a_copy_that_failed_or_only_seemed_to_is_made_at_the_next_run(
 ) -> None:
     grow(2)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "store_at", lambda uri: Failing(store_at(uri), done=done))
+        patch.setattr(breaks, "store_at", lambda uri: Failing(store_at(uri), done=done))
         with pytest.raises(TemporarilyUnavailableError):
             checkpoint_log(now=now)
     assert (folder / key_of(2)).exists() is done
@@ -150,7 +150,7 @@ def test_where_the_store_cannot_be_asked_nothing_is_signed(
         return Away()
 
     grow(1)
-    monkeypatch.setattr(checkpoints, "store_at", away)
+    monkeypatch.setattr(breaks, "store_at", away)
     with pytest.raises(TemporarilyUnavailableError):
         checkpoint_log(now=now)
     assert newest_checkpoint() is None
