@@ -11,7 +11,7 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.checkpoint import open_checkpoint
 from agentauth.protocol.encoding import b64_encode
 from agentauth.protocol.errors import ChainError, TemporarilyUnavailableError
-from audit import checkpoints, signing
+from audit import breaks, checkpoints, signing
 from audit.archive.archiving import archive_audit
 from audit.breaks import origin
 from audit.checkpoints import EVERY, checkpoint_log, newest_checkpoint

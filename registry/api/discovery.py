@@ -2,7 +2,6 @@
 
 from dataclasses import fields
 from typing import Any
-from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.utils import timezone
@@ -14,6 +13,8 @@ from rest_framework.views import APIView
 from agentauth.protocol.capability import TYPES
 from agentauth.protocol.envelope import DEFAULT_MAXIMA, Envelope
 from agentauth.protocol.notes import verifier_key
+from audit.breaks import origin
+from audit.models import LogBreak
 from kms.models import Key
 from kms.services import introductions, public_jwks, verification_keys
 
@@ -78,11 +79,19 @@ def agentauth_document() -> dict[str, Any]:
 
 
 def audit_vkeys() -> list[str]:
-    """The log's verifier keys (c2sp.org/signed-note), retired ones for ever; its name is `<host>/v1/audit`."""
-    name = f"{urlsplit(settings.ISSUER).netloc}/v1/audit"
-    keys = verification_keys(purpose="audit", now=timezone.now()).values()
+    """The log's verifier keys (c2sp.org/signed-note), retired ones for ever; its name is `<host>/v1/audit`.
+
+    After a restore it has another name and other keys (section 9): those are first, and each name has only its own keys.
+    """
+    keys = verification_keys(purpose="audit", now=timezone.now())
+    made = dict(Key.objects.filter(kid__in=keys).values_list("kid", "published_at"))
+    begun = [(row.at, row.name) for row in LogBreak.objects.order_by("-name")]
     # Checkpoints are signed with Ed25519 alone.
-    return [verifier_key(name, key) for key in keys if key.kty == "OKP"]
+    return [
+        verifier_key(origin(next((name for at, name in begun if at <= made[kid]), "")), key)
+        for kid, key in keys.items()
+        if key.kty == "OKP"
+    ]
 
 
 def authorization_server_document() -> dict[str, Any]:

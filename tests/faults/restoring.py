@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import re
 import subprocess
 import sys
 import time
@@ -21,6 +23,7 @@ from tests.faults.stage import Stage, until
 from tests.live import ROOT, LiveRegistry
 
 ADMIN = "admin@example.org"
+PAGE = ROOT / "docs/restore.md"
 
 
 class RestoreStage(Stage):
@@ -34,22 +37,25 @@ class RestoreStage(Stage):
         return super().new_registry(AUDIT_STORE=f"file:{self.store}", **env)
 
     def back_up(self) -> Path:
-        """A dump of the database, as docs/restore.md makes it."""
+        """A dump of the database, by the command of docs/restore.md."""
         path = self.directory / f"agentauth-{time.monotonic_ns()}.dump"
-        subprocess.run(["pg_dump", "--format=custom", f"--file={path}", self.database.url], check=True)
+        self.as_printed("backup", BACKUP=str(path))
         return path
 
     def restore(self, dump: Path) -> None:
-        """The dump in place of the database, as docs/restore.md does it; whoever is still connected is cut off."""
+        """The dump in place of the database, by the commands of docs/restore.md; whoever is still connected is cut off."""
+        self.as_printed("restore", BACKUP=str(dump))
+
+    def as_printed(self, name: str, **env: str) -> None:
+        """Run the block of docs/restore.md that begins with this comment."""
+        [block] = re.findall(rf"```sh\n\s*# {name}\n(.*?)```", PAGE.read_text(), re.DOTALL)
         server = self.database.url.rpartition("/")[0]
-        new = f"{postgres.ROLE}_restored"
-        subprocess.run(["psql", f"{server}/postgres", "-qc", f"CREATE DATABASE {new}"], check=True)
-        subprocess.run(["pg_restore", "--exit-on-error", f"--dbname={server}/{new}", str(dump)], check=True)
-        for statement in (
-            f"DROP DATABASE {postgres.ROLE} WITH (FORCE)",
-            f"ALTER DATABASE {new} RENAME TO {postgres.ROLE}",
-        ):
-            subprocess.run(["psql", f"{server}/postgres", "-qc", statement], check=True)
+        places = {
+            "DATABASE_OWNER_URL": self.database.url,
+            "SERVER_URL": f"{server}/postgres",
+            "RESTORED_URL": f"{server}/agentauth_restored",
+        }
+        subprocess.run(["bash", "-euc", block], check=True, cwd=ROOT, env=os.environ | places | env)
 
     def readiness(self, name: str = "drf") -> dict[str, Any]:
         answer = httpx.get(f"{self.servers[name].url}/health/ready", timeout=10)

@@ -27,7 +27,9 @@ SDK = Path(verify_log.__file__).parent
 
 def verdict(folder: Folder) -> dict[str, Any]:
     old = [Path(name) for name in folder.old]
-    options = argparse.Namespace(folder=folder.path, trusted_keys=folder.key_file, old_checkpoint=old, accept_break=[])
+    options = argparse.Namespace(
+        folder=folder.path, trusted_keys=folder.key_file, old_checkpoint=old, accept_break=[]
+    )
     return verify_log.check(options)
 
 
