@@ -115,6 +115,8 @@ PASSKEY_CREATED = "approvals.passkey.created"
 PASSKEY_REMOVED = "approvals.passkey.removed"
 HUMAN_SIGNED_IN = "approvals.human.signed_in"
 HUMAN_SIGNED_OUT = "approvals.human.signed_out"
+# An administrator signed under which name and keys the log goes on after a restore.
+BREAK_SIGNED = "approvals.break.signed"
 # A passkey signature for one sensitive act, made just before it.
 HUMAN_VERIFIED = "approvals.human.verified"
 # The second explicit step before a dangerous permission is signed.

@@ -343,28 +343,25 @@ class Log:
         self.shown = mark
 
 
-def verdict(log: Log, events: int) -> dict[str, Any]:
-    root = base64.b64encode(log.shown.root).decode() or None
-    good = {"ok": True, "tree_size": log.shown.size, "root_hash": root, "events": events}
-    rest = {"newest_checkpoint": log.trust.newest, "first_bad": None, "problem": None}
-    # Only where there are some, always and whatever else is found.
-    return good | rest | ({"breaks": [break_name(record) for record in log.breaks]} if log.breaks else {})
+def verdict(trust: Trust, shown: Checkpoint, events: int) -> dict[str, Any]:
+    root = base64.b64encode(shown.root).decode() or None
+    good = {"ok": True, "tree_size": shown.size, "root_hash": root, "events": events}
+    return good | {"newest_checkpoint": trust.newest, "first_bad": None, "problem": None}
 
 
 def check(options: argparse.Namespace) -> dict[str, Any]:
     """What is printed; the tree is the largest one that is shown to be good. Raises OSError, ValueError for bad keys."""
     log = Log(options.folder, Trust(options.trusted_keys.read_text("utf-8")))
+    bad = dict[str, Any]()
     try:
         log.verify(options.old_checkpoint, options.accept_break)
     except (ProblemError, OSError) as problem:
         first_bad = getattr(problem, "first_bad", None)
-        bad = {
-            "ok": False,
-            "problem": str(problem),
-            "first_bad": log.size if first_bad is None else first_bad,
-        }
-        return verdict(log, log.shown.size) | bad
-    return verdict(log, log.size)
+        first_bad = log.size if first_bad is None else first_bad
+        bad = {"ok": False, "problem": str(problem), "first_bad": first_bad}
+    said = verdict(log.trust, log.shown, log.shown.size if bad else log.size) | bad
+    # Whatever else is found.
+    return said | ({"breaks": [break_name(record) for record in log.breaks]} if log.breaks else {})
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,6 @@
 All of it is one transaction that an operator begins (`manage.py continue_after_restore`, docs/restore.md), while nothing is answered.
 """
 
-import logging
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,10 +13,9 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import F
 
-from agentauth.protocol.errors import InvalidStateError, NotFoundError
-from approvals.models import Challenge, Passkey, SetupCode
-from approvals.services.credentials import remove_passkey_for_good
-from approvals.services.leaving import delete_human
+from agentauth.protocol.errors import InvalidStateError
+from approvals.models import Challenge, SetupCode
+from approvals.services.ending_again import REASON, end_again
 from audit import kinds
 from audit.breaks import (
     break_record,
@@ -34,22 +32,13 @@ from audit.models import Checkpoint, Head, LogBreak, Segment
 from audit.sequencer import tree_of
 from audit.services import Actor, record
 from audit.stores import Store, store_at
-from kms.services import disable_key
 from kms.switching import switch_key
-from registry.models import Agent, EnrolmentCode, Grant, Human, ServiceProvider
-from registry.services.agents import revoke_agent, suspend_agent
-from registry.services.grants import revoke_grant, suspend_grant, withdraw_grant
-from registry.services.people import suspend_human
-from registry.services.service_providers import revoke_service_provider, suspend_service_provider
+from registry.models import EnrolmentCode, Grant, Human
+from registry.services.grants import suspend_grant, withdraw_grant
 from verifier.models import Home
-from verifier.services import history
 from verifier.services.home import database_clock, look
 from verifier.stores.mark import read_mark
 from verifier.stores.probe import RedisProbe
-
-logger = logging.getLogger(__name__)
-
-_REASON = "restored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,23 +66,23 @@ def continue_after_restore(
 ) -> Continued:
     """End the hold: from here on this database is the registry's history. `operator` is who decided, for the record.
 
-    1. The database is held, or with `undetected` is held from now on. 2. What is known outside is read: without it nothing goes on.
-    3. The log gets a new key. 4. Of several operators one swaps the hold for the new history; in the same transaction 5. what is
-    known to have ended ends again, people first; 6. sessions, codes and requests end, and approved grants wait for a new
+    1. The database is held, or with `undetected` need not be. 2. What is known outside is read: without it nothing goes on. 3. Of
+    several operators one swaps the hold for the new history; in the same transaction 4. the log gets a new key; 5. what is known to
+    have ended ends again, people first; 6. sessions, codes and requests end, and approved grants wait for a new
     signature; 7. the break is written down, here and outside. The verifier's home is left, so a new epoch begins.
 
     Raises InvalidStateError where nothing is held, or another operator was first; TemporarilyUnavailableError where Redis, the
     store outside or the home of keys does not answer, and then the hold stays; ContradictedError where what stands outside is none
     of ours.
     """
-    row = _held(operator, undetected=undetected)  # 1
+    row = _held(undetected=undetected)  # 1
     store = store_at(settings.AUDIT_STORE) if settings.AUDIT_STORE else None
     lost = _lost(row, store)  # 2
-    switch_key(purpose="audit", actor=actor, now=now)  # 3
     with transaction.atomic():
         name = new_name(now)
-        _swap(row, name, max(row.epoch + 1, lost.epoch + 1, int(now.timestamp())))  # 4
-        again = sum(_end_again(ending, actor, now) for ending in _people_first(lost.endings))  # 5
+        _swap(row, name, max(row.epoch + 1, lost.epoch + 1, int(now.timestamp())))  # 3
+        switch_key(purpose="audit", actor=actor, now=now)  # 4
+        again = sum(end_again(each, actor=actor, now=now) for each in _people_first(lost.endings))  # 5
         suspended, withdrawn = _let_go(actor, now)  # 6
         begun = _break(name, lost.names, now)  # 7
         done = Continued(name, begun.size, suspended, withdrawn, again)
@@ -106,7 +95,7 @@ def continue_after_restore(
             "withdrawn": withdrawn,
             "ended_again": again,
         }
-        record(kind=kinds.HISTORY_CONTINUED, actor=actor, at=now, reason=_REASON, data=data)
+        record(kind=kinds.HISTORY_CONTINUED, actor=actor, at=now, reason=REASON, data=data)
         # Last: whoever dies between this and the commit is held as before, and the next try knows this name as lost.
         if store is not None:
             store.put_once(key_of_break(name), break_record(begun))
@@ -114,12 +103,9 @@ def continue_after_restore(
     return done
 
 
-def _held(operator: str, *, undetected: bool) -> Home:
+def _held(*, undetected: bool) -> Home:
     row, _now = look()
-    if row.held_at is None and undetected:
-        history.hold(row, f"{operator} says that a backup was restored.")
-        row, _now = look()
-    if row.held_at is None:
+    if row.held_at is None and not undetected:
         begun = current_break()
         since = f" The log goes on as {begun.name} since {begun.at:%Y-%m-%d %H:%M:%S} UTC." if begun else ""
         raise InvalidStateError(
@@ -170,48 +156,6 @@ def _people_first(endings: tuple[Ending, ...]) -> list[Ending]:
     return sorted(endings, key=lambda each: each.kind != kinds.HUMAN_DELETED)
 
 
-def _end_again(ending: Ending, actor: Actor, now: datetime) -> bool:
-    """Do again what the lost history did; False where it is done, or where what ended is not in this database."""
-    who = {"actor": actor, "now": now}
-    acts = {
-        kinds.HUMAN_DELETED: lambda pk: delete_human(
-            human=Human.objects.get(pk=pk), even_last_admin=True, **who
-        ),
-        kinds.HUMAN_SUSPENDED: lambda pk: suspend_human(human=Human.objects.get(pk=pk), **who),
-        kinds.PASSKEY_REMOVED: lambda pk: remove_passkey_for_good(
-            passkey=Passkey.objects.get(pk=pk), reason=_REASON, **who
-        ),
-        kinds.AGENT_REVOKED: lambda pk: revoke_agent(agent=Agent.objects.get(pk=pk), **who),
-        kinds.AGENT_SUSPENDED: lambda pk: suspend_agent(agent=Agent.objects.get(pk=pk), **who),
-        kinds.GRANT_REVOKED: lambda pk: revoke_grant(
-            grant=Grant.objects.select_related("agent").get(pk=pk), **who
-        ),
-        kinds.SERVICE_PROVIDER_REVOKED: lambda pk: revoke_service_provider(
-            service_provider=ServiceProvider.objects.get(pk=pk), **who
-        ),
-        kinds.SERVICE_PROVIDER_SUSPENDED: lambda pk: suspend_service_provider(
-            service_provider=ServiceProvider.objects.get(pk=pk), **who
-        ),
-        kinds.KEY_DISABLED: lambda kid: disable_key(kid=kid, **who),
-    }
-    missing = (
-        Human.DoesNotExist,
-        Passkey.DoesNotExist,
-        Agent.DoesNotExist,
-        Grant.DoesNotExist,
-        ServiceProvider.DoesNotExist,
-    )
-    if ending.kind not in acts:
-        # A newer version wrote it. What it means cannot be done, so nobody may believe that it was.
-        raise InvalidStateError(f"What ended as {ending.kind} cannot be ended again by this version.")
-    try:
-        with transaction.atomic():
-            acts[ending.kind](ending.id)
-    except (*missing, NotFoundError, InvalidStateError):
-        return False
-    return True
-
-
 def _let_go(actor: Actor, now: datetime) -> tuple[int, int]:
     """Whatever may have been used, ended or spent since the backup: how many grants wait now, and how many requests ended."""
     Human.objects.update(session_epoch=F("session_epoch") + 1)
@@ -225,7 +169,7 @@ def _let_go(actor: Actor, now: datetime) -> tuple[int, int]:
         # Past its end, or it waits for a signature already.
         with suppress(InvalidStateError):
             if grant.status == Grant.Status.PENDING:
-                withdraw_grant(grant=grant, actor=actor, now=now, reason=_REASON)
+                withdraw_grant(grant=grant, actor=actor, now=now, reason=REASON)
                 withdrawn += 1
             else:
                 cause = Grant.SuspensionCause.RESTORED

@@ -12,11 +12,9 @@ from rest_framework.views import APIView
 
 from agentauth.protocol.capability import TYPES
 from agentauth.protocol.envelope import DEFAULT_MAXIMA, Envelope
-from agentauth.protocol.notes import verifier_key
-from audit.breaks import origin
-from audit.models import LogBreak
 from kms.models import Key
-from kms.services import introductions, public_jwks, verification_keys
+from kms.services import introductions, public_jwks
+from registry.services.log_keys import audit_vkeys
 
 ALGORITHMS = ["EdDSA", "Ed25519", "ES256"]
 
@@ -76,22 +74,6 @@ def agentauth_document() -> dict[str, Any]:
         "audit_vkeys": audit_vkeys(),
         "key_introductions": {purpose: introductions(purpose=purpose) for purpose in Key.Purpose.values},
     }
-
-
-def audit_vkeys() -> list[str]:
-    """The log's verifier keys (c2sp.org/signed-note), retired ones for ever; its name is `<host>/v1/audit`.
-
-    After a restore it has another name and other keys (section 9): those are first, and each name has only its own keys.
-    """
-    keys = verification_keys(purpose="audit", now=timezone.now())
-    made = dict(Key.objects.filter(kid__in=keys).values_list("kid", "published_at"))
-    begun = [(row.at, row.name) for row in LogBreak.objects.order_by("-name")]
-    # Checkpoints are signed with Ed25519 alone.
-    return [
-        verifier_key(origin(next((name for at, name in begun if at <= made[kid]), "")), key)
-        for kid, key in keys.items()
-        if key.kty == "OKP"
-    ]
 
 
 def authorization_server_document() -> dict[str, Any]:

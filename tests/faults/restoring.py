@@ -125,7 +125,7 @@ class Story:
 def begin_story(stage: RestoreStage) -> Story:
     """A person with an approved grant to pay, and two agents of other people that read."""
     admin = LivePerson(stage.registry, ADMIN)
-    wishes = [
+    wishes: list[dict[str, Any]] = [
         {"capabilities": [PAY], "envelope": {"budgets": [budget("10.00", "total")]}, "owner": ADMIN},
         {"capabilities": [READ], "envelope": {}},
         {"capabilities": [READ], "envelope": {}},

@@ -22,6 +22,7 @@ from tests.faults.restoring import (
     asks,
     begin_story,
     go_on_after_backup,
+    pay,
     restore_stage,
 )
 from tests.faults.stage import until
@@ -99,6 +100,13 @@ def goes_on(place: RestoreStage, story: Story) -> None:
     signed = story.admin.decide(story.payer.grant_id, story.admin.sign(story.payer.grant_id))
     assert signed.status_code == 200, signed.text
     assert pay(place, story, "order-2").json()["valid"] is True
+    [(log,)] = place.sql("SELECT name FROM audit_logbreak")
+    base = f"/restores/{log}/"
+    assert base in story.admin.http.get("/admin/").text
+    options = story.admin.post(f"{base}statement", {"decision": "continue"}).json()["publicKey"]
+    kept = story.admin.post(f"{base}decide", {"credential": story.admin.device.assertion(options)})
+    assert kept.status_code == 200, kept.text
+    assert list(place.store.glob("log-*/receipt.jws"))
     [fresh] = scenes(place.registry, [{"capabilities": [READ], "envelope": {}}])
     assert asks(place, fresh, token_of(fresh)).json()["valid"] is True
 
@@ -159,7 +167,8 @@ def test_SA_13_a_verifier_that_slept_through_it_decides_by_nothing_old(place: Re
     dump = place.back_up()
     go_on_after_backup(place, story)
     # It knows the token, and believes in the epoch of the lost history.
-    assert asks(place, story.payer, token := token_of(story.payer), "b").status_code == 200
+    token = token_of(story.payer)
+    assert asks(place, story.payer, token, "b").status_code == 200
     assert place.b.process
     os.killpg(place.b.process.pid, signal.SIGSTOP)
     place.restore(dump)

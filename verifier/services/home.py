@@ -208,7 +208,7 @@ def _clock_off(database_now: datetime, earliest: datetime, latest: datetime) -> 
 
 def halt_of(row: Home) -> Halt | None:
     """Why this process may not act by what a look found, None where it may."""
-    return installation.halt(row) or history.halt(row)
+    return installation.halt(row) or history.halt(row)  # type: ignore[arg-type]  # annotated
 
 
 def _tell_halt(before: Halt | None, halt: Halt | None) -> None:

@@ -38,7 +38,7 @@ class Look:
     # How far the database's clock is ahead of this host's, in seconds.
     clock_ahead: float
     # Which history of the database that was: another one after a restore.
-    history: str
+    history: str = ""
 
 
 @dataclass(frozen=True, slots=True)

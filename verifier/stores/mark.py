@@ -37,7 +37,7 @@ def advance_mark(mark: Mark, *, instead_of: Mark | None = None) -> Mark | None:
     """
     replaced = instead_of.text if instead_of else ""
     arguments = [mark.name or "-", mark.size, mark.text, replaced]
-    return _parsed(_ask(lambda client: client.eval(_ADVANCE, 1, KEY, *arguments)))
+    return _parsed(_ask(lambda client: client.register_script(_ADVANCE)(keys=[KEY], args=arguments)))
 
 
 def _parsed(told: Any) -> Mark | None:
