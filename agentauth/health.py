@@ -82,12 +82,23 @@ def clock() -> None:
 def configuration() -> None:
     """This process may act for the installation: its settings are those of all others, and it was checked at its start."""
     START.require()
-    if halt := home.LEASE.halt():
+    _not_halted(configuration.__name__)
+
+
+def history() -> None:
+    """The database is as new as what is known outside: it was not set back, or an operator decided how it goes on."""
+    _not_halted(history.__name__)
+
+
+def _not_halted(check: str) -> None:
+    halt = home.LEASE.halt()
+    if halt is not None and halt.check == check:
         raise NotReadyError(halt.reason)
 
 
 CHECKS: dict[str, Callable[[], None]] = {
-    check.__name__: check for check in (database, migrations, configuration, token_key, audit_queue, clock)
+    check.__name__: check
+    for check in (database, migrations, configuration, history, token_key, audit_queue, clock)
 }
 # What is told and keeps no request away: pages and most decisions go on without any of them, revoking without the first two. And
 # where nothing can be written, no other process could either: a balancer that finds nobody says less than our 503.

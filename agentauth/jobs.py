@@ -24,6 +24,7 @@ from registry.services import expiry as registry_expiry
 from verifier.services import draining, home
 from verifier.services import expiry as verifier_expiry
 from verifier.services.keeper import keep_home
+from verifier.services.marking import mark_history, may_work
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +54,17 @@ class Job:
         return f"{self.run.__module__.partition('.')[0]}.{self.run.__name__}"
 
     def do(self) -> bool:
-        """Run it once; False where this process is still running it, or it rests. Raises whatever it raises."""
+        """Run it once; False where this process is still running it, it rests, or this process may not act for the installation.
+
+        Raises whatever it raises.
+        """
         if time.monotonic() < self._rests_until or not self._running.acquire(blocking=False):
             return False
         begun, outcome = time.monotonic(), "failed"
         try:
+            # Whatever it wrote into a database that was set back would begin another history.
+            if not may_work():
+                return False
             self.run(now=timezone.now())
             outcome = "ok"
         except Exception:
@@ -84,6 +91,7 @@ def may_act() -> bool:
 
 JOBS: Final = (
     Job(keep_home, EACH_SECOND),
+    Job(mark_history, EACH_SECOND),
     Job(draining.drain_redis, EACH_SECOND),
     Job(seal_audit, EACH_SECOND),
     Job(create_partitions, SLOWLY),

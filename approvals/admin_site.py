@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_safe
 
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
+from approvals.services.break_signing import unsigned_breaks
 from approvals.services.leaving import delete_human
 from approvals.services.people import create_setup_link
 from approvals.services.recovery import create_recovery_link
@@ -138,7 +139,11 @@ class ControlRoom(admin.AdminSite):
         now = timezone.now()
         waiting = Grant.objects.waiting(now).select_related("agent", "agent__human", "service_provider")
         counts = {status.label: Agent.objects.filter(status=status).count() for status in Agent.Status}
-        context = {"waiting": waiting.order_by("created_at")[:PENDING_SHOWN], "agent_counts": counts}
+        context = {
+            "waiting": waiting.order_by("created_at")[:PENDING_SHOWN],
+            "agent_counts": counts,
+            "unsigned_breaks": unsigned_breaks(),
+        }
         return super().index(request, context | (extra_context or {}))
 
     def log(self, request: HttpRequest) -> TemplateResponse:

@@ -297,6 +297,18 @@ def act(action: Action, at: str) -> str:
     return text + (_(", with %(details)s") % {"details": listed(details, _("and"))} if details else "")
 
 
+def break_text(*, size: int, origin: str, previous: str, at: datetime, zone: str) -> str:
+    """The consent text of the record of a break, one sentence per line."""
+    parts = {"size": size, "origin": origin, "previous": previous, "at": moment(at, zone)}
+    return "\n".join(
+        [
+            _("After a restore, on %(at)s, the log goes on as %(origin)s, with a new key.") % parts,
+            _("Its first %(size)s events are those of %(previous)s; what that log said later is lost here.")
+            % parts,
+        ]
+    )
+
+
 def confirmation_text(
     *, agent: str, service_provider: str, action: Action, confirmed: bool, warnings: Sequence[str] = ()
 ) -> str:

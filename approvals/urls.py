@@ -11,6 +11,7 @@ from approvals.views import (
     entry,
     lists,
     presence,
+    restore,
     settings,
     verification,
 )
@@ -37,6 +38,9 @@ urlpatterns = [
     path("confirmations/<uuid:confirmation_id>/", confirmation.page),
     path("confirmations/<uuid:confirmation_id>/statement", confirmation.statement),
     path("confirmations/<uuid:confirmation_id>/decide", confirmation.decide),
+    path("restores/<str:name>/", restore.page),
+    path("restores/<str:name>/statement", restore.statement),
+    path("restores/<str:name>/decide", restore.decide),
     path("agents/", agents.index),
     path("agents/<uuid:agent_id>/", agents.page),
     path("agents/<uuid:agent_id>/suspend", agents.suspend),

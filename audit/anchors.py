@@ -11,10 +11,10 @@ from agentauth.protocol.checkpoint import open_checkpoint, parse_checkpoint
 from agentauth.protocol.errors import InvalidKeyError, NoteError, UntrustedNoteError
 from agentauth.protocol.keys import PublicKey
 from agentauth.protocol.notes import Verifier, parse_note
+from audit.breaks import seen_store
 from audit.copies import PREFIX, ContradictedError, key_of, name_of, store_left_behind
 from audit.models import Checkpoint, CheckpointCopy
 from audit.signing import PURPOSE
-from audit.stores import store_at
 
 
 class Anchor(NamedTuple):
@@ -57,7 +57,7 @@ def stored_anchors(*, now: datetime, since: int = 0, others: Sequence[str] = ())
         said = Anchor(row.size, bytes(row.root), "")
         yield _read(row.note, f"the checkpoint of {row.size} events", now, said, read_any_anchor)
     for uri in dict.fromkeys([*read_stores(), *others]):
-        store = store_at(uri)
+        store = seen_store(uri)
         for key in store.keys(PREFIX, after=key_of(since - 1) if since else ""):
             where = "outside" if uri == settings.AUDIT_STORE else f"in {store!r}"
             yield _read(store.get(key) or b"", f"{key} {where}", now, None, read_any_anchor)

@@ -9,34 +9,29 @@ outside: then nothing is signed any more, since a second story under our key is 
 import logging
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from urllib.parse import urlsplit
-
-from django.conf import settings
 
 from agentauth.protocol import checkpoint as notes
 from agentauth.protocol.errors import ChainError
 from audit.anchors import anchor_of
+from audit.breaks import copy_break, log_store, origin
 from audit.copies import PREFIX, ContradictedError, check_place, key_of, store_name
+from audit.endings import copy_endings, ended_since
 from audit.faults import fault_point
 from audit.models import Checkpoint, CheckpointCopy, Head
 from audit.sequencer import tree_of
 from audit.signing import audit_signer
-from audit.stores import Store, store_at
+from audit.stores import Store
 from audit.tree import root_at
 
 logger = logging.getLogger(__name__)
 
 # While there is news, as often as this.
 EVERY = timedelta(seconds=60)
+EVERY_ENDING = timedelta(seconds=5)
 # However much came at once: a segment of the archive ends at a checkpoint, and may not be as long as the log was late.
 MOST_BETWEEN = 65_536
 # So many rows are looked through for one that can be shown.
 LOOK = 16
-
-
-def origin() -> str:
-    """The log's name in its notes: `<host>[:port]/v1/audit` (docs/protocol.md section 9)."""
-    return f"{urlsplit(settings.PUBLIC_URL).netloc}/v1/audit"
 
 
 def newest_checkpoint() -> Checkpoint | None:
@@ -70,7 +65,7 @@ def checkpoint_log(*, now: datetime, at_once: bool = False) -> int | None:
     ImmutableError where another log writes into the same store; TemporarilyUnavailableError where the key or the store
     cannot be asked: without the store nothing is signed, since a database that was set back does not know it.
     """
-    store = store_at(settings.AUDIT_STORE) if settings.AUDIT_STORE else None
+    store = log_store()
     newest, head = newest_checkpoint(), Head.objects.filter(id=Head.ONLY).first()
     uncopied = store is not None and newest is not None and not _copied(newest)
     head = head or Head(size=0)
@@ -79,10 +74,10 @@ def checkpoint_log(*, now: datetime, at_once: bool = False) -> int | None:
         return None
     # 1. What was signed is still what the tree is, here and outside.
     if newest is not None:
-        _check(newest.size, bytes(newest.root), head)
+        check_signed(newest, head)
     check_place(store)
     if store is not None:
-        _check_outside(store, newest)
+        check_outside(store, newest)
     # 2. The copy of the last one, should a crash have come in between.
     if store is not None and newest is not None and _is_signed(newest, now):
         _copy(store, newest, now)
@@ -124,6 +119,8 @@ def _due(head: Head, newest: Checkpoint | None, now: datetime, every: timedelta)
         return True
     # A clock that was set back must not keep the log silent until it is as late again; and what nobody can check any more,
     # since its key was disabled, is no word of ours.
+    # A restore must not undo what ended, so that is outside sooner.
+    every = min(every, EVERY_ENDING) if ended_since(newest.size) else every
     is_recent = timedelta(0) <= now - newest.at < every
     return head.size > newest.size and not (is_recent and _counts(newest, now))
 
@@ -135,6 +132,11 @@ def _sign(size: int, head: Head, now: datetime) -> Checkpoint:
     # Whoever signs at the same time signs the same tree; the first one's note stays, and is what both copy.
     row, _ = Checkpoint.objects.get_or_create(size=size, defaults={"root": root, "note": text, "at": now})
     return row
+
+
+def check_signed(newest: Checkpoint, head: Head) -> None:
+    """The log still begins with what it signed last. Raises ContradictedError."""
+    _check(newest.size, bytes(newest.root), head)
 
 
 def _check(size: int, root: bytes, head: Head) -> None:
@@ -150,8 +152,11 @@ def _check(size: int, root: bytes, head: Head) -> None:
         )
 
 
-def _check_outside(store: Store, newest: Checkpoint | None) -> None:
-    """Everything outside since the last copy we know of is ours, and there is nothing outside that we do not know."""
+def check_outside(store: Store, newest: Checkpoint | None) -> None:
+    """Everything outside since the last copy we know of is ours, and there is nothing outside that we do not know.
+
+    Raises ContradictedError; TemporarilyUnavailableError where the store does not answer.
+    """
     known = CheckpointCopy.objects.filter(store=store_name()).order_by("-checkpoint").first()
     compare_outside(store, newest, after=known.checkpoint_id - 1 if known else 0)
 
@@ -190,6 +195,10 @@ def _copied(checkpoint: Checkpoint) -> bool:
 def _copy(store: Store, checkpoint: Checkpoint, now: datetime) -> None:
     if _copied(checkpoint):
         return
+    copy_break(store)
+    # First what ended: where a checkpoint stands outside, what ended before it stands there too.
+    before = Checkpoint.objects.filter(size__lt=checkpoint.size).order_by("-size").first()
+    copy_endings(store, before.size if before else 0, checkpoint.size)
     store.put_once(key_of(checkpoint.size), checkpoint.note.encode())
     fault_point("checkpoint.before_copied")
     CheckpointCopy.objects.get_or_create(checkpoint=checkpoint, store=store_name(), defaults={"at": now})

@@ -102,6 +102,8 @@ PRESENCE_ENDED = "verifier.presence.ended"
 # Nobody decides until the next epoch begins; and it began, where the data says.
 HOME_LEFT = "verifier.home.left"
 HOME_BEGAN = "verifier.home.began"
+# The database was set back, and an operator decided that it goes on: from where, under which name, and what was undone again.
+HISTORY_CONTINUED = "verifier.history.continued"
 # A process found the clock of its host off from the database's: it changes nothing until that is right again.
 CLOCK_OFF = "verifier.clock.found_off"
 
@@ -113,6 +115,8 @@ PASSKEY_CREATED = "approvals.passkey.created"
 PASSKEY_REMOVED = "approvals.passkey.removed"
 HUMAN_SIGNED_IN = "approvals.human.signed_in"
 HUMAN_SIGNED_OUT = "approvals.human.signed_out"
+# An administrator signed under which name and keys the log goes on after a restore.
+BREAK_SIGNED = "approvals.break.signed"
 # A passkey signature for one sensitive act, made just before it.
 HUMAN_VERIFIED = "approvals.human.verified"
 # The second explicit step before a dangerous permission is signed.

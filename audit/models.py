@@ -241,6 +241,33 @@ class DroppedMonth(models.Model):
         return f"{self.month:%Y-%m}"
 
 
+class LogBreak(models.Model):
+    """After a restore the log goes on under another name from here: its first `size` leaves are those of the log before."""
+
+    # The second in which it began, as 14 digits: names sort as logs follow each other.
+    name = models.CharField(max_length=14, primary_key=True)
+    # Of the log before; empty for the first.
+    previous = models.CharField(max_length=14, blank=True)
+    size = models.BigIntegerField()
+    root = models.BinaryField(max_length=32)
+    # Of the log before this one goes on from checkpoints of so many leaves at most, and segments up to this one.
+    signed = models.BigIntegerField()
+    archived = models.BigIntegerField()
+    # Logs that stood outside and are not in this database: they were lost by the restore.
+    lost = models.JSONField(default=list)
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(size__gte=0, signed__gte=0, archived__gte=0), name="log_break_sizes"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} from {self.size}"
+
+
 class RefusalCount(models.Model):
     """How many anonymous refusals one route and error had in one minute; gone once summed up in an event."""
 

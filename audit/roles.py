@@ -21,7 +21,14 @@ _LESS: Final[Mapping[str, Rights]] = {
     "audit_opening": ("DELETE", "INSERT", "SELECT"),
     "audit_head": ("INSERT", "SELECT", "UPDATE"),
     **dict.fromkeys(
-        ("audit_node", "audit_checkpoint", "audit_cosignature", "audit_checkpointcopy", "audit_segment"),
+        (
+            "audit_node",
+            "audit_checkpoint",
+            "audit_cosignature",
+            "audit_checkpointcopy",
+            "audit_segment",
+            "audit_logbreak",
+        ),
         ("INSERT", "SELECT"),
     ),
     # The owner drops.

@@ -176,6 +176,12 @@ class LivePerson:
     def decide(self, grant_id: str, signed: dict[str, Any]) -> httpx.Response:
         return self.post(f"/approvals/{grant_id}/decide", signed)
 
+    def sign_in(self) -> None:
+        """Begin a new session with the passkey."""
+        options = self.post("/sign-in/options", {}).json()["publicKey"]
+        done = self.post("/sign-in/finish", {"credential": self.device.assertion(options)})
+        assert done.status_code == 200, done.text
+
     def confirm(self, confirmation_id: str) -> httpx.Response:
         """Say yes to one payment, from the question to the signed answer."""
         path = f"/confirmations/{confirmation_id}/"

@@ -140,6 +140,7 @@ REACHES_OUT = {
     ("kms/backends/vault.py", "hvac"),
     ("kms/backends/vault.py", "requests"),
     ("verifier/stores/probe.py", "redis"),
+    ("verifier/stores/mark.py", "redis"),
     ("verifier/stores/connection.py", "asyncio"),
     ("verifier/stores/connection.py", "ssl"),
     ("verifier/stores/node.py", "asyncio"),

@@ -212,6 +212,13 @@ class Home(models.Model):
     leaving_for = models.CharField(max_length=16, choices=Kind, blank=True)
     # For how many seconds Redis must answer before it is gone back to. 0: it was not lost since somebody last saw to it.
     back_after = models.PositiveSmallIntegerField(default=0)
+    # The start of the database for which its history was compared with what is known outside (verifier/services/history.py).
+    vouched_for = models.CharField(max_length=128, blank=True, db_default="", default="")
+    # Since when nothing is decided because this database is older than that, and what was found; null and empty: it is not.
+    held_at = models.DateTimeField(null=True)
+    held_because = models.TextField(blank=True, db_default="", default="")
+    # The log's name since the last restore (audit/breaks.py): a process that knows another forgets all it holds.
+    history = models.CharField(max_length=14, blank=True, db_default="", default="")
 
     class Meta:
         constraints = [

@@ -15,7 +15,7 @@ from .encoding import b64u_decode, b64u_encode, canonical_json, parse_timestamp,
 from .envelope import DEFAULT_MAXIMA, Envelope, Maxima, parse_envelope
 from .errors import EncodingError, InvalidRequestError
 from .names import MAX_NAME, check_host
-from .reading import INTEGER_LIMIT, integer, members, text
+from .reading import INTEGER_LIMIT, integer, items, members, text
 from .urls import split_url
 
 # A signature over one kind can never be shown as another: the tag is hashed in front of the statement.
@@ -23,21 +23,24 @@ CHALLENGE_TAGS: Final[Mapping[str, bytes]] = {
     "approval": b"agentauth/approval/v1",
     "confirmation": b"agentauth/confirmation/v1",
     "claim": b"agentauth/claim/v1",
+    "break": b"agentauth/break/v1",
 }
 # Both answers are signed: a denial nobody signed could have been made by the server alone.
 DECISIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "approval": ("approve", "deny"),
     "confirmation": ("confirm", "deny"),
     "claim": ("claim",),
+    "break": ("continue",),
 }
 NONCE_BYTES: Final = 32
 MAX_REASON: Final = 500
 
 # Which agent, which key and which manifest: a renamed agent or a rotated key is then another statement. The digest
 # of the text ties the words the person read to the terms a machine enforces.
-_COMMON: Final = (
-    "kind", "decision", "issuer", "rp_id", "human_id", "agent", "issued_at", "nonce", "consent_sha256", "language",
+_WHO: Final = (
+    "kind", "decision", "issuer", "rp_id", "human_id", "issued_at", "nonce", "consent_sha256", "language",
 )  # fmt: skip
+_COMMON: Final = (*_WHO, "agent")
 _MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
     "approval": (
         *_COMMON, "grant_id", "grant_version", "service_provider", "capabilities", "envelope", "valid_until",
@@ -47,11 +50,14 @@ _MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
         *_COMMON, "confirmation_id", "grant_id", "grant_version", "service_provider", "action", "idempotency_key",
     ),
     "claim": _COMMON,
+    # It is about the log and no agent (section 9).
+    "break": (*_WHO, "name", "origin", "previous_origin", "size", "root", "vkeys"),
 }  # fmt: skip
 
 # Ids, digests and languages in one spelling each: a second one would be a second challenge for the same thing.
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _HEX_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_BREAK: Final = re.compile(r"[0-9]{14}")
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{2,8}(?:-[A-Za-z0-9]{1,8}){0,3}")
 # A receipt is kept for ever: limits that a registry tightens later must not make an old one unreadable.
 _ANY_MAXIMA: Final = Maxima(**dict.fromkeys(DEFAULT_MAXIMA.to_json(), INTEGER_LIMIT - 1))
@@ -87,7 +93,8 @@ class Signing:
     issuer: str
     rp_id: str
     human_id: str
-    agent: AgentRef
+    # None for a statement that is about no agent.
+    agent: AgentRef | None
     issued_at: datetime
     nonce: bytes
     consent_text: str
@@ -102,12 +109,12 @@ class Statement:
 
     @property
     def kind(self) -> str:
-        """`approval`, `confirmation` or `claim`."""
+        """`approval`, `confirmation`, `claim` or `break`."""
         return str(self.body["kind"])
 
     @property
     def decision(self) -> str:
-        """`approve`, `confirm`, `claim` or `deny`."""
+        """`approve`, `confirm`, `claim`, `continue` or `deny`."""
         return str(self.body["decision"])
 
     def canonical(self) -> bytes:
@@ -199,20 +206,51 @@ def claim_statement(signing: Signing) -> Statement:
     return parse_statement(_common(signing, "claim", "claim"))
 
 
+def break_statement(
+    signing: Signing,
+    *,
+    name: str,
+    origin: str,
+    previous_origin: str,
+    size: int,
+    root: bytes,
+    vkeys: Sequence[str],
+) -> Statement:
+    """An administrator stands for it that after a restore the log goes on as `origin`, by these keys alone.
+
+    Its first `size` leaves, whose tree has this root (32 bytes), are those of `previous_origin`. Raises InvalidRequestError
+    naming the member.
+    """
+    return parse_statement(
+        _common(signing, "break", "continue")
+        | {
+            "name": name,
+            "origin": origin,
+            "previous_origin": previous_origin,
+            "size": size,
+            "root": b64u_encode(root),
+            "vkeys": list(vkeys),
+        }
+    )
+
+
 def _common(signing: Signing, kind: str, decision: str) -> dict[str, object]:
     agent = signing.agent
+    about = agent and {
+        "agent": {
+            "id": agent.id,
+            "name": agent.name,
+            "jkt": agent.jkt,
+            "manifest_sha256": agent.manifest_sha256,
+        }
+    }
     return {
         "kind": kind,
         "decision": decision,
         "issuer": signing.issuer,
         "rp_id": signing.rp_id,
         "human_id": signing.human_id,
-        "agent": {
-            "id": agent.id,
-            "name": agent.name,
-            "jkt": agent.jkt,
-            "manifest_sha256": agent.manifest_sha256,
-        },
+        **(about or {}),
         "issued_at": timestamp(signing.issued_at),
         "nonce": b64u_encode(signing.nonce),
         "consent_sha256": consent_sha256(signing.consent_text),
@@ -241,6 +279,8 @@ def parse_statement(obj: object) -> Statement:
         _check_approval(body)
     elif kind == "confirmation":
         _check_confirmation(body)
+    elif kind == "break":
+        _check_break(body)
     # Copied to its depth: what was checked must not change between the challenge and the receipt.
     return Statement(deepcopy(body))
 
@@ -252,17 +292,32 @@ def _check_common(body: Mapping[str, object]) -> None:
     if body["issuer"] != origin or origin.split("//")[1].split(":")[0] != host:
         raise InvalidRequestError("statement.rp_id: must be the host of the issuer, which must be an origin.")
     _matching(body["human_id"], _UUID, "statement.human_id")
+    if "agent" in body:
+        _check_agent(body)
+    _time(body["issued_at"], "statement.issued_at")
+    # Without it two equal decisions would have one challenge, and an old signature could be shown for the new one.
+    _bytes32(body["nonce"], "statement.nonce")
+    _matching(body["consent_sha256"], _HEX_SHA256, "statement.consent_sha256")
+    _matching(body["language"], _LANGUAGE, "statement.language")
+
+
+def _check_agent(body: Mapping[str, object]) -> None:
     # The name is bounded, not judged: what registration once accepted must stay readable when its rules grow.
     agent = members(body["agent"], "statement.agent", required=("id", "name", "jkt", "manifest_sha256"))
     _matching(agent["id"], _UUID, "statement.agent.id")
     text(agent["name"], "statement.agent.name", maximum=MAX_NAME)
     _bytes32(agent["jkt"], "statement.agent.jkt")
     _matching(agent["manifest_sha256"], _HEX_SHA256, "statement.agent.manifest_sha256")
-    _time(body["issued_at"], "statement.issued_at")
-    # Without it two equal decisions would have one challenge, and an old signature could be shown for the new one.
-    _bytes32(body["nonce"], "statement.nonce")
-    _matching(body["consent_sha256"], _HEX_SHA256, "statement.consent_sha256")
-    _matching(body["language"], _LANGUAGE, "statement.language")
+
+
+def _check_break(body: Mapping[str, object]) -> None:
+    _matching(body["name"], _BREAK, "statement.name")
+    for name in ("origin", "previous_origin"):
+        text(body[name], f"statement.{name}", maximum=512)
+    integer(body["size"], "statement.size", minimum=0)
+    _bytes32(body["root"], "statement.root")
+    for vkey in items(body["vkeys"], "statement.vkeys", maximum=16):
+        text(vkey, "statement.vkeys", maximum=1024)
 
 
 def _check_grant(body: Mapping[str, object]) -> None:

@@ -6,7 +6,8 @@ line stands in its place and is byte for byte what the signed roots commit to; n
 the folder's checkpoints and every `--old-checkpoint` you kept have the roots that these very lines give, so nothing you
 once saw was changed or dropped. Not shown: that an event is true or well-formed (in a line it is hashed, never parsed),
 that Parquet objects hold the same events (only their digests), and anything of `tile/`. Checkpoints newer than the last
-segment are held by signature alone; `newest_checkpoint` says how far they go. `first_bad`: from that leaf on, nothing is
+segment are held by signature alone; `newest_checkpoint` says how far they go. Where a log broke and went on after a restore
+(`breaks/`), that is shown and is a problem, unless `--accept-break` names exactly it. `first_bad`: from that leaf on, nothing is
 shown. Formats: docs/protocol.md section 9; c2sp.org/signed-note, tlog-checkpoint, tlog-cosignature; RFC 9162.
 """
 
@@ -52,6 +53,63 @@ class Checkpoint(NamedTuple):
     root: bytes
 
 
+class Part(NamedTuple):
+    """A log of the folder that goes on from another: its own folder, its name, and how much of it counts."""
+
+    folder: str
+    origin: str
+    signed: int
+    archived: int
+
+
+ENDLESS = 1 << 53
+
+
+def breaks(folder: Path) -> list[dict[str, Any]]:
+    """The breaks that the newest log of an archive goes on from, oldest first. Raises ProblemError."""
+    found, lost = dict[str, dict[str, Any]](), set[str]()
+    for path in sorted((folder / "breaks").glob("*")):
+        place = f"breaks/{path.name}"
+        try:
+            record = json.loads(read(path, place).decode())
+            found[str(record["name"])] = record
+            lost.update(map(str, record["lost"]))
+            numbers = [int(record[name]) for name in ("size", "signed", "archived")]
+            whole = min(numbers) >= 0 and len(unbase64(record["root"])) == len(sha256().digest())
+            named = path.name == f"{record['name']}.json" and re.fullmatch("[0-9]{14}", record["name"])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise ProblemError(place, "is no record of a break") from None
+        if (
+            not named
+            or not whole
+            or record["origin"] != f"{record['origin'].partition('/v1/audit')[0]}/v1/audit/{record['name']}"
+        ):
+            raise ProblemError(place, "is no record of a break")
+    line = list[dict[str, Any]]()
+    name = max(found.keys() - lost, default="")
+    while name:
+        if name not in found or len(line) > len(found):
+            raise ProblemError("breaks", f"holds no record of {name}")
+        line.append(found[name])
+        name = str(found[name]["previous"])
+    return line[::-1]
+
+
+def break_name(record: dict[str, Any]) -> str:
+    """How a break is named to accept it: nothing else goes by this."""
+    return f"{record['name']}:{record['size']}:{unbase64(record['root']).hex()}"
+
+
+def parts(line: list[dict[str, Any]]) -> list[Part]:
+    """The logs that stand one on the other, oldest first."""
+    found, signed, archived = list[Part](), ENDLESS, ENDLESS
+    for record in reversed(line):
+        found.append(Part(f"log-{record['name']}/", str(record["origin"]), signed, archived))
+        signed, archived = min(signed, int(record["signed"])), min(archived, int(record["archived"]))
+    first = str(line[0]["previous_origin"]) if line else ""
+    return [*found, Part("", first, signed, archived)][::-1]
+
+
 def read(path: Path, place: str) -> bytes:
     data = path.read_bytes() if path.is_file() and path.stat().st_size <= MAX_FILE else b""
     if not data:
@@ -73,7 +131,8 @@ class Trust:
     def __init__(self, vkeys: str) -> None:
         """C2SP verifier keys, one a line, beside empty lines and lines that begin with #. Raises ValueError."""
         self.keys: dict[tuple[str, bytes], tuple[int, Ed25519PublicKey]] = {}
-        self.origin, self.newest = "", 0
+        # Of the folder's logs, oldest first; none before the first note is read.
+        self.origins, self.newest = list[str](), 0
         for line in vkeys.splitlines():
             if line and not line.startswith("#"):
                 match = VKEY.fullmatch(line)
@@ -85,8 +144,11 @@ class Trust:
         if not self.keys:
             raise ValueError("There is no verifier key.")
 
-    def checkpoint(self, raw: bytes, place: str) -> Checkpoint:
-        """What a note says, once a trusted key that is named like the log has signed it. Raises ProblemError."""
+    def checkpoint(self, raw: bytes, place: str, expected: str = "") -> Checkpoint:
+        """What a note says, once a trusted key that is named like the log has signed it. Raises ProblemError.
+
+        The log is the `expected` one, else one that the folder goes on from, else the one that was seen first.
+        """
         match = NOTE.fullmatch(raw.decode(errors="replace"))
         if not match or match[0].encode() != raw:
             raise ProblemError(place, "is no signed checkpoint")
@@ -100,8 +162,9 @@ class Trust:
             raise ProblemError(place, "has a bad signature by a trusted key") from None
         if not any(signed):
             raise ProblemError(place, "has no signature by a trusted key of its log")
-        self.origin, self.newest = self.origin or origin, max(self.newest, size)
-        if origin != self.origin:
+        self.newest = max(self.newest, size)
+        self.origins = self.origins or [origin]
+        if origin not in ([expected] if expected else self.origins):
             raise ProblemError(place, "is of another log")
         return Checkpoint(place, size, root)
 
@@ -132,59 +195,86 @@ class Log:
         self.size, self.peaks = 0, list[bytes]()
         self.marks: list[Checkpoint] = []  # to be met on the way, the next one last
         self.shown = Checkpoint("", 0, b"")  # the last one that agreed
+        self.breaks = list[dict[str, Any]]()
 
     def _places(self, part: str) -> list[str]:
         here = self.folder / part
         names = [path.name for path in here.iterdir()] if here.is_dir() else []
         return sorted(f"{part}/{name}" for name in names if not name.startswith("."))
 
-    def verify(self, old: list[Path]) -> None:
-        """Raises ProblemError at the first bad place."""
+    def verify(self, old: list[Path], accepted: list[str]) -> None:
+        """Raises ProblemError at the first bad place, and at a break that is not among those `accepted`."""
+        logs = self._logs(accepted)
         kept = [self.trust.checkpoint(read(path, str(path)), str(path)) for path in old]
-        marks = list(kept)
-        for place in self._places("checkpoints"):
-            marks.append(self.trust.checkpoint(read(self.folder / place, place), place))
-            if place != f"checkpoints/{marks[-1].size:020}":
-                raise ProblemError(place, "is of another size than its name")
-        self.marks = sorted(marks, key=lambda mark: mark.size)[::-1]
+        self.marks = sorted([*kept, *self._checkpoints(logs)], key=lambda mark: mark.size)[::-1]
         archive, export = (self.folder / "segments").is_dir(), (self.folder / "lines.gz").is_file()
         if archive == export:
             raise ProblemError(".", "is not one archive or one export")
         if export:
             raw = read(self.folder / "checkpoint", "checkpoint")
             self._add("lines.gz", self.trust.checkpoint(raw, "checkpoint"))
-        previous = None
-        for place in self._places("segments"):
-            previous = self._segment(place, previous)
-        if archive and not previous:
+        elif not self._segments(logs):
             raise ProblemError("segments", "is empty")
         for mark in kept:
             if mark.size > self.size:
                 raise ProblemError(mark.place, "is of a larger tree, so lines are missing")
 
-    def _segment(self, place: str, previous: str | None) -> str:
+    def _logs(self, accepted: list[str]) -> list[Part]:
+        self.breaks = breaks(self.folder)
+        for record in self.breaks:
+            if break_name(record) not in accepted:
+                text = f"the log breaks after {record['size']} events: a restore lost what {record['previous_origin']} said later"
+                raise ProblemError(
+                    f"breaks/{record['name']}.json", f"{text}; --accept-break {break_name(record)}"
+                )
+        logs = parts(self.breaks)
+        self.trust.origins = [part.origin for part in logs if part.origin]
+        return logs
+
+    def _checkpoints(self, logs: list[Part]) -> Iterator[Checkpoint]:
+        for part in logs:
+            for place in self._places(f"{part.folder}checkpoints"):
+                if place > f"{part.folder}checkpoints/{part.signed:020}":
+                    continue
+                mark = self.trust.checkpoint(read(self.folder / place, place), place, part.origin)
+                if place != f"{part.folder}checkpoints/{mark.size:020}":
+                    raise ProblemError(place, "is of another size than its name")
+                yield mark
+        for record in self.breaks:
+            yield Checkpoint(f"breaks/{record['name']}.json", record["size"], unbase64(record["root"]))
+
+    def _segments(self, logs: list[Part]) -> str | None:
+        previous = None
+        for part in logs:
+            for place in self._places(f"{part.folder}segments"):
+                if place < f"{part.folder}segments/{part.archived:020}":
+                    previous = self._segment(place, part, previous)
+        return previous
+
+    def _segment(self, place: str, part: Part, previous: str | None) -> str:
         """Checks a manifest, its objects and its lines; the digest that the next manifest has to name."""
-        first, raw, parts = self.size, read(self.folder / place, place), dict[str, Any]()
-        if place != f"segments/{first:020}.json":
+        first, raw, objects = self.size, read(self.folder / place, place), dict[str, Any]()
+        if place != f"{part.folder}segments/{first:020}.json":
             raise ProblemError(place, "leaves a gap or overlaps")
         try:
             manifest = json.loads(raw.decode(), parse_float=int, parse_constant=int)
-            head = self.trust.checkpoint(manifest["checkpoint"].encode(), place)
-            for part, ending in ("lines", "lines.gz"), ("parquet", "parquet"):
-                digest, length = str(manifest[part]["sha256"]), int(manifest[part]["bytes"])
-                parts[part] = {"key": f"objects/{digest}.{ending}", "sha256": digest, "bytes": length}
+            head = self.trust.checkpoint(manifest["checkpoint"].encode(), place, part.origin)
+            for what, ending in ("lines", "lines.gz"), ("parquet", "parquet"):
+                digest, length = str(manifest[what]["sha256"]), int(manifest[what]["bytes"])
+                objects[what] = {"key": f"objects/{digest}.{ending}", "sha256": digest, "bytes": length}
         except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
             raise ProblemError(place, "is no manifest") from None
         # Made anew from the few members that are free: nothing else can stand there, and nothing in another spelling.
-        wanted: dict[str, Any] = {"version": 1, "origin": self.trust.origin, "first": first, "end": head.size}
-        wanted |= parts | {"previous": previous, "checkpoint": manifest["checkpoint"]}
+        origin = part.origin or self.trust.origins[0]
+        wanted: dict[str, Any] = {"version": 1, "origin": origin, "first": first, "end": head.size}
+        wanted |= objects | {"previous": previous, "checkpoint": manifest["checkpoint"]}
         exact = json.dumps(wanted, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-        named = all(re.fullmatch("[0-9a-f]{64}", part["sha256"]) for part in parts.values())
+        named = all(re.fullmatch("[0-9a-f]{64}", each["sha256"]) for each in objects.values())
         if head.size <= first or raw != exact or not named:
             raise ProblemError(place, "is not the manifest that follows here")
-        for part in parts.values():
-            self._compare(part["key"], part["sha256"], part["bytes"])
-        self._add(parts["lines"]["key"], head)
+        for each in objects.values():
+            self._compare(each["key"], each["sha256"], each["bytes"])
+        self._add(objects["lines"]["key"], head)
         return sha256(raw).hexdigest()
 
     def _compare(self, key: str, digest: str, length: int) -> None:
@@ -262,17 +352,16 @@ def verdict(trust: Trust, shown: Checkpoint, events: int) -> dict[str, Any]:
 def check(options: argparse.Namespace) -> dict[str, Any]:
     """What is printed; the tree is the largest one that is shown to be good. Raises OSError, ValueError for bad keys."""
     log = Log(options.folder, Trust(options.trusted_keys.read_text("utf-8")))
+    bad = dict[str, Any]()
     try:
-        log.verify(options.old_checkpoint)
+        log.verify(options.old_checkpoint, options.accept_break)
     except (ProblemError, OSError) as problem:
         first_bad = getattr(problem, "first_bad", None)
-        bad = {
-            "ok": False,
-            "problem": str(problem),
-            "first_bad": log.size if first_bad is None else first_bad,
-        }
-        return verdict(log.trust, log.shown, log.shown.size) | bad
-    return verdict(log.trust, log.shown, log.size)
+        first_bad = log.size if first_bad is None else first_bad
+        bad = {"ok": False, "problem": str(problem), "first_bad": first_bad}
+    said = verdict(log.trust, log.shown, log.shown.size if bad else log.size) | bad
+    # Whatever else is found.
+    return said | ({"breaks": [break_name(record) for record in log.breaks]} if log.breaks else {})
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -280,6 +369,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trusted-keys", type=Path, required=True, help="a file of C2SP vkeys, one a line")
     parser.add_argument(
         "--old-checkpoint", type=Path, action="append", default=[], help="kept before; repeatable"
+    )
+    parser.add_argument(
+        "--accept-break",
+        metavar="BREAK",
+        action="append",
+        default=[],
+        help="as this check shows it; repeatable",
     )
 
 

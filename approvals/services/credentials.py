@@ -62,6 +62,12 @@ def remove_all_passkeys(*, human: Human, reason: str, actor: Actor, now: datetim
     return len(rows)
 
 
+def remove_passkey_for_good(*, passkey: Passkey, reason: str, actor: Actor, now: datetime) -> None:
+    """Remove a passkey that was removed before, also the last one: its person comes back by a recovery link."""
+    with transaction.atomic():
+        _remove(passkey, reason=reason, actor=actor, now=now)
+
+
 def hold_passkeys(human: Human) -> list[Passkey]:
     """All passkeys of the human, locked until the commit, in one order, so that two who ask wait in a line."""
     return list(Passkey.objects.select_for_update().filter(human=human).order_by("id"))
@@ -118,7 +124,7 @@ def add_passkey(
 
 
 def _remove(row: Passkey, *, actor: Actor, now: datetime, reason: str | None = None) -> None:
-    name, human_id = row.name, row.human_id
+    name, human_id, passkey_id = row.name, row.human_id, str(row.pk)
     row.delete()
     record(
         kind=kinds.PASSKEY_REMOVED,
@@ -126,5 +132,6 @@ def _remove(row: Passkey, *, actor: Actor, now: datetime, reason: str | None = N
         at=now,
         reason=reason,
         human_id=human_id,
+        data={"passkey_id": passkey_id},
         personal={"name": name},
     )

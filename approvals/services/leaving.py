@@ -13,7 +13,7 @@ from registry.models import Human
 from registry.services import people
 
 
-def delete_human(*, human: Human, actor: Actor, now: datetime) -> None:
+def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False) -> None:
     """Delete the human: their agents, grants, passkeys and sessions end, and whatever says who they were is erased.
 
     Events, receipts and the rows they refer to stay, with the human's id and nothing that names them, and prove
@@ -30,6 +30,6 @@ def delete_human(*, human: Human, actor: Actor, now: datetime) -> None:
         ).delete()
         codes.delete()
         remove_all_passkeys(human=human, reason="human_deleted", actor=actor, now=now)
-        people.delete_human(human=human, actor=actor, now=now)
+        people.delete_human(human=human, actor=actor, now=now, even_last_admin=even_last_admin)
         # Last: what was recorded above has openings too.
         erase_openings(human_id=human.pk, email=email)

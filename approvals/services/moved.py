@@ -59,6 +59,13 @@ def moved_since_signed(grant: Grant, lost: tuple[Lost, ...]) -> list[str]:
         lines.append(moved("allowed", None, None))
     if grant.suspension_cause == causes.RECOVERY:
         lines.append(_("Your account was recovered."))
+    if grant.suspension_cause == causes.RESTORED:
+        lines.append(
+            _(
+                "This registry was restored from a backup. What the agent did after that backup is lost here: payments made since then"
+                " are not counted, and one of them may be made again."
+            )
+        )
     # There and back again: nothing differs now, and yet it happened.
     there_and_back = {
         causes.KEY_ROTATED: _("The agent took a new key."),

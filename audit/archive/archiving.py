@@ -12,7 +12,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from django.conf import settings
 from django.db import IntegrityError, transaction
 
 from agentauth.protocol.checkpoint import parse_checkpoint
@@ -23,11 +22,12 @@ from audit.archive.layout import ArchiveError, Manifest, manifest_key
 from audit.archive.reading import noted_manifest, prove_segment, read_manifest
 from audit.archive.scratch import scratch
 from audit.archive.staging import leaves, prove, stage, tiles_at
+from audit.breaks import log_store
 from audit.checkpoints import MOST_BETWEEN
 from audit.copies import ContradictedError, check_place
 from audit.faults import fault_point
 from audit.models import Checkpoint, Segment
-from audit.stores import ImmutableError, Store, store_at
+from audit.stores import ImmutableError, Store
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +46,8 @@ class Range(NamedTuple):
 
 def archive_due(*, now: datetime) -> Range | None:
     """What the jobs ask: one segment, if a full one waits, or some news has for EVERY. Raises as `archive_audit`."""
-    newest = Checkpoint.objects.order_by("-size").first()
-    if not settings.AUDIT_STORE or newest is None:
+    newest, store = Checkpoint.objects.order_by("-size").first(), log_store()
+    if store is None or newest is None:
         return None
     last = Segment.objects.order_by("-first").first()
     waiting = newest.size - (last.end if last else 0)
@@ -55,7 +55,6 @@ def archive_due(*, now: datetime) -> Range | None:
     rests = last is not None and timedelta(0) <= now - last.at < EVERY
     if waiting <= 0 or (rests and waiting < SEGMENT_LEAVES):
         return None
-    store = store_at(settings.AUDIT_STORE)
     # A segment in another place than those before it would be part of no archive.
     check_place(store)
     return archive_audit(now=now, store=store)

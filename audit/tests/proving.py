@@ -11,7 +11,8 @@ from agentauth.protocol.checkpoint import OpenedCheckpoint, open_checkpoint
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.notes import SignatureType, Verifier, cosign_text
 from audit import kinds
-from audit.checkpoints import checkpoint_log, newest_checkpoint, origin
+from audit.breaks import origin
+from audit.checkpoints import checkpoint_log, newest_checkpoint
 from audit.identifiers import new_id_text
 from audit.models import Checkpoint, Cosignature, Leaf
 from audit.sequencer import sequence_until_empty

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey
 from agentauth.protocol.notes import Verifier
-from audit.checkpoints import origin
+from audit.breaks import origin
 
 _SIGNER = LocalSigner(PrivateKey.generate())
 

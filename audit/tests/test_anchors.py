@@ -16,7 +16,8 @@ from agentauth.protocol import checkpoint as notes
 from agentauth.protocol.chain import EMPTY_LINK, CompactTree, leaf_hash, link
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from audit.anchors import stored_anchors
-from audit.checkpoints import EVERY, checkpoint_log, origin
+from audit.breaks import origin
+from audit.checkpoints import EVERY, checkpoint_log
 from audit.copies import key_of
 from audit.entries import entry_of
 from audit.models import Checkpoint, Event, Head, Leaf

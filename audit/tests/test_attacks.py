@@ -19,7 +19,8 @@ from agentauth.sdk.witness.rules import Witness
 from agentauth.sdk.witness.state import State
 from audit.anchors import stored_anchors
 from audit.archive.layout import Line
-from audit.checkpoints import EVERY, checkpoint_log, newest_checkpoint, origin
+from audit.breaks import origin
+from audit.checkpoints import EVERY, checkpoint_log, newest_checkpoint
 from audit.copies import key_of
 from audit.cosigning import cosign_log
 from audit.entries import event_body

@@ -11,9 +11,10 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.checkpoint import open_checkpoint
 from agentauth.protocol.encoding import b64_encode
 from agentauth.protocol.errors import ChainError, TemporarilyUnavailableError
-from audit import checkpoints, signing
+from audit import breaks, checkpoints, signing
 from audit.archive.archiving import archive_audit
-from audit.checkpoints import EVERY, checkpoint_log, newest_checkpoint, origin
+from audit.breaks import origin
+from audit.checkpoints import EVERY, checkpoint_log, newest_checkpoint
 from audit.copies import ContradictedError, key_of
 from audit.models import Checkpoint, CheckpointCopy, Head, Leaf
 from audit.sequencer import sequence_until_empty
@@ -122,7 +123,7 @@ def test_AU_12_a_copy_that_failed_or_only_seemed_to_is_made_at_the_next_run(
 ) -> None:
     grow(2)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "store_at", lambda uri: Failing(store_at(uri), done=done))
+        patch.setattr(breaks, "store_at", lambda uri: Failing(store_at(uri), done=done))
         with pytest.raises(TemporarilyUnavailableError):
             checkpoint_log(now=now)
     assert (folder / key_of(2)).exists() is done
@@ -149,7 +150,7 @@ def test_where_the_store_cannot_be_asked_nothing_is_signed(
         return Away()
 
     grow(1)
-    monkeypatch.setattr(checkpoints, "store_at", away)
+    monkeypatch.setattr(breaks, "store_at", away)
     with pytest.raises(TemporarilyUnavailableError):
         checkpoint_log(now=now)
     assert newest_checkpoint() is None

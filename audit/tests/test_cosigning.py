@@ -12,7 +12,8 @@ from agentauth.protocol.errors import InvalidRequestError, TemporarilyUnavailabl
 from agentauth.sdk.tests.witness_cast import Served, serving
 from agentauth.sdk.witness.rules import Witness
 from agentauth.sdk.witness.state import State
-from audit.checkpoints import EVERY, checkpoint_log, newest_checkpoint, origin
+from audit.breaks import origin
+from audit.checkpoints import EVERY, checkpoint_log, newest_checkpoint
 from audit.copies import ContradictedError
 from audit.cosigning import cosign_log, witnesses
 from audit.models import Cosignature, Head

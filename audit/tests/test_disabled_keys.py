@@ -13,7 +13,8 @@ from agentauth.protocol.checkpoint import open_checkpoint, sign_checkpoint
 from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey
 from agentauth.protocol.notes import SignatureType, Verifier
 from audit.anchors import stored_anchors
-from audit.checkpoints import EVERY, LOOK, checkpoint_log, newest_signed, origin
+from audit.breaks import origin
+from audit.checkpoints import EVERY, LOOK, checkpoint_log, newest_signed
 from audit.copies import key_of
 from audit.models import Checkpoint, Event
 from audit.proofs import signed_checkpoint

@@ -11,7 +11,8 @@ from django.db import connection
 
 from agentauth.protocol.chain import leaf_hash, verify_consistency, verify_inclusion
 from agentauth.protocol.log_texts import verify_log_proof
-from audit.checkpoints import EVERY, origin
+from audit.breaks import origin
+from audit.checkpoints import EVERY
 from audit.models import Checkpoint, Cosignature, Event, Leaf
 from audit.sequencer import sequence_until_empty
 from audit.tests.conftest import MakeEvent

@@ -2,7 +2,6 @@
 
 from dataclasses import fields
 from typing import Any
-from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.utils import timezone
@@ -13,9 +12,9 @@ from rest_framework.views import APIView
 
 from agentauth.protocol.capability import TYPES
 from agentauth.protocol.envelope import DEFAULT_MAXIMA, Envelope
-from agentauth.protocol.notes import verifier_key
 from kms.models import Key
-from kms.services import introductions, public_jwks, verification_keys
+from kms.services import introductions, public_jwks
+from registry.services.log_keys import audit_vkeys
 
 ALGORITHMS = ["EdDSA", "Ed25519", "ES256"]
 
@@ -75,14 +74,6 @@ def agentauth_document() -> dict[str, Any]:
         "audit_vkeys": audit_vkeys(),
         "key_introductions": {purpose: introductions(purpose=purpose) for purpose in Key.Purpose.values},
     }
-
-
-def audit_vkeys() -> list[str]:
-    """The log's verifier keys (c2sp.org/signed-note), retired ones for ever; its name is `<host>/v1/audit`."""
-    name = f"{urlsplit(settings.ISSUER).netloc}/v1/audit"
-    keys = verification_keys(purpose="audit", now=timezone.now()).values()
-    # Checkpoints are signed with Ed25519 alone.
-    return [verifier_key(name, key) for key in keys if key.kty == "OKP"]
 
 
 def authorization_server_document() -> dict[str, Any]:

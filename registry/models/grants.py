@@ -47,6 +47,8 @@ class Grant(models.Model):
         AUDIENCE_CHANGED = "audience_changed"
         ALLOWED_CHANGED = "allowed_changed"
         RECOVERY = "recovery"
+        # The database was set back: what this grant had spent, and whether it was revoked, may be lost.
+        RESTORED = "restored"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     agent = models.ForeignKey(Agent, on_delete=models.PROTECT, related_name="grants")

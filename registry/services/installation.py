@@ -48,10 +48,11 @@ class _Row(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """Why this process may not act: `told` is for callers, `reason` for operators, with what to do."""
+    """Why this process may not act: `told` is for callers, `reason` for operators, with what to do; `check` of readiness fails."""
 
     told: str
     reason: str
+    check: str = "configuration"
 
 
 def looked_at() -> dict[str, Subquery]:

@@ -94,7 +94,7 @@ def recover_human(*, human: Human, actor: Actor, now: datetime) -> None:
             suspend_grant(grant=grant, cause=Grant.SuspensionCause.RECOVERY, actor=actor, now=now)
 
 
-def delete_human(*, human: Human, actor: Actor, now: datetime) -> None:
+def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False) -> None:
     """End the human for good: agents, grants, codes and sessions end, name and address go; the row and its id stay.
 
     Receipts and events refer to that id. Passkeys and the openings of events are the caller's, in the same
@@ -107,7 +107,8 @@ def delete_human(*, human: Human, actor: Actor, now: datetime) -> None:
             for grant in agent.grants.filter(status__in=held).order_by("id"):
                 revoke_grant(grant=grant, actor=actor, now=now)
             revoke_agent(agent=agent, actor=actor, now=now)
-        _keep_an_admin(human, "deleted")
+        if not even_last_admin:
+            _keep_an_admin(human, "deleted")
         EnrolmentCode.objects.filter(human=human).delete()
         gone = (
             Human.objects.filter(pk=human.pk)

@@ -251,6 +251,12 @@ def an_operator_has_the_verifier_move(world: World) -> Act:
     return command("verifier_home", "--leave-for", "database")
 
 
+@act("manage.py continue_after_restore", kinds.KEY_ACTIVATED, kinds.HISTORY_CONTINUED)
+def an_operator_continues_after_a_restore(world: World) -> Act:
+    assert world.now
+    return command("continue_after_restore", "--undetected", "--yes", "--operator", "alice")
+
+
 @act("task verifier.keep_home", kinds.HOME_BEGAN)
 def the_verifiers_move_comes_to_its_end(world: World) -> Act:
     command("verifier_home", "--leave-for", "database")()
@@ -312,6 +318,12 @@ def a_flood_of_refusals_is_summed_up(world: World) -> Act:
 def the_next_months_are_made(world: World) -> Act:
     assert world.now
     return task("audit.create_partitions")
+
+
+@act("task verifier.mark_history")
+def redis_is_told_how_far_the_log_came(world: World) -> Act:
+    assert world.now
+    return task("verifier.mark_history")
 
 
 @act("manage.py seal_audit", kinds.REFUSALS_SUPPRESSED)

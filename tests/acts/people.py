@@ -3,6 +3,7 @@
 from typing import Any
 
 from approvals.models import Passkey
+from approvals.services.continuing import continue_after_restore
 from approvals.services.people import create_setup_link
 from approvals.services.recovery import create_recovery_link
 from approvals.tests.authenticator import Authenticator
@@ -178,6 +179,23 @@ def a_human_confirms(world: World) -> Act:
 @act("POST confirmations/<uuid:confirmation_id>/decide", kinds.CONFIRMATION_DENIED)
 def a_human_does_not_confirm(world: World) -> Act:
     return world.signed(world.alice, f"/confirmations/{world.confirmation().pk}/", {"decision": "deny"})
+
+
+@act("POST restores/<str:name>/statement")
+def an_admin_is_asked_to_sign_a_break(world: World) -> Act:
+    path, admin = _restored(world), world.admin
+    return lambda: admin.post(f"{path}statement", {"decision": "continue"})
+
+
+@act("POST restores/<str:name>/decide", kinds.BREAK_SIGNED)
+def an_admin_signs_that_the_log_goes_on(world: World) -> Act:
+    path = _restored(world)
+    return world.signed(world.admin, path, {"decision": "continue"})
+
+
+def _restored(world: World) -> str:
+    done = continue_after_restore(operator="alice", undetected=True, actor=TESTER, now=world.past())
+    return f"/restores/{done.log}/"
 
 
 @act("POST agents/<uuid:agent_id>/suspend", kinds.AGENT_SUSPENDED)

@@ -25,7 +25,7 @@ from audit import checkpoints, kinds  # noqa: E402
 from audit.models import Event, Leaf  # noqa: E402
 from audit.services import SYSTEM, record, record_many, seal_audit  # noqa: E402
 from audit.tests.test_record_many import entry  # noqa: E402
-from registry.api.discovery import audit_vkeys  # noqa: E402
+from registry.services.log_keys import audit_vkeys  # noqa: E402
 
 
 def write_events(told: str, pause: str) -> None:

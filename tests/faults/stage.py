@@ -98,8 +98,11 @@ class Stage:
         role = self.registry.verifier_role()
         for each in self.verifiers:
             each.act_as(role)
+        # Together: the verifiers decide nothing before a process that may read the log has seen that the database was not set back.
         for server in (*self.servers.values(), *self.jobs):
-            server.start()
+            server.launch()
+        for server in (*self.servers.values(), *self.jobs):
+            server.wait_until_ready()
 
     def down(self) -> None:
         for line in self.lines:

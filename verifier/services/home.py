@@ -35,6 +35,7 @@ from audit.services import Actor, record
 from registry.services import installation
 from registry.services.installation import Halt
 from verifier.models import Home
+from verifier.services import history
 from verifier.services.moment import CLOCK_SECONDS, longer
 
 logger = logging.getLogger(__name__)
@@ -182,7 +183,7 @@ class Lease:
             clock_off=_clock_off(database_now, earliest, latest),
             began=looked_at,
             at=wall() - passed,
-            halt=installation.halt(row),
+            halt=halt_of(row),
         )
         with self._taking:
             if self._last is None or self._last.began < looked_at:
@@ -209,6 +210,11 @@ def _clock_off(database_now: datetime, earliest: datetime, latest: datetime) -> 
     return ClockOff(round(ahead.total_seconds()), database_now)
 
 
+def halt_of(row: Home) -> Halt | None:
+    """Why this process may not act by what a look found, None where it may."""
+    return installation.halt(row) or history.halt(row)  # type: ignore[arg-type]  # annotated
+
+
 def _tell_halt(before: Halt | None, halt: Halt | None) -> None:
     """Say in the log that this process stops acting, or goes on, once each time."""
     if halt is not None and halt != before:
@@ -220,14 +226,18 @@ def _tell_halt(before: Halt | None, halt: Halt | None) -> None:
 def look() -> tuple[Home, datetime]:
     """The row and the time by the database's clock, and what is recorded of the installation, in one query.
 
-    A row that is missing is made: the first epoch begins.
+    A row that is missing is made: the first epoch begins. After a start of the database its history is compared with what is known
+    outside first, where this process can do that.
     """
-    looked = Home.objects.annotate(database_now=database_clock(), **installation.looked_at())
+    looked = Home.objects.annotate(
+        database_now=database_clock(), instance=history.instance(), **installation.looked_at()
+    )
     row = looked.filter(pk=Home.ONLY).first()
     if row is None:
         # Of two at once, one makes it.
         Home.objects.bulk_create([Home(began_at=timezone.now())], ignore_conflicts=True)
         row = looked.get(pk=Home.ONLY)
+    history.VOUCHED.ask(row)
     return row, row.database_now
 
 

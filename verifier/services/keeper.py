@@ -14,7 +14,6 @@ from django.utils import timezone
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.services import Actor
 from registry.models import SpentProof
-from registry.services import installation
 from verifier.models import GrantLedger, Home
 from verifier.services.connecting import use_own_connection
 from verifier.services.home import (
@@ -23,6 +22,7 @@ from verifier.services.home import (
     MARGIN_SECONDS,
     begin,
     due,
+    halt_of,
     leave,
     look,
 )
@@ -98,8 +98,8 @@ class Keeper:
         Raises django.db errors and TemporarilyUnavailableError where the database is away: then there is nothing to do.
         """
         row = self._look()
-        if installation.halt(row):
-            # What it knows of Redis is not what the others know: it moves nobody.
+        if halt_of(row):
+            # It moves nobody: what it knows of Redis is not what the others know, or this history may not go on.
             return
         if row.leaving_at is not None:
             self._arrive(row, probe, now)

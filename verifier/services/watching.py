@@ -37,6 +37,8 @@ class Look:
     token_keys: Mapping[str, TokenKey]
     # How far the database's clock is ahead of this host's, in seconds.
     clock_ahead: float
+    # Which history of the database that was: another one after a restore.
+    history: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Watcher:
         self._tell = tell
         self._stopping = threading.Event()
         self._failing = False
+        self._history: str | None = None
         self._thread = threading.Thread(target=self._run, name=_NAME, daemon=True)
 
     def start(self) -> None:
@@ -126,11 +129,13 @@ class Watcher:
             else:
                 feed = state_since(position)
                 changes, complete, position = feed.changes, feed.complete, feed.position
-            look = Look(began, token_keys(now=timezone.now()), _look_home())
+            look = Look(began, token_keys(now=timezone.now()), *_look_home())
         except Exception:
             # What was heard is true all the same.
             self._tell(News(heard))
             raise
+        # A feed that was set back with its database may look as if it went on.
+        complete, self._history = complete and look.history == self._history, look.history
         self._tell(News(heard + changes, not complete, look))
         self._failing = False
         return position
@@ -142,12 +147,12 @@ def _listen() -> None:
             cursor.execute(_LISTEN)
 
 
-def _look_home() -> float:
-    """Renew this process's lease; how far the database's clock is ahead of this host's, in seconds."""
+def _look_home() -> tuple[float, str]:
+    """Renew this process's lease; how far the database's clock is ahead of this host's, in seconds, and `Look.history`."""
     began, before = monotonic(), timezone.now()
     row, database_now = home.look()
     passed = timezone.now() - before
     home.LEASE.take(row, database_now, began)
     CLOCK.tell(home.LEASE.clock_off())
     # It was read some time between the two.
-    return (database_now - before - passed / 2).total_seconds()
+    return (database_now - before - passed / 2).total_seconds(), row.history

@@ -92,6 +92,10 @@ class RedisProbe:
     def marked_later(self, epoch: int) -> bool:
         return any(int(mark) > epoch for mark in self._marks() if mark is not None)
 
+    def latest_mark(self) -> int:
+        """The latest epoch that any shard was marked with; 0 where none was."""
+        return max((int(mark) for mark in self._marks() if mark is not None), default=0)
+
     def _marks(self) -> set[bytes | str | None]:
         with self._asked() as client:
             marker = client.register_script(MARKER.source)

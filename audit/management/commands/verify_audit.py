@@ -1,8 +1,8 @@
 """`manage.py verify_audit`: prove the stored log, or name the first place where it contradicts itself."""
 
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
@@ -14,9 +14,12 @@ from django.utils import timezone
 
 from audit.anchors import Anchor, read_any_anchor, stored_anchors, stores_not_read
 from audit.archive.proving import prove_archive
+from audit.breaks import check_breaks, lineage, seen_from_log, shown_break
+from audit.copies import ContradictedError
 from audit.management.json_output import JsonCommand
-from audit.models import QueueEntry
+from audit.models import LogBreak, QueueEntry
 from audit.stores import store_at
+from audit.verification import Verdict
 from audit.verified import RUNS, verify_on
 
 # In VAR_DIR.
@@ -27,6 +30,7 @@ class Command(JsonCommand):
     help = "Prove the audit log; exit 1 and name the place where it was changed."
     whole = False
     remark = ""
+    unaccepted: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
@@ -64,6 +68,14 @@ class Command(JsonCommand):
             metavar="N",
             help="look at each older event again once in N runs (%(default)s)",
         )
+        parser.add_argument(
+            "--accept-break",
+            dest="accepted",
+            action="append",
+            default=[],
+            metavar="BREAK",
+            help="a restore after which the log went on, as this check names it; repeatable",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         super().handle(*args, **options)
@@ -74,10 +86,12 @@ class Command(JsonCommand):
         now = timezone.now()
         old = [_from_file(options["checkpoint"], now)] if options["checkpoint"] else []
         if options["archive"]:
-            verdict = prove_archive(store=store_at(options["archive"]), now=now, anchors=old)
+            store = store_at(options["archive"])
+            breaks = lineage(store)
+            verdict = prove_archive(store=seen_from_log(store, breaks), now=now, anchors=old)
             kept, self.remark, others = False, "", []
         else:
-            stores = options["stores"]
+            stores, breaks = options["stores"], list(LogBreak.objects.order_by("name"))
             verdict, kept, self.remark = verify_on(
                 state=options["state"] or settings.VAR_DIR / STATE,
                 anchors=lambda size: chain(old, stored_anchors(now=now, since=size, others=stores)),
@@ -85,11 +99,25 @@ class Command(JsonCommand):
                 full=options["full"] or bool(stores),
                 runs=options["runs"],
             )
+            verdict = _with_breaks(verdict, breaks)
             others = stores_not_read(stores)
-        self.whole = verdict.ok
-        return asdict(verdict) | {"state_kept": kept, "other_stores": others}
+        self.unaccepted = [shown_break(row) for row in breaks if shown_break(row) not in options["accepted"]]
+        self.whole = verdict.ok and not self.unaccepted
+        shown = [shown_break(row) for row in breaks]
+        return asdict(verdict) | {"breaks": shown, "state_kept": kept, "other_stores": others}
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
+        for each in result["breaks"]:
+            name, size, _root = each.split(":")
+            yield (
+                f"THE LOG BREAKS after {size} events: a backup was restored, what came after it is lost here, and the log goes on as"
+                f" {name}."
+                + (
+                    f" To accept exactly this: --accept-break {each}"
+                    if each in self.unaccepted
+                    else " Accepted."
+                )
+            )
         if result["ok"] and options["archive"]:
             yield f"The archive is whole: {result['tree_size']} events, root {result['root_hash']}."
         elif options["archive"]:
@@ -136,6 +164,16 @@ def _positive(text: str) -> int:
     if number < 1:
         raise ValueError(text)
     return number
+
+
+def _with_breaks(verdict: Verdict, breaks: Sequence[LogBreak]) -> Verdict:
+    """The verdict on a log that is whole, but for its breaks."""
+    try:
+        if verdict.ok:
+            check_breaks(breaks)
+    except ContradictedError as error:
+        return replace(verdict, ok=False, first_bad=0, problem=error.description)
+    return verdict
 
 
 def _from_file(path: str, now: datetime) -> Anchor:

@@ -1,0 +1,95 @@
+"""The record of a break that an administrator signs: under which name and keys the log goes on after a restore."""
+
+import secrets
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+from django.utils.translation import get_language
+
+from agentauth.protocol.approval import NONCE_BYTES, Signing, break_statement
+from agentauth.protocol.errors import InvalidStateError, NotFoundError
+from approvals import sentences
+from approvals.models import Challenge, Receipt
+from approvals.services.challenges import Ceremony
+from approvals.services.signatures import accept_signature, ask_signature, receipt_of
+from audit import kinds
+from audit.breaks import folder_of, origin
+from audit.models import LogBreak
+from audit.services import Actor, record
+from audit.stores import store_at
+from registry.models import Human
+from registry.services.log_keys import audit_vkeys
+
+KIND = "break"
+
+
+def find_break(name: str, *, human: Human) -> LogBreak:
+    """The break of this name, for an administrator. Raises NotFoundError for everybody else, and for none such."""
+    row = LogBreak.objects.filter(pk=name).first()
+    if row is None or not human.is_staff:
+        raise NotFoundError("There is nothing here, or it is not yours.")
+    return row
+
+
+def unsigned_breaks() -> list[LogBreak]:
+    """Breaks that no administrator has signed yet, oldest first."""
+    signed = Receipt.objects.filter(kind=KIND).values_list("subject", flat=True)
+    return list(LogBreak.objects.exclude(pk__in=list(signed)).order_by("name"))
+
+
+def begin_signing(*, row: LogBreak, human: Human, session_key: str, now: datetime) -> dict[str, Any]:
+    """Make the statement of the break and ask for its signature. Raises InvalidStateError once it was signed."""
+    if receipt_of(KIND, row.name) is not None:
+        raise InvalidStateError("This was signed already.")
+    text = sentences.break_text(
+        size=row.size, origin=origin(row.name), previous=origin(row.previous), at=row.at, zone=human.time_zone
+    )
+    signing = Signing(
+        issuer=settings.ISSUER,
+        rp_id=str(settings.RP_ID),
+        human_id=str(human.pk),
+        agent=None,
+        issued_at=now,
+        nonce=secrets.token_bytes(NONCE_BYTES),
+        consent_text=text,
+        language=get_language() or "en",
+    )
+    statement = break_statement(
+        signing,
+        name=row.name,
+        origin=origin(row.name),
+        previous_origin=origin(row.previous),
+        size=row.size,
+        root=bytes(row.root),
+        vkeys=[each for each in audit_vkeys() if each.startswith(f"{origin(row.name)}+")],
+    )
+    return ask_signature(
+        _ceremony(row, human, session_key), human=human, statement=statement, consent_text=text, now=now
+    )
+
+
+def finish_signing(
+    *, row: LogBreak, human: Human, session_key: str, credential: object, actor: Actor, now: datetime
+) -> Receipt:
+    """Keep the receipt of the signed record, here and outside.
+
+    Raises InvalidAssertionError; TemporarilyUnavailableError where the store outside does not answer, and nothing is kept then.
+    """
+
+    def act(_challenge: Challenge) -> None:
+        data = {"log": row.name, "size": row.size}
+        record(kind=kinds.BREAK_SIGNED, actor=actor, at=now, human_id=human.pk, data=data)
+
+    receipt = accept_signature(
+        _ceremony(row, human, session_key), human=human, credential=credential, now=now, act=act
+    )
+    if settings.AUDIT_STORE:
+        # Repeated by the same signature, where the store was away.
+        key = f"{folder_of(row.name)}receipt.jws"
+        store_at(settings.AUDIT_STORE).put_once(key, receipt.compact.encode())
+    return receipt
+
+
+def _ceremony(row: LogBreak, human: Human, session_key: str) -> Ceremony:
+    return Ceremony(Challenge.Purpose.BREAK, session_key, human, row.name)

@@ -1,0 +1,268 @@
+"""Breaks of the log: where it goes on under another name after a restore, and how its name and its place outside follow.
+
+A database that was set back has lost events that were signed. What it writes from there on is another history, so it gets a
+name, a key and a folder outside of its own; the history that was lost stays outside as it was (docs/protocol.md section 9).
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from heapq import merge
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from django.conf import settings
+
+from agentauth.protocol.encoding import b64_decode, b64_encode, canonical_json, read_object
+from agentauth.protocol.errors import ChainError, EncodingError, InvalidRequestError
+from agentauth.protocol.reading import integer, items, text
+from audit.copies import ContradictedError
+from audit.models import LogBreak
+from audit.stores import MAX_SMALL_BYTES, Sink, Store, store_at
+from audit.tree import root_at
+
+PREFIX: Final = "breaks/"
+VERSION: Final = 1
+_NAME: Final = re.compile(r"[0-9]{14}", re.ASCII)
+_FIRST: Final = re.compile(r"(checkpoints|segments)/([0-9]{20})(?:\.json)?", re.ASCII)
+_TILE: Final = re.compile(
+    r"tile/(entries|[0-9]{1,2})/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([0-9]{1,3}))?", re.ASCII
+)
+
+
+def current_break() -> LogBreak | None:
+    """Where the present log began; None for a log that was never broken."""
+    return LogBreak.objects.order_by("-name").first()
+
+
+def known_names() -> set[str]:
+    """The names of every log that this database knows to have been: its own, those before, and those that were lost."""
+    names = {""}
+    for row in LogBreak.objects.all():
+        names |= {row.name, row.previous, *row.lost}
+    return names
+
+
+def origin(name: str | None = None) -> str:
+    """The log's name in its notes: `<host>[:port]/v1/audit`, and after a break `/<name>` behind it."""
+    if name is None:
+        row = current_break()
+        name = row.name if row else ""
+    return f"{urlsplit(settings.PUBLIC_URL).netloc}/v1/audit" + (f"/{name}" if name else "")
+
+
+def new_name(now: datetime) -> str:
+    """The name of a log that begins at `now`: no two restores happen in one second."""
+    return f"{now:%Y%m%d%H%M%S}"
+
+
+def names_outside(store: Store) -> set[str]:
+    """The logs that began after a restore, by what stands outside. Raises ContradictedError for a stranger's object."""
+    found = set()
+    for key in store.keys(PREFIX):
+        name = key.removeprefix(PREFIX).removesuffix(".json")
+        if not _NAME.fullmatch(name) or key != key_of_break(name):
+            raise ContradictedError("A stranger's object stands among the breaks outside.")
+        found.add(name)
+    return found
+
+
+def key_of_break(name: str) -> str:
+    """Where the record of the break stands that began the log of this name."""
+    return f"{PREFIX}{name}.json"
+
+
+def break_record(row: LogBreak) -> bytes:
+    """What is kept outside of a break: RFC 8785, and written once."""
+    return canonical_json(
+        {
+            "version": VERSION,
+            "name": row.name,
+            "origin": origin(row.name),
+            "previous": row.previous,
+            "previous_origin": origin(row.previous),
+            "size": row.size,
+            "root": b64_encode(bytes(row.root)),
+            "signed": row.signed,
+            "archived": row.archived,
+            "lost": sorted(row.lost),
+        }
+    )
+
+
+def log_store() -> Store | None:
+    """The store outside as the present log sees it: its own folder, and of older logs what it goes on from."""
+    return seen_store(settings.AUDIT_STORE) if settings.AUDIT_STORE else None
+
+
+def seen_store(uri: str) -> Store:
+    """The store of this URI as the present log sees it."""
+    return seen_from_log(store_at(uri), list(LogBreak.objects.order_by("name")))
+
+
+def seen_from_log(store: Store, breaks: Sequence[LogBreak]) -> Store:
+    """`store` as the newest log of `breaks`, oldest first, sees it; as it is where there are none."""
+    if not breaks:
+        return store
+    layers = [_Layer(folder_of(breaks[-1].name), None, None)]
+    signed = archived = 2**63
+    for row in reversed(breaks):
+        signed, archived = min(signed, row.signed), min(archived, row.archived)
+        layers.append(_Layer(folder_of(row.previous), signed, archived))
+    return _Seen(store, layers)
+
+
+def folder_of(name: str) -> str:
+    """Where the log of this name stands in a store: the first one at its root."""
+    return f"log-{name}/" if name else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """One log's folder, and how much of it counts: checkpoints up to `signed`, segments and tiles up to `archived`."""
+
+    folder: str
+    signed: int | None
+    archived: int | None
+
+    def holds(self, key: str) -> bool:
+        """Whether what stands under this key belongs to the log that is read."""
+        if self.signed is None or self.archived is None:
+            return True
+        if found := _FIRST.fullmatch(key):
+            number = int(found[2])
+            return number <= self.signed if found[1] == "checkpoints" else number < self.archived
+        if found := _TILE.fullmatch(key):
+            level = 0 if found[1] == "entries" else int(found[1])
+            number = int(found[2].replace("x", "").replace("/", ""))
+            return (number * 256 + int(found[3] or 256)) << (8 * level) <= self.archived
+        return False
+
+
+class _Seen:
+    """A store seen from one log. Objects are named by their content, so all logs share them."""
+
+    def __init__(self, store: Store, layers: list[_Layer]) -> None:
+        self._store, self._layers = store, layers
+
+    def __repr__(self) -> str:
+        return f"{self._store!r}, {self._layers[0].folder}"
+
+    def put_once(self, key: str, data: bytes | Path) -> None:
+        self._store.put_once(key if _is_shared(key) else self._layers[0].folder + key, data)
+
+    def get(self, key: str) -> bytes | None:
+        places = [key] if _is_shared(key) else self._places(key)
+        return next((data for place in places if (data := self._store.get(place)) is not None), None)
+
+    def fetch(self, key: str, into: Sink) -> bool:
+        places = [key] if _is_shared(key) else self._places(key)
+        return any(self._store.fetch(place, into) for place in places)
+
+    def keys(self, prefix: str = "", after: str = "") -> Iterator[str]:
+        last = ""
+        for key in merge(*(self._keys_of(layer, prefix, after) for layer in self._layers)):
+            if key != last:
+                yield key
+            last = key
+
+    def _keys_of(self, layer: _Layer, prefix: str, after: str) -> Iterator[str]:
+        begun = f"{layer.folder}{after}" if after else ""
+        for key in self._store.keys(layer.folder + prefix, after=begun):
+            if layer.holds(inner := key.removeprefix(layer.folder)):
+                yield inner
+
+    def _places(self, key: str) -> list[str]:
+        return [layer.folder + key for layer in self._layers if layer.holds(key)]
+
+
+def _is_shared(key: str) -> bool:
+    return key.startswith(("objects/", PREFIX))
+
+
+def read_break(store: Store, name: str) -> dict[str, Any]:
+    """The record of a break as it stands outside. Raises ContradictedError where it is none."""
+    try:
+        return dict(read_object(store.get(key_of_break(name)) or b"", max_bytes=MAX_SMALL_BYTES))
+    except EncodingError as error:
+        raise ContradictedError(f"{key_of_break(name)} outside is no record of a break.") from error
+
+
+def lineage(store: Store) -> list[LogBreak]:
+    """The breaks that the newest log in a store goes on from, oldest first, by their records there alone.
+
+    Raises ContradictedError where a record is missing or none of ours.
+    """
+    records = {name: _parsed(store, name) for name in names_outside(store)}
+    lost = {name for row in records.values() for name in row.lost}
+    name, found = max(records.keys() - lost, default=""), list[LogBreak]()
+    while name:
+        if name not in records or len(found) > len(records):
+            raise ContradictedError(f"The record of the break {name} is missing outside.")
+        found.append(records[name])
+        name = found[-1].previous
+    return found[::-1]
+
+
+def check_records(store: Store) -> None:
+    """Outside stands no log that this database does not know, and of those it knows nothing else. Raises ContradictedError."""
+    for row in LogBreak.objects.all():
+        if store.get(key_of_break(row.name)) not in {None, break_record(row)}:
+            raise ContradictedError(f"The record of the break {row.name} outside is another one.")
+    if unknown := names_outside(store) - known_names():
+        raise ContradictedError(
+            f"After a restore a log {max(unknown)} was begun, which this database does not know: it is older."
+        )
+
+
+def check_breaks(breaks: Iterable[LogBreak]) -> None:
+    """Each break is where the tree of this database has its root, and outside nothing else is said of it.
+
+    Raises ContradictedError; TemporarilyUnavailableError where the store outside does not answer.
+    """
+    if settings.AUDIT_STORE:
+        check_records(store_at(settings.AUDIT_STORE))
+    for row in breaks:
+        try:
+            found = root_at(row.size)
+        except ChainError:
+            found = None
+        if found != bytes(row.root):
+            raise ContradictedError(
+                f"The first {row.size} events are not those that the break {row.name} goes on from."
+            )
+
+
+def copy_break(store: Store) -> None:
+    """Keep the record of the present log's beginning outside, where it is not; `store` is `log_store`'s."""
+    if row := current_break():
+        store.put_once(key_of_break(row.name), break_record(row))
+
+
+def shown_break(row: LogBreak) -> str:
+    """How a break is named to accept it, and nothing else: `<name>:<size>:<root in hex>`."""
+    return f"{row.name}:{row.size}:{bytes(row.root).hex()}"
+
+
+def _parsed(store: Store, name: str) -> LogBreak:
+    record = read_break(store, name)
+    try:
+        row = LogBreak(
+            name=text(record["name"], "name", maximum=14),
+            previous=text(record["previous"], "previous", minimum=0, maximum=14),
+            size=integer(record["size"], "size", minimum=0),
+            root=b64_decode(record["root"]),
+            signed=integer(record["signed"], "signed", minimum=0),
+            archived=integer(record["archived"], "archived", minimum=0),
+            lost=[
+                text(each, "lost", maximum=14)
+                for each in items(record["lost"], "lost", maximum=1000, minimum=0)
+            ],
+        )
+    except (KeyError, InvalidRequestError, EncodingError) as error:
+        raise ContradictedError(f"{key_of_break(name)} outside is no record of a break.") from error
+    if row.name != name:
+        raise ContradictedError(f"{key_of_break(name)} outside is the record of another break.")
+    return row

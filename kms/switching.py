@@ -1,0 +1,31 @@
+"""A new key that signs at once, for what may not be signed by the one before: the log that goes on after a restore."""
+
+from datetime import datetime
+
+from django.db import models, transaction
+
+from audit.services import Actor
+from kms.models import Key
+from kms.services import promote_due_keys, rotate_key
+
+
+def switch_key(*, purpose: str, actor: Actor, now: datetime) -> Key:
+    """Make a key and let it sign from `now` on; what the one before signed stays good.
+
+    Only for purposes whose verifiers fetch no key set beforehand, which `token` is not. A next key that waits was published by
+    the history that may be lost, so it does not count as new. Raises TemporarilyUnavailableError where no key can be made,
+    InvalidStateError where another process makes one at this moment, ValueError for `token`.
+    """
+    if purpose == Key.Purpose.TOKEN:
+        raise ValueError("verifiers must have fetched a token key before it signs")
+    _start(Key.objects.filter(purpose=purpose, state=Key.State.NEXT), actor, now)
+    key = rotate_key(purpose=purpose, actor=actor, now=now)
+    _start(Key.objects.filter(pk=key.pk, state=Key.State.NEXT), actor, now)
+    key.refresh_from_db()
+    return key
+
+
+def _start(keys: models.QuerySet[Key], actor: Actor, now: datetime) -> None:
+    with transaction.atomic():
+        keys.update(active_from=now)
+        promote_due_keys(now=now, actor=actor)

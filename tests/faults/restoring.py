@@ -1,0 +1,198 @@
+"""What a restore is done to: the stage with a store outside, a backup of its database, and what happens after that backup."""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+
+from tests import postgres, redis_servers
+from tests.actors import LivePerson, Scene, scenes
+from tests.faults.cast import budget, token_of
+from tests.faults.clients import PAY, READ, question_of
+from tests.faults.stage import Stage, until
+from tests.live import ROOT, LiveRegistry
+
+ADMIN = "admin@example.org"
+PAGE = ROOT / "docs/restore.md"
+
+
+class RestoreStage(Stage):
+    """With AUDIT_STORE in a folder, and a database that can be dumped and restored."""
+
+    @property
+    def store(self) -> Path:
+        return self.directory / "outside"
+
+    def new_registry(self, **env: str) -> LiveRegistry:
+        return super().new_registry(AUDIT_STORE=f"file:{self.store}", **env)
+
+    def back_up(self) -> Path:
+        """A dump of the database, by the command of docs/restore.md."""
+        path = self.directory / f"agentauth-{time.monotonic_ns()}.dump"
+        self.as_printed("backup", BACKUP=str(path))
+        return path
+
+    def restore(self, dump: Path) -> None:
+        """The dump in place of the database, by the commands of docs/restore.md; whoever is still connected is cut off."""
+        self.as_printed("restore", BACKUP=str(dump))
+
+    def as_printed(self, name: str, **env: str) -> None:
+        """Run the block of docs/restore.md that begins with this comment."""
+        [block] = re.findall(rf"```sh\n\s*# {name}\n(.*?)```", PAGE.read_text(), re.DOTALL)
+        server = self.database.url.rpartition("/")[0]
+        places = {
+            "DATABASE_OWNER_URL": self.database.url,
+            "SERVER_URL": f"{server}/postgres",
+            "RESTORED_URL": f"{server}/agentauth_restored",
+        }
+        subprocess.run(["bash", "-euc", block], check=True, cwd=ROOT, env=os.environ | places | env)
+
+    def readiness(self, name: str = "drf") -> dict[str, Any]:
+        answer = httpx.get(f"{self.servers[name].url}/health/ready", timeout=10)
+        return {"status": answer.status_code, **answer.json()["checks"]}
+
+    def until_held(self) -> None:
+        until(lambda: bool(self.sql("SELECT held_at FROM verifier_home")[0][0]), "it is not held", 30)
+        for name in self.servers:
+            until(lambda name=name: self.readiness(name)["history"] == "failing", f"{name} acts", 30)  # type: ignore[misc]
+
+    def until_it_decides(self) -> None:
+        for name in self.servers:
+            until(lambda name=name: self.readiness(name)["status"] == 200, f"{name} is not ready", 60)  # type: ignore[misc]
+        until(lambda: self.home()[2] is False, "no epoch begins")
+        time.sleep(1.5)
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A management command with `--json`, whatever comes of it."""
+        whole = [sys.executable, "manage.py", *arguments, "--json"]
+        return subprocess.run(
+            whole, cwd=ROOT, env=self.registry.env, capture_output=True, text=True, check=False
+        )
+
+    def go_on(self, *arguments: str) -> Any:
+        """`continue_after_restore`, by one operator; what it said."""
+        done = self.command("continue_after_restore", "--operator", "alice", "--yes", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    def outside(self) -> int:
+        """How many events the newest checkpoint outside tells of, in any log."""
+        return max((int(path.name) for path in self.store.rglob("checkpoints/*")), default=0)
+
+    def until_outside(self) -> None:
+        """All there is by now stands outside."""
+        [(size,)] = self.sql("SELECT size FROM audit_head")
+        waiting = self.sql("SELECT count(*) FROM audit_queueentry")[0][0]
+        until(lambda: self.outside() >= size + waiting, "it is not outside", 90)
+
+
+@contextlib.contextmanager
+def restore_stage(directory: Path, *, seed: int = 1) -> Iterator[RestoreStage]:
+    """Everything up, at home in Redis."""
+    with postgres.server() as database, redis_servers.server() as redis:
+        made = RestoreStage(database, redis, directory, Random(seed))
+        try:
+            made.up()
+            made.be_at_home_in_redis()
+            yield made
+        finally:
+            made.down()
+
+
+@dataclass
+class Story:
+    """What there was at the backup, and what came after it: a payment, a revocation, and a person who was deleted."""
+
+    admin: LivePerson
+    payer: Scene
+    reader: Scene
+    leaver: Scene
+    # Of the payer's one payment after the backup, and the tokens of before it.
+    key: str
+    tokens: dict[str, str]
+
+
+def begin_story(stage: RestoreStage) -> Story:
+    """A person with an approved grant to pay, and two agents of other people that read."""
+    admin = LivePerson(stage.registry, ADMIN)
+    wishes: list[dict[str, Any]] = [
+        {"capabilities": [PAY], "envelope": {"budgets": [budget("10.00", "total")]}, "owner": ADMIN},
+        {"capabilities": [READ], "envelope": {}},
+        {"capabilities": [READ], "envelope": {}},
+    ]
+    payer, reader, leaver = scenes(stage.registry, wishes)
+    approved = admin.decide(payer.grant_id, admin.sign(payer.grant_id))
+    assert approved.status_code == 200, approved.text
+    tokens = {place.grant_id: token_of(place) for place in (payer, reader, leaver)}
+    return Story(admin, payer, reader, leaver, "order-1", tokens)
+
+
+def pay(stage: Stage, story: Story, key: str, where: str = "a", amount: str = "6.00") -> httpx.Response:
+    """One payment under the agent's key, with a token of now."""
+    return asks(stage, story.payer, token_of(story.payer), where, key=key, amount=amount)
+
+
+def asks(
+    stage: Stage, place: Scene, token: str, where: str = "a", *, key: str = "", amount: str = ""
+) -> httpx.Response:
+    """A question to a verifier; the nonce that is asked for after a move is used."""
+    action: dict[str, Any] = dict(READ)
+    if amount:
+        action = {"type": "transact", "resource": "payments", "amount": {"value": amount, "currency": "EUR"}}
+    return asked(stage, place, token, where, action, key)
+
+
+def asked(
+    stage: Stage, place: Scene, token: str, where: str, action: dict[str, Any], key: str
+) -> httpx.Response:
+    nonce = None
+    while True:
+        answer = httpx.post(
+            f"{stage.servers[where].url}/v1/verify",
+            json=question_of(place, token, action, nonce, key),
+            auth=(place.client_id, place.client_secret),
+            timeout=20,
+        )
+        if nonce or answer.json().get("error") != "use_dpop_nonce":
+            return answer
+        nonce = answer.json()["nonce"]
+
+
+def in_django(stage: Stage, code: str) -> str:
+    """What a piece of the registry's own services said, run in its environment."""
+    head = "import django, datetime; django.setup(); now = datetime.datetime.now(datetime.UTC)\n"
+    env = stage.registry.env | {"DJANGO_SETTINGS_MODULE": "agentauth.settings"}
+    done = subprocess.run(
+        [sys.executable, "-c", head + code], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def go_on_after_backup(stage: RestoreStage, story: Story) -> None:
+    """A payment, a revocation, a person's deletion: all of it acknowledged, and outside."""
+    paid = pay(stage, story, story.key)
+    assert paid.json().get("valid") is True, paid.text
+    in_django(
+        stage,
+        f"""
+from audit.services import Actor
+from approvals.services.leaving import delete_human
+from registry.models import Grant, Human
+from registry.services.grants import revoke_grant
+actor = Actor("human", "{story.reader.human_id}")
+revoke_grant(grant=Grant.objects.select_related("agent").get(pk="{story.reader.grant_id}"), actor=actor, now=now)
+delete_human(human=Human.objects.get(pk="{story.leaver.human_id}"), actor=actor, now=now)
+""",
+    )
+    stage.until_outside()
