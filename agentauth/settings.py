@@ -31,7 +31,7 @@ if not is_origin(PUBLIC_URL):
     refuse("E001", "PUBLIC_URL must be an origin such as https://registry.example.com")
 DEVELOPMENT = _public.scheme == "http" and _public.hostname == "localhost"
 ISSUER = PUBLIC_URL
-RP_ID = _public.hostname
+RP_ID = _public.hostname or ""
 ORIGIN = PUBLIC_URL
 DEBUG = False
 # Tests live in processes started with AGENTAUTH_TESTING=1, and only on a localhost PUBLIC_URL.
@@ -55,7 +55,7 @@ SECRET_KEY = secret_key(VAR_DIR, development=DEVELOPMENT)
 SECRET_KEY_FALLBACKS = secret("SECRET_KEY_FALLBACKS").split()
 # By version, the first for new pairs: what the `sub` of a person at a service provider is made with.
 SUBJECT_KEYS = subject_keys(SECRET_KEY)
-ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"] if DEVELOPMENT else [_public.hostname]
+ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"] if DEVELOPMENT else [RP_ID]
 
 INSTALLED_APPS = [
     "agentauth.apps.AgentAuthConfig",
