@@ -9,7 +9,13 @@ import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+import django
+
 from agentauth.incoming import MAX_BODY_BYTES
+
+# What its server asks before it serves (agentauth/startup.py) it asks with models.
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
+django.setup()
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
