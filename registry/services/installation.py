@@ -86,8 +86,8 @@ def disagreement(recorded: Fingerprint | None) -> str | None:
     if not names:
         return None
     return (
-        f"{' and '.join(names)} of this process: not what is recorded for all processes. Correct it here,"
-        f" or change it for all with manage.py record_settings --change {' '.join(names)}"
+        f"{' and '.join(names)} of this process {'are' if len(names) > 1 else 'is'} not as recorded for all processes."
+        f" Correct it here, or change it for all with manage.py record_settings --change {' '.join(names)}"
     )
 
 
