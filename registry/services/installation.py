@@ -154,7 +154,8 @@ def record_settings(*, change: Iterable[str] = (), actor: Actor, now: datetime) 
         row = Installation.objects.select_for_update().filter(pk=Installation.ONLY).first()
         old: Fingerprint = {} if row is None else row.fingerprint
         changed = [name for name in own if old.get(name) != own[name]]
-        if row is not None and (unnamed := set(different(old, own)) - set(change)):
+        # What an earlier version did not record is new, and no change.
+        if unnamed := set(different(old, own)) & set(old) - set(change):
             names = " ".join(sorted(unnamed))
             raise InvalidStateError(f"Not what is recorded, and not to be changed: {names}.")
         if changed or row is None:

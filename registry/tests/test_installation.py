@@ -171,6 +171,15 @@ def test_only_the_named_setting_is_changed_and_the_event_says_how(now: datetime,
     assert Event.objects.count() == 2
 
 
+def test_a_setting_that_a_new_version_adds_needs_no_name(now: datetime) -> None:
+    record(now)
+    row = Installation.objects.get()
+    del row.fingerprint["AUDIT_STORE"]
+    row.save()
+    assert different(row.fingerprint, fingerprint()) == ["AUDIT_STORE"]
+    assert record(now) == ["AUDIT_STORE"]
+
+
 def test_the_command_says_what_it_recorded(capsys: pytest.CaptureFixture[str], settings: Any) -> None:
     call_command("record_settings", "--json")
     assert json.loads(capsys.readouterr().out) == {"changed": list(fingerprint()), "settings": fingerprint()}

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -32,7 +33,7 @@ CELERY = ["-m", "celery", "-A", "agentauth"]
 class Installation:
     """A database with its roles, a Redis, the settings, and processes started from them."""
 
-    def __init__(self, folder: Path, owner: str, redis_url: str) -> None:
+    def __init__(self, folder: Path, owner: str, redis_url: str, *, migrated: bool = True) -> None:
         self.owner, self.folder = owner, folder
         outside = {name: value for name, value in os.environ.items() if name not in OWN}
         outside.pop("AGENTAUTH_TESTING", None)
@@ -55,6 +56,8 @@ class Installation:
             "VAR_DIR": str(folder),
         }
         self.verifier = {"DATABASE_URL": self._role("verifier")}
+        if not migrated:
+            return
         self.manage("migrate", "-v", "0")
         self.manage("grant_serving_role")
         self.manage("grant_verifier_role", str(urlsplit(self.verifier["DATABASE_URL"]).username))
@@ -233,3 +236,62 @@ def test_SA_14_a_setting_that_changes_while_processes_run_stops_those_without_it
         assert ask(web, "GET", "/docs/").status_code == 200
         assert installation.home() == home
     assert "may act again" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        # The proxy forgot it, or wrote that the client came by http.
+        ([], 301),
+        (["http"], 301),
+        # The client forged one, and the proxy added what it saw.
+        (["https, http"], 301),
+        (["https", "http"], 301),
+        (["HTTPS"], 301),
+        (["http, https"], None),
+        (["https"], None),
+    ],
+)
+def test_a_scheme_that_the_proxy_did_not_say_is_answered_by_a_redirect_alone(
+    servers: tuple[int, int], said: list[str], status: int | None
+) -> None:
+    for port, path in ((servers[0], "/v1/grants"), (servers[1], "/v1/verify")):
+        headers = [("Host", "registry.example.com"), *(("X-Forwarded-Proto", each) for each in said)]
+        answer = httpx.post(f"http://127.0.0.1:{port}{path}", headers=headers, json={})
+        assert answer.status_code == (status or 401), (path, answer.text)
+        assert answer.headers.get("Location") == (f"{ISSUER}{path}" if status else None)
+
+
+@pytest.fixture(scope="module")
+def servers(installation: Installation) -> Iterator[tuple[int, int]]:
+    """The ports of a web server and a verifier."""
+    installation.manage("record_settings")
+    web, verifier = free_port(), free_port()
+    with installation.process(web_at(web)), installation.process(verifier_at(verifier)):
+        for port in (web, verifier):
+            until(lambda port=port: checks(port).get("configuration") == "ok")
+        yield web, verifier
+
+
+def test_check_deploy_says_what_is_missing_in_order(postgres_url: str, tmp_path: Path) -> None:
+    """From an empty database on: each step that is done takes its line away, and the first line is always the next step."""
+    owner = fresh_database(postgres_url, "flow_check_deploy")
+    made = Installation(tmp_path, owner, "redis://127.0.0.1:9", migrated=False)
+
+    def missing(**changes: str) -> list[str]:
+        done = made.manage("check", "--deploy", check=False, **changes)
+        return re.findall(r"agentauth\.([EW]\d+)", done.stderr)
+
+    nobody = "postgres://nobody@127.0.0.1:9/nothing"
+    assert missing(DATABASE_URL=nobody) == ["E030"]
+    assert missing() == ["E031", "E032", "E033", "E034", "E035"]
+    made.manage("migrate", "-v", "0")
+    assert missing() == ["E032", "E033", "E034", "E035"]
+    made.manage("grant_serving_role")
+    assert missing() == ["E033", "E034", "E035"]
+    made.manage("record_settings")
+    assert missing() == ["E034", "E035"]
+    assert missing(REDIS_URL="")[:1] == ["E033"]
+    assert missing(REDIS_URL="")[-1] == "W037"
+    assert missing(REDIS_URL="", AUDIT_STORE="s3://bucket/log")[-1] == "E035"
+    assert missing(SUBJECT_KEY="")[-1] == "W036"
