@@ -124,7 +124,7 @@ def test_SA_14_a_process_without_redis_moves_nobodys_home(now: datetime, setting
 
 
 @pytest.mark.urls("agentauth.urls")
-def test_a_fingerprint_that_changes_while_a_process_runs_stops_it_and_heals(
+def test_a_fingerprint_that_changes_stops_a_running_process_until_it_fits(
     now: datetime, settings: Any, monkeypatch: pytest.MonkeyPatch, token_key: None
 ) -> None:
     monkeypatch.setattr("agentauth.health.KEPT_SECONDS", 0.0)

@@ -173,7 +173,7 @@ ODD = [
 ]
 
 
-def test_SA_14_a_process_set_up_otherwise_refuses_to_start_and_the_others_go_on(
+def test_SA_14_one_set_up_otherwise_does_not_start_and_others_go_on(
     installation: Installation,
 ) -> None:
     refused = installation.run(web_at(free_port()))
@@ -205,7 +205,7 @@ def test_SA_14_a_process_set_up_otherwise_refuses_to_start_and_the_others_go_on(
         assert "may act" not in log.read_text()
 
 
-def test_SA_14_a_setting_that_changes_while_processes_run_stops_those_without_it(
+def test_SA_14_a_setting_that_changes_stops_processes_without_it(
     installation: Installation,
 ) -> None:
     """And each goes on by itself once what is recorded is what it has. Of a home that moved meanwhile there is no trace."""
@@ -252,7 +252,7 @@ def test_SA_14_a_setting_that_changes_while_processes_run_stops_those_without_it
         (["https"], None),
     ],
 )
-def test_a_scheme_that_the_proxy_did_not_say_is_answered_by_a_redirect_alone(
+def test_a_scheme_that_no_proxy_of_ours_said_is_answered_by_a_redirect(
     servers: tuple[int, int], said: list[str], status: int | None
 ) -> None:
     for port, path in ((servers[0], "/v1/grants"), (servers[1], "/v1/verify")):
