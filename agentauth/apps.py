@@ -9,6 +9,6 @@ class AgentAuthConfig(AppConfig):
     def ready(self) -> None:
         # Their models are loaded by now. Celery is not imported here: whoever runs its tasks begins with agentauth/celery.py, and
         # everybody else would start a fifth slower for it.
-        from agentauth import checks
+        from agentauth import checks, deployment
 
-        _ = checks
+        _ = checks, deployment

@@ -24,6 +24,7 @@ from agentauth import health, metrics
 from agentauth.http_errors import STATUSES, ServerError, body_of, domain_error, headers_of
 from agentauth.middleware import SecurityHeadersMiddleware
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
+from agentauth.startup import START
 from agentauth.tally import Tally
 from audit.roles import RoleError, beyond_verifier
 from verifier.endpoint import BESIDE, Edge, Endpoint, Request, Response, Scope, rendered
@@ -212,6 +213,8 @@ def check_role() -> None:
 
 async def start() -> tuple[LeanVerifier, Edge]:
     """Everything the process holds, made in its own loop; raises where it cannot serve."""
+    # Where the database was away when the server began, what was not checked then is checked now.
+    await asyncio.to_thread(START.require)
     await asyncio.to_thread(check_role)
     # The loop waits at most so long (s) for a thread that reads rows, each time it lets one in. Python's own is ten times that.
     sys.setswitchinterval(0.0005)

@@ -86,8 +86,8 @@ def disagreement(recorded: Fingerprint | None) -> str | None:
     if not names:
         return None
     return (
-        f"{' and '.join(names)} of this process: not what is recorded for all processes. Correct it here,"
-        f" or change it for all with manage.py record_settings --change {' '.join(names)}"
+        f"{' and '.join(names)} of this process {'are' if len(names) > 1 else 'is'} not as recorded for all processes."
+        f" Correct it here, or change it for all with manage.py record_settings --change {' '.join(names)}"
     )
 
 
@@ -154,7 +154,8 @@ def record_settings(*, change: Iterable[str] = (), actor: Actor, now: datetime) 
         row = Installation.objects.select_for_update().filter(pk=Installation.ONLY).first()
         old: Fingerprint = {} if row is None else row.fingerprint
         changed = [name for name in own if old.get(name) != own[name]]
-        if row is not None and (unnamed := set(different(old, own)) - set(change)):
+        # What an earlier version did not record is new, and no change.
+        if unnamed := set(different(old, own)) & set(old) - set(change):
             names = " ".join(sorted(unnamed))
             raise InvalidStateError(f"Not what is recorded, and not to be changed: {names}.")
         if changed or row is None:

@@ -124,7 +124,7 @@ def test_SA_14_a_process_without_redis_moves_nobodys_home(now: datetime, setting
 
 
 @pytest.mark.urls("agentauth.urls")
-def test_a_fingerprint_that_changes_while_a_process_runs_stops_it_and_heals(
+def test_a_fingerprint_that_changes_stops_a_running_process_until_it_fits(
     now: datetime, settings: Any, monkeypatch: pytest.MonkeyPatch, token_key: None
 ) -> None:
     monkeypatch.setattr("agentauth.health.KEPT_SECONDS", 0.0)
@@ -169,6 +169,15 @@ def test_only_the_named_setting_is_changed_and_the_event_says_how(now: datetime,
     )
     assert record(now) == []
     assert Event.objects.count() == 2
+
+
+def test_a_setting_that_a_new_version_adds_needs_no_name(now: datetime) -> None:
+    record(now)
+    row = Installation.objects.get()
+    del row.fingerprint["AUDIT_STORE"]
+    row.save()
+    assert different(row.fingerprint, fingerprint()) == ["AUDIT_STORE"]
+    assert record(now) == ["AUDIT_STORE"]
 
 
 def test_the_command_says_what_it_recorded(capsys: pytest.CaptureFixture[str], settings: Any) -> None:

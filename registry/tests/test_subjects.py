@@ -90,7 +90,7 @@ def test_another_secret_key_changes_nobodys_sub(
     assert sub(agent, grant) == began
 
 
-def test_of_two_processes_with_different_present_keys_one_writes_the_pair(
+def test_of_two_processes_with_other_present_keys_one_writes_the_pair(
     agent: AgentClient, grant: Grant, settings: Any
 ) -> None:
     human, provider = grant.agent.human_id, grant.service_provider_id
@@ -154,7 +154,7 @@ def test_a_version_in_use_is_neither_dropped_nor_replaced(
     assert len(Installation.objects.get().fingerprint["SUBJECT_KEY"]) == 2
 
 
-def test_an_upgraded_installation_records_the_key_that_its_tokens_were_made_with(
+def test_an_upgraded_installation_records_the_key_its_tokens_were_made_with(
     agent: AgentClient, grant: Grant, settings: Any, now: datetime
 ) -> None:
     sub(agent, grant)

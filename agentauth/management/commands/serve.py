@@ -17,8 +17,12 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
 
 from agentauth.orphans import end_with_parent
+from agentauth.protocol.errors import InvalidStateError
+from audit.management.json_output import OPERATOR
+from registry.services.installation import fingerprint, record_settings
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 30
@@ -46,6 +50,11 @@ class Command(BaseCommand):
             raise CommandError("--workers: at least one process must serve.")
         check_port_is_free(_port())
         call_command("migrate", interactive=False, verbosity=0)
+        # Whoever starts the whole system by one command says by it what the settings are.
+        try:
+            record_settings(change=fingerprint(), actor=OPERATOR, now=timezone.now())
+        except InvalidStateError as error:
+            raise CommandError(error.description) from error
         call_command("ensure_keys", verbosity=0)
         # Before the server starts, so that no server process ever prints a link that gives rights.
         if options["json"]:

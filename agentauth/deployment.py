@@ -1,0 +1,100 @@
+"""What an installation still lacks, for `manage.py check --deploy`: in the order in which to do it, each step with its command."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004 — so Django names it
+from django.db import DatabaseError, InterfaceError, connection
+from django.db.migrations.executor import MigrationExecutor
+from django.utils import timezone
+
+from audit.roles import missing_rights
+from kms.models import Key
+from kms.services import may_sign
+from registry.models import Human, Installation
+from registry.services.installation import disagreement
+from registry.services.subjects import LEGACY
+
+
+def _is_migrated() -> bool:
+    executor = MigrationExecutor(connection)
+    return not executor.migration_plan(executor.loader.graph.leaf_nodes())
+
+
+def _may_serve() -> bool:
+    return not missing_rights("serving")[1]
+
+
+def _is_recorded() -> bool:
+    rows = Installation.objects.filter(pk=Installation.ONLY)
+    return disagreement(rows.values_list("fingerprint", flat=True).first()) is None
+
+
+def _has_keys() -> bool:
+    return all(may_sign(purpose=purpose, now=timezone.now()) for purpose in Key.Purpose.values)
+
+
+def _has_admin() -> bool:
+    return Human.objects.filter(is_staff=True, status=Human.Status.ACTIVE).exists()
+
+
+# Django shows them sorted by id, so the numbers are the order.
+_STEPS: Final[tuple[tuple[str, Callable[[], bool], str], ...]] = (
+    ("E031", _is_migrated, "The database is not migrated: run manage.py migrate as the owner."),
+    (
+        "E032",
+        _may_serve,
+        "The role of DATABASE_URL lacks rights: run manage.py grant_serving_role as the owner, and grant_verifier_role.",
+    ),
+    (
+        "E033",
+        _is_recorded,
+        "The settings of this process are not those recorded for all: run manage.py record_settings.",
+    ),
+    ("E034", _has_keys, "A purpose has no key that may sign: run manage.py ensure_keys."),
+    ("E035", _has_admin, "There is no administrator: run manage.py setup_link, and open the link it prints."),
+)
+
+
+@register(deploy=True)
+def installation_is_complete(**_kwargs: Any) -> list[CheckMessage]:
+    """What is missing, none where all is done. In development nothing: `manage.py serve` does each step."""
+    if settings.DEVELOPMENT:
+        return []
+    return [*_missing(), *_advice()]
+
+
+def _missing() -> Iterator[CheckMessage]:
+    try:
+        connection.ensure_connection()
+    except (DatabaseError, InterfaceError):
+        yield Error(
+            "The database does not answer: look whether it runs and whether DATABASE_URL is right. What else is missing"
+            " cannot be told before.",
+            id="agentauth.E030",
+        )
+        return
+    for number, holds, message in _STEPS:
+        try:
+            done = holds()
+        except (DatabaseError, InterfaceError):
+            # It asks for what an earlier step makes.
+            done = False
+        if not done:
+            yield Error(message, id=f"agentauth.{number}")
+
+
+def _advice() -> Iterator[CheckMessage]:
+    if next(iter(settings.SUBJECT_KEYS)) == LEGACY:
+        yield Warning(
+            "No subject key of its own makes the `sub` of people at service providers, so SECRET_KEY cannot be rotated:"
+            " docs/operations.md, Rotating secrets.",
+            id="agentauth.W036",
+        )
+    if not settings.REDIS_URL and not settings.AUDIT_STORE.startswith("s3:"):
+        yield Warning(
+            "Neither REDIS_URL nor a store outside this host (AUDIT_STORE=s3://…) is set, so a database that was restored"
+            " from a backup cannot be told from one that was not: follow docs/restore.md after every restore.",
+            id="agentauth.W037",
+        )

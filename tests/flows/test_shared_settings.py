@@ -1,0 +1,297 @@
+"""Processes in production mode on PostgreSQL and Redis: one that is set up otherwise refuses to start, and the others notice nothing."""
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import httpx
+import psycopg
+import pytest
+
+from agentauth.management.commands.serve import gunicorn
+from tests import redis_servers
+from tests.conftest import fresh_database
+from tests.live import OWN, ROOT
+from tests.postgres import free_port
+
+pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
+PATIENCE_SECONDS = 60
+ISSUER = "https://registry.example.com"
+OTHER_KEY = "an0ther-secret-key-0123456789-abcdefghijklmnopqrstuvwxyz"
+FORWARDED = {"Host": "registry.example.com", "X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.7"}
+VERIFIER = ["-m", "gunicorn", "-c", "python:agentauth.verifier_server", "agentauth.asgi:application"]
+CELERY = ["-m", "celery", "-A", "agentauth"]
+
+
+class Installation:
+    """A database with its roles, a Redis, the settings, and processes started from them."""
+
+    def __init__(self, folder: Path, owner: str, redis_url: str, *, migrated: bool = True) -> None:
+        self.owner, self.folder = owner, folder
+        outside = {name: value for name, value in os.environ.items() if name not in OWN}
+        outside.pop("AGENTAUTH_TESTING", None)
+        self.env = outside | {
+            "PUBLIC_URL": ISSUER,
+            "SECRET_KEY": "0ne-secret-key-0123456789-abcdefghijklmnopqrstuvwxyz",
+            "SUBJECT_KEY": "1:MTExMTExMTExMTExMTExMTExMTExMTExMTExMTExMTE",
+            "DATABASE_OWNER_URL": owner,
+            "DATABASE_URL": self._role("serving"),
+            "REDIS_URL": redis_url,
+            "AUDIT_STORE": f"file:{folder / 'audit'}",
+            "KEY_BACKEND": "vault",
+            # Nobody is there: no test here signs anything.
+            "VAULT_ADDR": "http://127.0.0.1:9",
+            "VAULT_TOKEN": "a-token",
+            "CELERY_BROKER_URL": f"{redis_url}/1",
+            "TRUSTED_PROXIES": "1",
+            "WEB_CONCURRENCY": "1",
+            "WEB_THREADS": "4",
+            "VAR_DIR": str(folder),
+        }
+        self.verifier = {"DATABASE_URL": self._role("verifier")}
+        if not migrated:
+            return
+        self.manage("migrate", "-v", "0")
+        self.manage("grant_serving_role")
+        self.manage("grant_verifier_role", str(urlsplit(self.verifier["DATABASE_URL"]).username))
+
+    def _role(self, name: str) -> str:
+        role = f"{name}_{os.urandom(3).hex()}"
+        with psycopg.connect(self.owner, autocommit=True) as connection:
+            connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'p'".encode())
+        parts = urlsplit(self.owner)
+        return urlunsplit(parts._replace(netloc=f"{role}:p@{parts.hostname}:{parts.port}"))
+
+    def run(self, command: list[str], **changes: str) -> subprocess.CompletedProcess[str]:
+        """A process that is expected to end by itself."""
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env=self._env(command, changes),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_SECONDS,
+        )
+
+    def manage(self, *command: str, check: bool = True, **changes: str) -> subprocess.CompletedProcess[str]:
+        done = self.run(["manage.py", *command], **changes)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def _env(self, command: list[str], changes: Mapping[str, str]) -> dict[str, str]:
+        own = self.verifier if VERIFIER[-1] in command else {}
+        metrics = {"PROMETHEUS_MULTIPROC_DIR": str(self.folder / f"metrics-{os.urandom(3).hex()}")}
+        return self.env | own | metrics | changes
+
+    @contextlib.contextmanager
+    def process(self, command: list[str], **changes: str) -> Iterator[Path]:
+        """A process that runs until the end; gives its log."""
+        log = self.folder / f"log-{os.urandom(3).hex()}"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=ROOT,
+                env=self._env(command, changes),
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        try:
+            yield log
+            assert process.poll() is None, log.read_text()
+        finally:
+            process.terminate()
+            process.wait(PATIENCE_SECONDS)
+
+    def home(self) -> Any:
+        with psycopg.connect(self.owner) as connection:
+            return connection.execute("SELECT epoch, kind, leaving_at FROM verifier_home").fetchone()
+
+
+def until(holds: Any) -> Any:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (found := holds()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return found
+
+
+def ask(port: int, method: str, path: str) -> httpx.Response | None:
+    """As the proxy asks; None while nobody is there."""
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.request(
+            method,
+            f"http://127.0.0.1:{port}{path}",
+            headers=FORWARDED,
+            auth=("nobody", "nothing") if path.startswith("/v1/verify") else None,
+            json={} if method == "POST" else None,
+        )
+    return None
+
+
+def checks(port: int) -> dict[str, str]:
+    answer = ask(port, "GET", "/health/ready")
+    return dict(answer.json()["checks"]) if answer is not None else {}
+
+
+@pytest.fixture(scope="module")
+def installation(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    with redis_servers.server() as redis:
+        owner = fresh_database(postgres_url, "flow_shared_settings")
+        yield Installation(tmp_path_factory.mktemp("shared_settings"), owner, redis.url)
+
+
+def verifier_at(port: int) -> list[str]:
+    return [*VERIFIER[:-1], "--bind", f"127.0.0.1:{port}", VERIFIER[-1]]
+
+
+def web_at(port: int) -> list[str]:
+    return gunicorn(f"127.0.0.1:{port}")[1:]
+
+
+JOBS = ["manage.py", "jobs"]
+# Each kind of process, and each setting that would make it answer otherwise than the others.
+ODD = [
+    (web_at, {"SECRET_KEY": OTHER_KEY}, "SECRET_KEY"),
+    (web_at, {"REDIS_URL": ""}, "REDIS_URL"),
+    (web_at, {"PUBLIC_URL": "https://another.example.com"}, "PUBLIC_URL"),
+    (verifier_at, {"REDIS_URL": ""}, "REDIS_URL"),
+    (verifier_at, {"SECRET_KEY": OTHER_KEY}, "SECRET_KEY"),
+    (verifier_at, {"PUBLIC_URL": "https://another.example.com"}, "PUBLIC_URL"),
+    (lambda _: JOBS, {"REDIS_URL": ""}, "REDIS_URL"),
+    (lambda _: JOBS, {"AUDIT_STORE": "file:/tmp/elsewhere"}, "AUDIT_STORE"),
+    (lambda _: [*CELERY, "worker", "-P", "solo"], {"SECRET_KEY": OTHER_KEY}, "SECRET_KEY"),
+    (lambda _: [*CELERY, "beat"], {"SUBJECT_KEY": "2:" + 43 * "A"}, "SUBJECT_KEY"),
+]
+
+
+def test_SA_14_one_set_up_otherwise_does_not_start_and_others_go_on(
+    installation: Installation,
+) -> None:
+    refused = installation.run(web_at(free_port()))
+    assert (refused.returncode, "no settings are recorded" in refused.stderr) == (1, True)
+    installation.manage("record_settings")
+    web, verifier = free_port(), free_port()
+    with (
+        installation.process(web_at(web)),
+        installation.process(verifier_at(verifier)) as log,
+        installation.process(JOBS),
+    ):
+        for port in (web, verifier):
+            until(lambda port=port: checks(port).get("configuration") == "ok")
+        # Nothing was asked yet, so the home moves to Redis at once.
+        home = until(lambda: installation.home()[1] == "redis" and installation.home())
+        until(lambda: ask(verifier, "POST", "/v1/verify").status_code == 401)
+        for command, changes, name in ODD:
+            ended = installation.run(command(free_port()), **changes)
+            said = (ended.stdout + ended.stderr).strip()
+            assert ended.returncode != 0, (command, changes)
+            assert f"not started: {name} of this process" in said
+            assert (said.count("not started"), said.count("Traceback")) == (1, 0), said
+            for secret in (OTHER_KEY, installation.env["SECRET_KEY"], "MTExMTEx"):
+                assert secret not in said
+        for port in (web, verifier):
+            assert checks(port)["configuration"] == "ok"
+        assert ask(verifier, "POST", "/v1/verify").status_code == 401
+        assert installation.home() == home
+        assert "may act" not in log.read_text()
+
+
+def test_SA_14_a_setting_that_changes_stops_processes_without_it(
+    installation: Installation,
+) -> None:
+    """And each goes on by itself once what is recorded is what it has. Of a home that moved meanwhile there is no trace."""
+    installation.manage("record_settings")
+    verifier, web = free_port(), free_port()
+    with (
+        installation.process(web_at(web)),
+        installation.process(verifier_at(verifier)) as log,
+        installation.process(JOBS) as jobs,
+    ):
+        until(lambda: (ask(verifier, "POST", "/v1/verify") or httpx.Response(0)).status_code == 401)
+        until(lambda: checks(web).get("configuration") == "ok")
+        until(lambda: installation.home()[1] == "redis")
+        home = installation.home()
+        elsewhere = "redis://127.0.0.1:9"
+        refused = installation.manage("record_settings", REDIS_URL=elsewhere, check=False)
+        assert (refused.returncode, "REDIS_URL" in refused.stderr) == (1, True)
+        installation.manage("record_settings", "--change", "REDIS_URL", REDIS_URL=elsewhere)
+        for port in (web, verifier):
+            until(lambda port=port: ask(port, "POST", "/v1/verify").status_code == 503)
+            assert checks(port)["configuration"] == "failing"
+        assert ask(web, "GET", "/docs/").status_code == 503
+        until(lambda: "REDIS_URL of this process" in jobs.read_text())
+        assert "REDIS_URL of this process" in log.read_text()
+        installation.manage("record_settings", "--change", "REDIS_URL")
+        for port in (web, verifier):
+            until(lambda port=port: ask(port, "POST", "/v1/verify").status_code == 401)
+        assert ask(web, "GET", "/docs/").status_code == 200
+        assert installation.home() == home
+    assert "may act again" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        # The proxy forgot it, or wrote that the client came by http.
+        ([], 301),
+        (["http"], 301),
+        # The client forged one, and the proxy added what it saw.
+        (["https, http"], 301),
+        (["https", "http"], 301),
+        (["HTTPS"], 301),
+        (["http, https"], None),
+        (["https"], None),
+    ],
+)
+def test_a_scheme_that_no_proxy_of_ours_said_is_answered_by_a_redirect(
+    servers: tuple[int, int], said: list[str], status: int | None
+) -> None:
+    for port, path in ((servers[0], "/v1/grants"), (servers[1], "/v1/verify")):
+        headers = [("Host", "registry.example.com"), *(("X-Forwarded-Proto", each) for each in said)]
+        answer = httpx.post(f"http://127.0.0.1:{port}{path}", headers=headers, json={})
+        assert answer.status_code == (status or 401), (path, answer.text)
+        assert answer.headers.get("Location") == (f"{ISSUER}{path}" if status else None)
+
+
+@pytest.fixture(scope="module")
+def servers(installation: Installation) -> Iterator[tuple[int, int]]:
+    """The ports of a web server and a verifier."""
+    installation.manage("record_settings")
+    web, verifier = free_port(), free_port()
+    with installation.process(web_at(web)), installation.process(verifier_at(verifier)):
+        for port in (web, verifier):
+            until(lambda port=port: checks(port).get("configuration") == "ok")
+        yield web, verifier
+
+
+def test_check_deploy_says_what_is_missing_in_order(postgres_url: str, tmp_path: Path) -> None:
+    """From an empty database on: each step that is done takes its line away, and the first line is always the next step."""
+    owner = fresh_database(postgres_url, "flow_check_deploy")
+    made = Installation(tmp_path, owner, "redis://127.0.0.1:9", migrated=False)
+
+    def missing(**changes: str) -> list[str]:
+        done = made.manage("check", "--deploy", check=False, **changes)
+        return re.findall(r"agentauth\.([EW]\d+)", done.stderr)
+
+    nobody = "postgres://nobody@127.0.0.1:9/nothing"
+    assert missing(DATABASE_URL=nobody) == ["E030"]
+    assert missing() == ["E031", "E032", "E033", "E034", "E035"]
+    made.manage("migrate", "-v", "0")
+    assert missing() == ["E032", "E033", "E034", "E035"]
+    made.manage("grant_serving_role")
+    assert missing() == ["E033", "E034", "E035"]
+    made.manage("record_settings")
+    assert missing() == ["E034", "E035"]
+    assert missing(REDIS_URL="")[:1] == ["E033"]
+    assert missing(REDIS_URL="")[-1] == "W037"
+    assert missing(REDIS_URL="", AUDIT_STORE="s3://bucket/log")[-1] == "E035"
+    assert missing(SUBJECT_KEY="")[-1] == "W036"
