@@ -46,7 +46,7 @@ for _job in JOBS:
     _add_task(_job)
 
 
-@setup_logging.connect
+@setup_logging.connect  # type: ignore[untyped-decorator]  # celery has no types
 def keep_log_lines(loglevel: int = logging.WARNING, **_: Any) -> None:
     """Leave the log as Django set it up: its lines look like those of every other process. `-l` is heard for Celery's own."""
     logging.getLogger("celery").setLevel(min(loglevel, logging.getLogger().level))
@@ -66,8 +66,8 @@ worker_program.safe_say = lambda *_: None
 logging.captureWarnings(capture=True)
 
 
-@worker_init.connect
-@beat_init.connect
+@worker_init.connect  # type: ignore[untyped-decorator]
+@beat_init.connect  # type: ignore[untyped-decorator]
 def _check_start(**_: object) -> None:
     """Raises SystemExit, also where no broker is named: Celery would look for one on this host."""
     stop_if_unsafe()

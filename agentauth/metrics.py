@@ -55,13 +55,14 @@ EVENTS = Counter("agentauth_events", "Events written to the audit log, by kind",
 JOB_SECONDS = Histogram(
     "agentauth_job_seconds",
     "Runs of periodic work and how long they took, by outcome: ok or failed",
-    ["job", "outcome"],
+    # Not `job`: Prometheus has a label of its own by that name.
+    ["name", "outcome"],
     buckets=(0.01, 0.05, 0.25, 1, 5, 30, 120, 600),
 )
 JOB_ENDED = Gauge(
     "agentauth_job_ended_timestamp_seconds",
     "When this process last did a job to its end",
-    ["job"],
+    ["name"],
     multiprocess_mode="mostrecent",
 )
 CHECKS = Gauge(

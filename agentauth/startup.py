@@ -57,8 +57,8 @@ def release_may_run() -> None:
         raise StartRefusedError(reason)
 
 
-# In this order. Each raises StartRefusedError, or a django.db error where it cannot tell.
-CHECKS: tuple[Callable[[], None], ...] = (release_may_run, rights_suffice, settings_agree)
+# In this order: without rights the others could not even ask. Each raises StartRefusedError, or a django.db error where it cannot tell.
+CHECKS: tuple[Callable[[], None], ...] = (rights_suffice, release_may_run, settings_agree)
 
 
 class Start:

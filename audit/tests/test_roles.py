@@ -12,7 +12,7 @@ from django.core.management import CommandError, call_command
 from django.db import Error, connection, transaction
 
 from audit.models import Event, Leaf, Opening
-from audit.roles import RoleError, grant_serving_role
+from audit.roles import RoleError, grant_serving_role, grant_verifier_role, missing_rights
 from audit.sequencer import sequence_until_empty
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import execute
@@ -21,6 +21,7 @@ from audit.verification import verify_log
 pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 ROLE = "serving role"
 QUOTED = '"serving role"'
+MONTH_MAKER = "agentauth_add_event_month(timestamptz)"
 # Neither what a month holds nor which months there are is a role's to change, whatever it may do with the table.
 MONTHS = [
     *(
@@ -100,6 +101,35 @@ def test_AU_27_the_serving_role_cannot_change_the_log(
         _as_serving_role(),
     ):
         execute(statement)
+
+
+@pytest.mark.parametrize(
+    ("revoke", "missing"),
+    [
+        ("INSERT ON audit_event", "INSERT on audit_event"),
+        ("UPDATE ON audit_head", "UPDATE on audit_head"),
+        ("SELECT ON django_migrations", "SELECT on django_migrations"),
+        (f"EXECUTE ON FUNCTION {MONTH_MAKER}", f"EXECUTE on {MONTH_MAKER}"),
+    ],
+)
+def test_a_right_that_serving_lacks_is_named(serving: None, revoke: str, missing: str) -> None:
+    with _as_serving_role():
+        assert missing_rights("serving") == (ROLE, [])
+    execute(f"REVOKE {revoke} FROM {QUOTED}")
+    with _as_serving_role():
+        assert missing_rights("serving") == (ROLE, [missing])
+
+
+def test_a_right_that_a_verifier_lacks_is_named_by_its_columns() -> None:
+    execute(f"CREATE ROLE {QUOTED} LOGIN")
+    grant_verifier_role(ROLE)
+    with _as_serving_role():
+        assert missing_rights("verifier") == (ROLE, [])
+        # It serves nothing else.
+        assert "INSERT on registry_grant" in missing_rights("serving")[1]
+    execute(f"REVOKE UPDATE (told) ON verifier_streamcursor FROM {QUOTED}")
+    with _as_serving_role():
+        assert missing_rights("verifier") == (ROLE, ["UPDATE (told) on verifier_streamcursor"])
 
 
 def test_granting_again_takes_back_what_was_given_by_hand(serving: None) -> None:

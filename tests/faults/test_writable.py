@@ -120,13 +120,14 @@ def test_after_a_migration_without_its_grants_no_process_starts(
     jobs = [sys.executable, "manage.py", "jobs"]
     # What a migration brings along that the grants do not know yet.
     for statement in (
-        f"REVOKE INSERT ON registry_grant FROM {role}",
+        # One that every process reads at its start.
+        f"REVOKE ALL ON registry_installation FROM {role}",
         f"REVOKE UPDATE (told) ON verifier_streamcursor FROM {judging}",
     ):
         assert psql(owner, statement).returncode == 0
     for command, env, missing, remedy in (
-        (registry.command, registry.env, "INSERT on registry_grant", "grant_serving_role`"),
-        (jobs, registry.env, "INSERT on registry_grant", "grant_serving_role`"),
+        (registry.command, registry.env, "SELECT on registry_installation", "grant_serving_role`"),
+        (jobs, registry.env, "SELECT on registry_installation", "grant_serving_role`"),
         (
             verifier.command,
             verifier.env,

@@ -1,6 +1,7 @@
 """A real Prometheus, configured as docs/operations.md prints it, scrapes every kind of process by its address."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -172,7 +173,7 @@ def test_decisions_in_redis_are_drained_and_numbered_by_celery_alone(installatio
         with psycopg.connect(installation.registry.env["DATABASE_URL"]) as connection:
             [row] = connection.execute(
                 "SELECT count(*) FROM audit_event JOIN audit_leaf ON audit_leaf.event_id = audit_event.id"
-                " WHERE kind = 'verifier.decision.allowed'"
+                " WHERE audit_event.kind = 'verifier.decision.allowed'"
             ).fetchall()
         return bool(row[0])
 
@@ -188,10 +189,27 @@ def test_SA_15_prometheus_scrapes_each_kind_of_process_by_its_address(
         until(lambda: prometheus.targets() == up, f"not all are up: {prometheus.targets()}", 120)
         # Each says what it does itself.
         for kind, job in (("jobs", "audit.seal_audit"), ("worker", "verifier.drain_redis")):
-            ended = f'agentauth_job_seconds_count{{job="{job}", outcome="ok", process="{kind}"}}'
+            ended = f'agentauth_job_seconds_count{{name="{job}", outcome="ok", process="{kind}"}}'
             until(lambda ended=ended: bool(prometheus.values(ended)), f"{kind} does nothing", 60)  # type: ignore[misc]
         asked = 'sum by (process) (agentauth_http_request_seconds_count{route="/metrics", status="200"})'
         until(lambda: {"web", "verifier"} <= prometheus.values(asked).keys(), "nothing is counted", 60)
+    assert installation.count("audit.request.refused") == 0
+
+
+ASK = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=30).read().decode())"
+
+
+@pytest.mark.usefixtures("_jobs")
+def test_SA_15_each_kind_of_process_says_how_it_is(installation: Installation) -> None:
+    """A balancer or an orchestrator asks as this does: by address, from another process."""
+
+    def is_ready(kind: str) -> bool:
+        url = f"http://{ADDRESS}:{installation.ports[kind]}/health/ready"
+        told = subprocess.run([sys.executable, "-c", ASK, url], capture_output=True, text=True, check=False)
+        return told.returncode == 0 and set(json.loads(told.stdout)["checks"].values()) == {"ok"}
+
+    for kind in KINDS:
+        until(lambda kind=kind: is_ready(kind), f"{kind} is not ready", 60)  # type: ignore[misc]
     assert installation.count("audit.request.refused") == 0
 
 
@@ -203,9 +221,7 @@ def test_SA_15_a_scraper_with_the_wrong_token_fills_no_log(
         down = dict.fromkeys(KINDS, ("down", "server returned HTTP status 404 Not Found"))
         until(lambda: prometheus.targets() == down, f"not all are down: {prometheus.targets()}", 120)
     assert installation.count("audit.request.refused") == 0
-    page = httpx.get(
-        f"http://{ADDRESS}:{installation.ports['web']}/metrics", headers={"Authorization": f"Bearer {TOKEN}"}
-    )
+    page = httpx.get(f"{installation.registry.url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
     refused = re.search(r'agentauth_errors_total\{error="not_found",reason=""\} (\S+)', page.text)
     assert refused
     assert float(refused[1]) >= 1

@@ -192,8 +192,10 @@ class Kept(Scene):
 
     kept: list[str]
 
-    def proof(self, token: str, method: str = "POST", path: str = "/v1/payments") -> str:
-        made = super().proof(token, method, path)
+    def proof(
+        self, token: str, method: str = "POST", path: str = "/v1/payments", nonce: str | None = None
+    ) -> str:
+        made = super().proof(token, method, path, nonce)
         self.kept.append(made)
         return made
 
