@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("registry", "0006_installation"),
+        ("registry", "0008_pairwise_subject"),
     ]
 
     operations = [
