@@ -18,7 +18,7 @@ from django.conf import settings
 from agentauth.protocol.encoding import b64_decode, b64_encode, canonical_json, read_object
 from agentauth.protocol.errors import ChainError, EncodingError, InvalidRequestError
 from agentauth.protocol.reading import integer, items, text
-from audit.copies import ContradictedError
+from audit.copies import MOVED, ContradictedError
 from audit.models import LogBreak
 from audit.stores import MAX_SMALL_BYTES, Sink, Store, store_at
 from audit.tree import root_at
@@ -179,7 +179,7 @@ class _Seen:
 
 
 def _is_shared(key: str) -> bool:
-    return key.startswith(("objects/", PREFIX))
+    return key == MOVED or key.startswith(("objects/", PREFIX))
 
 
 def read_break(store: Store, name: str) -> dict[str, Any]:

@@ -7,10 +7,13 @@ mark of how far the log had come, which the jobs keep in Redis (`verifier.servic
 
 from typing import NamedTuple, Self
 
+from django.conf import settings
+
 from audit.breaks import check_records, current_break, known_names, log_store
 from audit.checkpoints import check_outside, check_signed, newest_checkpoint
-from audit.copies import ContradictedError
+from audit.copies import ContradictedError, check_place
 from audit.models import Head, Leaf
+from audit.stores import store_at
 
 
 class Mark(NamedTuple):
@@ -48,7 +51,8 @@ def check_history(mark: Mark | None) -> None:
     newest signed checkpoint against the leaves. 2. The mark. 3. What stands outside: no log begun after a restore that this
     database does not know, and no checkpoint it does not know.
 
-    Raises ContradictedError, which says what was found; TemporarilyUnavailableError where the store outside does not answer.
+    Raises ContradictedError, which says what was found; StoreChangedError where the copies stand in another store than the one that
+    is asked, and say nothing there; TemporarilyUnavailableError where the store outside does not answer.
     """
     newest, head = newest_checkpoint(), Head.objects.filter(id=Head.ONLY).first() or Head(size=0)
     if newest is not None:  # 1
@@ -56,9 +60,10 @@ def check_history(mark: Mark | None) -> None:
     if mark is not None:  # 2
         check_mark(mark)
     store = log_store()
+    check_place(store)
     if store is None:
         return
-    check_records(store)  # 3
+    check_records(store_at(settings.AUDIT_STORE))  # 3
     check_outside(store, newest)
 
 

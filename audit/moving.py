@@ -16,6 +16,7 @@ from agentauth.protocol.errors import ChainError
 from audit import kinds
 from audit.archive.hands import Hands
 from audit.archive.scratch import scratch
+from audit.breaks import seen_store
 from audit.checkpoints import compare_outside, newest_checkpoint
 from audit.copies import MOVED, check_place, key_of, name_of, store_left_behind, store_name
 from audit.faults import fault_point
@@ -47,9 +48,9 @@ def move_store(*, source: str | None, actor: Actor, now: datetime) -> Mapping[st
     # 1. Neither has a story that the database does not know, and the new one was not left before.
     if target.get(MOVED) is not None:
         raise MovingError(f"The log has left {store_name()} before: name a new place.")
-    compare_outside(target, newest)
+    compare_outside(seen_store(settings.AUDIT_STORE), newest)
     if source is not None:
-        compare_outside(store_at(source), newest)
+        compare_outside(seen_store(source), newest)
         # 2. From here on nothing is signed beside the old one, by a process or database of before either.
         store_at(source).put_once(MOVED, canonical_json({"to": store_name()}))
         fault_point("move.after_mark")

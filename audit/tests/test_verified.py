@@ -14,7 +14,8 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.checkpoint import Checkpoint as Said
 from agentauth.protocol.checkpoint import sign_checkpoint
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from audit.checkpoints import EVERY, checkpoint_log, origin
+from audit.breaks import origin
+from audit.checkpoints import EVERY, checkpoint_log
 from audit.copies import key_of
 from audit.models import Checkpoint, Event, Head, Leaf, Node, Opening, QueueEntry
 from audit.tests import proving

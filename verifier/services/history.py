@@ -17,6 +17,7 @@ from django.db.models import CharField, Func, Value
 from django.utils import timezone
 
 from agentauth.protocol.errors import ChainError, TemporarilyUnavailableError
+from audit.copies import StoreChangedError
 from audit.history import Mark, check_history
 from audit.roles import may_read_log
 from registry.services.installation import Halt
@@ -99,7 +100,7 @@ class Vouched:
     def _compare(self, row: Home) -> None:
         try:
             check_history(self._mark())
-        except TemporarilyUnavailableError:
+        except (TemporarilyUnavailableError, StoreChangedError):
             logger.exception("whether the database was set back cannot be told now")
         except ChainError as error:
             hold(row, error.description)
