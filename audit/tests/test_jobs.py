@@ -1,4 +1,4 @@
-"""What runs by itself or by hand around the log: the task, the fault points, the command outside PostgreSQL."""
+"""What runs by itself or by hand around the log: the fault points, the command outside PostgreSQL."""
 
 import io
 import os
@@ -12,17 +12,9 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 
 from audit.faults import fault_point
-from audit.models import QueueEntry
-from audit.tasks import sequence_audit
 from audit.tests.conftest import MakeEvent
 
 pytestmark = pytest.mark.django_db
-
-
-def test_the_task_numbers_what_waits(make_event: MakeEvent) -> None:
-    make_event()
-    assert sequence_audit() == 1
-    assert not QueueEntry.objects.exists()
 
 
 def test_a_process_dies_only_at_the_point_it_was_told(
