@@ -75,7 +75,7 @@ def checkpoint_log(*, now: datetime, at_once: bool = False) -> int | None:
     # 1. What was signed is still what the tree is, here and outside.
     if newest is not None:
         check_signed(newest, head)
-    check_place(store)
+    check_place()
     if store is not None:
         check_outside(store, newest)
     # 2. The copy of the last one, should a crash have come in between.

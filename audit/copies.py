@@ -4,7 +4,7 @@ from django.conf import settings
 
 from agentauth.protocol.errors import ChainError
 from audit.models import CheckpointCopy
-from audit.stores import Store
+from audit.stores import store_at
 
 PREFIX = "checkpoints/"
 # Written once into a store that the log has left: where it went.
@@ -51,7 +51,7 @@ def store_left_behind() -> str:
     return newest.store if newest is not None and newest.store != store_name() else ""
 
 
-def check_place(store: Store | None) -> None:
+def check_place() -> None:
     """The copies stand where settings say, and have not gone on from there. Raises StoreChangedError.
 
     Under another prefix the store would know nothing of what was signed, and a database that was set back could sign a
@@ -62,7 +62,7 @@ def check_place(store: Store | None) -> None:
             f"The log's checkpoints stand in {former}, and AUDIT_STORE names {store_name() or 'no store'}. Set it back, or "
             "move them: manage.py move_audit_store. Nothing is signed before that."
         )
-    if store is not None and (found := store.get(MOVED)) is not None:
+    if settings.AUDIT_STORE and (found := store_at(settings.AUDIT_STORE).get(MOVED)) is not None:
         raise StoreChangedError(
             f"The log's store was moved on from {store_name()}, as it says itself: {found[:400].decode(errors='replace')}. "
             "The setting, or the database, is older than that. Nothing is signed here any more."

@@ -16,7 +16,7 @@ from agentauth.protocol.errors import ChainError
 from audit import kinds
 from audit.archive.hands import Hands
 from audit.archive.scratch import scratch
-from audit.breaks import seen_store
+from audit.breaks import check_records, copy_break, seen_store
 from audit.checkpoints import compare_outside, newest_checkpoint
 from audit.copies import MOVED, check_place, key_of, name_of, store_left_behind, store_name
 from audit.faults import fault_point
@@ -44,20 +44,20 @@ def move_store(*, source: str | None, actor: Actor, now: datetime) -> Mapping[st
         raise MovingError(f"The log's copies stand in {store_name()} already, or nowhere: nothing to move.")
     if source is not None and name_of(source) != former:
         raise MovingError(f"The log's copies stand in {former}, not in {name_of(source)}.")
-    target, newest = store_at(settings.AUDIT_STORE), newest_checkpoint()
+    target = store_at(settings.AUDIT_STORE)
     # 1. Neither has a story that the database does not know, and the new one was not left before.
     if target.get(MOVED) is not None:
         raise MovingError(f"The log has left {store_name()} before: name a new place.")
-    compare_outside(seen_store(settings.AUDIT_STORE), newest)
+    _check_known(settings.AUDIT_STORE)
     if source is not None:
-        compare_outside(seen_store(source), newest)
+        _check_known(source)
         # 2. From here on nothing is signed beside the old one, by a process or database of before either.
         store_at(source).put_once(MOVED, canonical_json({"to": store_name()}))
         fault_point("move.after_mark")
-    # 3. All that stands there, byte by byte; then what the database has, for a copy may have been missing.
-    objects = _copy_all(store_at(source), target) if source is not None else 0
-    for row in Checkpoint.objects.filter(copies__store=former).iterator():
-        target.put_once(key_of(row.size), row.note.encode())
+    # 3. All that stands there, byte by byte; then what the database has, for a copy may be missing there.
+    copied = _copy_all(store_at(source), target) if source is not None else None
+    own = _put_own(former)
+    objects = own if copied is None else copied
     fault_point("move.after_copy")
     # 4. The rows that say so, with the event.
     with transaction.atomic():
@@ -66,6 +66,20 @@ def move_store(*, source: str | None, actor: Actor, now: datetime) -> Mapping[st
         record(kind=kinds.STORE_MOVED, actor=actor, at=now, data=moved)
     check_place(target)
     return moved
+
+
+def _check_known(uri: str) -> None:
+    check_records(store_at(uri))
+    compare_outside(seen_store(uri), newest_checkpoint())
+
+
+def _put_own(former: str) -> int:
+    """The checkpoints that the former store was given, and the record of the restore that this log began after, if one did."""
+    store, rows = seen_store(settings.AUDIT_STORE), Checkpoint.objects.filter(copies__store=former)
+    copy_break(store)
+    for row in rows.iterator():
+        store.put_once(key_of(row.size), row.note.encode())
+    return rows.count()
 
 
 def _copy_all(source: Store, target: Store) -> int:

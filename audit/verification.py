@@ -164,7 +164,7 @@ class _Run:
             raise BadError(
                 head.size,
                 f"Leaf {head.size} is missing: {size} events were proved and signed before. The log was cut short, or set "
-                "back to an older state.",
+                "back to an older state. After a restore that is on record: verify_audit --full.",
             )
         self.tree = _stored_tree(
             size, f"The stored tree of the first {size} events, which were proved before,"

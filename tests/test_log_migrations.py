@@ -53,7 +53,7 @@ def offences(operations: Sequence[Operation]) -> Iterator[str]:
             yield from (f"SQL: {sql}" for sql in _statements(operation.sql) if not _harmless(sql))
         elif isinstance(operation, migrations.RunPython):
             if not isinstance(operation, TRIGGERS) and TABLES.search(_source(operation.code)):
-                yield f"code: {operation.code.__qualname__}"
+                yield f"code: {operation.describe()}"
         elif not _leaves_rows_alone(operation):
             yield operation.describe()
 
@@ -81,7 +81,11 @@ def _leaves_rows_alone(operation: Operation) -> bool:
         field = operation.field
         plain = field.default is NOT_PROVIDED and field.db_default is NOT_PROVIDED
         return bool(
-            field.null and plain and not field.db_index and not field.unique and not field.is_relation
+            field.null
+            and plain
+            and not getattr(field, "db_index", False)
+            and not field.unique
+            and not field.is_relation
         )
     return False
 

@@ -56,7 +56,7 @@ def archive_due(*, now: datetime) -> Range | None:
     if waiting <= 0 or (rests and waiting < SEGMENT_LEAVES):
         return None
     # A segment in another place than those before it would be part of no archive.
-    check_place(store)
+    check_place()
     return archive_audit(now=now, store=store)
 
 

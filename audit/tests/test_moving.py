@@ -16,8 +16,8 @@ from audit.archive.archiving import archive_audit, archive_due
 from audit.archive.proving import prove_archive
 from audit.checkpoints import EVERY, checkpoint_log
 from audit.copies import MOVED, ContradictedError, StoreChangedError, key_of
-from audit.models import Checkpoint, CheckpointCopy, Event, Head
-from audit.sequencer import sequence_until_empty
+from audit.models import Checkpoint, CheckpointCopy, Event, Head, LogBreak
+from audit.sequencer import sequence_until_empty, tree_of
 from audit.stores import store_at
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
@@ -186,7 +186,7 @@ def test_a_lost_store_is_said_to_be_lost(places: Places, now: datetime) -> None:
     assert move("--lost") == {
         "from": f"file:{places.old}",
         "to": f"file:{places.new}",
-        "objects": 0,
+        "objects": 1,
         "lost": True,
     }
     assert (places.new / key_of(3)).read_bytes() == (places.old / key_of(3)).read_bytes()
@@ -216,3 +216,24 @@ def test_the_command_says_what_it_did(places: Places) -> None:
     call_command("move_audit_store", "--from", f"file:{places.old}", stdout=out)
     assert out.getvalue().startswith("Copied ")
     assert ContradictedError.code == StoreChangedError.code
+
+
+def test_SA_13_a_log_that_went_on_after_a_restore_can_be_moved(
+    places: Places, grow: Grow, now: datetime
+) -> None:
+    """What the restore lost stands in the old store, and does not count; the mark does, whatever the log is called."""
+    store_at(f"file:{places.old}").put_once(key_of(4), b"what was lost")
+    with pytest.raises(CommandError, match="stands outside"):
+        move("--from", f"file:{places.old}")
+    size = Head.objects.get().size
+    root = tree_of(Head.objects.get()).root()
+    LogBreak.objects.create(name="20261129010203", size=size, root=root, signed=3, archived=3, at=now)
+    assert move("--from", f"file:{places.old}")["objects"]
+    sequence_until_empty(now=now)
+    assert checkpoint_log(now=now + EVERY) == size + 1
+    assert (places.new / f"log-20261129010203/{key_of(size + 1)}").exists()
+    places.name(places.old)
+    with as_table_owner():
+        CheckpointCopy.objects.filter(store=f"file:{places.new}").delete()
+        with pytest.raises(StoreChangedError, match="moved on"):
+            checkpoint_log(now=now + 2 * EVERY)

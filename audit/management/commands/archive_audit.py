@@ -16,7 +16,7 @@ class Command(JsonCommand):
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         store, ranges = the_store(), []
-        check_place(store)
+        check_place()
         while found := archive_audit(now=timezone.now(), store=store):
             ranges.append(found)
         return {
