@@ -166,6 +166,7 @@ def upgrade_and_go_back(held: Stage, old: Release, new: Release, story: Story) -
             new.command(line)
             story.enough(CALLS // 5)
     print(*watch.lines(), sep="\n")
+    assert (old.beyond(), new.beyond()) == ("", "")
     story.phase("both")
     held.join(new)
     story.newcomers(new)
