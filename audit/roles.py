@@ -209,7 +209,7 @@ def _is_held(needed: str, held: Mapping[str, set[str] | None]) -> bool:
 def _known_columns() -> dict[str, set[str]]:
     """By table, of those that this code has a model of."""
     described = [model._meta for model in apps.get_models(include_auto_created=True)]  # noqa: SLF001 — Django's API for it
-    return {each.db_table: {field.column for field in each.local_concrete_fields} for each in described}
+    return {each.db_table: {str(field.column) for field in each.local_concrete_fields} for each in described}
 
 
 def _known_part(row: _Held, known: Mapping[str, set[str]]) -> _Held:
