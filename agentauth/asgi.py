@@ -27,6 +27,7 @@ from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableErro
 from agentauth.startup import START
 from agentauth.tally import Tally
 from audit.roles import RoleError, beyond_verifier
+from registry.services.installation import is_database_ahead
 from verifier.endpoint import BESIDE, Edge, Endpoint, Request, Response, Scope, rendered
 from verifier.services import home
 from verifier.services.following import Follower
@@ -199,7 +200,7 @@ def check_role() -> None:
     if settings.DEVELOPMENT:
         return
     try:
-        beyond = beyond_verifier()
+        beyond = beyond_verifier(known_alone=is_database_ahead())
     finally:
         # Of a thread that ends.
         connection.close()

@@ -6,11 +6,14 @@ Tables and columns stand here as text, and what four guards look at: this app is
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from django.apps import apps
 from django.db import connection, transaction
 
 from audit.partitions import AHEAD
 
 Rights = tuple[str, ...]
+# Table, right, whether of the whole table, and of which of its columns.
+_Held = tuple[str, str, bool, list[str]]
 
 _USUAL: Final[Rights] = ("DELETE", "INSERT", "SELECT", "UPDATE")
 # Where the serving role may do less than the usual. TRUNCATE, ALTER and DROP it may do nowhere.
@@ -147,19 +150,21 @@ def may_read_log() -> bool:
         return bool(cursor.fetchone()[0])
 
 
-def beyond_verifier() -> list[str]:
+def beyond_verifier(*, known_alone: bool = False) -> list[str]:
     """What this process's role may do that answering verify, batch and introspect does not take: `UPDATE (name) on registry_human`.
 
-    What it could do after a SET ROLE is not looked at. None on SQLite, which has no roles. Raises django.db errors.
+    With `known_alone`, only of tables and columns that this code has a model of: the others are a later release's, whose own verifiers
+    are held to what it gave them. What it could do after a SET ROLE is not looked at. None on SQLite, which has no roles. Raises django.db errors.
     """
     if connection.vendor != "postgresql":
         return []
     with connection.cursor() as cursor:
         cursor.execute(_OWN)
         held = cursor.fetchall()
+    known = _known_columns()
     found = (
         (table, _more(right, whole, columns, _VERIFIER.get(table, ())))
-        for table, right, whole, columns in held
+        for table, right, whole, columns in (_known_part(row, known) if known_alone else row for row in held)
     )
     return [f"{more} on {table}" for table, more in found if more]
 
@@ -199,6 +204,21 @@ def _is_held(needed: str, held: Mapping[str, set[str] | None]) -> bool:
         return False
     columns = held[right]
     return columns is None or (bool(named) and set(named.split(", ")) <= columns)
+
+
+def _known_columns() -> dict[str, set[str]]:
+    """By table, of those that this code has a model of."""
+    described = [model._meta for model in apps.get_models(include_auto_created=True)]  # noqa: SLF001 — Django's API for it
+    return {each.db_table: {str(field.column) for field in each.local_concrete_fields} for each in described}
+
+
+def _known_part(row: _Held, known: Mapping[str, set[str]]) -> _Held:
+    """The row of the query without what this code does not know. A month of the log counts as known: nobody may touch one by its name."""
+    table, right, whole, columns = row
+    if table in known:
+        return table, right, whole, columns if whole else [each for each in columns if each in known[table]]
+    is_known = table == "django_migrations" or table.startswith("audit_event_")
+    return row if is_known else (table, right, False, [])
 
 
 def _more(right: str, whole: bool, columns: list[str], given: Rights) -> str:  # noqa: FBT001 — a row of the query

@@ -25,7 +25,7 @@ FLOOR = 95
 LONGEST = {
     f"tests/{name}.py"
     for name in (
-        "faults/test_kills", "faults/test_statements", "faults/test_celery", "flows/test_hostile_texts", "flows/test_scanner",
+        "faults/test_kills", "faults/test_two_versions", "faults/test_statements", "faults/test_celery", "flows/test_hostile_texts", "flows/test_scanner",
         "flows/test_revocation", "flows/test_slow_senders", "flows/test_log_story", "flows/test_concurrency",
         "flows/test_same_answers", "flows/test_sdk_demo", "flows/test_partition",
     )

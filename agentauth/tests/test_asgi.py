@@ -77,7 +77,8 @@ def test_AU_27_in_production_no_verifier_starts_with_a_role_that_may_do_more(
     monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
     beyond = ["UPDATE on registry_human", "a", "b", "c"]
-    monkeypatch.setattr(asgi, "beyond_verifier", lambda: beyond)
+    monkeypatch.setattr(asgi, "is_database_ahead", lambda: False)
+    monkeypatch.setattr(asgi, "beyond_verifier", lambda **_: beyond)
     settings.DEVELOPMENT = True
     asgi.check_role()
     settings.DEVELOPMENT = False

@@ -70,6 +70,11 @@ def halt(row: _Row) -> Halt | None:
     return None
 
 
+def is_database_ahead() -> bool:
+    """Whether the database is at a later release than this code. Raises django.db errors."""
+    return Installation.objects.filter(pk=Installation.ONLY, release__gt=release.RELEASE).exists()
+
+
 def release_disagreement(recorded: int | None) -> str | None:
     """What the release of the database has against this code; None where it may run, or nothing is recorded."""
     return None if recorded is None else release.disagreement(recorded)

@@ -9,6 +9,7 @@ from audit.services import Actor
 from registry import release
 from registry.models import Installation
 from registry.release import RELEASE, disagreement, raise_release
+from registry.services import installation
 from registry.services.installation import halt, looked_at, record_settings
 
 OPERATOR = Actor("system", "test")
@@ -59,7 +60,8 @@ def test_settings_are_recorded_without_a_word_of_the_release(monkeypatch: pytest
     """By an earlier release, beside the next one."""
     record_settings(actor=OPERATOR, now=timezone.now())
     Installation.objects.update(release=RELEASE + 1)
-    monkeypatch.setattr("registry.services.installation.fingerprint", lambda: {"PUBLIC_URL": "elsewhere"})
+    elsewhere = installation.fingerprint() | {"PUBLIC_URL": "elsewhere"}
+    monkeypatch.setattr(installation, "fingerprint", lambda: elsewhere)
     record_settings(change=["PUBLIC_URL"], actor=OPERATOR, now=timezone.now())
     assert Installation.objects.get().release == RELEASE + 1
 

@@ -31,7 +31,7 @@ class Balancer:
 
     def _answer(self) -> str:
         assert self._process.stdout
-        return self._process.stdout.readline().strip()
+        return str(self._process.stdout.readline()).strip()
 
 
 class _Server:

@@ -177,8 +177,6 @@ class Load:
         record: Record,
         rng: random.Random,
     ) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._newcomers: list[asyncio.Task[None]] = []
         self._callers, self._victims, self._endpoints = callers, list(victims), endpoints
         self._providers = [provider for _, provider in (*callers, *victims)]
         self._loop: asyncio.AbstractEventLoop | None = None

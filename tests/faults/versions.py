@@ -26,6 +26,9 @@ class Release:
 
     def __init__(self, name: str, root: Path, stage: "Stage") -> None:
         self.name, self.root = name, root
+        # Of its verifier: release 1 starts under no role that knows more than it does.
+        self.role = f"verifier_{name}"
+        stage.database.say(f"CREATE ROLE {self.role} LOGIN PASSWORD 'p'")
         directory = stage.directory / name
         directory.mkdir()
         shared = {
@@ -39,7 +42,7 @@ class Release:
         self.web = LiveRegistry(directory, database_url=stage.url_of("serving"), workers=1, env=shared)
         self.web.url = stage.url
         self.verifier = LiveVerifier(self.web, redis_url=stage.redis.url, workers=1)
-        self.verifier.act_as("verifier")
+        self.verifier.act_as(self.role)
         self.jobs = Jobs(self.web)
         for server in self.servers:
             server.root = root
@@ -60,12 +63,21 @@ class Release:
         for server in self.servers:
             server.start()
 
+    def beyond(self) -> str:
+        """What this version's code says its verifier's role may do too much: in production it then does not start."""
+        asked = "import django; django.setup(); from audit.roles import beyond_verifier; print(*beyond_verifier())"
+        env = self.verifier.env | {"DJANGO_SETTINGS_MODULE": "agentauth.settings"}
+        done = subprocess.run(
+            [sys.executable, "-c", asked], cwd=self.root, env=env, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
     def command(self, line: str) -> None:
         """Run one printed line in a shell, as the page has it, with this version's code."""
         # `python` is the one of these tests.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
-            ["sh", "-ec", line.replace("ROLE", "verifier")],
+            ["sh", "-ec", line.replace("ROLE", self.role)],
             cwd=self.root, env=self.web.env | {"PATH": path}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
@@ -80,7 +92,7 @@ class Stage:
         self.url = f"http://localhost:{self.public.port}"
         self.verify_url = f"http://127.0.0.1:{self.questions.port}"
         self.running: list[Release] = []
-        for role in ("owner", "serving", "verifier"):
+        for role in ("owner", "serving"):
             database.say(f"CREATE ROLE {role} LOGIN PASSWORD 'p'")
         database.say(f"CREATE DATABASE {_DATABASE} OWNER owner")
 

@@ -35,6 +35,35 @@ def test_AU_27_what_it_was_given_by_hand_is_named(bound: None, right: str, table
 
 
 @pytest.mark.postgres
+def test_what_a_later_release_gave_is_its_own_to_judge(bound: None) -> None:
+    """Tables and columns that this code knows nothing of; where the database is at that release."""
+    execute("CREATE TABLE registry_later (id int)")
+    execute("ALTER TABLE registry_grant ADD COLUMN later int")
+    execute(f"GRANT SELECT, UPDATE ON registry_later TO {QUOTED}")
+    execute(f"GRANT UPDATE (later) ON registry_grant TO {QUOTED}")
+    with _as_verifier():
+        assert len(beyond_verifier()) == 3
+        assert beyond_verifier(known_alone=True) == []
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    ("right", "table"),
+    [
+        ("SELECT", "approvals_passkey"),
+        ("UPDATE (name)", "registry_human"),
+        ("UPDATE", "registry_agent"),
+        ("DELETE", "django_migrations"),
+        ("SELECT", "audit_event_early"),
+    ],
+)
+def test_AU_27_of_what_it_knows_nothing_beyond_is_accepted(bound: None, right: str, table: str) -> None:
+    execute(f"GRANT {right} ON {table} TO {QUOTED}")
+    with _as_verifier():
+        assert beyond_verifier(known_alone=True) == [f"{right} on {table}"]
+
+
+@pytest.mark.postgres
 def test_AU_27_the_owner_may_do_everything_beyond() -> None:
     found = beyond_verifier()
     assert {"TRUNCATE on audit_leaf", "UPDATE on registry_human", "SELECT on approvals_receipt"} <= {*found}

@@ -1,6 +1,7 @@
 """Each migration leaves the tables such that the release before goes on (docs/upgrade.md): expand now, contract a release later."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ def after(app: str) -> list[tuple[str, Any]]:
     return [(name, loaded[app, name]) for name in own if int(name[:4]) > BEFORE[app]]
 
 
-def flat(operations: list[Operation]) -> list[Operation]:
+def flat(operations: Sequence[Operation]) -> list[Operation]:
     """With what lies in SeparateDatabaseAndState."""
-    found = []
+    found: list[Operation] = []
     for each in operations:
         inner = each.database_operations if isinstance(each, migrations.SeparateDatabaseAndState) else [each]
         found += flat(inner) if inner != [each] else inner
@@ -71,7 +72,7 @@ def test_what_older_code_could_notice_says_why_it_goes_on(app: str) -> None:
 
 def made_by(*operations: Operation) -> list[str]:
     example = migrations.Migration("0009_example", "registry")
-    example.operations = list(operations)
+    setattr(example, "operations", list(operations))  # noqa: B010 — of this one, not of its class
     return doubtful(example)
 
 

@@ -1,0 +1,68 @@
+"""A process on the database of another release: what it does at its start, and what readiness says."""
+
+from collections.abc import Iterator
+
+import pytest
+from django.db import connection
+from django.db.migrations.recorder import MigrationRecorder
+from django.test import Client
+from django.utils import timezone
+
+from agentauth import health
+from agentauth.startup import Start
+from audit.services import Actor
+from registry.models import Installation
+from registry.release import RELEASE
+from registry.services.installation import record_settings
+from verifier.services import home
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def _asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(health, "_readiness", health.Readiness())
+    monkeypatch.setattr(home, "LEASE", home.Lease())
+    health._migrated.cache_clear()
+    yield
+    health._migrated.cache_clear()
+
+
+def database_is_at(release: int) -> None:
+    record_settings(actor=Actor("system", "test"), now=timezone.now())
+    Installation.objects.update(release=release)
+
+
+@pytest.mark.parametrize("ahead", [-1, 2])
+def test_it_does_not_start_and_names_both_releases(monkeypatch: pytest.MonkeyPatch, ahead: int) -> None:
+    database_is_at(RELEASE + ahead)
+    # The connection is the test's.
+    monkeypatch.setattr(connection, "close", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        Start().check()
+    told = str(ended.value)
+    assert f"code is release {RELEASE}" in told
+    assert f"database is at release {RELEASE + ahead}" in told
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_it_starts_on_its_own_and_the_next(monkeypatch: pytest.MonkeyPatch, ahead: int) -> None:
+    database_is_at(RELEASE + ahead)
+    monkeypatch.setattr(connection, "close", lambda: None)
+    Start().check()
+
+
+def migrations_hold() -> bool:
+    checks: dict[str, str] = Client(raise_request_exception=False).get("/health/ready").json()["checks"]
+    return checks["migrations"] == "ok"
+
+
+def test_it_is_ready_where_a_later_release_has_migrated() -> None:
+    MigrationRecorder(connection).record_applied("registry", "9999_of_a_later_release")
+    assert migrations_hold()
+
+
+def test_it_is_not_ready_before_its_own_migrations() -> None:
+    MigrationRecorder(connection).record_unapplied("kms", "0004_certificates")
+    assert not migrations_hold()
