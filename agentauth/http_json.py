@@ -15,7 +15,8 @@ from agentauth.protocol.errors import InvalidRequestError
 
 MAX_BODY_BYTES = 64 * 1024
 CHARSET = "utf-8"
-# A weight of zero: not this one (RFC 9110 section 12.4.2).
+# What holds our type, the most specific first, and a weight of zero: not this one (RFC 9110 sections 12.4.2 and 12.5.1).
+_RANGES = ("application/json", "application/*", "*/*")
 _NEVER = re.compile(r";\s*q\s*=\s*0(\.0*)?\s*(;|$)", re.IGNORECASE)
 
 
@@ -37,10 +38,13 @@ class Negotiation(DefaultContentNegotiation):
 
     def get_accept_list(self, request: Request) -> list[str]:
         given = super().get_accept_list(request)
-        served = [each for each in given if not _NEVER.search(each)]
-        # A range is no way around the refusal of the type itself.
-        refused = {each.partition(";")[0].strip().lower() for each in given if _NEVER.search(each)}
-        return [] if "application/json" in refused else served
+        for media_range in _RANGES:
+            named = [each for each in given if each.partition(";")[0].strip().lower() == media_range]
+            if named:
+                # The most specific range decides: a wider one is no way around it.
+                refused = any(_NEVER.search(each) for each in named)
+                return [] if refused else [each for each in given if not _NEVER.search(each)]
+        return given
 
     def select_renderer(
         self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None

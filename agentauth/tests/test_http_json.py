@@ -16,6 +16,7 @@ from rest_framework.response import Response
 from agentauth.http_json import MAX_BODY_BYTES, Negotiation, StrictJSONParser
 from agentauth.protocol.errors import EncodingError
 from registry.api.views import NativeView
+from verifier.accept import takes_json
 
 
 def body(size: int) -> io.BytesIO:
@@ -53,8 +54,12 @@ def test_accept_means_what_it_means_to_drf(accept: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "accept", ["application/json;q=0", "application/json; Q=0.000, */*", "*/*;q=0", "text/html, */*; q=0.0"]
-)
+    "accept",
+    [
+        "application/json;q=0", "application/json; Q=0.000, */*", "*/*;q=0", "text/html, */*; q=0.0",
+        "application/*;q=0, */*", "application/json, application/json;q=0",
+    ],
+)  # fmt: skip
 def test_json_that_accept_refuses_is_not_served(accept: str) -> None:
     request = Request(RequestFactory().get("/v1/agents/me", headers={"Accept": accept}))
     with pytest.raises(NotAcceptable):
@@ -62,10 +67,13 @@ def test_json_that_accept_refuses_is_not_served(accept: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "accept", ["text/html;q=0, */*", "application/json;q=0.01", "text/html;q=0.0, application/json"]
+    "accept",
+    ["text/html;q=0, */*", "application/json;q=0.01", "*/*;q=0, application/json", ",, application/json,"],
 )
 def test_json_is_served_where_accept_leaves_room_for_it(accept: str) -> None:
     request = Request(RequestFactory().get("/v1/agents/me", headers={"Accept": accept}))
+    # What the lean endpoint serves, the view serves too.
+    assert takes_json(accept.encode())
     assert Negotiation().select_renderer(request, [JSONRenderer()])[1]
 
 

@@ -129,7 +129,7 @@ def test_EN_16_a_thousand_rehearsals_over_all_servers_consume_nothing(
         answers = list(threads.map(rehearse, range(REHEARSALS)))
         verdicts = Counter(map(verdict, answers))
         assert set(verdicts) <= {"valid", "503"}
-        assert verdicts["valid"] >= 0.8 * REHEARSALS
+        assert verdicts["valid"] >= (0.8 * REHEARSALS if CAMPAIGN else 1)
         # One rehearsed proof is still good, once; and the one use is still there.
         rehearsed = [each.question for each in answers if each.yes]
         rng.shuffle(rehearsed)
@@ -186,7 +186,7 @@ def test_DN_7_of_fifty_identical_proofs_over_all_servers_exactly_one_wins(
         f"50 identical proofs at once, spent proofs in {kind}: {ROUNDS:,} rounds in {took:.0f} s, {won.total():,} winners, "
         f"answers {dict(said)}"
     )
-    assert won.total() >= 0.9 * ROUNDS
+    assert won.total() >= (0.9 * ROUNDS if CAMPAIGN else 1)
     until(lambda: held.waiting() == 0, "decisions stay in Redis")
     assert oracle(held, Log()) == []
     for place in (light, durable):

@@ -310,3 +310,20 @@ def test_every_fault_has_its_turn_and_no_day_has_more_than_a_few() -> None:
         assert names == [each.name for each in of_this_day(day)]
         seen |= set(names)
     assert {each.name for each in every} - seen == {"the disk of PostgreSQL is full"}
+
+
+def test_an_operation_that_never_ends_well_is_told_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What CI asserts in the place of a share: each that is asked about again, on a system that is well, comes to an end."""
+    agent: Any = SimpleNamespace(kind="payer")
+    load = Load({}, [], [], random.Random(1))
+    load._unfinished = [(agent, "late"), (agent, "never")]
+    lost = dict.fromkeys(("late", "never"), 0)
+
+    def call(_: object, __: str, key: str) -> Any:
+        lost[key] += 1
+        return SimpleNamespace(good=key == "late" and lost[key] > 2, status=503, body={})
+
+    monkeypatch.setattr(load, "call", call)
+    monkeypatch.setattr(clients, "FINISH_SECONDS", 1)
+    assert load.finish() == ["payer was told 503 {} in the end"]
+    assert lost["late"] == 3
