@@ -60,7 +60,7 @@ def check_history(mark: Mark | None) -> None:
     if mark is not None:  # 2
         check_mark(mark)
     store = log_store()
-    check_place(store)
+    check_place()
     if store is None:
         return
     check_records(store_at(settings.AUDIT_STORE))  # 3

@@ -64,7 +64,7 @@ def move_store(*, source: str | None, actor: Actor, now: datetime) -> Mapping[st
         moved = {"from": former, "to": store_name(), "objects": objects, "lost": source is None}
         _note_copies(former, now)
         record(kind=kinds.STORE_MOVED, actor=actor, at=now, data=moved)
-    check_place(target)
+    check_place()
     return moved
 
 
