@@ -1,6 +1,7 @@
 """Ids: unique everywhere, and rising within a process, whatever threads, forks and the clock do."""
 
 import os
+import signal
 import threading
 import time
 import uuid
@@ -121,7 +122,8 @@ def _in_a_child(count: int) -> list[str]:
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        # Nothing of the test runner may run here.
+        # Nothing of the test runner may run here; and a child that waits for a lock for ever ends.
+        signal.alarm(30)
         try:
             os.write(writing, "\n".join(mint(count)).encode())
         finally:

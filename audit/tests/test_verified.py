@@ -11,17 +11,21 @@ import pytest
 from django.core.management import CommandError
 from pytest_django.fixtures import Settings
 
+from agentauth.protocol.chain import leaf_hash, link
 from agentauth.protocol.checkpoint import Checkpoint as Said
 from agentauth.protocol.checkpoint import sign_checkpoint
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from audit.breaks import origin
 from audit.checkpoints import EVERY, checkpoint_log
 from audit.copies import key_of
+from audit.entries import entry_of
 from audit.models import Checkpoint, Event, Head, Leaf, Node, Opening, QueueEntry
 from audit.tests import proving
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
 from audit.tests.test_anchors import command, write_anew
+from audit.tree import root_at
+from audit.verification import Part, Point, prove_log
 
 pytestmark = pytest.mark.django_db
 # More than a tile, so that there are nodes; PROVED of them before the test.
@@ -279,3 +283,18 @@ def test_events_that_wait_are_no_strays(state: Path, make_event: MakeEvent, now:
     assert QueueEntry.objects.count() == 1
     for _ in range(2 * RUNS):
         assert go_on()["ok"]
+
+
+def test_AU_3_a_part_rewritten_to_fit_itself_leads_to_no_signed_root(state: Path) -> None:
+    """Below a full tile's root nothing but that proof would tell, where the tile's end is another run's part."""
+    point = Point(PROVED, root_at(PROVED), bytes(Leaf.objects.get(leaf_index=PROVED - 1).link))
+    with as_table_owner():
+        _change_event(10)
+        previous = bytes(Leaf.objects.get(leaf_index=9).link)
+        for leaf in Leaf.objects.filter(leaf_index__gte=10, leaf_index__lt=60).select_related("event"):
+            entry = entry_of(leaf.event)
+            previous = link(previous, leaf_hash(entry))
+            Leaf.objects.filter(pk=leaf.pk).update(entry=entry, leaf_hash=leaf_hash(entry), link=previous)
+        proof = prove_log(since=point, again=Part(0, 60))
+    assert (proof.verdict.ok, proof.verdict.first_bad) == (False, 0)
+    assert "does not lead to the root that was signed" in proof.verdict.problem
