@@ -154,7 +154,7 @@ def test_a_version_in_use_is_neither_dropped_nor_replaced(
     assert len(Installation.objects.get().fingerprint["SUBJECT_KEY"]) == 2
 
 
-def test_an_upgraded_installation_records_the_key_its_tokens_were_made_with(
+def test_an_upgraded_installation_records_the_key_its_tokens_came_from(
     agent: AgentClient, grant: Grant, settings: Any, now: datetime
 ) -> None:
     sub(agent, grant)
