@@ -67,12 +67,9 @@ def test_a_new_subject_key_is_for_new_pairs_only(
     began = sub(agent, grant)
     settings.SUBJECT_KEYS = {"2": SECOND, "1": FIRST}
     assert sub(agent, grant) == began
-    new = sub(agent, other_grant)
-    assert new == pairwise_subject(
-        other_grant.agent.human_id,
-        other_grant.service_provider_id,
-        version="2",  # type: ignore[arg-type]
-    )
+    new, human = sub(agent, other_grant), other_grant.agent.human_id
+    assert human is not None
+    assert new == pairwise_subject(human, other_grant.service_provider_id, version="2")
     settings.SUBJECT_KEYS = {"1": FIRST, "2": SECOND}
     assert (sub(agent, grant), sub(agent, other_grant)) == (began, new)
 
