@@ -23,7 +23,8 @@ def _is_migrated() -> bool:
 
 
 def _may_serve() -> bool:
-    return not missing_rights("serving")[1]
+    # Of tables that are not there yet no right is missing.
+    return _is_migrated() and not missing_rights("serving")[1]
 
 
 def _is_recorded() -> bool:

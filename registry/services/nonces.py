@@ -51,8 +51,9 @@ def nonces_of(server: str, now: datetime) -> Nonces:
 # The same three for all calls of a server in one step.
 @lru_cache(maxsize=_KEPT)
 def _nonces(server: str, step: int) -> Nonces:
-    own, *others = zip(*(_nonce(server, each) for each in (step - 1, step, step + 1)), strict=True)
-    return Nonces(*own, tuple(chain.from_iterable(others)))
+    steps = [_nonce(server, each) for each in (step - 1, step, step + 1)]
+    previous, current, following = (each[0] for each in steps)
+    return Nonces(previous, current, following, tuple(chain.from_iterable(each[1:] for each in steps)))
 
 
 def _nonce(server: str, step: int) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from registry.services.installation import (
     store_place,
 )
 from registry.tests.cast import TESTER
+from verifier.models import Home
 from verifier.services import home
 from verifier.services.home import Lease, look
 from verifier.services.keeper import Keeper
@@ -117,7 +118,7 @@ def test_SA_14_a_process_without_redis_moves_nobodys_home(now: datetime, setting
     settings.REDIS_URL = "redis://redis.example:6379"
     record(now)
     look()
-    home.Home.objects.update(kind="redis", servers=["a"])
+    Home.objects.update(kind="redis", servers=["a"])
     settings.REDIS_URL = ""
     Keeper().keep(None, now)
     assert look()[0].leaving_at is None

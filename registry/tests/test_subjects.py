@@ -67,12 +67,9 @@ def test_a_new_subject_key_is_for_new_pairs_only(
     began = sub(agent, grant)
     settings.SUBJECT_KEYS = {"2": SECOND, "1": FIRST}
     assert sub(agent, grant) == began
-    new = sub(agent, other_grant)
-    assert new == pairwise_subject(
-        other_grant.agent.human_id,
-        other_grant.service_provider_id,
-        version="2",  # type: ignore[arg-type]
-    )
+    new, human = sub(agent, other_grant), other_grant.agent.human_id
+    assert human is not None
+    assert new == pairwise_subject(human, other_grant.service_provider_id, version="2")
     settings.SUBJECT_KEYS = {"1": FIRST, "2": SECOND}
     assert (sub(agent, grant), sub(agent, other_grant)) == (began, new)
 
@@ -154,7 +151,7 @@ def test_a_version_in_use_is_neither_dropped_nor_replaced(
     assert len(Installation.objects.get().fingerprint["SUBJECT_KEY"]) == 2
 
 
-def test_an_upgraded_installation_records_the_key_its_tokens_were_made_with(
+def test_an_upgraded_installation_records_the_key_its_tokens_came_from(
     agent: AgentClient, grant: Grant, settings: Any, now: datetime
 ) -> None:
     sub(agent, grant)
