@@ -200,7 +200,7 @@ def test_between_the_slow_turns_the_home_is_watched_decisions_taken_over_and_the
     for job in JOBS:
         monkeypatch.setattr(job, "run", noted(done, job.name))
     jobs.Command().work(slow=False)
-    assert done == ["verifier.keep_home", "verifier.drain_redis", "audit.seal_audit"]
+    assert done == ["verifier.keep_home", "verifier.mark_history", "verifier.drain_redis", "audit.seal_audit"]
 
 
 @pytest.mark.django_db
