@@ -60,22 +60,27 @@ class Job:
         """
         if time.monotonic() < self._rests_until or not self._running.acquire(blocking=False):
             return False
-        begun, outcome = time.monotonic(), "failed"
         try:
             # Whatever it wrote into a database that was set back would begin another history.
             if not may_work():
                 return False
-            self.run(now=timezone.now())
-            outcome = "ok"
+            self._run()
         except Exception:
             if self.waits:
                 self._rests_until = time.monotonic() + REST_SECONDS
             raise
         finally:
             self._running.release()
+        return True
+
+    def _run(self) -> None:
+        begun, outcome = time.monotonic(), "failed"
+        try:
+            self.run(now=timezone.now())
+            outcome = "ok"
+        finally:
             took = time.monotonic() - begun
             metrics.observe_job(job=self.name, outcome=outcome, seconds=took, ended_at=time.time())
-        return True
 
 
 def may_act() -> bool:

@@ -150,6 +150,8 @@ REACHES_OUT = {
     ("verifier/services/draining.py", "redis"),
     ("agentauth/receiving.py", "socket"),
     ("agentauth/receiving.py", "ssl"),
+    # What kind of address it listens at.
+    ("agentauth/operations.py", "socket"),
     ("agentauth/accepting.py", "socket"),
     # The loop alone: connections come to it.
     ("agentauth/accepting.py", "asyncio"),

@@ -16,6 +16,7 @@ import pytest
 from celery import Celery
 from django.core.management import call_command
 from django.db import OperationalError
+from prometheus_client import REGISTRY
 
 from agentauth import jobs as jobs_table
 from agentauth.celery import app
@@ -30,7 +31,8 @@ BY_NAME = {job.name: job for job in JOBS}
 
 
 @pytest.fixture(autouse=True)
-def _none_rests() -> Iterator[None]:
+def _none_rests_or_is_held(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(jobs_table, "may_work", lambda: True)
     yield
     for job in JOBS:
         job._rests_until = 0.0
@@ -96,6 +98,30 @@ def test_one_worker_command_has_a_thread_for_each_job() -> None:
     # One queue, and a worker that is told of none takes from it.
     queues = {app.amqp.router.route({}, name)["queue"].name for name in BY_NAME}
     assert queues == set(app.amqp.queues.consume_from) == {"celery"}
+
+
+@pytest.mark.django_db
+def test_runs_are_counted_by_their_outcome_and_held_ones_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = BY_NAME["audit.seal_audit"]
+
+    def counted(outcome: str) -> float:
+        labels = {"name": job.name, "outcome": outcome}
+        return REGISTRY.get_sample_value("agentauth_job_seconds_count", labels) or 0
+
+    ok, failed = counted("ok"), counted("failed")
+    monkeypatch.setattr(job, "run", noted([], job.name))
+    job.do()
+    monkeypatch.setattr(jobs_table, "may_work", lambda: False)
+    job.do()
+    assert (counted("ok"), counted("failed")) == (ok + 1, failed)
+    monkeypatch.setattr(jobs_table, "may_work", lambda: True)
+    monkeypatch.setattr(job, "run", raising(OSError("away"), job.name))
+    with pytest.raises(OSError, match="away"):
+        job.do()
+    assert (counted("ok"), counted("failed")) == (ok + 1, failed + 1)
+    ended = REGISTRY.get_sample_value("agentauth_job_ended_timestamp_seconds", {"name": job.name})
+    assert ended
+    assert abs(ended - time.time()) < 600
 
 
 def test_a_job_that_is_running_is_not_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +200,7 @@ def test_between_the_slow_turns_the_home_is_watched_decisions_taken_over_and_the
     for job in JOBS:
         monkeypatch.setattr(job, "run", noted(done, job.name))
     jobs.Command().work(slow=False)
-    assert done == ["verifier.keep_home", "verifier.drain_redis", "audit.seal_audit"]
+    assert done == ["verifier.keep_home", "verifier.mark_history", "verifier.drain_redis", "audit.seal_audit"]
 
 
 @pytest.mark.django_db
@@ -227,8 +253,8 @@ def loop_with(*, hangs: bool, then: str) -> None:
     for job in JOBS:
         job.run = hang if job.name == "audit.archive_due" else noted([], job.name)
     jobs.Command.work = work  # type: ignore[method-assign]
-    # Neither is asked of a database: there is none.
-    jobs.may_act = lambda: True
+    # None of this is asked of a database: there is none.
+    jobs.may_act = jobs_table.may_work = lambda: True
     jobs.check_start = lambda: None
     call_command("jobs")
 
