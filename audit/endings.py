@@ -63,7 +63,7 @@ def read_endings(store: Store, folder: str, *, after: int) -> Iterator[Ending]:
     Raises ContradictedError where something else stands there, TemporarilyUnavailableError where the store does not answer.
     """
     prefix = folder + PREFIX
-    for key in store.keys(prefix, after=prefix + f"{after:020d}"):
+    for key in store.keys(prefix, after=prefix + f"{after:020d}.json"):
         try:
             body = members(
                 read_object(store.get(key) or b"", max_bytes=MAX_SMALL_BYTES),

@@ -358,7 +358,7 @@ def test_AU_31_the_archive_is_proved_by_a_command(
 
     passed, line = said("--json")
     assert passed
-    assert json.loads(line) == asdict(log.prove()) | {"state_kept": False, "other_stores": []}
+    assert json.loads(line) == asdict(log.prove()) | {"breaks": [], "state_kept": False, "other_stores": []}
     assert said()[1].startswith("The archive is whole: 268 events, root ")
     note = tmp_path / "note"
     note.write_text(Checkpoint.objects.get(size=265).note)

@@ -117,7 +117,9 @@ class Place:
         (export / "lines.gz").write_bytes(gzip.compress(b"".join(lines), mtime=0))
         (export / "checkpoint").write_text(newest.note)
         answer = alone.check(
-            Namespace(folder=export, trusted_keys=self.folder / "keys", old_checkpoint=[self.old])
+            Namespace(
+                folder=export, trusted_keys=self.folder / "keys", old_checkpoint=[self.old], accept_break=[]
+            )
         )
         return bool(answer["ok"])
 

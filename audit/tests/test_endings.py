@@ -1,0 +1,69 @@
+"""What ended stands outside before the checkpoint that tells of it, as ids alone (SA-13)."""
+
+import json
+import uuid
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from pytest_django.fixtures import Settings
+
+from audit import kinds
+from audit.checkpoints import EVERY, EVERY_ENDING, checkpoint_log
+from audit.copies import ContradictedError
+from audit.endings import Ending, read_endings
+from audit.sequencer import sequence_until_empty
+from audit.stores import Store, store_at
+from audit.tests import proving
+from audit.tests.conftest import MakeEvent
+
+pytestmark = pytest.mark.django_db
+PERSON, GRANT, PASSKEY = (uuid.UUID(int=number) for number in (1, 2, 3))
+
+
+@pytest.fixture
+def store(signing: None, settings: Settings, tmp_path: Path) -> Store:
+    settings.AUDIT_STORE = f"file:{tmp_path / 'outside'}"
+    return store_at(settings.AUDIT_STORE)
+
+
+def test_SA_13_what_ended_is_outside_within_seconds_and_in_order(
+    store: Store, now: datetime, make_event: MakeEvent
+) -> None:
+    proving.grow(3, now=now)
+    checkpoint_log(now=now)
+    assert list(read_endings(store, "", after=0)) == []
+    make_event(kind=kinds.GRANT_REVOKED, grant_id=GRANT, human_id=PERSON)
+    make_event(
+        kind=kinds.PASSKEY_REMOVED,
+        human_id=PERSON,
+        data={"passkey_id": str(PASSKEY)},
+        personal={"name": "Alice"},
+    )
+    make_event(kind=kinds.HUMAN_DELETED, human_id=PERSON)
+    sequence_until_empty(now=now)
+    assert checkpoint_log(now=now + EVERY_ENDING - timedelta(seconds=1)) is None
+    assert checkpoint_log(now=now + EVERY_ENDING) == 6
+    ended = [
+        Ending(kinds.GRANT_REVOKED, str(GRANT)),
+        Ending(kinds.PASSKEY_REMOVED, str(PASSKEY)),
+        Ending(kinds.HUMAN_DELETED, str(PERSON)),
+    ]
+    assert list(read_endings(store, "", after=3)) == ended
+    assert list(read_endings(store, "", after=6)) == []
+    [key] = store.keys("endings/")
+    written = store.get(key)
+    assert written is not None
+    assert json.loads(written)["endings"] == [list(each) for each in ended]
+    assert b"Alice" not in written
+    # Without an ending the minute is waited for.
+    proving.grow(1, now=now)
+    assert checkpoint_log(now=now + 2 * EVERY_ENDING) is None
+    assert checkpoint_log(now=now + EVERY_ENDING + EVERY) == 7
+
+
+@pytest.mark.parametrize("written", [b"", b"{}", b'{"end":1,"endings":[["a"]],"first":0,"version":1}'])
+def test_SA_13_what_does_not_say_what_ended_is_not_passed_over(store: Store, written: bytes) -> None:
+    store.put_once("endings/00000000000000000006.json", written)
+    with pytest.raises(ContradictedError, match="does not say what ended"):
+        list(read_endings(store, "", after=0))

@@ -1,0 +1,122 @@
+"""After a start of the database nothing is decided before its history was compared, and nothing while it is held (SA-13)."""
+
+from datetime import datetime
+
+import pytest
+from django.test import Client
+from pytest_django.fixtures import Settings
+
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from audit.copies import ContradictedError, StoreChangedError
+from audit.history import Mark
+from audit.models import Event
+from verifier.models import Home
+from verifier.services import history, home, marking
+from verifier.services.marking import mark_history, may_work
+from verifier.services.watching import News, Watcher
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def vouched(monkeypatch: pytest.MonkeyPatch) -> history.Vouched:
+    """A process that knows nothing yet."""
+    made = history.Vouched()
+    monkeypatch.setattr(history, "VOUCHED", made)
+    monkeypatch.setattr(history, "RETRY_SECONDS", 0)
+    return made
+
+
+def finds(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> list[Mark | None]:
+    """From now on the comparison ends with this; what it was asked with."""
+    asked: list[Mark | None] = []
+
+    def check(mark: Mark | None) -> None:
+        asked.append(mark)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(history, "check_history", check)
+    return asked
+
+
+def test_SA_13_a_database_that_fits_is_compared_once(
+    vouched: history.Vouched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = finds(monkeypatch, None)
+    assert may_work()
+    assert home.LEASE.current().epoch == 1
+    assert may_work()
+    assert asked == [None]
+
+
+def test_SA_13_a_database_that_was_set_back_is_held_and_stays_so(
+    vouched: history.Vouched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finds(monkeypatch, ContradictedError("It was set back."))
+    assert not may_work()
+    with pytest.raises(TemporarilyUnavailableError, match="restored from a backup"):
+        home.LEASE.current()
+    # Another process, to whom nothing outside says anything any more.
+    finds(monkeypatch, None)
+    monkeypatch.setattr(history, "VOUCHED", history.Vouched())
+    monkeypatch.setattr(home, "LEASE", home.Lease())
+    assert not may_work()
+    for path in ("/v1/tokens", "/v1/agents", "/v1/verify", "/v1/introspect"):
+        answer = Client().post(path)
+        assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
+    assert Client().get("/approvals/").status_code == 503
+    assert Client().get("/health/live").status_code == 200
+    ready = Client().get("/health/ready").json()
+    assert ready["checks"]["history"] == "failing"
+    assert ready["checks"]["configuration"] == "ok"
+    assert Home.objects.get().held_because == "It was set back."
+    assert not Event.objects.exists()
+
+
+@pytest.mark.parametrize("error", [TemporarilyUnavailableError(), StoreChangedError("Another store.")])
+def test_SA_13_where_nothing_can_be_asked_nothing_is_decided_yet(
+    vouched: history.Vouched, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    finds(monkeypatch, error)
+    assert not may_work()
+    with pytest.raises(TemporarilyUnavailableError, match="not known yet"):
+        home.LEASE.current()
+    assert Home.objects.get().held_at is None
+    finds(monkeypatch, None)
+    assert may_work()
+
+
+def test_SA_13_a_redis_that_is_away_is_waited_for_ten_seconds(
+    vouched: history.Vouched, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    # Nobody listens there.
+    settings.REDIS_URL = "redis://127.0.0.1:1"
+    asked, clock = finds(monkeypatch, None), [100.0]
+    monkeypatch.setattr(history.time, "monotonic", lambda: clock[0])
+    for second, works in ((0, False), (9.9, False), (10, True)):
+        clock[0] = 100.0 + second
+        assert may_work() is works
+    assert asked == [None]
+
+
+def test_SA_13_the_jobs_hold_what_redis_knows_more_of(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, now: datetime
+) -> None:
+    settings.REDIS_URL = "redis://127.0.0.1:1"
+    monkeypatch.setattr(marking, "read_mark", lambda: Mark("", 9, "00" * 32))
+    with pytest.raises(TemporarilyUnavailableError):
+        mark_history(now=now)
+    assert "Redis knows of 9 events" in Home.objects.get().held_because
+
+
+def test_SA_13_another_history_is_news_of_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A feed that was set back with its database may look as if it went on."""
+    news: list[News] = []
+    watcher = Watcher(news.append)
+    position = watcher._look(None, ())
+    position = watcher._look(position, ())
+    assert not news[-1].everything
+    Home.objects.update(history="20261129012233")
+    watcher._look(position, ())
+    assert news[-1].everything
