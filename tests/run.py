@@ -12,7 +12,6 @@ from pathlib import Path
 
 from tests import faketime, nginx, pgbouncer, postgres, previous_release, redis_servers, softhsm
 from tests.production import environment
-from tests.production.installation import installed
 from tests.vectors.shared import ABSENT, SECURITY
 
 APPS = ["agentauth", "audit", "kms", "registry", "verifier", "approvals"]
@@ -197,6 +196,9 @@ def production(absent: dict[str, str]) -> bool:
     """What is asked of the system as docs/install.md installs it: one for all, since it has a dozen processes."""
     if {"postgres", "redis", "nginx", "production"} & absent.keys():
         return True
+    # Late: it reads settings, which this process has none of.
+    from tests.production.installation import installed
+
     with installed() as registry:
         os.environ["PRODUCTION"] = str(registry.root)
         try:
