@@ -1,4 +1,6 @@
-# One image for web, jobs and commands. Two stages: the second carries no compiler and no pip cache.
+# One image for every kind of process: the web server (CMD), and as other commands, all in docs/operations.md, the verifier,
+# `python manage.py jobs` or `celery -A agentauth worker` and `celery -A agentauth beat`, and `manage.py …`.
+# Two stages: the second carries no compiler and no pip cache.
 FROM python:3.13-slim AS build
 WORKDIR /app
 COPY requirements.txt .
