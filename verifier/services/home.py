@@ -134,12 +134,8 @@ class Lease:
             raise TemporarilyUnavailableError("Whether this process may act is not known now.")
         return last.halt
 
-    def is_halted(self) -> bool:
-        """Whether this process may not act by the last look, however old; looks at nothing."""
-        return self._last is not None and self._last.halt is not None
-
     def check_halt(self) -> None:
-        """Raises TemporarilyUnavailableError where `is_halted`."""
+        """Raises TemporarilyUnavailableError where this process may not act by the last look, however old; looks at nothing."""
         if self._last is not None and self._last.halt:
             raise TemporarilyUnavailableError(self._last.halt.told)
 

@@ -16,7 +16,6 @@ from agentauth.jobs import EACH_SECOND, JOBS, Job, may_act
 from agentauth.operations import listen
 from agentauth.protocol.errors import ChainError, TemporarilyUnavailableError
 from agentauth.startup import check_start
-from verifier.services import home
 
 logger = logging.getLogger(__name__)
 SECONDS = EACH_SECOND
@@ -83,9 +82,7 @@ class Command(BaseCommand):
         pause = SECONDS
         try:
             while not stop.wait(pause):
-                # By the look of the other thread: this one may have waited for long.
-                if not home.LEASE.is_halted():
-                    self.do_aside(job)
+                self.do_aside(job)
                 pause = job.seconds
         finally:
             connection.close()
