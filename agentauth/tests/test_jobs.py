@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -234,6 +235,8 @@ def test_nothing_a_store_or_a_disk_does_stops_those_who_number(
 
 def loop_with(*, hangs: bool, then: str) -> None:
     """`manage.py jobs` in this process, where nothing does anything but what is asked. Ends the process, or should."""
+    loop: Any = jobs
+    table: Any = jobs_table
     hanging = threading.Event()
 
     def hang(**_named: object) -> None:
@@ -252,10 +255,10 @@ def loop_with(*, hangs: bool, then: str) -> None:
 
     for job in JOBS:
         job.run = hang if job.name == "audit.archive_due" else noted([], job.name)
-    jobs.Command.work = work  # type: ignore[method-assign]
+    loop.Command.work = work
     # None of this is asked of a database: there is none.
-    jobs.may_act = jobs_table.may_work = lambda: True
-    jobs.check_start = lambda: None
+    loop.may_act = table.may_work = lambda: True
+    loop.check_start = lambda: None
     call_command("jobs")
 
 
