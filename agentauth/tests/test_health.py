@@ -57,6 +57,7 @@ def failing(answer: Any) -> list[str]:
         "database",
         "migrations",
         "configuration",
+        "history",
         "token_key",
         "audit_queue",
         "clock",

@@ -84,6 +84,7 @@ def test_OG_17_a_server_that_was_not_ready_is_ready_without_a_restart(tmp_path: 
         assert failing - {"writable"} == {
             "migrations",
             "configuration",
+            "history",
             "token_key",
             "audit_queue",
             "clock",
