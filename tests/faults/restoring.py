@@ -125,6 +125,10 @@ class Story:
 def begin_story(stage: RestoreStage) -> Story:
     """A person with an approved grant to pay, and two agents of other people that read."""
     admin = LivePerson(stage.registry, ADMIN)
+    in_django(
+        stage,
+        f"from registry.models import Human; Human.objects.filter(email={ADMIN!r}).update(is_staff=True)",
+    )
     wishes: list[dict[str, Any]] = [
         {"capabilities": [PAY], "envelope": {"budgets": [budget("10.00", "total")]}, "owner": ADMIN},
         {"capabilities": [READ], "envelope": {}},

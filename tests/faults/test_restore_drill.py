@@ -168,7 +168,7 @@ def test_SA_13_a_verifier_that_slept_through_it_decides_by_nothing_old(place: Re
     go_on_after_backup(place, story)
     # It knows the token, and believes in the epoch of the lost history.
     token = token_of(story.payer)
-    assert asks(place, story.payer, token, "b").status_code == 200
+    until(lambda: asks(place, story.payer, token, "b").status_code == 200, "it does not answer", 60)
     assert place.b.process
     os.killpg(place.b.process.pid, signal.SIGSTOP)
     place.restore(dump)
