@@ -1,9 +1,7 @@
 """Live registries for stories across apps, on both databases."""
 
-import fcntl
 import os
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -78,11 +76,3 @@ def sqlite_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRe
     registry.start()
     yield registry
     registry.stop()
-
-
-@pytest.fixture
-def demo_port() -> Iterator[None]:
-    """The demo's service provider has one fixed port: one demo at a time, also of test processes side by side."""
-    with (Path(tempfile.gettempdir()) / "agentauth-demo.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,11 +21,15 @@ import httpx
 
 from agentauth import AgentAuthClient
 from agentauth.sdk import AgentAuthError
+from agentauth.sdk.addresses import is_loopback
+from agentauth.sdk.wire import ssl_context
 from examples.demo.printing import say
 from examples.demo.story import NAME, Story
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 20
+# Where the demo service listens, unless that is taken.
+USUAL_PORT = 8001
 
 
 class CannotRunError(Exception):
@@ -37,9 +42,7 @@ def main() -> int:
     # So that the demo service is stopped with us whoever ends the demo.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        check_registry(os.environ.get("PUBLIC_URL", "http://localhost:8000").rstrip("/"))
-        file, credentials = load_demo()
-        with service_provider(file, credentials["audience"]):
+        with prepared() as (file, credentials, listening), service_provider(file, credentials, listening):
             say(
                 f"The demo service is at {credentials['audience']}, the registry at {credentials['registry_url']}."
             )
@@ -57,20 +60,50 @@ def main() -> int:
         return 130
 
 
+@contextmanager
+def prepared() -> Iterator[tuple[Path, dict[str, Any], socket.socket]]:
+    """The file with the service's credentials, what is in it, and the socket it will listen at.
+
+    DEMO_CREDENTIALS names the file where the registry is not the one of this checkout (examples/README.md). Raises CannotRunError.
+    """
+    if given := os.environ.get("DEMO_CREDENTIALS"):
+        file = Path(given)
+        credentials = json.loads(file.read_text())
+        check_registry(credentials["registry_url"])
+        host, port = str(credentials.get("listen") or urlsplit(credentials["audience"]).netloc).split(":")
+        with listen(host, int(port)) as listening:
+            yield file, credentials, listening
+        return
+    check_registry(os.environ.get("PUBLIC_URL", "http://localhost:8000").rstrip("/"))
+    with listen("127.0.0.1", USUAL_PORT, 0) as listening:
+        file = load_demo(f"http://127.0.0.1:{listening.getsockname()[1]}")
+        yield file, json.loads(file.read_text()), listening
+
+
+def listen(host: str, *ports: int) -> socket.socket:
+    """A socket on the first of `ports` that is free; 0 is any. Raises CannotRunError where none is."""
+    for port in ports:
+        made = socket.socket()
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            made.bind((host, port))
+        except OSError:
+            made.close()
+        else:
+            return made
+    raise CannotRunError(f"Something else is running at {host}:{ports[-1]}. Stop it first.")
+
+
 def check_registry(url: str) -> None:
     """Raises CannotRunError unless the registry answers."""
-    try:
-        ready = httpx.get(f"{url}/health/ready", trust_env=False, timeout=5).is_success
-    except httpx.HTTPError:
-        ready = False
-    if not ready:
+    if not _answers(f"{url}/health/ready"):
         raise CannotRunError(f"There is no registry at {url}. Start it first, in another terminal: make run")
 
 
-def load_demo() -> tuple[Path, dict[str, Any]]:
-    """Make sure the registry knows the demo service; the file with its credentials, and what is in it."""
-    done = subprocess.run(
-        [sys.executable, "manage.py", "load_demo", "--json"],
+def load_demo(audience: str) -> Path:
+    """Make sure the registry knows the demo service at `audience`; the file with its credentials."""
+    done = subprocess.run(  # noqa: S603 — our own command
+        [sys.executable, "manage.py", "load_demo", "--audience", audience, "--json"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -78,8 +111,7 @@ def load_demo() -> tuple[Path, dict[str, Any]]:
     )
     if done.returncode != 0:
         raise CannotRunError(f"load_demo failed: {(done.stderr or done.stdout).strip()[-300:]}")
-    file = Path(json.loads(done.stdout)["file"])
-    return file, json.loads(file.read_text())
+    return Path(json.loads(done.stdout)["file"])
 
 
 def new_key_file(directory: Path) -> Path:
@@ -89,19 +121,20 @@ def new_key_file(directory: Path) -> Path:
 
 
 @contextmanager
-def service_provider(file: Path, audience: str) -> Iterator[None]:
+def service_provider(
+    file: Path, credentials: dict[str, Any], listening: socket.socket
+) -> Iterator[None]:
     """The demo service provider, running as long as the block."""
-    address = urlsplit(audience).netloc
-    if _answers(audience):
-        raise CannotRunError(f"Something else is running at {audience}. Stop it first.")
     command = [
         sys.executable,
         "-m",
         "gunicorn",
         "examples.demo.service_provider:application()",
         "--bind",
-        address,
+        f"fd://{listening.fileno()}",
     ]
+    if "certificate" in credentials:
+        command += ["--certfile", credentials["certificate"], "--keyfile", credentials["certificate_key"]]
     # One process: its payments live in memory. The control socket of gunicorn 27 would lie in the home directory.
     command += [
         "--worker-class",
@@ -114,10 +147,16 @@ def service_provider(file: Path, audience: str) -> Iterator[None]:
     ]
     environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
     process = subprocess.Popen(  # noqa: S603 — our own command
-        command, cwd=ROOT, env={**environment, "DEMO_CREDENTIALS": str(file)}, start_new_session=True
+        command,
+        cwd=ROOT,
+        env={**environment, "DEMO_CREDENTIALS": str(file)},
+        pass_fds=[listening.fileno()],
+        start_new_session=True,
     )
+    # It is the service's now: where that does not start, nobody shall seem to listen.
+    listening.close()
     try:
-        _wait_for(audience, process)
+        _wait_for(credentials["audience"], process)
         yield
     finally:
         if process.poll() is None:
@@ -127,18 +166,20 @@ def service_provider(file: Path, audience: str) -> Iterator[None]:
 
 def _wait_for(audience: str, process: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + START_SECONDS
-    while not _answers(audience):
+    while not _answers(f"{audience}/"):
         if process.poll() is not None or time.monotonic() > deadline:
             raise CannotRunError(f"The demo service did not start at {audience}.")
         time.sleep(0.1)
 
 
-def _answers(audience: str) -> bool:
+def _answers(url: str) -> bool:
+    """As the agent and the service ask: whom they trust is in SSL_CERT_FILE where it is not the system's authorities."""
     try:
-        httpx.get(f"{audience}/", trust_env=False, timeout=2)
+        return httpx.get(
+            url, verify=ssl_context(), trust_env=not is_loopback(url), timeout=5
+        ).is_success
     except httpx.HTTPError:
         return False
-    return True
 
 
 if __name__ == "__main__":
