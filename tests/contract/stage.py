@@ -72,16 +72,18 @@ def of(method: str, path: str, body: object = None, **more: Any) -> Call:
 class Stage:
     """An agent of Alice's with a grant, the service provider of that grant, and Alice with her passkey."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, *, name: str = "Acme", audience: str = "http://127.0.0.1:8002", email: str = "alice@example.org"
+    ) -> None:
         self.now = datetime.now(UTC)
         for purpose in Key.Purpose:
             ensure_key(purpose=purpose, actor=TESTER, now=self.now)
-        self.person: Person = invited("alice@example.org", "Alice", now=self.now)
+        self.person: Person = invited(email, "Alice", now=self.now)
         self.alice = self.person.human
         self.agent: AgentClient = enrolled(self.alice, now=self.now)
         self.provider, self.secret = create_service_provider(
-            name="Acme",
-            audience="http://127.0.0.1:8002",
+            name=name,
+            audience=audience,
             allowed=("read:calendar", "transact:payments", "write:files"),
             actor=TESTER,
             now=self.now,
@@ -120,7 +122,7 @@ class Stage:
     def question(self, token: str = "", **more: Any) -> dict[str, Any]:
         """A body of verify."""
         token = token or self.token()
-        url = "http://127.0.0.1:8002/events"
+        url = f"{self.provider.audience}/events"
         proof = make_proof(
             self.agent.signer,
             method="POST",

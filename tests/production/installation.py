@@ -27,7 +27,7 @@ from tests.postgres import free_port
 from tests.production.environment import UID, environment, service_user
 from tests.production.page import Page
 from tests.production.shell import Shell
-from tests.production.units import PATH, Units, read_environment
+from tests.production.units import PATH, Units, production_settings
 
 HOST = "localhost"
 START_SECONDS = 60
@@ -84,10 +84,7 @@ class ProductionRegistry:
         self.certificate = root / "etc/nginx/agentauth/certificate.pem"
         # Our own commands, in this process's environment, with the settings of its services.
         outside = {name: value for name, value in os.environ.items() if name not in _NOT_HANDED_ON}
-        self.env = outside | self.settings() | {"SSL_CERT_FILE": str(self.certificate)}
-
-    def settings(self) -> dict[str, str]:
-        return read_environment(self.root / "etc/agentauth/agentauth.env")
+        self.env = outside | production_settings(root)
 
     def manage(self, *arguments: str, owner: bool = False, check: bool = True) -> Any:
         """Run a management command with `--json`, by the page's own command; its answer, None where it failed and said nothing."""

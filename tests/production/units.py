@@ -94,6 +94,12 @@ class Units:
         return told
 
 
+def production_settings(root: Path) -> dict[str, str]:
+    """What the processes of the installation below `root` are set to, and the authority that a client of it trusts."""
+    certificate = root / "etc/nginx/agentauth/certificate.pem"
+    return read_environment(root / "etc/agentauth/agentauth.env") | {"SSL_CERT_FILE": str(certificate)}
+
+
 def read_environment(file: Path) -> dict[str, str]:
     """NAME='value' lines, of which the last one of a name counts."""
     return {
