@@ -121,9 +121,7 @@ def new_key_file(directory: Path) -> Path:
 
 
 @contextmanager
-def service_provider(
-    file: Path, credentials: dict[str, Any], listening: socket.socket
-) -> Iterator[None]:
+def service_provider(file: Path, credentials: dict[str, Any], listening: socket.socket) -> Iterator[None]:
     """The demo service provider, running as long as the block."""
     command = [
         sys.executable,
@@ -175,9 +173,7 @@ def _wait_for(audience: str, process: "subprocess.Popen[bytes]") -> None:
 def _answers(url: str) -> bool:
     """As the agent and the service ask: whom they trust is in SSL_CERT_FILE where it is not the system's authorities."""
     try:
-        return httpx.get(
-            url, verify=ssl_context(), trust_env=not is_loopback(url), timeout=5
-        ).is_success
+        return httpx.get(url, verify=ssl_context(), trust_env=not is_loopback(url), timeout=5).is_success
     except httpx.HTTPError:
         return False
 

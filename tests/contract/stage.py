@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
+from django.db import transaction
 from django.test import Client
 
 from agentauth.openapi.operations import FORM, JSON
@@ -108,14 +109,15 @@ class Stage:
         grant = self.approved(
             capabilities=[PAY], envelope={"confirm_above": {"value": "50.00", "currency": "EUR"}}
         )
-        found, _ = request_confirmation(
-            grant=grant,
-            action=parse_action(PAYMENT),
-            key="order-1",
-            may_create=True,
-            actor=TESTER,
-            now=self.now,
-        )
+        with transaction.atomic():
+            found, _ = request_confirmation(
+                grant=grant,
+                action=parse_action(PAYMENT),
+                key="order-1",
+                may_create=True,
+                actor=TESTER,
+                now=self.now,
+            )
         assert found is not None
         return Confirmation.objects.get(pk=found)
 

@@ -256,7 +256,9 @@ def test_the_demo_service_moves_where_its_port_is_taken(sqlite_registry: LiveReg
                 decide(sqlite_registry, "deny", grant_id_of(sqlite_registry))
 
         assert demo.run(human) == 0, demo.lines
-    place = re.fullmatch(r"The demo service is at http://127\.0\.0\.1:(\d+), the registry at .*", demo.lines[0])
+    place = re.fullmatch(
+        r"The demo service is at http://127\.0\.0\.1:(\d+), the registry at .*", demo.lines[0]
+    )
     assert place
     assert place[1] != "8001"
 
