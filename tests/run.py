@@ -198,7 +198,7 @@ def production(absent: dict[str, str]) -> bool:
     if {"postgres", "redis", "nginx", "production"} & absent.keys():
         return True
     with installed() as registry:
-        os.environ["PRODUCTION"] = str(registry.root)
+        os.environ["PRODUCTION"] = str(registry.home)
         try:
             return pytest("tests/production", "-n", "2", "-m", "production")
         finally:

@@ -89,6 +89,10 @@ class Stage:
             actor=TESTER,
             now=self.now,
         )
+        self.sign_the_log()
+
+    def sign_the_log(self) -> None:
+        """What the jobs do beside a server."""
         sequence_until_empty(now=self.now)
         checkpoint_log(now=self.now)
 

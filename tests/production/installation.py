@@ -234,5 +234,5 @@ if __name__ == "__main__":
     # So that everything is stopped with us, whoever ends us.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with installed() as registry:
-        given = os.environ | {"PRODUCTION": str(registry.root)}
+        given = os.environ | {"PRODUCTION": str(registry.home)}
         sys.exit(subprocess.run(sys.argv[1:], env=given, check=False).returncode)

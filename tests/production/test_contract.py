@@ -33,10 +33,17 @@ def _wire(production: ProductionRegistry, django_db_blocker: DjangoDbBlocker) ->
         yield
 
 
+class ProductionStage(Stage):
+    """Of people and places of its own, where others play beside it."""
+
+    def sign_the_log(self) -> None:
+        """The jobs of the system do; and their folder is theirs alone."""
+
+
 @pytest.fixture
 def stage() -> Stage:
     name = secrets.token_hex(6)
-    return Stage(
+    return ProductionStage(
         name=f"Acme {name}", audience=f"https://{name}.example.org", email=f"alice-{name}@example.org"
     )
 
