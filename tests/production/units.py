@@ -96,8 +96,9 @@ class Units:
 
 def production_settings(root: Path) -> dict[str, str]:
     """What the processes of the installation below `root` are set to, and the authority that a client of it trusts."""
-    certificate = root / "etc/nginx/agentauth/certificate.pem"
-    return read_environment(root / "etc/agentauth/agentauth.env") | {"SSL_CERT_FILE": str(certificate)}
+    trusted = str(root / "etc/nginx/agentauth/certificate.pem")
+    told = read_environment(root / "etc/agentauth/agentauth.env")
+    return told | {"SSL_CERT_FILE": trusted, "NODE_EXTRA_CA_CERTS": trusted}
 
 
 def read_environment(file: Path) -> dict[str, str]:

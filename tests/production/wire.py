@@ -47,7 +47,7 @@ def _address() -> str:
 
 
 def _asked(client: Client, http: httpx.Client, told: dict[str, Any]) -> Any:
-    environ = client._base_environ(**told)
+    environ = client._base_environ(**told)  # type: ignore[attr-defined]  # Django's own
     method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
     sent = {
         name.removeprefix("HTTP_").replace("_", "-"): value
