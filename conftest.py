@@ -3,15 +3,22 @@
 import gc
 import os
 import tempfile
+from pathlib import Path
+
+from tests.production.units import production_settings
 
 # Django and ten thousand tests are millions of objects for good: looking through them again and again takes a quarter of the time.
 gc.set_threshold(50_000, 20, 100)
 # Before Django reads its settings: a throw-away state directory, and the fault points switched on. (Named in
 # pyproject.toml, the settings would be read before this file.)
-os.environ["AGENTAUTH_TESTING"] = "1"
-os.environ.setdefault("VAR_DIR", tempfile.mkdtemp(prefix="agentauth-test-"))
-os.environ.setdefault("SECRET_KEY", "only-for-tests-0123456789-abcdefghijklmnopqrstuvwxyz")
-os.environ["PUBLIC_URL"] = "http://localhost:8000"
+if _installed := os.environ.get("PRODUCTION"):
+    # Beside an installed system (tests/production): what its own processes are set to.
+    os.environ.update(production_settings(Path(_installed)))
+else:
+    os.environ["AGENTAUTH_TESTING"] = "1"
+    os.environ.setdefault("VAR_DIR", tempfile.mkdtemp(prefix="agentauth-test-"))
+    os.environ.setdefault("SECRET_KEY", "only-for-tests-0123456789-abcdefghijklmnopqrstuvwxyz")
+    os.environ["PUBLIC_URL"] = "http://localhost:8000"
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
 
 import socket

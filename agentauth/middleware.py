@@ -67,6 +67,7 @@ PLAIN_PATH = re.compile(r"[A-Za-z0-9/._~-]*")
 # The largest body anybody may send, a batch of questions; every other address takes less and says so itself.
 MAX_BODY_BYTES = 1024 * 1024
 MAX_LENGTH_DIGITS = 20
+BAD_REQUEST = 400
 # For a thread that answers. Of what is told to come again the clients' own limits of time are not used up yet.
 MOST_WAIT_SECONDS = 2.0
 # Never limited: an orchestrator that is refused restarts what is only busy.
@@ -123,8 +124,12 @@ class SecurityHeadersMiddleware:
         kept = response.headers._store  # noqa: SLF001 — there is no other way past that
         for name, header in STANDING_HEADERS:
             kept.setdefault(name, header)
-        if not request.path.startswith(self.static):
+        if not (request.path.startswith(self.static) and response.status_code < BAD_REQUEST):
             kept.setdefault(*NO_STORE)
+            patch_vary_headers(response, ["Cookie"])
+        # Here, since what stands further in may be passed over; without it the body goes out in chunks.
+        if isinstance(response, HttpResponse):
+            kept.setdefault("content-length", ("Content-Length", str(len(response.content))))
         return response
 
 
@@ -325,9 +330,6 @@ class NoBrowserMiddleware:
             response = error_response(request, error)
         else:
             response = cast("HttpResponse", self.view(request))
-        # As Django's CommonMiddleware and SessionMiddleware have it.
-        response.setdefault("Content-Length", str(len(response.content)))
-        patch_vary_headers(response, ["Cookie"])
         return response
 
 

@@ -165,9 +165,11 @@ class LivePerson:
     def sign(self, grant_id: str) -> dict[str, Any]:
         """Everything of an approval up to the signature: the body that decides."""
         base = f"/approvals/{grant_id}/"
-        drawn = re.search(r'name="drawn" value="([^"]+)"', self.http.get(base).text)
+        page = self.http.get(base).text
+        drawn = re.search(r'name="drawn" value="([^"]+)"', page)
         assert drawn
-        asked = {"choices": {"permission.0": "on"}, "drawn": drawn[1]}
+        everything = dict.fromkeys(re.findall(r'name="(permission\.\d+)"', page), "on")
+        asked = {"choices": everything, "drawn": drawn[1]}
         assert self.post(f"{base}second-step", asked).status_code == 200
         options = self.post(f"{base}statement", asked | {"decision": "approve"})
         assert options.status_code == 200, options.text

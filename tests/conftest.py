@@ -1,9 +1,7 @@
 """Live registries for stories across apps, on both databases."""
 
-import fcntl
 import os
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -12,6 +10,7 @@ import pytest
 
 from tests import postgres
 from tests.live import LiveRegistry
+from tests.production.registry import ProductionRegistry
 
 # CI runs a sample; `make campaign` sets CAMPAIGN=1 and runs the full counts.
 CAMPAIGN = os.environ.get("CAMPAIGN") == "1"
@@ -51,10 +50,15 @@ def fresh_database(url: str, name: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
 
 
-@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+# Where an installed system is named (tests/run.py), the stories are told there, as tests/production says.
+PRODUCTION = os.environ.get("PRODUCTION")
+_KINDS = ["production"] if PRODUCTION else ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+
+
+@pytest.fixture(scope="module", params=_KINDS)
 def database_url(request: pytest.FixtureRequest) -> str:
     """An empty database of each kind; empty string for SQLite in the registry's own directory."""
-    if request.param == "sqlite":
+    if request.param != "postgres":
         return ""
     name = "flow_" + request.module.__name__.rsplit(".", 1)[-1]
     return fresh_database(request.getfixturevalue("postgres_url"), name)
@@ -62,7 +66,10 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def live_registry(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
-    """A running registry with four server processes and an empty, migrated database."""
+    """A running registry with four server processes and an empty, migrated database; or the installed one."""
+    if PRODUCTION:
+        yield ProductionRegistry(Path(PRODUCTION))
+        return
     registry = LiveRegistry(tmp_path_factory.mktemp("registry"), database_url=database_url)
     registry.prepare()
     registry.start()
@@ -71,18 +78,15 @@ def live_registry(database_url: str, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def sqlite_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
-    """A running registry on SQLite alone, for stories that do not depend on the database."""
+def sqlite_registry(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[LiveRegistry]:
+    """A running registry on SQLite alone, for stories that do not depend on the database; or the installed one."""
+    if PRODUCTION:
+        yield ProductionRegistry(Path(PRODUCTION))
+        return
     registry = LiveRegistry(tmp_path_factory.mktemp("registry"), workers=2)
     registry.prepare()
     registry.start()
     yield registry
     registry.stop()
-
-
-@pytest.fixture
-def demo_port() -> Iterator[None]:
-    """The demo's service provider has one fixed port: one demo at a time, also of test processes side by side."""
-    with (Path(tempfile.gettempdir()) / "agentauth-demo.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -137,7 +137,12 @@ class LiveServer:
 
 
 class LiveRegistry(LiveServer):
-    """One running registry. `manage` runs a command against the same database; `url` is its origin."""
+    """One running registry. `manage` runs a command against the same database; `url` is its origin.
+
+    `services` is an origin that service providers of a test may have there; nothing is sent to it.
+    """
+
+    services = "http://127.0.0.1:8001"
 
     def __init__(
         self,

@@ -50,7 +50,9 @@ def missing() -> dict[str, str]:
         absent["redis"] = "Redis and Valkey"
     if not nginx.program():
         absent["nginx"] = "nginx"
-    if not environment.python():
+    if lacking := [absent[each] for each in ("postgres", "redis", "nginx") if each in absent]:
+        absent["production"] = " and ".join(lacking)
+    elif not environment.python():
         absent["production"] = "a Python that the user of the service may run"
     if not faketime.LIBRARY:
         absent["faketime"] = "libfaketime"
@@ -192,17 +194,16 @@ def rest(absent: dict[str, str]) -> bool:
         return stories(absent) and passed
 
 
-def production(absent: dict[str, str]) -> bool:
+def production(without: str) -> bool:
     """What is asked of the system as docs/install.md installs it: one for all, since it has a dozen processes."""
-    if {"postgres", "redis", "nginx", "production"} & absent.keys():
-        return True
     # Late: it reads settings, which this process has none of.
     from tests.production.installation import installed
 
-    with installed() as registry:
-        os.environ["PRODUCTION"] = str(registry.root)
+    with installed() as home:
+        os.environ["PRODUCTION"] = str(home)
         try:
-            return pytest("tests/production", "-n", "2", "-m", "production")
+            told = marked("production")
+            return pytest(*told, "-n", "3", "--dist", "worksteal", "-m", "production" + without)
         finally:
             del os.environ["PRODUCTION"]
 
@@ -211,12 +212,16 @@ def stories(absent: dict[str, str]) -> bool:
     """Sweeps and kills side by side; then flows, file by file and often waiting, with the browser, whose driver needs a process
     of its own, beside them; then faults, two at once and nothing else, since they time what they hurt.
     """
-    without = "".join(f" and not {marker}" for marker in {"browser", *absent})
+    without = "".join(f" and not {marker}" for marker in {"browser", *absent} - {"production"})
+    passed = True
+    if "production" not in absent:
+        # In their place: what is asked there is not asked of a development server once more.
+        passed = production(without)
+        without += " and not production"
     # Archivers take minutes to be killed anywhere: that is the campaign's.
     swept = [each for each in marked("sweep") if each != "tests/faults/test_archiver.py"]
     # One file after the other in the order they are given in: each has servers of its own, and the longest need not come last.
     by_file = ("--dist", "loadfile", "--no-loadscope-reorder")
-    passed = production(absent)
     passed = pytest(*swept, "-n", "4", *by_file, "-m", "sweep" + without) and passed
     flows = (
         *marked("flow", "node", "slow"),

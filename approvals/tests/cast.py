@@ -1,10 +1,12 @@
 """Who plays in the tests of the pages: people with a browser and a software passkey."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from django.conf import settings
 from django.test import Client
 
 from approvals.services.people import create_setup_link
@@ -12,7 +14,7 @@ from approvals.tests.authenticator import Authenticator
 from registry.models import Grant, Human
 from registry.tests.cast import PAY, READ_CALENDAR, TESTER
 
-ORIGIN = "http://localhost:8000"
+ORIGIN = settings.ORIGIN
 DELETE: dict[str, Any] = {"type": "delete", "resource": "files/scratch"}
 __all__ = ["DELETE", "ORIGIN", "PAY", "READ_CALENDAR", "Person", "browser", "invited"]
 
@@ -31,7 +33,7 @@ class Person:
     """A human at a browser, with one passkey."""
 
     client: Client = field(default_factory=browser)
-    device: Authenticator = field(default_factory=Authenticator)
+    device: Authenticator = field(default_factory=lambda: Authenticator(origin=ORIGIN))
 
     @property
     def human(self) -> Human:
@@ -75,7 +77,8 @@ class Person:
         """What the approval page would hand back."""
         page = self.get(f"/approvals/{grant.pk}/")
         assert page.status_code == 200, page.content
-        return str(page.context["drawn"])
+        [drawn] = re.findall(r'name="drawn" value="([^"]+)"', page.content.decode())
+        return str(drawn)
 
     def ask(self, grant: Grant, act: str, *, drawn: str | None = None, **more: Any) -> Any:
         """One of the approval page's questions, with every permission on unless `choices` says otherwise."""

@@ -32,6 +32,20 @@ def first_link() -> str:
     return str(json.loads(out.getvalue())["url"])
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://localhost:8000", "<code>make demo</code>"),
+        ("http://localhost:8010", "<code>make demo PUBLIC_URL=http://localhost:8010</code>"),
+    ],
+)
+def test_the_front_page_names_the_command_that_meets_this_registry(
+    settings: Any, url: str, said: str
+) -> None:
+    settings.PUBLIC_URL = url
+    assert said in browser().get("/").content.decode()
+
+
 def test_the_first_link_makes_the_first_admin_and_signs_them_in() -> None:
     person = Person()
     done = person.set_up(first_link(), name="Ada", email="ada@example.org")

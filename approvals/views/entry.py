@@ -21,11 +21,20 @@ from registry.models import Human
 
 # With SameSite=Strict the first request after a click in a mail comes without our cookies.
 _FROM_US = ("same-origin", "none")
+# Where `make run` and `make demo` meet unless told otherwise.
+_USUAL_URL = "http://localhost:8000"
 
 
 @require_safe
 def front(request: HttpRequest) -> HttpResponse:
-    return render(request, "front.html", {"url": settings.PUBLIC_URL})
+    return render(request, "front.html", {"url": settings.PUBLIC_URL, "demo": _demo_command()})
+
+
+def _demo_command() -> str:
+    """What to type in the checkout of this registry; in production there is none."""
+    if not settings.DEVELOPMENT:
+        return ""
+    return "make demo" if settings.PUBLIC_URL == _USUAL_URL else f"make demo PUBLIC_URL={settings.PUBLIC_URL}"
 
 
 @require_safe

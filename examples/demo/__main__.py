@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,18 +14,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
 from agentauth import AgentAuthClient
 from agentauth.sdk import AgentAuthError
+from agentauth.sdk.addresses import is_loopback
+from agentauth.sdk.wire import ssl_context
 from examples.demo.printing import say
 from examples.demo.story import NAME, Story
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 20
+# Where the demo service listens, unless that is taken.
+USUAL_PORT = 8001
 
 
 class CannotRunError(Exception):
@@ -37,9 +41,9 @@ def main() -> int:
     # So that the demo service is stopped with us whoever ends the demo.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        check_registry(os.environ.get("PUBLIC_URL", "http://localhost:8000").rstrip("/"))
-        file, credentials = load_demo()
-        with service_provider(file, credentials["audience"]):
+        file, listening = prepared()
+        credentials = json.loads(file.read_text())
+        with service_provider(file, listening):
             say(
                 f"The demo service is at {credentials['audience']}, the registry at {credentials['registry_url']}."
             )
@@ -57,20 +61,48 @@ def main() -> int:
         return 130
 
 
+def prepared() -> tuple[Path, socket.socket]:
+    """The file with the service's credentials, and the socket it will listen at.
+
+    DEMO_CREDENTIALS names the file where the registry is not the one of this checkout (examples/README.md). Raises CannotRunError.
+    """
+    if given := os.environ.get("DEMO_CREDENTIALS"):
+        file = Path(given)
+        credentials = json.loads(file.read_text())
+        check_registry(credentials["registry_url"])
+        host, _, port = (credentials.get("listen") or urlsplit(credentials["audience"]).netloc).rpartition(
+            ":"
+        )
+        return file, listen(host, int(port))
+    check_registry(os.environ.get("PUBLIC_URL", "http://localhost:8000").rstrip("/"))
+    listening = listen("127.0.0.1", USUAL_PORT, 0)
+    return load_demo(f"http://127.0.0.1:{listening.getsockname()[1]}"), listening
+
+
+def listen(host: str, *ports: int) -> socket.socket:
+    """A socket on the first of `ports` that is free; 0 is any. Raises CannotRunError where none is."""
+    for port in ports:
+        made = socket.socket()
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            made.bind((host, port))
+        except OSError:
+            made.close()
+        else:
+            return made
+    raise CannotRunError(f"Something else is running at {host}:{ports[-1]}. Stop it first.")
+
+
 def check_registry(url: str) -> None:
     """Raises CannotRunError unless the registry answers."""
-    try:
-        ready = httpx.get(f"{url}/health/ready", trust_env=False, timeout=5).is_success
-    except httpx.HTTPError:
-        ready = False
-    if not ready:
+    if not _answers(f"{url}/health/ready"):
         raise CannotRunError(f"There is no registry at {url}. Start it first, in another terminal: make run")
 
 
-def load_demo() -> tuple[Path, dict[str, Any]]:
-    """Make sure the registry knows the demo service; the file with its credentials, and what is in it."""
-    done = subprocess.run(
-        [sys.executable, "manage.py", "load_demo", "--json"],
+def load_demo(audience: str) -> Path:
+    """Make sure the registry knows the demo service at `audience`; the file with its credentials."""
+    done = subprocess.run(  # noqa: S603 — our own command
+        [sys.executable, "manage.py", "load_demo", "--audience", audience, "--json"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -78,8 +110,7 @@ def load_demo() -> tuple[Path, dict[str, Any]]:
     )
     if done.returncode != 0:
         raise CannotRunError(f"load_demo failed: {(done.stderr or done.stdout).strip()[-300:]}")
-    file = Path(json.loads(done.stdout)["file"])
-    return file, json.loads(file.read_text())
+    return Path(json.loads(done.stdout)["file"])
 
 
 def new_key_file(directory: Path) -> Path:
@@ -89,19 +120,19 @@ def new_key_file(directory: Path) -> Path:
 
 
 @contextmanager
-def service_provider(file: Path, audience: str) -> Iterator[None]:
-    """The demo service provider, running as long as the block."""
-    address = urlsplit(audience).netloc
-    if _answers(audience):
-        raise CannotRunError(f"Something else is running at {audience}. Stop it first.")
+def service_provider(file: Path, listening: socket.socket) -> Iterator[None]:
+    """The demo service provider with the credentials in `file`, running as long as the block."""
+    credentials = json.loads(file.read_text())
     command = [
         sys.executable,
         "-m",
         "gunicorn",
         "examples.demo.service_provider:application()",
         "--bind",
-        address,
+        f"fd://{listening.fileno()}",
     ]
+    if "certificate" in credentials:
+        command += ["--certfile", credentials["certificate"], "--keyfile", credentials["certificate_key"]]
     # One process: its payments live in memory. The control socket of gunicorn 27 would lie in the home directory.
     command += [
         "--worker-class",
@@ -114,10 +145,16 @@ def service_provider(file: Path, audience: str) -> Iterator[None]:
     ]
     environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
     process = subprocess.Popen(  # noqa: S603 — our own command
-        command, cwd=ROOT, env={**environment, "DEMO_CREDENTIALS": str(file)}, start_new_session=True
+        command,
+        cwd=ROOT,
+        env={**environment, "DEMO_CREDENTIALS": str(file)},
+        pass_fds=[listening.fileno()],
+        start_new_session=True,
     )
+    # It is the service's now: where that does not start, nobody shall seem to listen.
+    listening.close()
     try:
-        _wait_for(audience, process)
+        _wait_for(credentials["audience"], process)
         yield
     finally:
         if process.poll() is None:
@@ -127,18 +164,18 @@ def service_provider(file: Path, audience: str) -> Iterator[None]:
 
 def _wait_for(audience: str, process: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + START_SECONDS
-    while not _answers(audience):
+    while not _answers(f"{audience}/"):
         if process.poll() is not None or time.monotonic() > deadline:
             raise CannotRunError(f"The demo service did not start at {audience}.")
         time.sleep(0.1)
 
 
-def _answers(audience: str) -> bool:
+def _answers(url: str) -> bool:
+    """As the agent and the service ask: whom they trust is in SSL_CERT_FILE where it is not the system's authorities."""
     try:
-        httpx.get(f"{audience}/", trust_env=False, timeout=2)
+        return httpx.get(url, verify=ssl_context(), trust_env=not is_loopback(url), timeout=5).is_success
     except httpx.HTTPError:
         return False
-    return True
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import secrets
 import threading
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import django
 from django.conf import settings
@@ -91,7 +92,7 @@ def application() -> Any:
     """The WSGI application, configured from the credentials' file."""
     credentials = json.loads(Path(os.environ["DEMO_CREDENTIALS"]).read_text())
     settings.configure(
-        ALLOWED_HOSTS=["127.0.0.1"],
+        ALLOWED_HOSTS=[urlsplit(credentials["audience"]).hostname],
         SECRET_KEY=secrets.token_urlsafe(50),
         ROOT_URLCONF=__name__,
         # A view without a decorator would be refused, not open.

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import httpx
-
 from agentauth import AgentAuthClient, Capability
 from agentauth.sdk import AgentAuthError, Grant
+from agentauth.sdk.wire import open_client
 from examples.demo.printing import DIM, GREEN, RED, heading, say, styled, table
 
 NAME: Final = "Research Assistant"
@@ -159,7 +158,7 @@ class Story:
         """One request, once: the SDK's own `call` would try some of these again, and here each answer counts."""
         signed = headers or await self._headers(method, path)
         named = {"Idempotency-Key": key} if key else {}
-        async with httpx.AsyncClient(trust_env=False, timeout=15) as http:
+        async with open_client(self.audience, None, timeout=15) as http:
             answer = await http.request(method, self.audience + path, headers={**signed, **named}, json=json)
         act = Act(what, expected, answer.status_code, answer.json())
         self.acts.append(act)

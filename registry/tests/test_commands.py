@@ -76,6 +76,14 @@ def test_expire_counts_what_ended_in_every_app() -> None:
     assert set(counts.values()) == {0}
 
 
+def test_load_demo_moves_the_service_to_where_it_is_told(settings: Any, tmp_path: Path) -> None:
+    settings.VAR_DIR = tmp_path
+    first = run("load_demo")
+    assert run("load_demo", "--audience", "http://127.0.0.1:8011") == first
+    kept = json.loads(Path(first["file"]).read_text())
+    assert kept["audience"] == ServiceProvider.objects.get().audience == "http://127.0.0.1:8011"
+
+
 def test_load_demo_keeps_its_secret_and_makes_a_new_one_when_it_is_lost(
     settings: Any, tmp_path: Path
 ) -> None:

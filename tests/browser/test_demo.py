@@ -55,7 +55,7 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(sqlite_registry: LiveRegistry, demo_port: None) -> Iterator[Terminal]:
+def terminal(sqlite_registry: LiveRegistry) -> Iterator[Terminal]:
     terminal = Terminal(sqlite_registry)
     yield terminal
     terminal.close()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from django.conf import settings
 from django.test import Client
 
 from approvals.tests.cast import browser
@@ -22,13 +23,21 @@ def after_drawing(stage: Stage, change: Callable[[], object]) -> Any:
     return stage.person.statement(grant, drawn=drawn)
 
 
+def rename(stage: Stage) -> None:
+    Agent.objects.filter(jkt=stage.agent.jkt).update(name="Other Name")
+
+
+def end(stage: Stage) -> None:
+    Grant.objects.filter(agent__jkt=stage.agent.jkt).update(expires_at=stage.now)
+
+
 PAGES: dict[str, Callable[[Stage], Any]] = {
     "sign_in_required": lambda _: browser().post("/settings/sessions/end"),
     "verification_required": lambda stage: stage.person.post("/settings/passkeys/options"),
     "csrf_failed": lambda _: Client().post("/sign-out/"),
     "confirmation_required": lambda stage: stage.person.statement(stage.pending(capabilities=[PAY])),
-    "grant_changed": lambda stage: after_drawing(stage, lambda: Agent.objects.update(name="Other Name")),
-    "expired": lambda stage: after_drawing(stage, lambda: Grant.objects.update(expires_at=stage.now)),
+    "grant_changed": lambda stage: after_drawing(stage, lambda: rename(stage)),
+    "expired": lambda stage: after_drawing(stage, lambda: end(stage)),
     "invalid_assertion": lambda stage: stage.person.post(
         f"/approvals/{stage.pending().pk}/decide", {"credential": "x"}
     ),
@@ -63,7 +72,7 @@ PROOFS: dict[str, Callable[[Stage], Any]] = {
     "malformed": lambda stage: stage.send(of("POST", "/v1/grants", {}), proof="x"),
     "signature": badly_signed,
     "method": with_proof(method="GET"),
-    "url": with_proof(url="http://localhost:8000/v1/tokens"),
+    "url": with_proof(url=f"{settings.PUBLIC_URL}/v1/tokens"),
     "iat": with_proof(iat=int(time.time()) - 3600),
     "ath": with_proof(access_token=secrets.token_urlsafe()),
     "replayed": replayed,

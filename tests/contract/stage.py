@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
+from django.db import transaction
 from django.test import Client
 
 from agentauth.openapi.operations import FORM, JSON
@@ -72,20 +73,26 @@ def of(method: str, path: str, body: object = None, **more: Any) -> Call:
 class Stage:
     """An agent of Alice's with a grant, the service provider of that grant, and Alice with her passkey."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, *, name: str = "Acme", audience: str = "http://127.0.0.1:8002", email: str = "alice@example.org"
+    ) -> None:
         self.now = datetime.now(UTC)
         for purpose in Key.Purpose:
             ensure_key(purpose=purpose, actor=TESTER, now=self.now)
-        self.person: Person = invited("alice@example.org", "Alice", now=self.now)
+        self.person: Person = invited(email, "Alice", now=self.now)
         self.alice = self.person.human
         self.agent: AgentClient = enrolled(self.alice, now=self.now)
         self.provider, self.secret = create_service_provider(
-            name="Acme",
-            audience="http://127.0.0.1:8002",
+            name=name,
+            audience=audience,
             allowed=("read:calendar", "transact:payments", "write:files"),
             actor=TESTER,
             now=self.now,
         )
+        self.sign_the_log()
+
+    def sign_the_log(self) -> None:
+        """What the jobs do beside a server."""
         sequence_until_empty(now=self.now)
         checkpoint_log(now=self.now)
 
@@ -106,21 +113,22 @@ class Stage:
         grant = self.approved(
             capabilities=[PAY], envelope={"confirm_above": {"value": "50.00", "currency": "EUR"}}
         )
-        found, _ = request_confirmation(
-            grant=grant,
-            action=parse_action(PAYMENT),
-            key="order-1",
-            may_create=True,
-            actor=TESTER,
-            now=self.now,
-        )
+        with transaction.atomic():
+            found, _ = request_confirmation(
+                grant=grant,
+                action=parse_action(PAYMENT),
+                key="order-1",
+                may_create=True,
+                actor=TESTER,
+                now=self.now,
+            )
         assert found is not None
         return Confirmation.objects.get(pk=found)
 
     def question(self, token: str = "", **more: Any) -> dict[str, Any]:
         """A body of verify."""
         token = token or self.token()
-        url = "http://127.0.0.1:8002/events"
+        url = f"{self.provider.audience}/events"
         proof = make_proof(
             self.agent.signer,
             method="POST",

@@ -89,7 +89,8 @@ def test_no_other_method_is_taken(stage: Stage, operation: str) -> None:
 
 
 @pytest.mark.parametrize(("error", "reason"), DECISIONS, ids=str)
-def test_each_refusal_of_verify_is_given(stage: Stage, error: str, reason: str | None) -> None:
+@pytest.mark.usefixtures("stage")
+def test_each_refusal_of_verify_is_given(error: str, reason: str | None) -> None:
     answer = DECISIONS[error, reason]()
     assert (answer["valid"], answer["error"], answer.get("reason")) == (False, error, reason)
 

@@ -7,13 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from agentauth.protocol.dpop import make_proof
 from approvals.tests.cast import browser
-from examples.demo.__main__ import service_provider
+from examples.demo.__main__ import listen, service_provider
 from tests.actors import scene
 from tests.flows.test_sdk_service_provider import CHALLENGE, Place
 from tests.flows.test_sweep import ROUTES, address
@@ -62,7 +63,7 @@ def test_DN_2_a_strict_service_provider_asks_through_a_real_server_and_the_clien
     sqlite_registry: LiveRegistry, tmp_path: Path
 ) -> None:
     place = Place(sqlite_registry, tmp_path, "--require-nonce")
-    with service_provider(place.file, place.audience):
+    with service_provider(place.file, listen("127.0.0.1", urlsplit(place.audience).port or 0)):
         # The token call already went through a nonce of the registry's: none of that is seen here.
         refused = place.ask("GET", "/calendar/work", place.headers("GET", "/calendar/work"))
         assert (refused.status_code, refused.json()["error"]) == (401, "use_dpop_nonce")

@@ -16,7 +16,7 @@ import pytest
 from agentauth.sdk import Action, VerifierClient
 from tests.live import ROOT, LiveRegistry
 
-pytestmark = pytest.mark.flow
+pytestmark = [pytest.mark.flow, pytest.mark.production]
 
 LONGEST_SECONDS = 90
 
@@ -42,7 +42,7 @@ def test_the_readme_s_example_runs_as_printed(
         "create_service_provider",
         "Readme",
         "--audience",
-        "http://127.0.0.1:8001/api",
+        f"{sqlite_registry.services}/api",
         "--allow",
         "read:calendar",
     )
@@ -65,7 +65,7 @@ def test_the_readme_s_example_runs_as_printed(
             token=headers["Authorization"].removeprefix("DPoP "),
             proof=headers["DPoP"],
             method="POST",
-            url="http://127.0.0.1:8001/api/events",
+            url=f"{sqlite_registry.services}/api/events",
             action=Action("read", "calendar"),
         )
     assert allowed.grant_id

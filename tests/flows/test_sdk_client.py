@@ -22,7 +22,7 @@ from agentauth.protocol.errors import (
 from agentauth.sdk import Action, Allowed, GrantPendingError, NoGrantError, RefusedError, VerifierClient
 from tests.live import ROOT, LiveRegistry
 
-pytestmark = pytest.mark.flow
+pytestmark = [pytest.mark.flow, pytest.mark.production]
 
 CALENDAR = [Capability.read("calendar")]
 
@@ -40,7 +40,7 @@ def provider(sqlite_registry: LiveRegistry) -> dict[str, str]:
         "create_service_provider",
         "Acme",
         "--audience",
-        "http://127.0.0.1:8001/api",
+        f"{sqlite_registry.services}/api",
         "--allow",
         "read:calendar",
     )
@@ -56,15 +56,15 @@ def new_client(sqlite_registry: LiveRegistry, tmp_path: Path) -> Callable[[], Ag
 def verify(registry: LiveRegistry, provider: dict[str, str], headers: dict[str, str]) -> Allowed:
     """What the service provider makes of a request with these headers."""
     with VerifierClient(registry.url, provider["client_id"], provider["client_secret"]) as client:
-        return client.verify(**asked(headers))
+        return client.verify(**asked(registry, headers))
 
 
-def asked(headers: dict[str, str], path: str = "/api/events") -> dict[str, Any]:
+def asked(registry: LiveRegistry, headers: dict[str, str], path: str = "/api/events") -> dict[str, Any]:
     return {
         "token": headers["Authorization"].removeprefix("DPoP "),
         "proof": headers["DPoP"],
         "method": "POST",
-        "url": f"http://127.0.0.1:8001{path}",
+        "url": f"{registry.services}{path}",
         "action": Action("read", "calendar"),
     }
 
@@ -242,10 +242,11 @@ def test_wrong_credentials_of_the_service_provider_are_not_the_agent_s_fault(
     sqlite_registry: LiveRegistry, provider: dict[str, str], new_client: Callable[[], AgentAuthClient]
 ) -> None:
     signer = new_client()._sign()
-    proof = make_proof(signer, method="POST", url="http://127.0.0.1:8001/api", iat=0, jti="x")
+    url = f"{sqlite_registry.services}/api"
+    proof = make_proof(signer, method="POST", url=url, iat=0, jti="x")
     with (
         VerifierClient(sqlite_registry.url, provider["client_id"], "wrong") as wrong,
         pytest.raises(Exception, match="401 invalid_client") as raised,
     ):
-        wrong.verify(token="t", proof=proof, method="POST", url="http://127.0.0.1:8001/api")
+        wrong.verify(token="t", proof=proof, method="POST", url=url)
     assert not isinstance(raised.value, RefusedError)

@@ -4,12 +4,13 @@ import contextlib
 import json
 import os
 import re
+import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from tests.conftest import CAMPAIGN
 from tests.flows.test_sdk_client import decide
 from tests.live import ROOT, LiveRegistry
 
-pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("demo_port")]
+pytestmark = pytest.mark.flow
 
 EXPECTED = [
     ("✓ allowed", "read calendar/work", "200", "—"),
@@ -90,11 +91,11 @@ HOMES: dict[str, tuple[str, Callable[[Path], Settings]]] = {
 class Demo:
     """The demo as a process; `on` is called with each line it prints, while it runs."""
 
-    def __init__(self, registry: LiveRegistry) -> None:
+    def __init__(self, env: Mapping[str, str]) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "examples.demo"],
             cwd=ROOT,
-            env={**registry.env, "COLUMNS": "160"},
+            env={**env, "COLUMNS": "160"},
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -194,7 +195,7 @@ def deciding(registry: LiveRegistry) -> Iterator[Callable[[str, str], None]]:
 
 def told(registry: LiveRegistry) -> str:
     """What the demo prints, its human agreeing to everything; its decisions are those of EXPECTED."""
-    demo = Demo(registry)
+    demo = Demo(registry.env)
     with deciding(registry) as decided:
 
         def human(line: str) -> None:
@@ -241,8 +242,29 @@ def test_the_demo_shows_what_is_allowed_and_why_the_rest_is_not(sqlite_registry:
     )
 
 
+def test_the_demo_service_moves_where_its_port_is_taken(sqlite_registry: LiveRegistry) -> None:
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # A demo beside this one may have it already.
+        with contextlib.suppress(OSError):
+            taken.bind(("127.0.0.1", 8001))
+            taken.listen()
+        demo = Demo(sqlite_registry.env)
+
+        def human(line: str) -> None:
+            if after(line, "Claim code"):
+                decide(sqlite_registry, "deny", grant_id_of(sqlite_registry))
+
+        assert demo.run(human) == 0, demo.lines
+    place = re.fullmatch(
+        r"The demo service is at http://127\.0\.0\.1:(\d+), the registry at .*", demo.lines[0]
+    )
+    assert place
+    assert place[1] != "8001"
+
+
 def test_a_denied_demo_does_nothing(sqlite_registry: LiveRegistry) -> None:
-    demo = Demo(sqlite_registry)
+    demo = Demo(sqlite_registry.env)
 
     def human(line: str) -> None:
         if after(line, "Claim code"):

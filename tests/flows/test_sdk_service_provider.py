@@ -15,7 +15,7 @@ import pytest
 
 from agentauth import AgentAuthClient, Capability
 from agentauth.protocol.dpop import make_proof
-from examples.demo.__main__ import service_provider
+from examples.demo.__main__ import listen, service_provider
 from tests.flows.test_sdk_client import decide
 from tests.live import LiveRegistry
 from tests.postgres import free_port
@@ -69,7 +69,7 @@ class Place:
 @pytest.fixture(scope="module")
 def place(sqlite_registry: LiveRegistry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     made = Place(sqlite_registry, tmp_path_factory.mktemp("place"))
-    with service_provider(made.file, made.audience):
+    with service_provider(made.file, listen("127.0.0.1", urlsplit(made.audience).port or 0)):
         yield made
 
 
@@ -165,12 +165,13 @@ def test_the_sdk_s_own_call_gets_through(place: Place) -> None:
 
 
 def test_a_registry_that_is_away_is_503_for_the_agent(place: Place, tmp_path: Path) -> None:
-    audience = f"http://127.0.0.1:{free_port()}"
+    listening = listen("127.0.0.1", 0)
+    audience = f"http://127.0.0.1:{listening.getsockname()[1]}"
     file = tmp_path / "service_provider.json"
     away = {"audience": audience, "registry_url": f"http://127.0.0.1:{free_port()}"}
     file.write_text(json.dumps(place.credentials | away))
     headers = place.headers("GET", "/calendar/work")
-    with service_provider(file, audience):
+    with service_provider(file, listening):
         answer = httpx.get(f"{audience}/calendar/work", headers=headers, trust_env=False)
     assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
     assert answer.headers["Retry-After"] == "1"

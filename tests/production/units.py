@@ -94,6 +94,13 @@ class Units:
         return told
 
 
+def production_settings(root: Path) -> dict[str, str]:
+    """What the processes of the installation below `root` are set to, and the authority that a client of it trusts."""
+    trusted = str(root / "etc/nginx/agentauth/certificate.pem")
+    told = read_environment(root / "etc/agentauth/agentauth.env")
+    return told | {"SSL_CERT_FILE": trusted, "NODE_EXTRA_CA_CERTS": trusted}
+
+
 def read_environment(file: Path) -> dict[str, str]:
     """NAME='value' lines, of which the last one of a name counts."""
     return {

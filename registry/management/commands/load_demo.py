@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import CommandError
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from agentauth.protocol.errors import InvalidClientError
@@ -15,6 +15,7 @@ from audit.management.json_output import OPERATOR, JsonCommand
 from registry.models import ServiceProvider
 from registry.services.service_providers import (
     authenticate_service_provider,
+    change_audience,
     create_service_provider,
     rotate_secret,
 )
@@ -39,6 +40,10 @@ class Command(JsonCommand):
         "Make sure the demo service provider exists and its secret is at hand. Run it as often as you like."
     )
 
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("--audience", default=AUDIENCE, help="where the demo service will be")
+
     def act(self, **options: Any) -> Mapping[str, Any]:
         if not settings.DEVELOPMENT:
             raise CommandError("load_demo is for development only.")
@@ -47,12 +52,17 @@ class Command(JsonCommand):
         kept = read_credentials(path)
         if found is None:
             found, secret = create_service_provider(
-                name=NAME, audience=AUDIENCE, allowed=ALLOWED, actor=OPERATOR, now=timezone.now()
+                name=NAME, audience=options["audience"], allowed=ALLOWED, actor=OPERATOR, now=timezone.now()
             )
         elif kept is not None and kept["client_id"] == str(found.id) and works(kept):
             secret = kept["client_secret"]
         else:
             secret = rotate_secret(service_provider=found, actor=OPERATOR, now=timezone.now())
+        if found.audience != options["audience"]:
+            change_audience(
+                service_provider=found, audience=options["audience"], actor=OPERATOR, now=timezone.now()
+            )
+            found.refresh_from_db()
         credentials = {
             "client_id": str(found.id),
             "client_secret": secret,

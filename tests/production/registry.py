@@ -1,0 +1,52 @@
+"""The installed system as the tests of live servers know a registry."""
+
+import json
+import os
+import secrets
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tests.live import ROOT, LiveRegistry
+from tests.production.units import PATH, production_settings
+
+# Of this process's environment; the services have their own.
+_NOT_HANDED_ON = {
+    "AGENTAUTH_TESTING",
+    "DATABASE_URL",
+    "REDIS_URL",
+    "PROMETHEUS_MULTIPROC_DIR",
+    "FAULT_AT",
+    "PRODUCTION",
+}
+
+
+class ProductionRegistry(LiveRegistry):
+    """A running installation: `url`, `manage`, `env` and `directory`. It is not the tests' to start and stop."""
+
+    def __init__(self, home: Path) -> None:
+        told = json.loads((home / "installation.json").read_text())
+        # `root` is where our own commands run: in the checkout.
+        self.home, self.root, self.directory = home, ROOT, home / "var/lib/agentauth"
+        # No audience may be below another's, and all tests share this registry.
+        self.services = f"https://{secrets.token_hex(8)}.example.org"
+        self.url: str = told["url"]
+        self.verifier_url: str = told["verifier_url"]
+        self.web_url: str = told["web_url"]
+        self.certificate = home / "etc/nginx/agentauth/certificate.pem"
+        # Our own commands, in this process's environment, with the settings of its services.
+        outside = {name: value for name, value in os.environ.items() if name not in _NOT_HANDED_ON}
+        self.env = outside | production_settings(home)
+
+    def launch(self) -> None:
+        raise AssertionError("the installed system runs already, and others ask it")
+
+    def manage(self, *arguments: str, owner: bool = False, check: bool = True) -> Any:
+        """Run a management command with `--json`, by the page's own command; its answer, None where it failed and said nothing."""
+        command = [str(self.home / "usr/local/bin/agentauth"), *(["--owner"] if owner else []), *arguments]
+        done = subprocess.run(
+            [*command, "--json"], env={"PATH": PATH}, capture_output=True, text=True, check=False
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"{arguments}: {done.stdout}{done.stderr}")
+        return json.loads(done.stdout or "null")

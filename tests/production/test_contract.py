@@ -1,0 +1,90 @@
+"""The contract at the installed system: the scenarios of tests/contract, each with people, agent and service provider of its own.
+
+What a scenario brings about by a fault inside the server's process (FAULTS) is given in development alone.
+"""
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+from pytest_django.plugin import DjangoDbBlocker
+
+from agentauth.openapi.decisions import IN_PLACE, REASONS
+from tests.contract import test_api as contract
+from tests.contract.decisions import DECISIONS
+from tests.contract.edges import PAGES
+from tests.contract.stage import GOOD, Stage
+from tests.production.headers import PLACES, table
+from tests.production.registry import ProductionRegistry
+from tests.production.wire import over_the_wire
+
+pytestmark = pytest.mark.production
+
+# A limit of one call, a database that is away, a lock that is held, a log that nobody signed: here other tests would suffer from it.
+FAULTS = {"rate_limited", "temporarily_unavailable", "idempotency_in_progress", "not_yet_logged"}
+# The server's clock is not ours to set.
+OTHER_TIMES = {("invalid_token", "expired"), ("invalid_token", "not_yet_valid")}
+
+
+@pytest.fixture(autouse=True)
+def _wire(production: ProductionRegistry, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """This process reads and writes as the serving role does; its requests go over https."""
+    with django_db_blocker.unblock(), over_the_wire(production):
+        yield
+
+
+class ProductionStage(Stage):
+    """Of people and places of its own, where others play beside it."""
+
+    def sign_the_log(self) -> None:
+        """The jobs of the system do; and their folder is theirs alone."""
+
+
+@pytest.fixture
+def stage() -> Stage:
+    name = secrets.token_hex(6)
+    return ProductionStage(
+        name=f"Acme {name}", audience=f"https://{name}.example.org", email=f"alice-{name}@example.org"
+    )
+
+
+@pytest.mark.parametrize(
+    ("operation", "status", "code"),
+    [case for case in contract.CASES if case[2] not in FAULTS],
+    ids=lambda part: str(part) or "ok",
+)
+def test_SA_12_each_answer_is_given_in_production(
+    stage: Stage, operation: str, status: int, code: str
+) -> None:
+    contract.test_each_answer_that_is_described_is_given(stage, operation, status, code)
+
+
+@pytest.mark.parametrize("operation", GOOD)
+def test_SA_12_no_other_method_is_taken_in_production(stage: Stage, operation: str) -> None:
+    contract.test_no_other_method_is_taken(stage, operation)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"), [case for case in DECISIONS if case not in OTHER_TIMES], ids=str
+)
+def test_SA_12_each_refusal_of_verify_is_given_in_production(error: str, reason: str | None) -> None:
+    contract.test_each_refusal_of_verify_is_given(error, reason)
+
+
+@pytest.mark.parametrize("code", [code for code in IN_PLACE if code not in FAULTS])
+def test_SA_12_each_error_in_a_batch_is_given_in_production(stage: Stage, code: str) -> None:
+    contract.test_each_error_in_the_place_of_a_question_is_given(stage, code)
+
+
+@pytest.mark.parametrize("code", PAGES)
+def test_SA_12_each_refusal_of_pages_is_given_in_production(stage: Stage, code: str) -> None:
+    contract.test_each_refusal_of_pages_is_given(stage, code)
+
+
+@pytest.mark.parametrize("reason", [*REASONS["invalid_dpop_proof"], "body"])
+def test_SA_12_each_fault_of_a_proof_has_its_reason_in_production(stage: Stage, reason: str) -> None:
+    contract.test_each_fault_of_a_proof_at_the_registry_has_its_reason(stage, reason)
+
+
+def test_the_table_of_headers_says_where_in_words_we_know() -> None:
+    assert {place for _, place in table().values()} == set(PLACES)

@@ -1,0 +1,103 @@
+"""Django's test client sent over the wire: whatever tests ask through it reaches the installed system, and its answer comes back.
+
+Only the way there differs, so the tests of the contract hold there as they are written. Every answer is held to its description and
+to the table of headers.
+"""
+
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.cookies import SimpleCookie
+from typing import Any
+
+import httpx
+import pytest
+from django.conf import settings
+from django.http import HttpResponse
+from django.test import Client
+
+from tests import conformance
+from tests.production import headers
+from tests.production.registry import ProductionRegistry
+
+SAFE = {"GET", "HEAD", "OPTIONS"}
+_ADDRESSES = itertools.count(1)
+
+
+@contextmanager
+def over_the_wire(registry: ProductionRegistry) -> Iterator[None]:
+    """All of Django's clients of this process speak to `registry`, from an address of its own: limits count by address."""
+    transport = httpx.HTTPTransport(verify=httpx.create_ssl_context(), local_address=_address())
+    with (
+        httpx.Client(base_url=registry.url, transport=transport, timeout=30) as http,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+
+        def request(self: Client, **told: Any) -> Any:
+            return _asked(self, http, told)
+
+        patch.setattr(Client, "request", request)
+        yield
+
+
+def _address() -> str:
+    number = next(_ADDRESSES)
+    return f"127.{1 + os.getpid() % 250}.{number // 250}.{1 + number % 250}"
+
+
+def _asked(client: Client, http: httpx.Client, told: dict[str, Any]) -> Any:
+    environ = client._base_environ(**told)  # type: ignore[attr-defined]  # Django's own
+    method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+    sent = {
+        name.removeprefix("HTTP_").replace("_", "-"): value
+        for name, value in environ.items()
+        if name.startswith("HTTP_") and name != "HTTP_COOKIE"
+    }
+    if "CONTENT_TYPE" in environ:
+        sent["Content-Type"] = environ["CONTENT_TYPE"]
+    # A page of ours would send the token that came with it.
+    if method not in SAFE and "HTTP_ORIGIN" in environ and not path.startswith("/v1/"):
+        sent["X-CSRFToken"] = _csrf(client, http)
+    query = environ.get("QUERY_STRING", "")
+    length = int(environ.get("CONTENT_LENGTH") or 0)
+    got = http.request(
+        method,
+        f"{path}?{query}" if query else path,
+        content=environ["wsgi.input"].read(length) if length else b"",
+        headers=sent | _cookies(client),
+    )
+    http.cookies.clear()
+    return _answer(client, told, got)
+
+
+def _csrf(client: Client, http: httpx.Client) -> str:
+    name = settings.CSRF_COOKIE_NAME
+    if name not in client.cookies:
+        _keep(client, http.get("/sign-in/", headers=_cookies(client)))
+        http.cookies.clear()
+    return str(client.cookies[name].value)
+
+
+def _cookies(client: Client) -> dict[str, str]:
+    line = "; ".join(f"{each.key}={each.value}" for each in client.cookies.values() if each.value)
+    return {"Cookie": line} if line else {}
+
+
+def _keep(client: Client, got: httpx.Response) -> None:
+    for line in got.headers.get_list("Set-Cookie"):
+        client.cookies.update(SimpleCookie(line))
+
+
+def _answer(client: Client, told: dict[str, Any], got: httpx.Response) -> Any:
+    """As Django's client gives it, held to the description and the table."""
+    _keep(client, got)
+    method, path = told["REQUEST_METHOD"], told["PATH_INFO"]
+    conformance.check(method, path, got.status_code, got.headers, got.content)
+    headers.check(method, path, got.status_code, got.headers.multi_items(), got.content)
+    made: Any = HttpResponse(got.content, status=got.status_code)
+    for name, value in got.headers.items():
+        if name not in {"set-cookie", "content-length"}:
+            made[name] = value
+    made.request, made.client, made.json = told, client, got.json
+    return made
