@@ -16,7 +16,6 @@ from registry.models import Human, Installation
 from registry.services.installation import disagreement
 from registry.services.subjects import LEGACY
 
-
 # PostgreSQL's insufficient_privilege.
 _NO_RIGHT: Final = "42501"
 
