@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004 — so Django names it
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import DatabaseError, InterfaceError, ProgrammingError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
@@ -16,9 +16,18 @@ from registry.models import Human, Installation
 from registry.services.installation import disagreement
 from registry.services.subjects import LEGACY
 
+# PostgreSQL's insufficient_privilege.
+_NO_RIGHT: Final = "42501"
+
 
 def _is_migrated() -> bool:
-    executor = MigrationExecutor(connection)
+    try:
+        executor = MigrationExecutor(connection)
+    except ProgrammingError as error:
+        if getattr(error.__cause__, "sqlstate", "") == _NO_RIGHT:
+            # It was begun, and whether it is done only a role with rights can see: that is the next step.
+            return True
+        raise
     return not executor.migration_plan(executor.loader.graph.leaf_nodes())
 
 
