@@ -46,8 +46,8 @@ class RestoreStage(Stage):
         """The dump in place of the database, by the commands of docs/restore.md; whoever is still connected is cut off."""
         self.as_printed("restore", BACKUP=str(dump))
 
-    def as_printed(self, name: str, **env: str) -> None:
-        """Run the block of docs/restore.md that begins with this comment."""
+    def as_printed(self, name: str, *, code: int = 0, **env: str) -> str:
+        """Run the block of docs/restore.md that begins with this comment, say yes, and return what it printed."""
         [block] = re.findall(rf"```sh\n\s*# {name}\n(.*?)```", PAGE.read_text(), re.DOTALL)
         server = self.database.url.rpartition("/")[0]
         places = {
@@ -55,7 +55,18 @@ class RestoreStage(Stage):
             "SERVER_URL": f"{server}/postgres",
             "RESTORED_URL": f"{server}/agentauth_restored",
         }
-        subprocess.run(["bash", "-euc", block], check=True, cwd=ROOT, env=os.environ | places | env)
+        path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        done = subprocess.run(
+            ["bash", "-euc", block],
+            check=False,
+            cwd=ROOT,
+            env=self.registry.env | path | places | env,
+            input="yes\n",
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert done.returncode == code, done.stdout
+        return done.stdout
 
     def readiness(self, name: str = "drf") -> dict[str, Any]:
         answer = httpx.get(f"{self.servers[name].url}/health/ready", timeout=10)
