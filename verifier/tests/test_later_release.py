@@ -64,7 +64,7 @@ def test_what_waits_for_a_later_release_is_not_said_to_be_forgotten(
     one = Verifier(redis, place)
     put_later(one, place)
     StreamCursor.objects.create(epoch=1, shard=0, number=0, told=1)
-    Home.objects.update(epoch=2)
+    Home.objects.update_or_create(pk=Home.ONLY, defaults={"epoch": 2, "began_at": now})
     with pytest.raises(TemporarilyUnavailableError):
         drain(redis, now=now)
     assert losses() == []
