@@ -19,7 +19,7 @@ TOP_LEVEL = {
 }  # fmt: skip
 FORBIDDEN_NAMES = {"utils", "common", "core", "helpers", "lib", "misc"}
 # The marks that tests/run.py asks for by name after the unit tests.
-STAGES = {"sweep", "flow", "node", "slow", "browser", "faults"}
+STAGES = {"sweep", "production", "flow", "node", "slow", "browser", "faults"}
 MAX_LINES = 400
 MAX_SETTINGS_LINES = 250
 

@@ -14,7 +14,7 @@ from tests.actors import Scene, scene
 from tests.conftest import CAMPAIGN
 from tests.live import LiveRegistry
 
-pytestmark = [pytest.mark.flow, pytest.mark.production]
+pytestmark = pytest.mark.flow
 
 ROUNDS = 10 if CAMPAIGN else 3
 PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "50.00", "currency": "EUR"}}

@@ -150,6 +150,7 @@ class Installation:
             "url": self.url,
             "web_url": f"http://127.0.0.1:{self.ports['web']}",
             "verifier_url": f"http://127.0.0.1:{self.ports['verifier']}",
+            "processes": {name: process.pid for name, process in self.services.running.items()},
         }
         (self.root / "installation.json").write_text(json.dumps(told))
 

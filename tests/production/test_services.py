@@ -1,0 +1,46 @@
+"""What runs at the installed system: each service of the page, as its own user, with one JSON object a line for its log."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.production.environment import UID
+from tests.production.registry import ProductionRegistry
+
+pytestmark = pytest.mark.production
+
+OURS = ("web", "verifier", "beat", "worker")
+
+
+def test_each_service_runs_as_the_user_of_the_service(production: ProductionRegistry) -> None:
+    expected = UID if os.geteuid() == 0 else os.geteuid()
+    for name in OURS:
+        status = Path(f"/proc/{production.processes[f'agentauth-{name}']}/status").read_text()
+        [uids] = re.findall(r"^Uid:\t(.+)$", status, re.MULTILINE)
+        assert set(map(int, uids.split())) == {expected}, name
+
+
+@pytest.mark.parametrize("name", [*OURS, "jobs"])
+def test_each_line_of_a_log_is_one_json_object(production: ProductionRegistry, name: str) -> None:
+    # The last may be being written.
+    lines = (production.home / f"logs/agentauth-{name}.log").read_text().splitlines()[:-1]
+    for line in lines:
+        assert json.loads(line).keys() >= {"at", "level", "logger", "message"}, line
+
+
+def test_the_service_can_write_its_own_folder_alone(production: ProductionRegistry) -> None:
+    """As the image has it: the program belongs to somebody else."""
+    app = production.home / "opt/agentauth"
+    for folder in (app, app / "agentauth", app / "staticfiles", production.home / "etc/agentauth"):
+        assert folder.stat().st_uid == os.geteuid()
+        assert not folder.stat().st_mode & 0o022
+
+
+def test_the_front_page_in_production_offers_no_demo_of_the_checkout(production: ProductionRegistry) -> None:
+    page = httpx.get(f"{production.url}/").text
+    assert "make demo" not in page
+    assert f"--registry {production.url}" in page
