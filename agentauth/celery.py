@@ -13,7 +13,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
 django.setup(set_prefix=False)
 
 from agentauth.checks import stop_if_unsafe  # noqa: E402 — all of these read models
-from agentauth.jobs import JOBS, Job, may_act  # noqa: E402
+from agentauth.jobs import JOBS, Job  # noqa: E402
 from agentauth.operations import listen  # noqa: E402
 from agentauth.startup import check_start  # noqa: E402
 
@@ -37,7 +37,7 @@ app.conf.update(
 
 def _add_task(job: Job) -> None:
     def run() -> bool:
-        return may_act() and job.do()
+        return job.do()
 
     app.task(run, name=job.name)
 

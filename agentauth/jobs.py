@@ -24,7 +24,7 @@ from registry.services import expiry as registry_expiry
 from verifier.services import draining, home
 from verifier.services import expiry as verifier_expiry
 from verifier.services.keeper import keep_home
-from verifier.services.marking import mark_history, may_work
+from verifier.services.marking import mark_history
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +61,8 @@ class Job:
         if time.monotonic() < self._rests_until or not self._running.acquire(blocking=False):
             return False
         try:
-            # Whatever it wrote into a database that was set back would begin another history.
-            if not may_work():
+            # What it wrote into a database that was set back would begin another history.
+            if not may_act():
                 return False
             self._run()
         except Exception:

@@ -33,7 +33,7 @@ BY_NAME = {job.name: job for job in JOBS}
 
 @pytest.fixture(autouse=True)
 def _none_rests_or_is_held(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(jobs_table, "may_work", lambda: True)
+    monkeypatch.setattr(jobs_table, "may_act", lambda: True)
     yield
     for job in JOBS:
         job._rests_until = 0.0
@@ -112,10 +112,10 @@ def test_runs_are_counted_by_their_outcome_and_held_ones_are_none(monkeypatch: p
     ok, failed = counted("ok"), counted("failed")
     monkeypatch.setattr(job, "run", noted([], job.name))
     job.do()
-    monkeypatch.setattr(jobs_table, "may_work", lambda: False)
+    monkeypatch.setattr(jobs_table, "may_act", lambda: False)
     job.do()
     assert (counted("ok"), counted("failed")) == (ok + 1, failed)
-    monkeypatch.setattr(jobs_table, "may_work", lambda: True)
+    monkeypatch.setattr(jobs_table, "may_act", lambda: True)
     monkeypatch.setattr(job, "run", raising(OSError("away"), job.name))
     with pytest.raises(OSError, match="away"):
         job.do()
@@ -257,7 +257,7 @@ def loop_with(*, hangs: bool, then: str) -> None:
         job.run = hang if job.name == "audit.archive_due" else noted([], job.name)
     loop.Command.work = work
     # None of this is asked of a database: there is none.
-    loop.may_act = table.may_work = lambda: True
+    table.may_act = lambda: True
     loop.check_start = lambda: None
     call_command("jobs")
 

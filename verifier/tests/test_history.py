@@ -13,7 +13,8 @@ from audit.history import Mark
 from audit.models import Event
 from verifier.models import Home
 from verifier.services import history, home, marking
-from verifier.services.marking import mark_history, may_work
+from verifier.services.home import halt_of, look
+from verifier.services.marking import mark_history
 from verifier.services.watching import News, Watcher
 
 pytestmark = pytest.mark.django_db
@@ -26,6 +27,11 @@ def vouched(monkeypatch: pytest.MonkeyPatch) -> history.Vouched:
     monkeypatch.setattr(history, "VOUCHED", made)
     monkeypatch.setattr(history, "RETRY_SECONDS", 0)
     return made
+
+
+def may_work() -> bool:
+    """What each look of a process comes to."""
+    return halt_of(look()[0]) is None
 
 
 def finds(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> list[Mark | None]:

@@ -12,7 +12,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import Error, close_old_connections, connection
 
-from agentauth.jobs import EACH_SECOND, JOBS, Job, may_act
+from agentauth.jobs import EACH_SECOND, JOBS, Job
 from agentauth.operations import listen
 from agentauth.protocol.errors import ChainError, TemporarilyUnavailableError
 from agentauth.startup import check_start
@@ -59,8 +59,7 @@ class Command(BaseCommand):
         turn, failure = 0, None
         try:
             while not stop.wait(SECONDS):
-                if may_act():
-                    self.work(slow=turn % SLOW_EVERY == 0)
+                self.work(slow=turn % SLOW_EVERY == 0)
                 turn += 1
         except Exception as error:
             # Nobody foresaw it: the process ends, and its supervisor starts another.
