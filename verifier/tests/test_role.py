@@ -46,6 +46,7 @@ EXPECTED = {
     "registry_barredkey": "INSERT, SELECT",
     "registry_grant": "SELECT, UPDATE (ended_at, status)",
     "registry_human": "SELECT",
+    "registry_installation": "SELECT",
     "registry_serviceprovider": "SELECT",
     "registry_serviceprovidersecret": "SELECT",
     "registry_spentproof": "INSERT, SELECT (digest)",
@@ -61,11 +62,12 @@ EXPECTED = {
 } | dict.fromkeys(
     [
         *("approvals_challenge", "approvals_passkey", "approvals_receipt", "approvals_setupcode"),
-        *("audit_droppedmonth", "audit_head", "audit_leaf", "audit_node", "audit_opening"),
+        *("audit_droppedmonth", "audit_head", "audit_leaf", "audit_logbreak", "audit_node"),
+        "audit_opening",
         *("audit_checkpoint", "audit_checkpointcopy", "audit_cosignature", "audit_segment"),
         *("auth_group", "auth_group_permissions", "auth_permission"),
         *("django_admin_log", "django_content_type"),
-        *("registry_enrolmentcode", "registry_idempotencyrecord"),
+        *("registry_enrolmentcode", "registry_idempotencyrecord", "registry_pairwisesubject"),
     ],
     "",
 )
@@ -317,6 +319,8 @@ FORBIDDEN = [
     "UPDATE registry_barredkey SET jkt = 'x'",
     "UPDATE registry_human SET is_staff = true",
     "DELETE FROM registry_human",
+    "UPDATE registry_installation SET fingerprint = '{}'",
+    "SELECT * FROM registry_pairwisesubject",
     "UPDATE registry_serviceprovider SET audience = 'x'",
     "INSERT INTO registry_serviceprovidersecret (id) VALUES (0)",
     "UPDATE registry_serviceprovidersecret SET digest = 'x'",
