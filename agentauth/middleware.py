@@ -215,14 +215,18 @@ class PlainRequestMiddleware:
 _JUDGING = ("/v1/verify", "/v1/verify/batch", "/v1/introspect")
 
 
+# These need no database, so they are served whatever it says.
+_WITHOUT_DATABASE = (*PROBES, "/v1/schema/", "/docs")
+
+
 class InstallationMiddleware:
-    """A process that may not act for the installation answers nothing but probes, static files and 503."""
+    """A process that may not act for the installation answers 503 to all but probes, static files and the API's description."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        if not request.path.startswith(PROBES):
+        if not request.path.startswith(_WITHOUT_DATABASE):
             try:
                 START.require()
                 halt = home.LEASE.halt()

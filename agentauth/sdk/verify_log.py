@@ -110,6 +110,11 @@ def parts(line: list[dict[str, Any]]) -> list[Part]:
     return [*found, Part("", first, signed, archived)][::-1]
 
 
+def number_of(place: str) -> int:
+    """What a file is named by; -1 for another name, which is refused where the file is read."""
+    return int(found[1]) if (found := re.fullmatch(r".*/([0-9]{20})(\.json)?", place)) else -1
+
+
 def read(path: Path, place: str) -> bytes:
     data = path.read_bytes() if path.is_file() and path.stat().st_size <= MAX_FILE else b""
     if not data:
@@ -234,7 +239,7 @@ class Log:
     def _checkpoints(self, logs: list[Part]) -> Iterator[Checkpoint]:
         for part in logs:
             for place in self._places(f"{part.folder}checkpoints"):
-                if place > f"{part.folder}checkpoints/{part.signed:020}":
+                if number_of(place) > part.signed:
                     continue
                 mark = self.trust.checkpoint(read(self.folder / place, place), place, part.origin)
                 if place != f"{part.folder}checkpoints/{mark.size:020}":
@@ -247,7 +252,7 @@ class Log:
         previous = None
         for part in logs:
             for place in self._places(f"{part.folder}segments"):
-                if place < f"{part.folder}segments/{part.archived:020}":
+                if number_of(place) < part.archived:
                     previous = self._segment(place, part, previous)
         return previous
 

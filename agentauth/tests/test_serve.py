@@ -15,6 +15,7 @@ from django.core.management import CommandError, call_command
 from agentauth.management.commands import serve
 
 
+@pytest.mark.django_db
 def test_a_port_in_use_stops_it_before_any_link_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
     monkeypatch.setattr(serve, "call_command", lambda name, **_options: called.append(name))

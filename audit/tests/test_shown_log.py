@@ -61,7 +61,7 @@ def test_what_is_json_needs_a_client_that_takes_it(signed_log: Checkpoint) -> No
     for path in JSON_ONLY:
         for accept in ("*/*", "application/json", "text/html, */*;q=0.1"):
             assert get(path, asked()[path], Accept=accept).status_code == 200
-        refused(get(path, asked()[path], Accept="text/plain"), 400, "invalid_request")
+        refused(get(path, asked()[path], Accept="text/plain"), 406, "not_acceptable")
 
 
 def test_only_reading_is_taken_and_head_is_reading(signed_log: Checkpoint) -> None:
