@@ -49,7 +49,6 @@ TOKEN_SIGNING = choice("TOKEN_SIGNING", "direct", ("direct", "delegated"))  # or
 # What the homes of keys need to know, each under its own prefix: {"ADDR": …, "TOKEN": …}.
 VAULT, PKCS11 = section("VAULT_", secrets=("TOKEN", "SECRET_ID")), section("PKCS11_", secrets=("PIN",))
 
-
 SECRET_KEY = secret_key(VAR_DIR, development=DEVELOPMENT)
 # Of an earlier or the next SECRET_KEY: what they made is taken, nothing new is made with them.
 SECRET_KEY_FALLBACKS = secret("SECRET_KEY_FALLBACKS").split()
@@ -198,6 +197,7 @@ REST_FRAMEWORK = {
 }
 
 # Run-time links that run upward (architecture: the stack), named here by dotted path.
+COMMAND_GUARD = "agentauth.startup.check_command"
 AUDIT_SIGNER, AUDIT_KEYS = "kms.services.signer", "kms.services.verification_keys"
 AUDIT_DISABLED_KEYS = "kms.services.disabled_keys"
 AUDIT_OBSERVER, KEY_OBSERVER = "agentauth.metrics.count_events", "agentauth.metrics.observe_key_call"

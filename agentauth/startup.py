@@ -11,10 +11,12 @@ from typing import Final
 
 from django.db import InterfaceError, OperationalError, ProgrammingError, connection
 
-from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
 from audit.roles import missing_rights
 from registry.models import Installation
 from registry.services.installation import disagreement, release_disagreement
+from verifier.models import Home
+from verifier.services.history import hold_of
 
 logger = logging.getLogger(__name__)
 
@@ -120,3 +122,18 @@ def check_start(kind: str = "serving") -> None:
     """For every kind of process, before it does anything: see `Start.check`."""
     START.kind = kind
     START.check()
+
+
+def check_command() -> None:
+    """For a command that changes something: it may act for the installation as a server may.
+
+    A command with another SECRET_KEY would give out codes that no server takes; one on a database that was set back would
+    begin a second history. Raises InvalidStateError, which says what to do, and django.db errors.
+    """
+    row = Installation.objects.filter(pk=Installation.ONLY).values_list("release", "fingerprint").first()
+    release, fingerprint = row or (None, None)
+    if reason := release_disagreement(release) or disagreement(fingerprint):
+        raise InvalidStateError(f"Nothing was done: {reason}.")
+    home = Home.objects.filter(pk=Home.ONLY).first()
+    if home and (hold := hold_of(home)):
+        raise InvalidStateError(f"Nothing was done: {hold.reason}.")

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError, call_command, get_commands, load_command_class
 from django.test import Client
 
 from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
 from agentauth.startup import Start, StartRefusedError, settings_agree
+from audit.management.json_output import JsonCommand
 from audit.models import Event
 from registry.models import Installation
 from registry.services.installation import (
@@ -136,7 +137,7 @@ def test_a_fingerprint_that_changes_stops_a_running_process_until_it_fits(
     settings.REDIS_URL = "redis://elsewhere:6379"
     record(now, "REDIS_URL")
     settings.REDIS_URL = ""
-    for answer in (client.get("/docs/"), client.get("/v1/agents/me"), client.post("/v1/verify")):
+    for answer in (client.get("/sign-in/"), client.get("/v1/agents/me"), client.post("/v1/verify")):
         assert (answer.status_code, answer["Retry-After"]) == (503, "1")
     ready = client.get("/health/ready")
     assert (ready.status_code, ready.json()["checks"]["configuration"]) == (503, "failing")
@@ -210,3 +211,46 @@ def test_a_secret_key_is_rotated_without_a_moment_of_refusals(now: datetime, set
         assert [different(recorded, each) for each in good] == [[], []]
         for each in bad:
             assert different(recorded, each) == ["SECRET_KEY"]
+
+
+def guarded_commands() -> dict[str, bool]:
+    """Whether each command of ours is held to what a server is held to."""
+    found = {}
+    for name, app in get_commands().items():
+        if isinstance(app, str) and not app.startswith(("django.", "rest_framework")):
+            command = load_command_class(app, name)
+            if isinstance(command, JsonCommand):
+                found[name] = command.guarded
+    return found
+
+
+# They only look, or mend what keeps the others from acting.
+FREE = {
+    "check_keys",
+    "continue_after_restore",
+    "grant_serving_role",
+    "grant_verifier_role",
+    "make_subject_key",
+    "record_settings",
+    "verify_audit",
+}
+
+
+def test_all_commands_but_those_that_look_or_mend_are_guarded() -> None:
+    assert {name for name, guarded in guarded_commands().items() if not guarded} == FREE
+
+
+def test_SA_14_a_command_with_another_setting_does_nothing(now: datetime, settings: Any) -> None:
+    record(now)
+    settings.SECRET_KEY = NEW
+    before = Event.objects.count()
+    with pytest.raises(CommandError, match=r"Nothing was done: SECRET_KEY of this process"):
+        call_command("ensure_keys")
+    assert Event.objects.count() == before
+
+
+def test_SA_13_a_command_on_a_held_database_does_nothing(now: datetime) -> None:
+    row, _ = look()
+    Home.objects.filter(pk=row.pk).update(held_at=now, held_because="It was set back.")
+    with pytest.raises(CommandError, match=r"Nothing was done: held since .* continue_after_restore"):
+        call_command("seal_audit")

@@ -45,15 +45,22 @@ def instance() -> Func | Value:
     return Value("sqlite", output_field=CharField())
 
 
+def hold_of(row: Home) -> Halt | None:
+    """Why nothing may be decided on this database until an operator continues; None where it is not held."""
+    if row.held_at is None:
+        return None
+    return Halt(
+        "The registry was restored from a backup. It answers once an operator has decided how it goes on.",
+        f"held since {row.held_at:%Y-%m-%d %H:%M:%S} UTC: {row.held_because} Read docs/restore.md,"
+        " then run manage.py continue_after_restore",
+        check=CHECK,
+    )
+
+
 def halt(row: Home) -> Halt | None:
     """Why nothing may be decided by what a look found, annotated with `instance`; None where its history is as known outside."""
-    if row.held_at is not None:
-        return Halt(
-            "The registry was restored from a backup. It answers once an operator has decided how it goes on.",
-            f"held since {row.held_at:%Y-%m-%d %H:%M:%S} UTC: {row.held_because} Read docs/restore.md,"
-            " then run manage.py continue_after_restore",
-            check=CHECK,
-        )
+    if hold := hold_of(row):
+        return hold
     if not VOUCHED.holds(row):
         return Halt(
             "Whether the database was set back is not known yet. Try again shortly.",

@@ -18,6 +18,7 @@ _QUESTION = (
 
 class Command(JsonCommand):
     help = "Go on with a database that was restored from a backup. Read docs/restore.md first."
+    guarded = False
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)

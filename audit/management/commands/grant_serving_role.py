@@ -15,6 +15,7 @@ class Command(JsonCommand):
     help = (
         "Grant the role named in DATABASE_URL what serving needs; run with DATABASE_OWNER_URL, after migrate."
     )
+    guarded = False
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         role = unquote(urlsplit(settings.DATABASE_URL).username or "")

@@ -11,6 +11,7 @@ from audit.roles import RoleError, grant_verifier_role
 
 class Command(JsonCommand):
     help = "Grant ROLE what the verifier's processes need; run with DATABASE_OWNER_URL, after migrate."
+    guarded = False
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)

@@ -18,6 +18,7 @@ KEY_BYTES = 32
 
 class Command(JsonCommand):
     help = "Write a new subject key to FILE, which must not exist. Nothing is printed but the names of its versions."
+    guarded = False
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
