@@ -59,6 +59,11 @@ def signing(now: datetime) -> list[str]:
     return []
 
 
+def continuing(now: datetime) -> list[str]:
+    """A database that was restored, which nothing outside tells of."""
+    return [*signing(now), "--undetected", "--yes", "--operator", "alice"]
+
+
 def moving(now: datetime) -> list[str]:
     """The log's store, which settings then name no more."""
     signing(now)
@@ -95,6 +100,7 @@ GOOD: dict[str, list[Callable[[ServiceProvider, datetime], list[str]]]] = {
     "move_audit_store": [lambda _provider, now: moving(now)],
     "archive_audit": [lambda _provider, _now: []],
     "restore_audit": [lambda _provider, _now: [], lambda _provider, _now: ["--first", "0", "--end", "1"]],
+    "continue_after_restore": [lambda _provider, now: continuing(now)],
     "expire": [lambda _provider, _now: []],
     "load_demo": [lambda _provider, _now: []],
     "verifier_home": [
@@ -215,6 +221,15 @@ BAD = {
     "move_audit_store": [[], ["--from"], ["--lost"], ["--lost", "--from", "file:x"], ["--lost", "more"]],
     "archive_audit": [["more"]],
     "restore_audit": [["--first"], ["--first", "x"], ["more"]],
+    # Nothing is held.
+    "continue_after_restore": [
+        [],
+        ["--operator"],
+        ["--operator", "alice", "--yes"],
+        ["--operator", " ", "--undetected", "--yes"],
+        ["--operator", "\udcff", "--undetected", "--yes"],
+        ["--operator", "alice", "--yes", "more"],
+    ],
     "expire": [["more"]],
     "load_demo": [["more"]],
     # No REDIS_URL is set.
@@ -241,6 +256,25 @@ def test_wrong_arguments_end_with_one_clear_line(name: str, settled: ServiceProv
         assert "\n" not in said, arguments
         assert not re.search(r"Error\(|Traceback|object at 0x", said), arguments
         assert [Human.objects.count(), ServiceProvider.objects.count(), Key.objects.count()] == before
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("said", ["", "no\n", "y\n"], ids=["nothing", "no", "y"])
+def test_what_cannot_be_undone_needs_a_yes(
+    said: str, settled: ServiceProvider, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signing(now)
+    monkeypatch.setattr(sys, "stdin", StringIO(said))
+    out, err = StringIO(), StringIO()
+    arguments = ["--operator", "alice", "--undetected", "--json"]
+    with pytest.raises(CommandError, match=r"Nothing was changed\."):
+        call_command("continue_after_restore", *arguments, stdout=out, stderr=err)
+    # The question is no part of the answer.
+    assert out.getvalue() == ""
+    assert "Continue? [yes/no]" in err.getvalue()
+    monkeypatch.setattr(sys, "stdin", StringIO("yes\n"))
+    call_command("continue_after_restore", *arguments, stdout=out, stderr=err)
+    assert json.loads(out.getvalue())["log"]
 
 
 def test_every_command_has_its_wrong_arguments() -> None:

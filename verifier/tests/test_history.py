@@ -1,6 +1,7 @@
 """After a start of the database nothing is decided before its history was compared, and nothing while it is held (SA-13)."""
 
 import time
+import uuid
 from datetime import datetime
 
 import pytest
@@ -18,6 +19,20 @@ from verifier.services.marking import mark_history
 from verifier.services.watching import News, Watcher
 
 pytestmark = pytest.mark.django_db
+
+ANY = uuid.UUID(int=1)
+# What is asked for, as a column of docs/failure-modes.md, and where.
+ACTS = {
+    "verify": ("/v1/verify", "/v1/verify/batch", "/v1/introspect"),
+    "issue a token": ("/v1/tokens",),
+    "approve, revoke": (
+        f"/approvals/{ANY}/decide",
+        f"/agents/{ANY}/revoke",
+        f"/v1/grants/{ANY}/revoke",
+        "/v1/revoke",
+    ),
+    "pages": ("/", "/sign-in/", "/approvals/", f"/approvals/{ANY}/", "/activity/"),
+}
 
 
 @pytest.fixture
@@ -92,6 +107,31 @@ def test_SA_13_where_nothing_can_be_asked_nothing_is_decided_yet(
     assert Home.objects.get().held_at is None
     finds(monkeypatch, None)
     assert may_work()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ContradictedError("It was set back."), "restored from a backup"),
+        (TemporarilyUnavailableError(), "not known yet"),
+    ],
+    ids=["set back", "not known yet"],
+)
+@pytest.mark.parametrize(("act", "paths"), ACTS.items(), ids=[act.replace(",", "") for act in ACTS])
+def test_SA_13_meanwhile_every_act_is_503(
+    vouched: history.Vouched,
+    monkeypatch: pytest.MonkeyPatch,
+    act: str,
+    paths: tuple[str, ...],
+    error: Exception,
+    told: str,
+) -> None:
+    finds(monkeypatch, error)
+    for path in paths:
+        client = Client()
+        answer = client.get(path) if act == "pages" else client.post(path)
+        assert (answer.status_code, "Retry-After" in answer.headers) == (503, True), path
+        assert told in answer.content.decode(), path
 
 
 def test_SA_13_a_redis_that_is_away_is_waited_for_ten_seconds(

@@ -1,5 +1,6 @@
 """`continue_after_restore`: this database, which was set back, is the registry's history from now on."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -31,7 +32,9 @@ class Command(JsonCommand):
         )
 
     def act(self, **options: Any) -> Mapping[str, Any]:
-        if not options["yes"] and input(_QUESTION).strip() != "yes":
+        if not options["operator"].strip():
+            raise CommandError("Name the operator who decides: it stands in the log.")
+        if not options["yes"] and not self._agreed():
             raise CommandError("Nothing was changed.")
         done = continue_after_restore(
             operator=options["operator"],
@@ -40,6 +43,12 @@ class Command(JsonCommand):
             now=timezone.now(),
         )
         return asdict(done)
+
+    def _agreed(self) -> bool:
+        # Not on stdout, which is the answer's; and where nobody can say anything, nobody agreed.
+        self.stderr.write(_QUESTION, str, ending="")
+        self.stderr.flush()
+        return sys.stdin.readline().strip() == "yes"
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         yield (
