@@ -253,9 +253,8 @@ def suspended_human(world: World) -> None:
 
 
 def suspended_provider(world: World) -> None:
-    service_providers.suspend_service_provider(
-        service_provider=world.place.provider, actor=SYSTEM, now=world.now
-    )
+    provider = world.place.provider
+    service_providers.suspend_service_provider(service_provider=provider, actor=SYSTEM, now=world.now)
 
 
 def second_secret(world: World) -> None:
