@@ -88,8 +88,8 @@ class LogClient:
             try:
                 async with open_client(url, self._transport) as client:
                     response = await client.get(url, params=query)
-            except httpx.TransportError:
-                error = unreachable(self.registry_url)
+            except httpx.TransportError as failure:
+                error = unreachable(self.registry_url, failure)
             else:
                 if response.is_success:
                     return response.content

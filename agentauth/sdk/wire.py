@@ -146,8 +146,8 @@ class Registry:
                         content=body,  # 2
                         headers={**headers, "DPoP": proof, "Accept": "application/json"},
                     )
-            except httpx.TransportError:
-                error = unreachable(self.url)
+            except httpx.TransportError as failure:
+                error = unreachable(self.url, failure)
             else:
                 if response.is_success:
                     self.nonce.take(response.headers, sent=nonce, refused=False)
@@ -172,7 +172,16 @@ def heals(status: int, error: AgentAuthError) -> bool:
     return status == httpx.codes.SERVICE_UNAVAILABLE or error.code == "idempotency_in_progress"
 
 
-def unreachable(url: str) -> AgentAuthError:
+def unreachable(url: str, failure: Exception | None = None) -> AgentAuthError:
+    """What a caller is told where no answer came; `failure` is the last one of the transport."""
+    cause: BaseException | None = failure
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return TemporarilyUnavailableError(
+                f"The certificate of {url} is not trusted: {cause.verify_message}. If it is yours, name the file of its"
+                " authority in SSL_CERT_FILE."
+            )
+        cause = cause.__cause__ or cause.__context__
     return TemporarilyUnavailableError(f"The registry at {url} cannot be reached. Is it running?")
 
 

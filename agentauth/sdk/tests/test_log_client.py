@@ -1,8 +1,12 @@
 """The client of the public log believes what pinned keys signed and what the mathematics show, and nothing else."""
 
 import asyncio
+import ssl
+import threading
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -19,6 +23,7 @@ from agentauth.protocol.errors import (
 )
 from agentauth.sdk import LogClient
 from agentauth.sdk.tests.log_folders import LOG_KEY, NEXT_KEY, STRANGER, WITNESS_KEY, Key, MadeLog, b64u
+from tests.nginx import self_signed
 
 URL = "https://log.example"
 LOG = MadeLog()
@@ -165,6 +170,28 @@ def test_what_may_heal_is_tried_again_and_then_said() -> None:
     with pytest.raises(TemporarilyUnavailableError, match="cannot be reached"):
         run(log.checkpoint())
     assert len(shown.asked) == 4
+
+
+async def no_pause(*_: object) -> None:
+    """The tries follow each other at once."""
+
+
+def test_a_certificate_that_is_not_trusted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.setattr("agentauth.sdk.wire.pause", no_pause)
+    monkeypatch.setattr("agentauth.sdk.log_client.pause", no_pause)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(self_signed(tmp_path), tmp_path / "proxy.key")
+    server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        with pytest.raises(TemporarilyUnavailableError, match=r"is not trusted: .*SSL_CERT_FILE"):
+            run(LogClient(f"https://localhost:{server.server_port}", [LOG_KEY.vkey]).checkpoint())
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
@@ -54,7 +55,11 @@ class Command(JsonCommand):
         else:
             yield f"Open this link once, until {until}, and make your passkey:"
             yield f"  {result['url']}"
-            yield f"A new one: {_python()} manage.py setup_link"
+            yield (
+                f"A new one: {_python()} manage.py setup_link"
+                if settings.DEVELOPMENT
+                else "For a new one, run this again."
+            )
 
 
 def _address(text: str) -> str:
