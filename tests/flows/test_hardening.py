@@ -133,7 +133,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int, Any]]:
     yield "404 page", 404, get("/nowhere", Accept="text/html")
     yield "405", 405, client.put("/sign-in/", secure=True, headers=host | {"Origin": "http://localhost:8000"})
     yield "403", 403, client.post("/sign-out/", secure=True, headers=host)
-    yield "host", 400, get("/health/live", Host="evil.example")
+    yield "host", 400, get("/sign-in/", Host="evil.example")
     yield "path", 404, get("/v1/agents%00")
     body = b"{" + b" " * 70_000
     origin = host | {"Origin": "http://localhost:8000"}
