@@ -42,7 +42,7 @@ SECTIONS = (
     "7. Tables and keys",
     "8. Processes",
     "9. nginx",
-    "10. Is it well?",
+    "10. Check that it works",
     "Celery instead of `jobs`",
 )
 _FOLDERS = (
