@@ -153,7 +153,7 @@ def test_SA_13_nothing_is_continued_that_is_not_held_unless_it_is_said(store: St
     with pytest.raises(InvalidStateError, match="Nothing is held"):
         go_on()
     assert go_on(undetected=True).log
-    with pytest.raises(InvalidStateError, match="The log goes on as"):
+    with pytest.raises(InvalidStateError, match="The log has continued as"):
         go_on()
 
 

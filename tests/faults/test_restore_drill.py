@@ -68,7 +68,7 @@ def test_SA_13_nothing_is_answered_until_an_operator_continues(place: RestoreSta
         server.launch()
     place.until_held()
     assert place.sql("SELECT size FROM audit_head") == size
-    assert "The log goes on as" in place.as_printed("continue", OPERATOR="alice")
+    assert "The log continues as" in place.as_printed("continue", OPERATOR="alice")
     place.until_it_decides()
     place.until_outside()
     assert "THE LOG BREAKS after" in place.as_printed("verify", code=1)
