@@ -166,4 +166,7 @@ def refuse_unknown() -> None:
         if name.startswith(_OURS) and name not in _KNOWN and not _OF_SERVICES.fullmatch(name)
     )
     if unknown:
-        refuse("E025", f"There is no setting {' or '.join(unknown)}: correct the name, or unset it.")
+        refuse(
+            "E025",
+            f"There is no setting {' or '.join(unknown)}: correct the name of the variable, or unset it.",
+        )

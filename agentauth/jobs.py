@@ -89,7 +89,9 @@ def may_act() -> bool:
         START.require()
         return home.LEASE.halt() is None
     except (Error, TemporarilyUnavailableError) as error:
-        logger.error("jobs: not running, since the database does not answer whether this process may act: %s", error)  # noqa: TRY400 — the database says the rest
+        logger.error(
+            "jobs: not running, since the database does not answer whether this process may act: %s", error
+        )  # noqa: TRY400 — the database says the rest
         close_old_connections()
         return False
 

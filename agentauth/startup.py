@@ -81,7 +81,8 @@ class Start:
             raise SystemExit(f"agentauth: not started: {error}") from None
         except _AWAY as error:
             logger.warning(
-                "the database is unavailable; answering 503 until the checks at startup have passed: %s", error
+                "the database is unavailable; answering 503 until the checks at startup have passed: %s",
+                error,
             )
             self.pending = True
         finally:

@@ -64,7 +64,9 @@ def names_outside(store: Store) -> set[str]:
     for key in store.keys(PREFIX):
         name = key.removeprefix(PREFIX).removesuffix(".json")
         if not _NAME.fullmatch(name) or key != key_of_break(name):
-            raise ContradictedError(f"{key} in the store outside is not the record of a break: something else wrote it.")
+            raise ContradictedError(
+                f"{key} in the store outside is not the record of a break: something else wrote it."
+            )
         found.add(name)
     return found
 
@@ -187,7 +189,9 @@ def read_break(store: Store, name: str) -> dict[str, Any]:
     try:
         return dict(read_object(store.get(key_of_break(name)) or b"", max_bytes=MAX_SMALL_BYTES))
     except EncodingError as error:
-        raise ContradictedError(f"{key_of_break(name)} outside is no record of a break.") from error
+        raise ContradictedError(
+            f"{key_of_break(name)} in the store outside is malformed: it is not the record of a break."
+        ) from error
 
 
 def lineage(store: Store) -> list[LogBreak]:
@@ -200,7 +204,9 @@ def lineage(store: Store) -> list[LogBreak]:
     name, found = max(records.keys() - lost, default=""), list[LogBreak]()
     while name:
         if name not in records or len(found) > len(records):
-            raise ContradictedError(f"The store outside has no {key_of_break(name)}, the record of a break that a later log builds on.")
+            raise ContradictedError(
+                f"The store outside has no {key_of_break(name)}, the record of a break that a later log builds on."
+            )
         found.append(records[name])
         name = found[-1].previous
     return found[::-1]
@@ -210,7 +216,9 @@ def check_records(store: Store) -> None:
     """See that this database knows every log in the store outside, with the same record. Raises ContradictedError."""
     for row in LogBreak.objects.all():
         if store.get(key_of_break(row.name)) not in {None, break_record(row)}:
-            raise ContradictedError(f"{key_of_break(row.name)} in the store outside differs from the break that this database recorded.")
+            raise ContradictedError(
+                f"{key_of_break(row.name)} in the store outside differs from the break that this database recorded."
+            )
     if unknown := names_outside(store) - known_names():
         raise ContradictedError(
             f"The log {max(unknown)} was begun after a restore, and this database does not know it: it is older than that."
@@ -262,7 +270,9 @@ def _parsed(store: Store, name: str) -> LogBreak:
             ],
         )
     except (KeyError, InvalidRequestError, EncodingError) as error:
-        raise ContradictedError(f"{key_of_break(name)} outside is no record of a break.") from error
+        raise ContradictedError(
+            f"{key_of_break(name)} in the store outside is malformed: it is not the record of a break."
+        ) from error
     if row.name != name:
         raise ContradictedError(f"{key_of_break(name)} in the store outside is the record of another break.")
     return row

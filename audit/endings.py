@@ -74,7 +74,9 @@ def read_endings(store: Store, folder: str, *, after: int) -> Iterator[Ending]:
                 kind, ended = items(each, "ending", maximum=2)
                 yield Ending(text(kind, "kind", maximum=64), text(ended, "id", maximum=64))
         except (EncodingError, InvalidRequestError, ValueError) as error:
-            raise ContradictedError(f"{key} in the store outside does not say what ended: it is malformed.") from error
+            raise ContradictedError(
+                f"{key} in the store outside does not say what ended: it is malformed."
+            ) from error
 
 
 def _key(size: int, part: int) -> str:

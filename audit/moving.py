@@ -41,13 +41,19 @@ def move_store(*, source: str | None, actor: Actor, now: datetime) -> Mapping[st
     if not settings.AUDIT_STORE:
         raise MovingError("AUDIT_STORE is not set: set it to the store to move to.")
     if not former:
-        raise MovingError(f"The log's copies are already in {store_name()}, or there are none yet: nothing to move.")
+        raise MovingError(
+            f"The log's copies are already in {store_name()}, or there are none yet: nothing to move."
+        )
     if source is not None and name_of(source) != former:
-        raise MovingError(f"The log's copies are in {former}, not in {name_of(source)}: pass the former with --from.")
+        raise MovingError(
+            f"The log's copies are in {former}, not in {name_of(source)}: pass the former with --from."
+        )
     target = store_at(settings.AUDIT_STORE)
     # 1. The database knows everything in both stores, and the log never left the new one.
     if target.get(MOVED) is not None:
-        raise MovingError(f"The log has left {store_name()} before and cannot return to it: set AUDIT_STORE to a new prefix.")
+        raise MovingError(
+            f"The log has left {store_name()} before and cannot return to it: set AUDIT_STORE to a new prefix."
+        )
     _check_known(settings.AUDIT_STORE)
     if source is not None:
         _check_known(source)
@@ -93,7 +99,9 @@ def _copy_all(source: Store, target: Store) -> int:
 def _copy(source: Store, target: Store, key: str, draft: Path) -> None:
     with draft.open("xb") as file:
         if not source.fetch(key, file):
-            raise MovingError(f"{source!r} lists {key} but does not return it: restore that object, then run this again.")
+            raise MovingError(
+                f"{source!r} lists {key} but does not return it: restore that object, then run this again."
+            )
     target.put_once(key, draft)
     draft.unlink()
 

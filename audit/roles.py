@@ -213,7 +213,7 @@ def _known_columns() -> dict[str, set[str]]:
 
 
 def _known_part(row: _Held, known: Mapping[str, set[str]]) -> _Held:
-    """The row of the query without what this code does not know. A month of the log counts as known: nobody may touch one by its name."""
+    """The row without tables and columns that this code does not know. A partition of the log counts as known: no role may use it directly."""
     table, right, whole, columns = row
     if table in known:
         return table, right, whole, columns if whole else [each for each in columns if each in known[table]]

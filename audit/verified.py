@@ -74,13 +74,17 @@ def verify_on(
     note = _note_of(proof, since, now)
     if proof.point is None or note is None:
         return Outcome(
-            proof.verdict, kept=False, remark=remark or "No key that counts has signed the log yet: run manage.py seal_audit."
+            proof.verdict,
+            kept=False,
+            remark=remark or "No key that counts has signed the log yet: run manage.py seal_audit.",
         )
     try:
         _write(state, Verified(proof.point, note, following))
     except OSError as error:
         return Outcome(
-            proof.verdict, kept=False, remark=f"{state} cannot be written: {error.strerror or error}. Correct that, or name another file with --state."
+            proof.verdict,
+            kept=False,
+            remark=f"{state} cannot be written: {error.strerror or error}. Correct that, or name another file with --state.",
         )
     return Outcome(proof.verdict, kept=True, remark=remark)
 

@@ -56,7 +56,7 @@ def is_plain(operation: Operation, made: set[str]) -> bool:
 
 
 def doubtful(migration: Any) -> list[str]:
-    """Its operations that nobody can see to be harmless."""
+    """Its operations that are not plainly harmless."""
     operations = flat(migration.operations)
     made = {each.name.lower() for each in operations if isinstance(each, migrations.CreateModel)}
     return [each.describe() for each in operations if not is_plain(each, made)]

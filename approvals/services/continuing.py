@@ -107,7 +107,9 @@ def _held(*, undetected: bool) -> Home:
     row, _now = look()
     if row.held_at is None and not undetected:
         begun = current_break()
-        since = f" The log has continued as {begun.name} since {begun.at:%Y-%m-%d %H:%M:%S} UTC." if begun else ""
+        since = (
+            f" The log has continued as {begun.name} since {begun.at:%Y-%m-%d %H:%M:%S} UTC." if begun else ""
+        )
         raise InvalidStateError(
             f"Nothing is held: this database is as new as what is known outside.{since} If you did restore a backup, run this"
             " again with --undetected."
@@ -149,7 +151,9 @@ def _swap(row: Home, name: str, epoch: int) -> None:
         back_after=0,
     )
     if not swapped:
-        raise InvalidStateError("Another operator has just continued: nothing was done here. Check /health/ready.")
+        raise InvalidStateError(
+            "Another operator has just continued: nothing was done here. Check /health/ready."
+        )
 
 
 def _people_first(endings: tuple[Ending, ...]) -> list[Ending]:

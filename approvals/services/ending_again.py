@@ -68,7 +68,9 @@ def end_again(ending: Ending, *, actor: Actor, now: datetime) -> bool:
     """
     end = _ENDS.get(ending.kind)
     if end is None:
-        raise InvalidStateError(f"An ending of kind {ending.kind} cannot be ended again by this version: run a release that knows it.")
+        raise InvalidStateError(
+            f"An ending of kind {ending.kind} cannot be ended again by this version: run a release that knows it."
+        )
     row = end.rows.filter(**{end.field: ending.id}).first()
     if row is None:
         return False

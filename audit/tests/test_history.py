@@ -1,4 +1,4 @@
-"""A database that was set back is told from one that is as new as what is known outside (SA-13)."""
+"""A database that was set back is detected by what is known outside (SA-13)."""
 
 from datetime import datetime
 from pathlib import Path

@@ -106,7 +106,7 @@ def test_SA_13_a_second_story_under_a_changed_store_is_not_signed(
         places.name(places.new)
         with pytest.raises(StoreChangedError):
             checkpoint_log(now=now + 2 * EVERY)
-        # Nor does the command help whoever wants to forget: the old store knows more than the database.
+        # The command does not help an attacker drop events: the old store knows more than the database.
         with pytest.raises(CommandError, match="set back"):
             move("--from", f"file:{places.old}")
         assert not (places.old / MOVED).exists()

@@ -162,7 +162,9 @@ def record_settings(*, change: Iterable[str] = (), actor: Actor, now: datetime) 
         # A setting that an earlier version did not record is new, not changed.
         if unnamed := set(different(old, own)) & set(old) - set(change):
             names = " ".join(sorted(unnamed))
-            raise InvalidStateError(f"Other settings differ from what is recorded: {names}. Correct them in this environment, or name them in --change too.")
+            raise InvalidStateError(
+                f"Other settings differ from what is recorded: {names}. Correct them in this environment, or name them in --change too."
+            )
         if changed or row is None:
             _keep_subjects(old.get("SUBJECT_KEY"), own["SUBJECT_KEY"])
             Installation.objects.update_or_create(

@@ -62,7 +62,7 @@ def test_SA_13_nothing_is_answered_until_an_operator_continues(place: RestoreSta
         assert httpx.get(f"{place.servers[where].url}/health/live").status_code == 200
     assert story.reader.api("POST", "/v1/tokens", {"grant_id": story.reader.grant_id}).status_code == 503
     assert story.admin.http.get("/approvals/").status_code == 503
-    # A restart skips nothing, and nobody writes another history.
+    # A restart skips nothing, and no process writes another history.
     for server in (*place.servers.values(), *place.jobs):
         server.stop()
         server.launch()

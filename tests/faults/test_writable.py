@@ -36,7 +36,7 @@ def turns(registry: LiveRegistry, state: str) -> None:
     until(lambda: checks(registry)["writable"] == state, f"`writable` does not become {state}", 60)
 
 
-def test_RF_3_a_standby_that_goes_and_comes_is_told_and_one_connection_waits(tmp_path: Path) -> None:
+def test_RF_3_a_lost_standby_is_reported_and_one_connection_waits(tmp_path: Path) -> None:
     with postgres.server() as primary, postgres.replica(primary) as replica:
         registry = started(tmp_path, primary.url)
         try:

@@ -46,7 +46,7 @@ class Installation:
             "REDIS_URL": redis_url,
             "AUDIT_STORE": f"file:{folder / 'audit'}",
             "KEY_BACKEND": "vault",
-            # Nobody is there: no test here signs anything.
+            # No KMS runs here: no test here signs anything.
             "VAULT_ADDR": "http://127.0.0.1:9",
             "VAULT_TOKEN": "a-token",
             "CELERY_BROKER_URL": f"{redis_url}/1",
@@ -127,7 +127,7 @@ def until(holds: Any) -> Any:
 
 
 def ask(port: int, method: str, path: str) -> httpx.Response:
-    """As the proxy asks; 0 for a status while nobody is there."""
+    """As the proxy asks; status 0 while nothing listens."""
     with contextlib.suppress(httpx.TransportError):
         return httpx.request(
             method,

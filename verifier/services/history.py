@@ -50,7 +50,7 @@ def hold_of(row: Home) -> Halt | None:
     if row.held_at is None:
         return None
     return Halt(
-        "The registry was restored from a backup. It answers once an operator has decided how it goes on.",
+        "The registry was restored from a backup. It answers again once an operator has decided how to continue.",
         f"held since {row.held_at:%Y-%m-%d %H:%M:%S} UTC: {row.held_because} Read docs/restore.md,"
         " then run manage.py continue_after_restore",
         check=CHECK,
@@ -151,4 +151,7 @@ def hold(row: Home, because: str) -> None:
         held = Home.objects.filter(pk=Home.ONLY, held_at=None).update(held_at=now, held_because=because)
     row.held_at, row.held_because = row.held_at or now, row.held_because or because
     if held:
-        logger.error("the database is held, nothing is decided until an operator continues (docs/restore.md): %s", because)
+        logger.error(
+            "the database is held, nothing is decided until an operator continues (docs/restore.md): %s",
+            because,
+        )

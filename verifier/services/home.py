@@ -131,7 +131,9 @@ class Lease:
         self._look_again()
         last = self._last
         if last is None or self._age_of(last) > LEASE_SECONDS:
-            raise TemporarilyUnavailableError("This process cannot check now whether it may act. Try again shortly.")
+            raise TemporarilyUnavailableError(
+                "This process cannot check now whether it may act. Try again shortly."
+            )
         return last.halt
 
     def check_halt(self) -> None:

@@ -33,7 +33,7 @@ def read_mark() -> Mark | None:
 def advance_mark(mark: Mark, *, instead_of: Mark | None = None) -> Mark | None:
     """Move the mark forward, and return the previous one.
 
-    What another log left stays, but for exactly `instead_of`. Raises TemporarilyUnavailableError.
+    A mark of another log is kept, unless it equals `instead_of`. Raises TemporarilyUnavailableError.
     """
     replaced = instead_of.text if instead_of else ""
     arguments = [mark.name or "-", mark.size, mark.text, replaced]
@@ -44,7 +44,9 @@ def _parsed(told: Any) -> Mark | None:
     try:
         return None if told is None else Mark.parse(told.decode())
     except ValueError:
-        raise TemporarilyUnavailableError("The Redis key aa:history does not hold a mark of this registry. Check that REDIS_URL names its Redis.") from None
+        raise TemporarilyUnavailableError(
+            "The Redis key aa:history does not hold a mark of this registry. Check that REDIS_URL names its Redis."
+        ) from None
 
 
 def _ask(question: Callable[[Any], _T]) -> _T:

@@ -107,5 +107,5 @@ class Command(BaseCommand):
 
 
 def _log_failure(job: Job, error: Exception) -> None:
-    logger.error("jobs: %s did not come to its end", job.name, exc_info=error)
+    logger.error("jobs: %s failed, and will run again", job.name, exc_info=error)
     close_old_connections()

@@ -23,7 +23,9 @@ class Command(JsonCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("--operator", required=True, help="the name of the person who decides; recorded in the log")
+        parser.add_argument(
+            "--operator", required=True, help="the name of the person who decides; recorded in the log"
+        )
         parser.add_argument("--yes", action="store_true", help="do not ask")
         parser.add_argument(
             "--undetected",
@@ -33,7 +35,9 @@ class Command(JsonCommand):
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         if not options["operator"].strip():
-            raise CommandError("--operator is empty: give the name of the person who decides. It is recorded in the log.")
+            raise CommandError(
+                "--operator is empty: give the name of the person who decides. It is recorded in the log."
+            )
         if not options["yes"] and not self._agreed():
             raise CommandError("Nothing was changed: the answer was not yes. Answer yes, or use --yes.")
         done = continue_after_restore(

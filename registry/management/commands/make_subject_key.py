@@ -37,7 +37,9 @@ class Command(JsonCommand):
         try:
             descriptor = os.open(Path(options["file"]), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
-            raise InvalidRequestError(f"{options['file']} cannot be created: {error.strerror}. Name a new file in a writable folder.") from error
+            raise InvalidRequestError(
+                f"{options['file']} cannot be created: {error.strerror}. Name a new file in a writable folder."
+            ) from error
         with os.fdopen(descriptor, "w") as file:
             file.write(text)
             file.flush()
