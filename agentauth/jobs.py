@@ -89,9 +89,8 @@ def may_act() -> bool:
         START.require()
         return home.LEASE.halt() is None
     except (Error, TemporarilyUnavailableError) as error:
-        logger.error(
-            "jobs: not running, since the database does not answer whether this process may act: %s", error
-        )  # noqa: TRY400 — the database says the rest
+        # No traceback: the database logs the rest.
+        logger.error("jobs: not run, since it is not known whether this process may act: %s", error)  # noqa: TRY400
         close_old_connections()
         return False
 

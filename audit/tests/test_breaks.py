@@ -105,7 +105,7 @@ def test_a_break_that_is_not_where_the_tree_was_is_refused(store: Store, now: da
     proving.grow(3, now=now)
     row = broken(now)
     row.root = b"r" * 32
-    with pytest.raises(ContradictedError, match="not those that the break"):
+    with pytest.raises(ContradictedError, match="are not the ones that the break"):
         check_breaks([row])
 
 
