@@ -63,7 +63,7 @@ def doubtful(migration: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("app", BEFORE)
-def test_what_older_code_could_notice_says_why_it_goes_on(app: str) -> None:
+def test_a_change_older_code_can_notice_says_why_it_is_safe(app: str) -> None:
     for name, migration in after(app):
         if found := doubtful(migration):
             told = getattr(migration, "beside_older_code", "")

@@ -112,7 +112,7 @@ def test_SA_13_a_second_story_under_a_changed_store_is_not_signed(
         assert not (places.old / MOVED).exists()
 
 
-def test_a_moved_store_has_everything_and_the_log_goes_on(
+def test_a_moved_store_has_everything_and_the_log_continues(
     places: Places, grow: Grow, now: datetime, settings: Settings
 ) -> None:
     files = {path.relative_to(places.old): path.read_bytes() for path in _files(places.old)}

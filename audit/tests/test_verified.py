@@ -240,7 +240,7 @@ def proving_signer(now: datetime) -> LocalSigner:
         '{"version":1,"checkpoint":"x","link":"","at":0,"end":0,"event":null}',
     ],
 )
-def test_a_file_that_is_no_state_is_neither_read_nor_replaced(state: Path, text: str) -> None:
+def test_another_file_is_neither_read_nor_replaced(state: Path, text: str) -> None:
     state.write_text(text)
     with pytest.raises(CommandError, match="is not what verify_audit writes"):
         go_on()

@@ -180,7 +180,7 @@ def test_SA_11_an_idle_connection_is_kept_for_longer_than_a_proxy_keeps_it(serve
         assert next_answer(connection).status == 200
 
 
-def test_SA_11_beyond_a_quarter_that_idle_the_next_is_told_the_end(web: LiveServer) -> None:
+def test_SA_11_beyond_a_quarter_idle_the_next_answer_says_close(web: LiveServer) -> None:
     most = web_server.worker_connections // 4
     with ExitStack() as opened:
         answers = []
