@@ -118,7 +118,7 @@ def test_no_migration_copies_or_locks_the_log(name: str, operations: Sequence[Op
         ("0008_dropped_months", False),
     ],
 )
-def test_those_that_did_are_told_from_the_one_that_did_not(name: str, copies: bool) -> None:
+def test_only_migrations_that_copy_the_log_are_found(name: str, copies: bool) -> None:
     migration = MigrationLoader(None).disk_migrations["audit", name]
     assert bool(list(offences(migration.operations))) is copies
 
