@@ -1,4 +1,4 @@
-"""The Celery app: the jobs as tasks, for those who run Celery anyway. Everybody else runs `manage.py jobs`."""
+"""The Celery app: the jobs as tasks, for operators who already run Celery. All others run `manage.py jobs`."""
 
 import logging
 import os
@@ -20,15 +20,15 @@ from agentauth.startup import check_start  # noqa: E402
 app = Celery("agentauth")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.conf.update(
-    # A thread for each job, and each runs once at a time (`Job.do`): none holds up another, in one process for all of them.
+    # One thread per job, and one run of a job at a time (`Job.do`), so no job blocks another in this one process.
     worker_pool="threads",
     worker_concurrency=len(JOBS),
-    # A run that no worker took until the next is due is dropped.
+    # Drop a run that no worker takes before the next one is due.
     beat_schedule={
         job.name: {"task": job.name, "schedule": job.seconds, "options": {"expires": job.seconds}}
         for job in JOBS
     },
-    # In memory: the image's user may write nowhere near, and a restart of beat makes each job wait for one period at most.
+    # In memory: the image's user cannot write to the working directory, and after a restart of beat a job is at most one period late.
     beat_scheduler="celery.beat:Scheduler",
     task_ignore_result=True,
     broker_connection_retry_on_startup=True,
@@ -48,7 +48,7 @@ for _job in JOBS:
 
 @setup_logging.connect  # type: ignore[untyped-decorator]  # celery has no types
 def keep_log_lines(loglevel: int = logging.WARNING, **_: Any) -> None:
-    """Leave the log as Django set it up: its lines look like those of every other process. `-l` is heard for Celery's own."""
+    """Keep Django's logging, so that lines look like those of every other process. `-l` sets the level of Celery's own logger."""
     logging.getLogger("celery").setLevel(min(loglevel, logging.getLogger().level))
 
 
@@ -61,7 +61,7 @@ def _without_banner(program: Any) -> Any:
 
 
 app.Worker, app.Beat = _without_banner(app.Worker), _without_banner(app.Beat)
-# What a worker says past the log when it is told to stop.
+# A worker prints this to the terminal when it is asked to stop, bypassing the log.
 worker_program.safe_say = lambda *_: None
 logging.captureWarnings(capture=True)
 
@@ -69,9 +69,9 @@ logging.captureWarnings(capture=True)
 @worker_init.connect  # type: ignore[untyped-decorator]
 @beat_init.connect  # type: ignore[untyped-decorator]
 def _check_start(**_: object) -> None:
-    """Raises SystemExit, also where no broker is named: Celery would look for one on this host."""
+    """Raises SystemExit, also if no broker is configured: Celery would look for one on this host."""
     stop_if_unsafe()
     if not app.conf.broker_url:
-        raise SystemExit("CELERY_BROKER_URL must name the broker, as redis://host:port/db.")
+        raise SystemExit("CELERY_BROKER_URL is not set: set it to the broker, as redis://host:port/db.")
     check_start()
     listen()

@@ -42,7 +42,7 @@ def production_is_safe(**_kwargs: Any) -> list[Error]:
         (
             "E004",
             all(map(_is_random, (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS))),
-            f"SECRET_KEY, and each of SECRET_KEY_FALLBACKS, must have at least {MIN_SECRET_CHARACTERS} random characters.",
+            f"SECRET_KEY and each of SECRET_KEY_FALLBACKS must have at least {MIN_SECRET_CHARACTERS} random characters.",
         ),
         (
             "E005",
@@ -117,7 +117,7 @@ def origins_are_host_names(**_kwargs: Any) -> list[Error]:
 
 @register()
 def places_can_be_read(**_kwargs: Any) -> list[Error]:
-    """Development too: what Redis, store and broker are named by. Whether they are there is not asked. No URL is shown."""
+    """In development too, the addresses of Redis, store and broker must parse. Does not connect, and shows no URL."""
     found = []
     try:
         if settings.REDIS_URL:

@@ -1,4 +1,4 @@
-"""What an installation still lacks, for `manage.py check --deploy`: in the order in which to do it, each step with its command."""
+"""`manage.py check --deploy`: the steps that an installation still lacks, in the order in which to do them."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -25,14 +25,14 @@ def _is_migrated() -> bool:
         executor = MigrationExecutor(connection)
     except ProgrammingError as error:
         if getattr(error.__cause__, "sqlstate", "") == _NO_RIGHT:
-            # It was begun, and whether it is done only a role with rights can see: that is the next step.
+            # The migration was begun. Only a role with rights can see whether it is done, and granting them is the next step.
             return True
         raise
     return not executor.migration_plan(executor.loader.graph.leaf_nodes())
 
 
 def _may_serve() -> bool:
-    # Of tables that are not there yet no right is missing.
+    # Without tables, no right on them is reported as missing.
     return _is_migrated() and not missing_rights("serving")[1]
 
 
@@ -49,27 +49,27 @@ def _has_admin() -> bool:
     return Human.objects.filter(is_staff=True, status=Human.Status.ACTIVE).exists()
 
 
-# Django shows them sorted by id, so the numbers are the order.
+# Django sorts messages by id, so the numbers give the order of the steps.
 _STEPS: Final[tuple[tuple[str, Callable[[], bool], str], ...]] = (
     ("E031", _is_migrated, "The database is not migrated: run manage.py migrate as the owner."),
     (
         "E032",
         _may_serve,
-        "The role of DATABASE_URL lacks rights: run manage.py grant_serving_role as the owner, and grant_verifier_role.",
+        "The role of DATABASE_URL lacks rights: as the owner, run manage.py grant_serving_role and grant_verifier_role.",
     ),
     (
         "E033",
         _is_recorded,
-        "The settings of this process are not those recorded for all: run manage.py record_settings.",
+        "The settings of this process differ from those recorded for all processes: run manage.py record_settings.",
     ),
-    ("E034", _has_keys, "A purpose has no key that may sign: run manage.py ensure_keys."),
+    ("E034", _has_keys, "A key that may sign is missing: run manage.py ensure_keys."),
     ("E035", _has_admin, "There is no administrator: run manage.py setup_link, and open the link it prints."),
 )
 
 
 @register(deploy=True)
 def installation_is_complete(**_kwargs: Any) -> list[CheckMessage]:
-    """What is missing, none where all is done. In development nothing: `manage.py serve` does each step."""
+    """The missing steps, empty if all are done. Empty in development, where `manage.py serve` does each step."""
     if settings.DEVELOPMENT:
         return []
     return [*_missing(), *_advice()]
@@ -80,8 +80,8 @@ def _missing() -> Iterator[CheckMessage]:
         connection.ensure_connection()
     except (DatabaseError, InterfaceError):
         yield Error(
-            "The database does not answer: look whether it runs and whether DATABASE_URL is right. What else is missing"
-            " cannot be told before.",
+            "The database does not answer: check that it runs and that DATABASE_URL is correct. The other steps can only be"
+            " checked after that.",
             id="agentauth.E030",
         )
         return
@@ -89,7 +89,7 @@ def _missing() -> Iterator[CheckMessage]:
         try:
             done = holds()
         except (DatabaseError, InterfaceError):
-            # It asks for what an earlier step makes.
+            # The check needs what an earlier step creates.
             done = False
         if not done:
             yield Error(message, id=f"agentauth.{number}")
@@ -98,13 +98,13 @@ def _missing() -> Iterator[CheckMessage]:
 def _advice() -> Iterator[CheckMessage]:
     if next(iter(settings.SUBJECT_KEYS)) == LEGACY:
         yield Warning(
-            "No subject key of its own makes the `sub` of people at service providers, so SECRET_KEY cannot be rotated:"
-            " docs/operations.md, Rotating secrets.",
+            "SUBJECT_KEY is not set, so SECRET_KEY makes the `sub` of people and cannot be rotated: see Rotating secrets in"
+            " docs/operations.md.",
             id="agentauth.W036",
         )
     if not settings.REDIS_URL and not settings.AUDIT_STORE.startswith("s3:"):
         yield Warning(
-            "Neither REDIS_URL nor a store outside this host (AUDIT_STORE=s3://…) is set, so a database that was restored"
-            " from a backup cannot be told from one that was not: follow docs/restore.md after every restore.",
+            "Neither REDIS_URL nor a store outside this host (AUDIT_STORE=s3://…) is set, so a restore of the database from a"
+            " backup cannot be detected: set one of them, or follow docs/restore.md after every restore.",
             id="agentauth.W037",
         )

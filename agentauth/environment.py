@@ -1,6 +1,6 @@
-"""Typed readers of the environment, for settings alone. What cannot be read is refused by the name of its variable, never by its value.
+"""Typed readers of environment variables, for the settings module only. Errors name the variable and never show its value.
 
-Each refusal ends the process with one line: settings are read first in every process, and nothing can go on without them.
+A bad value ends the process with one line: every process reads its settings first, and cannot run without them.
 """
 
 import binascii
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from agentauth.protocol.encoding import b64u_decode
 from agentauth.protocol.errors import EncodingError
 
-# No library, shell or platform has variables of its own that begin so: another one with such a beginning is a typing error.
+# No library, shell or platform uses these prefixes, so an unknown variable with one of them is a typing error.
 _OURS: Final = (
     "AGENTAUTH_",
     "AUDIT_",
@@ -26,16 +26,16 @@ _OURS: Final = (
     "SUBJECT_KEY",
     "TRUSTED_",
 )
-# Kubernetes and Docker tell containers so where services named like these prefixes are.
+# Kubernetes and Docker set these variables for services whose names begin with one of our prefixes.
 _OF_SERVICES: Final = re.compile(
     r".*_(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT(?:_\d+_(?:TCP|UDP)(?:_.+)?)?)"
 )
-# Read elsewhere than in settings: by the SDK, the tests and this module.
+# Variables that the SDK, the tests and this module read, not the settings.
 _KNOWN: Final = {"AGENTAUTH_REGISTRY", "AGENTAUTH_SHARED", "AGENTAUTH_TESTING"}
 _MAX_FILE_BYTES: Final = 64 * 1024
 _MIN_SUBJECT_KEY_BYTES: Final = 32
 _SUBJECT_KEY: Final = re.compile(r"([a-z0-9-]{1,16}):([A-Za-z0-9_-]+)")
-# The key of each `sub` that was made before there was a subject key (registry/services/subjects.py).
+# The key of every `sub` made before subject keys existed (registry/services/subjects.py).
 _LEGACY: Final = "legacy"
 
 
@@ -51,13 +51,13 @@ def env(name: str, default: str = "") -> str:
 
 
 def secret(name: str) -> str:
-    """The value of the variable, or what the file that `<name>_FILE` names holds; empty where neither is set."""
+    """The value of the variable, or the content of the file that `<name>_FILE` names; empty if neither is set."""
     path = env(f"{name}_FILE")
     value = env(name)
     if not path:
         return value
     if value:
-        refuse("E020", f"Set {name} or {name}_FILE, not both.")
+        refuse("E020", f"Set {name} or {name}_FILE, not both: unset one of them.")
     return _read(f"{name}_FILE", Path(path))
 
 
@@ -81,16 +81,16 @@ def _read(name: str, path: Path) -> str:
 def number(name: str, default: int, *, least: int, most: int) -> int:
     """A whole number within limits."""
     text = env(name)
-    # More digits than any limit has: Python would refuse to read them.
     if not text:
         return default
+    # At most 12 digits, more than any limit has: Python refuses to convert very long numbers.
     if not re.fullmatch(r"[+-]?[0-9]{1,12}", text) or not least <= int(text) <= most:
         refuse("E018", f"{name} must be a whole number from {least} to {most}.")
     return int(text)
 
 
 def is_origin(url: str) -> bool:
-    """Whether it is http or https, a host and perhaps a port, and nothing else."""
+    """Whether the URL is http or https, a host and an optional port, and nothing else."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -110,13 +110,13 @@ def choice(name: str, default: str, choices: Collection[str]) -> str:
 
 
 def section(prefix: str, *, secrets: Collection[str]) -> dict[str, str]:
-    """All variables that begin so, by the rest of their names; those of `secrets` may come from files."""
+    """All variables with this prefix, by the rest of their names; those in `secrets` may come from files."""
     names = {name.removeprefix(prefix) for name in os.environ if name.startswith(prefix)}
     return {name: env(prefix + name) for name in names} | {name: secret(prefix + name) for name in secrets}
 
 
 def secret_key(directory: Path, *, development: bool) -> str:
-    """The server secret: from the environment; in development made once and kept in `directory`, mode 0600."""
+    """The server secret from the environment. In development it is created once and kept in `directory`, mode 0600."""
     if value := secret("SECRET_KEY"):
         return value
     if not development:
@@ -130,7 +130,7 @@ def secret_key(directory: Path, *, development: bool) -> str:
         draft = directory / f".secret_key.{os.getpid()}"
         draft.write_text(os.urandom(48).hex())
         draft.chmod(0o600)
-        # A link appears whole or not at all: of processes starting at once, one wins and all read the same.
+        # A hard link is atomic: if processes start at once, one creates the file and all read the same key.
         with contextlib.suppress(FileExistsError):
             os.link(draft, path)
         draft.unlink()
@@ -138,9 +138,9 @@ def secret_key(directory: Path, *, development: bool) -> str:
 
 
 def subject_keys(server_secret: str) -> Mapping[str, bytes]:
-    """The versions of the subject key, of which the first is for new pairs: lines of `version:key`, the key in base64url.
+    """The versions of the subject key, the first for new pairs: lines of `version:key`, the key in base64url.
 
-    Where none is set there is the one that was in use before there were any.
+    If none is set, the only version is `legacy`, the key in use before subject keys existed.
     """
     lines = secret("SUBJECT_KEY").split()
     keys: dict[str, bytes] = {}
@@ -152,18 +152,21 @@ def subject_keys(server_secret: str) -> Mapping[str, bytes]:
     if len(keys) != len(lines):
         refuse(
             "E024",
-            "SUBJECT_KEY holds a line that is no `version:key`, with a key of 32 bytes or more in base64url, or a version twice."
-            " manage.py make_subject_key writes a file for SUBJECT_KEY_FILE.",
+            "Each line of SUBJECT_KEY must be `version:key`, with a key of at least 32 bytes in base64url and no version twice."
+            " manage.py make_subject_key writes a valid file for SUBJECT_KEY_FILE.",
         )
     return keys or {_LEGACY: server_secret.encode()}
 
 
 def refuse_unknown() -> None:
-    """Once all settings are read: no variable with one of our prefixes is left that none of them is."""
+    """Refuse an unknown variable with one of our prefixes. Call it once all settings are read."""
     unknown = sorted(
         name
         for name in os.environ
         if name.startswith(_OURS) and name not in _KNOWN and not _OF_SERVICES.fullmatch(name)
     )
     if unknown:
-        refuse("E025", f"There is no setting {' or '.join(unknown)}: correct the name, or unset it.")
+        refuse(
+            "E025",
+            f"There is no setting {' or '.join(unknown)}: correct the name of the variable, or unset it.",
+        )

@@ -30,9 +30,9 @@ RETRY_SECONDS = 5
 # Signing is tried so often, since homes of keys may be paid by the call; sooner where it failed. Nobody waits longer for it.
 SIGNED_SECONDS, NOT_SIGNED_SECONDS = 30.0, 5.0
 WAIT_SECONDS = 0.2
-# So often something is written, and sooner where that failed.
+# Interval of the test write (s), shorter after a failure.
 WRITTEN_SECONDS, NOT_WRITTEN_SECONDS = 5.0, 2.0
-# A try that takes longer than a database's answer may take says no, before it has ended.
+# A trial that runs longer than this (s), the limit for an answer of the database, counts as failed before it ends.
 OVERDUE_SECONDS = 4.0
 # In the environment of a request: it came to a process that signs nothing, and need not be allowed to.
 SIGNS_NOTHING = "agentauth.signs_nothing"
@@ -80,13 +80,13 @@ def clock() -> None:
 
 
 def configuration() -> None:
-    """This process may act for the installation: its settings are those of all others, and it was checked at its start."""
+    """This process may act for the installation: its settings agree with the recorded ones, and its checks at startup passed."""
     START.require()
     _not_halted(configuration.__name__)
 
 
 def history() -> None:
-    """The database is as new as what is known outside: it was not set back, or an operator decided how it goes on."""
+    """The database is as new as what is known outside: it was not set back, or an operator has continued after a restore."""
     _not_halted(history.__name__)
 
 
@@ -100,8 +100,8 @@ CHECKS: dict[str, Callable[[], None]] = {
     check.__name__: check
     for check in (database, migrations, configuration, history, token_key, audit_queue, clock)
 }
-# What is told and keeps no request away: pages and most decisions go on without any of them, revoking without the first two. And
-# where nothing can be written, no other process could either: a balancer that finds nobody says less than our 503.
+# Reported without changing the status: pages and most decisions work without any of them, and revoking without the first two. If
+# this process cannot write, neither can any other: a load balancer without backends would give a worse answer than our 503.
 TOLD_ONLY = {"audit_queue", "signing", "writable"}
 
 
@@ -122,7 +122,7 @@ class Readiness:
 
 
 class Trial:
-    """Whether something works that may hang: tried in a thread of its own, so that it holds up no probe."""
+    """Try something that may hang, in a thread of its own so that it blocks no probe."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -133,7 +133,7 @@ class Trial:
         self._thread: threading.Thread | None = None
 
     def holds(self) -> bool:
-        """As it was found last; not before it was found once, nor while a try takes OVERDUE_SECONDS."""
+        """The last result; False before the first one, and while a trial takes longer than OVERDUE_SECONDS."""
         with self._lock:
             now = time.monotonic()
             running = self._thread is not None and self._thread.is_alive()
@@ -165,16 +165,16 @@ class Trial:
             self._until = time.monotonic() + self.kept(works=works)
 
     def prepare(self) -> Callable[[], object]:
-        """What to try, found in the thread that asks."""
+        """The action to try, prepared in the caller's thread."""
         raise NotImplementedError
 
     def kept(self, *, works: bool) -> float:
-        """For how long what was found is kept (s)."""
+        """How long a result stays valid (s)."""
         raise NotImplementedError
 
 
 class Signing(Trial):
-    """The key of tokens signs."""
+    """Whether the token key signs."""
 
     def prepare(self) -> Callable[[], object]:
         return partial(signer(purpose="token", now=timezone.now()).sign, TRIAL)
@@ -184,7 +184,7 @@ class Signing(Trial):
 
 
 class Writing(Trial):
-    """What is written is committed."""
+    """Whether a small write is committed."""
 
     def prepare(self) -> Callable[[], object]:
         return writing.try_to_write

@@ -1,4 +1,4 @@
-"""The periodic work, in one table. `manage.py jobs` does it in one process, Celery's beat and workers over a broker."""
+"""The table of periodic jobs. `manage.py jobs` runs them in one process, Celery's beat and workers over a broker."""
 
 import logging
 import threading
@@ -28,18 +28,18 @@ from verifier.services.marking import mark_history
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two runs of a job. Nothing depends on the slow ones running in time: what has expired is decided by the clock.
+# Seconds between two runs of a job. The slow ones may run late: whether something has expired is decided by the clock.
 EACH_SECOND: Final = 1.0
 SLOWLY: Final = 30.0
-# A job that waits for other systems and failed is retried after this long (s): logged then, not each second.
+# A failed job that waits for other systems is retried after this long (s), so that it does not log an error each second.
 REST_SECONDS: Final = 30.0
 
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """One piece of periodic work: `run(now=…)`, due every `seconds`, goes on where the last run ended, whoever did that.
+    """A periodic job: `run(now=…)`, due every `seconds`, continues where the last run ended, in this process or another.
 
-    `waits`: for a store, a witness or a home of keys. Such a job shares its thread with no other.
+    `waits`: the job waits for a store, a witness or a key backend, so it has its own thread.
     """
 
     run: Callable[..., object]
@@ -50,18 +50,18 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The app and the service, as in `audit.seal_audit`: the name of Celery's task, and in log lines."""
+        """App and service, as in `audit.seal_audit`: the name of the Celery task, also used in log lines."""
         return f"{self.run.__module__.partition('.')[0]}.{self.run.__name__}"
 
     def do(self) -> bool:
-        """Run it once; False where this process is still running it, it rests, or this process may not act for the installation.
+        """Run it once. False if it is still running here, rests after a failure, or this process may not act for the installation.
 
-        Raises whatever it raises.
+        Raises what the job raises.
         """
         if time.monotonic() < self._rests_until or not self._running.acquire(blocking=False):
             return False
         try:
-            # What it wrote into a database that was set back would begin another history.
+            # Writing into a database that was set back would begin another history.
             if not may_act():
                 return False
             self._run()
@@ -84,12 +84,13 @@ class Job:
 
 
 def may_act() -> bool:
-    """Whether this process may act for the installation now; by a look at most a second old. False where that is not known."""
+    """Whether this process may act for the installation, as checked within the last second. False if that is unknown."""
     try:
         START.require()
         return home.LEASE.halt() is None
     except (Error, TemporarilyUnavailableError) as error:
-        logger.error("jobs: nothing is done, since the database does not say whether it may be: %s", error)  # noqa: TRY400 — the database says the rest
+        # No traceback: the database logs the rest.
+        logger.error("jobs: not run, since it is not known whether this process may act: %s", error)  # noqa: TRY400
         close_old_connections()
         return False
 
@@ -106,8 +107,8 @@ JOBS: Final = (
     Job(approvals_expiry.expire_everything, SLOWLY),
     Job(checkpoint_log, EACH_SECOND, waits=True),
     Job(cosign_log, EACH_SECOND, waits=True),
-    # One segment each time: a backlog takes as many turns.
+    # One segment per run: a backlog takes several runs.
     Job(archive_due, EACH_SECOND, waits=True),
-    # Due every few months, and making a key may take a minute.
+    # Due every few months; creating a key may take a minute.
     Job(rotate_due_keys, SLOWLY, waits=True),
 )

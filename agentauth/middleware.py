@@ -72,7 +72,7 @@ BAD_REQUEST = 400
 MOST_WAIT_SECONDS = 2.0
 # Never limited: an orchestrator that is refused restarts what is only busy.
 PROBES = ("/health/", "/metrics")
-# Whoever looks after one process of many asks it by its IP address. No link, cookie or redirect is made there.
+# Probes and scrapers address one process of many by its IP address. These paths make no link, cookie or redirect.
 NAMELESS = frozenset({"/health/live", "/health/ready", "/health/startup", "/metrics"})
 FOREIGN_HOST = "agentauth.foreign_host"
 REGISTRATION = "/v1/agents"
@@ -127,7 +127,7 @@ class SecurityHeadersMiddleware:
         if not (request.path.startswith(self.static) and response.status_code < BAD_REQUEST):
             kept.setdefault(*NO_STORE)
             patch_vary_headers(response, ["Cookie"])
-        # Here, since what stands further in may be passed over; without it the body goes out in chunks.
+        # Set here, since inner middleware may be bypassed. Without it the body is sent in chunks.
         if isinstance(response, HttpResponse):
             kept.setdefault("content-length", ("Content-Length", str(len(response.content))))
         return response
@@ -151,7 +151,7 @@ class OverloadMiddleware:
 
 
 def take_any_host(request: HttpRequest) -> None:
-    """Where Host names somebody else, let it be us for all that follows, which may find FOREIGN_HOST in the environment."""
+    """Replace a foreign Host with ours, and set FOREIGN_HOST in META so that later code can tell."""
     try:
         request.get_host()
     except DisallowedHost:
@@ -159,7 +159,7 @@ def take_any_host(request: HttpRequest) -> None:
 
 
 class OneHostMiddleware:
-    """One name, but at NAMELESS addresses. In development a page asked at 127.0.0.1 or [::1] moves to localhost: an IP address is no passkey rp id."""
+    """Require our host name, except at NAMELESS paths. In development, redirect 127.0.0.1 and [::1] to localhost: an IP address is no passkey rp id."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -215,12 +215,12 @@ class PlainRequestMiddleware:
 _JUDGING = ("/v1/verify", "/v1/verify/batch", "/v1/introspect")
 
 
-# These need no database, so they are served whatever it says.
+# These need no database, so they are always served.
 _WITHOUT_DATABASE = (*PROBES, "/v1/schema/", "/docs")
 
 
 class InstallationMiddleware:
-    """A process that may not act for the installation answers 503 to all but probes, static files and the API's description."""
+    """Answer 503 at all but probes, static files and the API's description if this process may not act for the installation."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -231,7 +231,7 @@ class InstallationMiddleware:
                 START.require()
                 halt = home.LEASE.halt()
             except (TemporarilyUnavailableError, OperationalError, InterfaceError) as error:
-                # Whoever needs the database is told by it; what needs none may be read on.
+                # A safe request that needs the database fails there; one that needs none is still answered.
                 if START.pending or request.method not in SAFE_METHODS:
                     return error_response(request, domain_error(error))
                 halt = None

@@ -1,4 +1,4 @@
-"""What operators' machines ask of one process: the page of metrics, and a listener for processes that serve nothing else."""
+"""`/metrics`, and a listener for health and metrics in processes that serve nothing else."""
 
 import ipaddress
 import logging
@@ -28,9 +28,9 @@ from agentauth.protocol.errors import NotFoundError
 logger = logging.getLogger(__name__)
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1"})
-# A scraper that is refused says so each time; the log need not (s).
+# Log refused scrapes at most this often (s): a misconfigured scraper retries every few seconds.
 _SAID_EVERY: Final = 60.0
-# Of the listener: each wait for the other side (s), and how many may be connected.
+# The listener's socket timeout (s), and its limit of connections.
 _WAIT_SECONDS: Final = 5.0
 _MOST_CONNECTIONS: Final = 16
 _said_at = -_SAID_EVERY
@@ -38,12 +38,12 @@ _said_at = -_SAID_EVERY
 
 @require_safe
 def page(request: HttpRequest) -> HttpResponse:
-    """`GET /metrics`. To whoever may not read it, it does not exist: counted, and no event of the log, which it would fill."""
+    """`GET /metrics`. A caller without the token gets 404. That is counted and writes no event: a scraper would fill the log."""
     if not _may_read(request):
         return _refused()
     registry = CollectorRegistry()
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        # Under gunicorn each process writes to files of its own, and any of them reads all (agentauth/web_server.py).
+        # Under gunicorn each process writes its own files, and any process reads all of them (agentauth/web_server.py).
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the library's own
         registry.register(metrics.StateCollector())
         return _text(generate_latest(registry))
@@ -55,8 +55,8 @@ def _may_read(request: HttpRequest) -> bool:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if settings.METRICS_TOKEN:
         return scheme.lower() == "bearer" and constant_time_compare(token, settings.METRICS_TOKEN)
-    # In production a proxy on the same machine would make everybody a neighbour: there it takes the token. A foreign host is how a
-    # page in a browser of this machine would ask.
+    # In production a proxy on the same machine makes every caller look local, so the token is required there. A foreign Host is
+    # what a web page in a browser on this machine would send.
     is_near = request.META.get("REMOTE_ADDR") in LOOPBACK and FOREIGN_HOST not in request.META
     return bool(settings.DEVELOPMENT) and is_near
 
@@ -75,7 +75,7 @@ def _text(content: bytes) -> HttpResponse:
     return HttpResponse(content, content_type=CONTENT_TYPE_LATEST)
 
 
-# All that the listener serves.
+# The listener serves nothing else.
 _VIEWS: Final[dict[str, Callable[[HttpRequest], HttpResponse]]] = {
     "/health/live": health.live,
     "/health/ready": health.ready,
@@ -105,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self._send(view(request))
         except OSError:
-            # The other side hung up.
+            # The client hung up.
             self.close_connection = True
         except Exception:
             logger.exception("unhandled error in the operations listener")
@@ -122,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._end(response.content)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Without a page that says what was sent."""
+        """An empty body: the default page echoes the request."""
         self.send_response_only(code)
         self._end(b"")
 
@@ -134,11 +134,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
-        """No line for each probe."""
+        """Log nothing: probes would fill the log."""
 
 
 class Listener(ThreadingHTTPServer):
-    """Answers in threads of its own, and only so many at once."""
+    """Answers in its own threads, at most _MOST_CONNECTIONS at once."""
 
     def __init__(self, host: str, port: int) -> None:
         self.address_family = AF_INET6 if ipaddress.ip_address(host).version == 6 else AF_INET  # noqa: PLR2004
@@ -158,11 +158,11 @@ class Listener(ThreadingHTTPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A caller that hangs up or sends nonsense is no line of the log."""
+        """Log nothing when a client hangs up or sends garbage."""
 
 
 def listen() -> Listener | None:
-    """Answer at OPERATIONS_BIND, where it is set, until this process ends. Raises SystemExit where that cannot be."""
+    """Answer at OPERATIONS_BIND, if it is set, until this process ends. Raises SystemExit if the address cannot be bound."""
     if not settings.OPERATIONS_BIND:
         return None
     try:

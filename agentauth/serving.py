@@ -67,9 +67,9 @@ def empty(directory: Path) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """A worker process ends with gunicorn's first process, of which nobody could start another while it holds the port.
+    """A worker process ends with gunicorn's first process, since no new one could start while the worker holds the port.
 
-    By SIGKILL: who killed the first process meant all of the server. What is in progress is lost, as it is when a worker
+    By SIGKILL: killing the first process is meant to end the whole server. Requests in progress are lost, as it is when a worker
     process is killed.
     """
     end_with_parent(worker.ppid, signal.SIGKILL)

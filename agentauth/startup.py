@@ -1,6 +1,6 @@
-"""What a process asks before it serves: each check holds, or the process ends with one line that says what to do.
+"""Checks at startup: each one passes, or the process ends with one line that says what to do.
 
-Where the database is away, or has no tables yet, nothing can be asked. A server starts then all the same, and answers 503 until every check has held once.
+If the database is unavailable, or has no tables yet, a server starts anyway and answers 503 until every check has passed once.
 """
 
 import logging
@@ -20,10 +20,10 @@ from verifier.services.history import hold_of
 
 logger = logging.getLogger(__name__)
 
-# Not there, or not migrated yet.
+# The database is unavailable, or not migrated yet.
 _AWAY: Final = (OperationalError, InterfaceError, ProgrammingError)
 _RETRY_SECONDS: Final = 1.0
-# Of the rights that are missing.
+# The error names at most this many missing rights.
 _SHOWN: Final = 3
 _GRANTS: Final = {
     "serving": "manage.py grant_serving_role",
@@ -32,11 +32,11 @@ _GRANTS: Final = {
 
 
 class StartRefusedError(Exception):
-    """This process may not serve. One line: what is wrong, and what to do."""
+    """This process may not serve. The text is one line: what is wrong, and what to do."""
 
 
 def rights_suffice() -> None:
-    """Its role of the database may do what this kind of process needs, as `audit/roles.py` says."""
+    """The database role has the rights that this kind of process needs (`audit/roles.py`)."""
     role, missing = missing_rights(START.kind)
     if missing:
         shown = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" * (len(missing) > _SHOWN))
@@ -46,50 +46,51 @@ def rights_suffice() -> None:
 
 
 def settings_agree() -> None:
-    """Its settings are those that were recorded for all processes."""
+    """The settings of this process match those recorded for all processes."""
     rows = Installation.objects.filter(pk=Installation.ONLY)
     if reason := disagreement(rows.values_list("fingerprint", flat=True).first()):
         raise StartRefusedError(reason)
 
 
 def release_may_run() -> None:
-    """Its release may run on the database as it was migrated."""
+    """This release may run on the database at its present migration state."""
     rows = Installation.objects.filter(pk=Installation.ONLY)
     if reason := release_disagreement(rows.values_list("release", flat=True).first()):
         raise StartRefusedError(reason)
 
 
-# In this order: without rights the others could not even ask. Each raises StartRefusedError, or a django.db error where it cannot tell.
+# Rights first: the other checks cannot query without them. Each raises StartRefusedError, or a django.db error if it cannot tell.
 CHECKS: tuple[Callable[[], None], ...] = (rights_suffice, release_may_run, settings_agree)
 
 
 class Start:
-    """Whether the checks have held, for all threads of a process and those forked from it."""
+    """Whether the checks have passed, for all threads of a process and the processes forked from it."""
 
     def __init__(self) -> None:
         self.pending = False
-        # Of process: `serving`, or `verifier`.
+        # The kind of process: `serving` or `verifier`.
         self.kind = "serving"
         self._asking = threading.Lock()
         self._next = 0.0
 
     def check(self) -> None:
-        """Ask them all. Raises SystemExit where one does not hold; where the database is away they are asked later."""
+        """Run all checks. Raises SystemExit if one fails; if the database is unavailable, `require` runs them later."""
         try:
             _ask()
         except StartRefusedError as error:
             raise SystemExit(f"agentauth: not started: {error}") from None
         except _AWAY as error:
             logger.warning(
-                "the database is away, so nothing is answered before the start was checked: %s", error
+                "the database is unavailable; answering 503 until the checks at startup have passed: %s",
+                error,
             )
             self.pending = True
         finally:
-            # Processes that are forked from this one must not share a connection.
+            # Processes forked from this one must not share a connection.
             connection.close()
 
     def require(self) -> None:
-        """Raises TemporarilyUnavailableError until they have held once; asks again at most once a second."""
+        """Raises TemporarilyUnavailableError until the checks have passed once; retries at most once a second."""
         if not self.pending:
             return
         if self._asking.acquire(blocking=False):
@@ -99,9 +100,9 @@ class Start:
                     _ask()
                     self.pending = False
             except StartRefusedError as error:
-                logger.error("not started: %s", error)  # noqa: TRY400 — it is no fault of the code
+                logger.error("not started: %s", error)  # noqa: TRY400 — not a bug, so no traceback
             except _AWAY:
-                # Whoever asks the database next says so.
+                # The next query logs that the database is unavailable.
                 connection.close()
             finally:
                 self._asking.release()
@@ -119,15 +120,15 @@ START = Start()
 
 
 def check_start(kind: str = "serving") -> None:
-    """For every kind of process, before it does anything: see `Start.check`."""
+    """Run the checks. Every kind of process calls this before it does anything else: see `Start.check`."""
     START.kind = kind
     START.check()
 
 
 def check_command() -> None:
-    """For a command that changes something: it may act for the installation as a server may.
+    """See that a command may change something: the same conditions as for a server.
 
-    A command with another SECRET_KEY would give out codes that no server takes; one on a database that was set back would
+    A command with another SECRET_KEY would issue codes that no server accepts; on a database restored from a backup it would
     begin a second history. Raises InvalidStateError, which says what to do, and django.db errors.
     """
     row = Installation.objects.filter(pk=Installation.ONLY).values_list("release", "fingerprint").first()

@@ -1,4 +1,4 @@
-"""Whether anything can be written: a small write that is really committed, and the rights that this kind of process needs."""
+"""Whether the database accepts writes: commit a small one, and check the rights that this kind of process needs."""
 
 from typing import Any, Final
 
@@ -8,25 +8,25 @@ from agentauth.postgresql.base import answer_soon_here
 from agentauth.startup import START
 from audit.roles import missing_rights
 
-# Of all processes one commits at a time. A commit that waits for a synchronous replica keeps the lock, and cannot be called off
-# (PostgreSQL would acknowledge it): the others give up at the lock, so that one connection hangs and not one for each try.
+# One process commits at a time. A commit that waits for a synchronous replica keeps the lock, and cannot be cancelled
+# (PostgreSQL would acknowledge it): the others time out at the lock, so that one connection hangs and not one per try.
 _LOCK: Final = 0x77726974
-# It has a transaction id, so its commit is written and waited for like any other. It changes no row and takes no right.
+# It gets a transaction id, so its commit is written and waited for like any other. It changes no row and needs no right.
 _COMMITS: Final = (
     "SELECT pg_logical_emit_message(true, 'agentauth', ''), current_setting('transaction_read_only')"
 )
-# A sort of 1 MB that does not fit into memory: what is on disk already has room for a small row when nothing else has.
+# A 1 MB sort that spills to disk: on a full disk, existing pages still have room for a small row, so a small write proves nothing.
 _FILLS: Final = (
     "SELECT count(*) FROM (SELECT repeat(md5(n::text), 32) FROM generate_series(1, 1024) n ORDER BY 1) sorted"
 )
 
 
 class NotWritableError(Exception):
-    """The database would take it, and something else is in the way. The text is for the log."""
+    """The database accepts writes, but this process cannot make them. The text is for the log."""
 
 
 def try_to_write() -> None:
-    """In a thread that may hang for some seconds. Raises django.db errors, or NotWritableError."""
+    """Commit a small write. Call it in a thread that may hang for seconds. Raises django.db errors or NotWritableError."""
     answer_soon_here()
     try:
         role, missing = missing_rights(START.kind)
@@ -36,7 +36,7 @@ def try_to_write() -> None:
             if connection.vendor == "postgresql":
                 _write(cursor)
             else:
-                # The header of the file; nobody reads it.
+                # A field in the file's header that SQLite itself does not use.
                 cursor.execute("PRAGMA user_version = 1")
     finally:
         connection.close()
@@ -48,4 +48,4 @@ def _write(cursor: Any) -> None:
     cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
     cursor.execute(_COMMITS)
     if cursor.fetchone()[1] == "on":
-        raise OperationalError("the database reads only")
+        raise OperationalError("the database is read-only")

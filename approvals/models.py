@@ -91,7 +91,7 @@ class Challenge(models.Model):
         APPROVAL = "approval"
         CLAIM = "claim"
         CONFIRMATION = "confirmation"
-        # An administrator stands for the log that goes on after a restore.
+        # An administrator signs for the log that continues after a restore.
         BREAK = "break"
         # Not signed: the record that the person took the second step for these dangerous permissions.
         SECOND_STEP = "second_step"

@@ -1,7 +1,7 @@
-"""Breaks of the log: where it goes on under another name after a restore, and how its name and its place outside follow.
+"""Breaks of the log: where it continues under another name after a restore, with its own folder in the store outside.
 
-A database that was set back has lost events that were signed. What it writes from there on is another history, so it gets a
-name, a key and a folder outside of its own; the history that was lost stays outside as it was (docs/protocol.md section 9).
+A database that was set back has lost signed events. What it writes from then on is another history, so that gets its own
+name, key and folder outside; the lost history stays outside unchanged (docs/protocol.md section 9).
 """
 
 import re
@@ -33,12 +33,12 @@ _TILE: Final = re.compile(
 
 
 def current_break() -> LogBreak | None:
-    """Where the present log began; None for a log that was never broken."""
+    """The newest break, where the present log began; None if the log was never broken."""
     return LogBreak.objects.order_by("-name").first()
 
 
 def known_names() -> set[str]:
-    """The names of every log that this database knows to have been: its own, those before, and those that were lost."""
+    """The names of all logs that this database knows: its own, earlier ones, and lost ones."""
     names = {""}
     for row in LogBreak.objects.all():
         names |= {row.name, row.previous, *row.lost}
@@ -46,7 +46,7 @@ def known_names() -> set[str]:
 
 
 def origin(name: str | None = None) -> str:
-    """The log's name in its notes: `<host>[:port]/v1/audit`, and after a break `/<name>` behind it."""
+    """The log's name in its notes: `<host>[:port]/v1/audit`, followed by `/<name>` after a break."""
     if name is None:
         row = current_break()
         name = row.name if row else ""
@@ -54,28 +54,30 @@ def origin(name: str | None = None) -> str:
 
 
 def new_name(now: datetime) -> str:
-    """The name of a log that begins at `now`: no two restores happen in one second."""
+    """The name of a log that begins at `now`. Unique, since no two restores happen in one second."""
     return f"{now:%Y%m%d%H%M%S}"
 
 
 def names_outside(store: Store) -> set[str]:
-    """The logs that began after a restore, by what stands outside. Raises ContradictedError for a stranger's object."""
+    """The logs that began after a restore, by their records outside. Raises ContradictedError for any other object there."""
     found = set()
     for key in store.keys(PREFIX):
         name = key.removeprefix(PREFIX).removesuffix(".json")
         if not _NAME.fullmatch(name) or key != key_of_break(name):
-            raise ContradictedError("A stranger's object stands among the breaks outside.")
+            raise ContradictedError(
+                f"{key} in the store outside is not the record of a break: something else wrote it."
+            )
         found.add(name)
     return found
 
 
 def key_of_break(name: str) -> str:
-    """Where the record of the break stands that began the log of this name."""
+    """The key of the record of the break that began the log of this name."""
     return f"{PREFIX}{name}.json"
 
 
 def break_record(row: LogBreak) -> bytes:
-    """What is kept outside of a break: RFC 8785, and written once."""
+    """The record of a break as the store outside keeps it: RFC 8785, written once."""
     return canonical_json(
         {
             "version": VERSION,
@@ -93,7 +95,7 @@ def break_record(row: LogBreak) -> bytes:
 
 
 def log_store() -> Store | None:
-    """The store outside as the present log sees it: its own folder, and of older logs what it goes on from."""
+    """The store outside as the present log sees it: its own folder, and the parts of older logs that it continues."""
     return seen_store(settings.AUDIT_STORE) if settings.AUDIT_STORE else None
 
 
@@ -103,7 +105,7 @@ def seen_store(uri: str) -> Store:
 
 
 def seen_from_log(store: Store, breaks: Sequence[LogBreak]) -> Store:
-    """`store` as the newest log of `breaks`, oldest first, sees it; as it is where there are none."""
+    """`store` as the newest log of `breaks` (oldest first) sees it; unchanged if there are none."""
     if not breaks:
         return store
     layers = [_Layer(folder_of(breaks[-1].name), None, None)]
@@ -115,7 +117,7 @@ def seen_from_log(store: Store, breaks: Sequence[LogBreak]) -> Store:
 
 
 def folder_of(name: str) -> str:
-    """Where the log of this name stands in a store: the first one at its root."""
+    """The folder of the log of this name in a store; the first log is at the root."""
     return f"log-{name}/" if name else ""
 
 
@@ -128,7 +130,7 @@ class _Layer:
     archived: int | None
 
     def holds(self, key: str) -> bool:
-        """Whether what stands under this key belongs to the log that is read."""
+        """Whether the object under this key belongs to the log being read."""
         if self.signed is None or self.archived is None:
             return True
         if found := _FIRST.fullmatch(key):
@@ -183,44 +185,50 @@ def _is_shared(key: str) -> bool:
 
 
 def read_break(store: Store, name: str) -> dict[str, Any]:
-    """The record of a break as it stands outside. Raises ContradictedError where it is none."""
+    """The record of a break in the store outside. Raises ContradictedError if it is missing or malformed."""
     try:
         return dict(read_object(store.get(key_of_break(name)) or b"", max_bytes=MAX_SMALL_BYTES))
     except EncodingError as error:
-        raise ContradictedError(f"{key_of_break(name)} outside is no record of a break.") from error
+        raise ContradictedError(
+            f"{key_of_break(name)} in the store outside is malformed: it is not the record of a break."
+        ) from error
 
 
 def lineage(store: Store) -> list[LogBreak]:
-    """The breaks that the newest log in a store goes on from, oldest first, by their records there alone.
+    """The breaks that the newest log in a store builds on, oldest first, from the records in the store only.
 
-    Raises ContradictedError where a record is missing or none of ours.
+    Raises ContradictedError if a record is missing or malformed.
     """
     records = {name: _parsed(store, name) for name in names_outside(store)}
     lost = {name for row in records.values() for name in row.lost}
     name, found = max(records.keys() - lost, default=""), list[LogBreak]()
     while name:
         if name not in records or len(found) > len(records):
-            raise ContradictedError(f"The record of the break {name} is missing outside.")
+            raise ContradictedError(
+                f"The store outside has no {key_of_break(name)}, the record of a break that a later log builds on."
+            )
         found.append(records[name])
         name = found[-1].previous
     return found[::-1]
 
 
 def check_records(store: Store) -> None:
-    """Outside stands no log that this database does not know, and of those it knows nothing else. Raises ContradictedError."""
+    """See that this database knows every log in the store outside, with the same record. Raises ContradictedError."""
     for row in LogBreak.objects.all():
         if store.get(key_of_break(row.name)) not in {None, break_record(row)}:
-            raise ContradictedError(f"The record of the break {row.name} outside is another one.")
+            raise ContradictedError(
+                f"{key_of_break(row.name)} in the store outside differs from the break that this database recorded."
+            )
     if unknown := names_outside(store) - known_names():
         raise ContradictedError(
-            f"After a restore a log {max(unknown)} was begun, which this database does not know: it is older."
+            f"The log {max(unknown)} was begun after a restore, and this database does not know it: it is older than that."
         )
 
 
 def check_breaks(breaks: Iterable[LogBreak]) -> None:
-    """Each break is where the tree of this database has its root, and outside nothing else is said of it.
+    """See that each break matches the tree of this database and its record outside.
 
-    Raises ContradictedError; TemporarilyUnavailableError where the store outside does not answer.
+    Raises ContradictedError; TemporarilyUnavailableError if the store outside does not answer.
     """
     if settings.AUDIT_STORE:
         check_records(store_at(settings.AUDIT_STORE))
@@ -231,18 +239,18 @@ def check_breaks(breaks: Iterable[LogBreak]) -> None:
             found = None
         if found != bytes(row.root):
             raise ContradictedError(
-                f"The first {row.size} events are not those that the break {row.name} goes on from."
+                f"The first {row.size} events are not the ones that the break {row.name} was recorded for: they were changed."
             )
 
 
 def copy_break(store: Store) -> None:
-    """Keep the record of the present log's beginning outside, where it is not; `store` is `log_store`'s."""
+    """Write the record of the newest break to the store outside, if it is missing there; `store` is from `log_store`."""
     if row := current_break():
         store.put_once(key_of_break(row.name), break_record(row))
 
 
 def shown_break(row: LogBreak) -> str:
-    """How a break is named to accept it, and nothing else: `<name>:<size>:<root in hex>`."""
+    """The text that accepts exactly this break: `<name>:<size>:<root in hex>`."""
     return f"{row.name}:{row.size}:{bytes(row.root).hex()}"
 
 
@@ -262,7 +270,9 @@ def _parsed(store: Store, name: str) -> LogBreak:
             ],
         )
     except (KeyError, InvalidRequestError, EncodingError) as error:
-        raise ContradictedError(f"{key_of_break(name)} outside is no record of a break.") from error
+        raise ContradictedError(
+            f"{key_of_break(name)} in the store outside is malformed: it is not the record of a break."
+        ) from error
     if row.name != name:
-        raise ContradictedError(f"{key_of_break(name)} outside is the record of another break.")
+        raise ContradictedError(f"{key_of_break(name)} in the store outside is the record of another break.")
     return row

@@ -119,7 +119,7 @@ def _due(head: Head, newest: Checkpoint | None, now: datetime, every: timedelta)
         return True
     # A clock that was set back must not keep the log silent until it is as late again; and what nobody can check any more,
     # since its key was disabled, is no word of ours.
-    # A restore must not undo what ended, so that is outside sooner.
+    # A restore must not undo what ended, so copy endings outside sooner.
     every = min(every, EVERY_ENDING) if ended_since(newest.size) else every
     is_recent = timedelta(0) <= now - newest.at < every
     return head.size > newest.size and not (is_recent and _counts(newest, now))
@@ -135,7 +135,7 @@ def _sign(size: int, head: Head, now: datetime) -> Checkpoint:
 
 
 def check_signed(newest: Checkpoint, head: Head) -> None:
-    """The log still begins with what it signed last. Raises ContradictedError."""
+    """See that the log still begins with what it signed last. Raises ContradictedError."""
     _check(newest.size, bytes(newest.root), head)
 
 
@@ -162,7 +162,7 @@ def check_outside(store: Store, newest: Checkpoint | None) -> None:
 
 
 def compare_outside(store: Store, newest: Checkpoint | None, *, after: int = 0) -> None:
-    """Each checkpoint of more than `after` leaves in `store` is one of ours as it is kept here. Raises ContradictedError."""
+    """See that each checkpoint of more than `after` leaves in `store` equals the one kept here. Raises ContradictedError."""
     size = newest.size if newest is not None else 0
     for key, found in _outside(store, after):
         note = store.get(key)
@@ -196,7 +196,7 @@ def _copy(store: Store, checkpoint: Checkpoint, now: datetime) -> None:
     if _copied(checkpoint):
         return
     copy_break(store)
-    # First what ended: where a checkpoint stands outside, what ended before it stands there too.
+    # The endings first: if a checkpoint is outside, so is what ended before it.
     before = Checkpoint.objects.filter(size__lt=checkpoint.size).order_by("-size").first()
     copy_endings(store, before.size if before else 0, checkpoint.size)
     store.put_once(key_of(checkpoint.size), checkpoint.note.encode())

@@ -1,4 +1,4 @@
-"""Where the copies of checkpoints stand outside, and the errors of a log that does not fit what it signed."""
+"""Where the copies of checkpoints are kept outside, and the errors for a log that contradicts what it signed."""
 
 from django.conf import settings
 
@@ -7,7 +7,7 @@ from audit.models import CheckpointCopy
 from audit.stores import store_at
 
 PREFIX = "checkpoints/"
-# Written once into a store that the log has left: where it went.
+# The object, written once, in a store that the log has left: it names the new store.
 MOVED = "moved"
 
 
@@ -18,7 +18,7 @@ class ContradictedError(ChainError):
 
 
 class StoreChangedError(ContradictedError):
-    """The store of settings is not the one that has the log's checkpoints. Nothing is signed until they are moved."""
+    """AUDIT_STORE is not the store that has the log's checkpoints. Nothing is signed until they are moved."""
 
 
 def key_of(size: int) -> str:
@@ -27,7 +27,7 @@ def key_of(size: int) -> str:
 
 
 def store_name() -> str:
-    """The store that settings name, as rows name it."""
+    """The name of the store in AUDIT_STORE, as rows store it."""
     return name_of(settings.AUDIT_STORE)
 
 
@@ -37,7 +37,7 @@ def name_of(uri: str) -> str:
 
 
 def newest_copy() -> CheckpointCopy | None:
-    """The copy of the largest checkpoint that has one; in the store of settings, if it has one there."""
+    """The copy of the largest copied checkpoint, preferably the one in the store that AUDIT_STORE names."""
     there = CheckpointCopy.objects.order_by("-checkpoint")
     newest = there.first()
     if newest is None:
@@ -46,24 +46,23 @@ def newest_copy() -> CheckpointCopy | None:
 
 
 def store_left_behind() -> str:
-    """The name of the store that has the newest copy, where settings name another one, or none; else the empty text."""
+    """The store that has the newest copy, if AUDIT_STORE names another one or none; otherwise an empty string."""
     newest = newest_copy()
     return newest.store if newest is not None and newest.store != store_name() else ""
 
 
 def check_place() -> None:
-    """The copies stand where settings say, and have not gone on from there. Raises StoreChangedError.
+    """See that the copies are where AUDIT_STORE says, and were not moved on from there. Raises StoreChangedError.
 
-    Under another prefix the store would know nothing of what was signed, and a database that was set back could sign a
-    second story.
+    A store under another prefix does not know what was signed, so a database that was set back could sign a second history.
     """
     if former := store_left_behind():
         raise StoreChangedError(
-            f"The log's checkpoints stand in {former}, and AUDIT_STORE names {store_name() or 'no store'}. Set it back, or "
-            "move them: manage.py move_audit_store. Nothing is signed before that."
+            f"The log's checkpoints stand in {former}, and AUDIT_STORE names {store_name() or 'no store'}. Nothing is signed until "
+            "you set AUDIT_STORE back, or move the checkpoints with manage.py move_audit_store."
         )
     if settings.AUDIT_STORE and (found := store_at(settings.AUDIT_STORE).get(MOVED)) is not None:
         raise StoreChangedError(
-            f"The log's store was moved on from {store_name()}, as it says itself: {found[:400].decode(errors='replace')}. "
-            "The setting, or the database, is older than that. Nothing is signed here any more."
+            f"The log has left the store {store_name()}; its object {MOVED!r} says {found[:400].decode(errors='replace')}. AUDIT_STORE "
+            "or the database is older than that move. Nothing is signed here: set AUDIT_STORE to the new store."
         )

@@ -1,8 +1,8 @@
-"""What ended for good, as ids alone, kept outside the database beside the checkpoints: a restore must not bring it back.
+"""What ended for good, as ids only, kept outside the database beside the checkpoints so that a restore does not bring it back.
 
-Each checkpoint that is copied outside has what ended since the one before copied first, under
+Before a checkpoint is copied outside, what ended since the previous one is written under
 `endings/<size, 20 digits>.json` in the log's folder: `{"version": 1, "first", "end", "endings": [[kind, id], …]}`, RFC 8785, in
-the order of the log. Where nothing ended there is no object. No name, address or text is in it.
+the order of the log. If nothing ended there is no object. It contains no name, address or text.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ from audit.stores import MAX_SMALL_BYTES, Store
 
 PREFIX: Final = "endings/"
 VERSION: Final = 1
-# By the kind of event, where the id of what ended stands: a column of the event, or a member of its data.
+# By kind of event, where to find the id of what ended: a column of the event, or a member of its data.
 ENDINGS: Final[Mapping[str, str]] = {
     kinds.HUMAN_DELETED: "human_id",
     kinds.HUMAN_SUSPENDED: "human_id",
@@ -30,26 +30,26 @@ ENDINGS: Final[Mapping[str, str]] = {
     kinds.SERVICE_PROVIDER_SUSPENDED: "service_provider_id",
     kinds.KEY_DISABLED: "data.kid",
 }
-# So many in one object at most: a larger one could not be read back in one piece.
+# The most endings in one object: a larger object would exceed MAX_SMALL_BYTES and could not be read back.
 _MOST: Final = 8_000
 
 
 class Ending(NamedTuple):
-    """An event of this kind said that what has this id ended."""
+    """An event of this kind ended the person, agent, grant, key or other record with this id."""
 
     kind: str
     id: str
 
 
 def ended_since(size: int) -> bool:
-    """Whether anything ended after the first `size` leaves. By an index, whatever the log's length."""
+    """Whether anything ended after the first `size` leaves. Uses an index, so the log's length does not matter."""
     return Leaf.objects.filter(leaf_index__gte=size, kind__in=[*ENDINGS]).exists()
 
 
 def copy_endings(store: Store, first: int, end: int) -> None:
-    """Keep outside what ended in leaves `first` ≤ index < `end`; again changes nothing.
+    """Write what ended in leaves `first` ≤ index < `end` to the store; a repetition changes nothing.
 
-    Raises TemporarilyUnavailableError and ImmutableError as the store does.
+    Raises TemporarilyUnavailableError and ImmutableError from the store.
     """
     found = [list(each) for each in _endings(first, end)]
     for start in range(0, len(found), _MOST):
@@ -58,9 +58,9 @@ def copy_endings(store: Store, first: int, end: int) -> None:
 
 
 def read_endings(store: Store, folder: str, *, after: int) -> Iterator[Ending]:
-    """What ended in the log of this folder after its first `after` leaves, and perhaps a little before.
+    """What ended in the log of this folder after its first `after` leaves, and perhaps a little before that.
 
-    Raises ContradictedError where something else stands there, TemporarilyUnavailableError where the store does not answer.
+    Raises ContradictedError if an object is malformed, TemporarilyUnavailableError if the store does not answer.
     """
     prefix = folder + PREFIX
     for key in store.keys(prefix, after=prefix + f"{after:020d}.json"):
@@ -74,7 +74,9 @@ def read_endings(store: Store, folder: str, *, after: int) -> Iterator[Ending]:
                 kind, ended = items(each, "ending", maximum=2)
                 yield Ending(text(kind, "kind", maximum=64), text(ended, "id", maximum=64))
         except (EncodingError, InvalidRequestError, ValueError) as error:
-            raise ContradictedError(f"{key} outside does not say what ended.") from error
+            raise ContradictedError(
+                f"{key} in the store outside does not say what ended: it is malformed."
+            ) from error
 
 
 def _key(size: int, part: int) -> str:

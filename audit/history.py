@@ -1,8 +1,8 @@
-"""Whether this database is as new as what is known of it outside: asked after each start of the database, before anything is decided.
+"""Whether this database is as new as what is known outside, checked after each start of the database before anything is decided.
 
-A database that was restored from a backup, or a replica that lagged and took over, has forgotten what happened since.
-Three things outside its tables tell: the checkpoints in the store outside, its own signed checkpoints against its head, and a
-mark of how far the log had come, which the jobs keep in Redis (`verifier.services.marking`).
+A database restored from a backup, or a lagging replica that took over, has lost what happened since. Three things reveal
+that: the checkpoints in the store outside, its own signed checkpoints compared with its head, and a mark of the log's size
+that the jobs keep in Redis (`verifier.services.marking`).
 """
 
 from typing import NamedTuple, Self
@@ -17,7 +17,7 @@ from audit.stores import store_at
 
 
 class Mark(NamedTuple):
-    """The log of this name (audit/breaks.py; empty for the first) had come to `size` leaves, and `link` was the last one's link."""
+    """The log `name` (audit/breaks.py; empty for the first) had `size` leaves, and `link` was the link of the last one."""
 
     name: str
     size: int
@@ -36,7 +36,7 @@ class Mark(NamedTuple):
 
 
 def present_mark() -> Mark | None:
-    """How far the log has come; None before its first leaf."""
+    """The mark for the log's present size; None before its first leaf."""
     head = Head.objects.filter(id=Head.ONLY).first()
     if head is None or not head.size:
         return None
@@ -45,14 +45,14 @@ def present_mark() -> Mark | None:
 
 
 def check_history(mark: Mark | None) -> None:
-    """See that nothing outside is newer than this database, or another history than its own.
+    """See that nothing outside is newer than this database, or belongs to another history.
 
-    `mark` is what was kept in Redis, None where there is none; read it before this is called, since the log goes on. 1. The
-    newest signed checkpoint against the leaves. 2. The mark. 3. What stands outside: no log begun after a restore that this
-    database does not know, and no checkpoint it does not know.
+    `mark` is the mark in Redis, None if there is none; read it before this call, since the log keeps growing. Compares 1. the
+    newest signed checkpoint with the leaves; 2. the mark with the leaves; 3. the store outside with this database, which must
+    know every checkpoint and every log begun after a restore.
 
-    Raises ContradictedError, which says what was found; StoreChangedError where the copies stand in another store than the one that
-    is asked, and say nothing there; TemporarilyUnavailableError where the store outside does not answer.
+    Raises ContradictedError, which says what was found; StoreChangedError if the copies are in another store than AUDIT_STORE
+    names; TemporarilyUnavailableError if the store outside does not answer.
     """
     newest, head = newest_checkpoint(), Head.objects.filter(id=Head.ONLY).first() or Head(size=0)
     if newest is not None:  # 1
@@ -68,18 +68,18 @@ def check_history(mark: Mark | None) -> None:
 
 
 def check_mark(mark: Mark) -> None:
-    """See that the log has come as far as the mark says, by the same events. Raises ContradictedError."""
+    """See that the log has at least the events of the mark. Raises ContradictedError."""
     row = current_break()
     if mark.name != (row.name if row else ""):
         if mark.name in known_names():
-            # Left behind by the log before: the jobs replace it.
+            # The mark of the previous log: the jobs replace it.
             return
         raise ContradictedError(
-            f"Redis knows a log {mark.name or 'without a name'}, and this database does not."
+            f"Redis knows a log {mark.name or 'without a name'} that this database does not know: it was set back."
         )
     leaf = Leaf.objects.filter(leaf_index=mark.size - 1).first()
     if leaf is None or bytes(leaf.link).hex() != mark.link:
         size = Head.objects.filter(id=Head.ONLY).values_list("size", flat=True).first() or 0
         raise ContradictedError(
-            f"Redis knows of {mark.size} events, and the {size} of this database are not those: it was set back."
+            f"Redis knows of {mark.size} events, and the {size} events of this database do not include them: it was set back."
         )

@@ -15,9 +15,9 @@ _NANOSECONDS_PER_MILLISECOND: Final = 1_000_000
 _FRACTION_BITS: Final = 12
 # Method 2 below it: 62 random bits, of which the first is 0 so that steps rarely carry into the time.
 _RANDOM_BITS: Final = 62
-# A step between two ids of one tick: at random, so that the next id cannot be told from the last.
+# A random step between two ids of one tick, so that the next id cannot be guessed from the last.
 _STEP_BITS: Final = 32
-# A clock set back by less than this does not reach the ids: they go on from the last one. Set back further, it is followed:
+# If the clock is set back by less than this, ids continue from the last one. If by more, they follow the clock:
 # an hour of ids from a wrong future would be worse than one change of order.
 MAX_SET_BACK_SECONDS: Final = 600
 _MAX_SET_BACK: Final = (MAX_SET_BACK_SECONDS * 1000) << _FRACTION_BITS
@@ -36,7 +36,7 @@ class _Mint:
     def next(self) -> int:
         """The next number, larger than all before it unless the clock was set back by MAX_SET_BACK_SECONDS or more."""
         with self._lock:
-            # The clock inside the lock: read before it, a thread that waited would bring an old time.
+            # Read the clock inside the lock: before it, a waiting thread would use an old time.
             now, last = _ticks(), self._last >> _RANDOM_BITS
             if now > last or now <= last - _MAX_SET_BACK:
                 self._last = now << _RANDOM_BITS | _random(_RANDOM_BITS - 1)
@@ -45,7 +45,7 @@ class _Mint:
             return self._last
 
     def begin_anew(self) -> None:
-        """In a forked child: past the parent's last id, at a place of its own, and with a lock that no thread holds."""
+        """Reset in a forked child: continue past the parent's last id, at a random distance, with a fresh lock."""
         self._lock = threading.Lock()
         if self._last:
             self._last = ((self._last >> _RANDOM_BITS) + 1) << _RANDOM_BITS | _random(_RANDOM_BITS - 1)

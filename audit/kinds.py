@@ -5,7 +5,7 @@ REQUEST_REFUSED = "audit.request.refused"
 # Refusals of anonymous callers beyond the limit of one minute, as one event with their count.
 REFUSALS_SUPPRESSED = "audit.refusals.suppressed"
 
-# The log's copies outside stand in another store from now on.
+# The log's copies were moved to another store.
 STORE_MOVED = "audit.store.moved"
 
 # A key of ours is in the key set and not yet in use.
@@ -102,7 +102,7 @@ PRESENCE_ENDED = "verifier.presence.ended"
 # Nobody decides until the next epoch begins; and it began, where the data says.
 HOME_LEFT = "verifier.home.left"
 HOME_BEGAN = "verifier.home.began"
-# The database was set back, and an operator decided that it goes on: from where, under which name, and what was undone again.
+# The database was set back and an operator continued: after how many events, under which name, and what ended again.
 HISTORY_CONTINUED = "verifier.history.continued"
 # A process found the clock of its host off from the database's: it changes nothing until that is right again.
 CLOCK_OFF = "verifier.clock.found_off"
@@ -115,7 +115,7 @@ PASSKEY_CREATED = "approvals.passkey.created"
 PASSKEY_REMOVED = "approvals.passkey.removed"
 HUMAN_SIGNED_IN = "approvals.human.signed_in"
 HUMAN_SIGNED_OUT = "approvals.human.signed_out"
-# An administrator signed under which name and keys the log goes on after a restore.
+# An administrator signed the name and keys under which the log continues after a restore.
 BREAK_SIGNED = "approvals.break.signed"
 # A passkey signature for one sensitive act, made just before it.
 HUMAN_VERIFIED = "approvals.human.verified"

@@ -1,4 +1,4 @@
-"""One leaf and its event, and what was hidden in it: whether they are what the log recorded. The tree is in `audit.verification`."""
+"""Check one leaf, its event and its openings against what the log recorded. The tree is in `audit.verification`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
@@ -25,7 +25,7 @@ class BadError(Exception):
 
 
 def check_leaf(leaf: Leaf, event: Event | None, expected_index: int, previous: bytes, gone: Gone) -> None:
-    """It is the leaf of this index, continues `previous`, and is that of its event. Raises BadError."""
+    """Check that the leaf has this index, continues `previous`, and matches its event. Raises BadError."""
     if leaf.leaf_index != expected_index:
         raise missing(expected_index)
     if event is None and not gone.allows(leaf):
@@ -39,10 +39,10 @@ def check_leaf(leaf: Leaf, event: Event | None, expected_index: int, previous: b
     if leaf_hash(bytes(leaf.entry)) != bytes(leaf.leaf_hash):
         raise BadError(
             leaf.leaf_index,
-            f"The entry of leaf {leaf.leaf_index} is not what its leaf hash is of: it was changed.",
+            f"The entry of leaf {leaf.leaf_index} does not match its leaf hash: it was changed.",
         )
     if event is None:
-        # The archive has it; its entry was the last thing to check here.
+        # The event is in the archive; its entry was the last thing to check here.
         return
     if leaf_hash_of(event) != bytes(leaf.leaf_hash):
         raise BadError(
@@ -53,12 +53,12 @@ def check_leaf(leaf: Leaf, event: Event | None, expected_index: int, previous: b
     if (leaf.agent_id, leaf.human_id, leaf.kind) != (event.agent_id, event.human_id, event.kind):
         raise BadError(
             leaf.leaf_index,
-            f"Leaf {leaf.leaf_index} says of event {event.id} what it is not: whose it is, or of which kind, was changed.",
+            f"Leaf {leaf.leaf_index} contradicts event {event.id} on its kind or on whose it is: one of them was changed.",
         )
 
 
 def leaf_hash_of(event: Event) -> bytes | None:
-    """The leaf hash of an event as it is stored now; None where it holds what cannot be hashed, as no event of ours does."""
+    """The leaf hash of an event as stored now; None if it holds a value that cannot be hashed, which we never write."""
     return readable(lambda: leaf_hash(entry_of(event)))
 
 
@@ -84,25 +84,25 @@ def _joined(start: int, end: int) -> list[tuple[Leaf, Event | None]]:
 
 
 def readable(read: Callable[[], _T]) -> _T | None:
-    """What `read` gives, or None where the rows hold what no column of ours can hold."""
+    """The result of `read`, or None if a row holds a value that its column cannot hold."""
     try:
         return read()
     except DatabaseError:
-        # The database being away is not the log being wrong.
+        # An unavailable database does not make the log wrong.
         raise
     except Exception:  # noqa: BLE001 — a forged value may fail anywhere between the driver and the hash
         return None
 
 
 def check_openings_of(ids: Sequence[UUID]) -> None:
-    """What was hidden in these events. Raises BadError."""
+    """Check the openings of these events. Raises BadError."""
     openings = list(Opening.objects.filter(event_id__in=ids))
     if openings:
         _check_all(openings)
 
 
 def check_openings(batch: int) -> None:
-    """What was hidden in any event, and that each event is there. Raises BadError."""
+    """Check all openings, and that the event of each exists. Raises BadError."""
     last = None
     while True:
         rows = Opening.objects.order_by("id")
@@ -129,10 +129,10 @@ def _check_opening(opening: Opening, event: Event | None) -> None:
     if not matches:
         raise BadError(
             str(opening.event_id),
-            f"What is kept as {opening.member!r} of event {opening.event_id} is not what the event committed to.",
+            f"The stored {opening.member!r} of event {opening.event_id} is not what the event committed to: it was changed.",
         )
 
 
 def missing(index: int) -> BadError:
-    """The leaf is not there."""
+    """The error for a missing leaf."""
     return BadError(index, f"Leaf {index} is missing: it was deleted.")

@@ -242,18 +242,18 @@ class DroppedMonth(models.Model):
 
 
 class LogBreak(models.Model):
-    """After a restore the log goes on under another name from here: its first `size` leaves are those of the log before."""
+    """A restore, after which the log continues under another name: its first `size` leaves are those of the previous log."""
 
-    # The second in which it began, as 14 digits: names sort as logs follow each other.
+    # The second in which it began, as 14 digits, so that names sort in the order of the logs.
     name = models.CharField(max_length=14, primary_key=True)
-    # Of the log before; empty for the first.
+    # The name of the previous log; empty for the first one.
     previous = models.CharField(max_length=14, blank=True)
     size = models.BigIntegerField()
     root = models.BinaryField(max_length=32)
-    # Of the log before this one goes on from checkpoints of so many leaves at most, and segments up to this one.
+    # How much of the previous log this one keeps: checkpoints of at most `signed` leaves, segments up to `archived`.
     signed = models.BigIntegerField()
     archived = models.BigIntegerField()
-    # Logs that stood outside and are not in this database: they were lost by the restore.
+    # Logs known outside and missing from this database: the restore lost them.
     lost = models.JSONField(default=list)
     at = models.DateTimeField()
 

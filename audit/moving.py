@@ -1,6 +1,6 @@
-"""Moving the log's store: all that stands in the old one goes into the new one, and the old one says that it was left.
+"""Moving the log's store: copy everything from the old one into the new one, and mark the old one as left.
 
-Safe to repeat, since both stores write once: what a killed run began, the next one ends.
+Safe to repeat, since both stores write once: the next run finishes what a killed run began.
 """
 
 from collections.abc import Mapping
@@ -26,40 +26,46 @@ from audit.stores import Store, store_at
 
 
 class MovingError(ChainError):
-    """The store cannot be moved. Says why, and what to do first."""
+    """The store cannot be moved. The text says why, and what to do first."""
 
 
 def move_store(*, source: str | None, actor: Actor, now: datetime) -> Mapping[str, Any]:
-    """Copy what stands in the store `source` to that of settings, where the log goes on; its members are those of the event.
+    """Copy the store `source` to the one that AUDIT_STORE names, where the log continues. Returns the data of the event.
 
-    Without `source` the old store is lost: the checkpoints that the database has are put into the new one, and what the old
-    one may have known beyond them nobody finds here; the event says so. Raises MovingError; ContradictedError where one of
-    the stores has a checkpoint that the database does not know; ImmutableError where something else stands in the new one;
-    TemporarilyUnavailableError where a store does not answer.
+    Without `source` the old store is lost: only the checkpoints in the database are copied to the new one, anything else that
+    the old one knew is lost, and the event says so. Raises MovingError; ContradictedError if one of the stores has a
+    checkpoint that the database does not know; ImmutableError if the new store holds another object under the same key;
+    TemporarilyUnavailableError if a store does not answer.
     """
     former = store_left_behind()
     if not settings.AUDIT_STORE:
-        raise MovingError("AUDIT_STORE names no store to move to.")
+        raise MovingError("AUDIT_STORE is not set: set it to the store to move to.")
     if not former:
-        raise MovingError(f"The log's copies stand in {store_name()} already, or nowhere: nothing to move.")
+        raise MovingError(
+            f"The log's copies are already in {store_name()}, or there are none yet: nothing to move."
+        )
     if source is not None and name_of(source) != former:
-        raise MovingError(f"The log's copies stand in {former}, not in {name_of(source)}.")
+        raise MovingError(
+            f"The log's copies are in {former}, not in {name_of(source)}: pass the former with --from."
+        )
     target = store_at(settings.AUDIT_STORE)
-    # 1. Neither has a story that the database does not know, and the new one was not left before.
+    # 1. The database knows everything in both stores, and the log never left the new one.
     if target.get(MOVED) is not None:
-        raise MovingError(f"The log has left {store_name()} before: name a new place.")
+        raise MovingError(
+            f"The log has left {store_name()} before and cannot return to it: set AUDIT_STORE to a new prefix."
+        )
     _check_known(settings.AUDIT_STORE)
     if source is not None:
         _check_known(source)
-        # 2. From here on nothing is signed beside the old one, by a process or database of before either.
+        # 2. From here on no process or database from before the move signs anything in the old store.
         store_at(source).put_once(MOVED, canonical_json({"to": store_name()}))
         fault_point("move.after_mark")
-    # 3. All that stands there, byte by byte; then what the database has, for a copy may be missing there.
+    # 3. Copy every object, byte by byte; then what the database has, since the old store may lack a copy.
     copied = _copy_all(store_at(source), target) if source is not None else None
     own = _put_own(former)
     objects = own if copied is None else copied
     fault_point("move.after_copy")
-    # 4. The rows that say so, with the event.
+    # 4. Record the move, with the event.
     with transaction.atomic():
         moved = {"from": former, "to": store_name(), "objects": objects, "lost": source is None}
         _note_copies(former, now)
@@ -74,7 +80,7 @@ def _check_known(uri: str) -> None:
 
 
 def _put_own(former: str) -> int:
-    """The checkpoints that the former store was given, and the record of the restore that this log began after, if one did."""
+    """Write the checkpoints that the former store had, and the record of the break that this log began after, if any."""
     store, rows = seen_store(settings.AUDIT_STORE), Checkpoint.objects.filter(copies__store=former)
     copy_break(store)
     for row in rows.iterator():
@@ -93,7 +99,9 @@ def _copy_all(source: Store, target: Store) -> int:
 def _copy(source: Store, target: Store, key: str, draft: Path) -> None:
     with draft.open("xb") as file:
         if not source.fetch(key, file):
-            raise MovingError(f"{key} was listed by {source!r} and is not there.")
+            raise MovingError(
+                f"{source!r} lists {key} but does not return it: restore that object, then run this again."
+            )
     target.put_once(key, draft)
     draft.unlink()
 

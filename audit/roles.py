@@ -36,9 +36,9 @@ _LESS: Final[Mapping[str, Rights]] = {
     ),
     # The owner drops.
     "audit_droppedmonth": ("SELECT",),
-    # Which `sub` somebody has somewhere is for good.
+    # The version of a pair's `sub` never changes.
     "registry_pairwisesubject": ("INSERT", "SELECT"),
-    # What all processes agree on is changed, and never forgotten.
+    # The recorded settings may be changed, never deleted.
     "registry_installation": ("INSERT", "SELECT", "UPDATE"),
     "django_migrations": ("SELECT",),
 }
@@ -59,7 +59,7 @@ _VERIFIER: Final[Mapping[str, Rights]] = {
     "registry_barredkey": ("INSERT", "SELECT"),
     "registry_grant": ("SELECT", "UPDATE (ended_at, status)"),
     "registry_human": ("SELECT",),
-    # Whether its settings are those of all others.
+    # To compare its settings with the recorded ones.
     "registry_installation": ("SELECT",),
     "registry_serviceprovider": ("SELECT",),
     "registry_serviceprovidersecret": ("SELECT",),
@@ -213,7 +213,7 @@ def _known_columns() -> dict[str, set[str]]:
 
 
 def _known_part(row: _Held, known: Mapping[str, set[str]]) -> _Held:
-    """The row of the query without what this code does not know. A month of the log counts as known: nobody may touch one by its name."""
+    """The row without tables and columns that this code does not know. A partition of the log counts as known: no role may use it directly."""
     table, right, whole, columns = row
     if table in known:
         return table, right, whole, columns if whole else [each for each in columns if each in known[table]]

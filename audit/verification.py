@@ -33,7 +33,7 @@ from audit.models import Event, Head, Leaf, Node, QueueEntry
 from audit.tree import consistency_proof, tree_at
 
 BATCH: Final = 500
-# So many nodes are compared by one question for each of their levels.
+# This many nodes are compared in one query per level.
 _NODES: Final = 256
 
 
@@ -67,7 +67,7 @@ class Point(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What is looked at again below a Point: leaves `first` ≤ index < `end`, and events with `after` < id ≤ `until`."""
+    """What to check again below a Point: leaves `first` ≤ index < `end`, and events with `after` < id ≤ `until`."""
 
     first: int
     end: int
@@ -76,7 +76,7 @@ class Part(NamedTuple):
 
 
 class Proof(NamedTuple):
-    """What was found; and where it was whole, the largest Point below which a key that counts signed it, if any did."""
+    """The verdict; and if the log is whole, the largest Point that a key that counts signed, if there is one."""
 
     verdict: Verdict
     point: Point | None
@@ -103,7 +103,7 @@ def prove_log(
 ) -> Proof:
     """As `verify_log`; with `since` what came after that point, that the stored tree still has its root, and `again`.
 
-    Whoever may write to the database cannot make a `since` that fits: its root was signed, and is kept outside.
+    A writer of the database cannot forge a `since` that fits: its root was signed, and is kept outside.
     """
     run = _Run(since, again, batch)
     try:
@@ -114,7 +114,7 @@ def prove_log(
 
 
 class _Run:
-    """One check: the tree as far as it has come, and what it met on the way."""
+    """One run: the tree built so far, and the anchors met on the way."""
 
     def __init__(self, since: Point, again: Part | None, batch: int) -> None:
         self.since, self.again, self.batch = since, again, batch
@@ -125,18 +125,18 @@ class _Run:
         self.met.read(anchors)
         # 1. Where the log says it ends, before anything else: later leaves are another run's business.
         head = Head.objects.filter(id=Head.ONLY).first() or Head(size=0, link=EMPTY_LINK)
-        # 2. Where we begin: the stored tree has the root that was signed, so what grows from it adds to that.
+        # 2. The start: the stored tree has the signed root, so later leaves only add to it.
         if self.since.size:
             self._begin(head)
-        # 3. Each leaf: present, in order, linked to the one before, and the hash of its event.
+        # 3. Each leaf: present, in order, linked to the previous leaf, and the hash of its event.
         last_link = self._walk(self.tree, self.since.link, head.size, self.met)
         self.met.end(self.tree.size)
-        # 4. The head against the last leaf, and what the tree grows from against the tree.
+        # 4. The head against the last leaf, and the stored frontier against the tree.
         _check_head(head, last_link, self.tree)
         _check_no_nodes_beyond(head.size)
-        # 5. Rows that no leaf below the head accounts for.
+        # 5. Rows that belong to no leaf below the head.
         _check_strays(self._new_events())
-        # 6. What was said to be hidden in an event, against what the event committed to.
+        # 6. The openings of events, against what the events committed to.
         if not self.since.size:
             check_openings(self.batch)
         # 7. A part of what earlier runs proved.
@@ -203,14 +203,14 @@ class _Run:
         return previous
 
     def _new_events(self) -> Q:
-        """All events; or those that may have come since the point: their ids are no smaller than those of its last leaf and later."""
+        """All events; after a point, those that may have come since: with ids not below those of its last leaf and later ones."""
         if not self.since.size:
             return Q()
         last = Leaf.objects.filter(leaf_index=self.since.size - 1).values_list("event_id", flat=True).first()
         return Q(pk__gte=min(filter(None, (last, self.lowest)))) if last or self.lowest else Q()
 
     def _check_again(self, part: Part) -> None:
-        """These leaves, as the first time, and that they are those under the root that was signed."""
+        """Check these leaves again, and that they are under the signed root."""
         what = f"The stored tree of leaves {part.first} to {part.end - 1}, which were proved before,"
         tree = _stored_tree(part.first, what)
         before = Leaf.objects.filter(leaf_index=part.first - 1).first()
@@ -252,7 +252,7 @@ def _check_head(head: Head, last_link: bytes, tree: CompactTree) -> None:
 
 
 def _check_nodes(nodes: Sequence[Subtree]) -> None:
-    """Proofs are made of these; one that was changed would make them fail."""
+    """Check the stored nodes: proofs use them, and a changed node would make them fail."""
     by_level = sorted((each.height // TILE_HEIGHT, each.number, each.root) for each in nodes)
     for level, group in groupby(by_level, key=lambda each: each[0]):
         wanted = {index: root for _, index, root in group}
@@ -271,7 +271,7 @@ def _check_nodes(nodes: Sequence[Subtree]) -> None:
 
 
 def _check_no_nodes_beyond(size: int) -> None:
-    """One too many could be taken for later leaves'."""
+    """Check for nodes outside the head, which could pass for those of later leaves."""
     full = [size >> (TILE_HEIGHT * level) for level in range(64 // TILE_HEIGHT)]
     beyond = Q(level__gte=len(full)) | Q(level__lt=1)
     for level, number in enumerate(full):

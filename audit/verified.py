@@ -1,8 +1,8 @@
-"""How far the log was proved before, kept in a file outside the database, so that the next run may go on from there.
+"""How far the log was proved before, kept in a file outside the database, so that the next run can continue from there.
 
-The file holds the log's own signed checkpoint. Whoever has the database, even as its owner, cannot make one that fits a log
-they changed; whoever has the file can replace it by another checkpoint of ours at most. So keep it where neither the serving
-processes nor the database's owner may write.
+The file holds the log's own signed checkpoint. Even the owner of the database cannot forge one that fits a changed log; an
+attacker who can write the file can only replace it with another of our checkpoints. So keep it where neither the serving
+processes nor the database's owner can write.
 """
 
 import base64
@@ -23,12 +23,12 @@ from audit.models import Checkpoint, Event
 from audit.verification import START, Part, Point, Proof, Verdict, prove_log
 
 VERSION: Final = 1
-# In so many runs each older event is looked at again once.
+# Each older event is checked again once in this many runs.
 RUNS: Final = 30
 
 
 class Round(NamedTuple):
-    """Where the repeated look at older leaves stands: `at` of `end` leaves; and after which event that at the events does."""
+    """Progress of the repeated check of older rows: leaf `at` of `end`, and the last event checked by id."""
 
     at: int = 0
     end: int = 0
@@ -36,7 +36,7 @@ class Round(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """As far as the log was proved, with the signed note that says so."""
+    """How far the log was proved, with the signed note for that point."""
 
     point: Point
     note: str
@@ -44,7 +44,7 @@ class Verified(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a run found; whether the next one may go on from it; and a remark on the file for people, mostly empty."""
+    """The verdict of a run; whether the next run can continue from it; and a remark about the file, usually empty."""
 
     verdict: Verdict
     kept: bool
@@ -59,10 +59,10 @@ def verify_on(
     full: bool = False,
     runs: int = RUNS,
 ) -> Outcome:
-    """Check what came since the run that wrote `state`, and one part in `runs` of what was before; without it, everything.
+    """Check what came after the run that wrote `state`, and one part in `runs` of what came before; without the file, everything.
 
-    `anchors(size)` are what the log signed of `size` events or more. Where the log is whole and a key that counts signed it,
-    `state` is written anew. Raises InvalidRequestError where the file is something else, and what `anchors` raises.
+    `anchors(size)` returns what the log signed for `size` events or more. If the log is whole and a key that counts signed it,
+    `state` is rewritten. Raises InvalidRequestError if the file is something else, and what `anchors` raises.
     """
     before, remark = _read(state, now)
     since = before if before is not None and not full else None
@@ -74,22 +74,26 @@ def verify_on(
     note = _note_of(proof, since, now)
     if proof.point is None or note is None:
         return Outcome(
-            proof.verdict, kept=False, remark=remark or "No key that counts has signed the log yet."
+            proof.verdict,
+            kept=False,
+            remark=remark or "No key that counts has signed the log yet: run manage.py seal_audit.",
         )
     try:
         _write(state, Verified(proof.point, note, following))
     except OSError as error:
         return Outcome(
-            proof.verdict, kept=False, remark=f"{state} cannot be written: {error.strerror or error}."
+            proof.verdict,
+            kept=False,
+            remark=f"{state} cannot be written: {error.strerror or error}. Correct that, or name another file with --state.",
         )
     return Outcome(proof.verdict, kept=True, remark=remark)
 
 
 def _plan(before: Verified, runs: int) -> tuple[Part, Round]:
-    """What to look at again now, and where the next run is to go on.
+    """The part to check again now, and where the next run continues.
 
-    A round is over what was proved when it began. So a leaf that is changed is looked at by the end of the next round: within
-    2 × `runs` runs.
+    A round covers what was proved when it began. So a changed leaf is checked by the end of the next round: within 2 × `runs`
+    runs.
     """
     at, end, event = before.round
     if at >= end:
@@ -102,7 +106,7 @@ def _plan(before: Verified, runs: int) -> tuple[Part, Round]:
 
 
 def _note_of(proof: Proof, before: Verified | None, now: datetime) -> str | None:
-    """The note that signs the proved point, as one of our rows has it or the file had it."""
+    """The note that signs the proved point, from our rows or from the file."""
     point = proof.point
     if point is None:
         return None
@@ -120,12 +124,12 @@ def _read(state: Path, now: datetime) -> tuple[Verified | None, str]:
     except FileNotFoundError:
         return None, ""
     except OSError as error:
-        return None, f"{state} cannot be read: {error.strerror}."
+        return None, f"{state} cannot be read, so everything is checked: {error.strerror}."
     note, link, around = _parsed(state, text)
     try:
         anchor = read_anchor(note, place=str(state), now=now)
     except UntrustedNoteError:
-        return None, f"No key that counts signed what {state} holds, so nothing rests on it."
+        return None, f"No key that counts signed the checkpoint in {state}, so everything is checked."
     except NoteError as error:
         raise _no_state(state) from error
     return Verified(Point(anchor.size, anchor.root, link), note, around), ""
@@ -151,7 +155,7 @@ def _no_state(state: Path) -> InvalidRequestError:
 
 
 def _write(state: Path, verified: Verified) -> None:
-    """As a whole or not at all, readable by its owner alone. Raises OSError."""
+    """Replace the file atomically, readable by its owner only. Raises OSError."""
     point, note, around = verified
     text = canonical_json(
         {

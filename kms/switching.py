@@ -1,4 +1,4 @@
-"""A new key that signs at once, for what may not be signed by the one before: the log that goes on after a restore."""
+"""Switch to a new key at once, where the old key may not sign any more: for the log after a restore."""
 
 from datetime import datetime
 
@@ -10,7 +10,7 @@ from kms.services import promote_due_keys, rotate_key
 
 
 def switch_key(*, purpose: str, actor: Actor, now: datetime) -> Key:
-    """Make a key and let it sign from `now` on; what the one before signed stays good.
+    """Create a key that signs from `now` on; signatures of the previous key stay valid.
 
     Only for purposes whose verifiers fetch no key set beforehand, which `token` is not. A next key that waits was published by
     the history that may be lost, so it does not count as new. Raises TemporarilyUnavailableError where no key can be made,

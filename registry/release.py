@@ -1,22 +1,22 @@
-"""Which release this code is, and on the database of which releases it may run: one number and one rule.
+"""The release of this code, and the releases of the database that it may run on.
 
-Two neighbouring releases run side by side during an upgrade (docs/upgrade.md), so a release goes on with whatever the next one
-changes in PostgreSQL and Redis, and the next one with what this one left there.
+Two neighbouring releases run side by side during an upgrade (docs/upgrade.md), so each release must work with what the next
+one changes in PostgreSQL and Redis, and the next one with what this one left there.
 """
 
 from typing import Any, Final
 
 from django.db import migrations
 
-# One more with each landed change of what processes share: tables, rights, keys and entries in Redis, members of tokens.
-# `makemigrations` then asks for a migration of the column's default; `raise_release` goes with it.
+# Raise it with each landed change of what processes share: tables, rights, keys and entries in Redis, members of tokens.
+# `makemigrations` then asks for a migration of the column's default; add `raise_release` to it.
 RELEASE: Final = 2
 # How many releases ahead of this one the database may be.
 BESIDE: Final = 1
 
 
 def disagreement(database: int, *, code: int = RELEASE) -> str | None:
-    """Why code of one release may not run on a database that was migrated to another, and what to do; None where it may."""
+    """Why code of one release may not run on a database at another, and what to do; None if it may."""
     if database < code:
         return (
             f"this code is release {code} and the database is at release {database}: migrate it first, as the owner,"
@@ -31,7 +31,7 @@ def disagreement(database: int, *, code: int = RELEASE) -> str | None:
 
 
 def raise_release(number: int) -> migrations.RunPython:
-    """For the migration of each release: the row that processes look at says so. It is never lowered again."""
+    """For the migration of each release: raise the number in the row that processes read. It is never lowered."""
 
     def raised(apps: Any, _editor: Any) -> None:
         rows = apps.get_model("registry", "Installation").objects

@@ -1,7 +1,7 @@
-"""No migration copies or rewrites the log, which may hold a billion events, or keeps out whoever records meanwhile.
+"""No migration copies or rewrites the log, which may hold a billion events, or blocks writers meanwhile.
 
 The first eight of `audit` did: they came before the first version that another one may run beside. Later ones are held to
-what PostgreSQL does by its catalogue alone, or beside whoever inserts.
+what PostgreSQL does by its catalogue alone, or beside writers.
 """
 
 import inspect
@@ -27,7 +27,7 @@ LAST_THAT_MAY = "0008_dropped_months"
 LOG = {"event", "leaf"}
 TABLES = re.compile(r"\baudit_(?:event|leaf)\b|\b(?:Event|Leaf)\b|[\"'](?:event|leaf)[\"']")
 TRIGGERS = type(append_only("audit_node"))
-# An index of a partitioned table is made for each partition beside whoever inserts, and then attached.
+# An index of a partitioned table is made for each partition beside writers, and then attached.
 SQL = re.compile(
     r"\s*(CREATE (UNIQUE )?INDEX CONCURRENTLY |DROP INDEX CONCURRENTLY |CREATE (UNIQUE )?INDEX \w+ ON ONLY |"
     r"ALTER INDEX \w+ ATTACH PARTITION |ALTER TABLE audit_leaf VALIDATE CONSTRAINT )",
@@ -118,7 +118,7 @@ def test_no_migration_copies_or_locks_the_log(name: str, operations: Sequence[Op
         ("0008_dropped_months", False),
     ],
 )
-def test_those_that_did_are_told_from_the_one_that_did_not(name: str, copies: bool) -> None:
+def test_only_migrations_that_copy_the_log_are_found(name: str, copies: bool) -> None:
     migration = MigrationLoader(None).disk_migrations["audit", name]
     assert bool(list(offences(migration.operations))) is copies
 
@@ -164,5 +164,5 @@ def test_what_would_copy_or_lock_the_log_is_an_offence(operation: Operation) -> 
     ],
     ids=lambda each: each.describe()[:40],
 )
-def test_what_goes_on_beside_whoever_records_is_none(operation: Operation) -> None:
+def test_an_operation_that_does_not_block_writers_is_no_offence(operation: Operation) -> None:
     assert list(offences([operation])) == []

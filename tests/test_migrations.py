@@ -56,14 +56,14 @@ def is_plain(operation: Operation, made: set[str]) -> bool:
 
 
 def doubtful(migration: Any) -> list[str]:
-    """Its operations that nobody can see to be harmless."""
+    """Its operations that are not plainly harmless."""
     operations = flat(migration.operations)
     made = {each.name.lower() for each in operations if isinstance(each, migrations.CreateModel)}
     return [each.describe() for each in operations if not is_plain(each, made)]
 
 
 @pytest.mark.parametrize("app", BEFORE)
-def test_what_older_code_could_notice_says_why_it_goes_on(app: str) -> None:
+def test_a_change_older_code_can_notice_says_why_it_is_safe(app: str) -> None:
     for name, migration in after(app):
         if found := doubtful(migration):
             told = getattr(migration, "beside_older_code", "")

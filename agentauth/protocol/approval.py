@@ -216,7 +216,7 @@ def break_statement(
     root: bytes,
     vkeys: Sequence[str],
 ) -> Statement:
-    """An administrator stands for it that after a restore the log goes on as `origin`, by these keys alone.
+    """An administrator confirms that after a restore the log continues as `origin`, with these keys only.
 
     Its first `size` leaves, whose tree has this root (32 bytes), are those of `previous_origin`. Raises InvalidRequestError
     naming the member.

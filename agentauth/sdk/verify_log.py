@@ -54,7 +54,7 @@ class Checkpoint(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A log of the folder that goes on from another: its own folder, its name, and how much of it counts."""
+    """One log of the archive that continues another: its folder, its name, and how much of it counts."""
 
     folder: str
     origin: str
@@ -66,7 +66,7 @@ ENDLESS = 1 << 53
 
 
 def breaks(folder: Path) -> list[dict[str, Any]]:
-    """The breaks that the newest log of an archive goes on from, oldest first. Raises ProblemError."""
+    """The breaks that the newest log of an archive builds on, oldest first. Raises ProblemError."""
     found, lost = dict[str, dict[str, Any]](), set[str]()
     for path in sorted((folder / "breaks").glob("*")):
         place = f"breaks/{path.name}"
@@ -96,12 +96,12 @@ def breaks(folder: Path) -> list[dict[str, Any]]:
 
 
 def break_name(record: dict[str, Any]) -> str:
-    """How a break is named to accept it: nothing else goes by this."""
+    """The text that accepts exactly this break."""
     return f"{record['name']}:{record['size']}:{unbase64(record['root']).hex()}"
 
 
 def parts(line: list[dict[str, Any]]) -> list[Part]:
-    """The logs that stand one on the other, oldest first."""
+    """The logs that build on each other, oldest first."""
     found, signed, archived = list[Part](), ENDLESS, ENDLESS
     for record in reversed(line):
         found.append(Part(f"log-{record['name']}/", str(record["origin"]), signed, archived))

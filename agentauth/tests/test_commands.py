@@ -267,7 +267,7 @@ def test_what_cannot_be_undone_needs_a_yes(
     monkeypatch.setattr(sys, "stdin", StringIO(said))
     out, err = StringIO(), StringIO()
     arguments = ["--operator", "alice", "--undetected", "--json"]
-    with pytest.raises(CommandError, match=r"Nothing was changed\."):
+    with pytest.raises(CommandError, match=r"Nothing was changed:"):
         call_command("continue_after_restore", *arguments, stdout=out, stderr=err)
     # The question is no part of the answer.
     assert out.getvalue() == ""

@@ -86,7 +86,7 @@ def test_a_section_takes_its_secrets_from_files_too(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("text", ["ten", "1.5", "0x10", "-1", "101", "1 0", "9" * 5_000, "١"])
-def test_what_is_no_whole_number_within_limits_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_a_malformed_or_out_of_range_number_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("A_NUMBER", text)
     refused(lambda: number("A_NUMBER", 3, least=0, most=100), "A_NUMBER", "from 0 to 100")
     monkeypatch.setenv("A_NUMBER", " 100 ")

@@ -114,7 +114,7 @@ def test_SA_14_a_process_with_another_setting_halts_and_names_it(
     assert (look()[0].epoch, look()[0].leaving_at) == (row.epoch, None)
 
 
-def test_SA_14_a_process_without_redis_moves_nobodys_home(now: datetime, settings: Any) -> None:
+def test_SA_14_a_process_without_redis_moves_no_home(now: datetime, settings: Any) -> None:
     """The others are in Redis; a keeper without REDIS_URL would leave it for all of them."""
     settings.REDIS_URL = "redis://redis.example:6379"
     record(now)

@@ -96,7 +96,7 @@ def test_beat_and_the_loop_call_the_same_services(monkeypatch: pytest.MonkeyPatc
 
 def test_one_worker_command_has_a_thread_for_each_job() -> None:
     assert (app.conf.worker_pool, app.conf.worker_concurrency) == ("threads", len(JOBS))
-    # One queue, and a worker that is told of none takes from it.
+    # One queue, from which a worker takes by default.
     queues = {app.amqp.router.route({}, name)["queue"].name for name in BY_NAME}
     assert queues == set(app.amqp.queues.consume_from) == {"celery"}
 
@@ -216,7 +216,7 @@ def test_a_job_that_fails_holds_up_no_other(
         monkeypatch.setattr(job, "run", how)
     do_all_of_them()
     assert sorted([*done, broken]) == sorted(BY_NAME)
-    assert f"{broken} did not come to its end" in caplog.text
+    assert f"{broken} failed, and will run again" in caplog.text
 
 
 @pytest.mark.django_db
@@ -230,7 +230,7 @@ def test_nothing_a_store_or_a_disk_does_stops_those_who_number(
     for job in waiting:
         monkeypatch.setattr(job, "run", raising(fault, job.name))
         jobs.Command().do_aside(job)
-    assert caplog.text.count("did not come to its end") == len(waiting) == 4
+    assert caplog.text.count("failed, and will run again") == len(waiting) == 4
 
 
 def loop_with(*, hangs: bool, then: str) -> None:

@@ -1,4 +1,4 @@
-"""The record of a break that an administrator signs: under which name and keys the log goes on after a restore."""
+"""An administrator signs the break: the name and keys under which the log continues after a restore."""
 
 import secrets
 from datetime import datetime
@@ -25,7 +25,7 @@ KIND = "break"
 
 
 def find_break(name: str, *, human: Human) -> LogBreak:
-    """The break of this name, for an administrator. Raises NotFoundError for everybody else, and for none such."""
+    """The break of this name, for an administrator. Raises NotFoundError for all others, and if there is no such break."""
     row = LogBreak.objects.filter(pk=name).first()
     if row is None or not human.is_staff:
         raise NotFoundError("There is nothing here, or it is not yours.")
@@ -39,9 +39,9 @@ def unsigned_breaks() -> list[LogBreak]:
 
 
 def begin_signing(*, row: LogBreak, human: Human, session_key: str, now: datetime) -> dict[str, Any]:
-    """Make the statement of the break and ask for its signature. Raises InvalidStateError once it was signed."""
+    """Make the statement of the break and ask for its signature. Raises InvalidStateError if it is signed already."""
     if receipt_of(KIND, row.name) is not None:
-        raise InvalidStateError("This was signed already.")
+        raise InvalidStateError("This restore is signed already. Reload the page to see the receipt.")
     text = sentences.break_text(
         size=row.size, origin=origin(row.name), previous=origin(row.previous), at=row.at, zone=human.time_zone
     )
@@ -74,7 +74,7 @@ def finish_signing(
 ) -> Receipt:
     """Keep the receipt of the signed record, here and outside.
 
-    Raises InvalidAssertionError; TemporarilyUnavailableError where the store outside does not answer, and nothing is kept then.
+    Raises InvalidAssertionError; TemporarilyUnavailableError if the store outside does not answer, and then nothing is kept.
     """
 
     def act(_challenge: Challenge) -> None:

@@ -1,6 +1,6 @@
-"""Going on after a restore: what the lost history may have ended or spent counts for nothing more, and the log gets another name.
+"""Continue after a restore: end what the lost history may have ended or spent, and give the log another name.
 
-All of it is one transaction that an operator begins (`manage.py continue_after_restore`, docs/restore.md), while nothing is answered.
+This is one transaction that an operator starts (`manage.py continue_after_restore`, docs/restore.md) while nothing is answered.
 """
 
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ from verifier.stores.probe import RedisProbe
 
 @dataclass(frozen=True, slots=True)
 class Continued:
-    """The log goes on as `log` after `size` leaves; how many grants were suspended, requests withdrawn and endings done again."""
+    """The log continues as `log` after `size` leaves; how many grants were suspended, requests withdrawn and endings repeated."""
 
     log: str
     size: int
@@ -54,7 +54,7 @@ class Continued:
 
 @dataclass(frozen=True, slots=True)
 class _Lost:
-    """What is known outside of the history that was lost: names of logs, the latest epoch, and what ended."""
+    """What Redis and the store know of the lost history: names of logs, the latest epoch, and what ended."""
 
     names: frozenset[str]
     epoch: int
@@ -64,16 +64,16 @@ class _Lost:
 def continue_after_restore(
     *, operator: str, undetected: bool = False, actor: Actor, now: datetime
 ) -> Continued:
-    """End the hold: from here on this database is the registry's history. `operator` is who decided, for the record.
+    """Lift the hold: from here on this database is the registry's history. `operator` is recorded as the person who decided.
 
-    1. The database is held, or with `undetected` need not be. 2. What is known outside is read: without it nothing goes on. 3. Of
-    several operators one swaps the hold for the new history; in the same transaction 4. the log gets a new key; 5. what is known to
-    have ended ends again, people first; 6. sessions, codes and requests end, and approved grants wait for a new
-    signature; 7. the break is written down, here and outside. The verifier's home is left, so a new epoch begins.
+    1. See that the database is held, unless `undetected`. 2. Read what is known outside; if that fails, stop. 3. Swap the hold
+    for the new history; of several operators one succeeds. In the same transaction: 4. give the log a new key; 5. end again
+    what is known to have ended, people first; 6. end sessions, codes and requests, and suspend approved grants until a new
+    signature; 7. record the break, here and outside. The verifier leaves its home, so a new epoch begins.
 
-    Raises InvalidStateError where nothing is held, or another operator was first; TemporarilyUnavailableError where Redis, the
-    store outside or the home of keys does not answer, and then the hold stays; ContradictedError where what stands outside is none
-    of ours.
+    Raises InvalidStateError if nothing is held, or another operator was first; TemporarilyUnavailableError if Redis, the
+    store outside or the key backend does not answer, and then the hold stays; ContradictedError if the store holds a
+    malformed object.
     """
     row = _held(undetected=undetected)  # 1
     store = store_at(settings.AUDIT_STORE) if settings.AUDIT_STORE else None
@@ -96,7 +96,7 @@ def continue_after_restore(
             "ended_again": again,
         }
         record(kind=kinds.HISTORY_CONTINUED, actor=actor, at=now, reason=REASON, data=data)
-        # Last: whoever dies between this and the commit is held as before, and the next try knows this name as lost.
+        # Last: if the process dies between this and the commit, the hold stays and the next try counts this name as lost.
         if store is not None:
             store.put_once(key_of_break(name), break_record(begun))
         fault_point("continue.before_commit")
@@ -107,10 +107,12 @@ def _held(*, undetected: bool) -> Home:
     row, _now = look()
     if row.held_at is None and not undetected:
         begun = current_break()
-        since = f" The log goes on as {begun.name} since {begun.at:%Y-%m-%d %H:%M:%S} UTC." if begun else ""
+        since = (
+            f" The log has continued as {begun.name} since {begun.at:%Y-%m-%d %H:%M:%S} UTC." if begun else ""
+        )
         raise InvalidStateError(
-            f"Nothing is held: this database is as new as what is known outside.{since} Where a backup was restored all the"
-            " same, say --undetected."
+            f"Nothing is held: this database is as new as what is known outside.{since} If you did restore a backup, run this"
+            " again with --undetected."
         )
     return row
 
@@ -121,7 +123,7 @@ def _lost(row: Home, store: Store | None) -> _Lost:
         mark, probe = read_mark(), RedisProbe()
         names |= {mark.name} - known if mark else set()
         epoch = probe.latest_mark()
-        # Whoever still believes in an epoch of the lost history writes into none of it.
+        # A process that still knows an epoch of the lost history can then write into none of its shards.
         probe.mark(max(row.epoch + 1, epoch + 1))
         epoch = max(row.epoch + 1, epoch + 1)
     endings: Iterator[Ending] = iter(())
@@ -149,7 +151,9 @@ def _swap(row: Home, name: str, epoch: int) -> None:
         back_after=0,
     )
     if not swapped:
-        raise InvalidStateError("Another operator has just continued. Nothing is left to do here.")
+        raise InvalidStateError(
+            "Another operator has just continued: nothing was done here. Check /health/ready."
+        )
 
 
 def _people_first(endings: tuple[Ending, ...]) -> list[Ending]:
@@ -157,7 +161,7 @@ def _people_first(endings: tuple[Ending, ...]) -> list[Ending]:
 
 
 def _let_go(actor: Actor, now: datetime) -> tuple[int, int]:
-    """Whatever may have been used, ended or spent since the backup: how many grants wait now, and how many requests ended."""
+    """End or suspend what may have been used, ended or spent since the backup. Returns the numbers of suspended grants and withdrawn requests."""
     Human.objects.update(session_epoch=F("session_epoch") + 1)
     EnrolmentCode.objects.filter(used_at=None, expires_at__gt=now).update(expires_at=now)
     SetupCode.objects.filter(used_at=None, expires_at__gt=now).update(expires_at=now)
@@ -166,7 +170,7 @@ def _let_go(actor: Actor, now: datetime) -> tuple[int, int]:
     states = [Grant.Status.PENDING, Grant.Status.APPROVED, Grant.Status.SUSPENDED]
     grants = Grant.objects.filter(status__in=states).select_related("agent").order_by("id")
     for grant in grants.iterator():
-        # Past its end, or it waits for a signature already.
+        # The grant has expired, or already waits for a signature.
         with suppress(InvalidStateError):
             if grant.status == Grant.Status.PENDING:
                 withdraw_grant(grant=grant, actor=actor, now=now, reason=REASON)

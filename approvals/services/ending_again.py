@@ -1,4 +1,4 @@
-"""Ending again what the lost history ended: each by the service that ended it then."""
+"""Repeat what the lost history ended, each through the service that ended it the first time."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ REASON: Final = "restored"
 
 
 class _End(NamedTuple):
-    """Whose rows they are, the field the id is of, and the service with the name of its argument."""
+    """The rows, the field that the id belongs to, and the service with the name of its argument."""
 
     rows: QuerySet[Any]
     field: str
@@ -47,7 +47,7 @@ _ENDS: Final[Mapping[str, _End]] = {
         Passkey.objects.all(), "pk", partial(remove_passkey_for_good, reason=REASON), "passkey"
     ),
     kinds.AGENT_REVOKED: _End(Agent.objects.all(), "pk", revoke_agent, "agent"),
-    # Whether its owner or an admin did it is not kept: only an admin resumes it.
+    # The record does not say whether the owner or an admin did it, so only an admin may resume it.
     kinds.AGENT_SUSPENDED: _End(Agent.objects.all(), "pk", partial(suspend_agent, by_admin=True), "agent"),
     kinds.GRANT_REVOKED: _End(Grant.objects.all(), "pk", revoke_grant, "grant"),
     kinds.SERVICE_PROVIDER_REVOKED: _End(
@@ -61,14 +61,16 @@ _ENDS: Final[Mapping[str, _End]] = {
 
 
 def end_again(ending: Ending, *, actor: Actor, now: datetime) -> bool:
-    """Do again what the lost history did, in the caller's transaction.
+    """Repeat an ending of the lost history, in the caller's transaction.
 
-    False where it is done already, or what ended is not in this database. Raises InvalidStateError for a kind of ending that
-    this version does not know: nobody may believe that it was done.
+    False if it is done already, or if the record is not in this database. Raises InvalidStateError for a kind of ending that
+    this version does not know, so that no ending is skipped silently.
     """
     end = _ENDS.get(ending.kind)
     if end is None:
-        raise InvalidStateError(f"What ended as {ending.kind} cannot be ended again by this version.")
+        raise InvalidStateError(
+            f"An ending of kind {ending.kind} cannot be ended again by this version: run a release that knows it."
+        )
     row = end.rows.filter(**{end.field: ending.id}).first()
     if row is None:
         return False

@@ -100,7 +100,7 @@ def test_SA_13_what_had_ended_ends_again_people_first(
         (kinds.SERVICE_PROVIDER_SUSPENDED, service_provider.pk),
         (kinds.AGENT_SUSPENDED, agent.agent().pk),
         (kinds.KEY_DISABLED, token.kid),
-        # The last admin of the backup, and somebody whom it does not know.
+        # The last admin of the backup, and a person whom the backup does not know.
         (kinds.HUMAN_DELETED, admins.pk),
         (kinds.HUMAN_DELETED, uuid.uuid4()),
     )
@@ -153,11 +153,11 @@ def test_SA_13_nothing_is_continued_that_is_not_held_unless_it_is_said(store: St
     with pytest.raises(InvalidStateError, match="Nothing is held"):
         go_on()
     assert go_on(undetected=True).log
-    with pytest.raises(InvalidStateError, match="The log goes on as"):
+    with pytest.raises(InvalidStateError, match="The log has continued as"):
         go_on()
 
 
-def test_SA_13_an_administrator_signs_the_break_and_the_receipt_stands_outside(
+def test_SA_13_an_admin_signs_the_break_and_the_receipt_is_kept_outside(
     store: Store, admin: Person, alice: Person, now: datetime
 ) -> None:
     ensure_key(purpose="audit", actor=TESTER, now=now)

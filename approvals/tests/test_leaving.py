@@ -212,7 +212,7 @@ def test_every_foreign_key_to_a_human_is_thought_of() -> None:
         "registry.agent",
         "registry.enrolmentcode",
         "registry.grant",
-        # It stays, and names nobody: what somebody's `sub` was made by.
+        # The row stays, and names no person: it holds the version of a `sub`.
         "registry.pairwisesubject",
         "verifier.confirmation",
         "verifier.presencelease",

@@ -1,4 +1,4 @@
-"""Where the log goes on under another name after a restore. Such a row is never changed."""
+"""The breaks after which the log continues under another name. Such a row is never changed."""
 
 from django.db import migrations, models
 

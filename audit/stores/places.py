@@ -1,4 +1,4 @@
-"""What AUDIT_STORE may name. Known without a store's library, so that the start can refuse the rest."""
+"""The URIs that AUDIT_STORE accepts. Needs no store library, so that a process can check them at startup."""
 
 import re
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Bucket:
 
 
 def store_error(uri: str) -> str:
-    """What is wrong with the URI of a store, in one line; empty where nothing is. Whether the place exists is not asked."""
+    """One line that says what is wrong with the URI of a store; empty if nothing is. Does not check that the store exists."""
     scheme, _, rest = uri.partition(":")
     if scheme == "file" and rest:
         return ""
@@ -72,7 +72,7 @@ def read_bucket(uri: str) -> Bucket:
 
 
 def _safe(endpoint: str | None) -> bool:
-    """Whether what is sent there cannot be read on the way, and it holds neither credentials nor more than an origin."""
+    """Whether the endpoint is an origin without credentials, and traffic to it cannot be read on the way."""
     if endpoint is None:
         return True
     parts = urlsplit(endpoint)

@@ -47,7 +47,7 @@ def test_a_dropped_month_is_made_again_for_what_comes_home(
     assert verify_log().ok
 
 
-def test_AU_3_a_check_goes_on_over_months_that_were_dropped_or_came_home(
+def test_AU_3_a_check_continues_over_dropped_and_restored_months(
     months: set[str],
     make_event: MakeEvent,
     tmp_path: Path,

@@ -53,7 +53,7 @@ def broken(now: datetime, *, name: str = "20261129012233", lost: tuple[str, ...]
     )
 
 
-def test_a_log_goes_on_under_its_new_name_in_a_folder_of_its_own(store: Store, now: datetime) -> None:
+def test_a_log_continues_under_its_new_name_in_its_own_folder(store: Store, now: datetime) -> None:
     proving.grow(3, now=now)
     assert checkpoint_log(now=now) == 3
     row = broken(now)
@@ -67,7 +67,7 @@ def test_a_log_goes_on_under_its_new_name_in_a_folder_of_its_own(store: Store, n
     assert checkpoint_log(now=now + 3 * EVERY) is None
 
 
-def test_of_the_log_before_it_sees_what_it_goes_on_from(store: Store, now: datetime) -> None:
+def test_a_log_sees_the_part_of_the_previous_log_that_it_continues(store: Store, now: datetime) -> None:
     """What the lost history signed and archived later stays outside, and is another log's."""
     row = LogBreak(name="20261129012233", previous="", size=600, signed=500, archived=512, at=now)
     for key in (key_of(500), key_of(501), "segments/00000000000000000000.json",
@@ -105,7 +105,7 @@ def test_a_break_that_is_not_where_the_tree_was_is_refused(store: Store, now: da
     proving.grow(3, now=now)
     row = broken(now)
     row.root = b"r" * 32
-    with pytest.raises(ContradictedError, match="not those that the break"):
+    with pytest.raises(ContradictedError, match="are not the ones that the break"):
         check_breaks([row])
 
 

@@ -1,4 +1,4 @@
-"""A database that was set back is told from one that is as new as what is known outside (SA-13)."""
+"""A database that was set back is detected by what is known outside (SA-13)."""
 
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ def store(signing: None, settings: Settings, tmp_path: Path, now: datetime) -> S
     return store_at(settings.AUDIT_STORE)
 
 
-def test_SA_13_what_fits_is_no_restore(store: Store) -> None:
+def test_SA_13_a_matching_history_is_accepted(store: Store) -> None:
     mark = present_mark()
     assert mark is not None
     check_history(None)

@@ -100,7 +100,7 @@ def test_AU_11_threads_never_share_an_id_and_each_sees_its_own_rise() -> None:
     assert len({one for each in made for one in each}) == 8 * MANY
 
 
-def test_forked_processes_never_share_an_id_and_go_on_from_the_parents(
+def test_forked_processes_continue_the_parents_ids_and_share_none(
     set_clock: Callable[[int], None],
 ) -> None:
     """As workers forked from a master that imported everything, and minted ids: the clock stands still for all of them."""

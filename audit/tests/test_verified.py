@@ -59,13 +59,13 @@ def test_AU_3_the_next_run_checks_what_is_new_and_one_part_again(
     assert (found["ok"], found["tree_size"], found["signed_size"]) == (True, SIZE + 8, SIZE + 5)
     assert (found["checked_from"], found["rechecked_from"], found["rechecked_to"]) == (PROVED, 0, 60)
     assert found["root_hash"] == go_on("--full")["root_hash"]
-    # A full one begins the round anew.
+    # A full run restarts the round.
     found = go_on()
     assert (found["checked_from"], found["rechecked_from"], found["rechecked_to"]) == (SIZE + 5, 0, 65)
     assert go_on()["rechecked_from"] == 65
 
 
-def test_what_is_kept_is_a_note_that_the_log_signed_and_for_the_owner_alone(state: Path) -> None:
+def test_the_state_file_is_a_signed_note_readable_by_its_owner_only(state: Path) -> None:
     kept = json.loads(state.read_text())
     row = Checkpoint.objects.get()
     assert kept["checkpoint"] == row.note
@@ -142,9 +142,7 @@ def test_AU_3_AU_4_a_change_of_what_is_old_is_found_within_two_rounds(
         assert state.read_text() == kept
 
 
-def test_AU_3_each_old_leaf_is_looked_at_within_a_round_while_the_log_grows(
-    state: Path, now: datetime
-) -> None:
+def test_AU_3_each_old_leaf_is_checked_within_a_round_as_the_log_grows(state: Path, now: datetime) -> None:
     seen: set[int] = set()
     for number in range(RUNS):
         proving.grow(7, now=now)
@@ -183,7 +181,7 @@ def test_AU_7_a_stored_tree_with_another_root_is_found_at_once(state: Path) -> N
 
 
 def test_AU_7_a_state_that_our_key_did_not_sign_is_not_rested_upon(state: Path, now: datetime) -> None:
-    """Not even by somebody who changed the whole log to fit it."""
+    """Not even by an attacker who changed the whole log to fit it."""
     kept = json.loads(state.read_text())
     with as_table_owner():
         _rewrite_all(10)
@@ -242,7 +240,7 @@ def proving_signer(now: datetime) -> LocalSigner:
         '{"version":1,"checkpoint":"x","link":"","at":0,"end":0,"event":null}',
     ],
 )
-def test_a_file_that_is_no_state_is_neither_read_nor_replaced(state: Path, text: str) -> None:
+def test_another_file_is_neither_read_nor_replaced(state: Path, text: str) -> None:
     state.write_text(text)
     with pytest.raises(CommandError, match="is not what verify_audit writes"):
         go_on()
@@ -256,7 +254,7 @@ def test_where_the_file_cannot_be_written_the_log_is_checked_all_the_same(
     assert (found["ok"], found["state_kept"]) == (True, False)
 
 
-def test_a_log_that_nobody_signed_is_checked_whole_each_time(make_event: MakeEvent, now: datetime) -> None:
+def test_an_unsigned_log_is_checked_whole_each_time(make_event: MakeEvent, now: datetime) -> None:
     make_event()
     proving.grow(2, now=now)
     for _ in range(2):

@@ -151,7 +151,7 @@ def service_provider(file: Path, listening: socket.socket) -> Iterator[None]:
         pass_fds=[listening.fileno()],
         start_new_session=True,
     )
-    # It is the service's now: where that does not start, nobody shall seem to listen.
+    # The service owns the port now: if it does not start, the port must not appear open.
     listening.close()
     try:
         _wait_for(credentials["audience"], process)

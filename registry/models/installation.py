@@ -1,4 +1,4 @@
-"""What all processes of one installation share: the settings that must agree, recorded once and changed by one command."""
+"""The settings that all processes of an installation must share, recorded once and changed by one command."""
 
 from django.db import models
 
@@ -14,7 +14,7 @@ class Installation(models.Model):
     # {"PUBLIC_URL": "https://…", "SECRET_KEY": ["<id>"], …}: values, or ids where the value is secret.
     fingerprint = models.JSONField(default=dict)
     recorded_at = models.DateTimeField()
-    # The release that the tables are at. By the database's default, so that `migrate` alone says which it is.
+    # The release of the tables. It is the database's default, so that only `migrate` sets it.
     release = models.PositiveIntegerField(db_default=RELEASE)
 
     class Meta:

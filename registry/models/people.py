@@ -55,7 +55,7 @@ class Human(AbstractBaseUser):
         return self._session_hash(None)
 
     def get_session_auth_fallback_hash(self) -> list[str]:
-        # A session that began before SECRET_KEY was rotated goes on.
+        # Keeps sessions alive that began before SECRET_KEY was rotated.
         return [self._session_hash(key) for key in settings.SECRET_KEY_FALLBACKS]
 
     def _session_hash(self, secret: str | None) -> str:

@@ -1,11 +1,11 @@
-"""Whether this process may act for the installation: its settings are those that were recorded for all processes.
+"""Whether this process may act for the installation: its settings match those recorded for all processes.
 
-A process with another SECRET_KEY, PUBLIC_URL or Redis would give answers that the others take back. So what must agree
-stands in one row, as a fingerprint. Each process compares itself with it before it serves (agentauth/startup.py) and at every look
-at the verifier's home, at most a second apart (`verifier.services.home.look`). One command changes it, and the log says so.
+A process with another SECRET_KEY, PUBLIC_URL or Redis would give answers that contradict the others. So one row holds a
+fingerprint of the settings that must agree. Each process compares its own settings with it before it serves
+(agentauth/startup.py) and at every read of the verifier's home, at most a second apart (`verifier.services.home.look`).
+One command changes the row, with an event in the log.
 
-The row names settings by the variables that set them. A secret stands there as an id: a keyed hash that shows whether two
-are the same and nothing else.
+The row names settings by their variables. It holds a secret as an id: a keyed hash that shows only whether two are equal.
 """
 
 import hashlib
@@ -28,12 +28,12 @@ from registry import release
 from registry.models import Installation, Token
 from registry.services.subjects import LEGACY, check_not_needed, pairwise_subject, pin_to_legacy
 
-# The columns of the row that a look brings along, each as `installation_<name>`. What else may hold processes back belongs here.
+# The columns that every read of the verifier's home returns, each as `installation_<name>`. Add others that may stop a process.
 LOOKED_AT: Final = ("fingerprint", "release")
 NOT_RECORDED: Final = "no settings are recorded for this installation"
 _ID_LABEL: Final = b"agentauth/fingerprint/v1"
 _ID_CHARACTERS: Final = 16
-# Of these a process may hold more than are recorded, so that a new one is handed out before anybody uses it.
+# A process may hold more of these keys than are recorded, so that a new key can be distributed before any process uses it.
 _KEYS: Final = frozenset({"SECRET_KEY", "SUBJECT_KEY"})
 
 Fingerprint = Mapping[str, Any]
@@ -48,7 +48,7 @@ class _Row(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """Why this process may not act: `told` is for callers, `reason` for operators, with what to do; `check` of readiness fails."""
+    """Why this process may not act: `told` is for callers; `reason` is for operators and says what to do; `check` is the failing check of readiness."""
 
     told: str
     reason: str
@@ -56,15 +56,15 @@ class Halt:
 
 
 def looked_at() -> dict[str, Subquery]:
-    """Annotations that bring the row along with a query for another one; all are None where there is no row."""
+    """Annotations that add the row's columns to another query; all are None if there is no row."""
     row = Installation.objects.filter(pk=Installation.ONLY)
     return {f"installation_{name}": Subquery(row.values(name)[:1]) for name in LOOKED_AT}
 
 
 def halt(row: _Row) -> Halt | None:
-    """Why this process may not act by what a look found, None where it may. The one place where that is decided."""
+    """Why this process may not act, given the row; None if it may. This is decided here only."""
     if reason := release_disagreement(row.installation_release):
-        return Halt("This process is of a release that may not run here.", reason)
+        return Halt("This process runs a release that does not match the database.", reason)
     if reason := disagreement(row.installation_fingerprint):
         return Halt("This process is not set up as the others are.", reason)
     return None
@@ -76,14 +76,14 @@ def is_database_ahead() -> bool:
 
 
 def release_disagreement(recorded: int | None) -> str | None:
-    """What the release of the database has against this code; None where it may run, or nothing is recorded."""
+    """Why this code may not run on the database's release; None if it may, or if nothing is recorded."""
     return None if recorded is None else release.disagreement(recorded)
 
 
 def disagreement(recorded: Fingerprint | None) -> str | None:
-    """What this process's settings have against those `recorded` (None: there are none); None where they agree.
+    """How this process's settings differ from those `recorded` (None: nothing is recorded); None if they agree.
 
-    In development nothing need be recorded: there is one process, or `manage.py serve` starts them alike.
+    Development needs no record: there is one process, or `manage.py serve` starts all with the same settings.
     """
     if recorded is None:
         return None if settings.DEVELOPMENT else f"{NOT_RECORDED}; run manage.py record_settings"
@@ -91,16 +91,16 @@ def disagreement(recorded: Fingerprint | None) -> str | None:
     if not names:
         return None
     return (
-        f"{' and '.join(names)} of this process {'are' if len(names) > 1 else 'is'} not as recorded for all processes."
-        f" Correct it here, or change it for all with manage.py record_settings --change {' '.join(names)}"
+        f"{' and '.join(names)} of this process differ{'' if len(names) > 1 else 's'} from what is recorded for all processes."
+        f" Correct this environment, or change the record with manage.py record_settings --change {' '.join(names)}"
     )
 
 
 def fingerprint() -> dict[str, Any]:
-    """The settings of this process that must be those of all others, by the variables that set them. No secret is in it."""
+    """The settings of this process that all processes must share, by variable. Contains no secret."""
     return {
         "PUBLIC_URL": settings.ISSUER,
-        # The first one signs; the others are only still, or already, taken.
+        # The first key signs; the others are only accepted.
         "SECRET_KEY": [
             key_id(each.encode()) for each in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
         ],
@@ -111,9 +111,9 @@ def fingerprint() -> dict[str, Any]:
 
 
 def different(recorded: Fingerprint, own: Fingerprint) -> list[str]:
-    """The names of the settings in which a process that has `own` may not act beside others that have what is `recorded`.
+    """The names of the settings that keep a process with `own` from acting beside others that have what is `recorded`.
 
-    Of keys, it holds all that are recorded, and makes new things with one of those.
+    A process must hold every recorded key, and its first key must be a recorded one.
     """
     return [name for name in own if not _agrees(name, recorded.get(name), own[name])]
 
@@ -125,12 +125,12 @@ def _agrees(name: str, recorded: Any, own: Any) -> bool:
 
 
 def key_id(secret: bytes) -> str:
-    """64 bits that tell one secret from another and nothing about it, given that it cannot be guessed."""
+    """64 bits that identify a secret and reveal nothing about it, provided that it cannot be guessed."""
     return hmac.new(secret, _ID_LABEL, hashlib.sha256).hexdigest()[:_ID_CHARACTERS]
 
 
 def redis_place(url: str) -> str:
-    """Where that Redis is, without who logs in: `host:port,host:port/db`; `none` for no URL."""
+    """The location of Redis, without credentials: `host:port,host:port/db`; `none` for no URL."""
     if not url:
         return "none"
     parts = urlsplit(url)
@@ -140,7 +140,7 @@ def redis_place(url: str) -> str:
 
 
 def store_place(uri: str) -> str:
-    """Where that store is, without how it is used: scheme, place and endpoint; `none` for no URI."""
+    """The location of the store, without its options: scheme, place and endpoint; `none` for no URI."""
     if not uri:
         return "none"
     parts = urlsplit(uri)
@@ -149,20 +149,22 @@ def store_place(uri: str) -> str:
 
 
 def record_settings(*, change: Iterable[str] = (), actor: Actor, now: datetime) -> list[str]:
-    """Record this process's settings for all processes, with an event; returns the names of those that are new or others now.
+    """Record this process's settings for all processes, with an event; returns the names of new and changed ones.
 
-    The first time all are recorded. Later, only those that `change` names may differ: a second setting that is wrong here does not
-    slip in with the one that was meant. Raises InvalidStateError, which names what else differs.
+    The first run records all of them. Later, only those in `change` may differ, so that a second, wrong setting does not
+    slip in with the intended one. Raises InvalidStateError, which names the other differences.
     """
     own = fingerprint()
     with transaction.atomic():
         row = Installation.objects.select_for_update().filter(pk=Installation.ONLY).first()
         old: Fingerprint = {} if row is None else row.fingerprint
         changed = [name for name in own if old.get(name) != own[name]]
-        # What an earlier version did not record is new, and no change.
+        # A setting that an earlier version did not record is new, not changed.
         if unnamed := set(different(old, own)) & set(old) - set(change):
             names = " ".join(sorted(unnamed))
-            raise InvalidStateError(f"Not what is recorded, and not to be changed: {names}.")
+            raise InvalidStateError(
+                f"Other settings differ from what is recorded: {names}. Correct them in this environment, or name them in --change too."
+            )
         if changed or row is None:
             _keep_subjects(old.get("SUBJECT_KEY"), own["SUBJECT_KEY"])
             Installation.objects.update_or_create(
@@ -174,10 +176,10 @@ def record_settings(*, change: Iterable[str] = (), actor: Actor, now: datetime) 
 
 
 def _keep_subjects(old: list[str] | None, own: list[str]) -> None:
-    """No version of the subject key goes or changes that a `sub` was made by. Raises InvalidStateError.
+    """Refuse to drop or change a version of the subject key that a `sub` was made with. Raises InvalidStateError.
 
-    `old` is None where none was recorded. Then whoever had a token before has the `sub` of the version `legacy`, and processes of
-    a version without recorded settings may still be running and make more of them.
+    `old` is None if none was recorded. Then every person with a token has a `sub` of the version `legacy`, and processes of
+    a version without recorded settings may still run and make more.
     """
     first = own[0].partition("=")[0]
     if old is None:
@@ -185,7 +187,7 @@ def _keep_subjects(old: list[str] | None, own: list[str]) -> None:
             _check_legacy(first)
         elif first == LEGACY and not settings.DEVELOPMENT:
             raise InvalidStateError(
-                "SUBJECT_KEY is not set. Make one with manage.py make_subject_key FILE, and name it in SUBJECT_KEY_FILE."
+                "SUBJECT_KEY is not set. Run manage.py make_subject_key FILE, and name the file in SUBJECT_KEY_FILE."
             )
     elif old != own:
         if any(each.startswith(f"{LEGACY}=") for each in old):
@@ -194,15 +196,16 @@ def _keep_subjects(old: list[str] | None, own: list[str]) -> None:
 
 
 def _check_legacy(first: str) -> None:
-    """The first version is `legacy`, and it makes the `sub` that the newest token has."""
+    """See that the first version is `legacy` and makes the `sub` of the newest token. Raises InvalidStateError."""
     if first != LEGACY:
         raise InvalidStateError(
-            "There are tokens whose `sub` was made by SECRET_KEY. Record the settings without a SUBJECT_KEY first, or with its"
-            " version `legacy` first; change it when no process of the former version runs."
+            "Existing tokens have a `sub` made with SECRET_KEY. First record the settings without SUBJECT_KEY, or with its version"
+            " `legacy` in the first line. Change SUBJECT_KEY once no process of the former version runs."
         )
     token = Token.objects.select_related("grant__agent").latest("issued_at")
     human, provider = token.grant.agent.human_id, token.grant.service_provider_id
     if human and token.claims["sub"] != pairwise_subject(human, provider, version=LEGACY):
         raise InvalidStateError(
-            "SECRET_KEY, or the version `legacy` of SUBJECT_KEY, is not the one that the last token was made with."
+            "SECRET_KEY, or the version `legacy` of SUBJECT_KEY, is not the key that made the `sub` of the newest token."
+            " Set the one that the running processes use."
         )

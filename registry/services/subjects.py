@@ -1,8 +1,8 @@
-"""The `sub` of a person at a service provider, and which version of the subject key it is made by (docs/protocol.md section 7).
+"""The `sub` of a person at a service provider, and the version of the subject key that makes it (docs/protocol.md section 7).
 
-Each pair keeps the version it began with, so that a new key changes nobody's `sub`: its row is written before its first token,
-and of two processes at once one writes it. `settings.SUBJECT_KEYS` has the versions, of which the first is for new pairs.
-The version `legacy` is what pairs without a row began with: the key that was SECRET_KEY before there was a subject key.
+Each pair of person and service provider keeps its first version, so that a new key changes no `sub`. Its row is written
+before its first token; if two processes race, one writes it. `settings.SUBJECT_KEYS` has the versions, the first for new pairs.
+Pairs without a row have the version `legacy`: the key that was SECRET_KEY before subject keys existed.
 """
 
 import hashlib
@@ -22,29 +22,29 @@ logger = logging.getLogger(__name__)
 
 LEGACY = "legacy"
 _LABEL = "agentauth/subject/v1"
-# A pin is written in parts, so that none holds the memory of all.
+# Pairs are pinned in batches of this size, to bound memory.
 _PART = 1_000
 
 
 def pairwise_subject(human_id: uuid.UUID, service_provider_id: uuid.UUID, *, version: str | None) -> str:
-    """The `sub` of this person there; `version` is the pair's, None where it has none yet: then it gets the present one.
+    """The `sub` of this person at this service provider. `version` is the pair's; None gives the pair the present version.
 
-    Two service providers cannot tell that it is the same person. Raises TemporarilyUnavailableError where this process lacks the
+    Two service providers cannot tell that it is the same person. Raises TemporarilyUnavailableError if this process lacks the
     version, and django.db errors.
     """
     if version is None:
         version = _begin(human_id, service_provider_id)
     key = settings.SUBJECT_KEYS.get(version)
     if key is None:
-        # Recorded settings keep such a process from serving at all (`installation.py`).
-        logger.error("SUBJECT_KEY lacks the version %s, which pairs use", version)
+        # Unlikely: such a process does not match the recorded settings and does not serve (`installation.py`).
+        logger.error("SUBJECT_KEY lacks the version %s, which existing pairs use: add its line", version)
         raise TemporarilyUnavailableError("This process is not set up as the others are.")
     message = "\x00".join((_LABEL, str(service_provider_id), str(human_id))).encode()
     return b64u_encode(hmac.new(key, message, hashlib.sha256).digest())
 
 
 def _begin(human_id: uuid.UUID, service_provider_id: uuid.UUID) -> str:
-    """The version of a pair that gets its first token: the present one, or what another process wrote meanwhile."""
+    """Record the version of a pair before its first token, and return it: the present one, or what another process just wrote."""
     present = next(iter(settings.SUBJECT_KEYS))
     pair = PairwiseSubject(human_id=human_id, service_provider_id=service_provider_id, key_version=present)
     PairwiseSubject.objects.bulk_create([pair], ignore_conflicts=True)
@@ -53,9 +53,9 @@ def _begin(human_id: uuid.UUID, service_provider_id: uuid.UUID) -> str:
 
 
 def pin_to_legacy() -> None:
-    """Give every pair that has a grant and no row the version `legacy`, by which processes before there were rows made its `sub`.
+    """Give every pair with a grant and no row the version `legacy`, with which earlier releases made its `sub`.
 
-    Before another version is used for new pairs; by then no process of such a version may run.
+    Call this before another version is used for new pairs, once no process of an earlier release runs.
     """
     rows = PairwiseSubject.objects.filter(
         human_id=OuterRef("agent__human_id"), service_provider_id=OuterRef("service_provider_id")
@@ -73,10 +73,10 @@ def pin_to_legacy() -> None:
 
 
 def check_not_needed(versions: Collection[str]) -> None:
-    """Raises InvalidStateError where a pair's `sub` is made by one of these `versions` of the subject key."""
+    """Raises InvalidStateError if one of these `versions` of the subject key makes the `sub` of a pair."""
     for version in sorted(versions):
         if PairwiseSubject.objects.filter(key_version=version).exists():
             raise InvalidStateError(
-                f"SUBJECT_KEY: people have a `sub` made by the recorded key of version {version!r}. Keep that line: "
-                "without it each of them would be somebody else to their service providers."
+                f"SUBJECT_KEY must keep its line {version!r} as recorded: existing people have a `sub` made with that key, and "
+                "with another one their service providers would not recognise them."
             )

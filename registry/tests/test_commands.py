@@ -76,7 +76,7 @@ def test_expire_counts_what_ended_in_every_app() -> None:
     assert set(counts.values()) == {0}
 
 
-def test_load_demo_moves_the_service_to_where_it_is_told(settings: Any, tmp_path: Path) -> None:
+def test_load_demo_moves_the_service_to_the_given_audience(settings: Any, tmp_path: Path) -> None:
     settings.VAR_DIR = tmp_path
     first = run("load_demo")
     assert run("load_demo", "--audience", "http://127.0.0.1:8011") == first

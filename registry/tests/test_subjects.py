@@ -1,4 +1,4 @@
-"""The `sub` of a person at a service provider: it stays what it began as, whichever key is rotated and whoever issues first."""
+"""The `sub` of a person at a service provider: it never changes, whichever key is rotated and whichever process issues first."""
 
 import hashlib
 import hmac
@@ -74,7 +74,7 @@ def test_a_new_subject_key_is_for_new_pairs_only(
     assert (sub(agent, grant), sub(agent, other_grant)) == (began, new)
 
 
-def test_another_secret_key_changes_nobodys_sub(
+def test_another_secret_key_changes_no_sub(
     agent: AgentClient, grant: Grant, settings: Any, tmp_path: Path
 ) -> None:
     """As an operator goes: the key that is in use becomes the version `legacy` of a file, then SECRET_KEY is rotated."""

@@ -67,7 +67,7 @@ def state() -> dict[str, Any]:
     """Whatever an act may change: every row of ours, what can still be read of people in the log, who is signed in."""
     signed_in = [row.get_decoded().get("_auth_user_id", "") for row in Session.objects.all()]
     rows = kept_rows()
-    # Which key makes the `sub` of a pair is settled before its first token and whatever comes of that; nobody may do more by it.
+    # The key of a pair's `sub` is recorded before its first token, even if that token is then refused; it grants no right.
     del rows["registry.pairwisesubject"]
     return rows | {
         "openings": Opening.objects.count(),

@@ -41,7 +41,7 @@ _TLS = httpx.create_ssl_context()
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One operation as its caller sees it. `trouble` says what it was told in the end; empty where it ended well."""
+    """One operation as its caller sees it. `trouble` is its last error; empty if it succeeded."""
 
     kind: str
     began: float
@@ -103,7 +103,7 @@ class Provider:
         self.record.decisions.add(allowed.decision_id)
         self._subject = self._subject or allowed.subject
         if allowed.subject != self._subject:
-            self.record.wrong.append("a person is somebody else to the same provider")
+            self.record.wrong.append("a person has two identities at one provider")
         headers = {} if allowed.nonce is None else {"DPoP-Nonce": allowed.nonce}
         if key is not None:
             before = self.done.get(key)
@@ -115,7 +115,7 @@ class Provider:
 
 
 class Wires(httpx.AsyncBaseTransport):
-    """To providers in this process, and over the network to whoever else is asked."""
+    """To providers in this process, and over the network to all others."""
 
     def __init__(self, providers: Mapping[str, Provider]) -> None:
         self._providers = providers

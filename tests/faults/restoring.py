@@ -43,7 +43,7 @@ class RestoreStage(Stage):
         return path
 
     def restore(self, dump: Path) -> None:
-        """The dump in place of the database, by the commands of docs/restore.md; whoever is still connected is cut off."""
+        """The dump in place of the database, by the commands of docs/restore.md; open connections are cut."""
         self.as_printed("restore", BACKUP=str(dump))
 
     def as_printed(self, name: str, *, code: int = 0, **env: str) -> str:

@@ -312,7 +312,7 @@ def test_every_fault_has_its_turn_and_no_day_has_more_than_a_few() -> None:
     assert {each.name for each in every} - seen == {"the disk of PostgreSQL is full"}
 
 
-def test_an_operation_that_never_ends_well_is_told_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_operation_that_never_succeeds_is_reported_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """What CI asserts in the place of a share: each that is asked about again, on a system that is well, comes to an end."""
     agent: Any = SimpleNamespace(kind="payer")
     load = Load({}, [], [], random.Random(1))

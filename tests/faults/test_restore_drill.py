@@ -62,13 +62,13 @@ def test_SA_13_nothing_is_answered_until_an_operator_continues(place: RestoreSta
         assert httpx.get(f"{place.servers[where].url}/health/live").status_code == 200
     assert story.reader.api("POST", "/v1/tokens", {"grant_id": story.reader.grant_id}).status_code == 503
     assert story.admin.http.get("/approvals/").status_code == 503
-    # A restart skips nothing, and nobody writes another history.
+    # A restart skips nothing, and no process writes another history.
     for server in (*place.servers.values(), *place.jobs):
         server.stop()
         server.launch()
     place.until_held()
     assert place.sql("SELECT size FROM audit_head") == size
-    assert "The log goes on as" in place.as_printed("continue", OPERATOR="alice")
+    assert "The log continues as" in place.as_printed("continue", OPERATOR="alice")
     place.until_it_decides()
     place.until_outside()
     assert "THE LOG BREAKS after" in place.as_printed("verify", code=1)

@@ -183,7 +183,7 @@ def upgrade_and_go_back(held: Stage, old: Release, new: Release, story: Story) -
     story.phase("old alone on the new tables")
     held.leave(new)
     story.enough()
-    # Nobody had a reason to leave Redis: the versions agree about it.
+    # No verifier had a reason to leave Redis: the versions agree about it.
     assert held.home() == home
 
 

@@ -36,7 +36,7 @@ def turns(registry: LiveRegistry, state: str) -> None:
     until(lambda: checks(registry)["writable"] == state, f"`writable` does not become {state}", 60)
 
 
-def test_RF_3_a_standby_that_goes_and_comes_is_told_and_one_connection_waits(tmp_path: Path) -> None:
+def test_RF_3_a_lost_standby_is_reported_and_one_connection_waits(tmp_path: Path) -> None:
     with postgres.server() as primary, postgres.replica(primary) as replica:
         registry = started(tmp_path, primary.url)
         try:
@@ -59,7 +59,7 @@ def test_RF_3_a_standby_that_goes_and_comes_is_told_and_one_connection_waits(tmp
             registry.stop()
 
 
-def test_a_full_disk_is_told_before_it_is_full_to_the_last_byte(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_before_its_last_byte(tmp_path: Path) -> None:
     with small_disk() as disk:
         if disk is None:
             # Only root may mount one.
@@ -95,7 +95,7 @@ def served(postgres_url: str, tmp_path: Path) -> Iterator[tuple[LiveRegistry, st
     registry.stop()
 
 
-def test_rights_that_are_lost_while_it_runs_are_told_and_named_in_the_log(
+def test_rights_lost_while_running_are_reported_and_named_in_the_log(
     served: tuple[LiveRegistry, str, str],
 ) -> None:
     registry, owner, role = served

@@ -43,7 +43,7 @@ def registry(postgres_url: str, tmp_path: Path) -> Iterator[LiveRegistry]:
 
 @contextlib.contextmanager
 def started(registry: LiveRegistry, command: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """The process of a command from the docs, and its log; it is told to stop at the end and must do so."""
+    """The process of a command from the docs, and its log; it must stop when asked at the end."""
     module, *arguments = command.split()
     log = registry.directory / f"{arguments[-1]}.log"
     env = {**registry.env, "PYTHONPATH": str(ordinary.ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -86,7 +86,7 @@ def test_beat_and_one_worker_started_as_documented_number_the_log(registry: Live
             waiting, done = numbers(registry)
             return waiting == 0 and done > 0
 
-        until(numbered, "nobody numbers the log", 120)
+        until(numbered, "no process numbers the log", 120)
         assert len(processes(working.pid)) == len(processes(beating.pid)) == 1
     for log in (beat_log, worker_log):
         for line in log.read_text().splitlines():

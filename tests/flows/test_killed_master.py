@@ -18,7 +18,7 @@ from tests.flows.test_verifier_http import Verifier
 from tests.live import ROOT, LiveRegistry, LiveServer
 
 pytestmark = pytest.mark.flow
-# Each is in progress for as long as nobody ends it: half a request, and a connection that says nothing.
+# Each stays in progress until it is ended: half a request, and a connection that says nothing.
 UNFINISHED = [b"POST /v1/verify HTTP/1.1\r\nContent-Length: 10\r\n\r\n{", LIVE[:20], b""]
 
 
@@ -37,7 +37,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LiveServe
 
 
 def is_gone(pid: int) -> bool:
-    """Whether it ended; one that nobody waited for counts too."""
+    """Whether the process ended; a zombie counts too."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
@@ -50,7 +50,7 @@ Kill = Callable[[LiveServer], list[int]]
 
 @pytest.fixture
 def kill_first() -> Iterator[Kill]:
-    """kill -9 of the first process alone; gives those that it had started. Whoever of them is left at the end is killed."""
+    """kill -9 of the first process alone; gives those that it had started. Those left at the end are killed."""
     started: list[int] = []
 
     def kill(server: LiveServer) -> list[int]:
@@ -79,7 +79,7 @@ def test_a_killed_master_takes_its_workers_along(server: LiveServer, kill_first:
         workers = kill_first(server)
         assert len(workers) == 2
         server.launch()
-        # Nobody is told anything, least of all that something was done.
+        # No caller gets an answer, least of all that something was done.
         assert [rest(each) for each in kept] == [b""] * len(kept)
         until(lambda: all(map(is_gone, workers)), "workers outlive their master", 10)
         server.wait_until_ready()

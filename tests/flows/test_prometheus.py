@@ -177,7 +177,7 @@ def test_decisions_in_redis_are_drained_and_numbered_by_celery_alone(installatio
             ).fetchall()
         return bool(row[0])
 
-    until(numbered, "nobody takes it over", 60)
+    until(numbered, "no process takes it over", 60)
 
 
 @pytest.mark.usefixtures("_jobs")

@@ -46,7 +46,7 @@ class Installation:
             "REDIS_URL": redis_url,
             "AUDIT_STORE": f"file:{folder / 'audit'}",
             "KEY_BACKEND": "vault",
-            # Nobody is there: no test here signs anything.
+            # No KMS runs here: no test here signs anything.
             "VAULT_ADDR": "http://127.0.0.1:9",
             "VAULT_TOKEN": "a-token",
             "CELERY_BROKER_URL": f"{redis_url}/1",
@@ -127,7 +127,7 @@ def until(holds: Any) -> Any:
 
 
 def ask(port: int, method: str, path: str) -> httpx.Response:
-    """As the proxy asks; 0 for a status while nobody is there."""
+    """As the proxy asks; status 0 while nothing listens."""
     with contextlib.suppress(httpx.TransportError):
         return httpx.request(
             method,
@@ -174,7 +174,7 @@ ODD = [
 ]
 
 
-def test_SA_14_one_set_up_otherwise_does_not_start_and_others_go_on(
+def test_SA_14_other_settings_stop_one_process_and_not_the_others(
     installation: Installation,
 ) -> None:
     refused = installation.run(web_at(free_port()))
@@ -253,7 +253,7 @@ def test_SA_14_a_setting_that_changes_stops_processes_without_it(
         (["https"], None),
     ],
 )
-def test_a_scheme_that_no_proxy_of_ours_said_is_answered_by_a_redirect(
+def test_a_scheme_not_set_by_our_proxy_is_redirected(
     servers: tuple[int, int], said: list[str], status: int | None
 ) -> None:
     for port, path in ((servers[0], "/v1/grants"), (servers[1], "/v1/verify")):

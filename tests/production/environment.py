@@ -11,12 +11,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LOCK = ROOT / "requirements.txt"
-# The Dockerfile's. Where the tests are not root, the service is whoever they are.
+# The Dockerfile's. If the tests do not run as root, the service runs as their user.
 UID = 10001
 
 
 def service_user() -> dict[str, object]:
-    """What `subprocess` is told, so that a process runs as the service's user."""
+    """Arguments of `subprocess` that run a process as the service's user."""
     return {"user": UID, "group": UID, "extra_groups": []} if os.geteuid() == 0 else {}
 
 

@@ -42,7 +42,7 @@ SECTIONS = (
     "7. Tables and keys",
     "8. Processes",
     "9. nginx",
-    "10. Is it well?",
+    "10. Check that it works",
     "Celery instead of `jobs`",
 )
 _FOLDERS = (
@@ -190,7 +190,7 @@ class Installation:
 
 
 def copy_image(target: Path) -> None:
-    """The files of the checkout that the Dockerfile copies, without what .dockerignore leaves out; nobody may write there."""
+    """The files of the checkout that the Dockerfile copies, without what .dockerignore leaves out; all read-only."""
     lines = re.findall(r"^COPY (?!--from)(\S+) (\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     for source, name in lines:
         if (ROOT / source).is_dir():
@@ -230,7 +230,7 @@ def installed() -> Iterator[Path]:
 
 
 if __name__ == "__main__":
-    # So that everything is stopped with us, whoever ends us.
+    # Stop everything with us, however we are ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with installed() as home:
         given = os.environ | {"PRODUCTION": str(home)}

@@ -55,7 +55,7 @@ def test_the_demo_is_the_same_at_a_production_registry(
         lines = _told(person, env)
     shown = [line for line in lines if line.startswith(("✓ allowed", "✗ refused"))]
     assert [tuple(re.split(r"  +", line)[:4]) for line in shown] == EXPECTED, lines
-    # Each of its events has its number, so somebody does the periodic work.
+    # Each of its events has its number, so a process does the periodic work.
     log = lines[lines.index("What the audit log says about it") :]
     assert any("registry.grant.revoked" in line for line in log)
     assert not any("…" in line for line in log)

@@ -33,7 +33,7 @@ def test_each_line_of_a_log_is_one_json_object(production: ProductionRegistry, n
 
 
 def test_the_service_can_write_its_own_folder_alone(production: ProductionRegistry) -> None:
-    """As the image has it: the program belongs to somebody else."""
+    """As the image has it: the program belongs to another user."""
     app = production.home / "opt/agentauth"
     for folder in (app, app / "agentauth", app / "staticfiles", production.home / "etc/agentauth"):
         assert folder.stat().st_uid == os.geteuid()

@@ -65,7 +65,7 @@ class Units:
             self.stop(name)
 
     def dead(self) -> list[str]:
-        """Services that have ended although nobody stopped them."""
+        """Services that ended without being stopped."""
         return [name for name, process in self.running.items() if process.poll() is not None]
 
     def _restart(self, name: str) -> None:

@@ -50,7 +50,7 @@ _MOVE = "UPDATE verifier_streamcursor SET number = %s WHERE id = %s"
 _ADD_USES = """UPDATE verifier_grantledger SET uses = uses + added.number
  FROM unnest(%s::uuid[], %s::bigint[]) AS added (grant_id, number) WHERE verifier_grantledger.grant_id = added.grant_id"""
 
-# The latest format of an entry that is read here. Whoever writes another one gives it the next number, in the field `f`.
+# The latest entry format that this release reads. A new format gets the next number, in the field `f`.
 FORMAT = 1
 _FORMAT_DIGITS = 6
 
@@ -260,7 +260,7 @@ def _batch(shard: int, entries: Sequence[Any]) -> _Batch:
 
 
 def _is_ours(fields: Mapping[bytes, bytes]) -> bool:
-    """Whether this release reads the format. What is no number of a few digits is the format of no release."""
+    """Whether this release reads the format. No release has a format that is not a number of a few digits."""
     told = fields.get(b"f", b"1")
     return not told.isdigit() or len(told) > _FORMAT_DIGITS or int(told) <= FORMAT
 

@@ -131,7 +131,9 @@ class Lease:
         self._look_again()
         last = self._last
         if last is None or self._age_of(last) > LEASE_SECONDS:
-            raise TemporarilyUnavailableError("Whether this process may act is not known now.")
+            raise TemporarilyUnavailableError(
+                "This process cannot check now whether it may act. Try again shortly."
+            )
         return last.halt
 
     def check_halt(self) -> None:
@@ -212,9 +214,9 @@ def halt_of(row: Home) -> Halt | None:
 
 
 def _tell_halt(before: Halt | None, halt: Halt | None) -> None:
-    """Say in the log that this process stops acting, or goes on, once each time."""
+    """Log once when this process stops acting, and once when it resumes."""
     if halt is not None and halt != before:
-        logger.error("this process answers nothing until this is mended: %s", halt.reason)
+        logger.error("this process answers 503 until this is corrected: %s", halt.reason)
     elif halt is None and before is not None:
         logger.warning("this process may act again")
 

@@ -99,7 +99,7 @@ class Keeper:
         """
         row = self._look()
         if halt_of(row):
-            # It moves nobody: what it knows of Redis is not what the others know, or this history may not go on.
+            # This process moves no home: its Redis may not be the others', or this history may not continue.
             return
         if row.leaving_at is not None:
             self._arrive(row, probe, now)

@@ -1,4 +1,4 @@
-"""The mark in Redis of how far the log has come, moved on by the jobs once a second."""
+"""The mark of the log's size in Redis, which the jobs advance once a second."""
 
 from datetime import datetime
 
@@ -13,10 +13,10 @@ from verifier.stores.mark import advance_mark, read_mark
 
 
 def mark_history(*, now: datetime) -> None:
-    """Tell Redis how far the log has come; hold everything where it knows more, or another log.
+    """Advance the mark in Redis; hold the database if Redis knows more events, or another log.
 
-    The mark is at most a second old, and a database that loses less than what it says is not noticed by it. Raises
-    TemporarilyUnavailableError where Redis does not answer, and django.db errors.
+    The mark is up to a second old, so it does not reveal the loss of events newer than that. Raises
+    TemporarilyUnavailableError if Redis does not answer, and django.db errors.
     """
     if not settings.REDIS_URL:
         return

@@ -1,4 +1,4 @@
-"""How far the log had come, as Redis keeps it (`aa:history`, an `audit.history.Mark` as text): a database that was set back shows.
+"""The mark of the log's size in Redis (`aa:history`, an `audit.history.Mark` as text), which reveals a database that was set back.
 
 No decision asks for it, and it may be lost: the store outside knows the same, a minute later.
 """
@@ -13,7 +13,7 @@ from audit.history import Mark
 from verifier.stores.sync_connection import sync_client
 
 KEY: Final = b"aa:history"
-# Only forward within one log: of two jobs the slower one must not take the mark back. Answers what stood there.
+# Forward only within one log: with two jobs, the slower must not move the mark back. Returns the previous value.
 _ADVANCE: Final = """
 local there = redis.call('GET', KEYS[1])
 local name, size = string.match(there or '', '^(%S+) (%d+) ')
@@ -26,14 +26,14 @@ _T = TypeVar("_T")
 
 
 def read_mark() -> Mark | None:
-    """The mark, None where there is none. Raises TemporarilyUnavailableError where Redis does not answer or holds no mark of ours."""
+    """The mark, None if there is none. Raises TemporarilyUnavailableError if Redis does not answer or holds another value."""
     return _parsed(_ask(lambda client: client.get(KEY)))
 
 
 def advance_mark(mark: Mark, *, instead_of: Mark | None = None) -> Mark | None:
-    """Move the mark forward, and answer what stood there before.
+    """Move the mark forward, and return the previous one.
 
-    What another log left stays, but for exactly `instead_of`. Raises TemporarilyUnavailableError.
+    A mark of another log is kept, unless it equals `instead_of`. Raises TemporarilyUnavailableError.
     """
     replaced = instead_of.text if instead_of else ""
     arguments = [mark.name or "-", mark.size, mark.text, replaced]
@@ -44,7 +44,9 @@ def _parsed(told: Any) -> Mark | None:
     try:
         return None if told is None else Mark.parse(told.decode())
     except ValueError:
-        raise TemporarilyUnavailableError("What Redis keeps as aa:history is no mark of ours.") from None
+        raise TemporarilyUnavailableError(
+            "The Redis key aa:history does not hold a mark of this registry. Check that REDIS_URL names its Redis."
+        ) from None
 
 
 def _ask(question: Callable[[Any], _T]) -> _T:

@@ -137,7 +137,7 @@ def test_SA_13_meanwhile_every_act_is_503(
 def test_SA_13_a_redis_that_is_away_is_waited_for_ten_seconds(
     vouched: history.Vouched, monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
-    # Nobody listens there.
+    # Nothing listens there.
     settings.REDIS_URL = "redis://127.0.0.1:1"
     asked, clock = finds(monkeypatch, None), [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])

@@ -23,7 +23,7 @@ def put_later(one: Verifier, place: Scene, form: int = 2) -> str:
     return str(base["id"])
 
 
-def test_an_entry_of_a_later_release_stays_and_holds_up_its_own_shard_alone(
+def test_an_entry_of_a_later_release_stays_and_blocks_only_its_shard(
     redis: Redis, place: Scene, now: datetime
 ) -> None:
     first, second = Verifier(redis, place, 0), Verifier(redis, place, 1)

@@ -180,7 +180,7 @@ def test_a_providers_second_try_at_another_process_while_the_first_shares_a_comm
     assert [words(store.apply(each)) for each in (first, named)] == ["recalled", "recalled"]
 
 
-def test_what_meets_a_lock_in_a_shared_commit_leaves_nothing_and_the_first_waits() -> None:
+def test_a_job_that_hits_a_lock_in_a_shared_commit_leaves_nothing() -> None:
     place, store = scene(PAY), DatabaseStore()
     assert words(store.apply(payment(place))) == "yes"
     named = under(payment(place), place, "1")

@@ -133,7 +133,7 @@ def test_where_a_statement_fails_outside_any_savepoint_nobody_is_told_yes() -> N
     assert spent() == 0
 
 
-def test_calls_of_one_grant_that_two_commits_share_do_not_wait_for_each_other_in_a_circle() -> None:
+def test_shared_commits_of_one_grant_never_deadlock() -> None:
     """An agent sends the same two proofs in both orders."""
     place, store = scene(PAY, max_uses=9), DatabaseStore()
     assert words(store.apply(payment(place))) == "yes"

@@ -87,25 +87,25 @@ class Command(BaseCommand):
             connection.close()
 
     def do_aside(self, job: Job) -> None:
-        """Nothing that a store, a witness, a home of keys or a full disk does stops those who number and drain."""
+        """Run a job that waits for other systems. Its failures must not stop the jobs that number and drain."""
         try:
             job.do()
         except Exception as error:  # noqa: BLE001 — whatever it is, it is logged and tried again
             _log_failure(job, error)
 
     def work(self, *, slow: bool) -> None:
-        """One turn of the jobs that share a thread: those of every second, and the `slow` ones."""
+        """Run the jobs that share a thread once: those of every second, and with `slow` the slow ones."""
         for job in JOBS:
             if job.waits or (job.seconds > EACH_SECOND and not slow):
                 continue
             try:
                 job.do()
             except (Error, TemporarilyUnavailableError, ChainError) as error:
-                # The database, Redis or a store is away, the log contradicts itself, or this one job takes too long: nothing is
-                # lost, the others go on, and it is tried again at its next turn.
+                # The database, Redis or a store is unavailable, the log contradicts itself, or this job timed out: nothing is
+                # lost, the other jobs run, and this one is retried at its next turn.
                 _log_failure(job, error)
 
 
 def _log_failure(job: Job, error: Exception) -> None:
-    logger.error("jobs: %s did not come to its end", job.name, exc_info=error)
+    logger.error("jobs: %s failed, and will run again", job.name, exc_info=error)
     close_old_connections()

@@ -26,7 +26,7 @@ from registry.services.installation import fingerprint, record_settings
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 30
-# How long to wait for a port in use: a server that was stopped just now, or lost its supervisor, is about to leave it.
+# How long to wait for a port in use (s): a server that was just stopped, or lost its supervisor, is about to release it.
 PORT_SECONDS = 5
 # The parts restart when they die; where they die this often within a minute, the whole goes down, visibly.
 RESTARTS = 5
@@ -50,7 +50,7 @@ class Command(BaseCommand):
             raise CommandError("--workers: at least one process must serve.")
         check_port_is_free(_port())
         call_command("migrate", interactive=False, verbosity=0)
-        # Whoever starts the whole system by one command says by it what the settings are.
+        # This command starts the whole system, so its environment decides the settings.
         try:
             record_settings(change=fingerprint(), actor=OPERATOR, now=timezone.now())
         except InvalidStateError as error:

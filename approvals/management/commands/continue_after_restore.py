@@ -1,4 +1,4 @@
-"""`continue_after_restore`: this database, which was set back, is the registry's history from now on."""
+"""`continue_after_restore`: make this restored database the registry's history from now on."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,24 +18,28 @@ _QUESTION = (
 
 
 class Command(JsonCommand):
-    help = "Go on with a database that was restored from a backup. Read docs/restore.md first."
+    help = "Continue with a database that was restored from a backup. Read docs/restore.md first."
     guarded = False
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("--operator", required=True, help="who decides; it stands in the log")
+        parser.add_argument(
+            "--operator", required=True, help="the name of the person who decides; recorded in the log"
+        )
         parser.add_argument("--yes", action="store_true", help="do not ask")
         parser.add_argument(
             "--undetected",
             action="store_true",
-            help="a backup was restored although nothing outside is newer than the database",
+            help="continue even though the restore was not detected",
         )
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         if not options["operator"].strip():
-            raise CommandError("Name the operator who decides: it stands in the log.")
+            raise CommandError(
+                "--operator is empty: give the name of the person who decides. It is recorded in the log."
+            )
         if not options["yes"] and not self._agreed():
-            raise CommandError("Nothing was changed.")
+            raise CommandError("Nothing was changed: the answer was not yes. Answer yes, or use --yes.")
         done = continue_after_restore(
             operator=options["operator"],
             undetected=options["undetected"],
@@ -45,14 +49,14 @@ class Command(JsonCommand):
         return asdict(done)
 
     def _agreed(self) -> bool:
-        # Not on stdout, which is the answer's; and where nobody can say anything, nobody agreed.
+        # On stderr, since stdout carries the result. Without an answer (no terminal), the operator has not agreed.
         self.stderr.write(_QUESTION, str, ending="")
         self.stderr.flush()
         return sys.stdin.readline().strip() == "yes"
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         yield (
-            f"The log goes on as {result['log']} after {result['size']} events. {result['suspended']} grants wait for a new"
-            f" signature, {result['withdrawn']} requests were withdrawn, {result['ended_again']} endings were done again."
+            f"The log continues as {result['log']} after {result['size']} events. {result['suspended']} grants wait for a new"
+            f" signature, {result['withdrawn']} requests were withdrawn, {result['ended_again']} endings were repeated."
         )
         yield "The verifier decides again in about ten seconds. Run manage.py verify_audit now."

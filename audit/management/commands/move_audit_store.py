@@ -1,4 +1,4 @@
-"""`manage.py move_audit_store`: take the log's copies and archive along to the store that AUDIT_STORE names now."""
+"""`manage.py move_audit_store`: copy the log's checkpoints and archive to the store that AUDIT_STORE names now."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from audit.moving import move_store
 
 
 class Command(JsonCommand):
-    help = "Copy the log's old store to the one AUDIT_STORE names, mark the old one as left, and go on there."
+    help = "Copy the log's old store to the one AUDIT_STORE names, mark the old one as left, and continue in the new one."
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
@@ -27,8 +27,8 @@ class Command(JsonCommand):
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         if result["lost"]:
             yield (
-                f"The log goes on in {result['to']}, with the checkpoints that the database has. What {result['from']} "
-                "knew beyond them was not seen."
+                f"The log continues in {result['to']}, with the checkpoints that the database has. Anything else in "
+                f"{result['from']} was not read: when it can be read again, run verify_audit --store URI."
             )
         else:
-            yield f"Copied {result['objects']} objects from {result['from']}; the log goes on in {result['to']}."
+            yield f"Copied {result['objects']} objects from {result['from']}; the log continues in {result['to']}."

@@ -53,21 +53,21 @@ class Command(JsonCommand):
             action="append",
             default=[],
             metavar="URI",
-            help="hold the log against the checkpoints in this store too",
+            help="also compare the log with the checkpoints in this store",
         )
-        parser.add_argument("--full", action="store_true", help="check everything, and not only what is new")
+        parser.add_argument("--full", action="store_true", help="check everything, not only what is new")
         parser.add_argument(
             "--state",
             type=Path,
             metavar="FILE",
-            help="how far the log was proved before: a file in VAR_DIR unless named",
+            help="the file that records how far the log was proved (default: in VAR_DIR)",
         )
         parser.add_argument(
             "--runs",
             type=_positive,
             default=RUNS,
             metavar="N",
-            help="look at each older event again once in N runs (%(default)s)",
+            help="check each older event again once in N runs (default: %(default)s)",
         )
         parser.add_argument(
             "--accept-break",
@@ -75,7 +75,7 @@ class Command(JsonCommand):
             action="append",
             default=[],
             metavar="BREAK",
-            help="a restore after which the log went on, as this check names it; repeatable",
+            help="accept this break of the log, as this command prints it; repeatable",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -111,7 +111,7 @@ class Command(JsonCommand):
         for each in result["breaks"]:
             name, size, _root = each.split(":")
             yield (
-                f"THE LOG BREAKS after {size} events: a backup was restored, what came after it is lost here, and the log goes on as"
+                f"THE LOG BREAKS after {size} events: a backup was restored, later events are lost here, and the log continues as"
                 f" {name}."
                 + (
                     f" To accept exactly this: --accept-break {each}"
@@ -146,18 +146,18 @@ class Command(JsonCommand):
             )
 
     def _extent(self, result: Mapping[str, Any]) -> Iterator[str]:
-        """What of it was looked at now, and what was not."""
+        """What this run checked, and what it did not."""
         if result["checked_from"]:
             yield (
                 f"Checked from event {result['checked_from']} on, since those before were proved and signed; of them, "
                 f"{result['rechecked_from']} to {result['rechecked_to'] - 1} again. --full checks all."
             )
         if not result["state_kept"]:
-            yield "The next run begins from the first event."
+            yield "The next run starts from the first event."
         if self.remark:
             yield self.remark
         for name in result["other_stores"]:
-            yield f"Copies of checkpoints stood in {name} too, which was not read: --store URI does."
+            yield f"Checkpoints were also copied to {name}, which was not read. To compare them, add --store URI."
 
 
 def _positive(text: str) -> int:
@@ -168,7 +168,7 @@ def _positive(text: str) -> int:
 
 
 def _with_breaks(verdict: Verdict, breaks: Sequence[LogBreak]) -> Verdict:
-    """The verdict on a log that is whole, but for its breaks."""
+    """The verdict, failed if the log is whole but a break contradicts its record."""
     try:
         if verdict.ok:
             check_breaks(breaks)

@@ -1,4 +1,4 @@
-"""`record_settings`: what all processes must agree on is what this command's environment says, from now on."""
+"""`record_settings`: record this environment's settings as those that all processes must share."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +22,7 @@ class Command(JsonCommand):
             default=[],
             choices=sorted(fingerprint()),
             metavar="SETTING",
-            help="the settings that may differ from what is recorded",
+            help="the settings to change; any other difference is refused",
         )
 
     def act(self, **options: Any) -> Mapping[str, Any]:
