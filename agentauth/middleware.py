@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import DisallowedHost
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError, connection
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.utils import timezone
@@ -215,28 +215,35 @@ class PlainRequestMiddleware:
 _JUDGING = ("/v1/verify", "/v1/verify/batch", "/v1/introspect")
 
 
-# These need no database, so they are always served.
-_WITHOUT_DATABASE = (*PROBES, "/v1/schema/", "/docs")
+# These need no database, so they are served whatever it says.
+_WITHOUT_DATABASE = NAMELESS | {"/v1/schema/", "/docs", "/docs/"}
+
+
+def _ask_nothing(*_: object) -> None:
+    """Refuse a query: until a look succeeds, the rows may be those of a restored database."""
+    raise OperationalError("whether this process may act for the installation is not known now")
 
 
 class InstallationMiddleware:
-    """Answer 503 at all but probes, static files and the API's description if this process may not act for the installation."""
+    """A process that may not act for the installation answers 503 to all but probes, static files and the API's description."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        if not request.path.startswith(_WITHOUT_DATABASE):
-            try:
-                START.require()
-                halt = home.LEASE.halt()
-            except (TemporarilyUnavailableError, OperationalError, InterfaceError) as error:
-                # A safe request that needs the database fails there; one that needs none is still answered.
-                if START.pending or request.method not in SAFE_METHODS:
-                    return error_response(request, domain_error(error))
-                halt = None
-            if halt:
-                return error_response(request, TemporarilyUnavailableError(halt.told))
+        if request.path in _WITHOUT_DATABASE:
+            return self.get_response(request)
+        try:
+            START.require()
+            halt = home.LEASE.halt()
+        except (TemporarilyUnavailableError, OperationalError, InterfaceError) as error:
+            if START.pending or request.method not in SAFE_METHODS:
+                return error_response(request, domain_error(error))
+            # A page that needs no row is still served.
+            with connection.execute_wrapper(_ask_nothing):
+                return self.get_response(request)
+        if halt:
+            return error_response(request, TemporarilyUnavailableError(halt.told))
         return self.get_response(request)
 
 

@@ -15,8 +15,8 @@ from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableE
 from audit.roles import missing_rights
 from registry.models import Installation
 from registry.services.installation import disagreement, release_disagreement
-from verifier.models import Home
-from verifier.services.history import hold_of
+from verifier.services import history
+from verifier.services.home import look
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +135,6 @@ def check_command() -> None:
     release, fingerprint = row or (None, None)
     if reason := release_disagreement(release) or disagreement(fingerprint):
         raise InvalidStateError(f"Nothing was done: {reason}.")
-    home = Home.objects.filter(pk=Home.ONLY).first()
-    if home and (hold := hold_of(home)):
-        raise InvalidStateError(f"Nothing was done: {hold.reason}.")
+    home, _ = look()
+    if halt := history.halt(home):
+        raise InvalidStateError(f"Nothing was done: {halt.reason}.")

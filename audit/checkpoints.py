@@ -9,6 +9,7 @@ outside: then nothing is signed any more, since a second story under our key is 
 import logging
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 from agentauth.protocol import checkpoint as notes
 from agentauth.protocol.errors import ChainError
@@ -197,8 +198,12 @@ def _copy(store: Store, checkpoint: Checkpoint, now: datetime) -> None:
         return
     copy_break(store)
     # The endings first: if a checkpoint is outside, so is what ended before it.
-    before = Checkpoint.objects.filter(size__lt=checkpoint.size).order_by("-size").first()
-    copy_endings(store, before.size if before else 0, checkpoint.size)
+    # Also those of checkpoints that were never copied.
+    earlier = Checkpoint.objects.filter(size__lt=checkpoint.size).order_by("size")
+    copied = earlier.filter(copies__store=store_name()).values_list("size", flat=True).last() or 0
+    sizes = earlier.filter(size__gt=copied).values_list("size", flat=True)
+    for first, end in pairwise([copied, *sizes, checkpoint.size]):
+        copy_endings(store, first, end)
     store.put_once(key_of(checkpoint.size), checkpoint.note.encode())
     fault_point("checkpoint.before_copied")
     CheckpointCopy.objects.get_or_create(checkpoint=checkpoint, store=store_name(), defaults={"at": now})

@@ -87,8 +87,8 @@ def _endings(first: int, end: int) -> Iterator[Ending]:
     leaves = Leaf.objects.filter(leaf_index__gte=first, leaf_index__lt=end, kind__in=[*ENDINGS])
     ids = list(leaves.order_by("leaf_index").values_list("event_id", flat=True))
     events = Event.objects.in_bulk(ids)
-    for each in ids:
-        event = events[each]
+    # Those of dropped months are gone, and in the archive.
+    for event in (events[each] for each in ids if each in events):
         place = ENDINGS[event.kind]
         found = event.data.get(place[5:]) if place.startswith("data.") else getattr(event, place)
         if found is not None:

@@ -19,6 +19,7 @@ from audit.archive.scratch import scratch
 from audit.breaks import check_records, copy_break, seen_store
 from audit.checkpoints import compare_outside, newest_checkpoint
 from audit.copies import MOVED, check_place, key_of, name_of, store_left_behind, store_name
+from audit.endings import copy_endings
 from audit.faults import fault_point
 from audit.models import Checkpoint, CheckpointCopy
 from audit.services import Actor, record
@@ -83,7 +84,11 @@ def _put_own(former: str) -> int:
     """Write the checkpoints that the former store had, and the record of the break that this log began after, if any."""
     store, rows = seen_store(settings.AUDIT_STORE), Checkpoint.objects.filter(copies__store=former)
     copy_break(store)
-    for row in rows.iterator():
+    size = 0
+    for row in rows.order_by("size").iterator():
+        for end in Checkpoint.objects.filter(size__gt=size, size__lte=row.size).order_by("size"):
+            copy_endings(store, size, end.size)
+            size = end.size
         store.put_once(key_of(row.size), row.note.encode())
     return rows.count()
 

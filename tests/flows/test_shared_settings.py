@@ -228,13 +228,13 @@ def test_SA_14_a_setting_that_changes_stops_processes_without_it(
         for port in (web, verifier):
             until(lambda port=port: ask(port, "POST", "/v1/verify").status_code == 503)
             assert checks(port)["configuration"] == "failing"
-        assert ask(web, "GET", "/docs/").status_code == 503
+        assert ask(web, "GET", "/sign-in/").status_code == 503
         until(lambda: "REDIS_URL of this process" in jobs.read_text())
         assert "REDIS_URL of this process" in log.read_text()
         installation.manage("record_settings", "--change", "REDIS_URL")
         for port in (web, verifier):
             until(lambda port=port: ask(port, "POST", "/v1/verify").status_code == 401)
-        assert ask(web, "GET", "/docs/").status_code == 200
+        assert ask(web, "GET", "/sign-in/").status_code == 200
         assert installation.home() == home
     assert "may act again" in log.read_text()
 
