@@ -205,6 +205,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         gunicorn's own gives up after 64 KiB and closes a connection that the answer has just said is kept: a proxy sends
         the next client's request over it.
         """
+        if keepalive and conn.parser.mesg:
+            # In one go: `finish_body` takes 1 KiB at a time, 18 ms of CPU for 1 MiB.
+            conn.parser.mesg.body.read()
         return keepalive and bool(conn.parser.finish_body())
 
     def finish_request(self, conn: Any, fs: Any) -> None:

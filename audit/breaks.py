@@ -53,9 +53,9 @@ def origin(name: str | None = None) -> str:
     return f"{urlsplit(settings.PUBLIC_URL).netloc}/v1/audit" + (f"/{name}" if name else "")
 
 
-def new_name(now: datetime) -> str:
-    """The name of a log that begins at `now`. Unique, since no two restores happen in one second."""
-    return f"{now:%Y%m%d%H%M%S}"
+def new_name(now: datetime, *, after: str = "") -> str:
+    """The name of a log that begins at `now`, later than the name `after` even where this host's clock is behind."""
+    return max(f"{now:%Y%m%d%H%M%S}", f"{int(after or 0) + 1:014d}")
 
 
 def names_outside(store: Store) -> set[str]:
@@ -273,6 +273,7 @@ def _parsed(store: Store, name: str) -> LogBreak:
         raise ContradictedError(
             f"{key_of_break(name)} in the store outside is malformed: it is not the record of a break."
         ) from error
-    if row.name != name:
+    # A log is named after every log that it replaces: a record could otherwise hide all of them, itself included.
+    if row.name != name or max(row.lost, default="") >= name:
         raise ContradictedError(f"{key_of_break(name)} in the store outside is the record of another break.")
     return row

@@ -144,7 +144,7 @@ def _parsed(state: Path, text: bytes) -> tuple[str, bytes, Round]:
         event = uuid.UUID(value["event"]) if value["event"] else None
         around = Round(max(0, int(value["at"])), max(0, int(value["end"])), event)
         return str(value["checkpoint"]), link, around
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, OverflowError, LookupError, TypeError, AttributeError) as error:
         raise _no_state(state) from error
 
 

@@ -72,10 +72,11 @@ def breaks(folder: Path) -> list[dict[str, Any]]:
         place = f"breaks/{path.name}"
         try:
             record = json.loads(read(path, place).decode())
-            found[str(record["name"])] = record
+            found[str(record["name"])] = record | {"previous_origin": str(record["previous_origin"])}
             lost.update(map(str, record["lost"]))
             numbers = [int(record[name]) for name in ("size", "signed", "archived")]
-            whole = min(numbers) >= 0 and len(unbase64(record["root"])) == len(sha256().digest())
+            root, last = unbase64(record["root"]), max(map(str, record["lost"]), default="")
+            whole = min(numbers) >= 0 and len(root) == len(sha256().digest()) and last < record["name"]
             named = path.name == f"{record['name']}.json" and re.fullmatch("[0-9]{14}", record["name"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ProblemError(place, "is no record of a break") from None
@@ -365,7 +366,6 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
         first_bad = log.size if first_bad is None else first_bad
         bad = {"ok": False, "problem": str(problem), "first_bad": first_bad}
     said = verdict(log.trust, log.shown, log.shown.size if bad else log.size) | bad
-    # Whatever else is found.
     return said | ({"breaks": [break_name(record) for record in log.breaks]} if log.breaks else {})
 
 

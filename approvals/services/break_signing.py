@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from django.conf import settings
+from django.db import transaction
 from django.utils.translation import get_language
 
 from agentauth.protocol.approval import NONCE_BYTES, Signing, break_statement
@@ -81,13 +82,14 @@ def finish_signing(
         data = {"log": row.name, "size": row.size}
         record(kind=kinds.BREAK_SIGNED, actor=actor, at=now, human_id=human.pk, data=data)
 
-    receipt = accept_signature(
-        _ceremony(row, human, session_key), human=human, credential=credential, now=now, act=act
-    )
-    if settings.AUDIT_STORE:
-        # Repeated by the same signature, where the store was away.
-        key = f"{folder_of(row.name)}receipt.jws"
-        store_at(settings.AUDIT_STORE).put_once(key, receipt.compact.encode())
+    with transaction.atomic():
+        receipt = accept_signature(
+            _ceremony(row, human, session_key), human=human, credential=credential, now=now, act=act
+        )
+        if settings.AUDIT_STORE:
+            # Last: a receipt that is not outside is not kept here either.
+            key = f"{folder_of(row.name)}receipt.jws"
+            store_at(settings.AUDIT_STORE).put_once(key, receipt.compact.encode())
     return receipt
 
 

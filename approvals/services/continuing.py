@@ -13,7 +13,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import F
 
-from agentauth.protocol.errors import InvalidStateError
+from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
 from approvals.models import Challenge, SetupCode
 from approvals.services.ending_again import REASON, end_again
 from audit import kinds
@@ -36,6 +36,7 @@ from kms.switching import switch_key
 from registry.models import EnrolmentCode, Grant, Human
 from registry.services.grants import suspend_grant, withdraw_grant
 from verifier.models import Home
+from verifier.services import history
 from verifier.services.home import database_clock, look
 from verifier.stores.mark import read_mark
 from verifier.stores.probe import RedisProbe
@@ -79,7 +80,7 @@ def continue_after_restore(
     store = store_at(settings.AUDIT_STORE) if settings.AUDIT_STORE else None
     lost = _lost(row, store)  # 2
     with transaction.atomic():
-        name = new_name(now)
+        name = new_name(now, after=max(known_names() | lost.names))
         _swap(row, name, max(row.epoch + 1, lost.epoch + 1, int(now.timestamp())))  # 3
         switch_key(purpose="audit", actor=actor, now=now)  # 4
         again = sum(end_again(each, actor=actor, now=now) for each in _people_first(lost.endings))  # 5
@@ -105,6 +106,8 @@ def continue_after_restore(
 
 def _held(*, undetected: bool) -> Home:
     row, _now = look()
+    if row.held_at is None and not undetected and (unknown := history.halt(row)):
+        raise TemporarilyUnavailableError(f"Nothing was done: {unknown.reason}.")
     if row.held_at is None and not undetected:
         begun = current_break()
         since = (

@@ -62,8 +62,7 @@ def test_RF_3_a_lost_standby_is_reported_and_one_connection_waits(tmp_path: Path
 def test_a_full_disk_is_reported_before_its_last_byte(tmp_path: Path) -> None:
     with small_disk() as disk:
         if disk is None:
-            # Only root may mount one.
-            return
+            pytest.skip("only root may mount a file system")
         with postgres.server(settings="-c max_wal_size=64MB", disk=disk) as database:
             registry = started(tmp_path, database.url)
             try:

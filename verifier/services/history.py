@@ -149,7 +149,8 @@ def hold(row: Home, because: str) -> None:
     now = timezone.now()
     with transaction.atomic():
         held = Home.objects.filter(pk=Home.ONLY, held_at=None).update(held_at=now, held_because=because)
-    row.held_at, row.held_because = row.held_at or now, row.held_because or because
+    # Another process may have been first, with what it found.
+    row.refresh_from_db(fields=["held_at", "held_because"])
     if held:
         logger.error(
             "the database is held, nothing is decided until an operator continues (docs/restore.md): %s",
