@@ -37,6 +37,7 @@ class Release:
             "DATABASE_OWNER_URL": stage.url_of("owner"),
             # Keys and the development's secrets are the installation's; series of metrics are each server's own.
             "VAR_DIR": str(stage.directory),
+            "BACKUP_DIR": str(stage.directory),
             "PROMETHEUS_MULTIPROC_DIR": str(directory / "metrics"),
         }
         self.web = LiveRegistry(directory, database_url=stage.url_of("serving"), workers=1, env=shared)

@@ -56,6 +56,7 @@ _FOLDERS = (
     "/var/lib/agentauth",
     "/var/lib/openbao",
     "/usr/local/bin",
+    "/usr/local/sbin",
     "/root",
 )
 _NGINX = """daemon off;
@@ -79,8 +80,10 @@ class Installation:
         self.root, self.database = root, database
         self.logs = root / "logs"
         self.ports = {
-            name: free_port() for name in ("web", "verifier", "redis", "openbao", "raft", "https", "http")
-        }
+            name: free_port() for name in (
+                "web", "verifier", "jobs", "worker", "beat", "redis", "openbao", "raft", "https", "http",
+            )
+        }  # fmt: skip
         self.page = Page(self._places())
         self.services = Units(
             root / "etc/systemd/system", self.logs, service_user(), {
@@ -150,6 +153,12 @@ class Installation:
             "url": self.url,
             "web_url": f"http://127.0.0.1:{self.ports['web']}",
             "verifier_url": f"http://127.0.0.1:{self.ports['verifier']}",
+            "guarded": [
+                block
+                for title in ("4. Redis", "5. A home for the signing keys", "6. Settings")
+                for block in self.page.blocks(title)
+                if "\n(\nset -eu" in f"\n{block}"
+            ],
             "processes": {name: process.pid for name, process in self.services.running.items()},
         }
         (self.root / "installation.json").write_text(json.dumps(told))
@@ -168,6 +177,9 @@ class Installation:
             "127.0.0.1:8201": f"127.0.0.1:{ports['raft']}",
             "127.0.0.1:8000": f"127.0.0.1:{ports['web']}",
             "127.0.0.1:8001": f"127.0.0.1:{ports['verifier']}",
+            "127.0.0.1:9000": f"127.0.0.1:{ports['jobs']}",
+            "127.0.0.1:9001": f"127.0.0.1:{ports['worker']}",
+            "127.0.0.1:9002": f"127.0.0.1:{ports['beat']}",
             "-o agentauth -g agentauth ": _owner(),
             "-o openbao -g openbao ": _owner(),
             "setpriv --reuid=agentauth --regid=agentauth --clear-groups ": _dropping(),
@@ -175,7 +187,7 @@ class Installation:
 
     def _shell_environment(self) -> dict[str, str]:
         return {
-            "PATH": f"{self.root / 'usr/local/bin'}:{PATH}",
+            "PATH": f"{self.root / 'usr/local/sbin'}:{self.root / 'usr/local/bin'}:{PATH}",
             "HOME": str(self.root / "root"),
             "CURL_CA_BUNDLE": str(self.root / "etc/nginx/agentauth/certificate.pem"),
             "SUPERUSER": self._superuser,

@@ -35,6 +35,8 @@ class ProductionRegistry(LiveRegistry):
         self.web_url: str = told["web_url"]
         # By the name of its unit.
         self.processes: dict[str, int] = told["processes"]
+        # Blocks of the page that must refuse to run a second time.
+        self.guarded: list[str] = told["guarded"]
         self.certificate = home / "etc/nginx/agentauth/certificate.pem"
         # Our own commands, in this process's environment, with the settings of its services.
         outside = {name: value for name, value in os.environ.items() if name not in _NOT_HANDED_ON}

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import httpx
@@ -10,6 +11,7 @@ import pytest
 
 from tests.production.environment import UID
 from tests.production.registry import ProductionRegistry
+from tests.production.units import PATH
 
 pytestmark = pytest.mark.production
 
@@ -44,3 +46,44 @@ def test_the_front_page_in_production_offers_no_demo_of_the_checkout(production:
     page = httpx.get(f"{production.url}/").text
     assert "make demo" not in page
     assert f"--registry {production.url}" in page
+
+
+def test_the_command_takes_nothing_from_the_callers_environment(production: ProductionRegistry) -> None:
+    """A root token that a shell still exports, or a setting, must not reach the service's process."""
+    command = str(production.home / "usr/local/bin/agentauth")
+    code = "import os; print(sorted(name for name in os.environ if name in {'BAO_TOKEN', 'AUDIT_TYPO'}))"
+    # Settings refuse an unknown name that begins as ours do.
+    outside = {"PATH": PATH, "BAO_TOKEN": "root", "AUDIT_TYPO": "x"}
+    done = subprocess.run(
+        [command, "shell", "--no-imports", "-c", code],
+        env=outside, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
+SECRETS = (
+    "etc/agentauth/agentauth.env",
+    "etc/agentauth/verifier.env",
+    "etc/agentauth/owner.env",
+    "etc/redis/redis.conf",
+    "root/openbao-init.json",
+)
+
+
+def test_a_step_run_again_overwrites_no_secret(production: ProductionRegistry) -> None:
+    """In a new shell, which has none of the variables of the first and goes on after a block that failed."""
+
+    def found() -> dict[str, bytes]:
+        return {name: (production.home / name).read_bytes() for name in SECRETS}
+
+    before = found()
+    assert len(production.guarded) == 3
+    for block in production.guarded:
+        script = f"systemctl() {{ echo restarted; }}\n{block}"
+        done = subprocess.run(
+            ["bash", "--norc", "--noprofile", "-c", script],
+            env={"PATH": PATH}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode != 0, block
+        assert "restarted" not in done.stdout
+    assert found() == before

@@ -31,6 +31,7 @@ class Units:
             "disable": self.stop,
             "restart": self._restart,
             "reload": self._restart,
+            "is-active": self._check_active,
         }
         if act == "daemon-reload":
             return
@@ -67,6 +68,11 @@ class Units:
     def dead(self) -> list[str]:
         """Services that ended without being stopped."""
         return [name for name, process in self.running.items() if process.poll() is not None]
+
+    def _check_active(self, name: str) -> None:
+        process = self.running.get(name)
+        assert process is not None, f"{name} was not started"
+        assert process.poll() is None, f"{name} has ended"
 
     def _restart(self, name: str) -> None:
         if name in self.running:
