@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
+from audit.stores import store_at
 from tests import postgres, redis_servers
 from tests.actors import LivePerson, Scene, scenes
 from tests.faults.cast import budget, token_of
@@ -27,14 +28,23 @@ PAGE = ROOT / "docs/restore.md"
 
 
 class RestoreStage(Stage):
-    """With AUDIT_STORE in a folder, and a database that can be dumped and restored."""
+    """With AUDIT_STORE in a folder, or where `store_uri` says, and a database that can be dumped and restored."""
 
-    @property
-    def store(self) -> Path:
-        return self.directory / "outside"
+    def __init__(
+        self,
+        database: postgres.Server,
+        redis: redis_servers.Server,
+        directory: Path,
+        *,
+        seed: int,
+        store_uri: str,
+    ) -> None:
+        self.store = directory / "outside"
+        self.store_uri = store_uri or f"file:{self.store}"
+        super().__init__(database, redis, directory, Random(seed))
 
     def new_registry(self, **env: str) -> LiveRegistry:
-        return super().new_registry(AUDIT_STORE=f"file:{self.store}", **env)
+        return super().new_registry(AUDIT_STORE=self.store_uri, **env)
 
     def back_up(self) -> Path:
         """A dump of the database, by the command of docs/restore.md."""
@@ -46,8 +56,11 @@ class RestoreStage(Stage):
         """The dump in place of the database, by the commands of docs/restore.md; open connections are cut."""
         self.as_printed("restore", BACKUP=str(dump))
 
-    def as_printed(self, name: str, *, code: int = 0, **env: str) -> str:
-        """Run the block of docs/restore.md that begins with this comment, say yes, and return what it printed."""
+    def as_printed(self, name: str, *, code: int = 0, beside_server: bool = False, **env: str) -> str:
+        """Run the block of docs/restore.md that begins with this comment, say yes, and return what it printed.
+
+        `beside_server`: on the database's machine, as the user who runs it.
+        """
         [block] = re.findall(rf"```sh\n\s*# {name}\n(.*?)```", PAGE.read_text(), re.DOTALL)
         server = self.database.url.rpartition("/")[0]
         places = {
@@ -55,18 +68,19 @@ class RestoreStage(Stage):
             "SERVER_URL": f"{server}/postgres",
             "RESTORED_URL": f"{server}/agentauth_restored",
         }
-        path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        done = subprocess.run(
+        path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:{postgres.binaries()}"}
+        done = subprocess.run(  # type: ignore[call-overload]
             ["bash", "-euc", block],
             check=False,
-            cwd=ROOT,
+            cwd=self.database.directory if beside_server else ROOT,
+            **(postgres.as_server_user() if beside_server else {}),
             env=self.registry.env | path | places | env,
             input="yes\n",
             stdout=subprocess.PIPE,
             text=True,
         )
         assert done.returncode == code, done.stdout
-        return done.stdout
+        return str(done.stdout)
 
     def readiness(self, name: str = "drf") -> dict[str, Any]:
         answer = httpx.get(f"{self.servers[name].url}/health/ready", timeout=10)
@@ -98,7 +112,8 @@ class RestoreStage(Stage):
 
     def outside(self) -> int:
         """How many events the newest checkpoint outside tells of, in any log."""
-        return max((int(path.name) for path in self.store.rglob("checkpoints/*")), default=0)
+        places = (key.split("/") for key in store_at(self.store_uri).keys())
+        return max((int(place[-1]) for place in places if place[-2:-1] == ["checkpoints"]), default=0)
 
     def until_outside(self) -> None:
         """All there is by now stands outside."""
@@ -107,11 +122,14 @@ class RestoreStage(Stage):
         until(lambda: self.outside() >= size + waiting, "it is not outside", 90)
 
 
+Kind = TypeVar("Kind", bound=RestoreStage)
+
+
 @contextlib.contextmanager
-def restore_stage(directory: Path, *, seed: int = 1) -> Iterator[RestoreStage]:
+def restore_stage(directory: Path, kind: type[Kind], *, seed: int = 1, store_uri: str = "") -> Iterator[Kind]:
     """Everything up, at home in Redis."""
     with postgres.server() as database, redis_servers.server() as redis:
-        made = RestoreStage(database, redis, directory, Random(seed))
+        made = kind(database, redis, directory, seed=seed, store_uri=store_uri)
         try:
             made.up()
             made.be_at_home_in_redis()

@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[RestoreStage]:
-    with restore_stage(tmp_path) as made:
+    with restore_stage(tmp_path, RestoreStage) as made:
         yield made
 
 
