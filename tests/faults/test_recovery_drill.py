@@ -149,7 +149,7 @@ def loses_what_came_later(place: RecoveryStage, story: Story) -> None:
     for where in place.servers:
         answer = asks(place, story.reader, token, where)
         assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
-    assert "The log goes on as" in place.as_printed("continue", OPERATOR="alice")
+    assert "The log continues as" in place.as_printed("continue", OPERATOR="alice")
     place.until_it_decides()
     assert (place.status(story.payer), place.status(story.reader)) == ("suspended", "revoked")
     for scene in (story.payer, story.reader, story.leaver):
