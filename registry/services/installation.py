@@ -53,6 +53,8 @@ class Halt:
     told: str
     reason: str
     check: str = "configuration"
+    # It is expected for a moment after a start, and no operator need act.
+    passes: bool = False
 
 
 def looked_at() -> dict[str, Subquery]:

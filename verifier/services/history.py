@@ -67,6 +67,7 @@ def halt(row: Home) -> Halt | None:
             "the database was started, and its history was not yet compared with what is known outside. Start a process that"
             " may read the log (web or jobs), and see that AUDIT_STORE and REDIS_URL answer",
             check=CHECK,
+            passes=True,
         )
     return None
 
@@ -86,19 +87,22 @@ class Vouched:
         present: str = row.instance  # type: ignore[attr-defined]  # annotated
         return present in {self._own, row.vouched_for if connection.vendor == "postgresql" else ""}
 
-    def ask(self, row: Home) -> None:
-        """Compare if no process has yet and this one can, and write the result into `row` and the database.
+    def ask(self, row: Home) -> bool:
+        """Compare, unless another process did or this one cannot, and write the result into `row` and the database.
 
-        One thread at a time, at most once in RETRY_SECONDS. If a store or Redis is unavailable, nothing changes. Raises django.db errors.
+        One thread at a time, at most once in RETRY_SECONDS. Returns whether it compared; what is away leaves everything as it is.
+        Raises django.db errors.
         """
         if row.held_at is not None or self.holds(row) or not self._asking.acquire(blocking=False):
-            return
+            return False
         try:
-            if time.monotonic() >= self._next and may_read_log():
-                self._next = time.monotonic() + RETRY_SECONDS
-                self._compare(row)
+            if time.monotonic() < self._next or not may_read_log():
+                return False
+            self._next = time.monotonic() + RETRY_SECONDS
+            self._compare(row)
         finally:
             self._asking.release()
+        return True
 
     def forget(self) -> None:
         """Reset to the state of a process that has just started."""

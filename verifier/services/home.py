@@ -148,8 +148,12 @@ class Lease:
                 # Whoever waited for the look of another needs none of its own.
                 if self._age() > FRESH_SECONDS:
                     began = self._clock()
-                    row, database_now = look()
+                    row, database_now = read_row()
+                    # First what was read: on a database that nobody has compared, every thread stops here and now.
                     self.take(row, database_now, began)
+                    if history.VOUCHED.ask(row):
+                        began = self._clock()
+                        self.take(*read_row(), began)
             finally:
                 self._looking.release()
 
@@ -214,19 +218,29 @@ def halt_of(row: Home) -> Halt | None:
 
 
 def _tell_halt(before: Halt | None, halt: Halt | None) -> None:
-    """Log once when this process stops acting, and once when it resumes."""
+    """Log that this process stops acting, or goes on, once each time."""
     if halt is not None and halt != before:
-        logger.error("this process answers 503 until this is corrected: %s", halt.reason)
-    elif halt is None and before is not None:
+        if halt.passes:
+            logger.info("this process answers nothing yet: %s", halt.reason)
+        else:
+            logger.error("this process answers nothing until an operator acts: %s", halt.reason)
+    elif halt is None and before is not None and not before.passes:
         logger.warning("this process may act again")
 
 
 def look() -> tuple[Home, datetime]:
-    """The row and the time by the database's clock, and what is recorded of the installation, in one query.
+    """The row, the time by the database's clock, and what is recorded of the installation, in one query.
 
-    A row that is missing is made: the first epoch begins. After a start of the database its history is compared with what is known
-    outside first, where this process can do that.
+    A missing row is created: the first epoch begins. After a start of the database this process, if it can, first compares its
+    history with what is known outside.
     """
+    row, database_now = read_row()
+    history.VOUCHED.ask(row)
+    return row, database_now
+
+
+def read_row() -> tuple[Home, datetime]:
+    """As `look`, without the comparison."""
     looked = Home.objects.annotate(
         database_now=database_clock(), instance=history.instance(), **installation.looked_at()
     )
@@ -235,7 +249,6 @@ def look() -> tuple[Home, datetime]:
         # Of two at once, one makes it.
         Home.objects.bulk_create([Home(began_at=timezone.now())], ignore_conflicts=True)
         row = looked.get(pk=Home.ONLY)
-    history.VOUCHED.ask(row)
     return row, row.database_now
 
 

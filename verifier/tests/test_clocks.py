@@ -105,7 +105,7 @@ def test_it_is_compared_at_most_once_a_second_and_nothing_changes_by_a_compariso
         for _ in range(10):
             CLOCK.check()
             time.shift(0.1)
-    monkeypatch.setattr(home, "look", away)
+    monkeypatch.setattr(home, "read_row", away)
     time.shift(1)
     with pytest.raises(OperationalError):
         CLOCK.check()

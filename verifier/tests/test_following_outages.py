@@ -223,13 +223,13 @@ def test_a_host_that_was_halted_decides_nothing_until_it_has_looked_again(
 
 @pytest.mark.parametrize("seconds", [-6, 6])
 def test_nothing_is_decided_by_a_clock_that_is_wrong(seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    look, off = home.look, [seconds]
+    look, off = home.read_row, [seconds]
 
     def skewed() -> tuple[Home, datetime]:
         row, database_now = look()
         return row, database_now + timedelta(seconds=off[0])
 
-    monkeypatch.setattr(home, "look", skewed)
+    monkeypatch.setattr(home, "read_row", skewed)
     with followed(monkeypatch) as process:
         assert not is_fresh(process)
         # The log has it, once: whoever only verifies takes no other call that would tell it.

@@ -5,6 +5,8 @@ import uuid
 from datetime import datetime
 
 import pytest
+from django.core.management import CommandError, call_command
+from django.db import OperationalError
 from django.test import Client
 from pytest_django.fixtures import Settings
 
@@ -167,3 +169,43 @@ def test_SA_13_another_history_is_news_of_everything(monkeypatch: pytest.MonkeyP
     Home.objects.update(history="20261129012233")
     watcher._look(position, ())
     assert news[-1].everything
+
+
+def test_SA_13_while_one_thread_compares_all_others_stop(
+    vouched: history.Vouched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica that lagged took over: what this process knew of the database before it counts no more."""
+    finds(monkeypatch, None)
+    assert home.LEASE.current().epoch == 1
+    monkeypatch.setattr(history, "VOUCHED", history.Vouched())
+    monkeypatch.setattr(home, "FRESH_SECONDS", 0)
+    seen: list[bool] = []
+
+    def check(_mark: Mark | None) -> None:
+        with pytest.raises(TemporarilyUnavailableError, match="not known yet"):
+            home.LEASE.held()
+        seen.append(True)
+
+    monkeypatch.setattr(history, "check_history", check)
+    assert home.LEASE.current().epoch == 1
+    assert seen == [True]
+
+
+def test_SA_13_pages_with_rows_are_503_where_no_look_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise OperationalError("the connection was lost")
+
+    monkeypatch.setattr(home.LEASE, "halt", fails)
+    assert Client().get("/v1/audit/checkpoint").status_code == 503
+    assert Client().get("/.well-known/jwks.json").status_code == 503
+    assert Client().get("/health/live").status_code == 200
+    assert Client().get("/v1/schema/").status_code == 200
+
+
+def test_SA_13_a_command_holds_what_it_is_the_first_to_compare(
+    vouched: history.Vouched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finds(monkeypatch, ContradictedError("It was set back."))
+    with pytest.raises(CommandError, match=r"Nothing was done: held since"):
+        call_command("seal_audit")
+    assert Home.objects.get().held_because == "It was set back."

@@ -82,7 +82,7 @@ def test_a_lease_lapses_five_seconds_after_its_last_look(
     time: Passing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert home.LEASE.current().epoch == 1
-    monkeypatch.setattr(home, "look", away)
+    monkeypatch.setattr(home, "read_row", away)
     time.shift(LEASE_SECONDS)
     assert home.LEASE.held().epoch == 1
     time.shift(0.001)
@@ -99,7 +99,7 @@ def test_a_host_that_was_halted_decides_nothing_until_it_has_looked_again(
     assert home.LEASE.current().epoch == 1
     awake = timezone.now().timestamp()
     with monkeypatch.context() as patch:
-        patch.setattr(home, "look", away)
+        patch.setattr(home, "read_row", away)
         patch.setattr(home, "wall", lambda: awake + LEASE_SECONDS + 0.1)
         for asked in (home.LEASE.held, home.LEASE.clock_off, home.LEASE.current):
             with pytest.raises((TemporarilyUnavailableError, OperationalError)):
@@ -117,7 +117,7 @@ def test_RF_12_a_host_whose_clock_is_set_back_decides_nothing_until_it_has_looke
     assert home.LEASE.current().epoch == 1
     former = timezone.now().timestamp() - 180
     with monkeypatch.context() as patch:
-        patch.setattr(home, "look", away)
+        patch.setattr(home, "read_row", away)
         patch.setattr(home, "wall", lambda: former)
         for asked in (home.LEASE.held, home.LEASE.clock_off, home.LEASE.current):
             with pytest.raises((TemporarilyUnavailableError, OperationalError)):
@@ -128,19 +128,19 @@ def test_RF_12_a_host_whose_clock_is_set_back_decides_nothing_until_it_has_looke
 def test_a_home_that_cannot_be_looked_at_is_503(time: Passing, monkeypatch: pytest.MonkeyPatch) -> None:
     place = scene()
     body = place.body(LOOK)
-    monkeypatch.setattr(home, "look", away)
+    monkeypatch.setattr(home, "read_row", away)
     unavailable(place, body)
 
 
 def test_the_lease_counts_from_when_the_look_began(time: Passing, monkeypatch: pytest.MonkeyPatch) -> None:
-    slow: Callable[[], tuple[Home, datetime]] = look
+    slow: Callable[[], tuple[Home, datetime]] = home.read_row
 
     def four_seconds() -> tuple[Home, datetime]:
         seen = slow()
         time.shift(4)
         return seen
 
-    monkeypatch.setattr(home, "look", four_seconds)
+    monkeypatch.setattr(home, "read_row", four_seconds)
     assert home.LEASE.current().epoch == 1
     time.shift(1)
     assert home.LEASE.held().epoch == 1
@@ -171,7 +171,7 @@ def test_one_thread_looks_and_the_others_go_on_or_wait(
         assert answer.wait(10)
         return seen
 
-    monkeypatch.setattr(home, "look", slowly)
+    monkeypatch.setattr(home, "read_row", slowly)
     with ThreadPoolExecutor(3) as pool:
         # Nothing is held yet: all three wait for one look.
         first = [pool.submit(home.LEASE.current) for _ in range(3)]
