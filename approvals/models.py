@@ -93,6 +93,8 @@ class Challenge(models.Model):
         CONFIRMATION = "confirmation"
         # An administrator signs for the log that continues after a restore.
         BREAK = "break"
+        # An administrator releases grants that a restore suspended.
+        RELEASE = "release"
         # Not signed: the record that the person took the second step for these dangerous permissions.
         SECOND_STEP = "second_step"
 

@@ -309,6 +309,19 @@ def break_text(*, size: int, origin: str, previous: str, at: datetime, zone: str
     )
 
 
+def release_text(*, grants: Sequence[tuple[str, str]], size: int) -> str:
+    """The consent text of a release after a restore, one sentence per line; `grants` are names of agent and service provider."""
+    lines = [
+        _("%(agent)s may act at %(at)s again, as its person approved before the restore.")
+        % {"agent": agent, "at": provider}
+        for agent, provider in grants
+    ]
+    proof = _(
+        "The lost log ended at %(size)s events and proves that none of this was used or revoked since the backup."
+    )
+    return "\n".join([*lines, proof % {"size": size}])
+
+
 def confirmation_text(
     *, agent: str, service_provider: str, action: Action, confirmed: bool, warnings: Sequence[str] = ()
 ) -> str:

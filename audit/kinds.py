@@ -73,6 +73,8 @@ GRANT_SUSPENDED = "registry.grant.suspended"
 # What it rests on changed: tokens of an earlier version are refused.
 GRANT_VERSION_RAISED = "registry.grant.version_raised"
 GRANT_RESUMED = "registry.grant.resumed"
+# An administrator released it after a restore: the copies outside prove that it was not used since the backup.
+GRANT_RELEASED = "registry.grant.released"
 GRANT_REVOKED = "registry.grant.revoked"
 GRANT_EXPIRED = "registry.grant.expired"
 
@@ -104,6 +106,8 @@ HOME_LEFT = "verifier.home.left"
 HOME_BEGAN = "verifier.home.began"
 # The database was set back and an operator continued: after how many events, under which name, and what ended again.
 HISTORY_CONTINUED = "verifier.history.continued"
+# An operator closed the registry before a planned restore: nothing of this history follows.
+HISTORY_CLOSED = "verifier.history.closed"
 # A process found the clock of its host off from the database's: it changes nothing until that is right again.
 CLOCK_OFF = "verifier.clock.found_off"
 

@@ -24,6 +24,7 @@ CHALLENGE_TAGS: Final[Mapping[str, bytes]] = {
     "confirmation": b"agentauth/confirmation/v1",
     "claim": b"agentauth/claim/v1",
     "break": b"agentauth/break/v1",
+    "release": b"agentauth/release/v1",
 }
 # Both answers are signed: a denial nobody signed could have been made by the server alone.
 DECISIONS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -31,9 +32,11 @@ DECISIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "confirmation": ("confirm", "deny"),
     "claim": ("claim",),
     "break": ("continue",),
+    "release": ("release",),
 }
 NONCE_BYTES: Final = 32
 MAX_REASON: Final = 500
+MAX_RELEASED: Final = 100
 
 # Which agent, which key and which manifest: a renamed agent or a rotated key is then another statement. The digest
 # of the text ties the words the person read to the terms a machine enforces.
@@ -52,6 +55,7 @@ _MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
     "claim": _COMMON,
     # It is about the log and no agent (section 9).
     "break": (*_WHO, "name", "origin", "previous_origin", "size", "root", "vkeys"),
+    "release": (*_WHO, "name", "size", "root", "grants"),
 }  # fmt: skip
 
 # Ids, digests and languages in one spelling each: a second one would be a second challenge for the same thing.
@@ -109,12 +113,12 @@ class Statement:
 
     @property
     def kind(self) -> str:
-        """`approval`, `confirmation`, `claim` or `break`."""
+        """`approval`, `confirmation`, `claim`, `break` or `release`."""
         return str(self.body["kind"])
 
     @property
     def decision(self) -> str:
-        """`approve`, `confirm`, `claim`, `continue` or `deny`."""
+        """`approve`, `confirm`, `claim`, `continue`, `release` or `deny`."""
         return str(self.body["decision"])
 
     def canonical(self) -> bytes:
@@ -158,7 +162,7 @@ def approval_statement(
     """
     # No short cut past the reader: a term that only the builder accepts would be signed and never verify.
     return parse_statement(
-        _common(signing, "approval", decision)
+        common_members(signing, "approval", decision)
         | {
             "grant_id": grant_id,
             "grant_version": grant_version,
@@ -189,7 +193,7 @@ def confirmation_statement(
     """
     # Action and operation key stand in full, not as digests, so that the receipt alone says what was confirmed.
     return parse_statement(
-        _common(signing, "confirmation", decision)
+        common_members(signing, "confirmation", decision)
         | {
             "confirmation_id": confirmation_id,
             "grant_id": grant_id,
@@ -203,7 +207,7 @@ def confirmation_statement(
 
 def claim_statement(signing: Signing) -> Statement:
     """A person takes an unclaimed agent as their own. Raises InvalidRequestError naming the member."""
-    return parse_statement(_common(signing, "claim", "claim"))
+    return parse_statement(common_members(signing, "claim", "claim"))
 
 
 def break_statement(
@@ -222,7 +226,7 @@ def break_statement(
     naming the member.
     """
     return parse_statement(
-        _common(signing, "break", "continue")
+        common_members(signing, "break", "continue")
         | {
             "name": name,
             "origin": origin,
@@ -234,7 +238,8 @@ def break_statement(
     )
 
 
-def _common(signing: Signing, kind: str, decision: str) -> dict[str, object]:
+def common_members(signing: Signing, kind: str, decision: str) -> dict[str, object]:
+    """The members that every statement has."""
     agent = signing.agent
     about = agent and {
         "agent": {
@@ -275,12 +280,9 @@ def parse_statement(obj: object) -> Statement:
     if body["decision"] not in DECISIONS[kind]:
         raise InvalidRequestError(f"statement.decision: must be one of {', '.join(DECISIONS[kind])}.")
     _check_common(body)
-    if kind == "approval":
-        _check_approval(body)
-    elif kind == "confirmation":
-        _check_confirmation(body)
-    elif kind == "break":
-        _check_break(body)
+    checks = {"approval": _check_approval, "confirmation": _check_confirmation, "break": _check_break}
+    if check := (checks | {"release": _check_release}).get(kind):
+        check(body)
     # Copied to its depth: what was checked must not change between the challenge and the receipt.
     return Statement(deepcopy(body))
 
@@ -318,6 +320,16 @@ def _check_break(body: Mapping[str, object]) -> None:
     _bytes32(body["root"], "statement.root")
     for vkey in items(body["vkeys"], "statement.vkeys", maximum=16):
         text(vkey, "statement.vkeys", maximum=1024)
+
+
+def _check_release(body: Mapping[str, object]) -> None:
+    _matching(body["name"], _BREAK, "statement.name")
+    integer(body["size"], "statement.size", minimum=1)
+    _bytes32(body["root"], "statement.root")
+    for each in items(body["grants"], "statement.grants", maximum=MAX_RELEASED):
+        grant = members(each, "statement.grants", required=("id", "version"))
+        _matching(grant["id"], _UUID, "statement.grants.id")
+        integer(grant["version"], "statement.grants.version", minimum=1)
 
 
 def _check_grant(body: Mapping[str, object]) -> None:

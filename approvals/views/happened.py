@@ -45,6 +45,7 @@ def words() -> dict[str, str]:
         kinds.GRANT_WITHDRAWN: _("%(agent)s took its request at %(at)s back"),
         kinds.GRANT_SUSPENDED: _("The grant of %(agent)s at %(at)s was suspended"),
         kinds.GRANT_VERSION_RAISED: _("%(agent)s needs a new pass for %(at)s"),
+        kinds.GRANT_RELEASED: _("An administrator released the grant of %(agent)s at %(at)s after a restore"),
         kinds.GRANT_RESUMED: _("The grant of %(agent)s at %(at)s was resumed"),
         kinds.GRANT_REVOKED: _("The grant of %(agent)s at %(at)s was revoked"),
         kinds.GRANT_EXPIRED: _("A request or grant of %(agent)s at %(at)s ran out"),

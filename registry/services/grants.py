@@ -177,7 +177,7 @@ def suspend_grant(
             suspended_by_admin=by_admin or grant.suspended_by_admin,
             version=F("version") + 1,
         )
-        data = {"version": grant.version, "by_admin": by_admin}
+        data = {"version": grant.version, "by_admin": by_admin, "before": status}
         _record(kinds.GRANT_SUSPENDED, grant, actor, now, reason=cause, data=data)
 
 
@@ -205,6 +205,25 @@ def resume_grant(*, grant: Grant, actor: Actor, now: datetime, by_admin: bool = 
         _swap(grant, **changes)
         data = {"version": grant.version, "status": grant.status}
         _record(kinds.GRANT_RESUMED, grant, actor, now, data=data)
+
+
+def release_grant(*, grant: Grant, actor: Actor, now: datetime, data: Mapping[str, Any]) -> None:
+    """Approve again, on its old terms, what a restore suspended. Called by approvals with the proof, which `data` names.
+
+    Raises GrantChangedError where it waits for anything else, or rests on what is not active or allows less by now.
+    """
+    with transaction.atomic():
+        _hold(grant)
+        person = grant.agent.human
+        active = (
+            grant.agent.is_active_at(now) and grant.service_provider.is_active and person and person.is_active
+        )
+        restored = grant.suspension_cause == Grant.SuspensionCause.RESTORED
+        if not (active and restored and grant.waits_for_signature(now)):
+            raise GrantChangedError(_CHANGED)
+        check_within_bounds(grant, parse_capabilities(grant.capabilities))
+        _swap(grant, status=Grant.Status.APPROVED, suspension_cause="")
+        _record(kinds.GRANT_RELEASED, grant, actor, now, data={"version": grant.version, **data})
 
 
 def end_pending_grants(*, agent: Agent, actor: Actor, now: datetime) -> None:

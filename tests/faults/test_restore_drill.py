@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -203,3 +204,40 @@ def test_SA_13_of_two_operators_one_continues_and_again_changes_nothing(place: R
     assert again.returncode == 1
     assert "Nothing is held" in again.stderr
     assert place.sql("SELECT count(*) FROM audit_logbreak") == [(1,)]
+
+
+def test_SA_13_after_a_closing_only_what_was_not_used_is_released(place: RestoreStage) -> None:
+    story = begin_story(place)
+    place.until_outside()
+    dump = place.back_up()
+    paid = pay(place, story, story.key)
+    assert paid.json().get("valid") is True, paid.text
+    running = place.command("close_history", "--yes", "--operator", "alice")
+    assert running.returncode == 1
+    assert "other connections" in running.stderr
+    for server in (*place.servers.values(), *place.jobs):
+        server.stop()
+    assert "Closed after" in place.as_printed("close", OPERATOR="alice")
+    place.restore(dump)
+    for server in (*place.servers.values(), *place.jobs):
+        server.launch()
+    place.until_held()
+    path = f"/restores/{place.go_on()['log']}/release/"
+    place.until_it_decides()
+    story.admin.sign_in()
+    page = story.admin.http.get(path).text
+    offered = set(re.findall(r'name="grant" value="([^"]+)"', page))
+    assert offered == {story.reader.grant_id, story.leaver.grant_id}, page
+    assert "the lost log says verifier.decision.allowed" in page
+    token = re.search(r'name="csrf-token" content="([^"]+)"', page)
+    assert token
+    form = {"csrfmiddlewaretoken": token[1], "grant": story.reader.grant_id}
+    assert story.admin.http.post(f"{path}review", data=form).status_code == 200
+    options = story.admin.post(f"{path}statement", {"grants": story.reader.grant_id}).json()["publicKey"]
+    done = story.admin.post(f"{path}decide", {"credential": story.admin.device.assertion(options)})
+    assert done.status_code == 200, done.text
+    assert asks(place, story.reader, token_of(story.reader)).json()["valid"] is True
+    # Not by a token of before the restore, and nobody else's.
+    assert asks(place, story.reader, story.tokens[story.reader.grant_id]).json()["valid"] is False
+    for scene in (story.payer, story.leaver):
+        assert scene.api("POST", "/v1/tokens", {"grant_id": scene.grant_id}).status_code != 201

@@ -1,0 +1,186 @@
+"""Releasing grants after a restore: an administrator signs that grants which were provably not used since the backup return."""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.utils.translation import get_language
+
+from agentauth.protocol.approval import MAX_RELEASED, NONCE_BYTES, Signing
+from agentauth.protocol.encoding import canonical_json
+from agentauth.protocol.errors import ConfirmationRequiredError, InvalidStateError
+from agentauth.protocol.releasing import release_statement
+from approvals import sentences
+from approvals.models import Challenge, Receipt
+from approvals.services.challenges import Ceremony, begin, take
+from approvals.services.signatures import accept_signature, ask_signature
+from approvals.services.unused import prove_end, read_present
+from audit import kinds
+from audit.anchors import Anchor
+from audit.models import LogBreak
+from audit.services import Actor, record
+from registry.models import Grant, Human
+from registry.services.grants import release_grant
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A suspended grant, and why it is not released; empty where it may be."""
+
+    grant: Grant
+    refusal: str
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Each grant that the restore suspended, and the checkpoint of the lost log; without one, `problem` says why."""
+
+    grants: list[Finding]
+    anchor: Anchor | None
+    problem: str
+
+
+def find_unused(row: LogBreak, *, now: datetime) -> Findings:
+    """Read what was lost and what happened since, and say of each suspended grant whether it may be released.
+
+    Raises TemporarilyUnavailableError where the store outside does not answer.
+    """
+    grants = list(_suspended())
+    try:
+        anchor, lost = prove_end(row, now=now)
+    except InvalidStateError as error:
+        return Findings([Finding(each, error.description) for each in grants], None, error.description)
+    present = read_present(row)
+
+    def refusal(grant: Grant) -> str:
+        if kind := lost.kind_of(grant):
+            return f"After the backup the lost log says {kind}."
+        return present.refusal(grant, now)
+
+    return Findings([Finding(each, refusal(each)) for each in grants], anchor, "")
+
+
+def take_second_step(
+    *, row: LogBreak, human: Human, session_key: str, ids: Sequence[str], actor: Actor, now: datetime
+) -> list[Grant]:
+    """Record that the administrator looked at exactly these grants and went on; good for five minutes. Raises InvalidStateError."""
+    _anchor, grants = _provable(row, ids, now)
+    with transaction.atomic():
+        begin(_second(row, human, session_key), now=now, challenge=_digest(grants))
+        data = {"log": row.name, "grants": [str(each.pk) for each in grants]}
+        record(kind=kinds.SECOND_STEP_TAKEN, actor=actor, at=now, data=data)
+    return grants
+
+
+def begin_release(
+    *, row: LogBreak, human: Human, session_key: str, ids: Sequence[str], now: datetime
+) -> dict[str, Any]:
+    """Make the statement that releases these grants and ask for its signature.
+
+    Raises InvalidStateError where one of them is not proved; ConfirmationRequiredError where the second step was not taken for
+    exactly these.
+    """
+    anchor, grants = _provable(row, ids, now)
+    _use_second_step(_second(row, human, session_key), _digest(grants), now)
+    text = sentences.release_text(
+        grants=[(each.agent.name, each.service_provider.name) for each in grants], size=anchor.size
+    )
+    signing = Signing(
+        issuer=settings.ISSUER,
+        rp_id=str(settings.RP_ID),
+        human_id=str(human.pk),
+        agent=None,
+        issued_at=now,
+        nonce=secrets.token_bytes(NONCE_BYTES),
+        consent_text=text,
+        language=get_language() or "en",
+    )
+    statement = release_statement(
+        signing,
+        name=row.name,
+        size=anchor.size,
+        root=anchor.root,
+        grants=[(str(each.pk), each.version) for each in grants],
+    )
+    return ask_signature(
+        _ceremony(row, human, session_key), human=human, statement=statement, consent_text=text, now=now
+    )
+
+
+def finish_release(
+    *, row: LogBreak, human: Human, session_key: str, credential: object, actor: Actor, now: datetime
+) -> Receipt:
+    """Release the grants of the signed statement, all of them or none. What was lost was proved for the statement and cannot change.
+
+    Raises InvalidAssertionError; InvalidStateError and GrantChangedError where one of them moved since.
+    """
+
+    def act(challenge: Challenge) -> None:
+        body = challenge.statement
+        proof = {"log": row.name, "proof_size": body["size"], "proof_root": body["root"]}
+        # In the order of their ids, as everywhere; read before the log is, so that what moves in between is noticed.
+        grants = list(_suspended().filter(pk__in=[each["id"] for each in body["grants"]]))
+        versions = {each["id"]: each["version"] for each in body["grants"]}
+        present = read_present(row)
+        if {str(each.pk): each.version for each in grants} != versions:
+            raise InvalidStateError("One of these grants changed. Look at them again.")
+        for grant in grants:
+            if refusal := present.refusal(grant, now):
+                raise InvalidStateError(refusal)
+            release_grant(grant=grant, actor=actor, now=now, data=proof)
+
+    return accept_signature(
+        _ceremony(row, human, session_key), human=human, credential=credential, now=now, act=act
+    )
+
+
+def _suspended() -> Any:
+    cause = Grant.SuspensionCause.RESTORED
+    waiting = Grant.objects.filter(status=Grant.Status.SUSPENDED, suspension_cause=cause)
+    return waiting.select_related("agent__human", "service_provider").order_by("id")
+
+
+def _provable(row: LogBreak, ids: Sequence[str], now: datetime) -> tuple[Anchor, list[Grant]]:
+    if not 1 <= len(set(ids)) <= MAX_RELEASED:
+        raise InvalidStateError(f"Choose 1 to {MAX_RELEASED} grants.")
+    found = find_unused(row, now=now)
+    if found.anchor is None:
+        raise InvalidStateError(found.problem)
+    chosen = [each for each in found.grants if str(each.grant.pk) in ids]
+    if len(chosen) != len(set(ids)):
+        raise InvalidStateError("One of these grants does not wait because of the restore.")
+    if refusal := next((each.refusal for each in chosen if each.refusal), ""):
+        raise InvalidStateError(refusal)
+    return found.anchor, [each.grant for each in chosen]
+
+
+def _digest(grants: Sequence[Grant]) -> bytes:
+    return hashlib.sha256(canonical_json([[str(each.pk), each.version] for each in grants])).digest()
+
+
+def _use_second_step(ceremony: Ceremony, digest: bytes, now: datetime) -> None:
+    row = (
+        Challenge.objects.open(now)
+        .filter(
+            purpose=ceremony.purpose, session=ceremony.session, human=ceremony.human, subject=ceremony.subject
+        )
+        .order_by("-created_at", "-id")
+        .first()
+    )
+    if row is None or not hmac.compare_digest(bytes(row.challenge), digest):
+        raise ConfirmationRequiredError("Look at these grants once more and go on.", dangerous=[])
+    take(row, now=now)
+
+
+def _ceremony(row: LogBreak, human: Human, session_key: str) -> Ceremony:
+    return Ceremony(Challenge.Purpose.RELEASE, session_key, human, row.name)
+
+
+def _second(row: LogBreak, human: Human, session_key: str) -> Ceremony:
+    return Ceremony(Challenge.Purpose.SECOND_STEP, session_key, human, row.name)

@@ -1,0 +1,43 @@
+"""A database that is set back in tests, while what was put outside stays."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from django.db import transaction
+from django.utils import timezone
+
+from approvals.services.continuing import continue_after_restore
+from audit.models import LogBreak
+from audit.services import seal_audit
+from registry.tests.cast import TESTER
+from verifier.services import history
+from verifier.services.closing import close_history
+from verifier.services.home import look
+
+
+class _SetBackError(Exception):
+    pass
+
+
+@contextmanager
+def set_back() -> Iterator[None]:
+    """The backup is made at the beginning; what the body does to the database is lost at its end."""
+    seal_audit(now=timezone.now())
+    with suppress(_SetBackError), transaction.atomic():
+        yield
+        raise _SetBackError
+
+
+def close() -> int:
+    """Close the history, with no lease to wait for."""
+    return close_history(operator="alice", actor=TESTER, now=timezone.now(), wait=lambda _seconds: None)
+
+
+def restored(happens: Callable[[], object] = lambda: None, end: Callable[[], object] = close) -> LogBreak:
+    """A backup, then `happens` and `end`, then the backup in place of the database, which goes on."""
+    with set_back():
+        happens()
+        end()
+    history.hold(look()[0], "It was set back.")
+    done = continue_after_restore(operator="alice", actor=TESTER, now=timezone.now())
+    return LogBreak.objects.get(pk=done.log)

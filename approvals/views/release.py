@@ -1,0 +1,71 @@
+"""The pages on which an administrator releases grants that a restore suspended."""
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+from django.views.decorators.http import require_POST, require_safe
+
+from agentauth.protocol.approval import MAX_RELEASED
+from agentauth.protocol.reading import text
+from approvals.services import releasing
+from approvals.services.break_signing import find_break
+from approvals.services.people import session_key_of
+from approvals.views.access import answer, human_of, posted, signed_in
+from registry.authentication import actor_of
+
+_UUID_LENGTH = 36
+
+
+@require_safe
+@signed_in
+def page(request: HttpRequest, name: str) -> HttpResponse:
+    row = find_break(name, human=human_of(request))
+    context = {"row": row, "found": releasing.find_unused(row, now=timezone.now())}
+    return render(request, "release.html", context)
+
+
+@require_POST
+@signed_in
+def review(request: HttpRequest, name: str) -> HttpResponse:
+    human = human_of(request)
+    row = find_break(name, human=human)
+    grants = releasing.take_second_step(
+        row=row,
+        human=human,
+        session_key=session_key_of(request),
+        ids=request.POST.getlist("grant"),
+        actor=actor_of(request),
+        now=timezone.now(),
+    )
+    context = {"row": row, "grants": grants, "ids": ",".join(str(each.pk) for each in grants)}
+    return render(request, "release_review.html", context)
+
+
+@require_POST
+@signed_in
+def statement(request: HttpRequest, name: str) -> HttpResponse:
+    human = human_of(request)
+    ids = text(posted(request).get("grants"), "grants", maximum=(_UUID_LENGTH + 1) * MAX_RELEASED)
+    options = releasing.begin_release(
+        row=find_break(name, human=human),
+        human=human,
+        session_key=session_key_of(request),
+        ids=ids.split(","),
+        now=timezone.now(),
+    )
+    return answer(publicKey=options)
+
+
+@require_POST
+@signed_in
+def decide(request: HttpRequest, name: str) -> HttpResponse:
+    human = human_of(request)
+    releasing.finish_release(
+        row=find_break(name, human=human),
+        human=human,
+        session_key=session_key_of(request),
+        credential=posted(request).get("credential"),
+        actor=actor_of(request),
+        now=timezone.now(),
+    )
+    return answer(status="Released", next=f"/restores/{name}/release/")

@@ -1,0 +1,63 @@
+"""The part of the log that a restore lost, read from the store outside and proved against the last checkpoint there."""
+
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime
+
+from django.conf import settings
+
+from agentauth.protocol.errors import NoteError
+from audit.anchors import Anchor, read_anchor
+from audit.archive.layout import ArchiveError, Line
+from audit.archive.reading import prove_segment, read_manifest
+from audit.archive.staging import tiles_at
+from audit.breaks import seen_from_log
+from audit.copies import PREFIX, ContradictedError, key_of
+from audit.models import LogBreak
+from audit.stores import Store, store_at
+
+
+def read_lost(row: LogBreak, *, now: datetime, visit: Callable[[Line], None]) -> Anchor:
+    """Tell `visit` of every event after the first `row.size` of the log before the break; returns the checkpoint that proves them.
+
+    The tree of this database grows by the archived lines and must have the root of the break at `row.size` and the root of the
+    newest checkpoint outside at its end. `visit` is told before that is known: use what it collects only after this returns.
+    Raises ChainError where the archive ends before that checkpoint or was changed; TemporarilyUnavailableError where the store
+    does not answer.
+    """
+    before = LogBreak.objects.filter(name__lt=row.name).order_by("name")
+    store = seen_from_log(store_at(settings.AUDIT_STORE), list(before))
+    newest = _newest(store, row.size, now)
+    tree = tiles_at(row.archived)
+
+    def check(line: Line) -> None:
+        if line.index == row.size and tree.root() != bytes(row.root):
+            raise ArchiveError(
+                line.index, f"The archive outside does not go on from the first {row.size} events."
+            )
+        if line.index >= row.size:
+            visit(line)
+
+    while tree.size < newest.size and (found := read_manifest(store, tree.size)) is not None:
+        prove_segment(store, found[0], tree=tree, visit=check)
+    if tree.size != newest.size:
+        raise ArchiveError(
+            tree.size,
+            f"The archive outside ends at {tree.size} events, and a checkpoint there tells of {newest.size}.",
+        )
+    if tree.root() != newest.root:
+        raise ArchiveError(tree.size, f"The archived events do not have the root of {newest.place}.")
+    return newest
+
+
+def _newest(store: Store, size: int, now: datetime) -> Anchor:
+    last = deque(store.keys(PREFIX, after=key_of(size)), maxlen=1)
+    if not last:
+        raise ContradictedError(f"No checkpoint outside tells of more than {size} events.")
+    try:
+        found = read_anchor(store.get(last[0]) or b"", place=last[0], now=now)
+    except NoteError as error:
+        raise ContradictedError(f"{last[0]} outside is refused: {error.description}") from error
+    if key_of(found.size) != last[0]:
+        raise ContradictedError(f"{last[0]} outside is a checkpoint of {found.size} events.")
+    return found

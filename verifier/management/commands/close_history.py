@@ -1,0 +1,42 @@
+"""`close_history`: end this database's log before a planned restore, so that the copies outside prove what did not happen."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+from django.utils import timezone
+
+from audit.management.json_output import OPERATOR, JsonCommand
+from verifier.services.closing import close_history
+
+_QUESTION = (
+    "This database answers nothing from now on: it is about to be replaced by a backup. Close it? [yes/no] "
+)
+
+
+class Command(JsonCommand):
+    help = "Close the registry before a planned restore. Read docs/restore.md first."
+    # Repeated after a failure, it goes on in a database that it holds itself.
+    guarded = False
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("--operator", required=True, help="who decides; it stands in the log")
+        parser.add_argument("--yes", action="store_true", help="do not ask")
+
+    def act(self, **options: Any) -> Mapping[str, Any]:
+        if not options["operator"].strip():
+            raise CommandError("Name the operator who decides: it stands in the log.")
+        if not options["yes"] and not self._agreed():
+            raise CommandError("Nothing was changed.")
+        return {"size": close_history(operator=options["operator"], actor=OPERATOR, now=timezone.now())}
+
+    def _agreed(self) -> bool:
+        # Not on stdout, which is the answer's.
+        self.stderr.write(_QUESTION, str, ending="")
+        self.stderr.flush()
+        return sys.stdin.readline().strip() == "yes"
+
+    def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
+        yield f"Closed after {result['size']} events, and all of them stand outside. Put the backup in place now."
