@@ -34,7 +34,7 @@ PROJECT = sorted(name for name, app in get_commands().items() if app in APPS)
 # They run until they are stopped, so in a process of their own.
 LASTING = {"serve", "jobs"}
 # They need PostgreSQL: audit/tests/test_roles.py and verifier/tests/test_role.py hold their answers.
-ELSEWHERE = {"grant_serving_role", "grant_verifier_role", "drop_audit_partitions"}
+ELSEWHERE = {"close_history", "grant_serving_role", "grant_verifier_role", "drop_audit_partitions"}
 
 
 def retired(now: datetime) -> str:
@@ -223,6 +223,7 @@ BAD = {
     "archive_audit": [["more"]],
     "restore_audit": [["--first"], ["--first", "x"], ["more"]],
     # Nothing is held.
+    "close_history": [[], ["--operator"], ["--operator", " ", "--yes"], ["more"]],
     "continue_after_restore": [
         [],
         ["--operator"],

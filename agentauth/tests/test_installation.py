@@ -229,6 +229,7 @@ def guarded_commands() -> dict[str, bool]:
 # They only look, or mend what keeps the others from acting.
 FREE = {
     "check_keys",
+    "close_history",
     "continue_after_restore",
     "grant_serving_role",
     "grant_verifier_role",
