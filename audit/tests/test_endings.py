@@ -67,3 +67,18 @@ def test_SA_13_what_does_not_say_what_ended_is_not_passed_over(store: Store, wri
     store.put_once("endings/00000000000000000006.json", written)
     with pytest.raises(ContradictedError, match="does not say what ended"):
         list(read_endings(store, "", after=0))
+
+
+def test_SA_13_what_ended_before_there_was_a_store_is_outside_too(
+    store: Store, now: datetime, make_event: MakeEvent, settings: Settings
+) -> None:
+    uri, settings.AUDIT_STORE = settings.AUDIT_STORE, ""
+    make_event(kind=kinds.HUMAN_DELETED, human_id=PERSON)
+    sequence_until_empty(now=now)
+    assert checkpoint_log(now=now) == 1
+    proving.grow(1, now=now)
+    assert checkpoint_log(now=now + EVERY) == 2
+    settings.AUDIT_STORE = uri
+    proving.grow(1, now=now)
+    assert checkpoint_log(now=now + 2 * EVERY) == 3
+    assert list(read_endings(store, "", after=0)) == [Ending(kinds.HUMAN_DELETED, str(PERSON))]
