@@ -232,8 +232,8 @@ def next_key(world: World) -> datetime:
     return kms.services.rotate_key(purpose="token", actor=SYSTEM, now=world.now).active_from
 
 
-def kid(_world: World) -> str:
-    return Key.objects.get(purpose="token").kid
+def suspended_by_a_restore(world: World) -> Grant:
+    return world.suspended(Grant.SuspensionCause.RESTORED)
 
 
 def suspended_by_a_person(world: World) -> Grant:
@@ -271,7 +271,7 @@ SERVICES = [
     Row(kms.services.rotate_key, the_newest_key, more={"purpose": constant("token")}),
     Row(kms.services.promote_due_keys, the_newest_key, next_key, "now"),
     Row(kms.services.rotate_due_keys, the_newest_key, more={"now": lambda world, _made: world.now + QUARTER}),
-    Row(kms.services.disable_key, the_made_key, kid, "kid"),
+    Row(kms.services.disable_key, the_made_key, lambda _: Key.objects.get(purpose="token").kid, "kid"),
     Row(tokens.issue_token, None),
     Row(tokens.revoke_token, the_token),
     Row(tokens.revoke_presented_token, the_token, World.token, "untrusted_token"),
@@ -289,6 +289,7 @@ SERVICES = [
     Row(grant_changes.follow_new_audience, the_grant),
     Row(grant_changes.follow_new_allow_list, None),
     Row(grants.resume_grant, the_grant, suspended_by_a_person, "grant"),
+    Row(grants.release_grant, the_grant, suspended_by_a_restore, "grant", {"data": constant({})}),
     Row(grants.expire_grant, the_grant, World.over, "grant"),
     Row(grants.expire_grant, None, World.request_that_is_over, "grant"),
     Row(
