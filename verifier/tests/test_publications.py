@@ -220,8 +220,7 @@ class Row:
         wanted = [each.name for each in parameters if each.default is each.empty or each.name in self.more]
         positional = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
         values = {name: known[name](world, made) for name in wanted}
-        first = [values.pop(name) for name in positional]
-        self.service(*first, **values)
+        self.service(*[values.pop(name) for name in positional], **values)
 
 
 def constant(value: object) -> Callable[[World, Any], object]:
