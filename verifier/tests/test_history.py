@@ -177,6 +177,7 @@ def test_SA_13_while_one_thread_compares_all_others_stop(
     """A replica that lagged took over: what this process knew of the database before it counts no more."""
     finds(monkeypatch, None)
     assert home.LEASE.current().epoch == 1
+    Home.objects.update(vouched_for="an earlier start")
     monkeypatch.setattr(history, "VOUCHED", history.Vouched())
     monkeypatch.setattr(home, "FRESH_SECONDS", 0)
     seen: list[bool] = []
