@@ -147,6 +147,14 @@ class Installation:
                     raise AssertionError(f"not ready; ended: {self.services.dead()}; logs in {self.logs}")
                 time.sleep(0.1)
 
+    def wait_until_in_redis(self) -> None:
+        """A verifier that is used before it has moved there asks every proof for a nonce for two minutes."""
+        until = time.monotonic() + START_SECONDS
+        while self.database.say("SELECT kind, leaving_at IS NULL FROM verifier_home") != "redis|t":
+            if time.monotonic() > until:
+                raise AssertionError(f"the verifier's home did not move to Redis; logs in {self.logs}")
+            time.sleep(0.1)
+
     def describe(self) -> None:
         """For `ProductionRegistry`, in other processes."""
         told = {
@@ -234,6 +242,7 @@ def installed() -> Iterator[Path]:
         try:
             made.provide()
             made.install(*SECTIONS)
+            made.wait_until_in_redis()
             made.describe()
             yield root
         finally:
