@@ -45,9 +45,11 @@ def review(request: HttpRequest, name: str) -> HttpResponse:
 @signed_in
 def statement(request: HttpRequest, name: str) -> HttpResponse:
     human = human_of(request)
+    # Before the body is read: a stranger learns nothing from which comes first.
+    row = find_break(name, human=human)
     ids = text(posted(request).get("grants"), "grants", maximum=(_UUID_LENGTH + 1) * MAX_RELEASED)
     options = releasing.begin_release(
-        row=find_break(name, human=human),
+        row=row,
         human=human,
         session_key=session_key_of(request),
         ids=ids.split(","),
