@@ -92,10 +92,10 @@ def pair(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         web.url = env["PUBLIC_URL"]
         web.run("migrate", "-v", "0")
         web.manage("grant_serving_role")
-        web.run("ensure_keys", "-v", "0")
         web.manage("make_subject_key", str(home / "subject.key"))
         web.env["SUBJECT_KEY_FILE"] = str(home / "subject.key")
         web.manage("record_settings")
+        web.run("ensure_keys", "-v", "0")
         lean = Verifier(web, redis_url=redis.url, workers=1)
         lean.env["DATABASE_URL"] = role_of(owner, "verifier")
         web.manage("grant_verifier_role", urlsplit(lean.env["DATABASE_URL"]).username or "")

@@ -190,7 +190,7 @@ def test_SA_15_prometheus_scrapes_each_kind_of_process_by_its_address(
         # Each says what it does itself.
         for kind, job in (("jobs", "audit.seal_audit"), ("worker", "verifier.drain_redis")):
             ended = f'agentauth_job_seconds_count{{name="{job}", outcome="ok", process="{kind}"}}'
-            until(lambda ended=ended: bool(prometheus.values(ended)), f"{kind} does nothing", 60)  # type: ignore[misc]
+            until(lambda ended=ended: bool(prometheus.values(ended)), f"{kind} does nothing", 180)  # type: ignore[misc]
         asked = 'sum by (process) (agentauth_http_request_seconds_count{route="/metrics", status="200"})'
         until(lambda: {"web", "verifier"} <= prometheus.values(asked).keys(), "nothing is counted", 60)
     assert installation.count("audit.request.refused") == 0
