@@ -270,7 +270,7 @@ def servers(installation: Installation) -> Iterator[tuple[int, int]]:
     web, verifier = free_port(), free_port()
     with installation.process(web_at(web)), installation.process(verifier_at(verifier)):
         for port in (web, verifier):
-            until(lambda port=port: checks(port).get("configuration") == "ok")
+            until(lambda port=port: checks(port).get("configuration") == checks(port).get("history") == "ok")
         yield web, verifier
 
 
