@@ -6,6 +6,7 @@ import secrets
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -144,6 +145,8 @@ class LivePerson:
         self.device = Authenticator(origin=registry.url)
         own_pages = {"Origin": registry.url, "Sec-Fetch-Site": "same-origin"}
         self.http = httpx.Client(base_url=registry.url, headers=own_pages, timeout=30)
+        # Else its connections are open when the person is collected, and that is a warning somewhere else.
+        weakref.finalize(self, self.http.close)
         link = registry.manage("setup_link", "--email", email)["url"].removeprefix(registry.url)
         self.http.get(link)
         options = self.post(f"{link}options", {"name": "Alice", "email": email}).json()["publicKey"]

@@ -13,7 +13,6 @@ from approvals.services.ending_again import REASON
 from audit import kinds
 from audit.anchors import Anchor
 from audit.archive.layout import Line
-from audit.archive.lost import read_lost
 from audit.breaks import current_break
 from audit.models import Event, Leaf, LogBreak, QueueEntry
 from registry.models import Grant
@@ -101,6 +100,9 @@ def prove_end(row: LogBreak, *, now: datetime) -> tuple[Anchor, Against]:
         raise InvalidStateError("AUDIT_STORE is not set, so nothing outside says what was lost.")
     if row.lost:
         raise InvalidStateError("More than one log was lost, and only the last one can be proved.")
+    # Late: it loads pyarrow, which starts a thread, and servers fork after everything is imported.
+    from audit.archive.lost import read_lost
+
     against, last = Against(), dict[str, Any]()
 
     def visit(line: Line) -> None:
