@@ -185,7 +185,7 @@ def nothing_outside(held: Stage) -> None:
     held.a.env |= away
     restart(held)
     log = held.jobs[0].log
-    until(lambda: all(f"jobs: audit.{job} did not" in log.read_text() for job in ("checkpoint_log", "cosign_log")), "they are not asked")  # fmt: skip
+    until(lambda: all(f"jobs: audit.{job} failed" in log.read_text() for job in ("checkpoint_log", "cosign_log")), "they are not asked")  # fmt: skip
 
 
 def as_before_outside(held: Stage) -> None:
