@@ -173,7 +173,7 @@ def heals(status: int, error: AgentAuthError) -> bool:
 
 
 def unreachable(url: str, failure: Exception | None = None) -> AgentAuthError:
-    """What a caller is told where no answer came; `failure` is the last one of the transport."""
+    """The error for a call that got no answer; `failure` is the last exception of the transport."""
     cause: BaseException | None = failure
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):

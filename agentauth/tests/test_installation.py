@@ -234,6 +234,7 @@ FREE = {
     "grant_serving_role",
     "grant_verifier_role",
     "make_subject_key",
+    "move_audit_store",
     "record_settings",
     "verify_audit",
 }

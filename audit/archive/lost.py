@@ -21,7 +21,7 @@ def read_lost(row: LogBreak, *, now: datetime, visit: Callable[[Line], None]) ->
     """Tell `visit` of every event after the first `row.size` of the log before the break; returns the checkpoint that proves them.
 
     The tree of this database grows by the archived lines and must have the root of the break at `row.size` and the root of the
-    newest checkpoint outside at its end. `visit` is told before that is known: use what it collects only after this returns.
+    newest checkpoint outside at its end. `visit` is called before that is checked: use what it collects only after this returns.
     Raises ChainError where the archive ends before that checkpoint or was changed; TemporarilyUnavailableError where the store
     does not answer.
     """
