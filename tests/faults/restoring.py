@@ -85,13 +85,17 @@ class RestoreStage(Stage):
         return str(done.stdout)
 
     def readiness(self, name: str = "drf") -> dict[str, Any]:
-        answer = httpx.get(f"{self.servers[name].url}/health/ready", timeout=10)
+        """Its checks and the answer's `status`; 0 and nothing else while the server does not listen yet."""
+        try:
+            answer = httpx.get(f"{self.servers[name].url}/health/ready", timeout=10)
+        except httpx.ConnectError:
+            return {"status": 0}
         return {"status": answer.status_code, **answer.json()["checks"]}
 
     def until_held(self) -> None:
         until(lambda: bool(self.sql("SELECT held_at FROM verifier_home")[0][0]), "it is not held", 30)
         for name in self.servers:
-            until(lambda name=name: self.readiness(name)["history"] == "failing", f"{name} acts", 30)  # type: ignore[misc]
+            until(lambda name=name: self.readiness(name).get("history") == "failing", f"{name} acts", 30)  # type: ignore[misc]
 
     def until_it_decides(self) -> None:
         for name in self.servers:

@@ -47,6 +47,8 @@ MARGIN_SECONDS = 1
 CAREFUL_SECONDS = SPEND_SECONDS + WINDOW_SECONDS
 # A look that is younger is not made again: at most one query a second in each process.
 FRESH_SECONDS = 1
+# A thread waits this long (s) while another compares the database with what is known outside, which mostly takes milliseconds.
+COMPARE_SECONDS = 1
 _WAIT = timedelta(seconds=LEASE_SECONDS + MARGIN_SECONDS)
 # What every address says then, at both servers.
 CLOCK_WRONG = "The clock of this host is wrong."
@@ -156,6 +158,13 @@ class Lease:
                         self.take(*read_row(), began)
             finally:
                 self._looking.release()
+        elif self._comparing() and self._looking.acquire(timeout=COMPARE_SECONDS):
+            # Without this wait a process that has just started would answer 503 to all calls that come beside its first.
+            self._looking.release()
+
+    def _comparing(self) -> bool:
+        """Whether by the last look nobody has compared the database yet with what is known outside."""
+        return bool(self._last and self._last.halt and self._last.halt.passes)
 
     def held(self, spare: float = 0) -> Tenure:
         """The tenure by the last look, without a new one: for a process that has a thread which looks.

@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime
 
 import pytest
@@ -16,7 +17,7 @@ from audit.history import Mark
 from audit.models import Event
 from verifier.models import Home
 from verifier.services import history, home, marking
-from verifier.services.home import halt_of, look
+from verifier.services.home import Tenure, halt_of, look
 from verifier.services.marking import mark_history
 from verifier.services.watching import News, Watcher
 
@@ -190,6 +191,23 @@ def test_SA_13_while_one_thread_compares_all_others_stop(
     monkeypatch.setattr(history, "check_history", check)
     assert home.LEASE.current().epoch == 1
     assert seen == [True]
+
+
+def test_SA_13_a_call_beside_the_first_waits_for_its_comparison(
+    vouched: history.Vouched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that has just started refuses nobody because it compares at this moment."""
+    monkeypatch.setattr(home, "LEASE", home.Lease())
+    beside: list[Future[Tenure]] = []
+
+    def check(_mark: Mark | None) -> None:
+        beside.append(pool.submit(home.LEASE.current))
+        wait(beside, timeout=0.2)
+
+    monkeypatch.setattr(history, "check_history", check)
+    with ThreadPoolExecutor(1) as pool:
+        assert home.LEASE.current().epoch == 1
+        assert [each.result().epoch for each in beside] == [1]
 
 
 def test_SA_13_pages_with_rows_are_503_where_no_look_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
