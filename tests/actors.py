@@ -3,8 +3,6 @@
 import json
 import re
 import secrets
-import subprocess
-import sys
 import time
 import weakref
 from dataclasses import dataclass
@@ -120,17 +118,7 @@ def scenes(registry: LiveRegistry, wishes: list[dict[str, Any]]) -> list[Scene]:
 
 def seeded(registry: LiveRegistry, what: str, told: Any) -> Any:
     """What tests/seed.py made of `told` in the database of `registry`."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.seed", what],
-        cwd=registry.root,
-        env=registry.env,
-        input=json.dumps(told),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return registry.act("tests.seed", what, told)
 
 
 def _scene(registry: LiveRegistry, *, agent_pem: str, **made: str) -> Scene:

@@ -1,12 +1,17 @@
-"""Live registries for stories across apps, on both databases."""
+"""Live registries for stories across apps, on both databases; or, for tests marked `production`, the installed system."""
 
+import contextlib
+import itertools
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
+from pytest_django.plugin import DjangoDbBlocker
 
 from tests import postgres
 from tests.live import LiveRegistry
@@ -52,7 +57,32 @@ def fresh_database(url: str, name: str) -> str:
 
 # Where an installed system is named (tests/run.py), the stories are told there, as tests/production says.
 PRODUCTION = os.environ.get("PRODUCTION")
+_ADDRESSES = itertools.count(1)
 _KINDS = ["production"] if PRODUCTION else ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _database_of_the_installed_system(django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """Beside it this process reads and writes as the serving role does."""
+    with django_db_blocker.unblock() if PRODUCTION else contextlib.nullcontext():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _address_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test asks the installed system from another loopback address: its limits count by address, and all tests share it."""
+    if not PRODUCTION:
+        return
+    number = next(_ADDRESSES)
+    address = f"127.{1 + os.getpid() % 250}.{number // 250}.{1 + number % 250}"
+    connect = socket.socket.connect
+
+    def from_there(self: socket.socket, to: Any) -> None:
+        if self.family == socket.AF_INET and self.getsockname()[1] == 0:
+            self.bind((address, 0))
+        connect(self, to)
+
+    monkeypatch.setattr(socket.socket, "connect", from_there)
 
 
 @pytest.fixture(scope="module", params=_KINDS)

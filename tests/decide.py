@@ -1,8 +1,8 @@
 """A human's decisions straight through the services, for flows whose subject is the agent; passkeys are left out.
 
-`python -m tests.decide JSON` acts on the database of its environment: `{"act": "approve"|"deny"|"revoke"|"confirm",
-"id": …}` plus `capabilities` or `envelope` to narrow and `reason` to deny; it prints what came of it. Without an argument
-it reads one such object a line.
+`python -m tests.decide approve|deny|revoke|confirm` reads `{"id": …}`, plus `capabilities` or `envelope` to narrow and
+`reason` to deny, acts on the database of its environment and prints what came of it. Without an argument it reads one such
+object a line, with its `act`.
 """
 
 import json
@@ -14,6 +14,11 @@ from typing import Any
 import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
+
+
+def made(act: str, told: dict[str, Any]) -> dict[str, Any]:
+    """One decision, as it was told."""
+    return decide(act=act, **told)
 
 
 def decide(*, act: str, id: str, **wish: Any) -> dict[str, Any]:  # noqa: A002 — the wire's own word
@@ -72,5 +77,5 @@ def adopted_by(agent: Any, now: datetime) -> Any:
 
 if __name__ == "__main__":
     django.setup()
-    for asked in sys.argv[1:] or sys.stdin:
-        print(json.dumps(decide(**json.loads(asked))), flush=True)
+    for asked in sys.stdin:
+        print(json.dumps(decide(**{"act": "".join(sys.argv[1:2]), **json.loads(asked)})), flush=True)

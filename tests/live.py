@@ -181,6 +181,15 @@ class LiveRegistry(LiveServer):
             raise AssertionError(f"{arguments}: {done.stdout}{done.stderr}")
         return json.loads(done.stdout or "null")
 
+    def act(self, module: str, act: str, told: Any) -> Any:
+        """What tests/seed.py or tests/decide.py did with the database, by its answer."""
+        done = subprocess.run(
+            [sys.executable, "-m", module, act],
+            cwd=self.root, env=self.env, input=json.dumps(told), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
     def run(self, *arguments: str) -> None:
         """Run a management command that says nothing."""
         subprocess.run([sys.executable, "manage.py", *arguments], cwd=self.root, env=self.env, check=True)

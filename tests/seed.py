@@ -1,6 +1,6 @@
 """Makes an approved grant straight through the services, for tests whose subject begins after the approval.
 
-`python -m tests.seed scenes|crowd|tokens|redis_home` reads JSON, acts on the database of its environment and prints what was made. The passkey is left
+`python -m tests.seed scenes|crowd|tokens|redis_home|events` reads JSON, acts on the database of its environment and prints what was made. The passkey is left
 out on purpose here; the flows that are about approving go through the pages.
 """
 
@@ -103,6 +103,13 @@ def redis_home() -> dict[str, Any]:
     return {"servers": servers}
 
 
+def events(count: int) -> None:
+    """So many more in the log, with their numbers."""
+    from audit.tests.proving import grow
+
+    grow(count, now=datetime.now(UTC))
+
+
 def _human() -> Any:
     from audit.services import Actor
     from registry.services import people
@@ -185,16 +192,21 @@ def _granted(
     return {"agent_id": str(agent.pk), "agent_pem": key.to_pem().decode(), "grant_id": str(grant.pk)}
 
 
+def made(what: str, told: Any) -> Any:
+    """What the command of that name makes of `told`."""
+    if what == "scenes":
+        return [seed(**wish) for wish in told]
+    if what == "crowd":
+        return crowd(**told)
+    if what == "tokens":
+        return tokens(told)
+    if what == "redis_home":
+        return redis_home()
+    if what == "events":
+        return events(told)
+    sys.exit(f"{what}: nothing of that name is seeded")
+
+
 if __name__ == "__main__":
     django.setup()
-    what, told = sys.argv[1], json.loads(sys.stdin.read())
-    if what == "scenes":
-        print(json.dumps([seed(**wish) for wish in told]))
-    elif what == "crowd":
-        print(json.dumps(crowd(**told)))
-    elif what == "tokens":
-        print(json.dumps(tokens(told)))
-    elif what == "redis_home":
-        print(json.dumps(redis_home()))
-    else:
-        sys.exit(f"{what}: nothing of that name is seeded")
+    print(json.dumps(made(sys.argv[1], json.loads(sys.stdin.read()))))

@@ -1,15 +1,19 @@
 """A service provider's process that asks verify again and again: `python -m tests.flows.asking`, for the tests of revocation.
 
-stdin: one line of JSON {"url","client_id","client_secret","audience","token","pem"}; it goes on until a second line comes.
-stdout: one line once the first answer was a yes; at the end a JSON list of [begun, was it a yes], in seconds of the machine's
-monotonic clock, which all its processes share.
+stdin: one line of JSON {"url","headers","asked":[{"client_id","client_secret","audience","token","pem"}]}, then a line that ends it.
+stdout: one line once each token had two yeses; at the end, after two more answers about each, a JSON list of
+[which token, begun, was it a yes], in seconds of the machine's monotonic clock, which all its processes share.
 """
 
+import itertools
 import json
+import os
 import secrets
 import sys
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import httpx
@@ -21,6 +25,7 @@ EVERY_SECONDS = 0.005
 # One connection cannot ask every 5 ms, since an answer takes longer: several take turns.
 CONNECTIONS = 4
 ACTION = {"type": "read", "resource": "calendar"}
+Found = list[tuple[int, float, bool]]
 
 
 def ask(client: httpx.Client, told: dict[str, Any], signer: LocalSigner) -> bool:
@@ -35,38 +40,52 @@ def ask(client: httpx.Client, told: dict[str, Any], signer: LocalSigner) -> bool
         access_token=told["token"],
     )
     body = {"token": told["token"], "proof": proof, "method": "GET", "url": url, "action": ACTION}
-    answer = client.post("/v1/verify", json=body)
+    answer = client.post("/v1/verify", json=body, auth=(told["client_id"], told["client_secret"]))
     return answer.status_code == httpx.codes.OK and answer.json()["valid"] is True
 
 
-def ask_on(told: dict[str, Any], turn: int, stop: threading.Event, found: list[tuple[float, bool]]) -> None:
-    """Ask in this connection's turns until told to stop."""
-    signer = LocalSigner(PrivateKey.from_pem(told["pem"].encode()))
-    auth = (told["client_id"], told["client_secret"])
+def ask_on(told: dict[str, Any], turn: int, stop: threading.Event, found: Found) -> None:
+    """Ask about each token in this connection's turns until told to stop."""
+    asked = [(each, LocalSigner(PrivateKey.from_pem(each["pem"].encode()))) for each in told["asked"]]
     step = EVERY_SECONDS * CONNECTIONS
     due = time.monotonic() + EVERY_SECONDS * turn
-    with httpx.Client(base_url=told["url"], auth=auth, timeout=30) as client:
-        while not stop.wait(max(0.0, due - time.monotonic())):
+    # Refused credentials count by address, and others ask from here too.
+    address = f"127.251.{os.getpid() // 250 % 250}.{1 + os.getpid() % 250}"
+    transport = httpx.HTTPTransport(verify=httpx.create_ssl_context(), local_address=address)
+    with httpx.Client(
+        base_url=told["url"], headers=told["headers"], transport=transport, timeout=30
+    ) as client:
+        for which in itertools.cycle(range(len(asked))):
+            if stop.wait(max(0.0, due - time.monotonic())):
+                return
             begun = time.monotonic()
-            found.append((begun, ask(client, told, signer)))
+            found.append((which, begun, ask(client, *asked[which])))
             # A slow answer is not made up for by a burst.
             due = max(due + step, time.monotonic())
 
 
+def each_twice(tokens: int, which: Iterable[int]) -> bool:
+    counted = Counter(which)
+    return all(counted[each] >= 2 for each in range(tokens))
+
+
 def main() -> None:
     told = json.loads(sys.stdin.readline())
-    stop, found = threading.Event(), list[tuple[float, bool]]()
+    stop, found, tokens = threading.Event(), Found(), len(told["asked"])
     threads = [threading.Thread(target=ask_on, args=(told, turn, stop, found)) for turn in range(CONNECTIONS)]
     for thread in threads:
         thread.start()
-    while not any(yes for _, yes in list(found)):
+    while not each_twice(tokens, (which for which, _, yes in list(found) if yes)):
         time.sleep(EVERY_SECONDS)
     print("asking", flush=True)
     sys.stdin.readline()
+    ended = time.monotonic()
+    while not each_twice(tokens, (which for which, begun, _ in list(found) if begun > ended)):
+        time.sleep(EVERY_SECONDS)
     stop.set()
     for thread in threads:
         thread.join()
-    print(json.dumps(sorted(found)))
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Exactly once, under real parallelism: several server processes, both databases, a few rounds each, ten in the campaign."""
+"""Exactly once, under real parallelism: several server processes, a few rounds each, ten in the campaign."""
 
 import threading
 import uuid
@@ -14,7 +14,7 @@ from tests.actors import Scene, scene
 from tests.conftest import CAMPAIGN
 from tests.live import LiveRegistry
 
-pytestmark = pytest.mark.flow
+pytestmark = [pytest.mark.flow, pytest.mark.production]
 
 ROUNDS = 10 if CAMPAIGN else 3
 PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "50.00", "currency": "EUR"}}

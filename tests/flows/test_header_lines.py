@@ -4,10 +4,12 @@ import base64
 import json
 import re
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -16,7 +18,7 @@ from agentauth.protocol.manifest import sign_manifest
 from registry.tests.cast import AgentClient
 from tests.live import LiveRegistry
 
-pytestmark = pytest.mark.flow
+pytestmark = [pytest.mark.flow, pytest.mark.production]
 
 
 @dataclass
@@ -27,11 +29,16 @@ class Raw:
     agent: AgentClient
     secret: str
     client_id: str
+    audience: str
 
     def ask(self, head: list[str], body: bytes = b"", *, length: bool = True) -> tuple[int, dict[str, Any]]:
-        lines = [*head, f"Host: localhost:{self.registry.port}", "Connection: close"]
+        there = urlsplit(self.registry.url)
+        lines = [*head, f"Host: {there.netloc}", "Connection: close"]
         lines += [f"Content-Length: {len(body)}"] if length else []
-        with socket.create_connection(("127.0.0.1", self.registry.port), timeout=10) as connection:
+        connection = socket.create_connection((there.hostname, there.port), timeout=10)
+        if there.scheme == "https":
+            connection = ssl.create_default_context().wrap_socket(connection, server_hostname=there.hostname)
+        with connection:
             connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
             answer = b"".join(iter(lambda: connection.recv(65_536), b""))
         status = re.match(rb"HTTP/1\.[01] (\d+)", answer)
@@ -42,15 +49,21 @@ class Raw:
     def proof(self, method: str, path: str, body: bytes = b"") -> str:
         return self.agent.proof(method, path, body, url=self.registry.url + path)
 
+    @property
+    def verify(self) -> bytes:
+        """The body of a question."""
+        return json.dumps({"token": "x", "proof": "x", "method": "GET", "url": self.audience}).encode()
+
     def basic(self, secret: str = "") -> str:
         return base64.b64encode(f"{self.client_id}:{secret or self.secret}".encode()).decode()
 
 
 @pytest.fixture(scope="module")
 def raw(sqlite_registry: LiveRegistry) -> Raw:
-    made = sqlite_registry.manage("create_service_provider", "Raw", "--audience", "http://127.0.0.1:9")
+    audience = f"{sqlite_registry.services}/raw"
+    made = sqlite_registry.manage("create_service_provider", "Raw", "--audience", audience)
     agent = AgentClient()
-    found = Raw(sqlite_registry, agent, made["client_secret"], made["client_id"])
+    found = Raw(sqlite_registry, agent, made["client_secret"], made["client_id"], audience)
     manifest = _manifest(agent, sqlite_registry.url)
     body = json.dumps({"manifest": manifest}).encode()
     head = [
@@ -77,9 +90,6 @@ def _manifest(agent: AgentClient, issuer: str) -> str:
     )
 
 
-VERIFY = b'{"token": "x", "proof": "x", "method": "GET", "url": "http://127.0.0.1:9/"}'
-
-
 def test_DJ_2_one_header_of_each_name_is_answered(raw: Raw) -> None:
     """What the next test breaks."""
     assert raw.ask(["GET /v1/agents/me HTTP/1.1", f"DPoP: {raw.proof('GET', '/v1/agents/me')}"])[0] == 200
@@ -88,7 +98,7 @@ def test_DJ_2_one_header_of_each_name_is_answered(raw: Raw) -> None:
         f"Authorization: Basic {raw.basic()}",
         "Content-Type: application/json",
     ]
-    assert raw.ask(head, VERIFY)[0] == 200
+    assert raw.ask(head, raw.verify)[0] == 200
 
 
 TWICE: dict[str, Callable[[Raw], tuple[list[str], bytes]]] = {
@@ -104,11 +114,11 @@ TWICE: dict[str, Callable[[Raw], tuple[list[str], bytes]]] = {
     ),
     "two credentials": lambda raw: (
         ["POST /v1/verify HTTP/1.1", *[f"Authorization: Basic {raw.basic()}"] * 2, "Content-Type: application/json"],
-        VERIFY,
+        raw.verify,
     ),
     "good and bad credentials": lambda raw: (
         ["POST /v1/verify HTTP/1.1", f"Authorization: Basic {raw.basic()}", f"Authorization: Basic {raw.basic('x')}", "Content-Type: application/json"],
-        VERIFY,
+        raw.verify,
     ),
     "a proof and credentials": lambda raw: (
         ["POST /v1/revoke HTTP/1.1", f"DPoP: {raw.proof('POST', '/v1/revoke', b'token=x')}", f"Authorization: Basic {raw.basic()}", "Content-Type: application/x-www-form-urlencoded"],
@@ -121,7 +131,7 @@ TWICE: dict[str, Callable[[Raw], tuple[list[str], bytes]]] = {
     "two hosts": lambda _: (["GET /health/live HTTP/1.1", "Host: evil.example"], b""),
     "two media types": lambda raw: (
         ["POST /v1/verify HTTP/1.1", f"Authorization: Basic {raw.basic()}", "Content-Type: application/json", "Content-Type: text/plain"],
-        VERIFY,
+        raw.verify,
     ),
 }  # fmt: skip
 

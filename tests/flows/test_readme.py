@@ -1,10 +1,7 @@
 """The example a newcomer copies from the README runs as printed, with the address and the id put in."""
 
 import asyncio
-import json
 import re
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from threading import Thread
@@ -73,5 +70,4 @@ def test_the_readme_s_example_runs_as_printed(
 
 def approve(registry: LiveRegistry, grant_id: str) -> None:
     """What a human does on a page; see tests/decide.py."""
-    command = [sys.executable, "-m", "tests.decide", json.dumps({"act": "approve", "id": grant_id})]
-    subprocess.run(command, cwd=ROOT, env=registry.env, capture_output=True, check=True)
+    registry.act("tests.decide", "approve", {"id": grant_id})

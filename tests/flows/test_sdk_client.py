@@ -1,9 +1,6 @@
 """The SDK against a live registry: the printed example, denial, narrowing, a lost reply, and a second process."""
 
 import asyncio
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ from agentauth.protocol.errors import (
     InvalidStateError,
 )
 from agentauth.sdk import Action, Allowed, GrantPendingError, NoGrantError, RefusedError, VerifierClient
-from tests.live import ROOT, LiveRegistry
+from tests.live import LiveRegistry
 
 pytestmark = [pytest.mark.flow, pytest.mark.production]
 
@@ -29,9 +26,7 @@ CALENDAR = [Capability.read("calendar")]
 
 def decide(registry: LiveRegistry, act: str, identifier: str, **wish: Any) -> None:
     """What a human does on a page; see tests/decide.py."""
-    command = [sys.executable, "-m", "tests.decide", json.dumps({"act": act, "id": identifier, **wish})]
-    done = subprocess.run(command, cwd=ROOT, env=registry.env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    registry.act("tests.decide", act, {"id": identifier, **wish})
 
 
 @pytest.fixture(scope="module")

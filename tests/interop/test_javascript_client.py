@@ -55,7 +55,7 @@ def steps(
 
 @pytest.fixture(scope="module")
 def strict_provider(sqlite_registry: LiveRegistry) -> str:
-    made = ["create_service_provider", "Strict", "--audience", "http://127.0.0.1:8002/mine"]
+    made = ["create_service_provider", "Strict", "--audience", f"{sqlite_registry.services}/mine"]
     return str(sqlite_registry.manage(*made, "--allow", "read:calendar")["slug"])
 
 
@@ -100,12 +100,13 @@ def test_a_client_in_javascript_goes_from_registration_to_revocation(
     assert (again["status"], again["expires_at"]) == ("active", renewed["expires_at"])
 
 
+@pytest.mark.production
 @pytest.mark.parametrize("path", ["/elsewhere", "/mine-not/x", "/mine/../x", "/mine/%2e%2E/x", "@/mine"])
 def test_a_client_in_javascript_does_not_sign_outside_the_audience(
     sqlite_registry: LiveRegistry, strict_provider: str, path: str
 ) -> None:
     arguments = ["--registry", sqlite_registry.url, "--service-provider", strict_provider]
-    refusal = steps([*arguments, "--url", f"http://127.0.0.1:8002{path}"], code=1)[-1]
+    refusal = steps([*arguments, "--url", f"{sqlite_registry.services}{path}"], code=1)[-1]
     assert re.search("is not under|dot segments|not a URL", refusal["error_description"])
 
 

@@ -1,11 +1,14 @@
 """The installed system as the tests of live servers know a registry."""
 
+import importlib
 import json
 import os
 import secrets
 import subprocess
 from pathlib import Path
 from typing import Any
+
+from django.db import connection
 
 from tests.live import ROOT, LiveRegistry
 from tests.production.units import PATH, production_settings
@@ -42,12 +45,28 @@ class ProductionRegistry(LiveRegistry):
         outside = {name: value for name, value in os.environ.items() if name not in _NOT_HANDED_ON}
         self.env = outside | production_settings(home)
 
+    @property
+    def _command(self) -> str:
+        return str(self.home / "usr/local/bin/agentauth")
+
     def launch(self) -> None:
         raise AssertionError("the installed system runs already, and others ask it")
 
+    def act(self, module: str, act: str, told: Any) -> Any:
+        """In this process, whose settings are those of the services: it has Django up already."""
+        try:
+            return importlib.import_module(module).made(act, told)
+        finally:
+            # Some ask in threads of their own.
+            connection.close()
+
+    def run(self, *arguments: str) -> None:
+        """As `manage`, of a command that says nothing."""
+        subprocess.run([self._command, *arguments], env={"PATH": PATH}, check=True)
+
     def manage(self, *arguments: str, owner: bool = False, check: bool = True) -> Any:
         """Run a management command with `--json`, by the page's own command; its answer, None where it failed and said nothing."""
-        command = [str(self.home / "usr/local/bin/agentauth"), *(["--owner"] if owner else []), *arguments]
+        command = [self._command, *(["--owner"] if owner else []), *arguments]
         done = subprocess.run(
             [*command, "--json"], env={"PATH": PATH}, capture_output=True, text=True, check=False
         )

@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Iterator
 
 import pytest
-from pytest_django.plugin import DjangoDbBlocker
 
 from agentauth.openapi.decisions import IN_PLACE, REASONS
 from tests.contract import test_api as contract
@@ -27,9 +26,9 @@ OTHER_TIMES = {("invalid_token", "expired"), ("invalid_token", "not_yet_valid")}
 
 
 @pytest.fixture(autouse=True)
-def _wire(production: ProductionRegistry, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
-    """This process reads and writes as the serving role does; its requests go over https."""
-    with django_db_blocker.unblock(), over_the_wire(production):
+def _wire(production: ProductionRegistry) -> Iterator[None]:
+    """The requests of Django's client go over https."""
+    with over_the_wire(production):
         yield
 
 

@@ -4,8 +4,6 @@ Only the way there differs, so the tests of the contract hold there as they are 
 to the table of headers.
 """
 
-import itertools
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.cookies import SimpleCookie
@@ -22,15 +20,13 @@ from tests.production import headers
 from tests.production.registry import ProductionRegistry
 
 SAFE = {"GET", "HEAD", "OPTIONS"}
-_ADDRESSES = itertools.count(1)
 
 
 @contextmanager
 def over_the_wire(registry: ProductionRegistry) -> Iterator[None]:
-    """All of Django's clients of this process speak to `registry`, from an address of its own: limits count by address."""
-    transport = httpx.HTTPTransport(verify=httpx.create_ssl_context(), local_address=_address())
+    """All of Django's clients of this process speak to `registry`."""
     with (
-        httpx.Client(base_url=registry.url, transport=transport, timeout=30) as http,
+        httpx.Client(base_url=registry.url, timeout=30) as http,
         pytest.MonkeyPatch.context() as patch,
     ):
 
@@ -39,11 +35,6 @@ def over_the_wire(registry: ProductionRegistry) -> Iterator[None]:
 
         patch.setattr(Client, "request", request)
         yield
-
-
-def _address() -> str:
-    number = next(_ADDRESSES)
-    return f"127.{1 + os.getpid() % 250}.{number // 250}.{1 + number % 250}"
 
 
 def _asked(client: Client, http: httpx.Client, told: dict[str, Any]) -> Any:
