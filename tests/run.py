@@ -25,8 +25,8 @@ LONGEST = {
     f"tests/{name}.py"
     for name in (
         "faults/test_kills", "faults/test_two_versions", "faults/test_statements", "faults/test_celery", "flows/test_hostile_texts", "flows/test_scanner",
-        "flows/test_revocation", "flows/test_slow_senders", "flows/test_log_story", "flows/test_concurrency",
-        "flows/test_same_answers", "flows/test_sdk_demo", "flows/test_partition",
+        "flows/test_slow_senders", "flows/test_log_story",
+        "flows/test_sdk_demo", "flows/test_partition",
     )
 }  # fmt: skip
 # One more than there are cores, since some wait, and no more than that, since each has to read all tests and make its tables. A

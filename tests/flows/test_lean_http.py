@@ -1,4 +1,7 @@
-"""The verifier's own process at home in Redis is sent what no client of ours sends: raw bytes over sockets, slowly, and while it stops."""
+"""The verifier's own process at home in Redis is sent what never ends, comes slowly or unfolds, and is stopped meanwhile.
+
+It is a process of our own, whose memory is measured and which is ended; tests/production/test_http.py asks the installed one.
+"""
 
 import gzip
 import json
@@ -17,10 +20,9 @@ import pytest
 from agentauth import incoming
 from tests import redis_servers
 from tests.conftest import CAMPAIGN, fresh_database
-from tests.equal import VERIFY
-from tests.flows.test_same_answers import READ, Pair, be_at_home
+from tests.flows.pair import READ, VERIFY, Pair, be_at_home
 from tests.flows.test_slow_senders import has_ended, rest
-from tests.flows.test_verifier_http import POST, SAME, statuses
+from tests.flows.test_verifier_http import POST, statuses
 from tests.flows.test_web_server import exchange, memory
 from tests.live import LiveRegistry, LiveVerifier
 from tests.pace import within
@@ -76,57 +78,6 @@ def decided(pair: Pair, question: bytes) -> bool:
     return not told["valid"]
 
 
-@pytest.mark.parametrize(("sent", "status"), SAME.values(), ids=SAME)
-def test_DJ_2_DJ_6_DJ_7_the_endpoint_itself_answers_as_the_servers_do(
-    pair: Pair, sent: bytes, status: int
-) -> None:
-    begun = time.monotonic()
-    assert statuses(exchange(pair.lean, sent)) == [status]
-    assert time.monotonic() - begun < within(5)
-
-
-@pytest.mark.parametrize(
-    ("lines", "status"),
-    [
-        (["Authorization: Basic eDp5"], 401),
-        (["Idempotency-Key: a", "Idempotency-Key: b"], 400),
-        (["Content-Type: application/json"], 400),
-        (["Host: localhost"], 400),
-    ],
-)
-def test_DJ_2_two_lines_of_a_name_decide_nothing(pair: Pair, lines: list[str], status: int) -> None:
-    question = asked(pair)
-    assert statuses(exchange(pair.lean, pair.send(question, VERIFY, *lines))) == [status]
-    assert not decided(pair, question)
-
-
-def test_DJ_3_who_names_another_host_or_scheme_is_refused_or_not_heard(pair: Pair) -> None:
-    question = asked(pair)
-    assert statuses(exchange(pair.lean, pair.send(question, host="evil.example"))) == [400]
-    assert statuses(exchange(pair.lean, pair.send(question, first="POST /v1/%76erify HTTP/1.1"))) == [404]
-    lines = ["X-Forwarded-Host: evil.example", "X-Forwarded-Proto: http", "X-Forwarded-Prefix: /a"]
-    assert answered(pair, pair.send(question, VERIFY, *lines))["valid"]
-
-
-@pytest.mark.parametrize(
-    "media_type", ["application/json", "Application/JSON"], ids=["by the endpoint", "by the view behind it"]
-)
-def test_DJ_4_a_name_with_an_underscore_is_no_header(pair: Pair, media_type: str) -> None:
-    """As a key, it would make the second question another's."""
-    for _ in range(2):
-        lines = ["Idempotency_Key: one", "Content_Length: 1", "X_Forwarded_For: 10.0.0.1"]
-        assert answered(pair, pair.send(asked(pair), VERIFY, *lines, content_type=media_type)).get("valid")
-
-
-@pytest.mark.parametrize("size", [9_000, 70_000])
-@pytest.mark.parametrize("name", ["X-Anything", "DPoP", "Authorization", "Cookie"])
-def test_DJ_6_a_header_beyond_its_limit_decides_nothing(pair: Pair, name: str, size: int) -> None:
-    question = asked(pair)
-    answer = exchange(pair.lean, pair.send(question, VERIFY, f"{name}: {'x' * size}"))
-    assert statuses(answer) == [431]
-    assert not decided(pair, question)
-
-
 @pytest.mark.parametrize("path", [VERIFY, "/v1/verify/batch"])
 def test_DJ_7_a_compressed_body_is_refused_and_nothing_unfolds(pair: Pair, path: str) -> None:
     """Neither a bomb nor a question that would be in order, were it unpacked."""
@@ -139,41 +90,6 @@ def test_DJ_7_a_compressed_body_is_refused_and_nothing_unfolds(pair: Pair, path:
         assert bodies(answer)[0]["error"] == "invalid_request"
     assert memory(pair.lean) - before < MOST_GROWTH
     assert not decided(pair, question)
-
-
-SMUGGLED: dict[str, tuple[dict[str, str | None], bytes]] = {
-    "a length beyond what is taken": ({"content_length": "2000000"}, b""),
-    "chunks": ({"content_length": None, "transfer_encoding": "chunked"}, b"0\r\n\r\n"),
-    "chunks and a length": ({"content_length": "5", "transfer_encoding": "chunked"}, b"0\r\n\r\n"),
-    "chunks by another name": ({"content_length": "5", "transfer_encoding": "xchunked"}, b"0\r\n\r\n"),
-    "two lengths": ({"content_length": "0\r\nContent-Length: 5"}, b"0\r\n\r\n"),
-    "a list of lengths": ({"content_length": "0, 5"}, b"0\r\n\r\n"),
-    "a signed length": ({"content_length": "+0"}, b""),
-    "a space before the colon": ({"content_length": "0\r\nContent-Length : 5"}, b"0\r\n\r\n"),
-    "a folded line": ({"content_length": "0\r\n 5"}, b"0\r\n\r\n"),
-    "a line end within": ({"content_length": "0\nTransfer-Encoding: chunked"}, b"0\r\n\r\n"),
-}
-
-
-@pytest.mark.parametrize("how", SMUGGLED)
-def test_DJ_7_a_question_behind_a_body_without_a_clear_end_is_not_heard(pair: Pair, how: str) -> None:
-    """It would be another's: of whoever sent the next request on a proxy's connection."""
-    changes, ends = SMUGGLED[how]
-    question = asked(pair)
-    first = pair.send(b"", VERIFY, first=FIRST, **{"connection": "keep-alive", **changes})
-    answer = exchange(pair.lean, first + ends + pair.send(question))
-    assert statuses(answer) in ([400], [413])
-    assert b"connection: close" in answer.lower()
-    assert not decided(pair, question)
-
-
-def test_DJ_7_questions_in_one_packet_are_answered_in_turn_each_by_its_own(pair: Pair) -> None:
-    keep: dict[str, str | None] = {"connection": "keep-alive"}
-    good = [asked(pair, dry_run=True) for _ in range(4)]
-    wrong = asked(pair, dry_run=True, action={"type": "write", "resource": "files"})
-    sent = [pair.send(each, VERIFY, first=FIRST, **keep) for each in (good[0], b"{", good[1], wrong, good[2])]
-    told = bodies(exchange(pair.lean, b"".join([*sent, pair.send(good[3])])))
-    assert [each.get("valid") for each in told] == [True, None, True, False, True, True]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from tests import postgres, redis_servers
 from tests.actors import Scene, scenes
 from tests.faults.stage import until
-from tests.flows.test_same_answers import be_at_home
+from tests.flows.pair import be_at_home
 from tests.live import LiveRegistry, LiveServer, LiveVerifier
 from tests.pace import within
 

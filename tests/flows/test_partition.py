@@ -17,7 +17,7 @@ from tests import redis_servers
 from tests.actors import Scene, scenes
 from tests.conftest import fresh_database
 from tests.fault_proxy import ProxyProcess
-from tests.flows.test_same_answers import be_at_home
+from tests.flows.pair import be_at_home
 from tests.live import LiveRegistry, LiveVerifier
 from tests.pace import within
 

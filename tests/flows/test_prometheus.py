@@ -20,7 +20,7 @@ from tests import redis_servers
 from tests.actors import scene
 from tests.conftest import fresh_database
 from tests.faults.stage import until
-from tests.flows.test_same_answers import be_at_home
+from tests.flows.pair import be_at_home
 from tests.live import ROOT, LiveRegistry, LiveVerifier
 from tests.postgres import free_port
 

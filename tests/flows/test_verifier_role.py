@@ -12,7 +12,7 @@ from agentauth.protocol.dpop import make_proof
 from tests import redis_servers
 from tests.actors import Scene, scene
 from tests.conftest import fresh_database
-from tests.flows.test_same_answers import be_at_home
+from tests.flows.pair import be_at_home
 from tests.flows.test_serving_role import psql
 from tests.live import LiveRegistry, LiveVerifier
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.flows.pair import InstalledPair
 from tests.production.registry import ProductionRegistry
 
 
@@ -14,3 +15,9 @@ def production() -> ProductionRegistry:
     given = os.environ.get("PRODUCTION")
     assert given, "run `python -m tests.production.installation python -m pytest tests/production`"
     return ProductionRegistry(Path(given))
+
+
+@pytest.fixture(scope="module")
+def pair(production: ProductionRegistry) -> InstalledPair:
+    """Its web server and its verifier, asked as the proxy asks them, and a grant."""
+    return InstalledPair(production)

@@ -7,6 +7,7 @@ import secrets
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.db import connection
 
@@ -36,6 +37,8 @@ class ProductionRegistry(LiveRegistry):
         self.url: str = told["url"]
         self.verifier_url: str = told["verifier_url"]
         self.web_url: str = told["web_url"]
+        # Of the web server itself, behind the proxy.
+        self.port = urlsplit(self.web_url).port or 0
         # By the name of its unit.
         self.processes: dict[str, int] = told["processes"]
         # Blocks of the page that must refuse to run a second time.
