@@ -51,6 +51,12 @@ def url_of(*ports: int) -> str:
     return f"postgres://{ROLE}@{places}/{ROLE}{which}"
 
 
+def psql(url: str, statement: str) -> subprocess.CompletedProcess[str]:
+    """What the program said to one statement, refused or not."""
+    command = ["psql", url, "-v", "ON_ERROR_STOP=1", "-q", "-c", statement]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 class Server:
     """One server in a directory of its own; `url` names a superuser with a database of its own name. Loopback only.
 

@@ -197,13 +197,16 @@ def rest(absent: dict[str, str]) -> bool:
 def production(without: str) -> bool:
     """What is asked of the system as docs/install.md installs it: one for all, since it has a dozen processes."""
     # Late: it reads settings, which this process has none of.
-    from tests.production.installation import installed
+    from tests.production.installation import errors, installed
 
     with installed() as home:
         os.environ["PRODUCTION"] = str(home)
         try:
             told = marked("production")
-            return pytest(*told, "-n", "3", "--dist", "worksteal", "-m", "production" + without)
+            passed = pytest(*told, "-n", "3", "--dist", "worksteal", "-m", "production" + without)
+            # Whatever was asked of it, nothing failed inside.
+            print(*errors(home), sep="\n")
+            return passed and not errors(home)
         finally:
             del os.environ["PRODUCTION"]
 

@@ -12,8 +12,8 @@ import pytest
 from tests import postgres
 from tests.conftest import fresh_database
 from tests.faults.stage import small_disk, until
-from tests.flows.test_serving_role import psql
 from tests.live import ROOT, LiveRegistry, LiveVerifier
+from tests.postgres import psql
 
 pytestmark = [pytest.mark.faults, pytest.mark.postgres]
 

@@ -1,4 +1,7 @@
-"""Celery as docs/operations.md has it started: beat and one worker, by an ordinary user, over a real Redis."""
+"""Celery's beat and one worker, by an ordinary user, over a real Redis, told to log each step.
+
+That is a setting of their own; with the usual ones they run in the installed system (tests/production/test_services.py).
+"""
 
 import contextlib
 import json
@@ -9,7 +12,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from tests import ordinary, redis_servers
@@ -60,50 +62,6 @@ def started(registry: LiveRegistry, command: str) -> Iterator[tuple[subprocess.P
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def numbers(registry: LiveRegistry) -> tuple[int, int]:
-    """Events that wait for their number, and that have one."""
-    with psycopg.connect(registry.env["DATABASE_URL"]) as connection:
-        waiting = connection.execute("SELECT count(*) FROM audit_queueentry").fetchone()
-        numbered = connection.execute("SELECT count(*) FROM audit_leaf").fetchone()
-    assert waiting
-    assert numbered
-    return waiting[0], numbered[0]
-
-
-def test_beat_and_one_worker_started_as_documented_number_the_log(registry: LiveRegistry) -> None:
-    for command in COMMANDS:
-        assert f"`{command}`" in OPERATIONS.read_text()
-    assert numbers(registry)[0] > 0
-    beat, worker = COMMANDS
-    with started(registry, beat) as (beating, beat_log), started(registry, worker) as (working, worker_log):
-
-        def numbered() -> bool:
-            assert (beating.poll(), working.poll()) == (None, None), (
-                beat_log.read_text() + worker_log.read_text()
-            )
-            waiting, done = numbers(registry)
-            return waiting == 0 and done > 0
-
-        until(numbered, "no process numbers the log", 120)
-        assert len(processes(working.pid)) == len(processes(beating.pid)) == 1
-    for log in (beat_log, worker_log):
-        for line in log.read_text().splitlines():
-            assert json.loads(line).keys() >= {"at", "level", "logger", "message"}
-    assert list((registry.directory / "app").iterdir()) == []
-
-
-def processes(session: int) -> list[int]:
-    """Of a session, as each of them was started in one of its own."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            # pid (name) state parent group session …; a name may hold anything.
-            fields = status.read_text().rpartition(")")[2].split()
-            if int(fields[3]) == session:
-                found.append(int(status.parent.name))
-    return found
 
 
 def test_a_worker_and_beat_log_each_step_as_json_where_they_are_asked_to(registry: LiveRegistry) -> None:

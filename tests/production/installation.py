@@ -232,6 +232,12 @@ def _nginx() -> str:
     return shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin") or "nginx"
 
 
+def errors(home: Path) -> list[str]:
+    """What the services of a running system logged as an error, or as what stopped one of their threads."""
+    lines = (line for log in (home / "logs").glob("agentauth-*.log") for line in log.read_text().splitlines())
+    return [line for line in lines if re.search(r'"level": "(error|critical)"|Traceback', line)]
+
+
 @contextlib.contextmanager
 def installed() -> Iterator[Path]:
     """A system that was installed by the page just now, and runs: where it lies, for `ProductionRegistry` and PRODUCTION."""

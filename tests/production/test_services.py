@@ -1,14 +1,18 @@
 """What runs at the installed system: each service of the page, as its own user, with one JSON object a line for its log."""
 
+import contextlib
 import json
 import os
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.actors import scene
+from tests.faults.stage import until
 from tests.production.environment import UID
 from tests.production.registry import ProductionRegistry
 from tests.production.units import PATH
@@ -24,6 +28,28 @@ def test_each_service_runs_as_the_user_of_the_service(production: ProductionRegi
         status = Path(f"/proc/{production.processes[f'agentauth-{name}']}/status").read_text()
         [uids] = re.findall(r"^Uid:\t(.+)$", status, re.MULTILINE)
         assert set(map(int, uids.split())) == {expected}, name
+
+
+def test_one_worker_and_beat_number_the_log(production: ProductionRegistry) -> None:
+    place = scene(production, capabilities=[{"type": "read", "resource": "calendar"}], envelope={})
+
+    def is_numbered() -> bool:
+        events = place.api("GET", "/v1/audit/events").json()["results"]
+        return bool(events) and all(each["leaf_index"] is not None for each in events)
+
+    until(is_numbered, "no process numbers the log")
+    for name in ("worker", "beat"):
+        assert sessions().count(production.processes[f"agentauth-{name}"]) == 1, name
+
+
+def sessions() -> list[int]:
+    """Of each process: each service was started in one of its own."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # pid (name) state parent group session …; a name may hold anything.
+            found.append(int(status.read_text().rpartition(")")[2].split()[3]))
+    return found
 
 
 @pytest.mark.parametrize("name", [*OURS, "jobs"])
@@ -87,3 +113,22 @@ def test_a_step_run_again_overwrites_no_secret(production: ProductionRegistry) -
         assert done.returncode != 0, block
         assert "restarted" not in done.stdout
     assert found() == before
+
+
+def test_DJ_25_limits_hold_and_a_forged_address_changes_nothing(production: ProductionRegistry) -> None:
+    headers = {"Origin": production.url, "Sec-Fetch-Site": "same-origin"}
+    with httpx.Client(base_url=production.url, headers=headers) as client:
+        begun, allowed = time.monotonic(), 0
+        limited: list[httpx.Response] = []
+        while len(limited) < 5 and allowed < 300:
+            forged = {"X-Forwarded-For": f"203.0.113.{allowed % 256}"}
+            answer = client.post("/claim/unknown/statement", json={}, headers=forged)
+            if answer.status_code == 429:
+                limited.append(answer)
+            else:
+                allowed += 1
+    # 60 at once, and two a second; each of two processes gives out half, and one may have been asked alone.
+    assert 30 <= allowed <= 62 + 2 * (time.monotonic() - begun)
+    assert limited[0].json()["error"] == "rate_limited"
+    assert int(limited[0].headers["Retry-After"]) >= 1
+    assert httpx.get(f"{production.url}/health/ready").status_code == 200

@@ -1,0 +1,95 @@
+"""The roles of the database: each does its service's work, as the installed system shows, and changes nothing beyond."""
+
+import re
+
+import httpx
+import pytest
+
+from tests.actors import Scene, scene
+from tests.postgres import psql
+from tests.production.registry import ProductionRegistry
+from tests.production.units import read_environment
+
+pytestmark = pytest.mark.production
+READ = {"type": "read", "resource": "calendar"}
+PAST = (
+    "UPDATE audit_event SET reason = 'x'",
+    "DELETE FROM audit_event",
+    "TRUNCATE audit_event CASCADE",
+    "ALTER TABLE audit_event DISABLE TRIGGER ALL",
+    "DELETE FROM audit_leaf",
+)
+GRANTED = (
+    "UPDATE registry_agent SET status = 'active'",
+    "UPDATE registry_grant SET capabilities = '[]'",
+    "ALTER TABLE registry_agent DISABLE TRIGGER ALL",
+)
+
+
+@pytest.mark.parametrize(
+    ("service", "statements"),
+    [("agentauth", PAST), ("verifier", PAST + GRANTED)],
+    ids=["serving", "verifier"],
+)
+def test_AU_27_a_role_serves_and_changes_no_event(
+    production: ProductionRegistry, service: str, statements: tuple[str, ...]
+) -> None:
+    # A trigger speaks where there is a row.
+    place = scene(production, capabilities=[READ], envelope={"max_uses": 2})
+    token = place.token()
+    assert place.ask(place.question(token, READ)).json()["valid"]
+    assert place.api("POST", f"/v1/grants/{place.grant_id}/revoke", {}).status_code == 204
+    assert place.ask(place.question(token, READ)).json()["reason"] == "grant_inactive"
+    url = read_environment(production.home / f"etc/agentauth/{service}.env")["DATABASE_URL"]
+    for statement in statements:
+        refused = psql(url, statement)
+        assert refused.returncode != 0, statement
+        assert re.search("permission denied|must be owner", refused.stderr), refused.stderr
+
+
+def test_the_log_is_whole_while_all_others_write(production: ProductionRegistry) -> None:
+    production.run("seal_audit", "-v", "0")
+    report = production.manage("verify_audit")
+    assert (report["ok"], report["tree_size"] > 0) == (True, True), report
+
+
+def ask(place: Scene, path: str, **content: object) -> httpx.Response:
+    whose = (place.client_id, place.client_secret)
+    return httpx.post(place.registry.url + path, auth=whose, timeout=30, **content)  # type: ignore[arg-type]
+
+
+def test_the_verifiers_role_answers_all_it_serves_and_says_how_it_is(production: ProductionRegistry) -> None:
+    place = scene(production, capabilities=[READ], envelope={})
+    token = place.token()
+    asked = place.question(token, READ)
+    assert ask(place, "/v1/verify", json=asked).json()["valid"]
+    assert ask(place, "/v1/verify", json=asked).json()["reason"] == "replayed"
+    batch = {"requests": [place.question(token, READ), {}]}
+    good, bad = ask(place, "/v1/verify/batch", json=batch).json()["results"]
+    assert (good["valid"], bad["error"]) == (True, "invalid_request")
+    assert ask(place, "/v1/introspect", data={"token": token}).json()["active"]
+    ready = httpx.get(f"{production.verifier_url}/health/ready")
+    # It signs nothing, and is not asked whether it could.
+    assert (ready.status_code, "signing" in ready.json()["checks"]) == (200, False)
+    collector = {"Authorization": f"Bearer {production.env['METRICS_TOKEN']}"}
+    metrics = httpx.get(f"{production.verifier_url}/metrics", headers=collector)
+    assert metrics.status_code == 200
+    assert re.search(r"^agentauth_audit_queue_events \d", metrics.text, re.MULTILINE)
+    # It reads nothing of the log, and says nothing of it.
+    assert "agentauth_audit_leaves" not in metrics.text
+    assert re.search(r"^agentauth_keys\{", metrics.text, re.MULTILINE)
+
+
+def test_a_limit_of_uses_holds_for_the_verifiers_role(production: ProductionRegistry) -> None:
+    place = scene(production, capabilities=[READ], envelope={"max_uses": 2})
+    token = place.token()
+    answers = [ask(place, "/v1/verify", json=place.question(token, READ)).json() for _ in range(3)]
+    assert [each["valid"] for each in answers] == [True, True, False]
+
+
+def test_a_session_cookie_beside_the_credentials_is_nobodys_business(production: ProductionRegistry) -> None:
+    """The view that answers what is unusual reads no session, which the verifier's role could not."""
+    place = scene(production, capabilities=[READ], envelope={})
+    cookie = {"Cookie": "__Host-agentauth_session=abcdefghijklmnopqrstuvwxyz012345"}
+    answer = ask(place, "/v1/verify", json={"token": 7}, headers=cookie)
+    assert answer.status_code == 400
