@@ -140,12 +140,12 @@ def _wait_for(process: subprocess.Popen[bytes], port: int, directory: Path) -> N
             return
 
 
-def self_signed(directory: Path) -> Path:
-    """Writes `proxy.crt`, for localhost and 127.0.0.1, and `proxy.key`; the path of the first, which clients trust."""
+def self_signed(directory: Path, host: str = "localhost") -> Path:
+    """Writes `proxy.crt`, for the host and 127.0.0.1, and `proxy.key`; the path of the first, which clients trust."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     now = datetime.now(UTC)
-    names = [x509.DNSName("localhost"), x509.IPAddress(IPv4Address("127.0.0.1"))]
+    names = [x509.DNSName(host), x509.IPAddress(IPv4Address("127.0.0.1"))]
     certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))

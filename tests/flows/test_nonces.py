@@ -1,4 +1,7 @@
-"""Server nonces between real processes: several registries that share a secret alone, and a service provider that asks."""
+"""Server nonces between real processes: several registries that share a secret alone, and a service provider that asks.
+
+Two servers of one registry are processes of our own, in development.
+"""
 
 import asyncio
 import json
@@ -7,15 +10,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from agentauth.protocol.dpop import make_proof
 from approvals.tests.cast import browser
-from examples.demo.__main__ import listen, service_provider
 from tests.actors import scene
+from tests.conftest import CAMPAIGN
 from tests.flows.test_sdk_service_provider import CHALLENGE, Place
 from tests.flows.test_sweep import ROUTES, address
 from tests.live import LiveRegistry
@@ -23,7 +25,7 @@ from tests.live import LiveRegistry
 pytestmark = pytest.mark.flow
 
 READ = {"type": "read", "resource": "calendar"}
-CALLS = 1000
+CALLS = 1000 if CAMPAIGN else 200
 
 
 @pytest.fixture
@@ -59,11 +61,12 @@ def test_DN_6_two_servers_taking_turns_ask_once_and_then_never(
     assert statuses == {401: 1, 200: CALLS - 1}
 
 
+@pytest.mark.production
 def test_DN_2_a_strict_service_provider_asks_through_a_real_server_and_the_client_obeys(
     sqlite_registry: LiveRegistry, tmp_path: Path
 ) -> None:
     place = Place(sqlite_registry, tmp_path, "--require-nonce")
-    with service_provider(place.file, listen("127.0.0.1", urlsplit(place.audience).port or 0)):
+    with place.serving():
         # The token call already went through a nonce of the registry's: none of that is seen here.
         refused = place.ask("GET", "/calendar/work", place.headers("GET", "/calendar/work"))
         assert (refused.status_code, refused.json()["error"]) == (401, "use_dpop_nonce")

@@ -3,41 +3,57 @@
 import asyncio
 import http.client
 import json
+import os
+import secrets
+import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from agentauth import AgentAuthClient, Capability
 from agentauth.protocol.dpop import make_proof
+from agentauth.sdk.wire import ssl_context
 from examples.demo.__main__ import listen, service_provider
 from tests.flows.test_sdk_client import decide
 from tests.live import LiveRegistry
+from tests.nginx import self_signed
 from tests.postgres import free_port
+from tests.production.registry import ProductionRegistry
 
-pytestmark = pytest.mark.flow
+pytestmark = [pytest.mark.flow, pytest.mark.production]
 
 CHALLENGE = 'DPoP error="{}", algs="EdDSA Ed25519 ES256"'
 
 
 class Place:
-    """The demo service provider on a port of its own, and an agent with an approved grant there."""
+    """The demo service provider on a port of its own, and an agent with an approved grant there.
+
+    Where the registry is the installed one it has a host name, and speaks TLS.
+    """
+
+    certificate: Path | None = None
 
     def __init__(self, registry: LiveRegistry, directory: Path, *options: str) -> None:
-        self.registry = registry
-        self.audience = f"http://127.0.0.1:{free_port()}"
+        self.registry, self.port, self.host = registry, free_port(), "127.0.0.1"
+        tls: dict[str, str] = {}
+        if isinstance(registry, ProductionRegistry):
+            self.host = f"shop-{secrets.token_hex(4)}.example.org"
+            self.certificate = self_signed(directory, self.host)
+            tls["certificate"] = str(self.certificate)
+            tls["certificate_key"] = str(self.certificate.with_suffix(".key"))
+        self.audience = f"{'https' if tls else 'http'}://{self.host}:{self.port}"
         allow = ["read:calendar", "transact:payments"]
         made = registry.manage(
             "create_service_provider", "Shop", "--audience", self.audience, "--allow", *allow, *options
         )
         self.slug: str = made["slug"]
         self.file = directory / "service_provider.json"
-        self.credentials = made | {"audience": self.audience, "registry_url": registry.url}
+        self.credentials = made | tls | {"audience": self.audience, "registry_url": registry.url}
         self.file.write_text(json.dumps(self.credentials))
         self.client = AgentAuthClient(registry.url, key_file=directory / "agent.json")
         capabilities = [
@@ -47,17 +63,42 @@ class Place:
         self.grant_id = asyncio.run(self.client.request_grant(self.slug, capabilities)).grant_id
         decide(registry, "approve", self.grant_id)
 
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Running, and reached and trusted from this process under its name."""
+        resolve = socket.getaddrinfo
+
+        def resolved(host: Any, *others: Any, **more: Any) -> Any:
+            ours = host in {self.host, self.host.encode()}
+            return resolve("127.0.0.1" if ours else host, *others, **more)
+
+        with pytest.MonkeyPatch.context() as patch:
+            if self.certificate:
+                both = self.certificate.with_name("trusted.pem")
+                both.write_text(Path(os.environ["SSL_CERT_FILE"]).read_text() + self.certificate.read_text())
+                patch.setenv("SSL_CERT_FILE", str(both))
+                patch.setattr(socket, "getaddrinfo", resolved)
+                # It is read once in a process.
+                ssl_context.cache_clear()
+            with service_provider(self.file, listen("127.0.0.1", self.port)):
+                yield
+        ssl_context.cache_clear()
+
     def headers(self, method: str, path: str) -> dict[str, str]:
         return asyncio.run(self.client.authenticate_headers(self.slug, method, path))
 
     def ask(self, method: str, path: str, headers: dict[str, str], **more: Any) -> httpx.Response:
-        return httpx.request(method, self.audience + path, headers=headers, trust_env=False, **more)
+        verify = httpx.create_ssl_context()
+        return httpx.request(
+            method, self.audience + path, headers=headers, trust_env=False, verify=verify, **more
+        )
 
     def raw(
         self, path: str, lines: list[tuple[str, str]], *, host: str = ""
     ) -> tuple[int, str, dict[str, Any]]:
         """GET with header lines exactly as written, repeated ones too; status, challenge and body."""
-        connection = http.client.HTTPConnection(urlsplit(self.audience).netloc, timeout=20)
+        kind = http.client.HTTPSConnection if self.certificate else http.client.HTTPConnection
+        connection = kind(self.host, self.port, timeout=20)
         connection.putrequest("GET", path, skip_host=bool(host))
         for name, value in ([("Host", host)] if host else []) + lines:
             connection.putheader(name, value)
@@ -69,7 +110,7 @@ class Place:
 @pytest.fixture(scope="module")
 def place(sqlite_registry: LiveRegistry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     made = Place(sqlite_registry, tmp_path_factory.mktemp("place"))
-    with service_provider(made.file, listen("127.0.0.1", urlsplit(made.audience).port or 0)):
+    with made.serving():
         yield made
 
 
@@ -169,7 +210,10 @@ def test_a_registry_that_is_away_is_503_for_the_agent(place: Place, tmp_path: Pa
     audience = f"http://127.0.0.1:{listening.getsockname()[1]}"
     file = tmp_path / "service_provider.json"
     away = {"audience": audience, "registry_url": f"http://127.0.0.1:{free_port()}"}
-    file.write_text(json.dumps(place.credentials | away))
+    credentials = place.credentials | away
+    # The agent asks it without TLS.
+    credentials.pop("certificate", None)
+    file.write_text(json.dumps(credentials))
     headers = place.headers("GET", "/calendar/work")
     with service_provider(file, listening):
         answer = httpx.get(f"{audience}/calendar/work", headers=headers, trust_env=False)

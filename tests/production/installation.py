@@ -160,6 +160,7 @@ class Installation:
         told = {
             "url": self.url,
             "web_url": f"http://127.0.0.1:{self.ports['web']}",
+            "ports": self.ports,
             "verifier_url": f"http://127.0.0.1:{self.ports['verifier']}",
             "guarded": [
                 block

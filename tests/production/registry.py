@@ -39,6 +39,8 @@ class ProductionRegistry(LiveRegistry):
         self.web_url: str = told["web_url"]
         # Of the web server itself, behind the proxy.
         self.port = urlsplit(self.web_url).port or 0
+        # Of each service, by its name on the page.
+        self.ports: dict[str, int] = told["ports"]
         # By the name of its unit.
         self.processes: dict[str, int] = told["processes"]
         # Blocks of the page that must refuse to run a second time.

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import secrets
-import subprocess
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -14,6 +13,7 @@ import pytest
 from registry.management.commands.load_demo import ALLOWED
 from tests.actors import LivePerson
 from tests.flows.test_sdk_demo import EXPECTED, Demo, after
+from tests.nginx import self_signed
 from tests.postgres import free_port
 from tests.production.connect_proxy import connect_proxy
 from tests.production.registry import ProductionRegistry
@@ -28,7 +28,7 @@ def test_the_demo_is_the_same_at_a_production_registry(
     made = production.manage(
         "create_service_provider", name, "--audience", f"https://{name}", "--allow", *ALLOWED
     )
-    certificate, key = _certificate(tmp_path, name)
+    certificate = self_signed(tmp_path, name)
     file = tmp_path / "demo.json"
     file.write_text(
         json.dumps(
@@ -38,7 +38,7 @@ def test_the_demo_is_the_same_at_a_production_registry(
                 "registry_url": production.url,
                 "listen": f"127.0.0.1:{port}",
                 "certificate": str(certificate),
-                "certificate_key": str(key),
+                "certificate_key": str(certificate.with_suffix(".key")),
             }
         )
     )
@@ -82,11 +82,3 @@ def _told(person: LivePerson, env: dict[str, str]) -> list[str]:
     code = demo.run(human)
     assert code == 0, demo.lines
     return demo.lines
-
-
-def _certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-    named = ["-days", "1", "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
-    subprocess.run([*made, *named, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    return certificate, key

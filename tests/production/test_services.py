@@ -31,11 +31,15 @@ def test_each_service_runs_as_the_user_of_the_service(production: ProductionRegi
 
 
 def test_one_worker_and_beat_number_the_log(production: ProductionRegistry) -> None:
-    place = scene(production, capabilities=[{"type": "read", "resource": "calendar"}], envelope={})
+    """Decisions too, which the verifier leaves in Redis."""
+    read = {"type": "read", "resource": "calendar"}
+    place = scene(production, capabilities=[read], envelope={})
+    assert place.ask(place.question(place.token(), read)).json()["valid"]
 
     def is_numbered() -> bool:
         events = place.api("GET", "/v1/audit/events").json()["results"]
-        return bool(events) and all(each["leaf_index"] is not None for each in events)
+        numbers = {each["kind"]: each["leaf_index"] for each in events}
+        return "verifier.decision.allowed" in numbers and None not in numbers.values()
 
     until(is_numbered, "no process numbers the log")
     for name in ("worker", "beat"):
