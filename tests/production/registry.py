@@ -41,6 +41,8 @@ class ProductionRegistry(LiveRegistry):
         self.port = urlsplit(self.web_url).port or 0
         # Of each service, by its name on the page.
         self.ports: dict[str, int] = told["ports"]
+        # Where its bucket is.
+        self.s3_url: str = told["s3_url"]
         # By the name of its unit.
         self.processes: dict[str, int] = told["processes"]
         # Blocks of the page that must refuse to run a second time.
