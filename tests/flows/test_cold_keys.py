@@ -1,4 +1,7 @@
-"""Redis and a verifier come back with nothing in memory, and everybody is there at once: each token is read once for all who ask."""
+"""Redis and a verifier come back with nothing in memory, and everybody is there at once: each token is read once for all who ask.
+
+Both are started for it with nothing in memory, and each read of the database is counted: they are its own.
+"""
 
 import asyncio
 import json

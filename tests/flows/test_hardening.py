@@ -1,4 +1,7 @@
-"""Every address under pressure: an exception in each view, headers on every kind of answer, cookies."""
+"""Every address under pressure: an exception in each view, headers on every kind of answer, cookies.
+
+The faults are put into the application in this process. tests/production/test_sweep.py asks each address over the wire.
+"""
 
 import json
 from collections.abc import Callable, Iterator

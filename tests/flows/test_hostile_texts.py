@@ -2,6 +2,9 @@
 
 Strangers are agents, service providers and people who were invited. What has a form (a resource, an argument's name, a
 host) is refused when it comes in; the rest is shown as it was written.
+
+Everything that is written says them, and an admin reads all of it: the application answers in this process, over a
+database of the test's own.
 """
 
 import json

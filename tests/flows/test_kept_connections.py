@@ -1,4 +1,7 @@
-"""A server says so before it ends a connection: a proxy sends other clients' requests over those that it believes are kept."""
+"""A server says so before it ends a connection: a proxy sends other clients' requests over those that it believes are kept.
+
+The servers are its own: their connections are counted, left idle and filled, and they are stopped.
+"""
 
 import os
 import re
@@ -6,7 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -160,24 +163,40 @@ def test_SA_11_what_follows_a_large_body_in_one_packet_is_answered(server: LiveS
         assert statuses == [401, 200] * 3
 
 
-def test_SA_11_a_slow_sender_gets_408_and_connection_close(server: LiveServer) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
-        connection.sendall(b"POST /v1/verify HTTP/1.1\r\nX-A: ")
-        answer = next_answer(connection)
-        assert (answer.status, answer.closes) == (408, True)
-        assert is_true(connection, answer)
+@contextmanager
+def connected(*servers: LiveServer) -> Iterator[list[socket.socket]]:
+    """A connection to each: what takes its time passes at all of them at once."""
+    with ExitStack() as opened:
+        yield [
+            opened.enter_context(socket.create_connection(("127.0.0.1", each.port), timeout=20))
+            for each in servers
+        ]
 
 
-def test_SA_11_an_idle_connection_is_kept_for_longer_than_a_proxy_keeps_it(server: LiveServer) -> None:
+def test_SA_11_a_slow_sender_gets_408_and_connection_close(web: LiveServer, verifier: LiveServer) -> None:
+    with connected(web, verifier) as connections:
+        for connection in connections:
+            connection.sendall(b"POST /v1/verify HTTP/1.1\r\nX-A: ")
+        for connection in connections:
+            answer = next_answer(connection)
+            assert (answer.status, answer.closes) == (408, True)
+            assert is_true(connection, answer)
+
+
+def test_SA_11_an_idle_connection_is_kept_for_longer_than_a_proxy_keeps_it(
+    web: LiveServer, verifier: LiveServer
+) -> None:
     assert min(web_server.keepalive, verifier_server.keepalive) > NGINX_IDLE_SECONDS
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+    with connected(web, verifier) as connections:
         for _ in range(3):
-            connection.sendall(LIVE)
-            assert next_answer(connection) == Answer(200, closes=False)
+            for connection in connections:
+                connection.sendall(LIVE)
+                assert next_answer(connection) == Answer(200, closes=False)
             # Longer than gunicorn would keep it by itself, and its loop's next turn.
             time.sleep(3.5)
-        connection.sendall(LIVE)
-        assert next_answer(connection).status == 200
+        for connection in connections:
+            connection.sendall(LIVE)
+            assert next_answer(connection).status == 200
 
 
 def test_SA_11_beyond_a_quarter_idle_the_next_answer_says_close(web: LiveServer) -> None:

@@ -1,4 +1,7 @@
-"""kill -9 of a server's first process: its workers leave at once, and the next start has the port."""
+"""kill -9 of a server's first process: its workers leave at once, and the next start has the port.
+
+The servers that are killed are its own.
+"""
 
 import os
 import signal

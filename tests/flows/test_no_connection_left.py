@@ -1,4 +1,7 @@
-"""A stranger holds every connection that PostgreSQL gives: whoever asks is told so soon, an admin still comes in, and it heals."""
+"""A stranger holds every connection that PostgreSQL gives: whoever asks is told so soon, an admin still comes in, and it heals.
+
+The database that has no connection left is its own.
+"""
 
 import contextlib
 import time

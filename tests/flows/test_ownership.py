@@ -1,4 +1,7 @@
-"""Every address that names something, asked by everybody whose it is not: the answer is that of a name nobody has."""
+"""Every address that names something, asked by everybody whose it is not: the answer is that of a name nobody has.
+
+Every row is compared with the one before: the database is the test's own, and the application answers in this process.
+"""
 
 import json
 import re

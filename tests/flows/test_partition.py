@@ -1,4 +1,7 @@
-"""A verifier whose way to PostgreSQL swallows what is sent: it says yes to nothing new, and is back by itself."""
+"""A verifier whose way to PostgreSQL swallows what is sent: it says yes to nothing new, and is back by itself.
+
+The way to the database that is cut, and the servers behind it, are its own.
+"""
 
 import os
 import signal

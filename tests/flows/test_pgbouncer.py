@@ -1,4 +1,7 @@
-"""PgBouncer in transaction mode, set up as docs/operations.md says: what works through it, and what is lost."""
+"""PgBouncer in transaction mode, set up as docs/operations.md says: what works through it, and what is lost.
+
+The processes are its own, set up to speak through it.
+"""
 
 import re
 import time

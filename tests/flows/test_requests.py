@@ -1,4 +1,7 @@
-"""Every address asked as nobody should: members that are not its own, other methods, a foreign host, filters that mean to be code."""
+"""Every address asked as nobody should: members that are not its own, other methods, a foreign host, filters that mean to be code.
+
+Every row is compared with the one before: the database is the test's own, and the application answers in this process.
+"""
 
 import itertools
 import json

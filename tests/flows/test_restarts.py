@@ -1,4 +1,7 @@
-"""A server that is stopped, killed and started again goes on with the log where it was."""
+"""A server that is stopped, killed and started again goes on with the log where it was.
+
+The servers that are killed are its own.
+"""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,7 @@
-"""A link scanner, a preview, a prefetching browser: whoever only opens addresses changes nothing, signed in or not."""
+"""A link scanner, a preview, a prefetching browser: whoever only opens addresses changes nothing, signed in or not.
+
+Every row is compared with the one before: the database is the test's own, and the application answers in this process.
+"""
 
 import re
 from collections.abc import Iterator

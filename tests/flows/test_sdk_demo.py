@@ -1,4 +1,8 @@
-"""`make demo` from outside: what it prints, what it waits for, how it ends; the human acts as soon as a link appears."""
+"""`make demo` from outside: what it prints, what it waits for, how it ends; the human acts as soon as a link appears.
+
+This is the flow that stays in development, as `make run` starts it: on SQLite, with jobs beside the server; and once for each
+home of keys, in a registry with its settings. tests/production/test_demo.py has it at the installed system.
+"""
 
 import contextlib
 import json

@@ -1,4 +1,7 @@
-"""The SDK as a stranger gets it: a wheel, in an environment that has never heard of Django."""
+"""The SDK as a stranger gets it: a wheel, in an environment that has never heard of Django.
+
+It needs the environment that it makes, and no registry.
+"""
 
 import json
 import re

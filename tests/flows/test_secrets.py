@@ -1,4 +1,7 @@
-"""A small full run, then a search: nothing that opens anything lies in the database or in the server's log."""
+"""A small full run, then a search: nothing that opens anything lies in the database or in the server's log.
+
+The server is its own, told to log all it can in each form, and its whole database is read.
+"""
 
 import json
 import re

@@ -1,4 +1,7 @@
-"""Requests that come slowly, in pieces, several at once or not at all, and answers taken so: nobody else waits for them."""
+"""Requests that come slowly, in pieces, several at once or not at all, and answers taken so: nobody else waits for them.
+
+The servers are its own: their connections, threads and memory are filled and measured, and they are stopped.
+"""
 
 import os
 import signal
@@ -73,9 +76,7 @@ def rest(connection: socket.socket) -> bytes:
 def until(connection: socket.socket, end: bytes, times: int = 1) -> bytes:
     received = b""
     while received.count(end) < times:
-        part = connection.recv(65_536)
-        assert part, received
-        received += part
+        received += connection.recv(65_536) or pytest.fail(f"it hung up: {received!r}")
     return received
 
 

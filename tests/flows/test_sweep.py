@@ -1,4 +1,8 @@
-"""Every address of the project at once: nothing opens without credentials, nobody reaches another's, nothing fails."""
+"""Every address of the project at once: nothing opens without credentials, nobody reaches another's, nothing fails.
+
+Every row is compared with the one before: the database is the test's own, and the application answers in this process.
+tests/production/test_sweep.py asks what may be asked of a system that others use meanwhile.
+"""
 
 import json
 import uuid
@@ -121,14 +125,14 @@ def test_DJ_15_without_credentials_nothing_opens_but_the_listed(
             answer = browser().generic(method, path, "{}", content_type="application/json")
             place = f"{method} {path} {answer.status_code}"
             refused_shape(answer, place)
-            assert answer.status_code in _allowed(method, path), place
+            assert answer.status_code in allowed(method, path), place
             if answer.status_code == 302:
                 # To the sign-in and nowhere else; the admin site takes two steps.
                 assert answer["Location"].startswith(("/sign-in/?next=%2F", "/admin/")), place
         assert rows() == before, route
 
 
-def _allowed(method: str, path: str) -> set[int]:
+def allowed(method: str, path: str) -> set[int]:
     if path in PUBLIC and method in {"GET", "HEAD", "OPTIONS"}:
         return {200, 405}
     if path in {"/admin", "/docs"} and method in {"GET", "HEAD", "OPTIONS"}:

@@ -1,4 +1,7 @@
-"""The verifier's server and whoever sends slowly, in pieces, several at once or not at all; and what stopping it costs."""
+"""The verifier's server and whoever sends slowly, in pieces, several at once or not at all; and what stopping it costs.
+
+The servers are its own: their connections and memory are filled and measured, and they are stopped.
+"""
 
 import contextlib
 import json

@@ -1,4 +1,7 @@
-"""What reaches a real server in a form no client of ours sends: oversized, endless, lying, spelled otherwise."""
+"""What reaches a real server in a form no client of ours sends: oversized, endless, lying, spelled otherwise.
+
+The servers are its own: their memory, log and database are looked at, and they are stopped.
+"""
 
 import gzip
 import os

@@ -1,0 +1,36 @@
+"""Every address of the installed system without credentials: what opens in development opens here, and nothing else."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from approvals.tests.cast import browser
+from tests.actors import Scene, scene
+from tests.flows.test_sweep import METHODS, ROUTES, address, allowed
+from tests.production.registry import ProductionRegistry
+from tests.production.wire import over_the_wire
+
+pytestmark = pytest.mark.production
+
+
+@pytest.fixture(scope="module")
+def place(production: ProductionRegistry) -> Scene:
+    return scene(production, capabilities=[{"type": "read", "resource": "calendar"}], envelope={})
+
+
+@pytest.fixture(autouse=True)
+def _wire(production: ProductionRegistry) -> Iterator[None]:
+    """Each answer is held to its description and to the table of headers."""
+    with over_the_wire(production):
+        yield
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_DJ_15_without_credentials_nothing_opens_in_production(route: str, place: Scene) -> None:
+    ids = {"grant_id": place.grant_id, "agent_id": place.agent_id, "level": "0", "tile": "000.p/1"}
+    path, client = address(route, ids), browser()
+    for method in METHODS:
+        # nginx refuses this one itself.
+        if method != "TRACE":
+            answer = client.generic(method, path, "{}", content_type="application/json")
+            assert answer.status_code in allowed(method, path), f"{method} {path} {answer.status_code}"
