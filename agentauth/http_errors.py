@@ -36,6 +36,7 @@ from audit.refusals import Batches
 from registry import rate_limits
 from registry.authentication import actor_of
 from registry.refusals import method_and_route, record_refused_request
+from verifier.services import home
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ _LIBRARY_ERRORS: list[tuple[type[Exception], Callable[[], AgentAuthError]]] = [
 
 
 def recorded(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuthError:
-    """Record the refusal after the service's rollback, in a transaction of its own; if that fails, 503."""
+    """Record the refusal after the service's rollback, in a transaction of its own; if that is not possible, 503."""
     if isinstance(
         error, TemporarilyUnavailableError | ServerError | MethodNotAllowedError | NotYetLoggedError
     ):
@@ -162,6 +163,8 @@ def recorded(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuth
     error = _limited(request, error)
     if error.recorded:
         return error
+    if unavailable := _unrecordable():
+        return unavailable
     stands_for = None
     if isinstance(error, RateLimitedError):
         actor = actor_of(request)
@@ -175,6 +178,15 @@ def recorded(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuth
     except TemporarilyUnavailableError as unavailable:
         return unavailable
     return error
+
+
+def _unrecordable() -> AgentAuthError | None:
+    """Why no refusal can be recorded now: in a database that was set back, an event would begin another history."""
+    try:
+        halt = home.LEASE.halt()
+    except (TemporarilyUnavailableError, OperationalError, InterfaceError) as error:
+        return domain_error(error)
+    return TemporarilyUnavailableError(halt.told) if halt else None
 
 
 def _limited(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuthError:

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,7 +25,7 @@ from registry.services import expiry as registry_expiry
 from verifier.services import draining, home
 from verifier.services import expiry as verifier_expiry
 from verifier.services.keeper import keep_home
-from verifier.services.marking import mark_history
+from verifier.services.marking import holding, mark_history
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +40,14 @@ REST_SECONDS: Final = 30.0
 class Job:
     """A periodic job: `run(now=…)`, due every `seconds`, continues where the last run ended, in this process or another.
 
-    `waits`: the job waits for a store, a witness or a key backend, so it has its own thread.
+    `waits`: the job waits for a store, a witness or a key backend, so it has its own thread. `holds`: if it finds that the log
+    is not what was signed, nothing is decided until an operator continues.
     """
 
     run: Callable[..., object]
     seconds: float
     waits: bool = False
+    holds: bool = False
     _running: threading.Lock = field(default_factory=threading.Lock)
     _rests_until: float = 0.0
 
@@ -76,7 +79,8 @@ class Job:
     def _run(self) -> None:
         begun, outcome = time.monotonic(), "failed"
         try:
-            self.run(now=timezone.now())
+            with holding() if self.holds else nullcontext():
+                self.run(now=timezone.now())
             outcome = "ok"
         finally:
             took = time.monotonic() - begun
@@ -105,7 +109,7 @@ JOBS: Final = (
     Job(registry_expiry.expire_everything, SLOWLY),
     Job(verifier_expiry.expire_everything, SLOWLY),
     Job(approvals_expiry.expire_everything, SLOWLY),
-    Job(checkpoint_log, EACH_SECOND, waits=True),
+    Job(checkpoint_log, EACH_SECOND, waits=True, holds=True),
     Job(cosign_log, EACH_SECOND, waits=True),
     # One segment per run: a backlog takes several runs.
     Job(archive_due, EACH_SECOND, waits=True),

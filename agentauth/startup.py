@@ -14,9 +14,9 @@ from django.db import InterfaceError, OperationalError, ProgrammingError, connec
 from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
 from audit.roles import missing_rights
 from registry.models import Installation
-from registry.services.installation import disagreement, release_disagreement
+from registry.services.installation import Halt, disagreement, release_disagreement
 from verifier.services import history
-from verifier.services.home import look
+from verifier.services.home import look, read_row
 
 logger = logging.getLogger(__name__)
 
@@ -125,16 +125,24 @@ def check_start(kind: str = "serving") -> None:
     START.check()
 
 
-def check_command() -> None:
+def check_command(*, mends: bool) -> None:
     """See that a command may change something: the same conditions as for a server.
 
     A command with another SECRET_KEY would issue codes that no server accepts; on a database restored from a backup it would
-    begin a second history. Raises InvalidStateError, which says what to do, and django.db errors.
+    begin a second history. One that `mends` settings is refused only if the database is held. Raises InvalidStateError, which
+    says what to do, and django.db errors.
     """
+    if mends:
+        refuse(history.hold_of(read_row()[0]))
+        return
     row = Installation.objects.filter(pk=Installation.ONLY).values_list("release", "fingerprint").first()
     release, fingerprint = row or (None, None)
     if reason := release_disagreement(release) or disagreement(fingerprint):
         raise InvalidStateError(f"Nothing was done: {reason}.")
-    home, _ = look()
-    if halt := history.halt(home):
+    refuse(history.halt(look()[0]))
+
+
+def refuse(halt: Halt | None) -> None:
+    """Raises InvalidStateError if there is a halt."""
+    if halt:
         raise InvalidStateError(f"Nothing was done: {halt.reason}.")

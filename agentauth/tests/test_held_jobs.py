@@ -1,16 +1,21 @@
 """A database whose history is in doubt is left as it is by every job (SA-13)."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
+from pytest_django.fixtures import Settings
 
 from agentauth.jobs import JOBS
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from audit.copies import ContradictedError
+from audit.copies import ContradictedError, StoreChangedError, key_of
 from audit.history import Mark
 from audit.models import Head, QueueEntry
+from audit.stores import store_at
+from audit.tests import proving
 from kms.services import ensure_key
 from registry.tests.cast import TESTER
+from verifier.models import Home
 from verifier.services import history
 
 
@@ -33,3 +38,33 @@ def test_SA_13_meanwhile_no_job_runs_and_nothing_is_numbered(
     assert waiting
     assert [job.name for job in JOBS if job.do()] == []
     assert (QueueEntry.objects.count(), list(Head.objects.values())) == (waiting, heads)
+
+
+@pytest.mark.django_db
+def test_SA_13_the_jobs_hold_what_the_store_knows_more_of(
+    settings: Settings, tmp_path: Path, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They run on while the database is swapped under them, and then sign nothing and number nothing more."""
+    [job] = [job for job in JOBS if job.name == "audit.checkpoint_log"]
+    monkeypatch.setattr(job, "_rests_until", 0.0)
+    settings.AUDIT_STORE = f"file:{tmp_path / 'outside'}"
+    ensure_key(purpose="audit", actor=TESTER, now=now)
+    proving.grow(3, now=now)
+    assert job.do()
+    settings.AUDIT_STORE = f"file:{tmp_path / 'another'}"
+    proving.grow(1, now=now)
+    ensure_key(purpose="token", actor=TESTER, now=now)
+    monkeypatch.setattr("audit.checkpoints.EVERY", timedelta(0))
+    with pytest.raises(StoreChangedError):
+        job.do()
+    assert Home.objects.get().held_at is None
+    settings.AUDIT_STORE = f"file:{tmp_path / 'outside'}"
+    store_at(settings.AUDIT_STORE).put_once(key_of(9), b"the database that was lost signed this")
+    monkeypatch.setattr(job, "_rests_until", 0.0)
+    with pytest.raises(ContradictedError, match="9 events"):
+        job.do()
+    assert "9 events stands outside" in Home.objects.get().held_because
+    waiting = QueueEntry.objects.count()
+    assert waiting
+    assert [job.name for job in JOBS if job.do()] == []
+    assert QueueEntry.objects.count() == waiting

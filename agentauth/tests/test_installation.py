@@ -26,7 +26,7 @@ from registry.services.installation import (
 )
 from registry.tests.cast import TESTER
 from verifier.models import Home
-from verifier.services import home
+from verifier.services import history, home
 from verifier.services.home import Lease, look
 from verifier.services.keeper import Keeper
 
@@ -215,18 +215,17 @@ def test_a_secret_key_is_rotated_without_a_moment_of_refusals(now: datetime, set
             assert different(recorded, each) == ["SECRET_KEY"]
 
 
-def guarded_commands() -> dict[str, bool]:
-    """Whether each command of ours is held to what a server is held to."""
+def our_commands() -> dict[str, JsonCommand]:
     found = {}
     for name, app in get_commands().items():
         if isinstance(app, str) and not app.startswith(("django.", "rest_framework")):
             command = load_command_class(app, name)
             if isinstance(command, JsonCommand):
-                found[name] = command.guarded
+                found[name] = command
     return found
 
 
-# They only look, or mend what keeps the others from acting.
+# They only look, or make roles, or see for themselves whether the database is held.
 FREE = {
     "check_keys",
     "close_history",
@@ -234,14 +233,15 @@ FREE = {
     "grant_serving_role",
     "grant_verifier_role",
     "make_subject_key",
-    "move_audit_store",
-    "record_settings",
     "verify_audit",
 }
+# They mend what keeps the others from acting.
+MENDING = {"move_audit_store", "record_settings"}
 
 
 def test_all_commands_but_those_that_look_or_mend_are_guarded() -> None:
-    assert {name for name, guarded in guarded_commands().items() if not guarded} == FREE
+    assert {name for name, command in our_commands().items() if not command.guarded} == FREE
+    assert {name for name, command in our_commands().items() if command.mends} == MENDING
 
 
 def test_SA_14_a_command_with_another_setting_does_nothing(now: datetime, settings: Any) -> None:
@@ -256,5 +256,23 @@ def test_SA_14_a_command_with_another_setting_does_nothing(now: datetime, settin
 def test_SA_13_a_command_on_a_held_database_does_nothing(now: datetime) -> None:
     row, _ = look()
     Home.objects.filter(pk=row.pk).update(held_at=now, held_because="It was set back.")
-    with pytest.raises(CommandError, match=r"Nothing was done: held since .* continue_after_restore"):
-        call_command("seal_audit")
+    for command in (["seal_audit"], ["record_settings"], ["move_audit_store", "--lost"]):
+        with pytest.raises(CommandError, match=r"Nothing was done: held since .* continue_after_restore"):
+            call_command(*command)
+    assert not Event.objects.exists()
+
+
+def test_SA_13_a_process_with_another_setting_compares_nothing(
+    now: datetime, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would hold the database for what stands in a Redis or a store that is not this registry's."""
+    record(now)
+    asked: list[object] = []
+    monkeypatch.setattr(history, "VOUCHED", history.Vouched())
+    monkeypatch.setattr(history, "check_history", asked.append)
+    place, settings.REDIS_URL = settings.REDIS_URL, "redis://127.0.0.1:1"
+    look()
+    assert asked == []
+    settings.REDIS_URL = place
+    look()
+    assert asked == [None]

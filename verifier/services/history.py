@@ -20,6 +20,7 @@ from agentauth.protocol.errors import ChainError, TemporarilyUnavailableError
 from audit.copies import StoreChangedError
 from audit.history import Mark, check_history
 from audit.roles import may_read_log
+from registry.services import installation
 from registry.services.installation import Halt
 from verifier.models import Home
 
@@ -96,7 +97,8 @@ class Vouched:
         if row.held_at is not None or self.holds(row) or not self._asking.acquire(blocking=False):
             return False
         try:
-            if time.monotonic() < self._next or not may_read_log():
+            # With other settings this process may look into another registry's Redis or store.
+            if time.monotonic() < self._next or installation.halt(row) or not may_read_log():  # type: ignore[arg-type]  # annotated
                 return False
             self._next = time.monotonic() + RETRY_SECONDS
             self._compare(row)

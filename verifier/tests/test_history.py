@@ -14,7 +14,7 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.copies import ContradictedError, StoreChangedError
 from audit.history import Mark
-from audit.models import Event
+from audit.models import Event, RefusalCount
 from verifier.models import Home
 from verifier.services import history, home, marking
 from verifier.services.home import Tenure, halt_of, look
@@ -137,6 +137,34 @@ def test_SA_13_meanwhile_every_act_is_503(
         assert told in answer.content.decode(), path
 
 
+@pytest.mark.parametrize(
+    "error",
+    [ContradictedError("It was set back."), TemporarilyUnavailableError()],
+    ids=["set back", "not known yet"],
+)
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"path": "/nowhere"},
+        {"path": "/v1/agents", "HTTP_HOST": "elsewhere.example"},
+        {"path": "/a b"},
+        {"path": "/", "QUERY_STRING": "%00"},
+        {"path": "/v1/agents", "HTTP_TRANSFER_ENCODING": "chunked"},
+        {"path": "/v1/schema/", "HTTP_ACCEPT": "image/png"},
+    ],
+    ids=["address", "host", "spelling", "query", "length", "accept"],
+)
+def test_SA_13_meanwhile_no_refusal_is_recorded(
+    vouched: history.Vouched, monkeypatch: pytest.MonkeyPatch, asked: dict[str, str], error: Exception
+) -> None:
+    """An event would begin another history. The middleware that refuses these comes before the one that asks for the halt."""
+    finds(monkeypatch, error)
+    answer = Client().get(**asked)  # type: ignore[arg-type]  # headers by name
+    assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
+    assert not Event.objects.exists()
+    assert not RefusalCount.objects.exists()
+
+
 def test_SA_13_a_redis_that_is_away_is_waited_for_ten_seconds(
     vouched: history.Vouched, monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
@@ -155,7 +183,7 @@ def test_SA_13_the_jobs_hold_what_redis_knows_more_of(
 ) -> None:
     settings.REDIS_URL = "redis://127.0.0.1:1"
     monkeypatch.setattr(marking, "read_mark", lambda: Mark("", 9, "00" * 32))
-    with pytest.raises(TemporarilyUnavailableError):
+    with pytest.raises(ContradictedError):
         mark_history(now=now)
     assert "Redis knows of 9 events" in Home.objects.get().held_because
 

@@ -13,7 +13,7 @@ from audit.moving import move_store
 class Command(JsonCommand):
     help = "Copy the log's old store to the one AUDIT_STORE names, mark the old one as left, and continue in the new one."
     # After the setting changed, the history cannot be compared until this has run. It compares both stores itself.
-    guarded = False
+    mends = True
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)

@@ -12,7 +12,7 @@ from registry.services.installation import fingerprint, record_settings
 
 class Command(JsonCommand):
     help = "Record the settings that all processes must share, as this environment has them."
-    guarded = False
+    mends = True
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
