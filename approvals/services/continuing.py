@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
+from typing import Final
 
 from django.conf import settings
 from django.db import transaction
@@ -33,13 +34,16 @@ from audit.sequencer import tree_of
 from audit.services import Actor, record
 from audit.stores import Store, store_at
 from kms.switching import switch_key
-from registry.models import EnrolmentCode, Grant, Human
+from registry.models import Agent, EnrolmentCode, Grant, Human
 from registry.services.grants import suspend_grant, withdraw_grant
 from verifier.models import Home
 from verifier.services import history
 from verifier.services.home import database_clock, look
 from verifier.stores.mark import read_mark
 from verifier.stores.probe import RedisProbe
+
+# More claim links than an agent can get before it is deleted, a week after nobody claimed it.
+_CLAIMS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +173,8 @@ def _let_go(actor: Actor, now: datetime) -> tuple[int, int]:
     EnrolmentCode.objects.filter(used_at=None, expires_at__gt=now).update(expires_at=now)
     SetupCode.objects.filter(used_at=None, expires_at__gt=now).update(expires_at=now)
     Challenge.objects.all().delete()
+    # Claim links are derived from these numbers: pass by those that the lost history used.
+    Agent.objects.filter(status=Agent.Status.UNCLAIMED).update(claim_number=F("claim_number") + _CLAIMS)
     suspended = withdrawn = 0
     states = [Grant.Status.PENDING, Grant.Status.APPROVED, Grant.Status.SUSPENDED]
     grants = Grant.objects.filter(status__in=states).select_related("agent").order_by("id")

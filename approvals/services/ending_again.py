@@ -1,11 +1,13 @@
 """Repeat what the lost history ended, each through the service that ended it the first time."""
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Protocol
 
+from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import QuerySet
 
@@ -16,69 +18,110 @@ from approvals.services.leaving import delete_human
 from audit import kinds
 from audit.endings import Ending
 from audit.services import Actor
-from kms.models import Key
+from kms.certificates import revoke_certificate
 from kms.services import disable_key
-from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.models import Agent, Grant, Human, ServiceProvider, ServiceProviderSecret
 from registry.services.agents import revoke_agent, suspend_agent
-from registry.services.grants import revoke_grant
+from registry.services.grants import revoke_grant, suspend_grant
+from registry.services.keys import DISCLOSED, bar_key
 from registry.services.people import suspend_human
-from registry.services.service_providers import revoke_service_provider, suspend_service_provider
+from registry.services.rotation import ROTATED
+from registry.services.service_providers import (
+    end_secret,
+    revoke_service_provider,
+    suspend_service_provider,
+)
 
 logger = logging.getLogger(__name__)
 
 REASON: Final = "restored"
+# RFC 7638: SHA-256 in base64url.
+_THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
-class _End(NamedTuple):
-    """The rows, the field that the id belongs to, and the service with the name of its argument."""
-
-    rows: QuerySet[Any]
-    field: str
-    act: Callable[..., object]
-    argument: str
+class _End(Protocol):
+    def __call__(self, name: str, *, actor: Actor, now: datetime) -> bool: ...
 
 
-_ENDS: Final[Mapping[str, _End]] = {
-    kinds.HUMAN_DELETED: _End(
-        Human.objects.all(), "pk", partial(delete_human, even_last_admin=True), "human"
+def _row(rows: QuerySet[Any], argument: str, act: Callable[..., object]) -> _End:
+    """End the row with this id; False if this database does not have it."""
+
+    def end(name: str, *, actor: Actor, now: datetime) -> bool:
+        try:
+            row = rows.filter(pk=name).first()
+        except (ValueError, ValidationError):
+            # No id of ours.
+            return False
+        if row is not None:
+            act(**{argument: row}, actor=actor, now=now)
+        return row is not None
+
+    return end
+
+
+def _name(argument: str, act: Callable[..., object]) -> _End:
+    """End what has this name."""
+
+    def end(name: str, *, actor: Actor, now: datetime) -> bool:
+        act(**{argument: name}, actor=actor, now=now)
+        return True
+
+    return end
+
+
+def _key(reason: str) -> _End:
+    """Bar an agent's key, also if no agent here has it. An agent that has it cannot act without it, so it is revoked."""
+
+    def end(name: str, *, actor: Actor, now: datetime) -> bool:
+        is_thumbprint = _THUMBPRINT.fullmatch(name) is not None
+        return is_thumbprint and bar_key(jkt=name, reason=reason, actor=actor, now=now)
+
+    return end
+
+
+_secret = _row(ServiceProviderSecret.objects.all(), "secret", end_secret)
+ENDS: Final[Mapping[str, _End]] = {
+    kinds.HUMAN_DELETED: _row(Human.objects.all(), "human", partial(delete_human, even_last_admin=True)),
+    kinds.HUMAN_SUSPENDED: _row(Human.objects.all(), "human", partial(suspend_human, even_last_admin=True)),
+    kinds.PASSKEY_REMOVED: _row(
+        Passkey.objects.all(), "passkey", partial(remove_passkey_for_good, reason=REASON)
     ),
-    kinds.HUMAN_SUSPENDED: _End(Human.objects.all(), "pk", suspend_human, "human"),
-    kinds.PASSKEY_REMOVED: _End(
-        Passkey.objects.all(), "pk", partial(remove_passkey_for_good, reason=REASON), "passkey"
-    ),
-    kinds.AGENT_REVOKED: _End(Agent.objects.all(), "pk", revoke_agent, "agent"),
+    kinds.AGENT_REVOKED: _row(Agent.objects.all(), "agent", revoke_agent),
     # The record does not say whether the owner or an admin did it, so only an admin may resume it.
-    kinds.AGENT_SUSPENDED: _End(Agent.objects.all(), "pk", partial(suspend_agent, by_admin=True), "agent"),
-    kinds.GRANT_REVOKED: _End(Grant.objects.all(), "pk", revoke_grant, "grant"),
-    kinds.SERVICE_PROVIDER_REVOKED: _End(
-        ServiceProvider.objects.all(), "pk", revoke_service_provider, "service_provider"
+    kinds.AGENT_SUSPENDED: _row(Agent.objects.all(), "agent", partial(suspend_agent, by_admin=True)),
+    kinds.AGENT_KEY_BARRED: _key(DISCLOSED),
+    kinds.AGENT_KEY_ROTATED: _key(ROTATED),
+    kinds.GRANT_REVOKED: _row(Grant.objects.all(), "grant", revoke_grant),
+    kinds.GRANT_SUSPENDED: _row(Grant.objects.all(), "grant", partial(suspend_grant, by_admin=True)),
+    kinds.SERVICE_PROVIDER_REVOKED: _row(
+        ServiceProvider.objects.all(), "service_provider", revoke_service_provider
     ),
-    kinds.SERVICE_PROVIDER_SUSPENDED: _End(
-        ServiceProvider.objects.all(), "pk", suspend_service_provider, "service_provider"
+    kinds.SERVICE_PROVIDER_SUSPENDED: _row(
+        ServiceProvider.objects.all(), "service_provider", suspend_service_provider
     ),
-    kinds.KEY_DISABLED: _End(Key.objects.all(), "kid", disable_key, "kid"),
+    kinds.SERVICE_PROVIDER_SECRET_ROTATED: _secret,
+    kinds.SERVICE_PROVIDER_SECRETS_ENDED: _secret,
+    kinds.KEY_DISABLED: _name("kid", disable_key),
+    kinds.KEY_CERTIFICATE_REVOKED: _name("serial", revoke_certificate),
 }
 
 
 def end_again(ending: Ending, *, actor: Actor, now: datetime) -> bool:
     """Repeat an ending of the lost history, in the caller's transaction.
 
-    False if it is done already, or if the record is not in this database. Raises InvalidStateError for a kind of ending that
+    False if it is done already, or if this database does not have what ended. Raises InvalidStateError for a kind of ending that
     this version does not know, so that no ending is skipped silently.
     """
-    end = _ENDS.get(ending.kind)
+    end = ENDS.get(ending.kind)
     if end is None:
         raise InvalidStateError(
             f"An ending of kind {ending.kind} cannot be ended again by this version: run a release that knows it."
         )
-    row = end.rows.filter(**{end.field: ending.id}).first()
-    if row is None:
-        return False
     try:
         with transaction.atomic():
-            what = ending.id if end.argument == end.field else row
-            end.act(**{end.argument: what}, actor=actor, now=now)
-    except (InvalidStateError, NotFoundError) as error:
+            return end(ending.id, actor=actor, now=now)
+    except NotFoundError:
+        return False
+    except InvalidStateError as error:
         logger.warning("%s %s was not ended again: %s", ending.kind, ending.id, error.description)
         return False
-    return True

@@ -3,6 +3,7 @@
 import json
 import uuid
 from datetime import datetime, timedelta
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from pytest_django.fixtures import Settings
 from audit import kinds
 from audit.checkpoints import EVERY, EVERY_ENDING, checkpoint_log
 from audit.copies import ContradictedError
-from audit.endings import Ending, read_endings
+from audit.endings import ENDINGS, NOT_REPEATED, Ending, read_endings
+from audit.prepared import KINDS
 from audit.sequencer import sequence_until_empty
 from audit.stores import Store, store_at
 from audit.tests import proving
@@ -25,6 +27,12 @@ PERSON, GRANT, PASSKEY = (uuid.UUID(int=number) for number in (1, 2, 3))
 def store(signing: None, settings: Settings, tmp_path: Path) -> Store:
     settings.AUDIT_STORE = f"file:{tmp_path / 'outside'}"
     return store_at(settings.AUDIT_STORE)
+
+
+def test_of_each_kind_of_event_it_is_decided_whether_a_restore_repeats_it() -> None:
+    """A kind that you add belongs in one of the two; with an id of what ended, or a reason why nothing is lost without."""
+    decided = [*ENDINGS, *chain.from_iterable(NOT_REPEATED.values())]
+    assert sorted(decided) == sorted(KINDS)
 
 
 def test_SA_13_what_ended_is_outside_within_seconds_and_in_order(

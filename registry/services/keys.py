@@ -46,22 +46,25 @@ def bar_disclosed_key(*, key: PublicKey, actor: Actor, now: datetime) -> None:
     The caller passes what the private member derives, never what the JWK claims: otherwise anybody could bar
     anybody's key with a made-up private member. The private value itself is kept nowhere (docs/protocol.md section 1).
     """
-    jkt = key.thumbprint
+    bar_key(jkt=key.thumbprint, reason=DISCLOSED, actor=actor, now=now)
+
+
+def bar_key(*, jkt: str, reason: str, actor: Actor, now: datetime) -> bool:
+    """Bar the key with this thumbprint for ever, and revoke the agent that holds it. False if it was barred before."""
     with transaction.atomic():
-        _, created = BarredKey.objects.get_or_create(
-            jkt=jkt, defaults={"reason": DISCLOSED, "barred_at": now}
-        )
+        _, created = BarredKey.objects.get_or_create(jkt=jkt, defaults={"reason": reason, "barred_at": now})
         if not created:
-            return
+            return False
         agent = Agent.objects.filter(jkt=jkt).first()
         record(
             kind=kinds.AGENT_KEY_BARRED,
             actor=actor,
             at=now,
-            reason=DISCLOSED,
+            reason=reason,
             agent_id=agent.id if agent else None,
             human_id=agent.human_id if agent else None,
             data={"jkt": jkt},
         )
         if agent is not None and agent.status != Agent.Status.REVOKED:
             revoke_agent(agent=agent, actor=actor, now=now)
+    return True

@@ -53,13 +53,15 @@ def check_email(email: str) -> None:
         raise InvalidRequestError("This is not an e-mail address.")
 
 
-def suspend_human(*, human: Human, actor: Actor, now: datetime) -> None:
+def suspend_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False) -> None:
     """End the human's sessions and refuse their agents' tokens until resumed.
 
-    Raises InvalidStateError, also for the last admin who could sign in: nobody could resume them.
+    Raises InvalidStateError, also for the last admin who could sign in: nobody could resume them but an admin whom an operator
+    invites (`manage.py setup_link`).
     """
     with transaction.atomic():
-        _keep_an_admin(human, "suspended")
+        if not even_last_admin:
+            _keep_an_admin(human, "suspended")
         _move(human, Human.Status.ACTIVE, Human.Status.SUSPENDED, kinds.HUMAN_SUSPENDED, actor, now)
 
 

@@ -160,7 +160,7 @@ def rotate_secret(*, service_provider: ServiceProvider, actor: Actor, now: datet
             actor=actor,
             at=now,
             service_provider_id=service_provider.id,
-            data={"ended": ended},
+            data={"ended": len(ended), "secrets": ended},
         )
     return secret
 
@@ -170,15 +170,27 @@ def end_previous_secrets(*, service_provider: ServiceProvider, actor: Actor, now
     with transaction.atomic():
         ended = _end_secrets(_held(service_provider), keep=1, now=now)
         if ended:
-            publish_change(Subject.SERVICE_PROVIDER, service_provider.pk, now=now)
-            record(
-                kind=kinds.SERVICE_PROVIDER_SECRETS_ENDED,
-                actor=actor,
-                at=now,
-                service_provider_id=service_provider.id,
-                data={"ended": ended},
-            )
-    return ended
+            _record_ended(service_provider, ended, actor, now)
+    return len(ended)
+
+
+def end_secret(*, secret: ServiceProviderSecret, actor: Actor, now: datetime) -> None:
+    """End one secret, also the last one: an operator then makes another. Raises InvalidStateError if it ended before."""
+    with transaction.atomic():
+        if not ServiceProviderSecret.objects.filter(pk=secret.pk, revoked_at=None).update(revoked_at=now):
+            raise InvalidStateError("This secret ended before.")
+        _record_ended(secret.service_provider, [secret.pk], actor, now)
+
+
+def _record_ended(service_provider: ServiceProvider, ended: list[int], actor: Actor, now: datetime) -> None:
+    publish_change(Subject.SERVICE_PROVIDER, service_provider.pk, now=now)
+    record(
+        kind=kinds.SERVICE_PROVIDER_SECRETS_ENDED,
+        actor=actor,
+        at=now,
+        service_provider_id=service_provider.id,
+        data={"ended": len(ended), "secrets": ended},
+    )
 
 
 def authenticate_service_provider(*, client_id: str, secret: str) -> ServiceProvider:
@@ -325,10 +337,11 @@ def _free_slug(name: str) -> str:
     return base if base not in taken else next(slug for slug in numbered if slug not in taken)
 
 
-def _end_secrets(service_provider: ServiceProvider, *, keep: int, now: datetime) -> int:
+def _end_secrets(service_provider: ServiceProvider, *, keep: int, now: datetime) -> list[int]:
     live = service_provider.secrets.filter(revoked_at=None).order_by("-created_at", "-id")
     ended = [row.pk for row in live[keep:]]
-    return ServiceProviderSecret.objects.filter(pk__in=ended).update(revoked_at=now)
+    ServiceProviderSecret.objects.filter(pk__in=ended).update(revoked_at=now)
+    return ended
 
 
 def _add_secret(service_provider: ServiceProvider, now: datetime) -> str:
