@@ -25,7 +25,8 @@ from audit.tree import root_at
 
 PREFIX: Final = "breaks/"
 VERSION: Final = 1
-_NAME: Final = re.compile(r"[0-9]{14}", re.ASCII)
+# The second in which a log began, in this century: after any such name in the store there is room for many more.
+_NAME: Final = re.compile(r"20[0-9]{12}", re.ASCII)
 _FIRST: Final = re.compile(r"(checkpoints|segments)/([0-9]{20})(?:\.json)?", re.ASCII)
 _TILE: Final = re.compile(
     r"tile/(entries|[0-9]{1,2})/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([0-9]{1,3}))?", re.ASCII
@@ -59,16 +60,22 @@ def new_name(now: datetime, *, after: str = "") -> str:
 
 
 def names_outside(store: Store) -> set[str]:
-    """The logs that began after a restore, by their records outside. Raises ContradictedError for any other object there."""
-    found = set()
-    for key in store.keys(PREFIX):
-        name = key.removeprefix(PREFIX).removesuffix(".json")
-        if not _NAME.fullmatch(name) or key != key_of_break(name):
-            raise ContradictedError(
-                f"{key} in the store outside is not the record of a break: something else wrote it."
-            )
-        found.add(name)
-    return found
+    """The logs that began after a restore, by the names of their records outside.
+
+    Each name counts, whatever its object says: an older database knows no key that could tell ours from a stranger's, and to
+    pass over one of ours would let it begin a second history. Objects under other names are passed over (`not_breaks`).
+    """
+    return {name for key in store.keys(PREFIX) if (name := _break_of(key))}
+
+
+def not_breaks(store: Store) -> list[str]:
+    """The keys among the records of breaks that no log writes."""
+    return [key for key in store.keys(PREFIX) if not _break_of(key)]
+
+
+def _break_of(key: str) -> str:
+    name = key.removeprefix(PREFIX).removesuffix(".json")
+    return name if _NAME.fullmatch(name) and key == key_of_break(name) else ""
 
 
 def key_of_break(name: str) -> str:

@@ -26,6 +26,12 @@ def key_of(size: int) -> str:
     return f"{PREFIX}{size:020d}"
 
 
+def size_of(key: str) -> int | None:
+    """The size of the checkpoint whose key this is; None for a key that the log does not write."""
+    digits = key.removeprefix(PREFIX)
+    return int(digits) if digits.isascii() and digits.isdigit() and key_of(int(digits)) == key else None
+
+
 def store_name() -> str:
     """The name of the store in AUDIT_STORE, as rows store it."""
     return name_of(settings.AUDIT_STORE)

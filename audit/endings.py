@@ -5,6 +5,7 @@ Before a checkpoint is copied outside, what ended since the previous one is writ
 the order of the log. If nothing ended there is no object. It contains no name, address or text.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -69,6 +70,7 @@ NOT_REPEATED: Final[Mapping[str, frozenset[str]]] = {
         kinds.SERVICE_PROVIDER_AUDIENCE_CHANGED, kinds.SERVICE_PROVIDER_ALLOWED_CHANGED,
     }),
 }  # fmt: skip
+_NAME: Final = re.compile(r"[0-9]{20}(\.[0-9]+)?\.json", re.ASCII)
 # The most endings in one object: a larger object would exceed MAX_SMALL_BYTES and could not be read back.
 _MOST: Final = 8_000
 
@@ -103,6 +105,9 @@ def read_endings(store: Store, folder: str, *, after: int) -> Iterator[Ending]:
     """
     prefix = folder + PREFIX
     for key in store.keys(prefix, after=prefix + f"{after:020d}.json"):
+        if not _NAME.fullmatch(key.removeprefix(prefix)):
+            # Not ours: an object that a stranger put there must not keep an operator from continuing.
+            continue
         try:
             body = members(
                 read_object(store.get(key) or b"", max_bytes=MAX_SMALL_BYTES),

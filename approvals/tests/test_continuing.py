@@ -17,6 +17,7 @@ from approvals.services.people import create_setup_link
 from approvals.tests.cast import READ_CALENDAR, Person
 from audit import kinds
 from audit.breaks import key_of_break
+from audit.history import check_history
 from audit.models import Event, LogBreak
 from audit.stores import Store, store_at
 from kms.models import Key
@@ -36,6 +37,14 @@ pytestmark = pytest.mark.django_db
 def store(settings: Settings, tmp_path: Path, keys: None) -> Store:
     settings.AUDIT_STORE = f"file:{tmp_path / 'outside'}"
     return store_at(settings.AUDIT_STORE)
+
+
+@pytest.fixture
+def vouched(monkeypatch: pytest.MonkeyPatch) -> history.Vouched:
+    """A process that knows nothing yet."""
+    made = history.Vouched()
+    monkeypatch.setattr(history, "VOUCHED", made)
+    return made
 
 
 def hold() -> None:
@@ -155,6 +164,18 @@ def test_SA_13_nothing_is_continued_that_is_not_held_unless_it_is_said(store: St
     assert go_on(undetected=True).log
     with pytest.raises(InvalidStateError, match="The log has continued as"):
         go_on()
+
+
+def test_SA_13_a_record_from_the_future_holds_the_database_and_an_operator_still_continues(
+    store: Store, vouched: history.Vouched
+) -> None:
+    """Only a database that knows the log could tell that none of ours wrote it."""
+    store.put_once(key_of_break("20991231235959"), b"{}")
+    assert "The log 20991231235959 was begun after a restore" in str(look()[0].held_because)
+    done = go_on()
+    assert done.log == "20991231235960"
+    assert LogBreak.objects.get().lost == ["20991231235959"]
+    check_history(None)
 
 
 def test_SA_13_an_admin_signs_the_break_and_the_receipt_is_kept_outside(

@@ -107,6 +107,12 @@ def test_SA_13_an_administrator_releases_a_grant_proved_unused(
     assert b"No grant waits because of the restore" in admin.get(f"/restores/{row.name}/release/").content
 
 
+def test_SA_13_an_object_that_the_log_does_not_write_hides_no_proof(grant: Grant, outside: Path) -> None:
+    row = restored()
+    (outside / "checkpoints/zzz").write_bytes(b"")
+    assert refusal(row) == ""
+
+
 def test_SA_13_only_staff_sees_or_releases_suspended_grants(grant: Grant, alice: Person) -> None:
     row = restored()
     alice.sign_in()

@@ -12,7 +12,7 @@ from audit.archive.layout import ArchiveError, Line
 from audit.archive.reading import prove_segment, read_manifest
 from audit.archive.staging import tiles_at
 from audit.breaks import seen_from_log
-from audit.copies import PREFIX, ContradictedError, key_of
+from audit.copies import PREFIX, ContradictedError, key_of, size_of
 from audit.models import LogBreak
 from audit.stores import Store, store_at
 
@@ -51,7 +51,8 @@ def read_lost(row: LogBreak, *, now: datetime, visit: Callable[[Line], None]) ->
 
 
 def _newest(store: Store, size: int, now: datetime) -> Anchor:
-    last = deque(store.keys(PREFIX, after=key_of(size)), maxlen=1)
+    beyond = store.keys(PREFIX, after=key_of(size))
+    last = deque((key for key in beyond if size_of(key) is not None), maxlen=1)
     if not last:
         raise ContradictedError(f"No checkpoint outside tells of more than {size} events.")
     try:

@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.checkpoint import open_checkpoint
 from agentauth.protocol.encoding import b64_encode
-from agentauth.protocol.errors import ChainError, TemporarilyUnavailableError
+from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit import breaks, checkpoints, signing
 from audit.archive.archiving import archive_audit
-from audit.breaks import origin
+from audit.breaks import check_records, origin
 from audit.checkpoints import EVERY, checkpoint_log, newest_checkpoint
 from audit.copies import ContradictedError, key_of
+from audit.history import check_history
 from audit.models import Checkpoint, CheckpointCopy, Head, Leaf
 from audit.sequencer import sequence_until_empty
 from audit.stores import ImmutableError, Store, store_at
@@ -236,14 +238,22 @@ def test_AU_11_two_logs_in_one_store_end_in_the_first_conflict(
             checkpoint_log(now=now + EVERY)
 
 
-@pytest.mark.parametrize("key", ["checkpoints/7", "checkpoints/0000000000000000000x"])
-def test_a_strangers_object_among_the_copies_is_no_checkpoint(
-    folder: Path, grow: Grow, now: datetime, key: str
+@pytest.mark.parametrize(
+    "key",
+    ["checkpoints/7", "checkpoints/0000000000000000000x", "breaks/README", "breaks/99999999999999.json"],
+)
+def test_SA_13_what_the_log_does_not_write_is_shown_and_stops_nothing(
+    folder: Path, grow: Grow, now: datetime, key: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """One object that a stranger put into the store must not keep the service from answering."""
     grow(1)
-    store_at(f"file:{folder}").put_once(key, b"")
-    with pytest.raises(ChainError):
-        checkpoint_log(now=now)
+    (folder / key).parent.mkdir(parents=True)
+    (folder / key).write_bytes(b"")
+    assert checkpoint_log(now=now) == 1
+    check_history(None)
+    check_records(store_at(f"file:{folder}"))
+    call_command("verify_audit")
+    assert f"The store holds {key}, which the log did not write." in capsys.readouterr().out
 
 
 def test_a_log_that_was_long_unsigned_is_signed_in_steps(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pytest_django.fixtures import Settings
 
+from agentauth.protocol.encoding import canonical_json
 from audit import kinds
 from audit.checkpoints import EVERY, EVERY_ENDING, checkpoint_log
 from audit.copies import ContradictedError
@@ -20,6 +21,7 @@ from audit.tests import proving
 from audit.tests.conftest import MakeEvent
 
 pytestmark = pytest.mark.django_db
+_BODY = {"version": 1, "first": 0, "end": 6, "endings": [[kinds.GRANT_REVOKED, str(uuid.UUID(int=2))]]}
 PERSON, GRANT, PASSKEY = (uuid.UUID(int=number) for number in (1, 2, 3))
 
 
@@ -68,6 +70,12 @@ def test_SA_13_what_ended_is_outside_within_seconds_and_in_order(
     proving.grow(1, now=now)
     assert checkpoint_log(now=now + 2 * EVERY_ENDING) is None
     assert checkpoint_log(now=now + EVERY_ENDING + EVERY) == 7
+
+
+def test_SA_13_what_is_not_named_as_the_log_names_it_ends_nothing(store: Store, tmp_path: Path) -> None:
+    store.put_once("endings/00000000000000000006.json", canonical_json(_BODY))
+    (tmp_path / "outside/endings/notes.txt").write_bytes(b"")
+    assert list(read_endings(store, "", after=0)) == [Ending(kinds.GRANT_REVOKED, str(GRANT))]
 
 
 @pytest.mark.parametrize("written", [b"", b"{}", b'{"end":1,"endings":[["a"]],"first":0,"version":1}'])

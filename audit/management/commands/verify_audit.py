@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from audit.anchors import Anchor, read_any_anchor, stored_anchors, stores_not_read
 from audit.archive.proving import prove_archive
-from audit.breaks import check_breaks, lineage, seen_from_log, shown_break
+from audit.breaks import check_breaks, lineage, not_breaks, seen_from_log, shown_break
 from audit.copies import ContradictedError
 from audit.management.json_output import JsonCommand
 from audit.models import LogBreak, QueueEntry
@@ -86,6 +86,7 @@ class Command(JsonCommand):
     def act(self, **options: Any) -> Mapping[str, Any]:
         now = timezone.now()
         old = [_from_file(options["checkpoint"], now)] if options["checkpoint"] else []
+        strange = list[str]()
         if options["archive"]:
             store = store_at(options["archive"])
             breaks = lineage(store)
@@ -95,17 +96,26 @@ class Command(JsonCommand):
             stores, breaks = options["stores"], list(LogBreak.objects.order_by("name"))
             verdict, kept, self.remark = verify_on(
                 state=options["state"] or settings.VAR_DIR / STATE,
-                anchors=lambda size: chain(old, stored_anchors(now=now, since=size, others=stores)),
+                anchors=lambda size: chain(
+                    old, stored_anchors(now=now, since=size, others=stores, strange=strange)
+                ),
                 now=now,
                 full=options["full"] or bool(stores),
                 runs=options["runs"],
             )
             verdict = _with_breaks(verdict, breaks)
             others = stores_not_read(stores)
+        if place := options["archive"] or settings.AUDIT_STORE:
+            strange += not_breaks(store_at(place))
         self.unaccepted = [shown_break(row) for row in breaks if shown_break(row) not in options["accepted"]]
         self.whole = verdict.ok and not self.unaccepted
         shown = [shown_break(row) for row in breaks]
-        return asdict(verdict) | {"breaks": shown, "state_kept": kept, "other_stores": others}
+        return asdict(verdict) | {
+            "breaks": shown,
+            "state_kept": kept,
+            "other_stores": others,
+            "strange": strange,
+        }
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         for each in result["breaks"]:
@@ -119,6 +129,8 @@ class Command(JsonCommand):
                     else " Accepted."
                 )
             )
+        for key in result["strange"]:
+            yield f"The store holds {key}, which the log did not write. It is ignored: find out who wrote it."
         if result["ok"] and options["archive"]:
             yield f"The archive is whole: {result['tree_size']} events, root {result['root_hash']}."
         elif options["archive"]:
