@@ -165,7 +165,7 @@ def check_outside(store: Store, newest: Checkpoint | None) -> None:
 def compare_outside(store: Store, newest: Checkpoint | None, *, after: int = 0) -> None:
     """See that each checkpoint of more than `after` leaves in `store` equals the one kept here. Raises ContradictedError."""
     size = newest.size if newest is not None else 0
-    for key, found in _outside(store, after):
+    for key, found in checkpoints_in(store, after=after):
         note = store.get(key)
         # Asked after the copy was seen: another of us may have signed it meanwhile.
         kept = Checkpoint.objects.filter(size=found).first()
@@ -181,8 +181,8 @@ def compare_outside(store: Store, newest: Checkpoint | None, *, after: int = 0) 
             )
 
 
-def _outside(store: Store, after: int) -> Iterator[tuple[str, int]]:
-    """Objects under other names say nothing of the log, and `verify_audit` shows them."""
+def checkpoints_in(store: Store, *, after: int = 0) -> Iterator[tuple[str, int]]:
+    """The key and size of each checkpoint of more than `after` leaves in a store, by size. Objects under other names say nothing of the log, and `verify_audit` shows them."""
     for key in store.keys(PREFIX, after=key_of(after)):
         if (size := size_of(key)) is not None:
             yield key, size
@@ -204,5 +204,7 @@ def _copy(store: Store, checkpoint: Checkpoint, now: datetime) -> None:
     for first, end in pairwise([copied, *sizes, checkpoint.size]):
         copy_endings(store, first, end)
     store.put_once(key_of(checkpoint.size), checkpoint.note.encode())
+    # The log may have left this store since it was last asked, and this may not be in the new one.
+    check_place()
     fault_point("checkpoint.before_copied")
     CheckpointCopy.objects.get_or_create(checkpoint=checkpoint, store=store_name(), defaults={"at": now})

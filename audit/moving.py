@@ -17,13 +17,13 @@ from audit import kinds
 from audit.archive.hands import Hands
 from audit.archive.scratch import scratch
 from audit.breaks import check_records, copy_break, seen_store
-from audit.checkpoints import compare_outside, newest_checkpoint
+from audit.checkpoints import checkpoints_in, compare_outside, newest_checkpoint
 from audit.copies import MOVED, check_place, key_of, name_of, store_left_behind, store_name
 from audit.endings import copy_endings
 from audit.faults import fault_point
 from audit.models import Checkpoint, CheckpointCopy
 from audit.services import Actor, record
-from audit.stores import Store, store_at
+from audit.stores import Store, is_key, store_at
 
 
 class MovingError(ChainError):
@@ -69,7 +69,7 @@ def move_store(*, source: str | None, actor: Actor, now: datetime) -> Mapping[st
     # 4. Record the move, with the event.
     with transaction.atomic():
         moved = {"from": former, "to": store_name(), "objects": objects, "lost": source is None}
-        _note_copies(former, now)
+        _note_copies(now)
         record(kind=kinds.STORE_MOVED, actor=actor, at=now, data=moved)
     check_place()
     return moved
@@ -96,7 +96,7 @@ def _put_own(former: str) -> int:
 def _copy_all(source: Store, target: Store) -> int:
     number = 0
     with scratch() as folder, Hands() as hands:
-        for number, key in enumerate((key for key in source.keys() if key != MOVED), start=1):
+        for number, key in enumerate((key for key in source.keys() if key != MOVED and is_key(key)), start=1):
             hands.give(_copy, source, target, key, folder / str(number))
     return number
 
@@ -111,10 +111,15 @@ def _copy(source: Store, target: Store, key: str, draft: Path) -> None:
     draft.unlink()
 
 
-def _note_copies(former: str, now: datetime) -> None:
-    there = CheckpointCopy.objects.filter(store=store_name()).values("checkpoint")
-    copied = CheckpointCopy.objects.filter(store=former).exclude(checkpoint__in=there)
-    sizes = copied.order_by("checkpoint").values_list("checkpoint", flat=True)
+def _note_copies(now: datetime) -> None:
+    """Note as copied what stands in the new store, whatever a process with the old setting still copies to the old one."""
+    there = {size for _key, size in checkpoints_in(seen_store(settings.AUDIT_STORE))}
+    unnoted = Checkpoint.objects.exclude(copies__store=store_name()).values_list("size", flat=True)
     CheckpointCopy.objects.bulk_create(
-        (CheckpointCopy(checkpoint_id=size, store=store_name(), at=now) for size in sizes), batch_size=1000
+        (
+            CheckpointCopy(checkpoint_id=size, store=store_name(), at=now)
+            for size in unnoted.order_by("size")
+            if size in there
+        ),
+        batch_size=1000,
     )

@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from django.core.management import CommandError, call_command
 from pytest_django.fixtures import Settings
 
 from agentauth.jobs import JOBS
@@ -16,7 +17,7 @@ from audit.tests import proving
 from kms.services import ensure_key
 from registry.tests.cast import TESTER
 from verifier.models import Home
-from verifier.services import history
+from verifier.services import history, home
 
 
 @pytest.mark.django_db
@@ -68,3 +69,31 @@ def test_SA_13_the_jobs_hold_what_the_store_knows_more_of(
     assert waiting
     assert [job.name for job in JOBS if job.do()] == []
     assert QueueEntry.objects.count() == waiting
+
+
+@pytest.mark.django_db
+def test_SA_13_a_store_is_moved_before_the_history_can_be_compared(
+    settings: Settings, tmp_path: Path, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AUDIT_STORE names another store and PostgreSQL was started anew: by the steps of docs/operations.md it goes on."""
+    monkeypatch.setattr(history, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(home, "FRESH_SECONDS", 0)
+    for job in JOBS:
+        monkeypatch.setattr(job, "_rests_until", 0.0)
+    old, settings.AUDIT_STORE = f"file:{tmp_path / 'old'}", f"file:{tmp_path / 'old'}"
+    for command in ("record_settings", "ensure_keys", "seal_audit"):
+        call_command(command)
+    monkeypatch.setattr(history, "VOUCHED", history.Vouched())
+    settings.AUDIT_STORE = f"file:{tmp_path / 'new'}"
+    with pytest.raises(CommandError, match="AUDIT_STORE of this process differs"):
+        call_command("seal_audit")
+    call_command("record_settings", "--change", "AUDIT_STORE")
+    with pytest.raises(CommandError, match="was not yet compared"):
+        call_command("seal_audit")
+    assert [job.name for job in JOBS if job.do()] == []
+    call_command("move_audit_store", "--from", old)
+    call_command("seal_audit")
+    assert all(job.do() for job in JOBS)
+    size = Head.objects.get().size
+    assert (tmp_path / "new" / key_of(size)).exists()
+    assert not (tmp_path / "old" / key_of(size)).exists()

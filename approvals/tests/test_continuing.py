@@ -9,9 +9,10 @@ from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.encoding import canonical_json
-from agentauth.protocol.errors import InvalidStateError
+from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
 from agentauth.protocol.receipt import verify_receipt
 from approvals.models import Passkey, Receipt, SetupCode
+from approvals.services import break_signing
 from approvals.services.continuing import Continued, continue_after_restore
 from approvals.services.people import create_setup_link
 from approvals.tests.cast import READ_CALENDAR, Person
@@ -204,3 +205,29 @@ def test_SA_13_an_admin_signs_the_break_and_the_receipt_is_kept_outside(
     assert Receipt.objects.get(kind="break").subject == done.log
     assert path.encode() not in admin.get("/admin/").content
     assert admin.post(f"{path}statement").status_code == 409
+
+
+def test_SA_13_a_receipt_that_does_not_come_outside_is_not_kept_here(
+    store: Store, admin: Person, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensure_key(purpose="audit", actor=TESTER, now=now)
+    hold()
+    path = f"/restores/{go_on().log}/"
+    admin.sign_in()
+
+    def sign() -> int:
+        options = admin.post(f"{path}statement", {"decision": "continue"}).json()["publicKey"]
+        answer = admin.post(f"{path}decide", {"credential": admin.device.assertion(options)})
+        return int(answer.status_code)
+
+    def away(_uri: str) -> Store:
+        raise TemporarilyUnavailableError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(break_signing, "store_at", away)
+        assert sign() == 503
+    assert not Receipt.objects.exists()
+    assert not Event.objects.filter(kind=kinds.BREAK_SIGNED).exists()
+    assert path.encode() in admin.get("/admin/").content
+    assert sign() == 200
+    assert Receipt.objects.filter(kind="break").count() == 1

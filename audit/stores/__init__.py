@@ -77,9 +77,14 @@ def _opened(uri: str) -> Store:
     raise InvalidRequestError("A store of the log is file:<path> or s3://<bucket>/<prefix>.")
 
 
+def is_key(key: str) -> bool:
+    """Whether an object may stand under this key. Others may stand in a store, and are none of ours."""
+    return _KEY.fullmatch(key) is not None
+
+
 def check_key(key: str) -> str:
     """The key as it is. Raises ValueError where it is none: keys are made by us, never by a caller."""
-    if not _KEY.fullmatch(key):
+    if not is_key(key):
         raise ValueError(f"not a key of the log's store: {key!r}")
     return key
 

@@ -101,6 +101,22 @@ def test_a_log_begun_after_another_restore_is_known_as_lost(store: Store, now: d
     assert [each.name for each in lineage(store)] == [row.name]
 
 
+@pytest.mark.parametrize("name", ["20261129012233", "20261129012234"])
+def test_a_record_that_counts_its_own_or_a_later_break_as_lost_is_refused(
+    store: Store, now: datetime, name: str
+) -> None:
+    """Whoever may write to the store could otherwise hide a break from a verifier of the archive."""
+    proving.grow(3, now=now)
+    broken(now, name="20261129012234")
+    copy_break(store)
+    planted = LogBreak(
+        name="20261129012233", root=bytes(32), size=1, signed=0, archived=0, lost=[name], at=now
+    )
+    store.put_once(key_of_break(planted.name), break_record(planted))
+    with pytest.raises(ContradictedError, match="the record of another break"):
+        lineage(store)
+
+
 def test_a_break_that_is_not_where_the_tree_was_is_refused(store: Store, now: datetime) -> None:
     proving.grow(3, now=now)
     row = broken(now)

@@ -2,7 +2,9 @@
 
 import io
 import json
+import uuid
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,12 @@ import pytest
 from django.core.management import CommandError, call_command
 from pytest_django.fixtures import Settings
 
-from audit import kinds, moving
+from audit import checkpoints, kinds, moving
 from audit.archive.archiving import archive_audit, archive_due
 from audit.archive.proving import prove_archive
 from audit.checkpoints import EVERY, checkpoint_log
 from audit.copies import MOVED, ContradictedError, StoreChangedError, key_of
+from audit.endings import Ending, read_endings
 from audit.models import Checkpoint, CheckpointCopy, Event, Head, LogBreak
 from audit.sequencer import sequence_until_empty, tree_of
 from audit.stores import store_at
@@ -237,3 +240,41 @@ def test_SA_13_a_log_that_went_on_after_a_restore_can_be_moved(
         CheckpointCopy.objects.filter(store=f"file:{places.new}").delete()
         with pytest.raises(StoreChangedError, match="has left the store"):
             checkpoint_log(now=now + 2 * EVERY)
+
+
+@pytest.mark.parametrize("place", ["checkpoint.after_commit", "checkpoint.before_copied"])
+def test_SA_13_a_late_process_with_the_old_setting_does_not_stop_the_log(
+    places: Places, now: datetime, monkeypatch: pytest.MonkeyPatch, make_event: MakeEvent, place: str
+) -> None:
+    """It signs, sleeps through the whole move, and then copies what it signed to the old store."""
+    grant = uuid.UUID(int=2)
+    make_event(kind=kinds.GRANT_REVOKED, grant_id=grant)
+    sequence_until_empty(now=now)
+
+    def sleep(name: str) -> None:
+        if name == place and Event.objects.filter(kind=kinds.STORE_MOVED).count() == 0:
+            places.name(places.new)
+            move("--from", f"file:{places.old}")
+            places.name(places.old)
+
+    places.name(places.old)
+    monkeypatch.setattr(checkpoints, "fault_point", sleep)
+    awake = nullcontext() if place == "checkpoint.before_copied" else pytest.raises(StoreChangedError)
+    with awake:
+        checkpoint_log(now=now + EVERY)
+    places.name(places.new)
+    sequence_until_empty(now=now)
+    assert checkpoint_log(now=now + 2 * EVERY) == 7
+    # With what ended before it.
+    assert {path.name for path in (places.new / "checkpoints").iterdir()} >= {
+        f"{size:020d}" for size in (3, 6, 7)
+    }
+    ended = read_endings(store_at(f"file:{places.new}"), "", after=3)
+    assert list(ended) == [Ending(kinds.GRANT_REVOKED, str(grant))]
+
+
+def test_what_no_key_can_name_stays_in_the_old_store(places: Places, now: datetime) -> None:
+    (places.old / "READ ME").write_bytes(b"")
+    move("--from", f"file:{places.old}")
+    assert checkpoint_log(now=now + EVERY) == 5
+    assert not (places.new / "READ ME").exists()

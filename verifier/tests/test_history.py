@@ -188,6 +188,21 @@ def test_SA_13_the_jobs_hold_what_redis_knows_more_of(
     assert "Redis knows of 9 events" in Home.objects.get().held_because
 
 
+def test_SA_13_of_two_processes_that_hold_it_the_first_says_why() -> None:
+    """The second acts by what the database says, not by what it found itself."""
+    first, second = look()[0], look()[0]
+    history.hold(first, "Redis knows more.")
+    history.hold(second, "The store knows more.")
+    assert first.held_because == second.held_because == "Redis knows more."
+    assert (Home.objects.get().held_at, Home.objects.get().held_because) == (
+        second.held_at,
+        "Redis knows more.",
+    )
+    halt = halt_of(second)
+    assert halt is not None
+    assert "Redis knows more." in halt.reason
+
+
 def test_SA_13_another_history_is_news_of_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """A feed that was set back with its database may look as if it went on."""
     news: list[News] = []
