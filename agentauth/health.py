@@ -75,7 +75,7 @@ def audit_queue() -> None:
 
 def clock() -> None:
     """This host's is the database's: else it changes nothing and decides nothing."""
-    if off := home.LEASE.clock_off():
+    if off := home.LEASE.clock_off(waits=False):
         raise NotReadyError(f"the clock of this host is {off.seconds_ahead} s ahead of the database's")
 
 
@@ -91,7 +91,7 @@ def history() -> None:
 
 
 def _not_halted(check: str) -> None:
-    halt = home.LEASE.halt()
+    halt = home.LEASE.halt(waits=False)
     if halt is not None and halt.check == check:
         raise NotReadyError(halt.reason)
 

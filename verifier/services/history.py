@@ -9,10 +9,11 @@ outside (`audit.history`). Until that is done, and while the database is held, e
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import Error, connection, transaction
 from django.db.models import CharField, Func, Value
 from django.utils import timezone
 
@@ -88,15 +89,21 @@ class Vouched:
         present: str = row.instance  # type: ignore[attr-defined]  # annotated
         return present in {self._own, row.vouched_for if connection.vendor == "postgresql" else ""}
 
-    def ask(self, row: Home) -> bool:
+    def ask(self, row: Home, *, patience: float = 0) -> bool:
         """Compare, unless another process did or this one cannot, and write the result into `row` and the database.
 
-        One thread at a time, at most once in RETRY_SECONDS. Returns whether it compared; what is away leaves everything as it is.
-        Raises django.db errors.
+        One thread at a time, at most once in RETRY_SECONDS; any other waits for it for `patience` (s). Returns whether this thread or
+        the other compared; what is away leaves everything as it is. Raises django.db errors.
         """
-        if row.held_at is not None or self.holds(row) or not self._asking.acquire(blocking=False):
+        if row.held_at is not None or self.holds(row):
+            return False
+        waited = not self._asking.acquire(blocking=False)
+        if waited and not self._asking.acquire(timeout=patience):
             return False
         try:
+            if waited:
+                row.refresh_from_db(fields=["held_at", "held_because", "vouched_for"])
+                return True
             # With other settings this process may look into another registry's Redis or store.
             if time.monotonic() < self._next or installation.halt(row) or not may_read_log():  # type: ignore[arg-type]  # annotated
                 return False
@@ -105,6 +112,25 @@ class Vouched:
         finally:
             self._asking.release()
         return True
+
+    def ask_aside(self, row: Home, look: Callable[[], object]) -> None:
+        """Let a thread of its own compare, by `look`, unless that was done or is under way."""
+        if row.held_at is not None or self.holds(row) or self.is_comparing() or time.monotonic() < self._next:
+            return
+
+        def run() -> None:
+            try:
+                look()
+            except Error:
+                logger.exception("cannot check now whether the database was set back; trying again")
+            finally:
+                connection.close()
+
+        threading.Thread(target=run, name="agentauth-comparing", daemon=True).start()
+
+    def is_comparing(self) -> bool:
+        """Whether a thread of this process compares now."""
+        return self._asking.locked()
 
     def forget(self) -> None:
         """Reset to the state of a process that has just started."""

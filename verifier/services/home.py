@@ -117,20 +117,21 @@ class Lease:
         self._look_again()
         return self.held()
 
-    def clock_off(self) -> ClockOff | None:
+    def clock_off(self, *, waits: bool = True) -> ClockOff | None:
         """How far this host's clock is off, None where it may be right; by a look as `current` makes one, wherever the home is.
 
-        Raises TemporarilyUnavailableError where the last look is too old to tell, and django.db errors in the thread that looked.
+        Without `waits`, no other thread is waited for. Raises TemporarilyUnavailableError where the last look is too old to tell,
+        and django.db errors in the thread that looked.
         """
-        self._look_again()
+        self._look_again(waits=waits)
         last = self._last
         if last is None or self._age_of(last) > LEASE_SECONDS:
             raise TemporarilyUnavailableError("Whether the clock of this host is right is not known now.")
         return last.clock_off
 
-    def halt(self) -> Halt | None:
+    def halt(self, *, waits: bool = True) -> Halt | None:
         """Why this process may not act for the installation, None where it may; as `clock_off` in all else."""
-        self._look_again()
+        self._look_again(waits=waits)
         last = self._last
         if last is None or self._age_of(last) > LEASE_SECONDS:
             raise TemporarilyUnavailableError(
@@ -143,24 +144,30 @@ class Lease:
         if self._last is not None and self._last.halt:
             raise TemporarilyUnavailableError(self._last.halt.told)
 
-    def _look_again(self) -> None:
-        age = self._age()
-        if age > FRESH_SECONDS and self._looking.acquire(timeout=LEASE_SECONDS if age > LEASE_SECONDS else 0):
+    def _look_again(self, *, waits: bool = True) -> None:
+        """Look, unless the last look is fresh. While the database is compared, wait for that, or all calls beside it would be 503."""
+        age, comparing = self._age(), self._comparing()
+        if age <= FRESH_SECONDS and not comparing:
+            return
+        patience: float = COMPARE_SECONDS if comparing else LEASE_SECONDS if age > LEASE_SECONDS else 0
+        if self._looking.acquire(timeout=patience if waits else 0):
             try:
                 # Whoever waited for the look of another needs none of its own.
-                if self._age() > FRESH_SECONDS:
-                    began = self._clock()
-                    row, database_now = read_row()
-                    # First what was read: on a database that nobody has compared, every thread stops here and now.
-                    self.take(row, database_now, began)
-                    if history.VOUCHED.ask(row):
-                        began = self._clock()
-                        self.take(*read_row(), began)
+                if self._age() > FRESH_SECONDS or (waits and history.VOUCHED.is_comparing()):
+                    self._look(waits=waits)
             finally:
                 self._looking.release()
-        elif self._comparing() and self._looking.acquire(timeout=COMPARE_SECONDS):
-            # Without this wait a process that has just started would answer 503 to all calls that come beside its first.
-            self._looking.release()
+
+    def _look(self, *, waits: bool) -> None:
+        began = self._clock()
+        row, database_now = read_row()
+        # First what was read: on a database that nobody has compared, every thread stops here and now.
+        self.take(row, database_now, began)
+        if not waits:
+            history.VOUCHED.ask_aside(row, look)
+        elif history.VOUCHED.ask(row, patience=COMPARE_SECONDS):
+            began = self._clock()
+            self.take(*read_row(), began)
 
     def _comparing(self) -> bool:
         """Whether by the last look nobody has compared the database yet with what is known outside."""
