@@ -1,19 +1,18 @@
 """An administrator signs the break: the name and keys under which the log continues after a restore."""
 
-import secrets
 from datetime import datetime
 from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.utils.translation import get_language
 
-from agentauth.protocol.approval import NONCE_BYTES, Signing, break_statement
+from agentauth.protocol.approval import break_statement
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from approvals import sentences
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony
 from approvals.services.signatures import accept_signature, ask_signature, receipt_of
+from approvals.services.statements import signing
 from audit import kinds
 from audit.breaks import folder_of, origin
 from audit.models import LogBreak
@@ -46,18 +45,8 @@ def begin_signing(*, row: LogBreak, human: Human, session_key: str, now: datetim
     text = sentences.break_text(
         size=row.size, origin=origin(row.name), previous=origin(row.previous), at=row.at, zone=human.time_zone
     )
-    signing = Signing(
-        issuer=settings.ISSUER,
-        rp_id=str(settings.RP_ID),
-        human_id=str(human.pk),
-        agent=None,
-        issued_at=now,
-        nonce=secrets.token_bytes(NONCE_BYTES),
-        consent_text=text,
-        language=get_language() or "en",
-    )
     statement = break_statement(
-        signing,
+        signing(None, human, text, now),
         name=row.name,
         origin=origin(row.name),
         previous_origin=origin(row.previous),

@@ -2,17 +2,14 @@
 
 import hashlib
 import hmac
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.conf import settings
 from django.db import transaction
-from django.utils.translation import get_language
 
-from agentauth.protocol.approval import MAX_RELEASED, NONCE_BYTES, Signing
+from agentauth.protocol.approval import MAX_RELEASED
 from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import ConfirmationRequiredError, InvalidStateError
 from agentauth.protocol.releasing import release_statement
@@ -20,6 +17,7 @@ from approvals import sentences
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony, begin, take
 from approvals.services.signatures import accept_signature, ask_signature
+from approvals.services.statements import signing
 from approvals.services.unused import prove_end, read_present
 from audit import kinds
 from audit.anchors import Anchor
@@ -91,18 +89,8 @@ def begin_release(
     text = sentences.release_text(
         grants=[(each.agent.name, each.service_provider.name) for each in grants], size=anchor.size
     )
-    signing = Signing(
-        issuer=settings.ISSUER,
-        rp_id=str(settings.RP_ID),
-        human_id=str(human.pk),
-        agent=None,
-        issued_at=now,
-        nonce=secrets.token_bytes(NONCE_BYTES),
-        consent_text=text,
-        language=get_language() or "en",
-    )
     statement = release_statement(
-        signing,
+        signing(None, human, text, now),
         name=row.name,
         size=anchor.size,
         root=anchor.root,

@@ -36,7 +36,7 @@ def approval(
 ) -> Statement:
     """The statement of an approval or a denial of exactly these terms."""
     return approval_statement(
-        _signing(grant.agent, human, consent_text, now),
+        signing(grant.agent, human, consent_text, now),
         decision=decision,
         grant_id=str(grant.pk),
         grant_version=grant.version,
@@ -59,7 +59,7 @@ def confirmation(
 ) -> Statement:
     """The statement of one confirmed or denied transaction."""
     return confirmation_statement(
-        _signing(row.grant.agent, human, consent_text, now),
+        signing(row.grant.agent, human, consent_text, now),
         decision=decision,
         confirmation_id=str(row.pk),
         grant_id=str(row.grant_id),
@@ -72,15 +72,16 @@ def confirmation(
 
 def claim(*, agent: Agent, human: Human, consent_text: str, now: datetime) -> Statement:
     """The statement by which a human takes an agent as theirs."""
-    return claim_statement(_signing(agent, human, consent_text, now))
+    return claim_statement(signing(agent, human, consent_text, now))
 
 
-def _signing(agent: Agent, human: Human, consent_text: str, now: datetime) -> Signing:
+def signing(agent: Agent | None, human: Human, consent_text: str, now: datetime) -> Signing:
+    """What every statement says: who signs, when, about which agent if any, and the text that they read."""
     return Signing(
         issuer=settings.ISSUER,
         rp_id=str(settings.RP_ID),
         human_id=str(human.pk),
-        agent=AgentRef(str(agent.pk), agent.name, agent.jkt, agent.manifest_sha256),
+        agent=AgentRef(str(agent.pk), agent.name, agent.jkt, agent.manifest_sha256) if agent else None,
         issued_at=now,
         nonce=secrets.token_bytes(NONCE_BYTES),
         consent_text=consent_text,
