@@ -10,19 +10,23 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import InvalidClientError, NotFoundError
 from agentauth.protocol.keys import PrivateKey
+from approvals.services.continuing import continue_after_restore
 from approvals.services.ending_again import ENDS, end_again
 from approvals.tests.cast import Person
-from approvals.tests.setting_back import restored
+from approvals.tests.setting_back import restored, set_back
 from audit.checkpoints import checkpoint_log
+from audit.copies import ContradictedError, StoreChangedError
 from audit.endings import ENDINGS, Ending
+from audit.history import check_history
 from audit.models import Event
+from audit.moving import move_store
 from audit.services import seal_audit
 from kms.certificates import certify, revoke_certificate
 from kms.models import KeyCertificate
 from kms.services import ensure_key
 from registry.models import Agent, Grant, ServiceProvider
 from registry.services.agents import claim_link, find_claim
-from registry.services.grants import suspend_grant
+from registry.services.grants import revoke_grant, suspend_grant
 from registry.services.keys import bar_disclosed_key, is_barred
 from registry.services.people import create_human, suspend_human
 from registry.services.service_providers import (
@@ -145,6 +149,31 @@ def test_SA_13_a_claim_link_that_may_have_been_used_ends(now: datetime) -> None:
     for link in links[:2]:
         with pytest.raises(NotFoundError):
             find_claim(link.rstrip("/").rpartition("/")[2], now=timezone.now())
+
+
+def test_SA_13_a_backup_of_before_the_store_was_moved_goes_on_in_the_new_one(
+    agent: AgentClient, service_provider: ServiceProvider, now: datetime, settings: Settings, tmp_path: Path
+) -> None:
+    """By the steps of docs/restore.md: the new store has what the old one had, and what came later."""
+    grant = approved(agent, service_provider, now=now)
+    sign()
+    old, new = settings.AUDIT_STORE, f"file:{tmp_path / 'new'}"
+    with set_back():
+        settings.AUDIT_STORE = new
+        move_store(source=old, actor=TESTER, now=now)
+        revoke_grant(grant=Grant.objects.get(pk=grant.pk), actor=TESTER, now=timezone.now())
+        sign()
+    with pytest.raises(StoreChangedError):
+        check_history(None)
+    with pytest.raises(ContradictedError, match="set back"):
+        move_store(source=old, actor=TESTER, now=now)
+    done = continue_after_restore(operator="alice", undetected=True, actor=TESTER, now=timezone.now())
+    grant.refresh_from_db()
+    assert grant.status == Grant.Status.REVOKED
+    move_store(source=old, actor=TESTER, now=timezone.now())
+    sign()
+    assert list((tmp_path / f"new/log-{done.log}/checkpoints").iterdir())
+    check_history(None)
 
 
 @pytest.mark.parametrize("kind", sorted(ENDS))
