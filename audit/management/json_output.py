@@ -9,11 +9,17 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import InterfaceError, OperationalError, ProgrammingError
 from django.utils.module_loading import import_string
 
-from agentauth.protocol.errors import AgentAuthError
+from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 from audit.services import Actor
 
 # Whoever may run commands here is the operator; the shell's own records say who that was.
 OPERATOR = Actor("system", "command")
+
+
+def _told(error: AgentAuthError) -> str:
+    """What the operator is told: where a dependency fails, its own error, which callers are not told."""
+    cause = error.__cause__ if isinstance(error, TemporarilyUnavailableError) else None
+    return str(cause).partition("\n")[0] if cause else error.description
 
 
 class JsonCommand(BaseCommand):
@@ -33,7 +39,7 @@ class JsonCommand(BaseCommand):
             result = self.act(**options)
             lines = [json.dumps(result)] if options["json"] else list(self.lines(result, options))
         except AgentAuthError as error:
-            raise CommandError(error.description) from error
+            raise CommandError(_told(error)) from error
         except UnicodeEncodeError as error:
             # A shell passes bytes; those that are no UTF-8 meet the database as halves of characters.
             raise CommandError("An argument is not text in UTF-8.") from error

@@ -163,7 +163,9 @@ def _service(region: str, what: str, *, read_seconds: float = READ_SECONDS) -> I
     except ClientError as error:
         raise _refusal(error, region, what) from None
     except (NoConnectionError, HTTPClientError) as error:
-        raise BusyError(f"AWS KMS, {what}: {type(error).__name__}.") from None
+        raise BusyError(
+            f"AWS KMS, {what}: the service cannot be reached ({type(error).__name__}): check the network and the region."
+        ) from None
     except ResponseParserError:
         raise BackendError(f"AWS KMS, {what}: the service answered oddly.") from None
     except BotoCoreError as error:

@@ -151,9 +151,9 @@ def _service() -> Iterator[KeyManagementServiceClient]:
     except exceptions.DeadlineExceeded as error:
         # A connection that went silent would stay so for minutes: the next call makes another.
         _clients.pop(os.getpid(), None)
-        raise BusyError("The key service did not answer in time.") from error
+        raise BusyError("Google Cloud KMS did not answer in time.") from error
     except exceptions.TooManyRequests as error:
-        raise ThrottledError("There were too many calls to the key service.") from error
+        raise ThrottledError("Google Cloud KMS limits the rate of our calls.") from error
     except (
         exceptions.ServiceUnavailable,
         exceptions.InternalServerError,
@@ -163,11 +163,17 @@ def _service() -> Iterator[KeyManagementServiceClient]:
         exceptions.Aborted,
         exceptions.Cancelled,
     ) as error:
-        raise BusyError(f"The key service did not do it: {type(error).__name__}.") from error
+        raise BusyError(f"Google Cloud KMS is not available ({type(error).__name__}).") from error
+    except (exceptions.PermissionDenied, exceptions.Unauthenticated) as error:
+        raise BackendError(
+            f"Google Cloud KMS refused the credentials ({type(error).__name__}): check them and their roles (docs/keys/gcpkms.md)."
+        ) from error
     except (exceptions.GoogleAPIError, GoogleAuthError) as error:
-        raise BackendError(f"The key service did not do it: {type(error).__name__}.") from error
+        raise BackendError(f"Google Cloud KMS refused the call ({type(error).__name__}).") from error
     except (InvalidKeyError, AttributeError, TypeError, ValueError) as error:
-        raise BackendError(f"The key service answered oddly: {type(error).__name__}.") from error
+        raise BackendError(
+            f"Google Cloud KMS sent an answer that we do not understand ({type(error).__name__})."
+        ) from error
 
 
 def _client() -> KeyManagementServiceClient:

@@ -18,6 +18,7 @@ from hvac.exceptions import (
     BadGateway,
     Forbidden,
     InternalServerError,
+    InvalidRequest,
     RateLimitExceeded,
     VaultDown,
     VaultError,
@@ -138,14 +139,42 @@ def _ask(call: Callable[[Any], T]) -> T:
             if not server.forget(login):
                 raise
             return call(server.login().client.secrets.transit)
-    except RateLimitExceeded:
-        raise ThrottledError("The key service says that these are too many calls.") from None
-    except (VaultDown, InternalServerError, BadGateway, requests.RequestException) as error:
-        raise BusyError(f"The key service did not do it: {type(error).__name__}.") from None
-    except VaultError as error:
-        raise BackendError(f"The key service did not do it: {type(error).__name__}.") from None
+    except (VaultError, requests.RequestException) as error:
+        raise _trouble(error) from None
     except (AgentAuthError, LookupError, TypeError, AttributeError, ValueError) as error:
-        raise BackendError(f"The key service answered oddly: {type(error).__name__}.") from None
+        raise BackendError(
+            f"Vault or OpenBao sent an answer that we do not understand ({type(error).__name__}): check VAULT_ADDR."
+        ) from None
+
+
+def _trouble(error: Exception) -> BackendError:
+    """One line for the operator: what the server's answer means, and what to do."""
+    name = type(error).__name__
+    if isinstance(error, VaultDown):
+        return BusyError(
+            "Vault or OpenBao is sealed: unseal it (`bao operator unseal`)."
+            if "sealed" in str(error)
+            else f"Vault or OpenBao has no active node ({name}): check its status (`bao status`)."
+        )
+    if isinstance(error, RateLimitExceeded):
+        return ThrottledError("Vault or OpenBao limits the rate of our calls: raise its quota.")
+    if isinstance(error, InternalServerError | BadGateway):
+        return BusyError(f"Vault or OpenBao failed ({name}): look at its log.")
+    if isinstance(error, requests.exceptions.SSLError):
+        return BusyError(
+            f"The certificate of Vault or OpenBao is not trusted ({name}): name its authority in VAULT_CACERT."
+        )
+    if isinstance(error, requests.RequestException):
+        return BusyError(
+            f"Vault or OpenBao does not answer ({name}): check that it runs, and that VAULT_ADDR is correct."
+        )
+    if isinstance(error, Forbidden):
+        return BackendError(
+            f"Vault or OpenBao refused the token ({name}): check VAULT_TOKEN or the login, and the policy (docs/keys/vault.md)."
+        )
+    return BackendError(
+        f"Vault or OpenBao refused the call ({name}): check that Transit is mounted and that the key exists."
+    )
 
 
 class _Login(NamedTuple):
@@ -178,7 +207,7 @@ class _Server:
         if found is not None and time.monotonic() < found.until:
             return found
         if not self._lock.acquire(timeout=sum(TIMEOUT_SECONDS)):
-            raise BusyError("The key service is just being logged in to.")
+            raise BusyError("Another thread is logging in to Vault or OpenBao: try again shortly.")
         try:
             # Another thread may have done it meanwhile.
             if self._login is None or time.monotonic() >= self._login.until:
@@ -202,23 +231,31 @@ class _Server:
         named, now = self._named, time.monotonic()
         if "TOKEN" in named:
             return _Login(self._client(named["TOKEN"]), now, math.inf)
-        auth = self._client("").auth
+        try:
+            answer = self._logged_in(self._client("").auth)
+        except (Forbidden, InvalidRequest) as error:
+            raise BackendError(
+                f"Vault or OpenBao refused the login ({type(error).__name__}): check VAULT_ROLE_ID and VAULT_SECRET_ID, or"
+                " VAULT_KUBERNETES_ROLE (docs/keys/vault.md)."
+            ) from None
+        token, seconds = answer["auth"]["client_token"], float(answer["auth"]["lease_duration"])
+        # None: a token without an end.
+        return _Login(self._client(token), now, now + seconds * _USED if seconds else math.inf)
+
+    def _logged_in(self, auth: Any) -> Any:
+        named = self._named
         if "ROLE_ID" in named:
-            answer = auth.approle.login(
+            return auth.approle.login(
                 named["ROLE_ID"], named.get("SECRET_ID"), use_token=False, mount_point=self._mount("approle")
             )
-        elif "KUBERNETES_ROLE" in named:
-            answer = auth.kubernetes.login(
+        if "KUBERNETES_ROLE" in named:
+            return auth.kubernetes.login(
                 named["KUBERNETES_ROLE"],
                 _service_account(named.get("KUBERNETES_TOKEN_FILE", SERVICE_ACCOUNT)),
                 use_token=False,
                 mount_point=self._mount("kubernetes"),
             )
-        else:
-            raise BackendError("There is neither VAULT_TOKEN nor VAULT_ROLE_ID nor VAULT_KUBERNETES_ROLE.")
-        token, seconds = answer["auth"]["client_token"], float(answer["auth"]["lease_duration"])
-        # None: a token without an end.
-        return _Login(self._client(token), now, now + seconds * _USED if seconds else math.inf)
+        raise BackendError("There is neither VAULT_TOKEN nor VAULT_ROLE_ID nor VAULT_KUBERNETES_ROLE.")
 
     def _mount(self, usual: str) -> str:
         return self._named.get("AUTH_MOUNT", usual)
