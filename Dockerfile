@@ -1,5 +1,5 @@
 # One image for every kind of process: the web server (CMD), and as other commands, all in docs/operations.md, the verifier,
-# `python manage.py jobs` or `celery -A agentauth worker` and `celery -A agentauth beat`, and `manage.py …`.
+# `python manage.py jobs` or `celery -A agentauth worker` and `celery -A agentauth beat`, and `agentauth …`.
 # Two stages: the second carries no compiler and no pip cache.
 FROM python:3.13-slim AS build
 WORKDIR /app
@@ -22,6 +22,9 @@ COPY static static
 ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 VAR_DIR=/var/lib/agentauth
 RUN mkdir -m 0700 $VAR_DIR && chown agentauth $VAR_DIR
 RUN SECRET_KEY=build-only PUBLIC_URL=https://build.example VAR_DIR=/tmp/build python manage.py collectstatic --noinput
+# The command of docs/install.md. `--owner` adds nothing: this container's environment is all there is.
+RUN printf '%s\n' '#!/bin/sh' '[ "$1" != --owner ] || shift' 'exec python /app/manage.py "$@"' > /usr/local/bin/agentauth \
+    && chmod 0755 /usr/local/bin/agentauth
 USER 10001
 EXPOSE 8000
-CMD ["gunicorn", "-c", "python:agentauth.web_server", "--bind", "0.0.0.0:8000", "agentauth.wsgi:application"]
+CMD ["python", "-m", "agentauth", "web", "--bind", "0.0.0.0:8000"]

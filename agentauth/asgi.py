@@ -23,11 +23,9 @@ from django.middleware.security import SecurityMiddleware
 from agentauth import health, metrics
 from agentauth.http_errors import STATUSES, ServerError, body_of, domain_error, headers_of
 from agentauth.middleware import SecurityHeadersMiddleware
-from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
-from agentauth.startup import START
+from agentauth.protocol.errors import AgentAuthError, InvalidStateError, TemporarilyUnavailableError
+from agentauth.startup import START, StartRefusedError, verifier_role_is_bounded
 from agentauth.tally import Tally
-from audit.roles import RoleError, beyond_verifier
-from registry.services.installation import is_database_ahead
 from verifier.endpoint import BESIDE, Edge, Endpoint, Request, Response, Scope, rendered
 from verifier.services import home
 from verifier.services.following import Follower
@@ -41,8 +39,6 @@ logger = logging.getLogger(__name__)
 _THREADS: Final = {"handed on": 4, "probes": 2, "alive": 1}
 # How many requests may wait for the threads of each kind.
 _MAX_WAITING: Final = 64
-# Of what a role may do too much.
-_SHOWN: Final = 3
 _NO_ROOM: Final = "Too many calls at once. Try again shortly."
 
 
@@ -198,20 +194,14 @@ def standing_headers() -> tuple[tuple[bytes, bytes], ...]:
 
 
 def check_role() -> None:
-    """In production the database itself keeps this process from changing what it only reads. Raises RoleError where it does not."""
-    if settings.DEVELOPMENT:
-        return
+    """As at the start of the server, for a process that was forked later. Raises InvalidStateError, and django.db errors."""
     try:
-        beyond = beyond_verifier(known_alone=is_database_ahead())
+        verifier_role_is_bounded()
+    except StartRefusedError as error:
+        raise InvalidStateError(str(error)) from None
     finally:
         # Of a thread that ends.
         connection.close()
-    if beyond:
-        shown = ", ".join(beyond[:_SHOWN]) + (" and more" if len(beyond) > _SHOWN else "")
-        raise RoleError(
-            f"The role of DATABASE_URL may do more than a verifier needs ({shown}): "
-            "let it be one that `manage.py grant_verifier_role` has bound."
-        )
 
 
 async def start() -> tuple[LeanVerifier, Edge]:

@@ -1,23 +1,48 @@
-"""`manage.py check --deploy`: the steps that an installation still lacks, in the order in which to do them."""
+"""`check --deploy`: the steps that an installation still lacks, in the order in which to do them."""
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004 — so Django names it
 from django.db import DatabaseError, InterfaceError, ProgrammingError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
+from redis.exceptions import AuthenticationError
 
+from audit.identifiers import made_at
+from audit.models import QueueEntry
 from audit.roles import missing_rights
+from kms.inspection import inspect_keys
 from kms.models import Key
 from kms.services import may_sign
 from registry.models import Human, Installation
 from registry.services.installation import disagreement
 from registry.services.subjects import LEGACY
+from verifier.stores.probe import EvictingServersError, RedisProbe, ServersAwayError
 
 # PostgreSQL's insufficient_privilege.
 _NO_RIGHT: Final = "42501"
+# The jobs number events each second. Longer than they need after a restart, shorter than an operator waits before looking.
+_NUMBERED_SECONDS: Final = 30
+
+
+def _may_create() -> bool:
+    """Whether the owner may create tables. Its password is not needed: any role may ask about another."""
+    if connection.vendor != "postgresql":
+        return True
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT has_schema_privilege(rolname, 'public', 'CREATE') FROM pg_roles WHERE rolname = %s",
+            [_owner()],
+        )
+        return bool((cursor.fetchone() or [False])[0])
+
+
+def _owner() -> str:
+    return urlsplit(settings.DATABASE_OWNER_URL).username or ""
 
 
 def _is_migrated() -> bool:
@@ -49,30 +74,39 @@ def _has_admin() -> bool:
     return Human.objects.filter(is_staff=True, status=Human.Status.ACTIVE).exists()
 
 
-# Django sorts messages by id, so the numbers give the order of the steps.
+# Django sorts messages by id, so the numbers give the order of the steps. `_missing` fills in the names in braces.
 _STEPS: Final[tuple[tuple[str, Callable[[], bool], str], ...]] = (
-    ("E031", _is_migrated, "The database is not migrated: run manage.py migrate as the owner."),
     (
-        "E032",
+        "E041",
+        _may_create,
+        "The role {role} of DATABASE_OWNER_URL may not create tables: as superuser, `ALTER DATABASE {database} OWNER TO {role}`.",
+    ),
+    ("E043", _is_migrated, "The database is not migrated: run `{owner} migrate`."),
+    (
+        "E044",
         _may_serve,
-        "The role of DATABASE_URL lacks rights: as the owner, run manage.py grant_serving_role and grant_verifier_role.",
+        "The role of DATABASE_URL lacks rights: run `{owner} grant_serving_role` and `{owner} grant_verifier_role ROLE`.",
     ),
     (
-        "E033",
+        "E045",
         _is_recorded,
-        "The settings of this process differ from those recorded for all processes: run manage.py record_settings.",
+        "The settings of this process differ from those recorded for all processes: run `{command} record_settings`.",
     ),
-    ("E034", _has_keys, "A key that may sign is missing: run manage.py ensure_keys."),
-    ("E035", _has_admin, "There is no administrator: run manage.py setup_link, and open the link it prints."),
+    ("E047", _has_keys, "A key that may sign is missing: run `{command} ensure_keys`."),
+    (
+        "E049",
+        _has_admin,
+        "There is no administrator: run `{command} setup_link`, and open the link it prints.",
+    ),
 )
 
 
 @register(deploy=True)
 def installation_is_complete(**_kwargs: Any) -> list[CheckMessage]:
-    """The missing steps, empty if all are done. Empty in development, where `manage.py serve` does each step."""
+    """The missing steps, empty if all are done. Empty in development, where `serve` does each step."""
     if settings.DEVELOPMENT:
         return []
-    return [*_missing(), *_advice()]
+    return [*_redis(), *_missing(), *_advice()]
 
 
 def _missing() -> Iterator[CheckMessage]:
@@ -80,11 +114,17 @@ def _missing() -> Iterator[CheckMessage]:
         connection.ensure_connection()
     except (DatabaseError, InterfaceError):
         yield Error(
-            "The database does not answer: check that it runs and that DATABASE_URL is correct. The other steps can only be"
-            " checked after that.",
-            id="agentauth.E030",
+            "The database does not answer: check that it runs and that DATABASE_URL is correct. The steps in the database can"
+            " only be checked after that.",
+            id="agentauth.E040",
         )
         return
+    told = {
+        "command": settings.COMMAND,
+        "owner": settings.OWNER_COMMAND,
+        "role": _owner(),
+        "database": settings.DATABASES["default"]["NAME"],
+    }
     for number, holds, message in _STEPS:
         try:
             done = holds()
@@ -92,7 +132,46 @@ def _missing() -> Iterator[CheckMessage]:
             # The check needs what an earlier step creates.
             done = False
         if not done:
-            yield Error(message, id=f"agentauth.{number}")
+            yield Error(message.format(**told), id=f"agentauth.{number}")
+    try:
+        yield from _running()
+    except (DatabaseError, InterfaceError):
+        # There is no table yet, or no right to read it, as said above.
+        return
+
+
+def _redis() -> Iterator[CheckMessage]:
+    if not settings.REDIS_URL:
+        return
+    try:
+        RedisProbe().run_ids()
+    except EvictingServersError as error:
+        problem = str(error)
+    except ServersAwayError as error:
+        if isinstance(error.__cause__, AuthenticationError):
+            problem = "Redis refuses the user or the password: correct REDIS_URL."
+        else:
+            problem = f"Redis does not answer ({error}): check that it runs and that REDIS_URL is correct."
+    else:
+        return
+    yield Error(problem, id="agentauth.E042")
+
+
+def _running() -> Iterator[CheckMessage]:
+    """What else must run: the home of the keys, and the jobs, which show in the database by what they number."""
+    # Only the first: a home that is away would be named for each key.
+    if found := next((each for each in inspect_keys() if each.kid and each.problem), None):
+        yield Error(
+            f"The {found.purpose} key does not sign: {found.problem} `{settings.COMMAND} check_keys` asks for each key.",
+            id="agentauth.E046",
+        )
+    oldest = QueueEntry.objects.order_by("pk").first()
+    if oldest is not None and made_at(oldest.pk) < time.time() - _NUMBERED_SECONDS:
+        yield Error(
+            f"An event has waited for its number for more than {_NUMBERED_SECONDS} s: start `jobs`, or Celery's worker and beat,"
+            " or look at their log.",
+            id="agentauth.E048",
+        )
 
 
 def _advice() -> Iterator[CheckMessage]:
@@ -100,11 +179,17 @@ def _advice() -> Iterator[CheckMessage]:
         yield Warning(
             "SUBJECT_KEY is not set, so SECRET_KEY makes the `sub` of people and cannot be rotated: see Rotating secrets in"
             " docs/operations.md.",
-            id="agentauth.W036",
+            id="agentauth.W050",
+        )
+    if settings.AUDIT_STORE.startswith("file:"):
+        yield Warning(
+            "AUDIT_STORE is a folder: unless it is on a write-once file system, an attacker who takes over this host can rewrite"
+            " the copies of the log. Name a bucket with Object Lock: see The log's store in docs/operations.md.",
+            id="agentauth.W051",
         )
     if not settings.REDIS_URL and not settings.AUDIT_STORE.startswith("s3:"):
         yield Warning(
             "Neither REDIS_URL nor a store outside this host (AUDIT_STORE=s3://…) is set, so a restore of the database from a"
             " backup cannot be detected: set one of them, or follow docs/restore.md after every restore.",
-            id="agentauth.W037",
+            id="agentauth.W052",
         )

@@ -8,6 +8,7 @@ import contextlib
 import os
 import re
 import stat
+import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final, NoReturn
@@ -42,6 +43,19 @@ _LEGACY: Final = "legacy"
 def refuse(number: str, message: str) -> NoReturn:
     """End the process with one line that says what is wrong, where, and what to do."""
     raise SystemExit(f"agentauth.{number}: {message}")
+
+
+def commands(*, development: bool) -> tuple[str, str]:
+    """How the reader of a message types a management command here, and one that needs the owner's password.
+
+    In production it is the command that docs/install.md and the image create. In development it is this Python, since in a
+    virtual environment plain `python` is often another one, or none.
+    """
+    if not development:
+        return "agentauth", "agentauth --owner"
+    python, here = Path(sys.executable), Path.cwd()
+    shown = f"{python.relative_to(here) if python.is_relative_to(here) else python} manage.py"
+    return shown, shown
 
 
 def env(name: str, default: str = "") -> str:
@@ -137,10 +151,10 @@ def secret_key(directory: Path, *, development: bool) -> str:
     return path.read_text().strip()
 
 
-def subject_keys(server_secret: str) -> Mapping[str, bytes]:
+def subject_keys(server_secret: str, *, command: str) -> Mapping[str, bytes]:
     """The versions of the subject key, the first for new pairs: lines of `version:key`, the key in base64url.
 
-    If none is set, the only version is `legacy`, the key in use before subject keys existed.
+    `command`: how to type a management command. If none is set, the only version is `legacy`, the key in use before subject keys existed.
     """
     lines = secret("SUBJECT_KEY").split()
     keys: dict[str, bytes] = {}
@@ -153,7 +167,7 @@ def subject_keys(server_secret: str) -> Mapping[str, bytes]:
         refuse(
             "E024",
             "Each line of SUBJECT_KEY must be `version:key`, with a key of at least 32 bytes in base64url and no version twice."
-            " manage.py make_subject_key writes a valid file for SUBJECT_KEY_FILE.",
+            f" `{command} make_subject_key FILE` writes a valid file for SUBJECT_KEY_FILE.",
         )
     return keys or {_LEGACY: server_secret.encode()}
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from functools import cache, partial
 
+from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, JsonResponse
@@ -64,7 +65,7 @@ def _migrated() -> None:
 def token_key() -> None:
     """There is a key to sign tokens with. Whether it does is told apart, since verify goes on without."""
     if not may_sign(purpose="token", now=timezone.now()):
-        raise NotReadyError("no key may sign tokens now; run manage.py rotate_key token")
+        raise NotReadyError(f"no key may sign tokens now; run `{settings.COMMAND} rotate_key token`")
 
 
 def audit_queue() -> None:

@@ -336,7 +336,8 @@ class Worker(ASGIWorker):  # type: ignore[misc]
         try:
             await self.lifespan.startup()
         except Exception as error:
-            self.log.exception("the application did not start")
+            # The application has logged why.
+            self.log.error("the application did not start: %s", error)  # noqa: TRY400
             # Of the first ones the server stops. One that takes the place of another tries again: while the database is
             # away, those that are left go on.
             is_first = self.age <= self.cfg.workers

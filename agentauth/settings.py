@@ -9,6 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from agentauth.environment import (
     choice,
+    commands,
     env,
     is_origin,
     number,
@@ -30,9 +31,9 @@ _public = urlsplit(PUBLIC_URL)
 if not is_origin(PUBLIC_URL):
     refuse("E001", "PUBLIC_URL must be an origin such as https://registry.example.com")
 DEVELOPMENT = _public.scheme == "http" and _public.hostname == "localhost"
-ISSUER = PUBLIC_URL
-RP_ID = _public.hostname or ""
-ORIGIN = PUBLIC_URL
+# What messages tell their reader to type before the name of a management command; the second as the database's owner.
+COMMAND, OWNER_COMMAND = commands(development=DEVELOPMENT)
+ISSUER, ORIGIN, RP_ID = PUBLIC_URL, PUBLIC_URL, _public.hostname or ""
 DEBUG = False
 # Tests live in processes started with AGENTAUTH_TESTING=1, and only on a localhost PUBLIC_URL.
 TESTING = DEVELOPMENT and env("AGENTAUTH_TESTING") == "1"
@@ -53,7 +54,7 @@ SECRET_KEY = secret_key(VAR_DIR, development=DEVELOPMENT)
 # Of an earlier or the next SECRET_KEY: what they made is taken, nothing new is made with them.
 SECRET_KEY_FALLBACKS = secret("SECRET_KEY_FALLBACKS").split()
 # By version, the first for new pairs: what the `sub` of a person at a service provider is made with.
-SUBJECT_KEYS = subject_keys(SECRET_KEY)
+SUBJECT_KEYS = subject_keys(SECRET_KEY, command=COMMAND)
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"] if DEVELOPMENT else [RP_ID]
 
 INSTALLED_APPS = [
@@ -208,8 +209,7 @@ AUDIT_WITNESSES = [text for text in env("AUDIT_WITNESSES").split(",") if text.st
 STATE_PUBLISHER = "verifier.services.state.publish"
 
 LANGUAGE_CODE, TIME_ZONE = "en-gb", "UTC"
-STATIC_URL = "/static/"
-STATICFILES_DIRS = [BASE_DIR / "static"]
+STATIC_URL, STATICFILES_DIRS = "/static/", [BASE_DIR / "static"]
 # Development serves assets from where they lie; production from what collectstatic gathered.
 STATIC_ROOT = None if DEVELOPMENT else BASE_DIR / "staticfiles"
 WHITENOISE_USE_FINDERS = DEVELOPMENT

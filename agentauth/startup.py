@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from django.conf import settings
 from django.db import InterfaceError, OperationalError, ProgrammingError, connection
 
 from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
-from audit.roles import missing_rights
+from audit.roles import beyond_verifier, missing_rights
 from registry.models import Installation
-from registry.services.installation import Halt, disagreement, release_disagreement
+from registry.services.installation import Halt, disagreement, is_database_ahead, release_disagreement
 from verifier.services import history
 from verifier.services.home import look, read_row
 
@@ -26,8 +27,8 @@ _RETRY_SECONDS: Final = 1.0
 # The error names at most this many missing rights.
 _SHOWN: Final = 3
 _GRANTS: Final = {
-    "serving": "manage.py grant_serving_role",
-    "verifier": "manage.py grant_verifier_role {}",
+    "serving": "grant_serving_role",
+    "verifier": "grant_verifier_role {}",
 }
 
 
@@ -41,8 +42,26 @@ def rights_suffice() -> None:
     if missing:
         shown = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" * (len(missing) > _SHOWN))
         raise StartRefusedError(
-            f"the role {role} of DATABASE_URL has no {shown}. Run `{_GRANTS[START.kind].format(role)}` as the owner, as after every migrate."
+            f"the role {role} of DATABASE_URL has no {shown}."
+            f" Run `{settings.OWNER_COMMAND} {_GRANTS[START.kind].format(role)}`, as after every migrate."
         )
+
+
+def verifier_role_is_bounded() -> None:
+    """In production the database itself keeps a verifier from changing what it only reads."""
+    if settings.DEVELOPMENT:
+        return
+    if beyond := beyond_verifier(known_alone=is_database_ahead()):
+        shown = ", ".join(beyond[:_SHOWN]) + (" and more" if len(beyond) > _SHOWN else "")
+        raise StartRefusedError(
+            f"the role of DATABASE_URL may do more than a verifier needs ({shown}). Name one in DATABASE_URL that"
+            f" `{settings.OWNER_COMMAND} grant_verifier_role ROLE` has bound."
+        )
+
+
+def _role_is_bounded() -> None:
+    if START.kind == "verifier":
+        verifier_role_is_bounded()
 
 
 def settings_agree() -> None:
@@ -60,7 +79,7 @@ def release_may_run() -> None:
 
 
 # Rights first: the other checks cannot query without them. Each raises StartRefusedError, or a django.db error if it cannot tell.
-CHECKS: tuple[Callable[[], None], ...] = (rights_suffice, release_may_run, settings_agree)
+CHECKS: tuple[Callable[[], None], ...] = (rights_suffice, _role_is_bounded, release_may_run, settings_agree)
 
 
 class Start:

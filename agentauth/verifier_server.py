@@ -1,4 +1,4 @@
-"""How gunicorn serves the verifier by itself: `gunicorn -c python:agentauth.verifier_server agentauth.asgi:application`.
+"""How gunicorn serves the verifier by itself: `python -m agentauth verifier`.
 
 It speaks http, behind a proxy of ours that holds the certificate and passes it three addresses (docs/operations.md).
 """

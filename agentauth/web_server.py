@@ -1,4 +1,4 @@
-"""How gunicorn serves us, as its configuration: `gunicorn -c python:agentauth.web_server agentauth.wsgi:application`."""
+"""How gunicorn serves us, as its configuration: `python -m agentauth web`."""
 
 import gc
 from typing import Any

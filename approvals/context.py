@@ -1,7 +1,8 @@
-"""What every page shows around its content: what waits, and whether the human is here."""
+"""What every page shows around its content: what waits, whether the human is here, and how to type a command."""
 
 from typing import Any
 
+from django.conf import settings
 from django.http import HttpRequest
 from django.utils import timezone
 
@@ -11,15 +12,16 @@ from verifier.services.confirmations import pending_for
 
 
 def navigation(request: HttpRequest) -> dict[str, Any]:
-    """Members of every template: the signed-in human, how much waits for them, and their presence."""
+    """Members of every template: the signed-in human, how much waits for them, their presence, and `command`."""
     human = getattr(request, "user", None)
     if not isinstance(human, Human):
-        return {"me": None}
+        return {"me": None, "command": settings.COMMAND}
     now = timezone.now()
     mine = Grant.objects.filter(agent__human=human)
     waiting = mine.waiting(now).count() + mine.to_sign_again(now).count()
     return {
         "me": human,
+        "command": settings.COMMAND,
         "waiting_count": waiting + pending_for(human, now).count(),
         "is_here": presence.is_online(human.pk, now),
         "section": request.path.split("/")[1],

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import pairwise
 
+from django.conf import settings
+
 from agentauth.protocol import checkpoint as notes
 from agentauth.protocol.errors import ChainError
 from audit.anchors import anchor_of
@@ -148,8 +150,8 @@ def _check(size: int, root: bytes, head: Head) -> None:
         found = None
     if found != root:
         raise ContradictedError(
-            f"The log of {size} events is not the one that was signed. Run verify_audit and compare with the copies "
-            "outside; nothing is signed before that."
+            f"The log of {size} events is not the one that was signed. Run `{settings.COMMAND} verify_audit` and compare with "
+            "the copies outside; nothing is signed before that."
         )
 
 

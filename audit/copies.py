@@ -65,7 +65,7 @@ def check_place() -> None:
     if former := store_left_behind():
         raise StoreChangedError(
             f"The log's checkpoints stand in {former}, and AUDIT_STORE names {store_name() or 'no store'}. Nothing is signed until "
-            "you set AUDIT_STORE back, or move the checkpoints with manage.py move_audit_store."
+            f"you set AUDIT_STORE back, or move the checkpoints with `{settings.COMMAND} move_audit_store`."
         )
     if settings.AUDIT_STORE and (found := store_at(settings.AUDIT_STORE).get(MOVED)) is not None:
         raise StoreChangedError(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final, NamedTuple
 
+from django.conf import settings
 from django.db.models import Exists, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
 
@@ -164,7 +165,7 @@ class _Run:
             raise BadError(
                 head.size,
                 f"Leaf {head.size} is missing: {size} events were proved and signed before. The log was cut short, or set "
-                "back to an older state. After a restore that is on record: verify_audit --full.",
+                f"back to an older state. After a restore that is on record: `{settings.COMMAND} verify_audit --full`.",
             )
         self.tree = _stored_tree(
             size, f"The stored tree of the first {size} events, which were proved before,"
@@ -173,7 +174,7 @@ class _Run:
             raise BadError(
                 0,
                 f"The stored tree of the first {size} events is not the one that was proved and signed before: some of it "
-                "was changed. Run verify_audit --full to find out where.",
+                f"was changed. Run `{settings.COMMAND} verify_audit --full` to find out where.",
             )
         self.met.pass_by()
 

@@ -16,6 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from django.conf import settings
+
 from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import AgentAuthError, InvalidRequestError, NoteError, UntrustedNoteError
 from audit.anchors import Anchor, anchor_of, read_anchor
@@ -76,7 +78,8 @@ def verify_on(
         return Outcome(
             proof.verdict,
             kept=False,
-            remark=remark or "No key that counts has signed the log yet: run manage.py seal_audit.",
+            remark=remark
+            or f"No key that counts has signed the log yet: run `{settings.COMMAND} seal_audit`.",
         )
     try:
         _write(state, Verified(proof.point, note, following))

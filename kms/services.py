@@ -79,7 +79,9 @@ def signer(*, purpose: str, now: datetime) -> Signer:
     """
     key = _present(purpose, now)
     if key is None:
-        raise _unavailable(f"No key of purpose {purpose!r} may sign now; run manage.py rotate_key {purpose}.")
+        raise _unavailable(
+            f"No key of purpose {purpose!r} may sign now; run `{settings.COMMAND} rotate_key {purpose}`."
+        )
     try:
         # Pinned to what was published: another key in its place could make nothing that leaves here.
         pace = PACE if purpose == Key.Purpose.TOKEN else None

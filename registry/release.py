@@ -6,6 +6,7 @@ one changes in PostgreSQL and Redis, and the next one with what this one left th
 
 from typing import Any, Final
 
+from django.conf import settings
 from django.db import migrations
 
 # Raise it with each landed change of what processes share: tables, rights, keys and entries in Redis, members of tokens.
@@ -20,7 +21,7 @@ def disagreement(database: int, *, code: int = RELEASE) -> str | None:
     if database < code:
         return (
             f"this code is release {code} and the database is at release {database}: migrate it first, as the owner,"
-            " with manage.py migrate of this code, then grant_serving_role and grant_verifier_role"
+            f" with `{settings.OWNER_COMMAND} migrate` of this code, then grant_serving_role and grant_verifier_role"
         )
     if database > code + BESIDE:
         return (

@@ -173,3 +173,22 @@ def test_a_file_of_tests_runs_in_some_stage(path: Path) -> None:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark"
     ]
     assert STAGES & set(re.findall(r"mark\.(\w+)", marks))
+
+
+def test_a_message_names_a_command_as_its_reader_types_it() -> None:
+    """`settings.COMMAND` before its name: `agentauth` on a host, this Python and `manage.py` in a checkout."""
+    names = {path.stem for path in SOURCES if path.parent.name == "commands"}
+    bare = re.compile(rf"manage\.py \w|\b[Rr]un `?(?:{'|'.join(names)})\b")
+    shown = [(path, text) for path in FILES if path.suffix == ".html" for text in [path.read_text()]]
+    for path in SOURCES:
+        if not {"tests", "benchmarks"} & set(path.relative_to(ROOT).parts):
+            tree = ast.parse(path.read_text())
+            shown += [(path, text) for text in _texts(tree)]
+    assert [(str(path), found[0]) for path, text in shown if (found := bare.search(text))] == []
+
+
+def _texts(tree: ast.AST) -> set[str]:
+    """All texts of a module but its docstrings."""
+    texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    statements = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return {node.value for node in texts if isinstance(node.value, str) and id(node) not in statements}

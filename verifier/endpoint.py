@@ -312,7 +312,8 @@ class Endpoint:
         try:
             self._verifier, self._edge = await self._start()
         except Exception as error:
-            logger.exception("the verifier could not start")
+            unforeseen = not isinstance(error, AgentAuthError)
+            logger.log(logging.ERROR, "the verifier could not start: %s", error, exc_info=unforeseen)
             await send({"type": "lifespan.startup.failed", "message": type(error).__name__})
             return
         await send({"type": "lifespan.startup.complete"})

@@ -11,9 +11,8 @@ from pytest_django.fixtures import Settings
 
 from agentauth import asgi, metrics
 from agentauth.asgi import Delegate
-from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
 from agentauth.tally import Tally
-from audit.roles import RoleError
 from verifier.endpoint import Request, Response
 
 
@@ -77,12 +76,14 @@ def test_AU_27_in_production_no_verifier_starts_with_a_role_that_may_do_more(
     monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
     beyond = ["UPDATE on registry_human", "a", "b", "c"]
-    monkeypatch.setattr(asgi, "is_database_ahead", lambda: False)
-    monkeypatch.setattr(asgi, "beyond_verifier", lambda **_: beyond)
+    monkeypatch.setattr("agentauth.startup.is_database_ahead", lambda: False)
+    monkeypatch.setattr("agentauth.startup.beyond_verifier", lambda **_: beyond)
     settings.DEVELOPMENT = True
     asgi.check_role()
     settings.DEVELOPMENT = False
-    with pytest.raises(RoleError, match=r"UPDATE on registry_human, a, b and more.*grant_verifier_role"):
+    with pytest.raises(
+        InvalidStateError, match=r"UPDATE on registry_human, a, b and more.*grant_verifier_role"
+    ):
         asyncio.run(asgi.start())
     beyond.clear()
     asgi.check_role()

@@ -160,7 +160,7 @@ def test_foreign_variables_stop_nothing(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_a_subject_key_that_cannot_be_read_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("SUBJECT_KEY", text)
-    refused(lambda: subject_keys("s"), "SUBJECT_KEY")
+    refused(lambda: subject_keys("s", command="agentauth"), "SUBJECT_KEY")
 
 
 def test_subject_keys_are_lines_of_which_the_first_is_for_new_pairs(
@@ -169,9 +169,9 @@ def test_subject_keys_are_lines_of_which_the_first_is_for_new_pairs(
     first, second = os.urandom(32), os.urandom(48)
     lines = f"2:{b64u_encode(first)}\nlegacy:{b64u_encode(second)}\n"
     monkeypatch.setenv("SUBJECT_KEY_FILE", kept(tmp_path / "key", lines))
-    assert list(subject_keys("s").items()) == [("2", first), ("legacy", second)]
+    assert list(subject_keys("s", command="agentauth").items()) == [("2", first), ("legacy", second)]
     monkeypatch.setenv("SUBJECT_KEY_FILE", "")
-    assert dict(subject_keys("secret")) == {"legacy": b"secret"}
+    assert dict(subject_keys("secret", command="agentauth")) == {"legacy": b"secret"}
 
 
 @pytest.mark.parametrize(

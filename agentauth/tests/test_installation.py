@@ -152,7 +152,7 @@ def test_a_fingerprint_that_changes_stops_a_running_process_until_it_fits(
 def test_production_without_a_record_refuses_and_development_does_not(settings: Any) -> None:
     assert disagreement(None) is None
     settings.DEVELOPMENT = False
-    assert "run manage.py record_settings" in str(disagreement(None))
+    assert f"run `{settings.COMMAND} record_settings`" in str(disagreement(None))
     with pytest.raises(SystemExit, match="no settings are recorded"):
         Start().check()
 

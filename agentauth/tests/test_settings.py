@@ -116,7 +116,7 @@ def test_DJ_1_safe_production_settings_pass_the_deployment_checks_without_a_warn
 ) -> None:
     # All but the database, which is not there: tests/flows/test_shared_settings.py asks one.
     done = check(tmp_path, "--deploy", "--fail-level", "WARNING", **changes)
-    assert re.findall(r"\((\w+\.[EW]\d+)\)", done.stderr) == ["agentauth.E030"]
+    assert re.findall(r"\((\w+\.[EW]\d+)\)", done.stderr) == ["agentauth.E040"]
 
 
 @pytest.mark.parametrize(
@@ -198,3 +198,15 @@ def test_DJ_20_cookies_of_production_belong_to_this_host_over_tls_alone(tmp_path
     found = done.stdout.split()
     assert found[:2] == ["__Host-agentauth_session", "__Host-agentauth_csrf"]
     assert found[2:] == ["True"] * 4 + ["Strict"] * 2
+
+
+def test_in_production_a_message_names_the_installed_command(tmp_path: Path) -> None:
+    assert "Type 'agentauth help' for usage" in python(tmp_path, "manage.py", "nonsense").stderr
+    assert "`agentauth make_subject_key FILE`" in check(tmp_path, SUBJECT_KEY="short").stderr
+
+
+@pytest.mark.parametrize("server", ["web", "verifier"])
+def test_a_server_refuses_a_number_of_processes_that_is_none(tmp_path: Path, server: str) -> None:
+    ended = python(tmp_path, "-m", "agentauth", server, "--bind", "127.0.0.1:0", WEB_CONCURRENCY="x")
+    assert ended.returncode == 1
+    assert ended.stderr == "agentauth.E018: WEB_CONCURRENCY must be a whole number from 1 to 512.\n"

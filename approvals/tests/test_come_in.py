@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
-from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import InvalidRequestError, InvalidStateError
 from approvals.models import Challenge, Passkey, SetupCode
@@ -20,8 +19,7 @@ from approvals.sessions import stored_key
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import ORIGIN, Person, browser, invited
 from audit.models import Event
-from registry.models import Human, Installation
-from registry.services.installation import fingerprint
+from registry.models import Human
 from registry.services.people import create_human, suspend_human
 from registry.tests.cast import TESTER, refused
 
@@ -63,14 +61,6 @@ def test_no_first_link_once_an_admin_exists(admin: Person) -> None:
     out = StringIO()
     call_command("setup_link", first_start=True, stdout=out)
     assert out.getvalue() == ""
-
-
-def test_in_production_the_first_link_names_no_path_of_this_host(settings: Settings, now: datetime) -> None:
-    settings.DEVELOPMENT = False
-    Installation.objects.create(fingerprint=fingerprint(), recorded_at=now)
-    out = StringIO()
-    call_command("setup_link", stdout=out)
-    assert out.getvalue().splitlines()[-1] == "For a new one, run this again."
 
 
 def test_the_first_link_says_how_to_get_another_and_an_invitation_says_its_day() -> None:

@@ -91,7 +91,7 @@ def test_an_event_that_was_changed_is_named_and_nothing_is_called_verified(
         answer = alice.get("/activity/")
     text = answer.content.decode()
     assert "1 event below is not what was recorded" in text
-    assert "manage.py verify_audit" in text
+    assert "manage.py verify_audit</code>" in text
     assert "Verified" not in text
     assert f"event={changed.pk}" not in text
     assert [line["event"] for line in answer.context["lines"] if line["stand"].place == "wrong"] == [changed]

@@ -46,7 +46,7 @@ class JsonCommand(BaseCommand):
         except (OperationalError, ProgrammingError, InterfaceError) as error:
             said = str(error).partition("\n")[0].rstrip(".")
             raise CommandError(
-                f"The database: {said}. Is it up, and migrated (manage.py migrate)?"
+                f"The database: {said}. Is it up, and migrated (`{settings.OWNER_COMMAND} migrate`)?"
             ) from error
         for line in lines:
             self.stdout.write(line)

@@ -345,7 +345,7 @@ def test_JK_18_whoever_disables_the_last_key_is_told_when_the_next_signs() -> No
         call_command(*command, stdout=out)
         return out.getvalue()
 
-    assert "it does again after manage.py ensure_keys." in said("disable_key", first)
+    assert "manage.py ensure_keys`." in said("disable_key", first)
     told = said("ensure_keys").splitlines()[-1]
     following = Key.objects.get(purpose="token", state="next")
     assert told == f"token: {following.kid} signs from {timestamp(following.active_from)} on"

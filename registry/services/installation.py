@@ -88,13 +88,13 @@ def disagreement(recorded: Fingerprint | None) -> str | None:
     Development needs no record: there is one process, or `manage.py serve` starts all with the same settings.
     """
     if recorded is None:
-        return None if settings.DEVELOPMENT else f"{NOT_RECORDED}; run manage.py record_settings"
+        return None if settings.DEVELOPMENT else f"{NOT_RECORDED}; run `{settings.COMMAND} record_settings`"
     names = different(recorded, fingerprint())
     if not names:
         return None
     return (
         f"{' and '.join(names)} of this process differ{'' if len(names) > 1 else 's'} from what is recorded for all processes."
-        f" Correct this environment, or change the record with manage.py record_settings --change {' '.join(names)}"
+        f" Correct this environment, or change the record with `{settings.COMMAND} record_settings --change {' '.join(names)}`"
     )
 
 
@@ -189,7 +189,7 @@ def _keep_subjects(old: list[str] | None, own: list[str]) -> None:
             _check_legacy(first)
         elif first == LEGACY and not settings.DEVELOPMENT:
             raise InvalidStateError(
-                "SUBJECT_KEY is not set. Run manage.py make_subject_key FILE, and name the file in SUBJECT_KEY_FILE."
+                f"SUBJECT_KEY is not set. Run `{settings.COMMAND} make_subject_key FILE`, and name the file in SUBJECT_KEY_FILE."
             )
     elif old != own:
         if any(each.startswith(f"{LEGACY}=") for each in old):

@@ -197,25 +197,42 @@ def test_SA_14_a_setting_that_changes_stops_processes_without_it(
     assert "may act again" in log.read_text()
 
 
+def test_a_verifier_with_the_role_of_another_process_ends_with_one_line(installation: Installation) -> None:
+    ended = installation.run(verifier_at(free_port()), DATABASE_URL=installation.env["DATABASE_URL"])
+    [line] = [line for line in ended.stderr.splitlines() if "not started" in line]
+    assert (ended.returncode, "Traceback" in ended.stderr) == (1, False)
+    assert line.startswith(
+        "agentauth: not started: the role of DATABASE_URL may do more than a verifier needs"
+    )
+    assert line.endswith("`agentauth --owner grant_verifier_role ROLE` has bound.")
+
+
 def test_check_deploy_says_what_is_missing_in_order(postgres_url: str, tmp_path: Path) -> None:
-    """From an empty database on: each step that is done takes its line away, and the first line is always the next step."""
-    owner = fresh_database(postgres_url, "flow_check_deploy")
+    """From an empty database on: each step that is done takes its line away, and the first line is always the next step.
+
+    Redis is away throughout.
+    """
+    owner, stranger = fresh_database(postgres_url, "flow_check_deploy"), f"stranger_{os.urandom(3).hex()}"
     made = Installation(tmp_path, owner, "redis://127.0.0.1:9", migrated=False)
 
     def missing(**changes: str) -> list[str]:
         done = made.manage("check", "--deploy", check=False, **changes)
         return re.findall(r"agentauth\.([EW]\d+)", done.stderr)
 
+    with psycopg.connect(owner, autocommit=True) as connection:
+        connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        connection.execute(f"CREATE ROLE {stranger} LOGIN".encode())
     nobody = "postgres://nobody@127.0.0.1:9/nothing"
-    assert missing(DATABASE_URL=nobody) == ["E030"]
-    assert missing() == ["E031", "E032", "E033", "E034", "E035"]
+    assert missing(DATABASE_URL=nobody) == ["E040", "E042", "W051"]
+    may_not = {"DATABASE_OWNER_URL": f"postgres://{stranger}@127.0.0.1/x"}
+    assert missing(**may_not) == ["E041", "E042", "E043", "E044", "E045", "E047", "E049", "W051"]
+    assert missing() == ["E042", "E043", "E044", "E045", "E047", "E049", "W051"]
     made.manage("migrate", "-v", "0")
-    assert missing() == ["E032", "E033", "E034", "E035"]
+    assert missing() == ["E042", "E044", "E045", "E047", "E049", "W051"]
     made.manage("grant_serving_role")
-    assert missing() == ["E033", "E034", "E035"]
+    assert missing() == ["E042", "E045", "E047", "E049", "W051"]
     made.manage("record_settings")
-    assert missing() == ["E034", "E035"]
-    assert missing(REDIS_URL="")[:1] == ["E033"]
-    assert missing(REDIS_URL="")[-1] == "W037"
-    assert missing(REDIS_URL="", AUDIT_STORE="s3://bucket/log")[-1] == "E035"
-    assert missing(SUBJECT_KEY="")[-1] == "W036"
+    assert missing() == ["E042", "E047", "E049", "W051"]
+    assert missing(REDIS_URL="") == ["E045", "E047", "E049", "W051", "W052"]
+    assert missing(REDIS_URL="", AUDIT_STORE="s3://bucket/log") == ["E045", "E047", "E049"]
+    assert missing(SUBJECT_KEY="") == ["E042", "E045", "E047", "E049", "W050", "W051"]

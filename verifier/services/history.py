@@ -54,7 +54,7 @@ def hold_of(row: Home) -> Halt | None:
     return Halt(
         "The registry was restored from a backup. It answers again once an operator has decided how to continue.",
         f"held since {row.held_at:%Y-%m-%d %H:%M:%S} UTC: {row.held_because} Read docs/restore.md,"
-        " then run manage.py continue_after_restore",
+        f" then run `{settings.COMMAND} continue_after_restore`",
         check=CHECK,
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
@@ -59,4 +60,4 @@ class Command(JsonCommand):
             f"The log continues as {result['log']} after {result['size']} events. {result['suspended']} grants wait for a new"
             f" signature, {result['withdrawn']} requests were withdrawn, {result['ended_again']} endings were repeated."
         )
-        yield "The verifier decides again in about ten seconds. Run manage.py verify_audit now."
+        yield f"The verifier decides again in about ten seconds. Run `{settings.COMMAND} verify_audit --full` now."

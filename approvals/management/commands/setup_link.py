@@ -1,10 +1,8 @@
 """`setup_link`: prints a one-time link for the first admin, for an invited human, or for one who lost their passkeys."""
 
-import sys
 from argparse import ArgumentTypeError
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -55,11 +53,7 @@ class Command(JsonCommand):
         else:
             yield f"Open this link once, until {until}, and make your passkey:"
             yield f"  {result['url']}"
-            yield (
-                f"A new one: {_python()} manage.py setup_link"
-                if settings.DEVELOPMENT
-                else "For a new one, run this again."
-            )
+            yield f"A new one: {settings.COMMAND} setup_link"
 
 
 def _address(text: str) -> str:
@@ -81,9 +75,3 @@ def _made(options: dict[str, Any]) -> SetupLink:
     if human is None:
         raise CommandError("Nobody has this address.")
     return create_recovery_link(human=human, actor=OPERATOR, now=now)
-
-
-def _python() -> str:
-    """This Python as one would type it here: in a virtual environment plain `python` is often another, or none."""
-    path = Path(sys.executable)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else sys.executable

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import CommandParser
 from django.utils import timezone
 
@@ -30,7 +31,8 @@ class Command(JsonCommand):
         if result["lost"]:
             yield (
                 f"The log continues in {result['to']}, with the checkpoints that the database has. Anything else in "
-                f"{result['from']} was not read: when it can be read again, run verify_audit --store URI."
+                f"{result['from']} was not read: when it can be read again, run"
+                f" `{settings.COMMAND} verify_audit --store URI`."
             )
         else:
             yield f"Copied {result['objects']} objects from {result['from']}; the log continues in {result['to']}."

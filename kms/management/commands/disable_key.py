@@ -5,6 +5,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import CommandParser
 from django.utils import timezone
 
@@ -46,6 +47,8 @@ class Command(JsonCommand):
         if not others.filter(state=Key.State.ACTIVE).exists():
             following = others.filter(state=Key.State.NEXT).first()
             ends = (
-                f"from {timestamp(following.active_from)} on" if following else "after manage.py ensure_keys"
+                f"from {timestamp(following.active_from)} on"
+                if following
+                else f"after `{settings.COMMAND} ensure_keys`"
             )
             yield f"Nothing signs for this purpose now; it does again {ends}."
