@@ -55,7 +55,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def logging_config(*, as_json: bool, level: str) -> dict[str, Any]:
-    """Django's LOGGING. Lines of single requests come in JSON, or where `level` asks for them."""
+    """Django's LOGGING. Lines of single requests and of each start come in JSON, or where `level` asks for them."""
     line = {"()": "agentauth.log_lines.JsonFormatter"}
     if not as_json:
         line = {
@@ -73,7 +73,11 @@ def logging_config(*, as_json: bool, level: str) -> dict[str, Any]:
             **{name: {"level": "CRITICAL"} for name in ("django.request", "django.security")},
             # The server's own lines name addresses too.
             "gunicorn.error": {"handlers": ["stderr"], "propagate": False},
-            **({"agentauth.requests": {"level": "INFO"}} if as_json else {}),
+            **(
+                {f"agentauth.{name}": {"level": "INFO"} for name in ("requests", "startup")}
+                if as_json
+                else {}
+            ),
         },
         "root": {"handlers": ["stderr"], "level": level},
     }

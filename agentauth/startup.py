@@ -15,6 +15,7 @@ from django.db import InterfaceError, OperationalError, ProgrammingError, connec
 from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
 from audit.roles import beyond_verifier, missing_rights
 from registry.models import Installation
+from registry.release import RELEASE
 from registry.services.installation import Halt, disagreement, is_database_ahead, release_disagreement
 from verifier.services import history
 from verifier.services.home import look, read_row
@@ -96,6 +97,7 @@ class Start:
         """Run all checks. Raises SystemExit if one fails; if the database is unavailable, `require` runs them later."""
         try:
             _ask()
+            _say_started()
         except StartRefusedError as error:
             raise SystemExit(f"agentauth: not started: {error}") from None
         except _AWAY as error:
@@ -118,6 +120,7 @@ class Start:
                     self._next = time.monotonic() + _RETRY_SECONDS
                     _ask()
                     self.pending = False
+                    _say_started()
             except StartRefusedError as error:
                 logger.error("not started: %s", error)  # noqa: TRY400 — not a bug, so no traceback
             except _AWAY:
@@ -127,6 +130,11 @@ class Start:
                 self._asking.release()
         if self.pending:
             raise TemporarilyUnavailableError("This process has not started yet. Try again shortly.")
+
+
+def _say_started() -> None:
+    # The first line in the log of each process, so that a log that stays empty shows that its process did not come so far.
+    logger.info("the checks at startup have passed: release %s", RELEASE)
 
 
 def _ask() -> None:

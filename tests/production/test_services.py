@@ -57,11 +57,15 @@ def sessions() -> list[int]:
 
 
 @pytest.mark.parametrize("name", [*OURS, "jobs"])
-def test_each_line_of_a_log_is_one_json_object(production: ProductionRegistry, name: str) -> None:
+def test_each_line_of_a_log_is_one_json_object_and_one_says_that_it_started(
+    production: ProductionRegistry, name: str
+) -> None:
     # The last may be being written.
-    lines = (production.home / f"logs/agentauth-{name}.log").read_text().splitlines()[:-1]
+    whole, _, _ = (production.home / f"logs/agentauth-{name}.log").read_text().rpartition("\n")
+    lines = [json.loads(line) for line in whole.splitlines()]
     for line in lines:
-        assert json.loads(line).keys() >= {"at", "level", "logger", "message"}, line
+        assert line.keys() >= {"at", "level", "logger", "message"}, line
+    assert any(line["message"].startswith("the checks at startup have passed") for line in lines)
 
 
 def test_the_service_can_write_its_own_folder_alone(production: ProductionRegistry) -> None:
