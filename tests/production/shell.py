@@ -51,7 +51,9 @@ class Shell:
             self.systemctl(*line.split())
             self.answer.write("\n")
             self.answer.flush()
-        raise AssertionError(f"a block of docs/install.md failed:\n{block}\n{self._said(before)}")
+        raise AssertionError(
+            f"a block of docs/install.md or upgrade.md failed:\n{block}\n{self._said(before)}"
+        )
 
     def close(self) -> None:
         assert self.process.stdin
