@@ -9,6 +9,7 @@ from django.core.paginator import Paginator
 from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest
 from django.utils.functional import cached_property
+from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 
 from audit.models import Checkpoint, CheckpointCopy, Cosignature, Event, Segment
@@ -36,6 +37,11 @@ else:
 
 class ReadOnlyAdmin(_ModelAdmin[_M]):
     """Shows rows and changes none: whatever may happen to one is an action that calls a service."""
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        # Django's own says "Select … to view".
+        title = capfirst(self.opts.verbose_name_plural)
+        return super().changelist_view(request, {"title": title} | (extra_context or {}))
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -136,6 +142,11 @@ class CheckpointCopyAdmin(ReadOnlyAdmin[CheckpointCopy]):
     search_fields = ("store", "checkpoint__size")
     ordering = ("-pk",)
     show_full_result_count = False
+
+    def __init__(self, model: type[CheckpointCopy], admin_site: admin.AdminSite) -> None:
+        super().__init__(model, admin_site)
+        # Here and not in the model's Meta, which would take a migration.
+        self.opts.verbose_name_plural = _("checkpoint copies")
 
 
 class SegmentAdmin(ReadOnlyAdmin[Segment]):

@@ -5,3 +5,4 @@ from django.apps import AppConfig
 
 class KmsConfig(AppConfig):
     name = "kms"
+    verbose_name = "Signing keys"

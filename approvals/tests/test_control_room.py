@@ -197,3 +197,10 @@ def test_DJ_16_guessing_at_the_door_is_slowed_down(
 
 def _request(admin: Person) -> Any:
     return admin.get("/admin/").wsgi_request
+
+
+def test_lists_are_named_in_plain_english(admin: Person) -> None:
+    assert "Checkpoint copies" in admin.get("/admin/").content.decode()
+    page = admin.get("/admin/audit/checkpointcopy/").content.decode()
+    assert "<h1>Checkpoint copies</h1>" in page
+    assert "0 checkpoint copies" in page
