@@ -216,7 +216,7 @@ class ControlRoom(admin.AdminSite):
 
     def _make(self, request: HttpRequest, form_class: type[Any], title: Any, make: Any) -> HttpResponse:
         """Ask, call the service, show what it made, if anything; nothing of it is kept in the session."""
-        form, made = form_class(request.POST or None), None
+        form, made = form_class(request.POST or None, label_suffix=""), None
         if request.method == "POST" and form.is_valid():
             # What is made here opens doors: a session alone does not make it.
             check_verification(request)

@@ -43,6 +43,16 @@ class Findings:
     anchor: Anchor | None
     problem: str
 
+    @property
+    def releasable(self) -> list[Finding]:
+        """Those that may be released."""
+        return [each for each in self.grants if not each.refusal]
+
+    @property
+    def refused(self) -> list[Finding]:
+        """The others."""
+        return [each for each in self.grants if each.refusal]
+
 
 def find_unused(row: LogBreak, *, now: datetime) -> Findings:
     """Read what was lost and what happened since, and say of each suspended grant whether it may be released.

@@ -87,7 +87,7 @@ def test_SA_13_an_administrator_releases_a_grant_proved_unused(
     row = restored()
     admin.sign_in()
     page = admin.get(f"/restores/{row.name}/release/").content.decode()
-    assert "proved unused since the backup" in page
+    assert "Proved unused since the backup" in page
     assert b"Release with passkey" in reviewed(admin, row, grant).content
     asked = statement(admin, row, grant)
     assert asked.status_code == 200, asked.content

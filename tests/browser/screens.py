@@ -196,12 +196,29 @@ def keyless(theatre: Theatre) -> Page:
     return theatre.open(theatre.keyless, "pending")
 
 
+def break_signed(theatre: Theatre) -> Page:
+    page = theatre.open(theatre.alice, "restore")
+    page.get_by_role("button", name="Sign with passkey").click()
+    expect(page.get_by_role("button", name="Sign with passkey")).to_have_count(0)
+    return page
+
+
+def release_reviewed(theatre: Theatre) -> Page:
+    page = theatre.open(theatre.alice, "release")
+    for box in page.get_by_role("checkbox").all()[:2]:
+        box.check()
+    page.get_by_role("button", name="Review the chosen grants").click()
+    expect(page.get_by_role("heading", name="Release these grants?")).to_be_visible()
+    return page
+
+
 NOT_FOUND = "/approvals/01900000-0000-7000-8000-000000000000/"
 # In this order: what comes later may rest on what was done before.
 SCREENS = {
     "front-signed-out": Screen(as_visitor("/")),
     "front-signed-in": Screen(at("/")),
-    "docs": Screen(as_visitor("/docs/")),
+    # Taller than a picture may be.
+    "docs": Screen(as_visitor("/docs/"), whole=False),
     "sign-in": Screen(as_visitor("/sign-in/")),
     "setup": Screen(setup),
     "inbox-empty": Screen(as_bob("/approvals/")),
@@ -255,4 +272,11 @@ SCREENS = {
     "control-room-made": Screen(made),
     "activity-wrong-log": Screen(wrong_log),
     "control-room-wrong-log": Screen(at("/admin/log/")),
+}
+# At a registry of their own, since a restore ends every session and suspends every grant.
+RESTORE_SCREENS = {
+    "restore": Screen(at("restore")),
+    "restore-signed": Screen(break_signed),
+    "release": Screen(at("release")),
+    "release-review": Screen(release_reviewed),
 }

@@ -360,7 +360,7 @@ ACTS = {"set_up": set_up, "withdraw": withdraw}
 
 if __name__ == "__main__":
     django.setup()
-    from tests.browser import log_stage
+    from tests.browser import log_stage, restore_stage
 
     what, argument = sys.argv[1:]
-    print(json.dumps((ACTS | log_stage.ACTS)[what](argument)))
+    print(json.dumps((ACTS | log_stage.ACTS | restore_stage.ACTS)[what](argument)))

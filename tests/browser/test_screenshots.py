@@ -3,7 +3,7 @@
 `--screenshots` (`make screenshots`) also keeps the pictures, at 360 and 1280 px, light and dark, in screenshots/.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import pytest
@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
 
 from tests.browser import steps
 from tests.browser.conftest import add_authenticator
-from tests.browser.screens import SCREENS, Screen, Theatre
+from tests.browser.screens import RESTORE_SCREENS, SCREENS, Screen, Theatre
 from tests.live import ROOT, LiveRegistry
 
 pytestmark = [pytest.mark.browser, pytest.mark.flow]
@@ -53,15 +53,23 @@ def console() -> Console:
 
 
 @pytest.fixture(scope="module")
-def theatre(chromium: Browser, sqlite_registry: LiveRegistry, console: Console) -> Iterator[Theatre]:
+def enter(chromium: Browser) -> Iterator[Callable[..., Page]]:
+    """A page in a new context, which lives as long as the module's tests."""
     contexts: list[BrowserContext] = []
 
-    def enter(**options: object) -> Page:
+    def entered(**options: object) -> Page:
         context = chromium.new_context(locale="en-GB", timezone_id="Europe/Berlin", **options)  # type: ignore[arg-type]
         context.set_default_timeout(10_000)
         contexts.append(context)
         return context.new_page()
 
+    yield entered
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def theatre(enter: Callable[..., Page], sqlite_registry: LiveRegistry, console: Console) -> Theatre:
     alice, bob = enter(), enter()
     for page in (alice, bob):
         add_authenticator(page)
@@ -74,15 +82,43 @@ def theatre(chromium: Browser, sqlite_registry: LiveRegistry, console: Console) 
     scriptless = enter(storage_state=session, java_script_enabled=False)
     for page in (alice, bob, visitor := enter(), scriptless, keyless):
         console.listen(page)
-    yield Theatre(sqlite_registry, paths, alice, bob, visitor, scriptless, keyless)
-    for context in contexts:
-        context.close()
+    return Theatre(sqlite_registry, paths, alice, bob, visitor, scriptless, keyless)
+
+
+@pytest.fixture(scope="module")
+def restored(
+    enter: Callable[..., Page], tmp_path_factory: pytest.TempPathFactory, console: Console
+) -> Iterator[Theatre]:
+    """A registry that was restored from a backup: Alice has signed in again."""
+    folder = tmp_path_factory.mktemp("restored")
+    registry = LiveRegistry(folder, workers=1, env={"AUDIT_STORE": f"file:{folder / 'outside'}"})
+    registry.prepare()
+    registry.start()
+    alice = enter()
+    add_authenticator(alice)
+    steps.become_admin(alice, registry)
+    steps.stage(registry, "set_up", "alice@example.org")
+    paths = steps.stage(registry, "restore", "alice@example.org")
+    steps.sign_in(alice, registry)
+    console.listen(alice)
+    yield Theatre(registry, paths, alice, *[alice] * 4)
+    registry.stop()
 
 
 @pytest.mark.parametrize("name", SCREENS)
 def test_screen(name: str, theatre: Theatre, console: Console, request: pytest.FixtureRequest) -> None:
-    keep = request.config.getoption("--screenshots")
-    screen = SCREENS[name]
+    look(name, SCREENS[name], theatre, console, keep=request.config.getoption("--screenshots"))
+
+
+@pytest.mark.parametrize("name", RESTORE_SCREENS)
+def test_screen_after_a_restore(
+    name: str, restored: Theatre, console: Console, request: pytest.FixtureRequest
+) -> None:
+    look(name, RESTORE_SCREENS[name], restored, console, keep=request.config.getoption("--screenshots"))
+
+
+def look(name: str, screen: Screen, theatre: Theatre, console: Console, *, keep: bool) -> None:
+    """Open the screen and look at it at each width, in both schemes."""
     console.lines.clear()
     page = screen.way(theatre)
     faults: list[str] = []
