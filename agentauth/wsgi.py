@@ -1,9 +1,11 @@
 """The WSGI entry: Django's, with one reading of text. Server processes start here."""
 
 import os
+from typing import Any
 
 import django
 from django.core.handlers.wsgi import WSGIHandler, WSGIRequest
+from django.http import HttpResponse
 from django.urls import get_resolver
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
@@ -30,6 +32,13 @@ class Utf8Request(WSGIRequest):
 
 class Application(WSGIHandler):
     request_class = Utf8Request
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        response = super().__call__(environ, start_response)
+        # The server would leave it out itself, and log a warning for each HEAD that a stranger sends.
+        if environ["REQUEST_METHOD"] == "HEAD" and isinstance(response, HttpResponse):
+            response.content = b""
+        return response
 
 
 application = Application()

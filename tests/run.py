@@ -1,4 +1,4 @@
-"""Runs the groups of tests: `python -m tests.run unit|coverage|rest|again|campaign|screenshots`. Names what a machine lacks."""
+"""Runs the groups of tests: `python -m tests.run unit|coverage|rest|production|again|campaign|screenshots`. Names what a machine lacks."""
 
 import json
 import os
@@ -194,6 +194,11 @@ def rest(absent: dict[str, str]) -> bool:
         return stories(absent) and passed
 
 
+def left_out(absent: dict[str, str]) -> str:
+    """For what runs beside the browser's tests, or before them: how to leave out those, and what the machine lacks."""
+    return "".join(f" and not {marker}" for marker in {"browser", *absent} - {"production"})
+
+
 def production(without: str) -> bool:
     """What is asked of the system as docs/install.md installs it: one for all, since it has a dozen processes."""
     # Late: it reads settings, which this process has none of.
@@ -215,7 +220,7 @@ def stories(absent: dict[str, str]) -> bool:
     """Sweeps and kills side by side; then flows, file by file and often waiting, with the browser, whose driver needs a process
     of its own, beside them; then faults, two at once and nothing else, since they time what they hurt.
     """
-    without = "".join(f" and not {marker}" for marker in {"browser", *absent} - {"production"})
+    without = left_out(absent)
     passed = True
     if "production" not in absent:
         # In their place: what is asked there is not asked of a development server once more.
@@ -280,6 +285,8 @@ def main() -> int:
             passed = told.result() and passed
     elif group == "rest":
         passed = rest(absent)
+    elif group == "production":
+        passed = "production" not in absent and production(left_out(absent))
     elif group == "campaign":
         passed = campaign(absent)
     else:

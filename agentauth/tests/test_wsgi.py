@@ -28,6 +28,26 @@ def test_DJ_8_a_charset_that_is_none_for_text_fails_nothing(charset: str) -> Non
     assert request.content_type == "application/x-www-form-urlencoded"
 
 
+def test_an_answer_to_head_has_the_length_of_the_other_and_no_body() -> None:
+    """A body here is dropped by the server, which logs a warning each time."""
+
+    def asked(method: str) -> tuple[str, str, bytes]:
+        told: list[tuple[str, dict[str, str]]] = []
+        environ: dict[str, object] = {
+            "REQUEST_METHOD": method,
+            "PATH_INFO": "/health/live",
+            "SERVER_NAME": "localhost",
+        }
+        environ |= {"SERVER_PORT": "8000", "wsgi.input": io.BytesIO(), "wsgi.url_scheme": "http"}
+        answer = application(environ, lambda status, lines, *_: told.append((status, dict(lines))))
+        [(status, lines)] = told
+        return status, lines["Content-Length"], b"".join(answer)
+
+    status, length, body = asked("GET")
+    assert int(length) == len(body) > 0
+    assert asked("HEAD") == (status, length, b"")
+
+
 def test_no_server_loads_what_only_workers_and_other_systems_need() -> None:
     """Each command and each server would start a third slower."""
     late = ["celery", "httpx", "boto3", "hvac", "google.cloud.kms_v1", "agentauth.sdk"]
