@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 from typing import Any, Final
 
 from django.conf import settings
-from django.core.handlers.wsgi import WSGIRequest
+from django.core.handlers.wsgi import WSGIHandler, WSGIRequest
 from django.db import connection, connections
 from django.http import HttpRequest, HttpResponse
 from django.middleware.clickjacking import XFrameOptionsMiddleware
@@ -94,7 +94,8 @@ def answered_by_django(scope: Scope, body: bytes) -> Response:
     def start_response(status: str, headers: list[tuple[str, str]], _error: Any = None, /) -> Any:
         started.append((status, headers))
 
-    parts: Iterable[bytes] = django_application(environ(scope, body), start_response)
+    # With the body of HEAD, which the web server is spared: its length is counted, and it is not sent.
+    parts: Iterable[bytes] = WSGIHandler.__call__(django_application, environ(scope, body), start_response)
     try:
         answer = b"".join(parts)
     finally:
