@@ -163,8 +163,6 @@ def recorded(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuth
     error = _limited(request, error)
     if error.recorded:
         return error
-    if unavailable := _unrecordable():
-        return unavailable
     stands_for = None
     if isinstance(error, RateLimitedError):
         actor = actor_of(request)
@@ -173,6 +171,8 @@ def recorded(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuth
         )
         if not stands_for:
             return error
+    if unavailable := _unrecordable():
+        return unavailable
     try:
         record_refused_request(request, error, stands_for=stands_for)
     except TemporarilyUnavailableError as unavailable:
