@@ -10,7 +10,6 @@ from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A
 from django.db import DatabaseError, InterfaceError, ProgrammingError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
-from redis.exceptions import AuthenticationError
 
 from audit.identifiers import made_at
 from audit.models import QueueEntry
@@ -21,7 +20,7 @@ from kms.services import may_sign
 from registry.models import Human, Installation
 from registry.services.installation import disagreement
 from registry.services.subjects import LEGACY
-from verifier.stores.probe import EvictingServersError, RedisProbe, ServersAwayError
+from verifier.stores.probe import EvictingServersError, RedisProbe, RefusingServersError, ServersAwayError
 
 # PostgreSQL's insufficient_privilege.
 _NO_RIGHT: Final = "42501"
@@ -147,11 +146,10 @@ def _redis() -> Iterator[CheckMessage]:
         RedisProbe().run_ids()
     except EvictingServersError as error:
         problem = str(error)
+    except RefusingServersError:
+        problem = "Redis refuses the user or the password: correct REDIS_URL."
     except ServersAwayError as error:
-        if isinstance(error.__cause__, AuthenticationError):
-            problem = "Redis refuses the user or the password: correct REDIS_URL."
-        else:
-            problem = f"Redis does not answer ({error}): check that it runs and that REDIS_URL is correct."
+        problem = f"Redis does not answer ({error}): check that it runs and that REDIS_URL is correct."
     else:
         return
     yield Error(problem, id="agentauth.E042")

@@ -152,7 +152,7 @@ def _trouble(error: Exception) -> BackendError:
     name = type(error).__name__
     if isinstance(error, VaultDown):
         return BusyError(
-            "Vault or OpenBao is sealed: unseal it (`bao operator unseal`)."
+            "Vault or OpenBao is sealed: unseal it (`bao operator unseal`, step 5 of docs/install.md)."
             if "sealed" in str(error)
             else f"Vault or OpenBao has no active node ({name}): check its status (`bao status`)."
         )

@@ -30,7 +30,10 @@ def refusal() -> str:
 @pytest.mark.parametrize("login", [{"TOKEN": openbao.ROOT_TOKEN}, {"ROLE_ID": "a-role", "SECRET_ID": "s"}])
 def test_a_sealed_server_is_named_sealed(vault: str, settings: Settings, sealed_url: str, login: Any) -> None:
     settings.VAULT = {"ADDR": sealed_url, **login}
-    assert refusal() == "Vault or OpenBao is sealed: unseal it (`bao operator unseal`)."
+    assert (
+        refusal()
+        == "Vault or OpenBao is sealed: unseal it (`bao operator unseal`, step 5 of docs/install.md)."
+    )
 
 
 def test_a_server_that_is_not_there_is_said_not_to_answer(vault: str, settings: Settings) -> None:

@@ -94,15 +94,17 @@ def restored(
     registry = LiveRegistry(folder, workers=1, env={"AUDIT_STORE": f"file:{folder / 'outside'}"})
     registry.prepare()
     registry.start()
-    alice = enter()
-    add_authenticator(alice)
-    steps.become_admin(alice, registry)
-    steps.stage(registry, "set_up", "alice@example.org")
-    paths = steps.stage(registry, "restore", "alice@example.org")
-    steps.sign_in(alice, registry)
-    console.listen(alice)
-    yield Theatre(registry, paths, alice, *[alice] * 4)
-    registry.stop()
+    try:
+        alice = enter()
+        add_authenticator(alice)
+        steps.become_admin(alice, registry)
+        steps.stage(registry, "set_up", "alice@example.org")
+        paths = steps.stage(registry, "restore", "alice@example.org")
+        steps.sign_in(alice, registry)
+        console.listen(alice)
+        yield Theatre(registry, paths, alice, *[alice] * 4)
+    finally:
+        registry.stop()
 
 
 @pytest.mark.parametrize("name", SCREENS)

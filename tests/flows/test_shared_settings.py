@@ -197,16 +197,6 @@ def test_SA_14_a_setting_that_changes_stops_processes_without_it(
     assert "may act again" in log.read_text()
 
 
-def test_a_verifier_with_the_role_of_another_process_ends_with_one_line(installation: Installation) -> None:
-    ended = installation.run(verifier_at(free_port()), DATABASE_URL=installation.env["DATABASE_URL"])
-    [line] = [line for line in ended.stderr.splitlines() if "not started" in line]
-    assert (ended.returncode, "Traceback" in ended.stderr) == (1, False)
-    assert line.startswith(
-        "agentauth: not started: the role of DATABASE_URL may do more than a verifier needs"
-    )
-    assert line.endswith("`agentauth --owner grant_verifier_role ROLE` has bound.")
-
-
 def test_check_deploy_says_what_is_missing_in_order(postgres_url: str, tmp_path: Path) -> None:
     """From an empty database on: each step that is done takes its line away, and the first line is always the next step.
 
@@ -236,3 +226,13 @@ def test_check_deploy_says_what_is_missing_in_order(postgres_url: str, tmp_path:
     assert missing(REDIS_URL="") == ["E045", "E047", "E049", "W051", "W052"]
     assert missing(REDIS_URL="", AUDIT_STORE="s3://bucket/log") == ["E045", "E047", "E049"]
     assert missing(SUBJECT_KEY="") == ["E042", "E045", "E047", "E049", "W050", "W051"]
+
+
+def test_a_verifier_with_the_role_of_another_process_ends_with_one_line(installation: Installation) -> None:
+    ended = installation.run(verifier_at(free_port()), DATABASE_URL=installation.env["DATABASE_URL"])
+    [line] = [line for line in ended.stderr.splitlines() if "not started" in line]
+    assert (ended.returncode, "Traceback" in ended.stderr) == (1, False)
+    assert line.startswith(
+        "agentauth: not started: the role of DATABASE_URL may do more than a verifier needs"
+    )
+    assert line.endswith("`agentauth --owner grant_verifier_role ROLE` has bound.")

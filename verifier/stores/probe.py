@@ -9,7 +9,7 @@ from typing import Final
 
 from redis import Redis
 from redis.cluster import RedisCluster
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import AuthenticationError, RedisClusterException, RedisError
 
 from verifier.stores.connection import DEADLINE_SECONDS
 from verifier.stores.node import IDENTIFY, EvictingServerError, RedisAwayError, identity
@@ -40,6 +40,10 @@ class EvictingServersError(ServersAwayError):
     """One of them may drop keys to save memory: it may have forgotten spent proofs already."""
 
     reason = "evicting"
+
+
+class RefusingServersError(ServersAwayError):
+    """One of them refuses the user or the password."""
 
 
 class RedisProbe:
@@ -112,7 +116,8 @@ class RedisProbe:
             if self._client is not None:
                 self._client.close()
             self._client = None
-            raise ServersAwayError(str(error)) from error
+            kind = RefusingServersError if isinstance(error, AuthenticationError) else ServersAwayError
+            raise kind(str(error)) from error
 
 
 def _one_of_each(client: Redis | RedisCluster) -> Collection[int]:
