@@ -37,6 +37,7 @@ from django.db.models import DateTimeField, Value
 from django.utils import timezone
 
 from agentauth.postgresql.base import SILENCE
+from audit.refusals import Batches
 from kms.delegation import CHOSEN
 from kms.pace import Pace
 from kms.services import ensure_key
@@ -120,6 +121,8 @@ def _database_clock_travels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("verifier.services.history.VOUCHED.holds", lambda _row: True)
     SILENCE.heard()
     monkeypatch.setattr(clocks.CLOCK, "_told", False)
+    # Each refusal is an event, also in the seconds of a whole test; tests of floods have the real pace.
+    monkeypatch.setattr("verifier.services.pipeline._UNRECOGNISED", Batches(seconds=0))
     CHOSEN.forget()
     monkeypatch.setattr("kms.services._ROTATION_FAILED", {})
     monkeypatch.setattr("kms.delegation.PACE", pace := Pace())

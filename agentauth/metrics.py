@@ -122,7 +122,8 @@ def count_events(kind: str, number: int, event: Event | None) -> None:
     if event is not None and kind.startswith("verifier.decision."):
         denied = event.kind == kinds.DECISION_DENIED
         error, reason = (event.data["error"], event.reason or "") if denied else ("", "")
-        count_decision(event.kind.rpartition(".")[2], error, "" if reason == error else reason)
+        decision, stands_for = event.kind.rpartition(".")[2], event.data.get("count", 1)
+        count_decision(decision, error, "" if reason == error else reason, stands_for)
 
 
 def count_decision(decision: str, error: str, reason: str, number: int = 1) -> None:

@@ -12,7 +12,7 @@ from agentauth.protocol.encoding import timestamp
 from audit.models import RefusalCount
 
 # Refusals of anonymous callers that are recorded one by one, per route, error and clock minute.
-RECORDED_PER_MINUTE = 60
+RECORDED_PER_MINUTE = 10
 # Keys with their own pace in a process, before those that may be written again are forgotten.
 _MAX_KEYS = 1000
 

@@ -175,7 +175,7 @@ def record_refusal(
     """Record one refusal in a transaction of its own, after what was refused has been rolled back.
 
     `route` is the pattern of the URL, never the path a caller chose: it keys the flood counter. An anonymous
-    caller's refusals beyond 60 in a minute, per route and error, are only counted: then None comes back. So are, whoever
+    caller's refusals beyond RECORDED_PER_MINUTE, per route and error, are only counted: then None comes back. So are, whoever
     calls, those the edge puts together: `stands_for` is then how many this one stands for, itself among them.
 
     Raises TemporarilyUnavailableError where the database does not take it: that is then the answer.

@@ -50,6 +50,7 @@ MODULES: Final = frozenset(
         "requests",
         "token_and_proof",
         "two_grants",
+        "unrecognised",
     ]
 )
 

@@ -16,6 +16,7 @@ from agentauth import http_errors
 from agentauth.protocol import errors
 from approvals.views.access import SignInRequiredError
 from audit.models import Event
+from audit.refusals import RECORDED_PER_MINUTE
 
 
 def leaves(family: type[errors.AgentAuthError]) -> list[type[errors.AgentAuthError]]:
@@ -146,9 +147,9 @@ def test_U2_a_sentence_stays_short_in_bytes(letter: str) -> None:
 def test_U4_made_up_methods_share_one_flood_counter(now: datetime) -> None:
     # The counter is one of a clock minute: on a running clock its last second would come now and then.
     with time_machine.travel(now, tick=False):
-        for number in range(61):
+        for number in range(RECORDED_PER_MINUTE + 1):
             Client().generic(f"M{number:03}", "/sign-in/")
-    assert Event.objects.count() == 60
+    assert Event.objects.count() == RECORDED_PER_MINUTE
 
 
 @pytest.mark.django_db

@@ -61,6 +61,12 @@ def approve(alice: Person, grant: Grant) -> tuple[str, Json]:
     return f"/approvals/{grant.pk}/decide", alice.statement(grant).json()["publicKey"]
 
 
+@pytest.fixture(autouse=True)
+def _each_refusal_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test makes more of them than a stranger has in a minute."""
+    monkeypatch.setattr("audit.refusals.RECORDED_PER_MINUTE", 1000)
+
+
 DOORS = {"sign-in": sign_in, "approval": approve}
 Door = Callable[[Person, Grant], tuple[str, Json]]
 

@@ -7,6 +7,7 @@ from django.db import transaction
 
 from agentauth.protocol.keys import PublicKey
 from audit import kinds
+from audit.refusals import count_refusal
 from audit.services import Actor, record
 from audit.statements import Question, all_but
 from registry.models import Agent, BarredKey
@@ -46,7 +47,11 @@ def bar_disclosed_key(*, key: PublicKey, actor: Actor, now: datetime) -> None:
     The caller passes what the private member derives, never what the JWK claims: otherwise anybody could bar
     anybody's key with a made-up private member. The private value itself is kept nowhere (docs/protocol.md section 1).
     """
-    bar_key(jkt=key.thumbprint, reason=DISCLOSED, actor=actor, now=now)
+    with transaction.atomic():
+        held = Agent.objects.filter(jkt=key.thumbprint).exists()
+        # Strangers can make keys without end: of those that no agent has, so many a minute are barred, and the rest counted.
+        if held or count_refusal(route="private key", error=DISCLOSED, at=now):
+            bar_key(jkt=key.thumbprint, reason=DISCLOSED, actor=actor, now=now)
 
 
 def bar_key(*, jkt: str, reason: str, actor: Actor, now: datetime) -> bool:

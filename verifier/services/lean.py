@@ -352,11 +352,12 @@ class LeanVerifier:
                 if refusal.delivery is not None and refusal.claims is not None:
                     decide = partial(_after, still, decide)
                 return await self._lane.run("", decide)
-            _, entry = no_entry(refusal, refusal.refuse, None)
-            reply = await self._evaluate(
-                NOTE, noting(shard_of(refusal.service_provider_id), tenure.epoch, entry)
-            )
-            check_reply(reply)
+            if refusal.stands_for:
+                _, entry = no_entry(refusal, refusal.refuse, None)
+                reply = await self._evaluate(
+                    NOTE, noting(shard_of(refusal.service_provider_id), tenure.epoch, entry)
+                )
+                check_reply(reply)
         finally:
             if turns is not None:
                 self._gate.leave()

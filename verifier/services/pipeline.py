@@ -1,6 +1,7 @@
 """May this agent do that, now? The numbered checks of `POST /v1/verify`, in order; steps 6 to 15 run inside a store."""
 
 import logging
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -19,6 +20,7 @@ from agentauth.protocol.errors import (
 )
 from agentauth.protocol.token import TokenClaims, TokenKey
 from agentauth.protocol.values import per_call
+from audit.refusals import RECORDED_PER_MINUTE, Batches
 from audit.services import Actor
 from kms.certificates import token_keys
 from registry.models import ServiceProvider
@@ -34,6 +36,8 @@ from verifier.stores.choice import store
 logger = logging.getLogger(__name__)
 
 TOKENS = ProvedTokens()
+# Refusals of tokens that are not ours: so many events a minute for each process, service provider and reason.
+_UNRECOGNISED = Batches(seconds=60 / RECORDED_PER_MINUTE)
 
 
 @per_call(frozen=True, slots=True)
@@ -161,7 +165,14 @@ def prepare(
         now=now,
         leaked_key=leaked_key,
         delivery=delivery,
+        stands_for=1 if claims else _stands_for(service_provider, refuse),
     )
+
+
+def _stands_for(service_provider: ServiceProvider, refuse: Refuse) -> int:
+    """As `EarlyRefusal` has it, where no token of ours was shown: anybody can make service providers ask about such tokens."""
+    key = f"{service_provider.pk} {refuse.error} {refuse.reason}"
+    return _UNRECOGNISED.add(key, now=time.monotonic())
 
 
 def conclude(outcome: Permit | Refuse | Recalled, fresh_nonce: str | None) -> Answer:

@@ -175,6 +175,8 @@ class EarlyRefusal:
     # A key whose private half the proof gave away.
     leaked_key: PublicKey | None = None
     delivery: Delivery | None = None
+    # How many refusals its event stands for, itself among them; 0: it has none, and a later one stands for it too.
+    stands_for: int = 1
 
 
 def check_in_time(call: StoreCall) -> None:

@@ -60,8 +60,12 @@ def record_withheld(call: StoreCall, decision_id: str, state: TokenState | None 
     return _denied(call, refuse, call.claims.agent_id, human_id, withholds=decision_id)
 
 
-def record_early_refusal(refusal: EarlyRefusal) -> Event:
-    """The event of a no in steps 3 to 5. A token that is not proved to be the caller's is not looked into."""
+def record_early_refusal(refusal: EarlyRefusal) -> Event | None:
+    """The event of a no in steps 3 to 5; none where a later one stands for it. A token that is not proved to be the caller's is not
+    looked into.
+    """
+    if not refusal.stands_for:
+        return None
     agent_id = None if refusal.claims is None else refusal.claims.agent_id
     human_id = None if agent_id is None else _human_of(agent_id)
     return _denied(refusal, refusal.refuse, agent_id, human_id)
@@ -99,6 +103,8 @@ def decision_data(call: StoreCall | EarlyRefusal) -> dict[str, Any]:
         data["idempotency_key_sha256"] = b64u_encode(sha256(call.operation_key.encode()))
     if call.dry_run:
         data["dry_run"] = True
+    if isinstance(call, EarlyRefusal) and call.stands_for > 1:
+        data["count"] = call.stands_for
     return data
 
 
