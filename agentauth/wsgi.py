@@ -6,6 +6,7 @@ from typing import Any
 import django
 from django.core.handlers.wsgi import WSGIHandler, WSGIRequest
 from django.http import HttpResponse
+from django.http.response import HttpResponseBase
 from django.urls import get_resolver
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
@@ -33,7 +34,7 @@ class Utf8Request(WSGIRequest):
 class Application(WSGIHandler):
     request_class = Utf8Request
 
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> HttpResponseBase:
         response = super().__call__(environ, start_response)
         # The server would leave it out itself, and log a warning for each HEAD that a stranger sends.
         if environ["REQUEST_METHOD"] == "HEAD" and isinstance(response, HttpResponse):
