@@ -221,7 +221,8 @@ def _header(segment: str) -> tuple[PublicKey, Mapping[str, object]]:
     typ = header.get("typ")
     # A `typ` that is no text equals none that is asked for, and neither does None.
     kept = {"alg": header["alg"], "typ": typ if isinstance(typ, str) else None}
-    return parse_jwk(header.get("jwk")), MappingProxyType(kept)
+    # Every caller compares the key's thumbprint with a token's, an agent's or a manifest's (check_binding).
+    return parse_jwk(header.get("jwk"), registered=True), MappingProxyType(kept)
 
 
 # The same letters in every proof of one agent. An error is not kept: what is refused is read again each time.

@@ -7,7 +7,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
-from nacl.bindings import crypto_sign_open
+from nacl.bindings import crypto_core_ed25519_is_valid_point, crypto_sign_open
 from nacl.exceptions import BadSignatureError
 
 from .encoding import b64u_decode, b64u_encode, sha256
@@ -100,29 +100,38 @@ class PublicKey:
             raise InvalidSignatureError("The signature does not verify.") from None
 
 
-def parse_jwk(value: object) -> PublicKey:
+def parse_jwk(value: object, *, registered: bool = False) -> PublicKey:
     """Read a public JWK (RFC 7517) of one of the two key types of section 1.
 
     `use`, `key_ops` and `alg` are optional, but when they stand there they must allow verification by this very
     key type. Other members are ignored and never fetched. Raises InvalidKeyError, and PrivateMemberError for any
-    private member.
+    private member. `registered` is for proofs alone, see `ed25519_public_key`.
     """
     if not isinstance(value, dict):
         raise InvalidKeyError("A key must be a JSON object.")
     if not _PRIVATE_MEMBERS.isdisjoint(value):
         raise PrivateMemberError(_derived(value))
-    return _parse_public(value)
+    return _parse_public(value, registered=registered)
 
 
-def ed25519_public_key(raw: bytes) -> PublicKey:
-    """The Ed25519 key of 32 raw bytes (RFC 8032 section 5.1.5). Raises InvalidKeyError when not canonical or of small order.
+def ed25519_public_key(raw: bytes, *, registered: bool = False) -> PublicKey:
+    """The Ed25519 key of 32 raw bytes (RFC 8032 section 5.1.5), a point of the group of prime order in canonical form.
 
-    Whether they are a point at all is found out by the first check of a signature, which then fails.
+    A point with a component of small order (mixed order) is refused: two verifiers that are both right about RFC 8032
+    may disagree about its signatures (section 5.1.7 allows an equation with and without the cofactor), and the
+    holder could choose such signatures. Raises InvalidKeyError.
+
+    `registered` leaves out the check of the group, which costs about as much as that of a signature. Only for a key whose
+    thumbprint the caller then compares with that of a registered key, as for each proof: an equal key passed this
+    check when it was registered. One that is no point at all then fails at its first signature.
     """
     if len(raw) != _COORDINATE_BYTES:
         raise InvalidKeyError("An Ed25519 key is 32 bytes.")
     if not _is_strict_point(raw):
         raise InvalidKeyError("The Ed25519 key is not in canonical form, or is a weak point.")
+    # libsodium before 1.0.20 of 2025-12-30 let half of the mixed points through (CVE-2025-69277): PyNaCl 1.6.2 or later.
+    if not registered and not crypto_core_ed25519_is_valid_point(raw):
+        raise InvalidKeyError("The Ed25519 key is not a point of the group of prime order.")
     x = b64u_encode(raw)
     # A copy that nobody else holds and that is bytes: its length is not looked at again.
     return PublicKey("EdDSA", _thumbprint(f'{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}'), x, _key=bytes(raw))
@@ -248,11 +257,11 @@ class LocalSigner:
         return f"<LocalSigner {self.kid}>"
 
 
-def _parse_public(jwk: dict[str, object]) -> PublicKey:
+def _parse_public(jwk: dict[str, object], *, registered: bool) -> PublicKey:
     kind = (jwk.get("kty"), jwk.get("crv"))
     if kind == ("OKP", "Ed25519"):
         _check_use(jwk, "EdDSA")
-        return ed25519_public_key(_coordinate(jwk, "x"))
+        return ed25519_public_key(_coordinate(jwk, "x"), registered=registered)
     if kind == ("EC", "P-256"):
         _check_use(jwk, "ES256")
         return p256_public_key(_coordinate(jwk, "x"), _coordinate(jwk, "y"))
@@ -289,7 +298,8 @@ def _derived(jwk: dict[str, object]) -> PublicKey | None:
     zeros in a P-256 `d` are against RFC 7518, but the secret is out all the same.
     """
     try:
-        public = _parse_public({name: jwk[name] for name in ("kty", "crv", "x", "y") if name in jwk})
+        named = ("kty", "crv", "x", "y")
+        public = _parse_public({name: jwk[name] for name in named if name in jwk}, registered=False)
         secret = _coordinate(jwk, "d")
         if public.alg == "EdDSA":
             made = _public_of(ed25519.Ed25519PrivateKey.from_private_bytes(secret))

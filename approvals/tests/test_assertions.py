@@ -8,6 +8,7 @@ import pytest
 
 from agentauth.protocol.encoding import b64u_encode
 from agentauth.protocol.errors import InvalidAssertionError
+from agentauth.protocol.tests.mixed_order import MixedSigner
 from approvals.passkeys import VerifiedAssertion, VerifiedRegistration, verify_assertion, verify_registration
 from approvals.tests.authenticator import AT, BE, BS, ED, UP, UV, Authenticator
 
@@ -175,6 +176,7 @@ BAD_REGISTRATIONS: dict[str, dict[str, Any]] = {
     "WR-10 ES512": {"cose": ES512},
     "WR-10 RS1": {"cose": SHORT_RSA | {3: -65535}},
     "small-order key": {"cose": SMALL_ORDER},
+    "JK-22 mixed-order key": {"cose": SMALL_ORDER | {-2: MixedSigner().raw}},
     "point off the curve": {"cose": OFF_CURVE},
     "short RSA key": {"cose": SHORT_RSA},
     "leftover in authenticator data": {"tail": b"\x00"},

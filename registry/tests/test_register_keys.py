@@ -2,13 +2,15 @@
 
 import json
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from agentauth.protocol.encoding import b64u_decode, b64u_encode
 from agentauth.protocol.jose import sign_compact
+from agentauth.protocol.keys import LocalSigner
+from agentauth.protocol.tests.mixed_order import MixedSigner
 from registry.models import Agent, BarredKey
 from registry.tests.cast import AgentClient, refused
 from tests.pace import within
@@ -90,6 +92,23 @@ def test_JK_6_a_point_that_is_no_key_registers_nothing(jwk: dict[str, Any]) -> N
 @pytest.mark.parametrize("alg", ["RS256", "PS256", "ES256", "EdDSA"])
 def test_JK_7_an_rsa_key_of_any_size_registers_nothing(bits: int, exponent: int, alg: str) -> None:
     _registers(_rsa(bits, exponent), alg)
+
+
+def test_JK_22_a_key_of_mixed_order_registers_nothing() -> None:
+    """Manifest and proof are signed with it, and both signatures verify."""
+    client = AgentClient()
+    client.signer = cast("LocalSigner", MixedSigner())
+    body = refused(client.register(), 400, "invalid_manifest")
+    assert "prime order" in body["error_description"]
+    assert not Agent.objects.exists()
+    assert not BarredKey.objects.exists()
+
+
+def test_JK_22_no_agent_takes_a_key_of_mixed_order(agent: AgentClient) -> None:
+    body = {"new_key": agent.key_change(cast("LocalSigner", MixedSigner()))}
+    answer = refused(agent.call("POST", "/v1/agents/me/key", body), 400, "invalid_request")
+    assert "prime order" in answer["error_description"]
+    assert agent.agent().jkt == agent.jkt
 
 
 KIDS: tuple[Any, ...] = (

@@ -32,8 +32,11 @@ def outcome(act: Callable[[], object]) -> AgentAuthError | None:
     return None
 
 
-def ed25519_verify(pk: bytes, msg: bytes, sig: bytes) -> bool:
-    return outcome(lambda: ed25519_public_key(pk).verify(msg, sig, alg="EdDSA")) is None
+def ed25519_verify(pk: bytes, msg: bytes, sig: bytes, *, registered: bool = True) -> bool:
+    """By default as for a proof, whose key is compared with a registered one: vectors are about the signature."""
+    return (
+        outcome(lambda: ed25519_public_key(pk, registered=registered).verify(msg, sig, alg="EdDSA")) is None
+    )
 
 
 def es256_verify(jwk: Mapping[str, str], msg: bytes, sig_p1363: bytes) -> bool:

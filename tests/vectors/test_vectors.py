@@ -80,6 +80,13 @@ def test_ed25519_speccheck_row_is_the_strict_one() -> None:
     assert "".join("V" if accepted else "X" for accepted in row) == "XXXVXXXXXXXX"
 
 
+def test_JK_22_the_mixed_key_of_speccheck_is_no_key_to_register() -> None:
+    case = load("ed25519_speccheck")["cases"][3]
+    given = b(case["pub_key"]), b(case["message"]), b(case["signature"])
+    assert adapter.ed25519_verify(*given)
+    assert not adapter.ed25519_verify(*given, registered=False)
+
+
 def test_es256_wycheproof() -> None:
     for group in load("wycheproof_es256_p1363")["testGroups"]:
         point = b(group["publicKey"]["uncompressed"])
