@@ -2,11 +2,12 @@
 
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Sequence
 from datetime import datetime
 from ipaddress import ip_address
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
@@ -31,6 +32,7 @@ from registry.services.grant_changes import follow_new_allow_list, follow_new_au
 
 SECRET_BYTES = 32
 _MAX_AUDIENCE = 255
+_AUDIENCE_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 _MAX_SLUG = 80
 _LOOPBACK = frozenset({"127.0.0.1", "localhost"})
 # The advisory lock of PostgreSQL under which audiences are added and changed.
@@ -256,7 +258,8 @@ def check_audience(audience: str) -> None:
     """Refuse an audience that is not an absolute URL in normal form, without final slash, on an origin not ours.
 
     https in production; in development also http on the loopback host. The host is a name or a public address in its
-    one form: `127.1`, `2130706433` and `sp.example.` would name a place a second time. Raises InvalidRequestError.
+    one form: `127.1`, `2130706433` and `sp.example.` would name a place a second time, as would `/%61pi`, `//api` and
+    `/api;x` for `/api`. Raises InvalidRequestError.
     """
     try:
         parts, normal = urlsplit(audience), normalize_url(audience)
@@ -266,6 +269,10 @@ def check_audience(audience: str) -> None:
         # Also drops query, fragment, userinfo, capitals and default ports: none of them is in the normal form.
         raise InvalidRequestError(
             "The audience must be a plain URL: lower-case host, no default port, no query, no final slash."
+        )
+    if not _AUDIENCE_PATH.fullmatch(parts.path):
+        raise InvalidRequestError(
+            "The audience's path may have only letters, digits and -._~ between single slashes."
         )
     host = parts.hostname or ""
     loopback = settings.DEVELOPMENT and host in _LOOPBACK
@@ -317,10 +324,15 @@ def _held(service_provider: ServiceProvider) -> ServiceProvider:
 
 
 def _check_disjoint(audience: str, *, but: ServiceProvider | None = None) -> None:
-    """No audience equals, contains or lies inside another: a proof for one must never be good at two."""
+    """No audience equals, contains or lies inside another: a proof for one must never be good at two.
+
+    One from before the rule on paths may have percent-encodings, which servers decode before they route, and some
+    servers read paths in any case.
+    """
     others = ServiceProvider.objects.filter(audience__startswith=_origin(audience))
     for other in others.exclude(pk=but.pk) if but else others:
-        longer, shorter = sorted((f"{audience}/", f"{other.audience}/"), key=len, reverse=True)
+        pair = (f"{unquote(each).casefold()}/" for each in (audience, other.audience))
+        longer, shorter = sorted(pair, key=len, reverse=True)
         if longer.startswith(shorter):
             raise InvalidRequestError("The audience overlaps that of another service provider.")
 

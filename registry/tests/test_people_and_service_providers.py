@@ -137,7 +137,9 @@ BAD_AUDIENCES = [
     "https://SP.example", "https://sp.example:443", "https://user@sp.example", "https://sp.example?x=1",
     "https://sp.example#x", "https://sp.example/a/../b", "https://sp.example/%2e%2e/b", "https://sp.example/%2fa%zz",
     "https://sp.example\\a", "https://sp.example/" + "a" * 250, "http://localhost:8000", "http://localhost:8000/sp",
-    "https://", "javascript:alert(1)", "http://127.0.0.2:8001",
+    "https://", "javascript:alert(1)", "http://127.0.0.2:8001", "https://sp.example/%61pi", "https://sp.example/a%2Fb",
+    "https://sp.example/%2561pi", "https://sp.example//api", "https://sp.example/api//v1", "https://sp.example/api;x",
+    "https://sp.example/caf%C3%A9", "https://sp.example./api", "https://%73p.example", "https://sp.example/./api",
 ]  # fmt: skip
 
 
@@ -178,6 +180,28 @@ def test_no_audience_equals_contains_or_lies_inside_another(
             provider(second, now)
     else:
         assert provider(second, now)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "second"),
+    [
+        ("https://sp.example/%61pi", "https://sp.example/api"),
+        ("https://sp.example/%61pi", "https://sp.example/api/v1"),
+        ("https://sp.example/api%2Fv1", "https://sp.example/api"),
+        ("https://sp.example/api%2fv1", "https://sp.example/api/v1/x"),
+        ("https://sp.example/API", "https://sp.example/api"),
+        ("https://sp.example/api", "https://sp.example/API/v1"),
+    ],
+)
+def test_an_audience_of_before_overlaps_what_a_server_takes_it_for(
+    earlier: str, second: str, now: datetime
+) -> None:
+    """Such paths could be registered before the rule on paths."""
+    made, _ = provider("https://sp.example/x", now)
+    ServiceProvider.objects.filter(pk=made.pk).update(audience=earlier)
+    with pytest.raises(InvalidRequestError, match="overlaps"):
+        provider(second, now)
+    assert provider("https://sp.example/apis", now)
 
 
 def test_slugs_come_from_names_and_stay_unique(now: datetime) -> None:
