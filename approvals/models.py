@@ -24,12 +24,21 @@ class Passkey(models.Model):
     name = models.CharField(max_length=80)
     aaguid = models.CharField(max_length=36, blank=True)
     transports = models.JSONField(default=list)
+    # Whether it may be synced: settled when it is made, so another answer is refused. Null until its next signature for
+    # passkeys from before release 2.
+    backup_eligible = models.BooleanField(null=True)
+    # Whether it is, by its latest signature.
     backed_up = models.BooleanField(default=False)
     created_at = models.DateTimeField()
     last_used_at = models.DateTimeField(null=True)
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def expected_backup_eligible(self) -> bool | None:
+        """What its next signature must say; None if either will do. What was synced could be, also if not noted then."""
+        return True if self.backup_eligible is None and self.backed_up else self.backup_eligible
 
 
 class SetupCodeQuerySet(models.QuerySet["SetupCode"]):

@@ -15,6 +15,7 @@ from webauthn.helpers.structs import (
     AuthenticationCredential,
     AuthenticatorAssertionResponse,
     AuthenticatorAttestationResponse,
+    CredentialDeviceType,
     RegistrationCredential,
 )
 
@@ -56,6 +57,7 @@ class VerifiedAssertion:
     credential_id: bytes
     user_handle: bytes | None
     sign_count: int
+    backup_eligible: bool
     backed_up: bool
     authenticator_data: bytes
     client_data_json: bytes
@@ -70,6 +72,7 @@ class VerifiedRegistration:
     public_key: bytes
     sign_count: int
     aaguid: str
+    backup_eligible: bool
     backed_up: bool
     transports: tuple[str, ...]
 
@@ -125,14 +128,17 @@ def verify_assertion(
     sign_count: int,
     expected_credential_id: bytes,
     expected_user_handle: bytes | None,
+    expected_backup_eligible: bool | None,
 ) -> VerifiedAssertion:
     """Check an answer of `navigator.credentials.get()` (WebAuthn L3 section 7.2). Raises InvalidAssertionError.
 
     `credential` is the untrusted AuthenticationResponseJSON. `public_key` (COSE) and `sign_count` are the stored
     ones. A handle may be absent where the ceremony named its credential; sign-in, which names none, asks for one.
+    Whether a passkey may be synced (backup-eligible) is settled when it is made: another answer comes from another
+    authenticator that holds the key. None where it is not known yet.
 
     1. shape and sizes  2. the credential asked for and its owner  3. client data: type, challenge, origin, no
-    embedding  4. authenticator data: rp, presence, verification, backup flags, no leftover byte
+    embedding  4. authenticator data: rp, presence, verification, backup flags as before, no leftover byte
     5. the key's algorithm  6. signature and counter, by the library
     """
     # 1
@@ -153,6 +159,9 @@ def verify_assertion(
     flags = _check_head(authenticator_data, rp_id)
     if flags & _AT:
         raise _refused("authenticator data")
+    backup_eligible = bool(flags & _BE)
+    if expected_backup_eligible not in (backup_eligible, None):
+        raise _refused("backup flags changed")
     _extensions(authenticator_data[_HEAD_BYTES:], present=bool(flags & _ED))
     # 5
     _check_public_key(public_key)
@@ -181,6 +190,7 @@ def verify_assertion(
         credential_id=credential_id,
         user_handle=handle,
         sign_count=verified.new_sign_count,
+        backup_eligible=backup_eligible,
         backed_up=verified.credential_backed_up,
         authenticator_data=authenticator_data,
         client_data_json=client_data,
@@ -226,6 +236,7 @@ def verify_registration(
         public_key=public_key,
         sign_count=verified.sign_count,
         aaguid=verified.aaguid,
+        backup_eligible=verified.credential_device_type is CredentialDeviceType.MULTI_DEVICE,
         backed_up=verified.credential_backed_up,
         transports=_transports(response.get("transports")),
     )

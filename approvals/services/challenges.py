@@ -127,12 +127,16 @@ def check_signature(
         sign_count=passkey.sign_count,
         expected_credential_id=bytes(passkey.credential_id),
         expected_user_handle=bytes(passkey.user_handle),
+        expected_backup_eligible=passkey.expected_backup_eligible,
     )
     if human is None and verified.user_handle is None:
         raise InvalidAssertionError("This passkey does not say whose it is.")
     # Swap: of two signatures with one counter, a copied authenticator's, one is refused.
     moved = Passkey.objects.filter(pk=passkey.pk, sign_count=passkey.sign_count).update(
-        sign_count=verified.sign_count, last_used_at=now, backed_up=verified.backed_up
+        sign_count=verified.sign_count,
+        last_used_at=now,
+        backup_eligible=verified.backup_eligible,
+        backed_up=verified.backed_up,
     )
     if not moved:
         raise InvalidAssertionError("This passkey was used elsewhere at the same moment. Try again.")

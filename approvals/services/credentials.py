@@ -108,6 +108,7 @@ def add_passkey(
                 name=f"Passkey {number}",
                 aaguid=verified.aaguid,
                 transports=list(verified.transports),
+                backup_eligible=verified.backup_eligible,
                 backed_up=verified.backed_up,
                 created_at=now,
             )

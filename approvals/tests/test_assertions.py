@@ -31,6 +31,7 @@ def check(device: Authenticator, credential: object, **changes: Any) -> Verified
         "sign_count": 6,
         "expected_credential_id": device.credential_id,
         "expected_user_handle": b"alice-handle",
+        "expected_backup_eligible": None,
     }
     return verify_assertion(credential=credential, **(expected | changes))
 
@@ -117,6 +118,18 @@ def test_WA_24_another_persons_credential_is_refused(device: Authenticator) -> N
         check(device, device.assertion(OPTIONS), expected_credential_id=os.urandom(32))
     with pytest.raises(InvalidAssertionError):
         check(device, device.assertion(OPTIONS), expected_user_handle=b"bob-handle")
+
+
+@pytest.mark.parametrize("flags", [UP | UV, UP | UV | BE, UP | UV | BE | BS])
+def test_WR_13_backup_eligibility_is_as_at_registration(device: Authenticator, flags: int) -> None:
+    eligible = bool(flags & BE)
+    for known in (eligible, None):
+        found = check(device, device.assertion(OPTIONS, flags=flags), expected_backup_eligible=known)
+        assert (found.backup_eligible, found.backed_up) == (eligible, bool(flags & BS))
+    with pytest.raises(InvalidAssertionError, match="backup flags changed"):
+        check(device, device.assertion(OPTIONS, flags=flags), expected_backup_eligible=not eligible)
+    made = register(Authenticator().registration(OPTIONS, flags=flags | AT))
+    assert (made.backup_eligible, made.backed_up) == (eligible, bool(flags & BS))
 
 
 @pytest.mark.parametrize("name", ["clientDataJSON", "authenticatorData", "signature", "userHandle"])

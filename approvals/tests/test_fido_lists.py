@@ -16,7 +16,7 @@ import pytest
 from agentauth.protocol.encoding import b64u_decode, b64u_encode
 from approvals.models import Passkey
 from approvals.services.people import create_setup_link
-from approvals.tests.authenticator import AT, UP, UV, Authenticator
+from approvals.tests.authenticator import AT, BE, BS, UP, UV, Authenticator
 from approvals.tests.cast import ORIGIN, Person, browser
 from audit.models import Event
 from registry.models import Grant
@@ -224,6 +224,52 @@ def test_WR_2_a_creation_of_another_shape_is_400(keys: None, now: datetime) -> N
         right = person.device.registration(options)
         refused(person.post(f"{path}finish", {"credential": right}), 400, "invalid_assertion")
     assert not Passkey.objects.exists()
+
+
+def test_WR_13_another_backup_eligibility_than_at_registration_is_400(
+    alice: Person, reading: Grant, door: Door
+) -> None:
+    assert Passkey.objects.get().backup_eligible is False
+    for flags in (UP | UV | BE, UP | UV | BE | BS):
+        path, options = door(alice, reading)
+        nothing_came_of_it(alice, path, alice.device.assertion(options, flags=flags))
+    assert (Passkey.objects.get().backup_eligible, Passkey.objects.get().backed_up) == (False, False)
+
+
+def test_WR_13_whether_it_is_synced_may_change_and_is_kept(keys: None, now: datetime) -> None:
+    link = create_setup_link(email="new@example.org", actor=TESTER, now=now)
+    path, person = link.url.removeprefix(ORIGIN), Person()
+    options = person.post(f"{path}options", {"name": "New"}).json()["publicKey"]
+    credential = person.device.registration(options, flags=UP | UV | AT | BE)
+    assert person.post(f"{path}finish", {"credential": credential}).status_code == 200
+    for synced in (True, False):
+        options = person.post("/sign-in/options").json()["publicKey"]
+        flags = UP | UV | BE | (BS if synced else 0)
+        answer = person.post("/sign-in/finish", {"credential": person.device.assertion(options, flags=flags)})
+        assert answer.status_code == 200
+        kept = Passkey.objects.get()
+        assert (kept.backup_eligible, kept.backed_up) == (True, synced)
+    options = person.post("/sign-in/options").json()["publicKey"]
+    refused(
+        person.post("/sign-in/finish", {"credential": person.device.assertion(options)}),
+        400,
+        "invalid_assertion",
+    )
+
+
+@pytest.mark.parametrize("synced", [False, True])
+def test_WR_13_an_older_passkey_says_it_at_its_next_signature(
+    alice: Person, reading: Grant, synced: bool
+) -> None:
+    """Where release 1 noted that it is synced, its answer is known before."""
+    Passkey.objects.update(backup_eligible=None, backed_up=synced)
+    path, options = sign_in(alice, reading)
+    answer = alice.post(path, {"credential": alice.device.assertion(options)})
+    assert answer.status_code == (400 if synced else 200)
+    path, options = sign_in(alice, reading)
+    credential = alice.device.assertion(options, flags=UP | UV | BE)
+    assert alice.post(path, {"credential": credential}).status_code == (200 if synced else 400)
+    assert Passkey.objects.get().backup_eligible is synced
 
 
 RS1 = {1: 3, 3: -65535, -1: b"\xff" * 256, -2: b"\x01\x00\x01"}

@@ -88,6 +88,7 @@ class Assertions:
                 sign_count=COUNTER,
                 expected_credential_id=device.credential_id,
                 expected_user_handle=HANDLE,
+                expected_backup_eligible=None,
             )
 
         return check

@@ -150,6 +150,7 @@ def passkey_outcome(doc: Case, case: Case) -> AgentAuthError | None:
             sign_count=case["stored"]["sign_count"],
             expected_credential_id=b64u_decode(doc["credential_id_b64u"]),
             expected_user_handle=b64u_decode(doc["user_handle_b64u"]),
+            expected_backup_eligible=None,
         )
     )
 
