@@ -1,12 +1,14 @@
 # One image for every kind of process: the web server (CMD), and as other commands, all in docs/operations.md, the verifier,
 # `python manage.py jobs` or `celery -A agentauth worker` and `celery -A agentauth beat`, and `agentauth …`.
 # Two stages: the second carries no compiler and no pip cache.
-FROM python:3.13-slim AS build
+# The base is named by digest, since a tag can be moved. To take its security updates, put the digest that
+# `docker buildx imagetools inspect python:3.13-slim` prints into both lines.
+FROM python:3.13-slim@sha256:70729b46c69b4f1e97c4822c1af3df53a1476cf5ddc6c087c0c10bc3a5678c2f AS build
 WORKDIR /app
 COPY requirements.txt .
 RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir --require-hashes -r requirements.txt
 
-FROM python:3.13-slim
+FROM python:3.13-slim@sha256:70729b46c69b4f1e97c4822c1af3df53a1476cf5ddc6c087c0c10bc3a5678c2f
 RUN useradd --system --uid 10001 --home-dir /app agentauth
 COPY --from=build /venv /venv
 WORKDIR /app

@@ -260,6 +260,13 @@ def test_DJ_34_nobody_writes_csrf_exempt() -> None:
     assert found == {"agentauth/sdk/django.py"}
 
 
+def test_the_image_has_one_base_by_digest() -> None:
+    bases = re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert len(bases) == 2
+    assert len(set(bases)) == 1
+    assert re.fullmatch(r"python:3\.13-slim@sha256:[0-9a-f]{64}", bases[0])
+
+
 def test_DJ_27_the_scanners_run_where_ci_runs() -> None:
     assert "make audit" in (ROOT / ".ci/run").read_text()
     assert "tests.scan" in (ROOT / "Makefile").read_text()
