@@ -1,4 +1,4 @@
-"""Protects Django views with the verifier: a decorator that names the act, a middleware that lets nothing slip through.
+"""Protects Django views with the verifier: a decorator names the act, a middleware checks it before all that stands around the view.
 
 The only file of the SDK that imports Django. Settings of the service provider's project:
 
@@ -7,19 +7,28 @@ The only file of the SDK that imports Django. Settings of the service provider's
         "CLIENT_ID": "…", "CLIENT_SECRET": "…",
         "AUDIENCE": "https://api.example.com/v1",
     }
+    # One of the two, first: AgentAuthMiddleware for every view, ProtectedMiddleware for those with `protected` alone.
+    MIDDLEWARE = ["agentauth.sdk.django.AgentAuthMiddleware", …]
+    INSTALLED_APPS = ["agentauth.sdk.django.Checks", …]  # `manage.py check` then finds what stops the start
 """
 
 import functools
 import inspect
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
+from django.apps import AppConfig
 from django.conf import settings
+from django.core.checks import CheckMessage, Error, register
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.middleware.cache import FetchFromCacheMiddleware, UpdateCacheMiddleware
+from django.utils.cache import patch_cache_control
+from django.utils.module_loading import import_string
 from django.views.decorators.csrf import csrf_exempt
 
 from agentauth.protocol.capability import Action
@@ -37,8 +46,36 @@ ActionOf = Callable[..., Action]
 
 _GUARDED: Final = "agentauth_guarded"
 _OPEN: Final = "agentauth_open"
+# On the request: the check that its middleware made, and for which arguments; None if it made none.
+_CHECKED: Final = "agentauth_checked"
+_UNSEEN: Final = object()
 _MAX_IDEMPOTENCY_KEY: Final = 128
 _UNAVAILABLE: Final = 503
+_CACHED: Final = (
+    "A cache middleware answers before token and proof are checked: take it out of MIDDLEWARE"
+    " and put cache_page on single views instead (agentauth_sdk.E001)."
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Check:
+    """What one use of `protected` says of its views; None for the act of a view that says nothing."""
+
+    action: Action | ActionOf | None
+    handles_repeats: bool
+
+    def __call__(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Allowed:
+        """Ask verify. Raises AgentAuthError for everything that is not a yes to this very request."""
+        token, proof = _credentials(request)
+        act = self.action(request, *args, **kwargs) if callable(self.action) else self.action
+        allowed = _verify(request, token, proof, act)
+        if allowed.repeated and not self.handles_repeats:
+            raise AlreadyProcessedError("This operation was allowed before.")
+        return allowed
+
+
+# A view that says nothing is checked without an act, and sees for itself whether its operation is a repetition.
+_WITHOUT_ACT: Final = _Check(None, handles_repeats=True)
 
 
 def protected(action: Action | ActionOf, *, handles_repeats: bool = False) -> Callable[[View], View]:
@@ -50,7 +87,12 @@ def protected(action: Action | ActionOf, *, handles_repeats: bool = False) -> Ca
     `handles_repeats` that it looks at `decision(request).repeated` and does not act again. That it was allowed is not that
     it was carried out: whoever asked may have died before, or have given up on an answer (UnknownOutcomeError). Only a
     view that keeps what it did by that key can tell, and may then do what is missing.
+
+    The middleware checks before any decorator around the view runs, so that none (`cache_page`, `condition`) answers
+    without a check. Answers are `Cache-Control: private, no-store`, or what the view says with `private` added; `public`
+    stands as said. Without the middleware the view raises ImproperlyConfigured.
     """
+    check = _Check(action, handles_repeats)
 
     def decorate(view: View) -> View:
         if inspect.iscoroutinefunction(view):
@@ -60,17 +102,14 @@ def protected(action: Action | ActionOf, *, handles_repeats: bool = False) -> Ca
         @functools.wraps(view)
         def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             try:
-                token, proof = _credentials(request)
-                act = action if isinstance(action, Action) else action(request, *args, **kwargs)
-                allowed = _verify(request, token, proof, act)
-                if allowed.repeated and not handles_repeats:
-                    raise AlreadyProcessedError("This operation was allowed before.")
+                allowed = _checked(request, check, args, kwargs)
             except AgentAuthError as error:
                 return refusal(error)
             request.agentauth = allowed  # type: ignore[attr-defined]  # our own attribute
-            return _with_nonce(view(request, *args, **kwargs), allowed)
+            return _finished(view(request, *args, **kwargs), allowed)
 
-        setattr(guarded, _GUARDED, True)
+        # Decorators that use functools.wraps carry it on, so the middleware finds it on the outermost.
+        setattr(guarded, _GUARDED, check)
         # Nothing here rests on a cookie, so no other site can ride on one.
         return csrf_exempt(guarded)
 
@@ -78,7 +117,7 @@ def protected(action: Action | ActionOf, *, handles_repeats: bool = False) -> Ca
 
 
 def unprotected(view: View) -> View:
-    """Mark a view that anybody may call, for the middleware's eyes."""
+    """Mark a view that anybody may call, for the middleware's eyes. A check within it holds all the same."""
 
     @functools.wraps(view)
     def marked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -96,33 +135,71 @@ def decision(request: HttpRequest) -> Allowed:
     return allowed
 
 
-class AgentAuthMiddleware:
-    """Every view needs an agent unless it says otherwise: a forgotten decorator must not open a door.
+class ProtectedMiddleware:
+    """Checks each view with `protected` before the decorators around it; every other view is open."""
 
-    A view with `protected` checks its own act, one with `unprotected` is open, every other is checked without an
-    act: token, proof, windows and presence.
-    """
+    denies_by_default = False
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        # Here too, since no server runs the system checks.
+        if errors := cache_errors(None):
+            raise ImproperlyConfigured(f"{errors[0].msg} {errors[0].hint}")
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         response = self.get_response(request)
         allowed = getattr(request, "agentauth", None)
-        return _with_nonce(response, allowed) if isinstance(allowed, Allowed) else response
+        # Also of what Django makes of an exception of the view, and of what a decorator answered in its place.
+        return _finished(response, allowed) if isinstance(allowed, Allowed) else response
 
     def process_view(
-        self, request: HttpRequest, view: View, _args: tuple[Any, ...], _kwargs: dict[str, Any]
+        self, request: HttpRequest, view: View, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> HttpResponse | None:
         """Django's hook between URL and view."""
-        if getattr(view, _GUARDED, False) or getattr(view, _OPEN, False):
-            return None
+        if hasattr(request, "_cache_update_cache"):
+            # Django's cache was asked already: by a middleware that is not seen to be one.
+            raise ImproperlyConfigured(_CACHED)
+        setattr(request, _CHECKED, None)
+        check = getattr(view, _GUARDED, None)
+        if check is None:
+            if getattr(view, _OPEN, False) or not self.denies_by_default:
+                return None
+            check = _WITHOUT_ACT
         try:
-            token, proof = _credentials(request)
-            request.agentauth = _verify(request, token, proof, None)  # type: ignore[attr-defined]  # our own attribute
+            request.agentauth = check(request, *args, **kwargs)  # type: ignore[attr-defined]  # our own attribute
         except AgentAuthError as error:
             return refusal(error)
+        setattr(request, _CHECKED, (check, args, kwargs))
         return None
+
+
+class AgentAuthMiddleware(ProtectedMiddleware):
+    """Every view needs an agent unless it says otherwise: a forgotten decorator must not open a door.
+
+    A view with `protected` is checked for its own act, one with `unprotected` is open, every other is checked without an
+    act: token, proof, windows and presence.
+    """
+
+    denies_by_default = True
+
+
+class Checks(AppConfig):
+    """For INSTALLED_APPS: importing this module registers the system check."""
+
+    name = "agentauth.sdk.django"
+    label = "agentauth_sdk"
+
+
+@register
+def cache_errors(app_configs: object, **_kwargs: object) -> list[CheckMessage]:
+    """agentauth_sdk.E001: Django's site cache answers by URL and headers, before any view or process_view."""
+    caches = (UpdateCacheMiddleware, FetchFromCacheMiddleware)
+    made = {path: import_string(path) for path in settings.MIDDLEWARE}
+    return [
+        Error(_CACHED, hint=f"MIDDLEWARE has {path}.", id="agentauth_sdk.E001")
+        for path, each in made.items()
+        if isinstance(each, type) and issubclass(each, caches)
+    ]
 
 
 def refusal(error: AgentAuthError) -> HttpResponse:
@@ -191,9 +268,35 @@ def _idempotency_key(request: HttpRequest) -> str | None:
     return str(value)
 
 
-def _with_nonce(response: HttpResponseBase, allowed: Allowed) -> HttpResponseBase:
+def _checked(request: HttpRequest, check: _Check, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Allowed:
+    """The middleware's decision on this call of the view; one that it could not see coming is asked for here.
+
+    Raises AgentAuthError as the check does.
+    """
+    checked: Any = getattr(request, _CHECKED, _UNSEEN)
+    if checked is _UNSEEN:
+        raise ImproperlyConfigured(
+            "Put agentauth.sdk.django.AgentAuthMiddleware or ProtectedMiddleware into MIDDLEWARE."
+        )
+    # A second call needs a decision of its own, which its proof does not get.
+    setattr(request, _CHECKED, None)
+    if checked is None or checked[0] is not check:
+        return check(request, *args, **kwargs)
+    if checked[1:] != (args, kwargs):
+        # The act was named from the URL's arguments; for others nothing is allowed.
+        raise ImproperlyConfigured("A decorator outside `protected` changed the view's arguments.")
+    return decision(request)
+
+
+def _finished(response: HttpResponseBase, allowed: Allowed) -> HttpResponseBase:
+    """With the nonce to use next, and kept from caches that would answer the next request without a check."""
     if allowed.nonce is not None:
         response["DPoP-Nonce"] = allowed.nonce
+    stated = {each.partition("=")[0].strip().lower() for each in response.get("Cache-Control", "").split(",")}
+    if stated == {""}:
+        response["Cache-Control"] = "private, no-store"
+    elif not stated & {"public", "s-maxage"}:
+        patch_cache_control(response, private=True)
     return response
 
 

@@ -25,7 +25,7 @@ from agentauth.sdk import (
 from agentauth.sdk import django as guard
 from agentauth.sdk.django import protected
 from agentauth.sdk.tests.conftest import Clock
-from agentauth.sdk.tests.test_django import SETTINGS, asking
+from agentauth.sdk.tests.test_django import SETTINGS, asking, served
 
 URL = "https://registry.example.com"
 NAMED: dict[str, Any] = {
@@ -305,6 +305,7 @@ def test_a_payment_that_was_debited_behind_a_503_is_carried_out_once(
 ) -> None:
     acted: list[HttpRequest] = []
 
+    @served
     @protected(Action("delete", "calendar"))
     def pay(request: HttpRequest) -> HttpResponse:
         acted.append(request)

@@ -1,0 +1,167 @@
+"""The conformance suite's site in Django (sites.py)."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import httpx
+from django.core.handlers.wsgi import WSGIHandler
+from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.middleware.cache import CacheMiddleware
+from django.template import engines
+from django.template.response import TemplateResponse
+from django.test import override_settings
+from django.urls import path
+from django.utils.decorators import method_decorator
+from django.views import View
+from django.views.decorators.cache import cache_page
+from django.views.decorators.http import condition
+
+from agentauth.sdk import Action
+from agentauth.sdk import django as guard
+from agentauth.sdk.django import decision, protected, unprotected
+from agentauth.sdk.tests.sites import AUDIENCE, OPEN, RESOURCES, SAYS, SECRET, Integration
+
+READ = protected(Action("read", "calendar"))
+CHANGED = datetime(2026, 1, 1, tzinfo=UTC)
+# `cache_page` takes any time; none of the suite's takes so long.
+cached = cache_page(3600)
+conditional = condition(lambda _request: '"v1"', lambda _request: CHANGED)
+
+
+def text(request: HttpRequest) -> str:
+    return f"{SECRET}: {decision(request).agent_id}"
+
+
+def answer(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(text(request))
+
+
+def tagged(request: HttpRequest) -> HttpResponse:
+    headers = {"ETag": '"v1"', "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
+    return HttpResponse(text(request), headers=headers)
+
+
+def saying(request: HttpRequest, stated: str) -> HttpResponse:
+    return HttpResponse(text(request), headers={"Cache-Control": stated})
+
+
+def rendered(request: HttpRequest) -> HttpResponse:
+    return TemplateResponse(request, engines["django"].from_string(text(request)))
+
+
+def streamed(request: HttpRequest) -> HttpResponseBase:
+    return StreamingHttpResponse(iter([text(request)[:9], text(request)[9:]]))
+
+
+def missing(request: HttpRequest) -> HttpResponse:
+    raise Http404(text(request))
+
+
+def broken(request: HttpRequest) -> HttpResponse:
+    raise RuntimeError(text(request))
+
+
+def dispatching(request: HttpRequest) -> HttpResponseBase:
+    return READ(answer)(request)
+
+
+@method_decorator(READ, name="dispatch")
+class Page(View):
+    def get(self, request: HttpRequest) -> HttpResponse:
+        return answer(request)
+
+
+VIEWS: dict[str, Callable[..., Any]] = {
+    "/plain": READ(answer),
+    "/undecorated": answer,
+    "/class": Page.as_view(),
+    "/cache-outside": cached(READ(answer)),
+    "/cache-inside": READ(cached(answer)),
+    "/cache-around-undecorated": cached(answer),
+    "/within-open": cached(unprotected(dispatching)),
+    "/etag": READ(tagged),
+    "/condition-outside": conditional(READ(answer)),
+    "/template": cached(READ(cached(rendered))),
+    "/stream": cached(READ(streamed)),
+    "/missing": cached(READ(missing)),
+    "/broken": cached(READ(broken)),
+} | {
+    each: cached(READ(cached(partial_saying)))
+    for each, partial_saying in (
+        (each, lambda request, stated=stated: saying(request, stated)) for each, (stated, _) in SAYS.items()
+    )
+}  # fmt: skip
+urlpatterns = [path(each.lstrip("/"), view) for each, view in VIEWS.items()]
+
+
+@cached
+@unprotected
+def front(_request: HttpRequest) -> HttpResponse:
+    return HttpResponse(uuid.uuid4().hex)
+
+
+urlpatterns.append(path(OPEN.lstrip("/"), front))
+
+
+def disguised(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Callable[..., Any]:
+    """A cache middleware that is no class of Django's to look at."""
+    hidden = CacheMiddleware(get_response)
+    return lambda request: hidden(request)  # noqa: PLW0108 — a function, as the name says
+
+
+@contextmanager
+def start(
+    registry_url: str, *, middleware: str, before: tuple[str, ...] = (), after: tuple[str, ...] = ()
+) -> Iterator[httpx.Client]:
+    """The site through Django's WSGI handler, with an empty cache of its own."""
+    cache = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": uuid.uuid4().hex}
+    usual = (
+        "django.middleware.http.ConditionalGetMiddleware",
+        "django.middleware.gzip.GZipMiddleware",
+        "django.middleware.common.CommonMiddleware",
+    )
+    with override_settings(
+        ROOT_URLCONF=__name__,
+        ALLOWED_HOSTS=["api.sp.example"],
+        CACHES={"default": cache},
+        MIDDLEWARE=[*before, f"agentauth.sdk.django.{middleware}", *usual, *after],
+        AGENTAUTH={
+            "REGISTRY_URL": registry_url,
+            "CLIENT_ID": "id",
+            "CLIENT_SECRET": "secret",
+            "AUDIENCE": AUDIENCE,
+        },
+    ):
+        transport = httpx.WSGITransport(app=WSGIHandler())
+        with httpx.Client(base_url=AUDIENCE, transport=transport) as client:
+            try:
+                yield client
+            finally:
+                guard._client(registry_url, "id", "secret").close()
+                guard._client.cache_clear()
+
+
+def starting(**arguments: Any) -> Callable[[str], AbstractContextManager[httpx.Client]]:
+    return partial(start, **arguments)
+
+
+CACHES = ("UpdateCacheMiddleware", "FetchFromCacheMiddleware", "CacheMiddleware")
+SITE_CACHE = {each: (f"django.middleware.cache.{each}",) for each in CACHES}
+
+
+def integration(middleware: str, resources: frozenset[str]) -> Integration:
+    before = {f"{each} first": starting(middleware=middleware, before=SITE_CACHE[each]) for each in CACHES}
+    after = {f"{each} last": starting(middleware=middleware, after=SITE_CACHE[each]) for each in CACHES}
+    return Integration(f"Django, {middleware}", starting(middleware=middleware), resources, before | after)
+
+
+INTEGRATIONS = (
+    integration("AgentAuthMiddleware", frozenset(RESOURCES)),
+    # Here a view of which nothing is said is open.
+    integration("ProtectedMiddleware", frozenset(RESOURCES) - {"/undecorated", "/cache-around-undecorated"}),
+)

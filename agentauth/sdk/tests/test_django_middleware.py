@@ -1,0 +1,142 @@
+"""The middleware of the Django integration: it checks first, once, for this view and these arguments; behind no cache."""
+
+import functools
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest, HttpResponse
+
+from agentauth.sdk import Action, RefusedError
+from agentauth.sdk.django import decision, protected, unprotected
+from agentauth.sdk.tests.django_site import start
+from agentauth.sdk.tests.sites import Site, verifying
+from agentauth.sdk.tests.test_django import ALLOWED, READ, FakeVerifier, asking, served, verifier, view
+
+__all__ = ["verifier"]
+
+
+def test_a_forgotten_decorator_opens_no_door(verifier: FakeVerifier) -> None:
+    def plain(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(decision(request).agent_id)
+
+    assert served(plain)(asking(authorization=None)).status_code == 401
+    verifier.answer = RefusedError("invalid_token", "revoked", {})
+    assert served(plain)(asking()).status_code == 401
+    verifier.answer = ALLOWED
+    assert served(plain)(asking()).content == b"a"
+    assert verifier.asked[-1]["action"] is None
+
+
+def test_a_protected_view_is_asked_about_once(verifier: FakeVerifier) -> None:
+    assert view(asking()).status_code == 200
+    assert len(verifier.asked) == 1
+
+
+def test_an_open_view_is_open(verifier: FakeVerifier) -> None:
+    @unprotected
+    def front(_request: HttpRequest) -> HttpResponse:
+        return HttpResponse("hello")
+
+    assert served(front)(asking(authorization=None)).content == b"hello"
+    assert verifier.asked == []
+
+
+def test_SA_5_without_a_middleware_a_protected_view_serves_nothing(verifier: FakeVerifier) -> None:
+    """A decorator around it could answer before the check."""
+
+    @protected(READ)
+    def lonely(_request: HttpRequest) -> HttpResponse:
+        raise AssertionError
+
+    with pytest.raises(ImproperlyConfigured, match="ProtectedMiddleware"):
+        lonely(asking())
+    assert verifier.asked == []
+
+
+def test_one_decision_is_for_one_run_of_the_view(verifier: FakeVerifier) -> None:
+    ran: list[HttpRequest] = []
+
+    @protected(READ)
+    def pay(request: HttpRequest) -> HttpResponse:
+        ran.append(request)
+        return HttpResponse()
+
+    @functools.wraps(pay)
+    def twice(request: HttpRequest) -> Any:
+        pay(request)
+        verifier.answer = RefusedError("invalid_dpop_proof", "replayed", {})
+        return pay(request)
+
+    assert served(twice)(asking()).status_code == 401
+    assert len(ran) == 1
+
+
+def test_an_act_named_for_other_arguments_allows_nothing(verifier: FakeVerifier) -> None:
+    @protected(lambda _request, name: Action("read", f"calendar/{name}"))
+    def calendar(_request: HttpRequest, name: str) -> HttpResponse:
+        return HttpResponse(name)
+
+    @functools.wraps(calendar)
+    def elsewhere(request: HttpRequest, name: str) -> Any:
+        return calendar(request, name="home")
+
+    with pytest.raises(ImproperlyConfigured, match="arguments"):
+        served(elsewhere)(asking(), name="work")
+    assert verifier.asked[0]["action"] == Action("read", "calendar/work")
+
+
+def test_a_check_within_an_open_view_is_made_there(verifier: FakeVerifier) -> None:
+    @unprotected
+    def either(request: HttpRequest) -> Any:
+        return HttpResponse("open") if request.method == "GET" else protected(READ)(secret)(request)
+
+    def secret(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(decision(request).agent_id)
+
+    assert served(either)(asking(authorization=None)).content == b"open"
+    assert served(either)(asking(method="POST", authorization=None)).status_code == 401
+    assert served(either)(asking(method="POST")).content == b"a"
+    assert len(verifier.asked) == 1
+
+
+# ---- caches (test_conformance.py has the rest)
+
+
+def test_SA_5_a_cache_that_is_not_seen_at_the_start_stops_each_request() -> None:
+    hidden = ("agentauth.sdk.tests.django_site.disguised",)
+    for middleware in ("AgentAuthMiddleware", "ProtectedMiddleware"):
+        with verifying() as registry, start(registry.url, middleware=middleware, before=hidden) as client:
+            site = Site(client, registry, frozenset())
+            for _ in range(2):
+                assert site.ask_as("good", "GET", "/plain").status_code == 500
+            assert registry.asked == []
+
+
+def test_SA_5_check_names_the_cache_that_stops_the_start() -> None:
+    """As `manage.py check` runs in the service provider's project."""
+    project = """if True:
+        from django.conf import settings
+        import sys
+        settings.configure(INSTALLED_APPS=["agentauth.sdk.django.Checks"], MIDDLEWARE=sys.argv[1:])
+        import django
+        from django.core.management import call_command
+        django.setup()
+        call_command("check")
+    """
+    ours, cache = (
+        "agentauth.sdk.django.AgentAuthMiddleware",
+        "django.middleware.cache.FetchFromCacheMiddleware",
+    )
+
+    def checked(*middleware: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", project, *middleware]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    good, bad = checked(ours), checked(ours, cache)
+    assert good.returncode == 0, good.stderr
+    assert bad.returncode == 1
+    assert "agentauth_sdk.E001" in bad.stderr
+    assert cache in bad.stderr
