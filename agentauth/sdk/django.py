@@ -1,4 +1,4 @@
-"""Protects Django views with the verifier: a decorator names the act, a middleware checks it before all that stands around the view.
+"""Protects Django views: a decorator names the act, a middleware asks verify before anything answers.
 
 The only file of the SDK that imports Django. Settings of the service provider's project:
 
