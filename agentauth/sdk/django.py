@@ -106,7 +106,7 @@ def protected(action: Action | ActionOf, *, handles_repeats: bool = False) -> Ca
             except AgentAuthError as error:
                 return refusal(error)
             request.agentauth = allowed  # type: ignore[attr-defined]  # our own attribute
-            return _finished(view(request, *args, **kwargs), allowed)
+            return _kept_from_caches(view(request, *args, **kwargs))
 
         # Decorators that use functools.wraps carry it on, so the middleware finds it on the outermost.
         setattr(guarded, _GUARDED, check)
@@ -149,8 +149,13 @@ class ProtectedMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         response = self.get_response(request)
         allowed = getattr(request, "agentauth", None)
-        # Also of what Django makes of an exception of the view, and of what a decorator answered in its place.
-        return _finished(response, allowed) if isinstance(allowed, Allowed) else response
+        if not isinstance(allowed, Allowed):
+            return response
+        # Here alone: a cache around the view would hand it on to other agents.
+        if allowed.nonce is not None:
+            response["DPoP-Nonce"] = allowed.nonce
+        # Also what Django makes of an exception of the view, and what a decorator answered in its place.
+        return _kept_from_caches(response)
 
     def process_view(
         self, request: HttpRequest, view: View, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -288,10 +293,8 @@ def _checked(request: HttpRequest, check: _Check, args: tuple[Any, ...], kwargs:
     return decision(request)
 
 
-def _finished(response: HttpResponseBase, allowed: Allowed) -> HttpResponseBase:
-    """With the nonce to use next, and kept from caches that would answer the next request without a check."""
-    if allowed.nonce is not None:
-        response["DPoP-Nonce"] = allowed.nonce
+def _kept_from_caches(response: HttpResponseBase) -> HttpResponseBase:
+    """Kept from caches that would answer the next request without a check, unless the view says otherwise."""
     stated = {each.partition("=")[0].strip().lower() for each in response.get("Cache-Control", "").split(",")}
     if stated == {""}:
         response["Cache-Control"] = "private, no-store"

@@ -50,6 +50,7 @@ class Verify:
 
     url: str = ""
     revoked: bool = False
+    nonce: str | None = None
     asked: list[dict[str, Any]] = field(default_factory=list)
 
     def answer(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -60,7 +61,8 @@ class Verify:
         if spent:
             return {"valid": False, "error": "invalid_dpop_proof", "reason": "replayed"}
         agent = {"id": question["token"], "name": "A"}
-        return {"valid": True, "decision_id": "d", "agent": agent, "subject": "s", "grant_id": "g"}
+        allowed = {"valid": True, "decision_id": "d", "agent": agent, "subject": "s", "grant_id": "g"}
+        return allowed | ({"nonce": self.nonce} if self.nonce else {})
 
 
 @contextmanager

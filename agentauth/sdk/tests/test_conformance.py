@@ -117,6 +117,14 @@ def test_SA_5_no_agent_gets_an_answer_made_for_another(site: Site) -> None:
             assert site.ask_as(agent, "GET", path).text == f"{SECRET}: {agent}", path
 
 
+def test_SA_5_no_cache_hands_on_a_nonce(site: Site) -> None:
+    for path in sorted(site.resources | SAYS.keys()):
+        for nonce in ("n1", None):
+            site.registry.nonce = nonce
+            answer = site.ask_as("good", "GET", path)
+            assert answer.headers.get("DPoP-Nonce") == nonce, path
+
+
 def test_SA_5_open_pages_are_cached_as_before(site: Site) -> None:
     first, second = site.ask("GET", OPEN), site.ask("GET", OPEN)
     assert first.status_code == 200
