@@ -21,7 +21,7 @@ from agentauth.sdk.wire import ssl_context
 from examples.demo.__main__ import listen, service_provider
 from tests.flows.test_sdk_client import decide
 from tests.live import LiveRegistry
-from tests.nginx import nginx, self_signed
+from tests.nginx import self_signed
 from tests.postgres import free_port
 from tests.production.registry import ProductionRegistry
 
@@ -169,33 +169,6 @@ def test_the_path_as_sent_is_what_the_proof_must_name(place: Place) -> None:
     assert (answer.status_code, answer.json()["reason"]) == (401, "url")
     answer = place.ask("GET", "/calendar/home%2fwork", place.headers("GET", "/calendar/home%2Fwork"))
     assert answer.status_code == 200
-
-
-CACHING = """
-proxy_cache_path kept keys_zone=kept:1m;
-server {{
-    listen 443 ssl;
-    location / {{
-        proxy_pass {audience};
-        proxy_cache kept;
-        proxy_cache_valid any 5m;
-        add_header X-Cache $upstream_cache_status always;
-    }}
-}}
-"""
-
-
-@pytest.mark.nginx
-def test_SA_5_a_proxy_that_caches_keeps_nothing_protected(place: Place, tmp_path: Path) -> None:
-    """It keeps whatever it is not told to leave, whoever asked for it."""
-    with nginx(CACHING.format(audience=place.audience), tmp_path / "nginx") as proxy:
-        open_pages = [httpx.get(f"{proxy.url}/", trust_env=False) for _ in range(2)]
-        assert [each.headers["X-Cache"] for each in open_pages] == ["MISS", "HIT"]
-        for path, status in (("/calendar/work", 200), ("/calendar/home", 200)):
-            asked = httpx.get(proxy.url + path, headers=place.headers("GET", path), trust_env=False)
-            assert (asked.status_code, asked.headers["X-Cache"]) == (status, "MISS")
-            answer = httpx.get(proxy.url + path, trust_env=False)
-            assert (answer.status_code, answer.headers["X-Cache"]) == (401, "MISS")
 
 
 def test_another_resource_is_403_and_too_much_is_403_with_the_limit(place: Place) -> None:
