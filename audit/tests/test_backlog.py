@@ -11,6 +11,7 @@ from pytest_django import DjangoAssertNumQueries
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 from audit import backlog, kinds
 from audit.models import Event, QueueEntry
+from audit.refusals import RECORDED_PER_MINUTE
 from audit.services import Actor, record_many, record_refusal, seal_audit
 from audit.tests.conftest import MakeEvent
 from audit.tests.test_record_many import entry
@@ -61,7 +62,7 @@ def test_RF_21_numbering_goes_on_and_then_all_of_it_does(
     full: None, make_event: MakeEvent, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What floods suppressed is summed up first: that must not wait for the room it makes.
-    for _ in range(62):
+    for _ in range(RECORDED_PER_MINUTE + 2):
         with monkeypatch.context() as patch:
             patch.setattr(backlog, "MAX_WAITING_EVENTS", 1000)
             record_refusal(
@@ -71,7 +72,7 @@ def test_RF_21_numbering_goes_on_and_then_all_of_it_does(
                 error=AgentAuthError("no"),
                 route="/x",
             )
-    assert seal_audit(now=now) == BOUND + 60 + 1
+    assert seal_audit(now=now) == BOUND + RECORDED_PER_MINUTE + 1
     make_event(kind=kinds.TOKEN_ISSUED)
 
 
