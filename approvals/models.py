@@ -104,6 +104,8 @@ class Challenge(models.Model):
         BREAK = "break"
         # An administrator releases grants that a restore suspended.
         RELEASE = "release"
+        # An owner or an administrator lifts their own suspension.
+        RESUME = "resume"
         # Not signed: the record that the person took the second step for these dangerous permissions.
         SECOND_STEP = "second_step"
 
@@ -113,7 +115,7 @@ class Challenge(models.Model):
     # SHA-256 of the session key: a challenge of one session is nothing in another.
     session = models.BinaryField(max_length=32)
     human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, null=True, related_name="+")
-    # What it is about: the id of a grant, agent, confirmation or setup code; empty for a sign-in.
+    # What it is about: the id of the row, or the name of the log; empty for a sign-in.
     subject = models.CharField(max_length=64, blank=True)
     # The statement whose hash the challenge is, and the sentences the person read.
     statement = models.JSONField(default=dict)
@@ -141,7 +143,7 @@ class Receipt(models.Model):
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     kind = models.CharField(max_length=16)
     decision = models.CharField(max_length=16)
-    # The grant, agent or confirmation it is about, as text: receipts outlive rows.
+    # The id of the row it is about, as text: receipts outlive rows.
     subject = models.CharField(max_length=64)
     human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
     # Each challenge can bring about one decision, whoever is first.

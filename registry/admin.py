@@ -5,8 +5,9 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils import timezone
+from django.utils.http import urlencode
 from django.utils.translation import gettext_lazy as _
 
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
@@ -18,6 +19,9 @@ from registry.authentication import actor_of
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.refusals import record_refused_request
 from registry.services import agents, grants, people, service_providers
+
+# As many as fit into an address.
+MOST_AT_ONCE = 100
 
 
 def each(
@@ -46,6 +50,14 @@ def each(
         model_admin.message_user(request, _("Done for %(count)d.") % {"count": done}, messages.SUCCESS)
 
 
+def sign_each(place: str, rows: QuerySet[Any]) -> HttpResponse:
+    """Go to the pages where the administrator signs for each of these rows: a session alone does not do it."""
+    ids = [str(pk) for pk in rows.order_by("pk").values_list("pk", flat=True)[:MOST_AT_ONCE]]
+    if len(ids) == 1:
+        return HttpResponseRedirect(f"{place}{ids[0]}/")
+    return HttpResponseRedirect(f"{place}?{urlencode({'id': ids}, doseq=True)}")
+
+
 class HumanAdmin(ReadOnlyAdmin[Human]):
     list_display = ("name", "email", "status", "is_staff", "created_at")
     list_filter = ("status", "is_staff")
@@ -57,9 +69,9 @@ class HumanAdmin(ReadOnlyAdmin[Human]):
     def suspend(self, request: HttpRequest, rows: QuerySet[Human]) -> None:
         each(self, request, rows, people.suspend_human, "human")
 
-    @admin.action(description=_("Resume the humans"))
-    def resume(self, request: HttpRequest, rows: QuerySet[Human]) -> None:
-        each(self, request, rows, people.resume_human, "human")
+    @admin.action(description=_("Resume the humans (you sign for each)"))
+    def resume(self, request: HttpRequest, rows: QuerySet[Human]) -> HttpResponse:
+        return sign_each("/resume/human/", rows)
 
     @admin.action(description=_("Sign the humans out everywhere"))
     def end_sessions(self, request: HttpRequest, rows: QuerySet[Human]) -> None:
@@ -77,9 +89,9 @@ class ServiceProviderAdmin(ReadOnlyAdmin[ServiceProvider]):
     def suspend(self, request: HttpRequest, rows: QuerySet[ServiceProvider]) -> None:
         each(self, request, rows, service_providers.suspend_service_provider, "service_provider")
 
-    @admin.action(description=_("Resume the service providers"))
-    def resume(self, request: HttpRequest, rows: QuerySet[ServiceProvider]) -> None:
-        each(self, request, rows, service_providers.resume_service_provider, "service_provider")
+    @admin.action(description=_("Resume the service providers (you sign for each)"))
+    def resume(self, request: HttpRequest, rows: QuerySet[ServiceProvider]) -> HttpResponse:
+        return sign_each("/resume/service_provider/", rows)
 
     @admin.action(description=_("Revoke the service providers for good"))
     def revoke(self, request: HttpRequest, rows: QuerySet[ServiceProvider]) -> None:
@@ -98,9 +110,9 @@ class AgentAdmin(ReadOnlyAdmin[Agent]):
     def suspend(self, request: HttpRequest, rows: QuerySet[Agent]) -> None:
         each(self, request, rows, agents.suspend_agent, "agent", by_admin=True)
 
-    @admin.action(description=_("Resume the agents"))
-    def resume(self, request: HttpRequest, rows: QuerySet[Agent]) -> None:
-        each(self, request, rows, agents.resume_agent, "agent", by_admin=True)
+    @admin.action(description=_("Resume the agents (you sign for each)"))
+    def resume(self, request: HttpRequest, rows: QuerySet[Agent]) -> HttpResponse:
+        return sign_each("/resume/agent/", rows)
 
     @admin.action(description=_("Revoke the agents for good"))
     def revoke(self, request: HttpRequest, rows: QuerySet[Agent]) -> None:
@@ -115,19 +127,17 @@ class GrantAdmin(ReadOnlyAdmin[Grant]):
     ordering = ("-created_at",)
     actions = ("deny", "suspend", "resume", "revoke")
 
-    @admin.action(description=_("Deny the pending requests"))
-    def deny(self, request: HttpRequest, rows: QuerySet[Grant]) -> None:
-        human = Human.objects.get(pk=str(request.user.pk))
-        reason = str(_("Denied by an administrator."))
-        each(self, request, rows, grants.deny_grant, "grant", human=human, reason=reason)
+    @admin.action(description=_("Deny the pending requests (you sign for each)"))
+    def deny(self, request: HttpRequest, rows: QuerySet[Grant]) -> HttpResponse:
+        return sign_each("/denials/", rows)
 
     @admin.action(description=_("Suspend the grants"))
     def suspend(self, request: HttpRequest, rows: QuerySet[Grant]) -> None:
         each(self, request, rows, grants.suspend_grant, "grant", by_admin=True)
 
-    @admin.action(description=_("Resume the grants"))
-    def resume(self, request: HttpRequest, rows: QuerySet[Grant]) -> None:
-        each(self, request, rows, grants.resume_grant, "grant", by_admin=True)
+    @admin.action(description=_("Resume the grants (you sign for each)"))
+    def resume(self, request: HttpRequest, rows: QuerySet[Grant]) -> HttpResponse:
+        return sign_each("/resume/grant/", rows)
 
     @admin.action(description=_("Revoke the grants for good"))
     def revoke(self, request: HttpRequest, rows: QuerySet[Grant]) -> None:

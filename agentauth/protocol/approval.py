@@ -3,20 +3,19 @@
 Who may sign what, and when, is for the approvals app; the proof that somebody did is in `receipt.py`.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
+from . import statement_fields as fields
 from .capability import GRAVE_TYPES, Action, Capability, parse_action, parse_capabilities
-from .encoding import b64u_decode, b64u_encode, canonical_json, parse_timestamp, sha256, timestamp
+from .encoding import b64u_encode, canonical_json, sha256, timestamp
 from .envelope import DEFAULT_MAXIMA, Envelope, Maxima, parse_envelope
-from .errors import EncodingError, InvalidRequestError
+from .errors import InvalidRequestError
 from .names import MAX_NAME, check_host
 from .reading import INTEGER_LIMIT, integer, items, members, text
-from .urls import split_url
 
 # A signature over one kind can never be shown as another: the tag is hashed in front of the statement.
 CHALLENGE_TAGS: Final[Mapping[str, bytes]] = {
@@ -25,6 +24,7 @@ CHALLENGE_TAGS: Final[Mapping[str, bytes]] = {
     "claim": b"agentauth/claim/v1",
     "break": b"agentauth/break/v1",
     "release": b"agentauth/release/v1",
+    "resume": b"agentauth/resume/v1",
 }
 # Both answers are signed: a denial nobody signed could have been made by the server alone.
 DECISIONS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -33,10 +33,13 @@ DECISIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "claim": ("claim",),
     "break": ("continue",),
     "release": ("release",),
+    "resume": ("resume",),
 }
-NONCE_BYTES: Final = 32
 MAX_REASON: Final = 500
 MAX_RELEASED: Final = 100
+# What can be suspended, and who lifts their own suspension of it; only agents and grants have an owner.
+RESUMED: Final = ("agent", "grant", "human", "service_provider")
+PARTIES: Final = ("owner", "administrator")
 
 # Which agent, which key and which manifest: a renamed agent or a rotated key is then another statement. The digest
 # of the text ties the words the person read to the terms a machine enforces.
@@ -56,13 +59,9 @@ _MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
     # It is about the log and no agent (section 9).
     "break": (*_WHO, "name", "origin", "previous_origin", "size", "root", "vkeys"),
     "release": (*_WHO, "name", "size", "root", "grants"),
+    "resume": (*_WHO, "subject", "party", "suspension"),
 }  # fmt: skip
 
-# Ids, digests and languages in one spelling each: a second one would be a second challenge for the same thing.
-_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_HEX_SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_BREAK: Final = re.compile(r"[0-9]{14}")
-_LANGUAGE: Final = re.compile(r"[A-Za-z]{2,8}(?:-[A-Za-z0-9]{1,8}){0,3}")
 # A receipt is kept for ever: limits that a registry tightens later must not make an old one unreadable.
 _ANY_MAXIMA: Final = Maxima(**dict.fromkeys(DEFAULT_MAXIMA.to_json(), INTEGER_LIMIT - 1))
 
@@ -113,12 +112,12 @@ class Statement:
 
     @property
     def kind(self) -> str:
-        """`approval`, `confirmation`, `claim`, `break` or `release`."""
+        """`approval`, `confirmation`, `claim`, `break`, `release` or `resume`."""
         return str(self.body["kind"])
 
     @property
     def decision(self) -> str:
-        """`approve`, `confirm`, `claim`, `continue`, `release` or `deny`."""
+        """`approve`, `confirm`, `claim`, `continue`, `release`, `resume` or `deny`."""
         return str(self.body["decision"])
 
     def canonical(self) -> bytes:
@@ -280,8 +279,7 @@ def parse_statement(obj: object) -> Statement:
     if body["decision"] not in DECISIONS[kind]:
         raise InvalidRequestError(f"statement.decision: must be one of {', '.join(DECISIONS[kind])}.")
     _check_common(body)
-    checks = {"approval": _check_approval, "confirmation": _check_confirmation, "break": _check_break}
-    if check := (checks | {"release": _check_release}).get(kind):
+    if check := _CHECKS.get(kind):
         check(body)
     # Copied to its depth: what was checked must not change between the challenge and the receipt.
     return Statement(deepcopy(body))
@@ -289,65 +287,65 @@ def parse_statement(obj: object) -> Statement:
 
 def _check_common(body: Mapping[str, object]) -> None:
     # The pages' own origin is the only one a passkey signs for, and its host is the only rp_id.
-    origin = _origin(body["issuer"], "statement.issuer")
+    origin = fields.origin(body["issuer"], "statement.issuer")
     host = check_host(body["rp_id"], "statement.rp_id")
     if body["issuer"] != origin or origin.split("//")[1].split(":")[0] != host:
         raise InvalidRequestError("statement.rp_id: must be the host of the issuer, which must be an origin.")
-    _matching(body["human_id"], _UUID, "statement.human_id")
+    fields.matching(body["human_id"], fields.UUID, "statement.human_id")
     if "agent" in body:
         _check_agent(body)
-    _time(body["issued_at"], "statement.issued_at")
+    fields.time(body["issued_at"], "statement.issued_at")
     # Without it two equal decisions would have one challenge, and an old signature could be shown for the new one.
-    _bytes32(body["nonce"], "statement.nonce")
-    _matching(body["consent_sha256"], _HEX_SHA256, "statement.consent_sha256")
-    _matching(body["language"], _LANGUAGE, "statement.language")
+    fields.bytes32(body["nonce"], "statement.nonce")
+    fields.matching(body["consent_sha256"], fields.HEX_SHA256, "statement.consent_sha256")
+    fields.matching(body["language"], fields.LANGUAGE, "statement.language")
 
 
 def _check_agent(body: Mapping[str, object]) -> None:
     # The name is bounded, not judged: what registration once accepted must stay readable when its rules grow.
     agent = members(body["agent"], "statement.agent", required=("id", "name", "jkt", "manifest_sha256"))
-    _matching(agent["id"], _UUID, "statement.agent.id")
+    fields.matching(agent["id"], fields.UUID, "statement.agent.id")
     text(agent["name"], "statement.agent.name", maximum=MAX_NAME)
-    _bytes32(agent["jkt"], "statement.agent.jkt")
-    _matching(agent["manifest_sha256"], _HEX_SHA256, "statement.agent.manifest_sha256")
+    fields.bytes32(agent["jkt"], "statement.agent.jkt")
+    fields.matching(agent["manifest_sha256"], fields.HEX_SHA256, "statement.agent.manifest_sha256")
 
 
 def _check_break(body: Mapping[str, object]) -> None:
-    _matching(body["name"], _BREAK, "statement.name")
+    fields.matching(body["name"], fields.BREAK, "statement.name")
     for name in ("origin", "previous_origin"):
         text(body[name], f"statement.{name}", maximum=512)
     integer(body["size"], "statement.size", minimum=0)
-    _bytes32(body["root"], "statement.root")
+    fields.bytes32(body["root"], "statement.root")
     for vkey in items(body["vkeys"], "statement.vkeys", maximum=16):
         text(vkey, "statement.vkeys", maximum=1024)
 
 
 def _check_release(body: Mapping[str, object]) -> None:
-    _matching(body["name"], _BREAK, "statement.name")
+    fields.matching(body["name"], fields.BREAK, "statement.name")
     integer(body["size"], "statement.size", minimum=1)
-    _bytes32(body["root"], "statement.root")
+    fields.bytes32(body["root"], "statement.root")
     for each in items(body["grants"], "statement.grants", maximum=MAX_RELEASED):
         grant = members(each, "statement.grants", required=("id", "version"))
-        _matching(grant["id"], _UUID, "statement.grants.id")
+        fields.matching(grant["id"], fields.UUID, "statement.grants.id")
         integer(grant["version"], "statement.grants.version", minimum=1)
 
 
 def _check_grant(body: Mapping[str, object]) -> None:
-    _matching(body["grant_id"], _UUID, "statement.grant_id")
+    fields.matching(body["grant_id"], fields.UUID, "statement.grant_id")
     # A signature is for one version: after any change the grant must be signed anew.
     integer(body["grant_version"], "statement.grant_version", minimum=1)
     where = "statement.service_provider"
     provider = members(body["service_provider"], where, required=("id", "name", "audience"))
-    _matching(provider["id"], _UUID, f"{where}.id")
+    fields.matching(provider["id"], fields.UUID, f"{where}.id")
     text(provider["name"], f"{where}.name", maximum=MAX_NAME)
-    _origin(provider["audience"], f"{where}.audience")
+    fields.origin(provider["audience"], f"{where}.audience")
 
 
 def _check_approval(body: Mapping[str, object]) -> None:
     _check_grant(body)
     capabilities = parse_capabilities(body["capabilities"], "statement.capabilities")
     parse_envelope(body["envelope"], "statement.envelope", maxima=_ANY_MAXIMA)
-    _time(body["valid_until"], "statement.valid_until")
+    fields.time(body["valid_until"], "statement.valid_until")
     second_step, reason = body["second_step"], body["deny_reason"]
     if not isinstance(second_step, bool):
         raise InvalidRequestError("statement.second_step: must be true or false.")
@@ -363,37 +361,32 @@ def _check_approval(body: Mapping[str, object]) -> None:
 
 def _check_confirmation(body: Mapping[str, object]) -> None:
     _check_grant(body)
-    _matching(body["confirmation_id"], _UUID, "statement.confirmation_id")
+    fields.matching(body["confirmation_id"], fields.UUID, "statement.confirmation_id")
     parse_action(body["action"], "statement.action")
     text(body["idempotency_key"], "statement.idempotency_key", maximum=128)
 
 
-def _origin(value: object, where: str) -> str:
-    try:
-        return split_url(text(value, where, maximum=2048))[0]
-    except InvalidRequestError:
-        raise InvalidRequestError(f"{where}: must be an absolute http or https URL.") from None
+def _check_resume(body: Mapping[str, object]) -> None:
+    where, given = "statement.subject", body["subject"]
+    # A person is named by id alone: a receipt outlives their name.
+    named = () if isinstance(given, dict) and given.get("type") == "human" else ("name",)
+    subject = members(given, where, required=("type", "id", *named))
+    if subject["type"] not in RESUMED:
+        raise InvalidRequestError(f"{where}.type: must be one of {', '.join(RESUMED)}.")
+    fields.matching(subject["id"], fields.UUID, f"{where}.id")
+    for name in named:
+        text(subject[name], f"{where}.{name}", maximum=MAX_NAME)
+    owned = subject["type"] in {"agent", "grant"}
+    if body["party"] not in (PARTIES if owned else PARTIES[1:]):
+        raise InvalidRequestError("statement.party: must be owner (of an agent or grant) or administrator.")
+    # A signature lifts this one suspension: the next one has another number.
+    integer(body["suspension"], "statement.suspension", minimum=0)
 
 
-def _matching(value: object, pattern: re.Pattern[str], where: str) -> None:
-    if not isinstance(value, str) or pattern.fullmatch(value) is None:
-        raise InvalidRequestError(f"{where}: is not in the form it must have.")
-
-
-def _time(value: object, where: str) -> None:
-    try:
-        # Written again, because one instant must have one spelling under a signature.
-        if timestamp(parse_timestamp(value)) == value:
-            return
-    except EncodingError:
-        pass
-    raise InvalidRequestError(f"{where}: must be a time such as 2026-01-31T09:30:00Z.")
-
-
-def _bytes32(value: object, where: str) -> None:
-    try:
-        if isinstance(value, str) and len(b64u_decode(value)) == NONCE_BYTES:
-            return
-    except EncodingError:
-        pass
-    raise InvalidRequestError(f"{where}: must be 32 bytes in base64url.")
+_CHECKS: Final = {
+    "approval": _check_approval,
+    "confirmation": _check_confirmation,
+    "break": _check_break,
+    "release": _check_release,
+    "resume": _check_resume,
+}

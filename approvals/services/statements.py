@@ -8,7 +8,6 @@ from django.conf import settings
 from django.utils.translation import get_language
 
 from agentauth.protocol.approval import (
-    NONCE_BYTES,
     AgentRef,
     ServiceProviderRef,
     Signing,
@@ -18,6 +17,7 @@ from agentauth.protocol.approval import (
     confirmation_statement,
 )
 from agentauth.protocol.capability import parse_action
+from agentauth.protocol.statement_fields import NONCE_BYTES
 from approvals.services.terms import Terms
 from registry.models import Agent, Grant, Human, ServiceProvider
 from verifier.models import Confirmation

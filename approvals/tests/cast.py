@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from django.conf import settings
+from django.db.models import Model
 from django.test import Client
 
 from approvals.services.people import create_setup_link
@@ -107,6 +108,25 @@ class Person:
         options = self.statement(grant, "deny", choices={"reason": reason})
         assert options.status_code == 200, options.content
         return self.decide(grant, options.json()["publicKey"])
+
+    def deny_as_admin(self, grant: Grant, reason: str = "Not here.", **changes: Any) -> Any:
+        """Sign, as an administrator, that another's request is denied; where the statement is refused, its answer."""
+        path = f"/denials/{grant.pk}/"
+        [drawn] = re.findall(r'name="drawn" value="([^"]+)"', self.get(path).content.decode())
+        asked = self.post(f"{path}statement", {"drawn": drawn, "reason": reason})
+        if asked.status_code != 200:
+            return asked
+        credential = self.device.assertion(asked.json()["publicKey"], **changes)
+        return self.post(f"{path}decide", {"credential": credential})
+
+    def resume(self, kind: str, row: Model) -> Any:
+        """Sign that the row is resumed: the answer of the statement where that is refused, else of the decision."""
+        path = f"/resume/{kind}/{row.pk}/"
+        asked = self.post(f"{path}statement")
+        if asked.status_code != 200:
+            return asked
+        credential = self.device.assertion(asked.json()["publicKey"])
+        return self.post(f"{path}decide", {"credential": credential})
 
 
 def invited(email: str, name: str, *, now: datetime, is_staff: bool = False) -> Person:

@@ -143,7 +143,7 @@ def test_anothers_pages_do_not_exist(bob: Person, alice: Person, paying: Grant, 
         f"/confirmations/{asking.pk}/",
     ):
         assert bob.get(path).status_code == 404
-    for act in ("suspend", "resume", "revoke", f"grants/{paying.pk}/revoke"):
+    for act in ("suspend", "revoke", f"grants/{paying.pk}/revoke"):
         refused(bob.client.post(f"/agents/{paying.agent_id}/{act}"), 404, "not_found")
     refused(bob.post(f"/confirmations/{asking.pk}/statement", {"decision": "confirm"}), 404, "not_found")
 
@@ -256,16 +256,17 @@ def test_a_confirmation_over_time_or_of_another_word_is_refused(
 def test_a_human_stops_their_agent(alice: Person, agent: AgentClient, paying: Grant) -> None:
     alice.approve(paying)
     base = f"/agents/{paying.agent_id}/"
-    for act, status in (("suspend", "suspended"), ("resume", "active")):
-        assert alice.client.post(f"{base}{act}").status_code == 302
-        assert Agent.objects.get().status == status
+    assert alice.client.post(f"{base}suspend").status_code == 302
+    assert Agent.objects.get().status == "suspended"
+    assert alice.resume("agent", Agent.objects.get()).status_code == 200
+    assert Agent.objects.get().status == "active"
     page = alice.client.post(f"{base}grants/{paying.pk}/revoke", follow=True)
     assert "Revoked" in page.content.decode()
     paying.refresh_from_db()
     assert paying.status == "revoked"
     alice.client.post(f"{base}revoke")
     assert Agent.objects.get().status == "revoked"
-    refused(alice.client.post(f"{base}resume"), 409, "invalid_state")
+    refused(alice.resume("agent", Agent.objects.get()), 409, "invalid_state")
 
 
 def test_a_revoked_agent_may_do_nothing(alice: Person, agent: AgentClient, paying: Grant) -> None:

@@ -236,29 +236,6 @@ def test_what_an_admin_holds_is_neither_signed_nor_resumed_by_its_owner(
     assert alice.approve(broad).status_code == 200
 
 
-def test_the_owner_cannot_resume_an_agent_an_admin_suspended(
-    alice: Person, admin: Person, agent: AgentClient
-) -> None:
-    row = agent.agent()
-    suspend = {"action": "suspend", "_selected_action": [str(row.pk)]}
-    # The owner first: an admin takes the suspension over.
-    assert alice.client.post(f"/agents/{row.pk}/suspend").status_code == 302
-    assert admin.client.post("/admin/registry/agent/", suspend).status_code == 302
-    assert (agent.agent().status, agent.agent().suspended_by_admin) == ("suspended", True)
-    shown = alice.get(f"/agents/{row.pk}/").content.decode()
-    assert "Suspended by an administrator" in shown
-    assert "/resume" not in shown
-    refused(alice.client.post(f"/agents/{row.pk}/resume"), 409, "invalid_state")
-    assert agent.agent().status == "suspended"
-    resume = {"action": "resume", "_selected_action": [str(row.pk)]}
-    assert admin.client.post("/admin/registry/agent/", resume).status_code == 302
-    assert (agent.agent().status, agent.agent().suspended_by_admin) == ("active", False)
-    # And what the owner suspended, the owner resumes.
-    alice.client.post(f"/agents/{row.pk}/suspend")
-    assert alice.client.post(f"/agents/{row.pk}/resume").status_code == 302
-    assert agent.agent().status == "active"
-
-
 def test_an_agent_that_expired_since_the_page_was_drawn_gets_nothing(
     alice: Person, agent: AgentClient, reading: Grant, now: datetime
 ) -> None:

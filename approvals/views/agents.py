@@ -14,6 +14,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.errors import NotFoundError
 from approvals.services.likeness import name_warnings
+from approvals.services.signatures import receipt_of
 from approvals.views.access import human_of, signed_in
 from approvals.views.approval import find_own_grant
 from approvals.views.described import describe_grant, describe_permissions, describe_use
@@ -64,6 +65,7 @@ def page(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
         "waiting": agent.grants.filter(pk__in=Grant.objects.waiting(now)).select_related("service_provider"),
         "lines": tell(list(Event.objects.filter(agent_id=agent.pk).order_by("-id")[:_EVENTS])),
         "claimed": "claimed" in request.GET,
+        "resumed": receipt_of("resume", str(agent.pk)),
         "warnings": name_warnings(agent, human),
     }
     return render(request, "agent.html", context)
@@ -92,7 +94,6 @@ def _button(act: Callable[..., None], done: Any) -> Callable[..., HttpResponse]:
 
 
 suspend = _button(agents.suspend_agent, _("Suspended"))
-resume = _button(agents.resume_agent, _("Resumed"))
 revoke = _button(agents.revoke_agent, _("Revoked"))
 
 

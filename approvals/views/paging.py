@@ -10,6 +10,7 @@ from agentauth.protocol.identifiers import parse_id
 
 Row = TypeVar("Row", bound=Model)
 PAGE = 50
+MAX_CHOSEN = 100
 
 
 def page_of(rows: QuerySet[Row], request: HttpRequest) -> tuple[list[Row], dict[str, Any]]:
@@ -23,6 +24,11 @@ def page_of(rows: QuerySet[Row], request: HttpRequest) -> tuple[list[Row], dict[
     found = list(rows.order_by("-pk")[: PAGE + 1])
     more = len(found) > PAGE
     return found[:PAGE], {"next": found[PAGE - 1].pk if more else None, "first_page": after is None}
+
+
+def chosen_ids(request: HttpRequest) -> list[uuid.UUID]:
+    """The ids that a list hands on in `?id=`, each once, in their order."""
+    return list(dict.fromkeys(map(id_or_none_of_ours, request.GET.getlist("id")[:MAX_CHOSEN])))
 
 
 def id_or_none_of_ours(text: str) -> uuid.UUID:

@@ -18,8 +18,12 @@ class Agent(models.Model):
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     status = models.CharField(max_length=16, choices=Status)
-    # While suspended: an admin did it, so its owner cannot undo it.
+    # While suspended: who did it, the owner, an admin or both. Each lifts their own. Release 2 and earlier do not write
+    # the second column (null, or what stood there before): what no admin suspended there, the owner did.
     suspended_by_admin = models.BooleanField(default=False)
+    suspended_by_owner = models.BooleanField(null=True)
+    # How often it was suspended, so that a signature lifts the suspension it was made for; null is 0.
+    suspensions = models.PositiveIntegerField(null=True)
     human = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="agents"
     )
@@ -63,6 +67,17 @@ class Agent(models.Model):
         if self.status in {self.Status.UNCLAIMED, self.Status.ACTIVE} and self.expires_at <= now:
             return self.Status.EXPIRED
         return self.status
+
+    @property
+    def admin_holds(self) -> bool:
+        """Suspended by an admin, whoever else did."""
+        return self.status == self.Status.SUSPENDED and self.suspended_by_admin
+
+    @property
+    def owner_holds(self) -> bool:
+        """Suspended by its owner, whoever else did."""
+        theirs = bool(self.suspended_by_owner) or not self.suspended_by_admin
+        return self.status == self.Status.SUSPENDED and theirs
 
     def is_active_at(self, now: datetime) -> bool:
         return self.status_at(now) == self.Status.ACTIVE

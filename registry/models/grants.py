@@ -70,8 +70,10 @@ class Grant(models.Model):
     valid_until = models.DateTimeField(null=True)
     deny_reason = models.CharField(max_length=500, blank=True)
     suspension_cause = models.CharField(max_length=32, choices=SuspensionCause, blank=True)
-    # While suspended: an admin did it, so neither its owner's word nor a signature of theirs undoes it.
+    # While suspended: an admin did it, so neither its owner's word nor a signature of theirs undoes it. With cause
+    # `person` the owner may have done it too; columns as of an agent.
     suspended_by_admin = models.BooleanField(default=False)
+    suspended_by_owner = models.BooleanField(null=True)
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField()
     decided_at = models.DateTimeField(null=True)
@@ -131,6 +133,18 @@ class Grant(models.Model):
         if self.status in {self.Status.APPROVED, self.Status.SUSPENDED}:
             return self.Status.EXPIRED if self.valid_until is None or self.valid_until <= now else self.status
         return self.status
+
+    @property
+    def admin_holds(self) -> bool:
+        """Suspended by an admin, whatever else suspends it."""
+        return self.status == self.Status.SUSPENDED and self.suspended_by_admin
+
+    @property
+    def owner_holds(self) -> bool:
+        """Suspended by its owner's word, whoever else did; what waits for a signature is not."""
+        theirs = bool(self.suspended_by_owner) or not self.suspended_by_admin
+        by_person = self.suspension_cause == self.SuspensionCause.PERSON
+        return self.status == self.Status.SUSPENDED and by_person and theirs
 
     def waits_for_signature(self, now: datetime) -> bool:
         """Whether a new signed approval brings it back: suspended, by no person and held by no admin."""

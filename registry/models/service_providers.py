@@ -22,6 +22,8 @@ class ServiceProvider(models.Model):
     # Proofs for it, and for tokens of its grants, must carry a fresh server nonce.
     require_nonce = models.BooleanField(default=False)
     status = models.CharField(max_length=16, choices=Status, default=Status.ACTIVE)
+    # How often it was suspended, so that a signature lifts the suspension it was made for; null is 0.
+    suspensions = models.PositiveIntegerField(null=True)
     created_at = models.DateTimeField()
 
     class Meta:

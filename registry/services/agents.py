@@ -10,6 +10,7 @@ from agentauth.protocol.encoding import b64u_decode, b64u_encode
 from agentauth.protocol.errors import (
     EncodingError,
     ExpiredError,
+    GrantChangedError,
     InvalidRequestError,
     InvalidStateError,
     NotFoundError,
@@ -20,7 +21,7 @@ from kms.state import Subject, publish_change
 from registry.models import Agent, Human
 from registry.services.codes import CLAIM_SECRET_BYTES, claim_codes, claim_secrets, is_one_of, read_code
 from registry.services.grant_requests import check_claim_fits
-from registry.services.grants import end_pending_grants
+from registry.services.grants import end_pending_grants, not_yours_to_resume
 
 CLAIM_LIFE = timedelta(hours=1)
 MAX_CLAIM_FAILURES = 5
@@ -134,36 +135,48 @@ def claim_agent(*, agent: Agent, human: Human, actor: Actor, now: datetime) -> N
 
 
 def suspend_agent(*, agent: Agent, actor: Actor, now: datetime, by_admin: bool = False) -> None:
-    """Refuse every token of the agent, and every act, until resumed; what an admin suspends, an admin resumes.
+    """Refuse every token of the agent, and every act, until each party that suspended it resumed it.
 
-    An admin may also take over an owner's suspension. Raises InvalidStateError.
+    The owner and the admins are two parties. Raises InvalidStateError where this one cannot suspend it (further).
     """
-    rows = Agent.objects.filter(pk=agent.pk, status=Agent.Status.ACTIVE)
-    if by_admin:
-        rows |= Agent.objects.filter(pk=agent.pk, status=Agent.Status.SUSPENDED, suspended_by_admin=False)
-    changes = {"status": Agent.Status.SUSPENDED, "suspended_by_admin": by_admin}
     with transaction.atomic():
-        if not rows.update(**changes):
+        held = Agent.objects.select_for_update(no_key=True).get(pk=agent.pk)
+        further = held.status == Agent.Status.SUSPENDED and not _holds(held, by_admin=by_admin)
+        if held.status != Agent.Status.ACTIVE and not further:
             raise InvalidStateError("Only an active agent can be suspended.")
+        Agent.objects.filter(pk=agent.pk).update(
+            status=Agent.Status.SUSPENDED,
+            suspended_by_admin=by_admin or held.admin_holds,
+            suspended_by_owner=held.owner_holds or not by_admin,
+            suspensions=(held.suspensions or 0) + 1,
+        )
         _record(kinds.AGENT_SUSPENDED, agent, actor, now, by_admin=by_admin)
     agent.refresh_from_db()
 
 
 def resume_agent(*, agent: Agent, actor: Actor, now: datetime, by_admin: bool = False) -> None:
-    """Undo a suspension. Raises InvalidStateError, for the owner also where an admin made it."""
-    rows = Agent.objects.filter(pk=agent.pk, status=Agent.Status.SUSPENDED)
-    if not by_admin:
-        rows = rows.filter(suspended_by_admin=False)
+    """Lift this party's suspension; the agent is active once the other party does not suspend it either.
+
+    Called by approvals once the signature over exactly this suspension was proved. Raises InvalidStateError where
+    this party did not suspend it, GrantChangedError where it was suspended or resumed since the caller read it.
+    """
     with transaction.atomic():
-        if not rows.update(status=Agent.Status.ACTIVE, suspended_by_admin=False):
-            agent.refresh_from_db()
-            raise InvalidStateError(
-                "An administrator suspended this. Only an administrator can resume it."
-                if agent.suspended_by_admin
-                else "Only a suspended agent can be resumed."
-            )
-        _record(kinds.AGENT_RESUMED, agent, actor, now)
+        held = Agent.objects.select_for_update(no_key=True).get(pk=agent.pk)
+        if not _holds(held, by_admin=by_admin):
+            raise InvalidStateError(not_yours_to_resume(held))
+        stays = _holds(held, by_admin=not by_admin)
+        if held.suspensions != agent.suspensions or stays != _holds(agent, by_admin=not by_admin):
+            raise GrantChangedError("This was suspended or resumed meanwhile. Look at it again.")
+        status = Agent.Status.SUSPENDED if stays else Agent.Status.ACTIVE
+        Agent.objects.filter(pk=agent.pk).update(
+            status=status, suspended_by_admin=stays and not by_admin, suspended_by_owner=stays and by_admin
+        )
+        _record(kinds.AGENT_RESUMED, agent, actor, now, by_admin=by_admin, status=status)
     agent.refresh_from_db()
+
+
+def _holds(agent: Agent, *, by_admin: bool) -> bool:
+    return agent.admin_holds if by_admin else agent.owner_holds
 
 
 def revoke_agent(*, agent: Agent, actor: Actor, now: datetime) -> None:

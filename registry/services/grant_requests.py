@@ -21,7 +21,8 @@ from agentauth.protocol.reading import shown
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Agent, Grant, Human, ServiceProvider
-from registry.services.grants import check_token_fits, expire_grant
+from registry.services.grants import expire_grant
+from registry.services.token_size import check_token_fits
 
 PENDING_LIFE = timedelta(hours=1)
 DEFAULT_SECONDS = 30 * 24 * 3600

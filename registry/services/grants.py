@@ -5,13 +5,12 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.conf import settings
 from django.db import transaction
 from django.db.models import F, QuerySet
 
 from agentauth.protocol.capability import Capability, narrows, parse_allow_entry, parse_capabilities
 from agentauth.protocol.encoding import timestamp
-from agentauth.protocol.envelope import EMPTY, Envelope, narrows_envelope, parse_envelope
+from agentauth.protocol.envelope import Envelope, narrows_envelope, parse_envelope
 from agentauth.protocol.errors import (
     GrantChangedError,
     InvalidRequestError,
@@ -19,17 +18,13 @@ from agentauth.protocol.errors import (
     NotFoundError,
 )
 from agentauth.protocol.identifiers import parse_id
-from agentauth.protocol.token import build_claims, check_token_size
 from audit import kinds
 from audit.faults import fault_point
 from audit.services import Actor, record
 from kms.state import Subject, publish_change
 from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.services.token_size import check_token_fits
 
-# As long as the real ones can be: 256-bit thumbprints and subjects, UUIDs, ten-digit seconds.
-_LONGEST = "x" * 43
-_UUID = "00000000-0000-0000-0000-000000000000"
-_LATEST = 9_999_999_999
 _STATEMENT_LIFE = timedelta(minutes=5)
 _CHANGED = "This request changed since it was shown. Look at it again."
 
@@ -100,6 +95,7 @@ def approve_grant(
             valid_until=valid_until,
             decided_at=now,
             suspension_cause="",
+            suspended_by_owner=False,
             **terms,
         )
         _record(kinds.GRANT_APPROVED, grant, actor, now, data=_asked(grant) | _given(grant))
@@ -109,7 +105,7 @@ def approve_grant(
 
 
 def deny_grant(*, grant: Grant, human: Human, reason: str, actor: Actor, now: datetime) -> None:
-    """Deny a pending grant. Called by approvals once the signed denial was proved, and by the admin.
+    """Deny a pending grant. Called by approvals once the signed denial, the owner's or an administrator's, was proved.
 
     Raises NotFoundError, GrantChangedError as for approval.
     """
@@ -159,22 +155,25 @@ def suspend_grant(
 ) -> None:
     """Refuse the grant's tokens, those issued so far for good: the version rises.
 
-    One that is suspended already can be suspended further, never less: an admin holds it whatever its cause, and
-    a cause that needs a signature takes the place of a person's word. Raises InvalidStateError for any other.
+    One that is suspended already can be suspended further, never less: owner and admin each hold it on their own, an
+    admin whatever its cause, and a cause that needs a signature takes the place of a person's word. Raises
+    InvalidStateError for any other.
     """
     status, causes = grant.status_at(now), Grant.SuspensionCause
-    held_further = by_admin and not grant.suspended_by_admin
-    graver = grant.suspension_cause == causes.PERSON != cause
-    further = status == Grant.Status.SUSPENDED and (held_further or graver)
+    by_owner = cause == causes.PERSON and not by_admin
+    of_person = grant.suspension_cause == causes.PERSON
+    held_further = not grant.admin_holds if by_admin else of_person and not (by_owner and grant.owner_holds)
+    further = status == Grant.Status.SUSPENDED and held_further
     if status != Grant.Status.APPROVED and not further:
         raise InvalidStateError("Only an approved grant can be suspended.")
-    needs_signature = status == Grant.Status.SUSPENDED and cause == causes.PERSON
+    needs_signature = further and cause == causes.PERSON
     with transaction.atomic():
         _swap(
             grant,
             status=Grant.Status.SUSPENDED,
             suspension_cause=grant.suspension_cause if needs_signature else cause,
-            suspended_by_admin=by_admin or grant.suspended_by_admin,
+            suspended_by_admin=by_admin or grant.admin_holds,
+            suspended_by_owner=by_owner or grant.owner_holds,
             version=F("version") + 1,
         )
         data = {"version": grant.version, "by_admin": by_admin, "before": status}
@@ -189,22 +188,37 @@ def raise_version(*, grant: Grant, cause: str, actor: Actor, now: datetime) -> N
 
 
 def resume_grant(*, grant: Grant, actor: Actor, now: datetime, by_admin: bool = False) -> None:
-    """Undo a suspension made by a human or an admin; what needs a new signature goes on waiting for it.
+    """Lift this party's suspension; what the other party holds, or what needs a new signature, goes on waiting.
 
-    Raises InvalidStateError, for the owner also where an admin suspended it.
+    Called by approvals once the signature over exactly this suspension was proved. Raises InvalidStateError where this
+    party did not suspend it, GrantChangedError where it was suspended or resumed since the caller read it.
     """
-    by_person = grant.suspension_cause == Grant.SuspensionCause.PERSON
-    if grant.status_at(now) != Grant.Status.SUSPENDED or not (by_person or grant.suspended_by_admin):
-        raise InvalidStateError("This grant does not return by resuming it.")
-    if grant.suspended_by_admin and not by_admin:
-        raise InvalidStateError("An administrator suspended this. Only an administrator can resume it.")
-    changes: dict[str, Any] = {"suspended_by_admin": False}
-    if by_person:
-        changes |= {"status": Grant.Status.APPROVED, "suspension_cause": ""}
     with transaction.atomic():
+        held = Grant.objects.select_for_update(no_key=True).get(pk=grant.pk)
+        mine, others = held.owner_holds, held.admin_holds
+        if by_admin:
+            mine, others = others, held.suspension_cause != Grant.SuspensionCause.PERSON or mine
+        if held.status_at(now) != Grant.Status.SUSPENDED or not mine:
+            raise InvalidStateError(not_yours_to_resume(held))
+        if (held.owner_holds, held.admin_holds) != (grant.owner_holds, grant.admin_holds):
+            raise GrantChangedError(_CHANGED)
+        changes: dict[str, Any] = {"suspended_by_admin" if by_admin else "suspended_by_owner": False}
+        if not others:
+            changes |= {"status": Grant.Status.APPROVED, "suspension_cause": ""}
         _swap(grant, **changes)
-        data = {"version": grant.version, "status": grant.status}
+        data = {"version": grant.version, "status": grant.status, "by_admin": by_admin}
         _record(kinds.GRANT_RESUMED, grant, actor, now, data=data)
+
+
+def not_yours_to_resume(row: Agent | Grant) -> str:
+    """Why a party that does not suspend this agent or grant cannot resume it."""
+    if row.admin_holds:
+        return "An administrator suspended this. Only an administrator can resume it."
+    if row.owner_holds:
+        return "Its owner suspended this. Only its owner can resume it."
+    if row.status == Grant.Status.SUSPENDED:
+        return "This returns by a new signature of its owner, not by resuming it."
+    return "Only what was suspended can be resumed."
 
 
 def release_grant(*, grant: Grant, actor: Actor, now: datetime, data: Mapping[str, Any]) -> None:
@@ -222,7 +236,7 @@ def release_grant(*, grant: Grant, actor: Actor, now: datetime, data: Mapping[st
         if not (active and restored and grant.waits_for_signature(now)):
             raise GrantChangedError(_CHANGED)
         check_within_bounds(grant, parse_capabilities(grant.capabilities))
-        _swap(grant, status=Grant.Status.APPROVED, suspension_cause="")
+        _swap(grant, status=Grant.Status.APPROVED, suspension_cause="", suspended_by_owner=False)
         _record(kinds.GRANT_RELEASED, grant, actor, now, data={"version": grant.version, **data})
 
 
@@ -242,30 +256,6 @@ def expire_grant(*, grant: Grant, actor: Actor, now: datetime) -> None:
     if grant.status == Grant.Status.EXPIRED or grant.status_at(now) != Grant.Status.EXPIRED:
         raise InvalidStateError("This grant has not come to its end.")
     _end(grant, Grant.Status.EXPIRED, kinds.GRANT_EXPIRED, actor, now)
-
-
-def check_token_fits(
-    service_provider: ServiceProvider, capabilities: Sequence[Capability], envelope: Envelope
-) -> None:
-    """A token for exactly this fits its limit, every variable part at its longest. Raises GrantTooLargeError.
-
-    Found out when it is asked for, not when the first token is (docs/protocol.md section 3).
-    """
-    claims = build_claims(
-        issuer=settings.ISSUER,
-        audience=service_provider.audience,
-        subject=_LONGEST,
-        agent_id=_UUID,
-        jti=_UUID,
-        issued_at=_LATEST - 1,
-        expires_at=_LATEST,
-        jkt=_LONGEST,
-        grant_id=_UUID,
-        grant_version=_LATEST,
-        capabilities=capabilities,
-        has_envelope=envelope != EMPTY,
-    )
-    check_token_size(claims, alg="EdDSA", kid=_LONGEST)
 
 
 def narrowed_members(grant: Grant) -> list[str]:

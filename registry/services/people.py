@@ -66,8 +66,20 @@ def suspend_human(*, human: Human, actor: Actor, now: datetime, even_last_admin:
 
 
 def resume_human(*, human: Human, actor: Actor, now: datetime) -> None:
-    """Undo a suspension; sessions that were ended stay ended. Raises InvalidStateError."""
-    _move(human, Human.Status.SUSPENDED, Human.Status.ACTIVE, kinds.HUMAN_RESUMED, actor, now)
+    """Lift the suspension that the caller read; sessions that were ended stay ended.
+
+    Called by approvals once the signature over exactly this suspension was proved. Raises InvalidStateError.
+    """
+    read = human.session_epoch
+    _move(
+        human,
+        Human.Status.SUSPENDED,
+        Human.Status.ACTIVE,
+        kinds.HUMAN_RESUMED,
+        actor,
+        now,
+        session_epoch=read,
+    )
 
 
 def end_sessions(*, human: Human, actor: Actor, now: datetime) -> None:
@@ -152,9 +164,9 @@ def _keep_an_admin(human: Human, what: str) -> None:
         raise InvalidStateError(f"The last admin cannot be {what}: invite another one first.")
 
 
-def _move(human: Human, old: str, new: str, kind: str, actor: Actor, now: datetime) -> None:
+def _move(human: Human, old: str, new: str, kind: str, actor: Actor, now: datetime, **as_read: int) -> None:
     with transaction.atomic():
-        moved = Human.objects.filter(pk=human.pk, status=old).update(
+        moved = Human.objects.filter(pk=human.pk, status=old, **as_read).update(
             status=new, session_epoch=F("session_epoch") + 1
         )
         if not moved:

@@ -237,14 +237,22 @@ def find_any_service_provider(reference: str) -> ServiceProvider:
 
 def suspend_service_provider(*, service_provider: ServiceProvider, actor: Actor, now: datetime) -> None:
     """Refuse the provider and every token for it until resumed. Raises InvalidStateError."""
-    states = ServiceProvider.Status
-    _move(service_provider, [states.ACTIVE], states.SUSPENDED, kinds.SERVICE_PROVIDER_SUSPENDED, actor, now)
+    states, kind = ServiceProvider.Status, kinds.SERVICE_PROVIDER_SUSPENDED
+    with transaction.atomic():
+        _move(service_provider, [states.ACTIVE], states.SUSPENDED, kind, actor, now)
+        # Locked by the move: no other suspension counts at the same time.
+        service_provider.suspensions = (service_provider.suspensions or 0) + 1
+        service_provider.save(update_fields=["suspensions"])
 
 
 def resume_service_provider(*, service_provider: ServiceProvider, actor: Actor, now: datetime) -> None:
-    """Undo a suspension. Raises InvalidStateError."""
-    states = ServiceProvider.Status
-    _move(service_provider, [states.SUSPENDED], states.ACTIVE, kinds.SERVICE_PROVIDER_RESUMED, actor, now)
+    """Lift the suspension that the caller read.
+
+    Called by approvals once the signature over exactly this suspension was proved. Raises InvalidStateError.
+    """
+    states, kind = ServiceProvider.Status, kinds.SERVICE_PROVIDER_RESUMED
+    read = service_provider.suspensions
+    _move(service_provider, [states.SUSPENDED], states.ACTIVE, kind, actor, now, suspensions=read)
 
 
 def revoke_service_provider(*, service_provider: ServiceProvider, actor: Actor, now: datetime) -> None:
@@ -373,9 +381,11 @@ def _move(
     kind: str,
     actor: Actor,
     now: datetime,
+    **as_read: int | None,
 ) -> None:
     with transaction.atomic():
-        if not ServiceProvider.objects.filter(pk=service_provider.pk, status__in=old).update(status=new):
+        rows = ServiceProvider.objects.filter(pk=service_provider.pk, status__in=old, **as_read)
+        if not rows.update(status=new):
             raise InvalidStateError(f"The service provider cannot become {new} from where it is.")
         publish_change(Subject.SERVICE_PROVIDER, service_provider.pk, now=now)
         record(kind=kind, actor=actor, at=now, service_provider_id=service_provider.id)

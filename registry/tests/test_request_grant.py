@@ -21,8 +21,9 @@ from audit.models import Event
 from registry.models import Grant, Human, ServiceProvider
 from registry.services.agents import revoke_agent, suspend_agent
 from registry.services.grant_requests import request_grant
-from registry.services.grants import check_token_fits, deny_grant
+from registry.services.grants import deny_grant
 from registry.services.service_providers import create_service_provider, suspend_service_provider
+from registry.services.token_size import check_token_fits
 from registry.tests.cast import (
     PAY,
     READ_CALENDAR,

@@ -44,11 +44,12 @@ def test_RV_2_each_level_refuses_every_dependent_token(
         return token_state(jti).refusal(now)
 
     assert reason() is None
+    row = agent.agent()
     steps: list[tuple[Callable[..., None], dict[str, Any], str | None]] = [
         (suspend_human, {"human": alice}, "human_inactive"),
         (resume_human, {"human": alice}, None),
-        (suspend_agent, {"agent": agent.agent()}, "agent_inactive"),
-        (resume_agent, {"agent": agent.agent()}, None),
+        (suspend_agent, {"agent": row}, "agent_inactive"),
+        (resume_agent, {"agent": row}, None),
         (suspend_service_provider, {"service_provider": service_provider}, "grant_inactive"),
         (resume_service_provider, {"service_provider": service_provider}, None),
         (suspend_grant, {"grant": grant}, "grant_inactive"),

@@ -1,4 +1,4 @@
-"""What admins do in the control room, operators on the command line, and jobs by the clock."""
+"""What operators do on the command line, admins with keys, and jobs by the clock."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -19,135 +19,12 @@ from kms.certificates import certify
 from kms.models import Key, KeyCertificate
 from kms.services import ensure_key, rotate_key
 from registry.models import Grant
-from registry.services.agents import suspend_agent
 from registry.services.grants import suspend_grant
-from registry.services.people import suspend_human
-from registry.services.service_providers import rotate_secret, suspend_service_provider
+from registry.services.service_providers import rotate_secret
 from registry.tests.cast import TESTER
 from tests.acts.world import Act, World, act, command, task
 from verifier.models import Home
 from verifier.services.keeper import KEEPER, keep_home
-
-AGENT, GRANT = "POST admin/registry/agent/", "POST admin/registry/grant/"
-PROVIDER, HUMAN = "POST admin/registry/serviceprovider/", "POST admin/registry/human/"
-
-
-@act(f"{AGENT} suspend", kinds.AGENT_SUSPENDED)
-def an_admin_suspends_an_agent(world: World) -> Act:
-    return world.button(world.agent.agent(), "suspend")
-
-
-@act(f"{AGENT} resume", kinds.AGENT_RESUMED)
-def an_admin_resumes_an_agent(world: World) -> Act:
-    suspend_agent(agent=world.agent.agent(), actor=TESTER, now=world.now)
-    return world.button(world.agent.agent(), "resume")
-
-
-@act(f"{AGENT} revoke", kinds.AGENT_REVOKED, kinds.GRANT_WITHDRAWN)
-def an_admin_revokes_an_agent(world: World) -> Act:
-    return world.button(world.request.agent, "revoke")
-
-
-@act(f"{GRANT} deny", kinds.GRANT_DENIED)
-def an_admin_denies_a_request(world: World) -> Act:
-    return world.button(world.request, "deny")
-
-
-@act(f"{GRANT} suspend", kinds.GRANT_SUSPENDED)
-def an_admin_suspends_a_grant(world: World) -> Act:
-    return world.button(world.grant, "suspend")
-
-
-@act(f"{GRANT} suspend", kinds.REQUEST_REFUSED)
-def an_admin_cannot_suspend_a_request(world: World) -> Act:
-    return world.button(world.request, "suspend")
-
-
-@act(f"{GRANT} resume", kinds.GRANT_RESUMED)
-def an_admin_resumes_a_grant(world: World) -> Act:
-    suspend_grant(grant=world.grant, actor=TESTER, now=world.now)
-    return world.button(world.grant, "resume")
-
-
-@act(f"{GRANT} revoke", kinds.GRANT_REVOKED)
-def an_admin_revokes_a_grant(world: World) -> Act:
-    return world.button(world.grant, "revoke")
-
-
-@act(f"{PROVIDER} suspend", kinds.SERVICE_PROVIDER_SUSPENDED)
-def an_admin_suspends_a_service_provider(world: World) -> Act:
-    return world.button(world.provider, "suspend")
-
-
-@act(f"{PROVIDER} resume", kinds.SERVICE_PROVIDER_RESUMED)
-def an_admin_resumes_a_service_provider(world: World) -> Act:
-    suspend_service_provider(service_provider=world.provider, actor=TESTER, now=world.now)
-    return world.button(world.provider, "resume")
-
-
-@act(f"{PROVIDER} revoke", kinds.SERVICE_PROVIDER_REVOKED)
-def an_admin_revokes_a_service_provider(world: World) -> Act:
-    return world.button(world.provider, "revoke")
-
-
-@act(f"{HUMAN} suspend", kinds.HUMAN_SUSPENDED)
-def an_admin_suspends_a_human(world: World) -> Act:
-    return world.button(world.alice.human, "suspend")
-
-
-@act(f"{HUMAN} resume", kinds.HUMAN_RESUMED)
-def an_admin_resumes_a_human(world: World) -> Act:
-    human = world.alice.human
-    suspend_human(human=human, actor=TESTER, now=world.now)
-    return world.button(human, "resume")
-
-
-@act(f"{HUMAN} end_sessions", kinds.HUMAN_SESSIONS_ENDED)
-def an_admin_signs_a_human_out(world: World) -> Act:
-    return world.button(world.alice.human, "end_sessions")
-
-
-@act("POST admin/invite/", kinds.HUMAN_VERIFIED, kinds.SETUP_CODE_CREATED)
-def an_admin_invites(world: World) -> Act:
-    return world.form(world.admin, "/admin/invite/", email="zoe@example.org")
-
-
-@act(
-    "POST admin/recovery-link/",
-    kinds.HUMAN_VERIFIED,
-    kinds.SETUP_CODE_CREATED,
-    kinds.HUMAN_SESSIONS_ENDED,
-    kinds.GRANT_SUSPENDED,
-)
-def an_admin_makes_a_recovery_link(world: World) -> Act:
-    human = str(world.grant.agent.human_id)
-    return world.form(world.admin, "/admin/recovery-link/", human=human)
-
-
-@act(
-    "POST admin/delete-human/",
-    kinds.HUMAN_VERIFIED,
-    kinds.PASSKEY_REMOVED,
-    kinds.GRANT_REVOKED,
-    kinds.AGENT_REVOKED,
-    kinds.GRANT_WITHDRAWN,
-    kinds.HUMAN_DELETED,
-)
-def an_admin_deletes_a_human(world: World) -> Act:
-    assert world.grant
-    assert world.request
-    return world.form(world.admin, "/admin/delete-human/", email="alice@example.org")
-
-
-@act("POST admin/enrolment-code/", kinds.HUMAN_VERIFIED, kinds.ENROLMENT_CODE_CREATED)
-def an_admin_makes_an_enrolment_code(world: World) -> Act:
-    return world.form(world.admin, "/admin/enrolment-code/", human=str(world.alice.human.pk))
-
-
-@act("POST admin/new-service-provider/", kinds.HUMAN_VERIFIED, kinds.SERVICE_PROVIDER_CREATED)
-def an_admin_creates_a_service_provider(world: World) -> Act:
-    url = "https://acme.example"
-    return world.form(world.admin, "/admin/new-service-provider/", name="Acme", audience=url, allowed="")
 
 
 @act("manage.py create_service_provider", kinds.SERVICE_PROVIDER_CREATED)

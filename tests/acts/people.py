@@ -203,10 +203,17 @@ def a_human_suspends_their_agent(world: World) -> Act:
     return _of_agent(world, "suspend")
 
 
-@act("POST agents/<uuid:agent_id>/resume", kinds.AGENT_RESUMED)
+@act("POST resume/<str:kind>/<uuid:row_id>/statement")
+def a_human_is_asked_to_resume_their_agent(world: World) -> Act:
+    _of_agent(world, "suspend")()
+    alice, path = world.alice, f"/resume/agent/{world.agent.agent().pk}/statement"
+    return lambda: alice.post(path)
+
+
+@act("POST resume/<str:kind>/<uuid:row_id>/decide", kinds.AGENT_RESUMED)
 def a_human_resumes_their_agent(world: World) -> Act:
     _of_agent(world, "suspend")()
-    return _of_agent(world, "resume")
+    return world.signed(world.alice, f"/resume/agent/{world.agent.agent().pk}/", {})
 
 
 @act("POST agents/<uuid:agent_id>/revoke", kinds.AGENT_REVOKED, kinds.GRANT_WITHDRAWN)

@@ -22,7 +22,7 @@ from approvals.admin_site import ControlRoom, site
 from audit import kinds
 from audit.models import CheckpointCopy, Event, Opening, RefusalCount
 from audit.tests.tampering import execute
-from tests.acts import agents, operators, people, restores, service_providers
+from tests.acts import administrators, agents, operators, people, restores, service_providers
 from tests.acts.world import ROWS, Row, World
 from tests.flows.test_sweep import rows as kept_rows
 
@@ -53,7 +53,7 @@ NO_ACTS = {
     "drop_audit_partitions",
 }
 BATCH = "POST v1/verify/batch"
-TABLES = (agents, people, service_providers, operators, restores)
+TABLES = (agents, people, service_providers, administrators, operators, restores)
 
 
 @pytest.fixture

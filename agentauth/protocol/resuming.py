@@ -1,0 +1,36 @@
+"""The statement by which an owner or an administrator lifts their own suspension (docs/protocol.md section 6)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .approval import Signing, Statement, common_members, parse_statement
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is resumed: an agent, a grant (by the name of its agent), a person or a service provider.
+
+    A person is named by id alone: their name must not outlive them in the receipt.
+    """
+
+    type: Literal["agent", "grant", "human", "service_provider"]
+    id: str
+    name: str | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """The wire form."""
+        named: dict[str, object] = {} if self.name is None else {"name": self.name}
+        return {"type": self.type, "id": self.id, **named}
+
+
+def resume_statement(
+    signing: Signing, *, subject: Subject, party: Literal["owner", "administrator"], suspension: int
+) -> Statement:
+    """The signer, as this party, lifts this one suspension of exactly this row.
+
+    `suspension` is a number that every suspension of the row raises. Raises InvalidRequestError naming the member.
+    """
+    return parse_statement(
+        common_members(signing, "resume", "resume")
+        | {"subject": subject.to_json(), "party": party, "suspension": suspension}
+    )

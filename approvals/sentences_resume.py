@@ -1,0 +1,129 @@
+"""The consent texts of resuming: one sentence a line, what is in force again by it, names in quotation marks."""
+
+from collections.abc import Sequence
+
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from agentauth.protocol.capability import parse_capabilities
+from agentauth.protocol.envelope import parse_envelope
+from approvals import sentences
+from registry.models import Agent, Grant, Human, ServiceProvider
+
+# In UTF-8, so that the receipt stays within its limit.
+_MAX_BYTES = 12_000
+_RISKS = ("high", "medium", "low")
+
+
+def agent_text(agent: Agent, grants: Sequence[Grant], *, by_admin: bool) -> str:
+    """`grants` are those in force as soon as the agent is active."""
+    name = {"agent": agent.name}
+    lines = [
+        _("As an administrator I resume the agent “%(agent)s”.") % name
+        if by_admin
+        else _("I resume my agent “%(agent)s”, which I suspended.") % name
+    ]
+    stays = agent.owner_holds if by_admin else agent.admin_holds
+    if stays:
+        lines.append(_still_held(by_admin=by_admin))
+    if not grants:
+        lines.append(_("“%(agent)s” has no permission anywhere; it can ask for one again.") % name)
+    terms = [line for grant in sorted(grants, key=_risk) for line in _terms(grant, later=stays)]
+    return _fitting(lines, terms)
+
+
+def grant_text(grant: Grant, *, by_admin: bool) -> str:
+    """The permissions of one agent at one service provider."""
+    names = {"agent": grant.agent.name, "at": grant.service_provider.name}
+    lines = [
+        _("As an administrator I resume the permissions of “%(agent)s” at “%(at)s”.") % names
+        if by_admin
+        else _("I resume the permissions of “%(agent)s” at “%(at)s”, which I suspended.") % names
+    ]
+    waits = grant.suspension_cause != Grant.SuspensionCause.PERSON
+    stays = (by_admin and (waits or grant.owner_holds)) or (not by_admin and grant.admin_holds)
+    if stays:
+        lines.append(
+            _("They stay suspended until their owner signs them again.")
+            if waits
+            else _still_held(by_admin=by_admin)
+        )
+    if grant.agent.status == Agent.Status.SUSPENDED:
+        lines.append(_("“%(agent)s” itself stays suspended.") % names)
+    later = stays or grant.agent.status == Agent.Status.SUSPENDED
+    return _fitting(lines, _terms(grant, later=later))
+
+
+def human_text(human: Human, *, agents: int, grants: int) -> str:
+    """Without the person's name: receipts outlive it. Their `agents` and `grants` that are in force again, by number."""
+    return "\n".join(
+        [
+            _("As an administrator I resume the account %(id)s.") % {"id": human.pk},
+            _("Its person may sign in, approve and confirm again."),
+            ngettext("%(n)s agent of theirs may act again.", "%(n)s agents of theirs may act again.", agents)
+            % {"n": sentences.whole(agents)},
+            _in_force(grants),
+        ]
+    )
+
+
+def service_provider_text(provider: ServiceProvider, *, grants: int) -> str:
+    """How many `grants` of agents there are in force again."""
+    parts = {"at": provider.name, "audience": provider.audience}
+    return "\n".join(
+        [
+            _("As an administrator I resume the service “%(at)s” at %(audience)s.") % parts,
+            _("“%(at)s” may ask about tokens again, and agents may ask for permissions there.") % parts,
+            _in_force(grants),
+        ]
+    )
+
+
+def _in_force(grants: int) -> str:
+    found = ngettext("%(n)s grant is in force again.", "%(n)s grants are in force again.", grants)
+    return found % {"n": sentences.whole(grants)}
+
+
+def _still_held(*, by_admin: bool) -> str:
+    if by_admin:
+        return _("It stays suspended until its owner resumes it too.")
+    return _("It stays suspended until an administrator resumes it too.")
+
+
+def _risk(grant: Grant) -> int:
+    return min(_RISKS.index(sentences.risk(each)) for each in parse_capabilities(grant.capabilities))
+
+
+def _terms(grant: Grant, *, later: bool) -> list[str]:
+    """The permissions of an approved grant, riskiest first, then its limits."""
+    at, envelope = grant.service_provider.name, parse_envelope(grant.envelope or {})
+    may = (
+        _("“%(agent)s” may %(permission)s as soon as nothing suspends it.")
+        if later
+        else _("“%(agent)s” may again %(permission)s.")
+    )
+    capabilities = parse_capabilities(grant.capabilities)
+    lines = [
+        may
+        % {
+            "agent": grant.agent.name,
+            "permission": sentences.permission(
+                each, at, envelope.budgets if each.type == "transact" and each.max_amount else ()
+            ),
+        }
+        for each in sorted(capabilities, key=lambda each: _RISKS.index(sentences.risk(each)))
+    ]
+    limits = [_("At “%(at)s”: %(limit)s") % {"at": at, "limit": each} for each in sentences.limits(envelope)]
+    return lines + limits
+
+
+def _fitting(lines: Sequence[str], terms: Sequence[str]) -> str:
+    """As many of the terms as fit, and how many do not."""
+    kept, size = list(lines), len("\n".join(lines).encode())
+    for index, line in enumerate(terms):
+        size += len(line.encode()) + 1
+        if size > _MAX_BYTES:
+            left = {"n": sentences.whole(len(terms) - index)}
+            return "\n".join([*kept, _("%(n)s more lines stand on the agent’s page.") % left])
+        kept.append(line)
+    return "\n".join(kept)

@@ -1,0 +1,168 @@
+"""Resuming what was suspended: the party that suspended it signs that it lifts exactly this suspension."""
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from django.db.models import Q
+
+from agentauth.protocol.errors import GrantChangedError, InvalidStateError, NotFoundError
+from agentauth.protocol.resuming import Subject, resume_statement
+from approvals import sentences_resume as texts
+from approvals.models import Challenge, Receipt
+from approvals.services.challenges import Ceremony
+from approvals.services.signatures import accept_signature, ask_signature, receipt_of
+from approvals.services.statements import signing
+from audit.services import Actor
+from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.services.agents import resume_agent
+from registry.services.grants import not_yours_to_resume, resume_grant
+from registry.services.people import resume_human
+from registry.services.service_providers import resume_service_provider
+
+KIND = "resume"
+Row = Agent | Grant | Human | ServiceProvider
+
+
+@dataclass(frozen=True, slots=True)
+class Suspension:
+    """What is suspended, and which party's suspension the human who asks can lift.
+
+    `number` rises with each suspension of the row. `text` is what they sign, one sentence a line.
+    """
+
+    subject: Subject
+    row: Row
+    party: Literal["owner", "administrator"]
+    number: int
+    text: str
+
+    @property
+    def name(self) -> str:
+        """As the pages and, but for a person, the statement name it."""
+        return name_of(self.row)
+
+
+def find_row(kind: str, row_id: uuid.UUID, *, human: Human) -> Row:
+    """The row, for its owner and for administrators. Raises NotFoundError for all others, and if there is none."""
+    rows: dict[str, Any] = {
+        "agent": Agent.objects.select_related("human"),
+        "grant": Grant.objects.select_related("agent__human", "service_provider"),
+        "human": Human.objects.all(),
+        "service_provider": ServiceProvider.objects.all(),
+    }
+    row: Row | None = rows[kind].filter(pk=row_id).first() if kind in rows else None
+    if row is None or not (human.is_staff or _is_owner(row, human)):
+        raise NotFoundError("There is nothing here, or it is not yours.")
+    return row
+
+
+def name_of(row: Row) -> str:
+    """As pages name it; a grant by its agent."""
+    return row.agent.name if isinstance(row, Grant) else row.name
+
+
+def find_suspension(kind: str, row_id: uuid.UUID, *, human: Human, now: datetime) -> Suspension:
+    """The suspension that this human may lift. Raises InvalidStateError where there is none; as `find_row`."""
+    row = find_row(kind, row_id, human=human)
+    if isinstance(row, Agent):
+        by_admin, subject = _party(row, human) == "administrator", Subject("agent", str(row.pk), row.name)
+        text = texts.agent_text(row, _waiting_for(row, now), by_admin=by_admin)
+        return Suspension(subject, row, _party(row, human), row.suspensions or 0, text)
+    if isinstance(row, Grant):
+        if row.status_at(now) != Grant.Status.SUSPENDED:
+            raise InvalidStateError("Only what was suspended can be resumed.")
+        by_admin, subject = (
+            _party(row, human) == "administrator",
+            Subject("grant", str(row.pk), row.agent.name),
+        )
+        text = texts.grant_text(row, by_admin=by_admin)
+        return Suspension(subject, row, _party(row, human), row.version, text)
+    if row.status != row.Status.SUSPENDED:
+        raise InvalidStateError("Only what was suspended can be resumed.")
+    in_force = Grant.objects.live(now).filter(agent__status=Agent.Status.ACTIVE, agent__expires_at__gt=now)
+    if isinstance(row, Human):
+        agents = row.agents.filter(status=Agent.Status.ACTIVE, expires_at__gt=now).count()
+        text = texts.human_text(row, agents=agents, grants=in_force.filter(agent__human=row).count())
+        return Suspension(Subject("human", str(row.pk)), row, "administrator", row.session_epoch, text)
+    text = texts.service_provider_text(row, grants=in_force.filter(service_provider=row).count())
+    subject = Subject("service_provider", str(row.pk), row.name)
+    return Suspension(subject, row, "administrator", row.suspensions or 0, text)
+
+
+def begin_resume(*, found: Suspension, human: Human, session_key: str, now: datetime) -> dict[str, Any]:
+    """Make the statement that lifts this suspension and ask for its signature."""
+    statement = resume_statement(
+        signing(None, human, found.text, now), subject=found.subject, party=found.party, suspension=found.number
+    )
+    return ask_signature(
+        _ceremony(found.row, human, session_key),
+        human=human,
+        statement=statement,
+        consent_text=found.text,
+        now=now,
+    )
+
+
+def finish_resume(
+    *, row: Row, kind: str, human: Human, session_key: str, credential: object, actor: Actor, now: datetime
+) -> Receipt:
+    """Lift the suspension that was signed for. The same assertion again gets the same receipt.
+
+    Raises InvalidAssertionError; InvalidStateError where nothing is suspended (by this party) any more; GrantChangedError
+    where it was suspended again since, or resuming it would bring back anything else than what was read.
+    """
+
+    def act(challenge: Challenge) -> None:
+        found = find_suspension(kind, row.pk, human=human, now=now)
+        said = (challenge.statement["party"], challenge.statement["suspension"], challenge.consent_text)
+        if (found.party, found.number, found.text) != said:
+            raise GrantChangedError("This changed since it was shown. Look at it again.", changes=[])
+        _lift(found, actor, now)
+
+    return accept_signature(
+        _ceremony(row, human, session_key), human=human, credential=credential, now=now, act=act
+    )
+
+
+def last_resume(row: Row) -> Receipt | None:
+    """The receipt of the last time it was resumed."""
+    return receipt_of(KIND, str(row.pk))
+
+
+def _lift(found: Suspension, actor: Actor, now: datetime) -> None:
+    row, by_admin = found.row, found.party == "administrator"
+    if isinstance(row, Agent):
+        resume_agent(agent=row, actor=actor, now=now, by_admin=by_admin)
+    elif isinstance(row, Grant):
+        resume_grant(grant=row, actor=actor, now=now, by_admin=by_admin)
+    elif isinstance(row, Human):
+        resume_human(human=row, actor=actor, now=now)
+    else:
+        resume_service_provider(service_provider=row, actor=actor, now=now)
+
+
+def _party(row: Agent | Grant, human: Human) -> Literal["owner", "administrator"]:
+    """As which party the human may lift it; an owner who is an administrator too lifts their own first."""
+    if _is_owner(row, human) and row.owner_holds:
+        return "owner"
+    if human.is_staff and row.admin_holds:
+        return "administrator"
+    raise InvalidStateError(not_yours_to_resume(row))
+
+
+def _is_owner(row: Row, human: Human) -> bool:
+    owned = row.agent if isinstance(row, Grant) else row
+    return isinstance(owned, Agent) and owned.human_id == human.pk
+
+
+def _waiting_for(agent: Agent, now: datetime) -> list[Grant]:
+    """What the agent may do again once it is active."""
+    active = Q(service_provider__status=ServiceProvider.Status.ACTIVE)
+    live = Grant.objects.live(now).filter(active, agent=agent).select_related("agent", "service_provider")
+    return list(live.order_by("id"))
+
+
+def _ceremony(row: Row, human: Human, session_key: str) -> Ceremony:
+    return Ceremony(Challenge.Purpose.RESUME, session_key, human, str(row.pk))

@@ -1,0 +1,92 @@
+"""An administrator denies another person's request by a signature, with a receipt (SA-7)."""
+
+from datetime import datetime
+
+import pytest
+from django.conf import settings
+
+from agentauth.protocol.receipt import verify_receipt
+from approvals.models import Receipt
+from approvals.tests.authenticator import UP
+from approvals.tests.cast import Person
+from audit import kinds
+from audit.models import Event
+from kms.services import verification_keys
+from registry.models import Grant, ServiceProvider
+from registry.services.grants import withdraw_grant
+from registry.tests.cast import TESTER, AgentClient, refused
+
+pytestmark = pytest.mark.django_db
+LIST = "/admin/registry/grant/"
+
+
+def choose(admin: Person, *rows: Grant) -> str:
+    """Press the button of the list for these rows: where it leads."""
+    body = {"action": "deny", "_selected_action": [str(row.pk) for row in rows]}
+    return str(admin.client.post(LIST, body)["Location"])
+
+
+def test_SA_7_an_administrators_denial_is_signed_with_a_receipt(
+    admin: Person, alice: Person, reading: Grant, now: datetime
+) -> None:
+    path = choose(admin, reading)
+    assert path == f"/denials/{reading.pk}/"
+    page = admin.get(path).content.decode()
+    assert "Deny with passkey" in page
+    assert "Read “calendar”" in page
+    assert admin.deny_as_admin(reading, "Not  here").json()["status"] == "Denied"
+    reading.refresh_from_db()
+    assert (reading.status, reading.human_id, reading.deny_reason) == ("denied", admin.human.pk, "Not here")
+    assert Event.objects.get(kind=kinds.GRANT_DENIED).actor_id == str(admin.human.pk)
+    kept = Receipt.objects.get()
+    keys = verification_keys(purpose="receipt", now=now)
+    found = verify_receipt(kept.compact, keys=keys, expected_issuer=settings.ISSUER)
+    body = found.statement.to_json()
+    assert (body["kind"], body["decision"], body["grant_id"]) == ("approval", "deny", str(reading.pk))
+    assert (body["human_id"], body["deny_reason"]) == (str(admin.human.pk), "Not here")
+    # Its owner reads who it was.
+    shown = alice.get(f"/approvals/{reading.pk}/").content.decode()
+    assert "An administrator said no" in shown
+    assert "Ada" not in alice.get(f"/approvals/{reading.pk}/receipt/").content.decode()
+
+
+def test_SA_7_the_session_alone_denies_nothing(admin: Person, reading: Grant) -> None:
+    path = choose(admin, reading)
+    refused(admin.post(f"{path}decide"), 400, "invalid_assertion")
+    refused(admin.deny_as_admin(reading, flags=UP), 400, "invalid_assertion")
+    reading.refresh_from_db()
+    assert reading.status == "pending"
+    assert not Receipt.objects.exists()
+
+
+def test_SA_7_what_moved_since_the_page_was_drawn_is_not_denied(
+    admin: Person, agent: AgentClient, reading: Grant
+) -> None:
+    path = f"/denials/{reading.pk}/"
+    page = admin.get(path)
+    ServiceProvider.objects.update(name="Another name")
+    body = {"drawn": page.context["drawn"], "reason": ""}
+    refused(admin.post(f"{path}statement", body), 409, "grant_changed")
+    agent.rotate()
+    refused(admin.post(f"{path}statement", body), 409, "grant_changed")
+
+
+def test_SA_7_nobody_but_administrators_denies_anothers_request(
+    alice: Person, bob: Person, reading: Grant
+) -> None:
+    path = f"/denials/{reading.pk}/"
+    for person in (alice, bob):
+        assert person.get(path).status_code == 404
+        assert person.get(f"/denials/?id={reading.pk}").status_code == 404
+        for act in ("statement", "decide"):
+            refused(person.post(f"{path}{act}"), 404, "not_found")
+
+
+def test_SA_7_what_was_decided_cannot_be_denied(
+    admin: Person, reading: Grant, paying: Grant, now: datetime
+) -> None:
+    withdraw_grant(grant=reading, actor=TESTER, now=now)
+    assert admin.get(f"/denials/{reading.pk}/").status_code == 409
+    page = admin.get(choose(admin, reading, paying)).content.decode()
+    assert f'href="/denials/{paying.pk}/"' in page
+    assert f'href="/denials/{reading.pk}/"' not in page

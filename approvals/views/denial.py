@@ -1,0 +1,95 @@
+"""The pages on which an administrator denies a request of another person's agent: signed, as that person's own denial is."""
+
+import uuid
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_POST, require_safe
+
+from agentauth.protocol.errors import InvalidStateError, NotFoundError
+from approvals.services import decisions
+from approvals.services.people import session_key_of
+from approvals.views.access import answer, human_of, member, posted, signed_in
+from approvals.views.described import describe_grant
+from approvals.views.paging import chosen_ids
+from registry.authentication import actor_of
+from registry.models import Grant, Human
+
+_GONE = "Only a pending request can be denied. Revoke the grant instead."
+
+
+def find_request(grant_id: uuid.UUID, human: Human) -> Grant:
+    """A grant, for an administrator. Raises NotFoundError for all others, and if there is no such grant."""
+    rows = Grant.objects.select_related("agent__human", "service_provider")
+    grant = rows.filter(pk=grant_id).first() if human.is_staff else None
+    if grant is None:
+        raise NotFoundError("There is nothing here, or it is not yours.")
+    return grant
+
+
+@require_safe
+@signed_in
+def index(request: HttpRequest) -> HttpResponse:
+    """The requests an administrator chose in a list, each with the link to its own page: each takes a signature."""
+    human, now, rows = human_of(request), timezone.now(), []
+    for row_id in chosen_ids(request):
+        grant = find_request(row_id, human)
+        waits = grant.status_at(now) == Grant.Status.PENDING
+        rows.append(
+            {"name": grant.agent.name, "refusal": "" if waits else _GONE, "path": f"/denials/{grant.pk}/"}
+        )
+    return render(
+        request, "sign_each.html", {"rows": rows, "title": _("Deny, one by one"), "verb": _("Deny")}
+    )
+
+
+@require_safe
+@signed_in
+def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
+    grant = find_request(grant_id, human_of(request))
+    if grant.status_at(timezone.now()) != Grant.Status.PENDING:
+        raise InvalidStateError(_GONE)
+    context = {
+        "grant": grant,
+        "agent": grant.agent,
+        "provider": grant.service_provider,
+        "lines": describe_grant(grant),
+        "drawn": decisions.drawn_token(grant),
+        "reason": _("Denied by an administrator."),
+    }
+    return render(request, "denial.html", context)
+
+
+@require_POST
+@signed_in
+def statement(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
+    human = human_of(request)
+    # Before the body is read: a stranger learns nothing from which comes first.
+    grant, body = find_request(grant_id, human), posted(request)
+    options = decisions.begin_denial(
+        grant=grant,
+        human=human,
+        session_key=session_key_of(request),
+        reason=member(body, "reason"),
+        drawn=member(body, "drawn"),
+        now=timezone.now(),
+    )
+    return answer(publicKey=options)
+
+
+@require_POST
+@signed_in
+def decide(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
+    human = human_of(request)
+    grant = find_request(grant_id, human)
+    decisions.decide(
+        grant=grant,
+        human=human,
+        session_key=session_key_of(request),
+        credential=posted(request).get("credential"),
+        actor=actor_of(request),
+        now=timezone.now(),
+    )
+    return answer(status="Denied", next=f"/admin/registry/grant/{grant.pk}/change/")
