@@ -164,6 +164,7 @@ def test_SA_2_an_administrator_does_not_resume_what_its_owner_stopped(
     admin: Person, grant: Grant, now: datetime
 ) -> None:
     row = stop_agent(grant, now)
+    assert admin.get(f"/resume/agent/{row.pk}/").status_code == 409
     said = refused(admin.resume("agent", row), 409, "invalid_state")["error_description"]
     assert said == "Its owner suspended this. Only its owner can resume it."
     suspend_grant(grant=grant, actor=TESTER, now=now)
@@ -182,6 +183,7 @@ def test_SA_2_the_owner_does_not_resume_what_an_administrator_stopped(
     alice: Person, grant: Grant, now: datetime
 ) -> None:
     row = stop_agent(grant, now, by_admin=True)
+    assert alice.get(f"/resume/agent/{row.pk}/").status_code == 409
     said = refused(alice.resume("agent", row), 409, "invalid_state")["error_description"]
     assert said == "An administrator suspended this. Only an administrator can resume it."
     suspend_grant(grant=grant, actor=TESTER, now=now, by_admin=True)
@@ -304,6 +306,7 @@ def test_several_rows_of_a_list_are_resumed_one_by_one(
 def test_a_grant_past_its_end_is_not_resumed(admin: Person, grant: Grant, now: datetime) -> None:
     stop_grant(grant, now)
     Grant.objects.update(valid_until=now - timedelta(seconds=1))
+    assert admin.get(f"/resume/grant/{grant.pk}/").status_code == 409
     refused(admin.resume("grant", grant), 409, "invalid_state")
 
 

@@ -46,7 +46,7 @@ def test_SA_1_all_that_can_be_suspended_can_be_named(subject: Subject, party: st
 @pytest.mark.parametrize(
     "changes",
     [
-        {"subject": Subject("token", ID.format(4), "Bot")},  # type: ignore[arg-type]
+        {"subject": Subject("token", ID.format(4), "Bot"), "party": "administrator"},  # type: ignore[arg-type]
         {"subject": Subject("agent", "an agent", "Bot")},
         {"subject": Subject("agent", ID.format(4))},
         {"subject": Subject("agent", ID.format(4), "")},

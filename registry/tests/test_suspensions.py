@@ -1,0 +1,112 @@
+"""Suspend and resume: owner and admin each lift their own suspension, and only the one that the caller read (SA-1, SA-2)."""
+
+from datetime import datetime
+
+import pytest
+
+from agentauth.protocol.errors import GrantChangedError, InvalidStateError
+from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.services.agents import resume_agent, revoke_agent, suspend_agent
+from registry.services.grants import resume_grant, suspend_grant
+from registry.services.people import resume_human, suspend_human
+from registry.services.service_providers import resume_service_provider, suspend_service_provider
+from registry.tests.cast import TESTER, AgentClient, approved
+
+pytestmark = pytest.mark.django_db
+PARTIES = [False, True]
+
+
+@pytest.mark.parametrize("by_admin", PARTIES)
+def test_SA_2_one_party_never_lifts_the_others_suspension_of_an_agent(
+    agent: AgentClient, now: datetime, *, by_admin: bool
+) -> None:
+    row = agent.agent()
+    suspend_agent(agent=row, actor=TESTER, now=now, by_admin=by_admin)
+    with pytest.raises(InvalidStateError, match="Only"):
+        resume_agent(agent=row, actor=TESTER, now=now, by_admin=not by_admin)
+    assert agent.agent().status == "suspended"
+    with pytest.raises(InvalidStateError):
+        suspend_agent(agent=row, actor=TESTER, now=now, by_admin=by_admin)
+    suspend_agent(agent=row, actor=TESTER, now=now, by_admin=not by_admin)
+    resume_agent(agent=row, actor=TESTER, now=now, by_admin=by_admin)
+    assert (row.status, row.admin_holds, row.owner_holds) == ("suspended", not by_admin, by_admin)
+    resume_agent(agent=row, actor=TESTER, now=now, by_admin=not by_admin)
+    assert (row.status, row.admin_holds, row.owner_holds) == ("active", False, False)
+
+
+@pytest.mark.parametrize("by_admin", PARTIES)
+def test_SA_2_one_party_never_lifts_the_others_suspension_of_a_grant(
+    agent: AgentClient, service_provider: ServiceProvider, now: datetime, *, by_admin: bool
+) -> None:
+    row = approved(agent, service_provider, now=now)
+    suspend_grant(grant=row, actor=TESTER, now=now, by_admin=by_admin)
+    with pytest.raises(InvalidStateError, match="Only"):
+        resume_grant(grant=row, actor=TESTER, now=now, by_admin=not by_admin)
+    with pytest.raises(InvalidStateError):
+        suspend_grant(grant=row, actor=TESTER, now=now, by_admin=by_admin)
+    suspend_grant(grant=row, actor=TESTER, now=now, by_admin=not by_admin)
+    resume_grant(grant=row, actor=TESTER, now=now, by_admin=by_admin)
+    assert (row.status, row.admin_holds, row.owner_holds) == ("suspended", not by_admin, by_admin)
+    resume_grant(grant=row, actor=TESTER, now=now, by_admin=not by_admin)
+    assert (row.status, row.admin_holds, row.owner_holds) == ("approved", False, False)
+
+
+def test_SA_1_an_agent_suspended_again_is_not_resumed_as_before(agent: AgentClient, now: datetime) -> None:
+    suspend_agent(agent=agent.agent(), actor=TESTER, now=now)
+    read = agent.agent()
+    resume_agent(agent=agent.agent(), actor=TESTER, now=now)
+    suspend_agent(agent=agent.agent(), actor=TESTER, now=now)
+    assert agent.agent().suspensions == 2
+    with pytest.raises(GrantChangedError):
+        resume_agent(agent=read, actor=TESTER, now=now)
+    assert agent.agent().status == "suspended"
+
+
+def test_SA_1_what_the_other_party_lifted_meanwhile_is_looked_at_again(
+    agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    """The caller read that it would stay suspended."""
+    grant = approved(agent, service_provider, now=now)
+    for by_admin in PARTIES:
+        suspend_agent(agent=agent.agent(), actor=TESTER, now=now, by_admin=by_admin)
+        suspend_grant(grant=grant, actor=TESTER, now=now, by_admin=by_admin)
+    read, read_grant = agent.agent(), Grant.objects.select_related("agent").get(pk=grant.pk)
+    resume_agent(agent=agent.agent(), actor=TESTER, now=now, by_admin=True)
+    resume_grant(grant=grant, actor=TESTER, now=now, by_admin=True)
+    with pytest.raises(GrantChangedError):
+        resume_agent(agent=read, actor=TESTER, now=now)
+    with pytest.raises(GrantChangedError):
+        resume_grant(grant=read_grant, actor=TESTER, now=now)
+    assert (agent.agent().status, Grant.objects.get().status) == ("suspended", "suspended")
+
+
+def test_SA_1_a_human_suspended_again_is_not_resumed_as_before(alice: Human, now: datetime) -> None:
+    suspend_human(human=alice, actor=TESTER, now=now)
+    read = Human.objects.get(pk=alice.pk)
+    resume_human(human=alice, actor=TESTER, now=now)
+    suspend_human(human=alice, actor=TESTER, now=now)
+    with pytest.raises(InvalidStateError):
+        resume_human(human=read, actor=TESTER, now=now)
+    assert Human.objects.get(pk=alice.pk).status == "suspended"
+
+
+def test_SA_1_a_service_provider_suspended_again_is_not_resumed_as_before(
+    service_provider: ServiceProvider, now: datetime
+) -> None:
+    suspend_service_provider(service_provider=service_provider, actor=TESTER, now=now)
+    read = ServiceProvider.objects.get()
+    resume_service_provider(service_provider=service_provider, actor=TESTER, now=now)
+    suspend_service_provider(service_provider=service_provider, actor=TESTER, now=now)
+    with pytest.raises(InvalidStateError):
+        resume_service_provider(service_provider=read, actor=TESTER, now=now)
+    assert ServiceProvider.objects.get().status == "suspended"
+
+
+def test_a_revoked_agent_is_neither_suspended_nor_resumed(agent: AgentClient, now: datetime) -> None:
+    row = agent.agent()
+    suspend_agent(agent=row, actor=TESTER, now=now)
+    revoke_agent(agent=row, actor=TESTER, now=now)
+    for act in (suspend_agent, resume_agent):
+        with pytest.raises(InvalidStateError):
+            act(agent=row, actor=TESTER, now=now)
+    assert Agent.objects.get().status == "revoked"
