@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, Protocol
@@ -79,6 +80,17 @@ def _key(reason: str) -> _End:
     return end
 
 
+def _suspend_for_both(*, agent: Agent, actor: Actor, now: datetime) -> None:
+    """The record does not say whether the owner or an admin did it, so both must resume it. Raises InvalidStateError."""
+    done = False
+    for by_admin in (True, False):
+        with suppress(InvalidStateError):
+            suspend_agent(agent=agent, actor=actor, now=now, by_admin=by_admin)
+            done = True
+    if not done:
+        raise InvalidStateError("This agent is suspended already, or has ended.")
+
+
 _secret = _row(ServiceProviderSecret.objects.all(), "secret", end_secret)
 ENDS: Final[Mapping[str, _End]] = {
     kinds.HUMAN_DELETED: _row(Human.objects.all(), "human", partial(delete_human, even_last_admin=True)),
@@ -87,8 +99,7 @@ ENDS: Final[Mapping[str, _End]] = {
         Passkey.objects.all(), "passkey", partial(remove_passkey_for_good, reason=REASON)
     ),
     kinds.AGENT_REVOKED: _row(Agent.objects.all(), "agent", revoke_agent),
-    # The record does not say whether the owner or an admin did it, so only an admin may resume it.
-    kinds.AGENT_SUSPENDED: _row(Agent.objects.all(), "agent", partial(suspend_agent, by_admin=True)),
+    kinds.AGENT_SUSPENDED: _row(Agent.objects.all(), "agent", _suspend_for_both),
     kinds.AGENT_KEY_BARRED: _key(DISCLOSED),
     kinds.AGENT_KEY_ROTATED: _key(ROTATED),
     kinds.GRANT_REVOKED: _row(Grant.objects.all(), "grant", revoke_grant),

@@ -94,7 +94,10 @@ def find_suspension(kind: str, row_id: uuid.UUID, *, human: Human, now: datetime
 def begin_resume(*, found: Suspension, human: Human, session_key: str, now: datetime) -> dict[str, Any]:
     """Make the statement that lifts this suspension and ask for its signature."""
     statement = resume_statement(
-        signing(None, human, found.text, now), subject=found.subject, party=found.party, suspension=found.number
+        signing(None, human, found.text, now),
+        subject=found.subject,
+        party=found.party,
+        suspension=found.number,
     )
     return ask_signature(
         _ceremony(found.row, human, session_key),

@@ -123,7 +123,8 @@ def test_SA_13_what_had_ended_ends_again_people_first(
     assert (grant.status, service_provider.status, token.state) == ("revoked", "suspended", "disabled")
     assert (admins.status, admins.name) == ("deleted", "Deleted human")
     assert not Passkey.objects.filter(human__in=[bobs, admins]).exists()
-    assert agent.agent().suspended_by_admin
+    # Whoever it was: neither resumes what the other may have stopped.
+    assert (agent.agent().admin_holds, agent.agent().owner_holds) == (True, True)
     # The deletion is the first of all.
     order = list(Event.objects.order_by("id").values_list("kind", flat=True))
     assert order.index(kinds.HUMAN_DELETED) < order.index(kinds.GRANT_REVOKED)
