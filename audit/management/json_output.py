@@ -1,6 +1,8 @@
 """How commands speak: lines for people, or with `--json` one JSON object on stdout; what they refuse is one clear line."""
 
 import json
+import os
+import pwd
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,8 +14,10 @@ from django.utils.module_loading import import_string
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 from audit.services import Actor
 
-# Whoever may run commands here is the operator; the shell's own records say who that was.
+# The actor of commands that enlarge nothing; the shell's own records say who ran them.
 OPERATOR = Actor("system", "command")
+# What the log's column holds, less `command:`.
+_MAX_OPERATOR = 56
 
 
 def _told(error: AgentAuthError) -> str:
@@ -59,3 +63,35 @@ class JsonCommand(BaseCommand):
         """The same for people."""
         for name, value in result.items():
             yield f"{name}: {value}"
+
+
+class OperatorCommand(JsonCommand):
+    """A command that enlarges what an agent, a person or a service provider can do: its events name who ran it."""
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--operator", help="the name of the person who decides; recorded in the log (default: the user)"
+        )
+
+
+def operator_of(options: Mapping[str, Any]) -> Actor:
+    """The actor of the events of an OperatorCommand. Raises CommandError for an empty or unfit name.
+
+    It is what the shell says: whoever has one could write another name, or write into the database.
+    """
+    given = options["operator"]
+    name = (_user() if given is None else given).strip()
+    if not name or len(name) > _MAX_OPERATOR or not name.isprintable():
+        raise CommandError(
+            f"--operator must be the name of the person who decides, 1 to {_MAX_OPERATOR} characters on one line."
+        )
+    return Actor("system", f"command:{name}")
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        # A container's user often has no name.
+        return str(os.getuid())

@@ -12,11 +12,11 @@ from django.utils import timezone
 from agentauth.protocol.encoding import timestamp
 from approvals.services.people import SetupLink, admin_exists, create_setup_link
 from approvals.services.recovery import create_recovery_link
-from audit.management.json_output import OPERATOR, JsonCommand
+from audit.management.json_output import OperatorCommand, operator_of
 from registry.models import Human
 
 
-class Command(JsonCommand):
+class Command(OperatorCommand):
     help = (
         "Print a one-time link for the first admin; with --email, for an invited human; with --recover, for one "
         "who lost their passkeys."
@@ -67,11 +67,11 @@ def _made(options: dict[str, Any]) -> SetupLink:
     now = timezone.now()
     if not options["recover"]:
         return create_setup_link(
-            email=options["email"] or "", is_staff=options["admin"], actor=OPERATOR, now=now
+            email=options["email"] or "", is_staff=options["admin"], actor=operator_of(options), now=now
         )
     if options["email"] or options["admin"]:
         raise CommandError("--recover is for an account that exists: it goes without --email and --admin.")
     human = Human.objects.filter(email__iexact=options["recover"]).first()
     if human is None:
         raise CommandError("Nobody has this address.")
-    return create_recovery_link(human=human, actor=OPERATOR, now=now)
+    return create_recovery_link(human=human, actor=operator_of(options), now=now)

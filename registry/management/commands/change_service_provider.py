@@ -8,11 +8,11 @@ from django.db import transaction
 from django.utils import timezone
 
 from agentauth.protocol.errors import InvalidRequestError
-from audit.management.json_output import OPERATOR, JsonCommand
+from audit.management.json_output import OperatorCommand, operator_of
 from registry.services.service_providers import change_allowed, change_audience, find_any_service_provider
 
 
-class Command(JsonCommand):
+class Command(OperatorCommand):
     help = "Change where a service provider is, or what may be asked there. Grants it touches wait for a new signature."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -29,15 +29,16 @@ class Command(JsonCommand):
     def act(self, **options: Any) -> Mapping[str, Any]:
         if options["audience"] is None and options["allow"] is None:
             raise InvalidRequestError("Name what to change: --audience or --allow.")
+        actor = operator_of(options)
         found, suspended, now = find_any_service_provider(options["service_provider"]), 0, timezone.now()
         with transaction.atomic():
             if options["audience"] is not None:
                 suspended += change_audience(
-                    service_provider=found, audience=options["audience"], actor=OPERATOR, now=now
+                    service_provider=found, audience=options["audience"], actor=actor, now=now
                 )
             if options["allow"] is not None:
                 suspended += change_allowed(
-                    service_provider=found, allowed=options["allow"], actor=OPERATOR, now=now
+                    service_provider=found, allowed=options["allow"], actor=actor, now=now
                 )
         return {
             "client_id": str(found.id),

@@ -7,12 +7,12 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from agentauth.protocol.encoding import timestamp
-from audit.management.json_output import OPERATOR, JsonCommand
+from audit.management.json_output import OperatorCommand, operator_of
 from registry.models import Human
 from registry.services.enrolment import create_enrolment_code
 
 
-class Command(JsonCommand):
+class Command(OperatorCommand):
     help = "Make an enrolment code for a human: one agent, 15 minutes."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -23,5 +23,5 @@ class Command(JsonCommand):
         human = Human.objects.filter(email__iexact=options["human"]).first()
         if human is None:
             raise CommandError("No human has this e-mail address.")
-        row, code = create_enrolment_code(human=human, actor=OPERATOR, now=timezone.now())
+        row, code = create_enrolment_code(human=human, actor=operator_of(options), now=timezone.now())
         return {"code": code, "expires_at": timestamp(row.expires_at)}

@@ -6,11 +6,11 @@ from typing import Any
 from django.core.management.base import CommandParser
 from django.utils import timezone
 
-from audit.management.json_output import OPERATOR, JsonCommand
+from audit.management.json_output import OperatorCommand, operator_of
 from registry.services.service_providers import create_service_provider
 
 
-class Command(JsonCommand):
+class Command(OperatorCommand):
     help = "Create a service provider. The secret is shown once and not kept."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -36,7 +36,7 @@ class Command(JsonCommand):
             allowed=options["allow"],
             is_auditor=options["auditor"],
             require_nonce=options["require_nonce"],
-            actor=OPERATOR,
+            actor=operator_of(options),
             now=timezone.now(),
         )
         return {

@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 from django.utils import timezone
 
-from audit.management.json_output import OPERATOR, JsonCommand
+from audit.management.json_output import OperatorCommand, operator_of
 from registry.services.service_providers import (
     end_previous_secrets,
     find_any_service_provider,
@@ -14,7 +14,7 @@ from registry.services.service_providers import (
 )
 
 
-class Command(JsonCommand):
+class Command(OperatorCommand):
     help = "Make a further secret: the present one stays good beside it, until --end-previous ends it."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -26,9 +26,10 @@ class Command(JsonCommand):
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         found, now = find_any_service_provider(options["service_provider"]), timezone.now()
+        actor = operator_of(options)
         answer = {"client_id": str(found.id), "slug": found.slug}
         if options["end_previous"]:
-            ended = end_previous_secrets(service_provider=found, actor=OPERATOR, now=now)
+            ended = end_previous_secrets(service_provider=found, actor=actor, now=now)
             return answer | {"secrets_ended": ended}
-        secret = rotate_secret(service_provider=found, actor=OPERATOR, now=now)
+        secret = rotate_secret(service_provider=found, actor=actor, now=now)
         return answer | {"client_secret": secret}
