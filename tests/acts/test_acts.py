@@ -52,6 +52,7 @@ NO_ACTS = {
     "make_subject_key",
     "drop_audit_partitions",
 }
+OURS = {"agentauth", "audit", "kms", "registry", "verifier", "approvals"}
 BATCH = "POST v1/verify/batch"
 TABLES = (agents, people, service_providers, administrators, operators, restores)
 
@@ -210,9 +211,8 @@ def control_room() -> Iterator[str]:
 
 
 def commands() -> Iterator[str]:
-    ours = {"agentauth", "audit", "kms", "registry", "verifier", "approvals"}
     yield from (
-        f"manage.py {name}" for name, app in get_commands().items() if app in ours and name not in NO_ACTS
+        f"manage.py {name}" for name, app in get_commands().items() if app in OURS and name not in NO_ACTS
     )
 
 

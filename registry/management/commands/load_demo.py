@@ -11,7 +11,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from agentauth.protocol.errors import InvalidClientError
-from audit.management.json_output import OPERATOR, JsonCommand
+from audit.management.json_output import OperatorCommand, operator_of
 from registry.models import ServiceProvider
 from registry.services.service_providers import (
     authenticate_service_provider,
@@ -35,7 +35,7 @@ ALLOWED = [
 ]
 
 
-class Command(JsonCommand):
+class Command(OperatorCommand):
     help = (
         "Make sure the demo service provider exists and its secret is at hand. Run it as often as you like."
     )
@@ -47,20 +47,21 @@ class Command(JsonCommand):
     def act(self, **options: Any) -> Mapping[str, Any]:
         if not settings.DEVELOPMENT:
             raise CommandError("load_demo is for development only.")
+        actor = operator_of(options)
         path = settings.VAR_DIR / "demo" / "service_provider.json"
         found = ServiceProvider.objects.filter(slug=SLUG).first()
         kept = read_credentials(path)
         if found is None:
             found, secret = create_service_provider(
-                name=NAME, audience=options["audience"], allowed=ALLOWED, actor=OPERATOR, now=timezone.now()
+                name=NAME, audience=options["audience"], allowed=ALLOWED, actor=actor, now=timezone.now()
             )
         elif kept is not None and kept["client_id"] == str(found.id) and works(kept):
             secret = kept["client_secret"]
         else:
-            secret = rotate_secret(service_provider=found, actor=OPERATOR, now=timezone.now())
+            secret = rotate_secret(service_provider=found, actor=actor, now=timezone.now())
         if found.audience != options["audience"]:
             change_audience(
-                service_provider=found, audience=options["audience"], actor=OPERATOR, now=timezone.now()
+                service_provider=found, audience=options["audience"], actor=actor, now=timezone.now()
             )
             found.refresh_from_db()
         credentials = {
