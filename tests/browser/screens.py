@@ -139,6 +139,13 @@ def offline(theatre: Theatre) -> Page:
     return page
 
 
+def resumed(theatre: Theatre) -> Page:
+    page = theatre.open(theatre.alice, "resume-agent")
+    page.get_by_role("button", name="Resume with passkey").click()
+    expect(page.get_by_role("link", name="Signed receipt")).to_be_visible()
+    return page
+
+
 def code_shown(theatre: Theatre) -> Page:
     page = theatre.open(theatre.alice, "/settings/")
     page.get_by_role("button", name="Create enrolment code").click()
@@ -257,6 +264,11 @@ SCREENS = {
     "agent-look-alike": Screen(at("agent-look-alike")),
     "agent-suspended": Screen(at("agent-suspended")),
     "agent-revoked": Screen(at("agent-revoked")),
+    "resume-agent": Screen(at("resume-agent")),
+    "resume-grant": Screen(at("resume-grant")),
+    "resume-list": Screen(at("resume-list")),
+    "resume-done": Screen(resumed),
+    "denial": Screen(at("denial")),
     "activity-unsigned-log": Screen(at("/activity/")),
     "activity": Screen(signed_log),
     "control-room-log": Screen(at("/admin/log/")),

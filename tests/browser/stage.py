@@ -329,6 +329,13 @@ def set_up(email: str) -> dict[str, str]:
     rows["look-alike"] = stage.request(disguised, pay, MINUTE, [PAY], envelope=SPENDING)
     stage.paths |= {name: f"/approvals/{grant.pk}/" for name, grant in rows.items()}
     stage.paths |= {f"agent-{name}": f"/agents/{agent.pk}/" for name, agent in cast.items()}
+    stopped = [cast["suspended"].pk, cast["active"].pk]
+    stage.paths |= {
+        "resume-agent": f"/resume/agent/{stopped[0]}/",
+        "resume-grant": stage.paths["suspended"].replace("/approvals/", "/resume/grant/"),
+        "resume-list": f"/resume/agent/?id={stopped[0]}&id={stopped[1]}",
+        "denial": f"/denials/{rows['pending'].pk}/",
+    }
     stage.paths |= {"agent-new": f"/agents/{new.pk}/", "agent-look-alike": f"/agents/{disguised.pk}/"}
     reporter = ("Expense Reporter", "Files your receipts each Friday.")
     for name, called, ago in (

@@ -137,10 +137,40 @@ def test_suspend_resume_and_revoke_an_agent(alice: Page, agent: steps.Agent) -> 
     steps.approve(alice, second_step=False)
     alice.get_by_role("link", name=re.compile("Go to")).click()
     alice.get_by_role("button", name="Suspend agent").click()
-    alice.get_by_role("button", name="Resume agent").click()
+    alice.get_by_role("link", name="Resume agent").click()
+    expect(alice.get_by_role("main")).to_contain_text("may again read “calendar”")
+    alice.get_by_role("button", name="Resume with passkey").click()
     expect(alice.get_by_role("button", name="Suspend agent")).to_be_visible()
+    expect(alice.get_by_role("link", name="Signed receipt")).to_be_visible()
     alice.get_by_role("button", name="Revoke agent").click()
     expect(alice.get_by_role("status")).to_contain_text("Revoked")
+
+
+def test_SA_1_SA_7_an_administrator_signs_for_what_they_chose_in_a_list(
+    alice: Page, agent: steps.Agent
+) -> None:
+    asked = open_request(alice, agent, [READ])
+    grant = f'input[value="{asked["grant_id"]}"]'
+    choose(alice, "grant", grant, "Deny the pending requests")
+    alice.get_by_role("button", name="Deny with passkey").click()
+    expect(alice).to_have_url(re.compile(f"/admin/registry/grant/{asked['grant_id']}/change/"))
+    assert agent.status(str(asked["grant_id"]))["status"] == "denied"
+    provider = "tr:has-text('Demo Service') input[name=_selected_action]"
+    choose(alice, "serviceprovider", provider, "Suspend the service providers")
+    expect(alice.get_by_text("Done for 1.")).to_be_visible()
+    choose(alice, "serviceprovider", provider, "Resume the service providers")
+    alice.get_by_role("button", name="Resume with passkey").click()
+    expect(alice).to_have_url(re.compile("/admin/registry/serviceprovider/.*/change/"))
+    expect(alice.get_by_text("Active", exact=True)).to_be_visible()
+
+
+def choose(page: Page, model: str, row: str, action: str) -> None:
+    """Tick one row of a list of the control room and press a button for it."""
+    page.goto(re.sub(r"^(https?://[^/]+).*", r"\1", page.url) + f"/admin/registry/{model}/")
+    page.locator(row).check()
+    option = page.get_by_role("option", name=re.compile(f"^{action}"))
+    page.get_by_role("combobox", name="Action").select_option(label=option.inner_text())
+    page.get_by_role("button", name="Go").click()
 
 
 def test_AP_28_another_humans_request_is_as_if_it_were_not_there(
