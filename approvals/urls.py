@@ -19,6 +19,13 @@ from approvals.views import (
     verification,
 )
 
+# Whose suspension is resumed where: an owner's on their own pages, an administrator's on pages for staff alone.
+RESUMED = (
+    ("agents/<uuid:agent_id>/resume/", {"kind": "agent", "party": "owner"}),
+    ("approvals/<uuid:grant_id>/resume/", {"kind": "grant", "party": "owner"}),
+    ("resume/<str:kind>/<uuid:row_id>/", {"party": "administrator"}),
+)
+
 urlpatterns = [
     path("", entry.front),
     path("sign-in/", entry.sign_in),
@@ -54,14 +61,10 @@ urlpatterns = [
     path("agents/<uuid:agent_id>/revoke", agents.revoke),
     path("agents/<uuid:agent_id>/grants/<uuid:grant_id>/revoke", agents.revoke_grant),
     path("denials/", denial.index),
-    path("denials/<uuid:grant_id>/", denial.page),
-    path("denials/<uuid:grant_id>/statement", denial.statement),
-    path("denials/<uuid:grant_id>/decide", denial.decide),
+    path("denials/<uuid:request_id>/", denial.page),
+    path("denials/<uuid:request_id>/statement", denial.statement),
+    path("denials/<uuid:request_id>/decide", denial.decide),
     path("resume/<str:kind>/", resume.index),
-    path("resume/<str:kind>/<uuid:row_id>/", resume.page),
-    path("resume/<str:kind>/<uuid:row_id>/statement", resume.statement),
-    path("resume/<str:kind>/<uuid:row_id>/decide", resume.decide),
-    path("resume/<str:kind>/<uuid:row_id>/receipt", resume.receipt),
     path("activity/", lists.activity),
     path("settings/", settings.page),
     path("settings/passkeys/options", settings.passkey_options),
@@ -76,4 +79,8 @@ urlpatterns = [
     path("presence/renew", presence.renew),
     path("presence/end", presence.end),
     path("v1/grants/<str:grant_id>/receipt", ReceiptView.as_view()),
+    *(path(place, resume.page, named) for place, named in RESUMED),
+    *(path(f"{place}statement", resume.statement, named) for place, named in RESUMED),
+    *(path(f"{place}decide", resume.decide, named) for place, named in RESUMED),
+    *(path(f"{place}receipt", resume.receipt, named) for place, named in RESUMED),
 ]

@@ -23,6 +23,7 @@ from registry.services.service_providers import resume_service_provider
 
 KIND = "resume"
 Row = Agent | Grant | Human | ServiceProvider
+Party = Literal["owner", "administrator"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Suspension:
 
     subject: Subject
     row: Row
-    party: Literal["owner", "administrator"]
+    party: Party
     number: int
     text: str
 
@@ -44,8 +45,8 @@ class Suspension:
         return name_of(self.row)
 
 
-def find_row(kind: str, row_id: uuid.UUID, *, human: Human) -> Row:
-    """The row, for its owner and for administrators. Raises NotFoundError for all others, and if there is none."""
+def find_row(kind: str, row_id: uuid.UUID, *, human: Human, party: Party) -> Row:
+    """The row, for its owner or, as `party`, for administrators. Raises NotFoundError for all others, and if there is none."""
     rows: dict[str, Any] = {
         "agent": Agent.objects.select_related("human"),
         "grant": Grant.objects.select_related("agent__human", "service_provider"),
@@ -53,7 +54,7 @@ def find_row(kind: str, row_id: uuid.UUID, *, human: Human) -> Row:
         "service_provider": ServiceProvider.objects.all(),
     }
     row: Row | None = rows[kind].filter(pk=row_id).first() if kind in rows else None
-    if row is None or not (human.is_staff or _is_owner(row, human)):
+    if row is None or not (human.is_staff if party == "administrator" else _is_owner(row, human)):
         raise NotFoundError("There is nothing here, or it is not yours.")
     return row
 
@@ -63,32 +64,29 @@ def name_of(row: Row) -> str:
     return row.agent.name if isinstance(row, Grant) else row.name
 
 
-def find_suspension(kind: str, row_id: uuid.UUID, *, human: Human, now: datetime) -> Suspension:
-    """The suspension that this human may lift. Raises InvalidStateError where there is none; as `find_row`."""
-    row = find_row(kind, row_id, human=human)
+def find_suspension(row: Row, *, party: Party, now: datetime) -> Suspension:
+    """The suspension of the row that this party may lift. Raises InvalidStateError where there is none."""
+    by_admin = party == "administrator"
     if isinstance(row, Agent):
-        by_admin, subject = _party(row, human) == "administrator", Subject("agent", str(row.pk), row.name)
+        _check_held(row, by_admin=by_admin)
         text = texts.agent_text(row, _waiting_for(row, now), by_admin=by_admin)
-        return Suspension(subject, row, _party(row, human), row.suspensions or 0, text)
+        return Suspension(Subject("agent", str(row.pk), row.name), row, party, row.suspensions or 0, text)
     if isinstance(row, Grant):
         if row.status_at(now) != Grant.Status.SUSPENDED:
             raise InvalidStateError("Only what was suspended can be resumed.")
-        by_admin, subject = (
-            _party(row, human) == "administrator",
-            Subject("grant", str(row.pk), row.agent.name),
-        )
+        _check_held(row, by_admin=by_admin)
         text = texts.grant_text(row, by_admin=by_admin)
-        return Suspension(subject, row, _party(row, human), row.version, text)
+        return Suspension(Subject("grant", str(row.pk), row.agent.name), row, party, row.version, text)
     if row.status != row.Status.SUSPENDED:
         raise InvalidStateError("Only what was suspended can be resumed.")
     in_force = Grant.objects.live(now).filter(agent__status=Agent.Status.ACTIVE, agent__expires_at__gt=now)
     if isinstance(row, Human):
         agents = row.agents.filter(status=Agent.Status.ACTIVE, expires_at__gt=now).count()
         text = texts.human_text(row, agents=agents, grants=in_force.filter(agent__human=row).count())
-        return Suspension(Subject("human", str(row.pk)), row, "administrator", row.session_epoch, text)
+        return Suspension(Subject("human", str(row.pk)), row, party, row.session_epoch, text)
     text = texts.service_provider_text(row, grants=in_force.filter(service_provider=row).count())
     subject = Subject("service_provider", str(row.pk), row.name)
-    return Suspension(subject, row, "administrator", row.suspensions or 0, text)
+    return Suspension(subject, row, party, row.suspensions or 0, text)
 
 
 def begin_resume(*, found: Suspension, human: Human, session_key: str, now: datetime) -> dict[str, Any]:
@@ -109,7 +107,14 @@ def begin_resume(*, found: Suspension, human: Human, session_key: str, now: date
 
 
 def finish_resume(
-    *, row: Row, kind: str, human: Human, session_key: str, credential: object, actor: Actor, now: datetime
+    *,
+    row: Row,
+    party: Party,
+    human: Human,
+    session_key: str,
+    credential: object,
+    actor: Actor,
+    now: datetime,
 ) -> Receipt:
     """Lift the suspension that was signed for. The same assertion again gets the same receipt.
 
@@ -118,7 +123,7 @@ def finish_resume(
     """
 
     def act(challenge: Challenge) -> None:
-        found = find_suspension(kind, row.pk, human=human, now=now)
+        found = find_suspension(row, party=party, now=now)
         said = (challenge.statement["party"], challenge.statement["suspension"], challenge.consent_text)
         if (found.party, found.number, found.text) != said:
             raise GrantChangedError("This changed since it was shown. Look at it again.", changes=[])
@@ -146,13 +151,9 @@ def _lift(found: Suspension, actor: Actor, now: datetime) -> None:
         resume_service_provider(service_provider=row, actor=actor, now=now)
 
 
-def _party(row: Agent | Grant, human: Human) -> Literal["owner", "administrator"]:
-    """As which party the human may lift it; an owner who is an administrator too lifts their own first."""
-    if _is_owner(row, human) and row.owner_holds:
-        return "owner"
-    if human.is_staff and row.admin_holds:
-        return "administrator"
-    raise InvalidStateError(not_yours_to_resume(row))
+def _check_held(row: Agent | Grant, *, by_admin: bool) -> None:
+    if not (row.admin_holds if by_admin else row.owner_holds):
+        raise InvalidStateError(not_yours_to_resume(row))
 
 
 def _is_owner(row: Row, human: Human) -> bool:

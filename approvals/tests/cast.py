@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Model
 from django.test import Client
 
 from approvals.services.people import create_setup_link
@@ -119,9 +118,8 @@ class Person:
         credential = self.device.assertion(asked.json()["publicKey"], **changes)
         return self.post(f"{path}decide", {"credential": credential})
 
-    def resume(self, kind: str, row: Model) -> Any:
-        """Sign that the row is resumed: the answer of the statement where that is refused, else of the decision."""
-        path = f"/resume/{kind}/{row.pk}/"
+    def resume(self, path: str) -> Any:
+        """Sign on this page that something is resumed: where the statement is refused, its answer."""
         asked = self.post(f"{path}statement")
         if asked.status_code != 200:
             return asked

@@ -92,7 +92,7 @@ def test_DJ_16_each_button_changes_the_row_and_writes_its_event(
         if action == "deny":
             admin.deny_as_admin(waiting)
         elif action == "resume":
-            admin.resume(RESUMED[type(row)], row)
+            admin.resume(f"/resume/{RESUMED[type(row)]}/{row.pk}/")
         assert events(admin, seen) == [(kind, "success")]
         column = "state" if isinstance(row, Key | KeyCertificate) else "status"
         assert type(row)._default_manager.values_list(column, flat=True).get(pk=row.pk) == status

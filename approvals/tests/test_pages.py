@@ -258,7 +258,7 @@ def test_a_human_stops_their_agent(alice: Person, agent: AgentClient, paying: Gr
     base = f"/agents/{paying.agent_id}/"
     assert alice.client.post(f"{base}suspend").status_code == 302
     assert Agent.objects.get().status == "suspended"
-    assert alice.resume("agent", Agent.objects.get()).status_code == 200
+    assert alice.resume(f"{base}resume/").status_code == 200
     assert Agent.objects.get().status == "active"
     page = alice.client.post(f"{base}grants/{paying.pk}/revoke", follow=True)
     assert "Revoked" in page.content.decode()
@@ -266,7 +266,7 @@ def test_a_human_stops_their_agent(alice: Person, agent: AgentClient, paying: Gr
     assert paying.status == "revoked"
     alice.client.post(f"{base}revoke")
     assert Agent.objects.get().status == "revoked"
-    refused(alice.resume("agent", Agent.objects.get()), 409, "invalid_state")
+    refused(alice.resume(f"{base}resume/"), 409, "invalid_state")
 
 
 def test_a_revoked_agent_may_do_nothing(alice: Person, agent: AgentClient, paying: Grant) -> None:

@@ -44,6 +44,16 @@ def press(admin: Person, action: str, *rows: Model) -> Any:
     return admin.client.post(path, body)
 
 
+def own(row: Agent | Grant) -> str:
+    """The owner's page on which they resume it."""
+    return f"/agents/{row.pk}/resume/" if isinstance(row, Agent) else f"/approvals/{row.pk}/resume/"
+
+
+def admins(kind: str, row: Model) -> str:
+    """The page for administrators."""
+    return f"/resume/{kind}/{row.pk}/"
+
+
 def status(row: Model) -> str:
     row.refresh_from_db()
     return str(row.status)  # type: ignore[attr-defined]
@@ -84,9 +94,9 @@ def test_SA_1_the_owner_resumes_their_agent_by_a_signature_with_a_receipt(
     alice: Person, grant: Grant, now: datetime
 ) -> None:
     row = stop_agent(grant, now)
-    assert f"/resume/agent/{row.pk}/" in alice.get(f"/agents/{row.pk}/").content.decode()
-    assert "Resume with passkey" in alice.get(f"/resume/agent/{row.pk}/").content.decode()
-    done = alice.resume("agent", row)
+    assert own(row) in alice.get(f"/agents/{row.pk}/").content.decode()
+    assert "Resume with passkey" in alice.get(own(row)).content.decode()
+    done = alice.resume(own(row))
     assert (done.status_code, done.json()) == (200, {"status": "Resumed", "next": f"/agents/{row.pk}/"})
     assert status(row) == "active"
     kept = Receipt.objects.get(kind="resume", subject=str(row.pk))
@@ -99,7 +109,7 @@ def test_SA_1_the_owner_resumes_their_agent_by_a_signature_with_a_receipt(
         f"“{row.name}” may again read “calendar” at {grant.service_provider.name}.",
     ]
     assert Event.objects.filter(kind=kinds.AGENT_RESUMED, human_id=alice.human.pk).count() == 1
-    answer = alice.get(f"/resume/agent/{row.pk}/receipt")
+    answer = alice.get(f"{own(row)}receipt")
     assert (answer.content.decode(), answer["Content-Type"]) == (kept.compact, "application/jose")
     assert "Signed receipt" in alice.get(f"/agents/{row.pk}/").content.decode()
 
@@ -114,13 +124,13 @@ def test_SA_1_an_administrator_resumes_by_a_signature_with_a_receipt(
     assert page["Location"] == f"/resume/{kind}/{row.pk}/"
     assert status(row) == "suspended"
     assert "Resume with passkey" in admin.get(page["Location"]).content.decode()
-    assert admin.resume(kind, row).json()["status"] == "Resumed"
+    assert admin.resume(admins(kind, row)).json()["status"] == "Resumed"
     assert status(row) == ("approved" if kind == "grant" else "active")
     kept = Receipt.objects.get(kind="resume", subject=str(row.pk))
     assert (kept.decision, kept.human_id) == ("resume", admin.human.pk)
     assert '"name"' not in kept.compact
     assert Event.objects.get(kind=event).actor_id == str(admin.human.pk)
-    refused(admin.resume(kind, row), 409, "invalid_state")
+    refused(admin.resume(admins(kind, row)), 409, "invalid_state")
     assert admin.get(f"/resume/{kind}/{row.pk}/receipt").content.decode() == kept.compact
 
 
@@ -142,9 +152,9 @@ def test_SA_1_without_a_signature_nothing_is_resumed(
 
 def test_SA_1_the_session_alone_resumes_no_agent(alice: Person, grant: Grant, now: datetime) -> None:
     row = stop_agent(grant, now)
-    for path in (f"/agents/{row.pk}/resume", f"/resume/agent/{row.pk}/", "/resume/agent/"):
+    for path in (f"/agents/{row.pk}/resume", own(row)):
         assert alice.client.post(path).status_code in {404, 405}
-    refused(alice.post(f"/resume/agent/{row.pk}/decide"), 400, "invalid_assertion")
+    refused(alice.post(f"{own(row)}decide"), 400, "invalid_assertion")
     assert status(row) == "suspended"
 
 
@@ -152,7 +162,7 @@ def test_SA_1_a_persons_name_is_in_no_receipt(
     admin: Person, alice: Person, grant: Grant, now: datetime
 ) -> None:
     row = stop_human(grant, now)
-    assert admin.resume("human", row).status_code == 200
+    assert admin.resume(admins("human", row)).status_code == 200
     kept = Receipt.objects.get(kind="resume")
     found = verified(kept, now)
     assert found.statement.to_json()["subject"] == {"type": "human", "id": str(row.pk)}
@@ -165,17 +175,17 @@ def test_SA_2_an_administrator_does_not_resume_what_its_owner_stopped(
 ) -> None:
     row = stop_agent(grant, now)
     assert admin.get(f"/resume/agent/{row.pk}/").status_code == 409
-    said = refused(admin.resume("agent", row), 409, "invalid_state")["error_description"]
+    said = refused(admin.resume(admins("agent", row)), 409, "invalid_state")["error_description"]
     assert said == "Its owner suspended this. Only its owner can resume it."
     suspend_grant(grant=grant, actor=TESTER, now=now)
-    refused(admin.resume("grant", grant), 409, "invalid_state")
+    refused(admin.resume(admins("grant", grant)), 409, "invalid_state")
     assert (status(row), status(grant)) == ("suspended", "suspended")
 
 
 def test_SA_2_the_owner_resumes_a_grant_they_stopped(alice: Person, grant: Grant, now: datetime) -> None:
     suspend_grant(grant=grant, actor=TESTER, now=now)
-    assert f"/resume/grant/{grant.pk}/" in alice.get(f"/approvals/{grant.pk}/").content.decode()
-    assert alice.resume("grant", grant).status_code == 200
+    assert own(grant) in alice.get(f"/approvals/{grant.pk}/").content.decode()
+    assert alice.resume(own(grant)).status_code == 200
     assert status(grant) == "approved"
 
 
@@ -183,11 +193,11 @@ def test_SA_2_the_owner_does_not_resume_what_an_administrator_stopped(
     alice: Person, grant: Grant, now: datetime
 ) -> None:
     row = stop_agent(grant, now, by_admin=True)
-    assert alice.get(f"/resume/agent/{row.pk}/").status_code == 409
-    said = refused(alice.resume("agent", row), 409, "invalid_state")["error_description"]
+    assert alice.get(own(row)).status_code == 409
+    said = refused(alice.resume(own(row)), 409, "invalid_state")["error_description"]
     assert said == "An administrator suspended this. Only an administrator can resume it."
     suspend_grant(grant=grant, actor=TESTER, now=now, by_admin=True)
-    refused(alice.resume("grant", grant), 409, "invalid_state")
+    refused(alice.resume(own(grant)), 409, "invalid_state")
     assert (status(row), status(grant)) == ("suspended", "suspended")
 
 
@@ -207,20 +217,21 @@ def test_SA_2_stopped_by_both_it_is_active_once_both_resumed_it(
     suspend_grant(grant=grant, actor=TESTER, now=now, by_admin=owner_first)
     assert "both have resumed it" in alice.get(f"/agents/{row.pk}/").content.decode()
     for kind, held, returns in (("agent", row, "active"), ("grant", grant, "approved")):
-        assert first.resume(kind, held).status_code == 200
+        pages = {id(alice): own(held), id(admin): admins(kind, held)}
+        assert first.resume(pages[id(first)]).status_code == 200
         assert (
             "stays suspended until" in Receipt.objects.filter(kind="resume").latest("created_at").consent_text
         )
         assert status(held) == "suspended"
-        refused(first.resume(kind, held), 409, "invalid_state")
-        assert second.resume(kind, held).status_code == 200
+        refused(first.resume(pages[id(first)]), 409, "invalid_state")
+        assert second.resume(pages[id(second)]).status_code == 200
         assert status(held) == returns
 
 
 def test_SA_2_what_an_older_release_suspended_is_its_owners(alice: Person, grant: Grant) -> None:
     """It writes one column alone."""
     Agent.objects.filter(pk=grant.agent_id).update(status="suspended", suspended_by_admin=False)
-    assert alice.resume("agent", grant.agent).status_code == 200
+    assert alice.resume(own(grant.agent)).status_code == 200
     assert status(grant.agent) == "active"
 
 
@@ -232,7 +243,7 @@ def test_SA_1_a_signature_for_one_suspension_lifts_no_later_one(
     row = stop(grant, now)
     options = admin.post(f"/resume/{kind}/{row.pk}/statement").json()["publicKey"]
     colleague = invited("colleague@example.org", "Carl", now=now, is_staff=True)
-    assert colleague.resume(kind, row).status_code == 200
+    assert colleague.resume(admins(kind, row)).status_code == 200
     stop(Grant.objects.select_related("agent__human", "service_provider").get(pk=grant.pk), now)
     credential = admin.device.assertion(options)
     answer = admin.post(f"/resume/{kind}/{row.pk}/decide", {"credential": credential})
@@ -244,7 +255,7 @@ def test_SA_1_a_further_suspension_voids_what_was_begun(
     alice: Person, admin: Person, grant: Grant, now: datetime
 ) -> None:
     row = stop_agent(grant, now)
-    path = f"/resume/agent/{row.pk}/"
+    path = own(row)
     options = alice.post(f"{path}statement").json()["publicKey"]
     press(admin, "suspend", row)
     answer = alice.post(f"{path}decide", {"credential": alice.device.assertion(options)})
@@ -256,7 +267,7 @@ def test_SA_1_what_would_return_must_be_what_was_read(
     alice: Person, agent: AgentClient, grant: Grant, service_provider: ServiceProvider, now: datetime
 ) -> None:
     row = stop_agent(grant, now)
-    path = f"/resume/agent/{row.pk}/"
+    path = own(row)
     options = alice.post(f"{path}statement").json()["publicKey"]
     Grant.objects.filter(pk=grant.pk).update(
         capabilities=[{"type": "read", "resource": "calendar"}, {"type": "write", "resource": "files"}]
@@ -268,7 +279,7 @@ def test_SA_1_what_would_return_must_be_what_was_read(
 
 def test_the_same_signature_again_gets_the_same_answer(alice: Person, grant: Grant, now: datetime) -> None:
     row = stop_agent(grant, now)
-    path = f"/resume/agent/{row.pk}/"
+    path = own(row)
     options = alice.post(f"{path}statement").json()["publicKey"]
     credential = alice.device.assertion(options)
     first, second = (alice.post(f"{path}decide", {"credential": credential}) for _ in range(2))
@@ -287,8 +298,14 @@ def test_SA_1_a_stranger_and_a_colleague_find_nothing_to_resume(
         assert bob.get(f"{path}receipt").status_code == 404
         for act in ("statement", "decide"):
             refused(bob.post(f"{path}{act}"), 404, "not_found")
-    assert alice.get(f"/resume/service_provider/{grant.service_provider_id}/").status_code == 404
-    assert alice.get(f"/resume/agent/{uuid.uuid4()}/").status_code == 404
+    assert isinstance(rows["agent"], Agent)
+    for page in (own(rows["agent"]), own(grant)):
+        assert bob.get(page).status_code == 404
+        refused(bob.post(f"{page}decide"), 404, "not_found")
+    # What an owner has of their own is no way to the administrators' pages, and the other way round.
+    assert alice.get(admins("agent", grant.agent)).status_code == 404
+    assert alice.get("/resume/agent/").status_code == 404
+    assert alice.get(f"/agents/{uuid.uuid4()}/resume/").status_code == 404
 
 
 def test_several_rows_of_a_list_are_resumed_one_by_one(
@@ -307,7 +324,7 @@ def test_a_grant_past_its_end_is_not_resumed(admin: Person, grant: Grant, now: d
     stop_grant(grant, now)
     Grant.objects.update(valid_until=now - timedelta(seconds=1))
     assert admin.get(f"/resume/grant/{grant.pk}/").status_code == 409
-    refused(admin.resume("grant", grant), 409, "invalid_state")
+    refused(admin.resume(admins("grant", grant)), 409, "invalid_state")
 
 
 def test_an_administrator_lets_go_of_what_waits_for_a_signature(
@@ -315,11 +332,11 @@ def test_an_administrator_lets_go_of_what_waits_for_a_signature(
 ) -> None:
     suspend_grant(grant=grant, actor=TESTER, now=now, cause="key_rotated")
     stop_grant(grant, now)
-    assert admin.resume("grant", grant).status_code == 200
+    assert admin.resume(admins("grant", grant)).status_code == 200
     grant.refresh_from_db()
     assert (grant.status, grant.suspension_cause, grant.admin_holds) == ("suspended", "key_rotated", False)
     assert "until their owner signs them again" in Receipt.objects.get(kind="resume").consent_text
-    refused(alice.resume("grant", grant), 409, "invalid_state")
+    refused(alice.resume(own(grant)), 409, "invalid_state")
     assert alice.approve(grant).status_code == 200
 
 
@@ -340,7 +357,7 @@ def test_a_long_text_says_how_much_it_leaves_out(
     row = stop_agent(grant, now)
     long = [{"type": "read", "resource": f"calendar/{'x' * 120}/{'y' * 90}/{index}"} for index in range(32)]
     Grant.objects.filter(pk__in=[grant.pk, other.pk]).update(capabilities=long)
-    assert alice.resume("agent", row).status_code == 200
+    assert alice.resume(own(row)).status_code == 200
     text = Receipt.objects.get(kind="resume").consent_text
     assert len(text.encode()) < 12_200
     assert text.splitlines()[-1].endswith("more lines stand on the agent’s page.")

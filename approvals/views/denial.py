@@ -20,10 +20,10 @@ from registry.models import Grant, Human
 _GONE = "Only a pending request can be denied. Revoke the grant instead."
 
 
-def find_request(grant_id: uuid.UUID, human: Human) -> Grant:
+def find_request(request_id: uuid.UUID, human: Human) -> Grant:
     """A grant, for an administrator. Raises NotFoundError for all others, and if there is no such grant."""
     rows = Grant.objects.select_related("agent__human", "service_provider")
-    grant = rows.filter(pk=grant_id).first() if human.is_staff else None
+    grant = rows.filter(pk=request_id).first() if human.is_staff else None
     if grant is None:
         raise NotFoundError("There is nothing here, or it is not yours.")
     return grant
@@ -34,6 +34,8 @@ def find_request(grant_id: uuid.UUID, human: Human) -> Grant:
 def index(request: HttpRequest) -> HttpResponse:
     """The requests an administrator chose in a list, each with the link to its own page: each takes a signature."""
     human, now, rows = human_of(request), timezone.now(), []
+    if not human.is_staff:
+        raise NotFoundError("There is nothing here, or it is not yours.")
     for row_id in chosen_ids(request):
         grant = find_request(row_id, human)
         waits = grant.status_at(now) == Grant.Status.PENDING
@@ -47,8 +49,8 @@ def index(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 @signed_in
-def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
-    grant = find_request(grant_id, human_of(request))
+def page(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
+    grant = find_request(request_id, human_of(request))
     if grant.status_at(timezone.now()) != Grant.Status.PENDING:
         raise InvalidStateError(_GONE)
     context = {
@@ -64,10 +66,10 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 
 @require_POST
 @signed_in
-def statement(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
+def statement(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
     human = human_of(request)
     # Before the body is read: a stranger learns nothing from which comes first.
-    grant, body = find_request(grant_id, human), posted(request)
+    grant, body = find_request(request_id, human), posted(request)
     options = decisions.begin_denial(
         grant=grant,
         human=human,
@@ -81,9 +83,9 @@ def statement(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 
 @require_POST
 @signed_in
-def decide(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
+def decide(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
     human = human_of(request)
-    grant = find_request(grant_id, human)
+    grant = find_request(request_id, human)
     decisions.decide(
         grant=grant,
         human=human,

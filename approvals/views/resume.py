@@ -12,10 +12,11 @@ from django.views.decorators.http import require_POST, require_safe
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from approvals.services import resuming
 from approvals.services.people import session_key_of
+from approvals.services.resuming import Party
 from approvals.views.access import answer, human_of, posted, signed_in
 from approvals.views.paging import chosen_ids
 from registry.authentication import actor_of
-from registry.models import Agent, Grant, Human
+from registry.models import Grant
 
 
 @require_safe
@@ -23,13 +24,16 @@ from registry.models import Agent, Grant, Human
 def index(request: HttpRequest, kind: str) -> HttpResponse:
     """The rows an administrator chose in a list, each with the link to its own page: each takes a signature."""
     human, now, rows = human_of(request), timezone.now(), []
+    if not human.is_staff:
+        raise NotFoundError("There is nothing here, or it is not yours.")
     for row_id in chosen_ids(request):
-        row, refusal = resuming.find_row(kind, row_id, human=human), ""
+        row, refusal = resuming.find_row(kind, row_id, human=human, party="administrator"), ""
         try:
-            resuming.find_suspension(kind, row_id, human=human, now=now)
+            resuming.find_suspension(row, party="administrator", now=now)
         except InvalidStateError as error:
             refusal = error.description
-        rows.append({"name": resuming.name_of(row), "refusal": refusal, "path": f"/resume/{kind}/{row_id}/"})
+        path = f"/resume/{kind}/{row_id}/"
+        rows.append({"name": resuming.name_of(row), "refusal": refusal, "path": path})
     return render(
         request, "sign_each.html", {"rows": rows, "title": _("Resume, one by one"), "verb": _("Resume")}
     )
@@ -37,55 +41,62 @@ def index(request: HttpRequest, kind: str) -> HttpResponse:
 
 @require_safe
 @signed_in
-def page(request: HttpRequest, kind: str, row_id: uuid.UUID) -> HttpResponse:
-    human = human_of(request)
-    found = resuming.find_suspension(kind, row_id, human=human, now=timezone.now())
-    context = {"found": found, "row": found.row, "kind": kind, "back": _after(found.row, human)}
+def page(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) -> HttpResponse:
+    row = _row(request, kind, party, ids)
+    found = resuming.find_suspension(row, party=party, now=timezone.now())
+    context = {"found": found, "row": row, "kind": kind, "back": _after(row, party)}
     return render(request, "resume.html", context)
 
 
 @require_POST
 @signed_in
-def statement(request: HttpRequest, kind: str, row_id: uuid.UUID) -> HttpResponse:
-    human, now = human_of(request), timezone.now()
-    found = resuming.find_suspension(kind, row_id, human=human, now=now)
-    options = resuming.begin_resume(found=found, human=human, session_key=session_key_of(request), now=now)
+def statement(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) -> HttpResponse:
+    now = timezone.now()
+    found = resuming.find_suspension(_row(request, kind, party, ids), party=party, now=now)
+    options = resuming.begin_resume(
+        found=found, human=human_of(request), session_key=session_key_of(request), now=now
+    )
     return answer(publicKey=options)
 
 
 @require_POST
 @signed_in
-def decide(request: HttpRequest, kind: str, row_id: uuid.UUID) -> HttpResponse:
-    human = human_of(request)
+def decide(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) -> HttpResponse:
     # Before the body is read: a stranger learns nothing from which comes first.
-    row = resuming.find_row(kind, row_id, human=human)
+    row = _row(request, kind, party, ids)
     resuming.finish_resume(
         row=row,
-        kind=kind,
-        human=human,
+        party=party,
+        human=human_of(request),
         session_key=session_key_of(request),
         credential=posted(request).get("credential"),
         actor=actor_of(request),
         now=timezone.now(),
     )
-    return answer(status="Resumed", next=_after(row, human))
+    return answer(status="Resumed", next=_after(row, party))
 
 
 @require_safe
 @signed_in
-def receipt(request: HttpRequest, kind: str, row_id: uuid.UUID) -> HttpResponse:
+def receipt(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) -> HttpResponse:
     """The signed receipt of the last time it was resumed."""
-    found = resuming.last_resume(resuming.find_row(kind, row_id, human=human_of(request)))
+    row = _row(request, kind, party, ids)
+    found = resuming.last_resume(row)
     if found is None:
-        raise NotFoundError("This was never resumed, or before resuming was signed.")
-    name = f"attachment; filename=resumed-{row_id}.jws"
-    headers = {"Content-Disposition": name}
+        raise NotFoundError("There is no receipt of resuming this.")
+    headers = {"Content-Disposition": f"attachment; filename=resumed-{row.pk}.jws"}
     return HttpResponse(found.compact, content_type="application/jose", headers=headers)
 
 
-def _after(row: resuming.Row, human: Human) -> str:
-    """Where the human sees it from: their own pages, or the control room."""
-    agent = row.agent if isinstance(row, Grant) else row
-    if isinstance(agent, Agent) and agent.human_id == human.pk:
+def _row(request: HttpRequest, kind: str, party: Party, ids: dict[str, uuid.UUID]) -> resuming.Row:
+    """The row that the one id of the address names."""
+    [row_id] = ids.values()
+    return resuming.find_row(kind, row_id, human=human_of(request), party=party)
+
+
+def _after(row: resuming.Row, party: Party) -> str:
+    """Where it is seen from: the owner's pages, or the control room."""
+    if party == "owner":
+        agent = row.agent if isinstance(row, Grant) else row
         return f"/agents/{agent.pk}/"
     return reverse(f"admin:registry_{type(row).__name__.lower()}_change", args=[row.pk])

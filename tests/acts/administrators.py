@@ -25,6 +25,13 @@ def an_admin_chooses_agents_to_resume(world: World) -> Act:
     return world.button(world.agent.agent(), "resume")
 
 
+@act("POST resume/<str:kind>/<uuid:row_id>/statement")
+def an_admin_is_asked_to_resume_an_agent(world: World) -> Act:
+    suspend_agent(agent=world.agent.agent(), actor=TESTER, now=world.now, by_admin=True)
+    path, admin = f"/resume/agent/{world.agent.agent().pk}/statement", world.admin
+    return lambda: admin.post(path)
+
+
 @act(RESUME, kinds.AGENT_RESUMED)
 def an_admin_resumes_an_agent(world: World) -> Act:
     suspend_agent(agent=world.agent.agent(), actor=TESTER, now=world.now, by_admin=True)
@@ -41,13 +48,13 @@ def an_admin_chooses_requests_to_deny(world: World) -> Act:
     return world.button(world.request, "deny")
 
 
-@act("POST denials/<uuid:grant_id>/statement")
+@act("POST denials/<uuid:request_id>/statement")
 def an_admin_is_asked_to_deny_a_request(world: World) -> Act:
     path, body, admin = *_denial(world), world.admin
     return lambda: admin.post(f"{path}statement", body)
 
 
-@act("POST denials/<uuid:grant_id>/decide", kinds.GRANT_DENIED)
+@act("POST denials/<uuid:request_id>/decide", kinds.GRANT_DENIED)
 def an_admin_denies_a_request(world: World) -> Act:
     path, body = _denial(world)
     return world.signed(world.admin, path, body)

@@ -203,17 +203,30 @@ def a_human_suspends_their_agent(world: World) -> Act:
     return _of_agent(world, "suspend")
 
 
-@act("POST resume/<str:kind>/<uuid:row_id>/statement")
+@act("POST agents/<uuid:agent_id>/resume/statement")
 def a_human_is_asked_to_resume_their_agent(world: World) -> Act:
     _of_agent(world, "suspend")()
-    alice, path = world.alice, f"/resume/agent/{world.agent.agent().pk}/statement"
+    alice, path = world.alice, f"/agents/{world.agent.agent().pk}/resume/statement"
     return lambda: alice.post(path)
 
 
-@act("POST resume/<str:kind>/<uuid:row_id>/decide", kinds.AGENT_RESUMED)
+@act("POST agents/<uuid:agent_id>/resume/decide", kinds.AGENT_RESUMED)
 def a_human_resumes_their_agent(world: World) -> Act:
     _of_agent(world, "suspend")()
-    return world.signed(world.alice, f"/resume/agent/{world.agent.agent().pk}/", {})
+    return world.signed(world.alice, f"/agents/{world.agent.agent().pk}/resume/", {})
+
+
+@act("POST approvals/<uuid:grant_id>/resume/statement")
+def a_human_is_asked_to_resume_a_grant(world: World) -> Act:
+    suspend_grant(grant=world.grant, actor=TESTER, now=world.now)
+    alice, path = world.alice, f"/approvals/{world.grant.pk}/resume/statement"
+    return lambda: alice.post(path)
+
+
+@act("POST approvals/<uuid:grant_id>/resume/decide", kinds.GRANT_RESUMED)
+def a_human_resumes_a_grant(world: World) -> Act:
+    suspend_grant(grant=world.grant, actor=TESTER, now=world.now)
+    return world.signed(world.alice, f"/approvals/{world.grant.pk}/resume/", {})
 
 
 @act("POST agents/<uuid:agent_id>/revoke", kinds.AGENT_REVOKED, kinds.GRANT_WITHDRAWN)

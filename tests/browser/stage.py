@@ -331,8 +331,8 @@ def set_up(email: str) -> dict[str, str]:
     stage.paths |= {f"agent-{name}": f"/agents/{agent.pk}/" for name, agent in cast.items()}
     stopped = [cast["suspended"].pk, cast["active"].pk]
     stage.paths |= {
-        "resume-agent": f"/resume/agent/{stopped[0]}/",
-        "resume-grant": stage.paths["suspended"].replace("/approvals/", "/resume/grant/"),
+        "resume-agent": f"/agents/{stopped[0]}/resume/",
+        "resume-grant": f"{stage.paths['suspended']}resume/",
         "resume-list": f"/resume/agent/?id={stopped[0]}&id={stopped[1]}",
         "denial": f"/denials/{rows['pending'].pk}/",
     }
