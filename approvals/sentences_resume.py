@@ -1,5 +1,6 @@
 """The consent texts of resuming: one sentence a line, what is in force again by it, names in quotation marks."""
 
+import hashlib
 from collections.abc import Sequence
 
 from django.utils.translation import gettext as _
@@ -118,12 +119,18 @@ def _terms(grant: Grant, *, later: bool) -> list[str]:
 
 
 def _fitting(lines: Sequence[str], terms: Sequence[str]) -> str:
-    """As many of the terms as fit, and how many do not."""
+    """As many of the terms as fit; then how many do not, with their digest, so that the signature holds for them too."""
     kept, size = list(lines), len("\n".join(lines).encode())
     for index, line in enumerate(terms):
         size += len(line.encode()) + 1
         if size > _MAX_BYTES:
-            left = {"n": sentences.whole(len(terms) - index)}
-            return "\n".join([*kept, _("%(n)s more lines stand on the agent’s page.") % left])
+            left = {
+                "n": sentences.whole(len(terms) - index),
+                "digest": hashlib.sha256("\n".join(terms[index:]).encode()).hexdigest()[:32],
+            }
+            more = _(
+                "%(n)s more lines stand on the agent’s page; the fingerprint of their text is %(digest)s."
+            )
+            return "\n".join([*kept, more % left])
         kept.append(line)
     return "\n".join(kept)

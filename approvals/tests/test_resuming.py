@@ -357,7 +357,13 @@ def test_a_long_text_says_how_much_it_leaves_out(
     row = stop_agent(grant, now)
     long = [{"type": "read", "resource": f"calendar/{'x' * 120}/{'y' * 90}/{index}"} for index in range(32)]
     Grant.objects.filter(pk__in=[grant.pk, other.pk]).update(capabilities=long)
+    # What the text leaves out is signed for too.
+    options = alice.post(f"{own(row)}statement").json()["publicKey"]
+    risky = [*long[:31], long[31] | {"resource": "calendar/other"}]
+    Grant.objects.filter(pk=other.pk).update(capabilities=risky)
+    answer = alice.post(f"{own(row)}decide", {"credential": alice.device.assertion(options)})
+    refused(answer, 409, "grant_changed")
     assert alice.resume(own(row)).status_code == 200
     text = Receipt.objects.get(kind="resume").consent_text
     assert len(text.encode()) < 12_200
-    assert text.splitlines()[-1].endswith("more lines stand on the agent’s page.")
+    assert "more lines stand on the agent’s page; the fingerprint" in text.splitlines()[-1]
