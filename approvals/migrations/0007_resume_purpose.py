@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("approvals", "0005_release_purpose"),
+        ("approvals", "0006_passkey_backup_eligible"),
     ]
 
     beside_older_code = "The column stays as it is; older code never reads a challenge of the new purpose."
