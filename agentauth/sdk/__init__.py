@@ -8,6 +8,7 @@ from .answers import Agent, Confirmation, Grant, ServiceProvider
 from .client import AgentAuthClient
 from .errors import (
     AddressError,
+    AmbiguousGrantError,
     AudienceError,
     GrantPendingError,
     KeyFileError,
@@ -25,6 +26,7 @@ __all__ = [
     "AgentAuthClient",
     "AgentAuthError",
     "Allowed",
+    "AmbiguousGrantError",
     "AudienceError",
     "Capability",
     "Confirmation",

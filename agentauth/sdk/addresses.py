@@ -1,15 +1,17 @@
 """Which addresses a client speaks to, and which URLs lie within a service provider's audience. No I/O."""
 
+import re
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from agentauth.protocol.dpop import url_within
-from agentauth.protocol.errors import AgentAuthError
+from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
 
 from .errors import AddressError, AudienceError
 
 # Only these two: a name such as `host.localhost` resolves wherever the resolver likes.
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1"})
+_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
 
 def is_loopback(url: str) -> bool:
@@ -23,6 +25,16 @@ def check_registry_url(url: str) -> str:
     if parts.path not in {"", "/"} or parts.query or parts.fragment or "?" in url or "#" in url:
         raise AddressError("The registry's address is an origin, such as https://registry.example.com.")
     return f"{parts.scheme}://{parts.netloc}"
+
+
+def path_segment(identifier: str) -> str:
+    """An id or slug as one path segment: it may come from a file or from a service provider's answer.
+
+    Raises InvalidRequestError.
+    """
+    if _IDENTIFIER.fullmatch(identifier) is None:
+        raise InvalidRequestError("An id or slug is letters, digits, hyphens and underscores.")
+    return identifier
 
 
 def check_audience(audience: str) -> str:

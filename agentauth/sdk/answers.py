@@ -128,3 +128,11 @@ def optional(body: Mapping[str, object], name: str) -> str | None:
 
 def _missing(name: str) -> AgentAuthError:
     return RegistryError(f"The registry's answer has no {name}.", status=_OK)
+
+
+def results_of(body: Mapping[str, object]) -> list[Mapping[str, object]]:
+    """The rows of one page of a list. Raises RegistryError."""
+    rows = body.get("results")
+    if not isinstance(rows, list):
+        raise _missing("results")
+    return [row for row in rows if isinstance(row, dict)]

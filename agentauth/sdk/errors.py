@@ -32,13 +32,23 @@ class WitnessStateError(AgentAuthError):
 
 
 class NoGrantError(AgentAuthError):
-    """Nothing at this service provider may be used: nothing was asked, or it was denied or has ended."""
+    """No grant at this service provider may be used for the call; the text says what is missing and how to ask.
+
+    `reason` is `no_capability`, `constraint` (the field `violations` names the limits), the state of the grant
+    that ended or is suspended, or None where nothing was asked.
+    """
 
     code = "no_grant"
 
 
+class AmbiguousGrantError(AgentAuthError):
+    """Several grants differ in what they cover, and the call does not say what it does: pass `action`."""
+
+    code = "ambiguous_grant"
+
+
 class GrantPendingError(AgentAuthError):
-    """A human has yet to decide. Show them `approval_url`, and `claim_code` where there is one."""
+    """A human has yet to decide, or to sign again what a change suspended. Show them `approval_url`, and `claim_code` where there is one."""
 
     code = "grant_pending"
 

@@ -14,7 +14,7 @@ from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.keys import PrivateKey
 
 from .errors import KeyFileError
-from .private_files import MAX_BYTES, create_private, read_private, replace_private
+from .private_files import MAX_BYTES, create_private, locked, read_private, replace_private
 
 VERSION: Final = 1
 
@@ -24,13 +24,16 @@ class Identity:
     """Who the agent is. `manifest` is the compact JWS it registers with; None until capabilities are known.
 
     `agent_id` is None until the registry has answered: the manifest is stored first, so that a crash or a lost
-    answer between the two leads back to the same agent.
+    answer between the two leads back to the same agent. `next_key` and `next_manifest` are stored before the
+    registry is asked to take them, and replace the present ones once it has.
     """
 
     registry: str
     private_key: PrivateKey = field(repr=False)
     manifest: str | None = None
     agent_id: str | None = None
+    next_key: PrivateKey | None = field(default=None, repr=False)
+    next_manifest: str | None = None
 
 
 def config_directory() -> Path:
@@ -85,14 +88,24 @@ class KeyFile:
         replace_private(self.path, _text(identity))
 
     def update(self, registry: str, change: Callable[[Identity], Identity]) -> Identity:
-        """Apply `change` to what is stored now, not to what was read a while ago. Raises KeyFileError."""
+        """Apply `change` to what is stored now, not to what was read a while ago. Raises KeyFileError.
+
+        Under a lock: of two processes that change the file at once, neither loses the other's next key.
+        """
+        stored = self._load(registry)
+        # A file nobody may write is good for as long as nothing changes.
+        if change(stored) == stored:
+            return stored
+        with locked(self.path):
+            changed = change(self._load(registry))
+            self.save(changed)
+        return changed
+
+    def _load(self, registry: str) -> Identity:
         stored = self.load(registry)
         if stored is None:
             raise KeyFileError(f"{self.path} vanished.")
-        changed = change(stored)
-        if changed != stored:
-            self.save(changed)
-        return changed
+        return stored
 
     def _parse(self, data: bytes) -> Identity:
         try:
@@ -103,6 +116,8 @@ class KeyFile:
                 private_key=PrivateKey.from_pem(str(body["private_key"]).encode()),
                 manifest=_text_or_none(body["manifest"]),
                 agent_id=_text_or_none(body["agent_id"]),
+                next_key=_key_or_none(body.get("next_private_key")),
+                next_manifest=_text_or_none(body.get("next_manifest")),
             )
         except (AgentAuthError, KeyError, ValueError):
             # Nothing of the content goes into the message: it holds the key.
@@ -113,13 +128,17 @@ class KeyFile:
 
 
 def _text(identity: Identity) -> str:
-    body = {
+    body: dict[str, object] = {
         "version": VERSION,
         "registry": identity.registry,
         "private_key": identity.private_key.to_pem().decode("ascii"),
         "manifest": identity.manifest,
         "agent_id": identity.agent_id,
     }
+    if identity.next_key is not None:
+        body["next_private_key"] = identity.next_key.to_pem().decode("ascii")
+    if identity.next_manifest is not None:
+        body["next_manifest"] = identity.next_manifest
     return json.dumps(body, indent=2)
 
 
@@ -127,3 +146,8 @@ def _text_or_none(value: object) -> str | None:
     if value is not None and not isinstance(value, str):
         raise ValueError
     return value
+
+
+def _key_or_none(value: object) -> PrivateKey | None:
+    text = _text_or_none(value)
+    return None if text is None else PrivateKey.from_pem(text.encode())

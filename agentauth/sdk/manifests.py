@@ -1,5 +1,6 @@
-"""The agent's own manifest: made once for what it may ever ask for, renewed with the same content. No I/O."""
+"""The agent's own manifest: made for what it may ever ask for, renewed with the same content or another. No I/O."""
 
+import functools
 import secrets
 from collections.abc import Sequence
 from typing import Final
@@ -42,6 +43,8 @@ def new_manifest(
     )
 
 
+# Its signature is checked once: it is asked about at every call.
+@functools.lru_cache(maxsize=8)
 def read_manifest(compact: str, *, registry: str) -> VerifiedManifest:
     """What a stored manifest says, also when it has expired. Raises ManifestError."""
     # Judged at its own time of issue: whether it still lives is another question, asked of `expires_at`.
@@ -51,17 +54,36 @@ def read_manifest(compact: str, *, registry: str) -> VerifiedManifest:
     )
 
 
-def renewed(manifest: VerifiedManifest, signer: Signer, *, registry: str, now: int) -> str:
-    """The same manifest with a new life."""
+def next_manifest(
+    manifest: VerifiedManifest,
+    signer: Signer,
+    *,
+    registry: str,
+    now: int,
+    capabilities: Sequence[Capability] | None = None,
+    description: str | None = None,
+    model_origin: str | None = None,
+) -> str:
+    """The manifest with a new life, signed by `signer`; what is None stays. Raises ManifestError."""
     return new_manifest(
         signer,
         registry=registry,
         name=manifest.name,
-        description=manifest.description,
-        model_origin=manifest.model_origin,
-        capabilities=manifest.capabilities,
-        now=now,
+        description=manifest.description if description is None else description,
+        model_origin=model_origin or manifest.model_origin,
+        capabilities=manifest.capabilities if capabilities is None else capabilities,
+        # The registry takes only a later one.
+        now=max(now, manifest.issued_at + 1),
     )
+
+
+def is_due(manifest: VerifiedManifest, signer: Signer, *, now: int) -> bool:
+    """Is half its life over, or was it signed by an earlier key?
+
+    Half: no grant may outlive the manifest, and half a year is longer than the longest grant (90 days).
+    """
+    half = (manifest.expires_at - manifest.issued_at) / 2
+    return manifest.expires_at - now < half or manifest.jkt != signer.public.thumbprint
 
 
 def check_within(manifest: VerifiedManifest, *, name: str | None, capabilities: Sequence[Capability]) -> None:
@@ -73,6 +95,6 @@ def check_within(manifest: VerifiedManifest, *, name: str | None, capabilities: 
     for capability in capabilities:
         if not narrows([capability], manifest.capabilities):
             raise ManifestError(
-                f"{capability.label} is beyond the manifest this agent registered with. Use another key_file for an"
-                " agent that may ask for more."
+                f"The agent's manifest does not cover {capability.label}. Call renew_manifest with all"
+                " capabilities this agent may ask for from now on, then ask again."
             )

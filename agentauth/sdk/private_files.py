@@ -3,6 +3,9 @@
 import os
 import secrets
 import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -51,6 +54,33 @@ def replace_private(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
         raise KeyFileError(f"{path} cannot be written: {error.strerror}.") from None
     _sync_directory(path)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the file's lock: one process at a time; it ends with its holder. Raises KeyFileError."""
+    # A file of its own, since the locked one is replaced.
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise KeyFileError(f"{lock} cannot be written: {error.strerror}.") from None
+    try:
+        _lock(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:

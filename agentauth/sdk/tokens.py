@@ -1,10 +1,10 @@
-"""Access tokens in memory: one for each use, renewed before it ends, issued once however many ask. No I/O of its own."""
+"""What a client keeps in memory: tokens, grants, service providers; renewed in time, asked for once however many ask."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Final, Generic, TypeVar
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 
@@ -14,57 +14,61 @@ from .errors import RegistryError
 _MARGIN_SECONDS: Final = 60
 _MARGIN_SHARE: Final = 5
 
-# Service provider as the caller names it, and the grant if the caller names one.
-Use = tuple[str, str | None]
+# Grants and service providers are looked up again after five minutes; during an outage the known ones serve.
+LOOKED_UP_SECONDS: Final = 300
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
-    """A token and the unix times at which to renew it and at which it ends."""
+class Kept(Generic[T]):
+    """A value, and the unix times at which to renew it and at which it ends."""
 
-    value: str = field(repr=False)
+    value: T = field(repr=False)
     renew_at: float
     expires_at: float
 
-    @classmethod
-    def of(cls, answer: Mapping[str, object], *, asked_at: float) -> Self:
-        """Read `POST /v1/tokens`. Raises RegistryError.
 
-        Life counts from `asked_at`, before the question: a slow answer must not make a token look younger than it is.
-        """
-        value, life = answer.get("access_token"), answer.get("expires_in")
-        if not isinstance(value, str) or not isinstance(life, int):
-            raise RegistryError("The registry's answer has no token.", status=200)
-        margin = min(_MARGIN_SECONDS, life / _MARGIN_SHARE)
-        return cls(value, renew_at=asked_at + life - margin, expires_at=asked_at + life)
+def looked_up(value: T) -> Kept[T]:
+    """A value of the registry, as of now."""
+    return Kept(value, renew_at=time.time() + LOOKED_UP_SECONDS, expires_at=float("inf"))
 
 
-class TokenCache:
-    """The tokens of one client; none is ever written to disk."""
+def token_of(answer: Mapping[str, object], *, asked_at: float) -> Kept[str]:
+    """Read `POST /v1/tokens`. Raises RegistryError.
+
+    Life counts from `asked_at`, before the question: a slow answer must not make a token look younger than it is.
+    """
+    value, life = answer.get("access_token"), answer.get("expires_in")
+    if not isinstance(value, str) or not isinstance(life, int):
+        raise RegistryError("The registry's answer has no token.", status=200)
+    margin = min(_MARGIN_SECONDS, life / _MARGIN_SHARE)
+    return Kept(value, renew_at=asked_at + life - margin, expires_at=asked_at + life)
+
+
+class Cache(Generic[T]):
+    """Values by a name of one or more parts, for one client; none is ever written to disk."""
 
     def __init__(self) -> None:
-        self._tokens: dict[Use, Token] = {}
-        self._locks: dict[Use, asyncio.Lock] = {}
+        self._kept: dict[tuple[str, ...], Kept[T]] = {}
+        self._locks: dict[tuple[str, ...], asyncio.Lock] = {}
 
-    async def get(self, use: Use, issue: Callable[[], Awaitable[Token]]) -> str:
-        """The token for this use: the cached one while it is fresh, else a new one. Raises what `issue` raises."""
-        # One lock for each use: callers at the same moment share one issue.
-        async with self._locks.setdefault(use, asyncio.Lock()):
-            token = self._tokens.get(use)
-            if token is None or token.renew_at <= time.time():
+    async def get(self, name: tuple[str, ...], ask: Callable[[], Awaitable[Kept[T]]]) -> T:
+        """The value: the kept one while it is fresh, else a new one. Raises what `ask` raises."""
+        # One lock for each name: callers at the same moment share one question.
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            kept = self._kept.get(name)
+            if kept is None or kept.renew_at <= time.time():
                 try:
-                    token = await issue()
+                    fresh = await ask()
                 except TemporarilyUnavailableError:
                     # Renewal is early, so the old one still carries over a short outage.
-                    if token is None or token.expires_at <= time.time():
+                    if kept is None or kept.expires_at <= time.time():
                         raise
-                self._tokens[use] = token
-            return token.value
+                    return kept.value
+                self._kept[name] = kept = fresh
+            return kept.value
 
-    def forget(self, service_provider_id: str | None = None) -> None:
-        """Drop the tokens for one service provider, or all."""
-        self._tokens = {
-            use: token
-            for use, token in self._tokens.items()
-            if service_provider_id is not None and use[0] != service_provider_id
-        }
+    def forget(self, *first: str) -> None:
+        """Drop the values whose names begin with these parts; all without any."""
+        self._kept = {name: kept for name, kept in self._kept.items() if name[: len(first)] != first}

@@ -17,9 +17,7 @@ async def act(client: AgentAuthClient, what: str, *arguments: Any) -> Any:
         asked = [parse_capability(each) for each in capabilities]
         return await client.request_grant(service_provider, asked, envelope, reason)
     if what == "withdraw":
-        # The SDK offers no withdrawing yet; its own signed call does it.
-        await client._registry.post(client._sign(), f"/v1/grants/{arguments[0]}/withdraw", {})
-        return None
+        return await client.withdraw_grant(arguments[0])
     return await client.get_grant(arguments[0])
 
 

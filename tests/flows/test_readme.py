@@ -3,6 +3,7 @@
 import asyncio
 import re
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -10,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from agentauth import AgentAuthClient
 from agentauth.sdk import Action, VerifierClient
 from tests.live import ROOT, LiveRegistry
 
@@ -30,7 +32,11 @@ def printed_example(registry_url: str, service_provider_id: str) -> str:
     return "async def example():\n" + textwrap.indent(block, "    ") + "    return headers\n"
 
 
-def test_the_readme_s_example_runs_as_printed(
+class StoppedError(Exception):
+    """The agent's process ends here."""
+
+
+def test_the_readme_s_example_runs_as_printed_and_asks_once(
     sqlite_registry: LiveRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
@@ -45,27 +51,48 @@ def test_the_readme_s_example_runs_as_printed(
     )
     approvals: list[Thread] = []
 
+    def stopped(approval_url: str, claim_code: str) -> None:
+        raise StoppedError(approval_url, claim_code)
+
     def shown(approval_url: str, claim_code: str) -> None:
         """What the example prints is all the person has: they open the link, claim and approve."""
+        assert (approval_url, claim_code) == before.value.args
         assert claim_code
         (grant_id,) = parse_qs(urlsplit(approval_url).query)["grant"]
         approvals.append(Thread(target=approve, args=(sqlite_registry, grant_id)))
         approvals[0].start()
 
-    names: dict[str, Any] = {"print": shown}
+    def nothing_to_show(approval_url: None, claim_code: None) -> None:
+        assert (approval_url, claim_code) == (None, None)
+
     source = printed_example(sqlite_registry.url, provider["client_id"])
-    exec(compile(source, "README.md", "exec"), names)  # noqa: S102 — our own page, run as a reader would
-    headers = asyncio.run(asyncio.wait_for(names["example"](), LONGEST_SECONDS))
+    with pytest.raises(StoppedError) as before:
+        run(source, stopped)
+    headers = run(source, shown)
     approvals[0].join()
+    again = run(source, nothing_to_show)
     with VerifierClient(sqlite_registry.url, provider["client_id"], provider["client_secret"]) as verifier:
-        allowed = verifier.verify(
-            token=headers["Authorization"].removeprefix("DPoP "),
-            proof=headers["DPoP"],
-            method="POST",
-            url=f"{sqlite_registry.services}/api/events",
-            action=Action("read", "calendar"),
-        )
-    assert allowed.grant_id
+        grants = {
+            verifier.verify(
+                token=each["Authorization"].removeprefix("DPoP "),
+                proof=each["DPoP"],
+                method="POST",
+                url=f"{sqlite_registry.services}/api/events",
+                action=Action("read", "calendar"),
+            ).grant_id
+            for each in (headers, again)
+        }
+    assert len(grants) == 1
+    events = asyncio.run(AgentAuthClient(sqlite_registry.url).audit_events())
+    assert [event["kind"] for event in events].count("registry.grant.requested") == 1
+
+
+def run(source: str, show: Callable[..., None]) -> dict[str, str]:
+    """The example in a new process, as far as its client is concerned; what it prints goes to `show`."""
+    names: dict[str, Any] = {"print": show}
+    exec(compile(source, "README.md", "exec"), names)  # noqa: S102 — our own page, run as a reader would
+    headers: dict[str, str] = asyncio.run(asyncio.wait_for(names["example"](), LONGEST_SECONDS))
+    return headers
 
 
 def approve(registry: LiveRegistry, grant_id: str) -> None:

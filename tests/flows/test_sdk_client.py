@@ -90,8 +90,7 @@ def test_the_example_runs_as_printed(
     headers = asyncio.run(example())
     allowed = verify(sqlite_registry, provider, headers)
     assert allowed.grant_id == pending.value.grant_id
-    (file,) = (tmp_path / "agentauth").iterdir()
-    assert file.stat().st_mode & 0o777 == 0o600
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "agentauth").iterdir()} == {0o600}
 
 
 def test_a_decision_is_waited_for(
@@ -236,7 +235,7 @@ def test_OG_26_a_lost_reply_has_no_second_effect(
 def test_wrong_credentials_of_the_service_provider_are_not_the_agent_s_fault(
     sqlite_registry: LiveRegistry, provider: dict[str, str], new_client: Callable[[], AgentAuthClient]
 ) -> None:
-    signer = new_client()._sign()
+    signer = new_client()._life.signer
     url = f"{sqlite_registry.services}/api"
     proof = make_proof(signer, method="POST", url=url, iat=0, jti="x")
     with (

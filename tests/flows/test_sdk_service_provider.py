@@ -151,7 +151,7 @@ def test_DJ_3_the_verdict_rests_on_the_audience_and_never_on_the_host(place: Pla
     headers = place.headers("GET", path)
     token = headers["Authorization"].removeprefix("DPoP ")
     headers["DPoP"] = make_proof(
-        place.client._sign(),
+        place.client._life.signer,
         method="GET",
         url=f"http://evil.example{path}",
         iat=int(time.time()),

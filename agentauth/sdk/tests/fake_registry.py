@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import httpx
 
 from agentauth.protocol.capability import Capability
 from agentauth.protocol.dpop import VerifiedProof, verify_proof
+from agentauth.protocol.encoding import timestamp
+from agentauth.protocol.manifest import VerifiedManifest
 from agentauth.sdk.client import AgentAuthClient
+from agentauth.sdk.manifests import read_manifest
 
 URL = "https://registry.example.com"
 AUDIENCE = "https://api.sp.example/v1"
@@ -31,6 +35,7 @@ class FakeRegistry:
     script: Script = lambda _request: None
     grants: list[dict[str, Any]] = field(default_factory=list)
     agent_status: str = "active"
+    manifest: VerifiedManifest | None = None
     expires_in: int = 900
     requests: list[httpx.Request] = field(default_factory=list)
     proofs: list[VerifiedProof] = field(default_factory=list)
@@ -72,15 +77,8 @@ class FakeRegistry:
         path = request.url.path
         if not str(request.url).startswith(URL):
             return httpx.Response(200, json={"ok": True})
-        if path == "/v1/agents":
-            claim = {"claim_url": f"{URL}/claim/secret/", "claim_code": "ABCD2345"}
-            body = {
-                "agent_id": AGENT_ID,
-                "status": self.agent_status,
-                "jkt": "x",
-                "expires_at": "2027-01-01T00:00:00Z",
-            }
-            return httpx.Response(201, json=body | (claim if self.agent_status == "unclaimed" else {}))
+        if path in {"/v1/agents", "/v1/agents/me/manifest"}:
+            return self._agent(json.loads(request.content)["manifest"], path)
         if path.startswith("/v1/service-providers/"):
             return httpx.Response(
                 200,
@@ -93,7 +91,9 @@ class FakeRegistry:
                 },
             )
         if path == "/v1/grants" and request.method == "POST":
-            self.grants.append(grant(status="pending"))
+            asked = json.loads(request.content)
+            terms = {name: asked[name] for name in ("capabilities", "envelope")}
+            self.grants.append(grant(status="pending", requested=terms))
             return httpx.Response(201, json=self.grants[-1] | {"interval": 2})
         if path == "/v1/grants":
             return httpx.Response(200, json={"results": self.grants[::-1], "next": None})
@@ -108,8 +108,18 @@ class FakeRegistry:
             )
         raise AssertionError(f"unexpected {request.method} {path}")
 
+    def _agent(self, compact: str, path: str) -> httpx.Response:
+        """The agent under the manifest it registered first, or the one it declared since."""
+        if self.manifest is None or path.endswith("/manifest"):
+            self.manifest = read_manifest(compact, registry=URL)
+        ends = datetime.fromtimestamp(self.manifest.expires_at, UTC)
+        body = {"agent_id": AGENT_ID, "status": self.agent_status, "jkt": "x", "expires_at": timestamp(ends)}
+        claim = {"claim_url": f"{URL}/claim/secret/", "claim_code": "ABCD2345"}
+        return httpx.Response(200, json=body | (claim if self.agent_status == "unclaimed" else {}))
+
 
 CALENDAR = [Capability.read("calendar")]
+TERMS = {"capabilities": [CALENDAR[0].to_json()], "envelope": {}}
 
 
 def run(coroutine: Any) -> Any:
@@ -131,6 +141,8 @@ def grant(status: str = "approved", grant_id: str = GRANT_ID, **members: Any) ->
         "decided_at": None if status == "pending" else "2026-01-01T00:00:00Z",
         "valid_until": None if status == "pending" else "2099-01-01T00:00:00Z",
         "interval": 1,
+        "requested": TERMS,
+        "granted": None if status == "pending" else TERMS,
     }
     if status == "pending":
         body["approval_url"] = f"{URL}/approvals/{grant_id}/"

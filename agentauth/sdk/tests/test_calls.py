@@ -58,7 +58,7 @@ def test_OG_26_503_twice_then_an_answer_each_with_a_new_proof_and_the_same_key(
 ) -> None:
     client = registered(registry, tmp_path)
     trouble = [error(503, "temporarily_unavailable", {"Retry-After": "2"}) for _ in range(2)]
-    registry.script = lambda r: trouble.pop() if r.url.path == "/v1/grants" and trouble else None
+    registry.script = lambda r: trouble.pop() if r.method == "POST" and trouble else None
     asked = run(client.request_grant(SP_ID, CALENDAR))
     assert asked.grant_id == GRANT_ID
     tries = registry.sent("POST", "/v1/grants")
@@ -76,7 +76,7 @@ def test_OG_26_a_lost_reply_is_asked_for_again_with_the_same_key(
 ) -> None:
     client = registered(registry, tmp_path)
     trouble: list[Exception] = [httpx.ReadTimeout("lost"), httpx.RemoteProtocolError("half")]
-    registry.script = lambda r: trouble.pop() if r.url.path == "/v1/grants" and trouble else None
+    registry.script = lambda r: trouble.pop() if r.method == "POST" and trouble else None
     run(client.request_grant(SP_ID, CALENDAR))
     assert len({r.headers["Idempotency-Key"] for r in registry.sent("POST", "/v1/grants")}) == 1
 
@@ -95,8 +95,8 @@ def test_OG_26_429_waits_as_long_as_it_says(
 
 def test_two_operations_have_two_keys(registry: FakeRegistry, tmp_path: Path) -> None:
     client = registered(registry, tmp_path)
-    for _ in range(2):
-        run(client.request_grant(SP_ID, CALENDAR))
+    for uses in (1, 2):
+        run(client.request_grant(SP_ID, CALENDAR, {"max_uses": uses}))
     assert len({r.headers["Idempotency-Key"] for r in registry.sent("POST", "/v1/grants")}) == 2
 
 

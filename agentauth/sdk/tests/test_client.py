@@ -27,7 +27,7 @@ from agentauth.sdk.tests.fake_registry import (
     registered,
     run,
 )
-from agentauth.sdk.tokens import Token, TokenCache
+from agentauth.sdk.tokens import Cache, Kept
 
 # ---- registration and grants
 
@@ -159,16 +159,16 @@ def test_wait_for_decision_polls_until_it_is_decided(
 # ---- tokens
 
 
-def test_the_latest_approved_active_grant_is_used(registry: FakeRegistry, tmp_path: Path) -> None:
+def test_a_grant_that_is_usable_there_is_used(registry: FakeRegistry, tmp_path: Path) -> None:
     client = registered(registry, tmp_path)
     ids = [f"01900000-0000-7000-8000-00000000001{n}" for n in range(6)]
     other = {"id": AGENT_ID, "slug": "x", "name": "X", "audience": "https://x.example"}
     registry.grants = [
-        grant(grant_id=ids[0], decided_at="2026-02-01T00:00:00Z"),
-        grant(grant_id=ids[1], decided_at="2026-01-01T00:00:00Z"),
-        grant(grant_id=ids[2], decided_at="2026-03-01T00:00:00Z", status="suspended"),
-        grant(grant_id=ids[3], decided_at="2026-03-01T00:00:00Z", valid_until="2020-01-01T00:00:00Z"),
-        grant(grant_id=ids[4], decided_at="2026-03-01T00:00:00Z", service_provider=other),
+        grant(grant_id=ids[0], valid_until="2098-01-01T00:00:00Z"),
+        grant(grant_id=ids[1], valid_until="2097-01-01T00:00:00Z"),
+        grant(grant_id=ids[2], status="suspended"),
+        grant(grant_id=ids[3], valid_until="2020-01-01T00:00:00Z"),
+        grant(grant_id=ids[4], service_provider=other),
         grant(grant_id=ids[5], status="pending"),
     ]
     run(client.get_token("sp"))
@@ -265,19 +265,19 @@ def test_an_outage_during_renewal_is_bridged_by_the_old_token_while_it_lives(
 
 
 def test_OG_12_callers_at_one_moment_share_one_issue() -> None:
-    issued: list[Token] = []
+    issued: list[Kept[str]] = []
 
-    async def issue() -> Token:
+    async def issue() -> Kept[str]:
         # Others run while the registry thinks.
         await asyncio.sleep(0.01)
         issued.append(
-            Token(f"token-{len(issued) + 1}", renew_at=time.time() + 60, expires_at=time.time() + 60)
+            Kept(f"token-{len(issued) + 1}", renew_at=time.time() + 60, expires_at=time.time() + 60)
         )
         return issued[-1]
 
     async def many() -> list[str]:
-        cache = TokenCache()
-        return list(await asyncio.gather(*(cache.get((SP_ID, None), issue) for _ in range(20))))
+        cache = Cache[str]()
+        return list(await asyncio.gather(*(cache.get((SP_ID, GRANT_ID), issue) for _ in range(20))))
 
     assert set(run(many())) == {"token-1"}
     assert len(issued) == 1

@@ -1,6 +1,8 @@
 import json
 import os
 import stat
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +92,49 @@ def test_nothing_is_left_beside_the_file(tmp_path: Path) -> None:
     file.create(identity)
     file.save(replace(identity, agent_id="id"))
     assert [path.name for path in file.path.parent.iterdir()] == ["agent.json"]
+
+
+ADD = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from agentauth.sdk.key_file import KeyFile
+
+for _ in range(50):
+    KeyFile(Path(sys.argv[1])).update(sys.argv[2], lambda stored: replace(stored, agent_id=stored.agent_id + "x"))
+"""
+
+
+def test_of_changes_by_several_processes_none_is_lost(tmp_path: Path) -> None:
+    file, identity = made(tmp_path)
+    file.save(replace(identity, agent_id=""))
+    adding = [subprocess.Popen([sys.executable, "-c", ADD, str(file.path), URL]) for _ in range(4)]
+    assert [process.wait(60) for process in adding] == [0] * 4
+    loaded = file.load(URL)
+    assert loaded is not None
+    assert loaded.agent_id == "x" * 200
+
+
+def test_what_changes_nothing_writes_nothing(tmp_path: Path) -> None:
+    file, identity = made(tmp_path)
+    file.save(replace(identity, agent_id="id"))
+    written = file.path.stat().st_mtime_ns
+    file.update(URL, lambda stored: replace(stored, agent_id="id"))
+    assert file.path.stat().st_mtime_ns == written
+    assert [path.name for path in file.path.parent.iterdir()] == ["agent.json"]
+
+
+def test_what_comes_next_is_stored_beside_what_is(tmp_path: Path) -> None:
+    file, identity = made(tmp_path)
+    following = PrivateKey.generate("ES256")
+    file.save(replace(identity, next_key=following, next_manifest="a.b.c"))
+    loaded = file.load(URL)
+    assert loaded is not None
+    assert loaded.next_key is not None
+    assert loaded.next_key.public == following.public
+    assert loaded.private_key.public == identity.private_key.public
+    assert loaded.next_manifest == "a.b.c"
+    assert following.to_pem().decode().splitlines()[1] not in repr(loaded)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

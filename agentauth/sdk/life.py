@@ -1,0 +1,366 @@
+"""The agent's life at one registry: its key and manifest, registered, renewed in time, widened, rotated.
+
+What is to be replaced is stored beside the present one before the registry is asked, so that a crash at any step
+leads back to the same agent.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from agentauth.protocol.capability import Capability
+from agentauth.protocol.encoding import parse_timestamp
+from agentauth.protocol.errors import (
+    AgentAuthError,
+    AgentInactiveError,
+    InvalidClientError,
+    InvalidStateError,
+    ManifestError,
+    TemporarilyUnavailableError,
+)
+from agentauth.protocol.key_change import sign_key_change
+from agentauth.protocol.keys import LocalSigner, PrivateKey
+from agentauth.protocol.manifest import VerifiedManifest
+
+from .answers import Agent
+from .errors import RegistryError
+from .key_file import Identity, KeyFile
+from .manifests import check_within, is_due, new_manifest, next_manifest, read_manifest
+from .wire import Params, Registry, new_jti
+
+logger = logging.getLogger(__name__)
+
+# After a renewal that was refused while the manifest still lives.
+RENEW_AGAIN_SECONDS: Final = 3600
+_ME: Final = "/v1/agents/me"
+_SERVER_ERROR: Final = 500
+
+Answer = dict[str, object]
+Ask = Callable[[LocalSigner], Awaitable[Answer]]
+
+
+class AgentLife:
+    """Every call the agent makes at its registry goes through here, under its present key and a manifest that lives.
+
+    `on_change` is called when tokens issued before are worth nothing any more.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        key_file: KeyFile,
+        *,
+        name: str | None,
+        enrolment_code: str | None,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.key_file = key_file
+        self._registry = registry
+        self._name = name
+        self._enrolment_code = enrolment_code
+        self._on_change = on_change
+        self._stored: Identity | None = None
+        self._signer: LocalSigner | None = None
+        self._renew_at = 0.0
+        self._lock = asyncio.Lock()
+
+    def identity(self) -> Identity:
+        """The stored identity; a new key is made where there is none. Raises KeyFileError."""
+        if self._stored is None:
+            stored = self.key_file.load(self._registry.url)
+            if stored is None:
+                stored = self.key_file.create(Identity(self._registry.url, PrivateKey.generate()))
+            self._remember(stored)
+        assert self._stored is not None
+        return self._stored
+
+    @property
+    def signer(self) -> LocalSigner:
+        """The present key. Raises KeyFileError."""
+        self.identity()
+        assert self._signer is not None
+        return self._signer
+
+    @property
+    def manifest(self) -> VerifiedManifest | None:
+        """The manifest the agent stands under; None before it registered. Raises ManifestError."""
+        compact = self.identity().manifest
+        return None if compact is None else read_manifest(compact, registry=self._registry.url)
+
+    # ---- calls
+
+    async def get(self, path: str, params: Params | None = None, *, wait: int = 0) -> Answer:
+        """`Registry.get` as this agent. Raises AgentAuthError."""
+        return await self._as_agent(lambda signer: self._registry.get(signer, path, params, wait=wait))
+
+    async def post(self, path: str, body: Mapping[str, object]) -> Answer:
+        """`Registry.post` as this agent. Raises AgentAuthError."""
+        return await self._as_agent(lambda signer: self._registry.post(signer, path, body))
+
+    async def _as_agent(self, ask: Ask) -> Answer:
+        await self._keep()
+        signer = self.signer
+        try:
+            return await ask(signer)
+        except InvalidClientError:
+            # Another process with this key file may have taken another key.
+            self._reload()
+            await self._keep()
+            if self.signer.kid == signer.kid:
+                raise
+        return await ask(self.signer)
+
+    # ---- registration and manifest
+
+    async def register(
+        self, capabilities: Sequence[Capability], description: str, model_origin: str
+    ) -> Agent:
+        """Make the agent known, or find it again. Raises ManifestError, and what the registry refuses."""
+        async with self._lock:
+            self._reload()
+            await self._finish()
+            compact = self._to_register(capabilities, description, model_origin)
+            body = {"manifest": compact}
+            if self._enrolment_code is not None:
+                body["enrolment_code"] = self._enrolment_code
+            agent = Agent.of(await self._registry.post(self.signer, "/v1/agents", body))
+            sent = read_manifest(compact, registry=self._registry.url)
+            # Registering again renews nothing: then the registry names another end than that of what was sent.
+            is_registered = _seconds(agent.expires_at) == sent.expires_at
+            self._update(
+                lambda stored: replace(
+                    stored, agent_id=agent.agent_id, manifest=compact if is_registered else stored.manifest
+                )
+            )
+            if is_registered and not is_due(sent, self.signer, now=int(time.time())):
+                return agent
+            renewed = await self._in_time(_seconds(agent.expires_at) or 0, self._renew)
+            if renewed is None:
+                return agent
+            return replace(agent, status=renewed.status, expires_at=renewed.expires_at)
+
+    def _to_register(self, capabilities: Sequence[Capability], description: str, model_origin: str) -> str:
+        """The stored manifest, signed anew where it has ended or names an earlier key; the first one is stored."""
+        now = int(time.time())
+        if self.identity().manifest is None:
+            first = new_manifest(
+                self.signer,
+                registry=self._registry.url,
+                name=self._name,
+                description=description,
+                model_origin=model_origin,
+                capabilities=capabilities,
+                now=now,
+            )
+            self._update(lambda stored: replace(stored, manifest=stored.manifest or first))
+        known = self._known()
+        check_within(known, name=self._name, capabilities=capabilities)
+        if known.expires_at > now and known.jkt == self.signer.public.thumbprint:
+            return known.compact
+        return next_manifest(known, self.signer, registry=self._registry.url, now=now)
+
+    async def renew_manifest(
+        self, capabilities: Sequence[Capability] | None, description: str | None, model_origin: str | None
+    ) -> Agent:
+        """Declare the manifest anew; what is None stays. Raises ManifestError, and what the registry refuses."""
+        async with self._lock:
+            self._reload()
+            await self._finish()
+            return await self._renew(capabilities, description, model_origin)
+
+    async def _renew(
+        self,
+        capabilities: Sequence[Capability] | None = None,
+        description: str | None = None,
+        model_origin: str | None = None,
+    ) -> Agent:
+        compact = next_manifest(
+            self._known(),
+            self.signer,
+            registry=self._registry.url,
+            now=int(time.time()),
+            capabilities=capabilities,
+            description=description,
+            model_origin=model_origin,
+        )
+        self._update(lambda stored: replace(stored, next_manifest=compact))
+        return await self._declare(compact)
+
+    async def _declare(self, compact: str) -> Agent:
+        """Bring the next manifest to the registry. The same bytes again change nothing, so a lost answer does not either."""
+
+        def dropped(stored: Identity) -> Identity:
+            return replace(stored, next_manifest=None) if stored.next_manifest == compact else stored
+
+        declared = read_manifest(compact, registry=self._registry.url)
+        is_changed = declared.content() != self._known().content()
+        try:
+            answer = await self._registry.post(self.signer, f"{_ME}/manifest", {"manifest": compact})
+        except AgentAuthError as error:
+            if not _may_be_done(error):
+                self._update(dropped)
+            raise
+        self._update(lambda stored: replace(dropped(stored), manifest=compact))
+        if is_changed:
+            # The versions of all grants rose.
+            self._on_change()
+        return Agent.of(answer)
+
+    # ---- another key
+
+    async def rotate_key(self) -> Agent:
+        """Take another key (docs/protocol.md section 5); one that was interrupted is finished. Raises what the registry refuses.
+
+        1. The next key is stored; of two processes the first one's is everybody's. 2. The registry swaps them. 3. The
+        next key takes the place of the present one. 4. The manifest is signed by it, so that it can register again.
+        """
+        async with self._lock:
+            self._reload()
+            await self._finish_manifest()
+            self._known()
+            agent = Agent.of(await self._registry.get(self.signer, _ME))
+            if agent.status != "active":
+                raise AgentInactiveError(f"This agent is {agent.status} and may not change its key.")
+            fresh = PrivateKey.generate(self.signer.public.alg)
+            self._update(lambda stored: replace(stored, next_key=stored.next_key or fresh))  # 1
+            await self._finish_key()  # 2, 3
+            return await self._renew()  # 4
+
+    async def _finish_key(self) -> None:
+        """Put the next key in the place of the present one, at the registry and then in the file.
+
+        Asked of the registry first: after a lost answer or a crash it may hold the next key already. A next key is
+        never given up, since another process may be having it taken at this moment.
+        """
+        identity = self.identity()
+        if identity.next_key is None:
+            return
+        taken = LocalSigner(identity.next_key)
+        if not await self._is_ours(taken):
+            change = sign_key_change(
+                taken,
+                audience=self._registry.url,
+                issued_at=int(time.time()),
+                jti=new_jti(),
+                agent_id=identity.agent_id or "",
+                old_jkt=identity.private_key.public.thumbprint,
+            )
+            try:
+                await self._registry.post(self.signer, f"{_ME}/key", {"new_key": change})
+            except (InvalidClientError, InvalidStateError):
+                # Refused for a key that is not the present one any more: another process was first, or our own lost try.
+                if not await self._is_ours(taken):
+                    raise
+
+        def swapped(stored: Identity) -> Identity:
+            following = stored.next_key
+            if following is None or following.public.thumbprint != taken.public.thumbprint:
+                return stored
+            return replace(stored, private_key=following, next_key=None)
+
+        self._update(swapped)
+
+    async def _is_ours(self, key: LocalSigner) -> bool:
+        """Does the registry know an agent by this key?"""
+        try:
+            await self._registry.get(key, _ME)
+        except InvalidClientError:
+            return False
+        return True
+
+    # ---- inside
+
+    async def _keep(self) -> None:
+        """Before each call: finish what was interrupted, and renew the manifest in time."""
+        if self.identity().next_key is None and not self._is_late():
+            return
+        async with self._lock:
+            # Another call or another process may have done it meanwhile.
+            self._reload()
+            await self._finish_key_if_possible()
+            if self._is_late():
+                await self._in_time(self._known().expires_at, self._catch_up)
+
+    def _is_late(self) -> bool:
+        """Is a manifest to be declared: one that was interrupted, or a renewal?"""
+        identity, now = self.identity(), time.time()
+        if identity.agent_id is None or identity.manifest is None or now < self._renew_at:
+            return False
+        return identity.next_manifest is not None or is_due(self._known(), self.signer, now=int(now))
+
+    async def _catch_up(self) -> Agent | None:
+        await self._finish_manifest()
+        return await self._renew() if is_due(self._known(), self.signer, now=int(time.time())) else None
+
+    async def _in_time(self, ends_at: int, renew: Callable[[], Awaitable[Agent | None]]) -> Agent | None:
+        """Renew by itself; until the present manifest ends (Unix seconds), a failure is a warning and not the caller's."""
+        try:
+            return await renew()
+        except AgentAuthError as error:
+            if ends_at <= time.time():
+                raise
+            self._renew_at = time.time() + RENEW_AGAIN_SECONDS
+            logger.warning(
+                "The manifest of agent %s ends at %s (seconds since 1970) and could not be renewed: %s",
+                self.identity().agent_id,
+                ends_at,
+                error,
+            )
+            return None
+
+    async def _finish(self) -> None:
+        await self._finish_key_if_possible()
+        await self._finish_manifest()
+
+    async def _finish_key_if_possible(self) -> None:
+        try:
+            await self._finish_key()
+        except (AgentInactiveError, InvalidClientError) as error:
+            # The present key may still register, read and withdraw.
+            logger.warning("The agent's next key waits in %s: %s", self.key_file.path, error)
+
+    async def _finish_manifest(self) -> None:
+        following = self.identity().next_manifest
+        if following is None:
+            return
+        try:
+            await self._declare(following)
+        except AgentAuthError as error:
+            if _may_be_done(error):
+                raise
+            logger.warning("A manifest was refused after an interrupted renewal: %s", error)
+
+    def _known(self) -> VerifiedManifest:
+        manifest = self.manifest
+        if manifest is None:
+            raise ManifestError("This agent has no manifest yet. Call register with its capabilities first.")
+        return manifest
+
+    def _reload(self) -> None:
+        """Read the file again: another process may have changed it. Raises KeyFileError."""
+        self.identity()
+        self._update(lambda stored: stored)
+
+    def _remember(self, identity: Identity) -> None:
+        former, self._stored = self._signer, identity
+        self._signer = LocalSigner(identity.private_key)
+        if former is not None and former.kid != self._signer.kid:
+            # They are bound to the former key.
+            self._on_change()
+
+    def _update(self, change: Callable[[Identity], Identity]) -> None:
+        self._remember(self.key_file.update(self._registry.url, change))
+
+
+def _may_be_done(error: AgentAuthError) -> bool:
+    """Was there no answer, or one that does not say whether the act was done?"""
+    if isinstance(error, RegistryError):
+        return error.status >= _SERVER_ERROR
+    return isinstance(error, TemporarilyUnavailableError)
+
+
+def _seconds(timestamp: str | None) -> int | None:
+    return None if timestamp is None else int(parse_timestamp(timestamp).timestamp())

@@ -1,0 +1,123 @@
+"""Renewal when the registry does not play along; that it does is told in tests/flows/test_agent_life.py."""
+
+import logging
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from agentauth import AgentAuthClient
+from agentauth.protocol.errors import InvalidClientError, ManifestError
+from agentauth.sdk.errors import KeyFileError
+from agentauth.sdk.tests.fake_registry import GRANT_ID, FakeRegistry, error, grant, registered, run
+
+DAY = 86_400
+DECLARE = "/v1/agents/me/manifest"
+
+
+@pytest.fixture
+def client(registry: FakeRegistry, tmp_path: Path) -> AgentAuthClient:
+    made = registered(registry, tmp_path)
+    registry.grants = [grant()]
+    return made
+
+
+def at(registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Both sides' clocks, so long after the registration."""
+    assert registry.manifest
+    now = registry.manifest.issued_at + seconds
+    registry.now = int(now)
+    monkeypatch.setattr(time, "time", lambda: now)
+
+
+def refuse(registry: FakeRegistry, answer: httpx.Response) -> None:
+    registry.script = lambda request: answer if request.url.path == DECLARE else None
+
+
+def test_a_manifest_is_renewed_when_half_its_life_is_over(
+    registry: FakeRegistry, client: AgentAuthClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at(registry, monkeypatch, 182 * DAY)
+    run(client.get_grant(GRANT_ID))
+    assert registry.sent("POST", DECLARE) == []
+    at(registry, monkeypatch, 183 * DAY)
+    for _ in range(2):
+        run(client.get_grant(GRANT_ID))
+    assert len(registry.sent("POST", DECLARE)) == 1
+
+
+@pytest.mark.parametrize(
+    "answer", [error(400, "invalid_manifest"), error(503, "temporarily_unavailable")], ids=["400", "503"]
+)
+def test_a_renewal_that_fails_is_a_warning_while_the_manifest_lives(
+    registry: FakeRegistry,
+    client: AgentAuthClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    slept: list[float],
+    answer: httpx.Response,
+) -> None:
+    at(registry, monkeypatch, 300 * DAY)
+    refuse(registry, answer)
+    with caplog.at_level(logging.WARNING):
+        run(client.get_grant(GRANT_ID))
+    assert "could not be renewed" in caplog.text
+    tries = len(registry.sent("POST", DECLARE))
+    run(client.get_grant(GRANT_ID))
+    assert len(registry.sent("POST", DECLARE)) == tries
+    registry.script = lambda _request: None
+    at(registry, monkeypatch, 300 * DAY + 3600)
+    run(client.get_grant(GRANT_ID))
+    assert len(registry.sent("POST", DECLARE)) == tries + 1
+
+
+def test_after_its_end_the_refusal_is_raised(
+    registry: FakeRegistry, client: AgentAuthClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at(registry, monkeypatch, 366 * DAY)
+    refuse(registry, error(400, "invalid_manifest"))
+    for _ in range(2):
+        with pytest.raises(ManifestError):
+            run(client.get_grant(GRANT_ID))
+
+
+def test_a_renewal_whose_answer_was_lost_is_sent_again_byte_for_byte(
+    registry: FakeRegistry,
+    client: AgentAuthClient,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    slept: list[float],
+) -> None:
+    at(registry, monkeypatch, 300 * DAY)
+    refuse(registry, error(503, "temporarily_unavailable"))
+    run(client.get_grant(GRANT_ID))
+    registry.script = lambda _request: None
+    run(registry.client(tmp_path).get_grant(GRANT_ID))
+    assert len({body["manifest"] for body in registry.bodies("POST", DECLARE)}) == 1
+    stored = client.key_file.load(client.registry_url)
+    assert stored
+    assert stored.next_manifest is None
+    assert registry.manifest
+    assert stored.manifest == registry.manifest.compact
+
+
+def test_a_key_that_the_registry_refuses_is_not_replaced_by_a_new_one(
+    registry: FakeRegistry, client: AgentAuthClient
+) -> None:
+    registry.script = lambda _request: error(401, "invalid_client")
+    with pytest.raises(InvalidClientError):
+        run(client.get_grant(GRANT_ID))
+    client.key_file.path.unlink()
+    with pytest.raises(KeyFileError, match="vanished"):
+        run(client.get_grant(GRANT_ID))
+    assert not client.key_file.path.exists()
+
+
+def test_an_agent_that_never_registered_has_nothing_to_renew_or_rotate(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    for act in (AgentAuthClient.renew_manifest, AgentAuthClient.rotate_key):
+        with pytest.raises(ManifestError, match="register"):
+            run(act(registry.client(tmp_path)))
+    assert registry.requests == []

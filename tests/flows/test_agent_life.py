@@ -1,0 +1,334 @@
+"""An agent's life with the SDK at a live registry whose clock is moved: renewed, widened, given other keys, restarted."""
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import time_machine
+
+from agentauth import AgentAuthClient, Capability
+from agentauth.protocol.errors import InvalidClientError, ManifestError
+from agentauth.protocol.keys import LocalSigner, PrivateKey
+from agentauth.sdk import Action, GrantPendingError, Money, NoGrantError, VerifierClient
+from agentauth.sdk.wire import Registry
+from tests import faketime
+from tests.live import ROOT, LiveRegistry
+
+pytestmark = [pytest.mark.flow, pytest.mark.faketime]
+
+READ = Capability.read("calendar")
+WRITE = Capability.write("files")
+PAY = Capability.transact("payments", max_amount=("50.00", "EUR"))
+READING = Action("read", "calendar/work")
+PAYING = Action("transact", "payments", Money.of("20.00", "EUR"))
+# Changes the key, and is killed before it makes its nth change to a file or connection.
+ROTATE = """
+import asyncio, os, signal, sys
+from agentauth import AgentAuthClient
+
+url, key_file, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
+events = 0
+
+def counted(event, arguments):
+    global events
+    if event in {"os.rename", "socket.connect"}:
+        events += 1
+        if events == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(counted)
+asyncio.run(AgentAuthClient(url, key_file=key_file).rotate_key())
+"""
+
+
+@dataclass
+class Place:
+    """A registry, a service provider, a person who decides, and the clock of all of them."""
+
+    registry: LiveRegistry
+    provider: dict[str, str]
+    file: Path
+    clock: time_machine.Traveller
+    person: "subprocess.Popen[str]"
+    shifted: int = 0
+
+    @property
+    def slug(self) -> str:
+        return self.provider["slug"]
+
+    def later(self, by: timedelta) -> None:
+        self.shifted += int(by.total_seconds())
+        # In one step: a process that reads the clock just then finds the old file or the new one.
+        new = self.file.with_suffix(".new")
+        new.write_text(f"+{self.shifted}\n")
+        new.replace(self.file)
+        self.clock.shift(by)
+
+    def decide(self, act: str, grant_id: str, **wish: Any) -> None:
+        """What a person does on a page; see tests/decide.py."""
+        assert self.person.stdin
+        assert self.person.stdout
+        print(json.dumps({"act": act, "id": grant_id, **wish}), file=self.person.stdin, flush=True)
+        assert self.person.stdout.readline()
+
+    def granted(self, client: AgentAuthClient, *capabilities: Capability) -> str:
+        """The id of a grant that the agent asked for and the person approved."""
+        grant = asyncio.run(client.request_grant(self.slug, capabilities))
+        assert grant.status == "pending"
+        self.decide("approve", grant.grant_id)
+        return grant.grant_id
+
+    def verified(self, client: AgentAuthClient, action: Action = READING) -> str:
+        """The grant under which the service provider lets the agent do this."""
+        headers = asyncio.run(client.authenticate_headers(self.slug, "POST", "/api/events", action=action))
+        with VerifierClient(
+            self.registry.url, self.provider["client_id"], self.provider["client_secret"]
+        ) as verifier:
+            allowed = verifier.verify(
+                token=headers["Authorization"].removeprefix("DPoP "),
+                proof=headers["DPoP"],
+                method="POST",
+                url=f"{self.registry.services}/api/events",
+                action=action,
+                idempotency_key="payment" if action.amount else None,
+            )
+        return allowed.grant_id
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("registry")
+    clock = folder / "clock"
+    clock.write_text("+0\n")
+    env = {
+        "LD_PRELOAD": faketime.LIBRARY,
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "NO_FAKE_STAT": "1",
+    }
+    registry = LiveRegistry(folder, workers=2, env=env)
+    registry.prepare()
+    registry.start()
+    allowed = [capability.label for capability in (READ, WRITE, PAY)]
+    provider = registry.manage(
+        "create_service_provider", "Acme", "--audience", f"{registry.services}/api", "--allow", *allowed
+    )
+    person = subprocess.Popen(
+        [sys.executable, "-m", "tests.decide"],
+        cwd=ROOT,
+        env=registry.env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with person, time_machine.travel(datetime.now(UTC), tick=True) as traveller:
+        yield Place(registry, provider, clock, traveller, person)
+        assert person.stdin
+        person.stdin.close()
+    registry.stop()
+
+
+@pytest.fixture
+def started(place: Place, tmp_path: Path) -> Callable[[], AgentAuthClient]:
+    """Each call is the same agent in a process that has just started."""
+    return lambda: AgentAuthClient(place.registry.url, key_file=tmp_path / "agent.json")
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["in one process", "restarted each time"])
+def test_an_agent_lives_for_three_years(
+    place: Place, started: Callable[[], AgentAuthClient], restarted: bool
+) -> None:
+    client = started()
+    for _ in range(12):
+        asked = place.granted(client, READ)
+        assert place.verified(client) == asked
+        place.later(timedelta(days=100))
+        client = started() if restarted else client
+    asyncio.run(client.register())
+    kinds = [event["kind"] for event in asyncio.run(client.audit_events())]
+    # Every second hundred days less than half a year is left; no person has a part in it.
+    assert kinds.count("registry.agent.manifest_renewed") == 6
+    assert kinds.count("registry.agent.claimed") == 1
+
+
+def test_an_agent_that_was_off_for_two_years_goes_on(
+    place: Place, started: Callable[[], AgentAuthClient]
+) -> None:
+    place.granted(started(), READ)
+    place.later(timedelta(days=730))
+    assert place.registry.manage("expire")["agents"]
+    with pytest.raises(NoGrantError, match=r"expired.*request_grant") as ended:
+        place.verified(started())
+    assert ended.value.reason == "expired"
+    asked = place.granted(started(), READ)
+    assert place.verified(started()) == asked
+
+
+def test_an_agent_declares_more_and_what_it_had_goes_on(
+    place: Place, started: Callable[[], AgentAuthClient]
+) -> None:
+    client, other = started(), started()
+    reading = place.granted(client, READ)
+    assert place.verified(other) == reading
+    with pytest.raises(ManifestError, match="renew_manifest"):
+        asyncio.run(client.request_grant(place.slug, [WRITE]))
+    asyncio.run(client.renew_manifest([READ, WRITE]))
+    # No person is asked for what is covered as before, whichever process calls.
+    assert place.verified(client) == reading
+    other.forget_tokens(place.slug)
+    assert place.verified(other) == reading
+    writing = place.granted(started(), WRITE)
+    assert place.verified(started(), Action("write", "files/report")) == writing
+
+
+def test_what_a_manifest_no_longer_covers_waits_for_a_signature(
+    place: Place, started: Callable[[], AgentAuthClient]
+) -> None:
+    client = started()
+    asyncio.run(client.register([READ, WRITE]))
+    reading, writing = place.granted(client, READ), place.granted(client, WRITE)
+    asyncio.run(client.renew_manifest([WRITE]))
+    with pytest.raises(GrantPendingError) as pending:
+        place.verified(client)
+    assert pending.value.grant_id == reading
+    assert place.verified(client, Action("write", "files")) == writing
+
+
+def test_an_agent_takes_another_key(place: Place, started: Callable[[], AgentAuthClient]) -> None:
+    client, other = started(), started()
+    asyncio.run(client.register([READ, PAY]))
+    reading, paying = place.granted(client, READ), place.granted(client, PAY)
+    assert place.verified(other) == reading
+    former = client.identity().private_key
+    asyncio.run(client.rotate_key())
+    with pytest.raises(InvalidClientError):
+        asyncio.run(Registry(place.registry.url).get(LocalSigner(former), "/v1/agents/me"))
+    # Tokens are issued anew, also in a process that ran on, and after a restart.
+    for each in (client, other, started()):
+        each.forget_tokens(place.slug)
+        assert place.verified(each) == reading
+    again = asyncio.run(started().request_grant(place.slug, [PAY]))
+    assert (again.grant_id, again.status) == (paying, "suspended")
+    with pytest.raises(GrantPendingError) as pending:
+        place.verified(started(), PAYING)
+    assert pending.value.approval_url == again.approval_url
+    place.decide("approve", paying)
+    assert asyncio.run(started().wait_for_decision(again)).status == "approved"
+    assert place.verified(started(), PAYING) == paying
+
+
+def test_a_change_of_key_that_is_killed_at_any_step_is_finished(
+    place: Place, started: Callable[[], AgentAuthClient], tmp_path: Path
+) -> None:
+    reading = place.granted(started(), READ)
+    file, states, last = tmp_path / "agent.json", set(), 0
+    registry = Registry(place.registry.url)
+    while True:
+        last += 1
+        command = [sys.executable, "-c", ROTATE, place.registry.url, str(file), str(last)]
+        done = subprocess.run(command, cwd=ROOT, env=place.registry.env, capture_output=True, check=False)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -9, done.stderr.decode()
+        states.add(asyncio.run(state(registry, json.loads(file.read_text()))))
+        assert place.verified(started()) == reading
+        # What a killed process was writing is readable by nobody else.
+        assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.iterdir())
+    # Nothing was begun; stored; taken by the registry; in the place of the former one.
+    assert {(False, "present"), (True, "present"), (True, "next")} <= states
+    assert place.verified(started()) == reading
+
+
+async def state(registry: Registry, stored: dict[str, str]) -> tuple[bool, str]:
+    """Whether the file has a next key, and by which of its keys the registry knows the agent."""
+    for name, member in (("present", "private_key"), ("next", "next_private_key")):
+        if pem := stored.get(member):
+            try:
+                await registry.get(LocalSigner(PrivateKey.from_pem(pem.encode())), "/v1/agents/me")
+            except InvalidClientError:
+                continue
+            return "next_private_key" in stored, name
+    raise AssertionError("the registry knows neither key")
+
+
+def test_a_restarted_agent_asks_for_the_same_only_once(
+    place: Place, started: Callable[[], AgentAuthClient]
+) -> None:
+    limits = {"max_uses": 5}
+    first = asyncio.run(started().request_grant(place.slug, [READ, WRITE], limits))
+    waiting = asyncio.run(started().request_grant(place.slug, [WRITE, READ], limits, "another reason"))
+    assert (waiting.grant_id, waiting.status) == (first.grant_id, "pending")
+    assert (waiting.approval_url, waiting.claim_code) == (first.approval_url, first.claim_code)
+    narrowed = [READ.to_json()]
+    place.decide("approve", first.grant_id, capabilities=narrowed)
+    # They said what they give: the rest is not asked for again.
+    again = asyncio.run(started().request_grant(place.slug, [READ, WRITE], limits))
+    assert (again.grant_id, again.status, again.approval_url) == (first.grant_id, "approved", None)
+    assert again.narrowed
+    other = asyncio.run(started().request_grant(place.slug, [READ, WRITE], {"max_uses": 6}))
+    assert other.status == "pending"
+    place.decide("deny", other.grant_id)
+    # Nor does a refusal of other terms take away, or hold up for an hour, what was approved.
+    again = asyncio.run(started().request_grant(place.slug, [READ, WRITE], limits))
+    assert again.grant_id == first.grant_id
+    assert place.verified(started()) == first.grant_id
+    place.decide("revoke", first.grant_id)
+    with pytest.raises(NoGrantError, match="denied"):
+        place.verified(started())
+
+
+def test_the_grant_that_covers_the_call_is_used(place: Place, started: Callable[[], AgentAuthClient]) -> None:
+    client = started()
+    asyncio.run(client.register([READ, WRITE, PAY]))
+    reading, writing = place.granted(client, READ), place.granted(client, WRITE)
+    paying = place.granted(client, PAY)
+    for each in (client, started()):
+        assert place.verified(each) == reading
+        assert place.verified(each, Action("write", "files/report")) == writing
+        assert place.verified(each, PAYING) == paying
+        with pytest.raises(NoGrantError, match=r"50\.00.*request_grant") as beyond:
+            place.verified(each, Action("transact", "payments", Money.of("50.01", "EUR")))
+        assert beyond.value.reason == "constraint"
+        with pytest.raises(NoGrantError, match=r"delete:files.*Capability\.delete\(\'files\'\)"):
+            place.verified(each, Action("delete", "files"))
+    # One that ends while its token is kept gives way to another.
+    place.decide("revoke", reading)
+    again = place.granted(started(), READ)
+    client.forget_tokens(place.slug)
+    assert place.verified(client) == again
+
+
+def test_the_page_of_the_sdk_runs_as_printed(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr("sys.platform", "linux")
+    page = (ROOT / "docs" / "sdk.md").read_text()
+    source = "\n".join(re.findall(r"```python\n(.+?)```", page, re.DOTALL))
+    for placeholder, real in (("https://registry.example.com", place.registry.url), ("my-api", place.slug)):
+        assert placeholder in source
+        source = source.replace(placeholder, real)
+    shown: list[str] = []
+
+    def show(approval_url: str, _claim_code: str) -> None:
+        shown.append(parse_qs(urlsplit(approval_url).query)["grant"][0])
+        place.decide("approve", shown[0])
+
+    names: dict[str, Any] = {"print": show}
+    page = f"async def page():\n{textwrap.indent(source, '    ')}    return locals()"
+    exec(compile(page, "sdk.md", "exec"), names)  # noqa: S102 — our own page, run as a reader would
+    made = asyncio.run(names["page"]())
+    assert made["headers"].keys() == {"Authorization", "DPoP"}
+    assert made["grant"].status == "pending"
+    assert place.verified(made["client"]) == shown[0]
