@@ -50,10 +50,17 @@ def parser() -> argparse.ArgumentParser:
     request.add_argument("--envelope", default="{}", help="limits, as a JSON object")
     request.add_argument("--reason", default="", help="why, in a sentence for the human")
     request.add_argument("--wait", action="store_true", help="wait for the human's decision")
-    token = commands.add_parser("token", parents=[agent], help="print an access token")
+    doing = argparse.ArgumentParser(add_help=False)
+    doing.add_argument(
+        "--action",
+        help="what the call does, written like a capability: it chooses among several grants",
+    )
+    token = commands.add_parser("token", parents=[agent, doing], help="print an access token")
     token.add_argument("service_provider", help="id or slug")
-    token.add_argument("--grant", help="this grant instead of the latest approved one")
-    call = commands.add_parser("call", parents=[agent], help="call a service provider and print its answer")
+    token.add_argument("--grant", help="this grant and no other")
+    call = commands.add_parser(
+        "call", parents=[agent, doing], help="call a service provider and print its answer"
+    )
     call.add_argument("service_provider", help="id or slug")
     call.add_argument("method", type=str.upper)
     call.add_argument("url", help="a path at the service provider, or an absolute URL")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Final
 
-from agentauth.protocol.capability import Capability, parse_capability
+from agentauth.protocol.capability import Action, Capability, parse_action, parse_capability
 from agentauth.protocol.encoding import read_object
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.keys import PrivateKey
@@ -42,6 +42,16 @@ def read_capability(text: str) -> Capability:
     raise InvalidRequestError(
         f"{text!r} is not a capability such as read:calendar or transact:payments:100.00:EUR."
     )
+
+
+def read_action(text: str | None) -> Action | None:
+    """The same texts as what a call does: `transact:payments:20.00:EUR`, or the JSON of an action. Raises InvalidRequestError."""
+    if text is None:
+        return None
+    if text.lstrip().startswith("{"):
+        return parse_action(read_object(text))
+    asked = read_capability(text)
+    return Action(asked.type, asked.resource, asked.max_amount, namespace=asked.namespace, name=asked.name)
 
 
 def _client(options: argparse.Namespace) -> AgentAuthClient:
@@ -98,7 +108,9 @@ async def request(options: argparse.Namespace) -> Answer:
 
 async def token(options: argparse.Namespace) -> Answer:
     """Print an access token: useless without the key, and still not for other people's eyes."""
-    return {"access_token": await _client(options).get_token(options.service_provider, options.grant)}
+    action = read_action(options.action)
+    client = _client(options)
+    return {"access_token": await client.get_token(options.service_provider, options.grant, action=action)}
 
 
 async def call(options: argparse.Namespace) -> Answer:
@@ -107,6 +119,7 @@ async def call(options: argparse.Namespace) -> Answer:
         options.service_provider,
         options.method,
         options.url,
+        action=read_action(options.action),
         json=_data(options.data),
         idempotency_key=options.idempotency_key,
     )

@@ -9,13 +9,14 @@ from typing import Any
 import httpx
 import pytest
 
-from agentauth.protocol.capability import Capability
+from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.errors import InvalidRequestError
+from agentauth.protocol.money import Money
 from agentauth.protocol.tests.test_approval import ALL, CONSENT
 from agentauth.protocol.tests.test_receipt import ISSUER, SIGNER, receipt
 from agentauth.sdk import commands
 from agentauth.sdk.__main__ import main
-from agentauth.sdk.commands import read_capability
+from agentauth.sdk.commands import read_action, read_capability
 from agentauth.sdk.tests.fake_registry import AUDIENCE, GRANT_ID, SP_ID, URL, FakeRegistry, grant
 
 
@@ -98,6 +99,33 @@ def test_register_request_token_and_call(agent: FakeRegistry, capsys: pytest.Cap
     assert (request.method, str(request.url)) == ("POST", f"{AUDIENCE}/events")
     assert request.headers["Idempotency-Key"] == "k"
     assert json.loads(request.content) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "action"),
+    [
+        ("read:calendar/work", Action("read", "calendar/work")),
+        ("transact:payments:20.00:EUR", Action("transact", "payments", Money.of("20.00", "EUR"))),
+        ("custom:acme.crm.merge:contacts", Action("custom", "contacts", namespace="acme.crm", name="merge")),
+        (
+            '{"type": "read", "resource": "calendar", "arguments": {"day": 1}}',
+            Action("read", "calendar", arguments={"day": 1}),
+        ),
+    ],
+)
+def test_an_action_is_written_like_a_capability(text: str, action: Action) -> None:
+    assert read_action(text) == action
+
+
+def test_the_action_chooses_the_grant(agent: FakeRegistry, capsys: pytest.CaptureFixture[str]) -> None:
+    answer(capsys, "register", "-c", "read:calendar")
+    files = {"capabilities": [{"type": "write", "resource": "files"}], "envelope": {}}
+    other = GRANT_ID[:-1] + "9"
+    agent.grants = [grant(), grant(grant_id=other, granted=files)]
+    assert answer(capsys, "token", SP_ID)[1]["error"] == "ambiguous_grant"
+    answer(capsys, "token", SP_ID, "--action", "write:files/report")
+    answer(capsys, "call", SP_ID, "GET", "/v1/events", "--action", "read:calendar")
+    assert agent.bodies("POST", "/v1/tokens") == [{"grant_id": other}, {"grant_id": GRANT_ID}]
 
 
 def test_request_can_wait(
