@@ -4,7 +4,6 @@ What is to be replaced is stored beside the present one before the registry is a
 leads back to the same agent.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -29,6 +28,7 @@ from .answers import Agent
 from .errors import RegistryError
 from .key_file import Identity, KeyFile
 from .manifests import check_within, is_due, new_manifest, next_manifest, read_manifest
+from .tokens import Locks
 from .wire import Params, Registry, new_jti
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class AgentLife:
         self._stored: Identity | None = None
         self._signer: LocalSigner | None = None
         self._renew_at = 0.0
-        self._lock = asyncio.Lock()
+        self._locks = Locks()
 
     def identity(self) -> Identity:
         """The stored identity; a new key is made where there is none. Raises KeyFileError."""
@@ -101,17 +101,17 @@ class AgentLife:
         return await self._as_agent(lambda signer: self._registry.post(signer, path, body))
 
     async def _as_agent(self, ask: Ask) -> Answer:
-        await self._keep()
-        signer = self.signer
-        try:
-            return await ask(signer)
-        except InvalidClientError:
-            # Another process with this key file may have taken another key.
-            self._reload()
+        while True:
             await self._keep()
-            if self.signer.kid == signer.kid:
-                raise
-        return await ask(self.signer)
+            signer = self.signer
+            try:
+                return await ask(signer)
+            except InvalidClientError:
+                # Another process with this key file may have taken another key.
+                self._reload()
+                await self._keep()
+                if self.signer.kid == signer.kid:
+                    raise
 
     # ---- registration and manifest
 
@@ -119,7 +119,7 @@ class AgentLife:
         self, capabilities: Sequence[Capability], description: str, model_origin: str
     ) -> Agent:
         """Make the agent known, or find it again. Raises ManifestError, and what the registry refuses."""
-        async with self._lock:
+        async with self._locks.of():
             self._reload()
             await self._finish()
             compact = self._to_register(capabilities, description, model_origin)
@@ -135,7 +135,7 @@ class AgentLife:
                     stored, agent_id=agent.agent_id, manifest=compact if is_registered else stored.manifest
                 )
             )
-            if is_registered and not is_due(sent, self.signer, now=int(time.time())):
+            if is_registered and not is_due(sent, now=time.time()):
                 return agent
             renewed = await self._in_time(_seconds(agent.expires_at) or 0, self._renew)
             if renewed is None:
@@ -158,7 +158,7 @@ class AgentLife:
             self._update(lambda stored: replace(stored, manifest=stored.manifest or first))
         known = self._known()
         check_within(known, name=self._name, capabilities=capabilities)
-        if known.expires_at > now and known.jkt == self.signer.public.thumbprint:
+        if known.expires_at > now and known.jkt == self.signer.kid:
             return known.compact
         return next_manifest(known, self.signer, registry=self._registry.url, now=now)
 
@@ -166,7 +166,7 @@ class AgentLife:
         self, capabilities: Sequence[Capability] | None, description: str | None, model_origin: str | None
     ) -> Agent:
         """Declare the manifest anew; what is None stays. Raises ManifestError, and what the registry refuses."""
-        async with self._lock:
+        async with self._locks.of():
             self._reload()
             await self._finish()
             return await self._renew(capabilities, description, model_origin)
@@ -215,61 +215,57 @@ class AgentLife:
         """Take another key (docs/protocol.md section 5); one that was interrupted is finished. Raises what the registry refuses.
 
         1. The next key is stored; of two processes the first one's is everybody's. 2. The registry swaps them. 3. The
-        next key takes the place of the present one. 4. The manifest is signed by it, so that it can register again.
+        next key takes the place of the present one. The manifest goes on; the next one is signed by the new key.
         """
-        async with self._lock:
+        self._known()
+        agent = Agent.of(await self.get(_ME))
+        if agent.status != "active":
+            raise AgentInactiveError(f"This agent is {agent.status} and may not change its key.")
+        async with self._locks.of():
             self._reload()
             await self._finish_manifest()
-            self._known()
-            agent = Agent.of(await self._registry.get(self.signer, _ME))
-            if agent.status != "active":
-                raise AgentInactiveError(f"This agent is {agent.status} and may not change its key.")
             fresh = PrivateKey.generate(self.signer.public.alg)
             self._update(lambda stored: replace(stored, next_key=stored.next_key or fresh))  # 1
             await self._finish_key()  # 2, 3
-            return await self._renew()  # 4
+        return Agent.of(await self.get(_ME))
 
     async def _finish_key(self) -> None:
         """Put the next key in the place of the present one, at the registry and then in the file.
 
-        Asked of the registry first: after a lost answer or a crash it may hold the next key already. A next key is
-        never given up, since another process may be having it taken at this moment.
+        A next key is never given up, since another process may be having it taken at this moment.
         """
         identity = self.identity()
         if identity.next_key is None:
             return
         taken = LocalSigner(identity.next_key)
-        if not await self._is_ours(taken):
-            change = sign_key_change(
-                taken,
-                audience=self._registry.url,
-                issued_at=int(time.time()),
-                jti=new_jti(),
-                agent_id=identity.agent_id or "",
-                old_jkt=identity.private_key.public.thumbprint,
-            )
+        change = sign_key_change(
+            taken,
+            audience=self._registry.url,
+            issued_at=int(time.time()),
+            jti=new_jti(),
+            agent_id=identity.agent_id or "",
+            old_jkt=self.signer.kid,
+        )
+        try:
+            await self._registry.post(self.signer, f"{_ME}/key", {"new_key": change})
+        except (InvalidClientError, InvalidStateError):
+            # The present key may be refused because the change was done: before a crash, by a try whose answer was
+            # lost, or by another process. Then the registry knows the next one.
             try:
-                await self._registry.post(self.signer, f"{_ME}/key", {"new_key": change})
-            except (InvalidClientError, InvalidStateError):
-                # Refused for a key that is not the present one any more: another process was first, or our own lost try.
-                if not await self._is_ours(taken):
+                await self._registry.get(taken, _ME)
+            except InvalidClientError:
+                self._reload()
+                if _kid(self.identity().next_key) == taken.kid:
                     raise
+                # Another process has finished this change, and begun the next one or not.
+                return
 
         def swapped(stored: Identity) -> Identity:
-            following = stored.next_key
-            if following is None or following.public.thumbprint != taken.public.thumbprint:
+            if stored.next_key is None or _kid(stored.next_key) != taken.kid:
                 return stored
-            return replace(stored, private_key=following, next_key=None)
+            return replace(stored, private_key=stored.next_key, next_key=None)
 
         self._update(swapped)
-
-    async def _is_ours(self, key: LocalSigner) -> bool:
-        """Does the registry know an agent by this key?"""
-        try:
-            await self._registry.get(key, _ME)
-        except InvalidClientError:
-            return False
-        return True
 
     # ---- inside
 
@@ -277,7 +273,7 @@ class AgentLife:
         """Before each call: finish what was interrupted, and renew the manifest in time."""
         if self.identity().next_key is None and not self._is_late():
             return
-        async with self._lock:
+        async with self._locks.of():
             # Another call or another process may have done it meanwhile.
             self._reload()
             await self._finish_key_if_possible()
@@ -289,11 +285,11 @@ class AgentLife:
         identity, now = self.identity(), time.time()
         if identity.agent_id is None or identity.manifest is None or now < self._renew_at:
             return False
-        return identity.next_manifest is not None or is_due(self._known(), self.signer, now=int(now))
+        return identity.next_manifest is not None or is_due(self._known(), now=now)
 
     async def _catch_up(self) -> Agent | None:
         await self._finish_manifest()
-        return await self._renew() if is_due(self._known(), self.signer, now=int(time.time())) else None
+        return await self._renew() if is_due(self._known(), now=time.time()) else None
 
     async def _in_time(self, ends_at: int, renew: Callable[[], Awaitable[Agent | None]]) -> Agent | None:
         """Renew by itself; until the present manifest ends (Unix seconds), a failure is a warning and not the caller's."""
@@ -353,6 +349,10 @@ class AgentLife:
 
     def _update(self, change: Callable[[Identity], Identity]) -> None:
         self._remember(self.key_file.update(self._registry.url, change))
+
+
+def _kid(key: PrivateKey | None) -> str | None:
+    return None if key is None else key.public.thumbprint
 
 
 def _may_be_done(error: AgentAuthError) -> bool:

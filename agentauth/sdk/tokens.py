@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 
@@ -46,17 +47,29 @@ def token_of(answer: Mapping[str, object], *, asked_at: float) -> Kept[str]:
     return Kept(value, renew_at=asked_at + life - margin, expires_at=asked_at + life)
 
 
+class Locks:
+    """A lock for each name, of the event loop that runs: one client may serve several loops, one after the other."""
+
+    def __init__(self) -> None:
+        self._by_loop = WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, ...], asyncio.Lock]]()
+
+    def of(self, *name: str) -> asyncio.Lock:
+        """The lock of this name in the running loop."""
+        locks = self._by_loop.setdefault(asyncio.get_running_loop(), {})
+        return locks.setdefault(name, asyncio.Lock())
+
+
 class Cache(Generic[T]):
     """Values by a name of one or more parts, for one client; none is ever written to disk."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[str, ...], Kept[T]] = {}
-        self._locks: dict[tuple[str, ...], asyncio.Lock] = {}
+        self._locks = Locks()
 
     async def get(self, name: tuple[str, ...], ask: Callable[[], Awaitable[Kept[T]]]) -> T:
         """The value: the kept one while it is fresh, else a new one. Raises what `ask` raises."""
         # One lock for each name: callers at the same moment share one question.
-        async with self._locks.setdefault(name, asyncio.Lock()):
+        async with self._locks.of(*name):
             kept = self._kept.get(name)
             if kept is None or kept.renew_at <= time.time():
                 try:

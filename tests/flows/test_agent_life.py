@@ -19,7 +19,7 @@ import time_machine
 from agentauth import AgentAuthClient, Capability
 from agentauth.protocol.errors import InvalidClientError, ManifestError
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from agentauth.sdk import Action, GrantPendingError, Money, NoGrantError, VerifierClient
+from agentauth.sdk import Action, AmbiguousGrantError, GrantPendingError, Money, NoGrantError, VerifierClient
 from agentauth.sdk.wire import Registry
 from tests import faketime
 from tests.live import ROOT, LiveRegistry
@@ -154,6 +154,9 @@ def test_an_agent_lives_for_three_years(
         asked = place.granted(client, READ)
         assert place.verified(client) == asked
         place.later(timedelta(days=100))
+        with pytest.raises(NoGrantError, match=r"expired.*request_grant") as ended:
+            place.verified(client)
+        assert ended.value.reason == "expired"
         client = started() if restarted else client
     asyncio.run(client.register())
     kinds = [event["kind"] for event in asyncio.run(client.audit_events())]
@@ -168,11 +171,18 @@ def test_an_agent_that_was_off_for_two_years_goes_on(
     place.granted(started(), READ)
     place.later(timedelta(days=730))
     assert place.registry.manage("expire")["agents"]
-    with pytest.raises(NoGrantError, match=r"expired.*request_grant") as ended:
-        place.verified(started())
-    assert ended.value.reason == "expired"
     asked = place.granted(started(), READ)
     assert place.verified(started()) == asked
+
+
+def test_a_claim_link_that_ended_is_replaced(place: Place, started: Callable[[], AgentAuthClient]) -> None:
+    client = started()
+    first = asyncio.run(client.request_grant(place.slug, [READ]))
+    place.later(timedelta(hours=2))
+    second = asyncio.run(client.request_grant(place.slug, [READ]))
+    assert first.grant_id != second.grant_id
+    # The code is the link's.
+    assert second.claim_code not in {None, first.claim_code}
 
 
 def test_an_agent_declares_more_and_what_it_had_goes_on(
@@ -242,7 +252,9 @@ def test_a_change_of_key_that_is_killed_at_any_step_is_finished(
             break
         assert done.returncode == -9, done.stderr.decode()
         states.add(asyncio.run(state(registry, json.loads(file.read_text()))))
-        assert place.verified(started()) == reading
+        client = started()
+        assert place.verified(client) == reading
+        assert asyncio.run(client.register()).status == "active"
         # What a killed process was writing is readable by nobody else.
         assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.iterdir())
     # Nothing was begun; stored; taken by the registry; in the place of the former one.
@@ -289,24 +301,50 @@ def test_a_restarted_agent_asks_for_the_same_only_once(
 
 
 def test_the_grant_that_covers_the_call_is_used(place: Place, started: Callable[[], AgentAuthClient]) -> None:
-    client = started()
+    client, writing = started(), Action("write", "files/report")
     asyncio.run(client.register([READ, WRITE, PAY]))
-    reading, writing = place.granted(client, READ), place.granted(client, WRITE)
-    paying = place.granted(client, PAY)
+    reads = place.granted(client, READ)
+    assert place.verified(client) == reads
+    # Asked for by other processes of the agent, so that this one has yet to learn of them.
+    writes, pays = place.granted(started(), WRITE), place.granted(started(), PAY)
     for each in (client, started()):
-        assert place.verified(each) == reading
-        assert place.verified(each, Action("write", "files/report")) == writing
-        assert place.verified(each, PAYING) == paying
+        assert place.verified(each, writing) == writes
+        assert place.verified(each) == reads
+        assert place.verified(each, PAYING) == pays
         with pytest.raises(NoGrantError, match=r"50\.00.*request_grant") as beyond:
             place.verified(each, Action("transact", "payments", Money.of("50.01", "EUR")))
         assert beyond.value.reason == "constraint"
-        with pytest.raises(NoGrantError, match=r"delete:files.*Capability\.delete\(\'files\'\)"):
+        with pytest.raises(NoGrantError, match=r"delete:files.*Capability\.delete\('files'\)"):
             place.verified(each, Action("delete", "files"))
-    # One that ends while its token is kept gives way to another.
-    place.decide("revoke", reading)
+        with pytest.raises(AmbiguousGrantError, match="action="):
+            asyncio.run(each.get_token(place.slug))
+
+
+def test_a_grant_that_ended_unnoticed_gives_way_to_another(
+    place: Place, started: Callable[[], AgentAuthClient]
+) -> None:
+    client = started()
+    asyncio.run(client.register([READ, WRITE]))
+    reads, writes = place.granted(client, READ), place.granted(client, WRITE)
+    assert place.verified(client, Action("write", "files")) == writes
+    place.decide("revoke", reads)
     again = place.granted(started(), READ)
-    client.forget_tokens(place.slug)
     assert place.verified(client) == again
+
+
+def test_calls_go_on_while_the_key_is_changed(place: Place, started: Callable[[], AgentAuthClient]) -> None:
+    client, other = started(), started()
+    reading = place.granted(client, READ)
+
+    async def together() -> None:
+        calls = [each.get_grant(reading) for each in (client, other) for _ in range(10)]
+        await asyncio.gather(
+            client.rotate_key(), *calls, other.rotate_key(), *[other.get_grant(reading) for _ in range(10)]
+        )
+
+    for _ in range(2):
+        asyncio.run(together())
+    assert place.verified(client) == place.verified(other) == place.verified(started()) == reading
 
 
 def test_the_page_of_the_sdk_runs_as_printed(

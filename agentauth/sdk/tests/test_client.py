@@ -156,6 +156,25 @@ def test_wait_for_decision_polls_until_it_is_decided(
     assert all(0.9 < wait <= 1 for wait in slept)
 
 
+def test_a_signature_that_is_asked_for_again_is_waited_for(
+    registry: FakeRegistry, tmp_path: Path, slept: list[float]
+) -> None:
+    client = registered(registry, tmp_path)
+    page = f"{URL}/approvals/{GRANT_ID}/"
+    answers = [grant("suspended", approval_url=page), grant("suspended", approval_url=page), grant()]
+    registry.script = lambda _request: httpx.Response(200, json=answers.pop(0))
+    assert run(client.wait_for_decision(GRANT_ID)).status == "approved"
+    # Such a question is answered at once, so that the pace is ours.
+    assert len(slept) == 2
+    assert all(24 < wait <= 25 for wait in slept)
+
+
+def test_a_suspension_without_a_page_is_not_waited_for(registry: FakeRegistry, tmp_path: Path) -> None:
+    client = registered(registry, tmp_path)
+    registry.grants = [grant("suspended")]
+    assert run(client.wait_for_decision(GRANT_ID)).status == "suspended"
+
+
 # ---- tokens
 
 
@@ -281,6 +300,32 @@ def test_OG_12_callers_at_one_moment_share_one_issue() -> None:
 
     assert set(run(many())) == {"token-1"}
     assert len(issued) == 1
+
+
+def test_callers_at_one_moment_share_it_in_one_event_loop_after_another() -> None:
+    cache = Cache[str]()
+
+    async def ask() -> Kept[str]:
+        await asyncio.sleep(0.01)
+        return Kept("value", renew_at=0, expires_at=0)
+
+    async def many() -> set[str]:
+        return set(await asyncio.gather(*(cache.get((SP_ID,), ask) for _ in range(3))))
+
+    assert [run(many()) for _ in range(2)] == [{"value"}] * 2
+
+
+def test_the_known_grants_and_providers_carry_over_an_outage(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slept: list[float]
+) -> None:
+    client = registered(registry, tmp_path)
+    registry.grants = [grant()]
+    start = time.time()
+    assert run(client.authenticate_headers(SP_ID, "GET", "/v1/x"))
+    registry.script = lambda _request: httpx.ConnectError("gone")
+    monkeypatch.setattr(time, "time", lambda: start + 800)
+    registry.now = int(start + 800)
+    assert run(client.authenticate_headers(SP_ID, "GET", "/v1/x"))["Authorization"] == "DPoP token-1"
 
 
 def test_a_decision_ends_the_cached_choice(registry: FakeRegistry, tmp_path: Path) -> None:
