@@ -1,4 +1,4 @@
-"""Which of an agent's grants answers a request or carries a call. No I/O; what a grant says is read leniently."""
+"""Which of an agent's grants answers a request or is used for a call. No I/O."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -28,9 +28,10 @@ def waits_for_human(grant: Grant) -> bool:
 def find_same(
     grants: Iterable[Grant], capabilities: Sequence[Capability], envelope: Envelope
 ) -> Grant | None:
-    """The grant that these terms were asked for with and that has not ended: usable, else waiting, else suspended.
+    """The grant that was asked for with these terms: a usable one, else a waiting, else a suspended one.
 
-    Terms are the capabilities in any order and the envelope, as asked: a human who gave less is not asked again.
+    Terms are the capabilities in any order and the envelope, as asked: a human who gave less is not
+    asked again.
     """
     asked = _terms([capability.to_json() for capability in capabilities], envelope.to_json())
     same = [grant for grant in grants if _asked(grant) == asked]
@@ -43,11 +44,13 @@ def find_same(
 def choose_grant(
     grants: Sequence[Grant], action: Action | None, provider: ServiceProvider, *, called: str
 ) -> Grant:
-    """The grant to use for `action`: a usable one that covers it, of several the one that ends last; else one that waits.
+    """The grant to use for `action`: a usable one that covers it, else one that waits for a human.
+
+    Of several, the one that ends last.
 
     Without an action, the only usable one, or the one that grants all that the others do.
-    `called` is the id or slug by which the caller knows the service provider, for what the errors advise.
-    Raises AmbiguousGrantError where there is none such, NoGrantError where nothing covers the action.
+    `called` is the caller's id or slug of the service provider, for the text of errors. Raises
+    AmbiguousGrantError where there is none such, NoGrantError where nothing covers the action.
     """
     usable = [grant for grant in grants if is_usable(grant)]
     waiting = [grant for grant in grants if waits_for_human(grant)]
@@ -132,7 +135,7 @@ def _shown(limit: object) -> str:
 
 
 def capabilities_of(grant: Grant) -> tuple[Capability, ...]:
-    """What it grants, or asks for while it was not granted; a kind this version does not know is left out."""
+    """What it grants, or asks for while it was not granted; unknown kinds are left out."""
     part = grant.answer.get("granted") or grant.answer.get("requested")
     listed = part.get("capabilities") if isinstance(part, dict) else None
     found = []

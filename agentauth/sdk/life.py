@@ -1,7 +1,7 @@
-"""The agent's life at one registry: its key and manifest, registered, renewed in time, widened, rotated.
+"""The agent's life at one registry: its key and manifest, registered, renewed, widened, rotated.
 
-What is to be replaced is stored beside the present one before the registry is asked, so that a crash at any step
-leads back to the same agent.
+The next key or manifest is stored beside the present one before the registry is asked, so that a
+crash at any step leads back to the same agent.
 """
 
 import logging
@@ -43,7 +43,7 @@ Ask = Callable[[LocalSigner], Awaitable[Answer]]
 
 
 class AgentLife:
-    """Every call the agent makes at its registry goes through here, under its present key and a manifest that lives.
+    """Makes every call of the agent at its registry, under its present key and a living manifest.
 
     `on_change` is called when tokens issued before are worth nothing any more.
     """
@@ -118,7 +118,10 @@ class AgentLife:
     async def register(
         self, capabilities: Sequence[Capability], description: str, model_origin: str
     ) -> Agent:
-        """Make the agent known, or find it again. Raises ManifestError, and what the registry refuses."""
+        """Make the agent known, or find it again.
+
+        Raises ManifestError, and what the registry refuses.
+        """
         async with self._locks.of():
             self._reload()
             await self._finish()
@@ -128,7 +131,7 @@ class AgentLife:
                 body["enrolment_code"] = self._enrolment_code
             agent = Agent.of(await self._registry.post(self.signer, "/v1/agents", body))
             sent = read_manifest(compact, registry=self._registry.url)
-            # Registering again renews nothing: then the registry names another end than that of what was sent.
+            # Registering again renews nothing: the registry then names the end of the older manifest.
             is_registered = _seconds(agent.expires_at) == sent.expires_at
             self._update(
                 lambda stored: replace(
@@ -143,7 +146,10 @@ class AgentLife:
             return replace(agent, status=renewed.status, expires_at=renewed.expires_at)
 
     def _to_register(self, capabilities: Sequence[Capability], description: str, model_origin: str) -> str:
-        """The stored manifest, signed anew where it has ended or names an earlier key; the first one is stored."""
+        """The stored manifest, signed anew if it has ended or is by an earlier key.
+
+        The very first one is stored.
+        """
         now = int(time.time())
         if self.identity().manifest is None:
             first = new_manifest(
@@ -165,7 +171,10 @@ class AgentLife:
     async def renew_manifest(
         self, capabilities: Sequence[Capability] | None, description: str | None, model_origin: str | None
     ) -> Agent:
-        """Declare the manifest anew; what is None stays. Raises ManifestError, and what the registry refuses."""
+        """Declare the manifest anew; what is None stays.
+
+        Raises ManifestError, and what the registry refuses.
+        """
         async with self._locks.of():
             self._reload()
             await self._finish()
@@ -190,7 +199,7 @@ class AgentLife:
         return await self._declare(compact)
 
     async def _declare(self, compact: str) -> Agent:
-        """Bring the next manifest to the registry. The same bytes again change nothing, so a lost answer does not either."""
+        """Send the next manifest. After a lost answer the same bytes can be sent again."""
 
         def dropped(stored: Identity) -> Identity:
             return replace(stored, next_manifest=None) if stored.next_manifest == compact else stored
@@ -212,10 +221,11 @@ class AgentLife:
     # ---- another key
 
     async def rotate_key(self) -> Agent:
-        """Take another key (docs/protocol.md section 5); one that was interrupted is finished. Raises what the registry refuses.
+        """Take another key (docs/protocol.md section 5), or finish an interrupted change.
 
-        1. The next key is stored; of two processes the first one's is everybody's. 2. The registry swaps them. 3. The
-        next key takes the place of the present one. The manifest goes on; the next one is signed by the new key.
+        1. The next key is stored; if another process was first, its key is used. 2. The registry
+        swaps the keys. 3. The next key replaces the present one in the file. The manifest goes on;
+        the next one is signed by the new key. Raises what the registry refuses.
         """
         self._known()
         agent = Agent.of(await self.get(_ME))
@@ -230,9 +240,9 @@ class AgentLife:
         return Agent.of(await self.get(_ME))
 
     async def _finish_key(self) -> None:
-        """Put the next key in the place of the present one, at the registry and then in the file.
+        """Replace the present key by the next one, at the registry and then in the file.
 
-        A next key is never given up, since another process may be having it taken at this moment.
+        A next key is never deleted: another process may be sending it to the registry right now.
         """
         identity = self.identity()
         if identity.next_key is None:
@@ -249,8 +259,8 @@ class AgentLife:
         try:
             await self._registry.post(self.signer, f"{_ME}/key", {"new_key": change})
         except (InvalidClientError, InvalidStateError):
-            # The present key may be refused because the change was done: before a crash, by a try whose answer was
-            # lost, or by another process. Then the registry knows the next one.
+            # The change may have been made already: before a crash, by a try whose answer was lost,
+            # or by another process. Then the registry knows the next key.
             try:
                 await self._registry.get(taken, _ME)
             except InvalidClientError:
@@ -292,7 +302,7 @@ class AgentLife:
         return await self._renew() if is_due(self._known(), now=time.time()) else None
 
     async def _in_time(self, ends_at: int, renew: Callable[[], Awaitable[Agent | None]]) -> Agent | None:
-        """Renew by itself; until the present manifest ends (Unix seconds), a failure is a warning and not the caller's."""
+        """Renew; until the present manifest ends (Unix seconds), a failure is only logged."""
         try:
             return await renew()
         except AgentAuthError as error:

@@ -58,7 +58,7 @@ def replace_private(path: Path, text: str) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the file's lock: one process at a time; it ends with its holder. Raises KeyFileError."""
+    """Hold the file's lock, one process at a time; it ends with the process. Raises KeyFileError."""
     # A file of its own, since the locked one is replaced.
     lock = path.with_name(f".{path.name}.lock")
     try:
@@ -66,7 +66,10 @@ def locked(path: Path) -> Iterator[None]:
     except OSError as error:
         raise KeyFileError(f"{lock} cannot be written: {error.strerror}.") from None
     try:
-        _lock(descriptor)
+        try:
+            _lock(descriptor)
+        except OSError as error:
+            raise KeyFileError(f"{lock} cannot be locked: {error.strerror}.") from None
         yield
     finally:
         os.close(descriptor)

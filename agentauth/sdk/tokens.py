@@ -1,4 +1,4 @@
-"""What a client keeps in memory: tokens, grants, service providers; renewed in time, asked for once however many ask."""
+"""What a client keeps in memory: tokens, grants, service providers. No I/O of its own."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ from .errors import RegistryError
 _MARGIN_SECONDS: Final = 60
 _MARGIN_SHARE: Final = 5
 
-# Grants and service providers are looked up again after five minutes; during an outage the known ones serve.
+# Seconds. Grants and service providers change rarely; during an outage the known ones are used.
 LOOKED_UP_SECONDS: Final = 300
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ def token_of(answer: Mapping[str, object], *, asked_at: float) -> Kept[str]:
 
 
 class Locks:
-    """A lock for each name, of the event loop that runs: one client may serve several loops, one after the other."""
+    """A lock for each name, of the running event loop: one client may serve several in turn."""
 
     def __init__(self) -> None:
         self._by_loop = WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, ...], asyncio.Lock]]()

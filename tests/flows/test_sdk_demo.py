@@ -235,7 +235,7 @@ def test_the_demo_shows_what_is_allowed_and_why_the_rest_is_not(sqlite_registry:
         assert kind in log
     assert log.count("replayed") == 1
     assert "…" not in log
-    keys = list((Path(sqlite_registry.directory) / "demo" / "agents").iterdir())
+    keys = list((Path(sqlite_registry.directory) / "demo" / "agents").glob("*.json"))
     assert [key.stat().st_mode & 0o777 for key in keys] == [0o600]
     assert "DPoP" not in text
     assert (

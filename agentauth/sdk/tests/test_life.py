@@ -1,4 +1,4 @@
-"""Renewal when the registry does not play along; that it does is told in tests/flows/test_agent_life.py."""
+"""Renewal that fails. The rest of an agent's life: tests/flows/test_agent_life.py."""
 
 import logging
 import time
