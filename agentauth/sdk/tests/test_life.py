@@ -2,15 +2,17 @@
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
 from agentauth import AgentAuthClient
-from agentauth.protocol.errors import InvalidClientError, ManifestError
+from agentauth.protocol.errors import AgentInactiveError, InvalidClientError, ManifestError
+from agentauth.protocol.keys import PrivateKey
 from agentauth.sdk.errors import KeyFileError
-from agentauth.sdk.tests.fake_registry import GRANT_ID, FakeRegistry, error, grant, registered, run
+from agentauth.sdk.tests.fake_registry import AGENT_ID, GRANT_ID, FakeRegistry, error, grant, registered, run
 
 DAY = 86_400
 DECLARE = "/v1/agents/me/manifest"
@@ -121,3 +123,38 @@ def test_an_agent_that_never_registered_has_nothing_to_renew_or_rotate(
         with pytest.raises(ManifestError, match="register"):
             run(act(registry.client(tmp_path)))
     assert registry.requests == []
+
+
+def test_a_change_of_key_that_another_process_finished_first_is_done(
+    registry: FakeRegistry, client: AgentAuthClient
+) -> None:
+    """It finished this very change, and a second one, while we asked for it."""
+    latest = PrivateKey.generate()
+
+    def other_process(request: httpx.Request) -> httpx.Response | None:
+        if not request.url.path.startswith("/v1/agents/me"):
+            return None
+        if request.method == "POST":
+            client.key_file.update(
+                client.registry_url, lambda stored: replace(stored, private_key=latest, next_key=None)
+            )
+        stored = client.key_file.load(client.registry_url)
+        assert stored
+        if registry.proofs[-1].jkt != stored.private_key.public.thumbprint:
+            return error(401, "invalid_client")
+        return httpx.Response(200, json={"agent_id": AGENT_ID, "status": "active"})
+
+    registry.script = other_process
+    assert run(client.rotate_key()).status == "active"
+    assert client.identity().private_key.public == latest.public
+    assert client.identity().next_key is None
+
+
+@pytest.mark.parametrize("status", ["unclaimed", "suspended", "expired"])
+def test_only_an_active_agent_begins_a_change_of_key(
+    registry: FakeRegistry, client: AgentAuthClient, status: str
+) -> None:
+    registry.script = lambda _request: httpx.Response(200, json={"agent_id": AGENT_ID, "status": status})
+    with pytest.raises(AgentInactiveError, match=status):
+        run(client.rotate_key())
+    assert client.identity().next_key is None
