@@ -125,7 +125,7 @@ class AgentAuthClient:
         """Ask a human for `capabilities` at a service provider (its id or slug), within the limits of `envelope`.
 
         A grant that was asked for with the same capabilities (in any order) and envelope is returned instead, in this
-        process or an earlier one, for as long as it is approved, waits for a human or is suspended: nobody is asked
+        process or an earlier one, for as long as it is approved, waits for a human or is suspended: they are not asked
         twice. Registers first where needed. Show the human the grant's `approval_url`, where it has one, and its
         `claim_code`. Raises ManifestError for capabilities beyond the manifest, and what the registry refuses.
         """

@@ -120,7 +120,7 @@ def test_what_ended_or_is_suspended_is_told_as_such(status: str) -> None:
     with pytest.raises(NoGrantError, match=status) as refused:
         chosen([made(1, WRITE), made(2, READ, status=status)], READING)
     assert refused.value.reason == status
-    # Nobody is asked to go round a suspension.
+    # Another request would go round the suspension.
     assert ("request_grant" in str(refused.value)) == (status != "suspended")
 
 
@@ -186,5 +186,5 @@ def test_an_approved_one_goes_before_a_waiting_one_and_that_before_a_suspended_o
 
 
 @pytest.mark.parametrize("requested", [None, {}, {"capabilities": [], "envelope": {"dreams": 1}}])
-def test_terms_this_version_cannot_read_are_no_one_s(requested: object) -> None:
+def test_terms_this_version_cannot_read_are_not_the_same(requested: object) -> None:
     assert same([made(1, requested=requested)], READ) is None
