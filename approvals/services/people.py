@@ -27,6 +27,7 @@ from approvals.sessions import stored_key
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Human
+from registry.services.lookalikes import check_is_no_word
 from registry.services.people import check_email, create_human
 from verifier.services import presence
 
@@ -121,6 +122,7 @@ def begin_setup(
         raise InvalidRequestError("Enter your name.")
     # Before the device makes a passkey, which would be left on it for nobody.
     check_display_name(name.strip())
+    check_is_no_word(name.strip())
     handle = secrets.token_bytes(USER_HANDLE_BYTES)
     row = begin(
         Ceremony(Challenge.Purpose.SETUP, session_key, None, str(setup_code.pk)),

@@ -9,6 +9,7 @@ from functools import cache, lru_cache
 
 from django.conf import settings
 
+from agentauth.protocol.errors import InvalidRequestError
 from registry.models import Agent, Human, ServiceProvider
 
 REGISTRY_NAME = "AgentAuth"
@@ -18,6 +19,13 @@ _WRITTEN_TOGETHER = (
     frozenset({"LATIN", "HAN", "BOPOMOFO"}),
     frozenset({"LATIN", "HAN", "HANGUL"}),
 )
+# Read as a word of a sentence, not as a name: “Nobody may spend …” says the opposite of what it grants. Sentences
+# have a subject of their own and quote names, so this list is short; it is compared as names are that look alike.
+_WORDS = (
+    "nobody", "no one", "none", "nothing", "no agent", "anybody", "anyone", "everybody", "everyone", "somebody", "someone",
+    "you", "the agent", "this agent", "an agent", "your agent", "the service", "this service",
+)  # fmt: skip
+_ADDRESS = "you"
 _NO_SCRIPT = frozenset({"COMMON", "INHERITED"})
 # The table writes letters of right-to-left scripts between two of these.
 _LEFT_TO_RIGHT_MARK = "\u200e"
@@ -67,6 +75,16 @@ def _vouched_for(agent: Agent, human: Human | None) -> Iterator[Likeness]:
 def look_alike(one: str, other: str) -> bool:
     """Whether a hurried eye takes one name for the other."""
     return _picture(one) == _picture(other) != ""
+
+
+def check_is_no_word(name: str, where: str = "name") -> None:
+    """See that a name does not read as a word of our sentences, nor as one said to the reader (section 5).
+
+    Raises InvalidRequestError naming `where`.
+    """
+    words = {_picture(word) for word in _WORDS}
+    if _picture(name) in words or _picture(name.split(maxsplit=1)[0]) == _picture(_ADDRESS):
+        raise InvalidRequestError(f"{where}: must not read as a word of a sentence, such as Nobody or You.")
 
 
 def mixes_alphabets(name: str) -> bool:

@@ -7,7 +7,13 @@ from django.conf import settings
 from django.db import transaction
 
 from agentauth.protocol.encoding import read_object, timestamp
-from agentauth.protocol.errors import AgentInactiveError, InvalidClientError, InvalidStateError, ManifestError
+from agentauth.protocol.errors import (
+    AgentInactiveError,
+    InvalidClientError,
+    InvalidRequestError,
+    InvalidStateError,
+    ManifestError,
+)
 from agentauth.protocol.jose import parse_compact
 from agentauth.protocol.manifest import VerifiedManifest
 from audit import kinds
@@ -16,6 +22,7 @@ from audit.services import Actor, record
 from kms.state import Subject, publish_change
 from registry.models import Agent
 from registry.services.grant_changes import follow_new_manifest
+from registry.services.lookalikes import check_is_no_word
 
 
 def manifest_fields(manifest: VerifiedManifest) -> dict[str, Any]:
@@ -59,6 +66,14 @@ def says_the_same(agent: Agent, manifest: VerifiedManifest) -> bool:
     )
 
 
+def check_name(manifest: VerifiedManifest) -> None:
+    """The agent's name reads as a name. Raises ManifestError."""
+    try:
+        check_is_no_word(manifest.name)
+    except InvalidRequestError as error:
+        raise ManifestError(error.description) from None
+
+
 def replace_manifest(*, agent: Agent, manifest: VerifiedManifest, actor: Actor, now: datetime) -> Agent:
     """Put the agent under a later manifest, and return it as it then is (docs/protocol.md section 5).
 
@@ -75,6 +90,9 @@ def replace_manifest(*, agent: Agent, manifest: VerifiedManifest, actor: Actor, 
         if manifest.jkt != agent.jkt:  # 3
             raise ManifestError("The manifest must be signed with the agent's present key.")
         check_origin(manifest)
+        # One that was registered before there was this rule may go on renewing.
+        if manifest.name != agent.name:
+            check_name(manifest)
         if manifest.compact == agent.manifest:  # 4
             return agent
         if manifest.issued_at <= _issued_at(agent):  # 5

@@ -17,6 +17,7 @@ from kms.state import Subject, publish_change
 from registry.models import Agent, EnrolmentCode, Grant, Human
 from registry.services.agents import revoke_agent
 from registry.services.grants import revoke_grant, suspend_grant
+from registry.services.lookalikes import check_is_no_word
 
 MAX_EMAIL_CHARACTERS = 254
 
@@ -25,6 +26,7 @@ def create_human(*, email: str, name: str, is_staff: bool = False, actor: Actor,
     """A new active human without a passkey yet. Raises InvalidRequestError for a bad or taken address or name."""
     check_email(email)
     check_display_name(name)
+    check_is_no_word(name)
     with transaction.atomic():
         try:
             # A savepoint, so that the refusal leaves the caller's transaction usable.

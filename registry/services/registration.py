@@ -14,7 +14,13 @@ from registry.services.agents import CLAIM_LIFE, claim_is_live
 from registry.services.enrolment import find_enrolment_code, use_enrolment_code, was_used_by
 from registry.services.grant_requests import check_claim_fits
 from registry.services.keys import is_barred
-from registry.services.manifests import check_origin, manifest_facts, manifest_fields, says_the_same
+from registry.services.manifests import (
+    check_name,
+    check_origin,
+    manifest_facts,
+    manifest_fields,
+    says_the_same,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,7 @@ def register_agent(
     while unclaimed it is given a live claim link, or becomes owned by its code. In either case its model's origin
     is a trusted one.
 
-    Raises InvalidClientError (1), ManifestError for its origin, ManifestConflictError and KeyInUseError (3),
+    Raises InvalidClientError (1), ManifestError for its origin or a name that reads as a word of our sentences, ManifestConflictError and KeyInUseError (3),
     InvalidEnrolmentCodeError, TooManyPendingGrantsError where the agent brings a request to a human who has no room for it.
     """
     with transaction.atomic():
@@ -56,6 +62,7 @@ def register_agent(
 
 
 def _create(manifest: VerifiedManifest, code: str | None, actor: Actor, now: datetime) -> Agent:
+    check_name(manifest)
     enrolment = find_enrolment_code(code, now=now) if code is not None else None
     agent = Agent.objects.create(
         status=Agent.Status.ACTIVE if enrolment else Agent.Status.UNCLAIMED,

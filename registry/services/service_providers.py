@@ -29,6 +29,7 @@ from audit.services import Actor, record
 from kms.state import Subject, publish_change
 from registry.models import ServiceProvider, ServiceProviderSecret
 from registry.services.grant_changes import follow_new_allow_list, follow_new_audience
+from registry.services.lookalikes import check_is_no_word
 
 SECRET_BYTES = 32
 _MAX_AUDIENCE = 255
@@ -57,6 +58,7 @@ def create_service_provider(
     disjoint from every other (docs/protocol.md section 2).
     """
     check_display_name(name)
+    check_is_no_word(name)
     parse_allow_list(list(allowed))
     check_audience(audience)
     with transaction.atomic():

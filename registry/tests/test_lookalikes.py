@@ -17,8 +17,9 @@ from registry.services.lookalikes import (
     look_alike,
     mixes_alphabets,
 )
-from registry.services.service_providers import revoke_service_provider
-from registry.tests.cast import TESTER, AgentClient, enrolled
+from registry.services.people import create_human
+from registry.services.service_providers import create_service_provider, revoke_service_provider
+from registry.tests.cast import TESTER, AgentClient, enrolled, refused
 
 SAME = [
     ("Gооgle", "Google"),  # Cyrillic о
@@ -134,3 +135,42 @@ def test_AP_21_what_is_gone_or_anothers_vouches_for_no_name(
     assert likenesses(agent, alice) != []
     revoke_service_provider(service_provider=service_provider, actor=TESTER, now=now)
     assert likenesses(agent, alice) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Nobody",
+        "N0body",
+        "NO ONE",
+        "No-one",
+        "Νobody",
+        "No agent",
+        "You decline, and so nothing",
+        "The agent",
+    ],
+)
+def test_AP_24_a_name_that_reads_as_a_word_of_a_sentence_is_refused(
+    name: str, now: datetime, alice: Human
+) -> None:
+    agent = AgentClient()
+    refused(agent.register(manifest=agent.manifest(name=name)), 400, "invalid_manifest")
+    agent = enrolled(alice, now=now)
+    refused(agent.replace(name=name), 400, "invalid_manifest")
+    with pytest.raises(InvalidRequestError, match="name"):
+        create_human(email="new@example.org", name=name, actor=TESTER, now=now)
+    with pytest.raises(InvalidRequestError, match="name"):
+        create_service_provider(name=name, audience="http://127.0.0.1:8077", actor=TESTER, now=now)
+
+
+def test_AP_24_an_agent_that_was_called_so_before_may_renew(now: datetime, alice: Human) -> None:
+    agent = enrolled(alice, now=now)
+    Agent.objects.update(name="Nobody")
+    assert agent.replace(name="Nobody").status_code == 200
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("name", ["Young Reader", "You.com Search", "Nonesuch", "Nobody's Fool", "..."])
+def test_AP_24_a_name_that_only_begins_like_one_is_taken(name: str) -> None:
+    agent = AgentClient()
+    assert agent.register(manifest=agent.manifest(name=name)).status_code == 201
