@@ -12,7 +12,7 @@ from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.constraint import Constraint, Scalar
 from agentauth.protocol.envelope import Budget, Envelope, TimeWindow
 from agentauth.protocol.money import MINOR_DIGITS, Money
-from agentauth.protocol.names import legible
+from agentauth.protocol.names import legible, quoted
 from registry.services.lookalikes import Likeness, Whose
 
 _SYMBOLS = {"EUR": "€", "USD": "$", "GBP": "£", "JPY": "¥", "INR": "₹", "KRW": "₩"}
@@ -58,7 +58,7 @@ def risk(capability: Capability) -> str:
 
 def permission(capability: Capability, at: str, budgets: Sequence[Budget] = ()) -> str:
     """What the capability permits at the service named `at`, without who does it: a verb phrase."""
-    where = {"resource": capability.resource, "at": at}
+    where = {"resource": capability.resource, "at": quoted(at)}
     match capability.type:
         case "read":
             text = _("read “%(resource)s” at %(at)s") % where
@@ -107,8 +107,8 @@ def constraint(each: Constraint) -> str:
 def _value(value: Scalar) -> str:
     if isinstance(value, bool):
         return _("yes") if value else _("no")
-    # A text is whoever asks' own: it must not end its quotes or its line and go on as a sentence of ours.
-    return whole(value) if isinstance(value, int) else f"“{legible(value, marks='“”')}”"
+    # A text is the agent's own: it must not end its quotes or its line and go on as a sentence of ours.
+    return whole(value) if isinstance(value, int) else quoted(value)
 
 
 def budget_words(budget: Budget) -> str:
@@ -189,12 +189,11 @@ def limits(envelope: Envelope) -> list[str]:
     return lines
 
 
-def permissions(agent: str, at: str, capabilities: Sequence[Capability], envelope: Envelope) -> list[str]:
-    """One whole sentence for each capability."""
+def permissions(at: str, capabilities: Sequence[Capability], envelope: Envelope) -> list[str]:
+    """One whole sentence for each capability. Its subject is never a name: an agent may be called “Nobody”."""
     return [
-        _("%(agent)s may %(permission)s.")
+        _("The agent may %(permission)s.")
         % {
-            "agent": agent,
             "permission": permission(
                 each, at, envelope.budgets if each.type == "transact" and each.max_amount else ()
             ),
@@ -203,9 +202,17 @@ def permissions(agent: str, at: str, capabilities: Sequence[Capability], envelop
     ]
 
 
+def parties(agent: str, service_provider: str, audience: str) -> list[str]:
+    """Who acts and where, each on a line of its own: the first lines of a consent text."""
+    return [
+        _("Agent: %(agent)s") % {"agent": quoted(agent)},
+        _("Service: %(at)s at %(audience)s") % {"at": quoted(service_provider), "audience": audience},
+    ]
+
+
 def likeness(each: Likeness) -> str:
     """Why the agent's name is to be looked at twice, as a sentence that does not repeat it."""
-    name = {"name": each.name}
+    name = {"name": legible(each.name, in_quotes=True)}
     match each.whose:
         case Whose.SERVICE if each.exact:
             return (
@@ -247,37 +254,37 @@ def approval_text(
     zone: str,
     warnings: Sequence[str] = (),
 ) -> str:
-    """The consent text of an approval, one sentence per line; `warnings` are sentences about the agent's name."""
-    lines = [*warnings, *permissions(agent, service_provider, capabilities, envelope)]
+    """The consent text of an approval; `warnings` are sentences about the agent's name."""
+    lines = [*parties(agent, service_provider, audience), *warnings]
+    lines += permissions(service_provider, capabilities, envelope)
     lines += limits(envelope)
-    lines.append(_("%(at)s is the service at %(audience)s.") % {"at": service_provider, "audience": audience})
     lines.append(_("This ends on %(end)s.") % {"end": moment(valid_until, zone)})
     return "\n".join(lines)
 
 
-def denial_text(*, agent: str, service_provider: str, reason: str) -> str:
-    """The consent text of a denial, one sentence per line."""
-    names = {"agent": agent, "at": service_provider}
-    lines = [_("%(agent)s may not do what it asked for at %(at)s.") % names]
+def denial_text(*, agent: str, service_provider: str, audience: str, reason: str) -> str:
+    """The consent text of a denial."""
+    lines = parties(agent, service_provider, audience)
+    lines.append(_("The agent may not do what it asked for."))
     if reason:
-        # One line, whatever was typed: a line of the text is a sentence.
-        lines.append(_("Reason given to the agent: %(reason)s") % {"reason": " ".join(reason.split())})
+        lines.append(_("Reason given to the agent: %(reason)s") % {"reason": quoted(reason)})
     return "\n".join(lines)
 
 
 def claim_text(*, agent: str, jkt: str, warnings: Sequence[str] = ()) -> str:
-    """The consent text of a claim, one sentence per line; `warnings` are sentences about the agent's name."""
+    """The consent text of a claim; `warnings` are sentences about the agent's name."""
     lines = [
-        _("%(agent)s is my agent: it acts for me, within what I approve.") % {"agent": agent},
+        _("Agent: %(agent)s") % {"agent": quoted(agent)},
         _("Its key has the fingerprint %(jkt)s.") % {"jkt": jkt},
         *warnings,
+        _("This agent is mine: it acts for me, within what I approve."),
     ]
     return "\n".join(lines)
 
 
 def act(action: Action, at: str) -> str:
     """One concrete act as a verb phrase: pay €240.00 at ACME (payments)."""
-    where = {"resource": action.resource, "at": at}
+    where = {"resource": action.resource, "at": quoted(at)}
     match action.type:
         case "transact" if action.amount is not None:
             text = _("pay %(amount)s at %(at)s (“%(resource)s”)") % (where | {"amount": money(action.amount)})
@@ -310,12 +317,14 @@ def break_text(*, size: int, origin: str, previous: str, at: datetime, zone: str
 
 
 def release_text(*, grants: Sequence[tuple[str, str]], size: int) -> str:
-    """The consent text of a release after a restore, one sentence per line; `grants` are names of agent and service provider."""
+    """The consent text of a release after a restore; `grants` are names of agent and service provider."""
     lines = [
-        _("%(agent)s may act at %(at)s again, as its person approved before the restore.")
-        % {"agent": agent, "at": provider}
+        _("Agent: %(agent)s. Service: %(at)s.") % {"agent": quoted(agent), "at": quoted(provider)}
         for agent, provider in grants
     ]
+    lines.append(
+        _("These agents may act at these services again, as their people approved before the restore.")
+    )
     proof = _(
         "The lost log ended at %(size)s events and proves that none of this was used or revoked since the backup."
     )
@@ -323,10 +332,19 @@ def release_text(*, grants: Sequence[tuple[str, str]], size: int) -> str:
 
 
 def confirmation_text(
-    *, agent: str, service_provider: str, action: Action, confirmed: bool, warnings: Sequence[str] = ()
+    *,
+    agent: str,
+    service_provider: str,
+    audience: str,
+    action: Action,
+    confirmed: bool,
+    warnings: Sequence[str] = (),
 ) -> str:
-    """The consent text of a confirmation, with `warnings` about the agent's name, or of its denial: one sentence."""
-    parts = {"agent": agent, "act": act(action, service_provider)}
+    """The consent text of a confirmation, with `warnings` about the agent's name, or of its denial."""
+    lines = parties(agent, service_provider, audience)
+    parts = {"act": act(action, service_provider)}
     if confirmed:
-        return "\n".join([_("%(agent)s may %(act)s, once, within ten minutes.") % parts, *warnings])
-    return _("%(agent)s may not %(act)s.") % parts
+        lines += [*warnings, _("The agent may %(act)s, once, within ten minutes.") % parts]
+    else:
+        lines.append(_("The agent may not %(act)s.") % parts)
+    return "\n".join(lines)

@@ -1,6 +1,7 @@
 // The approval page: shows at once what the choices mean, takes the second step, signs.
 
-import { Refusal, announce, available, busy, complain, post, sign } from "./passkey.js";
+import { Refusal, announce, available, busy, complain, post, settle, sign, texts } from "./passkey.js";
+import "./reading.js";
 
 const form = document.getElementById("approval");
 const dialog = document.getElementById("second-step");
@@ -15,13 +16,17 @@ const asked = () => {
   return { choices, drawn };
 };
 
+const text = document.getElementById("sign-approve");
+
 const list = (element, lines) =>
   element.replaceChildren(...lines.map((line) => Object.assign(document.createElement("li"), { textContent: line })));
 
 async function review() {
   try {
     const found = await post(`${base}review`, asked());
-    list(document.getElementById("summary"), found.sentences);
+    // The token of the page as it now reads: nothing else of it can be signed.
+    form.elements.drawn.value = found.drawn;
+    list(text, found.sentences);
     list(document.getElementById("changes"), found.changes);
     document.getElementById("changes-box").hidden = found.changes.length === 0;
     document.getElementById("alert").replaceChildren();
@@ -44,6 +49,9 @@ function secondStep(dangerous) {
   list(document.getElementById("dangerous"), dangerous);
   dialog.returnValue = "";
   dialog.showModal();
+  // It is as long as its text and scrolls with the page: from its beginning.
+  dialog.style.top = `${scrollY}px`;
+  dialog.scrollIntoView({ block: "start" });
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => resolve(dialog.returnValue === "continue"), { once: true });
   });
@@ -51,7 +59,9 @@ function secondStep(dangerous) {
 
 async function decide(decision) {
   if (decision === "approve") {
-    const { dangerous } = await post(`${base}review`, asked());
+    const before = text.textContent;
+    const { dangerous } = await review();
+    if (text.textContent !== before) throw new Refusal({ error: "renewed", error_description: form.dataset.renewed });
     if (dangerous.length) {
       if (!(await secondStep(dangerous))) return;
       await post(`${base}second-step`, asked());
@@ -70,5 +80,5 @@ form.addEventListener("submit", (event) => {
 });
 
 // They come disabled: without a script or without passkeys they could do nothing.
-for (const button of buttons) button.disabled = !available();
-if (!available()) complain(document.body.dataset.noPasskeys);
+for (const button of buttons) settle(button);
+if (!available()) complain(texts.noPasskeys);

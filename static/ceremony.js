@@ -1,10 +1,11 @@
 // Any form whose submit is a passkey ceremony: post its fields, ask the passkey, post the answer, go on.
 
-import { announce, available, busy, complain, create, post, sign, texts, verify } from "./passkey.js";
+import { announce, available, busy, complain, create, post, settle, sign, texts, verify } from "./passkey.js";
+import "./reading.js";
 
 for (const form of document.querySelectorAll("form[data-ceremony]")) {
   // Without a script, or without passkeys, these buttons could do nothing: they come disabled.
-  for (const button of form.querySelectorAll("button")) button.disabled = !available();
+  for (const button of form.querySelectorAll("button")) settle(button);
   if (!available()) complain(texts.noPasskeys);
   form.addEventListener("submit", (event) => {
     event.preventDefault();

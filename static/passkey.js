@@ -118,9 +118,17 @@ export function complain(message, items = []) {
   alert.scrollIntoView({ block: "nearest" });
 }
 
+// A button works where there are passkeys, while nothing is under way, and once what it signs was read (reading.js).
+export function settle(button) {
+  button.disabled = !available() || "busy" in button.dataset || "unread" in button.dataset;
+}
+
 export async function busy(buttons, act) {
   const focused = document.activeElement;
-  for (const button of buttons) button.disabled = true;
+  for (const button of buttons) {
+    button.dataset.busy = "";
+    settle(button);
+  }
   try {
     await act();
   } catch (error) {
@@ -128,7 +136,10 @@ export async function busy(buttons, act) {
     if (error.code === "sign_in_required") location.reload();
     complain(error.message, error.body.changes || error.body.dangerous || []);
   } finally {
-    for (const button of buttons) button.disabled = false;
+    for (const button of buttons) {
+      delete button.dataset.busy;
+      settle(button);
+    }
     // A disabled button drops the focus; who works by keyboard goes on where they were.
     if (buttons.includes(focused)) focused.focus({ preventScroll: true });
   }

@@ -125,6 +125,12 @@ def _scene(registry: LiveRegistry, *, agent_pem: str, **made: str) -> Scene:
     return Scene(registry=registry, signer=LocalSigner(PrivateKey.from_pem(agent_pem.encode())), **made)
 
 
+def drawn_in(page: str) -> str:
+    """The token of a page that has a text to sign; a page of the release before may have none."""
+    drawn = re.search(r'name="drawn" value="([^"]+)"', page)
+    return drawn[1] if drawn else ""
+
+
 class LivePerson:
     """A human at a live registry's pages, with a software passkey and a cookie jar."""
 
@@ -144,10 +150,14 @@ class LivePerson:
     def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
         return self.http.post(path, json=body, headers={"X-CSRFToken": self._csrf()})
 
+    def press_on(self, path: str, **fields: str) -> httpx.Response:
+        """Open a page that has a text to sign, and press its button."""
+        return self.post(f"{path}statement", {"drawn": drawn_in(self.http.get(path).text)} | fields)
+
     def claim(self, claim_url: str, code: str) -> None:
         """Take the agent as one's own: its link opened, the code it shows typed, signed."""
         path = urlsplit(claim_url).path
-        options = self.post(f"{path}statement", {"code": code})
+        options = self.press_on(path, code=code)
         assert options.status_code == 200, options.text
         signed = self.device.assertion(options.json()["publicKey"])
         done = self.post(f"{path}decide", {"credential": signed})
@@ -157,10 +167,8 @@ class LivePerson:
         """Everything of an approval up to the signature: the body that decides."""
         base = f"/approvals/{grant_id}/"
         page = self.http.get(base).text
-        drawn = re.search(r'name="drawn" value="([^"]+)"', page)
-        assert drawn
         everything = dict.fromkeys(re.findall(r'name="(permission\.\d+)"', page), "on")
-        asked = {"choices": everything, "drawn": drawn[1]}
+        asked = {"choices": everything, "drawn": drawn_in(page)}
         assert self.post(f"{base}second-step", asked).status_code == 200
         options = self.post(f"{base}statement", asked | {"decision": "approve"})
         assert options.status_code == 200, options.text
@@ -178,7 +186,7 @@ class LivePerson:
     def confirm(self, confirmation_id: str) -> httpx.Response:
         """Say yes to one payment, from the question to the signed answer."""
         path = f"/confirmations/{confirmation_id}/"
-        options = self.post(f"{path}statement", {"decision": "confirm"})
+        options = self.press_on(path, decision="confirm")
         assert options.status_code == 200, options.text
         return self.post(f"{path}decide", {"credential": self.device.assertion(options.json()["publicKey"])})
 

@@ -15,11 +15,24 @@ MAX_HOST: Final = 253
 # zero-width characters, tags, soft hyphen), halves of pairs, private use, line and paragraph separators. Unassigned
 # characters are not among them: which they are differs between two versions of Python.
 _REFUSED_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
-# Letters and marks by category, blank on every screen: combining grapheme joiner, Hangul fillers, Khmer inherent
-# vowels, Mongolian and other variation selectors, braille blank, half-width filler.
-_INVISIBLE: Final = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+# Default_Ignorable_Code_Point (DerivedCoreProperties.txt, Unicode 16): drawn as nothing, whether or not a
+# character is assigned there yet. Written out, because the property is not in `unicodedata` and the unassigned
+# ones differ between versions of Python.
+_DEFAULT_IGNORABLE: Final = (
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
+# The braille blank is a symbol by its category, and blank all the same.
+_INVISIBLE: Final = re.compile(f"[{_DEFAULT_IGNORABLE}\u2800]")
+# What looks like the quotation marks that our sentences put around a name or a value (UTS #39: the skeleton of
+# U+0022, and the marks that are drawn as a pair of strokes).
+_QUOTES: Final = re.compile(
+    '["\u00ab\u00bb\u02ba\u02dd\u02ee\u02f5\u02f6\u05f2\u05f4\u1cd3\u201c-\u201f\u2033\u2036\u2057\u275d\u275e\u2e42'
+    "\u3003\u301d-\u301f\uff02\U0001f676-\U0001f678]"
+)
+# UTS #39 section 5.4: no script stacks more marks on one letter; a pile of them is drawn over the lines around.
+MAX_MARKS: Final = 4
+_TYPED_ESCAPE: Final = re.compile(r"\\(?=[\\nrtux])")
 _LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HOST: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
@@ -32,21 +45,42 @@ def _hides(character: str) -> bool:
     return category in _REFUSED_CATEGORIES or strange_space or _INVISIBLE.match(character) is not None
 
 
-def legible(value: str, *, marks: str = "") -> str:
-    r"""Any text as a sentence may hold it: what does not show as itself, and each of `marks`, is written as an escape.
+def _escape(character: str) -> str:
+    r"""A character that does not show, as one that does: `\n`, `\x7f`, `\u{202e}`."""
+    if character.isascii() and character != '"':
+        return character.encode("unicode_escape").decode("ascii")
+    return f"\\u{{{ord(character):x}}}"
 
-    For texts that are compared by code point and so may hold anything: `\n`, `\u202e`. `marks` are the quotes the
-    sentence puts around it, which it must not seem to close.
-    """
-    return "".join(
-        character.encode("unicode_escape").decode("ascii")
+
+def _surplus_marks(value: str) -> set[int]:
+    """Where a combining mark stands at the beginning, or on a letter that has `MAX_MARKS` already."""
+    found, count = set(), MAX_MARKS
+    for index, character in enumerate(value):
+        count = count + 1 if unicodedata.category(character) in {"Mn", "Me"} else 0
         # A mark in front would be drawn on the sentence's own words.
-        if _hides(character)
-        or character in marks
-        or (not index and unicodedata.category(character).startswith("M"))
-        else character
-        for index, character in enumerate(value)
+        if count > MAX_MARKS or (not index and unicodedata.category(character).startswith("M")):
+            found.add(index)
+    return found
+
+
+def legible(value: str, *, in_quotes: bool = False) -> str:
+    r"""Any text as a person can read it: what does not show as itself is written as an escape, `\n` or `\u{202e}`.
+
+    For texts that are compared by code point and so may hold anything. A backslash that would read as the begin of
+    an escape is doubled, so that none can be written by hand. With `in_quotes`, quotation marks too: a
+    text must not seem to close the marks a sentence puts around it.
+    """
+    shown = _TYPED_ESCAPE.sub(r"\\\\", value)
+    surplus = _surplus_marks(shown)
+    return "".join(
+        _escape(each) if _hides(each) or index in surplus or (in_quotes and _QUOTES.match(each)) else each
+        for index, each in enumerate(shown)
     )
+
+
+def quoted(value: str) -> str:
+    """A name or value as a sentence holds it: in quotation marks, so that it reads as one whatever it says."""
+    return f"“{legible(value, in_quotes=True)}”"
 
 
 def _check_readable(value: str, where: str, *, also: str = "") -> str:
@@ -57,9 +91,10 @@ def _check_readable(value: str, where: str, *, also: str = "") -> str:
     for character in value:
         if character not in also and _hides(character):
             raise InvalidRequestError(f"{where}: must not hold the character U+{ord(character):04X}.")
-    # A mark in front would be drawn on the page's own words.
-    if value and unicodedata.category(value[0]).startswith("M"):
-        raise InvalidRequestError(f"{where}: must not begin with a combining mark.")
+    if _surplus_marks(value):
+        raise InvalidRequestError(
+            f"{where}: must not begin with a combining mark, nor have more than {MAX_MARKS} in a row."
+        )
     return value
 
 

@@ -129,7 +129,7 @@ def test_U2_a_page_that_does_not_take_the_method_says_so_in_json() -> None:
 
 
 def test_U2_an_error_stays_short_whatever_it_lists() -> None:
-    sentences = [f"Research Assistant may delete “files/{number}” at Acme." for number in range(32)]
+    sentences = [f"The agent may delete “files/{number}” at “Acme”." for number in range(32)]
     body = http_errors.body_of(errors.ConfirmationRequiredError("Look once more.", dangerous=sentences))
     assert len(json.dumps(body).encode()) <= 1024
     assert body["dangerous"] == sentences[: len(body["dangerous"])]

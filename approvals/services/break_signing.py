@@ -11,6 +11,7 @@ from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from approvals import sentences
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony
+from approvals.services.drawn import Page
 from approvals.services.signatures import accept_signature, ask_signature, receipt_of
 from approvals.services.statements import signing
 from audit import kinds
@@ -38,13 +39,27 @@ def unsigned_breaks() -> list[LogBreak]:
     return list(LogBreak.objects.exclude(pk__in=list(signed)).order_by("name"))
 
 
-def begin_signing(*, row: LogBreak, human: Human, session_key: str, now: datetime) -> dict[str, Any]:
-    """Make the statement of the break and ask for its signature. Raises InvalidStateError if it is signed already."""
-    if receipt_of(KIND, row.name) is not None:
-        raise InvalidStateError("This restore is signed already. Reload the page to see the receipt.")
+def break_page(row: LogBreak, human: Human) -> Page:
+    """What the page of a restore shows: the text that is signed there, and the keys it names."""
     text = sentences.break_text(
         size=row.size, origin=origin(row.name), previous=origin(row.previous), at=row.at, zone=human.time_zone
     )
+    vkeys = [each for each in audit_vkeys() if each.startswith(f"{origin(row.name)}+")]
+    shown = {"vkeys": vkeys, "root": bytes(row.root).hex(), "text": text}
+    return Page(Challenge.Purpose.BREAK, row.name, shown)
+
+
+def begin_signing(
+    *, row: LogBreak, human: Human, drawn: str, session_key: str, now: datetime
+) -> dict[str, Any]:
+    """Make the statement of the break and ask for its signature.
+
+    Raises InvalidStateError if it is signed already; what `check_drawn` raises.
+    """
+    if receipt_of(KIND, row.name) is not None:
+        raise InvalidStateError("This restore is signed already. Reload the page to see the receipt.")
+    page = break_page(row, human)
+    text = page.shown["text"]
     statement = break_statement(
         signing(None, human, text, now),
         name=row.name,
@@ -52,10 +67,16 @@ def begin_signing(*, row: LogBreak, human: Human, session_key: str, now: datetim
         previous_origin=origin(row.previous),
         size=row.size,
         root=bytes(row.root),
-        vkeys=[each for each in audit_vkeys() if each.startswith(f"{origin(row.name)}+")],
+        vkeys=page.shown["vkeys"],
     )
     return ask_signature(
-        _ceremony(row, human, session_key), human=human, statement=statement, consent_text=text, now=now
+        _ceremony(row, human, session_key),
+        human=human,
+        statement=statement,
+        consent_text=text,
+        page=page,
+        drawn=drawn,
+        now=now,
     )
 
 
@@ -73,7 +94,12 @@ def finish_signing(
 
     with transaction.atomic():
         receipt = accept_signature(
-            _ceremony(row, human, session_key), human=human, credential=credential, now=now, act=act
+            _ceremony(row, human, session_key),
+            human=human,
+            credential=credential,
+            now=now,
+            page=lambda _challenge: break_page(row, human),
+            act=act,
         )
         if settings.AUDIT_STORE:
             # Last: a receipt that is not outside is not kept here either.

@@ -8,6 +8,7 @@ from agentauth.protocol.errors import ExpiredError, InvalidRequestError, Invalid
 from approvals import sentences
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony
+from approvals.services.drawn import Page
 from approvals.services.likeness import name_warnings
 from approvals.services.signatures import accept_signature, ask_signature
 from approvals.services.statements import confirmation as confirmation_statement
@@ -19,12 +20,40 @@ from verifier.services.confirmations import confirm, deny
 DECISIONS = ("confirm", "deny")
 
 
+def confirmation_page(row: Confirmation, human: Human) -> Page:
+    """What the confirmation page shows of the act, and the texts of its two buttons."""
+    agent, provider = row.grant.agent, row.grant.service_provider
+    warnings = name_warnings(agent, human)
+    shown = {
+        "agent_name": agent.name,
+        "agent_key": agent.jkt,
+        "manifest": agent.manifest_sha256,
+        "service_name": provider.name,
+        "audience": provider.audience,
+        "likenesses": warnings,
+        "action": row.action,
+        "text": {
+            decision: sentences.confirmation_text(
+                agent=agent.name,
+                service_provider=provider.name,
+                audience=provider.audience,
+                action=parse_action(row.action),
+                confirmed=decision == "confirm",
+                warnings=warnings,
+            )
+            for decision in DECISIONS
+        },
+    }
+    return Page(Challenge.Purpose.CONFIRMATION, str(row.pk), shown)
+
+
 def begin_confirmation(
-    *, row: Confirmation, human: Human, decision: str, session_key: str, now: datetime
+    *, row: Confirmation, human: Human, decision: str, drawn: str, session_key: str, now: datetime
 ) -> dict[str, Any]:
     """Make the statement of a `confirm` or `deny` and ask for its signature.
 
-    Raises ExpiredError, InvalidStateError once decided, InvalidRequestError for another word.
+    Raises ExpiredError, InvalidStateError once decided, InvalidRequestError for another word; what `check_drawn`
+    raises.
     """
     if decision not in DECISIONS:
         raise InvalidRequestError("The decision must be confirm or deny.")
@@ -33,13 +62,8 @@ def begin_confirmation(
         raise ExpiredError("This request has expired. The agent may ask again.")
     if status != Confirmation.Status.PENDING:
         raise InvalidStateError("This was already decided.")
-    text = sentences.confirmation_text(
-        agent=row.grant.agent.name,
-        service_provider=row.grant.service_provider.name,
-        action=parse_action(row.action),
-        confirmed=decision == "confirm",
-        warnings=name_warnings(row.grant.agent, human),
-    )
+    page = confirmation_page(row, human)
+    text = page.shown["text"][decision]
     statement = confirmation_statement(
         row=row,
         human=human,
@@ -48,21 +72,32 @@ def begin_confirmation(
         now=now,
     )
     return ask_signature(
-        _ceremony(row, human, session_key), human=human, statement=statement, consent_text=text, now=now
+        _ceremony(row, human, session_key),
+        human=human,
+        statement=statement,
+        consent_text=text,
+        page=page,
+        drawn=drawn,
+        now=now,
     )
 
 
 def finish_confirmation(
     *, row: Confirmation, human: Human, session_key: str, credential: object, actor: Actor, now: datetime
 ) -> Receipt:
-    """Carry out the signed yes or no. Raises InvalidAssertionError and what the verifier's services raise."""
+    """Carry out the signed yes or no. Raises InvalidAssertionError, GrantChangedError and what the verifier's services raise."""
 
     def act(challenge: Challenge) -> None:
         decided = confirm if challenge.statement["decision"] == "confirm" else deny
         decided(confirmation=row, human=human, actor=actor, now=now)
 
     return accept_signature(
-        _ceremony(row, human, session_key), human=human, credential=credential, now=now, act=act
+        _ceremony(row, human, session_key),
+        human=human,
+        credential=credential,
+        now=now,
+        page=lambda _challenge: confirmation_page(row, human),
+        act=act,
     )
 
 

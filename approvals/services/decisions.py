@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.core import signing
 from django.db import transaction
 
 from agentauth.protocol.capability import parse_capabilities
@@ -17,14 +16,13 @@ from agentauth.protocol.errors import (
     ConfirmationRequiredError,
     ExpiredError,
     GrantChangedError,
-    InvalidRequestError,
     InvalidStateError,
 )
 from approvals import sentences
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony, begin, take
+from approvals.services.drawn import Drawn, Page, check_drawn, drawn_token, read_drawn
 from approvals.services.likeness import name_warnings
-from approvals.services.moved import moved
 from approvals.services.signatures import accept_signature, ask_signature
 from approvals.services.statements import approval
 from approvals.services.terms import Terms, asked_terms, changes, chosen_terms, offered_terms
@@ -33,7 +31,6 @@ from audit.services import Actor, record
 from registry.models import Grant, Human
 from registry.services.grants import approve_grant, deny_grant
 
-_SALT = "approvals.drawn"
 MAX_REASON = 500
 
 
@@ -44,13 +41,22 @@ class Review:
     sentences: list[str]
     changes: list[str]
     dangerous: list[str]
+    drawn: str
 
 
-def snapshot(grant: Grant) -> dict[str, Any]:
-    """Everything a decision rests on. If any of it moves after the page was drawn, the page is void."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The page as it is drawn first: its token, the lines an approval of all of it signs, and those of a denial."""
+
+    drawn: str
+    sentences: list[str]
+    denial: list[str]
+
+
+def approval_page(grant: Grant, text: str | None = None) -> Page:
+    """Everything the approval page shows that a decision rests on; `text` is what the present choices would sign."""
     agent, provider = grant.agent, grant.service_provider
-    return {
-        "grant": str(grant.pk),
+    shown = {
         "version": grant.version,
         "status": grant.status,
         "capabilities": grant.capabilities or grant.requested_capabilities,
@@ -65,36 +71,33 @@ def snapshot(grant: Grant) -> dict[str, Any]:
         "service_status": provider.status,
         "likenesses": name_warnings(agent, agent.human),
     }
+    # Its digest: the token travels with every question of the page.
+    signed = {} if text is None else {"text": hashlib.sha256(text.encode()).hexdigest()}
+    return Page(Challenge.Purpose.APPROVAL, str(grant.pk), shown | signed)
 
 
-def drawn_token(grant: Grant) -> str:
-    """The snapshot a page is drawn from, signed, so that the page can hand it back unchanged."""
-    return signing.dumps(snapshot(grant), salt=_SALT, compress=True)
-
-
-def check_unchanged(grant: Grant, drawn: str, *, now: datetime) -> None:
+def check_unchanged(grant: Grant, drawn: str, *, now: datetime) -> Drawn:
     """The request is still the one on the page and still waits for a decision.
 
-    Raises ExpiredError, InvalidStateError once decided, InvalidRequestError for a token we did not make,
-    GrantChangedError with `changes`, sentences that say what moved.
+    Raises ExpiredError, InvalidStateError once decided; what `check_drawn` raises.
     """
-    status = grant.status_at(now)
-    if status == Grant.Status.EXPIRED:
-        raise ExpiredError("This request has expired. The agent may ask again.")
-    if status in {Grant.Status.APPROVED, Grant.Status.DENIED, Grant.Status.REVOKED}:
-        raise InvalidStateError("This request was already decided.")
-    try:
-        old = signing.loads(drawn, salt=_SALT)
-    except signing.BadSignature:
-        raise InvalidRequestError("The page could not be read. Reload it.") from None
-    if old.get("grant") != str(grant.pk):
-        raise InvalidRequestError("This page belongs to another request.")
-    differs = [name for name, value in snapshot(grant).items() if old.get(name) != value]
-    if differs:
-        raise GrantChangedError(
-            "This request changed since it was shown. Look at it again.",
-            changes=[moved(name, old.get(name), snapshot(grant)[name]) for name in differs],
-        )
+    page = _undecided_page(grant, now)
+    check_drawn(page, drawn)
+    return read_drawn(drawn, page.purpose, page.subject)
+
+
+def draw_approval(grant: Grant, human: Human, *, now: datetime) -> Asked:
+    """What the approval page shows of the texts to sign, and its token.
+
+    Nothing is to be approved where manifest or allow-list no longer cover anything of it.
+    """
+    terms = offered_terms(grant, now)
+    text = _text(grant, human, terms) if terms.capabilities else ""
+    return Asked(
+        drawn=drawn_token(approval_page(grant, text), now=now),
+        sentences=text.splitlines(),
+        denial=_denial(grant, "").splitlines(),
+    )
 
 
 def review_choices(
@@ -102,21 +105,17 @@ def review_choices(
 ) -> Review:
     """What these choices would grant and how that differs from what was asked. Changes nothing.
 
-    Raises what `check_unchanged` and `chosen_terms` raise.
+    Its token is that of the page as it shows this. Raises what `check_unchanged` and `chosen_terms` raise.
     """
-    check_unchanged(grant, drawn, now=now)
-    terms = chosen_terms(grant, choices, zone=human.time_zone, now=now)
+    at = check_unchanged(grant, drawn, now=now).at
+    terms = _chosen(grant, human, choices, at=at, now=now)
+    text = _text(grant, human, terms)
     return Review(
-        sentences=_text(grant, human, terms).splitlines(),
-        changes=changes(offered_terms(grant, now), terms, at=grant.service_provider.name, now=now),
+        sentences=text.splitlines(),
+        changes=changes(offered_terms(grant, at), terms, at=grant.service_provider.name, now=at),
         dangerous=_dangerous(grant, terms),
+        drawn=drawn_token(approval_page(grant, text), now=at),
     )
-
-
-def asked_text(grant: Grant, human: Human, now: datetime) -> list[str]:
-    """The consent text of what may be approved of the request, line by line; nothing where that is nothing."""
-    terms = offered_terms(grant, now)
-    return _text(grant, human, terms).splitlines() if terms.capabilities else []
 
 
 def take_second_step(
@@ -133,8 +132,7 @@ def take_second_step(
 
     Raises what `review_choices` raises.
     """
-    check_unchanged(grant, drawn, now=now)
-    terms = chosen_terms(grant, choices, zone=human.time_zone, now=now)
+    terms, _signed = _shown_terms(grant, human, choices, drawn=drawn, now=now)
     with transaction.atomic():
         begin(_second(grant, human, session_key), now=now, challenge=_danger_digest(grant, terms))
         record(
@@ -163,11 +161,9 @@ def begin_approval(
     Raises what `review_choices` raises; ConfirmationRequiredError (with `dangerous`, sentences) where the second
     step for these very permissions was not taken in this session.
     """
-    check_unchanged(grant, drawn, now=now)
-    terms = chosen_terms(grant, choices, zone=human.time_zone, now=now)
+    terms, text = _shown_terms(grant, human, choices, drawn=drawn, now=now)
     if terms.dangerous:
         _use_second_step(grant, human, session_key, terms, now)
-    text = _text(grant, human, terms)
     statement = approval(
         grant=grant,
         human=human,
@@ -182,8 +178,9 @@ def begin_approval(
         human=human,
         statement=statement,
         consent_text=text,
+        page=approval_page(grant, text),
+        drawn=drawn,
         now=now,
-        data={"drawn": drawn},
     )
 
 
@@ -195,9 +192,7 @@ def begin_denial(
     if grant.status != Grant.Status.PENDING:
         raise InvalidStateError("Only a pending request can be denied. Revoke the grant instead.")
     reason = " ".join(reason.split())[:MAX_REASON]
-    text = sentences.denial_text(
-        agent=grant.agent.name, service_provider=grant.service_provider.name, reason=reason
-    )
+    text = _denial(grant, reason)
     statement = approval(
         grant=grant,
         human=human,
@@ -213,8 +208,9 @@ def begin_denial(
         human=human,
         statement=statement,
         consent_text=text,
+        page=approval_page(grant),
+        drawn=drawn,
         now=now,
-        data={"drawn": drawn},
     )
 
 
@@ -228,7 +224,6 @@ def decide(
     """
 
     def act(row: Challenge) -> None:
-        check_unchanged(grant, row.data["drawn"], now=now)
         body = row.statement
         if body["decision"] == "deny":
             reason = body["deny_reason"] or ""
@@ -245,8 +240,22 @@ def decide(
         )
 
     return accept_signature(
-        _ceremony(grant, human, session_key), human=human, credential=credential, now=now, act=act
+        _ceremony(grant, human, session_key),
+        human=human,
+        credential=credential,
+        now=now,
+        page=lambda _row: _undecided_page(grant, now),
+        act=act,
     )
+
+
+def _undecided_page(grant: Grant, now: datetime) -> Page:
+    status = grant.status_at(now)
+    if status == Grant.Status.EXPIRED:
+        raise ExpiredError("This request has expired. The agent may ask again.")
+    if status in {Grant.Status.APPROVED, Grant.Status.DENIED, Grant.Status.REVOKED}:
+        raise InvalidStateError("This request was already decided.")
+    return approval_page(grant)
 
 
 def _ceremony(grant: Grant, human: Human, session_key: str) -> Ceremony:
@@ -283,8 +292,34 @@ def _danger_digest(grant: Grant, terms: Terms) -> bytes:
 
 
 def _dangerous(grant: Grant, terms: Terms) -> list[str]:
-    return sentences.permissions(
-        grant.agent.name, grant.service_provider.name, terms.dangerous, terms.envelope
+    return sentences.permissions(grant.service_provider.name, terms.dangerous, terms.envelope)
+
+
+def _chosen(grant: Grant, human: Human, choices: Mapping[str, str], *, at: datetime, now: datetime) -> Terms:
+    """The terms of these choices on the page drawn at `at`: the life counts from there, so that its end is as shown."""
+    terms = chosen_terms(grant, choices, zone=human.time_zone, now=at)
+    if terms.valid_until <= now:
+        raise GrantChangedError("The end this page shows has passed. Reload it.", changes=[])
+    return terms
+
+
+def _shown_terms(
+    grant: Grant, human: Human, choices: Mapping[str, str], *, drawn: str, now: datetime
+) -> tuple[Terms, str]:
+    """The terms of these choices and their text, which is the one that the page shows."""
+    at = check_unchanged(grant, drawn, now=now).at
+    terms = _chosen(grant, human, choices, at=at, now=now)
+    text = _text(grant, human, terms)
+    check_drawn(approval_page(grant, text), drawn)
+    return terms, text
+
+
+def _denial(grant: Grant, reason: str) -> str:
+    return sentences.denial_text(
+        agent=grant.agent.name,
+        service_provider=grant.service_provider.name,
+        audience=grant.service_provider.audience,
+        reason=reason,
     )
 
 

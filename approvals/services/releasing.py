@@ -2,7 +2,7 @@
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,6 +16,7 @@ from agentauth.protocol.releasing import release_statement
 from approvals import sentences
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony, begin, take
+from approvals.services.drawn import Page, check_drawn
 from approvals.services.signatures import accept_signature, ask_signature
 from approvals.services.statements import signing
 from approvals.services.unused import prove_end, read_present
@@ -74,31 +75,59 @@ def find_unused(row: LogBreak, *, now: datetime) -> Findings:
     return Findings([Finding(each, refusal(each)) for each in grants], anchor, "")
 
 
+def choosing_page(row: LogBreak, grants: Iterable[Grant]) -> Page:
+    """What the page shows on which an administrator chooses: each grant by its names and version."""
+    shown = {f"grant.{each.pk}": _shown(each) for each in grants}
+    return Page(Challenge.Purpose.SECOND_STEP, row.name, shown)
+
+
+def release_page(row: LogBreak, grants: Sequence[Grant], size: int) -> Page:
+    """What the page shows on which the release of these grants is signed, proved by `size` events."""
+    names = [(each.agent.name, each.service_provider.name) for each in grants]
+    shown = {f"grant.{each.pk}": _shown(each) for each in grants}
+    return Page(
+        Challenge.Purpose.RELEASE,
+        row.name,
+        shown | {"text": sentences.release_text(grants=names, size=size)},
+    )
+
+
 def take_second_step(
-    *, row: LogBreak, human: Human, session_key: str, ids: Sequence[str], actor: Actor, now: datetime
-) -> list[Grant]:
-    """Record that the administrator looked at exactly these grants and went on; good for five minutes. Raises InvalidStateError."""
-    _anchor, grants = _provable(row, ids, now)
+    *,
+    row: LogBreak,
+    human: Human,
+    session_key: str,
+    ids: Sequence[str],
+    drawn: str,
+    actor: Actor,
+    now: datetime,
+) -> Page:
+    """Record that the administrator looked at exactly these grants and went on; good for five minutes.
+
+    Returns the page on which they are released. Raises InvalidStateError; what `check_drawn` raises.
+    """
+    anchor, grants = _provable(row, ids, now)
+    check_drawn(choosing_page(row, grants), drawn)
     with transaction.atomic():
         begin(_second(row, human, session_key), now=now, challenge=_digest(grants))
         data = {"log": row.name, "grants": [str(each.pk) for each in grants]}
         record(kind=kinds.SECOND_STEP_TAKEN, actor=actor, at=now, data=data)
-    return grants
+    return release_page(row, grants, anchor.size)
 
 
 def begin_release(
-    *, row: LogBreak, human: Human, session_key: str, ids: Sequence[str], now: datetime
+    *, row: LogBreak, human: Human, session_key: str, ids: Sequence[str], drawn: str, now: datetime
 ) -> dict[str, Any]:
     """Make the statement that releases these grants and ask for its signature.
 
     Raises InvalidStateError where one of them is not proved; ConfirmationRequiredError where the second step was not taken for
-    exactly these.
+    exactly these; what `check_drawn` raises.
     """
     anchor, grants = _provable(row, ids, now)
+    page = release_page(row, grants, anchor.size)
+    check_drawn(page, drawn)
     _use_second_step(_second(row, human, session_key), _digest(grants), now)
-    text = sentences.release_text(
-        grants=[(each.agent.name, each.service_provider.name) for each in grants], size=anchor.size
-    )
+    text = page.shown["text"]
     statement = release_statement(
         signing(None, human, text, now),
         name=row.name,
@@ -107,7 +136,13 @@ def begin_release(
         grants=[(str(each.pk), each.version) for each in grants],
     )
     return ask_signature(
-        _ceremony(row, human, session_key), human=human, statement=statement, consent_text=text, now=now
+        _ceremony(row, human, session_key),
+        human=human,
+        statement=statement,
+        consent_text=text,
+        page=page,
+        drawn=drawn,
+        now=now,
     )
 
 
@@ -119,11 +154,15 @@ def finish_release(
     Raises InvalidAssertionError; InvalidStateError and GrantChangedError where one of them moved since.
     """
 
+    def chosen(challenge: Challenge) -> list[Grant]:
+        # In the order of their ids, as everywhere.
+        return list(_suspended().filter(pk__in=[each["id"] for each in challenge.statement["grants"]]))
+
     def act(challenge: Challenge) -> None:
         body = challenge.statement
         proof = {"log": row.name, "proof_size": body["size"], "proof_root": body["root"]}
-        # In the order of their ids, as everywhere; read before the log is, so that what moves in between is noticed.
-        grants = list(_suspended().filter(pk__in=[each["id"] for each in body["grants"]]))
+        # Read before the log is, so that what moves in between is noticed.
+        grants = chosen(challenge)
         versions = {each["id"]: each["version"] for each in body["grants"]}
         present = read_present(row)
         if {str(each.pk): each.version for each in grants} != versions:
@@ -134,8 +173,17 @@ def finish_release(
             release_grant(grant=grant, actor=actor, now=now, data=proof)
 
     return accept_signature(
-        _ceremony(row, human, session_key), human=human, credential=credential, now=now, act=act
+        _ceremony(row, human, session_key),
+        human=human,
+        credential=credential,
+        now=now,
+        page=lambda challenge: release_page(row, chosen(challenge), challenge.statement["size"]),
+        act=act,
     )
+
+
+def _shown(grant: Grant) -> list[Any]:
+    return [grant.version, grant.agent.name, grant.service_provider.name]
 
 
 def _suspended() -> Any:

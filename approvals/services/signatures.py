@@ -1,8 +1,8 @@
-"""One road for everything a person signs: statement, challenge, assertion, receipt, and the act, in one transaction."""
+"""One road for everything a person signs: page, statement, challenge, assertion, receipt, and the act, in one transaction."""
 
 import hashlib
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -22,6 +22,7 @@ from approvals.services.challenges import (
     spend,
     take,
 )
+from approvals.services.drawn import Page, check_drawn
 from audit.faults import fault_point
 from kms.services import signer
 from registry.models import Human
@@ -33,17 +34,23 @@ def ask_signature(
     human: Human,
     statement: Statement,
     consent_text: str,
+    page: Page,
+    drawn: str,
     now: datetime,
-    data: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Keep the statement's challenge and return the options for `navigator.credentials.get()`."""
+    """Keep the statement's challenge and return the options for `navigator.credentials.get()`.
+
+    `page` is the page as it would be drawn now, `drawn` the token of the one whose button was pressed. Raises what
+    `check_drawn` raises.
+    """
+    check_drawn(page, drawn)
     row = begin(
         ceremony,
         now=now,
         challenge=statement.challenge(),
         statement=statement.to_json(),
         consent_text=consent_text,
-        data=data,
+        data={"drawn": drawn},
     )
     return passkey_options(row, human)
 
@@ -54,13 +61,16 @@ def accept_signature(
     human: Human,
     credential: object,
     now: datetime,
+    page: Callable[[Challenge], Page],
     act: Callable[[Challenge], None],
 ) -> Receipt:
     """Verify the signature over what was asked, do `act` and keep the receipt: all of it or nothing.
 
+    `page` describes the page as it would be drawn now: what moved since it was shown is not signed for.
+
     The very same assertion again, a double click or a retry, gets the same receipt and does nothing twice.
     Raises InvalidAssertionError, NotFoundError where the human was suspended or their sessions were ended since the
-    request came in, and whatever `act` raises; in each case the challenge is used up.
+    request came in, what `check_drawn` raises, and whatever `act` raises; in each case the challenge is used up.
     """
     row = latest(ceremony)
     fingerprint = _fingerprint(credential)
@@ -71,6 +81,7 @@ def accept_signature(
             take(row, now=now)
             passkey, verified = check_signature(row, credential=credential, human=human, now=now)
             fault_point("approve.after_signature")
+            check_drawn(page(row), row.data["drawn"])
             act(row)
             _hold(human)
             compact = build_receipt(

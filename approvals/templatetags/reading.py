@@ -1,19 +1,37 @@
-"""Filters for reading: times with their zone, keys as something an eye can compare."""
+"""Filters for reading: names and strangers' words, times with their zone, keys as something an eye can compare."""
 
+import re
 from datetime import datetime, timedelta
 
 from django import template
 from django.utils import formats, timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince, timeuntil
 from django.utils.translation import gettext as _
 
+from agentauth.protocol.names import legible
+from agentauth.protocol.names import quoted as in_quotes
 from approvals import sentences
 
 register = template.Library()
 register.filter("fingerprint", sentences.fingerprint)
+register.filter("quoted", in_quotes)
 MOMENT = timedelta(minutes=1)
+_ESCAPE = re.compile(r"(\\\\)|\\(?:u\{[0-9a-f]+\}|x[0-9a-f]{2}|[nrt])")
+
+
+@register.filter
+def spoken(words: str) -> SafeString:
+    """A stranger's words on one line: what does not show as itself stands as an escape, marked as one."""
+    text = legible(" ".join(words.split()))
+    parts, at = [], 0
+    for found in _ESCAPE.finditer(text):
+        if found[1] is None:
+            parts += [("{}", text[at : found.start()]), ('<span class="escape">{}</span>', found[0])]
+            at = found.end()
+    parts.append(("{}", text[at:]))
+    return format_html_join("", "{}", ((format_html(form, words),) for form, words in parts))
 
 
 @register.filter

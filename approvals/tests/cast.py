@@ -16,7 +16,7 @@ from registry.tests.cast import PAY, READ_CALENDAR, TESTER
 
 ORIGIN = settings.ORIGIN
 DELETE: dict[str, Any] = {"type": "delete", "resource": "files/scratch"}
-__all__ = ["DELETE", "ORIGIN", "PAY", "READ_CALENDAR", "Person", "browser", "invited"]
+__all__ = ["DELETE", "ORIGIN", "PAY", "READ_CALENDAR", "Person", "browser", "drawn_on", "invited"]
 
 
 def browser(**headers: str) -> Client:
@@ -26,6 +26,12 @@ def browser(**headers: str) -> Client:
         SERVER_PORT="8000",
         headers={"Origin": ORIGIN, "Sec-Fetch-Site": "same-origin"} | headers,
     )
+
+
+def drawn_on(page: Any) -> str:
+    """The token of a page."""
+    [drawn] = re.findall(r'name="drawn" value="([^"]+)"', page.content.decode())
+    return str(drawn)
 
 
 @dataclass
@@ -73,12 +79,19 @@ class Person:
         path = "/settings/passkeys/options"
         return self.post(path, {"verification": self.verification(path)})
 
+    def drawn_at(self, path: str) -> str:
+        """What the page at `path` would hand back."""
+        page = self.get(path)
+        assert page.status_code == 200, page.content
+        return drawn_on(page)
+
     def drawn(self, grant: Grant) -> str:
         """What the approval page would hand back."""
-        page = self.get(f"/approvals/{grant.pk}/")
-        assert page.status_code == 200, page.content
-        [drawn] = re.findall(r'name="drawn" value="([^"]+)"', page.content.decode())
-        return str(drawn)
+        return self.drawn_at(f"/approvals/{grant.pk}/")
+
+    def press_on(self, path: str, **fields: Any) -> Any:
+        """Open a page that has a text to sign, and press its button."""
+        return self.post(f"{path}statement", {"drawn": self.drawn_at(path)} | fields)
 
     def ask(self, grant: Grant, act: str, *, drawn: str | None = None, **more: Any) -> Any:
         """One of the approval page's questions, with every permission on unless `choices` says otherwise."""
@@ -87,6 +100,10 @@ class Person:
         return self.post(f"/approvals/{grant.pk}/{act}", body)
 
     def statement(self, grant: Grant, decision: str = "approve", **more: Any) -> Any:
+        """As the page asks: choices are reviewed first, and the text they make is on the page then."""
+        if decision == "approve" and "choices" in more:
+            found = self.ask(grant, "review", **more).json()
+            more["drawn"] = found.get("drawn", more.get("drawn"))
         return self.ask(grant, "statement", decision=decision, **more)
 
     def decide(self, grant: Grant, options: dict[str, Any], **changes: Any) -> Any:
@@ -97,7 +114,9 @@ class Person:
         """The whole of it, second step included."""
         more: dict[str, Any] = {"choices": choices} if choices else {}
         drawn = self.drawn(grant)
-        if self.ask(grant, "review", drawn=drawn, **more).json()["dangerous"]:
+        found = self.ask(grant, "review", drawn=drawn, **more).json()
+        drawn = found["drawn"]
+        if found["dangerous"]:
             assert self.ask(grant, "second-step", drawn=drawn, **more).status_code == 200
         options = self.statement(grant, drawn=drawn, **more)
         assert options.status_code == 200, options.content

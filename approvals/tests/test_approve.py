@@ -45,7 +45,7 @@ def test_a_signed_denial_carries_its_reason(alice: Person, reading: Grant) -> No
     assert alice.deny(reading, "Not  today").json()["status"] == "Denied"
     reading.refresh_from_db()
     assert (reading.status, reading.deny_reason) == ("denied", "Not today")
-    assert Receipt.objects.get().consent_text.endswith("Reason given to the agent: Not today")
+    assert Receipt.objects.get().consent_text.endswith("Reason given to the agent: “Not today”")
 
 
 def test_what_the_human_lowers_is_what_is_granted(alice: Person, paying: Grant) -> None:
@@ -121,7 +121,7 @@ def test_AP_1_the_receipt_verifies_alone_and_no_character_can_change(alice: Pers
     assert (body["grant_id"], body["grant_version"]) == (str(paying.pk), 1)
     assert (body["decision"], body["second_step"]) == ("approve", True)
     assert len(b64u_decode(str(body["nonce"]))) == 32
-    assert "spend up to €100.00 per payment at Acme Payments" in verified.consent_text
+    assert "spend up to €100.00 per payment at “Acme Payments”" in verified.consent_text
     header, payload, signature = compact.split(".")
     claims = json.loads(b64u_decode(payload))
     for member in claims["statement"]:
@@ -219,7 +219,7 @@ def test_AP_12_an_assertion_without_user_verification_is_refused(alice: Person, 
 def test_AP_13_OG_22_a_dangerous_permission_needs_the_second_step(alice: Person, paying: Grant) -> None:
     body = refused(alice.statement(paying), 403, "confirmation_required")
     [sentence] = body["dangerous"]
-    assert sentence.startswith("Research Assistant may spend up to €100.00 per payment at Acme Payments")
+    assert sentence.startswith("The agent may spend up to €100.00 per payment at “Acme Payments”")
     assert sentence.endswith("at most €500.00 a day.")
     refused(alice.decide(paying, {"challenge": b64u_encode(os.urandom(32))}), 400, "invalid_assertion")
     assert_pending(paying)
@@ -228,7 +228,10 @@ def test_AP_13_OG_22_a_dangerous_permission_needs_the_second_step(alice: Person,
 def test_AP_13_the_second_step_is_for_those_very_terms_and_once(alice: Person, paying: Grant) -> None:
     drawn = alice.drawn(paying)
     lower = {"permission.1": "on", "amount.1": "10"}
-    assert alice.ask(paying, "second-step", drawn=drawn, choices=lower).status_code == 200
+    # The second step too is for the text that is on the page.
+    refused(alice.ask(paying, "second-step", drawn=drawn, choices=lower), 409, "grant_changed")
+    lowered = alice.ask(paying, "review", drawn=drawn, choices=lower).json()["drawn"]
+    assert alice.ask(paying, "second-step", drawn=lowered, choices=lower).status_code == 200
     refused(alice.statement(paying, drawn=drawn), 403, "confirmation_required")
     assert alice.statement(paying, drawn=drawn, choices=lower).status_code == 200
     refused(alice.statement(paying, drawn=drawn, choices=lower), 403, "confirmation_required")

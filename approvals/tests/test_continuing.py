@@ -192,7 +192,8 @@ def test_SA_13_an_admin_signs_the_break_and_the_receipt_is_kept_outside(
     assert alice.post(f"{path}statement").status_code == 404
     admin.sign_in()
     assert path.encode() in admin.get("/admin/").content
-    options = admin.post(f"{path}statement", {"decision": "continue"}).json()["publicKey"]
+    drawn = admin.drawn_at(path)
+    options = admin.press_on(path, decision="continue").json()["publicKey"]
     signed = {"credential": admin.device.assertion(options)}
     assert admin.post(f"{path}decide", signed).status_code == 200
     kept = store.get(f"log-{done.log}/receipt.jws")
@@ -205,7 +206,7 @@ def test_SA_13_an_admin_signs_the_break_and_the_receipt_is_kept_outside(
     assert body["origin"] == f"localhost:8000/v1/audit/{done.log}"
     assert Receipt.objects.get(kind="break").subject == done.log
     assert path.encode() not in admin.get("/admin/").content
-    assert admin.post(f"{path}statement").status_code == 409
+    assert admin.post(f"{path}statement", {"drawn": drawn}).status_code == 409
 
 
 def test_SA_13_a_receipt_that_does_not_come_outside_is_not_kept_here(
@@ -217,7 +218,7 @@ def test_SA_13_a_receipt_that_does_not_come_outside_is_not_kept_here(
     admin.sign_in()
 
     def sign() -> int:
-        options = admin.post(f"{path}statement", {"decision": "continue"}).json()["publicKey"]
+        options = admin.press_on(path, decision="continue").json()["publicKey"]
         answer = admin.post(f"{path}decide", {"credential": admin.device.assertion(options)})
         return int(answer.status_code)
 

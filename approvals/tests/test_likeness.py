@@ -98,7 +98,7 @@ def test_AP_21_a_claim_says_it_too(alice: Person, service_provider: ServiceProvi
     page = alice.get(path).content.decode()
     assert exact in page
     shown(page, client.agent())
-    options = alice.post(f"{path}statement", {"code": code}).json()["publicKey"]
+    options = alice.press_on(path, code=code).json()["publicKey"]
     done = alice.post(f"{path}decide", {"credential": alice.device.assertion(options)})
     assert done.status_code == 200
     assert exact in Receipt.objects.get().consent_text.splitlines()
@@ -116,7 +116,7 @@ def test_AP_21_a_confirmation_says_it_too(
     """A no gives nothing away, so it stays one sentence."""
     grant = approve(pending(disguised, service_provider, now=now, capabilities=[PAY]), alice.human, now=now)
     path = f"/confirmations/{confirmation(grant, now).pk}/"
-    options = alice.post(f"{path}statement", {"decision": decision}).json()["publicKey"]
+    options = alice.press_on(path, decision=decision).json()["publicKey"]
     assert alice.post(f"{path}decide", {"credential": alice.device.assertion(options)}).status_code == 200
     assert (LINE in Receipt.objects.get().consent_text.splitlines()) is told
 

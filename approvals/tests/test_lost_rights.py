@@ -70,7 +70,7 @@ def test_AP_9_who_may_no_longer_come_in_claims_nothing(alice: Person, now: datet
     client.register()
     url, code = claim_link(client.agent())
     path = url.removeprefix("http://localhost:8000")
-    options = alice.post(f"{path}statement", {"code": code}).json()["publicKey"]
+    options = alice.press_on(path, code=code).json()["publicKey"]
     signed = alice.device.assertion(options)
     lose(alice, loss, now)
     gone(alice, f"{path}decide", {"credential": signed})
@@ -93,7 +93,7 @@ def test_AP_9_who_may_no_longer_come_in_confirms_nothing(
         expires_at=now + timedelta(hours=1),
     )
     path = f"/confirmations/{row.pk}/"
-    options = alice.post(f"{path}statement", {"decision": "confirm"}).json()["publicKey"]
+    options = alice.press_on(path, decision="confirm").json()["publicKey"]
     signed = alice.device.assertion(options)
     lose(alice, loss, now)
     gone(alice, f"{path}decide", {"credential": signed})

@@ -175,8 +175,8 @@ def test_a_page_needs_the_same_number_of_queries_for_many_rows(
 def test_a_claim_leads_on_to_the_approval(alice: Person, stray: AgentClient) -> None:
     url, code = claim_link(stray.agent())
     path, grant = url.removeprefix("http://localhost:8000"), Grant.objects.get(agent=stray.agent())
-    assert alice.get(f"{path}?grant={grant.pk}").status_code == 200
-    options = alice.post(f"{path}statement", {"code": code}).json()["publicKey"]
+    drawn = alice.drawn_at(f"{path}?grant={grant.pk}")
+    options = alice.press_on(path, code=code).json()["publicKey"]
     credential = alice.device.assertion(options)
     done = alice.post(f"{path}decide?grant={grant.pk}", {"credential": credential})
     assert done.json() == {"status": "Claimed", "next": f"/approvals/{grant.pk}/?claimed=1"}
@@ -187,14 +187,14 @@ def test_a_claim_leads_on_to_the_approval(alice: Person, stray: AgentClient) -> 
     assert Receipt.objects.get().kind == "claim"
     assert Event.objects.filter(kind="registry.agent.claimed").count() == 1
     assert alice.get(path).status_code == 404
-    refused(alice.post(f"{path}statement", {"code": code}), 404, "not_found")
+    refused(alice.post(f"{path}statement", {"code": code, "drawn": drawn}), 404, "not_found")
     refused(alice.post(f"{path}decide", {"credential": credential | {"id": "x"}}), 400, "invalid_assertion")
 
 
 def test_a_claim_that_was_done_is_nothing_to_another(alice: Person, bob: Person, stray: AgentClient) -> None:
     url, code = claim_link(stray.agent())
     path = url.removeprefix("http://localhost:8000")
-    options = alice.post(f"{path}statement", {"code": code}).json()["publicKey"]
+    options = alice.press_on(path, code=code).json()["publicKey"]
     credential = alice.device.assertion(options)
     assert alice.post(f"{path}decide", {"credential": credential}).status_code == 200
     refused(bob.post(f"{path}decide", {"credential": credential}), 404, "not_found")
@@ -205,10 +205,10 @@ def test_AP_2_an_agent_renamed_after_the_claims_statement_is_not_claimed(
 ) -> None:
     url, code = claim_link(stray.agent())
     path = url.removeprefix("http://localhost:8000")
-    options = alice.post(f"{path}statement", {"code": code}).json()["publicKey"]
+    options = alice.press_on(path, code=code).json()["publicKey"]
     assert stray.replace(name="Somebody Else").status_code == 200
     refused(
-        alice.post(f"{path}decide", {"credential": alice.device.assertion(options)}), 409, "invalid_state"
+        alice.post(f"{path}decide", {"credential": alice.device.assertion(options)}), 409, "grant_changed"
     )
     assert stray.agent().status == "unclaimed"
 
@@ -216,11 +216,8 @@ def test_AP_2_an_agent_renamed_after_the_claims_statement_is_not_claimed(
 def test_a_claim_needs_the_code_and_the_signature(alice: Person, stray: AgentClient) -> None:
     url, code = claim_link(stray.agent())
     path = url.removeprefix("http://localhost:8000")
-    assert (
-        refused(alice.post(f"{path}statement", {"code": "WRONG123"}), 400, "invalid_request")["reason"]
-        == "claim_code"
-    )
-    options = alice.post(f"{path}statement", {"code": code}).json()["publicKey"]
+    assert refused(alice.press_on(path, code="WRONG123"), 400, "invalid_request")["reason"] == "claim_code"
+    options = alice.press_on(path, code=code).json()["publicKey"]
     bad = alice.device.assertion(options, signature=b"x")
     refused(alice.post(f"{path}decide", {"credential": bad}), 400, "invalid_assertion")
     assert stray.agent().status == "unclaimed"
@@ -233,23 +230,26 @@ def test_one_transaction_is_confirmed_or_denied_with_a_signature(
     alice: Person, asking: Confirmation, decision: str, status: str, word: str
 ) -> None:
     path = f"/confirmations/{asking.pk}/"
-    assert "wants to pay €240.00 at Acme Payments" in alice.get(path).content.decode()
-    options = alice.post(f"{path}statement", {"decision": decision}).json()["publicKey"]
+    assert "Pay €240.00 at “Acme Payments”" in alice.get(path).content.decode()
+    drawn = alice.drawn_at(path)
+    options = alice.press_on(path, decision=decision).json()["publicKey"]
     done = alice.post(f"{path}decide", {"credential": alice.device.assertion(options)})
     assert done.json()["status"] == word
     asking.refresh_from_db()
     assert asking.status == status
     assert word in alice.get(path).content.decode()
-    refused(alice.post(f"{path}statement", {"decision": "confirm"}), 409, "invalid_state")
+    late = {"decision": "confirm", "drawn": drawn}
+    refused(alice.post(f"{path}statement", late), 409, "invalid_state")
 
 
 def test_a_confirmation_over_time_or_of_another_word_is_refused(
     alice: Person, asking: Confirmation, now: datetime
 ) -> None:
     path = f"/confirmations/{asking.pk}/"
-    refused(alice.post(f"{path}statement", {"decision": "approve"}), 400, "invalid_request")
+    drawn = alice.drawn_at(path)
+    refused(alice.press_on(path, decision="approve"), 400, "invalid_request")
     Confirmation.objects.update(expires_at=now)
-    refused(alice.post(f"{path}statement", {"decision": "confirm"}), 410, "expired")
+    refused(alice.post(f"{path}statement", {"decision": "confirm", "drawn": drawn}), 410, "expired")
     assert "Expired" in alice.get(path).content.decode()
 
 
@@ -345,7 +345,7 @@ def test_the_receipt_is_for_the_agent_its_human_and_auditors(
 def test_the_activity_tells_what_happened_in_words(alice: Person, reading: Grant) -> None:
     alice.deny(reading)
     page = alice.get("/activity/").content.decode()
-    assert "Denied what Research Assistant asked for at Acme Payments" in page
+    assert "Denied what agent “Research Assistant” asked for at service “Acme Payments”" in page
     assert "Signed in" in page or "A passkey was added" in page
     assert str(Event.objects.latest("id").pk) not in page
 
@@ -371,7 +371,10 @@ def test_AP_38_everything_can_be_read_without_a_script_and_nothing_be_signed(
     alice: Person, paying: Grant
 ) -> None:
     page = alice.get(f"/approvals/{paying.pk}/").content.decode()
-    assert "may spend up to €100.00 per payment at Acme Payments (“payments”), at most €500.00 a day." in page
+    assert (
+        "The agent may spend up to €100.00 per payment at “Acme Payments” (“payments”), at most €500.00 a day."
+        in page
+    )
     for name in ("Approve with passkey", "Deny"):
         assert re.search(rf"<button[^>]* disabled>{name}</button>", page)
 
@@ -381,7 +384,7 @@ def test_U6_a_link_that_is_a_secret_never_reaches_the_log(
 ) -> None:
     url, _code = claim_link(stray.agent())
     path = url.removeprefix("http://localhost:8000")
-    refused(alice.post(f"{path}statement", {"code": "WRONG123"}), 400, "invalid_request")
+    refused(alice.press_on(path, code="WRONG123"), 400, "invalid_request")
     browser().get("/setup/AAAAAAAAAAAAAAAAAAAAAA/")
     assert path.split("/")[2] not in caplog.text
     assert "AAAAAAAAAAAAAAAAAAAAAA" not in caplog.text

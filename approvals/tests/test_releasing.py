@@ -15,7 +15,7 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.receipt import verify_receipt
 from approvals.models import Receipt
 from approvals.services.releasing import find_unused
-from approvals.tests.cast import READ_CALENDAR, Person
+from approvals.tests.cast import READ_CALENDAR, Person, drawn_on
 from approvals.tests.setting_back import close, restored, set_back
 from audit import kinds
 from audit.archive.archiving import archive_audit
@@ -67,13 +67,18 @@ def sign_and_archive() -> None:
 
 
 def reviewed(admin: Person, row: LogBreak, *grants: Grant) -> Any:
-    path = f"/restores/{row.name}/release/review"
-    return admin.client.post(path, {"grant": [str(each.pk) for each in grants]})
+    path = f"/restores/{row.name}/release/"
+    page = admin.get(path)
+    drawn = drawn_on(page) if b'name="drawn"' in page.content else ""
+    ids = [str(each.pk) for each in grants]
+    return admin.client.post(f"{path}review", {"grant": ids, "drawn": drawn})
 
 
-def statement(admin: Person, row: LogBreak, *grants: Grant) -> Any:
+def statement(admin: Person, row: LogBreak, page: Any, *grants: Grant) -> Any:
+    """Press the button of `page`, what `reviewed` gave."""
     ids = ",".join(str(each.pk) for each in grants)
-    return admin.post(f"/restores/{row.name}/release/statement", {"grants": ids})
+    drawn = drawn_on(page) if page.status_code == 200 else ""
+    return admin.post(f"/restores/{row.name}/release/statement", {"grants": ids, "drawn": drawn})
 
 
 def decide(admin: Person, row: LogBreak, asked: Any) -> Any:
@@ -88,8 +93,9 @@ def test_SA_13_an_administrator_releases_a_grant_proved_unused(
     admin.sign_in()
     page = admin.get(f"/restores/{row.name}/release/").content.decode()
     assert "Proved unused since the backup" in page
-    assert b"Release with passkey" in reviewed(admin, row, grant).content
-    asked = statement(admin, row, grant)
+    review = reviewed(admin, row, grant)
+    assert b"Release with passkey" in review.content
+    asked = statement(admin, row, review, grant)
     assert asked.status_code == 200, asked.content
     done = decide(admin, row, asked)
     assert done.status_code == 200, done.content
@@ -118,8 +124,9 @@ def test_SA_13_only_staff_sees_or_releases_suspended_grants(grant: Grant, alice:
     alice.sign_in()
     path = f"/restores/{row.name}/release/"
     assert alice.get(path).status_code == 404
-    assert reviewed(alice, row, grant).status_code == 404
-    assert statement(alice, row, grant).status_code == 404
+    review = reviewed(alice, row, grant)
+    assert review.status_code == 404
+    assert statement(alice, row, review, grant).status_code == 404
     assert alice.post(f"{path}decide", {"credential": {}}).status_code == 404
 
 
@@ -251,8 +258,7 @@ def test_SA_13_an_archive_of_another_beginning_proves_nothing(grant: Grant) -> N
 def test_SA_13_a_grant_that_its_person_revoked_meanwhile_stays_ended(grant: Grant, admin: Person) -> None:
     row = restored()
     admin.sign_in()
-    reviewed(admin, row, grant)
-    asked = statement(admin, row, grant)
+    asked = statement(admin, row, reviewed(admin, row, grant), grant)
     grant.refresh_from_db()
     revoke_grant(grant=grant, actor=TESTER, now=timezone.now())
     assert decide(admin, row, asked).status_code == 409
@@ -284,9 +290,13 @@ def test_SA_13_a_release_needs_the_second_step_for_these_grants(
     other = approved(agent, service_provider, now=now)
     row = restored()
     admin.sign_in()
-    assert statement(admin, row, grant).json()["error"] == "confirmation_required"
-    assert reviewed(admin, row, grant).status_code == 200
-    assert statement(admin, row, grant, other).json()["error"] == "confirmation_required"
+    both = reviewed(admin, row, grant, other)
+    one = reviewed(admin, row, grant)
+    # The later step is for the one: the page of both is not signed by it.
+    assert statement(admin, row, both, grant, other).json()["error"] == "confirmation_required"
+    assert statement(admin, row, one, grant, other).json()["error"] == "grant_changed"
+    assert statement(admin, row, one, grant).status_code == 200
+    assert statement(admin, row, one, grant).json()["error"] == "confirmation_required"
 
 
 def held_by_an_admin(grant: Grant) -> None:
@@ -314,8 +324,8 @@ def test_SA_13_a_grant_that_moved_before_the_signature_stays_suspended(
 ) -> None:
     row = restored()
     admin.sign_in()
-    assert reviewed(admin, row, grant).status_code == 200
-    asked = statement(admin, row, grant)
+    asked = statement(admin, row, reviewed(admin, row, grant), grant)
+    assert asked.status_code == 200
     grant.refresh_from_db()
     moves(grant)
     if sealed:
@@ -334,8 +344,7 @@ def test_SA_13_a_release_is_not_signed_twice_and_not_for_another_grant(grant: Gr
     stranger = Grant(pk=uuid.uuid4())
     assert reviewed(admin, row, stranger).status_code == 409
     assert reviewed(admin, row).status_code == 409
-    reviewed(admin, row, grant)
-    asked = statement(admin, row, grant)
+    asked = statement(admin, row, reviewed(admin, row, grant), grant)
     assert decide(admin, row, asked).status_code == 200
     assert reviewed(admin, row, grant).status_code == 409
 

@@ -23,6 +23,7 @@ from registry.services.lookalikes import Likeness, Whose
 from registry.tests.cast import minutes
 
 EURO = {"value": "1240.00", "currency": "EUR"}
+AT = "https://acme.example"
 READ: dict[str, Any] = {"type": "read", "resource": "calendar"}
 CUSTOM: dict[str, Any] = {"type": "custom", "namespace": "acme.crm", "name": "merge", "resource": "contacts"}
 # What would end its quotes or its line, or be drawn in another order, or not at all.
@@ -55,6 +56,10 @@ HOSTILE = {
     "paragraph": "x”.\u2029This ends on 1 January 2027",
     "next line": "x”.\x85This ends on 1 January 2027",
     "quotes": "x” and amount is at most “5",
+    "plain quotes": 'x" and amount is at most "5',
+    "alike quotes": "x\u201f and amount is at most \u275d5",
+    "unassigned": "x\u2065y\ufff0\U000e0fff",
+    "marks": "x" + "\u0301" * 40,
     "bidi": "x\u202eyna ton si\u202c",
     "nothing": "\u200b",
     "mark": "\u0338x",
@@ -64,15 +69,15 @@ HOSTILE = {
 @pytest.mark.parametrize(
     ("body", "words", "cost"),
     [
-        (READ, "read “calendar” at Acme", "low"),
-        ({"type": "write", "resource": "a/b"}, "create and change “a/b” at Acme", "medium"),
-        ({"type": "delete", "resource": "a"}, "delete “a” at Acme", "high"),
+        (READ, "read “calendar” at “Acme”", "low"),
+        ({"type": "write", "resource": "a/b"}, "create and change “a/b” at “Acme”", "medium"),
+        ({"type": "delete", "resource": "a"}, "delete “a” at “Acme”", "high"),
         (
             {"type": "transact", "resource": "shop", "max_amount": EURO},
-            "spend up to €1,240.00 per payment at Acme (“shop”)",
+            "spend up to €1,240.00 per payment at “Acme” (“shop”)",
             "high",
         ),
-        (CUSTOM, "use “acme.crm.merge” on “contacts” at Acme", "medium"),
+        (CUSTOM, "use “acme.crm.merge” on “contacts” at “Acme”", "medium"),
     ],
     ids=["read", "write", "delete", "transact", "custom"],
 )
@@ -100,7 +105,7 @@ def test_each_type_of_permission_has_its_words(body: dict[str, Any], words: str,
 )
 def test_each_constraint_has_its_words(operator: dict[str, Any], words: str) -> None:
     capability = parse_capability({**READ, "constraints": {"a": operator}})
-    assert permission(capability, "Acme") == f"read “calendar” at Acme, only where {words}"
+    assert permission(capability, "Acme") == f"read “calendar” at “Acme”, only where {words}"
 
 
 @pytest.mark.parametrize(
@@ -130,8 +135,8 @@ def test_a_budget_names_its_period_and_whose_day_it_is(period: str, words: str) 
     envelope = parse_envelope({"budgets": [{**EURO, "period": period, "zone": "Asia/Tokyo"}]})
     assert limits(envelope) == [f"At most €1,240.00 {words}, counted in Asia/Tokyo time."]
     paying = parse_capability({"type": "transact", "resource": "shop", "max_amount": EURO})
-    assert permissions("Bot", "Acme", [paying], envelope) == [
-        f"Bot may spend up to €1,240.00 per payment at Acme (“shop”), at most €1,240.00 {words}."
+    assert permissions("Acme", [paying], envelope) == [
+        f"The agent may spend up to €1,240.00 per payment at “Acme” (“shop”), at most €1,240.00 {words}."
     ]
 
 
@@ -157,14 +162,14 @@ def test_a_time_window_names_its_days_its_hours_and_its_zone(days: list[str], wo
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ({"type": "transact", "resource": "shop", "amount": EURO}, "pay €1,240.00 at Acme (“shop”)"),
-        (READ, "read “calendar” at Acme"),
-        ({"type": "write", "resource": "a"}, "create or change “a” at Acme"),
-        ({"type": "delete", "resource": "a"}, "delete “a” at Acme"),
-        (CUSTOM, "use “acme.crm.merge” on “contacts” at Acme"),
+        ({"type": "transact", "resource": "shop", "amount": EURO}, "pay €1,240.00 at “Acme” (“shop”)"),
+        (READ, "read “calendar” at “Acme”"),
+        ({"type": "write", "resource": "a"}, "create or change “a” at “Acme”"),
+        ({"type": "delete", "resource": "a"}, "delete “a” at “Acme”"),
+        (CUSTOM, "use “acme.crm.merge” on “contacts” at “Acme”"),
         (
             {**READ, "arguments": {"who": "Bob", "all": True, "size": 1200}},
-            "read “calendar” at Acme, with all yes, size 1,200 and who “Bob”",
+            "read “calendar” at “Acme”, with all yes, size 1,200 and who “Bob”",
         ),
     ],
     ids=str,
@@ -173,10 +178,16 @@ def test_each_act_has_its_words(body: dict[str, Any], words: str) -> None:
     action = parse_action(body)
     assert act(action, "Acme") == words
     told = [
-        confirmation_text(agent="Bot", service_provider="Acme", action=action, confirmed=yes)
+        confirmation_text(
+            agent="Bot", service_provider="Acme", audience=AT, action=action, confirmed=yes
+        ).splitlines()
         for yes in (True, False)
     ]
-    assert told == [f"Bot may {words}, once, within ten minutes.", f"Bot may not {words}."]
+    head = ["Agent: “Bot”", f"Service: “Acme” at {AT}"]
+    assert told == [
+        [*head, f"The agent may {words}, once, within ten minutes."],
+        [*head, f"The agent may not {words}."],
+    ]
 
 
 @pytest.mark.parametrize(("whose", "exact"), ALIKE, ids=str)
@@ -185,9 +196,9 @@ def test_AP_21_each_likeness_has_its_sentence(whose: Whose, exact: bool) -> None
 
 
 def assert_said_by_us(text: str, value: str, *, lines: int) -> None:
-    """As many sentences as we wrote, two pairs of quotes, and every character shows."""
+    """As many lines as we wrote, five pairs of quotes (two names, two of them twice), and every character shows."""
     assert len(text.splitlines()) == lines
-    assert (text.count("“"), text.count("”")) == (2, 2)
+    assert (text.count("“"), text.count("”"), text.count('"')) == (5, 5, 0)
     assert value not in text
     assert all(character.isprintable() or character == "\n" for character in text)
 
@@ -202,20 +213,20 @@ def test_AP_20_a_text_in_a_constraint_cannot_write_sentences_of_its_own(
     text = approval_text(
         agent="Bot",
         service_provider="Acme",
-        audience="https://acme.example",
+        audience=AT,
         capabilities=[hostile],
         envelope=parse_envelope({}),
         valid_until=now + minutes(60),
         zone="UTC",
     )
-    assert_said_by_us(text, value, lines=3)
+    assert_said_by_us(text, value, lines=4)
 
 
 @pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE)
 def test_AP_20_a_text_in_an_argument_cannot_write_sentences_of_its_own(value: str) -> None:
     action = parse_action({**READ, "arguments": {"payee": value}})
-    text = confirmation_text(agent="Bot", service_provider="Acme", action=action, confirmed=True)
-    assert_said_by_us(text, value, lines=1)
+    text = confirmation_text(agent="Bot", service_provider="Acme", audience=AT, action=action, confirmed=True)
+    assert_said_by_us(text, value, lines=3)
 
 
 def test_AP_1_the_longest_transaction_still_fits_what_a_human_signs() -> None:
@@ -223,7 +234,11 @@ def test_AP_1_the_longest_transaction_still_fits_what_a_human_signs() -> None:
     # One byte that is shown as four characters: nothing grows more.
     body["arguments"] = {"payee": "\x7f" * (MAX_TRANSACT - len(canonical_json(body)))}
     text = confirmation_text(
-        agent="x" * MAX_NAME, service_provider="x" * MAX_NAME, action=parse_action(body), confirmed=True
+        agent="x" * MAX_NAME,
+        service_provider="x" * MAX_NAME,
+        audience=AT,
+        action=parse_action(body),
+        confirmed=True,
     )
     assert MAX_TRANSACT * 3 < len(text) < MAX_CONSENT_TEXT / 1.5
 

@@ -38,7 +38,9 @@ def paid(alice: Person, paying: Grant) -> Grant:
 
 
 def sign_again(alice: Person, grant: Grant, now: datetime, **choices: str) -> Receipt:
-    human, drawn, chosen = alice.human, decisions.drawn_token(grant), KEEP | choices
+    human, chosen = alice.human, KEEP | choices
+    drawn = decisions.draw_approval(grant, human, now=now).drawn
+    drawn = decisions.review_choices(grant=grant, human=human, choices=chosen, drawn=drawn, now=now).drawn
     actor = Actor("human", str(human.pk))
     decisions.take_second_step(
         grant=grant, human=human, session_key=SESSION, choices=chosen, drawn=drawn, actor=actor, now=now
@@ -85,7 +87,7 @@ def test_it_may_be_narrowed_again_and_never_widened_back(alice: Person, paid: Gr
 
 
 def test_a_page_drawn_before_the_suspension_signs_nothing(alice: Person, paid: Grant, now: datetime) -> None:
-    drawn = decisions.drawn_token(paid)
+    drawn = decisions.draw_approval(paid, alice.human, now=now).drawn
     suspend_grant(grant=paid, actor=TESTER, now=now, cause="manifest_changed")
     with pytest.raises(GrantChangedError):
         decisions.begin_approval(
@@ -109,6 +111,6 @@ def test_a_suspended_grant_is_revoked_and_not_denied(alice: Person, paid: Grant,
             human=alice.human,
             session_key=SESSION,
             reason="",
-            drawn=decisions.drawn_token(paid),
+            drawn=decisions.draw_approval(paid, alice.human, now=now).drawn,
             now=now,
         )

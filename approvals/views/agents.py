@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.errors import NotFoundError
+from agentauth.protocol.names import quoted
 from approvals.services.likeness import name_warnings
 from approvals.services.signatures import receipt_of
 from approvals.views.access import human_of, signed_in
@@ -37,7 +38,11 @@ def index(request: HttpRequest) -> HttpResponse:
     for grant in Grant.objects.live(now).filter(agent__in=mine).select_related("service_provider"):
         live.setdefault(grant.agent_id, []).append(grant.service_provider.name)
     rows = [
-        {"agent": agent, "status": agent.status_at(now), "at": sorted(set(live.get(agent.pk, [])))}
+        {
+            "agent": agent,
+            "status": agent.status_at(now),
+            "at": [quoted(name) for name in sorted(set(live.get(agent.pk, [])))],
+        }
         for agent in mine
     ]
     return render(request, "agents.html", {"rows": rows} | paging)

@@ -11,10 +11,10 @@ from django.views.decorators.http import require_POST, require_safe
 from agentauth.protocol.errors import InvalidRequestError, NotFoundError
 from approvals.services import decisions
 from approvals.services.likeness import name_warnings
-from approvals.services.moved import moved_since_signed
 from approvals.services.offer import offer
 from approvals.services.people import session_key_of
 from approvals.services.signatures import receipt_of
+from approvals.services.since_signed import moved_since_signed
 from approvals.services.terms import read_choices
 from approvals.views.access import answer, human_of, member, posted, signed_in
 from approvals.views.described import (
@@ -57,14 +57,16 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         receipt = receipt_of("approval", str(grant.pk))
         context |= {"status": status, "receipt": receipt, "lines": describe_grant(grant)}
         return render(request, "decided.html", context)
+    asked = decisions.draw_approval(grant, human, now=now)
     context |= {
-        "drawn": decisions.drawn_token(grant),
+        "drawn": asked.drawn,
         "anew": anew,
         "moved": moved_since_signed(grant, offer(grant).lost) if anew else [],
         "lost": describe_lost(grant),
         "rows": describe_rows(grant, now),
         "limits": describe_limits(grant, human, now),
-        "summary": decisions.asked_text(grant, human, now),
+        "summary": asked.sentences,
+        "denial": asked.denial,
         "elsewhere": elsewhere(grant, now),
         "warnings": name_warnings(grant.agent, human),
         "is_new": (now - grant.agent.created_at).total_seconds() < NEW_AGENT_SECONDS,
@@ -83,7 +85,9 @@ def review(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         drawn=member(body, "drawn"),
         now=timezone.now(),
     )
-    return answer(sentences=found.sentences, changes=found.changes, dangerous=found.dangerous)
+    return answer(
+        sentences=found.sentences, changes=found.changes, dangerous=found.dangerous, drawn=found.drawn
+    )
 
 
 @require_POST

@@ -8,7 +8,7 @@ from django.views.decorators.http import require_POST, require_safe
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.identifiers import parse_id
 from approvals.services import claims
-from approvals.services.likeness import name_warnings
+from approvals.services.drawn import drawn_token
 from approvals.services.people import session_key_of
 from approvals.views.access import answer, human_of, member, posted, signed_in
 from registry.authentication import actor_of
@@ -19,20 +19,28 @@ from registry.services.agents import find_claim
 @signed_in
 def page(request: HttpRequest, secret: str) -> HttpResponse:
     agent = find_claim(secret, now=timezone.now())
-    kinds = sorted({f"{each.label}: {each.resource}" for each in parse_capabilities(agent.capabilities)})
-    warnings = name_warnings(agent, human_of(request))
-    context = {"agent": agent, "grant": _grant(request), "kinds": kinds, "warnings": warnings}
+    kinds = sorted({each.label for each in parse_capabilities(agent.capabilities)})
+    shown = claims.claim_page(agent, human_of(request))
+    context = {
+        "agent": agent,
+        "grant": _grant(request),
+        "kinds": kinds,
+        "warnings": shown.shown["likenesses"],
+        "lines": shown.shown["text"].splitlines(),
+        "drawn": drawn_token(shown, now=timezone.now()),
+    }
     return render(request, "claim.html", context)
 
 
 @require_POST
 @signed_in
 def statement(request: HttpRequest, secret: str) -> HttpResponse:
-    now, human = timezone.now(), human_of(request)
+    now, human, body = timezone.now(), human_of(request), posted(request)
     options = claims.begin_claim(
         agent=find_claim(secret, now=now),
         human=human,
-        code=member(posted(request), "code"),
+        code=member(body, "code"),
+        drawn=member(body, "drawn"),
         session_key=session_key_of(request),
         actor=actor_of(request),
         now=now,

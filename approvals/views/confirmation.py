@@ -10,7 +10,7 @@ from django.views.decorators.http import require_POST, require_safe
 from agentauth.protocol.capability import parse_action
 from approvals import sentences
 from approvals.services import confirmations
-from approvals.services.likeness import name_warnings
+from approvals.services.drawn import drawn_token
 from approvals.services.people import session_key_of
 from approvals.services.signatures import receipt_of
 from approvals.views.access import answer, human_of, member, posted, signed_in
@@ -24,15 +24,18 @@ WORDS = {"confirm": "Confirmed", "deny": "Denied"}
 @signed_in
 def page(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
     row = find_for_human(confirmation_id, human_of(request))
-    provider = row.grant.service_provider
+    now, provider = timezone.now(), row.grant.service_provider
+    shown = confirmations.confirmation_page(row, human_of(request))
     context = {
         "confirmation": row,
         "agent": row.grant.agent,
         "provider": provider,
         "act": sentences.act(parse_action(row.action), provider.name),
-        "status": row.status_at(timezone.now()),
+        "status": row.status_at(now),
         "receipt": receipt_of("confirmation", str(row.pk)),
-        "warnings": name_warnings(row.grant.agent, human_of(request)),
+        "warnings": shown.shown["likenesses"],
+        "texts": {decision: text.splitlines() for decision, text in shown.shown["text"].items()},
+        "drawn": drawn_token(shown, now=now),
     }
     return render(request, "confirmation.html", context)
 
@@ -40,11 +43,12 @@ def page(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @signed_in
 def statement(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
-    human = human_of(request)
+    human, body = human_of(request), posted(request)
     options = confirmations.begin_confirmation(
         row=find_for_human(confirmation_id, human),
         human=human,
-        decision=member(posted(request), "decision"),
+        decision=member(body, "decision"),
+        drawn=member(body, "drawn"),
         session_key=session_key_of(request),
         now=timezone.now(),
     )

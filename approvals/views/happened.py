@@ -6,6 +6,8 @@ from typing import Any
 
 from django.utils.translation import gettext as _
 
+from agentauth.protocol.names import quoted
+from approvals.views.described import sentence
 from audit import kinds
 from audit.models import Event
 from registry.models import Agent, Human, ServiceProvider
@@ -64,6 +66,11 @@ def words() -> dict[str, str]:
     }
 
 
+def _named(form: str, name: str | None) -> str:
+    """A name in quotation marks after the word for what it names: no sentence is turned by a name."""
+    return form % {"name": quoted(name)} if name else ""
+
+
 def tell(events: Sequence[Event]) -> list[dict[str, Any]]:
     """One line for each event; the names come with three queries, however many events there are."""
     agents: dict[uuid.UUID | None, str] = dict(
@@ -80,8 +87,8 @@ def tell(events: Sequence[Event]) -> list[dict[str, Any]]:
     lines = []
     for event in events:
         names = {
-            "agent": agents.get(event.agent_id) or _("an agent"),
-            "at": providers.get(event.service_provider_id) or _("a service"),
+            "agent": _named(_("agent %(name)s"), agents.get(event.agent_id)) or _("an agent"),
+            "at": _named(_("service %(name)s"), providers.get(event.service_provider_id)) or _("a service"),
         }
         text = known.get(event.kind) or event.kind.rpartition(".")[2].replace("_", " ").capitalize()
         who = {"agent": names["agent"], "service_provider": names["at"], "system": _("AgentAuth")}
@@ -89,8 +96,9 @@ def tell(events: Sequence[Event]) -> list[dict[str, Any]]:
         lines.append(
             {
                 "event": event,
-                "text": text % names if "%(" in text else text,
-                "who": people.get(event.actor_id) or who.get(event.actor_kind, _("somebody")),
+                "text": sentence(text % names if "%(" in text else text),
+                "who": _named("%(name)s", people.get(event.actor_id))
+                or who.get(event.actor_kind, _("somebody")),
                 "reason": (event.reason or "").replace("_", " "),
             }
         )

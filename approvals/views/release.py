@@ -9,8 +9,9 @@ from agentauth.protocol.approval import MAX_RELEASED
 from agentauth.protocol.reading import text
 from approvals.services import releasing
 from approvals.services.break_signing import find_break
+from approvals.services.drawn import drawn_token
 from approvals.services.people import session_key_of
-from approvals.views.access import answer, human_of, posted, signed_in
+from approvals.views.access import answer, human_of, member, posted, signed_in
 from registry.authentication import actor_of
 
 _UUID_LENGTH = 36
@@ -20,24 +21,33 @@ _UUID_LENGTH = 36
 @signed_in
 def page(request: HttpRequest, name: str) -> HttpResponse:
     row = find_break(name, human=human_of(request))
-    context = {"row": row, "found": releasing.find_unused(row, now=timezone.now())}
+    now = timezone.now()
+    found = releasing.find_unused(row, now=now)
+    shown = releasing.choosing_page(row, [each.grant for each in found.grants])
+    context = {"row": row, "found": found, "drawn": drawn_token(shown, now=now)}
     return render(request, "release.html", context)
 
 
 @require_POST
 @signed_in
 def review(request: HttpRequest, name: str) -> HttpResponse:
-    human = human_of(request)
-    row = find_break(name, human=human)
-    grants = releasing.take_second_step(
+    human, now = human_of(request), timezone.now()
+    row, ids = find_break(name, human=human), request.POST.getlist("grant")
+    shown = releasing.take_second_step(
         row=row,
         human=human,
         session_key=session_key_of(request),
-        ids=request.POST.getlist("grant"),
+        ids=ids,
+        drawn=request.POST.get("drawn", ""),
         actor=actor_of(request),
-        now=timezone.now(),
+        now=now,
     )
-    context = {"row": row, "grants": grants, "ids": ",".join(str(each.pk) for each in grants)}
+    context = {
+        "row": row,
+        "ids": ",".join(ids),
+        "lines": shown.shown["text"].splitlines(),
+        "drawn": drawn_token(shown, now=now),
+    }
     return render(request, "release_review.html", context)
 
 
@@ -47,12 +57,14 @@ def statement(request: HttpRequest, name: str) -> HttpResponse:
     human = human_of(request)
     # Before the body is read: a stranger learns nothing from which comes first.
     row = find_break(name, human=human)
-    ids = text(posted(request).get("grants"), "grants", maximum=(_UUID_LENGTH + 1) * MAX_RELEASED)
+    body = posted(request)
+    ids = text(body.get("grants"), "grants", maximum=(_UUID_LENGTH + 1) * MAX_RELEASED)
     options = releasing.begin_release(
         row=row,
         human=human,
         session_key=session_key_of(request),
         ids=ids.split(","),
+        drawn=member(body, "drawn"),
         now=timezone.now(),
     )
     return answer(publicKey=options)

@@ -6,9 +6,10 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
 from approvals.services import break_signing
+from approvals.services.drawn import drawn_token
 from approvals.services.people import session_key_of
 from approvals.services.signatures import receipt_of
-from approvals.views.access import answer, human_of, posted, signed_in
+from approvals.views.access import answer, human_of, member, posted, signed_in
 from audit.breaks import origin, shown_break
 from registry.authentication import actor_of
 
@@ -16,12 +17,18 @@ from registry.authentication import actor_of
 @require_safe
 @signed_in
 def page(request: HttpRequest, name: str) -> HttpResponse:
-    row = break_signing.find_break(name, human=human_of(request))
+    human = human_of(request)
+    row = break_signing.find_break(name, human=human)
+    shown = break_signing.break_page(row, human)
     context = {
         "row": row,
         "origin": origin(row.name),
         "previous": origin(row.previous),
         "shown": shown_break(row),
+        "lines": shown.shown["text"].splitlines(),
+        "vkeys": shown.shown["vkeys"],
+        "root": shown.shown["root"],
+        "drawn": drawn_token(shown, now=timezone.now()),
         "receipt": receipt_of(break_signing.KIND, row.name),
     }
     return render(request, "restore.html", context)
@@ -31,9 +38,12 @@ def page(request: HttpRequest, name: str) -> HttpResponse:
 @signed_in
 def statement(request: HttpRequest, name: str) -> HttpResponse:
     human = human_of(request)
+    # Before the body is read: a stranger learns nothing from which comes first.
+    row = break_signing.find_break(name, human=human)
     options = break_signing.begin_signing(
-        row=break_signing.find_break(name, human=human),
+        row=row,
         human=human,
+        drawn=member(posted(request), "drawn"),
         session_key=session_key_of(request),
         now=timezone.now(),
     )

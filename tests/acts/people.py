@@ -143,14 +143,16 @@ def _decision(world: World, grant: Grant, decision: str) -> Act:
 def a_human_types_the_code_of_an_agent(world: World) -> Act:
     path, code = _claim(world)
     alice = world.alice
-    return lambda: alice.post(f"{path}statement", {"code": code})
+    drawn = alice.drawn_at(path)
+    return lambda: alice.post(f"{path}statement", {"code": code, "drawn": drawn})
 
 
 @act("POST claim/<str:secret>/statement", kinds.AGENT_CLAIM_FAILED)
 def a_human_types_a_wrong_code(world: World) -> Act:
     path, _ = _claim(world)
     alice = world.alice
-    return lambda: alice.post(f"{path}statement", {"code": "wrong"})
+    drawn = alice.drawn_at(path)
+    return lambda: alice.post(f"{path}statement", {"code": "wrong", "drawn": drawn})
 
 
 @act("POST claim/<str:secret>/decide", kinds.AGENT_CLAIMED)
@@ -166,8 +168,9 @@ def _claim(world: World) -> tuple[str, str]:
 
 @act("POST confirmations/<uuid:confirmation_id>/statement")
 def a_human_is_asked_to_confirm(world: World) -> Act:
-    path, alice = f"/confirmations/{world.confirmation().pk}/statement", world.alice
-    return lambda: alice.post(path, {"decision": "confirm"})
+    path, alice = f"/confirmations/{world.confirmation().pk}/", world.alice
+    drawn = alice.drawn_at(path)
+    return lambda: alice.post(f"{path}statement", {"decision": "confirm", "drawn": drawn})
 
 
 @act("POST confirmations/<uuid:confirmation_id>/decide", kinds.CONFIRMATION_CONFIRMED)
@@ -184,7 +187,8 @@ def a_human_does_not_confirm(world: World) -> Act:
 @act("POST restores/<str:name>/statement")
 def an_admin_is_asked_to_sign_a_break(world: World) -> Act:
     path, admin = _restored(world), world.admin
-    return lambda: admin.post(f"{path}statement", {"decision": "continue"})
+    drawn = admin.drawn_at(path)
+    return lambda: admin.post(f"{path}statement", {"decision": "continue", "drawn": drawn})
 
 
 @act("POST restores/<str:name>/decide", kinds.BREAK_SIGNED)

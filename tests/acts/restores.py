@@ -6,6 +6,7 @@ from typing import Any
 from django.conf import settings
 from django.test import override_settings
 
+from approvals.tests.cast import drawn_on
 from approvals.tests.setting_back import restored
 from audit import kinds
 from audit.models import LogBreak
@@ -29,14 +30,17 @@ def an_operator_closes_the_registry(world: World) -> Act:
 @act("POST restores/<str:name>/release/review", kinds.SECOND_STEP_TAKEN)
 def an_admin_reviews_grants_to_release(world: World) -> Act:
     path, admin = _closed(world), world.admin
-    return _outside(lambda: admin.client.post(f"{path}review", {"grant": str(world.grant.pk)}))
+    form = _chosen(world, path)
+    return _outside(lambda: admin.client.post(f"{path}review", form))
 
 
 @act("POST restores/<str:name>/release/statement")
 def an_admin_is_asked_to_release_grants(world: World) -> Act:
     path, admin = _closed(world), world.admin
-    _outside(lambda: admin.client.post(f"{path}review", {"grant": str(world.grant.pk)}))()
-    return _outside(lambda: admin.post(f"{path}statement", {"grants": str(world.grant.pk)}))
+    form = _chosen(world, path)
+    page = _outside(lambda: admin.client.post(f"{path}review", form))()
+    body = {"grants": str(world.grant.pk), "drawn": drawn_on(page)}
+    return _outside(lambda: admin.post(f"{path}statement", body))
 
 
 @act("POST restores/<str:name>/release/decide", kinds.GRANT_RELEASED)
@@ -45,6 +49,12 @@ def an_admin_releases_a_grant(world: World) -> Act:
     path, admin = f"/restores/{LogBreak.objects.get().name}/release/", world.admin
     credential = admin.device.assertion(options)
     return lambda: admin.post(f"{path}decide", {"credential": credential})
+
+
+def _chosen(world: World, path: str) -> dict[str, str]:
+    """The form of the page, with the world's grant chosen."""
+    page = _outside(lambda: world.admin.get(path))()
+    return {"grant": str(world.grant.pk), "drawn": drawn_on(page)}
 
 
 def _closed(world: World) -> str:

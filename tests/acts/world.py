@@ -125,7 +125,7 @@ class World:
 
     def signed(self, person: Person, path: str, body: Mapping[str, Any]) -> Act:
         """What `person` does by the `decide` of a page, once its statement is signed."""
-        answer = person.post(f"{path}statement", body)
+        answer = person.press_on(path, **body)
         assert answer.status_code == 200, answer.content
         credential = person.device.assertion(answer.json()["publicKey"])
         return lambda: person.post(f"{path}decide", {"credential": credential})

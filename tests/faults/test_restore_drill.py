@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.actors import scenes
+from tests.actors import drawn_in, scenes
 from tests.faults.cast import token_of
 from tests.faults.clients import READ
 from tests.faults.restoring import (
@@ -123,7 +123,7 @@ def goes_on(place: RestoreStage, story: Story) -> None:
     [(log,)] = place.sql("SELECT name FROM audit_logbreak")
     base = f"/restores/{log}/"
     assert base in story.admin.http.get("/admin/").text
-    options = story.admin.post(f"{base}statement", {"decision": "continue"}).json()["publicKey"]
+    options = story.admin.press_on(base, decision="continue").json()["publicKey"]
     kept = story.admin.post(f"{base}decide", {"credential": story.admin.device.assertion(options)})
     assert kept.status_code == 200, kept.text
     assert list(place.store.glob("log-*/receipt.jws"))
@@ -231,9 +231,11 @@ def test_SA_13_after_a_closing_only_what_was_not_used_is_released(place: Restore
     assert "the lost log says verifier.decision.allowed" in page
     token = re.search(r'name="csrf-token" content="([^"]+)"', page)
     assert token
-    form = {"csrfmiddlewaretoken": token[1], "grant": story.reader.grant_id}
-    assert story.admin.http.post(f"{path}review", data=form).status_code == 200
-    options = story.admin.post(f"{path}statement", {"grants": story.reader.grant_id}).json()["publicKey"]
+    form = {"csrfmiddlewaretoken": token[1], "grant": story.reader.grant_id, "drawn": drawn_in(page)}
+    review = story.admin.http.post(f"{path}review", data=form)
+    assert review.status_code == 200
+    body = {"grants": story.reader.grant_id, "drawn": drawn_in(review.text)}
+    options = story.admin.post(f"{path}statement", body).json()["publicKey"]
     done = story.admin.post(f"{path}decide", {"credential": story.admin.device.assertion(options)})
     assert done.status_code == 200, done.text
     assert asks(place, story.reader, token_of(story.reader)).json()["valid"] is True

@@ -21,7 +21,7 @@ from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.manifest import sign_manifest
 from approvals.tests.authenticator import Authenticator
-from tests.actors import Scene
+from tests.actors import Scene, drawn_in
 from tests.live import LiveRegistry
 
 pytestmark = pytest.mark.flow
@@ -69,7 +69,8 @@ class Browser:
         self.post(f"{path}finish", {"credential": self.device.registration(options["publicKey"])})
         self.kept.append(self.http.cookies["agentauth_session"])
 
-    def sign(self, path: str, body: object) -> Any:
+    def sign(self, path: str, body: dict[str, str]) -> Any:
+        body = body | {"drawn": drawn_in(self.page(path))}
         options = self.post(f"{path}statement", body)["publicKey"]
         credential = self.device.assertion(options)
         # Wrong once first: refusals must be as silent as successes.
@@ -124,8 +125,8 @@ def run(registry: LiveRegistry) -> list[str]:
     agent.agent_id = made["agent_id"]
     claim = made["claim_url"].removeprefix(registry.url)
     kept += [claim.split("/")[2], made["claim_code"]]
-    human.page(claim)
-    human.post(f"{claim}statement", {"code": "WRONG000"}, 400)
+    drawn = drawn_in(human.page(claim))
+    human.post(f"{claim}statement", {"code": "WRONG000", "drawn": drawn}, 400)
     human.sign(claim, {"code": made["claim_code"]})
     asked = {"service_provider": "acme", "capabilities": [READ, PAY], "envelope": LIMITS}
     answer = agent.api("POST", "/v1/grants", asked)
@@ -141,10 +142,8 @@ def run(registry: LiveRegistry) -> list[str]:
 
 def approve(human: Browser, grant_id: str) -> None:
     path = f"/approvals/{grant_id}/"
-    page = human.page(path)
-    drawn = re.search(r'name="drawn" value="([^"]+)"', page)
-    assert drawn
-    body = {"choices": {"permission.0": "on", "permission.1": "on"}, "drawn": drawn[1]}
+    drawn = drawn_in(human.page(path))
+    body = {"choices": {"permission.0": "on", "permission.1": "on"}, "drawn": drawn}
     human.post(f"{path}second-step", body)
     options = human.post(f"{path}statement", body | {"decision": "approve"})["publicKey"]
     human.post(f"{path}decide", {"credential": human.device.assertion(options)})
@@ -155,7 +154,6 @@ def spend(agent: "Kept", human: Browser, token: str) -> None:
     first = agent.ask(agent.question(token, pay, idempotency_key="operation-one")).json()
     assert first["reason"] == "confirm_above", first
     path = f"/confirmations/{first['confirmation_id']}/"
-    human.page(path)
     human.sign(path, {"decision": "confirm"})
     paid = agent.ask(agent.question(token, pay, idempotency_key="operation-one")).json()
     assert paid["valid"] is True, paid

@@ -35,9 +35,12 @@ CAPABILITIES = [
 ENVELOPE = {"budgets": [{"value": "500.00", "currency": "EUR", "period": "day", "zone": "Europe/Berlin"}]}
 ACTION = {"type": "transact", "resource": "payments", "amount": AMOUNT, "arguments": {"payee": "ACME"}}
 CONSENT = (
-    "Research Assistant may read calendar/work at Acme.\n"
-    "Research Assistant may spend up to EUR 100.00 per payment at Acme.\n"
-    "At most EUR 500.00 a day (Europe/Berlin)."
+    "Agent: “Research Assistant”\n"
+    "Service: “Acme” at https://api.sp.example\n"
+    "The agent may read “calendar/work” at “Acme”.\n"
+    "The agent may spend up to €100.00 per payment at “Acme” (“payments”), at most €500.00 a day.\n"
+    "At most €500.00 a day, counted in Europe/Berlin time.\n"
+    "This ends on 15 February 2027, 09:00 (Europe/Berlin)."
 )
 VALID_UNTIL = AT.replace(month=2)
 

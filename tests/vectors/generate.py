@@ -173,7 +173,7 @@ def manifests() -> dict[str, Any]:
 
 
 def statements() -> dict[str, Any]:
-    consent = "Calendar helper may read calendar/work.\n"
+    consent = "Agent: “Calendar helper”\nThe agent may read “calendar/work”.\n"
     compact = manifests()["manifest"]
     agent = AgentRef(
         identifier("agent"), "Calendar helper", AGENT.public.thumbprint, sha256(compact.encode()).hex()

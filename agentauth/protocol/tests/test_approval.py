@@ -25,7 +25,7 @@ from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.money import Money
 
 ID = "0193a1b2-c3d4-7e5f-8a9b-0c1d2e3f40{:02x}"
-CONSENT = "Research Assistant may read calendar/work at Acme.\nIt may do so until 1 March 2027."
+CONSENT = "Agent: “Research Assistant”\nThe agent may read “calendar/work” at “Acme”."
 SIGNING = Signing(
     issuer="https://registry.example",
     rp_id="registry.example",

@@ -1,0 +1,61 @@
+"""Why a suspended grant waits for a new signature: what differs from what was signed last, in words."""
+
+from typing import Any
+
+from django.utils.translation import gettext as _
+
+from agentauth.protocol.encoding import read_object
+from agentauth.protocol.jose import parse_compact
+from agentauth.protocol.receipt import MAX_RECEIPT_BYTES
+from approvals.services.moved import moved
+from approvals.services.offer import Lost
+from approvals.services.signatures import receipt_of
+from registry.models import Grant
+
+
+def moved_since_signed(grant: Grant, lost: tuple[Lost, ...]) -> list[str]:
+    """Why a suspended grant waits for a new signature: what differs from the one that was signed last.
+
+    A manifest that was only renewed says the same as before, so it is told only where it took something away or
+    is the cause.
+    """
+    causes, lines = Grant.SuspensionCause, []
+    agent, provider = grant.agent, grant.service_provider
+    if signed := _signed(grant):
+        was, at = signed["agent"], signed["service_provider"]
+        pairs = [
+            ("agent_key", was["jkt"], agent.jkt),
+            ("agent_name", was["name"], agent.name),
+            ("audience", at["audience"], provider.audience),
+            ("service_name", at["name"], provider.name),
+        ]
+        lines += [moved(name, old, new) for name, old, new in pairs if old != new]
+    if grant.suspension_cause == causes.MANIFEST_CHANGED or any(each.by_manifest for each in lost):
+        lines.append(moved("manifest", None, None))
+    if grant.suspension_cause == causes.ALLOWED_CHANGED or any(not each.by_manifest for each in lost):
+        lines.append(moved("allowed", None, None))
+    if grant.suspension_cause == causes.RECOVERY:
+        lines.append(_("Your account was recovered."))
+    if grant.suspension_cause == causes.RESTORED:
+        lines.append(
+            _(
+                "This registry was restored from a backup. What the agent did after that backup is lost here: payments made since then"
+                " are not counted, and one of them may be made again."
+            )
+        )
+    # There and back again: nothing differs now, and yet it happened.
+    there_and_back = {
+        causes.KEY_ROTATED: _("The agent took a new key."),
+        causes.AUDIENCE_CHANGED: _("The service moved to another address and back."),
+    }
+    return lines or [there_and_back.get(causes(grant.suspension_cause), _("Something else changed."))]
+
+
+def _signed(grant: Grant) -> dict[str, Any] | None:
+    """The statement of the last approval. Its seal is not checked: the row that holds it is our own."""
+    receipt = receipt_of("approval", str(grant.pk))
+    if receipt is None:
+        return None
+    jws = parse_compact(receipt.compact, max_bytes=MAX_RECEIPT_BYTES)
+    statement: Any = read_object(jws.payload, max_bytes=MAX_RECEIPT_BYTES)["statement"]
+    return dict(statement)

@@ -1,0 +1,126 @@
+"""Names and words of strangers on the pages and in what is signed: names read as names, and everything shows."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from agentauth.protocol.capability import parse_action
+from agentauth.protocol.tests.test_names import code_points
+from approvals.models import Receipt
+from approvals.templatetags.reading import spoken
+from approvals.tests.cast import PAY, READ_CALENDAR, Person
+from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.services.agents import claim_link
+from registry.tests.cast import AgentClient, approve, pending
+from verifier.models import Confirmation
+
+pytestmark = pytest.mark.django_db
+# Refused when they come in; an agent may have had one before there was this rule.
+TURNING = ["Nobody", "No agent", "You decline, and so nothing", "Bot” may not act. “Nobody"]
+HIDDEN = "\u202e\u200b\u2065\ufff0\U000e0fff\U000e0041"
+SHOWN = "\\u{202e}\\u{200b}\\u{2065}\\u{fff0}\\u{e0fff}\\u{e0041}"
+
+
+def confirmation(grant: Grant, now: datetime, **arguments: Any) -> Confirmation:
+    action = {"type": "transact", "resource": "payments", "amount": {"value": "60.00", "currency": "EUR"}}
+    action |= {"arguments": arguments} if arguments else {}
+    return Confirmation.objects.create(
+        grant=grant,
+        grant_version=grant.version,
+        action=action,
+        action_digest=parse_action(action).digest(),
+        idempotency_key="invoice-1",
+        created_at=now,
+        expires_at=now + timedelta(hours=1),
+    )
+
+
+def turned(text: str, name: str) -> list[str]:
+    """Places where the name stands outside quotation marks of ours, or a mark of its own closes them."""
+    quoted = text.replace("“" + name.replace("“", "\\u{201c}").replace("”", "\\u{201d}") + "”", "")
+    return [line for line in quoted.splitlines() if name in line]
+
+
+@pytest.mark.parametrize("name", TURNING)
+def test_AP_24_the_signed_sentences_cannot_be_turned_by_a_name(
+    name: str, alice: Person, agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    stray = AgentClient()
+    stray.register()
+    Agent.objects.update(name=name)
+    ServiceProvider.objects.update(name=name)
+    grants = [
+        pending(agent, service_provider, now=now, capabilities=[each])
+        for each in (PAY, READ_CALENDAR, PAY | {"resource": "payments/x"})
+    ]
+    assert alice.approve(grants[0]).status_code == 200
+    assert alice.deny(grants[1], "No.").status_code == 200
+    row = confirmation(approve(grants[2], alice.human, now=now), now)
+    url, code = claim_link(stray.agent())
+    for path, fields in (
+        (f"/confirmations/{row.pk}/", {"decision": "confirm"}),
+        (url.removeprefix("http://localhost:8000"), {"code": code}),
+    ):
+        options = alice.press_on(path, **fields).json()["publicKey"]
+        done = alice.post(f"{path}decide", {"credential": alice.device.assertion(options)})
+        assert done.status_code == 200
+    texts = list(Receipt.objects.values_list("consent_text", flat=True))
+    assert len(texts) == 4
+    for text in texts:
+        assert not turned(text, name)
+        first, *lines = text.splitlines()
+        assert first.startswith("Agent: “")
+        for line in lines:
+            assert line.startswith(
+                ("Service: “", "The agent may ", "This ", "Its key", "At ", "You have", "Reason")
+            )
+    receipt = alice.get(f"/approvals/{grants[0].pk}/receipt/").content.decode()
+    assert not turned(receipt, name)
+
+
+@pytest.mark.parametrize("name", TURNING[:3])
+def test_AP_24_no_page_says_a_name_outside_quotation_marks(
+    name: str, alice: Person, agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    Agent.objects.update(name=name)
+    Human.objects.update(name=name)
+    grant = pending(agent, service_provider, now=now)
+    row = confirmation(
+        approve(pending(agent, service_provider, now=now, capabilities=[PAY]), alice.human, now=now), now
+    )
+    paths = [f"/approvals/{grant.pk}/", f"/confirmations/{row.pk}/", "/approvals/", "/agents/", "/activity/"]
+    for path in [*paths, f"/agents/{grant.agent_id}/"]:
+        page = alice.get(path).content.decode()
+        # The one who reads is named at the button that signs out.
+        page = page.replace(f'title="{name}, alice@example.org"', "")
+        assert name in page, path
+        assert not turned(page, name), path
+
+
+def test_SA_4_what_does_not_show_is_escaped_and_marked(
+    alice: Person, agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    wish = READ_CALENDAR | {"constraints": {"label": {"eq": f"value{HIDDEN}"}}}
+    grant = pending(agent, service_provider, now=now, capabilities=[wish], reason=f"reason{HIDDEN}")
+    paid = approve(pending(agent, service_provider, now=now, capabilities=[PAY]), alice.human, now=now)
+    Agent.objects.update(description=f"description{HIDDEN}")
+    page = alice.get(f"/approvals/{grant.pk}/").content.decode()
+    marked = "".join(f'<span class="escape">{each}</span>' for each in SHOWN.replace("\\", " \\").split())
+    for word in ("reason", "description"):
+        assert word + marked in page
+    assert page.count(f"value{SHOWN}") == 2
+    assert alice.deny(grant, f"denied{HIDDEN}").status_code == 200
+    decided = alice.get(f"/approvals/{grant.pk}/").content.decode()
+    assert "denied" + marked in decided
+    assert f"denied{SHOWN}" in Receipt.objects.get().consent_text
+    row = confirmation(paid, now, memo=f"memo{HIDDEN}")
+    asked = alice.get(f"/confirmations/{row.pk}/").content.decode()
+    assert f"memo{SHOWN}" in asked
+    for text in (page, decided, asked, Receipt.objects.get().consent_text):
+        assert not set(text) & set(code_points())
+
+
+def test_SA_4_each_default_ignorable_code_point_is_marked() -> None:
+    for character in code_points():
+        assert spoken(f"a{character}b") == f'a<span class="escape">\\u{{{ord(character):x}}}</span>b'
