@@ -64,6 +64,7 @@ def setup(theatre: Theatre) -> Page:
 def wrong_claim_code(theatre: Theatre) -> Page:
     page = theatre.open(theatre.alice, "claim")
     page.get_by_role("textbox", name="Claim code").fill("WRNG-C0DE")
+    steps.read(page)
     page.get_by_role("button", name="Claim agent").click()
     expect(page.get_by_role("alert")).not_to_be_empty()
     return page
@@ -88,6 +89,7 @@ def widened(theatre: Theatre) -> Page:
 
 def second_step(theatre: Theatre) -> Page:
     page = theatre.open(theatre.alice, "many")
+    steps.read(page)
     page.get_by_role("button", name="Approve with passkey").click()
     expect(page.get_by_role("dialog")).to_be_visible()
     return page
@@ -96,6 +98,7 @@ def second_step(theatre: Theatre) -> Page:
 def changed(theatre: Theatre) -> Page:
     page = theatre.open(theatre.alice, "changed")
     steps.stage(theatre.registry, "withdraw", theatre.paths["changed"].split("/")[2])
+    steps.read(page)
     page.get_by_role("button", name="Approve with passkey").click()
     expect(page.get_by_role("alert")).not_to_be_empty()
     return page
@@ -118,6 +121,7 @@ def receipt(theatre: Theatre) -> Page:
 def denied(theatre: Theatre) -> Page:
     page = theatre.open(theatre.alice, "to-deny")
     page.get_by_role("textbox", name="Reason").fill("Keep the scratch files until the audit is over.")
+    steps.read(page)
     page.get_by_role("button", name="Deny").click()
     expect(page.get_by_role("link", name="Receipt")).to_be_visible()
     return page
@@ -133,6 +137,7 @@ def presence_on(theatre: Theatre) -> Page:
 def offline(theatre: Theatre) -> Page:
     page = theatre.open(theatre.alice, "confirmation-pending")
     page.route("**/statement", lambda route: route.abort())
+    steps.read(page)
     page.get_by_role("button", name="Confirm with passkey").click()
     expect(page.get_by_role("alert")).not_to_be_empty()
     page.unroute("**/statement")

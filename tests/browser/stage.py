@@ -367,7 +367,8 @@ ACTS = {"set_up": set_up, "withdraw": withdraw}
 
 if __name__ == "__main__":
     django.setup()
-    from tests.browser import log_stage, restore_stage
+    from tests.browser import hostile_stage, log_stage, restore_stage
 
     what, argument = sys.argv[1:]
-    print(json.dumps((ACTS | log_stage.ACTS | restore_stage.ACTS)[what](argument)))
+    acts = ACTS | log_stage.ACTS | hostile_stage.ACTS | restore_stage.ACTS
+    print(json.dumps(acts[what](argument)))

@@ -41,13 +41,33 @@ def sign_out(page: Page) -> None:
     expect(page.get_by_role("button", name="I'm here")).to_have_count(0)
 
 
+def read(page: Page) -> None:
+    """Scroll through each text to sign, a part of the screen at a time, as a reader does."""
+    page.evaluate(
+        """async () => {
+          for (const text of document.querySelectorAll('.signed-text')) {
+            const frame = () => new Promise(requestAnimationFrame);
+            const place = () => text.getBoundingClientRect();
+            scrollTo(0, place().top + scrollY - 60);
+            for (await frame(), await frame(); place().bottom > innerHeight - 20; await frame(), await frame()) {
+              const before = scrollY;
+              scrollBy(0, innerHeight * 0.7);
+              if (scrollY === before) break;
+            }
+          }
+        }"""
+    )
+
+
 def claim(page: Page, url: str, code: str) -> None:
     page.goto(url)
+    read(page)
     page.get_by_role("textbox", name="Claim code").fill(code)
     page.get_by_role("button", name="Claim agent").click()
 
 
 def approve(page: Page, *, second_step: bool = True) -> None:
+    read(page)
     page.get_by_role("button", name="Approve with passkey").click()
     if second_step:
         page.get_by_role("dialog").get_by_role("button", name="Continue").click()

@@ -77,6 +77,7 @@ def test_the_demo_from_end_to_end(page: Page, sqlite_registry: LiveRegistry, ter
 
     page.goto(terminal.wait_for(r"Confirm here: (\S+)"))
     expect(page.get_by_text("80.00").first).to_be_visible()
+    steps.read(page)
     page.get_by_role("button", name="Confirm with passkey").click()
     expect(page.get_by_role("status")).to_contain_text("Confirmed")
     terminal.wait_for(r"✓ pay 80.00 EUR to ACME, confirmed")

@@ -57,6 +57,7 @@ def test_approving_takes_no_mouse(alice: Page, paths: dict[str, str]) -> None:
     amount = alice.get_by_role("textbox", name="Maximum amount")
     tab_to(alice, amount)
     alice.keyboard.type("300.00")
+    expect(alice.locator("#sign-approve")).to_contain_text("€300.00 per payment")
     approve = alice.get_by_role("button", name="Approve with passkey")
     tab_to(alice, approve)
     alice.keyboard.press("Enter")

@@ -77,6 +77,7 @@ def test_a_narrowed_approval_grants_exactly_what_is_left(alice: Page, agent: ste
 def test_a_denial_is_signed_and_its_reason_reaches_the_agent(alice: Page, agent: steps.Agent) -> None:
     asked = open_request(alice, agent, [READ])
     alice.get_by_role("textbox", name="Reason").fill("Not today.")
+    steps.read(alice)
     alice.get_by_role("button", name="Deny").click()
     expect(alice.get_by_role("status")).to_contain_text("Denied")
     grant = agent.status(str(asked["grant_id"]))
@@ -85,6 +86,7 @@ def test_a_denial_is_signed_and_its_reason_reaches_the_agent(alice: Page, agent:
 
 def test_AP_13_the_second_step_can_be_left_and_grants_nothing_then(alice: Page, agent: steps.Agent) -> None:
     asked = open_request(alice, agent, [SCRAP])
+    steps.read(alice)
     alice.get_by_role("button", name="Approve with passkey").click()
     dialog = alice.get_by_role("dialog")
     expect(dialog).to_contain_text("scratch")
@@ -111,6 +113,7 @@ def test_an_already_decided_request_says_so_and_has_no_button(alice: Page, agent
 def test_a_request_withdrawn_while_the_page_is_open_grants_nothing(alice: Page, agent: steps.Agent) -> None:
     asked = open_request(alice, agent, [READ])
     agent.run("withdraw", asked["grant_id"])
+    steps.read(alice)
     alice.get_by_role("button", name="Approve with passkey").click()
     expect(alice.get_by_role("alert")).to_contain_text(re.compile("changed|withdrawn", re.IGNORECASE))
     assert agent.status(str(asked["grant_id"]))["status"] == "withdrawn"

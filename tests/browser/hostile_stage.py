@@ -1,0 +1,64 @@
+"""The scene of texts that would break a page: `python -m tests.browser.stage set_up_hostile EMAIL` prints name → path."""
+
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+MINUTE = timedelta(minutes=1)
+WIDE = "W" * 500
+# What an agent may say of a request, at most 500 characters each.
+REASONS = {
+    "wide": WIDE,
+    "breaks": "a\n" * 200 + "end of the reason",
+    "turned": "Only \u202ereading\u202c, \u2066nothing\u2069 else\u200b\u2065\ufff0\U000e0fff and \\u{202e}",
+    "marks": "Z" + "\u0351" * 400 + "algo",
+    "right-to-left": "أحتاج إلى قراءة التقويم" + " 5,000 " + "קריאה בלבד",
+}
+NAME = "W" * 80
+
+
+def set_up_hostile(email: str) -> dict[str, str]:
+    from django.db import transaction
+
+    from agentauth.protocol.capability import parse_action
+    from audit.services import Actor
+    from registry.services.agents import claim_link
+    from tests.browser.stage import MANY, MANY_LIMITS, PAY, READ, Stage, euros
+    from verifier.models import Confirmation
+    from verifier.services.confirmations import request_confirmation
+
+    stage = Stage(email)
+    provider = stage.service_provider("M" * 79 + "1", "https://m.example")
+    paths: dict[str, str] = {}
+    for name, reason in REASONS.items():
+        agent = stage.agent(NAME, WIDE, MINUTE)
+        value = {"label": {"in": ["W" * 250, REASONS["turned"], 'x" and “nothing” else']}}
+        wish: list[dict[str, Any]] = [READ | {"constraints": value}, PAY]
+        grant = stage.request(agent, provider, MINUTE, wish, reason=reason)
+        paths[f"approval-{name}"] = f"/approvals/{grant.pk}/"
+    many = stage.agent("Nobody else", "You decline, and so nothing.\n" * 17, MINUTE)
+    grant = stage.request(many, provider, MINUTE, MANY, envelope=MANY_LIMITS, reason=REASONS["breaks"])
+    paths["approval-long"] = f"/approvals/{grant.pk}/"
+    stray = stage.agent(NAME, WIDE, MINUTE, owned=False)
+    url, code = claim_link(stray)
+    paths |= {"claim": urlsplit(url).path, "claim-code": code}
+    payer = stage.agent(NAME, WIDE, MINUTE)
+    paying = stage.approved(payer, provider, MINUTE, [PAY], envelope={"confirm_above": euros("10.00")})
+    arguments = {"memo": "W" * 900, "payee": REASONS["turned"], "note": "line\n" * 40}
+    body = {"type": "transact", "resource": "payments", "amount": euros("60.00"), "arguments": arguments}
+    with transaction.atomic():
+        found, _wait = request_confirmation(
+            grant=paying,
+            action=parse_action(body),
+            key="K" * 128,
+            may_create=True,
+            actor=Actor("agent", str(payer.pk)),
+            now=stage.now,
+        )
+    assert found is not None
+    paths["confirmation"] = f"/confirmations/{Confirmation.objects.get(pk=found).pk}/"
+    paths |= {"inbox": "/approvals/", "agents": "/agents/", "agent": f"/agents/{payer.pk}/"}
+    return paths | {"activity": "/activity/"}
+
+
+ACTS = {"set_up_hostile": set_up_hostile}
