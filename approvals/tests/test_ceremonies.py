@@ -320,6 +320,16 @@ def test_SA_3_a_page_as_it_was_drawn_is_signed(purpose: Any, cast: Cast) -> None
     assert Event.objects.exists()
 
 
+@pytest.mark.parametrize("purpose", [each for each in CEREMONIES if each != Purpose.SECOND_STEP])
+def test_SA_3_a_challenge_without_a_token_is_refused(purpose: Any, cast: Cast) -> None:
+    """As the release before made them."""
+    ceremony = CEREMONIES[purpose](cast)
+    options = ceremony.press().json()["publicKey"]
+    Challenge.objects.filter(purpose=purpose).update(data={})
+    refused(ceremony.decide(options), 400, "invalid_request")
+    assert not Receipt.objects.exists()
+
+
 def test_SA_3_the_end_that_is_signed_is_the_one_that_was_shown(
     alice: Person, reading: Grant, now: datetime
 ) -> None:
