@@ -8,6 +8,7 @@ from django.utils.translation import ngettext
 
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.envelope import parse_envelope
+from agentauth.protocol.names import quoted
 from approvals import sentences
 from registry.models import Agent, Grant, Human, ServiceProvider
 
@@ -18,28 +19,28 @@ _RISKS = ("high", "medium", "low")
 
 def agent_text(agent: Agent, grants: Sequence[Grant], *, by_admin: bool) -> str:
     """`grants` are those in force as soon as the agent is active."""
-    name = {"agent": agent.name}
+    name = {"agent": quoted(agent.name)}
     lines = [
-        _("As an administrator I resume the agent “%(agent)s”.") % name
+        _("As an administrator I resume the agent %(agent)s.") % name
         if by_admin
-        else _("I resume my agent “%(agent)s”, which I suspended.") % name
+        else _("I resume my agent %(agent)s, which I suspended.") % name
     ]
     stays = agent.owner_holds if by_admin else agent.admin_holds
     if stays:
         lines.append(_still_held(by_admin=by_admin))
     if not grants:
-        lines.append(_("“%(agent)s” has no permission anywhere; it can ask for one again.") % name)
+        lines.append(_("The agent has no permission anywhere; it can ask for one again."))
     terms = [line for grant in sorted(grants, key=_risk) for line in _terms(grant, later=stays)]
     return _fitting(lines, terms)
 
 
 def grant_text(grant: Grant, *, by_admin: bool) -> str:
     """The permissions of one agent at one service provider."""
-    names = {"agent": grant.agent.name, "at": grant.service_provider.name}
+    names = {"agent": quoted(grant.agent.name), "at": quoted(grant.service_provider.name)}
     lines = [
-        _("As an administrator I resume the permissions of “%(agent)s” at “%(at)s”.") % names
+        _("As an administrator I resume the permissions of %(agent)s at %(at)s.") % names
         if by_admin
-        else _("I resume the permissions of “%(agent)s” at “%(at)s”, which I suspended.") % names
+        else _("I resume the permissions of %(agent)s at %(at)s, which I suspended.") % names
     ]
     waits = grant.suspension_cause != Grant.SuspensionCause.PERSON
     stays = (by_admin and (waits or grant.owner_holds)) or (not by_admin and grant.admin_holds)
@@ -50,7 +51,7 @@ def grant_text(grant: Grant, *, by_admin: bool) -> str:
             else _still_held(by_admin=by_admin)
         )
     if grant.agent.status == Agent.Status.SUSPENDED:
-        lines.append(_("“%(agent)s” itself stays suspended.") % names)
+        lines.append(_("The agent itself stays suspended."))
     later = stays or grant.agent.status == Agent.Status.SUSPENDED
     return _fitting(lines, _terms(grant, later=later))
 
@@ -70,11 +71,11 @@ def human_text(human: Human, *, agents: int, grants: int) -> str:
 
 def service_provider_text(provider: ServiceProvider, *, grants: int) -> str:
     """How many `grants` of agents there are in force again."""
-    parts = {"at": provider.name, "audience": provider.audience}
+    parts = {"at": quoted(provider.name), "audience": provider.audience}
     return "\n".join(
         [
-            _("As an administrator I resume the service “%(at)s” at %(audience)s.") % parts,
-            _("“%(at)s” may ask about tokens again, and agents may ask for permissions there.") % parts,
+            _("As an administrator I resume the service %(at)s at %(audience)s.") % parts,
+            _("The service may ask about tokens again, and agents may ask for permissions there."),
             _in_force(grants),
         ]
     )
@@ -99,22 +100,23 @@ def _terms(grant: Grant, *, later: bool) -> list[str]:
     """The permissions of an approved grant, riskiest first, then its limits."""
     at, envelope = grant.service_provider.name, parse_envelope(grant.envelope or {})
     may = (
-        _("“%(agent)s” may %(permission)s as soon as nothing suspends it.")
+        _("The agent may %(permission)s as soon as nothing suspends it.")
         if later
-        else _("“%(agent)s” may again %(permission)s.")
+        else _("The agent may again %(permission)s.")
     )
     capabilities = parse_capabilities(grant.capabilities)
     lines = [
         may
         % {
-            "agent": grant.agent.name,
             "permission": sentences.permission(
                 each, at, envelope.budgets if each.type == "transact" and each.max_amount else ()
             ),
         }
         for each in sorted(capabilities, key=lambda each: _RISKS.index(sentences.risk(each)))
     ]
-    limits = [_("At “%(at)s”: %(limit)s") % {"at": at, "limit": each} for each in sentences.limits(envelope)]
+    limits = [
+        _("At %(at)s: %(limit)s") % {"at": quoted(at), "limit": each} for each in sentences.limits(envelope)
+    ]
     return lines + limits
 
 

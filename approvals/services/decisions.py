@@ -100,6 +100,11 @@ def draw_approval(grant: Grant, human: Human, *, now: datetime) -> Asked:
     )
 
 
+def draw_denial(grant: Grant, reason: str, *, now: datetime) -> tuple[str, list[str]]:
+    """The token of a page on which the request can only be denied, and the lines that are signed with this reason."""
+    return drawn_token(approval_page(grant), now=now), _denial(grant, reason).splitlines()
+
+
 def review_choices(
     *, grant: Grant, human: Human, choices: Mapping[str, str], drawn: str, now: datetime
 ) -> Review:

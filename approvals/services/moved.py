@@ -10,7 +10,7 @@ def moved(name: str, old: object, new: object) -> str:
     """One member of what a decision rests on, before and after."""
     if name == "agent_key":
         old, new = sentences.fingerprint(str(old)), sentences.fingerprint(str(new))
-    if name in {"agent_name", "service_name"}:
+    if name in {"agent_name", "service_name", "name"}:
         old, new = quoted(str(old)), quoted(str(new))
     plain = {
         "agent_name": _("The agent was called %(old)s and is now called %(new)s."),
@@ -27,6 +27,9 @@ def moved(name: str, old: object, new: object) -> str:
         "version": _("The grant has a newer version."),
         "action": _("The agent asks for another act now."),
         "claim_number": _("The claim link was renewed."),
+        "name": _("It was called %(old)s and is now called %(new)s."),
+        "suspension": _("This was suspended again."),
+        "party": _("Another party’s suspension is lifted now."),
         "vkeys": _("The log has other keys now."),
         "text": _("The text to sign is not the one that was shown."),
         "likenesses": _("What else is called as the agent is, or looks like its name, is different now."),

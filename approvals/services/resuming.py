@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 from django.db.models import Q
 
-from agentauth.protocol.errors import GrantChangedError, InvalidStateError, NotFoundError
+from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from agentauth.protocol.resuming import Subject, resume_statement
 from approvals import sentences_resume as texts
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony
+from approvals.services.drawn import Page
 from approvals.services.signatures import accept_signature, ask_signature, receipt_of
 from approvals.services.statements import signing
 from audit.services import Actor
@@ -89,8 +90,16 @@ def find_suspension(row: Row, *, party: Party, now: datetime) -> Suspension:
     return Suspension(subject, row, party, row.suspensions or 0, text)
 
 
-def begin_resume(*, found: Suspension, human: Human, session_key: str, now: datetime) -> dict[str, Any]:
-    """Make the statement that lifts this suspension and ask for its signature."""
+def resume_page(found: Suspension) -> Page:
+    """What the page of a suspension shows: whose suspension is lifted, which one, and the text that is signed."""
+    shown = {"party": found.party, "suspension": found.number, "name": found.name, "text": found.text}
+    return Page(Challenge.Purpose.RESUME, str(found.row.pk), shown)
+
+
+def begin_resume(
+    *, found: Suspension, human: Human, drawn: str, session_key: str, now: datetime
+) -> dict[str, Any]:
+    """Make the statement that lifts this suspension and ask for its signature. Raises what `check_drawn` raises."""
     statement = resume_statement(
         signing(None, human, found.text, now),
         subject=found.subject,
@@ -102,6 +111,8 @@ def begin_resume(*, found: Suspension, human: Human, session_key: str, now: date
         human=human,
         statement=statement,
         consent_text=found.text,
+        page=resume_page(found),
+        drawn=drawn,
         now=now,
     )
 
@@ -122,15 +133,16 @@ def finish_resume(
     where it was suspended again since, or resuming it would bring back anything else than what was read.
     """
 
-    def act(challenge: Challenge) -> None:
-        found = find_suspension(row, party=party, now=now)
-        said = (challenge.statement["party"], challenge.statement["suspension"], challenge.consent_text)
-        if (found.party, found.number, found.text) != said:
-            raise GrantChangedError("This changed since it was shown. Look at it again.", changes=[])
-        _lift(found, actor, now)
+    def act(_challenge: Challenge) -> None:
+        _lift(find_suspension(row, party=party, now=now), actor, now)
 
     return accept_signature(
-        _ceremony(row, human, session_key), human=human, credential=credential, now=now, act=act
+        _ceremony(row, human, session_key),
+        human=human,
+        credential=credential,
+        now=now,
+        page=lambda _challenge: resume_page(find_suspension(row, party=party, now=now)),
+        act=act,
     )
 
 

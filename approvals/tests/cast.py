@@ -139,7 +139,9 @@ class Person:
 
     def resume(self, path: str) -> Any:
         """Sign on this page that something is resumed: where the statement is refused, its answer."""
-        asked = self.post(f"{path}statement")
+        page = self.get(path)
+        drawn = drawn_on(page) if page.status_code == 200 else ""
+        asked = self.post(f"{path}statement", {"drawn": drawn})
         if asked.status_code != 200:
             return asked
         credential = self.device.assertion(asked.json()["publicKey"])

@@ -12,14 +12,14 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.capability import parse_action
 from approvals.models import Challenge, Receipt
-from approvals.services import break_signing, claims, confirmations, decisions, releasing
+from approvals.services import break_signing, claims, confirmations, decisions, releasing, resuming
 from approvals.services.drawn import Page, drawn_token
 from approvals.tests.cast import PAY, READ_CALENDAR, Person, drawn_on
 from approvals.tests.setting_back import restored
 from audit.models import Event, LogBreak
 from kms.services import ensure_key, rotate_key
 from registry.models import Agent, Grant, Human, ServiceProvider
-from registry.services.agents import claim_link
+from registry.services.agents import claim_link, suspend_agent
 from registry.services.service_providers import create_service_provider
 from registry.tests.cast import TESTER, AgentClient, approve, approved, pending, refused
 from verifier.models import Confirmation
@@ -165,6 +165,21 @@ def release(cast: Cast) -> Ceremony:
     )
 
 
+def resume(cast: Cast) -> Ceremony:
+    row = cast.agent.agent()
+    suspend_agent(agent=row, actor=TESTER, now=cast.now)
+    path = f"/agents/{row.pk}/resume/"
+    return Ceremony(
+        cast.alice,
+        path,
+        lambda: resuming.resume_page(
+            resuming.find_suspension(cast.agent.agent(), party="owner", now=cast.now)
+        ),
+        cast.alice.drawn_at(path),
+        lambda drawn: cast.alice.post(f"{path}statement", {"drawn": drawn}),
+    )
+
+
 CEREMONIES = {
     Purpose.APPROVAL: approval,
     Purpose.SECOND_STEP: second_step,
@@ -172,6 +187,7 @@ CEREMONIES = {
     Purpose.CONFIRMATION: confirmation,
     Purpose.BREAK: log_break,
     Purpose.RELEASE: release,
+    Purpose.RESUME: resume,
 }
 
 
@@ -229,6 +245,9 @@ MOVES: dict[str, tuple[Callable[[], Any], str]] = {
         "The log has other keys now.",
     ),
     "root": (lambda: None, ""),
+    "name": (rename_agent, "and is now called “Other Name”."),
+    "suspension": (lambda: Agent.objects.update(suspensions=7), "This was suspended again."),
+    "party": (lambda: None, ""),
     "text": (lambda: Human.objects.update(time_zone="Asia/Tokyo"), "The text to sign is not the one"),
 }
 SHOWN = {
@@ -242,6 +261,7 @@ SHOWN = {
     },
     Purpose.BREAK: {"vkeys", "root", "text"},
     Purpose.RELEASE: {"agent_name", "service_name", "version"},
+    Purpose.RESUME: {"party", "suspension", "name", "text"},
 }  # fmt: skip
 SHOWN[Purpose.SECOND_STEP] = SHOWN[Purpose.APPROVAL]
 # By themselves these do not move: the text follows the rest, a renewed link has another address, rows of breaks stay.
@@ -250,6 +270,9 @@ STILL = {
     (Purpose.CONFIRMATION, "text"),
     (Purpose.CLAIM, "claim_number"),
     (Purpose.BREAK, "root"),
+    # Its address names the party; how the text moves stands in test_resuming.py.
+    (Purpose.RESUME, "party"),
+    (Purpose.RESUME, "text"),
 }
 CASES = [
     (purpose, name)

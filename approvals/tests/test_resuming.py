@@ -106,7 +106,7 @@ def test_SA_1_the_owner_resumes_their_agent_by_a_signature_with_a_receipt(
     assert (body["party"], body["suspension"], found.human_id) == ("owner", 1, str(alice.human.pk))
     assert found.consent_text.splitlines() == [
         f"I resume my agent “{row.name}”, which I suspended.",
-        f"“{row.name}” may again read “calendar” at {grant.service_provider.name}.",
+        f"The agent may again read “calendar” at “{grant.service_provider.name}”.",
     ]
     assert Event.objects.filter(kind=kinds.AGENT_RESUMED, human_id=alice.human.pk).count() == 1
     answer = alice.get(f"{own(row)}receipt")
@@ -141,9 +141,9 @@ def test_SA_1_without_a_signature_nothing_is_resumed(
     row = BY_ADMIN[kind][0](grant, now)
     path = f"/resume/{kind}/{row.pk}/"
     refused(admin.post(f"{path}decide"), 400, "invalid_assertion")
-    options = admin.post(f"{path}statement").json()["publicKey"]
+    options = admin.press_on(path).json()["publicKey"]
     refused(admin.post(f"{path}decide", {"credential": None}), 400, "invalid_assertion")
-    options = admin.post(f"{path}statement").json()["publicKey"]
+    options = admin.press_on(path).json()["publicKey"]
     unseen = admin.device.assertion(options, flags=UP)
     refused(admin.post(f"{path}decide", {"credential": unseen}), 400, "invalid_assertion")
     assert status(row) == "suspended"
@@ -241,7 +241,7 @@ def test_SA_1_a_signature_for_one_suspension_lifts_no_later_one(
 ) -> None:
     stop = BY_ADMIN[kind][0]
     row = stop(grant, now)
-    options = admin.post(f"/resume/{kind}/{row.pk}/statement").json()["publicKey"]
+    options = admin.press_on(admins(kind, row)).json()["publicKey"]
     colleague = invited("colleague@example.org", "Carl", now=now, is_staff=True)
     assert colleague.resume(admins(kind, row)).status_code == 200
     stop(Grant.objects.select_related("agent__human", "service_provider").get(pk=grant.pk), now)
@@ -256,7 +256,7 @@ def test_SA_1_a_further_suspension_voids_what_was_begun(
 ) -> None:
     row = stop_agent(grant, now)
     path = own(row)
-    options = alice.post(f"{path}statement").json()["publicKey"]
+    options = alice.press_on(path).json()["publicKey"]
     press(admin, "suspend", row)
     answer = alice.post(f"{path}decide", {"credential": alice.device.assertion(options)})
     refused(answer, 409, "grant_changed")
@@ -268,7 +268,7 @@ def test_SA_1_what_would_return_must_be_what_was_read(
 ) -> None:
     row = stop_agent(grant, now)
     path = own(row)
-    options = alice.post(f"{path}statement").json()["publicKey"]
+    options = alice.press_on(path).json()["publicKey"]
     Grant.objects.filter(pk=grant.pk).update(
         capabilities=[{"type": "read", "resource": "calendar"}, {"type": "write", "resource": "files"}]
     )
@@ -280,7 +280,7 @@ def test_SA_1_what_would_return_must_be_what_was_read(
 def test_the_same_signature_again_gets_the_same_answer(alice: Person, grant: Grant, now: datetime) -> None:
     row = stop_agent(grant, now)
     path = own(row)
-    options = alice.post(f"{path}statement").json()["publicKey"]
+    options = alice.press_on(path).json()["publicKey"]
     credential = alice.device.assertion(options)
     first, second = (alice.post(f"{path}decide", {"credential": credential}) for _ in range(2))
     assert (first.status_code, first.json()) == (second.status_code, second.json()) == (200, first.json())
@@ -344,7 +344,7 @@ def test_ended_sessions_of_a_suspended_person_void_the_signature(
     admin: Person, grant: Grant, now: datetime
 ) -> None:
     row = stop_human(grant, now)
-    options = admin.post(f"/resume/human/{row.pk}/statement").json()["publicKey"]
+    options = admin.press_on(admins("human", row)).json()["publicKey"]
     end_sessions(human=row, actor=TESTER, now=now)  # type: ignore[arg-type]
     credential = admin.device.assertion(options)
     refused(admin.post(f"/resume/human/{row.pk}/decide", {"credential": credential}), 409, "grant_changed")
@@ -358,7 +358,7 @@ def test_a_long_text_says_how_much_it_leaves_out(
     long = [{"type": "read", "resource": f"calendar/{'x' * 120}/{'y' * 90}/{index}"} for index in range(32)]
     Grant.objects.filter(pk__in=[grant.pk, other.pk]).update(capabilities=long)
     # What the text leaves out is signed for too.
-    options = alice.post(f"{own(row)}statement").json()["publicKey"]
+    options = alice.press_on(own(row)).json()["publicKey"]
     risky = [*long[:31], long[31] | {"resource": "calendar/other"}]
     Grant.objects.filter(pk=other.pk).update(capabilities=risky)
     answer = alice.post(f"{own(row)}decide", {"credential": alice.device.assertion(options)})

@@ -53,13 +53,16 @@ def page(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
     grant = find_request(request_id, human_of(request))
     if grant.status_at(timezone.now()) != Grant.Status.PENDING:
         raise InvalidStateError(_GONE)
+    reason = _("Denied by an administrator.")
+    drawn, denial = decisions.draw_denial(grant, reason, now=timezone.now())
     context = {
         "grant": grant,
         "agent": grant.agent,
         "provider": grant.service_provider,
         "lines": describe_grant(grant),
-        "drawn": decisions.drawn_token(grant),
-        "reason": _("Denied by an administrator."),
+        "drawn": drawn,
+        "denial": denial,
+        "reason": reason,
     }
     return render(request, "denial.html", context)
 

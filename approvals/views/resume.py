@@ -11,9 +11,10 @@ from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from approvals.services import resuming
+from approvals.services.drawn import drawn_token
 from approvals.services.people import session_key_of
 from approvals.services.resuming import Party
-from approvals.views.access import answer, human_of, posted, signed_in
+from approvals.views.access import answer, human_of, member, posted, signed_in
 from approvals.views.paging import chosen_ids
 from registry.authentication import actor_of
 from registry.models import Grant
@@ -44,7 +45,14 @@ def index(request: HttpRequest, kind: str) -> HttpResponse:
 def page(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) -> HttpResponse:
     row = _row(request, kind, party, ids)
     found = resuming.find_suspension(row, party=party, now=timezone.now())
-    context = {"found": found, "row": row, "kind": kind, "back": _after(row, party)}
+    context = {
+        "found": found,
+        "row": row,
+        "kind": kind,
+        "back": _after(row, party),
+        "lines": found.text.splitlines(),
+        "drawn": drawn_token(resuming.resume_page(found), now=timezone.now()),
+    }
     return render(request, "resume.html", context)
 
 
@@ -52,9 +60,14 @@ def page(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) -> 
 @signed_in
 def statement(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) -> HttpResponse:
     now = timezone.now()
+    # Before the body is read: a stranger learns nothing from which comes first.
     found = resuming.find_suspension(_row(request, kind, party, ids), party=party, now=now)
     options = resuming.begin_resume(
-        found=found, human=human_of(request), session_key=session_key_of(request), now=now
+        found=found,
+        human=human_of(request),
+        drawn=member(posted(request), "drawn"),
+        session_key=session_key_of(request),
+        now=now,
     )
     return answer(publicKey=options)
 

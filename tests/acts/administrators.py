@@ -28,8 +28,9 @@ def an_admin_chooses_agents_to_resume(world: World) -> Act:
 @act("POST resume/<str:kind>/<uuid:row_id>/statement")
 def an_admin_is_asked_to_resume_an_agent(world: World) -> Act:
     suspend_agent(agent=world.agent.agent(), actor=TESTER, now=world.now, by_admin=True)
-    path, admin = f"/resume/agent/{world.agent.agent().pk}/statement", world.admin
-    return lambda: admin.post(path)
+    path, admin = f"/resume/agent/{world.agent.agent().pk}/", world.admin
+    drawn = admin.drawn_at(path)
+    return lambda: admin.post(f"{path}statement", {"drawn": drawn})
 
 
 @act(RESUME, kinds.AGENT_RESUMED)

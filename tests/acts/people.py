@@ -210,8 +210,9 @@ def a_human_suspends_their_agent(world: World) -> Act:
 @act("POST agents/<uuid:agent_id>/resume/statement")
 def a_human_is_asked_to_resume_their_agent(world: World) -> Act:
     _of_agent(world, "suspend")()
-    alice, path = world.alice, f"/agents/{world.agent.agent().pk}/resume/statement"
-    return lambda: alice.post(path)
+    alice, path = world.alice, f"/agents/{world.agent.agent().pk}/resume/"
+    drawn = alice.drawn_at(path)
+    return lambda: alice.post(f"{path}statement", {"drawn": drawn})
 
 
 @act("POST agents/<uuid:agent_id>/resume/decide", kinds.AGENT_RESUMED)
@@ -223,8 +224,9 @@ def a_human_resumes_their_agent(world: World) -> Act:
 @act("POST approvals/<uuid:grant_id>/resume/statement")
 def a_human_is_asked_to_resume_a_grant(world: World) -> Act:
     suspend_grant(grant=world.grant, actor=TESTER, now=world.now)
-    alice, path = world.alice, f"/approvals/{world.grant.pk}/resume/statement"
-    return lambda: alice.post(path)
+    alice, path = world.alice, f"/approvals/{world.grant.pk}/resume/"
+    drawn = alice.drawn_at(path)
+    return lambda: alice.post(f"{path}statement", {"drawn": drawn})
 
 
 @act("POST approvals/<uuid:grant_id>/resume/decide", kinds.GRANT_RESUMED)
