@@ -44,6 +44,8 @@ _LESS: Final[Mapping[str, Rights]] = {
 }
 # All that the verifier's role may do; nothing with a table that is not here.
 _VERIFIER: Final[Mapping[str, Rights]] = {
+    # Whether a person signed what a grant says; not who has which passkey, nor what they read.
+    "approvals_receipt": ("SELECT (compact, decision, kind, subject)",),
     # What it says goes into the log, which it cannot read. An id says whether its month is there.
     "audit_event": ("INSERT", "SELECT (id)"),
     "audit_queueentry": ("INSERT", "SELECT"),

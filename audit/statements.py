@@ -103,6 +103,11 @@ class Question:
         ]
 
 
+def select(sql: str, *values: Any) -> list[tuple[Any, ...]]:
+    """The rows of a SELECT of columns that are no model's here; `values` as for `Question.ask`. Raises django.db errors."""
+    return _run(connections[DEFAULT_DB_ALIAS], sql, values)[0]
+
+
 def written(sql: str, *values: Any) -> int:
     """How many rows an INSERT of our own wrote; `values` as for `Question.ask`. Raises django.db errors."""
     return _run(connections[DEFAULT_DB_ALIAS], sql, values)[1]

@@ -132,7 +132,7 @@ def known(place: steps.Stage, now: datetime) -> Known:
         envelope=steps.ENVELOPE,
     )
     token = Token(jti=claims["jti"], jkt=agent.jkt, grant=grant, grant_version=1, expires_at=later)
-    return known_of(TokenState(token=token, grant=grant, agent=agent, human=human, service_provider=provider))
+    return known_of(TokenState(token, grant, agent, human, provider, receipt_kid="a receipt key"))
 
 
 def worker(endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> Worker:

@@ -100,6 +100,12 @@ def verification_keys(*, purpose: str, now: datetime) -> dict[str, PublicKey]:
     return {key.kid: _public(key) for key in _verifying(purpose, now)}
 
 
+def evidence_keys(*, purpose: str) -> dict[str, PublicKey]:
+    """Every key of a `purpose` whose signatures have no end (`needed_until`), by `kid`: all but the disabled."""
+    keys = Key.objects.filter(purpose=purpose).exclude(state=Key.State.DISABLED)
+    return {key.kid: _public(key) for key in keys}
+
+
 def disabled_keys(*, purpose: str, now: datetime) -> dict[str, PublicKey]:
     """Every key of `purpose` that was disabled by `now`, by `kid`: what they signed proves nothing, and must fit all the same."""
     disabled = Key.objects.filter(purpose=purpose, state=Key.State.DISABLED, disabled_at__lte=now)

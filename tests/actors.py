@@ -6,6 +6,7 @@ import secrets
 import time
 import weakref
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -116,9 +117,9 @@ def scenes(registry: LiveRegistry, wishes: list[dict[str, Any]]) -> list[Scene]:
     return [_scene(registry, **made) for made in seeded(registry, "scenes", wishes)]
 
 
-def seeded(registry: LiveRegistry, what: str, told: Any) -> Any:
-    """What tests/seed.py made of `told` in the database of `registry`."""
-    return registry.act("tests.seed", what, told)
+def seeded(registry: LiveRegistry, what: str, told: Any, *, root: Path | None = None) -> Any:
+    """What tests/seed.py made of `told` in the database of `registry`; its version's, or that of `root`."""
+    return registry.act("tests.seed", what, told, root=root)
 
 
 def _scene(registry: LiveRegistry, *, agent_pem: str, **made: str) -> Scene:

@@ -1,4 +1,4 @@
-"""A human's decisions straight through the services, for flows whose subject is the agent; passkeys are left out.
+"""A human's decisions straight through the services, for flows whose subject is the agent; no page is asked.
 
 `python -m tests.decide approve|deny|revoke|confirm` reads `{"id": â€¦}`, plus `capabilities` or `envelope` to narrow and
 `reason` to deny, acts on the database of its environment and prints what came of it. Without an argument it reads one such
@@ -28,6 +28,7 @@ def decide(*, act: str, id: str, **wish: Any) -> dict[str, Any]:  # noqa: A002 â
     from audit.services import Actor
     from registry.models import Grant
     from registry.services import grants
+    from tests import receipts
     from verifier.models import Confirmation
     from verifier.services import confirmations
 
@@ -46,12 +47,11 @@ def decide(*, act: str, id: str, **wish: Any) -> dict[str, Any]:  # noqa: A002 â
     human = adopted_by(grant.agent, now)
     actor = Actor(kind="human", id=str(human.pk))
     if act == "approve":
-        grants.approve_grant(
-            grant=grant,
-            human=human,
+        receipts.approve(
+            grant,
+            human,
             capabilities=parse_capabilities(wish.get("capabilities") or grant.requested_capabilities),
             envelope=parse_envelope(wish.get("envelope") or grant.requested_envelope),
-            valid_until=grants.latest_end(grant, now),
             actor=actor,
             now=now,
         )

@@ -181,11 +181,11 @@ class LiveRegistry(LiveServer):
             raise AssertionError(f"{arguments}: {done.stdout}{done.stderr}")
         return json.loads(done.stdout or "null")
 
-    def act(self, module: str, act: str, told: Any) -> Any:
-        """What tests/seed.py or tests/decide.py did with the database, by its answer."""
+    def act(self, module: str, act: str, told: Any, *, root: Path | None = None) -> Any:
+        """What tests/seed.py or tests/decide.py did with the database, by its answer; its version's, or that of `root`."""
         done = subprocess.run(
             [sys.executable, "-m", module, act],
-            cwd=self.root, env=self.env, input=json.dumps(told), capture_output=True, text=True, check=False,
+            cwd=root or self.root, env=self.env, input=json.dumps(told), capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

@@ -1,7 +1,7 @@
 """Makes an approved grant straight through the services, for tests whose subject begins after the approval.
 
-`python -m tests.seed scenes|crowd|tokens|redis_home|events` reads JSON, acts on the database of its environment and prints what was made. The passkey is left
-out on purpose here; the flows that are about approving go through the pages.
+`python -m tests.seed scenes|crowd|tokens|receipts|redis_home|events` reads JSON, acts on the database of its environment and prints what was made. No page
+is asked here (tests/receipts.py); the flows that are about approving go through the pages.
 """
 
 import json
@@ -85,6 +85,17 @@ def tokens(grant_ids: list[str]) -> list[str]:
     return [sign_issued(token.claims, now) for token in issued]
 
 
+def signed_again(grant_ids: list[str]) -> list[str]:
+    """A receipt for each of these grants that has none, as the seeds of an earlier version left them; their ids."""
+    from registry.models import Grant
+    from tests import receipts
+
+    grants = [each for each in Grant.objects.filter(pk__in=grant_ids) if not receipts.has_receipt(each)]
+    for grant in grants:
+        receipts.sign(grant, now=datetime.now(UTC))
+    return [str(grant.pk) for grant in grants]
+
+
 def redis_home() -> dict[str, Any]:
     """The first epoch is in Redis, as if the verifier had never been anywhere else: nobody asked anything yet.
 
@@ -156,7 +167,8 @@ def _granted(
     from agentauth.protocol.keys import LocalSigner, PrivateKey
     from agentauth.protocol.manifest import sign_manifest, verify_manifest
     from audit.services import Actor
-    from registry.services import enrolment, grant_requests, grants, registration
+    from registry.services import enrolment, grant_requests, registration
+    from tests import receipts
 
     now, system = datetime.now(UTC), Actor(kind="system", id="seed")
     asked, limits = parse_capabilities(capabilities), parse_envelope(envelope)
@@ -180,12 +192,10 @@ def _granted(
     )
     grant, _ = grant_requests.request_grant(agent=agent, asked=wish, actor=system, now=now)
     if not pending:
-        grants.approve_grant(
-            grant=grant,
-            human=human,
-            capabilities=asked,
-            envelope=limits,
-            valid_until=now + timedelta(days=7),
+        receipts.approve(
+            grant,
+            human,
+            valid_until=(now + timedelta(days=7)).replace(microsecond=0),
             actor=Actor(kind="human", id=str(human.pk)),
             now=now,
         )
@@ -200,6 +210,8 @@ def made(what: str, told: Any) -> Any:
         return crowd(**told)
     if what == "tokens":
         return tokens(told)
+    if what == "receipts":
+        return signed_again(told)
     if what == "redis_home":
         return redis_home()
     if what == "events":

@@ -226,7 +226,7 @@ def test_DJ_12_no_sql_is_put_together_from_values() -> None:
 
 
 # What takes SQL as its first argument: Django's, and ours.
-RUNS_SQL = {"raw", "execute", "run_prepared", "written", "Question", "Act"}
+RUNS_SQL = {"raw", "execute", "run_prepared", "select", "written", "Question", "Act"}
 # Where names of tables and roles of ours are put into SQL: migrations, their triggers, and the serving role.
 # ... and where one of two constants is asked for.
 TABLE_NAMES_ONLY = {

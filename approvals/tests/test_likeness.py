@@ -118,7 +118,7 @@ def test_AP_21_a_confirmation_says_it_too(
     path = f"/confirmations/{confirmation(grant, now).pk}/"
     options = alice.press_on(path, decision=decision).json()["publicKey"]
     assert alice.post(f"{path}decide", {"credential": alice.device.assertion(options)}).status_code == 200
-    assert (LINE in Receipt.objects.get().consent_text.splitlines()) is told
+    assert (LINE in Receipt.objects.get(kind="confirmation").consent_text.splitlines()) is told
 
 
 def test_AP_21_a_likeness_that_came_under_the_drawn_page_voids_it(

@@ -1,9 +1,9 @@
 """What a token may do right now: one query over the token and everything it hangs on. Read at use, never copied."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from django.db import connection
 from django.db.models import Model
@@ -11,6 +11,7 @@ from django.db.models import Model
 from agentauth.protocol.errors import InvalidTokenError
 from audit.statements import Question, all_but
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
+from registry.services.proved_grants import DISABLED_KEYS, PROVED, terms_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class TokenState:
     agent: Agent
     human: Human | None
     service_provider: ServiceProvider
+    # The key of the receipt that covers the grant's terms (`registry.services.proved_grants`); None where none does.
+    receipt_kid: str | None
 
     def refusal(self, now: datetime) -> str | None:
         """Why the token may not act at `now`, as the `reason` of docs/protocol.md section 8; None if it may.
@@ -44,6 +47,7 @@ class TokenState:
         grant = self.grant
         return (
             grant.status == Grant.Status.APPROVED
+            and self.receipt_kid is not None
             and grant.version == self.token.grant_version
             and grant.valid_until is not None
             and grant.valid_until > now
@@ -56,8 +60,8 @@ def token_state(jti: str) -> TokenState:
 
     Raises InvalidTokenError(reason="unknown") where no such token was ever issued here.
     """
-    for row in _OF_ONE.ask(jti):
-        return _state(*row)
+    for state in _states(_OF_ONE.ask(jti)):
+        return state
     raise InvalidTokenError("This token was not issued here.", reason="unknown")
 
 
@@ -71,7 +75,7 @@ def token_states(jtis: Collection[str]) -> dict[str, TokenState]:
     else:
         # It knows no lists, and asking it costs next to nothing.
         rows = [row for jti in jtis for row in _OF_ONE.ask(jti)]
-    return {row[0].jti: _state(*row) for row in rows}
+    return {state.token.jti: state for state in _states(rows)}
 
 
 # Of which no decision asks; the manifest alone may be longer than all the rest.
@@ -81,8 +85,9 @@ _UNREAD: Final[Mapping[type[Model], Collection[str]]] = {
     ServiceProvider: ("allowed",),
 }
 _ROWS: Final = (
-    "SELECT {} FROM registry_token t JOIN registry_grant g ON g.id = t.grant_id JOIN registry_agent a ON a.id = g.agent_id"
-    " LEFT JOIN registry_human h ON h.id = a.human_id JOIN registry_serviceprovider s ON s.id = g.service_provider_id"
+    f"SELECT {{}}, {DISABLED_KEYS} FROM registry_token t JOIN registry_grant g ON g.id = t.grant_id"  # noqa: S608 — our own text
+    " JOIN registry_agent a ON a.id = g.agent_id LEFT JOIN registry_human h ON h.id = a.human_id"
+    " JOIN registry_serviceprovider s ON s.id = g.service_provider_id"
 )
 _BEHIND: Final = {
     "g": all_but(Grant, *_UNREAD[Grant]),
@@ -94,8 +99,17 @@ _OF_ONE: Final = Question(f"{_ROWS} WHERE t.jti = %s", t=all_but(Token), **_BEHI
 _OF_MANY: Final = Question(f"{_ROWS} WHERE t.jti = ANY(%s)", t=all_but(Token, "claims"), **_BEHIND)
 
 
-def _state(
-    token: Token, grant: Grant, agent: Agent, human: Human | None, service_provider: ServiceProvider
-) -> TokenState:
+def _states(rows: Sequence[tuple[Any, ...]]) -> list[TokenState]:
+    terms = [terms_of(grant, agent, service_provider) for _, grant, agent, _, service_provider, _ in rows]
+    # One statement read them all, and so counted once.
+    kids = PROVED.receipt_kids({each for each in terms if each}, disabled_keys=rows[0][-1]) if rows else {}
+    return [
+        _state(read, None if each is None else kids.get(each))
+        for (*read, _), each in zip(rows, terms, strict=True)
+    ]
+
+
+def _state(rows: Sequence[Any], receipt_kid: str | None) -> TokenState:
+    token, grant, agent, human, service_provider = rows
     token.grant, grant.agent, grant.service_provider, agent.human = grant, agent, service_provider, human
-    return TokenState(token, grant, agent, human, service_provider)
+    return TokenState(token, grant, agent, human, service_provider, receipt_kid)

@@ -26,8 +26,8 @@ from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.agents import claim_agent
 from registry.services.enrolment import create_enrolment_code
 from registry.services.grant_requests import GrantRequest, request_grant
-from registry.services.grants import approve_grant, latest_end
 from registry.services.registration import register_agent
+from tests import receipts
 
 TESTER = Actor("system", "test")
 OK = 200
@@ -188,12 +188,8 @@ def pending(client: AgentClient, service_provider: ServiceProvider, *, now: date
 
 
 def approve(grant: Grant, human: Human, *, now: datetime, **changes: Any) -> Grant:
-    terms: dict[str, Any] = {
-        "capabilities": parse_capabilities(grant.requested_capabilities),
-        "envelope": parse_envelope(grant.requested_envelope),
-        "valid_until": latest_end(grant, now),
-    }
-    approve_grant(grant=grant, human=human, actor=TESTER, now=now, **(terms | changes))
+    """Decided and signed."""
+    receipts.approve(grant, human, actor=TESTER, now=now, **changes)
     return grant
 
 

@@ -158,15 +158,14 @@ class Stage:
     def approved(self, agent: Any, at: Any, ago: timedelta, terms: Sequence[Json], **more: Any) -> Any:
         from agentauth.protocol.capability import parse_capabilities
         from agentauth.protocol.envelope import parse_envelope
-        from registry.services.grants import approve_grant, latest_end
+        from tests import receipts
 
         grant = self.request(agent, at, ago + 5 * MINUTE, terms, **more)
-        approve_grant(
-            grant=grant,
-            human=self.human,
+        receipts.approve(
+            grant,
+            self.human,
             capabilities=parse_capabilities(list(terms)),
             envelope=parse_envelope(more.get("envelope", {})),
-            valid_until=latest_end(grant, self.now - ago),
             actor=self.alice,
             now=self.now - ago,
         )

@@ -59,7 +59,7 @@ class ProductionRegistry(LiveRegistry):
     def launch(self) -> None:
         raise AssertionError("the installed system runs already, and others ask it")
 
-    def act(self, module: str, act: str, told: Any) -> Any:
+    def act(self, module: str, act: str, told: Any, *, root: Path | None = None) -> Any:
         """In this process, whose settings are those of the services: it has Django up already."""
         try:
             return importlib.import_module(module).made(act, told)

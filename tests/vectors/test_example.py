@@ -12,6 +12,7 @@ from agentauth.protocol.token import CertifiedKey
 from audit.services import Actor
 from kms.models import Key
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
+from tests import receipts
 from verifier.requests import parse_verify_request
 from verifier.services.pipeline import verify
 
@@ -99,6 +100,17 @@ def granted() -> ServiceProvider:
     Grant.objects.filter(pk=grant.pk).update(
         status="approved", human=human, valid_until=example.VALID_UNTIL, decided_at=AT, **terms
     )
+    signer = example.RECEIPT_KEY
+    Key.objects.create(
+        kid=signer.kid,
+        purpose="receipt",
+        state=Key.State.ACTIVE,
+        algorithm=signer.alg,
+        public_jwk=signer.public.jwk,
+        published_at=AT,
+        active_from=AT,
+    )
+    receipts.store("approval", "approve", str(grant.pk), human, example.receipt(), AT)
     Token.objects.create(
         jti=identifier("token"),
         grant=grant,

@@ -75,6 +75,9 @@ def known_of(state: TokenState) -> Known:
     ]
     if human_id is not None:
         subjects.append(Change(Subject.HUMAN, str(human_id)))
+    if state.receipt_kid is not None:
+        # Disabled, it proves nothing any more.
+        subjects.append(Change(Subject.KEY, state.receipt_kid))
     envelope = None if grant.envelope is None else parse_envelope(grant.envelope)
     return Known(
         state=state,

@@ -96,7 +96,7 @@ ENDS: dict[str, Callable[[Scene], object]] = {
     "agent with another key": lambda _: change(Agent.objects.all(), jkt="x" * 43),
     "human suspended": lambda place: suspend_human(human=place.human, actor=SYSTEM, now=timezone.now()),
     "signing key disabled": lambda _: disable_key(
-        kid=Key.objects.get().kid, actor=SYSTEM, now=timezone.now()
+        kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now()
     ),
     "row gone": gone,
 }
@@ -130,7 +130,7 @@ def test_OA_22_a_token_of_another_audience_is_inactive_whoever_asks(place: Scene
 def test_OA_22_forged_and_unreadable_tokens_are_inactive_and_no_fault(place: Scene) -> None:
     token = place.token()
     claims = Token.objects.get().claims
-    key = Key.objects.get()
+    key = Key.objects.get(purpose="token")
     forged = sign_token(claims, LocalSigner(PrivateKey.generate(), kid=key.kid))
     head, body, signature = token.split(".")
     bad = ["x", ".", "..", "a.b.c", "%00", "%ED%A0%80", "%FF", "é", "x" * 9_000, "." * 60_000]

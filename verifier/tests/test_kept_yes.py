@@ -54,7 +54,7 @@ def known(*, envelope: Mapping[str, Any] | None = None, **changed: Any) -> Known
     for name, value in changed.items():
         row, _, column = name.partition("_")
         setattr(rows[row], column, value)
-    return known_of(TokenState(token=token, grant=grant, agent=agent, human=human, service_provider=provider))
+    return known_of(TokenState(token, grant, agent, human, provider, receipt_kid="r"))
 
 
 def call(held: Known, **more: Any) -> StoreCall:

@@ -5,7 +5,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
 from django.conf import settings
@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from kms.services import signer
 from registry.models import Grant, ServiceProvider, Token
-from tests import through
+from tests import receipts, through
 from tests.campaign.grammar import break_action, break_verify
 from tests.campaign.kinds import PROOF_RULES, TOKEN_RULES
 from tests.campaign.mutants import broken_json, changed_bytes, unb64
@@ -59,6 +59,8 @@ def registry(both: Both, monkeypatch: pytest.MonkeyPatch) -> Scene:
     place.grant.save(force_insert=True)
     Grant.objects.filter(pk=place.grant.pk).update(status=Grant.Status.APPROVED)
     now = timezone.now()
+    monkeypatch.setattr(settings, "RP_ID", urlsplit(doc["issuer"]).hostname)
+    receipts.sign(Grant.objects.get(pk=place.grant.pk), now=now)
     for jti in {claims_of(token)["jti"] for token in good}:
         Token.objects.create(
             jti=jti,

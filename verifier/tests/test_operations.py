@@ -10,6 +10,7 @@ from django.utils import timezone
 from audit.models import Event
 from registry.models import Grant
 from registry.services.agents import suspend_agent
+from tests import receipts
 from verifier.models import AgentOperation, GrantLedger
 from verifier.services.expiry import expire_everything
 from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, key, pay, refused, scene
@@ -202,6 +203,7 @@ def test_counters_outlive_a_change_of_the_grant() -> None:
     Grant.objects.filter(pk=place.grant.pk).update(
         version=2, envelope={"budgets": [budget | {"value": "80.00"}], "max_uses": 5}
     )
+    receipts.sign(Grant.objects.get(pk=place.grant.pk), now=timezone.now())
     assert place.pay("30.00")["reason"] == "budget"
     answer = place.pay("20.00")
     assert answer["limits"]["budgets"][0]["remaining"] == "0.00"

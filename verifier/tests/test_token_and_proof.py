@@ -94,7 +94,8 @@ def test_VB_2_another_providers_token_looks_like_a_forged_one(place: Scene) -> N
     other = scene()
     theirs = other.token()
     forged = sign_token(
-        claims_of(place, place.token()), LocalSigner(PrivateKey.generate(), kid=Key.objects.get().kid)
+        claims_of(place, place.token()),
+        LocalSigner(PrivateKey.generate(), kid=Key.objects.get(purpose="token").kid),
     )
     answers = [
         refused(place, place.body(LOOK, token=theirs)),

@@ -10,8 +10,9 @@ from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.envelope import parse_envelope
 from registry.models import Grant
 from registry.services.grant_requests import GrantRequest, request_grant
-from registry.services.grants import approve_grant, revoke_grant
+from registry.services.grants import revoke_grant
 from registry.services.tokens import issue_token, sign_issued
+from tests import receipts
 from verifier.models import GrantLedger
 from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, key, pay, scene
 
@@ -30,7 +31,7 @@ def second(place: Scene, *capabilities: dict[str, Any], **envelope: Any) -> Gran
     assert created
     grant = Grant.objects.select_related("agent__human", "service_provider").get(pk=grant.pk)
     end = now.replace(microsecond=0) + timedelta(hours=1)
-    approve_grant(grant=grant, human=place.human, valid_until=end, actor=SYSTEM, now=now, **terms)
+    receipts.approve(grant, place.human, valid_until=end, actor=SYSTEM, now=now)
     return grant
 
 

@@ -1,0 +1,138 @@
+"""A person's yes without pages: the receipt that an approval leaves, with a real passkey's signature and the registry's own.
+
+For tests whose subject begins after the approval. Tests of approving itself go through the pages.
+"""
+
+import secrets
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any, Literal
+
+from django.conf import settings
+from django.utils import timezone
+
+from agentauth.protocol.approval import Statement
+from agentauth.protocol.capability import GRAVE_TYPES, parse_capabilities
+from agentauth.protocol.encoding import b64u_encode, sha256
+from agentauth.protocol.envelope import parse_envelope
+from agentauth.protocol.receipt import build_receipt
+from agentauth.protocol.urls import split_url
+from approvals.models import Receipt
+from approvals.services.statements import approval
+from approvals.services.terms import Terms
+from approvals.tests.authenticator import UP, UV, Authenticator
+from audit.services import Actor
+from kms.services import ensure_key, signer
+from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.services.grants import approve_grant, latest_end
+
+CONSENT = "Yes, exactly this."
+
+
+def approve(grant: Grant, human: Human, *, actor: Actor, now: datetime, **terms: Any) -> None:
+    """Approve as the human's signed decision does: on the terms that were asked for unless `terms` says otherwise."""
+    capabilities, envelope = (
+        parse_capabilities(grant.requested_capabilities),
+        parse_envelope(grant.requested_envelope),
+    )
+    given: dict[str, Any] = {
+        "capabilities": capabilities,
+        "envelope": envelope,
+        "valid_until": latest_end(grant, now),
+    }
+    approve_grant(grant=grant, human=human, actor=actor, now=now, **(given | terms))
+    sign(grant, now=now)
+
+
+def asked(grant: Grant, now: datetime) -> dict[str, Any]:
+    """As columns, what may be approved of a pending grant: for a `sign` before the row says it."""
+    end = latest_end(grant, now)
+    return {
+        "capabilities": grant.requested_capabilities,
+        "envelope": grant.requested_envelope,
+        "valid_until": end,
+    }
+
+
+def sign(
+    grant: Grant, *, now: datetime, decision: Literal["approve", "deny"] = "approve", **changes: Any
+) -> Receipt:
+    """The receipt for a grant's row as it is now, by its agent's human; `changes` are columns it says otherwise."""
+    agent = Agent.objects.select_related("human").get(pk=grant.agent_id)
+    columns = [field.attname for field in Grant._meta.concrete_fields]
+    signed = Grant(**({name: getattr(grant, name) for name in columns} | changes))
+    signed.agent, signed.service_provider = agent, ServiceProvider.objects.get(pk=grant.service_provider_id)
+    assert agent.human is not None
+    assert signed.valid_until is not None
+    capabilities = parse_capabilities(signed.capabilities)
+    statement = approval(
+        grant=signed,
+        human=agent.human,
+        decision=decision,
+        terms=Terms(capabilities, parse_envelope(signed.envelope), signed.valid_until),
+        second_step=any(each.type in GRAVE_TYPES for each in capabilities),
+        consent_text=CONSENT,
+        now=now,
+    )
+    return keep(statement, agent.human, now=now)
+
+
+def keep(statement: Statement, human: Human, *, now: datetime) -> Receipt:
+    """The statement under the passkey and the receipt key, stored as the pages do."""
+    # Whenever it is said to have been.
+    present = timezone.now()
+    ensure_key(purpose="receipt", actor=Actor("system", "test"), now=present)
+    passkey = _passkey()
+    challenge = b64u_encode(statement.challenge())
+    client_data = passkey.client_data("webauthn.get", challenge, origin=split_url(settings.ISSUER)[0])
+    data = passkey.authenticator_data(UP | UV, rp_id=str(settings.RP_ID))
+    compact = build_receipt(
+        statement,
+        credential_id=passkey.credential_id,
+        credential_public_key=passkey.public_key,
+        human_id=str(human.pk),
+        authenticator_data=data,
+        client_data_json=client_data,
+        signature=passkey.sign(data + sha256(client_data)),
+        consent_text=CONSENT,
+        signer=signer(purpose="receipt", now=present),
+    )
+    subject = str(statement.body.get("grant_id", ""))
+    return store(statement.kind, statement.decision, subject, human, compact, now)
+
+
+def has_receipt(grant: Grant) -> bool:
+    """Whether anything is stored as an approval of the grant."""
+    return Receipt.objects.filter(kind="approval", subject=str(grant.pk)).exists()
+
+
+def last_of(grant: Grant) -> Receipt:
+    """The latest receipt of the grant's approvals."""
+    return Receipt.objects.filter(kind="approval", subject=str(grant.pk)).latest("created_at")
+
+
+def copy(receipt: Receipt, grant: Grant, *, now: datetime) -> Receipt:
+    """A row as if the receipt were an approval of this grant, later than all others: INSERT is all it takes."""
+    at = now + timedelta(hours=1)
+    return store("approval", "approve", str(grant.pk), receipt.human, receipt.compact, at)
+
+
+def store(kind: str, decision: str, subject: str, human: Human, compact: str, now: datetime) -> Receipt:
+    """The row, with a challenge of its own."""
+    return Receipt.objects.create(
+        kind=kind,
+        decision=decision,
+        subject=subject,
+        human=human,
+        challenge=secrets.token_bytes(32),
+        assertion=secrets.token_bytes(32),
+        passkey_name="A passkey",
+        consent_text=CONSENT,
+        compact=compact,
+        created_at=now,
+    )
+
+
+@cache
+def _passkey() -> Authenticator:
+    return Authenticator()
