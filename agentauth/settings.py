@@ -200,7 +200,7 @@ REST_FRAMEWORK = {
 # Run-time links that run upward (architecture: the stack), named here by dotted path.
 COMMAND_GUARD = "agentauth.startup.check_command"
 AUDIT_SIGNER, AUDIT_KEYS = "kms.services.signer", "kms.services.verification_keys"
-AUDIT_DISABLED_KEYS = "kms.services.disabled_keys"
+AUDIT_DISABLED_KEYS, AUDIT_GRANTS = "kms.services.disabled_keys", "registry.services.standing_grants.review"
 AUDIT_OBSERVER, KEY_OBSERVER = "agentauth.metrics.count_events", "agentauth.metrics.observe_key_call"
 # Where checkpoints and archived events stand outside the database: file:<folder>, or s3://bucket/prefix. Tests name their own.
 AUDIT_STORE = env("AUDIT_STORE") or (f"file:{VAR_DIR / 'audit'}" if DEVELOPMENT and not TESTING else "")

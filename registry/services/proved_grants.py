@@ -5,6 +5,7 @@ The receipts belong to the approvals app, above this one; here they are read by 
 
 import json
 import logging
+import uuid
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from datetime import datetime
@@ -19,12 +20,15 @@ from agentauth.protocol.encoding import canonical_json, parse_timestamp, sha256,
 from agentauth.protocol.errors import EncodingError, InvalidReceiptError
 from agentauth.protocol.keys import PublicKey
 from agentauth.protocol.receipt import VerifiedReceipt, verify_receipt
+from audit.roles import may_read_log
 from audit.statements import select
 from kms.services import evidence_keys
 from registry.models import Agent, Grant, ServiceProvider
+from registry.services.grant_history import contradiction, histories
 
 logger = logging.getLogger(__name__)
 
+NO_RECEIPT: Final = "no signed approval covers its terms"
 # Grants that are remembered: some 200 bytes each, so 13 MB at the most.
 BOUND: Final = 65_536
 # How many receipt keys were disabled so far, as a column of the caller's own statement. Disabling is for good, so the number
@@ -45,10 +49,11 @@ class Terms(NamedTuple):
     grant_id: str
     version: int
     agent_id: str
-    jkt: str
+    # None of these two: not compared.
+    jkt: str | None
     human_id: str
     service_provider_id: str
-    audience: str
+    audience: str | None
     capabilities: str
     envelope: str
     valid_until: datetime
@@ -65,18 +70,26 @@ def terms_of(
     *,
     capabilities: str | None = None,
     envelope: str | None = None,
+    suspended: bool = False,
 ) -> Terms | None:
-    """The terms of an approved grant; None of any other. The two texts where the caller has read them as such."""
-    if grant.status != Grant.Status.APPROVED or grant.valid_until is None:
+    """The terms of an approved grant; None of any other. The two texts where the caller has read them as such.
+
+    Those of a suspended grant with `suspended`: its agent's key and its service provider's address may have changed since it
+    was signed, and with most causes it then waits for a new signature.
+    """
+    is_suspended = grant.status == Grant.Status.SUSPENDED
+    if grant.valid_until is None or not (
+        grant.status == Grant.Status.APPROVED or (suspended and is_suspended)
+    ):
         return None
     return Terms(
         str(grant.pk),
         grant.version,
         str(agent.pk),
-        agent.jkt,
+        None if is_suspended else agent.jkt,
         str(agent.human_id),
         str(service_provider.pk),
-        service_provider.audience,
+        None if is_suspended else service_provider.audience,
         json.dumps(grant.capabilities) if capabilities is None else capabilities,
         json.dumps(grant.envelope) if envelope is None else envelope,
         grant.valid_until,
@@ -97,7 +110,7 @@ class ProvedGrants:
         """The `kid` of the key under the receipt that covers these terms; terms that none covers are left out.
 
         `disabled_keys` is what DISABLED_KEYS counted in the statement that read the rows. One query for all that are not
-        remembered. Raises django.db errors: what cannot be read covers nothing.
+        remembered, with the log's word on them. Raises django.db errors: what cannot be read covers nothing.
         """
         digests = {terms: terms.digest(disabled_keys) for terms in every}
         with self._lock:
@@ -105,17 +118,17 @@ class ProvedGrants:
         if len(found) == len(digests):
             return found
         asked = [terms for terms in digests if terms not in found]
-        proved = _proved(asked)
+        proved, refused = _judged(asked)
         with self._lock:
-            for terms in asked:
-                if terms in proved:
-                    _keep(self._proved, digests[terms], proved[terms], self._bound)
-                elif digests[terms] not in self._told:
+            for terms, kid in proved.items():
+                _keep(self._proved, digests[terms], kid, self._bound)
+            for terms, problem in refused.items():
+                if digests[terms] not in self._told:
                     _keep(self._told, digests[terms], None, self._bound)
                     logger.error(
-                        "Grant %s is approved, and no signed approval covers its terms: it is refused. "
-                        "Run manage.py verify_audit.",
+                        "Grant %s is approved and is refused, since %s. Run manage.py verify_audit.",
                         terms.grant_id,
+                        problem,
                     )
         return found | proved
 
@@ -137,7 +150,35 @@ def receipt_kid(terms: Terms | None, *, disabled_keys: int) -> str | None:
     return PROVED.receipt_kids([terms], disabled_keys=disabled_keys).get(terms)
 
 
-def _proved(asked: Collection[Terms]) -> dict[Terms, str]:
+def signed_version(receipt: VerifiedReceipt) -> int:
+    """The version of the grant that an approval's receipt was signed for."""
+    body: Mapping[str, Any] = receipt.statement.body
+    return int(body["grant_version"])
+
+
+def _judged(asked: Collection[Terms]) -> tuple[dict[Terms, str], dict[Terms, str]]:
+    """Those that stand, with the `kid`, and those that do not, with what is wrong.
+
+    Processes that may not read the log judge by the receipts alone: they decide about tokens, and those were issued by
+    processes that may.
+    """
+    covered = covering_receipts(asked)
+    proved = {terms: receipt.kid for terms, receipt in covered.items()}
+    refused = {terms: NO_RECEIPT for terms in asked if terms not in covered}
+    said = histories([uuid.UUID(terms.grant_id) for terms in covered]) if covered and may_read_log() else {}
+    for terms, receipt in covered.items():
+        history = said.get(uuid.UUID(terms.grant_id), ())
+        if problem := contradiction(history, signed_version=signed_version(receipt)):
+            del proved[terms]
+            refused[terms] = problem
+    return proved, refused
+
+
+def covering_receipts(asked: Collection[Terms]) -> dict[Terms, VerifiedReceipt]:
+    """The receipt of the approval that covers each of these terms, read and verified now; the others are left out.
+
+    Raises django.db errors.
+    """
     keys = evidence_keys(purpose="receipt")
     receipts: dict[str, list[VerifiedReceipt]] = {}
     for subject, compact in _stored([terms.grant_id for terms in asked]):
@@ -148,7 +189,7 @@ def _proved(asked: Collection[Terms]) -> dict[Terms, str]:
         # By what is signed: when a receipt's row was made, its writer alone says.
         latest = max(receipts.get(terms.grant_id, ()), key=_order, default=None)
         if latest is not None and _covers(latest.statement.body, terms):
-            proved[terms] = latest.kid
+            proved[terms] = latest
     return proved
 
 
@@ -170,8 +211,7 @@ def _approval_of(grant_id: str, compact: str, keys: Mapping[str, PublicKey]) -> 
 
 
 def _order(receipt: VerifiedReceipt) -> tuple[int, datetime]:
-    body: Mapping[str, Any] = receipt.statement.body
-    return body["grant_version"], parse_timestamp(body["issued_at"])
+    return signed_version(receipt), parse_timestamp(receipt.statement.body["issued_at"])
 
 
 def _covers(body: Mapping[str, Any], terms: Terms) -> bool:
@@ -186,8 +226,9 @@ def _covers(body: Mapping[str, Any], terms: Terms) -> bool:
         body["grant_version"] <= terms.version
         and body["human_id"] == terms.human_id
         and agent["id"] == terms.agent_id
-        and (agent["jkt"] == terms.jkt or not grave)
-        and (provider["id"], provider["audience"]) == (terms.service_provider_id, terms.audience)
+        and (terms.jkt in {None, agent["jkt"]} or not grave)
+        and provider["id"] == terms.service_provider_id
+        and terms.audience in {None, provider["audience"]}
         and _is_same(capabilities, terms.capabilities)
         and _is_same(body["envelope"], terms.envelope)
         and body["valid_until"] == timestamp(terms.valid_until)

@@ -212,6 +212,27 @@ def test_what_a_person_suspended_and_resumed_is_covered_as_before(
     assert issue(agent, grant).status_code == 201
 
 
+def test_DJ_17_a_suspended_grant_set_to_approved_gives_no_token(
+    agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime
+) -> None:
+    grant = approved(agent, service_provider, now=now)
+    suspend_grant(grant=grant, actor=TESTER, now=now)
+    Grant.objects.update(status=Grant.Status.APPROVED, suspension_cause="")
+    stands_refused(agent, grant)
+
+
+def test_DJ_17_of_two_suspensions_one_resumed_brings_nothing_back(
+    agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    grant = approved(agent, service_provider, now=now)
+    suspend_grant(grant=grant, actor=TESTER, now=now, cause=Grant.SuspensionCause.RECOVERY)
+    suspend_grant(grant=grant, actor=TESTER, now=now, by_admin=True)
+    resume_grant(grant=grant, actor=TESTER, now=now, by_admin=True)
+    assert grant.status == Grant.Status.SUSPENDED
+    Grant.objects.update(status=Grant.Status.APPROVED, suspension_cause="")
+    stands_refused(agent, grant)
+
+
 def test_DJ_17_a_receipt_by_a_key_that_is_not_ours_gives_no_token(
     agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime
 ) -> None:
@@ -281,7 +302,8 @@ def test_DJ_17_the_log_names_the_grant_once_and_not_at_each_try(
     with caplog.at_level(logging.ERROR):
         for _ in range(3):
             refused(issue(agent, grant), 400, "invalid_grant")
-    assert [str(grant.pk) in line for line in caplog.messages].count(True) == 1
+    [line] = [line for line in caplog.messages if str(grant.pk) in line]
+    assert "no signed approval covers its terms" in line
 
 
 def test_what_is_remembered_is_bounded_and_the_least_lately_used_goes_first(

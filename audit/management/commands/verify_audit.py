@@ -1,4 +1,4 @@
-"""`manage.py verify_audit`: prove the stored log, or name the first place where it contradicts itself."""
+"""`manage.py verify_audit`: prove the stored log and the grants, or name what was changed."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +11,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
+from django.utils.module_loading import import_string
 
 from audit.anchors import Anchor, read_any_anchor, stored_anchors, stores_not_read
 from audit.archive.proving import prove_archive
@@ -27,7 +28,7 @@ STATE = "audit-verified.json"
 
 
 class Command(JsonCommand):
-    help = "Prove the audit log; exit 1 and name the place where it was changed."
+    help = "Prove the audit log, and the grants by their receipts; exit 1 and name what was changed."
     guarded = False
     whole = False
     remark = ""
@@ -91,7 +92,7 @@ class Command(JsonCommand):
             store = store_at(options["archive"])
             breaks = lineage(store)
             verdict = prove_archive(store=seen_from_log(store, breaks), now=now, anchors=old)
-            kept, self.remark, others = False, "", []
+            kept, self.remark, others, grants = False, "", [], {}
         else:
             stores, breaks = options["stores"], list(LogBreak.objects.order_by("name"))
             verdict, kept, self.remark = verify_on(
@@ -105,13 +106,15 @@ class Command(JsonCommand):
             )
             verdict = _with_breaks(verdict, breaks)
             others = stores_not_read(stores)
+            grants = dict(import_string(settings.AUDIT_GRANTS)())
         if place := options["archive"] or settings.AUDIT_STORE:
             strange += not_breaks(store_at(place))
         self.unaccepted = [shown_break(row) for row in breaks if shown_break(row) not in options["accepted"]]
-        self.whole = verdict.ok and not self.unaccepted
+        self.whole = verdict.ok and not self.unaccepted and not grants
         shown = [shown_break(row) for row in breaks]
         return asdict(verdict) | {
             "breaks": shown,
+            "contradicted_grants": grants,
             "state_kept": kept,
             "other_stores": others,
             "strange": strange,
@@ -131,6 +134,8 @@ class Command(JsonCommand):
             )
         for key in result["strange"]:
             yield f"The store holds {key}, which the log did not write. It is ignored: find out who wrote it."
+        for grant, problem in result["contradicted_grants"].items():
+            yield f"GRANT {grant} WAS CHANGED: {problem}."
         if result["ok"] and options["archive"]:
             yield f"The archive is whole: {result['tree_size']} events, root {result['root_hash']}."
         elif options["archive"]:

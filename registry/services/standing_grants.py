@@ -1,0 +1,47 @@
+"""Looks through all grants that give something, or may again: each is covered by its signed approval, and nothing ended it.
+
+For `manage.py verify_audit`, which proves the log itself and asks for this by the name in the settings.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+from registry.models import Grant
+from registry.services.grant_history import contradiction, histories
+from registry.services.proved_grants import NO_RECEIPT, Terms, covering_receipts, signed_version, terms_of
+
+# Grants and their receipts in memory at once: some 5 MB.
+_BATCH: Final = 500
+_STANDING: Final = (Grant.Status.APPROVED, Grant.Status.SUSPENDED)
+
+
+def review() -> Iterator[tuple[str, str]]:
+    """The id of each approved or suspended grant that its receipts or its events contradict, with what is wrong.
+
+    1. A receipt covers its terms (`registry.services.proved_grants`). 2. Of an approved one, the log has no later suspension
+    and no end (`registry.services.grant_history`). Raises django.db errors.
+    """
+    rows = (
+        Grant.objects.filter(status__in=_STANDING).select_related("agent", "service_provider").order_by("id")
+    )
+    every = rows.iterator(chunk_size=_BATCH)
+    while grants := list(islice(every, _BATCH)):
+        terms = {grant.pk: _terms(grant) for grant in grants}
+        covered = covering_receipts(list(terms.values()))
+        said = histories([grant.pk for grant in grants if grant.status == Grant.Status.APPROVED])
+        for grant in grants:
+            receipt = covered.get(terms[grant.pk])
+            if receipt is None:  # 1
+                yield str(grant.pk), NO_RECEIPT
+            elif problem := contradiction(
+                said.get(grant.pk, ()), signed_version=signed_version(receipt)
+            ):  # 2
+                yield str(grant.pk), problem
+
+
+def _terms(grant: Grant) -> Terms:
+    terms = terms_of(grant, grant.agent, grant.service_provider, suspended=True)
+    # A constraint of the table.
+    assert terms is not None
+    return terms
