@@ -165,6 +165,24 @@ def test_DJ_17_no_term_of_an_approved_grant_changes_alone(
     assert Token.objects.count() == 1
 
 
+def test_DJ_17_a_grant_given_to_another_agent_of_the_same_owner_gives_no_token(
+    agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime
+) -> None:
+    grant, other = approved(agent, service_provider, now=now), enrolled(alice, now=now)
+    Grant.objects.update(agent=other.agent())
+    stands_refused(other, grant)
+
+
+def test_DJ_17_a_service_provider_that_takes_anothers_address_takes_no_grant(
+    agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    grant, elsewhere = approved(agent, service_provider, now=now), _another("provider", now)
+    ServiceProvider.objects.filter(pk=service_provider.pk).update(audience="http://127.0.0.1:8002/v1")
+    ServiceProvider.objects.filter(pk=elsewhere.pk).update(audience=service_provider.audience)
+    Grant.objects.update(service_provider=elsewhere)
+    stands_refused(agent, grant)
+
+
 def test_DJ_17_the_receipt_that_was_signed_last_counts_not_the_row_written_last(
     agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime
 ) -> None:

@@ -134,6 +134,12 @@ ACTS: dict[str, tuple[Callable[[World], None], set[str], str | None]] = {
         BOTH,
         "grant_inactive",
     ),
+    # Under which every grant here was approved.
+    "receipt_key": (
+        doing(disable_key, kid=lambda _: Key.objects.get(purpose="receipt").kid),
+        {"first", "second", "third"},
+        "grant_inactive",
+    ),
     "provider": (
         doing(service_providers.suspend_service_provider, service_provider=lambda w: w.mine.provider),
         BOTH,
