@@ -74,7 +74,7 @@ def test_a_new_subject_key_is_for_new_pairs_only(
     assert (sub(agent, grant), sub(agent, other_grant)) == (began, new)
 
 
-def test_another_secret_key_changes_no_sub(
+def test_DJ_29_another_secret_key_changes_no_sub(
     agent: AgentClient, grant: Grant, settings: Any, tmp_path: Path
 ) -> None:
     """As an operator goes: the key that is in use becomes the version `legacy` of a file, then SECRET_KEY is rotated."""
@@ -189,7 +189,9 @@ def test_the_file_of_a_new_key_is_private_and_never_written_over(
 # ---- what was given out before SECRET_KEY was rotated
 
 
-def test_claim_links_and_codes_outlive_a_rotation_of_the_secret_key(settings: Any, now: datetime) -> None:
+def test_DJ_29_claim_links_and_codes_outlive_a_rotation_of_the_secret_key(
+    settings: Any, now: datetime
+) -> None:
     stray = AgentClient()
     stray.register()
     url, code = claim_link(stray.agent())
@@ -211,7 +213,7 @@ def test_claim_links_and_codes_outlive_a_rotation_of_the_secret_key(settings: An
     assert not is_one_of(b"a", [])
 
 
-def test_nonces_outlive_a_rotation_of_the_secret_key(settings: Any, now: datetime) -> None:
+def test_DJ_29_nonces_outlive_a_rotation_of_the_secret_key(settings: Any, now: datetime) -> None:
     before = nonces_of(REGISTRY, now)
     settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
     settings.SECRET_KEY = NEW
@@ -225,7 +227,7 @@ def test_nonces_outlive_a_rotation_of_the_secret_key(settings: Any, now: datetim
     _nonces.cache_clear()
 
 
-def test_sessions_outlive_a_rotation_of_the_secret_key(alice: Human, settings: Any) -> None:
+def test_DJ_29_sessions_outlive_a_rotation_of_the_secret_key(alice: Human, settings: Any) -> None:
     before = alice.get_session_auth_hash()
     settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
     settings.SECRET_KEY = NEW

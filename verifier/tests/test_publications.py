@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from django.conf import settings
 from django.db import OperationalError, transaction
 from django.db.models import Model
 from django.utils import timezone
@@ -19,9 +18,6 @@ import kms.services
 import registry.services
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.envelope import EMPTY
-from agentauth.protocol.key_change import VerifiedKeyChange, sign_key_change, verify_key_change
-from agentauth.protocol.keys import LocalSigner, PrivateKey
-from agentauth.protocol.manifest import VerifiedManifest, sign_manifest, verify_manifest
 from kms.models import Key
 from kms.state import Subject
 from registry.models import Agent, Grant, Human, ServiceProvider, ServiceProviderSecret, Token
@@ -41,87 +37,13 @@ from registry.services import (
     service_providers,
     tokens,
 )
-from registry.tests.cast import AgentClient, asked, enrolled, pending
+from registry.tests.cast import asked
 from verifier.models import StateChange
-from verifier.tests.scene import READ, SYSTEM, Scene, scene
+from verifier.tests.scene import READ, SYSTEM, scene
+from verifier.tests.world import World
 
 pytestmark = pytest.mark.django_db
 QUARTER = timedelta(days=91)
-
-
-@dataclass
-class World:
-    """An approved grant with a token, and what is made from it for one service."""
-
-    place: Scene
-    now: datetime
-    jti: str = ""
-
-    def __post_init__(self) -> None:
-        grant_id = str(self.place.grant.pk)
-        self.jti = tokens.issue_token(
-            agent=self.place.agent, grant_id=grant_id, actor=SYSTEM, now=self.now
-        ).jti
-
-    def grant(self) -> Grant:
-        return Grant.objects.select_related("agent__human", "service_provider").get(pk=self.place.grant.pk)
-
-    def suspended(self, cause: str) -> Grant:
-        grants.suspend_grant(grant=self.grant(), cause=cause, actor=SYSTEM, now=self.now)
-        return self.grant()
-
-    def over(self) -> Grant:
-        Grant.objects.update(valid_until=self.now)
-        return self.grant()
-
-    def request(self) -> Grant:
-        """What another agent of the same human asks for."""
-        return pending(enrolled(self.place.human, now=self.now), self.place.provider, now=self.now)
-
-    def request_that_is_over(self) -> Grant:
-        asked_for = self.request()
-        Grant.objects.filter(pk=asked_for.pk).update(expires_at=self.now)
-        asked_for.refresh_from_db()
-        return asked_for
-
-    def unclaimed(self) -> Agent:
-        client = AgentClient()
-        client.register()
-        return client.agent()
-
-    def manifest(self) -> VerifiedManifest:
-        seconds = int(self.now.timestamp())
-        return verify_manifest(AgentClient().manifest(), expected_audience=settings.ISSUER, now=seconds)
-
-    def key_change(self) -> VerifiedKeyChange:
-        agent, seconds, key = self.place.agent, int(self.now.timestamp()), LocalSigner(PrivateKey.generate())
-        who: dict[str, str] = {"agent_id": str(agent.pk), "old_jkt": agent.jkt}
-        compact = sign_key_change(key, audience=settings.ISSUER, issued_at=seconds, jti="j" * 22, **who)
-        expected = {f"expected_{name}": value for name, value in who.items()}
-        return verify_key_change(compact, expected_audience=settings.ISSUER, now=seconds, **expected)
-
-    def later_manifest(self) -> VerifiedManifest:
-        """By the agent's own key, with another description."""
-        seconds = int(self.now.timestamp())
-        compact = sign_manifest(
-            self.place.signer,
-            audience=settings.ISSUER,
-            issued_at=seconds + 1,
-            expires_at=seconds + 86_400,
-            jti="j" * 22,
-            name="Research Assistant",
-            description="Another",
-            model_origin="models.example",
-            capabilities=parse_capabilities([READ]),
-        )
-        return verify_manifest(compact, expected_audience=settings.ISSUER, now=seconds)
-
-    def wrong_code(self) -> str:
-        code = enrolment.create_enrolment_code(human=self.place.human, actor=SYSTEM, now=self.now)[1]
-        return code[:-1] + ("A" if code[-1] != "A" else "B")
-
-    def token(self) -> str:
-        return tokens.sign_issued(tokens.issued_again(self.jti, self.now).claims, self.now)
 
 
 Told = Callable[[World, Any], list[tuple[Subject, object]]]
@@ -188,6 +110,9 @@ ARGUMENTS: dict[str, Callable[[World, Any], object]] = {
     "grant_id": lambda world, _made: str(world.place.grant.pk),
     "asked": lambda world, _made: asked(world.place.provider),
     "key": lambda world, _made: world.place.signer.public,
+    "jkt": lambda world, _made: world.place.signer.public.thumbprint,
+    "reason": lambda _world, _made: "restored",
+    "secret": lambda world, _made: ServiceProviderSecret.objects.get(service_provider=world.place.provider),
     "capabilities": lambda _world, _made: parse_capabilities([READ]),
     "envelope": lambda _world, _made: EMPTY,
     "valid_until": lambda world, _made: (world.now + timedelta(days=1)).replace(microsecond=0),
@@ -304,6 +229,7 @@ SERVICES = [
     Row(agents.resume_agent, the_agent, suspended_agent),
     Row(agents.revoke_agent, the_agent),
     Row(keys.bar_disclosed_key, the_agent),
+    Row(keys.bar_key, the_agent),
     Row(rotation.rotate_agent_key, the_agent_and_its_grant, World.key_change, "change"),
     Row(manifests.replace_manifest, the_agent_and_its_grant, World.later_manifest, "manifest"),
     Row(expiry.expire_everything, the_agent, agent_past_its_end),
@@ -331,6 +257,7 @@ SERVICES = [
     Row(service_providers.change_allowed, the_grant, more={"allowed": constant([])}),
     Row(service_providers.rotate_secret, the_provider),
     Row(service_providers.end_previous_secrets, the_provider, second_secret),
+    Row(service_providers.end_secret, the_provider),
     Row(service_providers.suspend_service_provider, the_provider),
     Row(service_providers.resume_service_provider, the_provider, suspended_provider),
     Row(service_providers.revoke_service_provider, the_provider),
