@@ -126,9 +126,10 @@ class ProvedGrants:
                 if digests[terms] not in self._told:
                     _keep(self._told, digests[terms], None, self._bound)
                     logger.error(
-                        "Grant %s is approved and is refused, since %s. Run manage.py verify_audit.",
+                        "Grant %s is approved and is refused, since %s. Run %s verify_audit.",
                         terms.grant_id,
                         problem,
+                        settings.COMMAND,
                     )
         return found | proved
 

@@ -124,7 +124,7 @@ def test_nothing_beyond_the_manifest(
 
 def test_nothing_beyond_what_the_service_provider_allows(agent: AgentClient, now: datetime) -> None:
     strict, _ = create_service_provider(
-        name="Nothing", audience="https://nothing.example", actor=TESTER, now=now
+        name="Closed", audience="https://nothing.example", actor=TESTER, now=now
     )
     body = refused(agent.ask(strict), 400, "invalid_scope")
     assert body["error_description"] == "The service provider does not allow 'read:calendar'."

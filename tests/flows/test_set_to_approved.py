@@ -16,7 +16,7 @@ import pytest
 from tests import redis_servers
 from tests.actors import Scene, scene
 from tests.conftest import fresh_database
-from tests.flows.test_same_answers import be_at_home
+from tests.flows.pair import be_at_home
 from tests.live import LiveRegistry, LiveVerifier
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
