@@ -36,6 +36,13 @@ from verifier.models import Confirmation
 
 pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
 
+
+@pytest.fixture(autouse=True)
+def _each_refusal_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test makes more of them than a stranger has in a minute."""
+    monkeypatch.setattr("audit.refusals.RECORDED_PER_MINUTE", 1000)
+
+
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 # What each parameter of the URLconf names. A new one must find its place here, and with it in the sweep.
 OWNED = {"grant_id", "agent_id", "confirmation_id", "passkey_id"}
