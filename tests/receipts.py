@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, Literal
 
 from django.conf import settings
+from django.db import transaction
 from django.utils import timezone
 
 from agentauth.protocol.approval import Statement
@@ -40,8 +41,10 @@ def approve(grant: Grant, human: Human, *, actor: Actor, now: datetime, **terms:
         "envelope": envelope,
         "valid_until": latest_end(grant, now),
     }
-    approve_grant(grant=grant, human=human, actor=actor, now=now, **(given | terms))
-    sign(grant, now=now)
+    # As the pages do: whoever sees the grant approved finds its receipt.
+    with transaction.atomic():
+        approve_grant(grant=grant, human=human, actor=actor, now=now, **(given | terms))
+        sign(grant, now=now)
 
 
 def asked(grant: Grant, now: datetime) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Event
+from time import sleep
 
 import pytest
 from django.db import connection
@@ -74,3 +75,16 @@ def test_SA_13_readiness_lets_the_comparison_begin_and_calls_wait_for_that(
         gate.opened.set()
         assert asked.result().epoch == 1
     assert gate.is_ready()
+
+
+def test_SA_13_a_call_after_a_probes_comparison_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe's own look could not know yet, and would be fresh for a second more."""
+    gate = Gate(monkeypatch)
+    monkeypatch.setattr(home, "FRESH_SECONDS", 60)
+    assert not gate.is_ready()
+    assert gate.begun.wait(10)
+    gate.opened.set()
+    while history.VOUCHED.is_comparing():
+        sleep(0.01)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(gate.call).result().epoch == 1

@@ -210,6 +210,7 @@ def keyless(theatre: Theatre) -> Page:
 
 def break_signed(theatre: Theatre) -> Page:
     page = theatre.open(theatre.alice, "restore")
+    steps.read(page)
     page.get_by_role("button", name="Sign with passkey").click()
     expect(page.get_by_role("button", name="Sign with passkey")).to_have_count(0)
     return page

@@ -152,8 +152,8 @@ class Lease:
         patience: float = COMPARE_SECONDS if comparing else LEASE_SECONDS if age > LEASE_SECONDS else 0
         if self._looking.acquire(timeout=patience if waits else 0):
             try:
-                # Whoever waited for the look of another needs none of its own.
-                if self._age() > FRESH_SECONDS or (waits and history.VOUCHED.is_comparing()):
+                # Whoever waited for the look of another needs none of its own, unless that one could not know yet.
+                if self._age() > FRESH_SECONDS or (waits and self._comparing()):
                     self._look(waits=waits)
             finally:
                 self._looking.release()
