@@ -169,7 +169,9 @@ class LivePerson:
         base = f"/approvals/{grant_id}/"
         page = self.http.get(base).text
         everything = dict.fromkeys(re.findall(r'name="(permission\.\d+)"', page), "on")
-        asked = {"choices": everything, "drawn": drawn_in(page)}
+        drawn = drawn_in(page)
+        assert drawn, page
+        asked = {"choices": everything, "drawn": drawn}
         assert self.post(f"{base}second-step", asked).status_code == 200
         options = self.post(f"{base}statement", asked | {"decision": "approve"})
         assert options.status_code == 200, options.text

@@ -61,10 +61,13 @@ def sign(
     grant: Grant, *, now: datetime, decision: Literal["approve", "deny"] = "approve", **changes: Any
 ) -> Receipt:
     """The receipt for a grant's row as it is now, by its agent's human; `changes` are columns it says otherwise."""
-    agent = Agent.objects.select_related("human").get(pk=grant.agent_id)
-    columns = [field.attname for field in Grant._meta.concrete_fields]
+    agents = Agent.objects.select_related("human").defer("suspended_by_owner", "suspensions")
+    agent = agents.get(pk=grant.agent_id)
+    # Of a database before an upgrade not every column is there.
+    columns = {field.attname for field in Grant._meta.concrete_fields} - grant.get_deferred_fields()
     signed = Grant(**({name: getattr(grant, name) for name in columns} | changes))
-    signed.agent, signed.service_provider = agent, ServiceProvider.objects.get(pk=grant.service_provider_id)
+    signed.agent = agent
+    signed.service_provider = ServiceProvider.objects.defer("suspensions").get(pk=grant.service_provider_id)
     assert agent.human is not None
     assert signed.valid_until is not None
     capabilities = parse_capabilities(signed.capabilities)

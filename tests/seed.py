@@ -90,7 +90,9 @@ def signed_again(grant_ids: list[str]) -> list[str]:
     from registry.models import Grant
     from tests import receipts
 
-    grants = [each for each in Grant.objects.filter(pk__in=grant_ids) if not receipts.has_receipt(each)]
+    # Before the upgrade there are no columns that it brings.
+    found = Grant.objects.filter(pk__in=grant_ids).defer("suspended_by_owner")
+    grants = [each for each in found if not receipts.has_receipt(each)]
     for grant in grants:
         receipts.sign(grant, now=datetime.now(UTC))
     return [str(grant.pk) for grant in grants]

@@ -22,6 +22,9 @@ def started(directory: Path, url: str) -> LiveRegistry:
     made = LiveRegistry(directory, database_url=url, workers=2)
     made.prepare()
     made.start()
+    # Each of its processes: a probe reaches any of them, and the first at one that has compared nothing yet is 503.
+    ready = f"{made.url}/health/ready"
+    until(lambda: all(httpx.get(ready).status_code == 200 for _ in range(20)), "one is not ready", 60)
     return made
 
 
