@@ -27,6 +27,7 @@ class Gate:
         monkeypatch.setattr(home, "LEASE", home.Lease())
         # Whoever waits for it waits for longer than it lasts.
         monkeypatch.setattr(home, "COMPARE_SECONDS", 60)
+        monkeypatch.setattr(home, "PROBE_SECONDS", 0.01)
         monkeypatch.setattr(home, "LEASE_SECONDS", 60)
         monkeypatch.setattr(health, "KEPT_SECONDS", 0)
         monkeypatch.setattr(health, "_readiness", health.Readiness())
@@ -88,3 +89,13 @@ def test_SA_13_a_call_after_a_probes_comparison_looks_again(monkeypatch: pytest.
         sleep(0.01)
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(gate.call).result().epoch == 1
+
+
+def test_SA_13_the_first_probe_of_a_process_is_ready_where_comparing_is_quick(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a server's processes a probe reaches any: each would be not ready at its first."""
+    gate = Gate(monkeypatch)
+    monkeypatch.setattr(home, "PROBE_SECONDS", 60)
+    gate.opened.set()
+    assert gate.is_ready()

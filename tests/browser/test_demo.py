@@ -2,6 +2,7 @@
 
 import queue
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -36,8 +37,9 @@ class Terminal:
             self.lines.put(line)
 
     def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        # As a person does it: killed, it would leave its service behind, which holds the pipe that is read here.
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(SECONDS)
         self.reader.join()
         assert self.process.stdout is not None
         self.process.stdout.close()

@@ -113,10 +113,10 @@ class Vouched:
             self._asking.release()
         return True
 
-    def ask_aside(self, row: Home, look: Callable[[], object]) -> None:
-        """Let a thread of its own compare, by `look`, unless that was done or is under way."""
+    def ask_aside(self, row: Home, look: Callable[[], object], *, patience: float) -> bool:
+        """Let a thread of its own compare, by `look`, unless that was done or is under way; whether it ended within `patience` (s)."""
         if row.held_at is not None or self.holds(row) or self.is_comparing() or time.monotonic() < self._next:
-            return
+            return False
 
         def run() -> None:
             try:
@@ -126,7 +126,10 @@ class Vouched:
             finally:
                 connection.close()
 
-        threading.Thread(target=run, name="agentauth-comparing", daemon=True).start()
+        comparing = threading.Thread(target=run, name="agentauth-comparing", daemon=True)
+        comparing.start()
+        comparing.join(patience)
+        return not comparing.is_alive()
 
     def is_comparing(self) -> bool:
         """Whether a thread of this process compares now."""

@@ -49,6 +49,8 @@ CAREFUL_SECONDS = SPEND_SECONDS + WINDOW_SECONDS
 FRESH_SECONDS = 1
 # A thread waits this long (s) while another compares the database with what is known outside, which mostly takes milliseconds.
 COMPARE_SECONDS = 1
+# A readiness probe, which comes to any process of a server, waits this long (s) for the comparison that it begins.
+PROBE_SECONDS = 0.5
 _WAIT = timedelta(seconds=LEASE_SECONDS + MARGIN_SECONDS)
 # What every address says then, at both servers.
 CLOCK_WRONG = "The clock of this host is wrong."
@@ -153,7 +155,7 @@ class Lease:
         if self._looking.acquire(timeout=patience if waits else 0):
             try:
                 # Whoever waited for the look of another needs none of its own, unless that one could not know yet.
-                if self._age() > FRESH_SECONDS or (waits and self._comparing()):
+                if self._age() > FRESH_SECONDS or self._comparing():
                     self._look(waits=waits)
             finally:
                 self._looking.release()
@@ -164,8 +166,10 @@ class Lease:
         # First what was read: on a database that nobody has compared, every thread stops here and now.
         self.take(row, database_now, began)
         if not waits:
-            history.VOUCHED.ask_aside(row, look)
-        elif history.VOUCHED.ask(row, patience=COMPARE_SECONDS):
+            compared = history.VOUCHED.ask_aside(row, look, patience=PROBE_SECONDS)
+        else:
+            compared = history.VOUCHED.ask(row, patience=COMPARE_SECONDS)
+        if compared:
             began = self._clock()
             self.take(*read_row(), began)
 
