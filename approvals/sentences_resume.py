@@ -29,7 +29,7 @@ def agent_text(agent: Agent, grants: Sequence[Grant], *, by_admin: bool) -> str:
     if stays:
         lines.append(_still_held(by_admin=by_admin))
     if not grants:
-        lines.append(_("The agent has no permission anywhere; it can ask for one again."))
+        lines.append(_("The agent has no permissions now, but it can ask for some again."))
     terms = [line for grant in sorted(grants, key=_risk) for line in _terms(grant, later=stays)]
     return _fitting(lines, terms)
 
@@ -61,8 +61,8 @@ def human_text(human: Human, *, agents: int, grants: int) -> str:
     return "\n".join(
         [
             _("As an administrator I resume the account %(id)s.") % {"id": human.pk},
-            _("Its person may sign in, approve and confirm again."),
-            ngettext("%(n)s agent of theirs may act again.", "%(n)s agents of theirs may act again.", agents)
+            _("The account holder may sign in, approve and confirm again."),
+            ngettext("%(n)s of their agents may act again.", "%(n)s of their agents may act again.", agents)
             % {"n": sentences.whole(agents)},
             _in_force(grants),
         ]
@@ -88,8 +88,8 @@ def _in_force(grants: int) -> str:
 
 def _still_held(*, by_admin: bool) -> str:
     if by_admin:
-        return _("It stays suspended until its owner resumes it too.")
-    return _("It stays suspended until an administrator resumes it too.")
+        return _("The owner’s suspension stays in force until the owner lifts it.")
+    return _("The administrator’s suspension stays in force until an administrator lifts it.")
 
 
 def _risk(grant: Grant) -> int:
@@ -130,9 +130,7 @@ def _fitting(lines: Sequence[str], terms: Sequence[str]) -> str:
                 "n": sentences.whole(len(terms) - index),
                 "digest": hashlib.sha256("\n".join(terms[index:]).encode()).hexdigest()[:32],
             }
-            more = _(
-                "%(n)s more lines stand on the agent’s page; the fingerprint of their text is %(digest)s."
-            )
+            more = _("More lines on the agent’s page: %(n)s. The fingerprint of their text is %(digest)s.")
             return "\n".join([*kept, more % left])
         kept.append(line)
     return "\n".join(kept)

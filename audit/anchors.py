@@ -46,12 +46,10 @@ def anchor_of(row: Checkpoint, *, now: datetime) -> Anchor:
     )
 
 
-def stored_anchors(
-    *, now: datetime, since: int = 0, others: Sequence[str] = (), strange: list[str] | None = None
-) -> Iterator[Anchor]:
+def stored_anchors(*, now: datetime, since: int = 0, others: Sequence[str] = ()) -> Iterator[Anchor]:
     """Those in the database, then those in the store outside and in `others`, URIs; those by disabled keys too.
 
-    Of `since` events or more. Keys among them that the log does not write are passed over and added to `strange`. The store outside is that of settings, and that of the newest copy where it is another.
+    Of `since` events or more. The store outside is that of settings, and that of the newest copy where it is another.
     Raises ContradictedError for one that no key of the log ever signed, TemporarilyUnavailableError where a store does not
     answer.
     """
@@ -62,8 +60,6 @@ def stored_anchors(
         store = seen_store(uri)
         for key in store.keys(PREFIX, after=key_of(since - 1) if since else ""):
             if size_of(key) is None:
-                if strange is not None:
-                    strange.append(key)
                 continue
             where = "outside" if uri == settings.AUDIT_STORE else f"in {store!r}"
             yield _read(store.get(key) or b"", f"{key} {where}", now, None, read_any_anchor)

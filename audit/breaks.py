@@ -63,17 +63,13 @@ def names_outside(store: Store) -> set[str]:
     """The logs that began after a restore, by the names of their records outside.
 
     Each name counts, whatever its object says: an older database knows no key that could tell ours from a stranger's, and to
-    pass over one of ours would let it begin a second history. Objects under other names are passed over (`not_breaks`).
+    pass over one of ours would let it begin a second history. Objects under other names are ignored (`strange_keys`).
     """
-    return {name for key in store.keys(PREFIX) if (name := _break_of(key))}
+    return {name for key in store.keys(PREFIX) if (name := break_of(key))}
 
 
-def not_breaks(store: Store) -> list[str]:
-    """The keys among the records of breaks that no log writes."""
-    return [key for key in store.keys(PREFIX) if not _break_of(key)]
-
-
-def _break_of(key: str) -> str:
+def break_of(key: str) -> str:
+    """The name of the log whose record of a break has this key; empty for a key that the log does not write."""
     name = key.removeprefix(PREFIX).removesuffix(".json")
     return name if _NAME.fullmatch(name) and key == key_of_break(name) else ""
 
@@ -171,6 +167,9 @@ class _Seen:
         return any(self._store.fetch(place, into) for place in places)
 
     def keys(self, prefix: str = "", after: str = "") -> Iterator[str]:
+        if _is_shared(prefix):
+            yield from self._store.keys(prefix, after=after)
+            return
         last = ""
         for key in merge(*(self._keys_of(layer, prefix, after) for layer in self._layers)):
             if key != last:

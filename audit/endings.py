@@ -53,7 +53,7 @@ NOT_REPEATED: Final[Mapping[str, frozenset[str]]] = {
         kinds.HISTORY_CONTINUED, kinds.HISTORY_CLOSED, kinds.BREAK_SIGNED,
         kinds.HUMAN_SIGNED_IN, kinds.HUMAN_VERIFIED, kinds.SECOND_STEP_TAKEN,
     }),
-    "Whoever continues after a restore ends all sessions, codes, links and requests.": frozenset({
+    "Continuing after a restore ends all sessions, codes, links and requests.": frozenset({
         kinds.HUMAN_SESSIONS_ENDED, kinds.HUMAN_SIGNED_OUT, kinds.PRESENCE_ENDED, kinds.ENROLMENT_CODE_FAILED,
         kinds.AGENT_CLAIMED, kinds.AGENT_CLAIM_RENEWED, kinds.AGENT_CLAIM_FAILED,
         kinds.GRANT_DENIED, kinds.GRANT_WITHDRAWN,
@@ -105,8 +105,8 @@ def read_endings(store: Store, folder: str, *, after: int) -> Iterator[Ending]:
     """
     prefix = folder + PREFIX
     for key in store.keys(prefix, after=prefix + f"{after:020d}.json"):
-        if not _NAME.fullmatch(key.removeprefix(prefix)):
-            # Not ours: an object that a stranger put there must not keep an operator from continuing.
+        if not is_ending(key.removeprefix(folder)):
+            # An object that the log did not write must not keep an operator from continuing.
             continue
         try:
             body = members(
@@ -121,6 +121,11 @@ def read_endings(store: Store, folder: str, *, after: int) -> Iterator[Ending]:
             raise ContradictedError(
                 f"{key} in the store outside does not say what ended: it is malformed."
             ) from error
+
+
+def is_ending(key: str) -> bool:
+    """Whether the log writes under this key, given without the log's folder."""
+    return _NAME.fullmatch(key.removeprefix(PREFIX)) is not None
 
 
 def _key(size: int, part: int) -> str:

@@ -131,7 +131,7 @@ def ed25519_public_key(raw: bytes, *, registered: bool = False) -> PublicKey:
         raise InvalidKeyError("The Ed25519 key is not in canonical form, or is a weak point.")
     # libsodium before 1.0.20 of 2025-12-30 let half of the mixed points through (CVE-2025-69277): PyNaCl 1.6.2 or later.
     if not registered and not crypto_core_ed25519_is_valid_point(raw):
-        raise InvalidKeyError("The Ed25519 key is not a point of the group of prime order.")
+        raise InvalidKeyError("The Ed25519 key is not in the prime-order subgroup.")
     x = b64u_encode(raw)
     # A copy that nobody else holds and that is bytes: its length is not looked at again.
     return PublicKey("EdDSA", _thumbprint(f'{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}'), x, _key=bytes(raw))

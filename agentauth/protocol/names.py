@@ -32,7 +32,12 @@ _QUOTES: Final = re.compile(
 )
 # UTS #39 section 5.4: no script stacks more marks on one letter; a pile of them is drawn over the lines around.
 MAX_MARKS: Final = 4
-_TYPED_ESCAPE: Final = re.compile(r"\\(?=[\\nrtux])")
+# What follows the backslash of an escape, and a backslash that is doubled.
+_ESCAPED: Final = frozenset("\\nrtux")
+# Two of them are drawn as a quotation mark is.
+_STROKES: Final = frozenset(
+    "'`\u00b4\u02b9\u02bb\u02bc\u02bd\u02c8\u02ca\u02cb\u2018\u2019\u201a\u201b\u2032\u2035\uff07\uff40"
+)
 _LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HOST: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
@@ -47,7 +52,7 @@ def _hides(character: str) -> bool:
 
 def _escape(character: str) -> str:
     r"""A character that does not show, as one that does: `\n`, `\x7f`, `\u{202e}`."""
-    if character.isascii() and character != '"':
+    if character.isascii() and not character.isprintable():
         return character.encode("unicode_escape").decode("ascii")
     return f"\\u{{{ord(character):x}}}"
 
@@ -67,15 +72,20 @@ def legible(value: str, *, in_quotes: bool = False) -> str:
     r"""Any text as a person can read it: what does not show as itself is written as an escape, `\n` or `\u{202e}`.
 
     For texts that are compared by code point and so may hold anything. A backslash that would read as the begin of
-    an escape is doubled, so that none can be written by hand. With `in_quotes`, quotation marks too: a
-    text must not seem to close the marks a sentence puts around it.
+    an escape is doubled, and so is one before an escape: two texts never read the same. With `in_quotes`, quotation marks
+    too, and of strokes in a row all but the first: a text must not seem to close the marks a sentence puts around it.
     """
-    shown = _TYPED_ESCAPE.sub(r"\\\\", value)
-    surplus = _surplus_marks(shown)
-    return "".join(
-        _escape(each) if _hides(each) or index in surplus or (in_quotes and _QUOTES.match(each)) else each
-        for index, each in enumerate(shown)
-    )
+    surplus, shown, following = _surplus_marks(value), list[str](), ""
+    for index in reversed(range(len(value))):
+        each, before = value[index], value[index - 1] if index else ""
+        closes = bool(_QUOTES.match(each)) or (each in _STROKES and before in _STROKES)
+        if _hides(each) or index in surplus or (in_quotes and closes):
+            each = _escape(each)
+        elif each == "\\" and following in _ESCAPED:
+            each = r"\\"
+        shown.append(each)
+        following = each[0]
+    return "".join(reversed(shown))
 
 
 def quoted(value: str) -> str:

@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     doing = argparse.ArgumentParser(add_help=False)
     doing.add_argument(
         "--action",
-        help="what the call does, written like a capability: it chooses among several grants",
+        help="what the call does, written like a capability; selects one of several grants",
     )
     token = commands.add_parser("token", parents=[agent, doing], help="print an access token")
     token.add_argument("service_provider", help="id or slug")

@@ -96,7 +96,7 @@ class AgentAuthClient:
         description: str | None = None,
         model_origin: str | None = None,
     ) -> Agent:
-        """Declare the manifest anew, for a year from now; what is left out stays as it is.
+        """Renew the manifest for a year from now; what you leave out stays unchanged.
 
         A renewal alone happens by itself, before half of that year is over. `capabilities` are all the agent may ask
         for from now on: grants they no longer cover are suspended until a human signs again, all others go on.
@@ -105,7 +105,7 @@ class AgentAuthClient:
         return await self._life.renew_manifest(capabilities, description, model_origin)
 
     async def rotate_key(self) -> Agent:
-        """Take another key; the former is refused for ever, and tokens are issued anew by themselves.
+        """Change to a new key. The old key is refused for ever; the SDK gets new tokens by itself.
 
         Grants with `delete` or `transact` are suspended until a human signs again. A crash at any moment leaves a key
         file that the agent goes on with: the next call finishes the change. Raises AgentInactiveError unless the
@@ -266,7 +266,7 @@ class AgentAuthClient:
 
         `action` chooses the grant, as for `authenticate_headers`. Lost answers, 503 and a short `Retry-After` are
         tried again, each with a new proof and the same Idempotency-Key, so that nothing is done twice; a nonce that
-        is asked for is sent at once. Raises TemporarilyUnavailableError when nobody answers.
+        is asked for is sent at once. Raises TemporarilyUnavailableError when no answer comes.
         """
         provider = await self.service_provider(service_provider_id)
         absolute = within_audience(url, check_audience(provider.audience))

@@ -84,9 +84,8 @@ def protected(action: Action | ActionOf, *, handles_repeats: bool = False) -> Ca
     `action` is the act itself, or a function of the view's arguments that says what it is from URL and body; it may
     raise InvalidRequestError. The view finds the decision by `decision(request)`. An operation that was allowed
     before under the same Idempotency-Key is answered 409 `already_processed`, unless the view says with
-    `handles_repeats` that it looks at `decision(request).repeated` and does not act again. That it was allowed is not that
-    it was carried out: whoever asked may have died before, or have given up on an answer (UnknownOutcomeError). Only a
-    view that keeps what it did by that key can tell, and may then do what is missing.
+    `handles_repeats` that it looks at `decision(request).repeated` and does not act again. Allowed does
+    not mean carried out: the process that asked may have died first, or given up on an answer (UnknownOutcomeError). Only a view that keeps what it did by that key can tell, and may then do what is missing.
 
     The middleware checks before any decorator around the view runs, so that none (`cache_page`, `condition`) answers
     without a check. Answers are `Cache-Control: private, no-store`, or what the view says with `private` added; `public`
@@ -117,7 +116,7 @@ def protected(action: Action | ActionOf, *, handles_repeats: bool = False) -> Ca
 
 
 def unprotected(view: View) -> View:
-    """Mark a view that anybody may call, for the middleware's eyes. A check within it holds all the same."""
+    """Mark a view as open to every caller. The middleware skips it; a check inside the view still applies."""
 
     @functools.wraps(view)
     def marked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -201,7 +200,7 @@ def cache_errors(app_configs: object, **_kwargs: object) -> list[CheckMessage]:
     caches = (UpdateCacheMiddleware, FetchFromCacheMiddleware)
     made = {path: import_string(path) for path in settings.MIDDLEWARE}
     return [
-        Error(_CACHED, hint=f"MIDDLEWARE has {path}.", id="agentauth_sdk.E001")
+        Error(_CACHED, hint=f"Remove {path} from MIDDLEWARE.", id="agentauth_sdk.E001")
         for path, each in made.items()
         if isinstance(each, type) and issubclass(each, caches)
     ]
@@ -289,7 +288,7 @@ def _checked(request: HttpRequest, check: _Check, args: tuple[Any, ...], kwargs:
         return check(request, *args, **kwargs)
     if checked[1:] != (args, kwargs):
         # The act was named from the URL's arguments; for others nothing is allowed.
-        raise ImproperlyConfigured("A decorator outside `protected` changed the view's arguments.")
+        raise ImproperlyConfigured("Move the decorator that changes the view's arguments inside `protected`.")
     return decision(request)
 
 

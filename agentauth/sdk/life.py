@@ -146,7 +146,7 @@ class AgentLife:
             return replace(agent, status=renewed.status, expires_at=renewed.expires_at)
 
     def _to_register(self, capabilities: Sequence[Capability], description: str, model_origin: str) -> str:
-        """The stored manifest, signed anew if it has ended or is by an earlier key.
+        """The stored manifest, signed again if it has ended or was signed by an earlier key.
 
         The very first one is stored.
         """
@@ -171,7 +171,7 @@ class AgentLife:
     async def renew_manifest(
         self, capabilities: Sequence[Capability] | None, description: str | None, model_origin: str | None
     ) -> Agent:
-        """Declare the manifest anew; what is None stays.
+        """Renew the manifest; what is None stays unchanged.
 
         Raises ManifestError, and what the registry refuses.
         """

@@ -31,7 +31,7 @@ def said(number: str) -> str:
     return "".join(str(each.msg) for each in installation_is_complete() if each.id == f"agentauth.{number}")
 
 
-def test_events_that_nobody_numbers_mean_that_no_jobs_run(now: datetime) -> None:
+def test_unnumbered_events_mean_that_no_jobs_run(now: datetime) -> None:
     create_human(name="Ada", email="ada@example.org", actor=TESTER, now=now)
     assert not said("E048")
     with time_machine.travel(timezone.now() + timedelta(minutes=1)):

@@ -11,13 +11,14 @@ from django.apps import apps
 from django.test import Client
 
 from agentauth.protocol.jose import sign_compact
+from agentauth.protocol.key_change import KEY_CHANGE_TYP
 from agentauth.tests.test_public_urls import ROUTES, filled
 from audit import kinds
 from audit.models import Event, RefusalCount
 from audit.refusals import RECORDED_PER_MINUTE
 from audit.services import seal_audit
 from registry.models import BarredKey
-from registry.tests.cast import AgentClient
+from registry.tests.cast import AgentClient, refused
 
 pytestmark = pytest.mark.django_db
 
@@ -78,13 +79,35 @@ def test_SA_6_a_flood_of_each_route_by_strangers_leaves_a_few_events() -> None:
 
 
 @pytest.mark.usefixtures("_few")
-def test_SA_6_private_keys_of_nobody_fill_no_table(now: datetime) -> None:
+def test_SA_6_private_keys_that_no_agent_has_fill_no_table(now: datetime) -> None:
     for _ in range(EACH):
         client = AgentClient()
         client.register(manifest=client.disclosing("agent-manifest+jwt"))
     assert BarredKey.objects.count() == ALLOWED
     assert Event.objects.filter(kind=kinds.AGENT_KEY_BARRED).count() == ALLOWED
-    assert RefusalCount.objects.get(route="private key").count == EACH
+    assert RefusalCount.objects.get(route="private key anonymous").count == EACH
+
+
+@pytest.mark.usefixtures("_few")
+def test_SA_6_a_key_that_is_barred_already_uses_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audit.refusals.RECORDED_PER_MINUTE", 2)
+    first, second = AgentClient(), AgentClient()
+    for _ in range(3):
+        first.register(manifest=first.disclosing("agent-manifest+jwt"))
+    second.register(manifest=second.disclosing("agent-manifest+jwt"))
+    assert set(BarredKey.objects.values_list("jkt", flat=True)) == {first.jkt, second.jkt}
+    refused(second.register(), 401, "invalid_client")
+
+
+@pytest.mark.usefixtures("_few")
+def test_SA_6_strangers_use_up_nothing_of_an_agents_allowance(agent: AgentClient) -> None:
+    for _ in range(EACH):
+        client = AgentClient()
+        client.register(manifest=client.disclosing("agent-manifest+jwt"))
+    # The key it is about to take.
+    following = AgentClient()
+    agent.call("POST", "/v1/agents/me/key", {"new_key": following.disclosing(KEY_CHANGE_TYP)})
+    assert BarredKey.objects.filter(jkt=following.jkt).exists()
 
 
 @pytest.mark.usefixtures("_few")

@@ -1,4 +1,4 @@
-"""Commands that enlarge what somebody can do name the person who ran them in every event (SA-1)."""
+"""Commands that enlarge what an agent, a person or a service provider can do name the person who ran them in every event (SA-1)."""
 
 import os
 import pwd

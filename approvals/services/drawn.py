@@ -75,6 +75,6 @@ def check_drawn(page: Page, token: str) -> None:
     # The text is made from the rest: by itself it is told only where the rest does not explain it.
     told = [name for name in differs if name != "text"] or differs
     raise GrantChangedError(
-        "This changed since it was shown. Reload the page and read it again.",
+        "This page has changed since it was shown. Reload it and read it again.",
         changes=[moved(name, old.get(name), new[name]) for name in told],
     )

@@ -74,12 +74,12 @@ def find_suspension(row: Row, *, party: Party, now: datetime) -> Suspension:
         return Suspension(Subject("agent", str(row.pk), row.name), row, party, row.suspensions or 0, text)
     if isinstance(row, Grant):
         if row.status_at(now) != Grant.Status.SUSPENDED:
-            raise InvalidStateError("Only what was suspended can be resumed.")
+            raise InvalidStateError("This is not suspended, so it cannot be resumed.")
         _check_held(row, by_admin=by_admin)
         text = texts.grant_text(row, by_admin=by_admin)
         return Suspension(Subject("grant", str(row.pk), row.agent.name), row, party, row.version, text)
     if row.status != row.Status.SUSPENDED:
-        raise InvalidStateError("Only what was suspended can be resumed.")
+        raise InvalidStateError("This is not suspended, so it cannot be resumed.")
     in_force = Grant.objects.live(now).filter(agent__status=Agent.Status.ACTIVE, agent__expires_at__gt=now)
     if isinstance(row, Human):
         agents = row.agents.filter(status=Agent.Status.ACTIVE, expires_at__gt=now).count()

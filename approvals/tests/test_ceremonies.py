@@ -238,11 +238,11 @@ MOVES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "action": (
         lambda: Confirmation.objects.update(action={"type": "read", "resource": "payments"}),
-        "The agent asks for another act now.",
+        "The agent now asks to do something else.",
     ),
     "vkeys": (
         lambda: rotate_key(purpose="audit", actor=TESTER, now=timezone.now()),
-        "The log has other keys now.",
+        "The keys of the log have changed.",
     ),
     "root": (lambda: None, ""),
     "name": (rename_agent, "and is now called “Other Name”."),

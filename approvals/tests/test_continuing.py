@@ -168,7 +168,7 @@ def test_SA_13_nothing_is_continued_that_is_not_held_unless_it_is_said(store: St
         go_on()
 
 
-def test_SA_13_a_record_from_the_future_holds_the_database_and_an_operator_still_continues(
+def test_SA_13_an_operator_continues_despite_a_record_from_the_future(
     store: Store, vouched: history.Vouched
 ) -> None:
     """Only a database that knows the log could tell that none of ours wrote it."""

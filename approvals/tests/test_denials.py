@@ -46,7 +46,7 @@ def test_SA_7_an_administrators_denial_is_signed_with_a_receipt(
     assert (body["human_id"], body["deny_reason"]) == (str(admin.human.pk), "Not here")
     # Its owner reads who it was.
     shown = alice.get(f"/approvals/{reading.pk}/").content.decode()
-    assert "An administrator said no" in shown
+    assert "An administrator denied this" in shown
     assert "Ada" not in alice.get(f"/approvals/{reading.pk}/receipt/").content.decode()
 
 
@@ -71,9 +71,7 @@ def test_SA_7_what_moved_since_the_page_was_drawn_is_not_denied(
     refused(admin.post(f"{path}statement", body), 409, "grant_changed")
 
 
-def test_SA_7_nobody_but_administrators_denies_anothers_request(
-    alice: Person, bob: Person, reading: Grant
-) -> None:
+def test_SA_7_only_administrators_deny_anothers_request(alice: Person, bob: Person, reading: Grant) -> None:
     path = f"/denials/{reading.pk}/"
     for person in (alice, bob):
         assert person.get(path).status_code == 404

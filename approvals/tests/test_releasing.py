@@ -110,7 +110,9 @@ def test_SA_13_an_administrator_releases_a_grant_proved_unused(
     assert (event.data["proof_size"], event.data["proof_root"]) == (body["size"], body["root"])
     assert body["size"] == find_unused(row, now=timezone.now()).anchor.size  # type: ignore[union-attr]
     assert event.actor_id == str(admin.human.pk)
-    assert b"No grant waits because of the restore" in admin.get(f"/restores/{row.name}/release/").content
+    assert (
+        b"No grant is waiting because of the restore" in admin.get(f"/restores/{row.name}/release/").content
+    )
 
 
 def test_SA_13_an_object_that_the_log_does_not_write_hides_no_proof(grant: Grant, outside: Path) -> None:

@@ -220,7 +220,8 @@ def test_SA_2_stopped_by_both_it_is_active_once_both_resumed_it(
         pages = {id(alice): own(held), id(admin): admins(kind, held)}
         assert first.resume(pages[id(first)]).status_code == 200
         assert (
-            "stays suspended until" in Receipt.objects.filter(kind="resume").latest("created_at").consent_text
+            "suspension stays in force until"
+            in Receipt.objects.filter(kind="resume").latest("created_at").consent_text
         )
         assert status(held) == "suspended"
         refused(first.resume(pages[id(first)]), 409, "invalid_state")
@@ -317,7 +318,7 @@ def test_several_rows_of_a_list_are_resumed_one_by_one(
     page = admin.get(press(admin, "resume", grant, other)["Location"]).content.decode()
     assert f"/resume/grant/{grant.pk}/" in page
     assert f"/resume/grant/{other.pk}/" not in page
-    assert "Only what was suspended can be resumed." in page
+    assert "This is not suspended, so it cannot be resumed." in page
 
 
 def test_a_grant_past_its_end_is_not_resumed(admin: Person, grant: Grant, now: datetime) -> None:
@@ -366,4 +367,4 @@ def test_a_long_text_says_how_much_it_leaves_out(
     assert alice.resume(own(row)).status_code == 200
     text = Receipt.objects.get(kind="resume").consent_text
     assert len(text.encode()) < 12_200
-    assert "more lines stand on the agent’s page; the fingerprint" in text.splitlines()[-1]
+    assert "More lines on the agent’s page: " in text.splitlines()[-1]

@@ -78,7 +78,7 @@ class OperatorCommand(JsonCommand):
 def operator_of(options: Mapping[str, Any]) -> Actor:
     """The actor of the events of an OperatorCommand. Raises CommandError for an empty or unfit name.
 
-    It is what the shell says: whoever has one could write another name, or write into the database.
+    It is not proved: a user of the shell could give another name, or write into the database.
     """
     given = options["operator"]
     name = (_user() if given is None else given).strip()

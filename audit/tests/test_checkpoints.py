@@ -240,7 +240,14 @@ def test_AU_11_two_logs_in_one_store_end_in_the_first_conflict(
 
 @pytest.mark.parametrize(
     "key",
-    ["checkpoints/7", "checkpoints/0000000000000000000x", "breaks/README", "breaks/99999999999999.json"],
+    [
+        "checkpoints/7",
+        "checkpoints/0000000000000000000x",
+        "breaks/README",
+        "breaks/99999999999999.json",
+        "endings/README",
+        "endings/7.json",
+    ],
 )
 def test_SA_13_what_the_log_does_not_write_is_shown_and_stops_nothing(
     folder: Path, grow: Grow, now: datetime, key: str, capsys: pytest.CaptureFixture[str]

@@ -169,7 +169,9 @@ def _service() -> Iterator[KeyManagementServiceClient]:
             f"Google Cloud KMS refused the credentials ({type(error).__name__}): check them and their roles (docs/keys/gcpkms.md)."
         ) from error
     except (exceptions.GoogleAPIError, GoogleAuthError) as error:
-        raise BackendError(f"Google Cloud KMS refused the call ({type(error).__name__}).") from error
+        raise BackendError(
+            f"Google Cloud KMS refused the call ({type(error).__name__}): see docs/keys/gcpkms.md."
+        ) from error
     except (InvalidKeyError, AttributeError, TypeError, ValueError) as error:
         raise BackendError(
             f"Google Cloud KMS sent an answer that we do not understand ({type(error).__name__})."

@@ -255,7 +255,7 @@ class _Server:
                 use_token=False,
                 mount_point=self._mount("kubernetes"),
             )
-        raise BackendError("There is neither VAULT_TOKEN nor VAULT_ROLE_ID nor VAULT_KUBERNETES_ROLE.")
+        raise BackendError("Set VAULT_TOKEN, VAULT_ROLE_ID or VAULT_KUBERNETES_ROLE (docs/keys/vault.md).")
 
     def _mount(self, usual: str) -> str:
         return self._named.get("AUTH_MOUNT", usual)

@@ -215,7 +215,7 @@ def test_threads_that_come_at_once_share_one_login(
         ({"SECRET_ID": "a-wrong-secret-id"}, "InvalidRequest"),
         ({"ROLE_ID": "a-wrong-role-id"}, "InvalidRequest"),
         ({"AUTH_MOUNT": "elsewhere"}, "Forbidden"),
-        ({"ROLE_ID": ""}, "neither"),
+        ({"ROLE_ID": ""}, "Set VAULT_TOKEN"),
         (
             {"ROLE_ID": "", "KUBERNETES_ROLE": "agentauth", "KUBERNETES_TOKEN_FILE": "/nowhere"},
             "cannot be read",

@@ -70,12 +70,12 @@ class Agent(models.Model):
 
     @property
     def admin_holds(self) -> bool:
-        """Suspended by an admin, whoever else did."""
+        """Suspended by an admin, whether or not the owner also did."""
         return self.status == self.Status.SUSPENDED and self.suspended_by_admin
 
     @property
     def owner_holds(self) -> bool:
-        """Suspended by its owner, whoever else did."""
+        """Suspended by its owner, whether or not an admin also did."""
         theirs = bool(self.suspended_by_owner) or not self.suspended_by_admin
         return self.status == self.Status.SUSPENDED and theirs
 

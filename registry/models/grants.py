@@ -141,7 +141,7 @@ class Grant(models.Model):
 
     @property
     def owner_holds(self) -> bool:
-        """Suspended by its owner's word, whoever else did; what waits for a signature is not."""
+        """Suspended by its owner, whether or not an admin also did; what waits for a signature is not."""
         theirs = bool(self.suspended_by_owner) or not self.suspended_by_admin
         by_person = self.suspension_cause == self.SuspensionCause.PERSON
         return self.status == self.Status.SUSPENDED and by_person and theirs

@@ -166,7 +166,7 @@ def resume_agent(*, agent: Agent, actor: Actor, now: datetime, by_admin: bool = 
             raise InvalidStateError(not_yours_to_resume(held))
         stays = _holds(held, by_admin=not by_admin)
         if held.suspensions != agent.suspensions or stays != _holds(agent, by_admin=not by_admin):
-            raise GrantChangedError("This was suspended or resumed meanwhile. Look at it again.")
+            raise GrantChangedError("This was suspended or resumed in the meantime. Reload the page.")
         status = Agent.Status.SUSPENDED if stays else Agent.Status.ACTIVE
         Agent.objects.filter(pk=agent.pk).update(
             status=status, suspended_by_admin=stays and not by_admin, suspended_by_owner=stays and by_admin

@@ -217,8 +217,8 @@ def not_yours_to_resume(row: Agent | Grant) -> str:
     if row.owner_holds:
         return "Its owner suspended this. Only its owner can resume it."
     if row.status == Grant.Status.SUSPENDED:
-        return "This returns by a new signature of its owner, not by resuming it."
-    return "Only what was suspended can be resumed."
+        return "This cannot be resumed: its owner must sign it again on its approval page."
+    return "This is not suspended, so it cannot be resumed."
 
 
 def release_grant(*, grant: Grant, actor: Actor, now: datetime, data: Mapping[str, Any]) -> None:

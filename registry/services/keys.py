@@ -46,11 +46,16 @@ def bar_disclosed_key(*, key: PublicKey, actor: Actor, now: datetime) -> None:
 
     The caller passes what the private member derives, never what the JWK claims: otherwise anybody could bar
     anybody's key with a made-up private member. The private value itself is kept nowhere (docs/protocol.md section 1).
+    Callers can make keys without end: of those that no agent has, each caller has so many a minute barred, all that are
+    not authenticated together, and the rest are counted.
     """
     with transaction.atomic():
+        # Else one key, sent again and again, would use up what others are to be barred by.
+        if is_barred(key.thumbprint):
+            return
         held = Agent.objects.filter(jkt=key.thumbprint).exists()
-        # Strangers can make keys without end: of those that no agent has, so many a minute are barred, and the rest counted.
-        if held or count_refusal(route="private key", error=DISCLOSED, at=now):
+        caller = f"private key {actor.kind} {actor.id}".rstrip()
+        if held or count_refusal(route=caller, error=DISCLOSED, at=now):
             bar_key(jkt=key.thumbprint, reason=DISCLOSED, actor=actor, now=now)
 
 

@@ -96,59 +96,83 @@ def terms_of(
     )
 
 
+class Proof(NamedTuple):
+    """Of the receipt that covers a grant: its key's `kid`, and the version of the grant that was signed."""
+
+    kid: str
+    signed_version: int
+
+
 class ProvedGrants:
-    """The receipt key's `kid` of each grant that was proved, by the digest of its terms. For all threads."""
+    """The proof of each grant that was proved, by the digest of its terms. For all threads."""
 
     def __init__(self, bound: int = BOUND) -> None:
         self._bound = bound
-        self._proved: OrderedDict[bytes, str] = OrderedDict()
+        self._proved: OrderedDict[bytes, Proof] = OrderedDict()
         # Of which the log was told.
         self._told: OrderedDict[bytes, None] = OrderedDict()
         self._lock = Lock()
 
-    def receipt_kids(self, every: Collection[Terms], *, disabled_keys: int) -> dict[Terms, str]:
-        """The `kid` of the key under the receipt that covers these terms; terms that none covers are left out.
+    def proofs(self, every: Collection[Terms], *, disabled_keys: int) -> dict[Terms, Proof]:
+        """Of the receipt that covers these terms; terms that none covers are left out.
 
         `disabled_keys` is what DISABLED_KEYS counted in the statement that read the rows. One query for all that are not
         remembered, with the log's word on them. Raises django.db errors: what cannot be read covers nothing.
         """
         digests = {terms: terms.digest(disabled_keys) for terms in every}
         with self._lock:
-            found = {terms: kid for terms, digest in digests.items() if (kid := self._held(digest))}
+            found = {terms: proof for terms, digest in digests.items() if (proof := self._held(digest))}
         if len(found) == len(digests):
             return found
         asked = [terms for terms in digests if terms not in found]
         proved, refused = _judged(asked)
         with self._lock:
-            for terms, kid in proved.items():
-                _keep(self._proved, digests[terms], kid, self._bound)
+            for terms, proof in proved.items():
+                _keep(self._proved, digests[terms], proof, self._bound)
             for terms, problem in refused.items():
-                if digests[terms] not in self._told:
-                    _keep(self._told, digests[terms], None, self._bound)
-                    logger.error(
-                        "Grant %s is approved and is refused, since %s. Run %s verify_audit.",
-                        terms.grant_id,
-                        problem,
-                        settings.COMMAND,
-                    )
+                self._tell(digests[terms], terms, problem)
         return found | proved
 
-    def _held(self, digest: bytes) -> str | None:
-        kid = self._proved.get(digest)
-        if kid is not None:
+    def stands(self, terms: Terms, *, disabled_keys: int) -> bool:
+        """Whether a receipt covers these terms and the log, asked each time, says nothing against the grant.
+
+        A row can be set back to terms that were proved before. Only for processes that may read the log. Raises django.db
+        errors.
+        """
+        proof = self.proofs([terms], disabled_keys=disabled_keys).get(terms)
+        if proof is None:
+            return False
+        grant_id = uuid.UUID(terms.grant_id)
+        history = histories([grant_id]).get(grant_id, ())
+        problem = contradiction(history, signed_version=proof.signed_version)
+        if problem is None:
+            return True
+        digest = terms.digest(disabled_keys)
+        with self._lock:
+            self._proved.pop(digest, None)
+            self._tell(digest, terms, problem)
+        return False
+
+    def _held(self, digest: bytes) -> Proof | None:
+        proof = self._proved.get(digest)
+        if proof is not None:
             self._proved.move_to_end(digest)
-        return kid
+        return proof
+
+    def _tell(self, digest: bytes, terms: Terms, problem: str) -> None:
+        if digest in self._told:
+            return
+        _keep(self._told, digest, None, self._bound)
+        logger.error(
+            "Refusing approved grant %s: %s. Run `%s verify_audit`.",
+            terms.grant_id,
+            problem,
+            settings.COMMAND,
+        )
 
 
 # Of this process.
 PROVED: Final = ProvedGrants()
-
-
-def receipt_kid(terms: Terms | None, *, disabled_keys: int) -> str | None:
-    """As `ProvedGrants.receipt_kids`, of one grant; None also where there are no terms."""
-    if terms is None:
-        return None
-    return PROVED.receipt_kids([terms], disabled_keys=disabled_keys).get(terms)
 
 
 def signed_version(receipt: VerifiedReceipt) -> int:
@@ -157,19 +181,19 @@ def signed_version(receipt: VerifiedReceipt) -> int:
     return int(body["grant_version"])
 
 
-def _judged(asked: Collection[Terms]) -> tuple[dict[Terms, str], dict[Terms, str]]:
-    """Those that stand, with the `kid`, and those that do not, with what is wrong.
+def _judged(asked: Collection[Terms]) -> tuple[dict[Terms, Proof], dict[Terms, str]]:
+    """Those that stand, with the proof, and those that do not, with what is wrong.
 
     Processes that may not read the log judge by the receipts alone: they decide about tokens, and those were issued by
     processes that may.
     """
     covered = covering_receipts(asked)
-    proved = {terms: receipt.kid for terms, receipt in covered.items()}
+    proved = {terms: Proof(receipt.kid, signed_version(receipt)) for terms, receipt in covered.items()}
     refused = {terms: NO_RECEIPT for terms in asked if terms not in covered}
     said = histories([uuid.UUID(terms.grant_id) for terms in covered]) if covered and may_read_log() else {}
-    for terms, receipt in covered.items():
+    for terms, proof in list(proved.items()):
         history = said.get(uuid.UUID(terms.grant_id), ())
-        if problem := contradiction(history, signed_version=signed_version(receipt)):
+        if problem := contradiction(history, signed_version=proof.signed_version):
             del proved[terms]
             refused[terms] = problem
     return proved, refused

@@ -36,7 +36,7 @@ def register_agent(
 ) -> Registration:
     """Register the holder of the manifest's key, or find it again (docs/protocol.md section 5).
 
-    The caller has proved possession of the key. 1. A barred or revoked key is nobody's any more. 2. A new key
+    The caller has proved possession of the key. 1. A barred or revoked key is refused. 2. A new key
     becomes an agent: owned with a code, else unclaimed. 3. A known key with the same manifest is the same agent;
     while unclaimed it is given a live claim link, or becomes owned by its code. In either case its model's origin
     is a trusted one.

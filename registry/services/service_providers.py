@@ -182,7 +182,7 @@ def end_secret(*, secret: ServiceProviderSecret, actor: Actor, now: datetime) ->
     """End one secret, also the last one: an operator then makes another. Raises InvalidStateError if it ended before."""
     with transaction.atomic():
         if not ServiceProviderSecret.objects.filter(pk=secret.pk, revoked_at=None).update(revoked_at=now):
-            raise InvalidStateError("This secret ended before.")
+            raise InvalidStateError("This secret has already ended.")
         _record_ended(secret.service_provider, [secret.pk], actor, now)
 
 

@@ -102,9 +102,9 @@ _OF_MANY: Final = Question(f"{_ROWS} WHERE t.jti = ANY(%s)", t=all_but(Token, "c
 def _states(rows: Sequence[tuple[Any, ...]]) -> list[TokenState]:
     terms = [terms_of(grant, agent, service_provider) for _, grant, agent, _, service_provider, _ in rows]
     # One statement read them all, and so counted once.
-    kids = PROVED.receipt_kids({each for each in terms if each}, disabled_keys=rows[0][-1]) if rows else {}
+    proofs = PROVED.proofs({each for each in terms if each}, disabled_keys=rows[0][-1]) if rows else {}
     return [
-        _state(read, None if each is None else kids.get(each))
+        _state(read, proofs[each].kid if each in proofs else None)
         for (*read, _), each in zip(rows, terms, strict=True)
     ]
 

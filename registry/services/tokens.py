@@ -34,7 +34,7 @@ from kms.delegation import token_signer
 from kms.state import Subject, publish_change
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.keys import may_call
-from registry.services.proved_grants import DISABLED_KEYS, receipt_kid, terms_of
+from registry.services.proved_grants import DISABLED_KEYS, PROVED, terms_of
 from registry.services.state import TokenState, token_state
 from registry.services.subjects import pairwise_subject
 
@@ -261,7 +261,7 @@ def _claims(basis: Basis, now: datetime) -> tuple[dict[str, Any], datetime]:
 
 
 def _is_covered(basis: Basis) -> bool:
-    """Whether a person signed exactly these terms: a row alone gives nothing, whoever wrote it."""
+    """Whether a person signed exactly these terms and they still stand: a row alone gives nothing, whoever wrote it."""
     terms = terms_of(
         basis.grant,
         basis.agent,
@@ -269,7 +269,7 @@ def _is_covered(basis: Basis) -> bool:
         capabilities=basis.capabilities,
         envelope=basis.envelope,
     )
-    return receipt_kid(terms, disabled_keys=basis.disabled_receipt_keys) is not None
+    return terms is not None and PROVED.stands(terms, disabled_keys=basis.disabled_receipt_keys)
 
 
 @lru_cache(maxsize=1024)

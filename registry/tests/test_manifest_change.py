@@ -116,7 +116,7 @@ def test_what_a_person_had_suspended_does_not_come_back_past_the_change(
     agent.replace(capabilities=[READ_CALENDAR])
     grant.refresh_from_db()
     assert (grant.suspension_cause, grant.version) == ("manifest_changed", 3)
-    with pytest.raises(Exception, match="not by resuming it"):
+    with pytest.raises(Exception, match="its owner must sign it again"):
         resume_grant(grant=grant, actor=TESTER, now=now)
 
 

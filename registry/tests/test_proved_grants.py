@@ -18,7 +18,7 @@ from kms.lifetimes import PUBLISHED_BEFORE_USE
 from kms.models import Key
 from kms.services import disable_key, rotate_key
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
-from registry.services.grants import deny_grant, resume_grant, suspend_grant
+from registry.services.grants import deny_grant, resume_grant, revoke_grant, suspend_grant
 from registry.services.proved_grants import BOUND, ProvedGrants, terms_of
 from registry.services.rotation import rotate_agent_key
 from registry.services.state import token_state, token_states
@@ -239,6 +239,28 @@ def test_DJ_17_a_suspended_grant_set_to_approved_gives_no_token(
     stands_refused(agent, grant)
 
 
+@pytest.mark.parametrize("cause", ["suspended", "ended and inserted anew"])
+def test_DJ_17_a_grant_set_back_to_what_was_proved_gives_no_token(
+    agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime, cause: str
+) -> None:
+    """The process remembers exactly these terms: only the log, asked again, says that they ended."""
+    before = Grant.objects.filter(pk=approved(agent, service_provider, now=now).pk).values().get()
+    assert agent.call("POST", "/v1/tokens", {"grant_id": str(before["id"])}).status_code == 201
+    grant = Grant.objects.get()
+    if cause == "suspended":
+        suspend_grant(grant=grant, actor=TESTER, now=now)
+        Grant.objects.update(**before)
+    else:
+        revoke_grant(grant=grant, actor=TESTER, now=now)
+        Token.objects.all().delete()
+        Grant.objects.all().delete()
+        # As the trigger wants it.
+        Grant.objects.create(**before | {"status": Grant.Status.PENDING})
+        Grant.objects.update(**before)
+    Token.objects.all().delete()
+    stands_refused(agent, Grant.objects.get())
+
+
 def test_DJ_17_of_two_suspensions_one_resumed_brings_nothing_back(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
@@ -340,7 +362,7 @@ def test_what_is_remembered_is_bounded_and_the_least_lately_used_goes_first(
 
     def reads(index: int) -> int:
         with CaptureQueriesContext(connection) as queries:
-            assert memory.receipt_kids([every[index]], disabled_keys=0).keys() == {every[index]}
+            assert memory.proofs([every[index]], disabled_keys=0).keys() == {every[index]}
         return sum("approvals_receipt" in each["sql"] for each in queries)
 
     assert [reads(0), reads(1), reads(0), reads(2), reads(0), reads(1)] == [1, 1, 0, 1, 0, 1]

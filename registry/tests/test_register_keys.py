@@ -99,7 +99,7 @@ def test_JK_22_a_key_of_mixed_order_registers_nothing() -> None:
     client = AgentClient()
     client.signer = cast("LocalSigner", MixedSigner())
     body = refused(client.register(), 400, "invalid_manifest")
-    assert "prime order" in body["error_description"]
+    assert "prime-order" in body["error_description"]
     assert not Agent.objects.exists()
     assert not BarredKey.objects.exists()
 
@@ -107,7 +107,7 @@ def test_JK_22_a_key_of_mixed_order_registers_nothing() -> None:
 def test_JK_22_no_agent_takes_a_key_of_mixed_order(agent: AgentClient) -> None:
     body = {"new_key": agent.key_change(cast("LocalSigner", MixedSigner()))}
     answer = refused(agent.call("POST", "/v1/agents/me/key", body), 400, "invalid_request")
-    assert "prime order" in answer["error_description"]
+    assert "prime-order" in answer["error_description"]
     assert agent.agent().jkt == agent.jkt
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from typing import Any
@@ -11,13 +12,11 @@ from playwright.sync_api import Page, expect
 from tests.live import ROOT, LiveRegistry
 
 
-def become_admin(
-    page: Page, registry: LiveRegistry, *, name: str = "Alice Martin", email: str = "alice@example.org"
-) -> None:
+def become_admin(page: Page, registry: LiveRegistry) -> None:
     """Open the one-time link and make the first admin's passkey; ends signed in."""
     page.goto(registry.manage("setup_link")["url"])
-    page.get_by_role("textbox", name="Your name").fill(name)
-    page.get_by_role("textbox", name="E-mail").fill(email)
+    page.get_by_role("textbox", name="Your name").fill("Alice Martin")
+    page.get_by_role("textbox", name="E-mail").fill("alice@example.org")
     page.get_by_role("button", name="Create passkey").click()
     expect(page.get_by_role("link", name="Approvals")).to_be_visible()
 
@@ -64,6 +63,7 @@ def claim(page: Page, url: str, code: str) -> None:
     read(page)
     page.get_by_role("textbox", name="Claim code").fill(code)
     page.get_by_role("button", name="Claim agent").click()
+    page.wait_for_url(re.compile(r"[?]claimed=1$"))
 
 
 def approve(page: Page, *, second_step: bool = True) -> None:

@@ -172,7 +172,7 @@ def test_AP_22_a_click_on_the_end_is_not_reading(alice: Page, paths: dict[str, s
     expect(button).to_be_disabled()
 
 
-def test_SA_3_a_text_that_changes_is_read_and_signed_anew(alice: Page, paths: dict[str, str]) -> None:
+def test_SA_3_a_text_that_changes_is_read_and_signed_again(alice: Page, paths: dict[str, str]) -> None:
     page = opened(alice, paths["approval-long"], (320, 568))
     steps.read(page)
     button = page.locator("button[data-signs]").first

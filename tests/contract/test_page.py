@@ -212,7 +212,7 @@ def test_the_claims_and_members_of_what_is_signed_are_those_of_the_code() -> Non
         told = {name for cells in table[1:] for name in re.findall(r"`(\w+)`", cells[column])}
         # Of which the service provider has these.
         assert told - {"id", "name", "audience"} == set(approval._MEMBERS[kind]) - common
-    resumed = added.partition("`resume` lifts")[2].partition("Who resumes what")[0]
+    resumed = added.partition("`resume` lifts")[2].partition("An owner resumes")[0]
     told = set(re.findall(r"^\| `(\w+)` \|", resumed, re.MULTILINE))
     assert told == set(approval._MEMBERS["resume"]) - set(approval._WHO)
     sealed = section(6).partition("Claims, exactly: ")[2].partition("To check one")[0]

@@ -166,7 +166,7 @@ def tells_the_truth(place: RestoreStage, done: dict[str, Any]) -> None:
     assert told.returncode == 0, told.stdout + told.stderr
 
 
-def test_SA_13_a_verifier_slept_and_the_same_backup_comes_again_onto_an_empty_redis(
+def test_SA_13_a_second_restore_with_an_empty_redis_is_held(
     place: RestoreStage,
 ) -> None:
     story = begin_story(place)

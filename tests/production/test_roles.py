@@ -87,7 +87,7 @@ def test_a_limit_of_uses_holds_for_the_verifiers_role(production: ProductionRegi
     assert [each["valid"] for each in answers] == [True, True, False]
 
 
-def test_a_session_cookie_beside_the_credentials_is_nobodys_business(production: ProductionRegistry) -> None:
+def test_a_session_cookie_beside_the_credentials_is_ignored(production: ProductionRegistry) -> None:
     """The view that answers what is unusual reads no session, which the verifier's role could not."""
     place = scene(production, capabilities=[READ], envelope={})
     cookie = {"Cookie": "__Host-agentauth_session=abcdefghijklmnopqrstuvwxyz012345"}

@@ -154,7 +154,7 @@ class Lease:
         patience: float = COMPARE_SECONDS if comparing else LEASE_SECONDS if age > LEASE_SECONDS else 0
         if self._looking.acquire(timeout=patience if waits else 0):
             try:
-                # Whoever waited for the look of another needs none of its own, unless that one could not know yet.
+                # A thread that waited for another's look needs none, unless that look came too early to tell.
                 if self._age() > FRESH_SECONDS or self._comparing():
                     self._look(waits=waits)
             finally:
@@ -163,7 +163,7 @@ class Lease:
     def _look(self, *, waits: bool) -> None:
         began = self._clock()
         row, database_now = read_row()
-        # First what was read: on a database that nobody has compared, every thread stops here and now.
+        # First what was read: on a database that no process has compared, every thread stops here and now.
         self.take(row, database_now, began)
         if not waits:
             compared = history.VOUCHED.ask_aside(row, look, patience=PROBE_SECONDS)
@@ -174,7 +174,7 @@ class Lease:
             self.take(*read_row(), began)
 
     def _comparing(self) -> bool:
-        """Whether by the last look nobody has compared the database yet with what is known outside."""
+        """Whether, at the last look, no process had yet compared the database with what is known outside."""
         return bool(self._last and self._last.halt and self._last.halt.passes)
 
     def held(self, spare: float = 0) -> Tenure:

@@ -170,7 +170,7 @@ def prepare(
 
 
 def _stands_for(service_provider: ServiceProvider, refuse: Refuse) -> int:
-    """As `EarlyRefusal` has it, where no token of ours was shown: anybody can make service providers ask about such tokens."""
+    """See `EarlyRefusal`. Sampled, because any caller can make service providers ask about made-up tokens."""
     key = f"{service_provider.pk} {refuse.error} {refuse.reason}"
     return _UNRECOGNISED.add(key, now=time.monotonic())
 

@@ -1,6 +1,8 @@
 """What names may hold, and how any text is made legible: nothing invisible passes, whatever version of Unicode knows it."""
 
 import unicodedata
+from collections.abc import Callable
+from itertools import product
 
 import pytest
 
@@ -71,6 +73,21 @@ def test_SA_4_each_of_them_is_escaped_in_a_text() -> None:
 def test_an_escape_written_by_hand_is_told_from_one_of_ours() -> None:
     assert legible("\u200b \\u{200b} \\n \\\\n a\\b") == "\\u{200b} \\\\u{200b} \\\\n \\\\\\\\n a\\b"
     assert legible("\n\t\x7f\x85") == "\\n\\t\\x7f\\u{85}"
+
+
+@pytest.mark.parametrize("show", [legible, quoted])
+def test_AP_24_no_two_texts_read_the_same(show: Callable[[str], str]) -> None:
+    """Every text of up to four of these: what escapes are made of, and what is escaped."""
+    parts = ["\\", "n", "u", "{a}", "a", "\n", "\u200b", "“", "'", "\u0302"]
+    texts = {"".join(each) for size in range(5) for each in product(parts, repeat=size)}
+    assert len({show(text) for text in texts}) == len(texts)
+
+
+@pytest.mark.parametrize(("first", "second"), ["''", "’’", "‘'", "'′", "`´"])
+def test_AP_24_two_strokes_do_not_pass_for_a_quotation_mark(first: str, second: str) -> None:
+    stroke = first + second
+    assert quoted(f"x{stroke} y{first}z") == f"“x{first}\\u{{{ord(second):x}}} y{first}z”"
+    assert legible(f"x{stroke} y") == f"x{stroke} y"
 
 
 @pytest.mark.parametrize("mark", ["“", "”", "„", "‟", '"', "＂", "″", "❞", "〞", "«", "»", "ˮ", "״"])

@@ -173,7 +173,7 @@ def test_what_ended_makes_way_for_a_new_request(status: str, found: int | None) 
     assert same([made(1, READ, status=status)], READ) == found
 
 
-def test_an_approved_one_goes_before_a_waiting_one_and_that_before_a_suspended_one() -> None:
+def test_approved_goes_before_waiting_and_waiting_before_suspended() -> None:
     grants = [
         made(1, READ),
         made(2, READ, status="pending"),

@@ -13,13 +13,14 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from audit.anchors import Anchor, read_any_anchor, stored_anchors, stores_not_read
+from audit.anchors import Anchor, read_any_anchor, read_stores, stored_anchors, stores_not_read
 from audit.archive.proving import prove_archive
-from audit.breaks import check_breaks, lineage, not_breaks, seen_from_log, shown_break
+from audit.breaks import check_breaks, lineage, seen_from_log, seen_store, shown_break
 from audit.copies import ContradictedError
 from audit.management.json_output import JsonCommand
 from audit.models import LogBreak, QueueEntry
 from audit.stores import store_at
+from audit.strange import strange_keys
 from audit.verification import Verdict
 from audit.verified import RUNS, verify_on
 
@@ -87,28 +88,26 @@ class Command(JsonCommand):
     def act(self, **options: Any) -> Mapping[str, Any]:
         now = timezone.now()
         old = [_from_file(options["checkpoint"], now)] if options["checkpoint"] else []
-        strange = list[str]()
         if options["archive"]:
             store = store_at(options["archive"])
             breaks = lineage(store)
-            verdict = prove_archive(store=seen_from_log(store, breaks), now=now, anchors=old)
+            stores = [seen_from_log(store, breaks)]
+            verdict = prove_archive(store=stores[0], now=now, anchors=old)
             kept, self.remark, others, grants = False, "", [], {}
         else:
-            stores, breaks = options["stores"], list(LogBreak.objects.order_by("name"))
+            named, breaks = options["stores"], list(LogBreak.objects.order_by("name"))
+            stores = [seen_store(uri) for uri in dict.fromkeys([*read_stores(), *named])]
             verdict, kept, self.remark = verify_on(
                 state=options["state"] or settings.VAR_DIR / STATE,
-                anchors=lambda size: chain(
-                    old, stored_anchors(now=now, since=size, others=stores, strange=strange)
-                ),
+                anchors=lambda size: chain(old, stored_anchors(now=now, since=size, others=named)),
                 now=now,
-                full=options["full"] or bool(stores),
+                full=options["full"] or bool(named),
                 runs=options["runs"],
             )
             verdict = _with_breaks(verdict, breaks)
-            others = stores_not_read(stores)
+            others = stores_not_read(named)
             grants = dict(import_string(settings.AUDIT_GRANTS)())
-        if place := options["archive"] or settings.AUDIT_STORE:
-            strange += not_breaks(store_at(place))
+        strange = [key for each in stores for key in strange_keys(each, since=verdict.checked_from)]
         self.unaccepted = [shown_break(row) for row in breaks if shown_break(row) not in options["accepted"]]
         self.whole = verdict.ok and not self.unaccepted and not grants
         shown = [shown_break(row) for row in breaks]
@@ -132,10 +131,7 @@ class Command(JsonCommand):
                     else " Accepted."
                 )
             )
-        for key in result["strange"]:
-            yield f"The store holds {key}, which the log did not write. It is ignored: find out who wrote it."
-        for grant, problem in result["contradicted_grants"].items():
-            yield f"GRANT {grant} WAS CHANGED: {problem}."
+        yield from self._warnings(result)
         if result["ok"] and options["archive"]:
             yield f"The archive is whole: {result['tree_size']} events, root {result['root_hash']}."
         elif options["archive"]:
@@ -161,6 +157,12 @@ class Command(JsonCommand):
                 "events before are whole. Keep the database as it is, and compare it with a backup from before the "
                 "change."
             )
+
+    def _warnings(self, result: Mapping[str, Any]) -> Iterator[str]:
+        for key in result["strange"]:
+            yield f"The store holds {key}, which the log did not write. It is ignored: find out who wrote it."
+        for grant, problem in result["contradicted_grants"].items():
+            yield f"GRANT {grant} WAS CHANGED: {problem}."
 
     def _extent(self, result: Mapping[str, Any]) -> Iterator[str]:
         """What this run checked, and what it did not."""
