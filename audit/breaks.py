@@ -25,7 +25,7 @@ from audit.tree import root_at
 
 PREFIX: Final = "breaks/"
 VERSION: Final = 1
-# The second in which a log began, in this century: after any such name in the store there is room for many more.
+# The second in which a log began, in this century.
 _NAME: Final = re.compile(r"20[0-9]{12}", re.ASCII)
 _FIRST: Final = re.compile(r"(checkpoints|segments)/([0-9]{20})(?:\.json)?", re.ASCII)
 _TILE: Final = re.compile(
@@ -55,8 +55,16 @@ def origin(name: str | None = None) -> str:
 
 
 def new_name(now: datetime, *, after: str = "") -> str:
-    """The name of a log that begins at `now`, later than the name `after` even where this host's clock is behind."""
-    return max(f"{now:%Y%m%d%H%M%S}", f"{int(after or 0) + 1:014d}")
+    """The name of a log that begins at `now`, later than the name `after` even where this host's clock is behind.
+
+    Raises ContradictedError if there is none: a stranger wrote the last possible name into the store.
+    """
+    name = max(f"{now:%Y%m%d%H%M%S}", f"{int(after or 0) + 1:014d}")
+    if not _NAME.fullmatch(name):
+        raise ContradictedError(
+            f"No log can be named after {key_of_break(after)} in the store outside. If this registry did not write it, remove it."
+        )
+    return name
 
 
 def names_outside(store: Store) -> set[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from django.db import transaction
 
+from agentauth.protocol.approval import MAX_REASON
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.encoding import canonical_json, parse_timestamp
 from agentauth.protocol.envelope import parse_envelope
@@ -30,8 +31,6 @@ from audit import kinds
 from audit.services import Actor, record
 from registry.models import Grant, Human
 from registry.services.grants import approve_grant, deny_grant
-
-MAX_REASON = 500
 
 
 @dataclass(frozen=True, slots=True)

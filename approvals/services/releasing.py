@@ -101,10 +101,10 @@ def take_second_step(
     drawn: str,
     actor: Actor,
     now: datetime,
-) -> Page:
+) -> tuple[list[Grant], Page]:
     """Record that the administrator looked at exactly these grants and went on; good for five minutes.
 
-    Returns the page on which they are released. Raises InvalidStateError; what `check_drawn` raises.
+    Returns them and the page on which they are released. Raises InvalidStateError; what `check_drawn` raises.
     """
     anchor, grants = _provable(row, ids, now)
     check_drawn(choosing_page(row, grants), drawn)
@@ -112,7 +112,7 @@ def take_second_step(
         begin(_second(row, human, session_key), now=now, challenge=_digest(grants))
         data = {"log": row.name, "grants": [str(each.pk) for each in grants]}
         record(kind=kinds.SECOND_STEP_TAKEN, actor=actor, at=now, data=data)
-    return release_page(row, grants, anchor.size)
+    return grants, release_page(row, grants, anchor.size)
 
 
 def begin_release(

@@ -50,6 +50,28 @@ def test_SA_7_an_administrators_denial_is_signed_with_a_receipt(
     assert "Ada" not in alice.get(f"/approvals/{reading.pk}/receipt/").content.decode()
 
 
+def test_SA_7_the_agent_gets_no_receipt_of_an_administrators_denial(
+    admin: Person, alice: Person, agent: AgentClient, reading: Grant, paying: Grant
+) -> None:
+    """It names the administrator's account and passkey. The agent reads the reason in its grant."""
+    assert admin.deny_as_admin(reading, "Not here").status_code == 200
+    path = f"/v1/grants/{reading.pk}/receipt"
+    refused(agent.call("GET", path), 404, "not_found")
+    assert alice.get(path).json()["receipt"] == Receipt.objects.get().compact
+    assert alice.deny(paying, "Not this").status_code == 200
+    assert agent.call("GET", f"/v1/grants/{paying.pk}/receipt").status_code == 200
+
+
+def test_SA_7_a_request_decided_since_the_page_was_opened_is_not_denied(
+    admin: Person, reading: Grant, now: datetime
+) -> None:
+    options = admin.press_on(f"/denials/{reading.pk}/", reason="No").json()["publicKey"]
+    withdraw_grant(grant=reading, actor=TESTER, now=now)
+    credential = admin.device.assertion(options)
+    refused(admin.post(f"/denials/{reading.pk}/decide", {"credential": credential}), 409, "grant_changed")
+    assert not Receipt.objects.exists()
+
+
 def test_SA_7_the_session_alone_denies_nothing(admin: Person, reading: Grant) -> None:
     path = choose(admin, reading)
     refused(admin.post(f"{path}decide"), 400, "invalid_assertion")

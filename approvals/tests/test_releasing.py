@@ -95,6 +95,8 @@ def test_SA_13_an_administrator_releases_a_grant_proved_unused(
     assert "Proved unused since the backup" in page
     review = reviewed(admin, row, grant)
     assert b"Release with passkey" in review.content
+    # Two grants of one agent at one service have the same names.
+    assert f'mono">{grant.pk}<'.encode() in review.content
     asked = statement(admin, row, review, grant)
     assert asked.status_code == 200, asked.content
     done = decide(admin, row, asked)

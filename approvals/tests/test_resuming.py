@@ -9,6 +9,7 @@ import pytest
 from django.conf import settings
 from django.db.models import Model
 
+from agentauth.protocol.errors import GrantChangedError
 from agentauth.protocol.receipt import VerifiedReceipt, verify_receipt
 from approvals.models import Receipt
 from approvals.tests.authenticator import UP
@@ -17,7 +18,7 @@ from audit import kinds
 from audit.models import Event
 from kms.services import verification_keys
 from registry.models import Agent, Grant, ServiceProvider
-from registry.services.agents import suspend_agent
+from registry.services.agents import resume_agent, suspend_agent
 from registry.services.grants import suspend_grant
 from registry.services.people import end_sessions, suspend_human
 from registry.services.service_providers import suspend_service_provider
@@ -216,6 +217,7 @@ def test_SA_2_stopped_by_both_it_is_active_once_both_resumed_it(
     suspend_grant(grant=grant, actor=TESTER, now=now, by_admin=not owner_first)
     suspend_grant(grant=grant, actor=TESTER, now=now, by_admin=owner_first)
     assert "both have resumed it" in alice.get(f"/agents/{row.pk}/").content.decode()
+    assert "until you and an administrator resume it" in alice.get("/agents/").content.decode()
     for kind, held, returns in (("agent", row, "active"), ("grant", grant, "approved")):
         pages = {id(alice): own(held), id(admin): admins(kind, held)}
         assert first.resume(pages[id(first)]).status_code == 200
@@ -227,6 +229,29 @@ def test_SA_2_stopped_by_both_it_is_active_once_both_resumed_it(
         refused(first.resume(pages[id(first)]), 409, "invalid_state")
         assert second.resume(pages[id(second)]).status_code == 200
         assert status(held) == returns
+
+
+def test_SA_1_the_service_resumes_only_the_suspension_that_was_read(grant: Grant, now: datetime) -> None:
+    """Suspended again since the signature was checked: what is lifted is not what was signed."""
+    row = stop_agent(grant, now)
+    read = Agent.objects.get(pk=row.pk)
+    suspend_agent(agent=row, actor=TESTER, now=now, by_admin=True)
+    with pytest.raises(GrantChangedError):
+        resume_agent(agent=read, actor=TESTER, now=now)
+    assert status(row) == "suspended"
+
+
+def test_what_was_never_resumed_has_no_receipt_of_it(alice: Person, admin: Person, grant: Grant) -> None:
+    assert alice.get(f"{own(grant)}receipt").status_code == 404
+    assert admin.get(f"{admins('agent', grant.agent)}receipt").status_code == 404
+
+
+def test_the_list_of_agents_says_who_may_resume(alice: Person, admin: Person, grant: Grant) -> None:
+    press(admin, "suspend", grant.agent)
+    assert "May do nothing until an administrator resumes it" in alice.get("/agents/").content.decode()
+    assert admin.resume(admins("agent", grant.agent)).status_code == 200
+    assert alice.client.post(f"/agents/{grant.agent_id}/suspend").status_code == 302
+    assert "May do nothing until you resume it" in alice.get("/agents/").content.decode()
 
 
 def test_SA_2_what_an_older_release_suspended_is_its_owners(alice: Person, grant: Grant) -> None:

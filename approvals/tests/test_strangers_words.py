@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from agentauth.protocol.capability import parse_action
+from agentauth.protocol.names import quoted
 from agentauth.protocol.tests.test_names import code_points
 from approvals.models import Receipt
 from approvals.templatetags.reading import spoken
@@ -97,6 +98,24 @@ def test_AP_24_no_page_says_a_name_outside_quotation_marks(
         page = page.replace(f'title="{name}, alice@example.org"', "")
         assert name in page, path
         assert not turned(page, name), path
+
+
+@pytest.mark.parametrize("name", [*TURNING, f"x{HIDDEN}"])
+def test_AP_24_the_lists_an_administrator_signs_from_quote_names(
+    name: str,
+    admin: Person,
+    alice: Person,
+    agent: AgentClient,
+    service_provider: ServiceProvider,
+    now: datetime,
+) -> None:
+    waits = pending(agent, service_provider, now=now)
+    decided = approve(pending(agent, service_provider, now=now, capabilities=[PAY]), alice.human, now=now)
+    Agent.objects.update(name=name)
+    page = admin.get(f"/denials/?id={waits.pk}&id={decided.pk}").content.decode()
+    shown = quoted(name)
+    assert page.count(f"Deny {shown}</a>") == 1
+    assert page.count(f"<li>{shown}: ") == 1
 
 
 def test_SA_4_what_does_not_show_is_escaped_and_marked(

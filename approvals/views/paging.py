@@ -7,10 +7,10 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 
 from agentauth.protocol.identifiers import parse_id
+from registry.admin import MOST_AT_ONCE
 
 Row = TypeVar("Row", bound=Model)
 PAGE = 50
-MAX_CHOSEN = 100
 
 
 def page_of(rows: QuerySet[Row], request: HttpRequest) -> tuple[list[Row], dict[str, Any]]:
@@ -28,7 +28,7 @@ def page_of(rows: QuerySet[Row], request: HttpRequest) -> tuple[list[Row], dict[
 
 def chosen_ids(request: HttpRequest) -> list[uuid.UUID]:
     """The ids that a list hands on in `?id=`, each once, in their order."""
-    return list(dict.fromkeys(map(id_or_none_of_ours, request.GET.getlist("id")[:MAX_CHOSEN])))
+    return list(dict.fromkeys(map(id_or_none_of_ours, request.GET.getlist("id")[:MOST_AT_ONCE])))
 
 
 def id_or_none_of_ours(text: str) -> uuid.UUID:

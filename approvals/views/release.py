@@ -33,7 +33,7 @@ def page(request: HttpRequest, name: str) -> HttpResponse:
 def review(request: HttpRequest, name: str) -> HttpResponse:
     human, now = human_of(request), timezone.now()
     row, ids = find_break(name, human=human), request.POST.getlist("grant")
-    shown = releasing.take_second_step(
+    grants, shown = releasing.take_second_step(
         row=row,
         human=human,
         session_key=session_key_of(request),
@@ -44,6 +44,7 @@ def review(request: HttpRequest, name: str) -> HttpResponse:
     )
     context = {
         "row": row,
+        "grants": grants,
         "ids": ",".join(ids),
         "lines": shown.shown["text"].splitlines(),
         "drawn": drawn_token(shown, now=now),

@@ -17,6 +17,7 @@ from audit.breaks import (
     key_of_break,
     known_names,
     lineage,
+    new_name,
     origin,
     seen_from_log,
     shown_break,
@@ -51,6 +52,17 @@ def broken(now: datetime, *, name: str = "20261129012233", lost: tuple[str, ...]
         lost=list(lost),
         at=now,
     )
+
+
+def test_a_log_is_named_after_every_other_even_where_the_clock_is_behind(now: datetime) -> None:
+    assert new_name(now) == f"{now:%Y%m%d%H%M%S}"
+    assert new_name(now, after="20990101000000") == "20990101000001"
+
+
+def test_SA_13_no_log_is_named_after_the_last_possible_name(now: datetime) -> None:
+    """A longer name would be read as a stranger's, and the log under it as none."""
+    with pytest.raises(ContradictedError, match=r"breaks/20999999999999\.json"):
+        new_name(now, after="20999999999999")
 
 
 def test_a_log_continues_under_its_new_name_in_its_own_folder(store: Store, now: datetime) -> None:

@@ -18,7 +18,7 @@ class Agent(models.Model):
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     status = models.CharField(max_length=16, choices=Status)
-    # While suspended: who did it, the owner, an admin or both. Each lifts their own. Release 2 and earlier do not write
+    # While suspended: who did it, the owner, an admin or both. Each lifts their own. Release 1 does not write
     # the second column (null, or what stood there before): what no admin suspended there, the owner did.
     suspended_by_admin = models.BooleanField(default=False)
     suspended_by_owner = models.BooleanField(null=True)

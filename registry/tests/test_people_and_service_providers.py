@@ -1,6 +1,6 @@
 """Humans and service providers: created, suspended, resumed; secrets; audiences that never overlap."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from registry.services.people import create_human, end_sessions, resume_human, s
 from registry.services.service_providers import (
     authenticate_service_provider,
     create_service_provider,
+    end_secret,
     resume_service_provider,
     revoke_service_provider,
     rotate_secret,
@@ -104,6 +105,15 @@ def test_a_wrong_secret_id_or_state_is_one_refusal(provider_and_secret: Provider
     revoke_service_provider(service_provider=service_provider, actor=TESTER, now=now)
     with pytest.raises(InvalidStateError):
         resume_service_provider(service_provider=service_provider, actor=TESTER, now=now)
+
+
+def test_a_secret_ends_once(provider_and_secret: Provider, now: datetime) -> None:
+    row = provider_and_secret[0].secrets.get()
+    end_secret(secret=row, actor=TESTER, now=now)
+    with pytest.raises(InvalidStateError):
+        end_secret(secret=row, actor=TESTER, now=now + timedelta(seconds=1))
+    row.refresh_from_db()
+    assert row.revoked_at == now
 
 
 def test_two_secrets_overlap_and_the_third_ends_the_first(
