@@ -1,6 +1,7 @@
 // The approval page: shows at once what the choices mean, takes the second step, signs.
 
 import { Refusal, announce, available, busy, complain, post, settle, sign, texts } from "./passkey.js";
+import { Preview } from "./preview.js";
 import "./reading.js";
 
 const form = document.getElementById("approval");
@@ -9,10 +10,7 @@ const buttons = [...form.querySelectorAll("button")];
 const base = form.dataset.base;
 
 const asked = () => {
-  const choices = Object.fromEntries(new FormData(form));
-  const { drawn } = choices;
-  delete choices.drawn;
-  delete choices.csrfmiddlewaretoken;
+  const { drawn, denial_drawn, csrfmiddlewaretoken, ...choices } = Object.fromEntries(new FormData(form));
   return { choices, drawn };
 };
 
@@ -36,6 +34,16 @@ async function review() {
     throw error;
   }
 }
+
+// There is none where the grant was approved before.
+const denial =
+  form.elements.denial_drawn &&
+  new Preview(`${base}review-denial`, {
+    reason: form.elements.reason,
+    text: document.getElementById("sign-deny"),
+    token: form.elements.denial_drawn,
+    renewed: form.dataset.renewed,
+  });
 
 let timer;
 form.addEventListener("input", (event) => {
@@ -66,8 +74,11 @@ async function decide(decision) {
       if (!(await secondStep(dangerous))) return;
       await post(`${base}second-step`, asked());
     }
+  } else {
+    await denial.confirm();
   }
-  const { publicKey } = await post(`${base}statement`, { ...asked(), decision });
+  const fields = decision === "deny" ? { ...asked(), drawn: denial.token.value } : asked();
+  const { publicKey } = await post(`${base}statement`, { ...fields, decision });
   const { status, next } = await post(`${base}decide`, { credential: await sign(publicKey) });
   announce(status);
   location.assign(next);

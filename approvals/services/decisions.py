@@ -45,15 +45,22 @@ class Review:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The page as it is drawn first: its token, the lines an approval of all of it signs, and those of a denial."""
+    """The page as it is drawn first: its token, and the lines an approval of all of it signs."""
 
     drawn: str
     sentences: list[str]
-    denial: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """The lines that a denial signs with the reason as it is now, and the token of the page that shows them."""
+
+    drawn: str
+    sentences: list[str]
 
 
 def approval_page(grant: Grant, text: str | None = None) -> Page:
-    """Everything the approval page shows that a decision rests on; `text` is what the present choices would sign."""
+    """Everything the approval page shows that a decision rests on; `text` is what would be signed."""
     agent, provider = grant.agent, grant.service_provider
     shown = {
         "version": grant.version,
@@ -95,13 +102,21 @@ def draw_approval(grant: Grant, human: Human, *, now: datetime) -> Asked:
     return Asked(
         drawn=drawn_token(approval_page(grant, text), now=now),
         sentences=text.splitlines(),
-        denial=_denial(grant, "").splitlines(),
     )
 
 
-def draw_denial(grant: Grant, reason: str, *, now: datetime) -> tuple[str, list[str]]:
-    """The token of a page on which the request can only be denied, and the lines that are signed with this reason."""
-    return drawn_token(approval_page(grant), now=now), _denial(grant, reason).splitlines()
+def draw_denial(grant: Grant, reason: str, *, now: datetime) -> Denial:
+    """What a page shows of the text that denies the request for this reason."""
+    text = _denial(grant, _plain(reason))
+    return Denial(drawn_token(approval_page(grant, text), now=now), text.splitlines())
+
+
+def review_denial(*, grant: Grant, reason: str, drawn: str, now: datetime) -> Denial:
+    """The same for a reason that was typed on the page of the token `drawn`. Changes nothing.
+
+    Raises what `check_unchanged` raises.
+    """
+    return draw_denial(grant, reason, now=check_unchanged(grant, drawn, now=now).at)
 
 
 def review_choices(
@@ -191,11 +206,14 @@ def begin_approval(
 def begin_denial(
     *, grant: Grant, human: Human, session_key: str, reason: str, drawn: str, now: datetime
 ) -> dict[str, Any]:
-    """Make the statement of a denial, and ask for its signature. Raises what `check_unchanged` raises."""
+    """Make the statement of a denial, and ask for its signature.
+
+    Raises what `check_unchanged` raises; GrantChangedError too where the page showed another reason.
+    """
     check_unchanged(grant, drawn, now=now)
     if grant.status != Grant.Status.PENDING:
         raise InvalidStateError("Only a pending request can be denied. Revoke the grant instead.")
-    reason = " ".join(reason.split())[:MAX_REASON]
+    reason = _plain(reason)
     text = _denial(grant, reason)
     statement = approval(
         grant=grant,
@@ -212,7 +230,7 @@ def begin_denial(
         human=human,
         statement=statement,
         consent_text=text,
-        page=approval_page(grant),
+        page=approval_page(grant, text),
         drawn=drawn,
         now=now,
     )
@@ -251,6 +269,11 @@ def decide(
         page=lambda _row: _undecided_page(grant, now),
         act=act,
     )
+
+
+def _plain(reason: str) -> str:
+    """On one line, as it is signed."""
+    return " ".join(reason.split())[:MAX_REASON]
 
 
 def _undecided_page(grant: Grant, now: datetime) -> Page:

@@ -104,6 +104,8 @@ class Person:
         if decision == "approve" and "choices" in more:
             found = self.ask(grant, "review", **more).json()
             more["drawn"] = found.get("drawn", more.get("drawn"))
+        if decision == "deny" and "drawn" not in more:
+            more["drawn"] = self.denial_drawn(grant, more.get("choices", {}).get("reason", ""))
         return self.ask(grant, "statement", decision=decision, **more)
 
     def decide(self, grant: Grant, options: dict[str, Any], **changes: Any) -> Any:
@@ -122,6 +124,16 @@ class Person:
         assert options.status_code == 200, options.content
         return self.decide(grant, options.json()["publicKey"])
 
+    def denial_drawn(self, grant: Grant, reason: str = "") -> str:
+        """The token of the approval page with this reason typed into it."""
+        page = self.get(f"/approvals/{grant.pk}/").content.decode()
+        [drawn] = re.findall(r'name="denial_drawn" value="([^"]+)"', page)
+        if not reason:
+            return str(drawn)
+        found = self.post(f"/approvals/{grant.pk}/review-denial", {"reason": reason, "drawn": drawn})
+        assert found.status_code == 200, found.content
+        return str(found.json()["drawn"])
+
     def deny(self, grant: Grant, reason: str = "") -> Any:
         options = self.statement(grant, "deny", choices={"reason": reason})
         assert options.status_code == 200, options.content
@@ -130,8 +142,9 @@ class Person:
     def deny_as_admin(self, grant: Grant, reason: str = "Not here.", **changes: Any) -> Any:
         """Sign, as an administrator, that another's request is denied; where the statement is refused, its answer."""
         path = f"/denials/{grant.pk}/"
-        [drawn] = re.findall(r'name="drawn" value="([^"]+)"', self.get(path).content.decode())
-        asked = self.post(f"{path}statement", {"drawn": drawn, "reason": reason})
+        shown = self.post(f"{path}review", {"drawn": self.drawn_at(path), "reason": reason})
+        assert shown.status_code == 200, shown.content
+        asked = self.post(f"{path}statement", {"drawn": shown.json()["drawn"], "reason": reason})
         if asked.status_code != 200:
             return asked
         credential = self.device.assertion(asked.json()["publicKey"], **changes)

@@ -65,7 +65,9 @@ def test_SA_7_the_agent_gets_no_receipt_of_an_administrators_denial(
 def test_SA_7_a_request_decided_since_the_page_was_opened_is_not_denied(
     admin: Person, reading: Grant, now: datetime
 ) -> None:
-    options = admin.press_on(f"/denials/{reading.pk}/", reason="No").json()["publicKey"]
+    options = admin.press_on(f"/denials/{reading.pk}/", reason="Denied by an administrator.").json()[
+        "publicKey"
+    ]
     withdraw_grant(grant=reading, actor=TESTER, now=now)
     credential = admin.device.assertion(options)
     refused(admin.post(f"/denials/{reading.pk}/decide", {"credential": credential}), 409, "grant_changed")
@@ -87,10 +89,36 @@ def test_SA_7_what_moved_since_the_page_was_drawn_is_not_denied(
     path = f"/denials/{reading.pk}/"
     page = admin.get(path)
     ServiceProvider.objects.update(name="Another name")
-    body = {"drawn": page.context["drawn"], "reason": ""}
+    body = {"drawn": page.context["denial"].drawn, "reason": page.context["reason"]}
     refused(admin.post(f"{path}statement", body), 409, "grant_changed")
     agent.rotate()
     refused(admin.post(f"{path}statement", body), 409, "grant_changed")
+
+
+def test_AP_2_a_denial_signs_the_reason_that_was_shown(
+    admin: Person, alice: Person, reading: Grant, paying: Grant
+) -> None:
+    """A typed reason is part of the text: the page shows it as it will be signed, and its token covers that."""
+    path = f"/denials/{reading.pk}/"
+    body = {"drawn": admin.drawn_at(path), "reason": "Typed since."}
+    refused(admin.post(f"{path}statement", body), 409, "grant_changed")
+    shown = admin.post(f"{path}review", body).json()
+    assert shown["sentences"][-1] == "Reason given to the agent: “Typed since.”"
+    assert admin.post(f"{path}statement", body | {"drawn": shown["drawn"]}).status_code == 200
+    own = {"drawn": alice.denial_drawn(paying, "No.")}
+    choices = {"reason": "No"}
+    refused(alice.statement(paying, "deny", choices=choices, **own), 409, "grant_changed")
+    # The token of the other half of the page is one for its text alone.
+    refused(alice.statement(paying, "deny", drawn=alice.drawn(paying)), 409, "grant_changed")
+    refused(alice.statement(paying, drawn=alice.denial_drawn(paying)), 409, "grant_changed")
+
+
+def test_AP_2_no_reason_is_shown_on_a_page_that_changed(alice: Person, paying: Grant) -> None:
+    drawn = alice.denial_drawn(paying)
+    ServiceProvider.objects.update(name="Another name")
+    body = {"drawn": drawn, "reason": "No."}
+    refused(alice.post(f"/approvals/{paying.pk}/review-denial", body), 409, "grant_changed")
+    refused(alice.post(f"/approvals/{paying.pk}/review-denial", {"drawn": drawn}), 400, "invalid_request")
 
 
 def test_SA_7_only_administrators_deny_anothers_request(alice: Person, bob: Person, reading: Grant) -> None:
@@ -98,7 +126,7 @@ def test_SA_7_only_administrators_deny_anothers_request(alice: Person, bob: Pers
     for person in (alice, bob):
         assert person.get(path).status_code == 404
         assert person.get(f"/denials/?id={reading.pk}").status_code == 404
-        for act in ("statement", "decide"):
+        for act in ("review", "statement", "decide"):
             refused(person.post(f"{path}{act}"), 404, "not_found")
 
 

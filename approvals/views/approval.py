@@ -66,7 +66,7 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         "rows": describe_rows(grant, now),
         "limits": describe_limits(grant, human, now),
         "summary": asked.sentences,
-        "denial": asked.denial,
+        "denial": decisions.draw_denial(grant, "", now=now),
         "elsewhere": elsewhere(grant, now),
         "warnings": name_warnings(grant.agent, human),
         "is_new": (now - grant.agent.created_at).total_seconds() < NEW_AGENT_SECONDS,
@@ -88,6 +88,16 @@ def review(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     return answer(
         sentences=found.sentences, changes=found.changes, dangerous=found.dangerous, drawn=found.drawn
     )
+
+
+@require_POST
+@signed_in
+def review_denial(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
+    grant, body = find_own_grant(grant_id, human_of(request)), posted(request)
+    found = decisions.review_denial(
+        grant=grant, reason=member(body, "reason"), drawn=member(body, "drawn"), now=timezone.now()
+    )
+    return answer(sentences=found.sentences, drawn=found.drawn)
 
 
 @require_POST

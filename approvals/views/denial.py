@@ -54,17 +54,26 @@ def page(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
     if grant.status_at(timezone.now()) != Grant.Status.PENDING:
         raise InvalidStateError(_GONE)
     reason = _("Denied by an administrator.")
-    drawn, denial = decisions.draw_denial(grant, reason, now=timezone.now())
     context = {
         "grant": grant,
         "agent": grant.agent,
         "provider": grant.service_provider,
         "lines": describe_grant(grant),
-        "drawn": drawn,
-        "denial": denial,
+        "denial": decisions.draw_denial(grant, reason, now=timezone.now()),
         "reason": reason,
     }
     return render(request, "denial.html", context)
+
+
+@require_POST
+@signed_in
+def review(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
+    # Before the body is read: a stranger learns nothing from which comes first.
+    grant, body = find_request(request_id, human_of(request)), posted(request)
+    found = decisions.review_denial(
+        grant=grant, reason=member(body, "reason"), drawn=member(body, "drawn"), now=timezone.now()
+    )
+    return answer(sentences=found.sentences, drawn=found.drawn)
 
 
 @require_POST

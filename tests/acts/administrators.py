@@ -49,6 +49,12 @@ def an_admin_chooses_requests_to_deny(world: World) -> Act:
     return world.button(world.request, "deny")
 
 
+@act("POST denials/<uuid:request_id>/review")
+def an_admin_reads_the_denial_with_its_reason(world: World) -> Act:
+    path, body, admin = *_denial(world), world.admin
+    return lambda: admin.post(f"{path}review", body)
+
+
 @act("POST denials/<uuid:request_id>/statement")
 def an_admin_is_asked_to_deny_a_request(world: World) -> Act:
     path, body, admin = *_denial(world), world.admin
@@ -63,7 +69,8 @@ def an_admin_denies_a_request(world: World) -> Act:
 
 def _denial(world: World) -> tuple[str, dict[str, str]]:
     path = f"/denials/{world.request.pk}/"
-    return path, {"reason": "Not here.", "drawn": world.admin.get(path).context["drawn"]}
+    context = world.admin.get(path).context
+    return path, {"reason": context["reason"], "drawn": context["denial"].drawn}
 
 
 @act(f"{GRANT} suspend", kinds.GRANT_SUSPENDED)

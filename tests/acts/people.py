@@ -84,6 +84,13 @@ def a_human_looks_at_their_choices(world: World) -> Act:
     return _asked(world, world.request, "review")
 
 
+@act("POST approvals/<uuid:grant_id>/review-denial")
+def a_human_reads_the_denial_with_their_reason(world: World) -> Act:
+    person, grant = world.alice, world.request
+    body = {"reason": "No", "drawn": person.denial_drawn(grant)}
+    return lambda: person.post(f"/approvals/{grant.pk}/review-denial", body)
+
+
 @act("POST approvals/<uuid:grant_id>/statement")
 def a_human_is_asked_for_a_signature(world: World) -> Act:
     return _asked(world, world.request, "statement", decision="approve")
@@ -133,7 +140,7 @@ def a_human_presses_approve_twice(world: World) -> Act:
 
 
 def _decision(world: World, grant: Grant, decision: str) -> Act:
-    drawn = world.alice.drawn(grant)
+    drawn = world.alice.drawn(grant) if decision == "approve" else world.alice.denial_drawn(grant)
     return world.signed(
         world.alice, f"/approvals/{grant.pk}/", CHOICES | {"drawn": drawn, "decision": decision}
     )

@@ -120,9 +120,7 @@ def receipt(theatre: Theatre) -> Page:
 
 def denied(theatre: Theatre) -> Page:
     page = theatre.open(theatre.alice, "to-deny")
-    page.get_by_role("textbox", name="Reason").fill("Keep the scratch files until the audit is over.")
-    steps.read(page)
-    page.get_by_role("button", name="Deny").click()
+    steps.deny(page, "Keep the scratch files until the audit is over.")
     expect(page.get_by_role("link", name="Receipt")).to_be_visible()
     return page
 

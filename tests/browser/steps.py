@@ -74,6 +74,14 @@ def approve(page: Page, *, second_step: bool = True) -> None:
     expect(page.get_by_role("status")).to_contain_text("Approved")
 
 
+def deny(page: Page, reason: str) -> None:
+    """Press the button once the text holds the reason and was read; does not wait for what follows."""
+    page.get_by_role("textbox", name="Reason").fill(reason)
+    expect(page.locator("#sign-deny")).to_contain_text(reason)
+    read(page)
+    page.get_by_role("button", name="Deny").click()
+
+
 def stage(registry: LiveRegistry, what: str, argument: str) -> dict[str, str]:
     """Set the scene behind the pages; see tests/browser/stage.py."""
     command = [sys.executable, "-m", "tests.browser.stage", what, argument]

@@ -89,6 +89,7 @@ def test_denying_confirming_and_revoking_take_no_mouse(alice: Page, paths: dict[
     alice.goto(paths["to-deny"])
     tab_to(alice, alice.get_by_role("textbox", name="Reason"))
     alice.keyboard.type("Not now.")
+    expect(alice.locator("#sign-deny")).to_contain_text("“Not now.”")
     tab_to(alice, alice.get_by_role("button", name="Deny"))
     alice.keyboard.press("Enter")
     expect(alice.get_by_role("status")).to_contain_text("Denied")

@@ -76,12 +76,26 @@ def test_a_narrowed_approval_grants_exactly_what_is_left(alice: Page, agent: ste
 
 def test_a_denial_is_signed_and_its_reason_reaches_the_agent(alice: Page, agent: steps.Agent) -> None:
     asked = open_request(alice, agent, [READ])
-    alice.get_by_role("textbox", name="Reason").fill("Not today.")
-    steps.read(alice)
-    alice.get_by_role("button", name="Deny").click()
+    steps.deny(alice, "Not today.")
     expect(alice.get_by_role("status")).to_contain_text("Denied")
     grant = agent.status(str(asked["grant_id"]))
     assert (grant["status"], grant["deny_reason"]) == ("denied", "Not today.")
+
+
+def test_AP_2_a_reason_typed_after_the_text_was_read_is_read_first(alice: Page, agent: steps.Agent) -> None:
+    open_request(alice, agent, [READ])
+    steps.read(alice)
+    deny = alice.get_by_role("button", name="Deny")
+    expect(deny).to_be_enabled()
+    # The page is told nothing of it, as where a script of a browser's own fills a field in.
+    alice.get_by_role("textbox", name="Reason").evaluate("field => { field.value = 'Not “today”.' }")
+    deny.click()
+    expect(alice.get_by_role("alert")).to_contain_text("The text has changed")
+    text = alice.locator("#sign-deny")
+    expect(text).to_contain_text("“Not \\u{201c}today\\u{201d}.”")
+    steps.read(alice)
+    deny.click()
+    expect(alice.get_by_role("status")).to_contain_text("Denied")
 
 
 def test_AP_13_the_second_step_can_be_left_and_grants_nothing_then(alice: Page, agent: steps.Agent) -> None:

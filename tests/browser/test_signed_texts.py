@@ -197,3 +197,22 @@ def test_AP_22_the_second_step_shows_the_whole_of_what_it_names(alice: Page, pat
     assert sizes == [True, "visible", 320]
     dialog.get_by_role("button", name="Go back").click()
     expect(dialog).to_be_hidden()
+
+
+def test_AP_2_an_administrator_reads_the_reason_they_sign(alice: Page, paths: dict[str, str]) -> None:
+    page = opened(alice, paths[APPROVALS[0]].replace("/approvals/", "/denials/"), (390, 844))
+    steps.read(page)
+    reason = page.get_by_role("textbox", name="Reason")
+    reason.fill("Ask its “owner”.")
+    shown = "Reason given to the agent: “Ask its \\u{201c}owner\\u{201d}.”"
+    expect(page.locator("#sign-denial li").last).to_have_text(shown)
+    # Put there by something else than typing, so the text is another one when the button is pressed.
+    reason.evaluate("field => { field.value = 'Another.' }")
+    deny = page.get_by_role("button", name="Deny with passkey")
+    steps.read(page)
+    deny.click()
+    expect(page.get_by_role("alert")).to_contain_text("The text has changed")
+    steps.read(page)
+    deny.click()
+    page.wait_for_url("**/admin/registry/grant/**")
+    expect(page.get_by_text("Another.").first).to_be_visible()
