@@ -4,6 +4,7 @@ import secrets
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +102,12 @@ class Stage:
 
     def ask(self, server: LiveRegistry | LiveVerifier, place: Scene, path: str, **content: Any) -> Any:
         whose = (place.client_id, place.client_secret)
-        answer = httpx.post(server.url + path, auth=whose, timeout=30, **content)
+        for _ in range(10):
+            answer = httpx.post(server.url + path, auth=whose, timeout=30, **content)
+            if answer.status_code != 503:
+                break
+            # A process that had no processor for a moment cannot say whether its state is fresh.
+            time.sleep(1)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
@@ -142,6 +148,15 @@ def stage(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             assert "Traceback" not in server.log.read_text()
 
 
+@pytest.fixture(autouse=True)
+def nothing_left(stage: Stage) -> Iterator[None]:
+    """`verify_audit` names every grant, also those of the test before."""
+    yield
+    stage.sql(
+        "UPDATE registry_grant SET status = 'revoked', ended_at = now() WHERE status IN ('approved', 'suspended')"
+    )
+
+
 @pytest.fixture
 def place(stage: Stage) -> Scene:
     return scene(stage.web, capabilities=[READ, PAY], envelope={})
@@ -162,8 +177,6 @@ def gives_nothing(stage: Stage, place: Scene, grant: str) -> None:
     forged = stage.run(FORGE, grant)
     assert stage.said(place, forged, PAYMENT) == REFUSED
     assert stage.named() == {grant}
-    # For the next of these tests.
-    stage.sql("UPDATE registry_grant SET status = 'revoked', ended_at = now() WHERE id = %s", grant)
 
 
 def test_DJ_17_what_was_signed_is_good_and_is_not_named(stage: Stage, place: Scene) -> None:
@@ -177,8 +190,12 @@ def test_DJ_17_a_pending_grant_set_to_approved_gives_nothing(stage: Stage, place
     grant = asked_for(stage, place)
     stage.sql(APPROVE, grant)
     gives_nothing(stage, place, grant)
-    assert f"Grant {grant} is approved and is refused" in stage.web.log.read_text()
-    assert f"Grant {grant} is approved and is refused" in stage.lean.log.read_text()
+    assert (
+        f"Refusing approved grant {grant}: no signed approval covers its terms" in stage.web.log.read_text()
+    )
+    assert (
+        f"Refusing approved grant {grant}: no signed approval covers its terms" in stage.lean.log.read_text()
+    )
 
 
 def test_DJ_17_a_denied_grant_cannot_be_set_to_approved(stage: Stage, place: Scene) -> None:
@@ -198,7 +215,6 @@ def test_DJ_17_a_suspended_grant_set_to_approved_gives_no_token(stage: Stage, pl
     assert (nothing.status_code, nothing.json()["error"]) == (400, "invalid_grant")
     assert stage.said(place, token, READ) == REFUSED
     assert stage.named() == {place.grant_id}
-    stage.sql("UPDATE registry_grant SET status = 'revoked', ended_at = now() WHERE id = %s", place.grant_id)
 
 
 def test_DJ_17_terms_that_are_widened_end_the_grant(stage: Stage) -> None:
