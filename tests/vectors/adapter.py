@@ -109,7 +109,7 @@ class ReplayMemory:
 
 
 def present(doc: Case, case: Case, memory: ReplayMemory) -> None:
-    """One request at a service provider, in the order of section 8: token, proof, binding, nonce, spend."""
+    """One request at a service provider, in the order of section 8: token, proof and its nonce, binding, spend."""
     access_token = authorization_header(case["authorization"])
     claims = read_token(doc, access_token, case["now"])
     proof = verify_proof(
@@ -120,8 +120,8 @@ def present(doc: Case, case: Case, memory: ReplayMemory) -> None:
         body=None,
         now=case["now"],
     )
-    check_binding(proof, expected_jkt=claims.jkt)
     check_nonce(proof, accepted=(), required=False)
+    check_binding(proof, expected_jkt=claims.jkt)
     memory.spend(proof.jkt, proof.jti)
 
 
