@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import django
 import psycopg
+
+# Before the command is read that starts a server: it brings models along.
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
+django.setup()
+
+# isort: split
 
 from benchmarks import processes
 from benchmarks.load import Crowd
