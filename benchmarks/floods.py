@@ -114,9 +114,9 @@ def unproven_keys(there: Place, calls: int) -> list[bytes]:
 
 
 PARTS = {
-    "wrong secrets": Part(True, verifications, wrong_secrets),
-    "Accept headers": Part(True, verifications, accepts),
-    "unproven keys": Part(False, agents, unproven_keys),
+    "wrong secrets": Part(lean=True, proven=verifications, flood=wrong_secrets),
+    "Accept headers": Part(lean=True, proven=verifications, flood=accepts),
+    "unproven keys": Part(lean=False, proven=agents, flood=unproven_keys),
 }
 
 

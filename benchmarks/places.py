@@ -1,5 +1,7 @@
 """What is measured, brought up from nothing: databases, Redis, the registry, the verifier, the jobs, and a crowd of agents."""
 
+# ruff: noqa: E402 - Django is set up before anything imports a model
+
 import contextlib
 import os
 import subprocess
@@ -14,7 +16,7 @@ from typing import Any
 import django
 import psycopg
 
-# Before the command is read that starts a server: it brings models along.
+# The command that starts a server imports models.
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
 django.setup()
 
