@@ -54,7 +54,7 @@ def survivors(
     tree: Path, module: Path, chosen: Iterable[Change], stages: Sequence[Sequence[str]]
 ) -> list[Change]:
     """Those of the changes that the tests of no stage notice. Raises RuntimeError where tests fail without any."""
-    source, left = (ROOT / module).read_text(), list(chosen)
+    source, left = (tree / module).read_text(), list(chosen)
     for tests in stages:
         if not (left and tests):
             continue
@@ -85,7 +85,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="agentauth-mutation-") as folder:
         tree = copied(Path(folder))
         for module in given.module:
-            every = changes((ROOT / module).read_text())
+            every = changes((tree / module).read_text())
             if given.lines:
                 first, last = map(int, given.lines.split("-"))
                 every = [each for each in every if first <= each.line <= last]

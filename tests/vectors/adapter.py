@@ -86,7 +86,7 @@ def read_token(doc: Case, compact: str, now: int) -> TokenClaims:
         expected_issuer=doc["issuer"],
         expected_audience=doc["audience"],
         now=now,
-    )
+    )[1]
 
 
 def token_outcome(doc: Case, case: Case) -> AgentAuthError | None:

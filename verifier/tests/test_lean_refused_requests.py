@@ -189,7 +189,7 @@ def a_defect(both: Both, place: Scene, path: str) -> Iterator[Make]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ProvedTokens, "verify", fails)
-        patch.setattr(introspection, "verify_access_token", fails)
+        patch.setattr(introspection, "verify_token", fails)
         yield lambda: good(place, path)
 
 
