@@ -25,7 +25,7 @@ READ = {"type": "read", "resource": "calendar"}
 AGENTS = 100
 # Above what is answered: each connection asks again as soon as it has its answer.
 UNBOUNDED = 100_000.0
-CONNECTIONS = 8
+CONNECTIONS, STRANGERS = 8, 32
 OWN = "/v1/agents/me"
 MAX_ACCEPT = 500
 Requests = Callable[[Place, int], list[bytes]]
@@ -128,9 +128,9 @@ def turn(there: Place, part: Part, given: argparse.Namespace, guess: float, calm
     if sent:
         flooding.start()
         time.sleep(given.settle)
-    before, began = sum(there.cpu().values()), time.monotonic()
+    before, began = _cpu(there), time.monotonic()
     tally, _ = open_loop(there.server.url, asked, rate=UNBOUNDED, batch=1, connections=CONNECTIONS)
-    seconds, cpu = time.monotonic() - began, (sum(there.cpu().values()) - before) * 1e6
+    seconds, cpu = time.monotonic() - began, (_cpu(there) - before) * 1e6
     if sent:
         flooding.terminate()
         flooding.join()
@@ -139,12 +139,24 @@ def turn(there: Place, part: Part, given: argparse.Namespace, guess: float, calm
         raise RuntimeError(f"proven callers were refused: {tally}")
     if calm is None:
         return Turn(right / seconds, cpu / right, 0.0)
-    floods = given.rate * seconds
-    return Turn(right / seconds, calm.proven_us, (cpu - right * calm.proven_us) / floods)
+    return Turn(
+        right / seconds, calm.proven_us, alone_us(there, sent[: int(given.rate * given.seconds)], given)
+    )
+
+
+def alone_us(there: Place, sent: list[bytes], given: argparse.Namespace) -> float:
+    """CPU µs of a stranger's request, with nobody beside; their address is over its limit by now."""
+    before = _cpu(there)
+    tally, _ = open_loop(there.server.url, sent, rate=given.rate, batch=1, connections=STRANGERS)
+    return (_cpu(there) - before) * 1e6 / tally.answered
+
+
+def _cpu(there: Place) -> float:
+    return sum(seconds for name, seconds in there.cpu().items() if name != "jobs")
 
 
 def _flood(url: str, requests: list[bytes], rate: float) -> None:
-    open_loop(url, requests, rate=rate, batch=1, connections=CONNECTIONS)
+    open_loop(url, requests, rate=rate, batch=1, connections=STRANGERS)
 
 
 def measure(name: str, given: argparse.Namespace) -> None:

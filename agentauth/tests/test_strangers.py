@@ -10,11 +10,13 @@ from agentauth import asgi, http_errors
 from audit.models import Event
 from audit.refusals import Batches
 from registry import rate_limits
+from registry.services.credentials import find_by_credentials
 from registry.tests.cast import basic
 from tests.contract.scenarios import one_call_a_minute
 from tests.equal import VERIFY, Ask, Both, ask
 from tests.equal import both as both  # noqa: PLC0414 — a fixture
 from tests.equal import served as served  # noqa: PLC0414 — a fixture
+from verifier.services import following
 from verifier.tests.scene import LOOK, Scene, scene
 
 pytestmark = [pytest.mark.redis, pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
@@ -65,6 +67,26 @@ def test_SA_10_nor_does_one_with_another_accept_header(both: Both, handed_on: li
     handed_on.clear()
     assert both.at_endpoint(wrong(place, accept=accept)) == plain
     assert handed_on == []
+
+
+def test_SA_10_a_wrong_secret_is_looked_up_once_between_two_looks(
+    both: Both, handed_on: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, looked_up, find = scene(), [], find_by_credentials
+
+    def hearing(pairs: Any) -> Any:
+        looked_up.extend(pairs)
+        return find(pairs)
+
+    monkeypatch.setattr(following, "find_by_credentials", hearing)
+    guessed(both, place)
+    guess = wrong(place)
+    for looks in (1, 2):
+        both.running.look()
+        looked_up.clear()
+        for _ in range(3):
+            assert both._lean(guess)[0] == 429, looks
+        assert len(looked_up) == 1
 
 
 def test_SA_10_what_was_refused_at_once_is_in_the_next_event(

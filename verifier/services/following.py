@@ -31,12 +31,12 @@ _MOST_PROVIDERS: Final = 4_096
 # Rows of one query: so few that reading them does not hold the loop's thread up.
 _BATCH: Final = 200
 _MOST_WAITING: Final = 20_000
-# Wrong credentials are never held, and each guess is a query: those have one thread and a queue
-# of their own, shorter than all that is answered at once: guesses leave room for those who are known.
+# Each guess of credentials is a lookup: those have one thread and a queue of their own, shorter
+# than all that is answered at once: guesses leave room for those who are known.
 _MOST_UNPROVED: Final = 128
-# So long after a query the next one begins (s): 40 a second, some 4 % of a core, however many guess. Whoever comes to an
+# So long after a query the next one begins (s): 20 a second, some 4 % of a core, however many guess. Whoever comes to an
 # idle process does not wait.
-_GUESSES_PAUSE: Final = 0.025
+_GUESSES_PAUSE: Final = 0.05
 # Of the tokens that are over, how many are given up at each look: so few that nobody waits for it.
 _MOST_ENDED: Final = 1_000
 _START_SECONDS: Final = 10.0
@@ -66,6 +66,8 @@ class Follower:
         self._keys: Mapping[str, TokenKey] | None = None
         self._states: Copies[str, Known] = Copies(_MOST_STATES, attrgetter("rests_on"))
         self._providers: Copies[bytes, ServiceProvider] = Copies(_MOST_PROVIDERS, _rests_on)
+        # As many as can be read between two looks.
+        self._refused: set[bytes] = set()
         self._state_loads = Loads(
             known_tokens,
             keep=self._states.keep,
@@ -126,12 +128,15 @@ class Follower:
     async def provider(self, authorization: str) -> ServiceProvider | None:
         """The active service provider whose credentials this header (`Basic …`) holds; None where they are refused.
 
-        Held is only a yes, by the header's digest. Raises TemporarilyUnavailableError.
+        Held by the header's digest: a yes until it changes, a no until the next look. Raises TemporarilyUnavailableError.
         """
-        held = self._providers.get(credentials_digest(authorization))
-        if held is None:
+        digest = credentials_digest(authorization)
+        held = self._providers.get(digest)
+        if held is None and digest not in self._refused:
             self._missed("credentials")
             held = await self._provider_loads.get(authorization)
+            if held is None:
+                self._refused.add(digest)
         return held
 
     def token_keys(self) -> Mapping[str, TokenKey]:
@@ -170,6 +175,7 @@ class Follower:
 
     def _hear(self, news: News) -> None:
         """Forget first, then count as younger: an answer in between is at worst one that is read anew."""
+        self._refused.clear()
         if news.everything:
             self._states.clear()
             self._providers.clear()
