@@ -21,11 +21,18 @@ from django.middleware.clickjacking import XFrameOptionsMiddleware
 from django.middleware.security import SecurityMiddleware
 
 from agentauth import health, metrics
-from agentauth.http_errors import STATUSES, ServerError, body_of, domain_error, headers_of
+from agentauth.http_errors import STATUSES, ServerError, body_of, domain_error, headers_of, is_held_back
 from agentauth.middleware import SecurityHeadersMiddleware
-from agentauth.protocol.errors import AgentAuthError, InvalidStateError, TemporarilyUnavailableError
+from agentauth.protocol.errors import (
+    AgentAuthError,
+    InvalidStateError,
+    RateLimitedError,
+    TemporarilyUnavailableError,
+)
+from agentauth.proxies import client_address
 from agentauth.startup import START, StartRefusedError, verifier_role_is_bounded
 from agentauth.tally import Tally
+from registry import rate_limits
 from verifier.endpoint import BESIDE, Edge, Endpoint, Request, Response, Scope, rendered
 from verifier.services import home
 from verifier.services.following import Follower
@@ -39,14 +46,17 @@ logger = logging.getLogger(__name__)
 _THREADS: Final = {"handed on": 4, "probes": 2, "alive": 1}
 # How many requests may wait for the threads of each kind.
 _MAX_WAITING: Final = 64
+# What counts wrong credentials by the address they came from, once the view refused them.
+JUDGING: Final = frozenset({b"/v1/verify", b"/v1/verify/batch", b"/v1/introspect"})
 _NO_ROOM: Final = "Too many calls at once. Try again shortly."
 
 
 class Delegate:
     """Django's WSGI application, in threads of its own: the request arrives there as it would at the web server."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: Tally, follower: Follower) -> None:
         self._tally = tally
+        self._follower = follower
         self._threads = {kind: ThreadPoolExecutor(count, kind) for kind, count in _THREADS.items()}
         self._waiting = dict.fromkeys(_THREADS, 0)
 
@@ -65,8 +75,9 @@ class Delegate:
             threads.shutdown()
 
     async def __call__(self, request: Request) -> Response:
-        """Raises TemporarilyUnavailableError where too many wait already."""
+        """Raises TemporarilyUnavailableError where too many wait already, and RateLimitedError, see `check_stranger`."""
         kind = _kind(request.scope["raw_path"])
+        await check_stranger(request, self._follower)
         if self._waiting[kind] >= _MAX_WAITING:
             raise TemporarilyUnavailableError(_NO_ROOM)
         # It may be the metrics that are asked for.
@@ -79,6 +90,33 @@ class Delegate:
             )
         finally:
             self._waiting[kind] -= 1
+
+
+async def check_stranger(request: Request, follower: Follower) -> None:
+    """Refuse with 429 what the Django view would, without the view, which takes ten times as long.
+
+    Raises RateLimitedError where the caller's credentials are wrong, wrong ones used up the allowance of this address,
+    and no event is due: an event, the view records. In plain JSON, whatever Accept says.
+    """
+    path = request.scope["raw_path"]
+    if path not in JUDGING or request.scope["method"] != "POST":
+        return
+    head = request.head
+    authorization = head.headers.get(b"authorization")
+    if authorization is None or follower.held_provider(head.digest) is not None:
+        return
+    try:
+        rate_limits.check(rate_limits.ADDRESS, _address(request.scope))
+    except RateLimitedError:
+        # Good credentials that are not held yet are good at any address.
+        if await follower.provider(authorization.decode("latin-1")) is not None:
+            return
+        if is_held_back(f"POST {path.decode()[1:]}"):
+            raise
+
+
+def _address(scope: Scope) -> str:
+    return client_address(environ(scope, b""), hops=settings.TRUSTED_PROXIES)
 
 
 def _kind(path: bytes) -> str:
@@ -220,7 +258,10 @@ async def start() -> tuple[LeanVerifier, Edge]:
     await verifier.start()
     tally.begin()
     return verifier, Edge(
-        delegate=Delegate(tally), failed=failed, observe=tally.request, headers=standing_headers()
+        delegate=Delegate(tally, verifier.follower),
+        failed=failed,
+        observe=tally.request,
+        headers=standing_headers(),
     )
 
 

@@ -180,6 +180,11 @@ def recorded(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuth
     return error
 
 
+def is_held_back(route: str) -> bool:
+    """Count a stranger's call that the rate limits refuse. False, and not counted, where `recorded` would write an event."""
+    return _batches.hold(f"{route} anonymous ", now=time.monotonic())
+
+
 def _unrecordable() -> AgentAuthError | None:
     """Why no refusal can be recorded now: in a database that was set back, an event would begin another history."""
     try:

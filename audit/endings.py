@@ -38,38 +38,6 @@ ENDINGS: Final[Mapping[str, str]] = {
     kinds.KEY_DISABLED: "data.kid",
     kinds.KEY_CERTIFICATE_REVOKED: "data.serial",
 }
-# All other kinds of event, by the reason why a restore need not repeat them. A new kind belongs here or above.
-NOT_REPEATED: Final[Mapping[str, frozenset[str]]] = {
-    "It takes no right away.": frozenset({
-        kinds.REQUEST_REFUSED, kinds.REFUSALS_SUPPRESSED, kinds.STORE_MOVED, kinds.SETTINGS_RECORDED,
-        kinds.KEY_PUBLISHED, kinds.KEY_ACTIVATED, kinds.KEY_CERTIFIED,
-        kinds.HUMAN_CREATED, kinds.HUMAN_RESUMED, kinds.HUMAN_CHANGED,
-        kinds.SERVICE_PROVIDER_CREATED, kinds.SERVICE_PROVIDER_RESUMED,
-        kinds.ENROLMENT_CODE_CREATED, kinds.SETUP_CODE_CREATED, kinds.PASSKEY_CREATED,
-        kinds.AGENT_REGISTERED, kinds.AGENT_RESUMED,
-        kinds.GRANT_REQUESTED, kinds.GRANT_APPROVED, kinds.GRANT_RESUMED, kinds.GRANT_RELEASED,
-        kinds.TOKEN_ISSUED, kinds.DECISION_DENIED, kinds.DECISION_REPEATED, kinds.DECISION_REHEARSED,
-        kinds.PRESENCE_BEGUN, kinds.HOME_LEFT, kinds.HOME_BEGAN, kinds.CLOCK_OFF,
-        kinds.HISTORY_CONTINUED, kinds.HISTORY_CLOSED, kinds.BREAK_SIGNED,
-        kinds.HUMAN_SIGNED_IN, kinds.HUMAN_VERIFIED, kinds.SECOND_STEP_TAKEN,
-    }),
-    "Continuing after a restore ends all sessions, codes, links and requests.": frozenset({
-        kinds.HUMAN_SESSIONS_ENDED, kinds.HUMAN_SIGNED_OUT, kinds.PRESENCE_ENDED, kinds.ENROLMENT_CODE_FAILED,
-        kinds.AGENT_CLAIMED, kinds.AGENT_CLAIM_RENEWED, kinds.AGENT_CLAIM_FAILED,
-        kinds.GRANT_DENIED, kinds.GRANT_WITHDRAWN,
-    }),
-    "Each approved grant waits for its person, and has a version that earlier tokens and confirmations do not have.": frozenset({
-        kinds.GRANT_VERSION_RAISED, kinds.TOKEN_REVOKED, kinds.DECISION_ALLOWED, kinds.DECISIONS_LOST,
-        kinds.CONFIRMATION_REQUESTED, kinds.CONFIRMATION_CONFIRMED, kinds.CONFIRMATION_DENIED,
-        kinds.CONFIRMATION_EXPIRED,
-    }),
-    "Its row says when it ends.": frozenset({kinds.AGENT_EXPIRED, kinds.AGENT_DELETED, kinds.GRANT_EXPIRED}),
-    "Each passkey that it removed has an event of its own.": frozenset({kinds.HUMAN_RECOVERED}),
-    "It changes terms, which each person sees again before they sign; the agent or an operator repeats the change.": frozenset({
-        kinds.AGENT_MANIFEST_RENEWED, kinds.AGENT_MANIFEST_CHANGED,
-        kinds.SERVICE_PROVIDER_AUDIENCE_CHANGED, kinds.SERVICE_PROVIDER_ALLOWED_CHANGED,
-    }),
-}  # fmt: skip
 _NAME: Final = re.compile(r"[0-9]{20}(\.[0-9]+)?\.json", re.ASCII)
 # The most endings in one object: a larger object would exceed MAX_SMALL_BYTES and could not be read back.
 _MOST: Final = 8_000

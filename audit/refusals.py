@@ -53,6 +53,14 @@ class Batches:
             self._next_at[key] = now + self._seconds
             return count
 
+    def hold(self, key: str, *, now: float) -> bool:
+        """Whether `add` would have this refusal wait; then it is counted. Where it is to be written, nothing is counted."""
+        with self._lock:
+            if now >= self._next_at.get(key, now):
+                return False
+            self._waiting[key] = self._waiting.get(key, 0) + 1
+            return True
+
 
 def count_refusal(*, route: str, error: str, at: datetime, count: int = 1) -> bool:
     """Count `count` refusals, one of which would be an event; True while the minute's allowance of events lasts.

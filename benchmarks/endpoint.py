@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import uuid
+import zoneinfo
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from types import SimpleNamespace
@@ -37,6 +38,8 @@ from gunicorn.config import Config
 
 from agentauth import asgi
 from agentauth.protocol.encoding import b64u_decode, read_object
+from agentauth.protocol.envelope import DEFAULT_MAXIMA
+from agentauth.protocol.windows import DAYS
 from agentauth.receiving_asgi import Connection, Worker
 from agentauth.tally import Tally
 from registry.models import Grant, Human, Token
@@ -54,6 +57,16 @@ from verifier.stores.scripts import Script
 
 CONNECTIONS = 8
 ROUND = 496
+YES, CLOSED = b'"valid":true', b'"outside_time_window"'
+# One that is always open; and as many as a grant may have, in zones of their own, all closed for days.
+ZONES = sorted(zoneinfo.available_timezones())[::30][: DEFAULT_MAXIMA.allowed_time_windows]
+OPEN = [{"days": list(DAYS), "start": "00:00", "end": "24:00", "zone": "Europe/Berlin"}]
+
+
+def closed(now: datetime) -> list[dict[str, Any]]:
+    """Windows that open in three days at the earliest."""
+    day = DAYS[(now.weekday() + 4) % len(DAYS)]
+    return [{"days": [day], "start": "09:00", "end": "17:00", "zone": zone} for zone in ZONES]
 
 
 class Knowing(Follower):
@@ -112,8 +125,8 @@ class Taking(asyncio.Transport):
         self.taken.append(data)
 
 
-def known(place: steps.Stage, now: datetime) -> Known:
-    """The rows of the token as they would have been read."""
+def known(place: steps.Stage, now: datetime, windows: list[dict[str, Any]]) -> Known:
+    """The rows of the token as they would have been read; a grant without `windows` has no such limit."""
     claims = cast("dict[str, Any]", read_object(b64u_decode(place.token.split(".")[1])))
     later = now + timedelta(hours=1)
     human = Human(id=uuid.uuid4(), status=Human.Status.ACTIVE)
@@ -129,7 +142,7 @@ def known(place: steps.Stage, now: datetime) -> Known:
         version=1,
         valid_until=later,
         capabilities=[steps.CAPABILITY],
-        envelope=steps.ENVELOPE,
+        envelope=steps.ENVELOPE | ({"allowed_time_windows": windows} if windows else {}),
     )
     token = Token(jti=claims["jti"], jkt=agent.jkt, grant=grant, grant_version=1, expires_at=later)
     return known_of(TokenState(token, grant, agent, human, provider, receipt_kid="a receipt key"))
@@ -174,9 +187,11 @@ async def cpu_us(connections: Sequence[Connection], requests: Sequence[bytes]) -
     return taken[2:]
 
 
-async def measured(place: steps.Stage, now: datetime) -> list[float]:
-    """All requests of the stage, asked of an endpoint made here. Raises RuntimeError where one is not answered with yes."""
-    follower, tally = Knowing(place, known(place, now)), Tally()
+async def measured(
+    place: steps.Stage, now: datetime, windows: list[dict[str, Any]], expected: bytes
+) -> list[float]:
+    """All requests of the stage, asked of an endpoint made here. Raises RuntimeError where an answer is not the expected."""
+    follower, tally = Knowing(place, known(place, now, windows)), Tally()
     home.LEASE._last = home._Look(
         Tenure(1, "redis", frozenset(), now),
         leaving=False,
@@ -201,9 +216,9 @@ async def measured(place: steps.Stage, now: datetime) -> list[float]:
     head = f"POST /v1/verify HTTP/1.1\r\nHost: localhost:8000\r\nContent-Type: application/json\r\nAuthorization: Basic {secret}\r\n"
     requests = [f"{head}Content-Length: {len(each)}\r\n\r\n".encode() + each for each in place.bodies]
     costs = await cpu_us(connections, requests)
-    yes = sum(b'"valid":true' in answer for line in lines for answer in line.taken)
-    if yes != len(requests):
-        raise RuntimeError(f"{len(requests) - yes} of {len(requests)} were not answered with yes")
+    right = sum(expected in answer for line in lines for answer in line.taken)
+    if right != len(requests):
+        raise RuntimeError(f"{len(requests) - right} of {len(requests)} were not answered with {expected!r}")
     return costs
 
 
@@ -218,17 +233,23 @@ def main() -> None:
     given = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
     print("| signature | CPU µs of a request | of a bare signature check | ratio |\n|---|---|---|---|")
-    for alg in ("EdDSA", "ES256"):
+    parts: list[tuple[str, str, Callable[[datetime], list[dict[str, Any]]], bytes]] = [
+        ("EdDSA", "EdDSA", lambda _: [], YES),
+        ("ES256", "ES256", lambda _: [], YES),
+        ("EdDSA, an open window", "EdDSA", lambda _: OPEN, YES),
+        ("EdDSA, 16 closed windows", "EdDSA", closed, CLOSED),
+    ]
+    for name, alg, windows, expected in parts:
         now = timezone.now()
         steps.NOW, steps.SECONDS = now, int(now.timestamp())
         place = steps.stage(cast("Any", alg), ROUND * (2 + given.rounds))
         check = next(iter(steps.bare(place).values()))
         unit = bare(check, ROUND * given.rounds)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            cost = runner.run(measured(place, now))
+            cost = runner.run(measured(place, now, windows(now), expected))
         shown = [f"{statistics.median(each):.1f} ({min(each):.1f}–{max(each):.1f})" for each in (cost, unit)]
         ratio = statistics.median(cost) / statistics.median(unit)
-        print(f"| {alg} | {shown[0]} | {shown[1]} | {ratio:.2f} |", flush=True)
+        print(f"| {name} | {shown[0]} | {shown[1]} | {ratio:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

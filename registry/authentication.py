@@ -30,10 +30,10 @@ from agentauth.protocol.errors import (
 from audit.services import Actor
 from registry import rate_limits
 from registry.models import Agent, Human, ServiceProvider
+from registry.services.credentials import authenticate_service_provider
 from registry.services.keys import bar_disclosed_key, holder_of
 from registry.services.nonces import REGISTRY, nonces_of
 from registry.services.proofs import spend_proof
-from registry.services.service_providers import authenticate_service_provider
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 

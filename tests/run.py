@@ -16,7 +16,7 @@ from tests.vectors.shared import ABSENT, SECURITY
 
 APPS = ["agentauth", "audit", "kms", "registry", "verifier", "approvals"]
 # Whose tests run with those of the apps. Those in the other folders of tests/ bear a mark of the stage they belong to.
-UNIT_FOLDERS = ["tests/contract", "tests/vectors", "tests/campaign"]
+UNIT_FOLDERS = ["tests/contract", "tests/vectors", "tests/campaign", "tests/mutation"]
 # Of every hundred branches in each of these, the unit tests alone take so many.
 COVERED = ["agentauth/protocol", "registry", "verifier", "approvals", "kms", "audit"]
 FLOOR = 95

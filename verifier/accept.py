@@ -6,6 +6,8 @@ from typing import Final
 
 # Browsers and libraries send up to some 200 bytes; what is longer is not kept.
 MAX_BYTES: Final = 512
+# A browser sends some 12 ranges and weights; 512 bytes could hold 512, which take 0.3 ms to read.
+_MAX_PARTS: Final = 32
 # How specific a range is that holds our type.
 _RANKS: Final = {b"application/json": 2, b"application/*": 1, b"*/*": 0}
 _WEIGHT: Final = re.compile(rb"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
@@ -17,9 +19,12 @@ def takes_json(header: bytes | None) -> bool:
     """Whether the lines of Accept, None where there is none, take `application/json` without parameters.
 
     False also for a range of JSON with a parameter of its own (`indent=4`), for what is malformed, and for more than
-    MAX_BYTES: the view decides about these.
+    MAX_BYTES or _MAX_PARTS: the view decides about these.
     """
-    return header is None or (len(header) <= MAX_BYTES and _takes_json(header))
+    if header is None:
+        return True
+    is_short = len(header) <= MAX_BYTES and header.count(b",") + header.count(b";") < _MAX_PARTS
+    return is_short and _takes_json(header)
 
 
 @lru_cache(maxsize=256)

@@ -335,15 +335,10 @@ def _violations(granted: Capability, action: Action) -> tuple[Violation, ...]:
     return tuple(broken)
 
 
-def covers(granted: Capability, action: Action) -> bool:
-    """Does `granted` permit `action`? Total, and the only place that says yes (docs/protocol.md section 3)."""
-    return choose((granted,), action).capability is not None
-
-
 def choose(granted: Sequence[Capability], action: Action) -> Choice:
-    """The first capability of the grant that covers `action`; one suffices, they are never combined.
+    """The first capability of the grant that covers `action`: the only place that says yes (docs/protocol.md section 3).
 
-    If none does, the violations are those of the first that matches type and resource.
+    One suffices, they are never combined. Total. If none does, the violations are those of the first that matches type and resource.
     """
     # Kind and resource first: an agent must not learn the limits of resources it was never granted.
     matching = [

@@ -122,11 +122,6 @@ def cosign_checkpoint(checkpoint: Checkpoint, *, name: str, signer: Signer, at: 
     return cosign_text(checkpoint.text, name=name, signer=signer, at=at)
 
 
-def with_signatures(note: Note, added: Iterable[Signature]) -> str:
-    """The note with further signature lines after its own, each line once. Raises NoteError, also for too many."""
-    return format_note(note.text, dict.fromkeys((*note.signatures, *added)))
-
-
 def parse_size(text: str) -> int:
     """An index or size as its texts write it: ASCII decimal, no leading zero, at most 2^63 − 1. Raises NoteError."""
     if not _DECIMAL.fullmatch(text) or (size := int(text)) > MAX_SIZE:

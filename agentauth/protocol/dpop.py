@@ -2,9 +2,9 @@
 
 import hmac
 import re
-from collections.abc import Collection, Mapping, Sequence
+import threading
+from collections.abc import Collection, Sequence
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Final
 
 from .encoding import b64u_encode, sha256
@@ -50,6 +50,9 @@ _MAX_KEPT_HEADER: Final = 512
 _KEPT_TOKENS: Final = 4_096
 # Usual ones have 900 letters.
 _MAX_KEPT_TOKEN: Final = 2_048
+# The keys of verified tokens by the header that named them in a proof, oldest first. One agent sends one header.
+_BOUND_KEYS: Final[dict[str, PublicKey]] = {}
+_KEEPING: Final = threading.Lock()
 # RFC 9110 section 11.2 (token68): a second credential joined on by a comma, or any space, does not match.
 _AUTHORIZATION: Final = re.compile(r"([A-Za-z]+) +([A-Za-z0-9._~+/-]+=*)")
 
@@ -67,7 +70,7 @@ class VerifiedProof:
     """A proof whose every claim was checked against the request. It is not yet known to be fresh in replay memory.
 
     `spent_until` (unix seconds) is how long (`jkt`, `jti`) must be remembered; `nonce` is what the proof carries,
-    to be judged by `check_nonce`; `body_hash` is its `bh` as sent.
+    to be judged by `check_nonce`; `body_hash` is its `bh` as sent. `header` is the first segment, as sent.
     """
 
     key: PublicKey
@@ -77,6 +80,7 @@ class VerifiedProof:
     spent_until: int
     nonce: str | None
     body_hash: str | None
+    header: str
 
 
 def verify_proof(
@@ -100,7 +104,7 @@ def verify_proof(
     InvalidRequestError when `expected_url` itself is not a URL we compare.
     """
     # 1. to 3.
-    key, claims = _prove_signature(compact)
+    key, header, claims = _prove_signature(compact)
     # 4.
     jti = _text(claims, "jti")
     if len(jti) > MAX_JTI_LENGTH:
@@ -118,7 +122,7 @@ def verify_proof(
     _check_access_token(claims, access_token)
     # 9.
     body_hash = _check_body(claims, body, required=require_body_hash)
-    return VerifiedProof(key, key.thumbprint, jti, iat, iat + SPEND_SECONDS, nonce, body_hash)
+    return VerifiedProof(key, key.thumbprint, jti, iat, iat + SPEND_SECONDS, nonce, body_hash, header)
 
 
 def check_nonce(proof: VerifiedProof, *, accepted: Collection[str], required: bool) -> None:
@@ -139,10 +143,16 @@ def check_binding(proof: VerifiedProof, *, expected_jkt: str) -> None:
     """Check that the proof's key is the one the token names in `cnf.jkt` (RFC 9449 section 6.1).
 
     Until this passed, the proof shows only that somebody holds some key. Raises InvalidTokenError (`binding`): the
-    proof is good, but the token is not this key's.
+    proof is good, but the token is not this key's. `expected_jkt` comes from a verified token, so the key is kept and
+    the agent's next proof is read faster. Keys of strangers, whose signatures hold too, never take its place.
     """
     if proof.jkt != expected_jkt:
         raise InvalidTokenError("The token is bound to another key.", reason="binding")
+    if proof.header not in _BOUND_KEYS and len(proof.header) <= _MAX_KEPT_HEADER:
+        with _KEEPING:
+            if len(_BOUND_KEYS) >= _KEPT_HEADERS:
+                del _BOUND_KEYS[next(iter(_BOUND_KEYS))]
+            _BOUND_KEYS[proof.header] = proof.key
 
 
 def make_proof(
@@ -198,13 +208,20 @@ def single_header(lines: Sequence[str]) -> str:
     return lines[0]
 
 
-def _prove_signature(compact: str) -> tuple[PublicKey, dict[str, object]]:
+def _prove_signature(compact: str) -> tuple[PublicKey, str, dict[str, object]]:
     try:
         # 1. and 2. The key is the attacker's to choose: this proves only who holds it, the caller proves who that is.
         segment, payload, signing_input, signature = split_compact(compact)
-        key, header = (_kept_header if len(segment) <= _MAX_KEPT_HEADER else _header)(segment)
+        key = _BOUND_KEYS.get(segment)
+        if key is None:
+            header = read_header(segment)
+            # Every caller compares the key's thumbprint with a token's, an agent's or a manifest's.
+            key = parse_jwk(header.get("jwk"), registered=True)
+        else:
+            # Its text passed these checks with this key.
+            header = {"alg": key.alg, "typ": TYP}
         # 3.
-        return key, proved_claims(header, payload, signing_input, signature, key, expected_typ=TYP)
+        return key, segment, proved_claims(header, payload, signing_input, signature, key, expected_typ=TYP)
     except InvalidSignatureError:
         raise InvalidProofError("The proof's signature does not verify.", reason="signature") from None
     except PrivateMemberError as error:
@@ -213,20 +230,6 @@ def _prove_signature(compact: str) -> tuple[PublicKey, dict[str, object]]:
         raise InvalidProofError(error.description, reason="malformed") from None
     except AgentAuthError as error:
         raise InvalidProofError(error.description, reason="malformed") from None
-
-
-def _header(segment: str) -> tuple[PublicKey, Mapping[str, object]]:
-    """The key of a proof's header, and the two members that are looked at later; nothing in either can be changed."""
-    header = read_header(segment)
-    typ = header.get("typ")
-    # A `typ` that is no text equals none that is asked for, and neither does None.
-    kept = {"alg": header["alg"], "typ": typ if isinstance(typ, str) else None}
-    # Every caller compares the key's thumbprint with a token's, an agent's or a manifest's (check_binding).
-    return parse_jwk(header.get("jwk"), registered=True), MappingProxyType(kept)
-
-
-# The same letters in every proof of one agent. An error is not kept: what is refused is read again each time.
-_kept_header = lru_cache(maxsize=_KEPT_HEADERS)(_header)
 
 
 def _text(claims: dict[str, object], name: str) -> str:

@@ -10,11 +10,6 @@ _MAX_MS = (1 << 48) - 1
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
-def uuid7(unix_ms: int, entropy: bytes) -> uuid.UUID:
-    """`uuid7_text`, as a UUID."""
-    return uuid.UUID(uuid7_text(unix_ms, entropy))
-
-
 def uuid7_text(unix_ms: int, entropy: bytes) -> str:
     """UUIDv7 (RFC 9562 section 5.7): `unix_ms` milliseconds since 1970, `entropy` exactly 10 bytes, of which 74 bits are used.
 

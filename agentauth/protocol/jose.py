@@ -25,18 +25,6 @@ class UnverifiedJws:
     signing_input: bytes
     signature: bytes
 
-    @property
-    def alg(self) -> str:
-        """The header's `alg`, one of ALLOWED_ALGS."""
-        return str(self.header["alg"])
-
-    def verify_signature(self, key: PublicKey) -> None:
-        """Check the signature under `key`. Raises InvalidSignatureError, also when `alg` is not the key's own.
-
-        For callers that must tell a forged object from one of another kind; they still owe the check of `typ`.
-        """
-        key.verify(self.signing_input, self.signature, alg=self.alg)
-
 
 @per_call(frozen=True, slots=True)
 class VerifiedJws:
@@ -126,13 +114,6 @@ def proved_claims(
         raise EncodingError(f"The signed object is not of the kind {expected_typ}.")
     # 3.
     return read_object(payload, max_bytes=len(payload))
-
-
-def verify_compact(
-    text: str, key: PublicKey, *, expected_typ: str, max_bytes: int = MAX_BYTES
-) -> VerifiedJws:
-    """`parse_compact`, then `verify_jws`. Raises EncodingError and InvalidSignatureError."""
-    return verify_jws(parse_compact(text, max_bytes=max_bytes), key, expected_typ=expected_typ)
 
 
 def signing_input(

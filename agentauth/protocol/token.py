@@ -163,17 +163,12 @@ def verify_token(
     expected_issuer: str,
     expected_audience: str,
     now: int,
-) -> TokenClaims:
-    """Both steps of reading, in the order production always takes them. Raises InvalidTokenError."""
-    return read_claims(
-        verify_access_token(
-            compact,
-            keys=keys,
-            expected_issuer=expected_issuer,
-            expected_audience=expected_audience,
-            now=now,
-        )
+) -> tuple[VerifiedToken, TokenClaims]:
+    """Both steps of reading, and what each of them gives. Raises InvalidTokenError."""
+    token = verify_access_token(
+        compact, keys=keys, expected_issuer=expected_issuer, expected_audience=expected_audience, now=now
     )
+    return token, read_claims(token)
 
 
 def verify_access_token(

@@ -23,11 +23,17 @@ _TIME: Final = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
 _HOST_ZONES: Final = frozenset({"localtime", "Factory", "posixrules"})
 # A weekly window can fall wholly into a skipped hour or a skipped day, but not twice running: two weeks and a day.
 _SEARCH_DAYS: Final = 15
+# Lists of windows whose next opening is kept: as many grants as call a process within a minute, some 2 kB each.
+_KEPT_OPENINGS: Final = 4_096
 
 
 @lru_cache(maxsize=1)
 def _zone_names() -> frozenset[str]:
     return frozenset(zoneinfo.available_timezones()) - _HOST_ZONES
+
+
+# Python keeps eight zones and reads the file of any other again at each call. There are some 600 names.
+_zone = lru_cache(maxsize=1_024)(zoneinfo.ZoneInfo)
 
 
 def parse_zone(obj: object, where: str) -> str:
@@ -65,7 +71,7 @@ class TimeWindow:
 
     def is_open(self, now: datetime) -> bool:
         """Is the aware instant `now` inside?"""
-        return self.holds(now.astimezone(zoneinfo.ZoneInfo(self.zone)))
+        return self.holds(now.astimezone(_zone(self.zone)))
 
     def lies_inside(self, old: "TimeWindow") -> bool:
         """Is every wall time of this window in `old`, same zone, each day being a day of `old`?"""
@@ -137,10 +143,22 @@ def seconds_until(instant: datetime, now: datetime) -> int:
     return max(1, -((now - instant) // timedelta(seconds=1)))
 
 
-def next_opening(windows: Iterable[TimeWindow], now: datetime) -> datetime | None:
-    """The first instant (UTC) after `now` at which one of the windows is open, or None if none opens in two weeks."""
+def next_opening(windows: tuple[TimeWindow, ...], now: datetime) -> datetime | None:
+    """The first instant (UTC) after `now` at which one of the windows is open, or None if none opens in two weeks.
+
+    Searching costs ten times as much as the rest of a refusal, so the search happens once a minute for each list.
+    """
+    opening = _kept_opening(windows, now.astimezone(UTC).replace(second=0, microsecond=0))
+    # Some clocks of the past changed within a minute, so a window can open and close between two of its seconds.
+    return opening if opening is None or opening > now else _search_opening(windows, now)
+
+
+def _search_opening(windows: tuple[TimeWindow, ...], now: datetime) -> datetime | None:
     openings = (next((at for at in _edges(window, now) if window.is_open(at)), None) for window in windows)
     return min((at for at in openings if at is not None), default=None)
+
+
+_kept_opening = lru_cache(maxsize=_KEPT_OPENINGS)(_search_opening)
 
 
 def _edges(window: TimeWindow, now: datetime) -> list[datetime]:
@@ -148,7 +166,7 @@ def _edges(window: TimeWindow, now: datetime) -> list[datetime]:
 
     A change of the clock can jump into a window (spring) or back into one that had closed (autumn).
     """
-    zone = zoneinfo.ZoneInfo(window.zone)
+    zone = _zone(window.zone)
     today = now.astimezone(zone).date()
     hour, minute = divmod(window.start, 60)
     found: set[datetime] = set()
@@ -208,7 +226,7 @@ def period_start(period: str, zone: str, now: datetime) -> str:
 
     ISO dates sort as text, which lets a ledger notice a clock that went backwards.
     """
-    first = _first_day(period, now.astimezone(zoneinfo.ZoneInfo(zone)).date())
+    first = _first_day(period, now.astimezone(_zone(zone)).date())
     return "total" if first is None else first.isoformat()
 
 
@@ -217,7 +235,7 @@ def period_end(period: str, zone: str, now: datetime) -> datetime | None:
 
     Where midnight itself is skipped (Beirut in spring), or the whole day (Apia in 2011), that is the change itself.
     """
-    info = zoneinfo.ZoneInfo(zone)
+    info = _zone(zone)
     first = _first_day(period, now.astimezone(info).date())
     if first is None:
         return None

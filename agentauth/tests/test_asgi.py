@@ -14,6 +14,7 @@ from agentauth.asgi import Delegate
 from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
 from agentauth.tally import Tally
 from verifier.endpoint import Request, Response
+from verifier.services.following import Follower
 
 
 class _Tally:
@@ -22,7 +23,7 @@ class _Tally:
 
 
 def asked(path: bytes) -> Request:
-    return cast("Request", type("Asked", (), {"scope": {"raw_path": path}, "body": b""})())
+    return cast("Request", type("Asked", (), {"scope": {"raw_path": path, "method": "GET"}, "body": b""})())
 
 
 def test_OG_17_whether_a_process_lives_is_answered_beside_all_that_waits(
@@ -39,7 +40,7 @@ def test_OG_17_whether_a_process_lives_is_answered_beside_all_that_waits(
     monkeypatch.setattr(asgi, "answered_by_django", answered)
 
     async def work() -> None:
-        delegate = Delegate(cast("Tally", _Tally()))
+        delegate = Delegate(cast("Tally", _Tally()), cast("Follower", None))
         try:
             strangers = [asyncio.create_task(delegate(asked(b"/v1/verify"))) for _ in range(64)]
             probes = [asyncio.create_task(delegate(asked(b"/health/ready"))) for _ in range(8)]

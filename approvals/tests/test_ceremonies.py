@@ -19,9 +19,9 @@ from approvals.tests.setting_back import restored
 from audit.models import Event, LogBreak
 from kms.services import ensure_key, rotate_key
 from registry.models import Agent, Grant, Human, ServiceProvider
-from registry.services.agents import claim_link, suspend_agent
+from registry.services.agents import suspend_agent
 from registry.services.service_providers import create_service_provider
-from registry.tests.cast import TESTER, AgentClient, approve, approved, pending, refused
+from registry.tests.cast import TESTER, AgentClient, approve, approved, claim_link, pending, refused
 from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db

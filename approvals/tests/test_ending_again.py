@@ -25,16 +25,16 @@ from kms.certificates import certify, revoke_certificate
 from kms.models import KeyCertificate
 from kms.services import ensure_key
 from registry.models import Agent, Grant, ServiceProvider
-from registry.services.agents import claim_link, find_claim
+from registry.services.agents import find_claim
+from registry.services.credentials import authenticate_service_provider
 from registry.services.grants import revoke_grant, suspend_grant
 from registry.services.keys import bar_disclosed_key, is_barred
 from registry.services.people import create_human, suspend_human
 from registry.services.service_providers import (
-    authenticate_service_provider,
     end_previous_secrets,
     rotate_secret,
 )
-from registry.tests.cast import TESTER, AgentClient, approved
+from registry.tests.cast import TESTER, AgentClient, approved, claim_link
 
 pytestmark = pytest.mark.django_db
 

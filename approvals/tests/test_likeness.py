@@ -12,9 +12,8 @@ from approvals.models import Receipt
 from approvals.tests.cast import PAY, Person
 from kms.services import verification_keys
 from registry.models import Agent, Grant, ServiceProvider
-from registry.services.agents import claim_link
 from registry.services.service_providers import create_service_provider
-from registry.tests.cast import TESTER, AgentClient, approve, pending, refused
+from registry.tests.cast import TESTER, AgentClient, approve, claim_link, pending, refused
 from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db

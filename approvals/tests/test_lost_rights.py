@@ -19,9 +19,8 @@ from approvals.sessions import stored_key
 from approvals.tests.cast import PAY, Person, invited
 from audit.services import Actor
 from registry.models import Agent, EnrolmentCode, Grant, Human, ServiceProvider
-from registry.services.agents import claim_link
 from registry.services.people import end_sessions, suspend_human
-from registry.tests.cast import TESTER, AgentClient, approve, pending, refused
+from registry.tests.cast import TESTER, AgentClient, approve, claim_link, pending, refused
 from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db

@@ -15,9 +15,8 @@ from approvals.models import Receipt
 from approvals.tests.cast import Person, browser
 from audit.models import Event
 from registry.models import Agent, Grant, ServiceProvider
-from registry.services.agents import claim_link
 from registry.services.service_providers import change_audience
-from registry.tests.cast import TESTER, AgentClient, approved, basic, pending, refused
+from registry.tests.cast import TESTER, AgentClient, approved, basic, claim_link, pending, refused
 from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db

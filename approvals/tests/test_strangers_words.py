@@ -12,8 +12,7 @@ from approvals.models import Receipt
 from approvals.templatetags.reading import spoken
 from approvals.tests.cast import PAY, READ_CALENDAR, Person
 from registry.models import Agent, Grant, Human, ServiceProvider
-from registry.services.agents import claim_link
-from registry.tests.cast import AgentClient, approve, pending
+from registry.tests.cast import AgentClient, approve, claim_link, pending
 from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db

@@ -128,6 +128,14 @@ def test_a_batch_writes_at_once_then_at_its_pace_and_loses_none() -> None:
     assert batches.add("b", now=5.2) == 1
 
 
+def test_a_refusal_that_is_held_is_in_the_next_that_is_written() -> None:
+    batches = Batches(seconds=1)
+    assert not batches.hold("a", now=5.0)
+    assert batches.add("a", now=5.0) == 1
+    assert [batches.hold("a", now=now) for now in (5.1, 5.2, 6.0)] == [True, True, False]
+    assert batches.add("a", now=6.0) == 3
+
+
 def test_a_batch_forgets_keys_that_may_be_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("audit.refusals._MAX_KEYS", 10)
     batches = Batches(seconds=1)

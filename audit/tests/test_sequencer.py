@@ -7,7 +7,7 @@ import pytest
 from django.db import IntegrityError, transaction
 
 from agentauth.protocol.chain import EMPTY_LINK, leaf_hash, link
-from agentauth.protocol.identifiers import uuid7
+from agentauth.protocol.identifiers import uuid7_text
 from audit import sequencer
 from audit.entries import entry_of
 from audit.models import Event, Head, Leaf, QueueEntry
@@ -65,7 +65,7 @@ def test_an_event_that_commits_late_with_a_small_id_is_still_numbered(
 ) -> None:
     make_event()
     sequence_until_empty(now=now)
-    early = uuid7(1, bytes(10))
+    early = uuid.UUID(uuid7_text(1, bytes(10)))
     monkeypatch.setattr("audit.services.new_id", lambda: early)
     make_event()
     assert sequence_until_empty(now=now) == 1

@@ -34,12 +34,6 @@ def claim_url(agent_id: uuid.UUID, claim_number: int) -> str:
     return f"{settings.PUBLIC_URL}/claim/{b64u_encode(secret)}/"
 
 
-def claim_link(agent: Agent) -> tuple[str, str]:
-    """The link and the short code of the agent's present claim (docs/protocol.md section 5)."""
-    url = claim_url(agent.id, agent.claim_number)
-    return url, claim_codes(agent.id, agent.claim_number)[0]
-
-
 def claim_is_live(agent: Agent, now: datetime) -> bool:
     """Whether the present link still works: unclaimed, within its hour, fewer than five wrong codes."""
     return (

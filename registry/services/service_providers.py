@@ -1,7 +1,6 @@
 """Service providers: created with a secret shown once, authenticated by it, changed, suspended, resumed and revoked."""
 
 import hashlib
-import hmac
 import re
 import secrets
 from collections.abc import Sequence
@@ -17,7 +16,6 @@ from agentauth.protocol.capability import parse_allow_list
 from agentauth.protocol.dpop import normalize_url
 from agentauth.protocol.errors import (
     AgentAuthError,
-    InvalidClientError,
     InvalidRequestError,
     InvalidStateError,
     NotFoundError,
@@ -38,7 +36,6 @@ _MAX_SLUG = 80
 _LOOPBACK = frozenset({"127.0.0.1", "localhost"})
 # The advisory lock of PostgreSQL under which audiences are added and changed.
 _AUDIENCES = 0x41554449
-_UNKNOWN = "The client id or the secret is not right."
 
 
 def create_service_provider(
@@ -195,26 +192,6 @@ def _record_ended(service_provider: ServiceProvider, ended: list[int], actor: Ac
         service_provider_id=service_provider.id,
         data={"ended": len(ended), "secrets": ended},
     )
-
-
-def authenticate_service_provider(*, client_id: str, secret: str) -> ServiceProvider:
-    """The active service provider with this id and secret.
-
-    Raises InvalidClientError, one and the same for an unknown id, a wrong secret and an inactive provider. The
-    digest is compared in constant time; a secret has 256 random bits, so a plain digest keeps it.
-    """
-    digest = hashlib.sha256(secret.encode()).digest()
-    try:
-        client = parse_id(client_id)
-    except ValueError:
-        raise InvalidClientError(_UNKNOWN) from None
-    rows = ServiceProviderSecret.objects.select_related("service_provider").filter(
-        service_provider_id=client, revoked_at=None, service_provider__status=ServiceProvider.Status.ACTIVE
-    )
-    good = [row for row in rows if hmac.compare_digest(bytes(row.digest), digest)]
-    if not good:
-        raise InvalidClientError(_UNKNOWN)
-    return good[0].service_provider
 
 
 def find_service_provider(reference: str) -> ServiceProvider:

@@ -23,7 +23,8 @@ from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.manifest import sign_manifest, verify_manifest
 from audit.services import Actor
 from registry.models import Agent, Grant, Human, ServiceProvider
-from registry.services.agents import claim_agent
+from registry.services.agents import claim_agent, claim_url
+from registry.services.codes import claim_codes
 from registry.services.enrolment import create_enrolment_code
 from registry.services.grant_requests import GrantRequest, request_grant
 from registry.services.registration import register_agent
@@ -202,6 +203,11 @@ def approved(client: AgentClient, service_provider: ServiceProvider, *, now: dat
 
 def issue(client: AgentClient, grant: Grant, **options: Any) -> Any:
     return client.call("POST", "/v1/tokens", {"grant_id": str(grant.id)}, **options)
+
+
+def claim_link(agent: Agent) -> tuple[str, str]:
+    """The link and the short code of the agent's present claim, as its registration is answered."""
+    return claim_url(agent.id, agent.claim_number), claim_codes(agent.id, agent.claim_number)[0]
 
 
 def claim(client: AgentClient, human: Human, *, now: datetime) -> None:

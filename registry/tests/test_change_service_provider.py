@@ -11,9 +11,9 @@ from django.core.management import CommandError, call_command
 from agentauth.protocol.errors import InvalidClientError, InvalidRequestError, InvalidStateError
 from audit.models import Event
 from registry.models import Grant, Human, ServiceProvider, Token
+from registry.services.credentials import authenticate_service_provider
 from registry.services.grants import suspend_grant
 from registry.services.service_providers import (
-    authenticate_service_provider,
     change_allowed,
     change_audience,
     create_service_provider,

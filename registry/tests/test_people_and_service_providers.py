@@ -8,9 +8,9 @@ import pytest
 from agentauth.protocol.errors import InvalidClientError, InvalidRequestError, InvalidStateError
 from audit.models import Event
 from registry.models import Human, ServiceProvider, ServiceProviderSecret
+from registry.services.credentials import authenticate_service_provider
 from registry.services.people import create_human, end_sessions, resume_human, suspend_human
 from registry.services.service_providers import (
-    authenticate_service_provider,
     create_service_provider,
     end_secret,
     resume_service_provider,

@@ -12,7 +12,7 @@ from agentauth.protocol.key_change import KEY_CHANGE_TYP, verify_key_change
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from audit.models import Event
 from registry.models import Agent, BarredKey, Human, ServiceProvider, Token
-from registry.services.agents import claim_link, revoke_agent, suspend_agent
+from registry.services.agents import revoke_agent, suspend_agent
 from registry.services.grants import suspend_grant
 from registry.services.rotation import rotate_agent_key
 from registry.services.state import token_state
@@ -22,6 +22,7 @@ from registry.tests.cast import (
     TESTER,
     AgentClient,
     approved,
+    claim_link,
     enrolled,
     issue,
     pending,

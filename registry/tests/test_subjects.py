@@ -14,13 +14,13 @@ from django.db import IntegrityError, transaction
 from agentauth.protocol.encoding import b64u_decode, b64u_encode
 from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
 from registry.models import Grant, Human, Installation, PairwiseSubject, ServiceProvider, Token
-from registry.services.agents import check_claim_code, claim_link, find_claim
+from registry.services.agents import check_claim_code, find_claim
 from registry.services.codes import is_one_of
 from registry.services.installation import record_settings
 from registry.services.nonces import REGISTRY, _nonces, nonces_of
 from registry.services.service_providers import create_service_provider
 from registry.services.subjects import pairwise_subject
-from registry.tests.cast import TESTER, AgentClient, approved, issue
+from registry.tests.cast import TESTER, AgentClient, approved, claim_link, issue
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("token_key")]
 NEW = "n3w-0123456789-abcdefghijklmnopqrstuvwxyz-ABCDEFGHIJ"

@@ -22,7 +22,7 @@ def set_up_hostile(email: str) -> dict[str, str]:
 
     from agentauth.protocol.capability import parse_action
     from audit.services import Actor
-    from registry.services.agents import claim_link
+    from registry.tests.cast import claim_link
     from tests.browser.stage import MANY, MANY_LIMITS, PAY, READ, Stage, euros
     from verifier.models import Confirmation
     from verifier.services.confirmations import request_confirmation

@@ -342,7 +342,7 @@ def set_up(email: str) -> dict[str, str]:
         ("claim-expired", reporter, 2 * HOUR),
         ("claim-look-alike", ("Аgеnt Аuth", "Keeps your account safe."), 5 * MINUTE),
     ):
-        from registry.services.agents import claim_link
+        from registry.tests.cast import claim_link
 
         unclaimed = stage.agent(*called, ago, owned=False)
         url, code = claim_link(unclaimed)

@@ -181,7 +181,7 @@ proofs = Signed("proof", 30, InvalidProofError, _proof_originals(), PROOF_RULES,
 
 
 def _check_token(compact: str) -> object:
-    return verify_token(compact, keys=KEYS, expected_issuer=ISSUER, expected_audience=AUDIENCE, now=NOW)
+    return verify_token(compact, keys=KEYS, expected_issuer=ISSUER, expected_audience=AUDIENCE, now=NOW)[1]
 
 
 def _token_originals() -> list[tuple[Original, Callable[[str], object]]]:

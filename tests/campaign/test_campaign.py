@@ -82,7 +82,7 @@ def _lax_base64(text: str) -> bytes:
 
 
 def _any_typ(jws: Any, key: PublicKey, *, expected_typ: str) -> Any:
-    jws.verify_signature(key)
+    key.verify(jws.signing_input, jws.signature, alg=str(jws.header["alg"]))
     return jose.VerifiedJws(jws.header, encoding.read_object(jws.payload))
 
 

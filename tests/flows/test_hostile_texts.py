@@ -27,10 +27,9 @@ from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import ORIGIN, Person, browser
 from kms.services import ensure_key
 from registry.models import Grant
-from registry.services.agents import claim_link
 from registry.services.enrolment import create_enrolment_code
 from registry.services.service_providers import change_audience, create_service_provider
-from registry.tests.cast import PAY, READ_CALENDAR, TESTER, AgentClient, approve, pending, refused
+from registry.tests.cast import PAY, READ_CALENDAR, TESTER, AgentClient, approve, claim_link, pending, refused
 from tests.flows.test_sweep import ROUTES, address
 from verifier.models import Confirmation
 

@@ -23,9 +23,8 @@ from approvals.tests.cast import PAY, Person, browser, invited
 from audit.models import Event
 from kms.services import ensure_key
 from registry.models import Human, ServiceProvider
-from registry.services.agents import claim_link
 from registry.services.people import create_human
-from registry.tests.cast import TESTER, AgentClient, approve, enrolled, pending
+from registry.tests.cast import TESTER, AgentClient, approve, claim_link, enrolled, pending
 from tests.flows.test_sweep import ROUTES, address
 from verifier.models import Confirmation
 

@@ -48,7 +48,8 @@ def jws_verify(compact: str, key: Mapping[str, Any]) -> bool:
 
     def act() -> None:
         jws = parse_compact(compact)
-        jws.verify_signature(select_key(key, jws.header.get("kid")))
+        signer = select_key(key, jws.header.get("kid"))
+        signer.verify(jws.signing_input, jws.signature, alg=str(jws.header["alg"]))
 
     return outcome(act) is None
 
@@ -85,7 +86,7 @@ def read_token(doc: Case, compact: str, now: int) -> TokenClaims:
         expected_issuer=doc["issuer"],
         expected_audience=doc["audience"],
         now=now,
-    )
+    )[1]
 
 
 def token_outcome(doc: Case, case: Case) -> AgentAuthError | None:
@@ -109,7 +110,7 @@ class ReplayMemory:
 
 
 def present(doc: Case, case: Case, memory: ReplayMemory) -> None:
-    """One request at a service provider, in the order of section 8: token, proof, binding, nonce, spend."""
+    """One request at a service provider, in the order of section 8: token, proof and its nonce, binding, spend."""
     access_token = authorization_header(case["authorization"])
     claims = read_token(doc, access_token, case["now"])
     proof = verify_proof(
@@ -120,8 +121,8 @@ def present(doc: Case, case: Case, memory: ReplayMemory) -> None:
         body=None,
         now=case["now"],
     )
-    check_binding(proof, expected_jkt=claims.jkt)
     check_nonce(proof, accepted=(), required=False)
+    check_binding(proof, expected_jkt=claims.jkt)
     memory.spend(proof.jkt, proof.jti)
 
 

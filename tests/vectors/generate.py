@@ -26,7 +26,7 @@ from agentauth.protocol.chain import EMPTY_LINK, CompactTree, entry_hash, field_
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.encoding import b64u_encode, sha256
 from agentauth.protocol.envelope import parse_envelope
-from agentauth.protocol.identifiers import uuid7
+from agentauth.protocol.identifiers import uuid7_text
 from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey, Signer
 from agentauth.protocol.manifest import sign_manifest
 from agentauth.protocol.token import build_claims, sign_token
@@ -44,7 +44,7 @@ def seed(name: str) -> bytes:
 
 
 def identifier(name: str) -> str:
-    return str(uuid7(NOW * 1000, seed(name)[:10]))
+    return uuid7_text(NOW * 1000, seed(name)[:10])
 
 
 def local(name: str, kid: str | None = None) -> LocalSigner:

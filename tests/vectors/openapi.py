@@ -7,11 +7,11 @@ from typing import Any
 from agentauth.openapi.story import ASKED_AT
 from agentauth.protocol import proofs
 from agentauth.protocol.chain import entry_hash, field_commitment, leaf_hash, node_hash
-from agentauth.protocol.checkpoint import Checkpoint, cosign_checkpoint, sign_checkpoint, with_signatures
+from agentauth.protocol.checkpoint import Checkpoint, cosign_checkpoint, sign_checkpoint
 from agentauth.protocol.encoding import b64_encode, b64u_encode
 from agentauth.protocol.key_change import sign_key_change
 from agentauth.protocol.log_texts import LogProof
-from agentauth.protocol.notes import parse_note, verifier_key
+from agentauth.protocol.notes import format_note, parse_note, verifier_key
 
 from . import example
 from .generate import AGENT, AUDIENCE, ISSUER, NOW, TOKEN_KEY, identifier, local, seed
@@ -77,7 +77,8 @@ def log() -> dict[str, Any]:
     root = proofs.root(SIZE, subtree)
     checkpoint = Checkpoint(ORIGIN, SIZE, root)
     seen = cosign_checkpoint(checkpoint, name="witness.example", signer=local("witness key"), at=NOW)
-    note = with_signatures(parse_note(sign_checkpoint(checkpoint, signer=LOG_KEY)), [seen])
+    signed = parse_note(sign_checkpoint(checkpoint, signer=LOG_KEY))
+    note = format_note(signed.text, [*signed.signatures, seen])
     path = proofs.prove_inclusion(LEAF_INDEX, SIZE, subtree)
     return {
         "event": event() | {"salt": b64u_encode(seed("salt")), "leaf_index": LEAF_INDEX},

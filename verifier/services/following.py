@@ -1,6 +1,7 @@
 """A process's own copy of the state it decides by: asked without waiting, and never older than it says."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
@@ -14,7 +15,7 @@ from agentauth.protocol.token import TokenKey
 from kms.state import Subject
 from registry.authentication import read_basic
 from registry.models import ServiceProvider
-from registry.services.service_providers import authenticate_service_provider
+from registry.services.credentials import find_by_credentials
 from verifier.services.home import CLOCK_WRONG
 from verifier.services.loads import Loads
 from verifier.services.moment import CLOCK_SECONDS, Moment
@@ -30,9 +31,12 @@ _MOST_PROVIDERS: Final = 4_096
 # Rows of one query: so few that reading them does not hold the loop's thread up.
 _BATCH: Final = 200
 _MOST_WAITING: Final = 20_000
-# Wrong credentials are never held, and each guess is a query: those have one thread and a queue
-# of their own, shorter than all that is answered at once: guesses leave room for those who are known.
+# Each guess of credentials is a lookup: those have one thread and a queue of their own, shorter
+# than all that is answered at once: guesses leave room for those who are known.
 _MOST_UNPROVED: Final = 128
+# So long after a query the next one begins (s): 20 a second, some 4 % of a core, however many guess. Whoever comes to an
+# idle process does not wait.
+_GUESSES_PAUSE: Final = 0.05
 # Of the tokens that are over, how many are given up at each look: so few that nobody waits for it.
 _MOST_ENDED: Final = 1_000
 _START_SECONDS: Final = 10.0
@@ -62,6 +66,8 @@ class Follower:
         self._keys: Mapping[str, TokenKey] | None = None
         self._states: Copies[str, Known] = Copies(_MOST_STATES, attrgetter("rests_on"))
         self._providers: Copies[bytes, ServiceProvider] = Copies(_MOST_PROVIDERS, _rests_on)
+        # As many as can be read between two looks.
+        self._refused: set[bytes] = set()
         self._state_loads = Loads(
             known_tokens,
             keep=self._states.keep,
@@ -75,7 +81,8 @@ class Follower:
             keep=lambda header, provider: self._providers.keep(credentials_digest(header), provider),
             rests_on=_rests_on,
             threads=1,
-            batch=16,
+            batch=_MOST_UNPROVED // 2,
+            pause=_GUESSES_PAUSE,
             most_waiting=_MOST_UNPROVED,
         )
         self._looked = threading.Event()
@@ -121,12 +128,15 @@ class Follower:
     async def provider(self, authorization: str) -> ServiceProvider | None:
         """The active service provider whose credentials this header (`Basic …`) holds; None where they are refused.
 
-        Held is only a yes, by the header's digest. Raises TemporarilyUnavailableError.
+        Held by the header's digest: a yes until it changes, a no until the next look. Raises TemporarilyUnavailableError.
         """
-        held = self._providers.get(credentials_digest(authorization))
-        if held is None:
+        digest = credentials_digest(authorization)
+        held = self._providers.get(digest)
+        if held is None and digest not in self._refused:
             self._missed("credentials")
             held = await self._provider_loads.get(authorization)
+            if held is None:
+                self._refused.add(digest)
         return held
 
     def token_keys(self) -> Mapping[str, TokenKey]:
@@ -165,6 +175,7 @@ class Follower:
 
     def _hear(self, news: News) -> None:
         """Forget first, then count as younger: an answer in between is at worst one that is read anew."""
+        self._refused.clear()
         if news.everything:
             self._states.clear()
             self._providers.clear()
@@ -185,15 +196,13 @@ class Follower:
 
 
 def _authenticated(headers: Sequence[str]) -> dict[str, ServiceProvider | Exception]:
-    found: dict[str, ServiceProvider | Exception] = {}
+    read: dict[str, tuple[str, str]] = {}
     for header in headers:
-        try:
-            client_id, secret = read_basic(header)
-            found[header] = authenticate_service_provider(client_id=client_id, secret=secret)
-        except InvalidClientError:
-            # Left out: there is no such caller.
-            continue
-    return found
+        # Left out where it is none: there is no such caller.
+        with contextlib.suppress(InvalidClientError):
+            read[header] = read_basic(header)
+    found = zip(read, find_by_credentials(list(read.values())), strict=True)
+    return {header: provider for header, provider in found if provider is not None}
 
 
 def _rests_on(provider: ServiceProvider) -> tuple[Change, ...]:

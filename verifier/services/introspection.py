@@ -8,7 +8,7 @@ from typing import Any, Final
 from django.conf import settings
 
 from agentauth.protocol.errors import InvalidTokenError
-from agentauth.protocol.token import TokenClaims, TokenKey, read_claims, verify_access_token
+from agentauth.protocol.token import TokenClaims, TokenKey, verify_token
 from kms.certificates import token_keys
 from registry.models import ServiceProvider
 from registry.services.state import TokenState, token_state
@@ -71,14 +71,13 @@ def read_token(
 ) -> ReadToken | None:
     """Step 1; None where it fails."""
     try:
-        token = verify_access_token(
+        token, claims = verify_token(
             untrusted_token,
             keys=keys,
             expected_issuer=settings.ISSUER,
             expected_audience=service_provider.audience,
             now=int(now.timestamp()),
         )
-        claims = read_claims(token)
     except InvalidTokenError:
         return None
     return ReadToken(claims, {name: token.claims[name] for name in _CLAIMS if name in token.claims})

@@ -47,8 +47,9 @@ class Loads(Generic[K, V]):
     """Values by their keys, read by `fetch` in threads (one connection each) and handed to `keep` and to all who asked.
 
     `fetch` is given up to `batch` keys; a key it leaves out does not exist, one it gives an exception for raises it.
-    All but `fetch` runs in the loop's thread. What was read while something it rests on changed is read again: an
-    answer may be older than the commit of a change, but not older than the hearing of it.
+    A thread rests for `pause` s after each query. All but `fetch` runs in the loop's thread. What was read while
+    something it rests on changed is read again: an answer may be older than the commit of a change, but not older
+    than the hearing of it.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Loads(Generic[K, V]):
         threads: int,
         batch: int,
         most_waiting: int,
+        pause: float = 0,
     ) -> None:
         self._fetch = fetch
         self._keep = keep
@@ -67,6 +69,7 @@ class Loads(Generic[K, V]):
         self._threads = threads
         self._batch = batch
         self._most_waiting = most_waiting
+        self._pause = pause
         self._asked: dict[K, _Asked[V]] = {}
         self._waiting: deque[K] = deque()
         self._under_way: list[_Batch[K]] = []
@@ -128,7 +131,6 @@ class Loads(Generic[K, V]):
             self._jobs.put(batch)
 
     def _take(self, batch: _Batch[K], fetched: Mapping[K, V | Exception] | Exception) -> None:
-        self._under_way.remove(batch)
         for key in batch.keys:
             asked = self._asked[key]
             outcome = fetched if isinstance(fetched, Exception) else fetched.get(key)
@@ -146,6 +148,13 @@ class Loads(Generic[K, V]):
                 asked.answer.set_exception(outcome)
             else:
                 asked.answer.set_result(outcome)
+        if self._pause:
+            self._loop.call_later(self._pause, self._end, batch)
+        else:
+            self._end(batch)
+
+    def _end(self, batch: _Batch[K]) -> None:
+        self._under_way.remove(batch)
         self._send()
 
     def _is_old(self, batch: _Batch[K], value: V) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError
 
-from agentauth.protocol.dpop import LeakedKeyError, check_nonce, url_within, verify_proof
+from agentauth.protocol.dpop import LeakedKeyError, check_binding, check_nonce, url_within, verify_proof
 from agentauth.protocol.errors import (
     IdempotencyMismatchError,
     InvalidProofError,
@@ -130,30 +130,29 @@ def prepare(
             now=seconds,
         )
         check_nonce(proof, accepted=nonces.accepted, required=nonce_required)
+        # 5. The token is worth something only in the hands of the key it names.
+        check_binding(proof, expected_jkt=claims.jkt)
     except ProofNonceRequiredError as error:
         refuse, leaked_key = Refuse(error.code, nonce=nonces.current), None
     except (InvalidTokenError, InvalidProofError) as error:
         refuse = Refuse(error.code, error.reason)
         leaked_key = error.key if isinstance(error, LeakedKeyError) else None
     else:
-        # 5. The token is worth something only in the hands of the key it names.
-        if proof.jkt == claims.jkt:
-            return StoreCall(
-                service_provider_id=service_provider.id,
-                claims=claims,
-                proof_jkt=proof.jkt,
-                proof_jti=proof.jti,
-                spent_until=proof.spent_until,
-                action=request.action,
-                operation_key=request.operation_key,
-                dry_run=request.dry_run,
-                actor=actor,
-                now=now,
-                tenure=tenure,
-                fresh_nonce=nonces.fresh_for(proof.nonce),
-                delivery=delivery,
-            )
-        refuse, leaked_key = Refuse("invalid_token", "binding"), None
+        return StoreCall(
+            service_provider_id=service_provider.id,
+            claims=claims,
+            proof_jkt=proof.jkt,
+            proof_jti=proof.jti,
+            spent_until=proof.spent_until,
+            action=request.action,
+            operation_key=request.operation_key,
+            dry_run=request.dry_run,
+            actor=actor,
+            now=now,
+            tenure=tenure,
+            fresh_nonce=nonces.fresh_for(proof.nonce),
+            delivery=delivery,
+        )
     return EarlyRefusal(
         service_provider_id=service_provider.id,
         refuse=refuse,

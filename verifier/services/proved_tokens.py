@@ -7,7 +7,7 @@ from itertools import islice
 from threading import Lock
 from typing import Final
 
-from agentauth.protocol.token import TokenClaims, TokenKey, read_claims, verify_access_token
+from agentauth.protocol.token import TokenClaims, TokenKey, verify_token
 
 # Letters of all that are kept: some 20,000 usual tokens of 900 letters, 2 kB of memory each, or 4,700 of the longest, 15 kB
 # each. So 40 MB, and 70 MB at the most.
@@ -62,7 +62,7 @@ class ProvedTokens:
         expected_audience: str,
         now: int,
     ) -> TokenClaims:
-        """`agentauth.protocol.token.verify_token`, the same for the same arguments. Raises InvalidTokenError.
+        """The claims that `agentauth.protocol.token.verify_token` gives, the same for the same arguments. Raises InvalidTokenError.
 
         A key that is gone or is another one, another issuer or audience, a token past its end, a clock that went
         back: each is no hit, and the whole check is made.
@@ -73,22 +73,15 @@ class ProvedTokens:
                 self._proved.move_to_end(compact)
         if proved is not None and proved.holds(keys, expected_issuer, expected_audience, now):
             return proved.claims
-        token = verify_access_token(
+        token, claims = verify_token(
             compact,
             keys=keys,
             expected_issuer=expected_issuer,
             expected_audience=expected_audience,
             now=now,
         )
-        claims = read_claims(token)
         self._keep(compact, _Proved(claims, token.kid, token.key, expected_issuer, expected_audience, now))
         return claims
-
-    def clear(self) -> None:
-        """Forget all of them, as after a change of keys."""
-        with self._lock:
-            self._proved.clear()
-            self._letters = 0
 
     def _keep(self, compact: str, proved: _Proved) -> None:
         with self._lock:

@@ -70,6 +70,16 @@ def test_SA_12_what_does_not_take_it_is_left_to_the_view(header: bytes) -> None:
     assert not takes_json(header)
 
 
+def test_SA_10_a_list_that_takes_long_to_read_is_not_read() -> None:
+    from verifier.accept import _takes_json
+
+    read = _takes_json.cache_info().misses
+    for separator in (b",", b";"):
+        assert not takes_json(b"application/json" + 32 * (separator + b"a"))
+    assert _takes_json.cache_info().misses == read
+    assert takes_json(b"application/json" + 31 * b",a")
+
+
 def test_a_header_is_read_once_and_few_are_kept() -> None:
     from verifier.accept import _takes_json
 

@@ -13,7 +13,8 @@ from django.utils import timezone
 
 from agentauth.protocol.errors import RateLimitedError
 from audit.models import Event
-from registry import authentication, rate_limits
+from registry import rate_limits
+from registry.services import credentials
 from tests import conformance
 from tests.contract.scenarios import one_call_a_minute
 from tests.equal import BATCH, INTROSPECT, VERIFY, Ask, Both, ask
@@ -188,7 +189,7 @@ def a_defect(both: Both, place: Scene, path: str) -> Iterator[Make]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ProvedTokens, "verify", fails)
-        patch.setattr(introspection, "verify_access_token", fails)
+        patch.setattr(introspection, "verify_token", fails)
         yield lambda: good(place, path)
 
 
@@ -196,13 +197,13 @@ def a_defect(both: Both, place: Scene, path: str) -> Iterator[Make]:
 def a_database_that_does_not_answer(both: Both, place: Scene, path: str) -> Iterator[Make]:
     """Nobody knows yet whose credentials these are."""
 
-    def fails(**_: object) -> None:
+    def fails(_: object) -> None:
         raise OperationalError
 
     both.running.forget()
     with pytest.MonkeyPatch.context() as patch:
-        for module in (authentication, following):
-            patch.setattr(module, "authenticate_service_provider", fails)
+        for module in (credentials, following):
+            patch.setattr(module, "find_by_credentials", fails)
         yield lambda: good(place, path)
 
 

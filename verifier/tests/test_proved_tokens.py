@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from agentauth.protocol.capability import Capability
 from agentauth.protocol.errors import InvalidTokenError
-from agentauth.protocol.identifiers import uuid7
+from agentauth.protocol.identifiers import uuid7_text
 from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey
 from agentauth.protocol.token import TokenClaims, build_claims, sign_token, verify_token
 from kms.models import Key
@@ -30,7 +30,7 @@ KEYS = {"k1": SIGNER.public}
 
 
 def signed(number: int = 1, **change: Any) -> str:
-    name = str(uuid7(NOW, bytes(8) + number.to_bytes(2)))
+    name = uuid7_text(NOW, bytes(8) + number.to_bytes(2))
     claims = build_claims(
         issuer=ISSUER,
         audience=AUDIENCE,
@@ -70,7 +70,7 @@ def test_a_token_seen_again_is_the_same_without_its_signature(signatures: list[b
     tokens, token = ProvedTokens(), signed()
     first = tokens.verify(token, **settings())
     again = tokens.verify(token, **settings(now=NOW + 899))
-    assert first == again == verify_token(token, **settings())
+    assert first == again == verify_token(token, **settings())[1]
     # Once here, and once by `verify_token` itself.
     assert len(signatures) == 2
 
@@ -158,8 +158,6 @@ def test_what_has_ended_is_kept_no_longer_than_it_takes_as_many_to_come() -> Non
         sizes.append(len(tokens))
     # One comes and two go, for as long as there are any.
     assert sizes == [6, 5, 4, 5]
-    tokens.clear()
-    assert len(tokens) == 0
 
 
 def test_one_proved_anew_counts_once() -> None:
@@ -169,25 +167,12 @@ def test_one_proved_anew_counts_once() -> None:
     for now in (NOW + 3, NOW + 2, NOW + 1):
         tokens.verify(first, **settings(now=now))
     assert len(tokens) == 2
-    tokens.clear()
-    for token in (first, second):
-        tokens.verify(token, **settings())
-    assert len(tokens) == 2
 
 
 def test_one_longer_than_all_that_may_be_kept_is_not() -> None:
     tokens = ProvedTokens(bound=100)
-    assert tokens.verify(signed(), **settings()) == verify_token(signed(), **settings())
+    assert tokens.verify(signed(), **settings()) == verify_token(signed(), **settings())[1]
     assert len(tokens) == 0
-
-
-def test_cleared_it_knows_none(signatures: list[bytes]) -> None:
-    tokens, token = ProvedTokens(), signed()
-    tokens.verify(token, **settings())
-    tokens.clear()
-    assert len(tokens) == 0
-    tokens.verify(token, **settings())
-    assert len(signatures) == 2
 
 
 def test_the_key_that_proved_it_is_the_one_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +193,7 @@ def test_the_key_that_proved_it_is_the_one_that_counts(monkeypatch: pytest.Monke
 def test_many_threads_share_it() -> None:
     texts = [signed(number) for number in range(6)]
     tokens = ProvedTokens(bound=len(texts[0]) * 3)
-    expected = [verify_token(text, **settings()) for text in texts]
+    expected = [verify_token(text, **settings())[1] for text in texts]
 
     def ask(turn: int) -> TokenClaims:
         return tokens.verify(texts[turn % 6], **settings())

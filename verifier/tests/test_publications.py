@@ -37,7 +37,7 @@ from registry.services import (
     service_providers,
     tokens,
 )
-from registry.tests.cast import asked
+from registry.tests.cast import asked, claim_link
 from verifier.models import StateChange
 from verifier.tests.scene import READ, SYSTEM, scene
 from verifier.tests.world import World
@@ -221,7 +221,7 @@ SERVICES = [
         None,
         World.unclaimed,
         "agent",
-        {"code": lambda _, made: agents.claim_link(made)[1]},
+        {"code": lambda _, made: claim_link(made)[1]},
     ),
     # Of an agent that was unclaimed nobody holds a token.
     Row(agents.claim_agent, None, World.unclaimed, "agent"),

@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from agentauth.protocol.capability import Action, Capability, parse_capability
+from agentauth.protocol.capability import Action, Capability, choose, parse_capability
 from agentauth.protocol.constraint import Constraint
 from agentauth.protocol.envelope import Budget, Envelope, TimeWindow
 from agentauth.protocol.money import Money
@@ -17,6 +17,13 @@ ARGUMENTS = ["size", "to"]
 RESOURCES = ["a", "a/b", "a/b/c", "ab", "a/bc", "A"]
 
 scalars = st.sampled_from(SCALARS)
+
+
+def covers(granted: Capability, action: Action) -> bool:
+    """What a grant of this capability alone says to the action."""
+    return choose([granted], action).capability is not None
+
+
 _lists = st.lists(scalars, min_size=1, max_size=3, unique_by=lambda value: (type(value), value))
 
 

@@ -10,7 +10,6 @@ from agentauth.protocol.capability import (
     Capability,
     Violation,
     choose,
-    covers,
     parse_action,
     parse_allow_entry,
     parse_allow_list,
@@ -20,6 +19,8 @@ from agentauth.protocol.capability import (
 from agentauth.protocol.constraint import Constraint
 from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import InvalidRequestError
+
+from .strategies import covers
 
 PAYMENT: dict[str, Any] = {
     "type": "transact",

@@ -6,11 +6,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentauth.protocol.capability import Capability, choose, common, covers, narrows, parse_capability
+from agentauth.protocol.capability import Capability, choose, common, narrows, parse_capability
 from agentauth.protocol.constraint import Constraint
 from agentauth.protocol.money import Money
 
-from .strategies import SCALARS, actions_for, capabilities, scalars, tightened
+from .strategies import SCALARS, actions_for, capabilities, covers, scalars, tightened
 
 lists = st.lists(capabilities(), min_size=1, max_size=3)
 

@@ -1,6 +1,6 @@
 """Checkpoints: the published examples, who may speak for a log, and each form that is refused."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 from hypothesis import given
@@ -13,12 +13,19 @@ from agentauth.protocol.checkpoint import (
     open_checkpoint,
     parse_checkpoint,
     sign_checkpoint,
-    with_signatures,
 )
 from agentauth.protocol.encoding import b64_decode, sha256
 from agentauth.protocol.errors import InvalidKeyError, NoteError, UntrustedNoteError
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from agentauth.protocol.notes import SignatureType, Verifier, format_note, parse_note, sign_text
+from agentauth.protocol.notes import (
+    Note,
+    Signature,
+    SignatureType,
+    Verifier,
+    format_note,
+    parse_note,
+    sign_text,
+)
 
 # The example of c2sp.org/tlog-cosignature, whose keys it does not name.
 PUBLISHED = """example.com/behind-the-sofa
@@ -36,7 +43,13 @@ WITNESS_KEY = Verifier("witness.example", WITNESS.public, SignatureType.COSIGNAT
 CHECKPOINT = Checkpoint(ORIGIN, 3, ROOT)
 SIGNED = sign_checkpoint(CHECKPOINT, signer=LOG)
 COSIGNATURE = cosign_checkpoint(CHECKPOINT, name="witness.example", signer=WITNESS, at=1_700_000_000)
-COSIGNED = with_signatures(parse_note(SIGNED), [COSIGNATURE])
+
+
+def cosigned(note: Note, added: Iterable[Signature]) -> str:
+    return format_note(note.text, [*note.signatures, *added])
+
+
+COSIGNED = cosigned(parse_note(SIGNED), [COSIGNATURE])
 
 
 def test_the_published_checkpoint_is_read_and_written_to_the_byte() -> None:
@@ -65,12 +78,11 @@ def test_cosignatures_of_trusted_witnesses_come_with_their_time() -> None:
     assert open_checkpoint(COSIGNED, log_keys=[LOG_KEY], expected_origin=ORIGIN).cosignatures == ()
 
 
-def test_a_signature_that_is_there_is_not_added_again() -> None:
-    assert with_signatures(parse_note(COSIGNED), [COSIGNATURE, COSIGNATURE]) == COSIGNED
+def test_a_note_has_sixteen_signatures_at_most() -> None:
     many = [cosign_checkpoint(CHECKPOINT, name="w", signer=WITNESS, at=at) for at in range(1, 17)]
-    assert len(parse_note(with_signatures(parse_note(SIGNED), many[:15])).signatures) == 16
+    assert len(parse_note(cosigned(parse_note(SIGNED), many[:15])).signatures) == 16
     with pytest.raises(NoteError, match="at most 16"):
-        with_signatures(parse_note(SIGNED), many)
+        cosigned(parse_note(SIGNED), many)
 
 
 def test_AU_17_who_does_not_sign_for_the_log_is_not_enough() -> None:
@@ -97,7 +109,7 @@ def test_a_key_in_the_wrong_list_speaks_for_nobody() -> None:
 def test_AU_17_a_bad_signature_of_log_or_witness_spoils_the_checkpoint() -> None:
     later = Checkpoint(ORIGIN, 4, ROOT)
     log_lied = format_note(later.text, [*parse_note(SIGNED).signatures])
-    witness_lied = with_signatures(parse_note(sign_checkpoint(later, signer=LOG)), [COSIGNATURE])
+    witness_lied = cosigned(parse_note(sign_checkpoint(later, signer=LOG)), [COSIGNATURE])
     for note in (log_lied, witness_lied):
         with pytest.raises(UntrustedNoteError, match="does not verify"):
             open_checkpoint(note, log_keys=[LOG_KEY], witnesses=[WITNESS_KEY], expected_origin=ORIGIN)
@@ -119,7 +131,7 @@ def test_extension_lines_are_kept_and_signed() -> None:
     cosignature = cosign_checkpoint(extended, name="witness.example", signer=WITNESS, at=1)
     with pytest.raises(UntrustedNoteError):
         open_checkpoint(
-            with_signatures(parse_note(SIGNED), [cosignature]),
+            cosigned(parse_note(SIGNED), [cosignature]),
             log_keys=[LOG_KEY],
             witnesses=[WITNESS_KEY],
             expected_origin=ORIGIN,

@@ -66,7 +66,7 @@ def forge(claims: object, header: object = None) -> str:
 
 
 def verify(compact: str, *, now: int = NOW) -> TokenClaims:
-    return verify_token(compact, keys=KEYS, expected_issuer=ISSUER, expected_audience=AUDIENCE, now=now)
+    return verify_token(compact, keys=KEYS, expected_issuer=ISSUER, expected_audience=AUDIENCE, now=now)[1]
 
 
 def reason_of(act: Callable[[], object]) -> str | None:

@@ -1,11 +1,14 @@
 """Wall time: windows that wrap midnight or meet a change of the clock, and where budget periods begin and end."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
+from agentauth.protocol import windows
+from agentauth.protocol.envelope import EMPTY, Ledger, Refused, enforce
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.windows import (
     DAYS,
@@ -165,16 +168,16 @@ def test_the_next_opening_is_the_one_found_minute_by_minute(
         )
         now = closing
     walked = (now + timedelta(minutes=step) for step in range(1, 2 * 1440 + 60))
-    assert next_opening([each], now) == next(at for at in walked if each.is_open(at))
+    assert next_opening((each,), now) == next(at for at in walked if each.is_open(at))
 
 
 def test_an_hour_that_spring_skips_is_in_no_window() -> None:
     gap = window("02:15", "02:45", days=["sun"])
     before = local("2026-03-29T01:59:59")
     # This Sunday never shows 02:15, so the next opening is a week later, in summer time.
-    assert next_opening([gap], before) == utc("2026-04-05T00:15:00")
+    assert next_opening((gap,), before) == utc("2026-04-05T00:15:00")
     into = window("02:30", "04:00", days=["sun"])
-    assert next_opening([into], before) == utc("2026-03-29T01:00:00")
+    assert next_opening((into,), before) == utc("2026-03-29T01:00:00")
     assert into.is_open(utc("2026-03-29T01:00:00"))
     assert not into.is_open(utc("2026-03-29T00:59:59"))
 
@@ -187,39 +190,101 @@ def test_an_hour_that_autumn_repeats_is_in_its_window_both_times() -> None:
     assert each.is_open(first)
     assert each.is_open(second)
     assert not each.is_open(utc("2026-10-25T00:45:00"))
-    assert next_opening([each], utc("2026-10-25T00:45:00")) == utc("2026-10-25T01:15:00")
+    assert next_opening((each,), utc("2026-10-25T00:45:00")) == utc("2026-10-25T01:15:00")
 
 
 def test_the_clock_set_back_into_a_closed_window_opens_it_again() -> None:
     each = window("01:30", "02:30", days=["sun"])
     assert not each.is_open(utc("2026-10-25T00:30:00"))  # 02:30 the first time
-    assert next_opening([each], utc("2026-10-25T00:30:00")) == utc(
+    assert next_opening((each,), utc("2026-10-25T00:30:00")) == utc(
         "2026-10-25T01:00:00"
     )  # 02:00 the second time
 
 
 def test_lord_howe_moves_by_half_an_hour() -> None:
     each = window("02:00", "02:30", "Australia/Lord_Howe", days=["sun"])
-    assert next_opening([each], utc("2026-10-03T15:00:00")) == utc(
+    assert next_opening((each,), utc("2026-10-03T15:00:00")) == utc(
         "2026-10-10T15:00:00"
     )  # skipped for a week
 
 
 def test_apia_never_saw_the_30th_of_december_2011() -> None:
     friday = window("09:00", "17:00", "Pacific/Apia", days=["fri"])
-    assert next_opening([friday], utc("2011-12-29T20:00:00")) == local("2012-01-06T09:00", "Pacific/Apia")
+    assert next_opening((friday,), utc("2011-12-29T20:00:00")) == local("2012-01-06T09:00", "Pacific/Apia")
     # By the wall, Friday night's window still reaches into Saturday morning.
     night = window("22:00", "06:00", "Pacific/Apia", days=["fri"])
-    assert next_opening([night], utc("2011-12-29T20:00:00")) == utc("2011-12-30T10:00:00")
+    assert next_opening((night,), utc("2011-12-29T20:00:00")) == utc("2011-12-30T10:00:00")
 
 
 def test_retry_after_is_the_seconds_until_the_next_opening_rounded_up() -> None:
     now = local("2026-11-24T12:00:00.250000")  # Tuesday
-    opening = next_opening([parse_window(OFFICE, "w"), window("08:00", "09:00", days=["thu"])], now)
+    opening = next_opening((parse_window(OFFICE, "w"), window("08:00", "09:00", days=["thu"])), now)
     assert opening == local("2026-11-26T08:00")
     assert seconds_until(opening, now) == 44 * 3600
     assert seconds_until(now, now) == 1
-    assert next_opening([], now) is None
+    assert next_opening((), now) is None
+
+
+# Twice as many as Python keeps.
+ZONES = [
+    "Europe/Berlin",
+    "Europe/Paris",
+    "Europe/London",
+    "America/New_York",
+    "America/Chicago",
+    "America/Denver",
+    "America/Los_Angeles",
+    "Asia/Tokyo",
+    "Asia/Kolkata",
+    "Asia/Dubai",
+    "Australia/Sydney",
+    "Pacific/Auckland",
+    "Africa/Cairo",
+    "America/Sao_Paulo",
+    "Asia/Beirut",
+    "Australia/Lord_Howe",
+]
+
+
+def told(closed: tuple[TimeWindow, ...], now: datetime) -> int | None:
+    outcome = enforce(
+        replace(EMPTY, allowed_time_windows=closed),
+        Ledger(),
+        action=None,
+        now=now,
+        human_online=False,
+        confirmation="none",
+    )
+    assert isinstance(outcome, Refused)
+    return outcome.retry_after
+
+
+def test_SA_9_the_next_opening_is_searched_once_a_minute() -> None:
+    closed = tuple(window("09:00", "09:30", zone, ["mon"]) for zone in ZONES)
+    minute = utc("2026-11-25T12:00:00")
+    searched = windows._kept_opening.cache_info().misses
+    waits = [told(closed, minute + timedelta(seconds=second)) for second in range(60)]
+    assert windows._kept_opening.cache_info().misses == searched + 1
+    # From Wednesday noon to Monday, 09:00 in Auckland.
+    assert waits == [4 * 86_400 + 8 * 3_600 - second for second in range(60)]
+    told(closed, minute + timedelta(seconds=60))
+    assert windows._kept_opening.cache_info().misses == searched + 2
+
+
+def test_SA_9_the_file_of_each_zone_is_read_once() -> None:
+    closed = tuple(window("09:00", "09:30", zone, ["mon"]) for zone in ZONES)
+    windows._zone.cache_clear()
+    for minute in range(3):
+        told(closed, utc("2026-11-25T12:00:00") + timedelta(minutes=minute))
+    assert windows._zone.cache_info().misses == len(ZONES)
+
+
+def test_SA_9_an_opening_of_the_same_minute_that_is_past_is_not_told() -> None:
+    # Until 1972 Monrovia's minutes began at half a minute of UTC.
+    each = window("10:00", "10:01", "Africa/Monrovia")
+    opening = utc("1971-06-01T10:44:30")
+    assert next_opening((each,), utc("1971-06-01T10:44:10")) == opening
+    assert next_opening((each,), utc("1971-06-01T10:44:40")) == opening + timedelta(days=1)
 
 
 def test_each_day_of_a_narrower_window_lies_inside_one_wider_window_of_that_day_and_zone() -> None:

@@ -13,8 +13,8 @@ from django.utils import timezone
 from agentauth.protocol.errors import InvalidClientError
 from audit.management.json_output import OperatorCommand, operator_of
 from registry.models import ServiceProvider
+from registry.services.credentials import authenticate_service_provider
 from registry.services.service_providers import (
-    authenticate_service_provider,
     change_audience,
     create_service_provider,
     rotate_secret,

@@ -1,0 +1,118 @@
+"""Over the limit of its address a stranger's call at the verifier never comes to Django (SA-10)."""
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from agentauth import asgi, http_errors
+from audit.models import Event
+from audit.refusals import Batches
+from registry import rate_limits
+from registry.services.credentials import find_by_credentials
+from registry.tests.cast import basic
+from tests.contract.scenarios import one_call_a_minute
+from tests.equal import VERIFY, Ask, Both, ask
+from tests.equal import both as both  # noqa: PLC0414 — a fixture
+from tests.equal import served as served  # noqa: PLC0414 — a fixture
+from verifier.services import following
+from verifier.tests.scene import LOOK, Scene, scene
+
+pytestmark = [pytest.mark.redis, pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
+
+
+@pytest.fixture
+def handed_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What comes to Django's view. One call a minute for each address, and an event of the others each hour."""
+    heard: list[str] = []
+    answered = asgi.answered_by_django
+
+    def hearing(scope: Any, body: bytes) -> Any:
+        heard.append(scope["path"])
+        return answered(scope, body)
+
+    monkeypatch.setattr(asgi, "answered_by_django", hearing)
+    monkeypatch.setattr("agentauth.http_errors._batches", Batches(seconds=3600))
+    with one_call_a_minute():
+        yield heard
+
+
+def wrong(place: Scene, **changes: str) -> Ask:
+    secret = basic(place.provider, uuid.uuid4().hex)["Authorization"]
+    return ask(place, place.body(LOOK), authorization=secret, **changes)
+
+
+def guessed(both: Both, place: Scene, **changes: str) -> None:
+    """One refused for its secret, and one at the limit, of which there is an event."""
+    assert [both.at_endpoint(wrong(place, **changes))[0] for _ in range(2)][1] == 429
+
+
+def test_SA_10_over_its_limit_a_guess_never_comes_to_the_view(both: Both, handed_on: list[str]) -> None:
+    place = scene()
+    guessed(both, place)
+    by_view = both.at_view(wrong(place))
+    handed_on.clear()
+    for _ in range(3):
+        assert both.at_endpoint(wrong(place)) == by_view
+    assert by_view[0] == 429
+    assert handed_on == []
+
+
+@pytest.mark.parametrize("accept", ["text/html", "application/xml", "application/json;indent=4", "a" * 600])
+def test_SA_10_nor_does_one_with_another_accept_header(both: Both, handed_on: list[str], accept: str) -> None:
+    place = scene()
+    guessed(both, place)
+    plain = both.at_endpoint(wrong(place))
+    handed_on.clear()
+    assert both.at_endpoint(wrong(place, accept=accept)) == plain
+    assert handed_on == []
+
+
+def test_SA_10_a_wrong_secret_is_looked_up_once_between_two_looks(
+    both: Both, handed_on: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, looked_up, find = scene(), [], find_by_credentials
+
+    def hearing(pairs: Any) -> Any:
+        looked_up.extend(pairs)
+        return find(pairs)
+
+    monkeypatch.setattr(following, "find_by_credentials", hearing)
+    guessed(both, place)
+    guess = wrong(place)
+    for looks in (1, 2):
+        both.running.look()
+        looked_up.clear()
+        for _ in range(3):
+            assert both._lean(guess)[0] == 429, looks
+        assert len(looked_up) == 1
+
+
+def test_SA_10_what_was_refused_at_once_is_in_the_next_event(
+    both: Both, handed_on: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = scene()
+    guessed(both, place)
+    for _ in range(3):
+        both.at_endpoint(wrong(place))
+    monkeypatch.setattr(http_errors._batches, "_next_at", {})
+    handed_on.clear()
+    both.at_endpoint(wrong(place))
+    assert handed_on == [VERIFY]
+    event = Event.objects.filter(reason="rate_limited").latest("id")
+    assert event.data["count"] == 4
+
+
+def test_SA_10_good_credentials_are_good_at_a_guessers_address(both: Both, handed_on: list[str]) -> None:
+    place = scene()
+    guessed(both, place)
+    both.running.forget()
+    handed_on.clear()
+    assert both.at_endpoint(ask(place, place.body(LOOK)))[0] == 200
+    assert handed_on == []
+    rate_limits.limiter(rate_limits.SERVICE_PROVIDER)._whole_at.clear()
+    both.running.forget()
+    # In a form that only the view takes, and read first.
+    assert both.at_endpoint(ask(place, place.body(LOOK), accept="application/json;indent=4"))[0] == 200
+    assert handed_on == [VERIFY]

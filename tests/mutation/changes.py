@@ -1,0 +1,80 @@
+"""The changes that are tried: each takes one check away or turns it round."""
+
+import ast
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_OTHER: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One changed module: `source` is all of it, `what` says what it was and what it is at `line`."""
+
+    line: int
+    what: str
+    source: str
+
+
+def changes(source: str) -> list[Change]:
+    """Every change of a module: comparisons, `and` and `or`, `not`, numbers, checks that raise, calls that only check."""
+    tree = ast.parse(source)
+    made = []
+    for number, node in enumerate(ast.walk(tree)):
+        for variant in range(len(list(_variants(node)))):
+            changed = copy.deepcopy(tree)
+            target = next(each for at, each in enumerate(ast.walk(changed)) if at == number)
+            before = ast.unparse(target)
+            list(_variants(target))[variant]()
+            text = f"`{_short(before)}` → `{_short(ast.unparse(target))}`"
+            made.append(Change(getattr(node, "lineno", 0), text, ast.unparse(changed)))
+    return made
+
+
+def _short(text: str) -> str:
+    first, *more = text.replace("|", "\\|").splitlines()
+    return first + (" …" if more else "")
+
+
+def _variants(node: ast.AST) -> Iterator["_Turn"]:
+    match node:
+        case ast.Compare(ops=operators):
+            for at, operator in enumerate(operators):
+                yield _Turn(operators, at, _OTHER[type(operator)]())
+        case ast.BoolOp(op=operator):
+            yield _Turn(node, "op", ast.Or() if isinstance(operator, ast.And) else ast.And())
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            yield _Turn(node, "operand", ast.UnaryOp(ast.Not(), operand))
+        case ast.Constant(value=int(value)) if not isinstance(value, bool):
+            yield _Turn(node, "value", value + 1)
+        case ast.If(body=[ast.Raise(), *_]):
+            yield _Turn(node, "test", ast.Constant(value=False))
+        case ast.Expr(value=ast.Call()):
+            yield _Turn(node, "value", ast.Constant(value=None))
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """Puts `new` in the place `at` of a node or of a list of nodes."""
+
+    where: ast.AST | list[ast.cmpop]
+    at: str | int
+    new: object
+
+    def __call__(self) -> None:
+        if isinstance(self.where, list):
+            self.where.__setitem__(self.at, self.new)  # type: ignore[call-overload]  # a place in a list
+        else:
+            setattr(self.where, str(self.at), self.new)

@@ -1,0 +1,35 @@
+"""The changes that are tried are those that take a check away."""
+
+import ast
+
+from tests.mutation.changes import changes
+
+MODULE = '''
+"""A 1 in words is no number."""
+
+def check(value, *, most=10):
+    if value is None or not value.strip():
+        raise ValueError
+    _measure(value)
+    return len(value) <= most
+'''
+
+
+def test_each_kind_of_check_is_taken_away_once() -> None:
+    assert sorted(each.what for each in changes(MODULE)) == [
+        "`10` → `11`",
+        "`_measure(value)` → `None`",
+        "`if value is None or not value.strip(): …` → `if False: …`",
+        "`len(value) <= most` → `len(value) < most`",
+        "`not value.strip()` → `not not value.strip()`",
+        "`value is None or not value.strip()` → `value is None and (not value.strip())`",
+        "`value is None` → `value is not None`",
+    ]
+
+
+def test_a_change_is_a_whole_module_and_changes_one_place() -> None:
+    source = ast.unparse(ast.parse(MODULE))
+    for each in changes(MODULE):
+        before, after = source.splitlines(), each.source.splitlines()
+        assert len(before) == len(after)
+        assert sum(old != new for old, new in zip(before, after, strict=True)) == 1
