@@ -109,7 +109,10 @@ def describe_permissions(grant: Grant, *, riskiest_first: bool = False) -> list[
 def describe_grant(grant: Grant) -> list[str]:
     """A grant as plain sentences: permissions and limits, as granted or else as asked."""
     envelope = parse_envelope(grant.requested_envelope if grant.envelope is None else grant.envelope)
-    return describe_permissions(grant) + sentences.limits(envelope)
+    capabilities = parse_capabilities(grant.capabilities or grant.requested_capabilities)
+    return (
+        describe_permissions(grant) + sentences.limits(envelope) + sentences.unasked(capabilities, envelope)
+    )
 
 
 def standing(grant: Grant, now: datetime) -> str:

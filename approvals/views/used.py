@@ -145,12 +145,10 @@ def _total(budget: Budget, ended: Sequence[GrantLedger]) -> list[str]:
     if not spent:
         return []
     parts = {"ceiling": sentences.budget_words(budget), "spent": _money(spent, budget)}
-    return [
-        _(
-            "The budget of %(ceiling)s begins again with this permission: former ones spent %(spent)s, which does not count."
-        )
-        % parts
-    ]
+    words = _(
+        "The %(ceiling)s begin again with this permission: former ones spent %(spent)s, which does not count."
+    )
+    return [words % parts]
 
 
 def _most(row: GrantLedger, currency: str) -> int:
