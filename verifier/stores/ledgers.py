@@ -25,9 +25,13 @@ _LONGEST: Final = timedelta(days=33)
 _ROWS: Final = (
     "SELECT {} FROM verifier_grantledger l JOIN registry_grant g ON g.id = l.grant_id"
     " WHERE g.agent_id = %s AND g.service_provider_id = %s"
-    " AND (g.ended_at IS NULL OR g.ended_at > %s OR g.id = %s) ORDER BY l.grant_id"
+    " AND (g.ended_at IS NULL OR g.ended_at > %s OR g.id = %s)"
 )
-_ROWS_HELD: Final = f"{_ROWS} FOR UPDATE OF l"
+# Before the grant's first use none of them is held: its own row is inserted first, as the jobs insert it that count in it.
+_ROWS_HELD: Final = (
+    f"{_ROWS} AND EXISTS (SELECT 1 FROM verifier_grantledger o WHERE o.grant_id = %s)"  # noqa: S608 — our own text
+    " ORDER BY l.grant_id FOR UPDATE OF l"
+)
 _READ: Final = Question(_ROWS, l=all_but(GrantLedger))
 _HELD: Final = Question(_ROWS_HELD, l=all_but(GrantLedger))
 
@@ -58,7 +62,8 @@ def hold_ledgers(call: StoreCall) -> Ledgers | None:
         return None
     if connection.vendor == "postgresql":
         select("SELECT pg_advisory_xact_lock(%s::bigint)", _queue_number(call.queue))
-    return _asked(call, _HELD if connection.features.has_select_for_update else _READ)
+        return _asked(call, _HELD, uuid.UUID(call.claims.grant_id))
+    return _asked(call, _READ)
 
 
 def make_ledger(call: StoreCall) -> Ledgers | None:
@@ -74,15 +79,10 @@ def read_ledgers(call: StoreCall) -> Ledgers:
     return _asked(call, _READ)
 
 
-def _asked(call: StoreCall, question: Question) -> Ledgers:
-    claims = call.claims
-    grant_id = uuid.UUID(claims.grant_id)
-    rows: list[GrantLedger] = [
-        row
-        for (row,) in question.ask(
-            uuid.UUID(claims.agent_id), call.service_provider_id, call.now - _LONGEST, grant_id
-        )
-    ]
+def _asked(call: StoreCall, question: Question, *more: uuid.UUID) -> Ledgers:
+    agent_id, grant_id = uuid.UUID(call.claims.agent_id), uuid.UUID(call.claims.grant_id)
+    found = question.ask(agent_id, call.service_provider_id, call.now - _LONGEST, grant_id, *more)
+    rows: list[GrantLedger] = [row for (row,) in found]
     own = next((row for row in rows if row.grant_id == grant_id), None)
     return Ledgers(own, tuple(row for row in rows if row is not own))
 

@@ -175,6 +175,19 @@ def test_a_row_holds_what_was_spent_under_its_grant_alone() -> None:
         }
 
 
+def test_a_month_counts_what_ended_on_its_first_day() -> None:
+    with time_machine.travel(datetime(2027, 1, 1, tzinfo=UTC), tick=False) as clock:
+        place = scene(PAY, budgets=[budget("10.00", "month")])
+        assert verdict(place.pay("8.00")) == "valid"
+        revoke_grant(grant=place.grant, actor=SYSTEM, now=timezone.now())
+        clock.move_to(datetime(2027, 1, 31, 23, tzinfo=UTC))
+        again = replace(place, grant=second(place, PAY, budgets=[budget("10.00", "month")]))
+        assert verdict(again.pay("2.01")) == "budget"
+        assert left(again.pay("1.00")) == "1.00"
+        clock.move_to(datetime(2027, 2, 1, tzinfo=UTC))
+        assert left(again.pay("1.00")) == "9.00"
+
+
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("used", [False, True], ids=["first uses", "used before"])
 def test_forty_at_once_under_two_grants_pass_one_budget_only(*, used: bool) -> None:

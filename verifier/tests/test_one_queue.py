@@ -2,13 +2,12 @@
 
 import threading
 from dataclasses import replace
-from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
 from verifier.models import GrantLedger
-from verifier.stores import database
+from verifier.stores import database, lane
 from verifier.stores.database import DatabaseStore
 from verifier.stores.lane import committed_together
 from verifier.tests.scene import PAY, Scene, scene
@@ -50,23 +49,27 @@ class Payment(threading.Thread):
         self.join(20)
 
 
-def paid_meanwhile(under_way: Payment, place: Scene, value: str) -> str:
-    """What a payment is told that begins while the other one is under way, and ends after it."""
-    told: list[Any] = []
+def begun_beside(place: Scene, value: str) -> tuple[threading.Thread, list[str]]:
+    """A payment in a thread that is not started yet, and where it is told its answer."""
+    told: list[str] = []
     call = payment(place, value)
 
     def pays() -> None:
         told.append(words(DatabaseStore().apply(call)))
         connection.close()
 
-    other = threading.Thread(target=pays)
+    return threading.Thread(target=pays), told
+
+
+def paid_meanwhile(under_way: Payment, place: Scene, value: str) -> str:
+    """What a payment is told that begins while the other one is under way, and ends after it."""
+    other, told = begun_beside(place, value)
     other.start()
     until(lambda: bool(told) or waits_for_a_lock())
     under_way.end()
     other.join(20)
     assert under_way.told == "yes"
-    answer: str = told[0]
-    return answer
+    return told[0]
 
 
 @pytest.mark.parametrize("used", [False, True], ids=["its first use", "used before"])
@@ -95,7 +98,10 @@ def test_what_was_under_way_when_its_grant_was_revoked_counts_under_the_next(
     assert words(DatabaseStore().apply(payment(again, "4.00"))) == "yes"
 
 
-def test_EN_18_payments_under_two_grants_in_one_commit_see_each_other() -> None:
+def test_EN_18_payments_under_two_grants_in_one_commit_see_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lane, "_TOGETHER_SECONDS", 20)
     place = scene(PAY, budgets=[MONTH])
     other = replace(place, grant=second(place, PAY, budgets=[MONTH]))
     store, calls = DatabaseStore(), [payment(each, "4.00") for each in (place, other, place, other)]
@@ -113,3 +119,45 @@ def test_EN_18_other_agents_and_service_providers_do_not_wait(monkeypatch: pytes
         assert words(DatabaseStore().apply(payment(each, "10.00"))) == "yes"
     under_way.end()
     assert GrantLedger.objects.count() == 3
+
+
+def test_what_jobs_and_the_version_before_count_meanwhile_is_waited_for() -> None:
+    """They hold the row of one grant each, and know no queue."""
+    place = scene(PAY, budgets=[MONTH])
+    other = replace(place, grant=second(place, PAY, budgets=[MONTH]))
+    for each in (place, other):
+        assert words(DatabaseStore().apply(payment(each, "1.00"))) == "yes"
+    paying, told = begun_beside(other, "2.01")
+    with transaction.atomic():
+        row = GrantLedger.objects.select_for_update().get(grant=place.grant)
+        paying.start()
+        until(waits_for_a_lock)
+        row.spent["EUR/month/UTC"][1] += 600
+        row.save()
+    paying.join(20)
+    assert told == ["budget"]
+    paying, told = begun_beside(other, "2.00")
+    with transaction.atomic():
+        GrantLedger.objects.select_for_update().get(grant=other.grant)
+        paying.start()
+        until(waits_for_a_lock)
+        GrantLedger.objects.filter(grant=other.grant).update(uses=5)
+    paying.join(20)
+    assert (told, GrantLedger.objects.get(grant=other.grant).uses) == (["yes"], 6)
+
+
+def test_a_first_use_that_waits_for_the_jobs_holds_no_row_that_they_want() -> None:
+    """They insert the row of a grant that was used for the first time, then hold all rows they count in."""
+    place = scene(PAY, budgets=[MONTH])
+    assert words(DatabaseStore().apply(payment(place, "1.00"))) == "yes"
+    other = replace(place, grant=second(place, PAY, budgets=[MONTH]))
+    paying, told = begun_beside(other, "2.00")
+    with transaction.atomic():
+        GrantLedger.objects.create(grant=other.grant)
+        paying.start()
+        until(waits_for_a_lock)
+        assert len(GrantLedger.objects.select_for_update(nowait=True)) == 2
+        GrantLedger.objects.filter(grant=other.grant).update(uses=5)
+    paying.join(20)
+    assert told == ["yes"]
+    assert GrantLedger.objects.get(grant=other.grant).uses == 6
