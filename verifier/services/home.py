@@ -76,8 +76,8 @@ class Tenure:
         When the epoch began, or, if that was later, the grant's approval where it follows another one. None in the first
         epoch, which forgot nothing, for a grant that follows none.
         """
-        times = (self.began_at if self.epoch > 1 else None, follows_at)
-        return max((microseconds(each) for each in times if each is not None), default=None)
+        began_us = microseconds(self.began_at) if self.epoch > 1 else None
+        return began_us if follows_at is None else max(began_us or 0, microseconds(follows_at))
 
     def nonce_server(self, service_provider_id: str) -> str:
         """Whose nonces verify takes for this service provider (`registry.services.nonces`): each epoch has its own."""
