@@ -28,6 +28,8 @@ TEN = {"value": "10.00", "currency": "EUR"}
         ("day", "2026-11-25", "Europe/Berlin", "UTC", "2026-11-26T00:00", False),
         ("day", "2026-11-25", "UTC", "Europe/Berlin", "2026-11-25T23:30", True),
         ("day", "2026-11-25", "UTC", "Europe/Berlin", "2026-11-26T23:30", False),
+        # The one ends as the other begins.
+        ("day", "2026-11-24", "Europe/Paris", "Europe/Berlin", "2026-11-25T12:00", False),
         ("day", "2026-11-24", "Pacific/Kiritimati", "Pacific/Pago_Pago", "2026-11-24T11:00", False),
         ("week", "2026-11-23", "Asia/Tokyo", "UTC", "2026-11-29T20:00", True),
         ("week", "2026-11-16", "Asia/Tokyo", "UTC", "2026-11-23T00:00", False),
@@ -52,7 +54,7 @@ def test_a_period_counts_while_it_overlaps_the_running_one(
         # Two budgets of one grant counted the same payments.
         ({"EUR/day/UTC": ("2026-11-25", 340), "EUR/day/Europe/Berlin": ("2026-11-25", 300)}, 340),
         # Another currency, another period.
-        ({"USD/day/UTC": ("2026-11-25", 340), "EUR/week/UTC": ("2026-11-23", 340)}, 0),
+        ({"USD/day/UTC": ("2026-11-25", 340), "EUR/week/UTC": ("2026-11-25", 340)}, 0),
     ],
     ids=str,
 )
