@@ -91,7 +91,7 @@ def test_the_approval_page_says_what_was_spent_and_that_a_permission_ended(
     assert bar["text"] == "€340.00 spent, €340.00 of it under other permissions"
     # And the page of the one that ended.
     assert before(alice, first) == [
-        "Today €340.00 was spent under it. A permission that follows it counts that too.",
+        "Today €340.00 was spent under it. It also counts in a later permission with such a budget.",
         "It was used 3 times.",
     ]
 
@@ -135,6 +135,25 @@ def test_a_second_permission_shares_the_budget_and_its_rate_comes_on_top(
     used(first, day=34_000)
     then = asked(agent, service_provider, budgets=[DAY], max_requests_per_minute=20)
     assert before(alice, then) == [FOUND % "another permission that is in force", RATES_ADD]
+
+
+def test_what_no_budget_of_the_new_permission_counts_is_told_too(
+    alice: Person, agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    month = DAY | {"period": "month"}
+    first = asked(agent, service_provider, budgets=[DAY, month])
+    alice.approve(first)
+    used(first, day=34_000, month=40_000)
+    revoked(first)
+    uncounted = f"Today €340.00 was already spent under {ENDED}. No budget of this permission counts it."
+    assert before(alice, asked(agent, service_provider, budgets=[DAY | {"period": "week"}])) == [uncounted]
+    assert before(alice, asked(agent, service_provider)) == [uncounted]
+    # Where one counts it, that is what is told.
+    assert before(alice, asked(agent, service_provider, budgets=[month])) == [
+        f"This month €400.00 was already spent under {ENDED}. It counts against the €500.00 a month."
+    ]
+    reading = pending(agent, service_provider, now=now, capabilities=[READ_CALENDAR])
+    assert before(alice, reading) == []
 
 
 def test_use_at_another_service_or_by_another_agent_is_not_told(

@@ -8,12 +8,16 @@ from typing import Any
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.envelope import Budget, Envelope, Ledger, parse_envelope
 from agentauth.protocol.limits import spent_beside
 from agentauth.protocol.money import Money
 from approvals import sentences
 from registry.models import Agent, Grant
 from verifier.models import GrantLedger
+
+# How a sentence names these grants, with times in that zone.
+_Under = Callable[[Sequence[Grant], str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,9 @@ class Used:
                 continue
             lines += self._spent(budget, ended, _under_ended, zone, now)
             lines += self._spent(budget, in_force, _under_others, zone, now)
+        if _moves_money(grant):
+            lines += self._uncounted(envelope, ended, _under_ended, zone, now)
+            lines += self._uncounted(envelope, in_force, _under_others, zone, now)
         return lines + self._uses(envelope, ended, zone) + _at_once(envelope, in_force)
 
     def under(self, grant: Grant, now: datetime) -> list[str]:
@@ -65,7 +72,9 @@ class Used:
         if row is None:
             return []
         lines = [
-            _("%(when)s %(spent)s was spent under it. A permission that follows it counts that too.")
+            _(
+                "%(when)s %(spent)s was spent under it. It also counts in a later permission with such a budget."
+            )
             % {"when": _running(budget), "spent": _money(minor, budget)}
             for budget in parse_envelope(grant.envelope or {}).budgets
             if budget.period != "total" and (minor := spent_beside(row.spent_by_budget(), budget, now))
@@ -79,13 +88,39 @@ class Used:
         return [each for each in at if each.pk != grant.pk]
 
     def _spent(
-        self,
-        budget: Budget,
-        grants: Sequence[Grant],
-        under: Callable[[Sequence[Grant], str], str],
-        zone: str,
-        now: datetime,
+        self, budget: Budget, grants: Sequence[Grant], under: _Under, zone: str, now: datetime
     ) -> list[str]:
+        parts = self._parts(budget, grants, under, zone, now) | {"ceiling": sentences.budget_words(budget)}
+        words = _("%(when)s %(spent)s was already spent under %(under)s. It counts against the %(ceiling)s.")
+        return [words % parts] if "spent" in parts else []
+
+    def _uncounted(
+        self, envelope: Envelope, grants: Sequence[Grant], under: _Under, zone: str, now: datetime
+    ) -> list[str]:
+        """What was spent under grants whose budgets were of other periods: of the shortest that runs."""
+        counted = [each for each in envelope.budgets if each.period != "total"]
+        those = [
+            each
+            for each in grants
+            if each.pk in self.rows
+            and not any(spent_beside(self.rows[each.pk].spent_by_budget(), one, now) for one in counted)
+        ]
+        currencies = {key[:3] for each in those for key in self.rows[each.pk].spent}
+        words = _(
+            "%(when)s %(spent)s was already spent under %(under)s. No budget of this permission counts it."
+        )
+        for period in ("day", "week", "month"):
+            found = [
+                self._parts(Budget(Money(0, currency), period, zone), those, under, zone, now)
+                for currency in sorted(currencies)
+            ]
+            if lines := [words % parts for parts in found if parts]:
+                return lines
+        return []
+
+    def _parts(
+        self, budget: Budget, grants: Sequence[Grant], under: _Under, zone: str, now: datetime
+    ) -> dict[str, str]:
         spent = {
             each.pk: spent_beside(self.rows[each.pk].spent_by_budget(), budget, now)
             for each in grants
@@ -93,15 +128,9 @@ class Used:
         }
         those = [each for each in grants if spent.get(each.pk)]
         if not those:
-            return []
-        parts = {
-            "when": _running(budget),
-            "spent": _money(sum(spent.values()), budget),
-            "under": under(those, zone),
-            "ceiling": sentences.budget_words(budget),
-        }
-        words = _("%(when)s %(spent)s was already spent under %(under)s. It counts against the %(ceiling)s.")
-        return [words % parts]
+            return {}
+        total = _money(sum(spent.values()), budget)
+        return {"when": _running(budget), "spent": total, "under": under(those, zone)}
 
     def _uses(self, envelope: Envelope, ended: Sequence[Grant], zone: str) -> list[str]:
         used = [each for each in ended if each.pk in self.rows and self.rows[each.pk].uses]
@@ -166,6 +195,11 @@ def _at_once(envelope: Envelope, in_force: Sequence[Grant]) -> list[str]:
     if envelope.rate is None or not rated:
         return []
     return [_("Another permission at this service is in force: its requests a minute come on top of these.")]
+
+
+def _moves_money(grant: Grant) -> bool:
+    asked = parse_capabilities(grant.capabilities or grant.requested_capabilities)
+    return any(each.max_amount is not None for each in asked)
 
 
 def _in_force(grant: Grant, now: datetime) -> bool:
