@@ -18,6 +18,8 @@ from registry.services.lookalikes import Likeness, Whose
 _SYMBOLS = {"EUR": "€", "USD": "$", "GBP": "£", "JPY": "¥", "INR": "₹", "KRW": "₩"}
 _WEEK = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 DANGEROUS = frozenset({"transact", "delete"})
+# So many payments show what a threshold does not limit.
+_EXAMPLE = 10
 
 
 def money(amount: Money) -> str:
@@ -189,6 +191,31 @@ def limits(envelope: Envelope) -> list[str]:
     return lines
 
 
+def unasked(capabilities: Sequence[Capability], envelope: Envelope) -> list[str]:
+    """The warning of a threshold without a budget: what many payments below it move that nobody is asked about."""
+    each = _most_unasked(capabilities, envelope)
+    count = min(envelope.max_uses or _EXAMPLE, _EXAMPLE)
+    if each is None or envelope.budgets or count == 1:
+        return []
+    parts = {"n": count, "each": money(each), "sum": money(Money(count * each.minor, each.currency))}
+    return [
+        _(
+            "No budget limits what you are not asked about: %(n)s payments of %(each)s move %(sum)s without asking you."
+        )
+        % parts
+    ]
+
+
+def _most_unasked(capabilities: Sequence[Capability], envelope: Envelope) -> Money | None:
+    """The largest payment at which nobody is asked, of an envelope that asks above some amount."""
+    threshold = envelope.confirm_above
+    ceilings = [each.max_amount for each in capabilities if each.max_amount is not None]
+    if threshold is None or threshold.minor == 0 or not ceilings:
+        return None
+    highest = max(ceilings, key=lambda ceiling: ceiling.minor)
+    return threshold if threshold.within(highest) else highest
+
+
 def permissions(at: str, capabilities: Sequence[Capability], envelope: Envelope) -> list[str]:
     """One whole sentence for each capability. Its subject is never a name: an agent may be called “Nobody”."""
     return [
@@ -258,6 +285,7 @@ def approval_text(
     lines = [*parties(agent, service_provider, audience), *warnings]
     lines += permissions(service_provider, capabilities, envelope)
     lines += limits(envelope)
+    lines += unasked(capabilities, envelope)
     lines.append(_("This ends on %(end)s.") % {"end": moment(valid_until, zone)})
     return "\n".join(lines)
 

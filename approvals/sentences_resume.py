@@ -114,10 +114,8 @@ def _terms(grant: Grant, *, later: bool) -> list[str]:
         }
         for each in sorted(capabilities, key=lambda each: _RISKS.index(sentences.risk(each)))
     ]
-    limits = [
-        _("At %(at)s: %(limit)s") % {"at": quoted(at), "limit": each} for each in sentences.limits(envelope)
-    ]
-    return lines + limits
+    limits = sentences.limits(envelope) + sentences.unasked(capabilities, envelope)
+    return lines + [_("At %(at)s: %(limit)s") % {"at": quoted(at), "limit": each} for each in limits]
 
 
 def _fitting(lines: Sequence[str], terms: Sequence[str]) -> str:

@@ -91,7 +91,7 @@ def signed_again(grant_ids: list[str]) -> list[str]:
     from tests import receipts
 
     # Before the upgrade there are no columns that it brings.
-    found = Grant.objects.filter(pk__in=grant_ids).defer("suspended_by_owner")
+    found = Grant.objects.filter(pk__in=grant_ids).defer("follows_at")
     grants = [each for each in found if not receipts.has_receipt(each)]
     for grant in grants:
         receipts.sign(grant, now=datetime.now(UTC))

@@ -38,6 +38,7 @@ MODULES: Final = frozenset(
         "certified_keys",
         "concurrency",
         "confirmations",
+        "counters_outlive",
         "envelope",
         "epochs",
         "failures",

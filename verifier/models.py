@@ -1,5 +1,6 @@
 """What decisions leave behind: counters, remembered operations, confirmations of single transactions, presence."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from django.conf import settings
@@ -13,7 +14,9 @@ from registry.models import Grant, Human
 
 
 class GrantLedger(models.Model):
-    """What one grant has used, through all its versions: the row that concurrent decisions queue for."""
+    """What one grant has used, through all its versions. Budgets of a period count what the agent's other grants at the
+    service provider have used as well (`verifier.stores.ledgers`).
+    """
 
     grant = models.OneToOneField(Grant, on_delete=models.PROTECT, primary_key=True, related_name="+")
     # The rate's theoretical arrival time in µs since 1970; null before the first use.
@@ -31,10 +34,17 @@ class GrantLedger(models.Model):
     def __str__(self) -> str:
         return f"{self.grant_id}: {self.uses} uses"
 
-    def counters(self) -> Ledger:
-        """The row as the protocol's value."""
-        spent = {key: (str(start), int(minor)) for key, (start, minor) in self.spent.items()}
-        return Ledger(tat_us=self.tat_us, uses=self.uses, spent=spent)
+    def counters(self, beside: Sequence["GrantLedger"] = ()) -> Ledger:
+        """The row as the protocol's value, counted together with those `beside` it."""
+        return Ledger(
+            tat_us=self.tat_us,
+            uses=self.uses,
+            spent=self.spent_by_budget(),
+            beside=tuple(spent for row in beside if (spent := row.spent_by_budget())),
+        )
+
+    def spent_by_budget(self) -> dict[str, tuple[str, int]]:
+        return {key: (str(start), int(minor)) for key, (start, minor) in self.spent.items()}
 
 
 class AgentOperation(models.Model):

@@ -248,9 +248,8 @@ def limits_left(envelope: Envelope, ledger: Ledger, now: datetime) -> Limits:
     """What is left of each counted limit at the aware instant `now`."""
     budgets = []
     for budget in envelope.budgets:
-        _, minor = ledger.spent_minor(budget, now)
-        # A ceiling lowered below what was already spent leaves nothing, not less than nothing.
-        left = Money(max(budget.ceiling.minor - minor, 0), budget.ceiling.currency)
+        # A ceiling below what was already spent leaves nothing, not less than nothing.
+        left = Money(max(budget.ceiling.minor - ledger.used_minor(budget, now), 0), budget.ceiling.currency)
         budgets.append(BudgetLeft(left.currency, budget.period, left.value))
     rate = envelope.rate
     return Limits(
@@ -331,5 +330,6 @@ def _debited(envelope: Envelope, ledger: Ledger, amount: Money | None, now: date
         tat_us=ledger.tat_us if rate is None else rate.advance(ledger.tat_us, microseconds(now)),
         uses=ledger.uses + 1,
         spent=ledger.spent if amount is None else debit(envelope.budgets, amount, ledger, now),
+        beside=ledger.beside,
     )
     return Allowed(after, limits_left(envelope, after, now))

@@ -12,7 +12,7 @@ from .errors import InvalidRequestError
 from .money import Money
 from .reading import members
 from .values import per_call
-from .windows import PERIODS, parse_zone, period_end, period_start, seconds_until
+from .windows import PERIODS, parse_zone, period_end, period_start, reaches_into, seconds_until
 
 _MINUTE_US: Final = 60_000_000
 _SECOND_US: Final = 1_000_000
@@ -50,16 +50,27 @@ def parse_budget(obj: object, where: str) -> Budget:
     return Budget(ceiling, str(body["period"]), parse_zone(body.get("zone", "UTC"), f"{where}.zone"))
 
 
+# A budget's key, and of its latest period the start and the minor units spent in it.
+Spent = Mapping[str, tuple[str, int]]
+
+
 @per_call(frozen=True, slots=True)
 class Ledger:
     """What a grant has used. `tat_us` is the GCRA's theoretical arrival time in µs since 1970, None before any use.
 
-    `spent` maps a budget's key to the start of the period counted and the minor units spent in it.
+    `spent` maps a budget's key to the start of the period counted and the minor units spent in it. `beside` is the
+    `spent` of each other grant of the same agent at the same service provider: budgets of a period count it too.
     """
 
     tat_us: int | None = None
     uses: int = 0
-    spent: Mapping[str, tuple[str, int]] = field(default_factory=dict, hash=False)
+    spent: Spent = field(default_factory=dict, hash=False)
+    beside: tuple[Spent, ...] = field(default=(), hash=False)
+
+    def used_minor(self, budget: Budget, now: datetime) -> int:
+        """The minor units that count against `budget` now: this grant's, and those of the others."""
+        _, minor = self.spent_minor(budget, now)
+        return minor + sum(spent_beside(spent, budget, now) for spent in self.beside)
 
     def spent_minor(self, budget: Budget, now: datetime) -> tuple[str, int]:
         """The current period of `budget` and the minor units already spent in it."""
@@ -67,6 +78,22 @@ class Ledger:
         start, minor = self.spent.get(budget.key, (current, 0))
         # Only a later period empties the budget. A clock that went backwards must not open yesterday's again.
         return (start, minor) if start >= current else (current, 0)
+
+
+def spent_beside(spent: Spent, budget: Budget, now: datetime) -> int:
+    """What another grant has spent, in minor units, of the period of `budget` that is running; nothing of `total`.
+
+    Its days may be those of another zone. Then a day counts that has an hour in common with the running one: whoever
+    asks again with another zone does not begin anew.
+    """
+    counted = [
+        minor
+        for key, (start, minor) in spent.items()
+        if key.startswith(f"{budget.ceiling.currency}/{budget.period}/")
+        and reaches_into(budget.period, start, key.split("/", 2)[2], running_in=budget.zone, now=now)
+    ]
+    # Two of them counted the same payments.
+    return max(counted, default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +178,7 @@ def budget_wait(
     """
     waits: list[int | None] = []
     for budget in budgets:
-        _, minor = ledger.spent_minor(budget, now)
-        after = Money(minor + amount.minor, amount.currency)
+        after = Money(ledger.used_minor(budget, now) + amount.minor, amount.currency)
         if after.within(budget.ceiling):
             continue
         end = period_end(budget.period, budget.zone, now) if amount.within(budget.ceiling) else None

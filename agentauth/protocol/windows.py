@@ -235,12 +235,24 @@ def period_end(period: str, zone: str, now: datetime) -> datetime | None:
 
     Where midnight itself is skipped (Beirut in spring), or the whole day (Apia in 2011), that is the change itself.
     """
-    info = _zone(zone)
-    first = _first_day(period, now.astimezone(info).date())
+    first = _first_day(period, now.astimezone(_zone(zone)).date())
+    return None if first is None else _midnight(_next_first_day(period, first), zone)
+
+
+def reaches_into(period: str, start: str, zone: str, *, running_in: str, now: datetime) -> bool:
+    """Whether the period of `zone` that began on the local date `start` has an instant in common with the one that
+    holds `now` in the zone `running_in`, or with a later one. False for `total`.
+    """
+    first = _first_day(period, now.astimezone(_zone(running_in)).date())
     if first is None:
-        return None
-    following = _next_first_day(period, first)
-    midnight = datetime(following.year, following.month, following.day, tzinfo=info)
+        return False
+    if zone == running_in:
+        return start >= first.isoformat()
+    end = _midnight(_next_first_day(period, date.fromisoformat(start)), zone)
+    return end > _midnight(first, running_in)
+
+
+def _midnight(day: date, zone: str) -> datetime:
     # Of a midnight shown twice the first counts. One that the wall skips is read with the offset from before the
     # change, and is then the change itself.
-    return midnight.astimezone(UTC)
+    return datetime(day.year, day.month, day.day, tzinfo=_zone(zone)).astimezone(UTC)

@@ -12,15 +12,17 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_POST, require_safe
 
+from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.errors import NotFoundError
 from agentauth.protocol.names import quoted
 from approvals.services.likeness import name_warnings
 from approvals.services.signatures import receipt_of
 from approvals.views.access import human_of, signed_in
 from approvals.views.approval import find_own_grant
-from approvals.views.described import describe_grant, describe_permissions, describe_use
+from approvals.views.described import describe_grant, describe_permissions
 from approvals.views.happened import tell
 from approvals.views.paging import page_of
+from approvals.views.used import used_by
 from audit.models import Event
 from registry.authentication import actor_of
 from registry.models import Agent, Grant, Human
@@ -53,8 +55,7 @@ def index(request: HttpRequest) -> HttpResponse:
 def page(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
     human, now = human_of(request), timezone.now()
     agent = find_own_agent(agent_id, human)
-    held = _held(agent, now)
-    use = describe_use(held, now)
+    held, used = _held(agent, now), used_by(agent)
     context = {
         "agent": agent,
         "status": agent.status_at(now),
@@ -63,7 +64,8 @@ def page(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
                 "grant": grant,
                 "lines": describe_grant(grant),
                 "permits": describe_permissions(grant),
-                "use": use[grant.pk],
+                "use": used.bars(grant, now),
+                "before": used.before(grant, parse_envelope(grant.envelope or {}), human.time_zone, now),
             }
             for grant in held
         ],

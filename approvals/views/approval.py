@@ -1,6 +1,7 @@
 """The approval page and what its script asks for: review, second step, statement, decision; and the receipt."""
 
 import uuid
+from datetime import datetime
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
@@ -8,14 +9,16 @@ from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
+from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.errors import InvalidRequestError, NotFoundError
+from approvals import sentences
 from approvals.services import decisions
 from approvals.services.likeness import name_warnings
 from approvals.services.offer import offer
 from approvals.services.people import session_key_of
 from approvals.services.signatures import receipt_of
 from approvals.services.since_signed import moved_since_signed
-from approvals.services.terms import read_choices
+from approvals.services.terms import offered_terms, read_choices
 from approvals.views.access import answer, human_of, member, posted, signed_in
 from approvals.views.described import (
     describe_grant,
@@ -25,6 +28,7 @@ from approvals.views.described import (
     elsewhere,
     standing,
 )
+from approvals.views.used import used_by
 from audit.faults import fault_point
 from registry.authentication import actor_of
 from registry.models import Grant, Human
@@ -56,14 +60,17 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     if status != Grant.Status.PENDING and not anew:
         receipt = receipt_of("approval", str(grant.pk))
         context |= {"status": status, "receipt": receipt, "lines": describe_grant(grant)}
+        context |= _use(grant, human, status, now)
         return render(request, "decided.html", context)
-    asked = decisions.draw_approval(grant, human, now=now)
+    asked, terms = decisions.draw_approval(grant, human, now=now), offered_terms(grant, now)
     context |= {
         "drawn": asked.drawn,
         "anew": anew,
         "moved": moved_since_signed(grant, offer(grant).lost) if anew else [],
         "lost": describe_lost(grant),
         "rows": describe_rows(grant, now),
+        "before": used_by(grant.agent).before(grant, terms.envelope, human.time_zone, now),
+        "unasked": sentences.unasked(terms.capabilities, terms.envelope),
         "limits": describe_limits(grant, human, now),
         "summary": asked.sentences,
         "denial": decisions.draw_denial(grant, "", now=now),
@@ -72,6 +79,15 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         "is_new": (now - grant.agent.created_at).total_seconds() < NEW_AGENT_SECONDS,
     }
     return render(request, "approval.html", context)
+
+
+def _use(grant: Grant, human: Human, status: str, now: datetime) -> dict[str, Any]:
+    """What a decided grant has used, and what else its limits count."""
+    used = used_by(grant.agent)
+    if status not in {Grant.Status.APPROVED, Grant.Status.SUSPENDED}:
+        return {"before": used.under(grant, now)}
+    before = used.before(grant, parse_envelope(grant.envelope or {}), human.time_zone, now)
+    return {"use": used.bars(grant, now), "before": before}
 
 
 @require_POST

@@ -1,19 +1,16 @@
 """Grants in words and fields, as the pages show them."""
 
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
 from django.utils.translation import gettext as _
 
 from agentauth.protocol.capability import parse_capabilities
-from agentauth.protocol.envelope import Envelope, Ledger, parse_envelope
-from agentauth.protocol.money import Money
+from agentauth.protocol.envelope import Envelope, parse_envelope
 from approvals import sentences
 from approvals.services.offer import offer
 from approvals.services.terms import currency_of, offered_terms, whole_days
 from registry.models import Agent, Grant, Human
-from verifier.models import GrantLedger
 
 _ELSEWHERE = 20
 _RISKS = ("high", "medium", "low")
@@ -112,7 +109,10 @@ def describe_permissions(grant: Grant, *, riskiest_first: bool = False) -> list[
 def describe_grant(grant: Grant) -> list[str]:
     """A grant as plain sentences: permissions and limits, as granted or else as asked."""
     envelope = parse_envelope(grant.requested_envelope if grant.envelope is None else grant.envelope)
-    return describe_permissions(grant) + sentences.limits(envelope)
+    capabilities = parse_capabilities(grant.capabilities or grant.requested_capabilities)
+    return (
+        describe_permissions(grant) + sentences.limits(envelope) + sentences.unasked(capabilities, envelope)
+    )
 
 
 def standing(grant: Grant, now: datetime) -> str:
@@ -120,38 +120,3 @@ def standing(grant: Grant, now: datetime) -> str:
     status = grant.status_at(now)
     held = status in {Grant.Status.APPROVED, Grant.Status.SUSPENDED}
     return Grant.Status.REVOKED if held and grant.agent.status == Agent.Status.REVOKED else status
-
-
-def describe_use(grants: Iterable[Grant], now: datetime) -> dict[Any, list[dict[str, Any]]]:
-    """For each grant its counted limits: a label, what is used, the ceiling, and both as numbers for a bar.
-
-    One query for all of them.
-    """
-    grants = list(grants)
-    rows = {row.grant_id: row for row in GrantLedger.objects.filter(grant__in=grants)}
-    use: dict[Any, list[dict[str, Any]]] = {}
-    for grant in grants:
-        envelope = parse_envelope(grant.envelope or {})
-        ledger = rows[grant.pk].counters() if grant.pk in rows else Ledger()
-        bars = []
-        for budget in envelope.budgets:
-            _start, minor = ledger.spent_minor(budget, now)
-            spent = Money(minor, budget.ceiling.currency)
-            bars.append(
-                {
-                    "label": sentence(sentences.budget_words(budget)),
-                    "text": _("%(spent)s spent") % {"spent": sentences.money(spent)},
-                    "value": minor,
-                    "max": budget.ceiling.minor,
-                }
-            )
-        if envelope.max_uses is not None:
-            text = _("%(used)s of %(all)s uses") % {
-                "used": sentences.whole(ledger.uses),
-                "all": sentences.whole(envelope.max_uses),
-            }
-            bars.append(
-                {"label": _("Uses in all"), "text": text, "value": ledger.uses, "max": envelope.max_uses}
-            )
-        use[grant.pk] = bars
-    return use

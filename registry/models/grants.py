@@ -78,6 +78,9 @@ class Grant(models.Model):
     expires_at = models.DateTimeField()
     decided_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
+    # When it was approved, if another grant of the agent at the service provider had just ended: what that one had used of
+    # its rate counts as this one's burst.
+    follows_at = models.DateTimeField(null=True)
     # Polling of a pending request: when it was last asked for, and how many seconds must lie between.
     polled_at = models.DateTimeField(null=True)
     poll_interval = models.PositiveSmallIntegerField(default=2)

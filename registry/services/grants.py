@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F, QuerySet
+from django.db.models import F, Q, QuerySet
 
 from agentauth.protocol.capability import Capability, narrows, parse_allow_entry, parse_capabilities
 from agentauth.protocol.encoding import timestamp
@@ -26,6 +26,9 @@ from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.token_size import check_token_fits
 
 _STATEMENT_LIFE = timedelta(minutes=5)
+# A used burst is back after a minute, since none is above the uses of a minute. A verifier may not know of the end for 5 s, and the
+# clocks of two hosts differ by at most 10 s.
+_RATE_LIFE = timedelta(seconds=90)
 _CHANGED = "This request changed since it was shown. Look at it again."
 
 
@@ -94,6 +97,7 @@ def approve_grant(
             human=human,
             valid_until=valid_until,
             decided_at=now,
+            follows_at=now if _follows_another(grant, now) else None,
             suspension_cause="",
             suspended_by_owner=False,
             **terms,
@@ -290,6 +294,14 @@ def _hold(grant: Grant) -> None:
     provider = ServiceProvider.objects.select_for_update(no_key=True).get(pk=grant.service_provider_id)
     if _rests_on(agent, provider) != _rests_on(grant.agent, grant.service_provider):
         raise GrantChangedError(_CHANGED)
+
+
+def _follows_another(grant: Grant, now: datetime) -> bool:
+    """Whether a grant of the same agent at the same service provider ended so lately that its rate may still be in use."""
+    since = now - _RATE_LIFE
+    ended = Q(ended_at__gt=since) | Q(valid_until__gt=since, valid_until__lte=now)
+    others = Grant.objects.filter(agent=grant.agent_id, service_provider=grant.service_provider_id)
+    return others.filter(ended, capabilities__isnull=False).exclude(pk=grant.pk).exists()
 
 
 def _rests_on(agent: Agent, provider: ServiceProvider) -> tuple[object, ...]:

@@ -70,9 +70,14 @@ class Tenure:
         """Whether proofs need a nonce of this epoch: at `now` (aware) one spent in the epoch before could still be good."""
         return self.epoch > 1 and now <= self.began_at + timedelta(seconds=CAREFUL_SECONDS)
 
-    def floor_us(self) -> int | None:
-        """µs since 1970 from which a rate counts that nothing is known of; None in the first epoch, which forgot nothing."""
-        return microseconds(self.began_at) if self.epoch > 1 else None
+    def floor_us(self, follows_at: datetime | None) -> int | None:
+        """µs since 1970 from which a rate counts that nothing is known of, as if its burst had just been used then.
+
+        When the epoch began, or, if that was later, the grant's approval where it follows another one. None in the first
+        epoch, which forgot nothing, for a grant that follows none.
+        """
+        began_us = microseconds(self.began_at) if self.epoch > 1 else None
+        return began_us if follows_at is None else max(began_us or 0, microseconds(follows_at))
 
     def nonce_server(self, service_provider_id: str) -> str:
         """Whose nonces verify takes for this service provider (`registry.services.nonces`): each epoch has its own."""

@@ -123,7 +123,7 @@ class LeanVerifier:
     ) -> list[Mapping[str, Any]]:
         """`verifier.services.batch.verify_batch`: judged in order, but asked about together.
 
-        Those of one grant are sent on one after the other; what goes to the database holds up the next of its grant until it is
+        Those of one agent are sent on one after the other; what goes to the database holds up its next one until it is
         answered.
         """
         turns, asked = Turns(), []
@@ -245,7 +245,7 @@ class LeanVerifier:
         self, call: StoreCall, turns: Turns, still: Callable[[], None]
     ) -> Permit | Refuse | Recalled:
         """One of a batch."""
-        place = turns.place(call.claims.grant_id)
+        place = turns.place(call.queue)
         try:
             await place.come()
             turns.check()
@@ -295,7 +295,7 @@ class LeanVerifier:
             self.follower.fresh(0, began)
             check_lease(call.tenure)
         except TemporarilyUnavailableError:
-            await self._lane.run(call.claims.grant_id, partial(withhold, call, known, made, outcome))
+            await self._lane.run(call.queue, partial(withhold, call, known, made, outcome))
             raise
         if isinstance(outcome, Refuse):
             self._count("denied", outcome.error, outcome.reason or "")
@@ -307,15 +307,16 @@ class LeanVerifier:
         self, call: StoreCall, known: Known | None, still: Callable[[], None]
     ) -> Permit | Refuse | Recalled:
         """In the database. Before it, in Redis, the proof, unless the call must first be looked for among earlier ones."""
-        grant_id = call.claims.grant_id
         self._lane.check_room()
         if call.tenure.kind == Home.Kind.DATABASE or call.delivery is not None:
-            return await self._lane.run(grant_id, partial(_after, still, partial(applied, call, call.tenure)))
+            return await self._lane.run(
+                call.queue, partial(_after, still, partial(applied, call, call.tenure))
+            )
         spent = held(await self._evaluate(JUDGE, judging(call, known, mode=b"hold", entry=b"")))
         fault_point("lean.after_hold")
         decide = partial(DatabaseStore(lambda _: spent).apply, call)
         try:
-            outcome = await self._lane.run(grant_id, partial(_after, still, decide))
+            outcome = await self._lane.run(call.queue, partial(_after, still, decide))
         except NotDoneError:
             self._set_free(call, known, spent)
             raise

@@ -1,4 +1,4 @@
-"""Questions of batches: those of one grant in their order, and no more of all of them at once than leaves room for others."""
+"""Questions of batches: those of one agent in their order, and no more of all of them at once than leaves room for others."""
 
 import asyncio
 from typing import Final
@@ -15,7 +15,7 @@ _TURN_SECONDS: Final = 5
 
 
 class Place:
-    """One question's place among those of its grant, in one batch."""
+    """One question's place among those of its agent, in one batch."""
 
     def __init__(self, before: asyncio.Future[None] | None) -> None:
         self._before = before
@@ -33,16 +33,16 @@ class Place:
 
 
 class Turns:
-    """Within one batch: the questions of one grant go on in the order they are in, whatever road each of them takes."""
+    """Within one batch: the questions of one agent go on in the order they are in, whatever road each of them takes."""
 
     def __init__(self) -> None:
         self._last: dict[str, Place] = {}
         self._faults = 0
 
-    def place(self, grant_id: str) -> Place:
+    def place(self, queue: str) -> Place:
         """Behind all that were given one before."""
-        last = self._last.get(grant_id)
-        mine = self._last[grant_id] = Place(None if last is None else last.left)
+        last = self._last.get(queue)
+        mine = self._last[queue] = Place(None if last is None else last.left)
         return mine
 
     def ended(self, *, fault: bool) -> None:

@@ -5,7 +5,7 @@ good) and in one atomic step spends the proof, reads the state, lets `verifier.d
 that says and records the event. What any home must keep:
 
 - A proof is spent at most once, and stays spent whatever follows, except in a dry run.
-- Decisions about one grant see each other's counters: no limit is passed under any concurrency.
+- Decisions about one agent at one service provider see each other's counters: no limit is passed under any concurrency.
 - Counters, remembered operation, consumed confirmation and event are written together or not at all; a refusal
   changes no counter.
 - With a `delivery`, the answer is kept in that same step, and given again to the same call; a yes only while its
@@ -66,6 +66,11 @@ class StoreCall:
     # The nonce the agent should use from now on, where its own is about to end; told with a yes.
     fresh_nonce: str | None = None
     delivery: Delivery | None = None
+
+    @property
+    def queue(self) -> str:
+        """Whose counters it may change: those of one agent at one service provider, whichever of its grants is used."""
+        return f"{self.claims.agent_id} {self.service_provider_id}"
 
     @property
     def action_digest(self) -> bytes:

@@ -1,4 +1,4 @@
-"""The store whose truth is the database itself, PostgreSQL or SQLite: exact by one row lock per grant."""
+"""The store whose truth is the database itself, PostgreSQL or SQLite: exact by one queue for each agent at a service provider."""
 
 import uuid
 from collections.abc import Callable
@@ -14,7 +14,6 @@ from agentauth.protocol.envelope import Confirmation as ConfirmationState
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.limits import Rate
 from audit.faults import fault_point
-from registry.models import Grant
 from registry.services.proofs import spend_proof
 from registry.services.state import TokenState
 from verifier.answers import allowed_body, repeated_body
@@ -40,6 +39,7 @@ from verifier.stores import (
     check_in_time,
 )
 from verifier.stores.events import record_decision, record_early_refusal, record_refusal, record_withheld
+from verifier.stores.ledgers import Ledgers, hold_ledgers, make_ledger, read_ledgers
 from verifier.stores.redelivery import answered_once
 from verifier.stores.state import state_of
 
@@ -54,8 +54,8 @@ _MOST_SECONDS = 5.0
 class DatabaseStore:
     """`verifier.stores.VerifierStore` on Django's default database.
 
-    On PostgreSQL a decision that counts holds the grant's ledger row until it commits, so two of one grant follow
-    each other and those of different grants do not meet. On SQLite every transaction is IMMEDIATE: one at a time.
+    On PostgreSQL a decision that counts holds a lock until it commits, so two of one agent at one service provider follow
+    each other and others do not meet. On SQLite every transaction is IMMEDIATE: one at a time.
     """
 
     def __init__(self, spend: Callable[[StoreCall], Spent] | None = None) -> None:
@@ -132,27 +132,28 @@ def _judge(call: StoreCall, spend: Callable[[StoreCall], Spent]) -> Permit | Ref
     # 6. The insert decides between two identical proofs: the second waits on the first's commit, then finds it.
     #    Where proofs are rows, the counters are held before, those of a first use too: one that spent a proof and waits for the
     #    counters would have another, which has those, wait for that proof.
-    row = (_held_ledger(call) or _new_ledger(call)) if spend is _spend else None
+    rows = _held(call) if spend is _spend else None
     spent = spend(call)
     if not spent.first:
         return _refused(call, Refuse("invalid_dpop_proof", "replayed"), None)
     fault_point("verify.after_spend")
     # 7. The counters are held before the state is read: whoever waits here then judges by what is true after the
     #    wait, not by what was true before it.
-    row = row or _held_ledger(call)
+    rows = rows or hold_ledgers(call)
     state = state_of(call)
     if state is None:
         return _refused(call, Refuse("invalid_token", "unknown"), None)
     snapshot = _snapshot(call, state)
-    if row is None and snapshot.refusal is None and _counts(call):
-        row = _new_ledger(call)
+    if rows is not None and rows.own is None and snapshot.refusal is None:
+        rows = make_ledger(call)
         state = state_of(call) or state
         snapshot = _snapshot(call, state)
-    ledger = _plain_ledger(call) if row is None else row.counters()
+    ledger = (rows or read_ledgers(call)).counters()
     if spent.elsewhere:
         ledger = replace(ledger, tat_us=spent.tat_us)
     else:
-        ledger = _without_burst(ledger, snapshot.envelope.rate, call.tenure.floor_us())
+        floor_us = call.tenure.floor_us(state.grant.follows_at)
+        ledger = _without_burst(ledger, snapshot.envelope.rate, floor_us)
     # 7. to 14. are judged without I/O, the same in every store.
     outcome = decide(call, snapshot, ledger)
     # 15. Record.
@@ -166,6 +167,11 @@ def _judge(call: StoreCall, spend: Callable[[StoreCall], Spent]) -> Permit | Ref
             repeated_body(outcome.answer, claims=call.claims, now_seconds=_seconds(call)), repeated=True
         )
     return _allowed(call, state, outcome, ledger)
+
+
+def _held(call: StoreCall) -> Ledgers | None:
+    rows = hold_ledgers(call)
+    return make_ledger(call) if rows is not None and rows.own is None else rows
 
 
 def _spend(call: StoreCall) -> Spent:
@@ -187,34 +193,8 @@ def _withhold(call: StoreCall, outcome: Permit | Refuse | Recalled) -> None:
             record_withheld(call, outcome.answer["decision_id"])
 
 
-def _counts(call: StoreCall) -> bool:
-    """Whether the call may change a counter or claim a key, and so must stand in the queue of its grant."""
-    return not call.dry_run and (call.action is not None or call.operation_key is not None)
-
-
-def _held_ledger(call: StoreCall) -> GrantLedger | None:
-    if not _counts(call):
-        return None
-    return GrantLedger.objects.select_for_update().filter(grant_id=call.claims.grant_id).first()
-
-
-def _new_ledger(call: StoreCall) -> GrantLedger | None:
-    """The row of a grant's first use, held. Made only if there is the grant; of two at once, one makes it."""
-    grant_id = call.claims.grant_id
-    if not _counts(call) or not Grant.objects.filter(pk=grant_id).exists():
-        return None
-    GrantLedger.objects.bulk_create([GrantLedger(grant_id=grant_id)], ignore_conflicts=True)
-    return GrantLedger.objects.select_for_update().get(grant_id=grant_id)
-
-
-def _plain_ledger(call: StoreCall) -> Ledger:
-    """The counters for a call that only looks."""
-    row = GrantLedger.objects.filter(grant_id=call.claims.grant_id).first()
-    return Ledger() if row is None else row.counters()
-
-
 def _without_burst(ledger: Ledger, rate: Rate | None, floor_us: int | None) -> Ledger:
-    """The counters with what another home may have let pass: as if the burst was used when this epoch began."""
+    """The counters with what another home, or the grant before, may have let pass: as if the burst was used then."""
     if rate is None or floor_us is None:
         return ledger
     return replace(ledger, tat_us=max(ledger.tat_us or 0, rate.used_up(floor_us)))

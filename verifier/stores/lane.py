@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# So many share one commit at most, and no more than take so long by how fast it goes just now: each holds the locks of its
-# grant until all are written, and is told no earlier.
+# So many share one commit at most, and no more than take so long by how fast it goes just now: each holds the lock of its
+# queue until all are written, and is told no earlier.
 _TOGETHER: Final = 32
 _TOGETHER_SECONDS: Final = 0.2
 # Beyond this they would wait for longer than their callers do.
@@ -66,7 +66,8 @@ class HeldUpError(Exception):
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    # The grant: units of one grant are together, since they need the same lock, and all threads meet grants in one order.
+    # The queue of its counters (`StoreCall.queue`): its units are together, since they need the same lock, and all threads
+    # meet queues in one order.
     order: str
     run: Callable[[], Any]
     answer: asyncio.Future[Any]
@@ -78,8 +79,8 @@ class _Job:
 class _Line:
     """The jobs that wait for a thread.
 
-    A grant is one thread's at a time: another that took more of its jobs could only wait for the lock the first one holds,
-    while those of other grants wait behind it.
+    A queue is one thread's at a time: another that took more of its jobs could only wait for the lock the first one holds,
+    while those of other queues wait behind it.
     """
 
     def __init__(self) -> None:
@@ -116,7 +117,7 @@ class _Line:
             return jobs
 
     def done(self, jobs: list[_Job], again: list[_Job]) -> None:
-        """Let others take what is of the same grants. `again`: those of them that are to be tried again."""
+        """Let others take what is of the same queues. `again`: those of them that are to be tried again."""
         with self._changed:
             self._taken.difference_update(job.order for job in jobs)
             self._number_taken -= len(jobs)
@@ -136,7 +137,7 @@ class _Line:
         for job in self._jobs:
             rests = job.rests_until > now
             self._rests = self._rests or rests
-            # What is of no grant is in nobody's way.
+            # What is of no queue is in nobody's way.
             mine = len(free) < most and not rests and (not job.order or job.order not in self._taken)
             if mine and job.until:
                 held_up += 1
@@ -313,7 +314,7 @@ def _outcome(unit: Callable[[], Any]) -> Any:
         return unit()
     except (DatabaseError, InterfaceError) as error:
         if _met_a_lock(error):
-            return HeldUpError(NotDoneError("Others decide on this grant just now. Try again."))
+            return HeldUpError(NotDoneError("Others decide for this agent just now. Try again."))
         logger.exception("a decision could not reach the database")
         return _unavailable(error)
     except Exception as error:  # noqa: BLE001 — it is this unit's answer, and the next unit's business is its own

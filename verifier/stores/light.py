@@ -96,7 +96,7 @@ def judging(call: StoreCall, known: Known | None, *, mode: bytes, entry: bytes) 
     check_in_time(call)
     place = place_of(call.claims.grant_id)
     rate = None if known is None else known.rate
-    floor = call.tenure.floor_us()
+    floor = None if known is None else call.tenure.floor_us(known.state.grant.follows_at)
     now_us = microseconds(call.now)
     remembered_ms = (call.spent_until * 1_000_000 - now_us) // 1000 + SLACK_MS
     acts = call.action is not None

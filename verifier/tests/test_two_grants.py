@@ -1,9 +1,10 @@
-"""Two grants of one agent at one service provider: each use names one, and what it uses up is that one's alone."""
+"""Two overlapping grants of one agent at one service provider: what is each one's own, and what they count together."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import time_machine
 from django.utils import timezone
 
 from agentauth.protocol.capability import parse_capabilities
@@ -18,6 +19,8 @@ from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, key, pay, scene
 
 pytestmark = pytest.mark.django_db
 
+NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
+
 
 def second(place: Scene, *capabilities: dict[str, Any], **envelope: Any) -> Grant:
     """Another grant of the same agent at the same place, approved by the same human."""
@@ -30,7 +33,7 @@ def second(place: Scene, *capabilities: dict[str, Any], **envelope: Any) -> Gran
     grant, created = request_grant(agent=place.agent, asked=asked, actor=SYSTEM, now=now)
     assert created
     grant = Grant.objects.select_related("agent__human", "service_provider").get(pk=grant.pk)
-    end = now.replace(microsecond=0) + timedelta(hours=1)
+    end = now.replace(microsecond=0) + timedelta(hours=20)
     receipts.approve(grant, place.human, valid_until=end, actor=SYSTEM, now=now)
     return grant
 
@@ -50,7 +53,7 @@ def uses() -> dict[Any, int]:
     return dict(GrantLedger.objects.values_list("grant_id", "uses"))
 
 
-def test_EN_18_overlapping_grants_count_apart_and_alternating_gains_nothing() -> None:
+def test_EN_18_each_grant_has_its_own_max_uses_and_alternating_gains_nothing() -> None:
     place = scene(READ, max_uses=2)
     other = second(place, READ, max_uses=1)
     first, then = token_of(place, place.grant), token_of(place, other)
@@ -71,7 +74,7 @@ def test_EN_18_a_token_of_one_grant_does_not_reach_into_the_other() -> None:
     assert verdict(place.pay("1.00")) == "valid"
 
 
-def test_EN_18_budgets_and_operations_are_each_grants_own() -> None:
+def test_EN_18_total_budgets_and_operations_are_each_grants_own() -> None:
     day = {"value": "10.00", "currency": "EUR", "period": "total", "zone": "UTC"}
     place = scene(PAY, budgets=[day])
     other = second(place, PAY, budgets=[day | {"value": "6.00"}])
@@ -94,3 +97,28 @@ def test_EN_18_one_grant_ends_and_the_other_stays() -> None:
     first, then = token_of(place, place.grant), token_of(place, other)
     revoke_grant(grant=other, actor=SYSTEM, now=timezone.now())
     assert [verdict(place.ask(LOOK, token=token)) for token in (first, then)] == ["valid", "grant_inactive"]
+
+
+def test_EN_18_overlapping_grants_share_what_is_spent_in_a_period() -> None:
+    day = {"value": "10.00", "currency": "EUR", "period": "day", "zone": "UTC"}
+    with time_machine.travel(NOON, tick=False):
+        place = scene(PAY, budgets=[day])
+        other = second(place, PAY, budgets=[day | {"value": "6.00"}])
+        first, then = token_of(place, place.grant), token_of(place, other)
+        answers = [place.pay("2.00", token=token) for token in (first, then, first)]
+        remaining = [answer["limits"]["budgets"][0]["remaining"] for answer in answers]
+        # Each compares the sum with its own ceiling.
+        assert remaining == ["8.00", "2.00", "4.00"]
+        assert verdict(place.pay("0.01", token=then)) == "budget"
+        assert verdict(place.pay("4.01", token=first)) == "budget"
+        assert verdict(place.pay("4.00", token=first)) == "valid"
+        assert verdict(place.pay("0.01", token=first)) == "budget"
+
+
+def test_EN_18_the_rates_of_overlapping_grants_are_each_ones_own() -> None:
+    with time_machine.travel(NOON, tick=False):
+        place = scene(READ, max_requests_per_minute=2, max_burst=2)
+        other = second(place, READ, max_requests_per_minute=60)
+        first, then = token_of(place, place.grant), token_of(place, other)
+        answers = [place.ask(LOOK, token=token) for token in (first, first, first, then, then)]
+        assert [verdict(answer) for answer in answers] == ["valid", "valid", "rate", "valid", "rate"]

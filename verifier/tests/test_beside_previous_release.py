@@ -1,0 +1,103 @@
+"""The version before and this one count in the same rows: what one debits, the other finds, with nothing copied."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.db import connection
+
+from tests import previous_release
+from verifier.models import GrantLedger
+from verifier.tests.scene import PAY, Scene, key, pay, scene
+from verifier.tests.test_counters_outlive import asked_again, budget, left
+from verifier.tests.test_two_grants import second, verdict
+
+pytestmark = [pytest.mark.postgres, pytest.mark.history, pytest.mark.django_db(transaction=True)]
+
+# Each line a question of this service provider; the answers in their order. It imports nothing of this version.
+ASKS = """
+import json, sys
+import django
+django.setup()
+from django.utils import timezone
+from audit.services import Actor
+from registry.models import ServiceProvider
+from verifier.requests import parse_verify_request
+from verifier.services import history
+from verifier.services.pipeline import verify
+history.VOUCHED.holds = lambda _row: True
+told = json.load(sys.stdin)
+provider = ServiceProvider.objects.get(pk=told["provider"])
+actor = Actor("service_provider", str(provider.pk))
+print(json.dumps([
+    dict(verify(service_provider=provider, request=parse_verify_request(each), actor=actor, now=timezone.now()).body)
+    for each in told["questions"]
+]))
+"""
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return previous_release.unpack(tmp_path_factory.mktemp("earlier"))
+
+
+def paid_there(root: Path, *payments: tuple[Scene, str]) -> list[Any]:
+    """What the version before answers to these payments, in a process of its own on this database."""
+    told = {
+        "provider": str(payments[0][0].provider.pk),
+        "questions": [place.body(pay(value), idempotency_key=key()) for place, value in payments],
+    }
+    at = connection.settings_dict
+    url = f"postgres://{at['USER']}:{at['PASSWORD']}@{at['HOST']}:{at['PORT']}/{at['NAME']}"
+    environment = {
+        "PATH": os.environ["PATH"],
+        "DJANGO_SETTINGS_MODULE": "agentauth.settings",
+        "DATABASE_URL": url,
+        "PUBLIC_URL": settings.PUBLIC_URL,
+        "SECRET_KEY": settings.SECRET_KEY,
+        "VAR_DIR": str(settings.VAR_DIR),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", ASKS],
+        cwd=root,
+        env=environment,
+        input=json.dumps(told),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answers: list[Any] = json.loads(done.stdout)
+    return answers
+
+
+def test_what_the_version_before_spent_counts_here_and_nothing_twice(earlier: Path) -> None:
+    month = budget("10.00", "month")
+    place = scene(PAY, budgets=[month])
+    [there] = paid_there(earlier, (place, "2.00"))
+    assert left(there) == "8.00"
+    # The same grant at both, then another one that overlaps it.
+    assert left(place.pay("1.00")) == "7.00"
+    other = replace(place, grant=second(place, PAY, budgets=[month]))
+    assert left(other.pay("2.00")) == "5.00"
+    # It knows this grant's row alone, and finds in it what this version debited.
+    assert [left(each) for each in paid_there(earlier, (other, "1.00"), (place, "1.00"))] == ["7.00", "6.00"]
+    assert left(other.pay("1.00")) == "2.00"
+    # Revoked and asked for again: full where the version before decides, not here, and here its payment counts.
+    again = asked_again(other, PAY, budgets=[month])
+    assert left(again.pay("1.00")) == "1.00"
+    [there] = paid_there(earlier, (again, "1.00"))
+    assert left(there) == "8.00"
+    assert verdict(again.pay("0.01")) == "budget"
+    rows = GrantLedger.objects.values_list("grant_id", "uses", "spent__EUR/month/UTC__1")
+    assert {grant: (uses, spent) for grant, uses, spent in rows} == {
+        place.grant.pk: (3, 400),
+        other.grant.pk: (3, 400),
+        again.grant.pk: (2, 200),
+    }

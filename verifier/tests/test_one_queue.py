@@ -1,0 +1,163 @@
+"""Payments of one agent at one service provider follow each other, whichever of its grants each of them uses."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+from django.db import connection, transaction
+
+from verifier.models import GrantLedger
+from verifier.stores import database, lane
+from verifier.stores.database import DatabaseStore
+from verifier.stores.lane import committed_together
+from verifier.tests.scene import PAY, Scene, scene
+from verifier.tests.test_counters_outlive import asked_again, budget
+from verifier.tests.test_shared_commits import until, waits_for_a_lock
+from verifier.tests.test_store_contract import payment, words
+from verifier.tests.test_two_grants import second
+
+pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
+
+MONTH = budget("10.00", "month")
+
+
+class Payment(threading.Thread):
+    """A payment that stands still between its debit and its commit until it may go on."""
+
+    def __init__(self, place: Scene, value: str, patch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self._call = payment(place, value)
+        self._debited, self._go = threading.Event(), threading.Event()
+        self.told = ""
+        patch.setattr(database, "fault_point", self._stand_still)
+
+    def _stand_still(self, name: str) -> None:
+        if name == "verify.after_debit" and threading.current_thread() is self:
+            self._debited.set()
+            self._go.wait(20)
+
+    def run(self) -> None:
+        self.told = words(DatabaseStore().apply(self._call))
+        connection.close()
+
+    def begin(self) -> None:
+        self.start()
+        assert self._debited.wait(20)
+
+    def end(self) -> None:
+        self._go.set()
+        self.join(20)
+
+
+def begun_beside(place: Scene, value: str) -> tuple[threading.Thread, list[str]]:
+    """A payment in a thread that is not started yet, and where it is told its answer."""
+    told: list[str] = []
+    call = payment(place, value)
+
+    def pays() -> None:
+        told.append(words(DatabaseStore().apply(call)))
+        connection.close()
+
+    return threading.Thread(target=pays), told
+
+
+def paid_meanwhile(under_way: Payment, place: Scene, value: str) -> str:
+    """What a payment is told that begins while the other one is under way, and ends after it."""
+    other, told = begun_beside(place, value)
+    other.start()
+    until(lambda: bool(told) or waits_for_a_lock())
+    under_way.end()
+    other.join(20)
+    assert under_way.told == "yes"
+    return told[0]
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["its first use", "used before"])
+def test_EN_18_a_payment_waits_for_the_first_use_of_another_grant(
+    monkeypatch: pytest.MonkeyPatch, *, used: bool
+) -> None:
+    place = scene(PAY, budgets=[MONTH])
+    other = replace(place, grant=second(place, PAY, budgets=[MONTH]))
+    if used:
+        assert words(DatabaseStore().apply(payment(other, "1.00"))) == "yes"
+    under_way = Payment(place, "6.00", monkeypatch)
+    under_way.begin()
+    assert paid_meanwhile(under_way, other, "5.00") == "budget"
+    assert words(DatabaseStore().apply(payment(other, "3.00"))) == "yes"
+
+
+def test_what_was_under_way_when_its_grant_was_revoked_counts_under_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = scene(PAY, budgets=[MONTH])
+    under_way = Payment(place, "6.00", monkeypatch)
+    under_way.begin()
+    # Neither the revocation nor the approval waits for it.
+    again = asked_again(place, PAY, budgets=[MONTH])
+    assert paid_meanwhile(under_way, again, "5.00") == "budget"
+    assert words(DatabaseStore().apply(payment(again, "4.00"))) == "yes"
+
+
+def test_EN_18_payments_under_two_grants_in_one_commit_see_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lane, "_TOGETHER_SECONDS", 20)
+    place = scene(PAY, budgets=[MONTH])
+    other = replace(place, grant=second(place, PAY, budgets=[MONTH]))
+    store, calls = DatabaseStore(), [payment(each, "4.00") for each in (place, other, place, other)]
+    told = committed_together([lambda call=call: store.apply(call) for call in calls])  # type: ignore[misc]
+    assert [words(each) for each in told] == ["yes", "yes", "budget", "budget"]
+
+
+def test_EN_18_other_agents_and_service_providers_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    place, others = scene(PAY, budgets=[MONTH]), scene(PAY, budgets=[MONTH])
+    there = replace(place, provider=others.provider, secret=others.secret)
+    elsewhere = replace(there, grant=second(there, PAY, budgets=[MONTH]))
+    under_way = Payment(place, "6.00", monkeypatch)
+    under_way.begin()
+    for each in (others, elsewhere):
+        assert words(DatabaseStore().apply(payment(each, "10.00"))) == "yes"
+    under_way.end()
+    assert GrantLedger.objects.count() == 3
+
+
+def test_what_jobs_and_the_version_before_count_meanwhile_is_waited_for() -> None:
+    """They hold the row of one grant each, and know no queue."""
+    place = scene(PAY, budgets=[MONTH])
+    other = replace(place, grant=second(place, PAY, budgets=[MONTH]))
+    for each in (place, other):
+        assert words(DatabaseStore().apply(payment(each, "1.00"))) == "yes"
+    paying, told = begun_beside(other, "2.01")
+    with transaction.atomic():
+        row = GrantLedger.objects.select_for_update().get(grant=place.grant)
+        paying.start()
+        until(waits_for_a_lock)
+        row.spent["EUR/month/UTC"][1] += 600
+        row.save()
+    paying.join(20)
+    assert told == ["budget"]
+    paying, told = begun_beside(other, "2.00")
+    with transaction.atomic():
+        GrantLedger.objects.select_for_update().get(grant=other.grant)
+        paying.start()
+        until(waits_for_a_lock)
+        GrantLedger.objects.filter(grant=other.grant).update(uses=5)
+    paying.join(20)
+    assert (told, GrantLedger.objects.get(grant=other.grant).uses) == (["yes"], 6)
+
+
+def test_a_first_use_that_waits_for_the_jobs_holds_no_row_that_they_want() -> None:
+    """They insert the row of a grant that was used for the first time, then hold all rows they count in."""
+    place = scene(PAY, budgets=[MONTH])
+    assert words(DatabaseStore().apply(payment(place, "1.00"))) == "yes"
+    other = replace(place, grant=second(place, PAY, budgets=[MONTH]))
+    paying, told = begun_beside(other, "2.00")
+    with transaction.atomic():
+        GrantLedger.objects.create(grant=other.grant)
+        paying.start()
+        until(waits_for_a_lock)
+        assert len(GrantLedger.objects.select_for_update(nowait=True)) == 2
+        GrantLedger.objects.filter(grant=other.grant).update(uses=5)
+    paying.join(20)
+    assert told == ["yes"]
+    assert GrantLedger.objects.get(grant=other.grant).uses == 6
