@@ -24,8 +24,8 @@ from verifier.services import forgetting as verifier_forgetting
 
 # A call that was under way when a person was deleted may leave a text behind: it is looked for again for so long.
 AGAIN_FOR: Final = timedelta(days=1)
-# Calls last for seconds; so far before the deletion an event of theirs may have taken its id.
-UNDER_WAY: Final = timedelta(minutes=10)
+# So far before the deletion an event of theirs may have taken its id: calls last for seconds, and decisions wait in Redis.
+UNDER_WAY: Final = timedelta(hours=1)
 BATCH: Final = 20
 
 
