@@ -123,6 +123,8 @@ HUMAN_SIGNED_IN = "approvals.human.signed_in"
 HUMAN_SIGNED_OUT = "approvals.human.signed_out"
 # An administrator signed the name and keys under which the log continues after a restore.
 BREAK_SIGNED = "approvals.break.signed"
+# A human downloaded all that is kept about them.
+HUMAN_EXPORTED = "approvals.human.exported"
 # A passkey signature for one sensitive act, made just before it.
 HUMAN_VERIFIED = "approvals.human.verified"
 # The second explicit step before a dangerous permission is signed.
