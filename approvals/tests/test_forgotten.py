@@ -14,7 +14,7 @@ from approvals.services.forgetting import AGAIN_FOR
 from approvals.services.leaving import delete_human
 from approvals.tests import planted as words
 from approvals.tests.cast import Person
-from approvals.tests.planted import Planted, in_database, in_files, listed
+from approvals.tests.planted import Planted, found, in_database, in_files, listed
 from audit.archive.archiving import archive_audit
 from audit.checkpoints import checkpoint_log
 from audit.models import Opening
@@ -44,9 +44,11 @@ def archive(now: datetime, store: Path) -> None:
 
 
 def test_no_text_of_a_person_goes_into_an_event_or_the_archive(
-    admin: Person, store: Path, now: datetime
+    admin: Person, store: Path, now: datetime, caplog: pytest.LogCaptureFixture
 ) -> None:
-    words.live(Planted(now), admin)
+    with caplog.at_level("DEBUG"):
+        words.live(Planted(now), admin)
+    assert found(caplog.text) == set()
     hits = in_database()
     # What must be found, or the search proves nothing.
     assert len(hits["audit_opening.value"]) > 30

@@ -5,7 +5,7 @@ from typing import Any
 from django.db import migrations
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
-_FUNCTION = "agentauth_add_opening(uuid, uuid, text, bytea, jsonb)"
+_DROP = "DROP FUNCTION agentauth_add_opening(uuid, uuid, text, bytea, jsonb)"
 _ADD = """
 CREATE FUNCTION agentauth_add_opening(id uuid, event uuid, member text, salt bytea, value jsonb) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $add$
@@ -21,7 +21,7 @@ def add(_apps: Any, editor: BaseDatabaseSchemaEditor) -> None:
 
 def drop(_apps: Any, editor: BaseDatabaseSchemaEditor) -> None:
     if editor.connection.vendor == "postgresql":
-        editor.execute(f"DROP FUNCTION {_FUNCTION}")
+        editor.execute(_DROP)
 
 
 class Migration(migrations.Migration):
