@@ -55,6 +55,8 @@ class Erased:
     """Whose openings the log says were erased, read when it is first asked, and again where it does not know."""
 
     def __init__(self) -> None:
+        # How many openings were missing and might be.
+        self.count = 0
         self._ids: set[uuid.UUID | None] = set()
         # A release before this one erased invitations without saying which.
         self._untold = False
@@ -62,11 +64,13 @@ class Erased:
 
     def allows(self, event: Event) -> bool:
         """Whether an opening of this event may be missing: its person or agent was erased, or its month was dropped once."""
-        if self._knows(event):
-            return True
-        # Perhaps erased since.
-        self._read()
-        return self._knows(event)
+        known = self._knows(event)
+        if not known:
+            # Perhaps erased since.
+            self._read()
+            known = self._knows(event)
+        self.count += known
+        return known
 
     def _knows(self, event: Event) -> bool:
         of_nobody = event.human_id is None and event.agent_id is None

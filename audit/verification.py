@@ -46,6 +46,7 @@ class Verdict:
     Of these leaves a checkpoint by a key that counts signs the first `signed_size`. At `disabled_key_sizes` sizes there are
     only checkpoints by keys that were disabled since: they fit, and prove nothing by themselves. Leaves from `checked_from`
     on were looked at, and of those before it the ones from `rechecked_from` to `rechecked_to`, the second not included.
+    Of what these events committed to, `erased` cannot be opened any more, and an event says why.
     """
 
     ok: bool
@@ -58,6 +59,7 @@ class Verdict:
     checked_from: int = 0
     rechecked_from: int = 0
     rechecked_to: int = 0
+    erased: int = 0
 
 
 class Point(NamedTuple):
@@ -160,6 +162,7 @@ class _Run:
             checked_from=self.since.size,
             rechecked_from=again.first,
             rechecked_to=again.end,
+            erased=self.erased.count,
         )
 
     def _begin(self, head: Head) -> None:
