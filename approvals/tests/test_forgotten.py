@@ -65,7 +65,7 @@ def test_no_text_of_a_person_goes_into_an_event_or_the_archive(
     assert verify_log().ok
 
 
-def test_no_text_of_a_deleted_person_stays_anywhere(admin: Person, store: Path, now: datetime) -> None:
+def test_OG_28_no_text_of_a_deleted_person_stays_anywhere(admin: Person, store: Path, now: datetime) -> None:
     planted = Planted(now)
     words.live(planted, admin)
     archive(now, store)

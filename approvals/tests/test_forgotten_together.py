@@ -63,7 +63,7 @@ def planted(keys: None, now: datetime) -> Planted:
 @pytest.mark.parametrize("deletion_first", [True, False])
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.postgres
-def test_a_request_that_waits_for_the_deletion_leaves_nothing(
+def test_OG_28_a_request_that_waits_for_the_deletion_leaves_nothing(
     planted: Planted, admin: Person, now: datetime, *, deletion_first: bool
 ) -> None:
     provider, _ = words.provider_of("Acme", 8001, now)
@@ -90,7 +90,7 @@ def test_a_request_that_waits_for_the_deletion_leaves_nothing(
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.postgres
-def test_a_decision_that_commits_after_the_deletion_is_erased_by_the_jobs(
+def test_OG_28_a_decision_that_commits_after_the_deletion_is_erased_by_jobs(
     planted: Planted, admin: Person, now: datetime
 ) -> None:
     provider, secret = words.provider_of("Acme", 8001, now)
@@ -145,7 +145,7 @@ def test_an_agent_that_is_enrolled_while_its_person_is_deleted_is_not_overlooked
 
 
 @pytest.mark.django_db
-def test_a_deletion_while_the_archive_writes_leaves_it_whole_and_without_a_text(
+def test_OG_28_a_deletion_while_the_archive_writes_leaves_it_whole(
     planted: Planted,
     admin: Person,
     settings: Settings,
