@@ -20,9 +20,11 @@ from approvals.tests.planted import Planted, in_database, in_files, listed, word
 from audit.archive import archiving
 from audit.archive.proving import prove_archive
 from audit.checkpoints import checkpoint_log
+from audit.roles import grant_serving_role
 from audit.sequencer import sequence_until_empty
 from audit.services import seal_audit
 from audit.stores import store_at
+from audit.tests.tampering import execute
 from audit.verification import verify_log
 from registry.models import Agent, Human
 from registry.services.enrolment import create_enrolment_code
@@ -50,6 +52,14 @@ def until_waiting(number: int) -> None:
             if cursor.fetchone()[0] >= number:
                 return
     pytest.fail(f"{number} do not wait for a lock")
+
+
+@pytest.fixture
+def store(settings: Settings, tmp_path: Path) -> Path:
+    """The log signs, and has a store outside."""
+    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = "audit.tests.signing.signer", "audit.tests.signing.keys"
+    settings.AUDIT_STORE = f"file:{tmp_path}"
+    return tmp_path
 
 
 @pytest.fixture
@@ -146,16 +156,9 @@ def test_an_agent_that_is_enrolled_while_its_person_is_deleted_is_not_overlooked
 
 @pytest.mark.django_db
 def test_OG_28_a_deletion_while_the_archive_writes_leaves_it_whole(
-    planted: Planted,
-    admin: Person,
-    settings: Settings,
-    tmp_path: Path,
-    now: datetime,
-    monkeypatch: pytest.MonkeyPatch,
+    planted: Planted, admin: Person, store: Path, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = "audit.tests.signing.signer", "audit.tests.signing.keys"
-    settings.AUDIT_STORE = f"file:{tmp_path}"
-    store, human = store_at(settings.AUDIT_STORE), planted.person.human
+    outside, human = store_at(f"file:{store}"), planted.person.human
 
     def reached(point: str) -> None:
         if point == "archive.after_stage":
@@ -164,7 +167,7 @@ def test_OG_28_a_deletion_while_the_archive_writes_leaves_it_whole(
     def archive() -> None:
         sequence_until_empty(now=now)
         checkpoint_log(now=now, at_once=True)
-        archiving.archive_audit(now=now, store=store)
+        archiving.archive_audit(now=now, store=outside)
 
     with monkeypatch.context() as patch:
         patch.setattr(archiving, "fault_point", reached)
@@ -172,6 +175,23 @@ def test_OG_28_a_deletion_while_the_archive_writes_leaves_it_whole(
     archive()
     human.refresh_from_db()
     assert human.status == "deleted"
-    assert listed(in_files(tmp_path)) == ""
-    assert prove_archive(store=store, now=now).ok
+    assert listed(in_files(store)) == ""
+    assert prove_archive(store=outside, now=now).ok
     assert verify_log().ok
+
+
+@pytest.mark.django_db
+@pytest.mark.postgres
+def test_the_serving_role_has_the_rights_to_forget_a_person(
+    admin: Person, store: Path, now: datetime
+) -> None:
+    planted = Planted(now)
+    words.live(planted, admin)
+    human = planted.person.human
+    execute('CREATE ROLE "serving role" LOGIN')
+    grant_serving_role("serving role")
+    execute('SET ROLE "serving role"')
+    delete_human(human=human, actor=TESTER, now=now)
+    assert expire_everything(now=now)["people"] == 1
+    execute("RESET ROLE")
+    assert listed(in_database()) == ""
