@@ -13,6 +13,7 @@ from django.db.models import Q, QuerySet
 
 from agentauth.protocol.encoding import b64u_encode, timestamp
 from approvals.models import Passkey, Receipt
+from approvals.services.forgetting import receipts_about
 from audit import kinds
 from audit.entries import event_with_openings
 from audit.models import Event, Leaf
@@ -39,7 +40,7 @@ def _document(human: Human, now: datetime) -> Iterator[str]:
         "passkeys": _each(Passkey.objects.filter(human=human), _passkey),
         "agents": _each(agents, _agent),
         "grants": _each(Grant.objects.filter(agent__human=human).select_related("service_provider"), _grant),
-        "receipts": _each(Receipt.objects.filter(_about(human, ids)), _receipt),
+        "receipts": _each(Receipt.objects.filter(receipts_about(human, _subjects(human, ids))), _receipt),
         "confirmations": _each(Confirmation.objects.filter(grant__agent__human=human), _confirmation),
         # Each of these is led to by an index. Of the time before an agent was theirs, the log names the agent alone.
         "events": chain(
@@ -62,10 +63,9 @@ def _document(human: Human, now: datetime) -> Iterator[str]:
     yield "}\n"
 
 
-def _about(human: Human, agents: list[uuid.UUID]) -> Q:
-    """Receipts they signed, and those of administrators about their account, agents and grants."""
+def _subjects(human: Human, agents: list[uuid.UUID]) -> list[str]:
     grants = Grant.objects.filter(agent__human=human).values_list("pk", flat=True)
-    return Q(human=human) | Q(subject__in=[str(each) for each in (human.pk, *agents, *grants)])
+    return [str(each) for each in (human.pk, *agents, *grants)]
 
 
 def _each(rows: QuerySet[Any], shown: Callable[[Any], dict[str, Any]]) -> Iterator[dict[str, Any]]:

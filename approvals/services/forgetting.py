@@ -27,6 +27,18 @@ AGAIN_FOR: Final = timedelta(days=1)
 # So far before the deletion an event of theirs may have taken its id: calls last for seconds, and decisions wait in Redis.
 UNDER_WAY: Final = timedelta(hours=1)
 BATCH: Final = 20
+# Receipts whose subject is a person, an agent, a grant or a confirmation.
+ABOUT_PEOPLE: Final = (
+    Challenge.Purpose.APPROVAL,
+    Challenge.Purpose.CLAIM,
+    Challenge.Purpose.CONFIRMATION,
+    Challenge.Purpose.RESUME,
+)
+
+
+def receipts_about(human: Human, subjects: Collection[str]) -> Q:
+    """Receipts they signed, and those that others signed about what they own; each part has an index."""
+    return Q(human=human) | Q(kind__in=ABOUT_PEOPLE, subject__in=subjects)
 
 
 def erase_texts(
@@ -95,10 +107,8 @@ def _receipts(human: Human, subjects: Collection[str], grants: Collection[str]) 
     The record of a break, which an administrator signs, has no text of theirs and stands outside as well.
     """
     written: QuerySet[Receipt] = Receipt.objects.exclude(compact="")
-    named = written.filter(kind=Challenge.Purpose.RELEASE)
-    kept = (Challenge.Purpose.BREAK, Challenge.Purpose.RELEASE)
-    yield from written.filter(Q(human=human) | Q(subject__in=subjects)).exclude(kind__in=kept)
-    for row in named.iterator():
+    yield from written.filter(receipts_about(human, subjects), kind__in=ABOUT_PEOPLE)
+    for row in written.filter(kind=Challenge.Purpose.RELEASE).iterator():
         statement = str(read_object(parse_compact(row.compact).payload)["statement"])
         if any(grant in statement for grant in grants):
             yield row
