@@ -61,8 +61,9 @@ class DeletionForm(forms.Form):
     email = forms.EmailField(
         label=_("E-mail"),
         help_text=_(
-            "The address of the human to delete. Their agents and grants end for good, their passkeys, name and "
-            "address are erased. It cannot be undone."
+            "The address of the human to delete. Their agents and grants end for good. Their passkeys, name and "
+            "address are erased, and so is everything they and their agents wrote, in receipts too. It cannot be "
+            "undone."
         ),
     )
 

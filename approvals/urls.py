@@ -74,6 +74,7 @@ urlpatterns = [
     path("settings/passkeys/<uuid:passkey_id>/remove", settings.passkey_remove),
     path("settings/enrolment-codes", settings.enrolment_code),
     path("settings/time-zone", settings.time_zone),
+    path("settings/data", settings.data),
     path("settings/sessions/end", settings.sessions_end),
     path("verify/options", verification.options),
     path("presence/options", presence.options),

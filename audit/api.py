@@ -9,11 +9,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from agentauth.protocol.encoding import b64u_encode
 from agentauth.protocol.errors import InvalidRequestError
-from audit.entries import event_body
+from audit.entries import event_with_openings
 from audit.listing import Cursor, Descent, Page, page_newest_first, page_of_log
-from audit.models import Event
 from audit.parameters import query, read_id
 
 DEFAULT_LIMIT = 50
@@ -62,7 +60,7 @@ class EventsView(APIView):
         page = _parse(request).page(_scope(request) or {})
         return Response(
             {
-                "results": [_rendered(event, leaf_index) for event, leaf_index in page.events],
+                "results": [event_with_openings(event, leaf_index) for event, leaf_index in page.events],
                 "next": None if page.end is None else str(page.end),
             },
             headers={"Cache-Control": "no-store"},
@@ -73,18 +71,6 @@ def _scope(request: Request) -> dict[str, str] | None:
     ask = getattr(request.user, "audit_filter", None)
     scope: dict[str, str] | None = ask() if ask else None
     return scope
-
-
-def _rendered(event: Event, leaf_index: int | None) -> dict[str, Any]:
-    openings = {
-        opening.member: {"salt": b64u_encode(bytes(opening.salt)), "value": opening.value}
-        for opening in event.openings.all()
-    }
-    return event_body(event) | {
-        "salt": b64u_encode(bytes(event.salt)),
-        "leaf_index": leaf_index,
-        "openings": openings,
-    }
 
 
 def _parse(request: Request) -> _Query:

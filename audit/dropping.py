@@ -123,7 +123,7 @@ def _archived(month: Month) -> Dropped:
 
 def _kept_from(month: Month) -> int:
     """The first leaf whose event will still be here: by their ids, a leaf after the other from where it was so far."""
-    gone = {*_dropped_months(), month}
+    gone = {*dropped_months(), month}
     at = DroppedMonth.objects.order_by("-kept_from").values_list("kept_from", flat=True).first() or 0
     while True:
         page = Leaf.objects.filter(leaf_index__gte=at).order_by("leaf_index")
@@ -163,7 +163,7 @@ def _drop(dropped: Dropped, size: int, kept_from: int, now: datetime) -> None:
         cursor.execute(f"DROP TABLE {month.partition}")
 
 
-def _dropped_months() -> set[Month]:
+def dropped_months() -> set[Month]:
     return {month_at(_midnight(each)) for each in DroppedMonth.objects.values_list("month", flat=True)}
 
 
@@ -175,7 +175,7 @@ class Gone:
     """Which events may be missing: those of months that were dropped, below the end of the archive."""
 
     def __init__(self) -> None:
-        self._months, self._end = _dropped_months(), archived_end()
+        self._months, self._end = dropped_months(), archived_end()
 
     def allows(self, leaf: Leaf) -> bool:
         return leaf.leaf_index < self._end and month_of(leaf.event_id) in self._months
@@ -183,7 +183,7 @@ class Gone:
 
 def kept_from() -> int:
     """No event of a leaf below it is here; 0 where some that went are back."""
-    gone = sorted(_dropped_months())
+    gone = sorted(dropped_months())
     if not gone:
         return 0
     if Event.objects.filter(pk__gte=gone[0].first_id, pk__lt=gone[-1].later(1).first_id).exists():

@@ -2,10 +2,13 @@
 
 import uuid
 from datetime import datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from agentauth.protocol.chain import entry_hash, field_commitment
-from agentauth.protocol.encoding import timestamp
+from agentauth.protocol.encoding import b64u_encode, timestamp
+
+if TYPE_CHECKING:
+    from audit.models import Event
 
 COLUMNS = (
     "id", "kind", "at", "actor_kind", "actor_id", "agent_id", "human_id", "service_provider_id", "grant_id", "token_jti",
@@ -79,6 +82,19 @@ def event_body(event: Shown) -> dict[str, Any]:
     if event.reason is not None:
         body["reason"] = event.reason
     return body
+
+
+def event_with_openings(event: "Event", leaf_index: int | None) -> dict[str, Any]:
+    """The event as the API and a person's own data show it: with what proves it, and what may still be opened."""
+    openings = {
+        opening.member: {"salt": b64u_encode(bytes(opening.salt)), "value": opening.value}
+        for opening in event.openings.all()
+    }
+    return event_body(event) | {
+        "salt": b64u_encode(bytes(event.salt)),
+        "leaf_index": leaf_index,
+        "openings": openings,
+    }
 
 
 def entry_of(event: Columns) -> bytes:

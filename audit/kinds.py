@@ -31,6 +31,8 @@ HUMAN_SESSIONS_ENDED = "registry.human.sessions_ended"
 HUMAN_CHANGED = "registry.human.changed"
 # Gone for good: name and address are erased, the row stays for what refers to it.
 HUMAN_DELETED = "registry.human.deleted"
+# What they and their agents wrote was erased: of which agents, of which events that name neither, and the receipts' hashes.
+HUMAN_ERASED = "registry.human.erased"
 
 SERVICE_PROVIDER_CREATED = "registry.service_provider.created"
 SERVICE_PROVIDER_SECRET_ROTATED = "registry.service_provider.secret_rotated"  # noqa: S105 — the name of an event
@@ -121,6 +123,8 @@ HUMAN_SIGNED_IN = "approvals.human.signed_in"
 HUMAN_SIGNED_OUT = "approvals.human.signed_out"
 # An administrator signed the name and keys under which the log continues after a restore.
 BREAK_SIGNED = "approvals.break.signed"
+# A human downloaded all that is kept about them.
+HUMAN_EXPORTED = "approvals.human.exported"
 # A passkey signature for one sensitive act, made just before it.
 HUMAN_VERIFIED = "approvals.human.verified"
 # The second explicit step before a dangerous permission is signed.

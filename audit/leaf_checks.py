@@ -5,10 +5,12 @@ from typing import TypeVar
 from uuid import UUID
 
 from django.db import DatabaseError
+from django.db.models import Exists, OuterRef
 
 from agentauth.protocol.chain import EMPTY_LINK, leaf_hash, link
 from audit.dropping import Gone
 from audit.entries import commitment, entry_of
+from audit.erasure import Erased
 from audit.models import Event, Leaf, Opening
 
 _T = TypeVar("_T")
@@ -94,29 +96,42 @@ def readable(read: Callable[[], _T]) -> _T | None:
         return None
 
 
-def check_openings_of(ids: Sequence[UUID]) -> None:
-    """Check the openings of these events. Raises BadError."""
-    openings = list(Opening.objects.filter(event_id__in=ids))
-    if openings:
-        _check_all(openings)
+def check_openings_of(events: Sequence[Event], erased: Erased) -> None:
+    """Check the openings of these events, and that each that is missing was erased. Raises BadError."""
+    by_id = {event.pk: event for event in events}
+    found = set()
+    for opening in Opening.objects.filter(event_id__in=by_id):
+        _check_opening(opening, by_id.get(opening.event_id))
+        found.add((opening.event_id, opening.member))
+    for event in events:
+        for member in _hidden(event):
+            if (event.pk, member) not in found and not erased.allows(event):
+                raise BadError(
+                    str(event.pk),
+                    f"The {member!r} of event {event.pk} is missing, and no event says that it was erased: it was deleted.",
+                )
 
 
-def check_openings(batch: int) -> None:
-    """Check all openings, and that the event of each exists. Raises BadError."""
+def check_other_openings(batch: int) -> None:
+    """Check the openings of events that have no number, and that there is an event to each. Raises BadError."""
     last = None
+    numbered = Leaf.objects.filter(event_id=OuterRef("event_id"))
+    others = Opening.objects.filter(~Exists(numbered)).order_by("id")
     while True:
-        rows = Opening.objects.order_by("id")
-        page: Sequence[Opening] = list((rows.filter(id__gt=last) if last else rows)[:batch])
+        page: Sequence[Opening] = list((others.filter(id__gt=last) if last else others)[:batch])
         if not page:
             return
-        _check_all(page)
+        events: Mapping[UUID, Event] = Event.objects.in_bulk({opening.event_id for opening in page})
+        for opening in page:
+            _check_opening(opening, events.get(opening.event_id))
         last = page[-1].id
 
 
-def _check_all(openings: Sequence[Opening]) -> None:
-    events: Mapping[UUID, Event] = Event.objects.in_bulk({opening.event_id for opening in openings})
-    for opening in openings:
-        _check_opening(opening, events.get(opening.event_id))
+def _hidden(event: Event) -> list[str]:
+    """The members of its data that are commitments."""
+    return [
+        name for name, value in event.data.items() if isinstance(value, dict) and [*value] == ["commitment"]
+    ]
 
 
 def _check_opening(opening: Opening, event: Event | None) -> None:

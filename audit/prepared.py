@@ -3,22 +3,25 @@
 import logging
 import os
 import re
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
+from itertools import chain
 from operator import attrgetter
 from typing import Any, NamedTuple, Self
 
 import orjson
 from django.db import DatabaseError, connection, transaction
 
-from agentauth.protocol.chain import SALT_BYTES, canonical_entry_hash
+from agentauth.protocol.chain import SALT_BYTES, canonical_entry_hash, canonical_field_commitment
 from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import ChainError
 from audit import kinds
 from audit.copying import NULL, binary, copy_in, escaped, line
 from audit.entries import COLUMNS, event_body
-from audit.models import Event, QueueEntry
+from audit.identifiers import new_id
+from audit.models import Event, Opening, QueueEntry
 from audit.partitions import make_room
 from audit.sequencer import Numberable, number_at_once
 from audit.statements import written
@@ -36,8 +39,11 @@ _COPY_EVENTS = """COPY audit_event (id, kind, at, actor_kind, actor_id, agent_id
 # One alone: no RETURNING, since the verifier's role may not read what it wrote.
 _INSERT_ONE = (
     f"event AS (INSERT INTO audit_event ({', '.join(COLUMNS)}) VALUES ({', '.join(['%s'] * len(COLUMNS))}))"  # noqa: S608 — our own names
-    " INSERT INTO audit_queueentry (event_id) VALUES (%s)"
+    " INSERT INTO audit_queueentry (event_id) SELECT %s"
 )
+# By a function, since the verifier's role may not insert into the table itself.
+_ADD_OPENING = "agentauth_add_opening(%s, %s, %s, %s, %s)"
+_COPY_OPENINGS = "COPY audit_opening (id, event_id, member, salt, value) FROM STDIN"
 _COPY_QUEUE = "COPY audit_queueentry (event_id) FROM STDIN"
 # The bounds tell the months that hold none of them.
 _FIND = "SELECT id::text FROM audit_event WHERE id = ANY(%s::uuid[]) AND id BETWEEN %s::uuid AND %s::uuid"
@@ -55,8 +61,37 @@ def checked(value: Mapping[str, Any]) -> Data:
     return Data(value, canonical_json(value))
 
 
+class Hidden(NamedTuple):
+    """A personal member of an event's data: in the data stands its commitment, `text` is its RFC 8785 value."""
+
+    member: str
+    salt: bytes
+    text: bytes
+
+
+class Sealer:
+    """Data with one personal member, made many times: only its salt, and with it the commitment, is another each time."""
+
+    # As long as a commitment.
+    _PLACE = "-" * 43
+
+    def __init__(self, plain: Mapping[str, Any], member: str, value: Any) -> None:
+        """Raises EncodingError as `checked`."""
+        self._plain, self._member = plain, member
+        self._value = canonical_json(value)
+        self._text = canonical_json({**plain, member: {"commitment": self._PLACE}})
+
+    def seal(self) -> tuple[Data, Hidden]:
+        """The data with a fresh commitment, and what opens it."""
+        salt = os.urandom(SALT_BYTES)
+        made = canonical_field_commitment(self._value, salt)
+        own = {**self._plain, self._member: {"commitment": made}}
+        text = self._text.replace(self._PLACE.encode(), made.encode())
+        return Data(own, text), Hidden(self._member, salt, self._value)
+
+
 class _Values(NamedTuple):
-    """The columns of `audit.models.Event` but its salt."""
+    """The columns of `audit.models.Event` but its salt, and what one commitment in its data hides."""
 
     id: str
     kind: str
@@ -72,6 +107,7 @@ class _Values(NamedTuple):
     service_provider_id: str | None
     grant_id: str | None
     token_jti: str | None
+    hidden: Hidden | None
 
 
 class Entry(_Values):
@@ -100,6 +136,7 @@ class Entry(_Values):
         service_provider_id: str | None = None,
         grant_id: str | None = None,
         token_jti: str | None = None,
+        hidden: Hidden | None = None,
     ) -> Self:
         if kind not in KINDS:
             raise ValueError(f"unknown kind of event: {kind}; add it to audit/kinds.py")
@@ -140,6 +177,7 @@ class Entry(_Values):
             service_provider_id,
             grant_id,
             token_jti,
+            hidden,
         )
 
 
@@ -172,6 +210,7 @@ def write(entries: Sequence[Entry], *, now: datetime) -> None:
         _copy(made)
     else:
         _insert(made)
+    _write_openings([(entry.id, entry.hidden) for entry, *_ in made if entry.hidden])
     try:
         with transaction.atomic():
             numbered = number_at_once([_numberable(each) for each in made], now=now)
@@ -189,8 +228,8 @@ class Act(NamedTuple):
     values: Sequence[Any]
 
 
-def write_one(event: Event, data: bytes, act: Act | None = None) -> None:
-    """Do `act`, insert the event, whose canonical data is `data`, and its place in the queue: all or nothing.
+def write_one(event: Event, data: bytes, hidden: Sequence[Hidden] = (), act: Act | None = None) -> None:
+    """Do `act`, insert the event, whose canonical data is `data`, its openings and its place in the queue: all or nothing.
 
     Raises django.db errors.
     """
@@ -199,12 +238,41 @@ def write_one(event: Event, data: bytes, act: Act | None = None) -> None:
             if act:
                 written(act.sql, *act.values)
             event.save(force_insert=True)
+            _write_openings([(event.id, each) for each in hidden])
             QueueEntry.objects.create(event=event)
         return
     columns = [getattr(event, name) for name in COLUMNS]
     columns[COLUMNS.index("data")] = data.decode()
     before, values = (f"act AS ({act.sql}), ", act.values) if act else ("", ())
-    written(f"WITH {before}{_INSERT_ONE}", *values, *columns, event.id)
+    calls = ", ".join(f"{_ADD_OPENING} added_{number}" for number in range(len(hidden)))
+    adding = f" FROM {calls}" if hidden else ""
+    openings = [(new_id(), event.id, each.member, each.salt, each.text.decode()) for each in hidden]
+    written(
+        f"WITH {before}{_INSERT_ONE}{adding}", *values, *columns, event.id, *chain.from_iterable(openings)
+    )
+
+
+def _write_openings(openings: Sequence[tuple[uuid.UUID | str, Hidden]]) -> None:
+    if connection.vendor == "postgresql":
+        if openings:
+            copy_in(
+                _COPY_OPENINGS,
+                (
+                    line(
+                        str(new_id()),
+                        str(event_id),
+                        each.member,
+                        binary(each.salt),
+                        escaped(each.text.decode()),
+                    )
+                    for event_id, each in openings
+                ),
+            )
+        return
+    Opening.objects.bulk_create(
+        Opening(event_id=event_id, member=each.member, salt=each.salt, value=orjson.loads(each.text))
+        for event_id, each in openings
+    )
 
 
 class _Made(NamedTuple):

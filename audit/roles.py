@@ -96,8 +96,12 @@ _GUARDS: Final = {
     "verifier_confirmation": ("INSERT", "NEW.human_id IS NOT NULL"),
     "verifier_streamcursor": ("INSERT", "NEW.number <> 0"),
 }
-# Both may have the month made that an event needs, by functions that make nothing else (`audit.partitions`).
-_CALLABLE: Final = "agentauth_add_event_month(timestamptz)"
+# Both may have the month made that an event needs (`audit.partitions`), and add the opening of an event, which the
+# verifier's role may neither read nor delete. Each function does nothing else.
+_CALLABLE: Final = (
+    "agentauth_add_event_month(timestamptz)",
+    "agentauth_add_opening(uuid, uuid, text, bytea, jsonb)",
+)
 _NOT_CALLABLE: Final = ("agentauth_attach_events(text, text)", "agentauth_first_id(timestamp)")
 _MONTHS_AHEAD: Final = (
     "SELECT agentauth_add_event_month(now() + by * interval '1 month') FROM generate_series(0, %s) by"
@@ -130,8 +134,9 @@ ORDER BY held.relname, wanted.name
 """
 # Beside tables.
 _MAY_CALL: Final = """
-SELECT current_user, has_schema_privilege('public', 'USAGE'),
-       coalesce(has_function_privilege(to_regprocedure(%s), 'EXECUTE'), true)
+SELECT current_user, has_schema_privilege('public', 'USAGE'), ARRAY(
+    SELECT called FROM unnest(%s::text[]) called
+    WHERE NOT coalesce(has_function_privilege(to_regprocedure(called), 'EXECUTE'), true))
 """
 _TABLES: Final = """
 SELECT relname FROM pg_class
@@ -182,8 +187,8 @@ def missing_rights(kind: str) -> tuple[str, list[str]]:
     ours = {*connection.introspection.django_table_names(), "django_migrations"}
     held: dict[str, dict[str, set[str] | None]] = {}
     with connection.cursor() as cursor:
-        cursor.execute(_MAY_CALL, [_CALLABLE])
-        role, uses, calls = cursor.fetchone()
+        cursor.execute(_MAY_CALL, [[*_CALLABLE]])
+        role, uses, not_called = cursor.fetchone()
         cursor.execute(_TABLES)
         tables = sorted(ours & {name for (name,) in cursor.fetchall()})
         cursor.execute(_OWN)
@@ -195,7 +200,7 @@ def missing_rights(kind: str) -> tuple[str, list[str]]:
         for right in _NEEDS[kind](table)
         if not _is_held(right, held.get(table, {}))
     ]
-    missing += ["USAGE on schema public"] * (not uses) + [f"EXECUTE on {_CALLABLE}"] * (not calls)
+    missing += ["USAGE on schema public"] * (not uses) + [f"EXECUTE on {each}" for each in not_called]
     return str(role), missing
 
 
@@ -279,9 +284,10 @@ def _bind_partitions(cursor: Any, quoted: str) -> None:
     cursor.execute(_PARTITIONS)
     for (partition,) in cursor.fetchall():
         cursor.execute(f"REVOKE ALL ON {connection.ops.quote_name(partition)} FROM {quoted}, PUBLIC")
-    for function in (_CALLABLE, *_NOT_CALLABLE):
+    for function in (*_CALLABLE, *_NOT_CALLABLE):
         cursor.execute(f"REVOKE ALL ON FUNCTION {function} FROM {quoted}, PUBLIC")
-    cursor.execute(f"GRANT EXECUTE ON FUNCTION {_CALLABLE} TO {quoted}")
+    for function in _CALLABLE:
+        cursor.execute(f"GRANT EXECUTE ON FUNCTION {function} TO {quoted}")
 
 
 def _guard(cursor: Any) -> None:

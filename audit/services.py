@@ -13,16 +13,16 @@ from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection, transaction
 from django.utils.module_loading import import_string
 
+from agentauth.protocol.chain import SALT_BYTES, canonical_field_commitment
 from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 from agentauth.protocol.values import per_call
 from audit import kinds
 from audit.backlog import check_backlog, check_backlog_of_many
-from audit.entries import commitment
 from audit.identifiers import new_id
-from audit.models import Event, Opening
+from audit.models import Event
 from audit.partitions import make_room
-from audit.prepared import KINDS, Act, Data, Entry, checked, recorded, write, write_one
+from audit.prepared import KINDS, Act, Data, Entry, Hidden, Sealer, checked, recorded, write, write_one
 from audit.refusals import count_refusal, summarise_refusals
 from audit.sequencer import sequence_until_empty
 from audit.statements import filled
@@ -33,6 +33,8 @@ __all__ = [
     "Actor",
     "Data",
     "Entry",
+    "Hidden",
+    "Sealer",
     "checked",
     "record",
     "record_many",
@@ -43,7 +45,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_SALT_BYTES = 32
 _Id = uuid.UUID | str | None
 
 
@@ -83,13 +84,11 @@ def record(
     opening, which erasure may delete (docs/protocol.md section 9). `at` is aware, to the microsecond.
 
     Raises ValueError outside a transaction, for an unknown kind, for a naive time, or where a member is both
-    plain and personal, or personal beside `act`; EncodingError where a value has no canonical JSON; TemporarilyUnavailableError where the
+    plain and personal; EncodingError where a value has no canonical JSON; TemporarilyUnavailableError where the
     database does not take it, or too many events wait for their number: what cannot be put on record is not done.
     """
     if act is None and not connection.in_atomic_block:
         raise ValueError("record an event inside the transaction of what it tells")
-    if act and personal:
-        raise ValueError("openings are statements of their own")
     if kind not in KINDS:
         raise ValueError(f"unknown kind of event: {kind}; add it to audit/kinds.py")
     if at.tzinfo is None:
@@ -97,8 +96,10 @@ def record(
     plain, hidden = dict(data or {}), dict(personal or {})
     if plain.keys() & hidden.keys():
         raise ValueError("a member of an event's data is either plain or personal")
-    salts = {member: os.urandom(_SALT_BYTES) for member in hidden}
-    committed = {member: commitment(hidden[member], salts[member]) for member in hidden}
+    openings = [Hidden(member, os.urandom(SALT_BYTES), canonical_json(hidden[member])) for member in hidden]
+    committed = {
+        each.member: {"commitment": canonical_field_commitment(each.text, each.salt)} for each in openings
+    }
     columns = {
         "id": new_id(),
         "kind": kind,
@@ -114,7 +115,7 @@ def record(
         "reason": reason,
         "request_id": actor.request_id,
         "data": plain | committed,
-        "salt": os.urandom(_SALT_BYTES),
+        "salt": os.urandom(SALT_BYTES),
     }
     event = filled(Event, columns, adding=True)
     # Refuse here what could never be hashed: an event the sequencer chokes on would stop the log.
@@ -122,12 +123,7 @@ def record(
     with _or_unavailable():
         check_backlog(kind=kind, actor_kind=actor.kind)
         make_room([event.id])
-        write_one(event, text, act)
-        if hidden:
-            Opening.objects.bulk_create(
-                Opening(event=event, member=member, salt=salts[member], value=hidden[member])
-                for member in hidden
-            )
+        write_one(event, text, openings, act)
     # Once it is true, and without a say in it. (A function, not a `partial`: Django wants its name where it fails.)
     observe = import_string(settings.AUDIT_OBSERVER)
     transaction.on_commit(lambda: observe(event.kind, 1, event), robust=True)

@@ -21,12 +21,13 @@ from agentauth.protocol.errors import ChainError
 from audit.anchors import Anchor
 from audit.copies import ContradictedError
 from audit.dropping import Gone
+from audit.erasure import Erased
 from audit.leaf_checks import (
     BadError,
     Place,
     check_leaf,
-    check_openings,
     check_openings_of,
+    check_other_openings,
     missing,
     read_leaves,
 )
@@ -45,6 +46,7 @@ class Verdict:
     Of these leaves a checkpoint by a key that counts signs the first `signed_size`. At `disabled_key_sizes` sizes there are
     only checkpoints by keys that were disabled since: they fit, and prove nothing by themselves. Leaves from `checked_from`
     on were looked at, and of those before it the ones from `rechecked_from` to `rechecked_to`, the second not included.
+    Of what these events committed to, `erased` cannot be opened any more, and an event says why.
     """
 
     ok: bool
@@ -57,6 +59,7 @@ class Verdict:
     checked_from: int = 0
     rechecked_from: int = 0
     rechecked_to: int = 0
+    erased: int = 0
 
 
 class Point(NamedTuple):
@@ -121,6 +124,7 @@ class _Run:
         self.since, self.again, self.batch = since, again, batch
         self.tree, self.met = CompactTree(), _Anchors(since)
         self.lowest: uuid.UUID | None = None
+        self.erased = Erased()
 
     def check(self, anchors: Iterable[Anchor]) -> None:
         self.met.read(anchors)
@@ -129,7 +133,8 @@ class _Run:
         # 2. The start: the stored tree has the signed root, so later leaves only add to it.
         if self.since.size:
             self._begin(head)
-        # 3. Each leaf: present, in order, linked to the previous leaf, and the hash of its event.
+        # 3. Each leaf: present, in order, linked to the previous leaf, and the hash of its event; and what its event
+        # committed to: unchanged, or erased.
         last_link = self._walk(self.tree, self.since.link, head.size, self.met)
         self.met.end(self.tree.size)
         # 4. The head against the last leaf, and the stored frontier against the tree.
@@ -137,9 +142,9 @@ class _Run:
         _check_no_nodes_beyond(head.size)
         # 5. Rows that belong to no leaf below the head.
         _check_strays(self._new_events())
-        # 6. The openings of events, against what the events committed to.
+        # 6. The openings of no leaf; those of leaves were looked at in step 3.
         if not self.since.size:
-            check_openings(self.batch)
+            check_other_openings(self.batch)
         # 7. A part of what earlier runs proved.
         if self.again is not None:
             self._check_again(self.again)
@@ -157,6 +162,7 @@ class _Run:
             checked_from=self.since.size,
             rechecked_from=again.first,
             rechecked_to=again.end,
+            erased=self.erased.count,
         )
 
     def _begin(self, head: Head) -> None:
@@ -184,17 +190,18 @@ class _Run:
         met.meet(tree, previous)
         for start in range(tree.size, end, self.batch):
             stop = min(start + self.batch, end)
-            ids = []
+            ids, events = [], []
             for leaf, event in read_leaves(start, stop):
                 check_leaf(leaf, event, tree.size, previous, gone)
                 previous = bytes(leaf.link)
                 tree.append(bytes(leaf.leaf_hash), nodes)
                 met.meet(tree, previous)
                 ids.append(leaf.event_id)
+                events += [event] if event else []
             if tree.size < stop:
                 raise missing(tree.size)
+            check_openings_of(events, self.erased)
             if self.since.size:
-                check_openings_of(ids)
                 # Not asked for: the least of ids since then is what an index of ids finds last.
                 self.lowest = min(filter(None, (self.lowest, *ids)))
             if len(nodes) >= _NODES:

@@ -28,7 +28,7 @@ _OWN = re.compile(rb'(?<="decision_id":")[^"]+|(?<="confirmation_id":")[^"]+|(?<
 # What is asked at the one before it is asked at the other.
 _TOGETHER = 50
 _OWN_LINES = {"x-request-id"}
-_OWN_DATA = ("confirmation_id", "idempotency_key_sha256")
+_OWN_DATA = ("confirmation_id", "details")
 # What a decision's event says, but what stands for this one alone.
 _SAID = (
     "kind", "actor_kind", "actor_id", "outcome", "reason", "agent_id", "human_id", "service_provider_id", "grant_id", "token_jti",

@@ -112,8 +112,15 @@ def confirmations(allowed: list[Any]) -> Iterator[str]:
 
 def done_twice(own: list[Any]) -> Iterator[str]:
     """An operation that has a name stands in the log once; every repetition of it is an event of another kind."""
-    names = [event.data.get("idempotency_key_sha256") for event in own]
+    names = [_name_of(event) for event in own]
     yield from (f"done {n} times: {name}" for name, n in Counter(names).items() if name is not None and n > 1)
+
+
+def _name_of(event: Any) -> str | None:
+    """The release before has it in the data itself."""
+    name = "idempotency_key_sha256"
+    details = event.openings.filter(member="details").values_list("value", flat=True).first() or {}
+    return event.data.get(name) or details.get(name)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,12 @@ def field_commitment(value: object, salt: bytes) -> str:
     Deleting salt and value erases the person; the event, and every hash above it, stays as it was. Raises
     ChainError and EncodingError.
     """
-    return b64u_encode(sha256(_FIELD_TAG + _salt(salt) + canonical_json(value)))
+    return canonical_field_commitment(canonical_json(value), salt)
+
+
+def canonical_field_commitment(text: bytes, salt: bytes) -> str:
+    """`field_commitment` of a value whose RFC 8785 bytes are at hand. Raises ChainError."""
+    return b64u_encode(sha256(_FIELD_TAG + _salt(salt) + text))
 
 
 def leaf_hash(entry: bytes) -> bytes:

@@ -162,7 +162,7 @@ def take_second_step(
             human_id=human.id,
             service_provider_id=grant.service_provider_id,
             grant_id=grant.id,
-            data={"capabilities": [each.to_json() for each in terms.dangerous]},
+            personal={"capabilities": [each.to_json() for each in terms.dangerous]},
         )
 
 

@@ -5,13 +5,17 @@ from datetime import datetime
 from django.contrib.sessions.models import Session
 
 from approvals.services.challenges import forget_challenges
+from approvals.services.forgetting import erase_again
 from registry.services.database_time import not_ahead
 from registry.services.expiry import forget
 
 
 def expire_everything(*, now: datetime) -> dict[str, int]:
-    """Delete the challenges and the sessions that have ended, by the database's clock too. Returns how many of each."""
+    """Delete the challenges and the sessions that have ended, by the database's clock too; erase what is left of deleted people.
+
+    Returns how many of each; of people, how many were looked at.
+    """
     now = not_ahead(now)
     # Anybody who opens the sign-in page has a session.
     sessions = forget(Session.objects.filter(expire_date__lt=now))
-    return {"challenges": forget_challenges(now=now), "sessions": sessions}
+    return {"challenges": forget_challenges(now=now), "sessions": sessions, "people": erase_again(now=now)}

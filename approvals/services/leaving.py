@@ -7,17 +7,17 @@ from django.db.models import Q
 
 from approvals.models import Challenge, SetupCode
 from approvals.services.credentials import remove_all_passkeys
-from audit.erasure import erase_openings
+from approvals.services.forgetting import erase_texts
 from audit.services import Actor
 from registry.models import Human
 from registry.services import people
 
 
 def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False) -> None:
-    """Delete the human: their agents, grants, passkeys and sessions end, and whatever says who they were is erased.
+    """Delete the human: their agents, grants, passkeys and sessions end, and whatever they or their agents wrote is erased.
 
-    Events, receipts and the rows they refer to stay, with the human's id and nothing that names them, and prove
-    as before (docs/protocol.md section 11). Raises InvalidStateError as `registry.services.people.delete_human`.
+    Events and rows stay with ids, states, times, amounts and hashes, and the log proves as before (docs/protocol.md section 11).
+    Raises InvalidStateError as `registry.services.people.delete_human`.
     """
     email = human.email
     with transaction.atomic():
@@ -32,4 +32,4 @@ def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: 
         remove_all_passkeys(human=human, reason="human_deleted", actor=actor, now=now)
         people.delete_human(human=human, actor=actor, now=now, even_last_admin=even_last_admin)
         # Last: what was recorded above has openings too.
-        erase_openings(human_id=human.pk, email=email)
+        erase_texts(human=human, email=email, actor=actor, now=now)

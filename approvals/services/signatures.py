@@ -118,8 +118,9 @@ def accept_signature(
 
 
 def receipt_of(kind: str, subject: str) -> Receipt | None:
-    """The latest receipt of a grant (`approval`), agent (`claim`) or confirmation."""
-    return Receipt.objects.filter(kind=kind, subject=subject).order_by("-created_at", "-id").first()
+    """The latest receipt of a grant (`approval`), agent (`claim`) or confirmation; none where its text was erased."""
+    found = Receipt.objects.filter(kind=kind, subject=subject).exclude(compact="")
+    return found.order_by("-created_at", "-id").first()
 
 
 def _hold(human: Human) -> None:

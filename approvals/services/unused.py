@@ -23,7 +23,7 @@ HARMLESS: Final = frozenset({
     kinds.REQUEST_REFUSED, kinds.REFUSALS_SUPPRESSED, kinds.STORE_MOVED, kinds.SETTINGS_RECORDED, kinds.CLOCK_OFF,
     # A disabled key was disabled again by its own record outside.
     kinds.KEY_PUBLISHED, kinds.KEY_ACTIVATED, kinds.KEY_DISABLED, kinds.KEY_CERTIFIED, kinds.KEY_CERTIFICATE_REVOKED,
-    kinds.HUMAN_CREATED, kinds.HUMAN_SIGNED_IN, kinds.HUMAN_SIGNED_OUT, kinds.HUMAN_VERIFIED,
+    kinds.HUMAN_CREATED, kinds.HUMAN_SIGNED_IN, kinds.HUMAN_SIGNED_OUT, kinds.HUMAN_VERIFIED, kinds.HUMAN_EXPORTED,
     kinds.ENROLMENT_CODE_CREATED, kinds.AGENT_REGISTERED, kinds.GRANT_REQUESTED,
     # Tokens of before the restore are refused: the suspension raised the version.
     kinds.TOKEN_ISSUED,

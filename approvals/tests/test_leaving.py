@@ -1,5 +1,6 @@
 """A human is deleted: what is theirs ends or is erased, and what proves the past goes on proving it."""
 
+import hashlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from django.apps import apps
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
 
+from agentauth.protocol.encoding import b64u_encode
 from agentauth.protocol.errors import InvalidStateError
 from agentauth.sdk.receipts import check_receipt
 from approvals.models import Passkey, Receipt, SetupCode
@@ -93,13 +95,14 @@ def test_OG_28_nothing_names_them_any_more(zoe: Person, lived: AgentClient, now:
     assert (human.status, human.is_staff) == ("deleted", False)
 
 
-def test_OG_28_the_log_and_the_receipts_prove_as_before(
+def test_OG_28_the_log_proves_as_before_and_has_the_hash_of_each_receipt(
     zoe: Person, lived: AgentClient, now: datetime
 ) -> None:
     seal_audit(now=now)
     before = verify_log()
     events = list(Event.objects.order_by("id").values_list("pk", "data", "human_id"))
     human_id = zoe.human.pk
+    receipt = Receipt.objects.get(human_id=human_id)
     delete_human(human=zoe.human, actor=TESTER, now=now)
     seal_audit(now=now)
     after = verify_log()
@@ -108,10 +111,15 @@ def test_OG_28_the_log_and_the_receipts_prove_as_before(
     kept = list(Event.objects.order_by("id").values_list("pk", "data", "human_id"))
     assert kept[: len(events)] == events
     assert not Opening.objects.filter(event__human_id=human_id).exists()
-    receipt = Receipt.objects.get(human_id=human_id)
+    erased = Event.objects.get(kind="registry.human.erased")
+    assert erased.human_id == human_id
+    hashed = b64u_encode(hashlib.sha256(receipt.compact.encode()).digest())
+    assert erased.data["receipts"] == {str(receipt.pk): hashed}
+    # Whoever kept the receipt can still show that it was one.
     keys = verification_keys(purpose="receipt", now=now)
-    verified = check_receipt(receipt.compact, keys=keys, issuer=settings.ISSUER)
-    assert verified.statement.body["human_id"] == str(human_id)
+    statement = check_receipt(receipt.compact, keys=keys, issuer=settings.ISSUER).statement
+    row = Receipt.objects.get(human_id=human_id)
+    assert (row.compact, row.consent_text, bytes(row.challenge)) == ("", "", statement.challenge())
 
 
 def test_OG_28_no_other_human_loses_anything(

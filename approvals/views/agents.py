@@ -7,6 +7,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
@@ -87,7 +88,7 @@ def _held(agent: Agent, now: datetime) -> list[Grant]:
     return list(found.order_by("created_at"))
 
 
-def _button(act: Callable[..., None], done: Any) -> Callable[..., HttpResponse]:
+def _button(act: Callable[..., None], done: Any) -> Callable[..., HttpResponseBase]:
     """The view of a button that calls one service for one of the human's agents."""
 
     @require_POST

@@ -1,17 +1,17 @@
-"""A human's own settings: passkeys, enrolment codes, time zone, sessions."""
+"""A human's own settings: passkeys, enrolment codes, time zone, sessions, and the file of all that is kept about them."""
 
 import uuid
 from zoneinfo import available_timezones
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, StreamingHttpResponse
 from django.shortcuts import render
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from approvals.models import Passkey
-from approvals.services import credentials
+from approvals.services import credentials, exporting
 from approvals.services.people import session_key_of
 from approvals.services.recovery import recent_recovery
 from approvals.views.access import answer, human_of, posted, signed_in
@@ -75,6 +75,18 @@ def time_zone(request: HttpRequest) -> HttpResponse:
     zone = request.POST.get("time_zone", "")
     change_time_zone(human=human_of(request), zone=zone, actor=actor_of(request), now=timezone.now())
     return _back(request, _("Time zone saved"))
+
+
+@require_POST
+@signed_in
+@verified
+def data(request: HttpRequest) -> StreamingHttpResponse:
+    """All that is kept about the person, as one file."""
+    human, now = human_of(request), timezone.now()
+    lines = exporting.export_data(human=human, actor=actor_of(request), now=now)
+    name = f"attachment; filename=agentauth-{human.pk}-{now:%Y-%m-%d}.json"
+    headers = {"Content-Disposition": name, "Cache-Control": "no-store"}
+    return StreamingHttpResponse(lines, content_type="application/json", headers=headers)
 
 
 @require_POST

@@ -31,7 +31,7 @@ NOT_REPEATED: Final[Mapping[str, frozenset[str]]] = {
     "It takes no right away.": frozenset({
         kinds.REQUEST_REFUSED, kinds.REFUSALS_SUPPRESSED, kinds.STORE_MOVED, kinds.SETTINGS_RECORDED,
         kinds.KEY_PUBLISHED, kinds.KEY_ACTIVATED, kinds.KEY_CERTIFIED,
-        kinds.HUMAN_CREATED, kinds.HUMAN_RESUMED, kinds.HUMAN_CHANGED,
+        kinds.HUMAN_CREATED, kinds.HUMAN_RESUMED, kinds.HUMAN_CHANGED, kinds.HUMAN_ERASED,
         kinds.SERVICE_PROVIDER_CREATED, kinds.SERVICE_PROVIDER_RESUMED,
         kinds.ENROLMENT_CODE_CREATED, kinds.SETUP_CODE_CREATED, kinds.PASSKEY_CREATED,
         kinds.AGENT_REGISTERED, kinds.AGENT_RESUMED,
@@ -39,7 +39,7 @@ NOT_REPEATED: Final[Mapping[str, frozenset[str]]] = {
         kinds.TOKEN_ISSUED, kinds.DECISION_DENIED, kinds.DECISION_REPEATED, kinds.DECISION_REHEARSED,
         kinds.PRESENCE_BEGUN, kinds.HOME_LEFT, kinds.HOME_BEGAN, kinds.CLOCK_OFF,
         kinds.HISTORY_CONTINUED, kinds.HISTORY_CLOSED, kinds.BREAK_SIGNED,
-        kinds.HUMAN_SIGNED_IN, kinds.HUMAN_VERIFIED, kinds.SECOND_STEP_TAKEN,
+        kinds.HUMAN_SIGNED_IN, kinds.HUMAN_VERIFIED, kinds.HUMAN_EXPORTED, kinds.SECOND_STEP_TAKEN,
     }),
     "Continuing after a restore ends all sessions, codes, links and requests.": frozenset({
         kinds.HUMAN_SESSIONS_ENDED, kinds.HUMAN_SIGNED_OUT, kinds.PRESENCE_ENDED, kinds.ENROLMENT_CODE_FAILED,

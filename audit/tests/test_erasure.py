@@ -9,6 +9,7 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.chain import verify_inclusion
+from audit import kinds
 from audit.archive.archiving import archive_audit
 from audit.archive.proving import prove_archive
 from audit.checkpoints import checkpoint_log, newest_checkpoint
@@ -16,6 +17,7 @@ from audit.entries import entry_of
 from audit.erasure import erase_openings
 from audit.models import Event, Opening
 from audit.sequencer import sequence_until_empty
+from audit.services import Actor
 from audit.stores import store_at
 from audit.tests.conftest import MakeEvent
 from audit.tree import inclusion_proof
@@ -31,20 +33,32 @@ def test_what_was_proved_of_an_erased_human_still_is_and_their_name_is_nowhere(
     settings.AUDIT_SIGNER, settings.AUDIT_KEYS = "audit.tests.signing.signer", "audit.tests.signing.keys"
     settings.AUDIT_STORE = f"file:{tmp_path}"
     store, human = store_at(settings.AUDIT_STORE), uuid.uuid4()
-    invited = make_event(personal={"email": EMAIL})
+    invited = make_event(kind=kinds.SETUP_CODE_CREATED, personal={"email": EMAIL.upper()})
+    agent, admin = uuid.uuid4(), Actor("human", str(human))
+    unclaimed = make_event(agent_id=agent, personal={"name": NAME})
+    denied = make_event(
+        kind=kinds.GRANT_DENIED, human_id=uuid.uuid4(), actor=admin, personal={"deny_reason": NAME}
+    )
     theirs = [make_event(human_id=human, personal={"name": NAME, "email": EMAIL}) for _ in range(4)]
     others = make_event(personal={"name": "Bob"})
     sequence_until_empty(now=now)
     checkpoint_log(now=now)
     archive_audit(now=now, store=store)
 
-    assert erase_openings(human_id=human, email=EMAIL) == 9
+    events = erase_openings(human_id=human, agent_ids=[agent], email=EMAIL)
+    assert events == sorted([str(invited.pk), str(denied.pk)])
     assert list(Opening.objects.values_list("event", "value")) == [(others.pk, "Bob")]
-    assert verify_log().ok
+    # Nothing says so yet: somebody may have deleted them.
+    assert "no event says that it was erased" in verify_log().problem
+    data = {"agents": [str(agent)], "events": events, "receipts": {}}
+    make_event(kind=kinds.HUMAN_ERASED, human_id=human, data=data)
+    assert (verify_log().ok, verify_log().erased) == (True, 11)
     assert prove_archive(store=store, now=now).ok
     signed = newest_checkpoint()
     assert signed is not None
-    for event in Event.objects.filter(pk__in=[invited.pk, *(each.pk for each in theirs)]):
+    for event in Event.objects.filter(
+        pk__in=[invited.pk, unclaimed.pk, denied.pk, *(each.pk for each in theirs)]
+    ):
         leaf = event.leaf
         assert entry_of(event) == bytes(leaf.entry)
         path = inclusion_proof(leaf.leaf_index, signed.size)

@@ -66,7 +66,8 @@ def test_a_filled_log_is_moved_into_months_and_back(
         with pytest.raises(IntegrityError, match="append-only"), transaction.atomic():
             execute(refused)
     assert found("SELECT relname FROM pg_class WHERE relname LIKE 'audit_event_2%%' AND relkind = 'r'") == []
-    assert found("SELECT proname FROM pg_proc WHERE proname LIKE 'agentauth_%%'") == ["agentauth_refuse"]
+    functions = found("SELECT proname FROM pg_proc WHERE proname LIKE 'agentauth_%%' ORDER BY 1")
+    assert functions == ["agentauth_keep_receipt", "agentauth_refuse"]
     migrate(AFTER)
     assert found(_KIND) == ["p"]
     assert rows() == whole

@@ -13,9 +13,12 @@ from agentauth.protocol.errors import EncodingError, TemporarilyUnavailableError
 from audit import kinds
 from audit.entries import entry_of, event_body
 from audit.models import Event, Opening, QueueEntry
+from audit.sequencer import sequence_until_empty
 from audit.services import Act, Actor, record
 from audit.tests.conftest import MakeEvent
+from audit.tests.opened import opened
 from audit.tests.tampering import execute
+from audit.verification import verify_log
 
 pytestmark = pytest.mark.django_db
 AT = datetime(2026, 11, 25, 9, 30, 0, 123456, tzinfo=UTC)
@@ -140,10 +143,13 @@ def test_AU_2_an_event_that_cannot_be_written_leaves_no_act_of_one_statement(now
     assert acts() == 0
 
 
-def test_an_act_of_one_statement_has_no_openings(now: datetime) -> None:
-    with pytest.raises(ValueError, match="openings"):
-        record(kind=kinds.REQUEST_REFUSED, actor=ACTOR, at=now, act=act("one"), personal={"name": "Alice"})
-    assert acts() == 0
+def test_an_act_of_one_statement_has_openings_too(now: datetime) -> None:
+    personal = {"name": "Alice", "description": 'A "text" \\ with\tü'}
+    event = record(kind=kinds.REQUEST_REFUSED, actor=ACTOR, at=now, act=act("one"), personal=personal)
+    assert acts() == 1
+    assert opened(event) == personal
+    sequence_until_empty(now=now)
+    assert verify_log().ok
 
 
 def test_a_rollback_takes_event_openings_and_queue_entry_with_it(make_event: MakeEvent) -> None:

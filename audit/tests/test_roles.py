@@ -3,14 +3,18 @@
 import contextlib
 import io
 import json
+import uuid
 from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
 
 import pytest
 from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import Error, connection, transaction
 
+from audit import kinds
+from audit.erasure import erase_openings
 from audit.models import Event, Leaf, Opening
 from audit.roles import RoleError, grant_serving_role, grant_verifier_role, missing_rights
 from audit.sequencer import sequence_until_empty
@@ -38,6 +42,8 @@ MONTHS = [
     "CREATE OR REPLACE FUNCTION agentauth_add_event_month(moment timestamptz) RETURNS boolean LANGUAGE sql AS 'SELECT true'",
     "DROP FUNCTION agentauth_add_event_month(timestamptz)",
     "LOCK TABLE audit_event IN SHARE UPDATE EXCLUSIVE MODE",
+    "ALTER FUNCTION agentauth_add_opening(uuid, uuid, text, bytea, jsonb) SECURITY INVOKER",
+    "DROP FUNCTION agentauth_add_opening(uuid, uuid, text, bytea, jsonb)",
 ]
 
 
@@ -58,12 +64,15 @@ def _as_serving_role() -> Iterator[None]:
 def test_the_serving_role_records_numbers_erases_and_verifies(
     serving: None, make_event: MakeEvent, now: datetime
 ) -> None:
+    human = uuid.uuid4()
     with _as_serving_role():
-        make_event(personal={"name": "Alice"})
+        make_event(human_id=human, personal={"name": "Alice"})
         assert sequence_until_empty(now=now) == 1
-        Opening.objects.all().delete()
+        assert erase_openings(human_id=human, agent_ids=[], email="") == []
+        data: dict[str, Any] = {"agents": [], "events": [], "receipts": {}}
+        make_event(kind=kinds.HUMAN_ERASED, human_id=human, data=data)
         assert verify_log().ok
-    assert (Event.objects.count(), Leaf.objects.count(), Opening.objects.count()) == (1, 1, 0)
+    assert (Event.objects.count(), Leaf.objects.count(), Opening.objects.count()) == (2, 1, 0)
 
 
 @pytest.mark.parametrize(

@@ -56,9 +56,12 @@ def test_an_empty_log_passes() -> None:
     )
 
 
-def test_a_log_without_openings_passes(log: list[Event]) -> None:
-    Opening.objects.all().delete()
-    assert verify_log().ok
+def test_an_opening_that_no_event_says_was_erased_is_missing(log: list[Event]) -> None:
+    event = Event.objects.get(pk=Opening.objects.order_by("id").values_list("event", flat=True)[0])
+    Opening.objects.filter(event=event).delete()
+    verdict = verify_log()
+    assert (verdict.ok, verdict.first_bad) == (False, str(event.pk))
+    assert "no event says that it was erased" in verdict.problem
 
 
 OTHER: dict[str, Any] = {

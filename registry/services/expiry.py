@@ -8,6 +8,7 @@ from django.db import models, transaction
 
 from agentauth.protocol.errors import GrantChangedError, InvalidStateError
 from audit import kinds
+from audit.erasure import erase_of_agent
 from audit.services import Actor, record
 from kms.state import Subject, publish_change
 from registry.models import Agent, EnrolmentCode, Grant, IdempotencyRecord, SpentProof, Token
@@ -87,7 +88,7 @@ def _expire_agent(agent: Agent, now: datetime) -> bool:
 
 
 def _delete_unclaimed(agent: Agent, now: datetime) -> bool:
-    """Nobody claimed it for a week: the row and its requests go, the key is free again. The log keeps its events."""
+    """Nobody claimed it for a week: row, requests and texts go, the key is free again. The log keeps its events."""
     with transaction.atomic():
         still = (
             Agent.objects.select_for_update()
@@ -101,6 +102,7 @@ def _delete_unclaimed(agent: Agent, now: datetime) -> bool:
         if still is None:
             return False
         record(kind=kinds.AGENT_DELETED, actor=_ACTOR, at=now, agent_id=agent.id, data={"jkt": agent.jkt})
+        erase_of_agent(agent.id)
         still.grants.all().delete()
         still.delete()
     return True

@@ -94,12 +94,12 @@ def request_grant(*, agent: Agent, asked: GrantRequest, actor: Actor, now: datet
             service_provider_id=grant.service_provider_id,
             grant_id=grant.id,
             data={
-                "capabilities": grant.requested_capabilities,
                 "envelope": grant.requested_envelope,
                 "seconds": grant.requested_seconds,
                 "expires_at": timestamp(grant.expires_at),
             },
-            personal={"reason": grant.reason} if grant.reason else {},
+            personal={"capabilities": grant.requested_capabilities}
+            | ({"reason": grant.reason} if grant.reason else {}),
         )
     return grant, True
 

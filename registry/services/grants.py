@@ -102,7 +102,10 @@ def approve_grant(
             suspended_by_owner=False,
             **terms,
         )
-        _record(kinds.GRANT_APPROVED, grant, actor, now, data=_asked(grant) | _given(grant))
+        personal = {**_texts(grant), "capabilities": grant.capabilities}
+        _record(
+            kinds.GRANT_APPROVED, grant, actor, now, data=_asked(grant) | _given(grant), personal=personal
+        )
         fault_point("approve.before_commit")
         # The caller's transaction, which also holds the receipt, is the one that counts.
         transaction.on_commit(lambda: fault_point("approve.after_commit"))
@@ -121,7 +124,7 @@ def deny_grant(*, grant: Grant, human: Human, reason: str, actor: Actor, now: da
         _swap(
             grant, status=Grant.Status.DENIED, human=human, decided_at=now, ended_at=now, deny_reason=reason
         )
-        personal = {"deny_reason": reason} if reason else {}
+        personal = _texts(grant) | ({"deny_reason": reason} if reason else {})
         _record(kinds.GRANT_DENIED, grant, actor, now, data=_asked(grant), personal=personal)
 
 
@@ -354,15 +357,17 @@ def _end(
 def _asked(grant: Grant) -> dict[str, Any]:
     return {
         "version": grant.version,
-        "requested_capabilities": grant.requested_capabilities,
         "requested_envelope": grant.requested_envelope,
         "requested_seconds": grant.requested_seconds,
     }
 
 
+def _texts(grant: Grant) -> dict[str, Any]:
+    return {"requested_capabilities": grant.requested_capabilities}
+
+
 def _given(grant: Grant) -> dict[str, Any]:
     return {
-        "capabilities": grant.capabilities,
         "envelope": grant.envelope,
         "valid_until": timestamp(grant.valid_until) if grant.valid_until else None,
     }

@@ -39,13 +39,21 @@ def manifest_fields(manifest: VerifiedManifest) -> dict[str, Any]:
 
 
 def manifest_facts(agent: Agent) -> dict[str, Any]:
-    """The part of an event that says which manifest an agent stands under."""
+    """The part of an event that says which manifest an agent stands under, without what its owner or maker wrote."""
     return {
         "jkt": agent.jkt,
-        "model_origin": agent.model_origin,
         "manifest_sha256": agent.manifest_sha256,
-        "capabilities": agent.capabilities,
         "expires_at": timestamp(agent.expires_at),
+    }
+
+
+def manifest_texts(agent: Agent) -> dict[str, Any]:
+    """The part that is committed to, and erased with the person."""
+    return {
+        "name": agent.name,
+        "description": agent.description,
+        "model_origin": agent.model_origin,
+        "capabilities": agent.capabilities,
     }
 
 
@@ -112,7 +120,7 @@ def replace_manifest(*, agent: Agent, manifest: VerifiedManifest, actor: Actor, 
             agent_id=agent.id,
             human_id=agent.human_id,
             data=manifest_facts(agent) | {"status": agent.status, "grants_suspended": suspended},
-            personal={"name": agent.name, "description": agent.description},
+            personal=manifest_texts(agent),
         )
         fault_point("manifest.before_commit")
     return agent

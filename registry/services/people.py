@@ -114,7 +114,8 @@ def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: 
     """End the human for good: agents, grants, codes and sessions end, name and address go; the row and its id stay.
 
     Receipts and events refer to that id. Passkeys and the openings of events are the caller's, in the same
-    transaction. Raises InvalidStateError where it was done before, or for the last admin who could sign in.
+    transaction. Raises InvalidStateError where it was done before, for the last admin who could sign in, and where an agent
+    of theirs was added at the same moment.
     """
     held = [Grant.Status.APPROVED, Grant.Status.SUSPENDED]
     with transaction.atomic():
@@ -140,6 +141,10 @@ def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: 
         )
         if not gone:
             raise InvalidStateError("This human is deleted already.")
+        # One that was enrolled or claimed since the agents were locked would keep its texts. Nobody can add another now:
+        # its codes are gone, and a claim waits for the human's row.
+        if Agent.objects.filter(human=human).exclude(status=Agent.Status.REVOKED).exists():
+            raise InvalidStateError("An agent of theirs was added at this moment. Delete them again.")
         publish_change(Subject.HUMAN, human.pk, now=now)
         record(kind=kinds.HUMAN_DELETED, actor=actor, at=now, human_id=human.id)
     human.refresh_from_db()

@@ -19,6 +19,7 @@ from registry.services.manifests import (
     check_origin,
     manifest_facts,
     manifest_fields,
+    manifest_texts,
     says_the_same,
 )
 
@@ -82,7 +83,7 @@ def _create(manifest: VerifiedManifest, code: str | None, actor: Actor, now: dat
         agent_id=agent.id,
         human_id=agent.human_id,
         data={"status": agent.status} | manifest_facts(agent),
-        personal={"name": agent.name, "description": agent.description},
+        personal=manifest_texts(agent),
     )
     return agent
 

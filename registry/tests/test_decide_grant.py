@@ -14,6 +14,7 @@ from agentauth.protocol.errors import (
     NotFoundError,
 )
 from audit.models import Event
+from audit.tests.opened import opened
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.agents import suspend_agent
 from registry.services.grants import (
@@ -53,7 +54,7 @@ def test_OG_5_what_was_asked_and_what_was_given_both_stay(
     assert row.requested_capabilities == wish
     assert row.capabilities == [given.to_json()]
     assert narrowed_members(row) == ["capabilities", "envelope.max_uses"]
-    data = Event.objects.get(kind="registry.grant.approved").data
+    data = opened(Event.objects.get(kind="registry.grant.approved"))
     assert data["requested_capabilities"] == wish
     assert data["capabilities"] == [given.to_json()]
     assert (data["requested_envelope"], data["envelope"]) == ({"max_uses": 9}, {"max_uses": 2})

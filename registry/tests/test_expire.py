@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from agentauth.protocol.errors import InvalidStateError
-from audit.models import Event
+from audit.models import Event, Opening
+from audit.services import seal_audit
+from audit.verification import verify_log
 from registry.models import Agent, Grant, Human, IdempotencyRecord, ServiceProvider, SpentProof, Token
 from registry.services import expiry
 from registry.services.database_time import database_time
@@ -67,7 +69,12 @@ def test_an_unclaimed_agent_is_deleted_a_week_after_its_link_and_its_key_is_free
     client.ask(service_provider)
     week = now + timedelta(days=7, hours=1)
     assert expire_everything(now=week - timedelta(minutes=1))["unclaimed_agents_deleted"] == 0
+    assert Opening.objects.exists()
     assert expire_everything(now=week + timedelta(minutes=1))["unclaimed_agents_deleted"] == 1
+    # What it wrote is nobody's, so nobody could ask for it to be erased.
+    assert not Opening.objects.exists()
+    seal_audit(now=now)
+    assert verify_log().ok
     assert not Agent.objects.exists()
     assert not Grant.objects.exists()
     assert str(Event.objects.get(kind="registry.agent.deleted").agent_id) == first

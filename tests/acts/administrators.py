@@ -173,6 +173,7 @@ def an_admin_makes_a_recovery_link(world: World) -> Act:
     kinds.AGENT_REVOKED,
     kinds.GRANT_WITHDRAWN,
     kinds.HUMAN_DELETED,
+    kinds.HUMAN_ERASED,
 )
 def an_admin_deletes_a_human(world: World) -> Act:
     assert world.grant

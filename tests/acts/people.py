@@ -299,6 +299,11 @@ def a_human_moves_to_another_zone(world: World) -> Act:
     return lambda: alice.client.post("/settings/time-zone", {"time_zone": "Europe/Berlin"})
 
 
+@act("POST settings/data", kinds.HUMAN_VERIFIED, kinds.HUMAN_EXPORTED)
+def a_human_downloads_their_data(world: World) -> Act:
+    return world.form(world.alice, "/settings/data")
+
+
 @act("POST settings/sessions/end", kinds.HUMAN_SESSIONS_ENDED)
 def a_human_signs_out_everywhere(world: World) -> Act:
     alice = world.alice

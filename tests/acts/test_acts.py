@@ -36,6 +36,7 @@ SAYINGS = {
     kinds.DECISION_REHEARSED,
     kinds.DECISION_REPEATED,
     kinds.HUMAN_VERIFIED,
+    kinds.HUMAN_EXPORTED,
     kinds.SECOND_STEP_TAKEN,
     kinds.CLOCK_OFF,
 }
@@ -71,7 +72,7 @@ def state() -> dict[str, Any]:
     # The key of a pair's `sub` is recorded before its first token, even if that token is then refused; it grants no right.
     del rows["registry.pairwisesubject"]
     return rows | {
-        "openings": Opening.objects.count(),
+        "openings": Opening.objects.exclude(event__kind__in=SAYINGS).count(),
         "floods": sorted(map(str, RefusalCount.objects.values_list("route", "error", "count"))),
         "signed in": sorted(filter(None, signed_in)),
         "copies": sorted(CheckpointCopy.objects.values_list("checkpoint", "store")),

@@ -252,6 +252,20 @@ def test_WR_7_a_passkey_is_added_and_removed_only_with_a_signature(
     context.close()
 
 
+def test_a_person_downloads_their_data_as_often_as_they_like(
+    alice: Page, sqlite_registry: LiveRegistry
+) -> None:
+    alice.goto(sqlite_registry.url + "/settings/")
+    for number in (1, 2):
+        with alice.expect_download() as download:
+            alice.get_by_role("button", name="Download your data").click()
+        assert download.value.suggested_filename.startswith("agentauth-")
+        body = json.loads(download.value.path().read_text())
+        taken = [event for event in body["events"] if event["kind"] == "approvals.human.exported"]
+        assert len(taken) == number
+        assert body["account"]["id"] == taken[0]["human_id"]
+
+
 def test_the_control_room_opens_for_the_admin_and_makes_things_once(
     alice: Page, sqlite_registry: LiveRegistry
 ) -> None:

@@ -210,8 +210,9 @@ def _debited(stage: Stage, names: set[str]) -> set[str]:
     known = {b64u_encode(sha256(name.encode())): name for name in names}
     with psycopg.connect(stage.database.url) as connection:
         found = connection.execute(
-            "SELECT data->>'idempotency_key_sha256' FROM audit_event WHERE kind = 'verifier.decision.allowed'"
-            " AND data->>'idempotency_key_sha256' = ANY(%s)",
+            "SELECT name FROM (SELECT coalesce(value, data)->>'idempotency_key_sha256' AS name FROM audit_event e"
+            " LEFT JOIN audit_opening o ON o.event_id = e.id AND o.member = 'details'"
+            " WHERE kind = 'verifier.decision.allowed') named WHERE name = ANY(%s)",
             [list(known)],
         )
         return {known[row[0]] for row in found}

@@ -30,7 +30,7 @@ from audit.faults import fault_point
 from audit.identifiers import new_id
 from audit.models import Event
 from audit.services import SYSTEM, Entry, checked, record_many, recorded
-from registry.models import Agent, Grant
+from registry.models import Agent, Grant, Human
 from registry.services.idempotency import waited_too_long
 from verifier.models import GrantLedger, StreamCursor
 from verifier.services.home import look
@@ -214,7 +214,7 @@ def _take_over(client: Streams, batches: Sequence[_Batch], now: datetime, *, car
     with transaction.atomic():
         cursors = _held_cursors({(epoch, batch.shard) for batch in batches for epoch in batch.epochs})
         mine = [each for each in batches if all((epoch, each.shard) in cursors for epoch in each.epochs)]
-        events = _with_humans(_new(mine, cursors, now, careful=careful))
+        events = _without_erased(_with_humans(_new(mine, cursors, now, careful=careful)))
         # Before the log's head is held: nobody waits for a grant while everybody waits for the head.
         _count_uses(events)
         written = record_many(events, now=now)
@@ -362,6 +362,14 @@ def _with_humans(events: Sequence[Entry]) -> list[Entry]:
         else event
         for event in events
     ]
+
+
+def _without_erased(events: Sequence[Entry]) -> list[Entry]:
+    """Each as it is, but of people who were deleted meanwhile nothing that opens a commitment."""
+    humans = {event.human_id for event in events if event.hidden is not None and event.human_id is not None}
+    deleted = Human.objects.filter(pk__in=humans, status=Human.Status.DELETED).values_list("pk", flat=True)
+    gone = {str(pk) for pk in deleted} if humans else set()
+    return [event._replace(hidden=None) if event.human_id in gone else event for event in events]
 
 
 def _count_uses(events: Sequence[Entry]) -> None:

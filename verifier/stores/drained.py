@@ -10,7 +10,8 @@ import orjson
 from agentauth.protocol.errors import EncodingError
 from audit import kinds
 from audit.models import Event
-from audit.services import Data, Entry, checked
+from audit.services import Data, Entry, Hidden, Sealer, checked
+from verifier.stores.events import split
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MEMBERS = (
@@ -65,12 +66,14 @@ def _event(base: dict[str, Any], outcome: bytes) -> Entry:
         if not isinstance(error, str) or not isinstance(reason, str | None):
             raise TypeError("a no without its words")
         data |= {"error": error}
-    elif capability is not None:
-        data |= {"capability": capability}
+        capability = None
     if not denied and grant is None:
         raise ValueError("a yes without a grant")
+    if not isinstance(capability, str | None):
+        raise TypeError("a capability is named by a text")
     if not isinstance(at, int) or not isinstance(data, dict) or "action" not in data:
         raise TypeError("not the values of a decision")
+    made, hidden = _sealed(orjson.dumps(data), capability)
     return Entry(
         id=own,
         kind=kind,
@@ -85,15 +88,24 @@ def _event(base: dict[str, Any], outcome: bytes) -> Entry:
         service_provider_id=provider,
         grant_id=grant,
         token_jti=jti,
-        data=_data(orjson.dumps(data)),
+        data=made,
+        hidden=hidden,
     )
+
+
+def _sealed(text: bytes, capability: str | None) -> tuple[Data, Hidden | None]:
+    made = _data(text, capability)
+    return made.seal() if isinstance(made, Sealer) else (made, None)
 
 
 # Most decisions say what another one said before.
 @lru_cache(maxsize=1024)
-def _data(text: bytes) -> Data:
+def _data(text: bytes, capability: str | None) -> Data | Sealer:
     """Of JSON that was read from JSON, so that what comes back is what was there."""
-    return checked(orjson.loads(text))
+    plain, personal = split(orjson.loads(text), capability)
+    for member, value in personal.items():
+        return Sealer(plain, member, value)
+    return checked(plain)
 
 
 def debits(event: Entry) -> bool:

@@ -1,7 +1,8 @@
 """The one audit event of each decision: enough to recompute every counter, nothing that could be used again."""
 
 import uuid
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from agentauth.protocol.capability import Action, Capability, is_resource
 from agentauth.protocol.encoding import b64u_encode, sha256
@@ -11,6 +12,11 @@ from audit.services import record
 from registry.models import Agent
 from registry.services.state import TokenState
 from verifier.stores import EarlyRefusal, Refuse, StoreCall
+
+# Of an action.
+TEXTS: Final = ("resource", "namespace", "name")
+# Without a salt: whoever guesses an agent's key could see that it was this one.
+KEY: Final = "idempotency_key_sha256"
 
 
 def record_decision(
@@ -27,9 +33,7 @@ def record_decision(
         kind = kinds.DECISION_REHEARSED
     elif repeats is not None:
         kind = kinds.DECISION_REPEATED
-    data = decision_data(call)
-    if capability is not None:
-        data["capability"] = capability.label
+    data, personal = split(decision_data(call), None if capability is None else capability.label)
     if confirmation_id is not None:
         data["confirmation_id"] = str(confirmation_id)
     if repeats is not None:
@@ -44,6 +48,7 @@ def record_decision(
         grant_id=state.grant.pk,
         token_jti=call.claims.jti,
         data=data,
+        personal=personal,
     )
 
 
@@ -78,7 +83,7 @@ def _denied(
     human_id: uuid.UUID | None,
     **more: str,
 ) -> Event:
-    data = {**decision_data(call), "error": refuse.error, **more}
+    data, personal = split({**decision_data(call), "error": refuse.error, **more}, None)
     if refuse.confirmation_id is not None:
         data["confirmation_id"] = str(refuse.confirmation_id)
     return record(
@@ -93,14 +98,27 @@ def _denied(
         grant_id=None if call.claims is None else call.claims.grant_id,
         token_jti=None if call.claims is None else call.claims.jti,
         data=data,
+        personal=personal,
     )
 
 
+def split(data: Mapping[str, Any], capability: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What of a decision may stand in the log in plain, and its `details`, by that name: the texts that a caller chose."""
+    plain, details = dict(data), {} if capability is None else {"capability": capability}
+    if action := plain["action"]:
+        details |= {name: action[name] for name in TEXTS if name in action}
+        plain["action"] = {name: value for name, value in action.items() if name not in TEXTS}
+    if (key := plain.pop(KEY, None)) is not None:
+        details[KEY] = key
+    return plain, {"details": details} if details else {}
+
+
 def decision_data(call: StoreCall | EarlyRefusal) -> dict[str, Any]:
+    """As it travels to the log; `split` before it is written there."""
     data: dict[str, Any] = {"action": None if call.action is None else _action(call.action)}
     if call.operation_key is not None:
         # A digest: it finds the operation again, and is no key to repeat it with.
-        data["idempotency_key_sha256"] = b64u_encode(sha256(call.operation_key.encode()))
+        data[KEY] = b64u_encode(sha256(call.operation_key.encode()))
     if call.dry_run:
         data["dry_run"] = True
     if isinstance(call, EarlyRefusal) and call.stands_for > 1:

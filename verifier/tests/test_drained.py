@@ -11,9 +11,11 @@ from redis import Redis
 
 from agentauth.protocol.capability import Capability, parse_capabilities
 from agentauth.protocol.encoding import canonical_json
+from audit.entries import commitment
 from audit.identifiers import new_id
 from audit.models import Event
 from audit.services import record_many
+from audit.tests.opened import opened
 from verifier.models import StreamCursor
 from verifier.services import draining, pipeline
 from verifier.stores import EarlyRefusal, Permit, Recalled, Refuse, StoreCall, scripts
@@ -54,7 +56,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Listening:
 
 
 def columns(event: Event) -> dict[str, Any]:
-    values: dict[str, Any] = {**Event.objects.filter(pk=event.pk).values().get()}
+    values: dict[str, Any] = {**Event.objects.filter(pk=event.pk).values().get(), "data": opened(event)}
     return {name: value for name, value in values.items() if name not in {"id", "salt"}}
 
 
@@ -219,12 +221,25 @@ def test_what_is_no_decision_of_ours_is_unreadable(base: Any) -> None:
 
 def test_of_data_that_is_alike_each_is_looked_at() -> None:
     """What was checked once is remembered by its text: a number is not a truth value, and no fraction."""
-    for action, capability in ((1, "read:a"), (True, "read:a"), (1, "read:b"), (1, None), ("1", None)):
-        data = event_of(encoded(plain(data={"action": action}, capability=capability)), b"a").data
-        more = {} if capability is None else {"capability": capability}
-        assert data.text == canonical_json({"action": action} | more) == canonical_json(data.value)
+    for count, capability in ((1, "read:a"), (True, "read:a"), (1, "read:b"), (1, None), ("1", None)):
+        given: dict[str, Any] = {"action": None, "count": count}
+        made = event_of(encoded(plain(data=given, capability=capability)), b"a")
+        if made.hidden is not None:
+            assert made.hidden.text == canonical_json({"capability": capability})
+            given["details"] = commitment({"capability": capability}, made.hidden.salt)
+        assert (made.hidden is None) is (capability is None)
+        assert made.data.text == canonical_json(given) == canonical_json(made.data.value)
     with pytest.raises(UnreadableError):
-        event_of(encoded(plain(data={"action": 1.0})), b"a")
+        event_of(encoded(plain(data={"action": None, "count": 1.0})), b"a")
+
+
+def test_two_decisions_that_say_the_same_have_salts_of_their_own() -> None:
+    base = encoded(plain(data={"action": READ}, capability="read:calendar"))
+    one, other = event_of(base, b"a"), event_of(base, b"a")
+    assert one.hidden
+    assert other.hidden
+    assert one.hidden.salt != other.hidden.salt
+    assert one.data.value["details"] != other.data.value["details"]
 
 
 @pytest.mark.parametrize("outcome", [b"", b"x", b"av", b"A"])

@@ -8,6 +8,7 @@ import time_machine
 from django.utils import timezone
 
 from audit.models import Event
+from audit.tests.opened import opened
 from registry.models import Grant
 from registry.services.agents import suspend_agent
 from tests import receipts
@@ -77,9 +78,10 @@ def test_an_act_of_the_providers_own_is_on_record_by_its_name() -> None:
     place = scene(own)
     allowed = place.ask({**own, "resource": "contacts/7"})
     assert allowed["valid"]
-    data = Event.objects.get(pk=allowed["decision_id"]).data
-    assert data["action"] == {**own, "resource": "contacts/7"}
-    assert data["capability"] == "custom:acme.crm.merge:contacts"
+    data = opened(Event.objects.get(pk=allowed["decision_id"]))
+    assert data["action"] == {"type": "custom"}
+    named = {"namespace": "acme.crm", "name": "merge", "resource": "contacts/7"}
+    assert data["details"] == named | {"capability": "custom:acme.crm.merge:contacts"}
     other = refused(place, place.body({**own, "name": "split"}))
     assert other["reason"] == "no_capability"
 

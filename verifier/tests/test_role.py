@@ -290,6 +290,8 @@ FORBIDDEN = [
     "SELECT data FROM audit_event",
     "UPDATE audit_event SET reason = 'x'",
     *MONTHS,
+    "TABLE audit_opening",
+    "INSERT INTO audit_opening (member) VALUES ('x')",
     "UPDATE audit_opening SET member = 'x'",
     "DELETE FROM audit_opening",
     "DELETE FROM audit_queueentry",

@@ -21,6 +21,7 @@ from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnava
 from agentauth.protocol.limits import Rate, microseconds
 from audit import kinds
 from audit.models import Event
+from audit.tests.opened import opened
 from kms.services import verification_keys
 from registry.services.agents import suspend_agent
 from registry.services.grants import revoke_grant
@@ -155,8 +156,9 @@ def test_a_proof_is_spent_once_whatever_follows(kept: Kept, ask: Callable[..., S
         assert (event.agent_id, event.human_id) == (place.agent.pk, place.human.pk)
         assert event.kind == (kinds.DECISION_DENIED if event.outcome == "denied" else kinds.DECISION_ALLOWED)
         label = READ if event.data["action"]["type"] == "read" else PAY
-        assert event.data.get("capability") in {None, f"{label['type']}:{label['resource']}"}
-        assert ("capability" in event.data) is (event.outcome == "success")
+        details = opened(event)["details"]
+        assert details.get("capability") in {None, f"{label['type']}:{label['resource']}"}
+        assert ("capability" in details) is (event.outcome == "success")
     wrong = call(place, {"type": "write", "resource": "calendar"})
     assert [words(kept.apply(wrong)) for _ in range(2)] == ["no_capability", "replayed"]
     dear = payment(place, "501.00")

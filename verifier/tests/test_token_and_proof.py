@@ -17,6 +17,7 @@ from agentauth.protocol.encoding import b64u_decode, b64u_encode
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.token import sign_token
 from audit.models import Event
+from audit.tests.opened import opened
 from kms.models import Key
 from kms.services import disable_key
 from registry.models import Agent, BarredKey, Grant, Token
@@ -60,7 +61,8 @@ def test_a_good_call_is_answered_in_full(place: Scene) -> None:
         place.human.pk,
         place.grant.pk,
     )
-    assert event.data["action"] == {"type": "read", "resource": "calendar/work"}
+    assert event.data["action"] == {"type": "read"}
+    assert opened(event)["details"] == {"resource": "calendar/work", "capability": "read:calendar"}
 
 
 def test_VB_1_without_good_credentials_nobody_is_told_anything(place: Scene) -> None:

@@ -144,6 +144,8 @@ class Command(JsonCommand):
                 f"The log is whole: {result['tree_size']} events, root {result['root_hash']}; "
                 f"{QueueEntry.objects.count()} more wait for their number."
             )
+            if result["erased"]:
+                yield f"Of what was committed to, {result['erased']} texts were erased, and the log says so."
             yield from self._extent(result)
             if result["disabled_key_sizes"]:
                 yield (

@@ -1,0 +1,184 @@
+"""All that is kept about a person, as one JSON document that is made while it is sent."""
+
+import json
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from itertools import chain
+from typing import Any, Final
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q, QuerySet
+
+from agentauth.protocol.encoding import b64u_encode, timestamp
+from approvals.models import Passkey, Receipt
+from approvals.services.forgetting import receipts_about
+from audit import kinds
+from audit.entries import event_with_openings
+from audit.models import Event, Leaf
+from audit.services import Actor, record
+from registry.models import Agent, Grant, Human
+from verifier.models import Confirmation
+
+VERSION: Final = 1
+# Rows in memory at once.
+PAGE: Final = 200
+
+
+def export_data(*, human: Human, actor: Actor, now: datetime) -> Iterator[str]:
+    """Record that the person takes their data, and return the document in pieces (docs/protocol.md section 11)."""
+    with transaction.atomic():
+        record(kind=kinds.HUMAN_EXPORTED, actor=actor, at=now, human_id=human.pk)
+    return _document(human, now)
+
+
+def _document(human: Human, now: datetime) -> Iterator[str]:
+    agents = Agent.objects.filter(human=human)
+    ids = list(agents.values_list("pk", flat=True))
+    lists: dict[str, Iterable[Mapping[str, Any]]] = {
+        "passkeys": _each(Passkey.objects.filter(human=human), _passkey),
+        "agents": _each(agents, _agent),
+        "grants": _each(Grant.objects.filter(agent__human=human).select_related("service_provider"), _grant),
+        "receipts": _each(Receipt.objects.filter(receipts_about(human, _subjects(human, ids))), _receipt),
+        "confirmations": _each(Confirmation.objects.filter(grant__agent__human=human), _confirmation),
+        # Each of these is led to by an index. Of the time before an agent was theirs, the log names the agent alone.
+        "events": chain(
+            _events(Q(human_id=human.pk)),
+            *(_events(Q(agent_id=agent, human_id=None)) for agent in ids),
+        ),
+    }
+    head = {
+        "version": VERSION,
+        "issuer": settings.ISSUER,
+        "exported_at": timestamp(now),
+        "account": _account(human),
+    }
+    yield json.dumps(head)[:-1]
+    for name, rows in lists.items():
+        yield f', "{name}": ['
+        for number, row in enumerate(rows):
+            yield (",\n" if number else "\n") + json.dumps(row)
+        yield "]"
+    yield "}\n"
+
+
+def _subjects(human: Human, agents: list[uuid.UUID]) -> list[str]:
+    grants = Grant.objects.filter(agent__human=human).values_list("pk", flat=True)
+    return [str(each) for each in (human.pk, *agents, *grants)]
+
+
+def _each(rows: QuerySet[Any], shown: Callable[[Any], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for row in rows.order_by("pk").iterator(chunk_size=PAGE):
+        yield shown(row)
+
+
+def _events(whose: Q) -> Iterator[dict[str, Any]]:
+    """By their ids, a page at a time, so that no statement is long however many there are."""
+    last = uuid.UUID(int=0)
+    rows = Event.objects.filter(whose).order_by("pk").prefetch_related("openings")
+    while page := list(rows.filter(pk__gt=last)[:PAGE]):
+        leaves = Leaf.objects.filter(event_id__in=[event.pk for event in page])
+        numbers = dict(leaves.values_list("event_id", "leaf_index"))
+        for event in page:
+            yield event_with_openings(event, numbers.get(event.pk))
+        last = page[-1].pk
+
+
+def _account(human: Human) -> dict[str, Any]:
+    return {
+        "id": str(human.pk),
+        "email": human.email,
+        "name": human.name,
+        "status": human.status,
+        "is_staff": human.is_staff,
+        "time_zone": human.time_zone,
+        "created_at": _time(human.created_at),
+    }
+
+
+def _passkey(row: Passkey) -> dict[str, Any]:
+    return {
+        "id": str(row.pk),
+        "name": row.name,
+        "credential_id": b64u_encode(bytes(row.credential_id)),
+        "public_key": b64u_encode(bytes(row.public_key)),
+        "user_handle": b64u_encode(bytes(row.user_handle)),
+        "sign_count": row.sign_count,
+        "aaguid": row.aaguid,
+        "transports": row.transports,
+        "backup_eligible": row.backup_eligible,
+        "backed_up": row.backed_up,
+        "created_at": _time(row.created_at),
+        "last_used_at": _time(row.last_used_at),
+    }
+
+
+def _agent(row: Agent) -> dict[str, Any]:
+    return {
+        "id": str(row.pk),
+        "status": row.status,
+        "name": row.name,
+        "description": row.description,
+        "model_origin": row.model_origin,
+        "jkt": row.jkt,
+        "public_jwk": row.public_jwk,
+        "capabilities": row.capabilities,
+        "manifest": row.manifest,
+        "created_at": _time(row.created_at),
+        "expires_at": _time(row.expires_at),
+    }
+
+
+def _grant(row: Grant) -> dict[str, Any]:
+    return {
+        "id": str(row.pk),
+        "agent_id": str(row.agent_id),
+        "service_provider": {"id": str(row.service_provider_id), "name": row.service_provider.name},
+        "status": row.status,
+        "version": row.version,
+        "requested_capabilities": row.requested_capabilities,
+        "requested_envelope": row.requested_envelope,
+        "requested_seconds": row.requested_seconds,
+        "reason": row.reason,
+        "capabilities": row.capabilities,
+        "envelope": row.envelope,
+        "deny_reason": row.deny_reason,
+        "suspension_cause": row.suspension_cause,
+        "created_at": _time(row.created_at),
+        "decided_at": _time(row.decided_at),
+        "valid_until": _time(row.valid_until),
+        "ended_at": _time(row.ended_at),
+    }
+
+
+def _receipt(row: Receipt) -> dict[str, Any]:
+    return {
+        "id": str(row.pk),
+        "kind": row.kind,
+        "decision": row.decision,
+        "subject": row.subject,
+        "passkey_name": row.passkey_name,
+        "consent_text": row.consent_text,
+        "receipt": row.compact,
+        "created_at": _time(row.created_at),
+    }
+
+
+def _confirmation(row: Confirmation) -> dict[str, Any]:
+    return {
+        "id": str(row.pk),
+        "grant_id": str(row.grant_id),
+        "grant_version": row.grant_version,
+        "action": row.action,
+        "idempotency_key": row.idempotency_key,
+        "status": row.status,
+        "created_at": _time(row.created_at),
+        "decided_at": _time(row.decided_at),
+        "usable_until": _time(row.usable_until),
+        "consumed_at": _time(row.consumed_at),
+    }
+
+
+def _time(at: datetime | None) -> str | None:
+    return None if at is None else timestamp(at)

@@ -1,0 +1,122 @@
+"""Erasing everything that a deleted person or their agents wrote, here and in the log's openings, and recording that it was."""
+
+import hashlib
+import uuid
+from collections.abc import Collection, Iterator
+from datetime import datetime, timedelta
+from typing import Final
+
+from django.db import transaction
+from django.db.models import Q, QuerySet
+
+from agentauth.protocol.encoding import b64u_encode, read_object
+from agentauth.protocol.identifiers import ENTROPY_BYTES, uuid7_text
+from agentauth.protocol.jose import parse_compact
+from approvals.models import Challenge, Receipt
+from audit import kinds
+from audit.erasure import erase_openings
+from audit.models import Event
+from audit.services import SYSTEM, Actor, record
+from registry.models import Grant, Human
+from registry.services import forgetting as registry_forgetting
+from verifier.models import Confirmation
+from verifier.services import forgetting as verifier_forgetting
+
+# A call that was under way when a person was deleted may leave a text behind: it is looked for again for so long.
+AGAIN_FOR: Final = timedelta(days=1)
+# So far before the deletion an event of theirs may have taken its id: calls last for seconds, and decisions wait in Redis.
+UNDER_WAY: Final = timedelta(hours=1)
+BATCH: Final = 20
+# Receipts whose subject is a person, an agent, a grant or a confirmation.
+ABOUT_PEOPLE: Final = (
+    Challenge.Purpose.APPROVAL,
+    Challenge.Purpose.CLAIM,
+    Challenge.Purpose.CONFIRMATION,
+    Challenge.Purpose.RESUME,
+)
+
+
+def receipts_about(human: Human, subjects: Collection[str]) -> Q:
+    """Receipts they signed, and those that others signed about what they own; each part has an index."""
+    return Q(human=human) | Q(kind__in=ABOUT_PEOPLE, subject__in=subjects)
+
+
+def erase_texts(
+    *,
+    human: Human,
+    email: str,
+    actor: Actor,
+    now: datetime,
+    since: uuid.UUID | None = None,
+    late: bool = False,
+) -> None:
+    """Erase the texts of a deleted human, and record it with what the log cannot know by itself, in one transaction.
+
+    With `since`, of openings only those of later events, and what the first time recorded is not recorded again. `late`: an
+    earlier release deleted them, and erased their invitation without saying which event that was. A receipt keeps its row:
+    whose, about what, when, and the hash of what was signed; the event has the hash of the receipt.
+    """
+    with transaction.atomic():
+        agents = registry_forgetting.agents_of(human.pk)
+        grants = {str(pk) for pk in Grant.objects.filter(agent_id__in=agents).values_list("pk", flat=True)}
+        asked = Confirmation.objects.filter(grant__agent_id__in=agents).values_list("pk", flat=True)
+        subjects = {str(human.pk), *map(str, agents), *map(str, asked)} | grants
+        Challenge.objects.filter(Q(human=human) | Q(subject__in=subjects)).delete()
+        receipts = {str(row.pk): _sha256(row.compact) for row in _receipts(human, subjects, grants)}
+        _blank(receipts)
+        registry_forgetting.erase_texts(human_id=human.pk, agent_ids=agents)
+        verifier_forgetting.erase_texts(agent_ids=agents)
+        events = erase_openings(human_id=human.pk, agent_ids=agents, email=email, since=since)
+        if since is None or events or receipts:
+            data: dict[str, object] = {"agents": [*map(str, agents)], "events": events, "receipts": receipts}
+            if late:
+                data["late"] = True
+            record(kind=kinds.HUMAN_ERASED, actor=actor, at=now, human_id=human.pk, data=data)
+
+
+def erase_again(*, now: datetime) -> int:
+    """Erase what calls under way left of people deleted within a day, and all of those whom an earlier release deleted.
+
+    Returns how many people were looked at.
+    """
+    deleted = Event.objects.filter(kind=kinds.HUMAN_DELETED)
+    erased = Event.objects.filter(kind=kinds.HUMAN_ERASED).values("human_id")
+    people = 0
+    for event in deleted.filter(at__gt=now - AGAIN_FOR, human_id__in=erased):
+        people += _erase(event, since=_before(event.at - UNDER_WAY), now=now)
+    for event in deleted.exclude(human_id__in=erased)[:BATCH]:
+        people += _erase(event, since=None, now=now)
+    return people
+
+
+def _erase(event: Event, *, since: uuid.UUID | None, now: datetime) -> bool:
+    human = Human.objects.filter(pk=event.human_id or event.pk, status=Human.Status.DELETED).first()
+    if human is not None:
+        erase_texts(human=human, email="", actor=SYSTEM, now=now, since=since, late=since is None)
+    return human is not None
+
+
+def _before(moment: datetime) -> uuid.UUID:
+    """An id that sorts before each that is made from then on."""
+    return uuid.UUID(uuid7_text(int(moment.timestamp() * 1000), bytes(ENTROPY_BYTES)))
+
+
+def _receipts(human: Human, subjects: Collection[str], grants: Collection[str]) -> Iterator[Receipt]:
+    """Those they signed, those about them, and releases after a restore that name a grant of theirs.
+
+    The record of a break, which an administrator signs, has no text of theirs and stands outside as well.
+    """
+    written: QuerySet[Receipt] = Receipt.objects.exclude(compact="")
+    yield from written.filter(receipts_about(human, subjects), kind__in=ABOUT_PEOPLE)
+    for row in written.filter(kind=Challenge.Purpose.RELEASE).iterator():
+        statement = str(read_object(parse_compact(row.compact).payload)["statement"])
+        if any(grant in statement for grant in grants):
+            yield row
+
+
+def _blank(receipts: Collection[str]) -> None:
+    Receipt.objects.filter(pk__in=receipts).update(compact="", consent_text="", passkey_name="")
+
+
+def _sha256(text: str) -> str:
+    return b64u_encode(hashlib.sha256(text.encode()).digest())

@@ -1,0 +1,104 @@
+"""A person takes all that is kept about them along, as one file."""
+
+import json
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from agentauth.protocol.chain import canonical_entry_hash, field_commitment
+from agentauth.protocol.encoding import b64u_decode, canonical_json
+from approvals.tests import planted as words
+from approvals.tests.cast import Person
+from approvals.tests.planted import Planted, found, in_database, word
+from audit.models import Event, Leaf
+from audit.services import seal_audit
+from registry.models import Agent
+from registry.tests.cast import refused
+
+pytestmark = pytest.mark.django_db
+PATH = "/settings/data"
+# What the file leaves out, by the column: keys under which calls were repeated, and answers, claims and passes made of the rest.
+NOT_IN_IT = {
+    "registry_idempotencyrecord.key",
+    "registry_idempotencyrecord.body",
+    "verifier_agentoperation.key",
+}
+
+
+def taken(person: Person) -> dict[str, Any]:
+    answer = person.press(PATH)
+    assert answer.status_code == 200
+    body: dict[str, Any] = json.loads(b"".join(answer.streaming_content))
+    return body
+
+
+def test_the_file_has_every_text_that_is_kept_of_the_person(admin: Person, now: datetime) -> None:
+    planted = Planted(now)
+    words.live(planted, admin)
+    seal_audit(now=now)
+    kept = set().union(*(held for place, held in in_database().items() if place not in NOT_IN_IT))
+    assert len(kept) > 30
+    body = taken(planted.person)
+    assert kept - found(json.dumps(body)) == set()
+    assert {name: len(body[name]) for name in ("passkeys", "agents", "confirmations")} == {
+        "passkeys": 1,
+        "agents": 1,
+        "confirmations": 2,
+    }
+    assert len(body["grants"]) == 4
+    # The claim, the approval, the denial of their own and that of the administrator, and the confirmation.
+    assert len(body["receipts"]) == 5
+    assert body["agents"][0]["manifest"] == Agent.objects.get().manifest
+    theirs = Event.objects.filter(human_id=planted.person.human.pk).count()
+    # Its registration, and what it asked for before it was claimed.
+    assert len(body["events"]) == theirs + 2
+    assert Event.objects.get(kind="approvals.human.exported").human_id == planted.person.human.pk
+
+
+def test_each_event_of_the_file_proves_itself_and_its_texts(alice: Person, now: datetime) -> None:
+    seal_audit(now=now)
+    events = taken(alice)["events"]
+    opened = 0
+    for event in events:
+        salt, index, openings = (event.pop(name) for name in ("salt", "leaf_index", "openings"))
+        if index is not None:
+            entry = canonical_entry_hash(canonical_json(event), b64u_decode(salt))
+            assert entry == bytes(Leaf.objects.get(leaf_index=index).entry)
+        for member, opening in openings.items():
+            made = field_commitment(opening["value"], b64u_decode(opening["salt"]))
+            assert event["data"][member] == {"commitment": made}
+            opened += 1
+    assert opened >= 2
+
+
+def test_it_is_a_download_that_nobody_keeps(alice: Person) -> None:
+    answer = alice.press(PATH)
+    assert answer["Content-Type"] == "application/json"
+    assert answer["Content-Disposition"].startswith(f"attachment; filename=agentauth-{alice.human.pk}-")
+    assert answer["Cache-Control"] == "no-store"
+    assert answer["X-Content-Type-Options"] == "nosniff"
+    assert "Download your data" in alice.get("/settings/").content.decode()
+    b"".join(answer.streaming_content)
+
+
+def test_a_session_alone_does_not_take_it(alice: Person, bob: Person) -> None:
+    refused(alice.client.post(PATH), 401, "verification_required")
+    assert alice.get(PATH).status_code == 405
+    refused(
+        alice.client.post(PATH, {"verification": json.dumps(alice.verification("/settings/"))}),
+        400,
+        "invalid_assertion",
+    )
+    assert not Event.objects.filter(kind="approvals.human.exported").exists()
+
+
+def test_it_has_nothing_of_anybody_else(alice: Person, admin: Person, now: datetime) -> None:
+    words.live(Planted(now), admin)
+    assert found(json.dumps(taken(alice))) == set()
+
+
+def test_a_text_cannot_break_out_of_the_document(alice: Person, agent: Any, now: datetime) -> None:
+    nasty = '"]}\u2028</script>\\" ' + word("nasty")
+    Agent.objects.update(description=nasty)
+    assert taken(alice)["agents"][0]["description"] == nasty

@@ -1,0 +1,164 @@
+"""A person can be forgotten: no text of theirs or of their agents stays anywhere, and the log proves as before."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from django.db import IntegrityError, transaction
+from django.db.models import Q
+from pytest_django.fixtures import Settings
+
+from agentauth.protocol.encoding import b64u_encode, sha256
+from approvals.models import Receipt
+from approvals.services.expiry import expire_everything
+from approvals.services.forgetting import AGAIN_FOR
+from approvals.services.leaving import delete_human
+from approvals.tests import planted as words
+from approvals.tests.cast import Person, invited
+from approvals.tests.planted import Planted, found, in_database, in_files, listed, word
+from approvals.tests.test_leaving import everything
+from audit.archive.archiving import archive_audit
+from audit.checkpoints import checkpoint_log
+from audit.models import Event, Opening
+from audit.sequencer import sequence_until_empty
+from audit.services import seal_audit
+from audit.stores import store_at
+from audit.verification import verify_log
+from registry.models import Grant, Human
+from registry.services.standing_grants import UNTOLD, review
+from registry.tests.cast import TESTER, AgentClient, refused
+from verifier.models import Confirmation
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def store(settings: Settings, tmp_path: Path) -> Path:
+    """The log signs, and has a store outside."""
+    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = "audit.tests.signing.signer", "audit.tests.signing.keys"
+    settings.AUDIT_STORE = f"file:{tmp_path}"
+    return tmp_path
+
+
+def archive(now: datetime, store: Path) -> None:
+    sequence_until_empty(now=now)
+    checkpoint_log(now=now)
+    archive_audit(now=now, store=store_at(f"file:{store}"))
+
+
+def test_no_text_of_a_person_goes_into_an_event_or_the_archive(
+    admin: Person, store: Path, now: datetime, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("DEBUG"):
+        words.live(Planted(now), admin)
+    assert found(caplog.text) == set()
+    hits = in_database()
+    # What must be found, or the search proves nothing.
+    assert len(hits["audit_opening.value"]) > 30
+    assert not [place for place in hits if place.startswith("audit_event")]
+    digests = [b64u_encode(sha256(each.encode())) for each in set().union(*hits.values())]
+    events = json.dumps(list(Event.objects.values_list("data", flat=True)))
+    assert [digest for digest in digests if digest in events] == []
+    archive(now, store)
+    assert listed(in_files(store)) == ""
+    assert verify_log().ok
+
+
+def test_OG_28_no_text_of_a_deleted_person_stays_anywhere(admin: Person, store: Path, now: datetime) -> None:
+    planted = Planted(now)
+    words.live(planted, admin)
+    archive(now, store)
+    human = planted.person.human
+    # Nor a digest of one alone, by which a guess could be tried.
+    digests = {b64u_encode(sha256(each.encode())) for each in set().union(*in_database().values())}
+    assert any(digest in everything() for digest in digests)
+    delete_human(human=human, actor=TESTER, now=now)
+    archive(now, store)
+    assert listed(in_database()) == ""
+    assert [digest for digest in digests if digest in everything()] == []
+    assert listed(in_files(store)) == ""
+    assert verify_log().ok
+
+
+def test_what_an_administrator_wrote_about_another_goes_with_the_administrator(
+    admin: Person, alice: Person, agent: AgentClient, reading: Grant, now: datetime
+) -> None:
+    other = invited("other@example.org", "Other", now=now, is_staff=True)
+    assert other.deny_as_admin(reading, word("denial")).status_code == 200
+    delete_human(human=other.human, actor=TESTER, now=now)
+    assert listed(in_database()) == ""
+    # Alice still reads that it was denied, and her agent that there is no receipt.
+    page = alice.get(f"/approvals/{reading.pk}/")
+    assert page.status_code == 200
+    assert "An administrator denied this" in page.content.decode()
+    refused(agent.call("GET", f"/v1/grants/{reading.pk}/receipt"), 404, "not_found")
+    assert dict(review()) == {}
+
+
+def test_administrators_read_what_is_left_of_a_deleted_person(
+    admin: Person, store: Path, now: datetime
+) -> None:
+    planted = Planted(now)
+    place = words.live(planted, admin)
+    human = planted.person.human
+    delete_human(human=human, actor=TESTER, now=now)
+    for kind, pk in (("human", human.pk), ("agent", place.agent.pk), ("grant", place.grant.pk)):
+        assert admin.get(f"/admin/registry/{kind}/").status_code == 200
+        assert admin.get(f"/admin/registry/{kind}/{pk}/change/").status_code == 200
+    assert admin.get("/admin/").status_code == 200
+    confirmed = Confirmation.objects.get(status="consumed")
+    assert confirmed.action == {"type": "transact", "amount": {"value": "70.00", "currency": "EUR"}}
+
+
+def test_the_database_blanks_no_receipt_of_a_person_who_is_there(
+    alice: Person, bob: Person, agent: AgentClient, reading: Grant, now: datetime
+) -> None:
+    assert alice.approve(reading).status_code == 200
+    delete_human(human=bob.human, actor=TESTER, now=now)
+    receipt = Receipt.objects.filter(human=alice.human)
+    blank = {"compact": "", "consent_text": "", "passkey_name": ""}
+    with pytest.raises(IntegrityError, match="append-only"), transaction.atomic():
+        receipt.update(**blank)
+    human = alice.human
+    delete_human(human=human, actor=TESTER, now=now)
+    # Nothing else of it changes, and it does not come back.
+    for change in ({"decision": "deny"}, {"compact": "x"}, {**blank, "subject": "other"}):
+        with pytest.raises(IntegrityError, match="append-only"), transaction.atomic():
+            Receipt.objects.filter(human=human).update(**change)
+    with pytest.raises(IntegrityError, match="append-only"), transaction.atomic():
+        Receipt.objects.filter(human=human).delete()
+
+
+def test_verify_audit_names_a_receipt_that_was_blanked_without_an_erasure(
+    alice: Person, agent: AgentClient, reading: Grant, now: datetime
+) -> None:
+    assert alice.approve(reading).status_code == 200
+    assert dict(review()) == {}
+    # As a role that owns the tables might, to hide what was signed.
+    Human.objects.filter(pk=alice.human.pk).update(status="deleted")
+    Grant.objects.update(status="revoked")
+    Receipt.objects.update(compact="", consent_text="", passkey_name="")
+    assert dict(review()) == {str(reading.pk): UNTOLD}
+
+
+def test_what_an_earlier_release_left_of_a_deleted_person_is_erased(
+    admin: Person, store: Path, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = Planted(now)
+    words.live(planted, admin)
+
+    def erase_little(*, human: Human, email: str, **_: object) -> None:
+        """What release 2 erased."""
+        Opening.objects.filter(Q(event__human_id=human.pk) | Q(member="email", value=email)).delete()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("approvals.services.leaving.erase_texts", erase_little)
+        delete_human(human=planted.person.human, actor=TESTER, now=now)
+    assert len(in_database()) > 10
+    later = now + AGAIN_FOR * 2
+    assert expire_everything(now=later)["people"] == 1
+    assert listed(in_database()) == ""
+    assert expire_everything(now=later)["people"] == 0
+    seal_audit(now=later)
+    assert verify_log().ok
