@@ -97,7 +97,12 @@ def test_denying_confirming_and_revoking_take_no_mouse(alice: Page, paths: dict[
     alice.keyboard.press("Enter")
     expect(alice.get_by_role("status")).to_contain_text("Confirmed")
     alice.goto(paths["agent-suspended"])
-    tab_to(alice, alice.get_by_role("button", name="Revoke agent"))
+    tab_to(alice, alice.get_by_role("link", name="Revoke agent"))
+    alice.keyboard.press("Enter")
+    if (typed := alice.get_by_role("textbox", name="To confirm, type")).count():
+        tab_to(alice, typed)
+        alice.keyboard.type(alice.locator("form[data-typed]").get_attribute("data-typed") or "")
+    tab_to(alice, alice.get_by_role("button", name="Revoke for good"))
     alice.keyboard.press("Enter")
     expect(alice.get_by_role("status")).to_contain_text("Revoked")
 
