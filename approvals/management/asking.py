@@ -21,7 +21,7 @@ def ask(command: JsonCommand, kind: str, **named: str) -> None:
     loss = KINDS[kind].describe(row, timezone.now()) if row is not None else None
     if loss is None or loss.refusal:
         return
-    command.stderr.write("\n".join([loss.title, *(f"  {fact}" for fact in loss.facts)]), str)
+    command.stderr.write("\n".join([loss.title, *(f"  {line}" for line in (*loss.about, *loss.facts))]), str)
     if loss.tokens:
         command.stderr.write(
             f"  Access tokens that are valid now and are refused at once: {loss.tokens}", str

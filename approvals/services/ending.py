@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from agentauth.protocol.encoding import b64u_encode, canonical_json, sha256
 from agentauth.protocol.errors import (
@@ -22,6 +23,7 @@ from agentauth.protocol.errors import (
     InvalidStateError,
     NotFoundError,
 )
+from approvals import sentences
 from approvals.models import Passkey
 from approvals.services import losses
 from approvals.services.leaving import bar_ways_in, delete_human
@@ -133,14 +135,23 @@ class Preview:
     typed: str
 
     @property
-    def tokens(self) -> int:
-        """Access tokens that are valid now and end."""
-        return sum(each.tokens for each in self.ends)
+    def counts(self) -> list[str]:
+        """How much ends in all: rows where there are several, grants, access tokens."""
+        grants, tokens = sum(each.grants for each in self.ends), sum(each.tokens for each in self.ends)
+        said = [f"{sentences.whole(len(self.ends))} {KINDS[self.kind].plural}"] if len(self.ends) > 1 else []
+        if grants and self.kind != "grant":
+            said.append(ngettext("%(n)s grant", "%(n)s grants", grants) % {"n": sentences.whole(grants)})
+        if tokens:
+            valid = ngettext(
+                "%(n)s access token that is valid now", "%(n)s access tokens that are valid now", tokens
+            )
+            said.append(valid % {"n": sentences.whole(tokens)})
+        return said
 
     @property
     def shown(self) -> str:
         """A hash of what a person decides by, with which the button's address ends; tokens come and go while they read."""
-        ends = [[each.pk, each.title, list(each.facts)] for each in self.ends]
+        ends = [[each.pk, each.title, list(each.about), list(each.facts)] for each in self.ends]
         return b64u_encode(sha256(canonical_json([self.kind, self.typed, ends])))
 
 

@@ -1,6 +1,6 @@
 """What ends together with one agent, grant, service provider, human, key or certificate, in words and counts."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -26,13 +26,15 @@ from registry.services.people import refuse_to_delete
 
 # So many grants, agents or services of one row are named; the others are counted.
 _NAMED = 20
-_KID_TYPED = 8
+_KID_TYPED = _ID_TYPED = 8
+# A longer name nobody types, least of all in a hurry: then a part of the id is typed.
+_NAME_TYPED = 32
 _HELD = (Grant.Status.APPROVED, Grant.Status.SUSPENDED)
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What ends with one row. `typed` is what a person types for it, `title` what a page calls it.
+    """What ends with one row. `typed` is what a person types for it, `title` what a page calls it, `about` which one it is.
 
     `grants` are approved or suspended, `tokens` access tokens that are valid now; more of these may be issued while the
     page is read. `refusal` says why the row cannot end.
@@ -41,6 +43,7 @@ class Loss:
     pk: str
     typed: str
     title: str
+    about: tuple[str, ...]
     facts: tuple[str, ...]
     grants: int = 0
     tokens: int = 0
@@ -50,38 +53,35 @@ class Loss:
 def describe_agent(agent: Agent, now: datetime) -> Loss:
     """Its grants, its requests, its tokens, and the key that tells it from another of its name."""
     owner = agent.human
-    facts = [_("Key fingerprint: %(key)s.") % {"key": sentences.fingerprint(agent.jkt)}]
-    if owner is not None:
-        facts.append(_("Owner: %(name)s, %(email)s.") % {"name": quoted(owner.name), "email": owner.email})
-    held = list(_held(Q(agent=agent), now).select_related("service_provider"))
-    facts += [
-        _("Grant at %(at)s: %(may)s") % {"at": quoted(grant.service_provider.name), "may": _may(grant)}
-        for grant in held[:_NAMED]
+    about = [
+        *_owned_by(owner),
+        _("Key fingerprint: %(key)s.") % {"key": sentences.fingerprint(agent.jkt)},
+        _("Id: %(id)s.") % {"id": agent.pk},
     ]
+    held = list(_held(Q(agent=agent), now).select_related("service_provider"))
+    facts = [_may(grant) for grant in held[:_NAMED]]
     facts += [*_more(len(held)), *_waiting(Q(agent=agent), now)]
     refusal = _("It is revoked already.") if agent.status == Agent.Status.REVOKED else ""
     tokens = _tokens(Q(grant__agent=agent), now)
-    return Loss(str(agent.pk), agent.name, quoted(agent.name), tuple(facts), len(held), tokens, refusal)
+    typed = _typed(agent.name, agent.pk)
+    return _loss(agent.pk, typed, quoted(agent.name), about, facts, len(held), tokens, refusal)
 
 
 def describe_grant(grant: Grant, now: datetime) -> Loss:
     """What it permits, and whose it is."""
     agent, provider = grant.agent, grant.service_provider
-    facts = []
-    if agent.human is not None:
-        owner = {"name": quoted(agent.human.name), "email": agent.human.email}
-        facts.append(_("Owner: %(name)s, %(email)s.") % owner)
-    facts += _terms(grant)
+    about = [*_owned_by(agent.human), _("Id: %(id)s.") % {"id": grant.pk}]
     refusal = "" if grant.status_at(now) in _HELD else _("It is not approved, or has ended already.")
     title = _("%(agent)s at %(at)s") % {"agent": quoted(agent.name), "at": quoted(provider.name)}
-    return Loss(str(grant.pk), agent.name, title, tuple(facts), 1, _tokens(Q(grant=grant), now), refusal)
+    typed, tokens = _typed(agent.name, grant.pk), _tokens(Q(grant=grant), now)
+    return _loss(grant.pk, typed, title, about, _terms(grant), 1, tokens, refusal)
 
 
 def describe_service_provider(provider: ServiceProvider, now: datetime) -> Loss:
     """Its address, and the grants and requests at it."""
     held = list(_held(Q(service_provider=provider), now).select_related("agent"))
+    about = [_("Address: %(audience)s.") % {"audience": provider.audience}]
     facts = [
-        _("Address: %(audience)s.") % {"audience": provider.audience},
         *(_("Grant of %(agent)s") % {"agent": quoted(grant.agent.name)} for grant in held[:_NAMED]),
         *_more(len(held)),
         *_waiting(Q(service_provider=provider), now),
@@ -89,17 +89,15 @@ def describe_service_provider(provider: ServiceProvider, now: datetime) -> Loss:
     gone = provider.status == ServiceProvider.Status.REVOKED
     refusal = _("It is revoked already.") if gone else ""
     tokens = _tokens(Q(grant__service_provider=provider), now)
-    return Loss(
-        str(provider.pk), provider.slug, quoted(provider.name), tuple(facts), len(held), tokens, refusal
-    )
+    typed = _typed(provider.slug, provider.pk)
+    return _loss(provider.pk, typed, quoted(provider.name), about, facts, len(held), tokens, refusal)
 
 
 def describe_human(human: Human, now: datetime) -> Loss:
     """Their agents, each with its number of grants, their requests and passkeys."""
     agents = list(human.agents.exclude(status=Agent.Status.REVOKED).order_by("id"))
     held = list(_held(Q(agent__human=human), now).values_list("agent_id", flat=True))
-    facts = [_("Address: %(email)s.") % {"email": human.email}]
-    facts += [
+    facts = [
         ngettext("Agent %(agent)s, with %(n)s grant", "Agent %(agent)s, with %(n)s grants", n)
         % {"agent": quoted(agent.name), "n": sentences.whole(n)}
         for agent in agents[:_NAMED]
@@ -112,41 +110,36 @@ def describe_human(human: Human, now: datetime) -> Loss:
     facts.append(ngettext("%(n)s passkey", "%(n)s passkeys", n) % {"n": sentences.whole(n)})
     refusal = _refused(lambda: refuse_to_delete(human))
     tokens = _tokens(Q(grant__agent__human=human), now)
-    return Loss(str(human.pk), human.email, quoted(human.name), tuple(facts), len(held), tokens, refusal)
+    about = [_("Address: %(email)s.") % {"email": human.email}]
+    return _loss(human.pk, human.email, quoted(human.name), about, facts, len(held), tokens, refusal)
 
 
 def describe_key(key: Key, now: datetime) -> Loss:
     """Since when it signs, and what of it proves nothing any more."""
-    facts = [
-        _("Name: %(kid)s.") % {"kid": key.kid},
-        _("It signs since %(at)s.") % {"at": _date(key.active_from)}
-        if key.active_from <= now
-        else _("It would sign from %(at)s on.") % {"at": _date(key.active_from)},
-        *_SIGNED[key.purpose](key, now),
-    ]
+    signs = _("It signed from %(begin)s to %(end)s.") if key.retired_at else _("It signs from %(begin)s on.")
+    times = {"begin": _date(key.active_from), "end": _date(key.retired_at or now)}
+    about = [_("Name: %(kid)s.") % {"kid": key.kid}, signs % times]
+    facts = _SIGNED[key.purpose](key, now)
     keys = list(Key.objects.filter(purpose=key.purpose))
     refusal = _refused(lambda: refuse_to_disable(key, keys, now=now))
     title = _("%(purpose)s key %(kid)s") % {"purpose": key.purpose, "kid": key.kid[:_KID_TYPED]}
     purpose = key.purpose
     tokens = _tokens(_issued_under(key), now) if purpose == Key.Purpose.TOKEN else 0
-    return Loss(str(key.pk), key.kid[:_KID_TYPED], title, tuple(facts), 0, tokens, refusal)
+    return _loss(key.pk, key.kid[:_KID_TYPED], title, about, facts, 0, tokens, refusal)
 
 
 def describe_key_certificate(row: KeyCertificate, now: datetime) -> Loss:
     """The process that holds its key, and its end."""
-    facts = (
+    about = [
         _("Process: %(instance)s.") % {"instance": row.instance},
         _("Valid until %(at)s.") % {"at": _date(row.not_after)},
-        _("Every token that its key signed is refused from now on. The process has another key certified."),
-    )
-    revoked = row.state == KeyCertificate.State.REVOKED
-    return Loss(
-        str(row.serial),
-        str(row.serial)[-_KID_TYPED:],
-        str(row.serial),
-        facts,
-        refusal=_("It is revoked already.") if revoked else "",
-    )
+    ]
+    facts = [
+        _("Every token that its key signed is refused from now on. The process has another key certified.")
+    ]
+    refusal = _("It is revoked already.") if row.state == KeyCertificate.State.REVOKED else ""
+    title = str(row.serial)
+    return _loss(title, title[-_ID_TYPED:], title, about, facts, refusal=refusal)
 
 
 def _of_tokens(key: Key, now: datetime) -> Iterator[str]:
@@ -223,8 +216,33 @@ def _terms(grant: Grant) -> Sequence[str]:
 
 
 def _may(grant: Grant) -> str:
+    """One line for the whole grant."""
     capabilities = parse_capabilities(grant.capabilities or [])
-    return "; ".join(sentences.permission(each, grant.service_provider.name) for each in capabilities) + "."
+    said = "; ".join(sentences.permission(each, grant.service_provider.name) for each in capabilities)
+    return f"{said[:1].upper()}{said[1:]}."
+
+
+def _owned_by(owner: Human | None) -> list[str]:
+    if owner is None:
+        return []
+    return [_("Owner: %(name)s, %(email)s.") % {"name": quoted(owner.name), "email": owner.email}]
+
+
+def _typed(name: str, pk: object) -> str:
+    return name if len(name) <= _NAME_TYPED else str(pk)[-_ID_TYPED:]
+
+
+def _loss(
+    pk: object,
+    typed: str,
+    title: str,
+    about: Iterable[str],
+    facts: Iterable[str],
+    grants: int = 0,
+    tokens: int = 0,
+    refusal: str = "",
+) -> Loss:
+    return Loss(str(pk), typed, title, tuple(about), tuple(facts), grants, tokens, refusal)
 
 
 def _more(held: int) -> list[str]:

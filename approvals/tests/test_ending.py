@@ -116,9 +116,7 @@ def test_SA_8_a_token_key_page_counts_the_tokens_of_its_time(
 ) -> None:
     assert issue(agent, granted).status_code == 201
     key = replaced("token", now)
-    assert "1 access token that is valid now is refused at once." in shown(
-        admin, f"/endings/key/?id={key.pk}"
-    )
+    assert "1 access token that is valid now." in shown(admin, f"/endings/key/?id={key.pk}")
 
 
 # --- What is shown and asked
@@ -152,9 +150,9 @@ def test_SA_8_the_page_names_and_counts_what_ends(
     page = shown(admin, path)
     for words in (
         "“Alice”, alice@example.org",
-        "Grant at “Acme Payments”",
+        "at “Acme Payments”",
         "1 request that waits for an answer",
-        "1 access token that is valid now is refused at once.",
+        "1 grant, 1 access token that is valid now.",
     ):
         assert words in page
     page = shown(admin, f"/endings/human/?id={granted.agent.human_id}")
