@@ -99,9 +99,10 @@ def test_denying_confirming_and_revoking_take_no_mouse(alice: Page, paths: dict[
     alice.goto(paths["agent-suspended"])
     tab_to(alice, alice.get_by_role("link", name="Revoke agent"))
     alice.keyboard.press("Enter")
-    if (typed := alice.get_by_role("textbox", name="To confirm, type")).count():
-        tab_to(alice, typed)
-        alice.keyboard.type(alice.locator("form[data-typed]").get_attribute("data-typed") or "")
+    typed = alice.get_by_role("textbox", name="To confirm, type")
+    expect(typed).to_be_visible()
+    tab_to(alice, typed)
+    alice.keyboard.type("Newsletter Helper")
     tab_to(alice, alice.get_by_role("button", name="Revoke for good"))
     alice.keyboard.press("Enter")
     expect(alice.get_by_role("status")).to_contain_text("Revoked")
