@@ -20,6 +20,7 @@ from kms.models import Key
 from kms.services import ensure_key, promote_due_keys, rotate_key
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.agents import revoke_agent
+from registry.services.grants import suspend_grant
 from registry.services.people import suspend_human
 from registry.tests.cast import TESTER, AgentClient, approved, enrolled, issue, pending, refused
 
@@ -107,8 +108,11 @@ def test_SA_8_a_key_page_says_what_the_key_signed(
     assert key.kid in page
     # A receipt by the next key takes its place.
     reading.refresh_from_db()
-    assert alice.end(f"/approvals/{reading.pk}/revoke/").status_code == 302
-    assert "can do nothing" not in shown(admin, f"/endings/key/?id={key.pk}")
+    suspend_grant(grant=reading, cause=Grant.SuspensionCause.RECOVERY, actor=TESTER, now=now)
+    assert alice.approve(reading).status_code == 200
+    page = shown(admin, f"/endings/key/?id={key.pk}")
+    assert "1 receipt that it signed proves nothing from now on." in page
+    assert "can do nothing" not in page
 
 
 def test_SA_8_a_token_key_page_counts_the_tokens_of_its_time(
@@ -228,6 +232,8 @@ def test_SA_8_what_changed_since_the_page_was_shown_ends_nothing(
     before = state()
     refused(press(), 409, "grant_changed")
     assert state() == before
+    # The passkey's signature is not used up either.
+    assert not Event.objects.filter(kind=kinds.HUMAN_VERIFIED).exists()
 
 
 def test_SA_8_a_token_issued_meanwhile_makes_no_page_old(

@@ -188,6 +188,12 @@ def test_SA_8_an_archive_signed_by_a_disabled_key_fits_and_is_proved_by_the_next
         call_command("verify_audit", "--archive", settings.AUDIT_STORE, stdout=out)
     assert "The archive is not proved from leaf 0 on." in out.getvalue()
     assert "NOT WHOLE" not in out.getvalue()
+    # Nor is it where the store has lost its checkpoints and the manifest's own is left.
+    for size in (4, 7):
+        (log / key_of(size)).rename(log / f"{size}")
+    assert prove_archive(store=store, now=now).disabled_at == "2026-11-29T07:05:00Z"
+    for size in (4, 7):
+        (log / f"{size}").rename(log / key_of(size))
     assert checkpoint_log(now=now + EVERY) == 9
     call_command("archive_audit", stdout=StringIO())
     found = prove_archive(store=store, now=now)

@@ -76,12 +76,12 @@ def test_SA_8_a_disabled_key_is_said_to_be_disabled_and_not_the_last() -> None:
         disable_key(kid=old.kid, actor=ACTOR, now=SWITCH)
 
 
-def until_somebody_waits() -> None:
+def until_somebody_waits(waiting: int = 1) -> None:
     deadline = time.monotonic() + 10
     with connection.cursor() as cursor:
         while time.monotonic() < deadline:
             cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
-            if cursor.fetchone()[0]:
+            if cursor.fetchone()[0] >= waiting:
                 return
     pytest.fail("nobody waits for a lock")
 
