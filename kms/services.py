@@ -242,11 +242,7 @@ def disable_key(*, kid: str, actor: Actor, now: datetime, even_last: bool = Fals
     with transaction.atomic():
         named = Key.objects.filter(kid=kid).values_list("purpose", flat=True)
         # All keys of the purpose: two administrators who disable two keys at once would leave none.
-        keys = list(
-            Key.objects.select_for_update(no_key=True)
-            .filter(purpose__in=named)
-            .order_by("published_at", "pk")
-        )
+        keys = list(Key.objects.select_for_update(no_key=True).filter(purpose__in=named).order_by("pk"))
         key = next((each for each in keys if each.kid == kid), None)
         if key is None:
             raise NotFoundError("There is no key of that name.")

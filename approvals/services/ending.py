@@ -74,6 +74,12 @@ def _lock_humans(humans: QuerySet[Human]) -> None:
     list(chosen.select_for_update(no_key=True).order_by("pk"))
 
 
+def _lock_purposes(keys: QuerySet[Key]) -> None:
+    # As each disabling locks them: all of a purpose, since the last one stays.
+    of_purposes = Key.objects.filter(purpose__in=keys.values("purpose"))
+    list(of_purposes.select_for_update(no_key=True).order_by("pk"))
+
+
 KINDS: Final[Mapping[str, Kind]] = {
     "agent": Kind(
         Agent.objects.select_related("human"),
@@ -111,6 +117,7 @@ KINDS: Final[Mapping[str, Kind]] = {
         lambda row, **how: disable_key(kid=row.kid, **how),
         "disable",
         "keys",
+        _lock_purposes,
     ),
     "key_certificate": Kind(
         KeyCertificate.objects.select_related("issuer"),

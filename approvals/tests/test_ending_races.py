@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 from django.db import connection, transaction
@@ -10,7 +10,9 @@ from django.db import connection, transaction
 from agentauth.protocol.errors import AgentAuthError
 from approvals.services.ending import end_for_good, preview
 from approvals.tests.cast import Person, invited
+from approvals.tests.test_ending import replaced
 from audit.services import Actor
+from kms.models import Key
 from kms.tests.test_last_key import until_somebody_waits
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.tests.cast import AgentClient, approved
@@ -18,7 +20,7 @@ from registry.tests.cast import AgentClient, approved
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 
 
-def ending(admin: Human, kind: str, row: Agent | Human, now: datetime) -> Callable[[], object]:
+def ending(admin: Human, kind: str, row: Agent | Human | Key, now: datetime) -> Callable[[], object]:
     """The press on the page as it is now."""
     shown = preview(kind, [row.pk], human=admin, party="administrator", now=now).shown
     actor = Actor("human", str(admin.pk))
@@ -75,3 +77,21 @@ def test_SA_8_of_two_administrators_who_delete_each_other_one_stays(
     assert sorted(Human.objects.values_list("status", flat=True)) == ["active", "deleted"]
     # Who is left is the last admin, and who is gone ends nobody.
     assert sorted(press.refusal for press in presses) == ["", "invalid_state"]
+
+
+def test_SA_8_two_administrators_disable_two_keys_at_once(admin: Person, now: datetime) -> None:
+    other = invited("other@example.org", "Other", now=now, is_staff=True).human
+    keys = [replaced("token", now), replaced("token", now + timedelta(hours=1))]
+    now += timedelta(hours=1)
+    acts = [
+        ending(who, "key", Key.objects.get(pk=key.pk), now)
+        for who, key in zip((admin.human, other), keys, strict=True)
+    ]
+    with transaction.atomic():
+        list(Key.objects.select_for_update(no_key=True).order_by("pk"))
+        presses = [Press(act) for act in acts]
+        until_somebody_waits(2)
+    for press in presses:
+        press.join()
+    assert [press.refusal for press in presses] == ["", ""]
+    assert set(Key.objects.filter(state="disabled")) == set(keys)
