@@ -14,7 +14,6 @@ from django.views.decorators.http import require_safe
 
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 from approvals.services.break_signing import unsigned_breaks
-from approvals.services.leaving import delete_human
 from approvals.services.people import create_setup_link
 from approvals.services.recovery import create_recovery_link
 from approvals.views.log import log_page
@@ -55,25 +54,6 @@ class RecoveryForm(forms.Form):
     )
 
 
-class DeletionForm(forms.Form):
-    """Who is deleted; the address is typed, so that nobody is picked by a slip."""
-
-    email = forms.EmailField(
-        label=_("E-mail"),
-        help_text=_(
-            "The address of the human to delete. Their agents and grants end for good. Their passkeys, name and "
-            "address are erased, and so is everything they and their agents wrote, in receipts too. It cannot be "
-            "undone."
-        ),
-    )
-
-    def clean_email(self) -> Human:
-        human = Human.objects.filter(email__iexact=self.cleaned_data["email"]).first()
-        if human is None:
-            raise forms.ValidationError(_("Nobody has this address."))
-        return human
-
-
 class ServiceProviderForm(forms.Form):
     """A new service provider."""
 
@@ -104,7 +84,6 @@ class ControlRoom(admin.AdminSite):
             path("log/", self.admin_view(require_safe(self.log)), name="log"),
             path("invite/", self.admin_view(self.invite), name="invite"),
             path("recovery-link/", self.admin_view(self.recovery_link), name="recovery_link"),
-            path("delete-human/", self.admin_view(self.delete_human), name="delete_human"),
             path("enrolment-code/", self.admin_view(self.enrolment_code), name="enrolment_code"),
             path(
                 "new-service-provider/",
@@ -174,16 +153,6 @@ class ControlRoom(admin.AdminSite):
 
         return self._make(request, RecoveryForm, _("Make a recovery link"), make)
 
-    def delete_human(self, request: HttpRequest) -> HttpResponse:
-        """Delete a human for good."""
-
-        def make(form: DeletionForm) -> None:
-            human = form.cleaned_data["email"]
-            delete_human(human=human, actor=actor_of(request), now=timezone.now())
-            messages.success(request, _("The human was deleted."))
-
-        return self._make(request, DeletionForm, _("Delete a human"), make)
-
     def enrolment_code(self, request: HttpRequest) -> HttpResponse:
         """Make a one-time enrolment code for a human and show it once."""
 
@@ -216,7 +185,7 @@ class ControlRoom(admin.AdminSite):
         return self._make(request, ServiceProviderForm, _("Create a service provider"), make)
 
     def _make(self, request: HttpRequest, form_class: type[Any], title: Any, make: Any) -> HttpResponse:
-        """Ask, call the service, show what it made, if anything; nothing of it is kept in the session."""
+        """Ask, call the service, show what it made; nothing of it is kept in the session."""
         form, made = form_class(request.POST or None, label_suffix=""), None
         if request.method == "POST" and form.is_valid():
             # What is made here opens doors: a session alone does not make it.
@@ -228,9 +197,6 @@ class ControlRoom(admin.AdminSite):
             except AgentAuthError as error:
                 record_refused_request(request, error)
                 messages.error(request, error.description)
-            else:
-                if made is None:
-                    return HttpResponseRedirect(reverse("admin:index"))
         context = self.each_context(request) | {"title": title, "form": form, "made": made}
         return TemplateResponse(request, "admin/make.html", context)
 

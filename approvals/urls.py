@@ -9,6 +9,7 @@ from approvals.views import (
     claim,
     confirmation,
     denial,
+    ending,
     entry,
     lists,
     presence,
@@ -24,6 +25,12 @@ RESUMED = (
     ("agents/<uuid:agent_id>/resume/", {"kind": "agent", "party": "owner"}),
     ("approvals/<uuid:grant_id>/resume/", {"kind": "grant", "party": "owner"}),
     ("resume/<str:kind>/<uuid:row_id>/", {"party": "administrator"}),
+)
+# What cannot be undone asks first; the last part of the address a button posts to names what its page showed.
+ENDED = (
+    ("agents/<uuid:agent_id>/revoke/", {"kind": "agent", "party": "owner"}),
+    ("approvals/<uuid:grant_id>/revoke/", {"kind": "grant", "party": "owner"}),
+    ("endings/<str:kind>/", {"party": "administrator"}),
 )
 
 urlpatterns = [
@@ -59,8 +66,6 @@ urlpatterns = [
     path("agents/", agents.index),
     path("agents/<uuid:agent_id>/", agents.page),
     path("agents/<uuid:agent_id>/suspend", agents.suspend),
-    path("agents/<uuid:agent_id>/revoke", agents.revoke),
-    path("agents/<uuid:agent_id>/grants/<uuid:grant_id>/revoke", agents.revoke_grant),
     path("denials/", denial.index),
     path("denials/<uuid:request_id>/", denial.page),
     path("denials/<uuid:request_id>/review", denial.review),
@@ -86,4 +91,6 @@ urlpatterns = [
     *(path(f"{place}statement", resume.statement, named) for place, named in RESUMED),
     *(path(f"{place}decide", resume.decide, named) for place, named in RESUMED),
     *(path(f"{place}receipt", resume.receipt, named) for place, named in RESUMED),
+    *(path(place, ending.page, named) for place, named in ENDED),
+    *(path(f"{place}<str:shown>", ending.end, named) for place, named in ENDED),
 ]

@@ -1,6 +1,6 @@
 """What the log signed before, wherever it stands: the points a whole check of the log has to pass through."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple, cast
 
@@ -20,30 +20,40 @@ from audit.signing import PURPOSE
 class Anchor(NamedTuple):
     """The log signed that its first `size` leaves have this root; `place` says where that was found.
 
-    Not `vouched` for: only a key that was disabled since signed it. Whoever has that key can have written it, so it proves
-    nothing; and yet whatever we signed has to fit.
+    With `disabled_at` only a key that was disabled then signed it, so it is not `vouched` for. Whoever has that key can have
+    written it, so it proves nothing; and yet whatever we signed has to fit.
     """
 
     size: int
     root: bytes
     place: str
-    vouched: bool = True
+    disabled_at: datetime | None = None
+
+    @property
+    def vouched(self) -> bool:
+        """Whether a key that counts signed it."""
+        return self.disabled_at is None
 
 
 def read_anchor(note: bytes | str, *, place: str, now: datetime) -> Anchor:
     """A checkpoint that one of the log's keys signed. Raises NoteError and UntrustedNoteError."""
-    return _open(note, place, settings.AUDIT_KEYS, now)
+    keys = cast("Mapping[str, PublicKey]", import_string(settings.AUDIT_KEYS)(purpose=PURPOSE, now=now))
+    return _open(note, place, keys.values())
 
 
 def anchor_of(row: Checkpoint, *, now: datetime) -> Anchor:
     """What a checkpoint in the database says. Raises ContradictedError where its note does not say it, or no key of the log."""
-    return _read(
-        row.note,
-        f"the checkpoint of {row.size} events",
-        now,
-        Anchor(row.size, bytes(row.root), ""),
-        read_anchor,
-    )
+    return _of_row(row, now, read_anchor)
+
+
+def any_anchor_of(row: Checkpoint, *, now: datetime) -> Anchor:
+    """As `anchor_of`, also where only a key signed it that was disabled since."""
+    return _of_row(row, now, read_any_anchor)
+
+
+def _of_row(row: Checkpoint, now: datetime, opens: Callable[..., Anchor]) -> Anchor:
+    said = Anchor(row.size, bytes(row.root), "")
+    return _read(row.note, f"the checkpoint of {row.size} events", now, said, opens)
 
 
 def stored_anchors(*, now: datetime, since: int = 0, others: Sequence[str] = ()) -> Iterator[Anchor]:
@@ -54,8 +64,7 @@ def stored_anchors(*, now: datetime, since: int = 0, others: Sequence[str] = ())
     answer.
     """
     for row in Checkpoint.objects.filter(size__gte=since).order_by("size").iterator():
-        said = Anchor(row.size, bytes(row.root), "")
-        yield _read(row.note, f"the checkpoint of {row.size} events", now, said, read_any_anchor)
+        yield any_anchor_of(row, now=now)
     for uri in dict.fromkeys([*read_stores(), *others]):
         store = seen_store(uri)
         for key in store.keys(PREFIX, after=key_of(since - 1) if since else ""):
@@ -99,16 +108,30 @@ def read_any_anchor(note: bytes | str, *, place: str, now: datetime) -> Anchor:
     try:
         return read_anchor(note, place=place, now=now)
     except UntrustedNoteError:
-        place = f"{place} (which a key signed that was disabled since)"
-        return _open(note, place, settings.AUDIT_DISABLED_KEYS, now)._replace(vouched=False)
+        disabled = cast(
+            "Mapping[str, tuple[PublicKey, datetime]]",
+            import_string(settings.AUDIT_DISABLED_KEYS)(purpose=PURPOSE, now=now),
+        )
+        anchor = _open(note, place, [key for key, _at in disabled.values()])
+        # It counted until the last of the keys that signed it was disabled.
+        at = max(at for key, at in disabled.values() if _signed_by(note, key))
+        place = f"{place} (signed by a key that was disabled on {at:%Y-%m-%d %H:%M} UTC)"
+        return anchor._replace(place=place, disabled_at=at)
 
 
-def _open(note: bytes | str, place: str, whose: str, now: datetime) -> Anchor:
+def _signed_by(note: bytes | str, key: PublicKey) -> bool:
+    try:
+        _open(note, "", [key])
+    except UntrustedNoteError:
+        return False
+    return True
+
+
+def _open(note: bytes | str, place: str, keys: Iterable[PublicKey]) -> Anchor:
     # The log may have had another name: who signed it is what counts.
     origin = parse_checkpoint(parse_note(note).text).origin
-    keys = cast("Mapping[str, PublicKey]", import_string(whose)(purpose=PURPOSE, now=now))
     try:
-        verifiers = [Verifier(origin, key) for key in keys.values() if key.kty == "OKP"]
+        verifiers = [Verifier(origin, key) for key in keys if key.kty == "OKP"]
     except (ValueError, InvalidKeyError):
         raise NoteError("The checkpoint's log has a name that no key can have.") from None
     opened = open_checkpoint(note, log_keys=verifiers, expected_origin=origin)

@@ -15,7 +15,7 @@ from django.conf import settings
 
 from agentauth.protocol import checkpoint as notes
 from agentauth.protocol.errors import ChainError
-from audit.anchors import anchor_of
+from audit.anchors import anchor_of, any_anchor_of
 from audit.breaks import copy_break, log_store, origin
 from audit.copies import PREFIX, ContradictedError, check_place, key_of, size_of, store_name
 from audit.endings import copy_endings, ended_since
@@ -107,11 +107,13 @@ def _is_signed(checkpoint: Checkpoint, now: datetime) -> bool:
     if _copied(checkpoint):
         return True
     try:
-        anchor_of(checkpoint, now=now)
+        anchor = any_anchor_of(checkpoint, now=now)
     except ContradictedError:
         logger.exception("a checkpoint that no key of the log signed is not copied")
         return False
-    return True
+    if not anchor.vouched:
+        logger.warning("%s is not copied: the next one takes its place", anchor.place)
+    return anchor.vouched
 
 
 def _due(head: Head, newest: Checkpoint | None, now: datetime, every: timedelta) -> bool:

@@ -15,7 +15,7 @@ from django.db.models import Max, QuerySet
 
 from agentauth.protocol.chain import verify_inclusion
 from agentauth.protocol.errors import ChainError
-from audit.anchors import anchor_of
+from audit.anchors import any_anchor_of
 from audit.checkpoints import newest_checkpoint
 from audit.copies import ContradictedError
 from audit.leaf_checks import leaf_hash_of
@@ -33,6 +33,7 @@ RECENT = 1_500
 class Standing:
     """`size` events are numbered, `checkpoint` is the newest; `problem` says what does not fit, and is empty otherwise.
 
+    With `disabled_at` the newest checkpoint fits and proves nothing: the key that signed it was disabled then.
     `unsigned_for` is how long the oldest numbered event that no checkpoint signs has waited for one, 0 without such.
     """
 
@@ -40,6 +41,7 @@ class Standing:
     checkpoint: Checkpoint | None
     problem: str
     unsigned_for: timedelta
+    disabled_at: datetime | None = None
 
     @property
     def signed(self) -> int:
@@ -96,7 +98,8 @@ def _newest(rows: QuerySet[Any], whose: str) -> dict[str, int]:
 def log_standing(*, now: datetime) -> Standing:
     """Look at the newest checkpoint and the head, and check them against the log's keys and the stored tree.
 
-    1. The checkpoint is signed by a key of the log, and its row says what its note says.
+    1. The checkpoint is signed by a key of the log, if only by one that was disabled since, and its row says what its note
+    says.
     2. The stored tree, at the size of the checkpoint, has the root that was signed.
     3. The stored tree, at the size of the head, is the one the head continues from.
 
@@ -104,15 +107,15 @@ def log_standing(*, now: datetime) -> Standing:
     """
     # In this order: the log may grow in between, and never becomes shorter than what it signed.
     checkpoint, head = newest_checkpoint(), Head.objects.filter(id=Head.ONLY).first() or Head(size=0)
-    problem = ""
+    problem, disabled_at = "", None
     try:
         if checkpoint is not None:
-            anchor_of(checkpoint, now=now)
+            disabled_at = any_anchor_of(checkpoint, now=now).disabled_at
             _check(checkpoint.size, bytes(checkpoint.root), head, "that was signed")
         _check(head.size, tree_of(head).root(), head, "it is continued from")
     except ChainError as error:
         problem = error.description
-    return Standing(head.size, checkpoint, problem, _unsigned_for(head, checkpoint, now))
+    return Standing(head.size, checkpoint, problem, _unsigned_for(head, checkpoint, now), disabled_at)
 
 
 def stands_of(events: Sequence[Event], checkpoint: Checkpoint | None) -> dict[uuid.UUID, Stand]:

@@ -9,14 +9,16 @@ import base64
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import groupby
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from django.conf import settings
 from django.db.models import Exists, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
 
 from agentauth.protocol.chain import EMPTY_LINK, TILE_HEIGHT, CompactTree, Subtree, verify_consistency
+from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import ChainError
 from audit.anchors import Anchor
 from audit.copies import ContradictedError
@@ -44,7 +46,8 @@ class Verdict:
     """`first_bad` is an event id or a leaf index; size and root (base64) are those of the leaves proved before it.
 
     Of these leaves a checkpoint by a key that counts signs the first `signed_size`. At `disabled_key_sizes` sizes there are
-    only checkpoints by keys that were disabled since: they fit, and prove nothing by themselves. Leaves from `checked_from`
+    only checkpoints by keys that were disabled since, the last of them at `disabled_at` (empty without any): they fit, and
+    prove nothing by themselves. Leaves from `checked_from`
     on were looked at, and of those before it the ones from `rechecked_from` to `rechecked_to`, the second not included.
     Of what these events committed to, `erased` cannot be opened any more, and an event says why.
     """
@@ -56,6 +59,7 @@ class Verdict:
     problem: str
     signed_size: int = 0
     disabled_key_sizes: int = 0
+    disabled_at: str = ""
     checked_from: int = 0
     rechecked_from: int = 0
     rechecked_to: int = 0
@@ -159,6 +163,7 @@ class _Run:
             problem=bad.problem if bad else "",
             signed_size=self.met.signed,
             disabled_key_sizes=self.met.doubted,
+            disabled_at=timestamp(self.met.disabled_at) if self.met.disabled_at else "",
             checked_from=self.since.size,
             rechecked_from=again.first,
             rechecked_to=again.end,
@@ -308,7 +313,7 @@ class _Anchors:
     def __init__(self, since: Point) -> None:
         self._by_size: dict[int, list[Anchor]] = {}
         self._since, self.point = since, since if since.size else None
-        self.doubted = 0
+        self.doubted, self.disabled_at = 0, cast("datetime | None", None)
 
     @property
     def signed(self) -> int:
@@ -327,7 +332,8 @@ class _Anchors:
             here = self._by_size.pop(size)
             for anchor in here:
                 _check_leads_to(size, anchor.root, self._since, max(size - 1, 0), f"What {anchor.place} says")
-            self.doubted += not any(anchor.vouched for anchor in here)
+            if not any(anchor.vouched for anchor in here):
+                self._doubt(here)
 
     def meet(self, tree: CompactTree, link: bytes) -> None:
         if tree.size not in self._by_size:
@@ -343,7 +349,12 @@ class _Anchors:
         if any(anchor.vouched for anchor in here):
             self.point = Point(tree.size, root, link)
         else:
-            self.doubted += 1
+            self._doubt(here)
+
+    def _doubt(self, here: Iterable[Anchor]) -> None:
+        self.doubted += 1
+        dates = [self.disabled_at, *(anchor.disabled_at for anchor in here)]
+        self.disabled_at = max(at for at in dates if at is not None)
 
     def end(self, size: int) -> None:
         for beyond in sorted(self._by_size):

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -106,10 +106,13 @@ def evidence_keys(*, purpose: str) -> dict[str, PublicKey]:
     return {key.kid: _public(key) for key in keys}
 
 
-def disabled_keys(*, purpose: str, now: datetime) -> dict[str, PublicKey]:
-    """Every key of `purpose` that was disabled by `now`, by `kid`: what they signed proves nothing, and must fit all the same."""
+def disabled_keys(*, purpose: str, now: datetime) -> dict[str, tuple[PublicKey, datetime]]:
+    """Every key of `purpose` that was disabled by `now`, and when, by `kid`.
+
+    What they signed proves nothing, and must fit all the same.
+    """
     disabled = Key.objects.filter(purpose=purpose, state=Key.State.DISABLED, disabled_at__lte=now)
-    return {key.kid: _public(key) for key in disabled}
+    return {key.kid: (_public(key), cast("datetime", key.disabled_at)) for key in disabled}
 
 
 def public_jwks(*, purpose: str, now: datetime) -> dict[str, list[dict[str, str]]]:
@@ -229,28 +232,44 @@ def promote_due_keys(*, now: datetime, actor: Actor = SYSTEM) -> int:
     return sum(_promote(key, actor=actor, now=now) for key in due)
 
 
-def disable_key(*, kid: str, actor: Actor, now: datetime) -> Key:
+def disable_key(*, kid: str, actor: Actor, now: datetime, even_last: bool = False) -> Key:
     """Refuse everything a key signed, from now on and for good: it may be known to someone else.
 
-    Where it was the one that signs, nothing of its purpose is signed until the next key's time has come: run
-    `rotate_key` first if the purpose has no next key. Raises NotFoundError, and InvalidStateError when it is
-    disabled already.
+    Raises NotFoundError, and InvalidStateError when it is disabled already, or when nothing could sign for its purpose
+    without it (`refuse_to_disable`); `even_last` is for what was disabled before a restore.
     """
     promote_due_keys(now=now)
     with transaction.atomic():
-        swapped = (
-            Key.objects.filter(kid=kid)
-            .exclude(state=Key.State.DISABLED)
-            .update(state=Key.State.DISABLED, disabled_at=now)
-        )
-        key = Key.objects.filter(kid=kid).first()
+        named = Key.objects.filter(kid=kid).values_list("purpose", flat=True)
+        # All keys of the purpose: two administrators who disable two keys at once would leave none.
+        keys = list(Key.objects.select_for_update(no_key=True).filter(purpose__in=named).order_by("pk"))
+        key = next((each for each in keys if each.kid == kid), None)
         if key is None:
             raise NotFoundError("There is no key of that name.")
-        if not swapped:
-            raise InvalidStateError("The key is disabled already.")
+        refuse_to_disable(key, keys, now=now, even_last=even_last)
+        key.state, key.disabled_at = Key.State.DISABLED, now
+        key.save(update_fields=["state", "disabled_at"])
         publish_change(Subject.KEY, key.kid, now=now)
         _record(kinds.KEY_DISABLED, key, actor=actor, now=now)
     return key
+
+
+def refuse_to_disable(key: Key, keys: Iterable[Key], *, now: datetime, even_last: bool = False) -> None:
+    """Raise InvalidStateError if `key`, of all `keys` of its purpose, may not be disabled at `now`."""
+    if key.state == Key.State.DISABLED:
+        raise InvalidStateError("The key is disabled already.")
+    others = [each for each in keys if each.pk != key.pk and each.state in _LIVING]
+    if even_last or key.state not in _LIVING or any(each.active_from <= now for each in others):
+        return
+    if following := min(others, key=lambda each: each.active_from, default=None):
+        raise InvalidStateError(
+            f"This is the only {key.purpose} key that signs now. The next one signs from "
+            f"{following.active_from:%Y-%m-%d %H:%M:%S} UTC on: disable this one after that."
+        )
+    raise InvalidStateError(
+        f"This is the last {key.purpose} key that can sign. Rotate it first (`{settings.COMMAND} rotate_key "
+        f"{key.purpose}`, or Rotate in the control room), and disable it once the next key signs, 130 s later."
+    )
 
 
 class _OvertakenError(Exception):

@@ -13,7 +13,6 @@ from django.utils.translation import gettext_lazy as _
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 from audit.admin import ReadOnlyAdmin
 from kms import services as keys
-from kms.certificates import revoke_certificate
 from kms.models import Key, KeyCertificate
 from registry.authentication import actor_of
 from registry.models import Agent, Grant, Human, ServiceProvider
@@ -50,6 +49,12 @@ def each(
         model_admin.message_user(request, _("Done for %(count)d.") % {"count": done}, messages.SUCCESS)
 
 
+def ask_first(kind: str, rows: QuerySet[Any]) -> HttpResponse:
+    """Go to the page that shows what ends with these rows, and asks: nothing is done here."""
+    ids = rows.order_by("pk").values_list("pk", flat=True)[:MOST_AT_ONCE]
+    return HttpResponseRedirect(f"/endings/{kind}/?{urlencode({'id': [*map(str, ids)]}, doseq=True)}")
+
+
 def sign_each(place: str, rows: QuerySet[Any]) -> HttpResponse:
     """Go to the pages where the administrator signs for each of these rows: a session alone does not do it."""
     ids = [str(pk) for pk in rows.order_by("pk").values_list("pk", flat=True)[:MOST_AT_ONCE]]
@@ -63,7 +68,7 @@ class HumanAdmin(ReadOnlyAdmin[Human]):
     list_filter = ("status", "is_staff")
     search_fields = ("name", "email")
     ordering = ("name",)
-    actions = ("suspend", "resume", "end_sessions")
+    actions = ("suspend", "resume", "end_sessions", "delete")
 
     @admin.action(description=_("Suspend the humans (their agents stop)"))
     def suspend(self, request: HttpRequest, rows: QuerySet[Human]) -> None:
@@ -76,6 +81,10 @@ class HumanAdmin(ReadOnlyAdmin[Human]):
     @admin.action(description=_("Sign the humans out everywhere"))
     def end_sessions(self, request: HttpRequest, rows: QuerySet[Human]) -> None:
         each(self, request, rows, people.end_sessions, "human")
+
+    @admin.action(description=_("Delete the humans for good (asks first)"))
+    def delete(self, _request: HttpRequest, rows: QuerySet[Human]) -> HttpResponse:
+        return ask_first("human", rows)
 
 
 class ServiceProviderAdmin(ReadOnlyAdmin[ServiceProvider]):
@@ -93,9 +102,9 @@ class ServiceProviderAdmin(ReadOnlyAdmin[ServiceProvider]):
     def resume(self, request: HttpRequest, rows: QuerySet[ServiceProvider]) -> HttpResponse:
         return sign_each("/resume/service_provider/", rows)
 
-    @admin.action(description=_("Revoke the service providers for good"))
-    def revoke(self, request: HttpRequest, rows: QuerySet[ServiceProvider]) -> None:
-        each(self, request, rows, service_providers.revoke_service_provider, "service_provider")
+    @admin.action(description=_("Revoke the service providers for good (asks first)"))
+    def revoke(self, _request: HttpRequest, rows: QuerySet[ServiceProvider]) -> HttpResponse:
+        return ask_first("service_provider", rows)
 
 
 class AgentAdmin(ReadOnlyAdmin[Agent]):
@@ -114,9 +123,9 @@ class AgentAdmin(ReadOnlyAdmin[Agent]):
     def resume(self, request: HttpRequest, rows: QuerySet[Agent]) -> HttpResponse:
         return sign_each("/resume/agent/", rows)
 
-    @admin.action(description=_("Revoke the agents for good"))
-    def revoke(self, request: HttpRequest, rows: QuerySet[Agent]) -> None:
-        each(self, request, rows, agents.revoke_agent, "agent")
+    @admin.action(description=_("Revoke the agents for good (asks first)"))
+    def revoke(self, _request: HttpRequest, rows: QuerySet[Agent]) -> HttpResponse:
+        return ask_first("agent", rows)
 
 
 class GrantAdmin(ReadOnlyAdmin[Grant]):
@@ -139,9 +148,9 @@ class GrantAdmin(ReadOnlyAdmin[Grant]):
     def resume(self, request: HttpRequest, rows: QuerySet[Grant]) -> HttpResponse:
         return sign_each("/resume/grant/", rows)
 
-    @admin.action(description=_("Revoke the grants for good"))
-    def revoke(self, request: HttpRequest, rows: QuerySet[Grant]) -> None:
-        each(self, request, rows, grants.revoke_grant, "grant")
+    @admin.action(description=_("Revoke the grants for good (asks first)"))
+    def revoke(self, _request: HttpRequest, rows: QuerySet[Grant]) -> HttpResponse:
+        return ask_first("grant", rows)
 
 
 class KeyAdmin(ReadOnlyAdmin[Key]):
@@ -157,9 +166,9 @@ class KeyAdmin(ReadOnlyAdmin[Key]):
         purposes = rows.order_by("purpose").values_list("purpose", flat=True).distinct()
         each(self, request, purposes, keys.rotate_key, "purpose")
 
-    @admin.action(description=_("Disable for good: everything they signed is refused"))
-    def disable(self, request: HttpRequest, rows: QuerySet[Key]) -> None:
-        each(self, request, rows.values_list("kid", flat=True), keys.disable_key, "kid")
+    @admin.action(description=_("Disable for good: everything they signed is refused (asks first)"))
+    def disable(self, _request: HttpRequest, rows: QuerySet[Key]) -> HttpResponse:
+        return ask_first("key", rows)
 
 
 class KeyCertificateAdmin(ReadOnlyAdmin[KeyCertificate]):
@@ -169,10 +178,9 @@ class KeyCertificateAdmin(ReadOnlyAdmin[KeyCertificate]):
     ordering = ("-not_before",)
     actions = ("revoke",)
 
-    @admin.action(description=_("Revoke for good: everything their keys signed is refused"))
-    def revoke(self, request: HttpRequest, rows: QuerySet[KeyCertificate]) -> None:
-        serials = [str(serial) for serial in rows.values_list("serial", flat=True)]
-        each(self, request, serials, revoke_certificate, "serial")
+    @admin.action(description=_("Revoke for good: everything their keys signed is refused (asks first)"))
+    def revoke(self, _request: HttpRequest, rows: QuerySet[KeyCertificate]) -> HttpResponse:
+        return ask_first("key_certificate", rows)
 
 
 ADMINS: "list[tuple[type[Model], type[admin.ModelAdmin[Any]]]]" = [

@@ -132,6 +132,12 @@ def drawn_in(page: str) -> str:
     return drawn[1] if drawn else ""
 
 
+def shown_in(page: str) -> str:
+    """The fingerprint of a page that asks before an end."""
+    [shown] = re.findall(r'action="([A-Za-z0-9_-]{43})"', page)
+    return str(shown)
+
+
 class LivePerson:
     """A human at a live registry's pages, with a software passkey and a cookie jar."""
 
@@ -179,6 +185,13 @@ class LivePerson:
 
     def decide(self, grant_id: str, signed: dict[str, Any]) -> httpx.Response:
         return self.post(f"/approvals/{grant_id}/decide", signed)
+
+    def revoke_grant(self, grant_id: str) -> httpx.Response:
+        """Read what ends with it, and press."""
+        path = f"/approvals/{grant_id}/revoke/"
+        return self.http.post(
+            path + shown_in(self.http.get(path).text), headers={"X-CSRFToken": self._csrf()}
+        )
 
     def sign_in(self) -> None:
         """Begin a new session with the passkey."""

@@ -17,7 +17,8 @@ from audit.models import Checkpoint, Cosignature, Leaf, Segment
 from audit.services import SYSTEM, record, seal_audit
 from audit.tests.fake_witness import VERIFIER
 from audit.tests.tampering import as_table_owner
-from kms.services import ensure_key
+from kms.models import Key
+from kms.services import disable_key, ensure_key
 
 pytestmark = pytest.mark.django_db
 
@@ -81,6 +82,11 @@ def test_a_log_that_does_not_fit_is_not_consistent(log: None) -> None:
     with as_table_owner():
         Leaf.objects.filter(leaf_index=1).update(leaf_hash=bytes(32))
         assert sample("consistent") == 0
+
+
+def test_SA_8_a_disabled_key_of_the_log_makes_it_no_less_consistent(log: None) -> None:
+    disable_key(kid=Key.objects.get(purpose="audit").kid, actor=SYSTEM, now=timezone.now(), even_last=True)
+    assert sample("consistent") == 1
 
 
 def test_an_empty_log_is_consistent(db: None) -> None:

@@ -112,7 +112,7 @@ ENDS: Final[Mapping[str, _End]] = {
     ),
     kinds.SERVICE_PROVIDER_SECRET_ROTATED: _secret,
     kinds.SERVICE_PROVIDER_SECRETS_ENDED: _secret,
-    kinds.KEY_DISABLED: _name("kid", disable_key),
+    kinds.KEY_DISABLED: _name("kid", partial(disable_key, even_last=True)),
     kinds.KEY_CERTIFICATE_REVOKED: _name("serial", revoke_certificate),
 }
 

@@ -21,15 +21,20 @@ def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: 
     """
     email = human.email
     with transaction.atomic():
-        # First whatever still could become a passkey: who was at it is done before this ends, and nobody comes after.
-        codes = SetupCode.objects.filter(Q(human=human) | Q(email__iexact=email))
-        # The challenge of a setup holds the name and the address that were typed.
-        setups = [str(pk) for pk in codes.values_list("pk", flat=True)]
-        Challenge.objects.filter(
-            Q(human=human) | Q(purpose=Challenge.Purpose.SETUP, subject__in=setups)
-        ).delete()
-        codes.delete()
+        bar_ways_in(human)
         remove_all_passkeys(human=human, reason="human_deleted", actor=actor, now=now)
         people.delete_human(human=human, actor=actor, now=now, even_last_admin=even_last_admin)
         # Last: what was recorded above has openings too.
         erase_texts(human=human, email=email, actor=actor, now=now)
+
+
+def bar_ways_in(human: Human) -> None:
+    """Delete whatever still could become a passkey, inside the caller's transaction and before anything else of it.
+
+    Who was at it is done before this ends, and nobody comes after.
+    """
+    codes = SetupCode.objects.filter(Q(human=human) | Q(email__iexact=human.email))
+    # The challenge of a setup holds the name and the address that were typed.
+    setups = [str(pk) for pk in codes.values_list("pk", flat=True)]
+    Challenge.objects.filter(Q(human=human) | Q(purpose=Challenge.Purpose.SETUP, subject__in=setups)).delete()
+    codes.delete()

@@ -85,7 +85,7 @@ def accept_signature(
             # A challenge of the release before may have no token: its page is to be reloaded.
             check_drawn(page(row), row.data.get("drawn", ""))
             act(row)
-            _hold(human)
+            hold_human(human)
             compact = build_receipt(
                 parse_statement(row.statement),
                 credential_id=verified.credential_id,
@@ -123,7 +123,7 @@ def receipt_of(kind: str, subject: str) -> Receipt | None:
     return found.order_by("-created_at", "-id").first()
 
 
-def _hold(human: Human) -> None:
+def hold_human(human: Human) -> None:
     """See that the human still is who came in, and keep it so until the commit. Last, as everywhere: humans are
     locked after agents and grants.
     """

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -73,6 +74,21 @@ class Person:
         """Submit a form whose act needs a signature of its own."""
         verification = json.dumps(self.verification(path))
         return self.client.post(path, (fields or {}) | {"verification": verification})
+
+    def ready_to_end(self, path: str, **changes: str) -> Callable[[], Any]:
+        """Read a page that asks before an end, type what it says, and sign: what is left is the press."""
+        page = self.get(path)
+        assert page.status_code == 200, page.content
+        found = page.context["found"]
+        fields = {"id": [str(each) for each in page.context["chosen"]], "typed": found.typed} | changes
+        address = path.partition("?")[0] + found.shown
+        if found.typed:
+            fields["verification"] = json.dumps(self.verification(address))
+        return lambda: self.client.post(address, fields)
+
+    def end(self, path: str, **changes: str) -> Any:
+        """The whole of it."""
+        return self.ready_to_end(path, **changes)()
 
     def ask_passkey(self) -> Any:
         """Creation options for a further passkey, signed for with the one there is."""

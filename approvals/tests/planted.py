@@ -16,9 +16,8 @@ from approvals.services.people import create_setup_link
 from approvals.tests.cast import Person, browser
 from kms.services import ensure_key
 from registry.models import Grant, ServiceProvider
-from registry.services.agents import claim_link
 from registry.services.service_providers import create_service_provider
-from registry.tests.cast import TESTER, AgentClient
+from registry.tests.cast import TESTER, AgentClient, claim_link
 from verifier.tests.scene import Scene
 
 _MARK = "zqplanted"

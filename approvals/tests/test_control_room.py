@@ -18,7 +18,7 @@ from audit.models import Checkpoint, CheckpointCopy, Cosignature, Event, Segment
 from audit.refusals import Batches
 from kms.certificates import certify
 from kms.models import Key, KeyCertificate
-from kms.services import ensure_key
+from kms.services import ensure_key, promote_due_keys, rotate_key
 from registry import rate_limits
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.tests.cast import TESTER, AgentClient, pending
@@ -30,6 +30,8 @@ RESUMED: dict[type[Model], str] = {
     ServiceProvider: "service_provider",
     Human: "human",
 }
+
+ENDED: dict[type[Model], str] = RESUMED | {Key: "key", KeyCertificate: "key_certificate"}
 
 
 def press(admin: Person, row: Model, action: str) -> Any:
@@ -43,6 +45,16 @@ def events(actor: Person, seen: set[Any]) -> list[tuple[str, str]]:
     """Kind and outcome of what this person has done since `seen`."""
     fresh = Event.objects.exclude(pk__in=seen).filter(actor_kind="human", actor_id=str(actor.human.pk))
     return [(event.kind, event.outcome) for event in fresh.order_by("id")]
+
+
+def replaced() -> Key:
+    """A token key that another has followed."""
+    now = timezone.now()
+    key = ensure_key(purpose="token", actor=TESTER, now=now)
+    rotate_key(purpose="token", actor=TESTER, now=now)
+    Key.objects.filter(state=Key.State.NEXT, purpose="token").update(active_from=now)
+    promote_due_keys(now=now)
+    return key
 
 
 def certificate() -> KeyCertificate:
@@ -75,8 +87,9 @@ def test_DJ_16_each_button_changes_the_row_and_writes_its_event(
         (alice.human, "resume", "registry.human.resumed", "active"),
         (alice.human, "end_sessions", "registry.human.sessions_ended", "active"),
         (Key.objects.get(purpose="receipt"), "rotate", "kms.key.published", "active"),
-        (Key.objects.get(purpose="receipt"), "disable", "kms.key.disabled", "disabled"),
+        (replaced(), "disable", "kms.key.disabled", "disabled"),
         (certificate(), "revoke", kinds.KEY_CERTIFICATE_REVOKED, "revoked"),
+        (alice.human, "delete", "registry.human.deleted", "deleted"),
     ]
     # Every button there is: a new one without its row here, and so without its event, is found.
     request = _request(admin)
@@ -93,7 +106,13 @@ def test_DJ_16_each_button_changes_the_row_and_writes_its_event(
             admin.deny_as_admin(waiting)
         elif action == "resume":
             admin.resume(f"/resume/{RESUMED[type(row)]}/{row.pk}/")
-        assert events(admin, seen) == [(kind, "success")]
+        elif action in {"revoke", "disable", "delete"}:
+            # These lead to the page that asks first.
+            assert events(admin, seen) == []
+            assert admin.end(f"/endings/{ENDED[type(row)]}/?id={row.pk}").status_code == 302
+        done = [each for each in events(admin, seen) if each[0] != kinds.HUMAN_VERIFIED]
+        assert done[-1:] == [(kind, "success")]
+        assert action == "delete" or len(done) == 1
         column = "state" if isinstance(row, Key | KeyCertificate) else "status"
         assert type(row)._default_manager.values_list(column, flat=True).get(pk=row.pk) == status
 
@@ -126,7 +145,6 @@ def test_DJ_16_each_form_is_an_event_of_the_admin(admin: Person, bob: Person) ->
         ("invite", {"email": "new@example.org"}, "approvals.setup_code.created"),
         ("enrolment-code", {"human": str(bob.human.pk)}, "registry.enrolment_code.created"),
         ("recovery-link", {"human": str(bob.human.pk)}, "approvals.setup_code.created"),
-        ("delete-human", {"email": "bob@example.org"}, "registry.human.deleted"),
         (
             "new-service-provider",
             {"name": "Beta", "audience": "http://127.0.0.1:8004"},

@@ -196,17 +196,20 @@ def test_the_last_admin_cannot_be_deleted(admin: Person, now: datetime) -> None:
 
 
 def test_WR_7_an_admin_deletes_with_a_signature_by_the_typed_address(admin: Person, zoe: Person) -> None:
-    human, path = zoe.human, "/admin/delete-human/"
-    refused(admin.client.post(path, {"email": human.email}), 401, "verification_required")
-    assert "Nobody has this address" in admin.press(path, {"email": "x@example.org"}).content.decode()
+    human = zoe.human
+    path = f"/endings/human/?id={human.pk}"
+    typed = {"typed": human.email, "id": str(human.pk)}
+    shown = admin.get(path).context["found"].fingerprint
+    refused(admin.client.post(f"/endings/human/{shown}", typed), 401, "verification_required")
+    refused(admin.end(path, typed="x@example.org"), 400, "invalid_request")
     human.refresh_from_db()
     assert human.status == "active"
-    assert admin.press(path, {"email": human.email.upper()})["Location"] == "/admin/"
+    assert admin.end(path, typed=human.email.upper())["Location"] == "/admin/registry/human/"
     human.refresh_from_db()
     assert human.status == "deleted"
     event = Event.objects.get(kind="registry.human.deleted")
     assert (event.actor_id, event.human_id) == (str(admin.human.pk), human.pk)
-    assert "The human was deleted." in admin.get("/admin/").content.decode()
+    assert "Done for 1." in admin.get("/admin/registry/human/").content.decode()
     assert not SetupCode.objects.filter(human=human).exists()
 
 

@@ -85,7 +85,7 @@ def test_a_time_is_told_as_people_say_it() -> None:
 
 
 def test_what_is_not_there_is_not_found(alice: Person, admin: Person, reading: Grant) -> None:
-    refused(alice.client.post(f"/agents/{reading.agent_id}/grants/{uuid.uuid4()}/revoke"), 404, "not_found")
+    refused(alice.client.post(f"/approvals/{uuid.uuid4()}/revoke/x"), 404, "not_found")
     refused(alice.get(f"/approvals/{reading.pk}/receipt/"), 404, "not_found")
     refused(alice.statement(reading, "perhaps"), 400, "invalid_request")
     reading.refresh_from_db()

@@ -13,7 +13,8 @@ from audit.models import Checkpoint, CheckpointCopy, Cosignature, Event, Head, S
 from audit.services import record, seal_audit
 from audit.standing import LATE
 from audit.tests.tampering import as_table_owner
-from kms.services import ensure_key
+from kms.models import Key
+from kms.services import disable_key, ensure_key, rotate_key
 from registry.models import Grant
 from registry.tests.cast import TESTER
 
@@ -147,3 +148,21 @@ def test_RF_21_the_control_room_says_when_too_many_wait(
 def test_the_log_is_shown_to_admins_alone_and_does_nothing(alice: Person, admin: Person) -> None:
     assert alice.get("/admin/log/").status_code == 302
     assert admin.client.post("/admin/log/").status_code == 405
+
+
+def test_SA_8_a_disabled_key_of_the_log_is_told_apart_from_tampering(
+    alice: Person, admin: Person, signed: Checkpoint, now: datetime
+) -> None:
+    key = Key.objects.get(purpose="audit")
+    rotate_key(purpose="audit", actor=TESTER, now=now)
+    Key.objects.filter(purpose="audit", state=Key.State.NEXT).update(active_from=now)
+    disable_key(kid=key.kid, actor=TESTER, now=now)
+    for who, path in ((alice, "/activity/"), (admin, "/admin/log/")):
+        text = page(who, path)
+        assert "Signed by a key that was disabled" in text
+        assert "This is no sign of tampering" in text
+        assert "does not fit what it signed" not in text
+    happen(now)
+    checkpoint_log(now=now + EVERY)
+    assert "Signed by a key that was disabled" not in page(alice)
+    assert "Verified just now" in page(admin, "/admin/log/")

@@ -147,7 +147,6 @@ def test_AP_9_who_no_longer_owns_the_agent_gets_the_answer_for_an_unknown_id(
 ACTS = {
     "/admin/invite/": {"email": "new@example.org"},
     "/admin/recovery-link/": {"human": "alice"},
-    "/admin/delete-human/": {"email": "alice@example.org"},
     "/admin/enrolment-code/": {"human": "alice"},
     "/admin/new-service-provider/": {"name": "Beta", "audience": "http://127.0.0.1:8004"},
 }

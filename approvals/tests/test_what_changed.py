@@ -192,7 +192,7 @@ def test_where_nothing_is_left_nothing_can_be_approved(
     assert "Nothing of it is left to approve" in shown
     assert 'value="approve"' not in shown
     refused(alice.statement(broad), 400, "invalid_request")
-    assert alice.client.post(f"/agents/{broad.agent_id}/grants/{broad.pk}/revoke").status_code == 302
+    assert alice.end(f"/approvals/{broad.pk}/revoke/").status_code == 302
 
 
 def test_a_request_the_service_no_longer_allows_in_full_can_be_approved_in_part_or_denied(

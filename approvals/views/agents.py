@@ -1,13 +1,11 @@
 """A human's agents: what each may do, what it used, and the acts that stop it."""
 
 import uuid
-from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
@@ -19,7 +17,6 @@ from agentauth.protocol.names import quoted
 from approvals.services.likeness import name_warnings
 from approvals.services.signatures import receipt_of
 from approvals.views.access import human_of, signed_in
-from approvals.views.approval import find_own_grant
 from approvals.views.described import describe_grant, describe_permissions
 from approvals.views.happened import tell
 from approvals.views.paging import page_of
@@ -27,7 +24,7 @@ from approvals.views.used import used_by
 from audit.models import Event
 from registry.authentication import actor_of
 from registry.models import Agent, Grant, Human
-from registry.services import agents, grants
+from registry.services import agents
 
 _EVENTS = 20
 
@@ -88,32 +85,13 @@ def _held(agent: Agent, now: datetime) -> list[Grant]:
     return list(found.order_by("created_at"))
 
 
-def _button(act: Callable[..., None], done: Any) -> Callable[..., HttpResponseBase]:
-    """The view of a button that calls one service for one of the human's agents."""
-
-    @require_POST
-    @signed_in
-    def view(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
-        agent = find_own_agent(agent_id, human_of(request))
-        act(agent=agent, actor=actor_of(request), now=timezone.now())
-        return _back(request, agent, done)
-
-    return view
-
-
-suspend = _button(agents.suspend_agent, _("Suspended"))
-revoke = _button(agents.revoke_agent, _("Revoked"))
-
-
 @require_POST
 @signed_in
-def revoke_grant(request: HttpRequest, agent_id: uuid.UUID, grant_id: uuid.UUID) -> HttpResponse:
+def suspend(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
     agent = find_own_agent(agent_id, human_of(request))
-    grant = find_own_grant(grant_id, human_of(request))
-    if grant.agent_id != agent.pk:
-        raise NotFoundError("There is nothing here, or it is not yours.")
-    grants.revoke_grant(grant=grant, actor=actor_of(request), now=timezone.now())
-    return _back(request, agent, _("Revoked"))
+    agents.suspend_agent(agent=agent, actor=actor_of(request), now=timezone.now())
+    messages.success(request, _("Suspended"))
+    return HttpResponseRedirect(f"/agents/{agent.pk}/")
 
 
 def find_own_agent(agent_id: uuid.UUID, human: Human) -> Agent:
@@ -122,8 +100,3 @@ def find_own_agent(agent_id: uuid.UUID, human: Human) -> Agent:
     if agent is None:
         raise NotFoundError("There is nothing here, or it is not yours.")
     return agent
-
-
-def _back(request: HttpRequest, agent: Agent, word: Any) -> HttpResponse:
-    messages.success(request, word)
-    return HttpResponseRedirect(f"/agents/{agent.pk}/")

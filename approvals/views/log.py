@@ -30,6 +30,8 @@ def _state(standing: Standing, *, fits: bool) -> str:
     """The worst first."""
     if standing.problem or not fits:
         return "wrong"
+    if standing.disabled_at:
+        return "disabled"
     if standing.is_late:
         return "late"
     if standing.checkpoint is None:

@@ -4,11 +4,13 @@ import base64
 import heapq
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 
+from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import ChainError, NoteError
-from audit.anchors import Anchor, read_anchor
+from audit.anchors import Anchor, read_any_anchor
 from audit.archive.layout import MANIFESTS, ArchiveError, Line, manifest_key
 from audit.archive.reading import prove_segment, read_manifest
 from audit.archive.tiles import Tiles
@@ -30,6 +32,9 @@ def prove_archive(*, store: Store, now: datetime, anchors: Iterable[Anchor] = ()
     `anchors`, the tree had that checkpoint's root; `anchors` reach no further than the archive. 4. Nothing else stands
     among the manifests. `first_bad` is the first leaf in doubt; size and root are those of the last segment proved. Raises
     TemporarilyUnavailableError where the store does not answer.
+
+    What a key signed that was disabled since has to fit and proves nothing: up to the archive's end a checkpoint by a key
+    that counts has to follow, else the archive is not proved from `signed_size` on, and `disabled_at` says why.
     """
     proved = _Proved(0, Tiles().root())
     try:
@@ -40,7 +45,7 @@ def prove_archive(*, store: Store, now: datetime, anchors: Iterable[Anchor] = ()
     except ChainError as error:
         place = error.place if isinstance(error, ArchiveError) else proved.size
         return _verdict(proved, place, error.description)
-    return _verdict(proved, None, "")
+    return archive.verdict(proved)
 
 
 class _Archive:
@@ -50,7 +55,10 @@ class _Archive:
         self._store, self._now = store, now
         self._tree = Tiles()
         # So many leaves have a root that a checkpoint says.
-        self._agreed = 0
+        self._agreed = self._signed = 0
+        # At so many sizes, and at the last of them.
+        self._doubted = self._last_doubted = 0
+        self._disabled_at: datetime | None = None
         self._asked = sorted(anchors)
         self._coming = heapq.merge(self._asked, self._kept())
         self._next = next(self._coming, None)
@@ -64,10 +72,11 @@ class _Archive:
             key = manifest_key(manifest.first)
             if manifest.previous != (previous and previous.hex()):
                 raise ArchiveError(manifest.first, f"{key} does not name the segment before it.")
-            self._read(manifest.checkpoint, f"the checkpoint in {key}")
+            anchor = self._read(manifest.checkpoint, f"the checkpoint in {key}")
             # 2, 3
             prove_segment(self._store, manifest, tree=self._tree, visit=self._visit)
             self._compare(manifest.end)
+            self._meet(anchor)
             self._agreed = manifest.end
             previous = sha256
             yield _Proved(manifest.end, self._tree.root())
@@ -90,7 +99,7 @@ class _Archive:
 
     def _read(self, note: bytes | str, place: str) -> Anchor:
         try:
-            return read_anchor(note, place=place, now=self._now)
+            return read_any_anchor(note, place=place, now=self._now)
         except NoteError as error:
             raise ArchiveError(self._tree.size, f"{place} is refused: {error.description}") from error
 
@@ -107,7 +116,31 @@ class _Archive:
                         f"The first {size} archived events do not have the root of {self._next.place}.",
                     )
                 self._agreed = size
+                self._meet(self._next)
             self._next = next(self._coming, None)
+
+    def _meet(self, anchor: Anchor) -> None:
+        if anchor.disabled_at is None:
+            self._signed = anchor.size
+        else:
+            self._doubted += anchor.size != self._last_doubted
+            self._last_doubted = anchor.size
+            self._disabled_at = max(anchor.disabled_at, self._disabled_at or anchor.disabled_at)
+
+    def verdict(self, proved: _Proved) -> Verdict:
+        """That of an archive in which everything fits."""
+        at, signed = self._disabled_at, self._signed
+        found = replace(_verdict(proved, None, ""), signed_size=signed, disabled_key_sizes=self._doubted)
+        if at is None:
+            return found
+        found = replace(found, disabled_at=timestamp(at))
+        if signed >= proved.size:
+            return found
+        problem = (
+            f"Everything fits, but a key that was disabled on {at:%Y-%m-%d %H:%M} UTC alone signed the events from leaf "
+            f"{signed} on. Prove it again once the archive ends at a checkpoint by the next key."
+        )
+        return replace(found, ok=False, first_bad=signed, problem=problem)
 
     def _kept(self) -> Iterator[Anchor]:
         """The checkpoints in the store, in order."""

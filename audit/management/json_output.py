@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -54,6 +55,13 @@ class JsonCommand(BaseCommand):
             ) from error
         for line in lines:
             self.stdout.write(line)
+
+    def agrees(self, question: str) -> bool:
+        """Whether the operator answers yes. Without an answer (no terminal), they have not agreed."""
+        # On stderr, since stdout carries the result.
+        self.stderr.write(f"{question} [yes/no] ", str, ending="")
+        self.stderr.flush()
+        return sys.stdin.readline().strip() == "yes"
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         """Do the work; the answer's members are part of the contract (docs/protocol.md section 12)."""

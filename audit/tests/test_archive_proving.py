@@ -358,7 +358,14 @@ def test_AU_31_the_archive_is_proved_by_a_command(
 
     passed, line = said("--json")
     assert passed
-    plain = {"breaks": [], "state_kept": False, "other_stores": [], "strange": [], "contradicted_grants": {}}
+    plain = {
+        "breaks": [],
+        "state_kept": False,
+        "other_stores": [],
+        "strange": [],
+        "contradicted_grants": {},
+        "grants_of_disabled_keys": {},
+    }
     assert json.loads(line) == asdict(log.prove()) | plain
     assert said()[1].startswith("The archive is whole: 268 events, root ")
     note = tmp_path / "note"

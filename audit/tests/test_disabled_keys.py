@@ -1,10 +1,12 @@
 """What a key signed that was disabled since is shown to nobody and proves nothing, and has to fit all the same."""
 
-from datetime import datetime
+from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db import transaction
 from pytest_django.fixtures import Settings
 
@@ -13,12 +15,15 @@ from agentauth.protocol.checkpoint import open_checkpoint, sign_checkpoint
 from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey
 from agentauth.protocol.notes import SignatureType, Verifier
 from audit.anchors import stored_anchors
+from audit.archive.proving import prove_archive
 from audit.breaks import origin
 from audit.checkpoints import EVERY, LOOK, checkpoint_log, newest_signed
 from audit.copies import key_of
 from audit.models import Checkpoint, Event
 from audit.proofs import signed_checkpoint
 from audit.sequencer import sequence_until_empty
+from audit.standing import log_standing
+from audit.stores import store_at
 from audit.tests.conftest import MakeEvent
 from audit.tests.proving import event_of, get, good, refused
 from audit.tests.tampering import as_table_owner
@@ -27,6 +32,7 @@ from audit.tree import root_at
 from audit.verification import Verdict, verify_log
 
 pytestmark = pytest.mark.django_db
+DISABLED_AT = datetime(2026, 11, 29, 7, 5, tzinfo=UTC)
 LOST, PRESENT, STRANGER = (LocalSigner(PrivateKey.generate()) for _ in range(3))
 
 
@@ -41,8 +47,8 @@ class Keys:
     def counting(self, *, purpose: str, now: datetime) -> dict[str, PublicKey]:
         return {key.kid: key.public for key in ([PRESENT] if self.disabled else [LOST, PRESENT])}
 
-    def lost(self, *, purpose: str, now: datetime) -> dict[str, PublicKey]:
-        return {LOST.kid: LOST.public} if self.disabled else {}
+    def lost(self, *, purpose: str, now: datetime) -> dict[str, tuple[PublicKey, datetime]]:
+        return {LOST.kid: (LOST.public, DISABLED_AT)} if self.disabled else {}
 
 
 keys = Keys()
@@ -96,7 +102,7 @@ def test_AU_7_a_log_that_does_not_fit_a_disabled_keys_checkpoint_is_not_whole(
         write_anew(9)
         verdict = whole(now)
     assert (verdict.ok, verdict.first_bad, verdict.signed_size) == (False, 3, 0)
-    assert "a key signed that was disabled since" in verdict.problem
+    assert "signed by a key that was disabled on 2026-11-29 07:05 UTC" in verdict.problem
 
 
 @pytest.mark.parametrize("by", [LOST, STRANGER], ids=["lost", "stranger"])
@@ -143,3 +149,64 @@ def test_only_so_many_rows_are_looked_through(log: Path, now: datetime) -> None:
             assert newest_signed(now=now) is not None
             forged(100 + number, bytes(32), STRANGER, now)
     assert newest_signed(now=now) is None
+
+
+def test_SA_8_a_disabled_key_is_no_tampering_in_the_log_s_standing(log: Path, now: datetime) -> None:
+    found = log_standing(now=now)
+    assert (found.problem, found.disabled_at) == ("", DISABLED_AT)
+    assert checkpoint_log(now=now + EVERY) == 9
+    assert log_standing(now=now + EVERY).disabled_at is None
+    # What does not fit is a problem whoever signed it.
+    with as_table_owner():
+        forge_an_event()
+        write_anew(9)
+        assert log_standing(now=now + EVERY).problem
+
+
+def test_SA_8_the_command_says_when_the_key_was_disabled(log: Path, now: datetime) -> None:
+    assert command()["disabled_at"] == "2026-11-29T07:05:00Z"
+    out = StringIO()
+    call_command("verify_audit", stdout=out)
+    assert (
+        "signed by a key that was disabled on 2026-11-29T07:05:00Z. That is no tampering." in out.getvalue()
+    )
+    assert "TAMPERED" not in out.getvalue()
+
+
+def test_SA_8_an_archive_signed_by_a_disabled_key_fits_and_is_proved_by_the_next_key(
+    log: Path, settings: Settings, now: datetime
+) -> None:
+    keys.disabled = False
+    call_command("archive_audit", stdout=StringIO())
+    keys.disabled = True
+    store = store_at(settings.AUDIT_STORE)
+    found = prove_archive(store=store, now=now)
+    assert (found.ok, found.tree_size, found.signed_size, found.first_bad) == (False, 7, 0, 0)
+    assert "Everything fits, but a key that was disabled on 2026-11-29 07:05 UTC" in found.problem
+    out = StringIO()
+    with pytest.raises(SystemExit):
+        call_command("verify_audit", "--archive", settings.AUDIT_STORE, stdout=out)
+    assert "The archive is not proved from leaf 0 on." in out.getvalue()
+    assert "NOT WHOLE" not in out.getvalue()
+    # Nor is it where the store has lost its checkpoints and the manifest's own is left.
+    for size in (4, 7):
+        (log / key_of(size)).rename(log / f"{size}")
+    assert prove_archive(store=store, now=now).disabled_at == "2026-11-29T07:05:00Z"
+    for size in (4, 7):
+        (log / f"{size}").rename(log / key_of(size))
+    assert checkpoint_log(now=now + EVERY) == 9
+    call_command("archive_audit", stdout=StringIO())
+    found = prove_archive(store=store, now=now)
+    assert (found.ok, found.tree_size, found.signed_size, found.disabled_key_sizes) == (True, 9, 9, 2)
+
+
+def test_SA_8_an_archive_that_does_not_fit_a_disabled_keys_checkpoint_is_not_whole(
+    log: Path, settings: Settings, now: datetime
+) -> None:
+    assert checkpoint_log(now=now + EVERY) == 9
+    call_command("archive_audit", stdout=StringIO())
+    note = sign_checkpoint(Said(origin(), 8, bytes(32)), signer=LOST)
+    (log / key_of(8)).write_text(note)
+    found = prove_archive(store=store_at(settings.AUDIT_STORE), now=now)
+    assert (found.ok, found.disabled_at) == (False, "")
+    assert "do not have the root of" in found.problem

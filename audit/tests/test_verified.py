@@ -20,7 +20,7 @@ from audit.checkpoints import EVERY, checkpoint_log
 from audit.copies import key_of
 from audit.entries import entry_of
 from audit.models import Checkpoint, Event, Head, Leaf, Node, Opening, QueueEntry
-from audit.tests import proving
+from audit.tests import proving, signing
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
 from audit.tests.test_anchors import command, write_anew
@@ -195,12 +195,16 @@ def test_AU_7_a_state_that_our_key_did_not_sign_is_not_rested_upon(state: Path, 
 def test_AU_7_a_state_of_a_key_that_was_disabled_since_is_not_rested_upon(
     state: Path, settings: Settings, now: datetime
 ) -> None:
-    settings.AUDIT_KEYS, settings.AUDIT_DISABLED_KEYS = f"{__name__}.none", "audit.tests.signing.keys"
+    settings.AUDIT_KEYS, settings.AUDIT_DISABLED_KEYS = f"{__name__}.none", f"{__name__}.all_disabled"
     before = state.read_text()
     found = go_on()
     assert (found["ok"], found["checked_from"], found["signed_size"]) == (True, 0, 0)
     assert (found["disabled_key_sizes"], found["state_kept"]) == (1, False)
     assert state.read_text() == before
+
+
+def all_disabled(*, purpose: str, now: datetime) -> dict[str, Any]:
+    return {kid: (key, now) for kid, key in signing.keys(purpose=purpose, now=now).items()}
 
 
 def none(*, purpose: str, now: datetime) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def test_JK_18_a_revoked_certificate_leaves_at_once_for_good() -> None:
 
 def test_JK_18_a_disabled_key_takes_all_it_certified_with_it(token_kid: str) -> None:
     certified()
-    disable_key(kid=token_kid, actor=ACTOR, now=NOW)
+    disable_key(kid=token_kid, actor=ACTOR, now=NOW, even_last=True)
     assert token_keys(now=NOW) == {}
     assert token_jwks(now=NOW) == {"keys": []}
 
@@ -173,6 +173,6 @@ def test_AU_1_what_cannot_be_recorded_is_not_certified(monkeypatch: pytest.Monke
 
 
 def test_KM_14_without_a_key_nothing_is_certified(token_kid: str) -> None:
-    disable_key(kid=token_kid, actor=ACTOR, now=NOW)
+    disable_key(kid=token_kid, actor=ACTOR, now=NOW, even_last=True)
     with pytest.raises(TemporarilyUnavailableError):
         certified()

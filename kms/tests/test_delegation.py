@@ -117,7 +117,7 @@ def test_a_change_of_this_process_counts_at_once(
     settings.TOKEN_SIGNING = way
     process.kid(timedelta())
     process.kid(PUBLISHED_BEFORE_USE)
-    disable_key(kid=root, actor=ACTOR, now=NOW + PUBLISHED_BEFORE_USE)
+    disable_key(kid=root, actor=ACTOR, now=NOW + PUBLISHED_BEFORE_USE, even_last=True)
     with pytest.raises(TemporarilyUnavailableError):
         process.kid(PUBLISHED_BEFORE_USE)
 
@@ -174,7 +174,7 @@ def test_a_change_of_this_process_counts_from_its_commit_too(
 ) -> None:
     """Whoever read in between read what was before."""
     with django_capture_on_commit_callbacks(execute=True):
-        disable_key(kid=root, actor=ACTOR, now=NOW)
+        disable_key(kid=root, actor=ACTOR, now=NOW, even_last=True)
         before = KEY_CHANGES.number
     assert KEY_CHANGES.number == before + 1
 
@@ -258,7 +258,7 @@ def test_JK_18_with_the_key_disabled_nothing_is_signed_under_its_certificates(
 ) -> None:
     process.kid(timedelta())
     process.kid(PUBLISHED_BEFORE_USE)
-    disable_key(kid=root, actor=ACTOR, now=NOW + PUBLISHED_BEFORE_USE)
+    disable_key(kid=root, actor=ACTOR, now=NOW + PUBLISHED_BEFORE_USE, even_last=True)
     with pytest.raises(TemporarilyUnavailableError):
         process.kid(PUBLISHED_BEFORE_USE)
     assert not Key.objects.exclude(state="disabled").exists()

@@ -101,7 +101,7 @@ def test_KM_9_a_key_that_signs_nothing_as_long_as_a_receipt_is_named(monkeypatch
 
 def test_a_purpose_without_a_key_is_named_and_a_disabled_key_is_not_asked(key_directory: Path) -> None:
     key = made()
-    disable_key(kid=key.kid, actor=ACTOR, now=NOW)
+    disable_key(kid=key.kid, actor=ACTOR, now=NOW, even_last=True)
     (key_directory / key.uri.removeprefix("file:")).unlink()
     code, found = checked()
     assert (code, list(found["bad"]), len(found["good"])) == (1, ["token"], 2)

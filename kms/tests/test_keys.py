@@ -1,15 +1,11 @@
 """The life of keys: made, published before use, switched by the clock, retired, disabled; each step one event."""
 
-import json
 from datetime import UTC, datetime, timedelta
-from io import StringIO
 from pathlib import Path
 
 import pytest
-from django.core.management import CommandError, call_command
 from django.db import IntegrityError, transaction
 
-from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import (
     InvalidStateError,
     InvalidTokenError,
@@ -124,7 +120,7 @@ def test_ensure_key_makes_one_and_keeps_it() -> None:
     first = ensure_key(purpose="receipt", actor=ACTOR, now=NOW)
     assert ensure_key(purpose="receipt", actor=ACTOR, now=NOW) == first
     assert Key.objects.count() == 1
-    disable_key(kid=first.kid, actor=ACTOR, now=NOW)
+    disable_key(kid=first.kid, actor=ACTOR, now=NOW, even_last=True)
     after = ensure_key(purpose="receipt", actor=ACTOR, now=NOW)
     # Not the purpose's very first: verifiers hold an older set, so it waits like any other.
     assert after.state == "next"
@@ -195,7 +191,7 @@ def test_JK_18_a_disabled_key_is_refused_and_unpublished_at_once() -> None:
     new = _rotate()
     token = _token(old.kid, NOW)
     _read(token, NOW)
-    disable_key(kid=old.kid, actor=ACTOR, now=NOW)
+    disable_key(kid=old.kid, actor=ACTOR, now=NOW, even_last=True)
     with pytest.raises(InvalidTokenError):
         _read(token, NOW)
     assert [key["kid"] for key in public_jwks(purpose="token", now=NOW)["keys"]] == [new.kid]
@@ -209,7 +205,7 @@ def test_a_disabled_key_never_returns_and_is_disabled_once() -> None:
     old = _rotate()
     _rotate()
     assert disabled_keys(purpose="token", now=NOW) == {}
-    disable_key(kid=old.kid, actor=ACTOR, now=NOW)
+    disable_key(kid=old.kid, actor=ACTOR, now=NOW, even_last=True)
     assert list(disabled_keys(purpose="token", now=NOW)) == [old.kid]
     assert disabled_keys(purpose="audit", now=NOW) == {}
     events = Event.objects.count()
@@ -226,7 +222,7 @@ def test_a_disabled_key_never_returns_and_is_disabled_once() -> None:
 def test_disabling_the_new_key_after_its_switch_does_not_bring_the_old_one_back() -> None:
     _rotate()
     new = _rotate()
-    disable_key(kid=new.kid, actor=ACTOR, now=SWITCH)
+    disable_key(kid=new.kid, actor=ACTOR, now=SWITCH, even_last=True)
     with pytest.raises(TemporarilyUnavailableError):
         signer(purpose="token", now=SWITCH)
 
@@ -305,7 +301,7 @@ def test_the_opened_key_is_kept_and_its_state_is_not() -> None:
         _kid(NOW)
     assert services._opened.cache_info().misses == 1
     assert services._opened.cache_info().maxsize == services._CACHED_KEYS
-    disable_key(kid=key.kid, actor=ACTOR, now=NOW)
+    disable_key(kid=key.kid, actor=ACTOR, now=NOW, even_last=True)
     with pytest.raises(TemporarilyUnavailableError):
         signer(purpose="token", now=NOW)
 
@@ -317,35 +313,3 @@ def test_the_audit_signer_is_found_by_its_path() -> None:
     found = audit_signer(now=NOW)
     assert found.kid == key.kid
     found.public.verify(b"checkpoint", found.sign(b"checkpoint"), alg=found.alg)
-
-
-def test_JK_18_an_operator_disables_a_key_by_its_name() -> None:
-    kid, out = ensure_key(purpose="token", actor=ACTOR, now=NOW).kid, StringIO()
-    call_command("disable_key", kid, "--json", stdout=out)
-    assert json.loads(out.getvalue()) == {"kid": kid, "purpose": "token", "state": "disabled"}
-    with pytest.raises(CommandError, match="disabled already"):
-        call_command("disable_key", kid)
-    with pytest.raises(CommandError, match="no key of that name"):
-        call_command("disable_key", "nobody")
-
-
-@pytest.mark.parametrize("beginning", ["-h", "-v", "-x", "--", "x-"])
-def test_JK_18_a_name_that_looks_like_an_option_is_a_name(beginning: str) -> None:
-    kid = beginning + "A" * 41
-    for arguments in ([kid], [kid, "--json"], ["--json", "--", kid]):
-        with pytest.raises(CommandError, match="no key of that name"):
-            call_command("disable_key", *arguments)
-
-
-def test_JK_18_whoever_disables_the_last_key_is_told_when_the_next_signs() -> None:
-    first = ensure_key(purpose="token", actor=ACTOR, now=NOW).kid
-
-    def said(*command: str) -> str:
-        out = StringIO()
-        call_command(*command, stdout=out)
-        return out.getvalue()
-
-    assert "manage.py ensure_keys`." in said("disable_key", first)
-    told = said("ensure_keys").splitlines()[-1]
-    following = Key.objects.get(purpose="token", state="next")
-    assert told == f"token: {following.kid} signs from {timestamp(following.active_from)} on"

@@ -68,7 +68,7 @@ def test_a_disabled_key_introduces_nobody_and_is_introduced_by_nobody(settings: 
 
 def test_where_all_before_are_disabled_the_next_comes_without_a_word() -> None:
     first = rotated()
-    disable_key(kid=first.kid, actor=ACTOR, now=NOW)
+    disable_key(kid=first.kid, actor=ACTOR, now=NOW, even_last=True)
     assert rotated().introduction == ""
 
 

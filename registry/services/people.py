@@ -6,7 +6,7 @@ from datetime import datetime
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 
 from agentauth.protocol.errors import InvalidRequestError, InvalidStateError
 from agentauth.protocol.manifest import check_display_name
@@ -150,6 +150,13 @@ def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: 
     human.refresh_from_db()
 
 
+def refuse_to_delete(human: Human) -> None:
+    """Raise InvalidStateError where `delete_human` would, as the rows are now; nothing is locked."""
+    if human.status == Human.Status.DELETED:
+        raise InvalidStateError("This human is deleted already.")
+    _refuse_last_admin(human, _active_admins(), "deleted")
+
+
 def change_time_zone(*, human: Human, zone: str, actor: Actor, now: datetime) -> None:
     """Show times in another IANA zone from now on. Raises InvalidRequestError."""
     parse_zone(zone, "time_zone")
@@ -165,8 +172,14 @@ def _end_enrolment_codes(human: Human, now: datetime) -> None:
 
 def _keep_an_admin(human: Human, what: str) -> None:
     # Held together: two admins who end each other at once would leave none.
-    active = Human.objects.filter(is_staff=True, status=Human.Status.ACTIVE)
-    admins = active.select_for_update(no_key=True).order_by("id")
+    _refuse_last_admin(human, _active_admins().select_for_update(no_key=True), what)
+
+
+def _active_admins() -> QuerySet[Human]:
+    return Human.objects.filter(is_staff=True, status=Human.Status.ACTIVE).order_by("id")
+
+
+def _refuse_last_admin(human: Human, admins: QuerySet[Human], what: str) -> None:
     if [admin.pk for admin in admins] == [human.pk]:
         raise InvalidStateError(f"The last admin cannot be {what}: invite another one first.")
 

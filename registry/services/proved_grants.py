@@ -199,12 +199,14 @@ def _judged(asked: Collection[Terms]) -> tuple[dict[Terms, Proof], dict[Terms, s
     return proved, refused
 
 
-def covering_receipts(asked: Collection[Terms]) -> dict[Terms, VerifiedReceipt]:
+def covering_receipts(
+    asked: Collection[Terms], keys: Mapping[str, PublicKey] | None = None
+) -> dict[Terms, VerifiedReceipt]:
     """The receipt of the approval that covers each of these terms, read and verified now; the others are left out.
 
-    Raises django.db errors.
+    By the receipt keys that count, or by `keys`. Raises django.db errors.
     """
-    keys = evidence_keys(purpose="receipt")
+    keys = evidence_keys(purpose="receipt") if keys is None else keys
     receipts: dict[str, list[VerifiedReceipt]] = {}
     for subject, compact in _stored([terms.grant_id for terms in asked]):
         if receipt := _approval_of(subject, compact, keys):

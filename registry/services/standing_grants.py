@@ -5,12 +5,15 @@ For `manage.py verify_audit`, which proves the log itself and asks for this by t
 
 import uuid
 from collections.abc import Iterator
+from datetime import datetime
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
+from agentauth.protocol.encoding import timestamp
 from audit import kinds
 from audit.models import DroppedMonth, Event
 from audit.statements import select
+from kms.services import disabled_keys
 from registry.models import Grant
 from registry.services.grant_history import contradiction, histories
 from registry.services.proved_grants import NO_RECEIPT, Terms, covering_receipts, signed_version, terms_of
@@ -22,33 +25,47 @@ _BLANKED: Final = "SELECT id, subject FROM approvals_receipt WHERE compact = ''"
 _STANDING: Final = (Grant.Status.APPROVED, Grant.Status.SUSPENDED)
 
 
-def review() -> Iterator[tuple[str, str]]:
-    """The id of each grant, or of what else was signed for, that its receipts or its events contradict, with what is wrong.
+class Finding(NamedTuple):
+    """What is wrong with a grant: with `disabled_at` that its receipt's key was disabled then, else that it was changed."""
 
-    1. A receipt covers its terms (`registry.services.proved_grants`). 2. Of an approved one, the log has no later suspension
-    and no end (`registry.services.grant_history`). 3. Each receipt without its text is named by the event of an erasure.
-    Raises django.db errors.
+    grant_id: str
+    problem: str
+    disabled_at: str = ""
+
+
+def review(*, now: datetime) -> Iterator[Finding]:
+    """Each approved or suspended grant that its receipts or its events contradict, or whose receipt counts no more.
+
+    1. A receipt covers its terms (`registry.services.proved_grants`), by a key that was not disabled. 2. Of an approved one,
+    the log has no later suspension and no end (`registry.services.grant_history`). 3. Each receipt without its text is named
+    by the event of an erasure; else what it is about is named. Raises django.db errors.
     """
     rows = (
         Grant.objects.filter(status__in=_STANDING).select_related("agent", "service_provider").order_by("id")
     )
+    disabled = disabled_keys(purpose="receipt", now=now)
     every = rows.iterator(chunk_size=_BATCH)
     while grants := list(islice(every, _BATCH)):
         terms = {grant.pk: _terms(grant) for grant in grants}
         covered = covering_receipts(list(terms.values()))
+        rest = [each for each in terms.values() if each not in covered] if disabled else []
+        lost = covering_receipts(rest, {kid: key for kid, (key, _at) in disabled.items()}) if rest else {}
         said = histories([grant.pk for grant in grants if grant.status == Grant.Status.APPROVED])
         for grant in grants:
-            receipt = covered.get(terms[grant.pk])
+            receipt = covered.get(terms[grant.pk]) or lost.get(terms[grant.pk])
             if receipt is None:  # 1
-                yield str(grant.pk), NO_RECEIPT
+                yield Finding(str(grant.pk), NO_RECEIPT)
             elif problem := contradiction(
                 said.get(grant.pk, ()), signed_version=signed_version(receipt)
             ):  # 2
-                yield str(grant.pk), problem
+                yield Finding(str(grant.pk), problem)
+            elif terms[grant.pk] in lost:
+                at = timestamp(disabled[receipt.kid][1])
+                yield Finding(str(grant.pk), f"the key that signed its receipt was disabled on {at}", at)
     yield from _blanked()  # 3
 
 
-def _blanked() -> Iterator[tuple[str, str]]:
+def _blanked() -> Iterator[Finding]:
     """What receipts without their text are about, where no event says that their person was erased."""
     erased = Event.objects.filter(kind=kinds.HUMAN_ERASED).values_list("data", flat=True)
     told = {receipt for data in erased for receipt in data["receipts"]}
@@ -56,7 +73,7 @@ def _blanked() -> Iterator[tuple[str, str]]:
     archived = DroppedMonth.objects.exists()
     for receipt, subject in select(_BLANKED):
         if str(uuid.UUID(str(receipt))) not in told and not archived:
-            yield str(subject), UNTOLD
+            yield Finding(str(subject), UNTOLD)
 
 
 def _terms(grant: Grant) -> Terms:

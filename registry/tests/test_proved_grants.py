@@ -292,7 +292,7 @@ def test_DJ_17_a_disabled_receipt_key_ends_at_once_what_it_signed(
     assert (state.refusal(now), state.receipt_kid) == (None, key.kid)
     rotate_key(purpose="receipt", actor=TESTER, now=now)
     assert issue(agent, grant).status_code == 201
-    disable_key(kid=key.kid, actor=TESTER, now=now)
+    disable_key(kid=key.kid, actor=TESTER, now=now, even_last=True)
     refused(issue(agent, grant), 400, "invalid_grant")
     assert token_state(state.token.jti).refusal(now) == "grant_inactive"
     # Signed anew, by the key that follows, it is good again.

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
+from django.utils import timezone
 
 from audit.tests.tampering import as_table_owner
 from kms.models import Key
@@ -28,7 +29,7 @@ def _own_state(settings: Any, tmp_path: Any) -> None:
 
 
 def found() -> list[str]:
-    return [grant for grant, _ in review()]
+    return [each.grant_id for each in review(now=timezone.now())]
 
 
 def test_grants_that_were_signed_stand_whatever_happened_since(
@@ -88,7 +89,7 @@ def test_DJ_17_a_suspended_grant_set_to_approved_is_named(
     assert found() == []
     suspend_grant(grant=grant, actor=TESTER, now=now)
     Grant.objects.update(status="approved", suspension_cause="", version=version)
-    [(named, problem)] = review()
+    [(named, problem, _)] = review(now=now)
     assert named == str(grant.pk)
     assert "registry.grant.suspended at version 3, and nothing" in problem
 
@@ -100,7 +101,7 @@ def test_DJ_17_a_revoked_grant_set_to_approved_by_the_owner_of_the_table_is_name
     revoke_grant(grant=grant, actor=TESTER, now=now)
     with as_table_owner():
         Grant.objects.update(status="approved", ended_at=None)
-        [(named, problem)] = review()
+        [(named, problem, _)] = review(now=now)
     assert (named, "registry.grant.revoked" in problem) == (str(grant.pk), True)
 
 
@@ -108,8 +109,33 @@ def test_a_disabled_receipt_key_leaves_its_grants_without_proof(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
     grant = approved(agent, service_provider, now=now)
-    disable_key(kid=Key.objects.get(purpose="receipt").kid, actor=TESTER, now=now)
+    disable_key(kid=Key.objects.get(purpose="receipt").kid, actor=TESTER, now=now, even_last=True)
     assert found() == [str(grant.pk)]
+
+
+def test_SA_8_a_disabled_receipt_key_is_told_apart_from_a_changed_grant(
+    agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    grant, changed = (approved(agent, service_provider, now=now) for _ in range(2))
+    disable_key(kid=Key.objects.get(purpose="receipt").kid, actor=TESTER, now=now, even_last=True)
+    out = StringIO()
+    call_command("verify_audit", "--json", stdout=out)
+    told = json.loads(out.getvalue())
+    assert told["contradicted_grants"] == {}
+    assert set(told["grants_of_disabled_keys"]) == {str(grant.pk), str(changed.pk)}
+    out = StringIO()
+    call_command("verify_audit", stdout=out)
+    assert (
+        f"Grant {grant.pk} permits nothing: the key that signed its receipt was disabled on" in out.getvalue()
+    )
+    assert "WAS CHANGED" not in out.getvalue()
+    # What no receipt ever said is named as before, and so is what the log says ended.
+    Grant.objects.filter(pk=changed.pk).update(envelope={"max_uses": 1})
+    revoke_grant(grant=grant, actor=TESTER, now=now)
+    with as_table_owner():
+        Grant.objects.filter(pk=grant.pk).update(status="approved", ended_at=None)
+        problems = {each.grant_id: each.disabled_at for each in review(now=now)}
+    assert problems == {str(grant.pk): "", str(changed.pk): ""}
 
 
 def test_all_are_looked_at_however_many(

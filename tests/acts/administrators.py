@@ -11,6 +11,7 @@ from tests.acts.world import Act, World, act
 
 AGENT, GRANT = "POST admin/registry/agent/", "POST admin/registry/grant/"
 PROVIDER, HUMAN = "POST admin/registry/serviceprovider/", "POST admin/registry/human/"
+ENDING = "POST endings/<str:kind>/<str:shown>"
 RESUME = "POST resume/<str:kind>/<uuid:row_id>/decide"
 
 
@@ -39,9 +40,14 @@ def an_admin_resumes_an_agent(world: World) -> Act:
     return world.signed(world.admin, f"/resume/agent/{world.agent.agent().pk}/", {})
 
 
-@act(f"{AGENT} revoke", kinds.AGENT_REVOKED, kinds.GRANT_WITHDRAWN)
-def an_admin_revokes_an_agent(world: World) -> Act:
+@act(f"{AGENT} revoke")
+def an_admin_chooses_agents_to_revoke(world: World) -> Act:
     return world.button(world.request.agent, "revoke")
+
+
+@act(ENDING, kinds.HUMAN_VERIFIED, kinds.AGENT_REVOKED, kinds.GRANT_WITHDRAWN)
+def an_admin_revokes_an_agent(world: World) -> Act:
+    return world.admin.ready_to_end(f"/endings/agent/?id={world.request.agent.pk}")
 
 
 @act(f"{GRANT} deny")
@@ -95,9 +101,14 @@ def an_admin_resumes_a_grant(world: World) -> Act:
     return world.signed(world.admin, f"/resume/grant/{world.grant.pk}/", {})
 
 
-@act(f"{GRANT} revoke", kinds.GRANT_REVOKED)
-def an_admin_revokes_a_grant(world: World) -> Act:
+@act(f"{GRANT} revoke")
+def an_admin_chooses_grants_to_revoke(world: World) -> Act:
     return world.button(world.grant, "revoke")
+
+
+@act(ENDING, kinds.HUMAN_VERIFIED, kinds.GRANT_REVOKED)
+def an_admin_revokes_a_grant(world: World) -> Act:
+    return world.admin.ready_to_end(f"/endings/grant/?id={world.grant.pk}")
 
 
 @act(f"{PROVIDER} suspend", kinds.SERVICE_PROVIDER_SUSPENDED)
@@ -117,9 +128,14 @@ def an_admin_resumes_a_service_provider(world: World) -> Act:
     return world.signed(world.admin, f"/resume/service_provider/{world.provider.pk}/", {})
 
 
-@act(f"{PROVIDER} revoke", kinds.SERVICE_PROVIDER_REVOKED)
-def an_admin_revokes_a_service_provider(world: World) -> Act:
+@act(f"{PROVIDER} revoke")
+def an_admin_chooses_service_providers_to_revoke(world: World) -> Act:
     return world.button(world.provider, "revoke")
+
+
+@act(ENDING, kinds.HUMAN_VERIFIED, kinds.SERVICE_PROVIDER_REVOKED)
+def an_admin_revokes_a_service_provider(world: World) -> Act:
+    return world.admin.ready_to_end(f"/endings/service_provider/?id={world.provider.pk}")
 
 
 @act(f"{HUMAN} suspend", kinds.HUMAN_SUSPENDED)
@@ -165,8 +181,13 @@ def an_admin_makes_a_recovery_link(world: World) -> Act:
     return world.form(world.admin, "/admin/recovery-link/", human=human)
 
 
+@act(f"{HUMAN} delete")
+def an_admin_chooses_humans_to_delete(world: World) -> Act:
+    return world.button(world.alice.human, "delete")
+
+
 @act(
-    "POST admin/delete-human/",
+    ENDING,
     kinds.HUMAN_VERIFIED,
     kinds.PASSKEY_REMOVED,
     kinds.GRANT_REVOKED,
@@ -178,7 +199,7 @@ def an_admin_makes_a_recovery_link(world: World) -> Act:
 def an_admin_deletes_a_human(world: World) -> Act:
     assert world.grant
     assert world.request
-    return world.form(world.admin, "/admin/delete-human/", email="alice@example.org")
+    return world.admin.ready_to_end(f"/endings/human/?id={world.alice.human.pk}")
 
 
 @act("POST admin/enrolment-code/", kinds.HUMAN_VERIFIED, kinds.ENROLMENT_CODE_CREATED)

@@ -17,7 +17,7 @@ from audit.checkpoints import checkpoint_log
 from audit.models import RefusalCount
 from kms.certificates import certify
 from kms.models import Key, KeyCertificate
-from kms.services import ensure_key, rotate_key
+from kms.services import ensure_key, promote_due_keys, rotate_key
 from registry.models import Grant
 from registry.services.grants import suspend_grant
 from registry.services.service_providers import rotate_secret
@@ -98,18 +98,32 @@ def an_operator_publishes_the_next_key(_world: World) -> Act:
 
 
 @act("manage.py disable_key", kinds.KEY_DISABLED)
-def an_operator_disables_a_key(_world: World) -> Act:
-    return command("disable_key", Key.objects.get(purpose="token").kid)
+def an_operator_disables_a_key(world: World) -> Act:
+    return command("disable_key", _replaced(world).kid, "--yes")
+
+
+def _replaced(world: World) -> Key:
+    """A token key that another has followed."""
+    key = Key.objects.get(purpose="token")
+    rotate_key(purpose="token", actor=TESTER, now=world.now)
+    Key.objects.filter(state=Key.State.NEXT).update(active_from=world.past())
+    promote_due_keys(now=world.now)
+    return key
 
 
 @act("manage.py revoke_key_certificate", kinds.KEY_CERTIFICATE_REVOKED)
 def an_operator_revokes_a_certificate(world: World) -> Act:
-    return command("revoke_key_certificate", str(_certified(world).serial))
+    return command("revoke_key_certificate", str(_certified(world).serial), "--yes")
 
 
-@act("POST admin/kms/keycertificate/ revoke", kinds.KEY_CERTIFICATE_REVOKED)
-def an_admin_revokes_a_certificate(world: World) -> Act:
+@act("POST admin/kms/keycertificate/ revoke")
+def an_admin_chooses_certificates_to_revoke(world: World) -> Act:
     return world.button(_certified(world), "revoke")
+
+
+@act("POST endings/<str:kind>/<str:shown>", kinds.HUMAN_VERIFIED, kinds.KEY_CERTIFICATE_REVOKED)
+def an_admin_revokes_a_certificate(world: World) -> Act:
+    return world.admin.ready_to_end(f"/endings/key_certificate/?id={_certified(world).serial}")
 
 
 def _certified(world: World) -> KeyCertificate:
@@ -162,9 +176,14 @@ def an_admin_rotates_a_key(world: World) -> Act:
     return world.button(Key.objects.get(purpose="token"), "rotate")
 
 
-@act("POST admin/kms/key/ disable", kinds.KEY_DISABLED)
-def an_admin_disables_a_key(world: World) -> Act:
+@act("POST admin/kms/key/ disable")
+def an_admin_chooses_keys_to_disable(world: World) -> Act:
     return world.button(Key.objects.get(purpose="token"), "disable")
+
+
+@act("POST endings/<str:kind>/<str:shown>", kinds.HUMAN_VERIFIED, kinds.KEY_DISABLED)
+def an_admin_disables_a_key(world: World) -> Act:
+    return world.admin.ready_to_end(f"/endings/key/?id={_replaced(world).pk}")
 
 
 @act("task registry.expire_everything", kinds.GRANT_EXPIRED)

@@ -242,15 +242,21 @@ def a_human_resumes_a_grant(world: World) -> Act:
     return world.signed(world.alice, f"/approvals/{world.grant.pk}/resume/", {})
 
 
-@act("POST agents/<uuid:agent_id>/revoke", kinds.AGENT_REVOKED, kinds.GRANT_WITHDRAWN)
+@act(
+    "POST agents/<uuid:agent_id>/revoke/<str:shown>",
+    kinds.HUMAN_VERIFIED,
+    kinds.AGENT_REVOKED,
+    kinds.GRANT_WITHDRAWN,
+)
 def a_human_revokes_their_agent(world: World) -> Act:
+    assert world.grant
     assert world.request
-    return _of_agent(world, "revoke")
+    return world.alice.ready_to_end(f"/agents/{world.agent.agent().pk}/revoke/")
 
 
-@act("POST agents/<uuid:agent_id>/grants/<uuid:grant_id>/revoke", kinds.GRANT_REVOKED)
+@act("POST approvals/<uuid:grant_id>/revoke/<str:shown>", kinds.GRANT_REVOKED)
 def a_human_revokes_a_grant(world: World) -> Act:
-    return _of_agent(world, f"grants/{world.grant.pk}/revoke")
+    return world.alice.ready_to_end(f"/approvals/{world.grant.pk}/revoke/")
 
 
 def _of_agent(world: World, act: str) -> Act:

@@ -58,6 +58,13 @@ def set_up_hostile(email: str) -> dict[str, str]:
     assert found is not None
     paths["confirmation"] = f"/confirmations/{Confirmation.objects.get(pk=found).pk}/"
     paths |= {"inbox": "/approvals/", "agents": "/agents/", "agent": f"/agents/{payer.pk}/"}
+    rows = "&".join(f"id={agent.pk}" for agent in (payer, many))
+    paths |= {
+        "ending": f"/agents/{payer.pk}/revoke/",
+        "ending-grant": f"/approvals/{paying.pk}/revoke/",
+        "ending-many": f"/endings/agent/?{rows}",
+        "ending-provider": f"/endings/service_provider/?id={provider.pk}",
+    }
     return paths | {"activity": "/activity/"}
 
 

@@ -149,6 +149,14 @@ def resumed(theatre: Theatre) -> Page:
     return page
 
 
+def own_ending(theatre: Theatre) -> Page:
+    page = at(f"{theatre.paths['agent-active']}revoke/")(theatre)
+    expect(page.get_by_role("button", name="Revoke for good")).to_be_disabled()
+    page.get_by_role("textbox", name="To confirm, type").fill("research assistant")
+    expect(page.get_by_role("button", name="Revoke for good")).to_be_enabled()
+    return page
+
+
 def code_shown(theatre: Theatre) -> Page:
     page = theatre.open(theatre.alice, "/settings/")
     page.get_by_role("button", name="Create enrolment code").click()
@@ -273,6 +281,11 @@ SCREENS = {
     "resume-list": Screen(at("resume-list")),
     "resume-done": Screen(resumed),
     "denial": Screen(at("denial")),
+    "ending-own-agent": Screen(own_ending),
+    "ending-own-grant": Screen(lambda theatre: at(f"{theatre.paths['suspended']}revoke/")(theatre)),
+    "ending-several": Screen(at("ending-agent")),
+    "ending-human": Screen(at("ending-human")),
+    "ending-keys": Screen(at("ending-key")),
     "activity-unsigned-log": Screen(at("/activity/")),
     "activity": Screen(signed_log),
     "control-room-log": Screen(at("/admin/log/")),

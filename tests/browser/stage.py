@@ -347,8 +347,31 @@ def set_up(email: str) -> dict[str, str]:
         unclaimed = stage.agent(*called, ago, owned=False)
         url, code = claim_link(unclaimed)
         stage.paths |= {name: urlsplit(url).path, f"{name}-code": code}
+    endings(stage, cast["active"], cast["suspended"])
     seal_audit(now=stage.now)
     return stage.paths
+
+
+def endings(stage: Stage, *agents: Any) -> None:
+    """What is about to end: an agent, several, somebody else, and every key with one that has retired."""
+    from kms.models import Key
+    from kms.services import ensure_key, promote_due_keys, rotate_key
+    from registry.models import Human
+
+    for purpose in Key.Purpose.values:
+        ensure_key(purpose=purpose, actor=stage.system, now=stage.now)
+    rotate_key(purpose=Key.Purpose.RECEIPT, actor=stage.system, now=stage.now)
+    Key.objects.filter(state=Key.State.NEXT).update(active_from=stage.now)
+    promote_due_keys(now=stage.now)
+    chosen = {
+        "agent": [agent.pk for agent in agents],
+        "human": Human.objects.exclude(pk=stage.human.pk).values_list("pk", flat=True)[:1],
+        "key": Key.objects.order_by("pk").values_list("pk", flat=True),
+    }
+    stage.paths |= {
+        f"ending-{kind}": f"/endings/{kind}/?{'&'.join(f'id={pk}' for pk in rows)}"
+        for kind, rows in chosen.items()
+    }
 
 
 def withdraw(grant_id: str) -> dict[str, str]:

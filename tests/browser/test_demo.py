@@ -87,7 +87,8 @@ def test_the_demo_from_end_to_end(page: Page, sqlite_registry: LiveRegistry, ter
     terminal.wait_for(r"✗ pay 30.00 EUR.*budget")
 
     page.goto(terminal.wait_for(r"Revoke here: (\S+)"))
-    page.get_by_role("button", name="Revoke grant").click()
+    page.get_by_role("link", name="Revoke grant").click()
+    page.get_by_role("button", name="Revoke for good").click()
     expect(page.get_by_role("status")).to_contain_text("Revoked")
     terminal.wait_for(r"✗ read calendar/work after that.*invalid_token")
     terminal.wait_for(r"Every answer was the one the grant calls for")

@@ -159,7 +159,12 @@ def test_suspend_resume_and_revoke_an_agent(alice: Page, agent: steps.Agent) -> 
     alice.get_by_role("button", name="Resume with passkey").click()
     expect(alice.get_by_role("button", name="Suspend agent")).to_be_visible()
     expect(alice.get_by_role("link", name="Signed receipt")).to_be_visible()
-    alice.get_by_role("button", name="Revoke agent").click()
+    alice.get_by_role("link", name="Revoke agent").click()
+    revoke = alice.get_by_role("button", name="Revoke for good")
+    expect(revoke).to_be_disabled()
+    typed = alice.locator("form[data-typed]").get_attribute("data-typed") or ""
+    alice.get_by_role("textbox", name="To confirm, type").fill(typed.upper())
+    revoke.click()
     expect(alice.get_by_role("status")).to_contain_text("Revoked")
 
 

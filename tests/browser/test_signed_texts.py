@@ -17,7 +17,16 @@ pytestmark = [pytest.mark.browser, pytest.mark.flow]
 SCREENS = [(320, 568), (390, 844), (1280, 800), (1440, 900)]
 APPROVALS = [f"approval-{name}" for name in REASONS] + ["approval-long"]
 SIGNED = [*APPROVALS, "claim", "confirmation"]
-OTHERS = ["inbox", "agents", "agent", "activity"]
+OTHERS = [
+    "inbox",
+    "agents",
+    "agent",
+    "activity",
+    "ending",
+    "ending-grant",
+    "ending-many",
+    "ending-provider",
+]
 TEXTS = {"claim": ["sign-claim"], "confirmation": ["sign-confirm", "sign-deny"]}
 # Of each signed text: whatever around it could hide a part of it, and the order of text and button.
 HIDES = """() => {

@@ -141,7 +141,7 @@ def test_JK_18_a_disabled_keys_tokens_are_refused_at_once_by_the_sdk_too(cast: C
             return bool(client.verify(token=token, proof=proof, method="POST", url=url).decision_id)
 
         assert verify()
-        disable_key(kid=kid, actor=OPERATOR, now=datetime.now(UTC))
+        disable_key(kid=kid, actor=OPERATOR, now=datetime.now(UTC), even_last=True)
         with pytest.raises(RefusedError) as refused:
             verify()
     assert (refused.value.error, refused.value.reason) == ("invalid_token", "unknown")

@@ -21,7 +21,7 @@ from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.manifest import sign_manifest
 from approvals.tests.authenticator import Authenticator
-from tests.actors import Scene, drawn_in
+from tests.actors import Scene, drawn_in, shown_in
 from tests.live import LiveRegistry
 
 pytestmark = pytest.mark.flow
@@ -182,7 +182,12 @@ def wrong_and_refused(agent: "Kept", human: Browser, token: str) -> None:
     agent.kept += [code[0], code[0].split("-")[1]]
     for path in ("/approvals/", "/agents/", "/activity/", f"/approvals/{agent.grant_id}/receipt/"):
         human.page(path)
-    assert human.http.post(f"/agents/{agent.agent_id}/revoke").status_code == 302
+    end = f"/agents/{agent.agent_id}/revoke/"
+    end += shown_in(page := human.page(end))
+    [typed] = re.findall(r'data-typed="([^"]+)"', page)
+    options = human.post("/verify/options", {"act": end})["publicKey"]
+    signed = json.dumps(human.device.assertion(options))
+    assert human.http.post(end, data={"typed": typed, "verification": signed}).status_code == 302
     assert agent.ask(agent.question(token, read)).json()["valid"] is False
     human.http.post("/sign-out/")
     human.http.close()

@@ -218,7 +218,7 @@ def test_DJ_14_a_grant_of_anothers_agent_is_not_revoked_through_ones_own(
     alice_at: Scene, bob_at: Scene
 ) -> None:
     before = rows()
-    path = f"/agents/{bob_at.ids['agent_id']}/grants/{alice_at.ids['grant_id']}/revoke"
+    path = f"/approvals/{alice_at.ids['grant_id']}/revoke/x"
     assert bob_at.person.client.post(path).status_code == 404
     assert rows() == before
 

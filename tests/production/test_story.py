@@ -38,7 +38,7 @@ def test_an_agent_is_claimed_approved_verified_and_revoked(
         assert person.decide(grant.grant_id, person.sign(grant.grant_id)).status_code == 200
         assert (await client.wait_for_decision(grant)).status == "approved"
         assert (await verified()).grant_id == grant.grant_id
-        assert person.post(f"/agents/{agent.agent_id}/grants/{grant.grant_id}/revoke", {}).is_redirect
+        assert person.revoke_grant(grant.grant_id).is_redirect
 
     async def verified() -> Allowed:
         headers = await client.authenticate_headers(provider["slug"], "GET", url)

@@ -108,7 +108,9 @@ def test_JK_18_what_is_taken_away_is_refused_although_it_was_seen_before(place: 
         serial = str(KeyCertificate.objects.get(kid=by.kid).serial)
         revoke_certificate(serial=serial, actor=SYSTEM, now=timezone.now())
     else:
-        disable_key(kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now())
+        disable_key(
+            kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now(), even_last=True
+        )
     assert verdict(refused(place, place.body(LOOK, token=token))) == "invalid_token/unknown"
 
 

@@ -136,7 +136,7 @@ ACTS: dict[str, tuple[Callable[[World], None], set[str], str | None]] = {
     ),
     # Under which every grant here was approved.
     "receipt_key": (
-        doing(disable_key, kid=lambda _: Key.objects.get(purpose="receipt").kid),
+        doing(disable_key, kid=lambda _: Key.objects.get(purpose="receipt").kid, even_last=lambda _: True),
         {"first", "second", "third"},
         "grant_inactive",
     ),
@@ -200,7 +200,7 @@ def test_a_disabled_key_is_none_of_the_token_keys_and_drops_no_state(world: Worl
             told.append(key.kid in process.follower.token_keys())
 
     process.follower.hooks.append(hook)
-    disable_key(kid=key.kid, actor=SYSTEM, now=timezone.now())
+    disable_key(kid=key.kid, actor=SYSTEM, now=timezone.now(), even_last=True)
     until(lambda: key.kid not in process.call(process.follower.token_keys), SOON)
     until(lambda: bool(told), SOON)
     assert True not in told

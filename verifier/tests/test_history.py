@@ -30,7 +30,7 @@ ACTS = {
     "issue a token": ("/v1/tokens",),
     "approve, revoke": (
         f"/approvals/{ANY}/decide",
-        f"/agents/{ANY}/revoke",
+        f"/approvals/{ANY}/revoke/x",
         f"/v1/grants/{ANY}/revoke",
         "/v1/revoke",
     ),

@@ -96,7 +96,7 @@ ENDS: dict[str, Callable[[Scene], object]] = {
     "agent with another key": lambda _: change(Agent.objects.all(), jkt="x" * 43),
     "human suspended": lambda place: suspend_human(human=place.human, actor=SYSTEM, now=timezone.now()),
     "signing key disabled": lambda _: disable_key(
-        kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now()
+        kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now(), even_last=True
     ),
     "row gone": gone,
 }

@@ -209,7 +209,7 @@ def verdict(answer: dict[str, Any]) -> str:
 
 
 def disabled(place: Scene) -> None:
-    disable_key(kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now())
+    disable_key(kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now(), even_last=True)
 
 
 def revoked(place: Scene) -> None:

@@ -162,7 +162,7 @@ def jti_of(place: Scene) -> str:
 
 
 def disable_signing_key(_place: Scene) -> None:
-    disable_key(kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now())
+    disable_key(kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now(), even_last=True)
 
 
 CHANGES: dict[str, tuple[Callable[[Scene], object], str]] = {

@@ -311,7 +311,7 @@ def test_VB_12_a_revoked_agents_tokens_are_refused(place: Scene) -> None:
 
 def test_VB_12_a_disabled_keys_tokens_are_unknown(place: Scene) -> None:
     token = place.token()
-    disable_key(kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now())
+    disable_key(kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now(), even_last=True)
     assert verdict(refused(place, place.body(LOOK, token=token))) == "invalid_token/unknown"
 
 

@@ -42,6 +42,10 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
 SHORT = 0.3
 
 
+def disable_the_token_key() -> None:
+    disable_key(kid=Key.objects.get().kid, actor=SYSTEM, now=timezone.now(), even_last=True)
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[redis_servers.Server]:
     with redis_servers.server() as made:
@@ -141,7 +145,7 @@ def test_nor_one_whose_token_s_key_was_disabled_while_it_waited(
         else:
             asked = pool.submit(apart, lambda: [json.loads(place.post(questions[0]).content).get("error")])
         time.sleep(0.3)
-        disable_key(kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now())
+        disable_the_token_key()
         assert set(asked.result()) == {"temporarily_unavailable"}
     assert Event.objects.filter(kind=DECISION_ALLOWED).count() == 1
     assert place.ask(LOOK, token=token)["error"] == "invalid_token"
@@ -168,7 +172,7 @@ def test_nor_is_a_yes_given_again_that_a_disabled_key_s_token_had(
         hold_up(running, 2.5)
         asked = pool.submit(apart, told)
         time.sleep(0.3)
-        disable_key(kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now())
+        disable_the_token_key()
         assert asked.result()["error"] == "temporarily_unavailable"
     assert told()["error"] == "invalid_token"
 
@@ -182,12 +186,9 @@ def test_nor_one_whose_token_s_key_was_disabled_while_its_state_was_read(
     token = place.token()
 
     async def slowly(follower: Follower, jti: str) -> Known | None:
-        await asyncio.to_thread(apart, disabled)
+        await asyncio.to_thread(apart, disable_the_token_key)
         await asyncio.sleep(1)
         return await read(follower, jti)
-
-    def disabled() -> None:
-        disable_key(kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now())
 
     with monkeypatch.context() as patch:
         patch.setattr(Follower, "state", slowly)

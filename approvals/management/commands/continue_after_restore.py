@@ -1,6 +1,5 @@
 """`continue_after_restore`: make this restored database the registry's history from now on."""
 
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -14,7 +13,7 @@ from audit.management.json_output import OPERATOR, JsonCommand
 
 _QUESTION = (
     "Sessions and codes end, requests are withdrawn, and every grant waits until its person signs again.\n"
-    "Events after the backup are lost to this registry. This cannot be undone. Continue? [yes/no] "
+    "Events after the backup are lost to this registry. This cannot be undone. Continue?"
 )
 
 
@@ -39,7 +38,7 @@ class Command(JsonCommand):
             raise CommandError(
                 "--operator is empty: give the name of the person who decides. It is recorded in the log."
             )
-        if not options["yes"] and not self._agreed():
+        if not options["yes"] and not self.agrees(_QUESTION):
             raise CommandError("Nothing was changed: the answer was not yes. Answer yes, or use --yes.")
         done = continue_after_restore(
             operator=options["operator"],
@@ -48,12 +47,6 @@ class Command(JsonCommand):
             now=timezone.now(),
         )
         return asdict(done)
-
-    def _agreed(self) -> bool:
-        # On stderr, since stdout carries the result. Without an answer (no terminal), the operator has not agreed.
-        self.stderr.write(_QUESTION, str, ending="")
-        self.stderr.flush()
-        return sys.stdin.readline().strip() == "yes"
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         yield (

@@ -93,7 +93,7 @@ class Command(JsonCommand):
             breaks = lineage(store)
             stores = [seen_from_log(store, breaks)]
             verdict = prove_archive(store=stores[0], now=now, anchors=old)
-            kept, self.remark, others, grants = False, "", [], {}
+            kept, self.remark, others, found = False, "", [], []
         else:
             named, breaks = options["stores"], list(LogBreak.objects.order_by("name"))
             stores = [seen_store(uri) for uri in dict.fromkeys([*read_stores(), *named])]
@@ -106,7 +106,8 @@ class Command(JsonCommand):
             )
             verdict = _with_breaks(verdict, breaks)
             others = stores_not_read(named)
-            grants = dict(import_string(settings.AUDIT_GRANTS)())
+            found = list(import_string(settings.AUDIT_GRANTS)(now=now))
+        grants = {grant: problem for grant, problem, disabled_at in found if not disabled_at}
         strange = [key for each in stores for key in strange_keys(each, since=verdict.checked_from)]
         self.unaccepted = [shown_break(row) for row in breaks if shown_break(row) not in options["accepted"]]
         self.whole = verdict.ok and not self.unaccepted and not grants
@@ -114,6 +115,7 @@ class Command(JsonCommand):
         return asdict(verdict) | {
             "breaks": shown,
             "contradicted_grants": grants,
+            "grants_of_disabled_keys": {grant: at for grant, _problem, at in found if at},
             "state_kept": kept,
             "other_stores": others,
             "strange": strange,
@@ -134,6 +136,8 @@ class Command(JsonCommand):
         yield from self._warnings(result)
         if result["ok"] and options["archive"]:
             yield f"The archive is whole: {result['tree_size']} events, root {result['root_hash']}."
+        elif options["archive"] and result["disabled_at"]:
+            yield f"The archive is not proved from leaf {result['first_bad']} on. {result['problem']}"
         elif options["archive"]:
             yield (
                 f"THE ARCHIVE IS NOT WHOLE from leaf {result['first_bad']} on. {result['problem']} The "
@@ -149,9 +153,9 @@ class Command(JsonCommand):
             yield from self._extent(result)
             if result["disabled_key_sizes"]:
                 yield (
-                    f"Checkpoints of {result['disabled_key_sizes']} sizes fit, but by themselves prove nothing: a key "
-                    f"signed them that was disabled since. A key that counts signed the first {result['signed_size']} "
-                    "events."
+                    f"Checkpoints of {result['disabled_key_sizes']} sizes fit, but by themselves prove nothing: they were "
+                    f"signed by a key that was disabled on {result['disabled_at']}. That is no tampering. A key that "
+                    f"counts signed the first {result['signed_size']} events."
                 )
         else:
             yield (
@@ -165,6 +169,11 @@ class Command(JsonCommand):
             yield f"The store holds {key}, which the log did not write. It is ignored: find out who wrote it."
         for grant, problem in result["contradicted_grants"].items():
             yield f"GRANT {grant} WAS CHANGED: {problem}."
+        for grant, at in result["grants_of_disabled_keys"].items():
+            yield (
+                f"Grant {grant} permits nothing: the key that signed its receipt was disabled on {at}. That is no "
+                "tampering. Its owner revokes it, and the agent asks again."
+            )
 
     def _extent(self, result: Mapping[str, Any]) -> Iterator[str]:
         """What this run checked, and what it did not."""

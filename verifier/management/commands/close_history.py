@@ -1,6 +1,5 @@
 """`close_history`: end this database's log before a planned restore, so that the copies outside prove what did not happen."""
 
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,9 +9,7 @@ from django.utils import timezone
 from audit.management.json_output import OPERATOR, JsonCommand
 from verifier.services.closing import close_history
 
-_QUESTION = (
-    "This database answers nothing from now on: it is about to be replaced by a backup. Close it? [yes/no] "
-)
+_QUESTION = "This database answers nothing from now on: it is about to be replaced by a backup. Close it?"
 
 
 class Command(JsonCommand):
@@ -28,15 +25,9 @@ class Command(JsonCommand):
     def act(self, **options: Any) -> Mapping[str, Any]:
         if not options["operator"].strip():
             raise CommandError("Name the operator who decides: it stands in the log.")
-        if not options["yes"] and not self._agreed():
+        if not options["yes"] and not self.agrees(_QUESTION):
             raise CommandError("Nothing was changed.")
         return {"size": close_history(operator=options["operator"], actor=OPERATOR, now=timezone.now())}
-
-    def _agreed(self) -> bool:
-        # Not on stdout, which is the answer's.
-        self.stderr.write(_QUESTION, str, ending="")
-        self.stderr.flush()
-        return sys.stdin.readline().strip() == "yes"
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         yield f"Closed after {result['size']} events, and all of them stand outside. Put the backup in place now."

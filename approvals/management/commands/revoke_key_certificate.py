@@ -6,6 +6,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 from django.utils import timezone
 
+from approvals.management.asking import ask
 from audit.management.json_output import OPERATOR, JsonCommand
 from kms.certificates import revoke_certificate
 
@@ -16,8 +17,11 @@ class Command(JsonCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.add_argument("serial")
+        parser.add_argument("--yes", action="store_true", help="do not ask")
 
     def act(self, **options: Any) -> Mapping[str, Any]:
+        if not options["yes"]:
+            ask(self, "key_certificate", serial=options["serial"])
         row = revoke_certificate(serial=options["serial"], actor=OPERATOR, now=timezone.now())
         return {"serial": str(row.serial), "kid": row.kid, "instance": row.instance, "state": row.state}
 

@@ -5,13 +5,11 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from django.conf import settings
 from django.core.management.base import CommandParser
 from django.utils import timezone
 
-from agentauth.protocol.encoding import timestamp
+from approvals.management.asking import ask
 from audit.management.json_output import OPERATOR, JsonCommand
-from kms.models import Key
 from kms.services import disable_key
 
 _KID = re.compile(r"-[A-Za-z0-9_-]{42}")
@@ -23,6 +21,7 @@ class Command(JsonCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.add_argument("kid")
+        parser.add_argument("--yes", action="store_true", help="do not ask")
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         parser = super().create_parser(prog_name, subcommand, **kwargs)
@@ -38,17 +37,10 @@ class Command(JsonCommand):
         return parser
 
     def act(self, **options: Any) -> Mapping[str, Any]:
+        if not options["yes"]:
+            ask(self, "key", kid=options["kid"])
         key = disable_key(kid=options["kid"], actor=OPERATOR, now=timezone.now())
         return {"kid": key.kid, "purpose": key.purpose, "state": key.state}
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         yield f"Disabled the {result['purpose']} key {result['kid']}."
-        others = Key.objects.filter(purpose=result["purpose"])
-        if not others.filter(state=Key.State.ACTIVE).exists():
-            following = others.filter(state=Key.State.NEXT).first()
-            ends = (
-                f"from {timestamp(following.active_from)} on"
-                if following
-                else f"after `{settings.COMMAND} ensure_keys`"
-            )
-            yield f"Nothing signs for this purpose now; it does again {ends}."

@@ -1,0 +1,30 @@
+"""How a command asks before what cannot be undone: it shows what ends, as the page does, and waits for a yes."""
+
+from django.core.exceptions import ValidationError
+from django.core.management.base import CommandError
+from django.utils import timezone
+
+from approvals.services.ending import KINDS
+from audit.management.json_output import JsonCommand
+
+
+def ask(command: JsonCommand, kind: str, **named: str) -> None:
+    """Show on stderr what ends with the row of this name, and go on only after a yes. Raises CommandError.
+
+    A row that is not there, or cannot end, is the service's to refuse: nothing is asked about it.
+    """
+    try:
+        row = KINDS[kind].rows.filter(**named).first()
+    except (ValueError, ValidationError):
+        # No id of ours.
+        return
+    loss = KINDS[kind].describe(row, timezone.now()) if row is not None else None
+    if loss is None or loss.refusal:
+        return
+    command.stderr.write("\n".join([loss.title, *(f"  {line}" for line in (*loss.about, *loss.facts))]), str)
+    if loss.tokens:
+        command.stderr.write(
+            f"  Access tokens that are valid now and are refused at once: {loss.tokens}", str
+        )
+    if not command.agrees(f"This cannot be undone. {KINDS[kind].verb.capitalize()} it?"):
+        raise CommandError("Nothing was changed: the answer was not yes. Answer yes, or use --yes.")

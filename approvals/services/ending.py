@@ -1,0 +1,253 @@
+"""Acts that cannot be undone ask first: what ends is shown, named and signed for, and exactly that ends or nothing does.
+
+One road for all of them: `preview` describes the rows as they are; the page posts to an address that names it, which
+the passkey's signature is bound to; `end_for_good` locks the rows, describes them again, and compares.
+"""
+
+import unicodedata
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from django.db import transaction
+from django.db.models import Q, QuerySet
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from agentauth.protocol.encoding import b64u_encode, canonical_json, sha256
+from agentauth.protocol.errors import (
+    GrantChangedError,
+    InvalidRequestError,
+    InvalidStateError,
+    NotFoundError,
+)
+from approvals import sentences
+from approvals.models import Passkey
+from approvals.services import losses
+from approvals.services.leaving import bar_ways_in, delete_human
+from approvals.services.losses import Loss
+from approvals.services.signatures import hold_human
+from audit.services import Actor
+from kms.certificates import revoke_certificate
+from kms.models import Key, KeyCertificate
+from kms.services import disable_key, promote_due_keys
+from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.services.agents import revoke_agent
+from registry.services.grants import revoke_grant
+from registry.services.service_providers import revoke_service_provider
+
+Party = Literal["owner", "administrator"]
+_UNKNOWN: Final = "There is nothing here, or it is not yours."
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How rows of one kind are read, described and ended, and the words for it: `verb`, and what several are called.
+
+    `lock` locks what the description rests on before the rows themselves, in the order in which every act takes them.
+    """
+
+    rows: QuerySet[Any]
+    describe: Callable[[Any, datetime], Loss]
+    end: Callable[..., object]
+    verb: str
+    plural: str
+    lock: Callable[[QuerySet[Any]], None] = lambda _rows: None
+
+
+def _lock_agents(agents: QuerySet[Agent]) -> None:
+    # An approval locks the agent first: none is under way while this is held.
+    list(agents.select_for_update(no_key=True).order_by("pk"))
+
+
+def _lock_humans(humans: QuerySet[Human]) -> None:
+    """Ways in, passkeys, agents, humans: as signatures and deletions take them."""
+    for human in humans:
+        bar_ways_in(human)
+    list(Passkey.objects.select_for_update().filter(human__in=humans).order_by("pk"))
+    _lock_agents(Agent.objects.filter(human__in=humans))
+    # With all admins, whom each deletion locks: two who delete each other wait for no ring.
+    admins = Q(is_staff=True, status=Human.Status.ACTIVE)
+    chosen = Human.objects.filter(Q(pk__in=humans.values("pk")) | admins)
+    list(chosen.select_for_update(no_key=True).order_by("pk"))
+
+
+def _lock_purposes(keys: QuerySet[Key]) -> None:
+    # As each disabling locks them: all of a purpose, since the last one stays.
+    of_purposes = Key.objects.filter(purpose__in=keys.values("purpose"))
+    list(of_purposes.select_for_update(no_key=True).order_by("pk"))
+
+
+KINDS: Final[Mapping[str, Kind]] = {
+    "agent": Kind(
+        Agent.objects.select_related("human"),
+        losses.describe_agent,
+        lambda row, **how: revoke_agent(agent=row, **how),
+        "revoke",
+        "agents",
+    ),
+    "grant": Kind(
+        Grant.objects.select_related("agent__human", "service_provider"),
+        losses.describe_grant,
+        lambda row, **how: revoke_grant(grant=row, **how),
+        "revoke",
+        "grants",
+        lambda rows: _lock_agents(Agent.objects.filter(pk__in=rows.values("agent_id"))),
+    ),
+    "service_provider": Kind(
+        ServiceProvider.objects.all(),
+        losses.describe_service_provider,
+        lambda row, **how: revoke_service_provider(service_provider=row, **how),
+        "revoke",
+        "service providers",
+    ),
+    "human": Kind(
+        Human.objects.all(),
+        losses.describe_human,
+        lambda row, **how: delete_human(human=row, **how),
+        "delete",
+        "humans",
+        _lock_humans,
+    ),
+    "key": Kind(
+        Key.objects.all(),
+        losses.describe_key,
+        lambda row, **how: disable_key(kid=row.kid, **how),
+        "disable",
+        "keys",
+        _lock_purposes,
+    ),
+    "key_certificate": Kind(
+        KeyCertificate.objects.select_related("issuer"),
+        losses.describe_key_certificate,
+        lambda row, **how: revoke_certificate(serial=str(row.serial), **how),
+        "revoke",
+        "certificates",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What one press would end: `ends`, and `stays` for rows that were chosen and cannot end.
+
+    `typed` is what the person types, and empty where an owner ends so little that neither that nor a passkey is asked.
+    """
+
+    kind: str
+    ends: tuple[Loss, ...]
+    stays: tuple[Loss, ...]
+    typed: str
+
+    @property
+    def counts(self) -> list[str]:
+        """How much ends in all: rows where there are several, grants, access tokens."""
+        grants, tokens = sum(each.grants for each in self.ends), sum(each.tokens for each in self.ends)
+        said = [f"{sentences.whole(len(self.ends))} {KINDS[self.kind].plural}"] if len(self.ends) > 1 else []
+        if grants and self.kind != "grant":
+            said.append(ngettext("%(n)s grant", "%(n)s grants", grants) % {"n": sentences.whole(grants)})
+        if tokens:
+            valid = ngettext(
+                "%(n)s access token that is valid now", "%(n)s access tokens that are valid now", tokens
+            )
+            said.append(valid % {"n": sentences.whole(tokens)})
+        return said
+
+    @property
+    def shown(self) -> str:
+        """A hash of what a person decides by, with which the button's address ends; tokens come and go while they read."""
+        ends = [[each.pk, each.title, list(each.about), list(each.facts)] for each in self.ends]
+        return b64u_encode(sha256(canonical_json([self.kind, self.typed, ends])))
+
+
+def preview(kind: str, ids: Sequence[uuid.UUID], *, human: Human, party: Party, now: datetime) -> Preview:
+    """Describe what ends with these rows. Raises NotFoundError for rows that are not there or not this party's."""
+    return _described(kind, _found(kind, ids, human, party), human, party, now)
+
+
+def end_for_good(
+    kind: str,
+    ids: Sequence[uuid.UUID],
+    *,
+    shown: str,
+    human: Human,
+    party: Party,
+    actor: Actor,
+    now: datetime,
+) -> Preview:
+    """End what the page of this name showed: all of it, or nothing. The passkey was asked for by the caller.
+
+    1. Lock the rows, agents first. 2. Describe them as they are now, and compare. 3. End each. 4. See that the human still
+    is who came in. Raises NotFoundError as `preview`, also for a human suspended or signed out meanwhile;
+    GrantChangedError where the page would be drawn otherwise now; InvalidStateError where nothing is left to end, or a
+    service refuses one of the rows.
+    """
+    if kind == "key":
+        promote_due_keys(now=now)
+    with transaction.atomic():
+        chosen = _found(kind, ids, human, party)
+        KINDS[kind].lock(chosen)
+        rows = list(chosen.select_for_update(no_key=True, of=("self",)))
+        found = _described(kind, rows, human, party, now)
+        check_shown(found, shown)
+        by_id = {str(row.pk): row for row in rows}
+        for each in found.ends:
+            KINDS[kind].end(by_id[each.pk], actor=actor, now=now)
+        hold_human(human)
+    return found
+
+
+def check_shown(found: Preview, shown: str) -> None:
+    """See that the page would be drawn now as it was. Raises GrantChangedError, InvalidStateError where nothing is left."""
+    if not found.ends:
+        raise InvalidStateError(f"Nothing was done. {found.stays[0].refusal}")
+    if found.shown != shown:
+        raise GrantChangedError(
+            "What ends with this has changed since the page was shown. Nothing was done: look at it again."
+        )
+
+
+def check_typed(found: Preview, text: str) -> None:
+    """See that the person typed what the page asks for; capitals and spaces do not matter. Raises InvalidRequestError."""
+    if _plain(text) != _plain(found.typed):
+        raise InvalidRequestError(f"Nothing was done. Type “{found.typed}” to confirm.")
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _found(kind: str, ids: Sequence[uuid.UUID], human: Human, party: Party) -> QuerySet[Any]:
+    """The rows by id, in the order in which they are locked and ended."""
+    if kind not in KINDS or (party == "administrator" and not human.is_staff):
+        raise NotFoundError(_UNKNOWN)
+    rows = KINDS[kind].rows.filter(pk__in=ids)
+    if party == "owner":
+        rows = rows.filter(**{{"agent": "human", "grant": "agent__human"}[kind]: human})
+    if not ids or rows.count() != len(set(ids)):
+        raise NotFoundError(_UNKNOWN)
+    return rows.order_by("pk")
+
+
+def _described(kind: str, rows: Iterable[Any], human: Human, party: Party, now: datetime) -> Preview:
+    each = [_unless_oneself(KINDS[kind].describe(row, now), human) for row in rows]
+    ends, stays = [loss for loss in each if not loss.refusal], [loss for loss in each if loss.refusal]
+    return Preview(kind, tuple(ends), tuple(stays), _typed(kind, ends, party))
+
+
+def _unless_oneself(loss: Loss, human: Human) -> Loss:
+    if loss.refusal or loss.pk != str(human.pk):
+        return loss
+    refusal = _("You cannot delete yourself: another administrator can.")
+    return replace(loss, refusal=refusal)
+
+
+def _typed(kind: str, ends: Sequence[Loss], party: Party) -> str:
+    """The name of the one row, or how many there are."""
+    if not ends or (party == "owner" and not (kind == "agent" and ends[0].grants)):
+        return ""
+    if len(ends) == 1:
+        return ends[0].typed
+    return f"{KINDS[kind].verb} {len(ends)} {KINDS[kind].plural}"

@@ -1,0 +1,273 @@
+"""What ends together with one agent, grant, service provider, human, key or certificate, in words and counts."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db.models import Q
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from agentauth.protocol.capability import parse_capabilities
+from agentauth.protocol.encoding import b64u_encode, canonical_json
+from agentauth.protocol.envelope import parse_envelope
+from agentauth.protocol.errors import InvalidStateError
+from agentauth.protocol.names import quoted
+from agentauth.protocol.receipt import RECEIPT_TYP
+from approvals import sentences
+from approvals.models import Passkey, Receipt
+from audit.models import Checkpoint
+from kms.lifetimes import TOKEN_OVERLAP
+from kms.models import Key, KeyCertificate
+from kms.services import refuse_to_disable
+from registry.models import Agent, Grant, Human, ServiceProvider, Token
+from registry.services.people import refuse_to_delete
+
+# So many grants, agents or services of one row are named; the others are counted.
+_NAMED = 20
+_KID_TYPED = _ID_TYPED = 8
+# A longer name nobody types, least of all in a hurry: then a part of the id is typed.
+_NAME_TYPED = 32
+_HELD = (Grant.Status.APPROVED, Grant.Status.SUSPENDED)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What ends with one row. `typed` is what a person types for it, `title` what a page calls it, `about` which one it is.
+
+    `grants` are approved or suspended, `tokens` access tokens that are valid now; more of these may be issued while the
+    page is read. `refusal` says why the row cannot end.
+    """
+
+    pk: str
+    typed: str
+    title: str
+    about: tuple[str, ...]
+    facts: tuple[str, ...]
+    grants: int = 0
+    tokens: int = 0
+    refusal: str = ""
+
+
+def describe_agent(agent: Agent, now: datetime) -> Loss:
+    """Its grants, its requests, its tokens, and the key that tells it from another of its name."""
+    owner = agent.human
+    about = [
+        *_owned_by(owner),
+        _("Key fingerprint: %(key)s.") % {"key": sentences.fingerprint(agent.jkt)},
+        _("Id: %(id)s.") % {"id": agent.pk},
+    ]
+    held = list(_held(Q(agent=agent), now).select_related("service_provider"))
+    facts = [_may(grant) for grant in held[:_NAMED]]
+    facts += [*_more(len(held)), *_waiting(Q(agent=agent), now)]
+    refusal = _("It is revoked already.") if agent.status == Agent.Status.REVOKED else ""
+    tokens = _tokens(Q(grant__agent=agent), now)
+    typed = _typed(agent.name, agent.pk)
+    return _loss(agent.pk, typed, quoted(agent.name), about, facts, len(held), tokens, refusal)
+
+
+def describe_grant(grant: Grant, now: datetime) -> Loss:
+    """What it permits, and whose it is."""
+    agent, provider = grant.agent, grant.service_provider
+    about = [*_owned_by(agent.human), _("Id: %(id)s.") % {"id": grant.pk}]
+    refusal = "" if grant.status_at(now) in _HELD else _("It is not approved, or has ended already.")
+    title = _("%(agent)s at %(at)s") % {"agent": quoted(agent.name), "at": quoted(provider.name)}
+    typed, tokens = _typed(agent.name, grant.pk), _tokens(Q(grant=grant), now)
+    return _loss(grant.pk, typed, title, about, _terms(grant), 1, tokens, refusal)
+
+
+def describe_service_provider(provider: ServiceProvider, now: datetime) -> Loss:
+    """Its address, and the grants and requests at it."""
+    held = list(_held(Q(service_provider=provider), now).select_related("agent"))
+    about = [_("Address: %(audience)s.") % {"audience": provider.audience}]
+    facts = [
+        *(_("Grant of %(agent)s") % {"agent": quoted(grant.agent.name)} for grant in held[:_NAMED]),
+        *_more(len(held)),
+        *_waiting(Q(service_provider=provider), now),
+    ]
+    gone = provider.status == ServiceProvider.Status.REVOKED
+    refusal = _("It is revoked already.") if gone else ""
+    tokens = _tokens(Q(grant__service_provider=provider), now)
+    typed = _typed(provider.slug, provider.pk)
+    return _loss(provider.pk, typed, quoted(provider.name), about, facts, len(held), tokens, refusal)
+
+
+def describe_human(human: Human, now: datetime) -> Loss:
+    """Their agents, each with its number of grants, their requests and passkeys."""
+    agents = list(human.agents.exclude(status=Agent.Status.REVOKED).order_by("id"))
+    held = list(_held(Q(agent__human=human), now).values_list("agent_id", flat=True))
+    facts = [
+        ngettext("Agent %(agent)s, with %(n)s grant", "Agent %(agent)s, with %(n)s grants", n)
+        % {"agent": quoted(agent.name), "n": sentences.whole(n)}
+        for agent in agents[:_NAMED]
+        for n in [held.count(agent.pk)]
+    ]
+    if (n := len(agents) - _NAMED) > 0:
+        facts.append(ngettext("%(n)s more agent", "%(n)s more agents", n) % {"n": sentences.whole(n)})
+    facts += _waiting(Q(agent__human=human), now)
+    n = Passkey.objects.filter(human=human).count()
+    facts.append(ngettext("%(n)s passkey", "%(n)s passkeys", n) % {"n": sentences.whole(n)})
+    refusal = _refused(lambda: refuse_to_delete(human))
+    tokens = _tokens(Q(grant__agent__human=human), now)
+    about = [_("Address: %(email)s.") % {"email": human.email}]
+    return _loss(human.pk, human.email, quoted(human.name), about, facts, len(held), tokens, refusal)
+
+
+def describe_key(key: Key, now: datetime) -> Loss:
+    """Since when it signs, and what of it proves nothing any more."""
+    signs = _("It signed from %(begin)s to %(end)s.") if key.retired_at else _("It signs from %(begin)s on.")
+    times = {"begin": _date(key.active_from), "end": _date(key.retired_at or now)}
+    about = [_("Name: %(kid)s.") % {"kid": key.kid}, signs % times]
+    facts = _SIGNED[key.purpose](key, now)
+    keys = list(Key.objects.filter(purpose=key.purpose))
+    refusal = _refused(lambda: refuse_to_disable(key, keys, now=now))
+    title = _("%(purpose)s key %(kid)s") % {"purpose": key.purpose, "kid": key.kid[:_KID_TYPED]}
+    purpose = key.purpose
+    tokens = _tokens(_issued_under(key), now) if purpose == Key.Purpose.TOKEN else 0
+    return _loss(key.pk, key.kid[:_KID_TYPED], title, about, facts, 0, tokens, refusal)
+
+
+def describe_key_certificate(row: KeyCertificate, now: datetime) -> Loss:
+    """The process that holds its key, and its end."""
+    about = [
+        _("Process: %(instance)s.") % {"instance": row.instance},
+        _("Valid until %(at)s.") % {"at": _date(row.not_after)},
+    ]
+    facts = [
+        _("Every token that its key signed is refused from now on. The process has another key certified.")
+    ]
+    refusal = _("It is revoked already.") if row.state == KeyCertificate.State.REVOKED else ""
+    title = str(row.serial)
+    return _loss(title, title[-_ID_TYPED:], title, about, facts, refusal=refusal)
+
+
+def _of_tokens(key: Key, now: datetime) -> Iterator[str]:
+    yield _("Every token it signed is refused from now on. Agents ask for new ones.")
+    certified = KeyCertificate.objects.filter(issuer=key, state=KeyCertificate.State.CERTIFIED)
+    if n := certified.filter(not_after__gt=now).count():
+        yield ngettext(
+            "%(n)s certificate of a process ends with it.", "%(n)s certificates of processes end with it.", n
+        ) % {"n": sentences.whole(n)}
+
+
+def _of_receipts(key: Key, now: datetime) -> Iterator[str]:
+    signed = Receipt.objects.filter(compact__startswith=_beginning(key))
+    yield ngettext(
+        "%(n)s receipt that it signed proves nothing from now on.",
+        "%(n)s receipts that it signed prove nothing from now on.",
+        n := signed.count(),
+    ) % {"n": sentences.whole(n)}
+    subjects = signed.filter(kind="approval", decision="approve").values("subject")
+    approvals = Receipt.objects.filter(kind="approval", decision="approve", subject__in=subjects)
+    # Of each grant the newest alone is left.
+    newest = dict(approvals.order_by("created_at", "id").values_list("subject", "compact"))
+    under = [subject for subject, compact in newest.items() if compact.startswith(_beginning(key))]
+    grants = _held(Q(pk__in=under), now).select_related("agent", "service_provider")
+    for grant in grants[:_NAMED]:
+        yield _("%(agent)s at %(at)s can do nothing until it is granted anew.") % {
+            "agent": quoted(grant.agent.name),
+            "at": quoted(grant.service_provider.name),
+        }
+    yield from _more(grants.count())
+
+
+def _of_the_log(key: Key, now: datetime) -> Iterator[str]:
+    signed = Checkpoint.objects.filter(at__gte=key.active_from, at__lt=key.retired_at or now)
+    yield ngettext(
+        "%(n)s checkpoint that it signed proves nothing by itself from now on.",
+        "%(n)s checkpoints that it signed prove nothing by themselves from now on.",
+        n := signed.count(),
+    ) % {"n": sentences.whole(n)}
+
+
+_SIGNED: Mapping[str, Callable[[Key, datetime], Iterator[str]]] = {
+    Key.Purpose.TOKEN: _of_tokens,
+    Key.Purpose.RECEIPT: _of_receipts,
+    Key.Purpose.AUDIT: _of_the_log,
+}
+
+
+def _beginning(key: Key) -> str:
+    """With what each receipt by this key begins: its header has one form (agentauth/protocol/jose.py)."""
+    header = {"alg": key.algorithm, "kid": key.kid, "typ": RECEIPT_TYP}
+    return f"{b64u_encode(canonical_json(header))}."
+
+
+def _issued_under(key: Key) -> Q:
+    begun = Q(issued_at__gte=key.active_from)
+    return begun & Q(issued_at__lt=key.retired_at + TOKEN_OVERLAP) if key.retired_at else begun
+
+
+def _held(which: Q, now: datetime) -> Any:
+    """Approved and suspended grants, in the order in which they were asked for; what a revoked agent holds is nothing."""
+    found = Grant.objects.filter(which, status__in=_HELD, valid_until__gt=now)
+    return found.exclude(agent__status=Agent.Status.REVOKED).order_by("id")
+
+
+def _terms(grant: Grant) -> Sequence[str]:
+    capabilities, envelope = (
+        parse_capabilities(grant.capabilities or []),
+        parse_envelope(grant.envelope or {}),
+    )
+    return sentences.permissions(grant.service_provider.name, capabilities, envelope) + sentences.limits(
+        envelope
+    )
+
+
+def _may(grant: Grant) -> str:
+    """One line for the whole grant."""
+    capabilities = parse_capabilities(grant.capabilities or [])
+    said = "; ".join(sentences.permission(each, grant.service_provider.name) for each in capabilities)
+    return f"{said[:1].upper()}{said[1:]}."
+
+
+def _owned_by(owner: Human | None) -> list[str]:
+    if owner is None:
+        return []
+    return [_("Owner: %(name)s, %(email)s.") % {"name": quoted(owner.name), "email": owner.email}]
+
+
+def _typed(name: str, pk: object) -> str:
+    return name if len(name) <= _NAME_TYPED else str(pk)[-_ID_TYPED:]
+
+
+def _loss(
+    pk: object,
+    typed: str,
+    title: str,
+    about: Iterable[str],
+    facts: Iterable[str],
+    grants: int = 0,
+    tokens: int = 0,
+    refusal: str = "",
+) -> Loss:
+    return Loss(str(pk), typed, title, tuple(about), tuple(facts), grants, tokens, refusal)
+
+
+def _more(held: int) -> list[str]:
+    n = held - _NAMED
+    return [ngettext("%(n)s more grant", "%(n)s more grants", n) % {"n": sentences.whole(n)}] if n > 0 else []
+
+
+def _waiting(which: Q, now: datetime) -> list[str]:
+    n = Grant.objects.waiting(now).filter(which).count()
+    said = ngettext("%(n)s request that waits for an answer", "%(n)s requests that wait for an answer", n)
+    return [said % {"n": sentences.whole(n)}] if n else []
+
+
+def _tokens(which: Q, now: datetime) -> int:
+    return Token.objects.filter(which, revoked_at=None, expires_at__gt=now).count()
+
+
+def _date(at: datetime) -> str:
+    # The same whoever looks, in whatever zone: it is compared when the button is pressed.
+    return f"{at:%Y-%m-%d %H:%M} UTC"
+
+
+def _refused(ask: Callable[[], None]) -> str:
+    try:
+        ask()
+    except InvalidStateError as error:
+        return error.description
+    return ""

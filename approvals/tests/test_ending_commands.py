@@ -1,0 +1,85 @@
+"""Commands that cannot be undone show what ends, as the pages do, and wait for a yes."""
+
+import io
+import json
+from datetime import datetime
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from agentauth.protocol.keys import PrivateKey
+from approvals.tests.cast import Person
+from approvals.tests.test_ending import replaced
+from kms.certificates import certify
+from kms.models import Key, KeyCertificate
+from registry.models import Grant
+
+pytestmark = pytest.mark.django_db
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *command: str, answer: str = "") -> tuple[str, str]:
+    """stdout and stderr of the command, with this on its stdin."""
+    out, err = StringIO(), StringIO()
+    monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+    call_command(*command, stdout=out, stderr=err)
+    return out.getvalue(), err.getvalue()
+
+
+def test_SA_8_disable_key_shows_what_ends_and_waits_for_a_yes(
+    alice: Person, reading: Grant, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice.approve(reading)
+    key = replaced("receipt", now)
+    for answer in ("", "no\n", "y\n", "YES\n"):
+        with pytest.raises(CommandError, match="Nothing was changed"):
+            run(monkeypatch, "disable_key", key.kid, answer=answer)
+    key.refresh_from_db()
+    assert key.state == "retired"
+    out, err = run(monkeypatch, "disable_key", key.kid, "--json", answer="yes\n")
+    assert json.loads(out) == {"kid": key.kid, "purpose": "receipt", "state": "disabled"}
+    for words in (
+        key.kid,
+        "1 receipt that it signed proves nothing",
+        "can do nothing until it is granted anew",
+        "Disable it? [yes/no]",
+    ):
+        assert words in err
+
+
+def test_SA_8_with_yes_nothing_is_asked(now: datetime, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = replaced("token", now)
+    out, err = run(monkeypatch, "disable_key", key.kid, "--yes")
+    assert (out, err) == (f"Disabled the token key {key.kid}.\n", "")
+    with pytest.raises(CommandError, match="disabled already"):
+        run(monkeypatch, "disable_key", key.kid)
+
+
+def test_SA_8_the_command_refuses_the_last_usable_key_without_a_question(
+    keys: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kid = Key.objects.get(purpose="token").kid
+    for options in ([], ["--yes"]):
+        with pytest.raises(CommandError, match=r"last token key that can sign\. Rotate it first"):
+            run(monkeypatch, "disable_key", kid, *options, answer="yes\n")
+    assert Key.objects.get(purpose="token").state == "active"
+
+
+def test_SA_8_revoke_key_certificate_asks_too(
+    keys: None, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = certify(PrivateKey.generate().public, process=1, now=now)
+    with pytest.raises(CommandError, match="Nothing was changed"):
+        run(monkeypatch, "revoke_key_certificate", str(row.serial))
+    assert KeyCertificate.objects.get().state == "certified"
+    _, err = run(monkeypatch, "revoke_key_certificate", str(row.serial), answer="yes\n")
+    assert row.instance in err
+    assert KeyCertificate.objects.get().state == "revoked"
+
+
+@pytest.mark.parametrize("beginning", ["-h", "-v", "-x", "--", "x-"])
+def test_JK_18_a_name_that_looks_like_an_option_is_a_name(beginning: str) -> None:
+    kid = beginning + "A" * 41
+    for arguments in ([kid], [kid, "--json"], ["--json", "--", kid], [kid, "--yes"]):
+        with pytest.raises(CommandError, match="no key of that name"):
+            call_command("disable_key", *arguments)

@@ -1,0 +1,97 @@
+"""Two who end things at once, or end what changes meanwhile, on PostgreSQL: each sees what the other left (SA-8)."""
+
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import pytest
+from django.db import connection, transaction
+
+from agentauth.protocol.errors import AgentAuthError
+from approvals.services.ending import end_for_good, preview
+from approvals.tests.cast import Person, invited
+from approvals.tests.test_ending import replaced
+from audit.services import Actor
+from kms.models import Key
+from kms.tests.test_last_key import until_somebody_waits
+from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.tests.cast import AgentClient, approved
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
+
+
+def ending(admin: Human, kind: str, row: Agent | Human | Key, now: datetime) -> Callable[[], object]:
+    """The press on the page as it is now."""
+    shown = preview(kind, [row.pk], human=admin, party="administrator", now=now).shown
+    actor = Actor("human", str(admin.pk))
+    return lambda: end_for_good(
+        kind, [row.pk], shown=shown, human=admin, party="administrator", actor=actor, now=now
+    )
+
+
+class Press(threading.Thread):
+    """One press in a thread of its own; `refusal` is its error's code."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        super().__init__()
+        self.act, self.refusal = act, ""
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.act()
+        except AgentAuthError as error:
+            self.refusal = error.code
+        finally:
+            connection.close()
+
+
+def test_SA_8_a_grant_that_is_approved_at_the_same_moment_stops_the_press(
+    admin: Person, agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    row = agent.agent()
+    with transaction.atomic():
+        # As every approval begins.
+        Agent.objects.select_for_update(no_key=True).get(pk=row.pk)
+        press = Press(ending(admin.human, "agent", row, now))
+        until_somebody_waits()
+        approved(agent, service_provider, now=now)
+    press.join()
+    assert press.refusal == "grant_changed"
+    assert Agent.objects.get(pk=row.pk).status == "active"
+    assert Grant.objects.get().status == "approved"
+
+
+def test_SA_8_of_two_administrators_who_delete_each_other_one_stays(
+    admin: Person, keys: None, now: datetime
+) -> None:
+    """Neither waits for the other in a ring, whoever comes first."""
+    other = invited("other@example.org", "Other", now=now, is_staff=True).human
+    acts = [ending(admin.human, "human", other, now), ending(other, "human", admin.human, now)]
+    with transaction.atomic():
+        list(Human.objects.select_for_update(no_key=True).order_by("pk"))
+        presses = [Press(act) for act in acts]
+        until_somebody_waits(2)
+    for press in presses:
+        press.join()
+    assert sorted(Human.objects.values_list("status", flat=True)) == ["active", "deleted"]
+    # Who is left is the last admin, and who is gone ends nobody.
+    assert sorted(press.refusal for press in presses) == ["", "invalid_state"]
+
+
+def test_SA_8_two_administrators_disable_two_keys_at_once(admin: Person, now: datetime) -> None:
+    other = invited("other@example.org", "Other", now=now, is_staff=True).human
+    keys = [replaced("token", now), replaced("token", now + timedelta(hours=1))]
+    now += timedelta(hours=1)
+    acts = [
+        ending(who, "key", Key.objects.get(pk=key.pk), now)
+        for who, key in zip((admin.human, other), keys, strict=True)
+    ]
+    with transaction.atomic():
+        list(Key.objects.select_for_update(no_key=True).order_by("pk"))
+        presses = [Press(act) for act in acts]
+        until_somebody_waits(2)
+    for press in presses:
+        press.join()
+    assert [press.refusal for press in presses] == ["", ""]
+    assert set(Key.objects.filter(state="disabled")) == set(keys)
