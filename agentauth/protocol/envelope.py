@@ -127,7 +127,7 @@ def parse_envelope(obj: object, where: str = "envelope", *, maxima: Maxima = DEF
         if name in body
     }
     # A burst above the minute's worth would let the first minute pass twice the rate the human reads.
-    if counts.get("max_burst", 1) > counts.get("max_requests_per_minute", 0) and "max_burst" in counts:
+    if "max_burst" in counts and counts["max_burst"] > counts.get("max_requests_per_minute", 0):
         raise InvalidRequestError(f"{where}.max_burst: must not be above max_requests_per_minute.")
     # Only the two words of JSON: 1 or "true" is not a decision somebody made.
     online = body.get("requires_human_online", False)

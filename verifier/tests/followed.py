@@ -13,7 +13,7 @@ import pytest
 from registry.models import ServiceProvider
 from verifier.models import StateChange
 from verifier.services import watching
-from verifier.services.following import Follower
+from verifier.services.following import Follower, credentials_digest
 from verifier.services.snapshots import Known
 from verifier.services.state import state_since
 from verifier.services.watching import News
@@ -74,19 +74,8 @@ class Followed:
         return self.wait(self.follower.provider(header))
 
     def holds_provider(self, header: str) -> bool:
-        """Whether the answer comes without a query: the first step of asking for it ends."""
-
-        async def asked() -> bool:
-            step = self.follower.provider(header)
-            try:
-                step.send(None)
-            except StopIteration:
-                return True
-            finally:
-                step.close()
-            return False
-
-        return self.wait(asked())
+        """Whether it is known whose credentials these are."""
+        return self.call(self.follower.held_provider, credentials_digest(header)) is not None
 
     def end(self) -> None:
         self.call(self.follower.stop)
