@@ -199,7 +199,7 @@ def test_WR_7_an_admin_deletes_with_a_signature_by_the_typed_address(admin: Pers
     human = zoe.human
     path = f"/endings/human/?id={human.pk}"
     typed = {"typed": human.email, "id": str(human.pk)}
-    shown = admin.get(path).context["found"].fingerprint
+    shown = admin.get(path).context["found"].shown
     refused(admin.client.post(f"/endings/human/{shown}", typed), 401, "verification_required")
     refused(admin.end(path, typed="x@example.org"), 400, "invalid_request")
     human.refresh_from_db()

@@ -43,7 +43,7 @@ SHORT = 0.3
 
 
 def disable_the_token_key() -> None:
-    disable_key(kid=Key.objects.get().kid, actor=SYSTEM, now=timezone.now(), even_last=True)
+    disable_key(kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now(), even_last=True)
 
 
 @pytest.fixture
