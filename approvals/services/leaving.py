@@ -5,7 +5,7 @@ from datetime import datetime
 from django.db import transaction
 from django.db.models import Q
 
-from approvals.models import Challenge, SetupCode
+from approvals.models import Challenge, Recovery, SetupCode
 from approvals.services.credentials import remove_all_passkeys
 from audit.erasure import erase_openings
 from audit.services import Actor
@@ -25,6 +25,11 @@ def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: 
         codes = SetupCode.objects.filter(Q(human=human) | Q(email__iexact=email))
         # The challenge of a setup holds the name and the address that were typed.
         setups = [str(pk) for pk in codes.values_list("pk", flat=True)]
+        # First of a recovery's rows, as everywhere: a link that is being used is done before, or refused after.
+        mine = Recovery.objects.filter(human=human, used_at=None, cancelled_at=None)
+        mine.update(cancelled_at=now)
+        Recovery.objects.filter(human=human).update(notice_due_at=None)
+        setups += [str(pk) for pk in Recovery.objects.filter(human=human).values_list("pk", flat=True)]
         Challenge.objects.filter(
             Q(human=human) | Q(purpose=Challenge.Purpose.SETUP, subject__in=setups)
         ).delete()

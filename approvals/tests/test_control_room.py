@@ -125,7 +125,6 @@ def test_DJ_16_each_form_is_an_event_of_the_admin(admin: Person, bob: Person) ->
     forms: list[tuple[str, dict[str, str], str]] = [
         ("invite", {"email": "new@example.org"}, "approvals.setup_code.created"),
         ("enrolment-code", {"human": str(bob.human.pk)}, "registry.enrolment_code.created"),
-        ("recovery-link", {"human": str(bob.human.pk)}, "approvals.setup_code.created"),
         ("delete-human", {"email": "bob@example.org"}, "registry.human.deleted"),
         (
             "new-service-provider",
