@@ -3,6 +3,7 @@
 import json
 from datetime import datetime, timedelta
 from io import StringIO
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -373,7 +374,7 @@ def test_WR_15_the_database_holds_what_a_recovery_may_be(
     alice: Person, admin: Person, now: datetime, columns: str
 ) -> None:
     begun(alice.human, now, admin=admin.human)
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         "second is first": {"confirmed_by": admin.human, "confirmed_at": now},
         "stolen undecided": {"case": "stolen"},
         "used not ready": {"ready_at": None, "used_at": now},

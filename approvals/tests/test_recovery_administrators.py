@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from functools import partial
 
 import pytest
 from pytest_django.fixtures import Settings
@@ -229,13 +228,14 @@ def test_WR_15_an_admin_who_is_lost_while_the_request_is_under_way_does_nothing(
         end_sessions(human=second.human, actor=TESTER, now=now)
     else:
         Human.objects.filter(pk=came_in.pk).update(is_staff=False)
-    acts: dict[str, Callable[..., object]] = {
-        "begin": partial(start_recovery, human=human, case="lost"),
-        "decide": partial(confirm_recovery, recovery=row),
-        "link": partial(create_recovery_link, recovery=row),
+    acts: dict[str, tuple[Callable[..., object], dict[str, object]]] = {
+        "begin": (start_recovery, {"human": human, "case": "lost"}),
+        "decide": (confirm_recovery, {"recovery": row}),
+        "link": (create_recovery_link, {"recovery": row}),
     }
+    service, about = acts[act]
     with pytest.raises(NotFoundError):
-        acts[act](admin=came_in, actor=TESTER, now=now)
+        service(**about, admin=came_in, actor=TESTER, now=now)
     assert Recovery.objects.filter(confirmed_by=None, link_digest=None).count() == (row is not None)
 
 
