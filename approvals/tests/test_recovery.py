@@ -152,6 +152,13 @@ def test_WR_15_the_person_cancels_with_an_old_passkey(alice: Person, bob: Person
     assert (row.used_at, row.notice_due_at) == (None, row.cancelled_at)
 
 
+def test_WR_15_an_admin_is_told_in_the_control_room_too(admin: Person, now: datetime) -> None:
+    assert 'href="/recovery/"' not in admin.get("/admin/").content.decode()
+    begun(admin.human, now)
+    for path in ("/admin/", "/admin/registry/human/", "/admin/invite/"):
+        assert 'href="/recovery/"' in admin.get(path).content.decode(), path
+
+
 def test_WR_15_opening_the_page_of_a_recovery_decides_nothing(alice: Person, now: datetime) -> None:
     row = begun(alice.human, now)
     assert alice.get("/recovery/").status_code == 200
