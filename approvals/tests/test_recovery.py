@@ -1,12 +1,9 @@
 """A person who lost every passkey gets a new one by a recovery, after a wait in which they can cancel it."""
 
-import json
 from datetime import datetime, timedelta
-from io import StringIO
 from typing import Any
 
 import pytest
-from django.core.management import CommandError, call_command
 from django.db import IntegrityError, transaction
 from pytest_django.fixtures import Settings
 
@@ -19,7 +16,7 @@ from agentauth.protocol.errors import (
 from approvals.models import Challenge, Passkey, Recovery, SetupCode
 from approvals.services.credentials import finish_passkey
 from approvals.services.leaving import delete_human
-from approvals.services.people import SetupLink, find_setup_code
+from approvals.services.people import find_setup_code
 from approvals.services.recovery import cancel_recovery, finish_recovery
 from approvals.sessions import stored_key
 from approvals.tests.authenticator import Authenticator
@@ -322,58 +319,6 @@ def test_WR_15_the_human_is_told_on_their_pages(alice: Person, now: datetime) ->
 def test_a_recovery_that_nobody_used_is_told_too(alice: Person, now: datetime) -> None:
     begun(alice.human, now - timedelta(days=8, seconds=1))
     assert "It ended unused" in alice.get("/approvals/").content.decode()
-
-
-def test_WR_15_the_command_begins_a_recovery_and_prints_the_link_later(alice: Person, now: datetime) -> None:
-    assert set(printed("ALICE@example.org")) == {"case", "ready_at"}
-    with pytest.raises(CommandError, match="waiting time"):
-        printed("alice@example.org")
-    Recovery.objects.update(ready_at=now - timedelta(seconds=1))
-    link = printed("alice@example.org")
-    assert set(link) == {"url", "expires_at"}
-    assert recovered(SetupLink(link["url"], now)).human.name == "Alice"
-    human_id = Recovery.objects.get().human_id
-    for kind in ("approvals.recovery.begun", "approvals.setup_code.created"):
-        assert Event.objects.get(kind=kind, human_id=human_id).actor_kind == "system"
-
-
-def printed(address: str, *more: str) -> dict[str, str]:
-    out = StringIO()
-    call_command("setup_link", "--recover", address, *more, "--json", stdout=out)
-    found: dict[str, str] = json.loads(out.getvalue())
-    return found
-
-
-def test_the_command_says_when_a_recovery_is_ready(alice: Person) -> None:
-    assert alice
-    out = StringIO()
-    call_command("setup_link", "--recover", "alice@example.org", stdout=out)
-    assert "It is ready on" in out.getvalue()
-    assert "setup_link --recover alice@example.org" in out.getvalue()
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("--recover", "nobody@example.org"),
-        ("--recover", "alice@example.org", "--admin"),
-        ("--recover", "alice@example.org", "--email", "x@y.z"),
-        ("--recover", "alice@example.org", "--stolen"),
-        ("--email", "zoe@example.org", "--stolen"),
-    ],
-)
-def test_the_command_recovers_nobody_it_should_not(alice: Person, arguments: tuple[str, ...]) -> None:
-    assert alice
-    with pytest.raises(CommandError):
-        call_command("setup_link", *arguments, stdout=StringIO())
-    assert not Recovery.objects.exists()
-    assert not SetupCode.objects.filter(email="zoe@example.org").exists()
-
-
-def test_the_command_takes_no_other_case_than_the_one_under_way(alice: Person, now: datetime) -> None:
-    begun(alice.human, now)
-    with pytest.raises(CommandError, match="under way as lost"):
-        printed("alice@example.org", "--stolen")
 
 
 @pytest.mark.parametrize("columns", ["second is first", "stolen undecided", "used not ready"])
