@@ -70,7 +70,7 @@ def notice_text(row: Recovery) -> tuple[str, str]:
             _("A second administrator ended the waiting time on %(end)s.") % end
             if row.confirmed_at
             else _("From %(end)s on a new passkey can take the place of all your passkeys.") % end,
-            _("Until then the passkeys that you have keep working. If you lost them all, do nothing."),
+            _("Until it is made, the passkeys that you have keep working. If you lost them all, do nothing."),
             f"{cancel}\n{page}",
         ]
     where = _("This is about your account at %(url)s.") % {"url": settings.PUBLIC_URL}
