@@ -185,6 +185,12 @@ def _advice() -> Iterator[CheckMessage]:
             " the copies of the log. Name a bucket with Object Lock: see The log's store in docs/operations.md.",
             id="agentauth.W051",
         )
+    if not settings.EMAIL_HOST:
+        yield Warning(
+            "EMAIL_HOST is not set, so a person learns of a recovery of their account from their pages alone: set EMAIL_HOST and"
+            " EMAIL_FROM, see Recovering an account in docs/operations.md.",
+            id="agentauth.W053",
+        )
     if not settings.REDIS_URL and not settings.AUDIT_STORE.startswith("s3:"):
         yield Warning(
             "Neither REDIS_URL nor a store outside this host (AUDIT_STORE=s3://…) is set, so a restore of the database from a"

@@ -11,7 +11,7 @@ import stat
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 from urllib.parse import urlsplit
 
 from agentauth.protocol.encoding import b64u_decode
@@ -22,6 +22,7 @@ _OURS: Final = (
     "AGENTAUTH_",
     "AUDIT_",
     "KEY_",
+    "RECOVERY_",
     "SECRET_KEY",
     "SERVICE_PROVIDER_",
     "SUBJECT_KEY",
@@ -121,6 +122,26 @@ def choice(name: str, default: str, choices: Collection[str]) -> str:
     if value not in choices:
         refuse("E023", f"{name} must be one of: {', '.join(choices)}.")
     return value
+
+
+def mail(host: str, *, development: bool) -> dict[str, Any]:
+    """Django's settings for mail. Without EMAIL_HOST development prints mail, and production has an empty EMAIL_BACKEND.
+
+    `host` is the registry's own, for the default sender.
+    """
+    server, tls = env("EMAIL_HOST"), choice("EMAIL_TLS", "starttls", ("starttls", "implicit", "none"))
+    backend = "smtp" if server else "console" if development else ""
+    return {
+        "EMAIL_BACKEND": f"django.core.mail.backends.{backend}.EmailBackend" if backend else "",
+        "EMAIL_HOST": server,
+        "EMAIL_PORT": number("EMAIL_PORT", 587, least=1, most=65_535),
+        "EMAIL_HOST_USER": env("EMAIL_HOST_USER"),
+        "EMAIL_HOST_PASSWORD": secret("EMAIL_HOST_PASSWORD"),
+        "EMAIL_USE_TLS": tls == "starttls",
+        "EMAIL_USE_SSL": tls == "implicit",
+        "EMAIL_TIMEOUT": 10,
+        "DEFAULT_FROM_EMAIL": env("EMAIL_FROM", f"agentauth@{host}"),
+    }
 
 
 def section(prefix: str, *, secrets: Collection[str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from agentauth import metrics
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.startup import START
 from approvals.services import expiry as approvals_expiry
+from approvals.services.notices import send_notices
 from audit.archive.archiving import archive_due
 from audit.checkpoints import checkpoint_log
 from audit.cosigning import cosign_log
@@ -109,6 +110,7 @@ JOBS: Final = (
     Job(registry_expiry.expire_everything, SLOWLY),
     Job(verifier_expiry.expire_everything, SLOWLY),
     Job(approvals_expiry.expire_everything, SLOWLY),
+    Job(send_notices, SLOWLY, waits=True),
     Job(checkpoint_log, EACH_SECOND, waits=True, holds=True),
     Job(cosign_log, EACH_SECOND, waits=True),
     # One segment per run: a backlog takes several runs.

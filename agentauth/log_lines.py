@@ -10,15 +10,15 @@ from typing import Any
 # The request during which a line is written; empty outside one.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
-# Claim and setup links: whoever reads the address may use it, and Django logs the address of every refusal. Their patterns,
+# Claim, setup and recovery links: whoever reads the address may use it, and Django logs the address of every refusal. Their patterns,
 # `/setup/<str:code>/`, say nothing.
-_SECRET_PATH = re.compile(r"((?:/|%2F)(?:claim|setup)(?:/|%2F))[^/%\s?\"'&<]+", re.IGNORECASE)
+_SECRET_PATH = re.compile(r"((?:/|%2F)(?:claim|setup|recover)(?:/|%2F))[^/%\s?\"'&<]+", re.IGNORECASE)
 # Whatever a terminal or a reader of lines would act on, but the newlines of a traceback.
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(10), *range(11, 32), *range(127, 160))}
 
 
 def without_secrets(value: object) -> object:
-    """A text without the secret of every claim and setup link in it; anything else as it is."""
+    """A text without the secret of every claim, setup and recovery link in it; anything else as it is."""
     return _SECRET_PATH.sub(r"\1…", value) if isinstance(value, str) else value
 
 

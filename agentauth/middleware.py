@@ -76,7 +76,7 @@ PROBES = ("/health/", "/metrics")
 NAMELESS = frozenset({"/health/live", "/health/ready", "/health/startup", "/metrics"})
 FOREIGN_HOST = "agentauth.foreign_host"
 REGISTRATION = "/v1/agents"
-ENTRANCES = ("/sign-in/", "/setup/", "/claim/")
+ENTRANCES = ("/sign-in/", "/setup/", "/recover/", "/claim/")
 
 
 class RequestIdMiddleware:

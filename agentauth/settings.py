@@ -12,6 +12,7 @@ from agentauth.environment import (
     commands,
     env,
     is_origin,
+    mail,
     number,
     refuse,
     refuse_unknown,
@@ -178,8 +179,7 @@ REDIS_URL = secret("REDIS_URL")
 DATABASES = {"default": database(DATABASE_OWNER_URL if DATABASE_OWNER_URL and _MIGRATING else DATABASE_URL)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-AUTH_USER_MODEL = "registry.Human"
-AUTHENTICATION_BACKENDS = ["approvals.passkeys.PasskeyBackend"]
+AUTH_USER_MODEL, AUTHENTICATION_BACKENDS = "registry.Human", ["approvals.passkeys.PasskeyBackend"]
 
 REST_FRAMEWORK = {
     # Deny by default: a view that names nobody answers nobody.
@@ -208,6 +208,9 @@ AUDIT_STORE = env("AUDIT_STORE") or (f"file:{VAR_DIR / 'audit'}" if DEVELOPMENT 
 AUDIT_WITNESSES = [text for text in env("AUDIT_WITNESSES").split(",") if text.strip()]
 STATE_PUBLISHER = "verifier.services.state.publish"
 
+# Hours for which a person can cancel a recovery of their account, and the mail server that tells them of it.
+RECOVERY_WAIT_HOURS = number("RECOVERY_WAIT_HOURS", 24, least=24, most=336)
+globals().update(mail(RP_ID, development=DEVELOPMENT))
 LANGUAGE_CODE, TIME_ZONE = "en-gb", "UTC"
 STATIC_URL, STATICFILES_DIRS = "/static/", [BASE_DIR / "static"]
 # Development serves assets from where they lie; production from what collectstatic gathered.
@@ -216,7 +219,6 @@ WHITENOISE_USE_FINDERS = DEVELOPMENT
 
 DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024
 FILE_UPLOAD_HANDLERS: list[str] = []
-
 # Cookies: `__Host-` and Secure in production; on http://localhost a browser would drop both.
 _PREFIX = "" if DEVELOPMENT else "__Host-"
 SESSION_COOKIE_NAME = f"{_PREFIX}agentauth_session"
@@ -228,14 +230,12 @@ SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Strict"
 SESSION_ENGINE = "approvals.sessions"
 SESSION_SERIALIZER = "django.contrib.sessions.serializers.JSONSerializer"
 CSRF_FAILURE_VIEW = "agentauth.http_errors.csrf_failed"
-SECURE_SSL_REDIRECT = not DEVELOPMENT
-SECURE_HSTS_SECONDS = 0 if DEVELOPMENT else 31_536_000
+SECURE_SSL_REDIRECT, SECURE_HSTS_SECONDS = not DEVELOPMENT, 0 if DEVELOPMENT else 31_536_000
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = not DEVELOPMENT
 # Reverse proxies in front of us that we run ourselves; what fewer hops say of the client is not believed.
 TRUSTED_PROXIES = number("TRUSTED_PROXIES", 0, least=0, most=16)
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUSTED_PROXIES else None
-# Probes come from inside, over http.
-SECURE_REDIRECT_EXEMPT = [r"^health/", r"^metrics$"]
+SECURE_REDIRECT_EXEMPT = [r"^health/", r"^metrics$"]  # Probes come from inside, over http.
 SECURE_CROSS_ORIGIN_OPENER_POLICY, SECURE_REFERRER_POLICY = "same-origin", "no-referrer"
 X_FRAME_OPTIONS = "DENY"
 

@@ -13,9 +13,9 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_safe
 
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
+from approvals.models import Recovery
 from approvals.services.break_signing import unsigned_breaks
 from approvals.services.people import create_setup_link
-from approvals.services.recovery import create_recovery_link
 from approvals.views.log import log_page
 from approvals.views.verification import check_verification
 from audit.admin import ADMINS as AUDIT_ADMINS
@@ -39,19 +39,6 @@ class EnrolmentForm(forms.Form):
     """For whom an enrolment code is made."""
 
     human = forms.ModelChoiceField(Human.objects.filter(status=Human.Status.ACTIVE), label=_("Human"))
-
-
-class RecoveryForm(forms.Form):
-    """Whose account is recovered."""
-
-    human = forms.ModelChoiceField(
-        Human.objects.filter(status=Human.Status.ACTIVE),
-        label=_("Human"),
-        help_text=_(
-            "Their sessions end at once, and what they allowed agents waits until they sign it again. "
-            "Make sure that it is they who asked."
-        ),
-    )
 
 
 class ServiceProviderForm(forms.Form):
@@ -83,7 +70,6 @@ class ControlRoom(admin.AdminSite):
         ours: list[URLPattern | URLResolver] = [
             path("log/", self.admin_view(require_safe(self.log)), name="log"),
             path("invite/", self.admin_view(self.invite), name="invite"),
-            path("recovery-link/", self.admin_view(self.recovery_link), name="recovery_link"),
             path("enrolment-code/", self.admin_view(self.enrolment_code), name="enrolment_code"),
             path(
                 "new-service-provider/",
@@ -123,6 +109,7 @@ class ControlRoom(admin.AdminSite):
             "waiting": waiting.order_by("created_at")[:PENDING_SHOWN],
             "agent_counts": counts,
             "unsigned_breaks": unsigned_breaks(),
+            "recoveries": Recovery.objects.open(now).count(),
         }
         return super().index(request, context | (extra_context or {}))
 
@@ -141,17 +128,6 @@ class ControlRoom(admin.AdminSite):
             return [(str(_("Setup link, once, 72 hours")), link.url)]
 
         return self._make(request, InvitationForm, _("Invite a human"), make)
-
-    def recovery_link(self, request: HttpRequest) -> HttpResponse:
-        """Make a one-time recovery link for a human and show it once."""
-
-        def make(form: RecoveryForm) -> list[tuple[str, str]]:
-            link = create_recovery_link(
-                human=form.cleaned_data["human"], actor=actor_of(request), now=timezone.now()
-            )
-            return [(str(_("Recovery link, once, 15 minutes")), link.url)]
-
-        return self._make(request, RecoveryForm, _("Make a recovery link"), make)
 
     def enrolment_code(self, request: HttpRequest) -> HttpResponse:
         """Make a one-time enrolment code for a human and show it once."""

@@ -1,4 +1,4 @@
-"""What every page shows around its content: what waits, whether the human is here, and how to type a command."""
+"""What every page shows around its content: what waits, whether the human is here or being recovered, and how to type a command."""
 
 from typing import Any
 
@@ -6,13 +6,16 @@ from django.conf import settings
 from django.http import HttpRequest
 from django.utils import timezone
 
+from approvals.models import Recovery
 from registry.models import Grant, Human
 from verifier.services import presence
 from verifier.services.confirmations import pending_for
 
 
 def navigation(request: HttpRequest) -> dict[str, Any]:
-    """Members of every template: the signed-in human, how much waits for them, their presence, and `command`."""
+    """Members of every template: the signed-in human, how much waits for them, their presence, the recovery of
+    their account that is under way, and `command`.
+    """
     human = getattr(request, "user", None)
     if not isinstance(human, Human):
         return {"me": None, "command": settings.COMMAND}
@@ -24,5 +27,6 @@ def navigation(request: HttpRequest) -> dict[str, Any]:
         "command": settings.COMMAND,
         "waiting_count": waiting + pending_for(human, now).count(),
         "is_here": presence.is_online(human.pk, now),
+        "my_recovery": Recovery.objects.open(now).filter(human=human).first(),
         "section": request.path.split("/")[1],
     }

@@ -6,7 +6,6 @@ from django.conf import settings
 from django.db import models
 
 from audit.identifiers import new_id
-from registry.models import Human
 
 
 class Passkey(models.Model):
@@ -41,19 +40,13 @@ class Passkey(models.Model):
         return True if self.backup_eligible is None and self.backed_up else self.backup_eligible
 
 
-class SetupCodeQuerySet(models.QuerySet["SetupCode"]):
-    def recovering(self, human: Human, now: datetime) -> "SetupCodeQuerySet":
-        """Recovery links of this human that still work."""
-        links = self.filter(human=human, kind=SetupCode.Kind.RECOVERY)
-        return links.filter(used_at=None, expires_at__gt=now)
-
-
 class SetupCode(models.Model):
     """A one-time link that ends in a passkey. Only the code's digest is kept."""
 
     class Kind(models.TextChoices):
         FIRST_ADMIN = "first_admin"
         INVITATION = "invitation"
+        # Made by releases before 3 alone, whose links worked at once: refused. See Recovery.
         RECOVERY = "recovery"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
@@ -64,12 +57,10 @@ class SetupCode(models.Model):
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField()
     used_at = models.DateTimeField(null=True)
-    # Who came in by it; of a recovery link, whom it is for.
+    # Who came in by it.
     human = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+"
     )
-
-    objects = SetupCodeQuerySet.as_manager()
 
     class Meta:
         constraints = [
@@ -80,6 +71,76 @@ class SetupCode(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.created_at:%Y-%m-%d %H:%M}"
+
+
+class RecoveryQuerySet(models.QuerySet["Recovery"]):
+    def open(self, now: datetime) -> "RecoveryQuerySet":
+        """Neither used, cancelled nor past its end."""
+        return self.filter(used_at=None, cancelled_at=None, expires_at__gt=now)
+
+
+class Recovery(models.Model):
+    """A person is to get a new passkey in place of all others. Its state follows from these columns and the time."""
+
+    class Case(models.TextChoices):
+        # The old passkeys work until the new one is made, so that the person can cancel with one.
+        LOST = "lost"
+        # The account is suspended, and a second administrator decides.
+        STOLEN = "stolen"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
+    case = models.CharField(max_length=8, choices=Case)
+    # The administrator; null for an operator, whom the event names.
+    begun_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+"
+    )
+    begun_at = models.DateTimeField()
+    # The second administrator.
+    confirmed_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+"
+    )
+    confirmed_at = models.DateTimeField(null=True)
+    # From then on a link can be made. Null while a second administrator has to decide.
+    ready_at = models.DateTimeField(null=True)
+    expires_at = models.DateTimeField()
+    cancelled_at = models.DateTimeField(null=True)
+    used_at = models.DateTimeField(null=True)
+    # Of the newest link: SHA-256 of its code, and when it ends.
+    link_digest = models.BinaryField(max_length=32, unique=True, null=True)
+    link_expires_at = models.DateTimeField(null=True)
+    # When to tell the person of its state by mail, or to try again; null once they were told.
+    notice_due_at = models.DateTimeField(null=True)
+    # Tries in a row that failed.
+    notice_failures = models.PositiveSmallIntegerField(default=0)
+
+    objects = RecoveryQuerySet.as_manager()
+
+    class Meta:
+        indexes = [models.Index(fields=["notice_due_at"], name="recovery_notice_due")]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["human"],
+                condition=models.Q(used_at=None, cancelled_at=None),
+                name="recovery_one_open",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(case="lost") | models.Q(ready_at=None) | ~models.Q(confirmed_at=None),
+                name="recovery_stolen_is_confirmed",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(confirmed_by=None)
+                | models.Q(begun_by=None)
+                | ~models.Q(confirmed_by=models.F("begun_by")),
+                name="recovery_second_is_another",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(used_at=None) | ~models.Q(ready_at=None), name="recovery_used_was_ready"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.case} {self.begun_at:%Y-%m-%d %H:%M}"
 
 
 class ChallengeQuerySet(models.QuerySet["Challenge"]):

@@ -290,6 +290,11 @@ def approval_text(
     return "\n".join(lines)
 
 
+def recovered(at: datetime, zone: str) -> str:
+    """The mark of a recovered account, the same words in what is signed, on pages and in the activity."""
+    return _("This account was recovered with a new passkey on %(at)s.") % {"at": moment(at, zone)}
+
+
 def denial_text(*, agent: str, service_provider: str, audience: str, reason: str) -> str:
     """The consent text of a denial."""
     lines = parties(agent, service_provider, audience)

@@ -56,17 +56,24 @@ def grant_text(grant: Grant, *, by_admin: bool) -> str:
     return _fitting(lines, _terms(grant, later=later))
 
 
-def human_text(human: Human, *, agents: int, grants: int) -> str:
-    """Without the person's name: receipts outlive it. Their `agents` and `grants` that are in force again, by number."""
+def human_text(human: Human, *, agents: int, grants: int, marks: Sequence[str] = ()) -> str:
+    """Without the person's name: receipts outlive it. Their `agents` and `grants` that are in force again, by number; `marks` say what
+    happens to its recovery.
+    """
     return "\n".join(
         [
             _("As an administrator I resume the account %(id)s.") % {"id": human.pk},
+            *marks,
             _("The account holder may sign in, approve and confirm again."),
             ngettext("%(n)s of their agents may act again.", "%(n)s of their agents may act again.", agents)
             % {"n": sentences.whole(agents)},
             _in_force(grants),
         ]
     )
+
+
+def ends_recovery() -> str:
+    return _("The recovery of this account that is under way ends.")
 
 
 def service_provider_text(provider: ServiceProvider, *, grants: int) -> str:

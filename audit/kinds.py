@@ -115,6 +115,13 @@ CLOCK_OFF = "verifier.clock.found_off"
 
 # A one-time link that ends in a passkey: for the first admin, or for somebody invited.
 SETUP_CODE_CREATED = "approvals.setup_code.created"
+# An administrator or operator began a recovery; a second administrator decided; the person or an administrator ended it.
+RECOVERY_BEGUN = "approvals.recovery.begun"
+RECOVERY_CONFIRMED = "approvals.recovery.confirmed"
+RECOVERY_CANCELLED = "approvals.recovery.cancelled"
+# The person was told of it by mail, or could not be: once for each state of the recovery.
+RECOVERY_NOTICE_SENT = "approvals.recovery.notice_sent"
+RECOVERY_NOTICE_FAILED = "approvals.recovery.notice_failed"
 # A recovery link was used: there is one new passkey and no old one.
 HUMAN_RECOVERED = "approvals.human.recovered"
 PASSKEY_CREATED = "approvals.passkey.created"

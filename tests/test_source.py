@@ -156,6 +156,9 @@ REACHES_OUT = {
     # The loop alone: connections come to it.
     ("agentauth/accepting.py", "asyncio"),
     ("agentauth/receiving_asgi.py", "asyncio"),
+    # Mail goes to the server of EMAIL_HOST, from which it goes to a person's address; smtplib for its errors.
+    ("approvals/services/notices.py", "django.core.mail"),
+    ("approvals/services/notices.py", "smtplib"),
     ("agentauth/exchange.py", "asyncio"),
     ("agentauth/tally.py", "asyncio"),
     ("agentauth/management/commands/serve.py", "socket"),

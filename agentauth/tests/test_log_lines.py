@@ -19,7 +19,9 @@ def record(message: str, *args: object, error: Exception | None = None) -> loggi
     return logging.LogRecord("x", logging.ERROR, "", 1, message, args, raised)
 
 
-@pytest.mark.parametrize("path", [f"/claim/{SECRET}/statement", f"/setup/{SECRET}/", f"/setup/{SECRET}"])
+@pytest.mark.parametrize(
+    "path", [f"/claim/{SECRET}/statement", f"/setup/{SECRET}/", f"/setup/{SECRET}", f"/recover/{SECRET}/"]
+)
 @pytest.mark.parametrize("formatter", [LineFormatter(), JsonFormatter()])
 def test_DJ_28_the_secret_of_a_link_stands_in_no_log_line(formatter: logging.Formatter, path: str) -> None:
     line = formatter.format(record("unhandled error in %s", path))

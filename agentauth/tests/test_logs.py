@@ -1,4 +1,4 @@
-"""U6: the secret of a claim or setup link stands in no line of a log."""
+"""U6: the secret of a claim, setup or recovery link stands in no line of a log."""
 
 import pytest
 from django.test import Client
@@ -7,7 +7,9 @@ SECRET = "_MlK8Nrr0ohhncCdFuqe7Q"
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("path", [f"/setup/{SECRET}/finish", f"/claim/{SECRET}/statement"])
+@pytest.mark.parametrize(
+    "path", [f"/setup/{SECRET}/finish", f"/recover/{SECRET}/finish", f"/claim/{SECRET}/statement"]
+)
 @pytest.mark.parametrize("origin", ["http://localhost:8000", "https://evil.example"])
 def test_U6_a_refused_link_is_not_logged(path: str, origin: str, caplog: pytest.LogCaptureFixture) -> None:
     for checks in (True, False):

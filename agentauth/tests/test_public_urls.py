@@ -8,7 +8,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 
 pytestmark = pytest.mark.django_db
 
-# docs/protocol.md section 2. Setup and claim pages have their secret in the link: an unknown one is 404.
+# docs/protocol.md section 2. Setup, recovery and claim pages have their secret in the link: an unknown one is 404.
 PUBLIC = {
     "",
     ".well-known/agentauth",
@@ -27,6 +27,7 @@ PUBLIC = {
     "health/startup",
     "sign-in/",
     "sign-in/options",
+    "recovered/",
 }
 # Typed without its slash by a person, who is sent on with it.
 WITHOUT_SLASH = {"docs": "/docs/", "admin": "/admin/"}

@@ -18,6 +18,7 @@ SAFE = {
     "VAULT_ADDR": "https://vault.example.com",
     "VAULT_TOKEN": "a-token-that-is-not-shown",
     "AUDIT_STORE": "s3://log-of-the-registry/log",
+    "EMAIL_HOST": "mail.example.com",
     "SUBJECT_KEY": "1:MTExMTExMTExMTExMTExMTExMTExMTExMTExMTExMTE",
 }
 

@@ -10,8 +10,8 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 
-from agentauth.protocol.errors import InvalidAssertionError
-from approvals.models import Challenge, ChallengeQuerySet, Passkey, SetupCode
+from agentauth.protocol.errors import InvalidAssertionError, NotFoundError
+from approvals.models import Challenge, ChallengeQuerySet, Passkey
 from approvals.passkeys import (
     CEREMONY_SECONDS,
     VerifiedAssertion,
@@ -140,13 +140,19 @@ def check_signature(
     )
     if not moved:
         raise InvalidAssertionError("This passkey was used elsewhere at the same moment. Try again.")
-    # After the swap, which waits for a link that is being made: nothing is signed past it.
-    if SetupCode.objects.recovering(passkey.human, now).exists():
-        # Lost or stolen: until the link is used or over, what it is to replace opens and signs nothing.
-        raise InvalidAssertionError(
-            "A recovery link was made for this account: no passkey works until it ends."
-        )
     return passkey, verified
+
+
+def hold_human(human: Human) -> None:
+    """See that the human still is who came in, and keep it so until the commit.
+
+    Last, as everywhere: humans are locked after passkeys, agents and grants. Raises NotFoundError.
+    """
+    still = Human.objects.select_for_update(no_key=True).filter(
+        pk=human.pk, status=Human.Status.ACTIVE, session_epoch=human.session_epoch
+    )
+    if not still:
+        raise NotFoundError("There is nothing here, or it is not yours.")
 
 
 def forget_challenges(*, now: datetime) -> int:

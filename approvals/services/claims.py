@@ -8,6 +8,7 @@ from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony
 from approvals.services.drawn import Page
 from approvals.services.likeness import name_warnings
+from approvals.services.recovered import recovery_marks
 from approvals.services.signatures import accept_signature, ask_signature
 from approvals.services.statements import claim
 from audit.services import Actor
@@ -15,7 +16,7 @@ from registry.models import Agent, Human
 from registry.services.agents import check_claim_code, claim_agent
 
 
-def claim_page(agent: Agent, human: Human) -> Page:
+def claim_page(agent: Agent, human: Human, *, now: datetime) -> Page:
     """What the claim page shows of the agent, and the text that is signed there."""
     warnings = name_warnings(agent, human)
     shown = {
@@ -26,7 +27,9 @@ def claim_page(agent: Agent, human: Human) -> Page:
         "likenesses": warnings,
         # A link renewed meanwhile is another claim: the code that was typed belongs to this one.
         "claim_number": agent.claim_number,
-        "text": sentences.claim_text(agent=agent.name, jkt=agent.jkt, warnings=warnings),
+        "text": sentences.claim_text(
+            agent=agent.name, jkt=agent.jkt, warnings=[*warnings, *recovery_marks(human, now=now)]
+        ),
     }
     return Page(Challenge.Purpose.CLAIM, str(agent.pk), shown)
 
@@ -40,7 +43,7 @@ def begin_claim(
     `check_drawn` raises.
     """
     check_claim_code(agent=agent, code=code, actor=actor, now=now)
-    page = claim_page(agent, human)
+    page = claim_page(agent, human, now=now)
     text = page.shown["text"]
     statement = claim(agent=agent, human=human, consent_text=text, now=now)
     return ask_signature(
@@ -67,7 +70,7 @@ def finish_claim(
         human=human,
         credential=credential,
         now=now,
-        page=lambda _row: claim_page(agent, human),
+        page=lambda _row: claim_page(agent, human, now=now),
         act=act,
     )
 

@@ -10,6 +10,7 @@ from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony
 from approvals.services.drawn import Page
 from approvals.services.likeness import name_warnings
+from approvals.services.recovered import recovery_marks
 from approvals.services.signatures import accept_signature, ask_signature
 from approvals.services.statements import confirmation as confirmation_statement
 from audit.services import Actor
@@ -20,10 +21,10 @@ from verifier.services.confirmations import confirm, deny
 DECISIONS = ("confirm", "deny")
 
 
-def confirmation_page(row: Confirmation, human: Human) -> Page:
+def confirmation_page(row: Confirmation, human: Human, *, now: datetime) -> Page:
     """What the confirmation page shows of the act, and the texts of its two buttons."""
     agent, provider = row.grant.agent, row.grant.service_provider
-    warnings = name_warnings(agent, human)
+    warnings, marks = name_warnings(agent, human), recovery_marks(human, now=now)
     shown = {
         "agent_name": agent.name,
         "agent_key": agent.jkt,
@@ -39,7 +40,7 @@ def confirmation_page(row: Confirmation, human: Human) -> Page:
                 audience=provider.audience,
                 action=parse_action(row.action),
                 confirmed=decision == "confirm",
-                warnings=warnings,
+                warnings=[*warnings, *marks],
             )
             for decision in DECISIONS
         },
@@ -62,7 +63,7 @@ def begin_confirmation(
         raise ExpiredError("This request has expired. The agent may ask again.")
     if status != Confirmation.Status.PENDING:
         raise InvalidStateError("This was already decided.")
-    page = confirmation_page(row, human)
+    page = confirmation_page(row, human, now=now)
     text = page.shown["text"][decision]
     statement = confirmation_statement(
         row=row,
@@ -96,7 +97,7 @@ def finish_confirmation(
         human=human,
         credential=credential,
         now=now,
-        page=lambda _challenge: confirmation_page(row, human),
+        page=lambda _challenge: confirmation_page(row, human, now=now),
         act=act,
     )
 

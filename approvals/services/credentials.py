@@ -10,7 +10,7 @@ from django.db import IntegrityError, transaction
 from agentauth.protocol.errors import InvalidAssertionError, InvalidStateError, NotFoundError
 from approvals.models import Challenge, Passkey
 from approvals.passkeys import VerifiedRegistration, creation_options, verify_registration
-from approvals.services.challenges import Ceremony, answering, begin, latest
+from approvals.services.challenges import Ceremony, answering, begin, hold_human, latest
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Human
@@ -35,11 +35,15 @@ def begin_passkey(*, human: Human, session_key: str, now: datetime) -> dict[str,
 def finish_passkey(
     *, human: Human, credential: object, session_key: str, actor: Actor, now: datetime
 ) -> Passkey:
-    """Add the passkey. Raises InvalidAssertionError, also for an id that is registered to anybody."""
+    """Add the passkey. Raises InvalidAssertionError, also for an id that is registered to anybody; NotFoundError if the
+    human was suspended or recovered since the request came in, so that no recovery leaves it behind.
+    """
     row = latest(Ceremony(Challenge.Purpose.PASSKEY, session_key, human))
     with answering(row, now=now):
         verified = verify_new(row, credential)
-        return add_passkey(human, verified, user_handle_of(human), actor=actor, now=now)
+        passkey = add_passkey(human, verified, user_handle_of(human), actor=actor, now=now)
+        hold_human(human)
+        return passkey
 
 
 def remove_passkey(*, human: Human, passkey_id: str, actor: Actor, now: datetime) -> None:

@@ -24,6 +24,7 @@ from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony, begin, take
 from approvals.services.drawn import Drawn, Page, check_drawn, drawn_token, read_drawn
 from approvals.services.likeness import name_warnings
+from approvals.services.recovered import recovery_marks
 from approvals.services.signatures import accept_signature, ask_signature
 from approvals.services.statements import approval
 from approvals.services.terms import Terms, asked_terms, changes, chosen_terms, offered_terms
@@ -98,7 +99,7 @@ def draw_approval(grant: Grant, human: Human, *, now: datetime) -> Asked:
     Nothing is to be approved where manifest or allow-list no longer cover anything of it.
     """
     terms = offered_terms(grant, now)
-    text = _text(grant, human, terms) if terms.capabilities else ""
+    text = _text(grant, human, terms, now) if terms.capabilities else ""
     return Asked(
         drawn=drawn_token(approval_page(grant, text), now=now),
         sentences=text.splitlines(),
@@ -128,7 +129,7 @@ def review_choices(
     """
     at = check_unchanged(grant, drawn, now=now).at
     terms = _chosen(grant, human, choices, at=at, now=now)
-    text = _text(grant, human, terms)
+    text = _text(grant, human, terms, now)
     return Review(
         sentences=text.splitlines(),
         changes=changes(offered_terms(grant, at), terms, at=grant.service_provider.name, now=at),
@@ -336,7 +337,7 @@ def _shown_terms(
     """The terms of these choices and their text, which is the one that the page shows."""
     at = check_unchanged(grant, drawn, now=now).at
     terms = _chosen(grant, human, choices, at=at, now=now)
-    text = _text(grant, human, terms)
+    text = _text(grant, human, terms, now)
     check_drawn(approval_page(grant, text), drawn)
     return terms, text
 
@@ -350,7 +351,7 @@ def _denial(grant: Grant, reason: str) -> str:
     )
 
 
-def _text(grant: Grant, human: Human, terms: Terms) -> str:
+def _text(grant: Grant, human: Human, terms: Terms, now: datetime) -> str:
     return sentences.approval_text(
         agent=grant.agent.name,
         service_provider=grant.service_provider.name,
@@ -359,5 +360,5 @@ def _text(grant: Grant, human: Human, terms: Terms) -> str:
         envelope=terms.envelope,
         valid_until=terms.valid_until,
         zone=human.time_zone,
-        warnings=name_warnings(grant.agent, human),
+        warnings=[*name_warnings(grant.agent, human), *recovery_marks(human, now=now)],
     )

@@ -26,9 +26,9 @@ from agentauth.protocol.errors import (
 from approvals import sentences
 from approvals.models import Passkey
 from approvals.services import losses
+from approvals.services.challenges import hold_human
 from approvals.services.leaving import bar_ways_in, delete_human
 from approvals.services.losses import Loss
-from approvals.services.signatures import hold_human
 from audit.services import Actor
 from kms.certificates import revoke_certificate
 from kms.models import Key, KeyCertificate
@@ -54,27 +54,27 @@ class Kind:
     end: Callable[..., object]
     verb: str
     plural: str
-    lock: Callable[[QuerySet[Any]], None] = lambda _rows: None
+    lock: Callable[[QuerySet[Any], datetime], None] = lambda _rows, _now: None
 
 
-def _lock_agents(agents: QuerySet[Agent]) -> None:
+def _lock_agents(agents: QuerySet[Agent], _now: datetime) -> None:
     # An approval locks the agent first: none is under way while this is held.
     list(agents.select_for_update(no_key=True).order_by("pk"))
 
 
-def _lock_humans(humans: QuerySet[Human]) -> None:
+def _lock_humans(humans: QuerySet[Human], now: datetime) -> None:
     """Ways in, passkeys, agents, humans: as signatures and deletions take them."""
     for human in humans:
-        bar_ways_in(human)
+        bar_ways_in(human, now=now)
     list(Passkey.objects.select_for_update().filter(human__in=humans).order_by("pk"))
-    _lock_agents(Agent.objects.filter(human__in=humans))
+    _lock_agents(Agent.objects.filter(human__in=humans), now)
     # With all admins, whom each deletion locks: two who delete each other wait for no ring.
     admins = Q(is_staff=True, status=Human.Status.ACTIVE)
     chosen = Human.objects.filter(Q(pk__in=humans.values("pk")) | admins)
     list(chosen.select_for_update(no_key=True).order_by("pk"))
 
 
-def _lock_purposes(keys: QuerySet[Key]) -> None:
+def _lock_purposes(keys: QuerySet[Key], _now: datetime) -> None:
     # As each disabling locks them: all of a purpose, since the last one stays.
     of_purposes = Key.objects.filter(purpose__in=keys.values("purpose"))
     list(of_purposes.select_for_update(no_key=True).order_by("pk"))
@@ -94,7 +94,7 @@ KINDS: Final[Mapping[str, Kind]] = {
         lambda row, **how: revoke_grant(grant=row, **how),
         "revoke",
         "grants",
-        lambda rows: _lock_agents(Agent.objects.filter(pk__in=rows.values("agent_id"))),
+        lambda rows, now: _lock_agents(Agent.objects.filter(pk__in=rows.values("agent_id")), now),
     ),
     "service_provider": Kind(
         ServiceProvider.objects.all(),
@@ -188,7 +188,7 @@ def end_for_good(
         promote_due_keys(now=now)
     with transaction.atomic():
         chosen = _found(kind, ids, human, party)
-        KINDS[kind].lock(chosen)
+        KINDS[kind].lock(chosen, now)
         rows = list(chosen.select_for_update(no_key=True, of=("self",)))
         found = _described(kind, rows, human, party, now)
         check_shown(found, shown)

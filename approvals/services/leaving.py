@@ -5,7 +5,7 @@ from datetime import datetime
 from django.db import transaction
 from django.db.models import Q
 
-from approvals.models import Challenge, SetupCode
+from approvals.models import Challenge, Recovery, SetupCode
 from approvals.services.credentials import remove_all_passkeys
 from approvals.services.forgetting import erase_texts
 from audit.services import Actor
@@ -21,14 +21,14 @@ def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: 
     """
     email = human.email
     with transaction.atomic():
-        bar_ways_in(human)
+        bar_ways_in(human, now=now)
         remove_all_passkeys(human=human, reason="human_deleted", actor=actor, now=now)
         people.delete_human(human=human, actor=actor, now=now, even_last_admin=even_last_admin)
         # Last: what was recorded above has openings too.
         erase_texts(human=human, email=email, actor=actor, now=now)
 
 
-def bar_ways_in(human: Human) -> None:
+def bar_ways_in(human: Human, *, now: datetime) -> None:
     """Delete whatever still could become a passkey, inside the caller's transaction and before anything else of it.
 
     Who was at it is done before this ends, and nobody comes after.
@@ -36,5 +36,10 @@ def bar_ways_in(human: Human) -> None:
     codes = SetupCode.objects.filter(Q(human=human) | Q(email__iexact=human.email))
     # The challenge of a setup holds the name and the address that were typed.
     setups = [str(pk) for pk in codes.values_list("pk", flat=True)]
+    # First of a recovery's rows, as everywhere: a link that is being used is done before, or refused after.
+    recoveries = Recovery.objects.filter(human=human)
+    recoveries.filter(used_at=None, cancelled_at=None).update(cancelled_at=now)
+    recoveries.update(notice_due_at=None)
+    setups += [str(pk) for pk in recoveries.values_list("pk", flat=True)]
     Challenge.objects.filter(Q(human=human) | Q(purpose=Challenge.Purpose.SETUP, subject__in=setups)).delete()
     codes.delete()

@@ -102,7 +102,8 @@ def find_setup_code(digest: bytes, *, now: datetime) -> SetupCode:
     row = SetupCode.objects.filter(digest=digest).first()
     if row is None:
         raise NotFoundError(_GONE)
-    if row.used_at is not None or row.expires_at <= now:
+    # Links of releases before 3 recover at once, without the wait.
+    if row.used_at is not None or row.expires_at <= now or row.kind == SetupCode.Kind.RECOVERY:
         raise ExpiredError("This setup link was used or is too old. Ask for a new one.")
     if row.kind == SetupCode.Kind.FIRST_ADMIN and admin_exists():
         raise InvalidStateError("This registry has its first admin already.")

@@ -1,13 +1,26 @@
-"""Recovery: an admin's one-time link gives a human who lost every passkey a new one, and trust begins anew."""
+"""Recovery: a person gets a new passkey in place of all others (docs/protocol.md section 11).
 
+After a wait, which the person can use to cancel with an old passkey, or after a second administrator's decision.
+Every act locks the `Recovery` row first, then passkeys, then people.
+"""
+
+import secrets
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db import transaction
+from django.db import IntegrityError, transaction
+from django.db.models import F
 
-from agentauth.protocol.errors import InvalidStateError
-from approvals.models import Challenge, SetupCode
+from agentauth.protocol.encoding import b64u_encode, timestamp
+from agentauth.protocol.errors import (
+    AgentAuthError,
+    ExpiredError,
+    InvalidRequestError,
+    InvalidStateError,
+    NotFoundError,
+)
+from approvals.models import Challenge, Recovery
 from approvals.passkeys import creation_options
 from approvals.services.challenges import Ceremony, answering, begin, latest
 from approvals.services.credentials import (
@@ -17,49 +30,134 @@ from approvals.services.credentials import (
     user_handle_of,
     verify_new,
 )
-from approvals.services.people import SetupLink, keep_link, use_code
+from approvals.services.people import SETUP_CODE_BYTES, SetupLink, setup_digest
+from approvals.services.recovered import RECENT, recent_recovery
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Human
+from registry.services.database_time import not_ahead, not_behind
 from registry.services.people import recover_human
 
-RECOVERY_LIFE = timedelta(minutes=15)
-# How long the human is told about it on their pages.
-NOTICE_LIFE = timedelta(days=14)
+# From the moment it is ready, or waits for the second administrator.
+RECOVERY_LIFE = timedelta(days=7)
+LINK_LIFE = timedelta(minutes=15)
+# What the account must be, by case.
+_STATUS = {Recovery.Case.LOST: Human.Status.ACTIVE, Recovery.Case.STOLEN: Human.Status.SUSPENDED}
 
 
-def create_recovery_link(*, human: Human, actor: Actor, now: datetime) -> SetupLink:
-    """A link for 15 minutes with which the human makes a new passkey; an older one ends.
+def start_recovery(*, human: Human, case: str, admin: Human | None, actor: Actor, now: datetime) -> Recovery:
+    """Begin a recovery; nothing of the account changes yet. `admin` is None for an operator.
 
-    Everything that stood on the old passkeys stops at once: sessions, unspent enrolment codes, every approved
-    grant until it is signed anew, and the passkeys themselves while the link is open. There is no mail: the human
-    finds it in their activity and, for 14 days, as a notice on their pages (docs/protocol.md section 11).
-    Raises InvalidStateError for a human who is not active.
+    Lost: ready after RECOVERY_WAIT_HOURS. Stolen: ready once a second administrator decides. Raises InvalidStateError
+    if the account is not active (lost) or not suspended (stolen), if a recovery of it is under way, or if it is the
+    administrator's own; NotFoundError if they are no administrator any more.
     """
-    if not human.is_active:
-        raise InvalidStateError("Only an active human can be recovered: resume them first.")
+    if case not in Recovery.Case.values:
+        raise InvalidRequestError("The case must be lost or stolen.")
+    ready = not_behind(now) + timedelta(hours=settings.RECOVERY_WAIT_HOURS)
     with transaction.atomic():
-        # Whoever signs at this moment holds one of these rows: done before, and stopped here, or refused after.
-        hold_passkeys(human)
-        SetupCode.objects.recovering(human, now).update(expires_at=now)
-        row = SetupCode(
-            kind=SetupCode.Kind.RECOVERY,
-            email=human.email,
-            is_staff=human.is_staff,
-            human=human,
-            created_at=now,
-            expires_at=now + RECOVERY_LIFE,
+        mine = Recovery.objects.filter(human=human, used_at=None, cancelled_at=None)
+        mine.filter(expires_at__lte=now).update(cancelled_at=F("expires_at"), notice_due_at=None)
+        try:
+            # A savepoint, so that the refusal leaves the caller's transaction usable.
+            with transaction.atomic():
+                row = Recovery.objects.create(
+                    human=human,
+                    case=case,
+                    begun_by=admin,
+                    begun_at=now,
+                    ready_at=ready if case == Recovery.Case.LOST else None,
+                    expires_at=(ready if case == Recovery.Case.LOST else now) + RECOVERY_LIFE,
+                    notice_due_at=now,
+                )
+        except IntegrityError:
+            raise InvalidStateError(
+                "A recovery of this account is under way: use it, or cancel it first."
+            ) from None
+        _hold_admin(row, admin)
+        _check_account(row)
+        _record(
+            kinds.RECOVERY_BEGUN, row, actor, now, ready_at=timestamp(row.ready_at) if row.ready_at else None
         )
-        link = keep_link(row, actor=actor)
-        recover_human(human=human, actor=actor, now=now)
-    return link
+    return row
 
 
-def begin_recovery(*, setup_code: SetupCode, session_key: str, now: datetime) -> dict[str, Any]:
+def confirm_recovery(*, recovery: Recovery, admin: Human, actor: Actor, now: datetime) -> None:
+    """A second administrator decides: the recovery is ready at once.
+
+    Raises InvalidStateError if they began it or it is their own account, if nothing is left to decide, if either
+    administrator was recovered within 14 days (else one could make their own second), and what `start_recovery` raises.
+    """
+    with transaction.atomic():
+        row = _hold_open(recovery, now)
+        _hold_admin(row, admin)
+        if row.begun_by_id == admin.pk:
+            raise InvalidStateError("You began this recovery: a second administrator has to decide.")
+        if row.ready_at is not None and (row.confirmed_at is not None or row.ready_at <= now):
+            raise InvalidStateError("Nothing is left to decide: this recovery is ready.")
+        for each in (row.begun_by, admin):
+            if each is not None and recent_recovery(each, now=now):
+                raise InvalidStateError(
+                    f"The account of an administrator who takes part was recovered within {RECENT.days} days:"
+                    " another one has to decide."
+                )
+        _check_administrators(row)
+        _check_account(row)
+        row.confirmed_by, row.confirmed_at, row.ready_at = admin, now, now
+        row.expires_at, row.notice_due_at, row.notice_failures = now + RECOVERY_LIFE, now, 0
+        row.save()
+        _record(kinds.RECOVERY_CONFIRMED, row, actor, now)
+
+
+def cancel_recovery(*, recovery: Recovery, actor: Actor, now: datetime) -> None:
+    """End the recovery and its link. Raises InvalidStateError if it was used or cancelled before."""
+    with transaction.atomic():
+        open_ones = Recovery.objects.filter(pk=recovery.pk, used_at=None, cancelled_at=None)
+        if not open_ones.update(cancelled_at=now, notice_due_at=now, notice_failures=0):
+            raise InvalidStateError("This recovery was used or cancelled already.")
+        _record(kinds.RECOVERY_CANCELLED, recovery, actor, now)
+
+
+def cancel_all(*, human: Human, actor: Actor, now: datetime) -> None:
+    """End what recovery of this account is under way, inside the caller's transaction."""
+    for row in Recovery.objects.select_for_update().open(now).filter(human=human):
+        cancel_recovery(recovery=row, actor=actor, now=now)
+
+
+def create_recovery_link(
+    *, recovery: Recovery, admin: Human | None, actor: Actor, now: datetime
+) -> SetupLink:
+    """A link for 15 minutes, once the recovery is ready; an earlier link ends. Only its digest is kept.
+
+    Raises InvalidStateError before that, and if an administrator who took part is not active any more.
+    """
+    code = secrets.token_bytes(SETUP_CODE_BYTES)
+    with transaction.atomic():
+        row = _hold_open(recovery, now)
+        _hold_admin(row, admin)
+        _check_ready(row, now)
+        row.link_digest, row.link_expires_at = setup_digest(code), now + LINK_LIFE
+        row.save()
+        data = {"kind": "recovery", "recovery_id": str(row.pk), "is_staff": row.human.is_staff}
+        record(kind=kinds.SETUP_CODE_CREATED, actor=actor, at=now, human_id=row.human_id, data=data)
+    return SetupLink(f"{settings.PUBLIC_URL}/recover/{b64u_encode(code)}/", now + LINK_LIFE)
+
+
+def find_by_link(digest: bytes, *, now: datetime) -> Recovery:
+    """The recovery with this live link; looking changes nothing. Raises NotFoundError, ExpiredError."""
+    row = Recovery.objects.select_related("human").filter(link_digest=digest).first()
+    if row is None:
+        raise NotFoundError("This recovery link is not valid. Ask an administrator for a new one.")
+    _check_link(row, now)
+    return row
+
+
+def begin_recovery(*, recovery: Recovery, session_key: str, now: datetime) -> dict[str, Any]:
     """Creation options for the new passkey, also on a device that holds an old one. Nothing changes yet."""
-    human = _human_of(setup_code)
+    human = recovery.human
+    _check_ready(recovery, now)
     handle = user_handle_of(human)
-    row = begin(_ceremony(setup_code, session_key), now=now, data={"user_handle": handle.hex()})
+    row = begin(_ceremony(recovery, session_key), now=now, data={"user_handle": handle.hex()})
     return creation_options(
         rp_id=settings.RP_ID,
         challenge=bytes(row.challenge),
@@ -70,43 +168,101 @@ def begin_recovery(*, setup_code: SetupCode, session_key: str, now: datetime) ->
 
 
 def finish_recovery(
-    *, setup_code: SetupCode, credential: object, session_key: str, actor: Actor, now: datetime
+    *, recovery: Recovery, credential: object, session_key: str, actor: Actor, now: datetime
 ) -> Human:
-    """Put the new passkey in the place of all old ones and use up the link: all of it or nothing.
+    """Put the new passkey in the place of all old ones and use up the recovery: all of it or nothing.
 
-    The old ones are lost or in other hands, so none stays. Raises InvalidAssertionError, ExpiredError,
-    InvalidStateError where the human is not active any more.
+    Sessions and unspent enrolment codes end, and every grant waits for a new signature. A suspended account stays
+    suspended until an administrator signs that they resume it. Raises InvalidAssertionError, ExpiredError,
+    InvalidStateError as `create_recovery_link`.
     """
-    row = latest(_ceremony(setup_code, session_key))
-    with answering(row, now=now):
-        verified = verify_new(row, credential)
-        use_code(setup_code, now=now)
-        human = _human_of(setup_code)
+    challenge = latest(_ceremony(recovery, session_key))
+    with answering(challenge, now=now):
+        verified = verify_new(challenge, credential)
+        row = _hold_open(recovery, now, ExpiredError)
+        if bytes(row.link_digest or b"") != bytes(recovery.link_digest or b""):
+            raise ExpiredError("A newer link was made. Use that one.")
+        _check_link(row, now)
+        _check_ready(row, now)
+        row.used_at = row.notice_due_at = now
+        row.notice_failures = 0
+        row.save()
+        human = row.human
         by_them = Actor("human", str(human.pk), actor.request_id)
+        # Who signs at this moment holds a passkey: done before, and suspended here, or refused after.
+        hold_passkeys(human)
+        recover_human(human=human, actor=by_them, now=now)
+        # After the sessions ended: one that was adding a passkey is done before, or refused after.
         removed = remove_all_passkeys(human=human, reason="recovery", actor=by_them, now=now)
-        add_passkey(human, verified, bytes.fromhex(row.data["user_handle"]), actor=by_them, now=now)
-        record(
-            kind=kinds.HUMAN_RECOVERED,
-            actor=by_them,
-            at=now,
-            human_id=human.id,
-            data={"passkeys_removed": removed},
+        add_passkey(human, verified, bytes.fromhex(challenge.data["user_handle"]), actor=by_them, now=now)
+        data = {"passkeys_removed": removed, "recovery_id": str(row.pk)}
+        record(kind=kinds.HUMAN_RECOVERED, actor=by_them, at=now, human_id=human.id, data=data)
+    return human
+
+
+def _hold_open(
+    recovery: Recovery, now: datetime, error: type[AgentAuthError] = InvalidStateError
+) -> Recovery:
+    """The row, locked until the commit."""
+    row = Recovery.objects.select_for_update().open(now).filter(pk=recovery.pk).first()
+    if row is None:
+        raise error("This recovery was used, cancelled or has ended. Ask for a new one.")
+    return row
+
+
+def _hold_admin(row: Recovery, admin: Human | None) -> None:
+    """See that this administrator still is one, and keep it so until the commit."""
+    if admin is None:
+        return
+    if admin.pk == row.human_id:
+        raise InvalidStateError("This is your own account: another administrator has to recover it.")
+    still = Human.objects.select_for_update(no_key=True).filter(
+        pk=admin.pk, is_staff=True, status=Human.Status.ACTIVE, session_epoch=admin.session_epoch
+    )
+    if not still:
+        raise NotFoundError("There is nothing here, or it is not yours.")
+
+
+def _check_administrators(row: Recovery) -> None:
+    for each in (row.begun_by, row.confirmed_by):
+        if each is not None and not (each.is_active and each.is_staff):
+            raise InvalidStateError(
+                "An administrator who took part in this recovery is not active any more. Cancel it and begin again."
+            )
+
+
+def _check_account(row: Recovery) -> None:
+    status = Human.objects.values_list("status", flat=True).get(pk=row.human_id)
+    if status == _STATUS[Recovery.Case(row.case)]:
+        return
+    raise InvalidStateError(
+        "Only an active account is recovered as lost. If it is suspended, resume it or recover it as stolen."
+        if row.case == Recovery.Case.LOST
+        else "Only a suspended account is recovered as stolen: suspend it first."
+    )
+
+
+def _check_ready(row: Recovery, now: datetime) -> None:
+    # By the database's clock too: a host that is ahead must not end the wait.
+    if row.ready_at is None or row.ready_at > not_ahead(now):
+        raise InvalidStateError(
+            "This recovery is not ready yet: "
+            + ("a second administrator has to decide." if row.ready_at is None else "the waiting time runs.")
         )
-    return human
+    _check_administrators(row)
+    _check_account(row)
 
 
-def recent_recovery(human: Human, *, now: datetime) -> SetupCode | None:
-    """The latest recovery link of this human, used or not, while it is news to them."""
-    links = SetupCode.objects.filter(human=human, kind=SetupCode.Kind.RECOVERY)
-    return links.filter(created_at__gt=now - NOTICE_LIFE).order_by("-created_at").first()
+def _check_link(row: Recovery, now: datetime) -> None:
+    ended = row.used_at or row.cancelled_at
+    if ended or row.link_expires_at is None or row.link_expires_at <= now:
+        raise ExpiredError("This recovery link was used, cancelled or is too old. Ask for a new one.")
 
 
-def _human_of(setup_code: SetupCode) -> Human:
-    human = setup_code.human
-    if human is None or not human.is_active:
-        raise InvalidStateError("This account is not active. Ask an administrator.")
-    return human
+def _record(kind: str, row: Recovery, actor: Actor, now: datetime, **more: Any) -> None:
+    data = {"recovery_id": str(row.pk), "case": row.case} | more
+    record(kind=kind, actor=actor, at=now, human_id=row.human_id, data=data)
 
 
-def _ceremony(setup_code: SetupCode, session_key: str) -> Ceremony:
-    return Ceremony(Challenge.Purpose.SETUP, session_key, None, str(setup_code.pk))
+def _ceremony(recovery: Recovery, session_key: str) -> Ceremony:
+    return Ceremony(Challenge.Purpose.SETUP, session_key, None, str(recovery.pk))

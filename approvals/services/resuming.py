@@ -10,9 +10,11 @@ from django.db.models import Q
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from agentauth.protocol.resuming import Subject, resume_statement
 from approvals import sentences_resume as texts
-from approvals.models import Challenge, Receipt
+from approvals.models import Challenge, Receipt, Recovery
 from approvals.services.challenges import Ceremony
 from approvals.services.drawn import Page
+from approvals.services.recovered import recovery_marks
+from approvals.services.recovery import cancel_all
 from approvals.services.signatures import accept_signature, ask_signature, receipt_of
 from approvals.services.statements import signing
 from audit.services import Actor
@@ -83,7 +85,13 @@ def find_suspension(row: Row, *, party: Party, now: datetime) -> Suspension:
     in_force = Grant.objects.live(now).filter(agent__status=Agent.Status.ACTIVE, agent__expires_at__gt=now)
     if isinstance(row, Human):
         agents = row.agents.filter(status=Agent.Status.ACTIVE, expires_at__gt=now).count()
-        text = texts.human_text(row, agents=agents, grants=in_force.filter(agent__human=row).count())
+        # Whose passkey it is now is what the administrator has to know.
+        marks = recovery_marks(row, now=now)
+        if Recovery.objects.open(now).filter(human=row).exists():
+            marks.append(texts.ends_recovery())
+        text = texts.human_text(
+            row, agents=agents, grants=in_force.filter(agent__human=row).count(), marks=marks
+        )
         return Suspension(Subject("human", str(row.pk)), row, party, row.session_epoch, text)
     text = texts.service_provider_text(row, grants=in_force.filter(service_provider=row).count())
     subject = Subject("service_provider", str(row.pk), row.name)
@@ -158,6 +166,8 @@ def _lift(found: Suspension, actor: Actor, now: datetime) -> None:
     elif isinstance(row, Grant):
         resume_grant(grant=row, actor=actor, now=now, by_admin=by_admin)
     elif isinstance(row, Human):
+        # It was begun for a suspended account, or stood still meanwhile.
+        cancel_all(human=row, actor=actor, now=now)
         resume_human(human=row, actor=actor, now=now)
     else:
         resume_service_provider(service_provider=row, actor=actor, now=now)

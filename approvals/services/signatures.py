@@ -10,13 +10,14 @@ from django.db import transaction
 
 from agentauth.protocol.approval import Statement, parse_statement
 from agentauth.protocol.encoding import canonical_json
-from agentauth.protocol.errors import AgentAuthError, NotFoundError
+from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.receipt import build_receipt
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import (
     Ceremony,
     begin,
     check_signature,
+    hold_human,
     latest,
     passkey_options,
     spend,
@@ -121,17 +122,6 @@ def receipt_of(kind: str, subject: str) -> Receipt | None:
     """The latest receipt of a grant (`approval`), agent (`claim`) or confirmation; none where its text was erased."""
     found = Receipt.objects.filter(kind=kind, subject=subject).exclude(compact="")
     return found.order_by("-created_at", "-id").first()
-
-
-def hold_human(human: Human) -> None:
-    """See that the human still is who came in, and keep it so until the commit. Last, as everywhere: humans are
-    locked after agents and grants.
-    """
-    still = Human.objects.select_for_update(no_key=True).filter(
-        pk=human.pk, status=Human.Status.ACTIVE, session_epoch=human.session_epoch
-    )
-    if not still:
-        raise NotFoundError("There is nothing here, or it is not yours.")
 
 
 def _repeated(row: Challenge, fingerprint: bytes) -> Receipt | None:

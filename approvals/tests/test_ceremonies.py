@@ -105,7 +105,7 @@ def claim(cast: Cast) -> Ceremony:
     return Ceremony(
         cast.alice,
         path,
-        lambda: claims.claim_page(stray.agent(), cast.alice.human),
+        lambda: claims.claim_page(stray.agent(), cast.alice.human, now=timezone.now()),
         cast.alice.drawn_at(path),
         lambda drawn: cast.alice.post(f"{path}statement", {"code": code, "drawn": drawn}),
     )
@@ -129,7 +129,9 @@ def confirmation(cast: Cast) -> Ceremony:
     return Ceremony(
         cast.alice,
         path,
-        lambda: confirmations.confirmation_page(Confirmation.objects.get(pk=row.pk), cast.alice.human),
+        lambda: confirmations.confirmation_page(
+            Confirmation.objects.get(pk=row.pk), cast.alice.human, now=timezone.now()
+        ),
         cast.alice.drawn_at(path),
         lambda drawn: cast.alice.post(f"{path}statement", {"decision": "confirm", "drawn": drawn}),
     )

@@ -11,11 +11,12 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
 from agentauth.protocol.receipt import verify_receipt
-from approvals.models import Passkey, Receipt, SetupCode
+from approvals.models import Passkey, Receipt, Recovery, SetupCode
 from approvals.services import break_signing
 from approvals.services.continuing import Continued, continue_after_restore
 from approvals.services.people import create_setup_link
 from approvals.tests.cast import READ_CALENDAR, Person
+from approvals.tests.recovering import path_of, ready_link
 from audit import kinds
 from audit.breaks import key_of_break
 from audit.history import check_history
@@ -93,6 +94,16 @@ def test_SA_13_codes_and_links_that_may_have_been_used_end(
     go_on()
     assert not EnrolmentCode.objects.filter(used_at=None, expires_at__gt=timezone.now()).exists()
     assert not SetupCode.objects.filter(used_at=None, expires_at__gt=timezone.now()).exists()
+
+
+def test_SA_13_a_recovery_that_may_have_been_cancelled_ends(
+    store: Store, alice: Person, now: datetime
+) -> None:
+    link = ready_link(alice.human, now)
+    hold()
+    assert go_on().ended_again == 0
+    assert not Recovery.objects.open(timezone.now()).exists()
+    assert alice.get(path_of(link)).status_code == 410
 
 
 def test_SA_13_what_had_ended_ends_again_people_first(

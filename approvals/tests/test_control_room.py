@@ -145,7 +145,6 @@ def test_DJ_16_each_form_is_an_event_of_the_admin(admin: Person, bob: Person) ->
     forms: list[tuple[str, dict[str, str], str]] = [
         ("invite", {"email": "new@example.org"}, "approvals.setup_code.created"),
         ("enrolment-code", {"human": str(bob.human.pk)}, "registry.enrolment_code.created"),
-        ("recovery-link", {"human": str(bob.human.pk)}, "approvals.setup_code.created"),
         (
             "new-service-provider",
             {"name": "Beta", "audience": "http://127.0.0.1:8004"},

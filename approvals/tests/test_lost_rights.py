@@ -14,9 +14,9 @@ from agentauth.protocol.errors import NotFoundError
 from approvals.models import Receipt, SetupCode
 from approvals.services import decisions
 from approvals.services.leaving import delete_human
-from approvals.services.recovery import create_recovery_link
 from approvals.sessions import stored_key
 from approvals.tests.cast import PAY, Person, invited
+from approvals.tests.recovering import ready_link, recovered
 from audit.services import Actor
 from registry.models import Agent, EnrolmentCode, Grant, Human, ServiceProvider
 from registry.services.people import end_sessions, suspend_human
@@ -33,7 +33,7 @@ LOSSES: dict[str, Callable[[Human, datetime], object]] = {
         status=Human.Status.SUSPENDED
     ),
     "signed out everywhere": lambda human, now: end_sessions(human=human, actor=TESTER, now=now),
-    "being recovered": lambda human, now: create_recovery_link(human=human, actor=TESTER, now=now),
+    "recovered": lambda human, now: recovered(ready_link(human, now)),
 }
 losses = pytest.mark.parametrize("loss", LOSSES)
 
@@ -146,7 +146,6 @@ def test_AP_9_who_no_longer_owns_the_agent_gets_the_answer_for_an_unknown_id(
 
 ACTS = {
     "/admin/invite/": {"email": "new@example.org"},
-    "/admin/recovery-link/": {"human": "alice"},
     "/admin/enrolment-code/": {"human": "alice"},
     "/admin/new-service-provider/": {"name": "Beta", "audience": "http://127.0.0.1:8004"},
 }

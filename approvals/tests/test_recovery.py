@@ -1,20 +1,30 @@
-"""A human who lost every passkey comes back by an admin's link; what stood on the old ones ends."""
+"""A person who lost every passkey gets a new one by a recovery, after a wait in which they can cancel it."""
 
-import json
 from datetime import datetime, timedelta
-from io import StringIO
+from typing import Any
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.db import IntegrityError, transaction
+from pytest_django.fixtures import Settings
 
-from agentauth.protocol.errors import InvalidStateError
-from approvals.models import Challenge, Passkey, SetupCode
-from approvals.services.people import SetupLink
-from approvals.services.recovery import create_recovery_link
+from agentauth.protocol.errors import (
+    ExpiredError,
+    InvalidAssertionError,
+    InvalidStateError,
+    NotFoundError,
+)
+from approvals.models import Challenge, Passkey, Recovery, SetupCode
+from approvals.services.credentials import finish_passkey
+from approvals.services.leaving import delete_human
+from approvals.services.people import find_setup_code
+from approvals.services.recovery import cancel_recovery, finish_recovery
+from approvals.sessions import stored_key
 from approvals.tests.authenticator import Authenticator
-from approvals.tests.cast import ORIGIN, Person, browser
+from approvals.tests.cast import Person, browser
+from approvals.tests.recovering import DAY, begun, link_of, path_of, ready_link, recovered
 from audit.models import Event
-from registry.models import Grant, Human
+from audit.services import Actor
+from registry.models import Grant
 from registry.services.enrolment import create_enrolment_code
 from registry.services.grants import suspend_grant
 from registry.services.people import suspend_human
@@ -23,24 +33,12 @@ from registry.tests.cast import TESTER, AgentClient, issue, refused
 pytestmark = pytest.mark.django_db
 
 
-def link_for(person: Person, now: datetime) -> SetupLink:
-    return create_recovery_link(human=person.human, actor=TESTER, now=now)
-
-
-def recovered(link: SetupLink, device: Authenticator | None = None) -> Person:
-    """Somebody at a new browser opens the link and makes a passkey."""
-    person = Person(client=browser(), device=device or Authenticator())
-    done = person.set_up(link.url, name="", email="")
-    assert done.status_code == 200, done.content
-    return person
-
-
 def test_a_recovery_link_makes_one_new_passkey_in_the_place_of_all(alice: Person, now: datetime) -> None:
     human = alice.human
     second = Authenticator()
     options = alice.ask_passkey().json()["publicKey"]
     alice.post("/settings/passkeys/finish", {"credential": second.registration(options)})
-    page = browser().get((link := link_for(alice, now)).url.removeprefix(ORIGIN)).content.decode()
+    page = browser().get(path_of(link := ready_link(human, now))).content.decode()
     assert "Make a new passkey" in page
     assert 'name="email"' not in page
     anew = recovered(link)
@@ -50,31 +48,43 @@ def test_a_recovery_link_makes_one_new_passkey_in_the_place_of_all(alice: Person
     for device in (alice.device, second):
         stranger = Person(client=browser(), device=device)
         refused(stranger.sign_in(), 400, "invalid_assertion")
-    told = Event.objects.filter(human_id=human.pk, reason="recovery")
-    assert [event.kind for event in told] == ["approvals.passkey.removed"] * 2
-    assert Event.objects.get(kind="approvals.human.recovered").data == {"passkeys_removed": 2}
+    told = Event.objects.filter(human_id=human.pk, reason="recovery", kind="approvals.passkey.removed")
+    assert told.count() == 2
+    done = Event.objects.get(kind="approvals.human.recovered")
+    assert done.data == {"passkeys_removed": 2, "recovery_id": str(Recovery.objects.get().pk)}
 
 
 def test_the_device_with_an_old_passkey_can_hold_the_new_one(alice: Person, now: datetime) -> None:
-    path = link_for(alice, now).url.removeprefix(ORIGIN)
+    path = path_of(ready_link(alice.human, now))
     options = browser().post(f"{path}options", "{}", content_type="application/json").json()["publicKey"]
     assert options["excludeCredentials"] == []
     assert options["user"]["name"] == "alice@example.org"
 
 
-def test_making_the_link_ends_sessions_codes_and_grants_at_once(
+def test_WR_15_until_the_link_is_used_everything_keeps_working(
+    alice: Person, agent: AgentClient, reading: Grant, now: datetime
+) -> None:
+    """The wait, and the link after it, take nothing from a person who may be the victim."""
+    alice.approve(reading)
+    reading.refresh_from_db()
+    ready_link(alice.human, now)
+    assert alice.get("/approvals/").status_code == 200
+    assert issue(agent, reading).status_code == 201
+    assert Person(client=browser(), device=alice.device).sign_in().status_code == 200
+
+
+def test_using_the_link_ends_sessions_codes_and_grants_at_once(
     alice: Person, agent: AgentClient, reading: Grant, paying: Grant, now: datetime
 ) -> None:
     alice.approve(reading)
     alice.approve(paying)
     for grant in (reading, paying):
         grant.refresh_from_db()
-    assert issue(agent, reading).status_code == 201
     # One the human suspended: resuming it by hand is no way around the signature.
     suspend_grant(grant=paying, actor=TESTER, now=now)
     _, code = create_enrolment_code(human=alice.human, actor=TESTER, now=now)
     versions = {grant.pk: grant.version for grant in Grant.objects.all()}
-    link_for(alice, now)
+    recovered(ready_link(alice.human, now))
     for grant in Grant.objects.all():
         assert (grant.status, grant.suspension_cause) == ("suspended", "recovery")
         assert grant.version == versions[grant.pk] + 1
@@ -89,50 +99,154 @@ def test_what_was_suspended_returns_by_a_signature_with_the_new_passkey(
     alice: Person, agent: AgentClient, reading: Grant, now: datetime
 ) -> None:
     alice.approve(reading)
-    anew = recovered(link_for(alice, now))
+    anew = recovered(ready_link(alice.human, now))
     assert anew.get("/approvals/").content.decode().count(f"/approvals/{reading.pk}/") >= 1
     refused(issue(agent, reading), 400, "invalid_grant")
     assert anew.approve(reading).status_code == 200
     assert issue(agent, reading).status_code == 201
 
 
-def test_while_the_link_is_open_no_old_passkey_opens_or_signs_anything(
-    alice: Person, bob: Person, now: datetime
+def test_WR_15_a_recovery_waits_for_its_hours(alice: Person, now: datetime, settings: Settings) -> None:
+    settings.RECOVERY_WAIT_HOURS = 48
+    row = begun(alice.human, now)
+    assert (row.ready_at, row.notice_due_at) == (now + 2 * DAY, now)
+    with pytest.raises(InvalidStateError, match="waiting time"):
+        link_of(row, now + 2 * DAY - timedelta(seconds=1))
+    assert link_of(row, now + 2 * DAY).expires_at == now + 2 * DAY + timedelta(minutes=15)
+
+
+def test_WR_15_a_host_whose_clock_is_ahead_does_not_end_the_wait(
+    alice: Person, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may be in a thief's hands: the suspension would be undone by the very key it is for."""
-    link = link_for(alice, now)
-    alice.client = browser()
-    refused(alice.sign_in(), 400, "invalid_assertion")
-    assert bob.sign_in().status_code == 200
-    # Unused, it ends by itself, and everything is as before but for the grants.
-    SetupCode.objects.filter(kind="recovery").update(expires_at=now - timedelta(seconds=1))
+    row = begun(alice.human, now)
+    monkeypatch.setattr("registry.services.database_time.database_time", lambda: now)
+    with pytest.raises(InvalidStateError, match="waiting time"):
+        link_of(row, now + 2 * DAY)
+
+
+def test_WR_15_a_host_whose_clock_is_behind_begins_no_wait_in_the_past(
+    alice: Person, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry.services.database_time.database_time", lambda: now)
+    assert begun(alice.human, now - 3 * DAY).ready_at == now + DAY
+
+
+def test_WR_15_the_person_cancels_with_an_old_passkey(alice: Person, bob: Person, now: datetime) -> None:
+    row = begun(alice.human, now - DAY)
+    link = link_of(row, now)
     assert alice.sign_in().status_code == 200
-    assert browser().get(link.url.removeprefix(ORIGIN)).status_code == 410
+    for path in ("/approvals/", "/agents/", "/activity/", "/settings/", "/recovery/"):
+        assert f'action="/recovery/{row.pk}/cancel"' in alice.get(path).content.decode(), path
+        assert f"/recovery/{row.pk}/cancel" not in bob.get(path).content.decode(), path
+    refused(bob.post(f"/recovery/{row.pk}/cancel"), 404, "not_found")
+    assert alice.client.post(f"/recovery/{row.pk}/cancel")["Location"] == "/recovery/"
+    assert browser().get(path_of(link)).status_code == 410
+    assert "It was cancelled on" in alice.get("/recovery/").content.decode()
+    refused(alice.post(f"/recovery/{row.pk}/cancel"), 409, "invalid_state")
+    told = Event.objects.get(kind="approvals.recovery.cancelled")
+    assert (told.actor_id, told.human_id) == (str(alice.human.pk), alice.human.pk)
+    row.refresh_from_db()
+    assert (row.used_at, row.notice_due_at) == (None, row.cancelled_at)
+
+
+def test_WR_15_an_admin_is_told_in_the_control_room_too(admin: Person, now: datetime) -> None:
+    assert 'href="/recovery/"' not in admin.get("/admin/").content.decode()
+    begun(admin.human, now)
+    for path in ("/admin/", "/admin/registry/human/", "/admin/invite/"):
+        assert 'href="/recovery/"' in admin.get(path).content.decode(), path
+
+
+def test_WR_15_opening_the_page_of_a_recovery_decides_nothing(alice: Person, now: datetime) -> None:
+    row = begun(alice.human, now)
+    assert alice.get("/recovery/").status_code == 200
+    assert alice.get(f"/recovery/{row.pk}/cancel").status_code == 405
+    assert Recovery.objects.open(now).count() == 1
+
+
+@pytest.mark.parametrize("first", ["cancelled", "used"])
+def test_WR_15_of_cancelling_and_using_the_first_one_counts(alice: Person, now: datetime, first: str) -> None:
+    link = ready_link(alice.human, now)
+    row = Recovery.objects.get()
+    anew = Person(client=browser())
+    options = anew.post(f"{path_of(link)}options").json()["publicKey"]
+    credential = anew.device.registration(options)
+    if first == "cancelled":
+        cancel_recovery(recovery=row, actor=TESTER, now=now)
+        # The request that came in before the cancelling read this row.
+        with pytest.raises(ExpiredError):
+            finish_recovery(
+                recovery=row,
+                credential=credential,
+                session_key=session_key(anew),
+                actor=TESTER,
+                now=now,
+            )
+        assert bytes(Passkey.objects.get().credential_id) == alice.device.credential_id
+    else:
+        assert anew.post(f"{path_of(link)}finish", {"credential": credential}).status_code == 200
+        with pytest.raises(InvalidStateError):
+            cancel_recovery(recovery=row, actor=TESTER, now=now)
+        assert Recovery.objects.get().cancelled_at is None
+
+
+def session_key(person: Person) -> str:
+    return stored_key(str(person.client.session.session_key))
+
+
+def test_WR_15_a_passkey_that_is_being_added_does_not_outlive_the_recovery(
+    alice: Person, now: datetime
+) -> None:
+    """Its request came in while the old session was good."""
+    came_in, key = alice.human, session_key(alice)
+    credential = Authenticator().registration(alice.ask_passkey().json()["publicKey"])
+    recovered(ready_link(alice.human, now))
+    with pytest.raises(NotFoundError):
+        finish_passkey(human=came_in, credential=credential, session_key=key, actor=TESTER, now=now)
+    assert Passkey.objects.count() == 1
 
 
 def test_a_recovery_link_works_once_for_fifteen_minutes_and_the_newest_alone(
     alice: Person, now: datetime
 ) -> None:
-    first, second = link_for(alice, now), link_for(alice, now)
+    row = begun(alice.human, now - DAY)
+    first = link_of(row, now)
+    slow = Person(client=browser())
+    options = slow.post(f"{path_of(first)}options").json()["publicKey"]
+    stale = Recovery.objects.get()
+    second = link_of(row, now)
     assert second.expires_at == now + timedelta(minutes=15)
-    assert browser().get(first.url.removeprefix(ORIGIN)).status_code == 410
-    path = second.url.removeprefix(ORIGIN)
+    assert browser().get(path_of(first)).status_code == 404
+    with pytest.raises(ExpiredError, match="newer link"):
+        finish_recovery(
+            recovery=stale,
+            credential=slow.device.registration(options),
+            session_key=session_key(slow),
+            actor=TESTER,
+            now=now,
+        )
     for _ in range(2):
-        assert browser().get(path).status_code == 200
-    assert SetupCode.objects.get(kind="recovery", expires_at__gt=now).used_at is None
+        assert browser().get(path_of(second)).status_code == 200
+    assert Recovery.objects.get().used_at is None
     late = Person(client=browser())
-    options = late.post(f"{path}options").json()["publicKey"]
+    options = late.post(f"{path_of(second)}options").json()["publicKey"]
     recovered(second)
-    answer = late.post(f"{path}finish", {"credential": late.device.registration(options)})
+    answer = late.post(f"{path_of(second)}finish", {"credential": late.device.registration(options)})
     refused(answer, 410, "expired")
     assert Passkey.objects.count() == 1
+
+
+def test_a_recovery_link_ends_by_itself(alice: Person, now: datetime) -> None:
+    path = path_of(ready_link(alice.human, now - timedelta(minutes=16)))
+    assert browser().get(path).status_code == 410
+    assert browser().get("/recover/AAAAAAAAAAAAAAAAAAAAAA/").status_code == 404
+    assert browser().get("/recover/!/").status_code == 404
 
 
 @pytest.mark.parametrize("trouble", ["elsewhere", "wrong", "never asked"])
 def test_a_recovery_takes_the_right_answer_of_the_right_session(
     alice: Person, now: datetime, trouble: str
 ) -> None:
-    path = link_for(alice, now).url.removeprefix(ORIGIN)
+    path = path_of(ready_link(alice.human, now))
     person = Person(client=browser())
     options = person.post(f"{path}options").json()["publicKey"]
     credential = person.device.registration(options, crossOrigin=trouble == "wrong")
@@ -142,60 +256,97 @@ def test_a_recovery_takes_the_right_answer_of_the_right_session(
         Challenge.objects.all().delete()
     refused(person.post(f"{path}finish", {"credential": credential}), 400, "invalid_assertion")
     assert bytes(Passkey.objects.get().credential_id) == alice.device.credential_id
-    assert SetupCode.objects.get(kind="recovery").used_at is None
+    assert Recovery.objects.get().used_at is None
 
 
-def test_a_suspended_human_is_not_recovered(alice: Person, now: datetime) -> None:
+def test_WR_15_a_recovery_is_not_begun_twice(alice: Person, now: datetime) -> None:
+    row = begun(alice.human, now)
+    with pytest.raises(InvalidStateError, match="under way"):
+        begun(alice.human, now + timedelta(hours=1))
+    # Unused it ends by itself, a week after it was ready, and another one can begin.
+    later = now + DAY + timedelta(days=7)
+    with pytest.raises(InvalidStateError, match="has ended"):
+        link_of(row, later)
+    assert begun(alice.human, later).ready_at == later + DAY
+
+
+def test_a_suspended_human_is_not_recovered_as_lost(alice: Person, now: datetime) -> None:
     human = alice.human
-    link = link_for(alice, now)
+    link = ready_link(human, now)
     suspend_human(human=human, actor=TESTER, now=now)
-    with pytest.raises(InvalidStateError):
-        create_recovery_link(human=human, actor=TESTER, now=now)
-    refused(Person(client=browser()).post(f"{link.url.removeprefix(ORIGIN)}options"), 409, "invalid_state")
+    refused(Person(client=browser()).post(f"{path_of(link)}options"), 409, "invalid_state")
+    cancel_recovery(recovery=Recovery.objects.get(), actor=TESTER, now=now)
+    with pytest.raises(InvalidStateError, match="Only an active account"):
+        begun(human, now)
 
 
-def test_the_human_is_told_on_their_pages(alice: Person, now: datetime) -> None:
+def test_a_deleted_human_is_not_recovered(alice: Person, now: datetime) -> None:
+    human = alice.human
+    link = ready_link(human, now)
+    delete_human(human=human, actor=TESTER, now=now)
+    assert browser().get(path_of(link)).status_code == 410
+    assert Recovery.objects.get().notice_due_at is None
+    with pytest.raises(InvalidStateError, match="Only an active account"):
+        begun(human, now)
+
+
+def test_WR_15_a_link_of_an_earlier_release_recovers_nobody(alice: Person, now: datetime) -> None:
+    """Those work at once, without the wait."""
+    SetupCode.objects.create(
+        kind="recovery", digest=bytes(32), human=alice.human, created_at=now, expires_at=now + DAY
+    )
+    with pytest.raises(ExpiredError):
+        find_setup_code(bytes(32), now=now)
+
+
+def test_WR_15_the_human_is_told_on_their_pages(alice: Person, now: datetime) -> None:
     assert "recover" not in alice.get("/settings/").content.decode()
-    anew = recovered(link_for(alice, now))
-    for path in ("/approvals/", "/settings/"):
-        assert "Your account was recovered on" in anew.get(path).content.decode()
+    begun(alice.human, now)
+    assert "Your account is being recovered." in alice.get("/agents/").content.decode()
+    assert "A recovery of this account was begun" in alice.get("/activity/").content.decode()
+    Recovery.objects.update(cancelled_at=now)
+    assert "It was cancelled on" in alice.get("/approvals/").content.decode()
+    anew = recovered(ready_link(alice.human, now))
+    for path in ("/approvals/", "/settings/", "/recovery/"):
+        assert "This account was recovered with a new passkey on" in anew.get(path).content.decode()
     assert "A recovery link was made for this account" in anew.get("/activity/").content.decode()
-    SetupCode.objects.update(created_at=now - timedelta(days=15))
+    Recovery.objects.filter(used_at=None).delete()
+    Recovery.objects.update(used_at=now - timedelta(days=15))
     assert "was recovered" not in anew.get("/settings/").content.decode()
+    assert "Nobody is recovering your account." in anew.get("/recovery/").content.decode()
 
 
-def test_a_link_that_nobody_used_is_told_too(alice: Person, now: datetime) -> None:
-    link_for(alice, now - timedelta(minutes=16))
-    alice.sign_in()
-    assert "it was not used" in alice.get("/approvals/").content.decode()
+def test_a_recovery_that_nobody_used_is_told_too(alice: Person, now: datetime) -> None:
+    begun(alice.human, now - timedelta(days=8, seconds=1))
+    assert "It ended unused" in alice.get("/approvals/").content.decode()
 
 
-def test_the_command_prints_the_link(alice: Person, now: datetime) -> None:
-    out = StringIO()
-    call_command("setup_link", "--recover", "ALICE@example.org", "--json", stdout=out)
-    link = json.loads(out.getvalue())
-    assert set(link) == {"url", "expires_at"}
-    assert recovered(SetupLink(link["url"], now)).human.name == "Alice"
-    event = Event.objects.get(kind="approvals.setup_code.created", data__kind="recovery")
-    assert event.actor_kind == "system"
+@pytest.mark.parametrize("columns", ["second is first", "stolen undecided", "used not ready"])
+def test_WR_15_the_database_holds_what_a_recovery_may_be(
+    alice: Person, admin: Person, now: datetime, columns: str
+) -> None:
+    begun(alice.human, now, admin=admin.human)
+    changes: dict[str, dict[str, Any]] = {
+        "second is first": {"confirmed_by": admin.human, "confirmed_at": now},
+        "stolen undecided": {"case": "stolen"},
+        "used not ready": {"ready_at": None, "used_at": now},
+    }
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Recovery.objects.update(**changes[columns])
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [("nobody@example.org",), ("alice@example.org", "--admin"), ("alice@example.org", "--email", "x@y.z")],
-)
-def test_the_command_recovers_nobody_it_should_not(alice: Person, arguments: tuple[str, ...]) -> None:
-    with pytest.raises(CommandError):
-        call_command("setup_link", "--recover", *arguments, stdout=StringIO())
-    assert not SetupCode.objects.filter(kind="recovery").exists()
-
-
-def test_WR_7_an_admin_makes_the_link_with_a_signature_and_sees_it_once(admin: Person, alice: Person) -> None:
-    body = {"human": str(alice.human.pk)}
-    refused(admin.client.post("/admin/recovery-link/", body), 401, "verification_required")
-    assert not SetupCode.objects.filter(kind="recovery").exists()
-    page = admin.press("/admin/recovery-link/", body).content.decode()
-    assert "http://localhost:8000/setup/" in page
-    assert "/setup/" not in admin.get("/admin/recovery-link/").content.decode()
-    made = Event.objects.get(kind="approvals.setup_code.created", data__kind="recovery")
-    assert (made.actor_id, made.human_id) == (str(admin.human.pk), Human.objects.get(name="Alice").pk)
+def test_the_wrong_passkey_makes_no_recovery(alice: Person, now: datetime) -> None:
+    """The id of a passkey that another has."""
+    link = ready_link(alice.human, now)
+    person = Person(client=browser(), device=alice.device)
+    options = person.post(f"{path_of(link)}options").json()["publicKey"]
+    credential = person.device.registration(options)
+    with pytest.raises(InvalidAssertionError):
+        finish_recovery(
+            recovery=Recovery.objects.get(),
+            credential=credential | {"id": "AA", "rawId": "AA"},
+            session_key=session_key(person),
+            actor=Actor("anonymous", ""),
+            now=now,
+        )
+    assert Recovery.objects.get().used_at is None

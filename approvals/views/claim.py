@@ -20,7 +20,7 @@ from registry.services.agents import find_claim
 def page(request: HttpRequest, secret: str) -> HttpResponse:
     agent = find_claim(secret, now=timezone.now())
     kinds = sorted({each.label for each in parse_capabilities(agent.capabilities)})
-    shown = claims.claim_page(agent, human_of(request))
+    shown = claims.claim_page(agent, human_of(request), now=timezone.now())
     context = {
         "agent": agent,
         "grant": _grant(request),

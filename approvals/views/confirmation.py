@@ -25,7 +25,7 @@ WORDS = {"confirm": "Confirmed", "deny": "Denied"}
 def page(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
     row = find_for_human(confirmation_id, human_of(request))
     now, provider = timezone.now(), row.grant.service_provider
-    shown = confirmations.confirmation_page(row, human_of(request))
+    shown = confirmations.confirmation_page(row, human_of(request), now=timezone.now())
     context = {
         "confirmation": row,
         "agent": row.grant.agent,

@@ -13,7 +13,6 @@ from agentauth.protocol.encoding import b64u_decode
 from agentauth.protocol.errors import EncodingError, NotFoundError
 from approvals.models import SetupCode
 from approvals.services import people
-from approvals.services.recovery import begin_recovery, finish_recovery
 from approvals.sessions import start_session
 from approvals.views.access import HOME, answer, human_of, member, posted, safe_next, signed_in
 from registry.authentication import actor_of
@@ -84,11 +83,6 @@ def setup(request: HttpRequest, code: str) -> HttpResponse:
 @require_POST
 def setup_options(request: HttpRequest, code: str) -> HttpResponse:
     body, setup_code = posted(request), _setup_code(code)
-    if setup_code.kind == SetupCode.Kind.RECOVERY:
-        session_key = people.session_key_of(request)
-        return answer(
-            publicKey=begin_recovery(setup_code=setup_code, session_key=session_key, now=timezone.now())
-        )
     options = people.begin_setup(
         setup_code=setup_code,
         name=member(body, "name"),
@@ -101,11 +95,8 @@ def setup_options(request: HttpRequest, code: str) -> HttpResponse:
 
 @require_POST
 def setup_finish(request: HttpRequest, code: str) -> HttpResponse:
-    setup_code = _setup_code(code)
-    recovering = setup_code.kind == SetupCode.Kind.RECOVERY
-    finish = finish_recovery if recovering else people.finish_setup
-    human = finish(
-        setup_code=setup_code,
+    human = people.finish_setup(
+        setup_code=_setup_code(code),
         credential=posted(request).get("credential"),
         session_key=people.session_key_of(request),
         actor=actor_of(request),

@@ -7,10 +7,15 @@ from typing import Any
 from django.utils.translation import gettext as _
 
 from agentauth.protocol.names import quoted
+from approvals.models import Recovery
+from approvals.services.recovered import RECENT, recovery_mark
 from approvals.views.described import sentence
 from audit import kinds
 from audit.models import Event
 from registry.models import Agent, Human, ServiceProvider
+
+# What a person signs to let an agent do something.
+_SIGNED = (kinds.GRANT_APPROVED, kinds.CONFIRMATION_CONFIRMED, kinds.AGENT_CLAIMED)
 
 
 def words() -> dict[str, str]:
@@ -30,6 +35,11 @@ def words() -> dict[str, str]:
         kinds.HUMAN_ERASED: _("What was written for the account was erased"),
         kinds.HUMAN_VERIFIED: _("Confirmed with a passkey"),
         kinds.SETUP_CODE_CREATED: _("A recovery link was made for this account"),
+        kinds.RECOVERY_BEGUN: _("A recovery of this account was begun"),
+        kinds.RECOVERY_CONFIRMED: _("A second administrator decided the recovery of this account"),
+        kinds.RECOVERY_CANCELLED: _("The recovery of this account was cancelled"),
+        kinds.RECOVERY_NOTICE_SENT: _("A mail told of the recovery of this account"),
+        kinds.RECOVERY_NOTICE_FAILED: _("A mail about the recovery of this account was not sent yet"),
         kinds.PASSKEY_CREATED: _("A passkey was added"),
         kinds.PASSKEY_REMOVED: _("A passkey was removed"),
         kinds.SECOND_STEP_TAKEN: _("Went on past the warning for %(agent)s at %(at)s"),
@@ -86,7 +96,7 @@ def tell(events: Sequence[Event]) -> list[dict[str, Any]]:
     )
     actors = {each.actor_id for each in events if each.actor_kind == "human"}
     people = {str(pk): name for pk, name in Human.objects.filter(pk__in=actors).values_list("pk", "name")}
-    known = words()
+    known, marks = words(), _marks(events)
     lines = []
     for event in events:
         names = {
@@ -102,7 +112,21 @@ def tell(events: Sequence[Event]) -> list[dict[str, Any]]:
                 "text": sentence(text % names if "%(" in text else text),
                 "who": _named("%(name)s", people.get(event.actor_id))
                 or who.get(event.actor_kind, _("somebody")),
+                "mark": marks.get(event.pk, ""),
                 "reason": (event.reason or "").replace("_", " "),
             }
         )
     return lines
+
+
+def _marks(events: Sequence[Event]) -> dict[uuid.UUID, str]:
+    """The sentence beside each decision that was signed soon after a recovery, as the signed text has it."""
+    signed = [each for each in events if each.kind in _SIGNED and each.human_id]
+    rows = Recovery.objects.exclude(used_at=None).filter(human_id__in={each.human_id for each in signed})
+    used = [(row.used_at, row) for row in rows.select_related("human").order_by("used_at") if row.used_at]
+    return {
+        each.pk: recovery_mark(row, zone=row.human.time_zone)
+        for each in signed
+        for at, row in used
+        if row.human_id == each.human_id and at <= each.at < at + RECENT
+    }

@@ -9,7 +9,7 @@ from django.views.decorators.http import require_safe
 
 from agentauth.protocol.capability import parse_action
 from approvals import sentences
-from approvals.services.recovery import recent_recovery
+from approvals.services.recovered import recovery_news
 from approvals.views.access import human_of, signed_in
 from approvals.views.described import describe_permissions, standing
 from approvals.views.happened import tell
@@ -41,7 +41,7 @@ def inbox(request: HttpRequest) -> HttpResponse:
         ],
         "confirmations": confirmations,
         "history": [{"grant": grant, "status": standing(grant, now)} for grant in history],
-        "recovery": recent_recovery(human, now=now),
+        "recovery": recovery_news(human, now=now),
     } | paging
     return render(request, "inbox.html", context)
 

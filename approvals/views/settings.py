@@ -13,7 +13,7 @@ from django.views.decorators.http import require_POST, require_safe
 from approvals.models import Passkey
 from approvals.services import credentials, exporting
 from approvals.services.people import session_key_of
-from approvals.services.recovery import recent_recovery
+from approvals.services.recovered import recovery_news
 from approvals.views.access import answer, human_of, posted, signed_in
 from approvals.views.verification import verified
 from registry.authentication import actor_of
@@ -102,7 +102,7 @@ def _page(request: HttpRequest, **more: object) -> HttpResponse:
         "human": human,
         "passkeys": list(Passkey.objects.filter(human=human).order_by("created_at")),
         "zones": sorted(available_timezones()),
-        "recovery": recent_recovery(human, now=timezone.now()),
+        "recovery": recovery_news(human, now=timezone.now()),
     }
     return render(request, "settings.html", context | more)
 

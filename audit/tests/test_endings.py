@@ -39,10 +39,10 @@ NOT_REPEATED: Final[Mapping[str, frozenset[str]]] = {
         kinds.TOKEN_ISSUED, kinds.DECISION_DENIED, kinds.DECISION_REPEATED, kinds.DECISION_REHEARSED,
         kinds.PRESENCE_BEGUN, kinds.HOME_LEFT, kinds.HOME_BEGAN, kinds.CLOCK_OFF,
         kinds.HISTORY_CONTINUED, kinds.HISTORY_CLOSED, kinds.BREAK_SIGNED,
-        kinds.HUMAN_SIGNED_IN, kinds.HUMAN_VERIFIED, kinds.HUMAN_EXPORTED, kinds.SECOND_STEP_TAKEN,
+        kinds.HUMAN_SIGNED_IN, kinds.HUMAN_VERIFIED, kinds.RECOVERY_BEGUN, kinds.RECOVERY_CONFIRMED, kinds.RECOVERY_NOTICE_SENT, kinds.RECOVERY_NOTICE_FAILED, kinds.HUMAN_EXPORTED, kinds.SECOND_STEP_TAKEN,
     }),
-    "Continuing after a restore ends all sessions, codes, links and requests.": frozenset({
-        kinds.HUMAN_SESSIONS_ENDED, kinds.HUMAN_SIGNED_OUT, kinds.PRESENCE_ENDED, kinds.ENROLMENT_CODE_FAILED,
+    "Continuing after a restore ends all sessions, codes, links, recoveries and requests.": frozenset({
+        kinds.RECOVERY_CANCELLED, kinds.HUMAN_SESSIONS_ENDED, kinds.HUMAN_SIGNED_OUT, kinds.PRESENCE_ENDED, kinds.ENROLMENT_CODE_FAILED,
         kinds.AGENT_CLAIMED, kinds.AGENT_CLAIM_RENEWED, kinds.AGENT_CLAIM_FAILED,
         kinds.GRANT_DENIED, kinds.GRANT_WITHDRAWN,
     }),

@@ -11,6 +11,12 @@ def not_ahead(now: datetime) -> datetime:
     return now if told is None else min(now, told)
 
 
+def not_behind(now: datetime) -> datetime:
+    """`now`, or the database's time where this host's clock is behind it. Raises django.db errors."""
+    told = database_time()
+    return now if told is None else max(now, told)
+
+
 def database_time() -> datetime | None:
     """None on SQLite, which runs on this host and has no clock but ours."""
     if connection.vendor != "postgresql":

@@ -99,8 +99,6 @@ def recover_human(*, human: Human, actor: Actor, now: datetime) -> None:
 
     Sessions and unspent enrolment codes end; every grant waits for a new signature, whoever suspended it before.
     """
-    end_sessions(human=human, actor=actor, now=now)
-    _end_enrolment_codes(human, now)
     held = [Grant.Status.APPROVED, Grant.Status.SUSPENDED]
     # In the order in which every change of many grants takes them (grant_changes.py).
     grants = Grant.objects.filter(agent__human=human, status__in=held).select_related("agent").order_by("id")
@@ -108,6 +106,9 @@ def recover_human(*, human: Human, actor: Actor, now: datetime) -> None:
         # Past its end, or waiting for a signature already.
         with suppress(InvalidStateError):
             suspend_grant(grant=grant, cause=Grant.SuspensionCause.RECOVERY, actor=actor, now=now)
+    _end_enrolment_codes(human, now)
+    # Last, as everywhere: humans are locked after agents and grants.
+    end_sessions(human=human, actor=actor, now=now)
 
 
 def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False) -> None:

@@ -203,7 +203,13 @@ def test_DJ_25_nobody_gets_a_new_allowance_by_naming_another_address(
 
 @pytest.mark.parametrize(
     "path",
-    ["/sign-in/finish", "/setup/unknown-code/options", "/claim/unknown-secret/statement", "/v1/agents"],
+    [
+        "/sign-in/finish",
+        "/setup/unknown-code/options",
+        "/recover/unknown-code/options",
+        "/claim/unknown-secret/statement",
+        "/v1/agents",
+    ],
 )
 def test_DJ_25_beginnings_have_an_allowance_of_their_own(few: None, path: str) -> None:
     origin = {"Origin": "http://localhost:8000"}

@@ -1,5 +1,6 @@
 """What admins do in the control room, and on the pages where they sign for what they chose there."""
 
+from approvals.tests.recovering import DAY, begun
 from audit import kinds
 from registry.models import Human
 from registry.services.agents import suspend_agent
@@ -169,16 +170,33 @@ def an_admin_invites(world: World) -> Act:
     return world.form(world.admin, "/admin/invite/", email="zoe@example.org")
 
 
-@act(
-    "POST admin/recovery-link/",
-    kinds.HUMAN_VERIFIED,
-    kinds.SETUP_CODE_CREATED,
-    kinds.HUMAN_SESSIONS_ENDED,
-    kinds.GRANT_SUSPENDED,
-)
+@act("POST recoveries/<uuid:human_id>/lost", kinds.HUMAN_VERIFIED, kinds.RECOVERY_BEGUN)
+def an_admin_begins_a_recovery(world: World) -> Act:
+    return world.form(world.admin, f"/recoveries/{world.alice.human.pk}/lost")
+
+
+@act("POST recoveries/<uuid:human_id>/stolen", kinds.HUMAN_VERIFIED, kinds.RECOVERY_BEGUN)
+def an_admin_begins_the_recovery_of_a_suspended_human(world: World) -> Act:
+    return world.form(world.admin, f"/recoveries/{_suspended(world).pk}/stolen")
+
+
+@act("POST recoveries/<uuid:recovery_id>/confirm", kinds.HUMAN_VERIFIED, kinds.RECOVERY_CONFIRMED)
+def a_second_admin_decides_a_recovery(world: World) -> Act:
+    row = begun(world.alice.human, world.now)
+    return world.form(world.admin, f"/recoveries/{row.pk}/confirm")
+
+
+@act("POST recoveries/<uuid:recovery_id>/link", kinds.HUMAN_VERIFIED, kinds.SETUP_CODE_CREATED)
 def an_admin_makes_a_recovery_link(world: World) -> Act:
-    human = str(world.grant.agent.human_id)
-    return world.form(world.admin, "/admin/recovery-link/", human=human)
+    row = begun(world.alice.human, world.now - DAY)
+    return world.form(world.admin, f"/recoveries/{row.pk}/link")
+
+
+@act(RESUME, kinds.RECOVERY_CANCELLED, kinds.HUMAN_RESUMED)
+def an_admin_resumes_a_human_who_was_being_recovered(world: World) -> Act:
+    human = _suspended(world)
+    begun(human, world.now, case="stolen")
+    return world.signed(world.admin, f"/resume/human/{human.pk}/", {})
 
 
 @act(f"{HUMAN} delete")

@@ -12,6 +12,7 @@ from django.conf import settings
 from django.test import override_settings
 
 from agentauth.protocol.keys import PrivateKey
+from approvals.tests.recovering import DAY, begun
 from audit import kinds
 from audit.checkpoints import checkpoint_log
 from audit.models import RefusalCount
@@ -69,8 +70,14 @@ def an_operator_makes_the_first_link(_world: World) -> Act:
     return command("setup_link")
 
 
-@act("manage.py setup_link", kinds.SETUP_CODE_CREATED, kinds.HUMAN_SESSIONS_ENDED)
+@act("manage.py setup_link", kinds.RECOVERY_BEGUN)
+def an_operator_begins_a_recovery(world: World) -> Act:
+    return command("setup_link", "--recover", world.alice.human.email)
+
+
+@act("manage.py setup_link", kinds.SETUP_CODE_CREATED)
 def an_operator_makes_a_recovery_link(world: World) -> Act:
+    begun(world.alice.human, world.now - DAY)
     return command("setup_link", "--recover", world.alice.human.email)
 
 
@@ -196,6 +203,24 @@ def a_request_waits_too_long(world: World) -> Act:
 def a_grant_comes_to_its_end(world: World) -> Act:
     Grant.objects.filter(pk=world.grant.pk).update(valid_until=world.past())
     return command("expire")
+
+
+@act("task approvals.send_notices", kinds.RECOVERY_NOTICE_SENT)
+def a_mail_tells_of_a_recovery(world: World) -> Act:
+    begun(world.alice.human, world.past())
+    return task("approvals.send_notices")
+
+
+@act("task approvals.send_notices", kinds.RECOVERY_NOTICE_FAILED)
+def a_mail_of_a_recovery_is_not_taken(world: World) -> Act:
+    begun(world.alice.human, world.past())
+    name = "approvals.send_notices"
+
+    def without_a_server() -> None:
+        with override_settings(EMAIL_BACKEND=""):
+            task(name)()
+
+    return without_a_server
 
 
 @act("task approvals.expire_everything")

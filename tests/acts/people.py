@@ -5,9 +5,9 @@ from typing import Any
 from approvals.models import Passkey
 from approvals.services.continuing import continue_after_restore
 from approvals.services.people import create_setup_link
-from approvals.services.recovery import create_recovery_link
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import ORIGIN, Person
+from approvals.tests.recovering import begun, path_of, ready_link
 from audit import kinds
 from registry.models import Grant
 from registry.services.grants import suspend_grant
@@ -62,10 +62,29 @@ def a_human_comes_in(world: World) -> Act:
     return _set_up(_invitation(world))
 
 
-@act("POST setup/<str:code>/finish", kinds.HUMAN_RECOVERED, kinds.PASSKEY_CREATED, kinds.PASSKEY_REMOVED)
+@act("POST recover/<str:code>/options")
+def a_human_begins_to_use_a_recovery_link(world: World) -> Act:
+    path = path_of(ready_link(world.alice.human, world.now))
+    return lambda: Person().post(f"{path}options")
+
+
+@act(
+    "POST recover/<str:code>/finish",
+    kinds.HUMAN_RECOVERED,
+    kinds.PASSKEY_CREATED,
+    kinds.PASSKEY_REMOVED,
+    kinds.HUMAN_SESSIONS_ENDED,
+    kinds.GRANT_SUSPENDED,
+)
 def a_human_is_recovered(world: World) -> Act:
-    link = create_recovery_link(human=world.alice.human, actor=TESTER, now=world.now)
-    return _set_up(link.url.removeprefix(ORIGIN))
+    assert world.grant
+    return _set_up(path_of(ready_link(world.alice.human, world.now)))
+
+
+@act("POST recovery/<uuid:recovery_id>/cancel", kinds.RECOVERY_CANCELLED)
+def a_human_cancels_a_recovery(world: World) -> Act:
+    alice, row = world.alice, begun(world.alice.human, world.now)
+    return lambda: alice.client.post(f"/recovery/{row.pk}/cancel")
 
 
 def _invitation(world: World) -> str:

@@ -40,8 +40,9 @@ SAYINGS = {
     kinds.SECOND_STEP_TAKEN,
     kinds.CLOCK_OFF,
 }
-# Done beside the request that was its occasion, which goes on without it: kms/tests/test_certificates.py.
-BESIDE = {kinds.KEY_CERTIFIED}
+# Done beside the request that was its occasion, which goes on without it: kms/tests/test_certificates.py. A mail is out before
+# it is on record, and is sent again: approvals/tests/test_recovery_notices.py.
+BESIDE = {kinds.KEY_CERTIFIED, kinds.RECOVERY_NOTICE_SENT, kinds.RECOVERY_NOTICE_FAILED}
 # Commands that read, that run what stands here by another name, or that write a file the database never hears of.
 NO_ACTS = {
     "serve",

@@ -231,6 +231,32 @@ def release_reviewed(theatre: Theatre) -> Page:
     return page
 
 
+def recoveries(theatre: Theatre) -> Page:
+    theatre.paths |= steps.stage(theatre.registry, "recoveries", "alice@example.org")
+    return theatre.open(theatre.alice, "/recoveries/?find=example.org")
+
+
+def recovery_begun(theatre: Theatre) -> Page:
+    page = theatre.open(theatre.alice, "recovery-bob")
+    page.get_by_role("button", name="Begin, passkeys lost").click()
+    expect(page.get_by_role("status")).to_contain_text("begun")
+    return page
+
+
+def recovery_link(theatre: Theatre) -> Page:
+    page = theatre.open(theatre.alice, "recovery-finn")
+    page.get_by_role("button", name="Make link with passkey").click()
+    expect(page.get_by_role("heading", name="The recovery link")).to_be_visible()
+    return page
+
+
+def recovery_cancelled(theatre: Theatre) -> Page:
+    page = theatre.open(theatre.bob, "/recovery/")
+    page.get_by_role("button", name="Cancel the recovery").click()
+    expect(page.get_by_role("status")).to_contain_text("cancelled")
+    return page
+
+
 NOT_FOUND = "/approvals/01900000-0000-7000-8000-000000000000/"
 # In this order: what comes later may rest on what was done before.
 SCREENS = {
@@ -291,6 +317,17 @@ SCREENS = {
     "control-room-log": Screen(at("/admin/log/")),
     "settings": Screen(at("/settings/")),
     "settings-code-shown": Screen(code_shown),
+    "recoveries": Screen(recoveries),
+    "recover": Screen(as_visitor("recover-link")),
+    "recovered": Screen(as_visitor("/recovered/")),
+    "recovery-choice": Screen(at("recovery-erin")),
+    "recovery-stolen": Screen(at("recovery-gwen")),
+    "recovery-ready": Screen(at("recovery-finn")),
+    "recovery-link": Screen(recovery_link),
+    "recovery-waiting": Screen(recovery_begun),
+    "recovery-banner": Screen(as_bob("/approvals/")),
+    "recovery-own": Screen(as_bob("/recovery/")),
+    "recovery-cancelled": Screen(recovery_cancelled),
     "not-found": Screen(at(NOT_FOUND), frozenset({404})),
     "forged-form": Screen(forged, frozenset({403})),
     "control-room": Screen(at("/admin/")),

@@ -271,6 +271,44 @@ def test_a_person_downloads_their_data_as_often_as_they_like(
         assert body["account"]["id"] == taken[0]["human_id"]
 
 
+def test_WR_15_a_recovery_waits_is_cancelled_in_one_press_and_used_once(
+    alice: Page, sqlite_registry: LiveRegistry, chromium: Browser
+) -> None:
+    """Bob's account: begun by Alice, cancelled by him; begun again, and used at a new device after the wait."""
+    contexts = [chromium.new_context(), chromium.new_context()]
+    bob, device = (context.new_page() for context in contexts)
+    for page in (bob, device):
+        page.context.set_default_timeout(10_000)
+        add_authenticator(page)
+    steps.be_invited(bob, sqlite_registry, name="Bob", email="bob.recovered@example.org")
+    begin_recovery(alice, sqlite_registry, "bob.recovered@example.org")
+    expect(alice.get_by_role("button", name="Make link with passkey")).to_have_count(0)
+    bob.goto(sqlite_registry.url + "/agents/")
+    bob.get_by_role("button", name="Cancel the recovery").click()
+    expect(bob.get_by_role("status")).to_contain_text("cancelled")
+    begin_recovery(alice, sqlite_registry, "bob.recovered@example.org")
+    steps.stage(sqlite_registry, "ready", "bob.recovered@example.org")
+    alice.reload()
+    alice.get_by_role("button", name="Make link with passkey").click()
+    device.goto(alice.locator("#recovery-link").inner_text())
+    device.get_by_role("button", name="Create passkey").click()
+    expect(device.get_by_text("This account was recovered with a new passkey on")).to_be_visible()
+    bob.goto(sqlite_registry.url + "/agents/")
+    expect(bob.get_by_role("button", name="Sign in with passkey")).to_be_visible()
+    for context in contexts:
+        context.close()
+
+
+def begin_recovery(page: Page, registry: LiveRegistry, email: str) -> None:
+    page.goto(registry.url + "/admin/")
+    page.get_by_role("link", name="Recover an account").click()
+    page.get_by_role("textbox", name="Name or e-mail").fill(email)
+    page.get_by_role("button", name="Find").click()
+    page.get_by_role("link", name="Bob").click()
+    page.get_by_role("button", name="Begin, passkeys lost").click()
+    expect(page.get_by_role("status")).to_contain_text("begun")
+
+
 def test_the_control_room_opens_for_the_admin_and_makes_things_once(
     alice: Page, sqlite_registry: LiveRegistry
 ) -> None:

@@ -213,19 +213,19 @@ def test_check_deploy_says_what_is_missing_in_order(postgres_url: str, tmp_path:
         connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
         connection.execute(f"CREATE ROLE {stranger} LOGIN".encode())
     nobody = "postgres://nobody@127.0.0.1:9/nothing"
-    assert missing(DATABASE_URL=nobody) == ["E040", "E042", "W051"]
+    assert missing(DATABASE_URL=nobody) == ["E040", "E042", "W051", "W053"]
     may_not = {"DATABASE_OWNER_URL": f"postgres://{stranger}@127.0.0.1/x"}
-    assert missing(**may_not) == ["E041", "E042", "E043", "E044", "E045", "E047", "E049", "W051"]
-    assert missing() == ["E042", "E043", "E044", "E045", "E047", "E049", "W051"]
+    assert missing(**may_not) == ["E041", "E042", "E043", "E044", "E045", "E047", "E049", "W051", "W053"]
+    assert missing() == ["E042", "E043", "E044", "E045", "E047", "E049", "W051", "W053"]
     made.manage("migrate", "-v", "0")
-    assert missing() == ["E042", "E044", "E045", "E047", "E049", "W051"]
+    assert missing() == ["E042", "E044", "E045", "E047", "E049", "W051", "W053"]
     made.manage("grant_serving_role")
-    assert missing() == ["E042", "E045", "E047", "E049", "W051"]
+    assert missing(EMAIL_HOST="mail.example.com") == ["E042", "E045", "E047", "E049", "W051"]
     made.manage("record_settings")
-    assert missing() == ["E042", "E047", "E049", "W051"]
-    assert missing(REDIS_URL="") == ["E045", "E047", "E049", "W051", "W052"]
-    assert missing(REDIS_URL="", AUDIT_STORE="s3://bucket/log") == ["E045", "E047", "E049"]
-    assert missing(SUBJECT_KEY="") == ["E042", "E045", "E047", "E049", "W050", "W051"]
+    assert missing() == ["E042", "E047", "E049", "W051", "W053"]
+    assert missing(REDIS_URL="") == ["E045", "E047", "E049", "W051", "W052", "W053"]
+    assert missing(REDIS_URL="", AUDIT_STORE="s3://bucket/log") == ["E045", "E047", "E049", "W053"]
+    assert missing(SUBJECT_KEY="") == ["E042", "E045", "E047", "E049", "W050", "W051", "W053"]
 
 
 def test_a_verifier_with_the_role_of_another_process_ends_with_one_line(installation: Installation) -> None:

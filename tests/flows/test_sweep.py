@@ -42,6 +42,7 @@ PUBLIC = {
     "/v1/schema/",
     "/docs/",
     "/sign-in/",
+    "/recovered/",
     "/v1/audit/checkpoint",
     "/v1/audit/tile/0/000.p/1",
     "/v1/audit/tile/entries/000.p/1",

@@ -10,16 +10,17 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from agentauth.protocol.encoding import timestamp
+from approvals.models import Recovery
 from approvals.services.people import SetupLink, admin_exists, create_setup_link
-from approvals.services.recovery import create_recovery_link
+from approvals.services.recovery import create_recovery_link, start_recovery
 from audit.management.json_output import OperatorCommand, operator_of
 from registry.models import Human
 
 
 class Command(OperatorCommand):
     help = (
-        "Print a one-time link for the first admin; with --email, for an invited human; with --recover, for one "
-        "who lost their passkeys."
+        "Print a one-time link for the first admin; with --email, for an invited human; with --recover, begin "
+        "to recover one, and print the link once that is ready."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -29,7 +30,12 @@ class Command(OperatorCommand):
             "--recover",
             type=_address,
             metavar="EMAIL",
-            help="recover the human with this address: their sessions end and their grants wait to be signed anew",
+            help="begin to recover the human with this address; once the recovery is ready, print its link",
+        )
+        parser.add_argument(
+            "--stolen",
+            action="store_true",
+            help="with --recover: the account is suspended, and an administrator decides on the pages",
         )
         parser.add_argument("--admin", action="store_true", help="the invited human becomes an admin")
         parser.add_argument(
@@ -39,11 +45,16 @@ class Command(OperatorCommand):
     def act(self, **options: Any) -> Mapping[str, Any]:
         if options["first_start"] and admin_exists():
             return {}
-        link = _made(options)
+        link = _recovered(options) if options["recover"] else _made(options)
+        if isinstance(link, Recovery):
+            return {"case": link.case, "ready_at": timestamp(link.ready_at) if link.ready_at else None}
         return {"url": link.url, "expires_at": timestamp(link.expires_at)}
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         if not result:
+            return
+        if "url" not in result:
+            yield from _begun(result, options)
             return
         end = datetime.fromisoformat(result["expires_at"])
         until = f"{end:%H:%M} UTC"
@@ -64,14 +75,40 @@ def _address(text: str) -> str:
 
 
 def _made(options: dict[str, Any]) -> SetupLink:
-    now = timezone.now()
-    if not options["recover"]:
-        return create_setup_link(
-            email=options["email"] or "", is_staff=options["admin"], actor=operator_of(options), now=now
-        )
+    if options["stolen"]:
+        raise CommandError("--stolen goes with --recover.")
+    return create_setup_link(
+        email=options["email"] or "",
+        is_staff=options["admin"],
+        actor=operator_of(options),
+        now=timezone.now(),
+    )
+
+
+def _recovered(options: dict[str, Any]) -> SetupLink | Recovery:
+    """The link of the recovery that is under way, or a new recovery, which has to wait."""
+    now, actor = timezone.now(), operator_of(options)
     if options["email"] or options["admin"]:
         raise CommandError("--recover is for an account that exists: it goes without --email and --admin.")
     human = Human.objects.filter(email__iexact=options["recover"]).first()
     if human is None:
         raise CommandError("Nobody has this address.")
-    return create_recovery_link(human=human, actor=operator_of(options), now=now)
+    row = Recovery.objects.open(now).filter(human=human).first()
+    case = Recovery.Case.STOLEN if options["stolen"] else Recovery.Case.LOST
+    if row is None:
+        return start_recovery(human=human, case=case, admin=None, actor=actor, now=now)
+    if row.case != case:
+        raise CommandError(
+            f"A recovery is under way as {row.case}: an administrator or the person can cancel it."
+        )
+    return create_recovery_link(recovery=row, admin=None, actor=actor, now=now)
+
+
+def _begun(result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
+    stolen = " --stolen" if options["stolen"] else ""
+    if result["ready_at"]:
+        ready = datetime.fromisoformat(result["ready_at"])
+        yield f"The recovery of {options['recover']} was begun. It is ready on {ready:%d %B %Y, %H:%M} UTC."
+    else:
+        yield f"The recovery of {options['recover']} was begun. An administrator decides it at {settings.PUBLIC_URL}/recoveries/"
+    yield f"Then print the link: {settings.COMMAND} setup_link --recover {options['recover']}{stolen}"

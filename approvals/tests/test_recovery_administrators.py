@@ -1,0 +1,292 @@
+"""Who may begin, decide and hand out a recovery: administrators with a passkey each, and never one alone at once."""
+
+import re
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import pytest
+from pytest_django.fixtures import Settings
+
+from agentauth.protocol.errors import InvalidStateError, NotFoundError
+from approvals.models import Passkey, Receipt, Recovery
+from approvals.services.recovery import confirm_recovery, create_recovery_link, start_recovery
+from approvals.tests.cast import ORIGIN, Person, browser, invited
+from approvals.tests.recovering import DAY, begun, link_of, path_of, ready_link, recovered
+from audit.models import Event
+from registry.models import Grant, Human
+from registry.services.people import end_sessions, suspend_human
+from registry.tests.cast import TESTER, AgentClient, issue, refused
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def second(keys: None, now: datetime) -> Person:
+    return invited("second@example.org", "Sue Second", now=now, is_staff=True)
+
+
+def decide(row: Recovery, person: Person, now: datetime) -> None:
+    confirm_recovery(recovery=row, admin=person.human, actor=TESTER, now=now)
+
+
+def link_on(page: str) -> str:
+    [url] = re.findall(rf"{ORIGIN}/recover/[A-Za-z0-9_-]+/", page)
+    return str(url)
+
+
+def test_WR_15_an_admin_begins_with_a_signature_and_has_no_link_for_a_day(
+    admin: Person, alice: Person
+) -> None:
+    path = f"/recoveries/{alice.human.pk}/"
+    assert "alice@example.org" in admin.get("/recoveries/?find=alice").content.decode()
+    refused(admin.client.post(f"{path}lost"), 401, "verification_required")
+    assert not Recovery.objects.exists()
+    assert admin.press(f"{path}lost")["Location"] == path
+    row = Recovery.objects.get()
+    assert (row.case, row.begun_by, row.confirmed_by) == ("lost", admin.human, None)
+    assert row.ready_at == row.begun_at + DAY
+    assert "/link" not in admin.get(path).content.decode()
+    refused(admin.press(f"/recoveries/{row.pk}/link"), 409, "invalid_state")
+    told = Event.objects.get(kind="approvals.recovery.begun")
+    assert (told.actor_id, told.human_id) == (str(admin.human.pk), alice.human.pk)
+    assert "Alice" in admin.get("/recoveries/").content.decode()
+    assert "(1 under way)" in admin.get("/admin/").content.decode()
+
+
+def test_WR_7_WR_15_after_the_wait_an_admin_sees_the_link_once(
+    admin: Person, alice: Person, now: datetime
+) -> None:
+    row = begun(alice.human, now - DAY, admin=admin.human)
+    path = f"/recoveries/{row.pk}/link"
+    assert path in admin.get(f"/recoveries/{alice.human.pk}/").content.decode()
+    refused(admin.client.post(path), 401, "verification_required")
+    page = admin.press(path).content.decode()
+    url = link_on(page)
+    assert "/recover/" not in admin.get(f"/recoveries/{alice.human.pk}/").content.decode()
+    made = Event.objects.get(kind="approvals.setup_code.created", data__kind="recovery")
+    assert (made.actor_id, made.human_id) == (str(admin.human.pk), alice.human.pk)
+    person = Person(client=browser())
+    assert person.set_up(url, name="", email="").json()["next"] == "/approvals/"
+
+
+def test_WR_15_a_second_admin_ends_the_wait(
+    admin: Person, second: Person, alice: Person, now: datetime
+) -> None:
+    row = begun(alice.human, now, admin=admin.human)
+    path, page = f"/recoveries/{row.pk}/confirm", f"/recoveries/{alice.human.pk}/"
+    assert path not in admin.get(page).content.decode()
+    refused(admin.press(path), 409, "invalid_state")
+    assert path in second.get(page).content.decode()
+    refused(second.client.post(path), 401, "verification_required")
+    assert second.press(path)["Location"] == page
+    row.refresh_from_db()
+    assert (row.confirmed_by, row.ready_at) == (second.human, row.confirmed_at)
+    assert row.notice_due_at == row.confirmed_at
+    assert link_on(admin.press(f"/recoveries/{row.pk}/link").content.decode())
+    refused(second.press(path), 409, "invalid_state")
+    told = Event.objects.get(kind="approvals.recovery.confirmed")
+    assert told.actor_id == str(second.human.pk)
+
+
+def test_WR_15_once_the_wait_is_over_nothing_is_left_to_decide(
+    admin: Person, second: Person, alice: Person, now: datetime
+) -> None:
+    row = begun(alice.human, now - DAY, admin=admin.human)
+    assert (
+        f"/recoveries/{row.pk}/confirm" not in second.get(f"/recoveries/{alice.human.pk}/").content.decode()
+    )
+    with pytest.raises(InvalidStateError, match="Nothing is left"):
+        decide(row, second, now)
+
+
+def test_WR_15_a_stolen_passkey_does_nothing_and_a_second_admin_decides(
+    admin: Person, second: Person, alice: Person, agent: AgentClient, reading: Grant, now: datetime
+) -> None:
+    """The whole way back: suspended, begun, decided, a new passkey, and a signed resume with its receipt."""
+    alice.approve(reading)
+    human, page = alice.human, f"/recoveries/{alice.human.pk}/"
+    refused(admin.press(f"{page}stolen"), 409, "invalid_state")
+    suspend_human(human=human, actor=TESTER, now=now)
+    refused(admin.press(f"{page}lost"), 409, "invalid_state")
+    assert admin.press(f"{page}stolen").status_code == 302
+    row = Recovery.objects.get()
+    assert (row.case, row.ready_at) == ("stolen", None)
+    # The thief holds the old passkey: it neither signs in nor cancels.
+    thief = Person(client=browser(), device=alice.device)
+    refused(thief.sign_in(), 400, "invalid_assertion")
+    refused(thief.post(f"/recovery/{row.pk}/cancel"), 401, "sign_in_required")
+    refused(admin.press(f"/recoveries/{row.pk}/link"), 409, "invalid_state")
+    refused(admin.press(f"/recoveries/{row.pk}/confirm"), 409, "invalid_state")
+    assert second.press(f"/recoveries/{row.pk}/confirm").status_code == 302
+    url = link_on(admin.press(f"/recoveries/{row.pk}/link").content.decode())
+    anew = Person(client=browser())
+    assert "stays suspended" in anew.get(url.removeprefix(ORIGIN)).content.decode()
+    assert anew.set_up(url, name="", email="").json()["next"] == "/recovered/"
+    assert anew.get("/recovered/").status_code == 200
+    # Its session is nobody's, and the account is still suspended.
+    assert anew.get("/approvals/").status_code == 302
+    refused(anew.sign_in(), 400, "invalid_assertion")
+    assert "was recovered with a new passkey" in second.get(f"/resume/human/{human.pk}/").content.decode()
+    assert second.resume(f"/resume/human/{human.pk}/").status_code == 200
+    assert "recovered with a new passkey on" in Receipt.objects.get(kind="resume").consent_text
+    assert anew.sign_in().status_code == 200
+    refused(Person(client=browser(), device=alice.device).sign_in(), 400, "invalid_assertion")
+    reading.refresh_from_db()
+    assert (reading.status, reading.suspension_cause) == ("suspended", "recovery")
+    refused(issue(agent, reading), 400, "invalid_grant")
+
+
+def test_WR_15_resuming_ends_a_recovery_and_says_so(
+    admin: Person, second: Person, alice: Person, now: datetime
+) -> None:
+    """Otherwise it could be used after a false alarm, or for a later suspension."""
+    human = alice.human
+    suspend_human(human=human, actor=TESTER, now=now)
+    row = begun(human, now, case="stolen", admin=admin.human)
+    decide(row, second, now)
+    link = link_of(row, now)
+    assert (
+        "recovery of this account that is under way ends"
+        in admin.get(f"/resume/human/{human.pk}/").content.decode()
+    )
+    assert admin.resume(f"/resume/human/{human.pk}/").status_code == 200
+    assert browser().get(path_of(link)).status_code == 410
+    assert Recovery.objects.get().cancelled_at is not None
+    assert Event.objects.filter(kind="approvals.recovery.cancelled").count() == 1
+
+
+def test_WR_15_a_stolen_case_needs_the_suspension_until_the_end(
+    admin: Person, second: Person, alice: Person, now: datetime
+) -> None:
+    human = alice.human
+    suspend_human(human=human, actor=TESTER, now=now)
+    row = begun(human, now, case="stolen", admin=admin.human)
+    decide(row, second, now)
+    # As a release that knows no recoveries resumes.
+    Human.objects.filter(pk=human.pk).update(status=Human.Status.ACTIVE)
+    with pytest.raises(InvalidStateError, match="Only a suspended account"):
+        link_of(row, now)
+
+
+def test_WR_15_nobody_recovers_their_own_account(admin: Person, second: Person, now: datetime) -> None:
+    page = f"/recoveries/{admin.human.pk}/"
+    assert "another administrator has to" in admin.get(page).content.decode()
+    refused(admin.press(f"{page}lost"), 409, "invalid_state")
+    assert not Recovery.objects.exists()
+    row = begun(admin.human, now - timedelta(hours=1), admin=second.human)
+    assert f"/recoveries/{row.pk}/confirm" not in admin.get(page).content.decode()
+    refused(admin.press(f"/recoveries/{row.pk}/confirm"), 409, "invalid_state")
+    Recovery.objects.update(ready_at=now)
+    refused(admin.press(f"/recoveries/{row.pk}/link"), 409, "invalid_state")
+    assert Recovery.objects.get().link_digest is None
+
+
+@pytest.mark.parametrize("loss", ["suspended", "no longer staff"])
+@pytest.mark.parametrize("who", ["first", "second"])
+def test_WR_15_what_a_lost_administrator_began_or_decided_goes_no_further(
+    admin: Person, second: Person, alice: Person, now: datetime, who: str, loss: str
+) -> None:
+    row = begun(alice.human, now, admin=admin.human)
+    if who == "second":
+        decide(row, second, now)
+    lost = (second if who == "second" else admin).human
+    if loss == "suspended":
+        suspend_human(human=lost, actor=TESTER, now=now)
+    else:
+        Human.objects.filter(pk=lost.pk).update(is_staff=False)
+    with pytest.raises(InvalidStateError, match="not active any more"):
+        link_of(row, now + DAY)
+    if who == "first":
+        with pytest.raises(InvalidStateError, match="not active any more"):
+            decide(row, second, now)
+
+
+def test_WR_15_a_link_stops_when_its_administrator_is_suspended(
+    admin: Person, second: Person, alice: Person, now: datetime
+) -> None:
+    assert second
+    link = link_of(begun(alice.human, now - DAY, admin=admin.human), now)
+    anew = Person(client=browser())
+    options = anew.post(f"{path_of(link)}options").json()["publicKey"]
+    suspend_human(human=admin.human, actor=TESTER, now=now)
+    credential = anew.device.registration(options)
+    refused(anew.post(f"{path_of(link)}finish", {"credential": credential}), 409, "invalid_state")
+    assert bytes(Passkey.objects.get(human=alice.human).credential_id) == alice.device.credential_id
+
+
+@pytest.mark.parametrize("act", ["begin", "decide", "link"])
+@pytest.mark.parametrize("loss", ["suspended", "no longer staff", "signed out"])
+def test_WR_15_an_admin_who_is_lost_while_the_request_is_under_way_does_nothing(
+    admin: Person, second: Person, alice: Person, now: datetime, loss: str, act: str
+) -> None:
+    """The session was good when the request came in; it is judged by what is true at the commit."""
+    came_in, human = second.human, alice.human
+    row = None if act == "begin" else begun(human, now - DAY * (act == "link"), admin=admin.human)
+    if loss == "suspended":
+        suspend_human(human=second.human, actor=TESTER, now=now)
+    elif loss == "signed out":
+        end_sessions(human=second.human, actor=TESTER, now=now)
+    else:
+        Human.objects.filter(pk=came_in.pk).update(is_staff=False)
+    acts: dict[str, tuple[Callable[..., object], dict[str, object]]] = {
+        "begin": (start_recovery, {"human": human, "case": "lost"}),
+        "decide": (confirm_recovery, {"recovery": row}),
+        "link": (create_recovery_link, {"recovery": row}),
+    }
+    service, about = acts[act]
+    with pytest.raises(NotFoundError):
+        service(**about, admin=came_in, actor=TESTER, now=now)
+    assert Recovery.objects.filter(confirmed_by=None, link_digest=None).count() == (row is not None)
+
+
+@pytest.mark.parametrize("who", ["begins", "decides"])
+def test_WR_15_a_recovered_admin_is_no_second_one_for_two_weeks(
+    admin: Person, second: Person, alice: Person, now: datetime, who: str
+) -> None:
+    """Otherwise one administrator waits a day for a colleague's account, and then recovers any other at once."""
+    anew = recovered(ready_link(second.human, now))
+    first, other = (anew, admin) if who == "begins" else (admin, anew)
+    row = begun(alice.human, now, admin=first.human)
+    with pytest.raises(InvalidStateError, match="recovered within 14 days"):
+        decide(row, other, now)
+    Recovery.objects.filter(human=anew.human).update(used_at=now - timedelta(days=15))
+    decide(row, other, now)
+
+
+def test_WR_15_another_admin_cancels_too(admin: Person, second: Person, alice: Person, now: datetime) -> None:
+    row = begun(alice.human, now, admin=admin.human)
+    answer = second.client.post(f"/recovery/{row.pk}/cancel")
+    assert answer["Location"] == f"/recoveries/{alice.human.pk}/"
+    assert Recovery.objects.get().cancelled_at is not None
+
+
+def test_WR_15_only_admins_see_or_do_any_of_it(alice: Person, bob: Person, now: datetime) -> None:
+    row = begun(bob.human, now)
+    for path in ("/recoveries/", f"/recoveries/{bob.human.pk}/"):
+        assert alice.get(path).status_code == 404
+    for path in (
+        f"/recoveries/{bob.human.pk}/lost",
+        f"/recoveries/{bob.human.pk}/stolen",
+        f"/recoveries/{row.pk}/confirm",
+        f"/recoveries/{row.pk}/link",
+    ):
+        refused(alice.press(path), 404, "not_found")
+    assert Recovery.objects.filter(confirmed_by=None, link_digest=None).count() == 1
+
+
+def test_what_does_not_exist_is_not_found(admin: Person, alice: Person, now: datetime) -> None:
+    nobody = "00000000-0000-7000-8000-000000000000"
+    assert admin.get(f"/recoveries/{nobody}/").status_code == 404
+    refused(admin.press(f"/recoveries/{nobody}/lost"), 404, "not_found")
+    refused(admin.press(f"/recoveries/{nobody}/confirm"), 404, "not_found")
+    refused(admin.client.post(f"/recovery/{nobody}/cancel"), 404, "not_found")
+
+
+def test_WR_15_without_mail_the_page_says_that_nobody_is_told(
+    admin: Person, alice: Person, now: datetime, settings: Settings
+) -> None:
+    page = f"/recoveries/{alice.human.pk}/"
+    begun(alice.human, now)
+    assert "sends no mail" not in admin.get(page).content.decode()
+    settings.EMAIL_BACKEND = ""
+    assert "sends no mail" in admin.get(page).content.decode()

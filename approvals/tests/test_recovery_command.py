@@ -1,0 +1,68 @@
+"""`setup_link --recover`: an operator begins a recovery, which waits as on the pages, and prints its link later."""
+
+import json
+from datetime import datetime, timedelta
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from approvals.models import Recovery, SetupCode
+from approvals.services.people import SetupLink
+from approvals.tests.cast import Person
+from approvals.tests.recovering import begun, recovered
+from audit.models import Event
+
+pytestmark = pytest.mark.django_db
+
+
+def test_WR_15_the_command_begins_a_recovery_and_prints_the_link_later(alice: Person, now: datetime) -> None:
+    assert set(printed("ALICE@example.org")) == {"case", "ready_at"}
+    with pytest.raises(CommandError, match="waiting time"):
+        printed("alice@example.org")
+    Recovery.objects.update(ready_at=now - timedelta(seconds=1))
+    link = printed("alice@example.org")
+    assert set(link) == {"url", "expires_at"}
+    assert recovered(SetupLink(link["url"], now)).human.name == "Alice"
+    human_id = Recovery.objects.get().human_id
+    for kind in ("approvals.recovery.begun", "approvals.setup_code.created"):
+        assert Event.objects.get(kind=kind, human_id=human_id).actor_kind == "system"
+
+
+def printed(address: str, *more: str) -> dict[str, str]:
+    out = StringIO()
+    call_command("setup_link", "--recover", address, *more, "--json", stdout=out)
+    found: dict[str, str] = json.loads(out.getvalue())
+    return found
+
+
+def test_the_command_says_when_a_recovery_is_ready(alice: Person) -> None:
+    assert alice
+    out = StringIO()
+    call_command("setup_link", "--recover", "alice@example.org", stdout=out)
+    assert "It is ready on" in out.getvalue()
+    assert "setup_link --recover alice@example.org" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--recover", "nobody@example.org"),
+        ("--recover", "alice@example.org", "--admin"),
+        ("--recover", "alice@example.org", "--email", "x@y.z"),
+        ("--recover", "alice@example.org", "--stolen"),
+        ("--email", "zoe@example.org", "--stolen"),
+    ],
+)
+def test_the_command_recovers_nobody_it_should_not(alice: Person, arguments: tuple[str, ...]) -> None:
+    assert alice
+    with pytest.raises(CommandError):
+        call_command("setup_link", *arguments, stdout=StringIO())
+    assert not Recovery.objects.exists()
+    assert not SetupCode.objects.filter(email="zoe@example.org").exists()
+
+
+def test_the_command_takes_no_other_case_than_the_one_under_way(alice: Person, now: datetime) -> None:
+    begun(alice.human, now)
+    with pytest.raises(CommandError, match="under way as lost"):
+        printed("alice@example.org", "--stolen")

@@ -1,0 +1,179 @@
+"""A person hears of a recovery by mail, outside the pages; a mail that fails is on record and sent again."""
+
+import logging
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from smtplib import SMTPRecipientsRefused
+
+import pytest
+from django.core import mail
+from django.core.mail import EmailMessage
+from django.core.mail.backends.base import BaseEmailBackend
+from pytest_django.fixtures import Settings
+
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from approvals.models import Recovery
+from approvals.services.leaving import delete_human
+from approvals.services.notices import send_notices
+from approvals.services.recovery import cancel_recovery, confirm_recovery
+from approvals.tests.cast import Person
+from approvals.tests.recovering import DAY, begun, link_of, path_of, ready_link, recovered
+from audit.models import Event
+from registry.services.people import suspend_human
+from registry.tests.cast import TESTER
+from tests.acts.test_acts import refused_events
+
+pytestmark = pytest.mark.django_db
+SENT, FAILED = "approvals.recovery.notice_sent", "approvals.recovery.notice_failed"
+
+
+class Refusing(BaseEmailBackend):
+    """A mail server that takes nothing, and repeats the address as they do."""
+
+    def send_messages(self, email_messages: object) -> int:
+        raise SMTPRecipientsRefused({"alice@example.org": (550, b"no such user")})
+
+
+def events(kind: str) -> int:
+    return Event.objects.filter(kind=kind).count()
+
+
+def test_WR_15_a_mail_says_when_and_how_to_cancel_and_holds_no_secret(alice: Person, now: datetime) -> None:
+    row = begun(alice.human, now)
+    assert send_notices(now=now) == 1
+    [message] = mail.outbox
+    assert (message.to, message.from_email) == (["alice@example.org"], "agentauth@localhost")
+    assert f"{row.ready_at:%H:%M}" in message.body
+    assert "http://localhost:8000/recovery/" in message.body
+    assert "/recover/" not in message.body
+    assert send_notices(now=now + DAY) == 0
+    assert (len(mail.outbox), events(SENT)) == (1, 1)
+
+
+def test_WR_15_each_turn_of_a_recovery_is_a_mail(alice: Person, admin: Person, now: datetime) -> None:
+    row = begun(alice.human, now)
+    said = ["because your passkeys count as lost", "ended the waiting time", "Every passkey from before"]
+    send_notices(now=now)
+    confirm_recovery(recovery=row, admin=admin.human, actor=TESTER, now=now)
+    send_notices(now=now)
+    link = link_of(row, now)
+    recovered(link)
+    send_notices(now=now + timedelta(minutes=1))
+    assert [text in message.body for text, message in zip(said, mail.outbox, strict=True)] == [True] * 3
+    assert path_of(link) not in "".join(str(message.body) for message in mail.outbox)
+    assert events(SENT) == 3
+
+
+def test_WR_15_a_cancelled_recovery_is_told(alice: Person, now: datetime) -> None:
+    row = begun(alice.human, now)
+    send_notices(now=now)
+    cancel_recovery(recovery=row, actor=TESTER, now=now)
+    send_notices(now=now)
+    assert "was cancelled" in mail.outbox[1].body
+
+
+def test_WR_15_a_person_whose_passkey_is_stolen_is_told(alice: Person, admin: Person, now: datetime) -> None:
+    human = alice.human
+    suspend_human(human=human, actor=TESTER, now=now)
+    row = begun(human, now, case="stolen")
+    send_notices(now=now)
+    confirm_recovery(recovery=row, admin=admin.human, actor=TESTER, now=now)
+    send_notices(now=now)
+    assert "has to decide" in mail.outbox[0].body
+    assert "decided it" in mail.outbox[1].body
+
+
+def test_WR_15_a_mail_that_fails_is_on_record_once_and_tried_again(
+    alice: Person, now: datetime, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun(alice.human, now)
+    settings.EMAIL_BACKEND = f"{__name__}.Refusing"
+    tries = [now + timedelta(minutes=minutes) for minutes in range(15)]
+    with caplog.at_level(logging.ERROR):
+        for at in tries:
+            assert send_notices(now=at) == 0
+    lines = [each.getMessage() for each in caplog.records if each.name == "approvals.services.notices"]
+    # At 0, then 2, 4 and 8 minutes after the try before.
+    assert len(lines) == 4
+    assert "SMTPRecipientsRefused" in lines[0]
+    assert "alice@example.org" not in "".join(lines)
+    assert (events(FAILED), events(SENT)) == (1, 0)
+    settings.EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
+    assert send_notices(now=now + DAY) == 1
+    assert (len(mail.outbox), events(SENT)) == (1, 1)
+
+
+def test_WR_15_without_a_mail_server_the_notice_is_not_lost(
+    alice: Person, now: datetime, settings: Settings
+) -> None:
+    begun(alice.human, now)
+    settings.EMAIL_BACKEND = ""
+    assert send_notices(now=now) == 0
+    assert events(FAILED) == 1
+    assert "was not sent yet" in alice.get("/activity/").content.decode()
+    settings.EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
+    assert send_notices(now=now + DAY) == 1
+
+
+def test_of_two_processes_one_sends_each(
+    alice: Person, bob: Person, now: datetime, settings: Settings
+) -> None:
+    begun(alice.human, now - timedelta(seconds=1))
+    begun(bob.human, now)
+    settings.EMAIL_BACKEND = f"{__name__}.Twice"
+    Twice.now, Twice.sent = now, []
+    assert send_notices(now=now) == 1
+    assert Twice.sent == [["alice@example.org"], ["bob@example.org"]]
+
+
+class Twice(BaseEmailBackend):
+    """While one process, which has read what is due, waits for the mail server, another one sends the rest."""
+
+    now: datetime
+    sent: list[list[str]]
+
+    def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
+        Twice.sent.append(email_messages[0].to)
+        if len(Twice.sent) == 1:
+            assert send_notices(now=Twice.now) == 1
+        return 1
+
+
+def test_WR_15_what_happens_while_a_mail_is_sent_is_told_in_another(
+    alice: Person, now: datetime, settings: Settings
+) -> None:
+    begun(alice.human, now)
+    settings.EMAIL_BACKEND = f"{__name__}.Cancelling"
+    assert send_notices(now=now) == 1
+    settings.EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
+    assert send_notices(now=now + timedelta(seconds=1)) == 1
+    assert "was cancelled" in mail.outbox[0].body
+
+
+class Cancelling(BaseEmailBackend):
+    """The person cancels on their page at this moment."""
+
+    def send_messages(self, email_messages: object) -> int:
+        row = Recovery.objects.get()
+        cancel_recovery(recovery=row, actor=TESTER, now=row.begun_at)
+        return 1
+
+
+@pytest.mark.parametrize("kind", [SENT, FAILED])
+def test_WR_15_a_notice_that_is_not_on_record_is_sent_again(
+    alice: Person, now: datetime, settings: Settings, kind: str
+) -> None:
+    begun(alice.human, now)
+    settings.EMAIL_BACKEND = "" if kind == FAILED else settings.EMAIL_BACKEND
+    with refused_events(kind), pytest.raises(TemporarilyUnavailableError):
+        send_notices(now=now)
+    settings.EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
+    assert send_notices(now=now + timedelta(minutes=2)) == 1
+    assert events(SENT) == 1
+
+
+def test_no_mail_goes_to_a_deleted_person(alice: Person, now: datetime) -> None:
+    ready_link(alice.human, now)
+    delete_human(human=alice.human, actor=TESTER, now=now)
+    assert send_notices(now=now + DAY) == 0
+    assert mail.outbox == []

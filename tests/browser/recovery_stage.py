@@ -1,0 +1,44 @@
+"""Sets the scene of the screenshots of recoveries: begun, ready, of a suspended person."""
+
+from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
+
+DAY = timedelta(days=1)
+
+
+def recoveries(email: str) -> dict[str, str]:
+    """Of three people who have no part in any other scene, begun by an operator; `email` is the administrator's."""
+    from approvals.services.recovery import create_recovery_link, start_recovery
+    from audit.services import Actor
+    from registry.models import Human
+    from registry.services.people import create_human, suspend_human
+
+    now, system = datetime.now(UTC), Actor("system", "stage")
+    admin = Human.objects.get(email=email)
+    people = {
+        name: create_human(
+            email=f"{name.lower()}@example.org", name=f"{name} Sørensen-Oyelaran", actor=system, now=now
+        )
+        for name in ("Erin", "Finn", "Gwen")
+    }
+    suspend_human(human=people["Gwen"], actor=system, now=now)
+    start_recovery(human=people["Gwen"], case="stolen", admin=None, actor=system, now=now - DAY / 3)
+    ready = start_recovery(
+        human=people["Finn"], case="lost", admin=admin, actor=system, now=now - DAY - DAY / 24
+    )
+    link = create_recovery_link(recovery=ready, admin=None, actor=system, now=now)
+    paths = {f"recovery-{name.lower()}": f"/recoveries/{human.pk}/" for name, human in people.items()}
+    bob = Human.objects.get(email="bob@example.org")
+    return paths | {"recover-link": urlsplit(link.url).path, "recovery-bob": f"/recoveries/{bob.pk}/"}
+
+
+def ready(email: str) -> dict[str, str]:
+    """The waiting time of this person's recovery is over."""
+    from approvals.models import Recovery
+
+    past = datetime.now(UTC) - timedelta(seconds=1)
+    assert Recovery.objects.filter(human__email=email, used_at=None, cancelled_at=None).update(ready_at=past)
+    return {}
+
+
+ACTS = {"recoveries": recoveries, "ready": ready}
