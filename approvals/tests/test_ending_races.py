@@ -12,8 +12,8 @@ from approvals.services.ending import end_for_good, preview
 from approvals.tests.cast import Person, invited
 from approvals.tests.test_ending import replaced
 from audit.services import Actor
+from audit.tests.waiting import until_waiting
 from kms.models import Key
-from kms.tests.test_last_key import until_somebody_waits
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.tests.cast import AgentClient, approved
 
@@ -54,7 +54,7 @@ def test_SA_8_a_grant_that_is_approved_at_the_same_moment_stops_the_press(
         # As every approval begins.
         Agent.objects.select_for_update(no_key=True).get(pk=row.pk)
         press = Press(ending(admin.human, "agent", row, now))
-        until_somebody_waits()
+        until_waiting()
         approved(agent, service_provider, now=now)
     press.join()
     assert press.refusal == "grant_changed"
@@ -71,7 +71,7 @@ def test_SA_8_of_two_administrators_who_delete_each_other_one_stays(
     with transaction.atomic():
         list(Human.objects.select_for_update(no_key=True).order_by("pk"))
         presses = [Press(act) for act in acts]
-        until_somebody_waits(2)
+        until_waiting(2)
     for press in presses:
         press.join()
     assert sorted(Human.objects.values_list("status", flat=True)) == ["active", "deleted"]
@@ -90,7 +90,7 @@ def test_SA_8_two_administrators_disable_two_keys_at_once(admin: Person, now: da
     with transaction.atomic():
         list(Key.objects.select_for_update(no_key=True).order_by("pk"))
         presses = [Press(act) for act in acts]
-        until_somebody_waits(2)
+        until_waiting(2)
     for press in presses:
         press.join()
     assert [press.refusal for press in presses] == ["", ""]

@@ -1,7 +1,6 @@
 """A person is deleted while somebody else is at work: what that work leaves behind is erased as well."""
 
 import threading
-import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +24,7 @@ from audit.sequencer import sequence_until_empty
 from audit.services import seal_audit
 from audit.stores import store_at
 from audit.tests.tampering import execute
+from audit.tests.waiting import until_waiting
 from audit.verification import verify_log
 from registry.models import Agent, Human
 from registry.services.enrolment import create_enrolment_code
@@ -42,16 +42,6 @@ def started(act: Callable[[], Any]) -> threading.Thread:
     thread = threading.Thread(target=run)
     thread.start()
     return thread
-
-
-def until_waiting(number: int) -> None:
-    deadline = time.monotonic() + 10
-    with connection.cursor() as cursor:
-        while time.monotonic() < deadline:
-            cursor.execute("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted")
-            if cursor.fetchone()[0] >= number:
-                return
-    pytest.fail(f"{number} do not wait for a lock")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The last key that can sign for a purpose is not disabled, also not by two who disable two keys at once (SA-8)."""
 
 import threading
-import time
 from datetime import UTC, datetime
 
 import pytest
@@ -10,6 +9,7 @@ from django.db import connection, transaction
 from agentauth.protocol.errors import InvalidStateError
 from audit.models import Event
 from audit.services import Actor
+from audit.tests.waiting import until_waiting
 from kms.lifetimes import PUBLISHED_BEFORE_USE
 from kms.models import Key
 from kms.services import disable_key, may_sign, rotate_key, signer
@@ -76,16 +76,6 @@ def test_SA_8_a_disabled_key_is_said_to_be_disabled_and_not_the_last() -> None:
         disable_key(kid=old.kid, actor=ACTOR, now=SWITCH)
 
 
-def until_somebody_waits(waiting: int = 1) -> None:
-    deadline = time.monotonic() + 10
-    with connection.cursor() as cursor:
-        while time.monotonic() < deadline:
-            cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
-            if cursor.fetchone()[0] >= waiting:
-                return
-    pytest.fail("nobody waits for a lock")
-
-
 @pytest.mark.postgres
 @pytest.mark.django_db(transaction=True)
 def test_SA_8_of_two_who_disable_the_two_last_keys_at_once_one_is_refused() -> None:
@@ -105,7 +95,7 @@ def test_SA_8_of_two_who_disable_the_two_last_keys_at_once_one_is_refused() -> N
     with transaction.atomic():
         list(Key.objects.select_for_update().order_by("pk"))
         other.start()
-        until_somebody_waits()
+        until_waiting()
         disable_key(kid=old.kid, actor=ACTOR, now=SWITCH)
     other.join()
     assert disabled() == {old.kid}

@@ -62,7 +62,7 @@ EXPECTED = {
     "verifier_streamcursor": "INSERT, SELECT, UPDATE (told)",
 } | dict.fromkeys(
     [
-        *("approvals_challenge", "approvals_passkey", "approvals_setupcode"),
+        *("approvals_challenge", "approvals_passkey", "approvals_recovery", "approvals_setupcode"),
         *("audit_checkpoint", "audit_checkpointcopy", "audit_cosignature", "audit_droppedmonth"),
         *("audit_head", "audit_leaf", "audit_logbreak", "audit_node", "audit_opening", "audit_segment"),
         *("auth_group", "auth_group_permissions", "auth_permission"),
