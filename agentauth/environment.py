@@ -21,6 +21,7 @@ from agentauth.protocol.errors import EncodingError
 _OURS: Final = (
     "AGENTAUTH_",
     "AUDIT_",
+    "EMAIL_",
     "KEY_",
     "RECOVERY_",
     "SECRET_KEY",

@@ -4,6 +4,7 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
 from django.utils import timezone
 
+from agentauth.protocol.errors import InvalidStateError
 from approvals.services.ending import KINDS
 from audit.management.json_output import JsonCommand
 
@@ -11,7 +12,7 @@ from audit.management.json_output import JsonCommand
 def ask(command: JsonCommand, kind: str, **named: str) -> None:
     """Show on stderr what ends with the row of this name, and go on only after a yes. Raises CommandError.
 
-    A row that is not there, or cannot end, is the service's to refuse: nothing is asked about it.
+    A row that is not there is the service's to refuse. Raises InvalidStateError for one that cannot end now.
     """
     try:
         row = KINDS[kind].rows.filter(**named).first()
@@ -19,8 +20,11 @@ def ask(command: JsonCommand, kind: str, **named: str) -> None:
         # No id of ours.
         return
     loss = KINDS[kind].describe(row, timezone.now()) if row is not None else None
-    if loss is None or loss.refusal:
+    if loss is None:
         return
+    if loss.refusal:
+        # Not left to the service: a moment later it may allow what nobody was asked about.
+        raise InvalidStateError(loss.refusal)
     command.stderr.write("\n".join([loss.title, *(f"  {line}" for line in (*loss.about, *loss.facts))]), str)
     if loss.tokens:
         command.stderr.write(

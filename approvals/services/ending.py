@@ -143,8 +143,9 @@ class Preview:
 
     @property
     def counts(self) -> list[str]:
-        """How much ends in all: rows where there are several, grants, access tokens."""
+        """How much ends in all: rows where there are several, grants, access tokens, requests."""
         grants, tokens = sum(each.grants for each in self.ends), sum(each.tokens for each in self.ends)
+        waiting = sum(each.waiting for each in self.ends)
         said = [f"{sentences.whole(len(self.ends))} {KINDS[self.kind].plural}"] if len(self.ends) > 1 else []
         if grants and self.kind != "grant":
             said.append(ngettext("%(n)s grant", "%(n)s grants", grants) % {"n": sentences.whole(grants)})
@@ -153,11 +154,16 @@ class Preview:
                 "%(n)s access token that is valid now", "%(n)s access tokens that are valid now", tokens
             )
             said.append(valid % {"n": sentences.whole(tokens)})
+        if waiting:
+            asked = ngettext(
+                "%(n)s request that waits for an answer", "%(n)s requests that wait for an answer", waiting
+            )
+            said.append(asked % {"n": sentences.whole(waiting)})
         return said
 
     @property
     def shown(self) -> str:
-        """A hash of what a person decides by, with which the button's address ends; tokens come and go while they read."""
+        """A hash of what a person decides by, with which the button's address ends. An agent gets tokens and makes requests while they read: these do not count."""
         ends = [[each.pk, each.title, list(each.about), list(each.facts)] for each in self.ends]
         return b64u_encode(sha256(canonical_json([self.kind, self.typed, ends])))
 
@@ -205,7 +211,7 @@ def check_shown(found: Preview, shown: str) -> None:
         raise InvalidStateError(f"Nothing was done. {found.stays[0].refusal}")
     if found.shown != shown:
         raise GrantChangedError(
-            "What ends with this has changed since the page was shown. Nothing was done: look at it again."
+            "What this would end has changed since you opened the page. Nothing was done: reload it and check again."
         )
 
 

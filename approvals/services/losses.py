@@ -1,11 +1,13 @@
 """What ends together with one agent, grant, service provider, human, key or certificate, in words and counts."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from django.db.models import Q
+from django.db.models.functions import Left
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -36,8 +38,8 @@ _HELD = (Grant.Status.APPROVED, Grant.Status.SUSPENDED)
 class Loss:
     """What ends with one row. `typed` is what a person types for it, `title` what a page calls it, `about` which one it is.
 
-    `grants` are approved or suspended, `tokens` access tokens that are valid now; more of these may be issued while the
-    page is read. `refusal` says why the row cannot end.
+    `grants` are approved or suspended, `tokens` access tokens that are valid now, `waiting` requests that wait for an answer.
+    Agents get more tokens and make more requests while the page is read. `refusal` says why the row cannot end.
     """
 
     pk: str
@@ -47,6 +49,7 @@ class Loss:
     facts: tuple[str, ...]
     grants: int = 0
     tokens: int = 0
+    waiting: int = 0
     refusal: str = ""
 
 
@@ -58,60 +61,81 @@ def describe_agent(agent: Agent, now: datetime) -> Loss:
         _("Key fingerprint: %(key)s.") % {"key": sentences.fingerprint(agent.jkt)},
         _("Id: %(id)s.") % {"id": agent.pk},
     ]
-    held = list(_held(Q(agent=agent), now).select_related("service_provider"))
-    facts = [_may(grant) for grant in held[:_NAMED]]
-    facts += [*_more(len(held)), *_waiting(Q(agent=agent), now)]
-    refusal = _("It is revoked already.") if agent.status == Agent.Status.REVOKED else ""
-    tokens = _tokens(Q(grant__agent=agent), now)
-    typed = _typed(agent.name, agent.pk)
-    return _loss(agent.pk, typed, quoted(agent.name), about, facts, len(held), tokens, refusal)
+    held = _held(Q(agent=agent), now)
+    n = held.count()
+    return _loss(
+        agent.pk,
+        _typed(agent.name, agent.pk),
+        quoted(agent.name),
+        about,
+        [*(_may(grant) for grant in held.select_related("service_provider")[:_NAMED]), *_more(n)],
+        grants=n,
+        tokens=_tokens(Q(grant__agent=agent), now),
+        waiting=_waiting(Q(agent=agent), now),
+        refusal=_("It has already been revoked.") if agent.status == Agent.Status.REVOKED else "",
+    )
 
 
 def describe_grant(grant: Grant, now: datetime) -> Loss:
     """What it permits, and whose it is."""
     agent, provider = grant.agent, grant.service_provider
     about = [*_owned_by(agent.human), _("Id: %(id)s.") % {"id": grant.pk}]
-    refusal = "" if grant.status_at(now) in _HELD else _("It is not approved, or has ended already.")
     title = _("%(agent)s at %(at)s") % {"agent": quoted(agent.name), "at": quoted(provider.name)}
-    typed, tokens = _typed(agent.name, grant.pk), _tokens(Q(grant=grant), now)
-    return _loss(grant.pk, typed, title, about, _terms(grant), 1, tokens, refusal)
+    typed = _typed(agent.name, grant.pk)
+    if grant.status_at(now) not in _HELD:
+        refusal = _("It is not approved, or has ended, so it cannot be revoked.")
+        return _loss(grant.pk, typed, title, about, (), refusal=refusal)
+    return _loss(grant.pk, typed, title, about, _terms(grant), grants=1, tokens=_tokens(Q(grant=grant), now))
 
 
 def describe_service_provider(provider: ServiceProvider, now: datetime) -> Loss:
-    """Its address, and the grants and requests at it."""
-    held = list(_held(Q(service_provider=provider), now).select_related("agent"))
-    about = [_("Address: %(audience)s.") % {"audience": provider.audience}]
+    """Its address, and the grants at it: of many, the oldest and that there are more, since others are approved all the time."""
+    held = _held(Q(service_provider=provider), now)
+    n = held.count()
     facts = [
-        *(_("Grant of %(agent)s") % {"agent": quoted(grant.agent.name)} for grant in held[:_NAMED]),
-        *_more(len(held)),
-        *_waiting(Q(service_provider=provider), now),
+        _("Grant of %(agent)s") % {"agent": quoted(grant.agent.name)}
+        for grant in held.select_related("agent")[:_NAMED]
     ]
-    gone = provider.status == ServiceProvider.Status.REVOKED
-    refusal = _("It is revoked already.") if gone else ""
-    tokens = _tokens(Q(grant__service_provider=provider), now)
-    typed = _typed(provider.slug, provider.pk)
-    return _loss(provider.pk, typed, quoted(provider.name), about, facts, len(held), tokens, refusal)
+    return _loss(
+        provider.pk,
+        _typed(provider.slug, provider.pk),
+        quoted(provider.name),
+        [_("Address: %(audience)s.") % {"audience": provider.audience}],
+        [*facts, *([_("More grants")] if n > _NAMED else [])],
+        grants=n,
+        tokens=_tokens(Q(grant__service_provider=provider), now),
+        waiting=_waiting(Q(service_provider=provider), now),
+        refusal=_("It has already been revoked.")
+        if provider.status == ServiceProvider.Status.REVOKED
+        else "",
+    )
 
 
 def describe_human(human: Human, now: datetime) -> Loss:
-    """Their agents, each with its number of grants, their requests and passkeys."""
+    """Their agents, each with its number of grants, and their passkeys."""
     agents = list(human.agents.exclude(status=Agent.Status.REVOKED).order_by("id"))
-    held = list(_held(Q(agent__human=human), now).values_list("agent_id", flat=True))
+    held = Counter(_held(Q(agent__human=human), now).values_list("agent_id", flat=True))
     facts = [
         ngettext("Agent %(agent)s, with %(n)s grant", "Agent %(agent)s, with %(n)s grants", n)
         % {"agent": quoted(agent.name), "n": sentences.whole(n)}
         for agent in agents[:_NAMED]
-        for n in [held.count(agent.pk)]
+        for n in [held[agent.pk]]
     ]
     if (n := len(agents) - _NAMED) > 0:
         facts.append(ngettext("%(n)s more agent", "%(n)s more agents", n) % {"n": sentences.whole(n)})
-    facts += _waiting(Q(agent__human=human), now)
     n = Passkey.objects.filter(human=human).count()
     facts.append(ngettext("%(n)s passkey", "%(n)s passkeys", n) % {"n": sentences.whole(n)})
-    refusal = _refused(lambda: refuse_to_delete(human))
-    tokens = _tokens(Q(grant__agent__human=human), now)
-    about = [_("Address: %(email)s.") % {"email": human.email}]
-    return _loss(human.pk, human.email, quoted(human.name), about, facts, len(held), tokens, refusal)
+    return _loss(
+        human.pk,
+        human.email,
+        quoted(human.name),
+        [_("Address: %(email)s.") % {"email": human.email}],
+        facts,
+        grants=held.total(),
+        tokens=_tokens(Q(grant__agent__human=human), now),
+        waiting=_waiting(Q(agent__human=human), now),
+        refusal=_refused(lambda: refuse_to_delete(human)),
+    )
 
 
 def describe_key(key: Key, now: datetime) -> Loss:
@@ -125,7 +149,7 @@ def describe_key(key: Key, now: datetime) -> Loss:
     title = _("%(purpose)s key %(kid)s") % {"purpose": key.purpose, "kid": key.kid[:_KID_TYPED]}
     purpose = key.purpose
     tokens = _tokens(_issued_under(key), now) if purpose == Key.Purpose.TOKEN else 0
-    return _loss(key.pk, key.kid[:_KID_TYPED], title, about, facts, 0, tokens, refusal)
+    return _loss(key.pk, key.kid[:_KID_TYPED], title, about, facts, tokens=tokens, refusal=refusal)
 
 
 def describe_key_certificate(row: KeyCertificate, now: datetime) -> Loss:
@@ -137,7 +161,7 @@ def describe_key_certificate(row: KeyCertificate, now: datetime) -> Loss:
     facts = [
         _("Every token that its key signed is refused from now on. The process has another key certified.")
     ]
-    refusal = _("It is revoked already.") if row.state == KeyCertificate.State.REVOKED else ""
+    refusal = _("It has already been revoked.") if row.state == KeyCertificate.State.REVOKED else ""
     title = str(row.serial)
     return _loss(title, title[-_ID_TYPED:], title, about, facts, refusal=refusal)
 
@@ -154,18 +178,19 @@ def _of_tokens(key: Key, now: datetime) -> Iterator[str]:
 def _of_receipts(key: Key, now: datetime) -> Iterator[str]:
     signed = Receipt.objects.filter(compact__startswith=_beginning(key))
     yield ngettext(
-        "%(n)s receipt that it signed proves nothing from now on.",
-        "%(n)s receipts that it signed prove nothing from now on.",
+        "%(n)s receipt that it signed is no longer valid as proof.",
+        "%(n)s receipts that it signed are no longer valid as proof.",
         n := signed.count(),
     ) % {"n": sentences.whole(n)}
     subjects = signed.filter(kind="approval", decision="approve").values("subject")
     approvals = Receipt.objects.filter(kind="approval", decision="approve", subject__in=subjects)
+    beginnings = approvals.annotate(beginning=Left("compact", len(_beginning(key))))
     # Of each grant the newest alone is left.
-    newest = dict(approvals.order_by("created_at", "id").values_list("subject", "compact"))
-    under = [subject for subject, compact in newest.items() if compact.startswith(_beginning(key))]
+    newest = dict(beginnings.order_by("created_at", "id").values_list("subject", "beginning"))
+    under = [subject for subject, beginning in newest.items() if beginning == _beginning(key)]
     grants = _held(Q(pk__in=under), now).select_related("agent", "service_provider")
     for grant in grants[:_NAMED]:
-        yield _("%(agent)s at %(at)s can do nothing until it is granted anew.") % {
+        yield _("%(agent)s at %(at)s cannot act until its owner approves it again.") % {
             "agent": quoted(grant.agent.name),
             "at": quoted(grant.service_provider.name),
         }
@@ -175,8 +200,8 @@ def _of_receipts(key: Key, now: datetime) -> Iterator[str]:
 def _of_the_log(key: Key, now: datetime) -> Iterator[str]:
     signed = Checkpoint.objects.filter(at__gte=key.active_from, at__lt=key.retired_at or now)
     yield ngettext(
-        "%(n)s checkpoint that it signed proves nothing by itself from now on.",
-        "%(n)s checkpoints that it signed prove nothing by themselves from now on.",
+        "%(n)s checkpoint that it signed is no longer proof by itself.",
+        "%(n)s checkpoints that it signed are no longer proof by themselves.",
         n := signed.count(),
     ) % {"n": sentences.whole(n)}
 
@@ -238,11 +263,9 @@ def _loss(
     title: str,
     about: Iterable[str],
     facts: Iterable[str],
-    grants: int = 0,
-    tokens: int = 0,
-    refusal: str = "",
+    **more: Any,
 ) -> Loss:
-    return Loss(str(pk), typed, title, tuple(about), tuple(facts), grants, tokens, refusal)
+    return Loss(str(pk), typed, title, tuple(about), tuple(facts), **more)
 
 
 def _more(held: int) -> list[str]:
@@ -250,10 +273,8 @@ def _more(held: int) -> list[str]:
     return [ngettext("%(n)s more grant", "%(n)s more grants", n) % {"n": sentences.whole(n)}] if n > 0 else []
 
 
-def _waiting(which: Q, now: datetime) -> list[str]:
-    n = Grant.objects.waiting(now).filter(which).count()
-    said = ngettext("%(n)s request that waits for an answer", "%(n)s requests that wait for an answer", n)
-    return [said % {"n": sentences.whole(n)}] if n else []
+def _waiting(which: Q, now: datetime) -> int:
+    return Grant.objects.waiting(now).filter(which).count()
 
 
 def _tokens(which: Q, now: datetime) -> int:

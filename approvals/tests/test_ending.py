@@ -103,15 +103,15 @@ def test_SA_8_a_key_page_says_what_the_key_signed(
     alice.approve(reading)
     key = replaced("receipt", now)
     page = shown(admin, f"/endings/key/?id={key.pk}")
-    assert "1 receipt that it signed proves nothing from now on." in page
-    assert "“Acme Payments” can do nothing until it is granted anew." in page
+    assert "1 receipt that it signed is no longer valid as proof." in page
+    assert "“Acme Payments” cannot act until its owner approves it again." in page
     assert key.kid in page
     # A receipt by the next key takes its place.
     reading.refresh_from_db()
     suspend_grant(grant=reading, cause=Grant.SuspensionCause.RECOVERY, actor=TESTER, now=now)
     assert alice.approve(reading).status_code == 200
     page = shown(admin, f"/endings/key/?id={key.pk}")
-    assert "1 receipt that it signed proves nothing from now on." in page
+    assert "1 receipt that it signed is no longer valid as proof." in page
     assert "can do nothing" not in page
 
 
@@ -155,8 +155,7 @@ def test_SA_8_the_page_names_and_counts_what_ends(
     for words in (
         "“Alice”, alice@example.org",
         "at “Acme Payments”",
-        "1 request that waits for an answer",
-        "1 grant, 1 access token that is valid now.",
+        "1 grant, 1 access token that is valid now, 1 request that waits for an answer.",
     ):
         assert words in page
     page = shown(admin, f"/endings/human/?id={granted.agent.human_id}")
@@ -242,6 +241,34 @@ def test_SA_8_a_token_issued_meanwhile_makes_no_page_old(
     press = admin.ready_to_end(path)
     assert issue(agent, granted).status_code == 201
     assert press().status_code == 302
+
+
+def test_SA_8_an_agent_cannot_keep_its_page_from_being_pressed(
+    admin: Person, agent: AgentClient, granted: Grant, service_provider: ServiceProvider, now: datetime
+) -> None:
+    """By asking for something each time its owner opens the page."""
+    for path in (
+        f"/endings/service_provider/?id={service_provider.pk}",
+        f"/endings/agent/?id={granted.agent_id}",
+    ):
+        press = admin.ready_to_end(path)
+        pending(agent, service_provider, now=now)
+        assert press().status_code == 302
+
+
+@pytest.mark.parametrize("status", ["pending", "denied", "withdrawn", "expired"])
+def test_SA_8_a_grant_that_gives_nothing_is_not_ended(
+    admin: Person, alice: Person, reading: Grant, status: str
+) -> None:
+    """Also where its texts were erased."""
+    Grant.objects.filter(pk=reading.pk).update(
+        status=status, ended_at=None if status == "pending" else reading.created_at, capabilities=[]
+    )
+    for person, path in (
+        (admin, f"/endings/grant/?id={reading.pk}"),
+        (alice, f"/approvals/{reading.pk}/revoke/"),
+    ):
+        assert "so it cannot be revoked" in shown(person, path)
 
 
 def test_SA_8_a_page_is_pressed_once(admin: Person, path: str) -> None:

@@ -40,8 +40,8 @@ def test_SA_8_disable_key_shows_what_ends_and_waits_for_a_yes(
     assert json.loads(out) == {"kid": key.kid, "purpose": "receipt", "state": "disabled"}
     for words in (
         key.kid,
-        "1 receipt that it signed proves nothing",
-        "can do nothing until it is granted anew",
+        "1 receipt that it signed is no longer valid",
+        "cannot act until its owner approves it again",
         "Disable it? [yes/no]",
     ):
         assert words in err
@@ -63,6 +63,18 @@ def test_SA_8_the_command_refuses_the_last_usable_key_without_a_question(
         with pytest.raises(CommandError, match=r"last token key that can sign\. Rotate it first"):
             run(monkeypatch, "disable_key", kid, *options, answer="yes\n")
     assert Key.objects.get(purpose="token").state == "active"
+
+
+def test_SA_8_what_could_end_a_moment_after_it_was_looked_at_is_asked_about(
+    keys: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page refuses, and the service, asked later, would not: then nobody was asked."""
+    key = Key.objects.get(purpose="token")
+    monkeypatch.setattr(
+        "approvals.management.commands.disable_key.disable_key", lambda **_how: pytest.fail("disabled")
+    )
+    with pytest.raises(CommandError, match="last token key"):
+        run(monkeypatch, "disable_key", key.kid, answer="yes\n")
 
 
 def test_SA_8_revoke_key_certificate_asks_too(

@@ -51,12 +51,14 @@ KNOWN_TO_ALL_AGENTS = {"reference"}
 # `shown` is the fingerprint of what a page showed, and opens nothing.
 OPEN_TO_ALL = {"level", "tile", "shown"}
 # By the pages for staff that they stand in (approvals/tests/test_continuing.py, test_resuming.py, test_denials.py,
-# test_ending.py).
+# test_ending.py, test_recovery_administrators.py). The account's owner cancels a recovery too (test_recovery.py).
 STAFF_ONLY = {
     "name": ("/restores/",),
     "kind": ("/resume/", "/endings/"),
     "row_id": ("/resume/",),
     "request_id": ("/denials/",),
+    "human_id": ("/recoveries/",),
+    "recovery_id": ("/recoveries/", "/recovery/"),
 }
 ADMIN_ONLY = {"object_id", "content_type_id", "app_label", "url"}
 # Where an act is signed for first, a stranger to the thing must not learn from the order whether it exists.
