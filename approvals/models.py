@@ -199,7 +199,7 @@ class Challenge(models.Model):
 
 
 class Receipt(models.Model):
-    """The signed proof of one decision, kept for ever as it was handed out."""
+    """The signed proof of one decision. Its texts are blanked when its person is deleted; the row stays."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     kind = models.CharField(max_length=16)

@@ -186,7 +186,8 @@ def limits(envelope: Envelope) -> list[str]:
         lines.append(_("Only while you are here: the “I'm here” switch is on."))
     if envelope.max_session_seconds is not None:
         lines.append(
-            _("Each of its passes lives at most %(n)s seconds.") % {"n": whole(envelope.max_session_seconds)}
+            _("Each access token is valid for at most %(n)s seconds.")
+            % {"n": whole(envelope.max_session_seconds)}
         )
     return lines
 

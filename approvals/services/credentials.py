@@ -67,7 +67,7 @@ def remove_all_passkeys(*, human: Human, reason: str, actor: Actor, now: datetim
 
 
 def remove_passkey_for_good(*, passkey: Passkey, reason: str, actor: Actor, now: datetime) -> None:
-    """Remove a passkey that was removed before, also the last one: its person comes back by a recovery link."""
+    """Remove a passkey that was removed before, also the last one: its person needs a recovery."""
     with transaction.atomic():
         _remove(passkey, reason=reason, actor=actor, now=now)
 

@@ -20,7 +20,7 @@ def moved(name: str, old: object, new: object) -> str:
         "agent_status": _("The agent was %(old)s and is now %(new)s."),
         "service_status": _("The service was %(old)s and is now %(new)s."),
         "agent_key": _("The agent’s key was %(old)s and is now %(new)s."),
-        "manifest": _("The agent describes itself anew."),
+        "manifest": _("The agent changed its description."),
         "allowed": _("The service allows other things now."),
         "capabilities": _("The agent asks for other permissions now."),
         "envelope": _("The limits have changed."),

@@ -48,7 +48,7 @@ def notice_text(row: Recovery) -> tuple[str, str]:
     if row.used_at:
         lines = [
             sentences.recovered(row.used_at, human.time_zone),
-            _("Every passkey from before was removed, and what you allowed agents waits for your signature."),
+            _("Every passkey from before was removed, and your agents’ grants wait for your signature."),
             _("If this was not you, call an administrator at once and ask them to suspend your account."),
         ]
     elif row.cancelled_at:
@@ -56,9 +56,7 @@ def notice_text(row: Recovery) -> tuple[str, str]:
     elif row.case == Recovery.Case.STOLEN:
         decided = _("A second administrator decided it: a new passkey can now be made.")
         lines = [
-            _(
-                "An administrator began to recover your account, which is suspended: its passkeys count as stolen."
-            ),
+            _("Recovery of your suspended account was started because a passkey was reported stolen."),
             decided if row.confirmed_at else _("A second administrator has to decide."),
             _("If you did not ask for this, call an administrator."),
         ]
@@ -66,8 +64,8 @@ def notice_text(row: Recovery) -> tuple[str, str]:
         assert row.ready_at is not None
         end = {"end": sentences.moment(row.ready_at, human.time_zone)}
         lines = [
-            _("An administrator began to recover your account, because your passkeys count as lost."),
-            _("A second administrator ended the waiting time on %(end)s.") % end
+            _("Recovery of your account was started because your passkeys were reported lost."),
+            _("A second administrator ended the wait: a new passkey can be made from %(end)s.") % end
             if row.confirmed_at
             else _("From %(end)s on a new passkey can take the place of all your passkeys.") % end,
             _("Until it is made, the passkeys that you have keep working. If you lost them all, do nothing."),

@@ -5,12 +5,13 @@ Every act locks the `Recovery` row first, then passkeys, then people.
 """
 
 import secrets
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import F
+from django.utils import formats
 
 from agentauth.protocol.encoding import b64u_encode, timestamp
 from agentauth.protocol.errors import (
@@ -246,8 +247,9 @@ def _check_ready(row: Recovery, now: datetime) -> None:
     # By the database's clock too: a host that is ahead must not end the wait.
     if row.ready_at is None or row.ready_at > not_ahead(now):
         raise InvalidStateError(
-            "This recovery is not ready yet: "
-            + ("a second administrator has to decide." if row.ready_at is None else "the waiting time runs.")
+            f"This recovery is not ready until {formats.date_format(row.ready_at.astimezone(UTC), 'j F Y, H:i')} UTC. Try again then."
+            if row.ready_at
+            else "This recovery is not ready: a second administrator must approve it at /recoveries/."
         )
     _check_administrators(row)
     _check_account(row)

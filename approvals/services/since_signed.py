@@ -45,7 +45,7 @@ def moved_since_signed(grant: Grant, lost: tuple[Lost, ...]) -> list[str]:
         )
     # There and back again: nothing differs now, and yet it happened.
     there_and_back = {
-        causes.KEY_ROTATED: _("The agent took a new key."),
+        causes.KEY_ROTATED: _("The agent changed its key."),
         causes.AUDIENCE_CHANGED: _("The service moved to another address and back."),
     }
     return lines or [there_and_back.get(causes(grant.suspension_cause), _("Something else changed."))]

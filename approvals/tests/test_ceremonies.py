@@ -211,7 +211,10 @@ def same_name_elsewhere() -> None:
 MOVES: dict[str, tuple[Callable[[], Any], str]] = {
     "agent_name": (rename_agent, "is now called “Other Name”."),
     "agent_key": (lambda: Agent.objects.update(jkt="A" * 43), "The agent’s key was"),
-    "manifest": (lambda: Agent.objects.update(manifest_sha256="0" * 64), "The agent describes itself anew."),
+    "manifest": (
+        lambda: Agent.objects.update(manifest_sha256="0" * 64),
+        "The agent changed its description.",
+    ),
     "agent_status": (lambda: Agent.objects.update(status="suspended"), "is now suspended."),
     "claim_number": (lambda: None, ""),
     "service_name": (rename_service, "is now called “Other Service”."),

@@ -66,12 +66,12 @@ def test_no_first_link_once_an_admin_exists(admin: Person) -> None:
 def test_the_first_link_says_how_to_get_another_and_an_invitation_says_its_day() -> None:
     out = StringIO()
     call_command("setup_link", stdout=out)
-    again = out.getvalue().splitlines()[-1].removeprefix("A new one: ").split()
+    again = out.getvalue().splitlines()[-1].removeprefix("To make a new link: ").split()
     assert (Path.cwd() / again[0], again[1:]) == (Path(sys.executable), ["manage.py", "setup_link"])
     out = StringIO()
     call_command("setup_link", email="bob@example.org", stdout=out)
     until = SetupCode.objects.get(email="bob@example.org").expires_at
-    assert f"For bob@example.org, to open once, until {until:%d %B %Y, %H:%M} UTC" in out.getvalue()
+    assert f"One-time link for bob@example.org, valid until {until:%d %B %Y, %H:%M} UTC" in out.getvalue()
     assert "manage.py" not in out.getvalue()
 
 

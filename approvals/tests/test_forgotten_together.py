@@ -137,7 +137,7 @@ def test_an_agent_that_is_enrolled_while_its_person_is_deleted_is_not_overlooked
         deletion = started(delete)
         until_waiting(1)
     deletion.join()
-    assert failed == ["An agent of theirs was added at this moment. Delete them again."]
+    assert failed == ["An agent was added to this account meanwhile. Nothing was deleted: try again."]
     delete()
     assert len(failed) == 1
     assert client.agent().status == "revoked"

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.django_db
 
 def test_WR_15_the_command_begins_a_recovery_and_prints_the_link_later(alice: Person, now: datetime) -> None:
     assert set(printed("ALICE@example.org")) == {"case", "ready_at"}
-    with pytest.raises(CommandError, match="waiting time"):
+    with pytest.raises(CommandError, match="is not ready until"):
         printed("alice@example.org")
     Recovery.objects.update(ready_at=now - timedelta(seconds=1))
     link = printed("alice@example.org")

@@ -52,7 +52,7 @@ def test_WR_15_a_mail_says_when_and_how_to_cancel_and_holds_no_secret(alice: Per
 
 def test_WR_15_each_turn_of_a_recovery_is_a_mail(alice: Person, admin: Person, now: datetime) -> None:
     row = begun(alice.human, now)
-    said = ["because your passkeys count as lost", "ended the waiting time", "Every passkey from before"]
+    said = ["because your passkeys were reported lost", "ended the wait", "Every passkey from before"]
     send_notices(now=now)
     confirm_recovery(recovery=row, admin=admin.human, actor=TESTER, now=now)
     send_notices(now=now)
@@ -110,7 +110,7 @@ def test_WR_15_without_a_mail_server_the_notice_is_not_lost(
     settings.EMAIL_BACKEND = ""
     assert send_notices(now=now) == 0
     assert events(FAILED) == 1
-    assert "was not sent yet" in alice.get("/activity/").content.decode()
+    assert "could not be sent yet" in alice.get("/activity/").content.decode()
     settings.EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
     assert send_notices(now=now + DAY) == 1
 

@@ -248,10 +248,10 @@ def test_what_was_never_resumed_has_no_receipt_of_it(alice: Person, admin: Perso
 
 def test_the_list_of_agents_says_who_may_resume(alice: Person, admin: Person, grant: Grant) -> None:
     press(admin, "suspend", grant.agent)
-    assert "May do nothing until an administrator resumes it" in alice.get("/agents/").content.decode()
+    assert "Cannot act until an administrator resumes it" in alice.get("/agents/").content.decode()
     assert admin.resume(admins("agent", grant.agent)).status_code == 200
     assert alice.client.post(f"/agents/{grant.agent_id}/suspend").status_code == 302
-    assert "May do nothing until you resume it" in alice.get("/agents/").content.decode()
+    assert "Cannot act until you resume it" in alice.get("/agents/").content.decode()
 
 
 def test_SA_2_what_an_older_release_suspended_is_its_owners(alice: Person, grant: Grant) -> None:

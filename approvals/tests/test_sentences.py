@@ -120,7 +120,7 @@ def test_each_constraint_has_its_words(operator: dict[str, Any], words: str) -> 
         ({"confirm_above": EURO}, ["Each payment above €1,240.00 asks you again."]),
         ({"max_uses": 1}, ["At most 1 use in all."]),
         ({"requires_human_online": True}, ["Only while you are here: the “I'm here” switch is on."]),
-        ({"max_session_seconds": 60}, ["Each of its passes lives at most 60 seconds."]),
+        ({"max_session_seconds": 60}, ["Each access token is valid for at most 60 seconds."]),
     ],
     ids=str,
 )

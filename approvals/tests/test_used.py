@@ -1,4 +1,4 @@
-"""What pages say of use under other permissions, and of a threshold that no budget stands behind."""
+"""What pages say of use under other grants, and of a threshold that no budget stands behind."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -24,9 +24,9 @@ pytestmark = pytest.mark.django_db
 
 NOON = datetime(2027, 1, 13, 12, tzinfo=UTC)
 DAY = {"value": "500.00", "currency": "EUR", "period": "day", "zone": "Europe/Berlin"}
-ENDED = "a permission that ended on 13 January 2027, 13:00 (Europe/Berlin)"
-FOUND = "Today €340.00 was already spent under %s. It counts against the €500.00 a day."
-RATES_ADD = "Another permission at this service is in force: its requests a minute come on top of these."
+ENDED = "a grant that ended on 13 January 2027, 13:00 (Europe/Berlin)"
+FOUND = "Today €340.00 was already spent under %s. It counts towards the budget of €500.00 a day."
+RATES_ADD = "Another grant at this service is active. Its requests per minute come on top of these."
 
 
 @pytest.fixture
@@ -88,10 +88,10 @@ def test_the_approval_page_says_what_was_spent_and_that_a_permission_ended(
     assert each["before"] == [FOUND % ENDED]
     [bar] = each["use"]
     assert (bar["value"], bar["max"]) == (34_000, 50_000)
-    assert bar["text"] == "€340.00 spent, €340.00 of it under other permissions"
+    assert bar["text"] == "€340.00 spent, €340.00 of it under other grants"
     # And the page of the one that ended.
     assert before(alice, first) == [
-        "Today €340.00 was spent under it. It also counts in a later permission with such a budget.",
+        "Today €340.00 was spent under this grant. It also counts towards later grants with such a budget.",
         "It was used 3 times.",
     ]
 
@@ -106,7 +106,7 @@ def test_of_several_former_permissions_the_last_end_is_told(
         revoked(one)
         clock.shift(timedelta(minutes=5))
     again = asked(agent, service_provider, budgets=[DAY])
-    under = "2 permissions, the last of which ended on 13 January 2027, 13:05 (Europe/Berlin)"
+    under = "2 grants, the last of which ended on 13 January 2027, 13:05 (Europe/Berlin)"
     assert before(alice, again) == [FOUND % under]
     clock.shift(timedelta(days=1))
     alice.sign_in()
@@ -122,8 +122,8 @@ def test_total_and_uses_begin_again_and_the_page_says_what_was_used(
     used(first, uses=7, total=45_000)
     revoked(first)
     assert before(alice, asked(agent, service_provider, **terms)) == [
-        "The €500.00 in all begin again with this permission: former ones spent €450.00, which does not count.",
-        f"The uses in all begin again with this permission: 7 uses under {ENDED} do not count.",
+        "This grant starts a new total (€500.00 in all): €450.00 spent under earlier grants does not count.",
+        f"This grant starts a new count of uses: 7 uses under {ENDED} do not count.",
     ]
 
 
@@ -134,7 +134,7 @@ def test_a_second_permission_shares_the_budget_and_its_rate_comes_on_top(
     alice.approve(first)
     used(first, day=34_000)
     then = asked(agent, service_provider, budgets=[DAY], max_requests_per_minute=20)
-    assert before(alice, then) == [FOUND % "another permission that is in force", RATES_ADD]
+    assert before(alice, then) == [FOUND % "another active grant", RATES_ADD]
 
 
 def test_what_no_budget_of_the_new_permission_counts_is_told_too(
@@ -145,12 +145,12 @@ def test_what_no_budget_of_the_new_permission_counts_is_told_too(
     alice.approve(first)
     used(first, day=34_000, month=40_000)
     revoked(first)
-    uncounted = f"Today €340.00 was already spent under {ENDED}. No budget of this permission counts it."
+    uncounted = f"Today €340.00 was already spent under {ENDED}. No budget of this grant counts it."
     assert before(alice, asked(agent, service_provider, budgets=[DAY | {"period": "week"}])) == [uncounted]
     assert before(alice, asked(agent, service_provider)) == [uncounted]
     # Where one counts it, that is what is told.
     assert before(alice, asked(agent, service_provider, budgets=[month])) == [
-        f"This month €400.00 was already spent under {ENDED}. It counts against the €500.00 a month."
+        f"This month €400.00 was already spent under {ENDED}. It counts towards the budget of €500.00 a month."
     ]
     reading = pending(agent, service_provider, now=now, capabilities=[READ_CALENDAR])
     assert before(alice, reading) == []

@@ -152,7 +152,7 @@ def test_a_grant_beyond_a_narrower_manifest_is_signed_narrowed(
         "No longer possible",
         "The agent no longer declares it.",
         "was called “Research Assistant” and is now called “Renamed”",
-        "describes itself anew",
+        "changed its description",
     ):
         assert words in shown
     assert (

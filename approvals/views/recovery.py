@@ -78,7 +78,7 @@ def start(request: HttpRequest, human_id: uuid.UUID, case: str) -> HttpResponse:
     recoveries.start_recovery(
         human=human, case=case, admin=admin, actor=actor_of(request), now=timezone.now()
     )
-    messages.success(request, _("The recovery was begun"))
+    messages.success(request, _("Recovery started"))
     return HttpResponseRedirect(f"/recoveries/{human.pk}/")
 
 

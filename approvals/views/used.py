@@ -1,4 +1,4 @@
-"""What an agent used at a service under a permission and under its other ones, in words."""
+"""What an agent used at a service under a grant and under its other ones, in words."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,7 +73,7 @@ class Used:
             return []
         lines = [
             _(
-                "%(when)s %(spent)s was spent under it. It also counts in a later permission with such a budget."
+                "%(when)s %(spent)s was spent under this grant. It also counts towards later grants with such a budget."
             )
             % {"when": _running(budget), "spent": _money(minor, budget)}
             for budget in parse_envelope(grant.envelope or {}).budgets
@@ -91,7 +91,9 @@ class Used:
         self, budget: Budget, grants: Sequence[Grant], under: _Under, zone: str, now: datetime
     ) -> list[str]:
         parts = self._parts(budget, grants, under, zone, now) | {"ceiling": sentences.budget_words(budget)}
-        words = _("%(when)s %(spent)s was already spent under %(under)s. It counts against the %(ceiling)s.")
+        words = _(
+            "%(when)s %(spent)s was already spent under %(under)s. It counts towards the budget of %(ceiling)s."
+        )
         return [words % parts] if "spent" in parts else []
 
     def _uncounted(
@@ -106,9 +108,7 @@ class Used:
             and not any(spent_beside(self.rows[each.pk].spent_by_budget(), one, now) for one in counted)
         ]
         currencies = {key[:3] for each in those for key in self.rows[each.pk].spent}
-        words = _(
-            "%(when)s %(spent)s was already spent under %(under)s. No budget of this permission counts it."
-        )
+        words = _("%(when)s %(spent)s was already spent under %(under)s. No budget of this grant counts it.")
         for period in ("day", "week", "month"):
             found = [
                 self._parts(Budget(Money(0, currency), period, zone), those, under, zone, now)
@@ -140,8 +140,8 @@ class Used:
         parts = {"n": sentences.whole(count), "under": _under_ended(used, zone)}
         return [
             ngettext(
-                "The uses in all begin again with this permission: %(n)s use under %(under)s does not count.",
-                "The uses in all begin again with this permission: %(n)s uses under %(under)s do not count.",
+                "This grant starts a new count of uses: %(n)s use under %(under)s does not count.",
+                "This grant starts a new count of uses: %(n)s uses under %(under)s do not count.",
                 count,
             )
             % parts
@@ -159,7 +159,7 @@ def _budget_bar(budget: Budget, ledger: Ledger, now: datetime) -> dict[str, Any]
     minor, (_start, here) = ledger.used_minor(budget, now), ledger.spent_minor(budget, now)
     text = _("%(spent)s spent") % {"spent": _money(minor, budget)}
     if minor > here:
-        text += _(", %(beside)s of it under other permissions") % {"beside": _money(minor - here, budget)}
+        text += _(", %(beside)s of it under other grants") % {"beside": _money(minor - here, budget)}
     label = sentences.budget_words(budget)
     return {
         "label": label[:1].upper() + label[1:],
@@ -175,7 +175,7 @@ def _total(budget: Budget, ended: Sequence[GrantLedger]) -> list[str]:
         return []
     parts = {"ceiling": sentences.budget_words(budget), "spent": _money(spent, budget)}
     words = _(
-        "The %(ceiling)s begin again with this permission: former ones spent %(spent)s, which does not count."
+        "This grant starts a new total (%(ceiling)s): %(spent)s spent under earlier grants does not count."
     )
     return [words % parts]
 
@@ -194,7 +194,7 @@ def _at_once(envelope: Envelope, in_force: Sequence[Grant]) -> list[str]:
     rated = any(parse_envelope(each.envelope).rate for each in in_force)
     if envelope.rate is None or not rated:
         return []
-    return [_("Another permission at this service is in force: its requests a minute come on top of these.")]
+    return [_("Another grant at this service is active. Its requests per minute come on top of these.")]
 
 
 def _moves_money(grant: Grant) -> bool:
@@ -215,8 +215,8 @@ def _under_ended(grants: Sequence[Grant], zone: str) -> str:
     parts = {"n": sentences.whole(len(grants)), "end": sentences.moment(max(ends), zone)}
     return (
         ngettext(
-            "a permission that ended on %(end)s",
-            "%(n)s permissions, the last of which ended on %(end)s",
+            "a grant that ended on %(end)s",
+            "%(n)s grants, the last of which ended on %(end)s",
             len(grants),
         )
         % parts
@@ -224,9 +224,9 @@ def _under_ended(grants: Sequence[Grant], zone: str) -> str:
 
 
 def _under_others(grants: Sequence[Grant], zone: str) -> str:
-    return ngettext(
-        "another permission that is in force", "%(n)s other permissions that are in force", len(grants)
-    ) % {"n": sentences.whole(len(grants))}
+    return ngettext("another active grant", "%(n)s other active grants", len(grants)) % {
+        "n": sentences.whole(len(grants))
+    }
 
 
 def _money(minor: int, budget: Budget) -> str:

@@ -64,7 +64,7 @@ class Grant(models.Model):
     # SHA-256 over service provider, capabilities, envelope and life: finds the identical pending request.
     request_digest = models.BinaryField(max_length=32)
     reason = models.CharField(max_length=500, blank=True)
-    # As granted; null until approved. What was asked stays for ever.
+    # As granted; null until approved. What was asked stays until its person is deleted.
     capabilities = models.JSONField(null=True)
     envelope = models.JSONField(null=True)
     valid_until = models.DateTimeField(null=True)

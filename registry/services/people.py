@@ -145,7 +145,9 @@ def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: 
         # One that was enrolled or claimed since the agents were locked would keep its texts. Nobody can add another now:
         # its codes are gone, and a claim waits for the human's row.
         if Agent.objects.filter(human=human).exclude(status=Agent.Status.REVOKED).exists():
-            raise InvalidStateError("An agent of theirs was added at this moment. Delete them again.")
+            raise InvalidStateError(
+                "An agent was added to this account meanwhile. Nothing was deleted: try again."
+            )
         publish_change(Subject.HUMAN, human.pk, now=now)
         record(kind=kinds.HUMAN_DELETED, actor=actor, at=now, human_id=human.id)
     human.refresh_from_db()

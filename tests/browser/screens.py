@@ -238,8 +238,8 @@ def recoveries(theatre: Theatre) -> Page:
 
 def recovery_begun(theatre: Theatre) -> Page:
     page = theatre.open(theatre.alice, "recovery-bob")
-    page.get_by_role("button", name="Begin, passkeys lost").click()
-    expect(page.get_by_role("status")).to_contain_text("begun")
+    page.get_by_role("button", name="Start recovery (passkeys lost)").click()
+    expect(page.get_by_role("status")).to_contain_text("started")
     return page
 
 

@@ -305,8 +305,8 @@ def begin_recovery(page: Page, registry: LiveRegistry, email: str) -> None:
     page.get_by_role("textbox", name="Name or e-mail").fill(email)
     page.get_by_role("button", name="Find").click()
     page.get_by_role("link", name="Bob").click()
-    page.get_by_role("button", name="Begin, passkeys lost").click()
-    expect(page.get_by_role("status")).to_contain_text("begun")
+    page.get_by_role("button", name="Start recovery (passkeys lost)").click()
+    expect(page.get_by_role("status")).to_contain_text("started")
 
 
 def test_the_control_room_opens_for_the_admin_and_makes_things_once(

@@ -107,7 +107,7 @@ def request_confirmation(
 ) -> tuple[uuid.UUID | None, int | None]:
     """The pending confirmation of this action under this key, made if there is none, and when to try again (s).
 
-    Inside the store's transaction, which holds the grant's ledger: so the limit of 5 pending is exact. At the
+    Inside the store's transaction, which holds the lock of the agent's counters: so the limit of 5 pending is exact. At the
     limit, and where `may_create` is false and none is pending, there is no id.
     """
     digest = action.digest()

@@ -314,7 +314,7 @@ def _outcome(unit: Callable[[], Any]) -> Any:
         return unit()
     except (DatabaseError, InterfaceError) as error:
         if _met_a_lock(error):
-            return HeldUpError(NotDoneError("Others decide for this agent just now. Try again."))
+            return HeldUpError(NotDoneError("Another decision for this agent is in progress. Try again."))
         logger.exception("a decision could not reach the database")
         return _unavailable(error)
     except Exception as error:  # noqa: BLE001 — it is this unit's answer, and the next unit's business is its own

@@ -59,12 +59,12 @@ class Command(OperatorCommand):
         end = datetime.fromisoformat(result["expires_at"])
         until = f"{end:%H:%M} UTC"
         if who := options["recover"] or options["email"]:
-            yield f"For {who}, to open once, until {end:%d %B %Y}, {until}, and make a passkey:"
+            yield f"One-time link for {who}, valid until {end:%d %B %Y}, {until}. It creates a passkey:"
             yield f"  {result['url']}"
         else:
             yield f"Open this link once, until {until}, and make your passkey:"
             yield f"  {result['url']}"
-            yield f"A new one: {settings.COMMAND} setup_link"
+            yield f"To make a new link: {settings.COMMAND} setup_link"
 
 
 def _address(text: str) -> str:
@@ -92,7 +92,7 @@ def _recovered(options: dict[str, Any]) -> SetupLink | Recovery:
         raise CommandError("--recover is for an account that exists: it goes without --email and --admin.")
     human = Human.objects.filter(email__iexact=options["recover"]).first()
     if human is None:
-        raise CommandError("Nobody has this address.")
+        raise CommandError("No account has this address.")
     row = Recovery.objects.open(now).filter(human=human).first()
     case = Recovery.Case.STOLEN if options["stolen"] else Recovery.Case.LOST
     if row is None:
@@ -108,7 +108,7 @@ def _begun(result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[st
     stolen = " --stolen" if options["stolen"] else ""
     if result["ready_at"]:
         ready = datetime.fromisoformat(result["ready_at"])
-        yield f"The recovery of {options['recover']} was begun. It is ready on {ready:%d %B %Y, %H:%M} UTC."
+        yield f"Recovery of {options['recover']} started. It is ready on {ready:%d %B %Y, %H:%M} UTC."
     else:
-        yield f"The recovery of {options['recover']} was begun. An administrator decides it at {settings.PUBLIC_URL}/recoveries/"
-    yield f"Then print the link: {settings.COMMAND} setup_link --recover {options['recover']}{stolen}"
+        yield f"Recovery of {options['recover']} started. An administrator must approve it at {settings.PUBLIC_URL}/recoveries/"
+    yield f"Then run this to print the link: {settings.COMMAND} setup_link --recover {options['recover']}{stolen}"
