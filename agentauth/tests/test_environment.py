@@ -189,6 +189,7 @@ def test_subject_keys_are_lines_of_which_the_first_is_for_new_pairs(
         ({"DATABASE_URL": f"postgres://u:{VALUE}@host:port/name"}, "E019: the URL of the database"),
         ({"SECRET_KEY_FALLBACKS": "short"}, "E004) SECRET_KEY"),
         ({"AUDIT_STOER": VALUE}, "E025: There is no setting AUDIT_STOER"),
+        ({"EMAIL_HOST_PASWORD": VALUE}, "E025: There is no setting EMAIL_HOST_PASWORD"),
     ],
 )
 def test_each_malformed_setting_stops_the_start_and_is_named(
