@@ -56,7 +56,7 @@ def review(*, now: datetime) -> Iterator[Finding]:
             if receipt is None:  # 1
                 yield Finding(str(grant.pk), NO_RECEIPT)
             elif problem := contradiction(
-                said.get(grant.pk, ()), signed_version=signed_version(receipt)
+                said.get(grant.pk, ()), version=grant.version, signed_version=signed_version(receipt)
             ):  # 2
                 yield Finding(str(grant.pk), problem)
             elif terms[grant.pk] in lost:
