@@ -18,15 +18,16 @@ from approvals.tests import planted as words
 from approvals.tests.cast import Person, invited
 from approvals.tests.planted import Planted, found, in_database, in_files, listed, word
 from approvals.tests.test_leaving import everything
+from audit import kinds
 from audit.archive.archiving import archive_audit
 from audit.checkpoints import checkpoint_log
-from audit.models import Event, Opening
+from audit.models import DroppedMonth, Event, Opening
 from audit.sequencer import sequence_until_empty
-from audit.services import seal_audit
+from audit.services import record, seal_audit
 from audit.stores import store_at
 from audit.verification import verify_log
-from registry.models import Grant, Human
-from registry.services.standing_grants import UNTOLD, review
+from registry.models import Agent, Grant, Human
+from registry.services.standing_grants import ALIVE, UNTOLD, review
 from registry.tests.cast import TESTER, AgentClient, refused
 from verifier.models import Confirmation
 
@@ -145,6 +146,33 @@ def test_verify_audit_names_a_receipt_that_was_blanked_without_an_erasure(
     Grant.objects.update(status="revoked")
     Receipt.objects.update(compact="", consent_text="", passkey_name="")
     assert named(now) == {str(reading.pk): UNTOLD}
+
+
+def test_verify_audit_names_it_also_where_months_were_dropped(
+    alice: Person, bob: Person, agent: AgentClient, reading: Grant, now: datetime
+) -> None:
+    """The event of an older erasure may be gone with its month; the person is gone too then."""
+    assert alice.deny(reading).status_code == 200
+    DroppedMonth.objects.create(month=now.date(), events=0, first_leaf=0, last_leaf=0, kept_from=0, at=now)
+    human = alice.human
+    # The trigger lets texts go of a person who is deleted: for a moment the agent is one's.
+    delete_human(human=bob.human, actor=TESTER, now=now)
+    Agent.objects.update(human=Human.objects.get(status="deleted"))
+    assert Receipt.objects.update(compact="", consent_text="", passkey_name="") == 1
+    Agent.objects.update(human=human)
+    assert named(now) == {str(reading.pk): UNTOLD}
+    Human.objects.filter(pk=human.pk).update(status="deleted")
+    assert named(now) == {}
+
+
+def test_verify_audit_names_a_person_who_is_there_and_was_erased_as_the_log_says(
+    alice: Person, now: datetime
+) -> None:
+    """Such an event excuses each opening of theirs that is missing; who may add events can add it."""
+    with transaction.atomic():
+        data: dict[str, object] = {"agents": [], "events": [], "receipts": {}}
+        record(kind=kinds.HUMAN_ERASED, actor=TESTER, at=now, human_id=alice.human.pk, data=data)
+    assert named(now) == {str(alice.human.pk): ALIVE}
 
 
 def test_what_an_earlier_release_left_of_a_deleted_person_is_erased(

@@ -13,7 +13,7 @@ from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.receipt import verify_receipt
-from approvals.models import Receipt
+from approvals.models import Challenge, Receipt
 from approvals.services.leaving import delete_human
 from approvals.services.releasing import find_unused
 from approvals.tests.cast import READ_CALENDAR, Person, drawn_on
@@ -131,6 +131,7 @@ def test_the_texts_of_a_release_go_with_the_person_whose_agent_it_names(
     delete_human(human=person, actor=TESTER, now=timezone.now())
     kept = Receipt.objects.get(kind="release")
     assert (kept.consent_text, kept.compact, kept.human_id) == ("", "", admin.human.pk)
+    assert not Challenge.objects.filter(consent_text__contains="Research Assistant").exists()
     assert str(kept.pk) in Event.objects.filter(kind=kinds.HUMAN_ERASED).latest("id").data["receipts"]
 
 

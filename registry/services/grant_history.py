@@ -28,10 +28,11 @@ def histories(grant_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID | None, History]
     return dict(found)
 
 
-def contradiction(history: History, *, signed_version: int) -> str | None:
-    """Why an approved grant whose last approval was signed for `signed_version` cannot be approved; None if it can.
+def contradiction(history: History, *, version: int, signed_version: int) -> str | None:
+    """Why an approved grant of this version, whose last approval was signed for `signed_version`, cannot be approved; None if it can.
 
     Every suspension raises the version and its event says to which; what brings a grant back says the version it did so at.
+    A version never falls, so a row of an earlier one was set back, also where it says what was proved then.
     """
     for kind, _ in history:
         if kind in _ENDED:
@@ -42,6 +43,9 @@ def contradiction(history: History, *, signed_version: int) -> str | None:
         return (
             f"the log says {kinds.GRANT_SUSPENDED} at version {suspended}, and nothing that brought it back"
         )
+    known = max((data["version"] for _, data in history if "version" in data), default=0)
+    if known > version:
+        return f"the log knows its version {known}, and its row says {version}"
     return None
 
 

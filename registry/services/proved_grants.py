@@ -144,7 +144,7 @@ class ProvedGrants:
             return False
         grant_id = uuid.UUID(terms.grant_id)
         history = histories([grant_id]).get(grant_id, ())
-        problem = contradiction(history, signed_version=proof.signed_version)
+        problem = contradiction(history, version=terms.version, signed_version=proof.signed_version)
         if problem is None:
             return True
         digest = terms.digest(disabled_keys)
@@ -193,7 +193,7 @@ def _judged(asked: Collection[Terms]) -> tuple[dict[Terms, Proof], dict[Terms, s
     said = histories([uuid.UUID(terms.grant_id) for terms in covered]) if covered and may_read_log() else {}
     for terms, proof in list(proved.items()):
         history = said.get(uuid.UUID(terms.grant_id), ())
-        if problem := contradiction(history, signed_version=proof.signed_version):
+        if problem := contradiction(history, version=terms.version, signed_version=proof.signed_version):
             del proved[terms]
             refused[terms] = problem
     return proved, refused
@@ -204,12 +204,15 @@ def covering_receipts(
 ) -> dict[Terms, VerifiedReceipt]:
     """The receipt of the approval that covers each of these terms, read and verified now; the others are left out.
 
-    By the receipt keys that count, or by `keys`. Raises django.db errors.
+    By the receipt keys that count, or by `keys`. A grant of which one lost its text is covered by none: its person is deleted,
+    or somebody wants an older one to count. Raises django.db errors.
     """
     keys = evidence_keys(purpose="receipt") if keys is None else keys
     receipts: dict[str, list[VerifiedReceipt]] = {}
-    for subject, compact in _stored([terms.grant_id for terms in asked]):
-        if receipt := _approval_of(subject, compact, keys):
+    stored = _stored([terms.grant_id for terms in asked])
+    blanked = {subject for subject, compact in stored if not compact}
+    for subject, compact in stored:
+        if subject not in blanked and (receipt := _approval_of(subject, compact, keys)):
             receipts.setdefault(subject, []).append(receipt)
     proved = {}
     for terms in asked:

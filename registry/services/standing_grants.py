@@ -14,14 +14,18 @@ from audit import kinds
 from audit.models import DroppedMonth, Event
 from audit.statements import select
 from kms.services import disabled_keys
-from registry.models import Grant
+from registry.models import Agent, Grant, Human
 from registry.services.grant_history import contradiction, histories
 from registry.services.proved_grants import NO_RECEIPT, Terms, covering_receipts, signed_version, terms_of
 
 # Grants and their receipts in memory at once: some 5 MB.
 _BATCH: Final = 500
 UNTOLD: Final = "its receipt lost its text, and no event says that the person was erased"
-_BLANKED: Final = "SELECT id, subject FROM approvals_receipt WHERE compact = ''"
+ALIVE: Final = "the log says that this person was erased, and the account is there"
+_BLANKED: Final = (
+    "SELECT r.id, r.subject, r.kind = 'release' OR h.status = 'deleted'"
+    " FROM approvals_receipt r JOIN registry_human h ON h.id = r.human_id WHERE r.compact = ''"
+)
 _STANDING: Final = (Grant.Status.APPROVED, Grant.Status.SUSPENDED)
 
 
@@ -38,7 +42,8 @@ def review(*, now: datetime) -> Iterator[Finding]:
 
     1. A receipt covers its terms (`registry.services.proved_grants`), by a key that was not disabled. 2. Of an approved one,
     the log has no later suspension and no end (`registry.services.grant_history`). 3. Each receipt without its text is named
-    by the event of an erasure; else what it is about is named. Raises django.db errors.
+    by the event of an erasure; else what it is about is named. 4. Nobody is there who was erased, as the log says. Raises
+    django.db errors.
     """
     rows = (
         Grant.objects.filter(status__in=_STANDING).select_related("agent", "service_provider").order_by("id")
@@ -56,24 +61,37 @@ def review(*, now: datetime) -> Iterator[Finding]:
             if receipt is None:  # 1
                 yield Finding(str(grant.pk), NO_RECEIPT)
             elif problem := contradiction(
-                said.get(grant.pk, ()), signed_version=signed_version(receipt)
+                said.get(grant.pk, ()), version=grant.version, signed_version=signed_version(receipt)
             ):  # 2
                 yield Finding(str(grant.pk), problem)
             elif terms[grant.pk] in lost:
                 at = timestamp(disabled[receipt.kid][1])
                 yield Finding(str(grant.pk), f"the key that signed its receipt was disabled on {at}", at)
     yield from _blanked()  # 3
+    erased = Event.objects.filter(kind__in=[kinds.HUMAN_DELETED, kinds.HUMAN_ERASED]).values("human_id")
+    alive = Human.objects.exclude(status=Human.Status.DELETED).filter(pk__in=erased)
+    yield from (Finding(str(pk), ALIVE) for pk in alive.values_list("pk", flat=True))  # 4
 
 
 def _blanked() -> Iterator[Finding]:
     """What receipts without their text are about, where no event says that their person was erased."""
     erased = Event.objects.filter(kind=kinds.HUMAN_ERASED).values_list("data", flat=True)
     told = {receipt for data in erased for receipt in data["receipts"]}
-    # The event of an older erasure may be in the archive alone; the database blanks none of a person who was not deleted.
+    # The event of an older erasure may be in the archive alone.
     archived = DroppedMonth.objects.exists()
-    for receipt, subject in select(_BLANKED):
-        if str(uuid.UUID(str(receipt))) not in told and not archived:
+    for receipt, subject, gone in select(_BLANKED):
+        if str(uuid.UUID(str(receipt))) not in told and not (archived and (gone or _is_gone(subject))):
             yield Finding(str(subject), UNTOLD)
+
+
+def _is_gone(subject: str) -> bool:
+    """Whether a receipt is about a person who was deleted, or about an agent or a grant of one."""
+    deleted = Human.Status.DELETED
+    return (
+        Human.objects.filter(pk=subject, status=deleted).exists()
+        or Agent.objects.filter(pk=subject, human__status=deleted).exists()
+        or Grant.objects.filter(pk=subject, agent__human__status=deleted).exists()
+    )
 
 
 def _terms(grant: Grant) -> Terms:

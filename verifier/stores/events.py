@@ -84,6 +84,9 @@ def _denied(
     **more: str,
 ) -> Event:
     data, personal = split({**decision_data(call), "error": refuse.error, **more}, None)
+    if agent_id is None:
+        # It may be somebody's all the same, as with a token that has expired; and what names nobody is never erased.
+        personal = {}
     if refuse.confirmation_id is not None:
         data["confirmation_id"] = str(refuse.confirmation_id)
     return record(
