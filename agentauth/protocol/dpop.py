@@ -50,8 +50,10 @@ _MAX_KEPT_HEADER: Final = 512
 _KEPT_TOKENS: Final = 4_096
 # Usual ones have 900 letters.
 _MAX_KEPT_TOKEN: Final = 2_048
-# The keys of verified tokens by the header that named them in a proof, oldest first. One agent sends one header.
+# The keys of verified tokens by the header that named them in a proof; and that header by the key's thumbprint, oldest
+# first. Of each key one header: an agent that spells its own in many ways takes no other's place.
 _BOUND_KEYS: Final[dict[str, PublicKey]] = {}
+_BOUND_HEADERS: Final[dict[str, str]] = {}
 _KEEPING: Final = threading.Lock()
 # RFC 9110 section 11.2 (token68): a second credential joined on by a comma, or any space, does not match.
 _AUTHORIZATION: Final = re.compile(r"([A-Za-z]+) +([A-Za-z0-9._~+/-]+=*)")
@@ -150,9 +152,11 @@ def check_binding(proof: VerifiedProof, *, expected_jkt: str) -> None:
         raise InvalidTokenError("The token is bound to another key.", reason="binding")
     if proof.header not in _BOUND_KEYS and len(proof.header) <= _MAX_KEPT_HEADER:
         with _KEEPING:
-            if len(_BOUND_KEYS) >= _KEPT_HEADERS:
-                del _BOUND_KEYS[next(iter(_BOUND_KEYS))]
-            _BOUND_KEYS[proof.header] = proof.key
+            full = proof.jkt not in _BOUND_HEADERS and len(_BOUND_HEADERS) >= _KEPT_HEADERS
+            gone = _BOUND_HEADERS.pop(next(iter(_BOUND_HEADERS)) if full else proof.jkt, None)
+            if gone is not None:
+                _BOUND_KEYS.pop(gone, None)
+            _BOUND_KEYS[proof.header], _BOUND_HEADERS[proof.jkt] = proof.key, proof.header
 
 
 def make_proof(

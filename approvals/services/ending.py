@@ -133,7 +133,7 @@ KINDS: Final[Mapping[str, Kind]] = {
 class Preview:
     """What one press would end: `ends`, and `stays` for rows that were chosen and cannot end.
 
-    `typed` is what the person types, and empty where an owner ends so little that neither that nor a passkey is asked.
+    `typed` is what the person types; empty where an owner revokes a grant, which takes neither that nor a passkey.
     """
 
     kind: str
@@ -252,7 +252,7 @@ def _unless_oneself(loss: Loss, human: Human) -> Loss:
 
 def _typed(kind: str, ends: Sequence[Loss], party: Party) -> str:
     """The name of the one row, or how many there are."""
-    if not ends or (party == "owner" and not (kind == "agent" and ends[0].grants)):
+    if not ends or (party == "owner" and kind == "grant"):
         return ""
     if len(ends) == 1:
         return ends[0].typed

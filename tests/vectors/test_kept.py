@@ -18,6 +18,7 @@ pytestmark = pytest.mark.vectors
 
 def forget() -> None:
     dpop._BOUND_KEYS.clear()
+    dpop._BOUND_HEADERS.clear()
     urls.split_url.cache_clear()
 
 

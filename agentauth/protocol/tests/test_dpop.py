@@ -266,6 +266,7 @@ def strangers(count: int) -> list[LocalSigner]:
 @pytest.fixture
 def _nothing_kept() -> None:
     dpop._BOUND_KEYS.clear()
+    dpop._BOUND_HEADERS.clear()
 
 
 @pytest.mark.usefixtures("_nothing_kept")
@@ -301,6 +302,21 @@ def test_SA_10_kept_keys_are_bounded_and_survive_a_flood_of_strangers(
     [later] = strangers(1)
     bind(later)
     assert list(dpop._BOUND_KEYS.values()) == [signer.public for signer in (*agents[1:], later)]
+
+
+@pytest.mark.usefixtures("_nothing_kept")
+def test_SA_10_an_agent_that_spells_its_header_in_many_ways_takes_no_others_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dpop, "_KEPT_HEADERS", 4)
+    agents = strangers(4)
+    for signer in agents:
+        bind(signer)
+    for number in range(8):
+        jwk = {**agents[0].public.jwk, "number": number}
+        proof = verify(forge(CLAIMS, {**HEADER, "jwk": jwk}, agents[0]))
+        check_binding(proof, expected_jkt=agents[0].kid)
+    assert list(dpop._BOUND_KEYS.values()) == [signer.public for signer in (*agents[1:], agents[0])]
 
 
 @pytest.mark.parametrize("line", ["DPoP abc.def.ghi", "dpop abc", "DPOP   a-._~+/=="])
