@@ -13,8 +13,13 @@ from approvals.models import Receipt
 from approvals.services import forgetting
 from approvals.services.leaving import delete_human
 from approvals.tests.cast import Person
+from audit import kinds
+from audit.models import Event
+from audit.services import seal_audit
 from audit.tests.tampering import execute
+from audit.verification import verify_log
 from registry.models import Human
+from registry.services.standing_grants import review
 from registry.tests.cast import TESTER
 from verifier.models import Confirmation
 from verifier.tests.scene import PAY, Scene, scene
@@ -92,6 +97,25 @@ def test_receipts_are_blanked_some_hundred_a_statement(
     updates = [each for each in queries if each["sql"].startswith('UPDATE "approvals_receipt"')]
     assert len(updates) == 3
     assert not Receipt.objects.filter(human=human).exclude(compact="").exists()
+
+
+def test_each_event_of_an_erasure_names_a_bounded_number(
+    keys: None, bob: Person, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, asked = paying()
+    rows = about(place, asked, bob.human)
+    monkeypatch.setattr(forgetting, "TOLD_AT_ONCE", 3)
+    delete_human(human=place.human, actor=TESTER, now=now)
+    told = [event.data for event in Event.objects.filter(kind=kinds.HUMAN_ERASED).order_by("id")]
+    assert len(told) > len(rows) / 3
+    assert all(sum(map(len, data.values())) <= 3 for data in told)
+    assert [agent for data in told for agent in data["agents"]] == [str(place.agent.pk)]
+    hashed = {pk: text for data in told for pk, text in data["receipts"].items()}
+    assert {str(row.pk): forgetting._sha256(row.compact) for row in rows}.items() <= hashed.items()
+    # Whoever reads them puts them together.
+    seal_audit(now=now)
+    assert verify_log().ok
+    assert list(review(now=now)) == []
 
 
 @pytest.mark.postgres
