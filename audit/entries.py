@@ -2,10 +2,11 @@
 
 import uuid
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from agentauth.protocol.chain import entry_hash, field_commitment
-from agentauth.protocol.encoding import b64u_encode, timestamp
+from agentauth.protocol.encoding import b64u_encode, canonical_json, timestamp
+from agentauth.protocol.errors import EncodingError
 
 if TYPE_CHECKING:
     from audit.models import Event
@@ -14,6 +15,11 @@ COLUMNS = (
     "id", "kind", "at", "actor_kind", "actor_id", "agent_id", "human_id", "service_provider_id", "grant_id", "token_jti",
     "outcome", "reason", "request_id", "data", "salt",
 )  # fmt: skip
+
+# Of an event in the archive, with its line feed. An event is a few kilobytes.
+MAX_LINE_BYTES: Final = 1024 * 1024
+# So much is left for the other columns, which have at most 64 characters each.
+MAX_DATA_BYTES: Final = MAX_LINE_BYTES - 4_096
 
 
 class Shown(Protocol):
@@ -82,6 +88,19 @@ def event_body(event: Shown) -> dict[str, Any]:
     if event.reason is not None:
         body["reason"] = event.reason
     return body
+
+
+def data_text(data: Any) -> bytes:
+    """The canonical JSON of an event's data.
+
+    Raises EncodingError where the sequencer could not hash it, or no reader of the archive would take its line.
+    """
+    text = canonical_json(data)
+    if len(text) > MAX_DATA_BYTES:
+        raise EncodingError(
+            f"The data of an event has {len(text)} bytes: at most {MAX_DATA_BYTES} are archived."
+        )
+    return text
 
 
 def event_with_openings(event: "Event", leaf_index: int | None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import ChainError
 from audit import kinds
 from audit.copying import NULL, binary, copy_in, escaped, line
-from audit.entries import COLUMNS, event_body
+from audit.entries import COLUMNS, data_text, event_body
 from audit.identifiers import new_id
 from audit.models import Event, Opening, QueueEntry
 from audit.partitions import make_room
@@ -57,8 +57,8 @@ class Data(NamedTuple):
 
 
 def checked(value: Mapping[str, Any]) -> Data:
-    """Raises EncodingError where it has no canonical form: what the sequencer would choke on, or the database."""
-    return Data(value, canonical_json(value))
+    """Raises EncodingError where the sequencer would choke on it, the database, or a reader of the archive."""
+    return Data(value, data_text(value))
 
 
 class Hidden(NamedTuple):
@@ -79,7 +79,7 @@ class Sealer:
         """Raises EncodingError as `checked`."""
         self._plain, self._member = plain, member
         self._value = canonical_json(value)
-        self._text = canonical_json({**plain, member: {"commitment": self._PLACE}})
+        self._text = data_text({**plain, member: {"commitment": self._PLACE}})
 
     def seal(self) -> tuple[Data, Hidden]:
         """The data with a fresh commitment, and what opens it."""

@@ -19,6 +19,7 @@ from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableErro
 from agentauth.protocol.values import per_call
 from audit import kinds
 from audit.backlog import check_backlog, check_backlog_of_many
+from audit.entries import data_text
 from audit.identifiers import new_id
 from audit.models import Event
 from audit.partitions import make_room
@@ -84,8 +85,9 @@ def record(
     opening, which erasure may delete (docs/protocol.md section 9). `at` is aware, to the microsecond.
 
     Raises ValueError outside a transaction, for an unknown kind, for a naive time, or where a member is both
-    plain and personal; EncodingError where a value has no canonical JSON; TemporarilyUnavailableError where the
-    database does not take it, or too many events wait for their number: what cannot be put on record is not done.
+    plain and personal; EncodingError where a value has no canonical JSON, or the archive would not take the data for its
+    length; TemporarilyUnavailableError where the database does not take it, or too many events wait for their number: what
+    cannot be put on record is not done.
     """
     if act is None and not connection.in_atomic_block:
         raise ValueError("record an event inside the transaction of what it tells")
@@ -118,8 +120,8 @@ def record(
         "salt": os.urandom(SALT_BYTES),
     }
     event = filled(Event, columns, adding=True)
-    # Refuse here what could never be hashed: an event the sequencer chokes on would stop the log.
-    text = canonical_json(event.data)
+    # Refuse here what could never be hashed or read back: an event the sequencer chokes on would stop the log.
+    text = data_text(event.data)
     with _or_unavailable():
         check_backlog(kind=kind, actor_kind=actor.kind)
         make_room([event.id])

@@ -17,6 +17,7 @@ from django.db.models import F
 from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
 from approvals.models import Challenge, Recovery, SetupCode
 from approvals.services.ending_again import REASON, end_again
+from approvals.services.recovery import cancel_recovery
 from audit import kinds
 from audit.breaks import (
     break_record,
@@ -173,7 +174,8 @@ def _let_go(actor: Actor, now: datetime) -> tuple[int, int]:
     EnrolmentCode.objects.filter(used_at=None, expires_at__gt=now).update(expires_at=now)
     SetupCode.objects.filter(used_at=None, expires_at__gt=now).update(expires_at=now)
     # One may have been cancelled since the backup.
-    Recovery.objects.open(now).update(cancelled_at=now, notice_due_at=now, notice_failures=0)
+    for row in Recovery.objects.select_for_update().open(now).order_by("pk"):
+        cancel_recovery(recovery=row, actor=actor, now=now)
     Challenge.objects.all().delete()
     # Claim links are derived from these numbers: pass by those that the lost history used.
     Agent.objects.filter(status=Agent.Status.UNCLAIMED).update(claim_number=F("claim_number") + _CLAIMS)

@@ -27,7 +27,7 @@ from approvals import sentences
 from approvals.models import Passkey
 from approvals.services import losses
 from approvals.services.challenges import hold_human
-from approvals.services.leaving import bar_ways_in, delete_human
+from approvals.services.leaving import delete_human, hold_ways_in
 from approvals.services.losses import Loss
 from audit.services import Actor
 from kms.certificates import revoke_certificate
@@ -65,7 +65,7 @@ def _lock_agents(agents: QuerySet[Agent], _now: datetime) -> None:
 def _lock_humans(humans: QuerySet[Human], now: datetime) -> None:
     """Ways in, passkeys, agents, humans: as signatures and deletions take them."""
     for human in humans:
-        bar_ways_in(human, now=now)
+        hold_ways_in(human)
     list(Passkey.objects.select_for_update().filter(human__in=humans).order_by("pk"))
     _lock_agents(Agent.objects.filter(human__in=humans), now)
     # With all admins, whom each deletion locks: two who delete each other wait for no ring.

@@ -2,9 +2,9 @@
 
 import hashlib
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from django.db import transaction
 from django.db.models import Q, QuerySet
@@ -27,6 +27,9 @@ AGAIN_FOR: Final = timedelta(days=1)
 # So far before the deletion an event of theirs may have taken its id: calls last for seconds, and decisions wait in Redis.
 UNDER_WAY: Final = timedelta(hours=1)
 BATCH: Final = 20
+BLANKED_AT_ONCE: Final = 500
+# Ids in one event: some 90 KB, where a line of the archive may have 1 MiB.
+TOLD_AT_ONCE: Final = 1_000
 # Receipts whose subject is a person, an agent, a grant or a confirmation.
 ABOUT_PEOPLE: Final = (
     Challenge.Purpose.APPROVAL,
@@ -70,10 +73,10 @@ def erase_texts(
         verifier_forgetting.erase_texts(agent_ids=agents)
         events = erase_openings(human_id=human.pk, agent_ids=agents, email=email, since=since)
         if since is None or events or receipts:
-            data: dict[str, object] = {"agents": [*map(str, agents)], "events": events, "receipts": receipts}
-            if late:
-                data["late"] = True
-            record(kind=kinds.HUMAN_ERASED, actor=actor, at=now, human_id=human.pk, data=data)
+            for data in _told(agents, events, receipts):
+                if late:
+                    data["late"] = True
+                record(kind=kinds.HUMAN_ERASED, actor=actor, at=now, human_id=human.pk, data=data)
 
 
 def erase_again(*, now: datetime) -> int:
@@ -89,6 +92,25 @@ def erase_again(*, now: datetime) -> int:
     for event in deleted.exclude(human_id__in=erased)[:BATCH]:
         people += _erase(event, since=None, now=now)
     return people
+
+
+def _told(
+    agents: Collection[uuid.UUID], events: Collection[str], receipts: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
+    """The data of the events that say what was erased, one at least: each names at most TOLD_AT_ONCE."""
+    every = [
+        *(("agents", str(agent)) for agent in agents),
+        *(("events", event) for event in events),
+        *(("receipts", receipt) for receipt in receipts),
+    ]
+    for first in range(0, max(len(every), 1), TOLD_AT_ONCE):
+        data: dict[str, Any] = {"agents": [], "events": [], "receipts": {}}
+        for name, pk in every[first : first + TOLD_AT_ONCE]:
+            if name == "receipts":
+                data[name][pk] = receipts[pk]
+            else:
+                data[name].append(pk)
+        yield data
 
 
 def _erase(event: Event, *, since: uuid.UUID | None, now: datetime) -> bool:
@@ -117,7 +139,11 @@ def _receipts(human: Human, subjects: Collection[str], grants: Collection[str]) 
 
 
 def _blank(receipts: Collection[str]) -> None:
-    Receipt.objects.filter(pk__in=receipts).update(compact="", consent_text="", passkey_name="")
+    """A part at a time: the database looks for the person of each, and ends a statement after 2 s."""
+    every = list(receipts)
+    for first in range(0, len(every), BLANKED_AT_ONCE):
+        part = Receipt.objects.filter(pk__in=every[first : first + BLANKED_AT_ONCE])
+        part.update(compact="", consent_text="", passkey_name="")
 
 
 def _sha256(text: str) -> str:

@@ -3,11 +3,12 @@
 from datetime import datetime
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
 from approvals.models import Challenge, Recovery, SetupCode
 from approvals.services.credentials import remove_all_passkeys
 from approvals.services.forgetting import erase_texts
+from approvals.services.recovery import cancel_all
 from audit.services import Actor
 from registry.models import Human
 from registry.services import people
@@ -21,25 +22,39 @@ def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: 
     """
     email = human.email
     with transaction.atomic():
-        bar_ways_in(human, now=now)
+        _bar_ways_in(human, actor=actor, now=now)
         remove_all_passkeys(human=human, reason="human_deleted", actor=actor, now=now)
         people.delete_human(human=human, actor=actor, now=now, even_last_admin=even_last_admin)
         # Last: what was recorded above has openings too.
         erase_texts(human=human, email=email, actor=actor, now=now)
 
 
-def bar_ways_in(human: Human, *, now: datetime) -> None:
-    """Delete whatever still could become a passkey, inside the caller's transaction and before anything else of it.
+def hold_ways_in(human: Human) -> None:
+    """Lock whatever still could become a passkey, inside the caller's transaction and before anything else of it.
 
-    Who was at it is done before this ends, and nobody comes after.
+    Who is at it is done before this ends, or refused after a deletion that follows.
     """
+    for rows in _ways_in(human):
+        list(rows.select_for_update().order_by("pk"))
+
+
+def _bar_ways_in(human: Human, *, actor: Actor, now: datetime) -> None:
+    """End them, as `hold_ways_in` locks them: who was at it is done before this ends, and nobody comes after."""
+    recoveries, challenges, codes = _ways_in(human)
+    cancel_all(human=human, actor=actor, now=now)
+    recoveries.update(notice_due_at=None)
+    challenges.delete()
+    codes.delete()
+
+
+def _ways_in(human: Human) -> tuple[QuerySet[Recovery], QuerySet[Challenge], QuerySet[SetupCode]]:
+    """In the order in which they are locked.
+
+    First of a recovery's rows, as everywhere: a link that is being used is done before, or refused after.
+    """
+    recoveries = Recovery.objects.filter(human=human)
     codes = SetupCode.objects.filter(Q(human=human) | Q(email__iexact=human.email))
     # The challenge of a setup holds the name and the address that were typed.
-    setups = [str(pk) for pk in codes.values_list("pk", flat=True)]
-    # First of a recovery's rows, as everywhere: a link that is being used is done before, or refused after.
-    recoveries = Recovery.objects.filter(human=human)
-    recoveries.filter(used_at=None, cancelled_at=None).update(cancelled_at=now)
-    recoveries.update(notice_due_at=None)
-    setups += [str(pk) for pk in recoveries.values_list("pk", flat=True)]
-    Challenge.objects.filter(Q(human=human) | Q(purpose=Challenge.Purpose.SETUP, subject__in=setups)).delete()
-    codes.delete()
+    setups = [str(pk) for rows in (codes, recoveries) for pk in rows.values_list("pk", flat=True)]
+    mine = Q(human=human) | Q(purpose=Challenge.Purpose.SETUP, subject__in=setups)
+    return recoveries, Challenge.objects.filter(mine), codes

@@ -104,6 +104,9 @@ def test_SA_13_a_recovery_that_may_have_been_cancelled_ends(
     assert go_on().ended_again == 0
     assert not Recovery.objects.open(timezone.now()).exists()
     assert alice.get(path_of(link)).status_code == 410
+    row, told = Recovery.objects.get(), Event.objects.get(kind=kinds.RECOVERY_CANCELLED)
+    assert (told.human_id, told.data["recovery_id"]) == (row.human_id, str(row.pk))
+    assert (row.cancelled_at, row.notice_due_at) == (told.at, told.at)
 
 
 def test_SA_13_what_had_ended_ends_again_people_first(

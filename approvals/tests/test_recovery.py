@@ -9,12 +9,14 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import (
     ExpiredError,
+    GrantChangedError,
     InvalidAssertionError,
     InvalidStateError,
     NotFoundError,
 )
 from approvals.models import Challenge, Passkey, Recovery, SetupCode
 from approvals.services.credentials import finish_passkey
+from approvals.services.ending import end_for_good
 from approvals.services.leaving import delete_human
 from approvals.services.people import find_setup_code
 from approvals.services.recovery import cancel_recovery, finish_recovery
@@ -24,7 +26,7 @@ from approvals.tests.cast import Person, browser
 from approvals.tests.recovering import DAY, begun, link_of, path_of, ready_link, recovered
 from audit.models import Event
 from audit.services import Actor
-from registry.models import Grant
+from registry.models import Grant, Human
 from registry.services.enrolment import create_enrolment_code
 from registry.services.grants import suspend_grant
 from registry.services.people import suspend_human
@@ -288,6 +290,38 @@ def test_a_deleted_human_is_not_recovered(alice: Person, now: datetime) -> None:
     assert Recovery.objects.get().notice_due_at is None
     with pytest.raises(InvalidStateError, match="Only an active account"):
         begun(human, now)
+
+
+def test_WR_15_a_deletion_says_that_it_ended_a_recovery(admin: Person, alice: Person, now: datetime) -> None:
+    row, cancelled = begun(alice.human, now), Event.objects.filter(kind="approvals.recovery.cancelled")
+    path = f"/endings/human/?id={alice.human.pk}"
+    refused(admin.end(path, typed="x@example.org"), 400, "invalid_request")
+    page = admin.get(path).context["found"]
+    human, stale = admin.human, f"{page.shown}x"
+    with pytest.raises(GrantChangedError):
+        end_for_good(
+            "human", [row.human_id], shown=stale, human=human, party="administrator", actor=TESTER, now=now
+        )
+    assert Recovery.objects.open(now).exists()
+    assert not cancelled.exists()
+    assert admin.end(path)["Location"] == "/admin/registry/human/"
+    told = cancelled.get()
+    assert (told.human_id, told.actor_id) == (row.human_id, str(admin.human.pk))
+    assert told.data == {"recovery_id": str(row.pk), "case": "lost"}
+    row.refresh_from_db()
+    assert row.cancelled_at == told.at
+    assert row.notice_due_at is None
+
+
+def test_WR_15_a_press_that_deletes_others_ends_no_recovery_of_the_administrator(
+    admin: Person, alice: Person, now: datetime
+) -> None:
+    row = begun(admin.human, now)
+    path = f"/endings/human/?id={alice.human.pk}&id={admin.human.pk}"
+    assert admin.end(path)["Location"] == "/admin/registry/human/"
+    assert Human.objects.get(pk=row.human_id).status == "active"
+    assert Recovery.objects.open(now).get() == row
+    assert not Event.objects.filter(kind="approvals.recovery.cancelled").exists()
 
 
 def test_WR_15_a_link_of_an_earlier_release_recovers_nobody(alice: Person, now: datetime) -> None:

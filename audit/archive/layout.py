@@ -10,12 +10,11 @@ from agentauth.protocol.chain import SALT_BYTES, canonical_entry_hash
 from agentauth.protocol.encoding import b64u_decode, b64u_encode, canonical_json, read_object
 from agentauth.protocol.errors import ChainError, EncodingError, InvalidRequestError
 from agentauth.protocol.reading import integer, members, text
+from audit.entries import MAX_LINE_BYTES
 from audit.stores import MAX_OBJECT_BYTES, MAX_SMALL_BYTES, digest_of
 
 VERSION: Final = 1
 MANIFESTS: Final = "segments/"
-# A line that is longer than this is none of ours: an event is a few kilobytes.
-MAX_LINE_BYTES: Final = 1024 * 1024
 _SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _LINE: Final = re.compile(rb"(0|[1-9][0-9]{0,18}) ([A-Za-z0-9_-]{43}) (\{[^\n]*\})\n")
 _MAX_NOTE: Final = 131_072

@@ -10,10 +10,11 @@ from agentauth.protocol.checkpoint import Checkpoint, parse_checkpoint
 from agentauth.protocol.errors import EncodingError, NoteError
 from agentauth.protocol.notes import parse_note
 from audit.archive.hands import Hands
-from audit.archive.layout import MAX_LINE_BYTES, ArchiveError, Line, Manifest, StoredObject, manifest_key
+from audit.archive.layout import ArchiveError, Line, Manifest, StoredObject, manifest_key
 from audit.archive.parquet import ROWS, row_of, same_rows
 from audit.archive.scratch import scratch
 from audit.archive.tiles import Tile, Tiles
+from audit.entries import MAX_LINE_BYTES
 from audit.models import Segment
 from audit.stores import Digest, Store, digest_of
 

@@ -18,6 +18,8 @@ from audit.archive import archiving
 from audit.archive.archiving import EVERY, archive_audit, archive_due
 from audit.archive.layout import ArchiveError, Manifest, manifest_key
 from audit.archive.parquet import ROWS
+from audit.archive.proving import prove_archive
+from audit.entries import MAX_DATA_BYTES
 from audit.models import Checkpoint, Event, Leaf, Segment
 from audit.stores.folder import FolderStore
 from audit.tests.archived import Log
@@ -46,6 +48,16 @@ def lines_of(log: Log, first: int) -> list[bytes]:
     return gzip.decompress((log.folder / manifest_of(log, first).lines.key).read_bytes()).splitlines(
         keepends=True
     )
+
+
+def test_the_longest_event_that_is_recorded_is_read_back_from_the_archive(log: Log) -> None:
+    # Columns as long as they may be, of characters that JSON writes with six bytes.
+    long = dict.fromkeys(("token_jti", "reason"), "\x01" * 64)
+    text = "x" * (MAX_DATA_BYTES - len('{"text":""}'))
+    log.grow(1, data={"text": text}, personal={}, **long)
+    log.sign()
+    assert log.archive() == [(0, 1)]
+    assert prove_archive(store=log.store, now=log.now).ok
 
 
 def test_AU_31_a_segment_holds_its_events_as_whoever_verifies_them_needs_them(log: Log) -> None:

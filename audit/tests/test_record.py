@@ -11,7 +11,7 @@ from django.db import Error, IntegrityError, connection, transaction
 from agentauth.protocol.chain import entry_hash, field_commitment
 from agentauth.protocol.errors import EncodingError, TemporarilyUnavailableError
 from audit import kinds
-from audit.entries import entry_of, event_body
+from audit.entries import MAX_DATA_BYTES, entry_of, event_body
 from audit.models import Event, Opening, QueueEntry
 from audit.sequencer import sequence_until_empty
 from audit.services import Act, Actor, record
@@ -184,6 +184,7 @@ def test_AU_2_an_event_that_cannot_be_written_takes_the_act_with_it(make_event: 
         ({"data": {"name": 1}, "personal": {"name": "Alice"}}, ValueError),
         ({"data": {"price": 1.5}}, EncodingError),
         ({"data": {"text": "\0"}}, EncodingError),
+        ({"data": {"text": "x" * MAX_DATA_BYTES}}, EncodingError),
         ({"personal": {"text": "\ud800"}}, EncodingError),
         ({"outcome": "perhaps"}, TemporarilyUnavailableError),
         ({"agent_id": "not-an-id"}, ValueError),

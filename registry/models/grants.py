@@ -124,6 +124,12 @@ class Grant(models.Model):
             models.Index(fields=["agent", "status"], name="grant_agent_status"),
             models.Index(fields=["status", "expires_at"], name="grant_status_expires"),
             models.Index(fields=["status", "valid_until"], name="grant_status_valid_until"),
+            # Those that were approved once: an agent may add thousands of requests a day.
+            models.Index(
+                fields=["agent", "service_provider"],
+                condition=models.Q(capabilities__isnull=False),
+                name="grant_given",
+            ),
         ]
 
     def __str__(self) -> str:

@@ -7,7 +7,7 @@ from registry.release import raise_release
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("registry", "0011_grant_follows_at"),
+        ("registry", "0012_grant_given"),
         ("approvals", "0009_recoveries"),
         ("audit", "0010_openings_by_function"),
     ]
