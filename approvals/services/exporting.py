@@ -11,8 +11,8 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
-from agentauth.protocol.encoding import b64u_encode, timestamp
-from approvals.models import Passkey, Receipt
+from agentauth.protocol.encoding import b64u_encode, sha256, timestamp
+from approvals.models import Challenge, Passkey, Receipt
 from approvals.services.forgetting import receipts_about
 from audit import kinds
 from audit.entries import event_with_openings
@@ -36,11 +36,19 @@ def export_data(*, human: Human, actor: Actor, now: datetime) -> Iterator[str]:
 def _document(human: Human, now: datetime) -> Iterator[str]:
     agents = Agent.objects.filter(human=human)
     ids = list(agents.values_list("pk", flat=True))
+    subjects = _subjects(human, ids)
+
+    def receipt(row: Receipt) -> dict[str, Any]:
+        theirs = (
+            row.human_id != human.pk or row.subject in subjects or row.kind == Challenge.Purpose.CONFIRMATION
+        )
+        return _receipt(row) if theirs else _receipt_about_others(row)
+
     lists: dict[str, Iterable[Mapping[str, Any]]] = {
         "passkeys": _each(Passkey.objects.filter(human=human), _passkey),
         "agents": _each(agents, _agent),
         "grants": _each(Grant.objects.filter(agent__human=human).select_related("service_provider"), _grant),
-        "receipts": _each(Receipt.objects.filter(receipts_about(human, _subjects(human, ids))), _receipt),
+        "receipts": _each(Receipt.objects.filter(receipts_about(human, list(subjects))), receipt),
         "confirmations": _each(Confirmation.objects.filter(grant__agent__human=human), _confirmation),
         # Each of these is led to by an index. Of the time before an agent was theirs, the log names the agent alone.
         "events": chain(
@@ -63,9 +71,9 @@ def _document(human: Human, now: datetime) -> Iterator[str]:
     yield "}\n"
 
 
-def _subjects(human: Human, agents: list[uuid.UUID]) -> list[str]:
+def _subjects(human: Human, agents: list[uuid.UUID]) -> set[str]:
     grants = Grant.objects.filter(agent__human=human).values_list("pk", flat=True)
-    return [str(each) for each in (human.pk, *agents, *grants)]
+    return {str(each) for each in (human.pk, *agents, *grants)}
 
 
 def _each(rows: QuerySet[Any], shown: Callable[[Any], dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -163,6 +171,12 @@ def _receipt(row: Receipt) -> dict[str, Any]:
         "receipt": row.compact,
         "created_at": _time(row.created_at),
     }
+
+
+def _receipt_about_others(row: Receipt) -> dict[str, Any]:
+    """Of one that the person signed as an administrator: what they did, without the words of those it is about."""
+    digest = b64u_encode(sha256(row.compact.encode()))
+    return _receipt(row) | {"consent_text": None, "receipt": None, "receipt_sha256": digest}
 
 
 def _confirmation(row: Confirmation) -> dict[str, Any]:

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from agentauth.protocol.chain import canonical_entry_hash, field_commitment
-from agentauth.protocol.encoding import b64u_decode, canonical_json
+from agentauth.protocol.encoding import b64u_decode, b64u_encode, canonical_json, sha256
+from approvals.models import Receipt
 from approvals.tests import planted as words
 from approvals.tests.cast import Person
 from approvals.tests.planted import Planted, found, in_database, word
 from audit.models import Event, Leaf
 from audit.services import seal_audit
-from registry.models import Agent
+from registry.models import Agent, Grant
 from registry.tests.cast import refused
 
 pytestmark = pytest.mark.django_db
@@ -102,3 +103,20 @@ def test_a_text_cannot_break_out_of_the_document(alice: Person, agent: Any, now:
     nasty = '"]}\u2028</script>\\" ' + word("nasty")
     Agent.objects.update(description=nasty)
     assert taken(alice)["agents"][0]["description"] == nasty
+
+
+def test_an_administrators_file_has_no_words_of_those_they_decided_about(
+    alice: Person, admin: Person, agent: Any, reading: Grant
+) -> None:
+    assert admin.deny_as_admin(reading, "Not here").status_code == 200
+    [kept] = taken(admin)["receipts"]
+    row = Receipt.objects.get()
+    assert (kept["id"], kept["decision"], kept["consent_text"], kept["receipt"]) == (
+        str(row.pk),
+        "deny",
+        None,
+        None,
+    )
+    assert kept["receipt_sha256"] == b64u_encode(sha256(row.compact.encode()))
+    # Alice's file has it: it is about her agent.
+    assert [each["receipt"] for each in taken(alice)["receipts"]] == [row.compact]
