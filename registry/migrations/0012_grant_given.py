@@ -6,6 +6,9 @@ from django.contrib.postgres.operations import AddIndexConcurrently
 from django.db import migrations, models
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
+# A migration that waited too long for a transaction that was open leaves an index that nothing uses.
+_DROP = "DROP INDEX CONCURRENTLY IF EXISTS grant_given"
+
 
 class _AddIndex(AddIndexConcurrently):
     """On SQLite, which knows no other way, as `AddIndex` does."""
@@ -14,8 +17,7 @@ class _AddIndex(AddIndexConcurrently):
         self, app_label: str, editor: BaseDatabaseSchemaEditor, from_state: Any, to_state: Any
     ) -> None:
         if editor.connection.vendor == "postgresql":
-            # One that waited too long for a transaction that was open leaves an index that nothing uses.
-            editor.execute(f'DROP INDEX CONCURRENTLY IF EXISTS "{self.index.name}"')
+            editor.execute(_DROP)
             super().database_forwards(app_label, editor, from_state, to_state)
         else:
             migrations.AddIndex.database_forwards(self, app_label, editor, from_state, to_state)
