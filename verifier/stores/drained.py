@@ -73,7 +73,7 @@ def _event(base: dict[str, Any], outcome: bytes) -> Entry:
         raise TypeError("a capability is named by a text")
     if not isinstance(at, int) or not isinstance(data, dict) or "action" not in data:
         raise TypeError("not the values of a decision")
-    made, hidden = _sealed(orjson.dumps(data), capability)
+    made, hidden = _sealed(orjson.dumps(data), capability, kept=agent is not None)
     return Entry(
         id=own,
         kind=kind,
@@ -93,18 +93,21 @@ def _event(base: dict[str, Any], outcome: bytes) -> Entry:
     )
 
 
-def _sealed(text: bytes, capability: str | None) -> tuple[Data, Hidden | None]:
-    made = _data(text, capability)
+def _sealed(text: bytes, capability: str | None, *, kept: bool) -> tuple[Data, Hidden | None]:
+    made = _data(text, capability, kept)
     return made.seal() if isinstance(made, Sealer) else (made, None)
 
 
 # Most decisions say what another one said before.
 @lru_cache(maxsize=1024)
-def _data(text: bytes, capability: str | None) -> Data | Sealer:
-    """Of JSON that was read from JSON, so that what comes back is what was there."""
+def _data(text: bytes, capability: str | None, kept: bool) -> Data | Sealer:  # noqa: FBT001 — a key of the cache
+    """Of JSON that was read from JSON, so that what comes back is what was there. Texts only where `kept`: what names nobody
+    is never erased.
+    """
     plain, personal = split(orjson.loads(text), capability)
-    for member, value in personal.items():
-        return Sealer(plain, member, value)
+    if kept:
+        for member, value in personal.items():
+            return Sealer(plain, member, value)
     return checked(plain)
 
 
