@@ -83,13 +83,17 @@ def counters(allowed: list[Any]) -> Iterator[str]:
 
 
 def spending(ledger: Any, own: list[Any], ceilings: dict[str, int]) -> Iterator[str]:
-    """Of each budget: the sum of its period's debits is what is counted, and not above its ceiling."""
+    """Of each budget: the sum of its period's debits, and of the period before, is what is counted.
+
+    That of the running period is not above the ceiling.
+    """
     from agentauth.protocol.money import Money
     from agentauth.protocol.windows import period_start
 
     debits = [event for event in own if "amount" in event.data["action"]]
     for name, (start, minor) in ledger.spent.items():
-        _, period, zone = name.split("/", 2)
+        _, named, zone = name.split("/", 2)
+        period = named.removesuffix("-before")
         counted = [event for event in debits if period_start(period, zone, event.at) == start]
         total = sum(Money.parse(event.data["action"]["amount"]).minor for event in counted)
         if minor != total:

@@ -23,7 +23,8 @@ class GrantLedger(models.Model):
     tat_us = models.BigIntegerField(null=True)
     uses = models.BigIntegerField(default=0)
     # {"EUR/day/Europe/Berlin": [start of the period counted, minor units spent in it]}. Named by currency, period
-    # and zone alone, so that a ceiling that changed keeps what was already spent under it.
+    # and zone alone, so that a ceiling that changed keeps what was already spent under it. "EUR/day-before/…" is the
+    # period counted before that one.
     spent = models.JSONField(default=dict)
 
     class Meta:

@@ -17,6 +17,8 @@ from .windows import PERIODS, parse_zone, period_end, period_start, reaches_into
 _MINUTE_US: Final = 60_000_000
 _SECOND_US: Final = 1_000_000
 _DAY_SECONDS: Final = 86_400
+# What a ledger adds to the name of a period for the one counted before the latest.
+_BEFORE: Final = "-before"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -32,6 +34,11 @@ class Budget:
     def key(self) -> str:
         """What identifies the budget in a ledger and across versions of a grant: `EUR/day/Europe/Berlin`."""
         return f"{self.ceiling.currency}/{self.period}/{self.zone}"
+
+    @property
+    def key_before(self) -> str:
+        """As `key`, for the period counted before the latest one: `EUR/day-before/Europe/Berlin`."""
+        return f"{self.ceiling.currency}/{self.period}{_BEFORE}/{self.zone}"
 
     def to_json(self) -> dict[str, object]:
         """`{"value","currency","period","zone"}` as on the wire."""
@@ -50,7 +57,7 @@ def parse_budget(obj: object, where: str) -> Budget:
     return Budget(ceiling, str(body["period"]), parse_zone(body.get("zone", "UTC"), f"{where}.zone"))
 
 
-# A budget's key, and of its latest period the start and the minor units spent in it.
+# By a budget's `key` its latest period, and by its `key_before` the one before: the start, and the minor units spent in it.
 Spent = Mapping[str, tuple[str, int]]
 
 
@@ -58,8 +65,9 @@ Spent = Mapping[str, tuple[str, int]]
 class Ledger:
     """What a grant has used. `tat_us` is the GCRA's theoretical arrival time in µs since 1970, None before any use.
 
-    `spent` maps a budget's key to the start of the period counted and the minor units spent in it. `beside` is the
-    `spent` of each other grant of the same agent at the same service provider: budgets of a period count it too.
+    `spent` maps a budget's key to the start of the latest period counted and the minor units spent in it, and its
+    `key_before` to those of the period before, which only other grants count. `beside` is the `spent` of each other
+    grant of the same agent at the same service provider: budgets of a period count it too.
     """
 
     tat_us: int | None = None
@@ -84,16 +92,18 @@ def spent_beside(spent: Spent, budget: Budget, now: datetime) -> int:
     """What another grant has spent, in minor units, of the period of `budget` that is running; nothing of `total`.
 
     Its days may be those of another zone. Then a day counts that has an hour in common with the running one: whoever
-    asks again with another zone does not begin anew.
+    asks again with another zone does not begin anew. Two days of that zone may reach into the running one.
     """
-    counted = [
-        minor
-        for key, (start, minor) in spent.items()
-        if key.startswith(f"{budget.ceiling.currency}/{budget.period}/")
-        and reaches_into(budget.period, start, key.split("/", 2)[2], running_in=budget.zone, now=now)
-    ]
-    # Two of them counted the same payments.
-    return max(counted, default=0)
+    prefix = f"{budget.ceiling.currency}/{budget.period}"
+    by_zone: dict[str, int] = {}
+    for key, (start, minor) in spent.items():
+        if not key.startswith((f"{prefix}/", f"{prefix}{_BEFORE}/")):
+            continue
+        zone = key.split("/", 2)[2]
+        if reaches_into(budget.period, start, zone, running_in=budget.zone, now=now):
+            by_zone[zone] = by_zone.get(zone, 0) + minor
+    # Two periods of one zone hold different payments. Budgets of two zones counted the same payments.
+    return max(by_zone.values(), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,10 +203,14 @@ def debit(
 ) -> dict[str, tuple[str, int]]:
     """The spent part of the ledger after `amount`. Counts of budgets no longer in the envelope are kept:
 
-    one that comes back in a later version of the grant must not come back empty.
+    one that comes back in a later version of the grant must not come back empty. The first debit in a new period
+    keeps the former one as the period before: it may reach into a running period of another zone.
     """
     spent = dict(ledger.spent)
     for budget in budgets:
         start, minor = ledger.spent_minor(budget, now)
+        former = ledger.spent.get(budget.key)
+        if former is not None and former[0] != start:
+            spent[budget.key_before] = former
         spent[budget.key] = (start, minor + amount.minor)
     return spent

@@ -14,6 +14,7 @@ from approvals import sentences
 from approvals.models import Receipt
 from approvals.sentences_resume import grant_text
 from approvals.tests.cast import PAY, READ_CALENDAR, Person
+from approvals.views.used import used_by
 from registry.models import Grant, ServiceProvider
 from registry.services.grants import revoke_grant
 from registry.services.service_providers import create_service_provider
@@ -70,6 +71,24 @@ def before(person: Person, grant: Grant) -> Sequence[str]:
     for line in lines:
         assert line in page.content.decode()
     return lines
+
+
+def test_pages_show_a_period_before_in_no_budget_of_its_own_zone(
+    alice: Person, agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    first = asked(agent, service_provider, budgets=[DAY])
+    alice.approve(first)
+    used(first, day=34_000)
+    row = GrantLedger.objects.get(grant=first)
+    row.spent["EUR/day-before/Europe/Berlin"] = ["2027-01-12", 10_000]
+    row.save()
+    [bar] = used_by(agent.agent()).bars(Grant.objects.get(pk=first.pk), now)
+    assert (bar["text"], bar["value"]) == ("€340.00 spent", 34_000)
+    revoked(first)
+    again = asked(agent, service_provider, budgets=[DAY])
+    assert before(alice, again)[0] == FOUND % ENDED
+    [line, _uses] = used_by(agent.agent()).under(Grant.objects.get(pk=first.pk), now)
+    assert line.startswith("Today €340.00 was spent under this grant.")
 
 
 def test_the_approval_page_says_what_was_spent_and_that_a_permission_ended(

@@ -13,7 +13,7 @@ from registry.services.grants import revoke_grant
 from verifier.models import GrantLedger
 from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, key, pay, refused, scene
 from verifier.tests.test_concurrency import together
-from verifier.tests.test_two_grants import second, verdict
+from verifier.tests.test_two_grants import second, token_of, verdict
 
 pytestmark = pytest.mark.django_db
 
@@ -62,6 +62,29 @@ def test_the_next_period_begins_empty_whatever_ended_before() -> None:
         assert verdict(again.pay("1.00")) == "budget"
         clock.move_to(NOON + timedelta(hours=12))
         assert left(again.pay("1.00")) == "9.00"
+
+
+def test_grants_of_two_zones_used_in_turn_share_one_budget() -> None:
+    with time_machine.travel(NOON - timedelta(hours=12), tick=False) as clock:
+        place = scene(PAY, budgets=[budget("500.00")])
+        # Its day begins at noon in UTC.
+        other = second(place, PAY, budgets=[budget("500.00", zone="Etc/GMT-12")])
+
+        def paid(grant: Grant, value: str) -> str:
+            return verdict(place.pay(value, token=token_of(place, grant)))
+
+        assert paid(place.grant, "0.01") == "valid"
+        assert [paid(other, "99.99") for _ in range(5)] == ["valid"] * 5
+        clock.move_to(NOON)
+        assert paid(other, "0.01") == "valid"
+        assert GrantLedger.objects.get(grant=other).spent == {
+            "EUR/day-before/Etc/GMT-12": ["2027-01-13", 49_995],
+            "EUR/day/Etc/GMT-12": ["2027-01-14", 1],
+        }
+        assert paid(place.grant, "0.04") == "budget"
+        assert paid(place.grant, "0.03") == "valid"
+        # In a zone of its own the day before counts nowhere.
+        assert paid(other, "499.95") == "valid"
 
 
 def test_another_zone_begins_no_budget_anew() -> None:

@@ -53,6 +53,21 @@ def test_a_period_counts_while_it_overlaps_the_running_one(
         ({"EUR/day/UTC": ("2026-11-24", 340)}, 0),
         # Two budgets of one grant counted the same payments.
         ({"EUR/day/UTC": ("2026-11-25", 340), "EUR/day/Europe/Berlin": ("2026-11-25", 300)}, 340),
+        # Of one zone, the day before has ended. In another it reaches into the running day: both count.
+        ({"EUR/day/UTC": ("2026-11-25", 340), "EUR/day-before/UTC": ("2026-11-24", 100)}, 340),
+        (
+            {"EUR/day/Etc/GMT-12": ("2026-11-26", 340), "EUR/day-before/Etc/GMT-12": ("2026-11-25", 100)},
+            440,
+        ),
+        (
+            {
+                "EUR/day/UTC": ("2026-11-25", 400),
+                "EUR/day/Etc/GMT-12": ("2026-11-26", 340),
+                "EUR/day-before/Etc/GMT-12": ("2026-11-25", 100),
+            },
+            440,
+        ),
+        ({"EUR/day/Etc/GMT-12": ("2026-11-25", 340), "EUR/day-before/Etc/GMT-12": ("2026-11-24", 100)}, 340),
         # Another currency, another period.
         ({"USD/day/UTC": ("2026-11-25", 340), "EUR/week/UTC": ("2026-11-25", 340)}, 0),
     ],
