@@ -7,6 +7,7 @@ import pytest
 
 from agentauth.protocol.envelope import parse_envelope
 from approvals.models import Receipt
+from approvals.tests.cast import Person
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.grants import resume_grant, suspend_grant
 from registry.services.standing_grants import review
@@ -27,7 +28,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("token_key")]
 
 
 def narrowed(
-    agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime
+    agent: AgentClient, alice: Person, service_provider: ServiceProvider, now: datetime
 ) -> tuple[Grant, dict[str, Any]]:
     """Approved, approved again for less, and then suspended and resumed by its owner; and its row as it was at first."""
     grant = approved(agent, service_provider, now=now, capabilities=[READ_CALENDAR, PAY])
@@ -36,7 +37,7 @@ def narrowed(
     suspend_grant(grant=grant, cause=Grant.SuspensionCause.RECOVERY, actor=TESTER, now=now)
     approve(
         grant,
-        alice,
+        alice.human,
         now=now,
         capabilities=(capability(READ_CALENDAR),),
         envelope=parse_envelope({"max_uses": 1}),
@@ -48,7 +49,7 @@ def narrowed(
 
 
 def test_DJ_17_a_grant_of_which_a_receipt_lost_its_text_gives_no_token(
-    agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime
+    agent: AgentClient, alice: Person, service_provider: ServiceProvider, now: datetime
 ) -> None:
     grant, before = narrowed(agent, alice, service_provider, now)
     # The trigger lets texts go of a person who is deleted: for a moment the agent is one's.
@@ -57,14 +58,14 @@ def test_DJ_17_a_grant_of_which_a_receipt_lost_its_text_gives_no_token(
     Agent.objects.update(human=ghost)
     last = Receipt.objects.filter(pk=receipts.last_of(grant).pk)
     assert last.update(compact="", consent_text="", passkey_name="") == 1
-    Agent.objects.update(human=alice)
+    Agent.objects.update(human=alice.human)
     Grant.objects.update(**before | {"version": grant.version})
     refused(issue(agent, grant), 400, "invalid_grant")
     assert str(grant.pk) in {found.grant_id for found in review(now=now)}
 
 
 def test_DJ_17_a_row_of_an_earlier_version_gives_no_token(
-    agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime
+    agent: AgentClient, alice: Person, service_provider: ServiceProvider, now: datetime
 ) -> None:
     """The process remembers that its terms were proved once."""
     grant, before = narrowed(agent, alice, service_provider, now)
