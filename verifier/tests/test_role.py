@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from datetime import timedelta
 from io import StringIO
@@ -29,8 +30,9 @@ from verifier.tests.test_presence import begin
 from verifier.tests.test_token_and_proof import leaking
 
 pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
-ROLE = "verifier role"
-QUOTED = '"verifier role"'
+# Roles are of the whole server, where the tests of other processes make theirs.
+ROLE = f"verifier role {os.getpid()}"
+QUOTED = f'"{ROLE}"'
 EVERYTHING = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
 
 # Each table with a decision: the rights of the role, columns in brackets. Those at the end are none of its business.
