@@ -14,12 +14,8 @@ from django.core.management import CommandError, call_command
 from django.db import Error, connection, transaction
 from django.utils import timezone
 
-from audit import kinds
 from audit.models import Event
 from audit.roles import RoleError, grant_verifier_role
-from audit.services import SYSTEM, record
-from audit.tests.months import months as months  # noqa: PLC0414 — a fixture
-from audit.tests.months import months_on, place_of, set_clock
 from audit.tests.tampering import execute
 from audit.tests.test_roles import MONTHS
 from registry.models import Agent, BarredKey, Grant
@@ -365,37 +361,3 @@ def test_AU_27_everything_else_is_denied(place: Scene, bound: None, statement: s
         _as_verifier(),
     ):
         execute(statement)
-
-
-# --- The months of the log --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def signed_in(months: set[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every connection is the role's own, those that are made aside too."""
-    execute(f"CREATE ROLE {QUOTED} LOGIN")
-    grant_verifier_role(ROLE)
-    monkeypatch.setitem(connection.settings_dict, "USER", ROLE)
-    connection.close()
-    yield
-    monkeypatch.undo()
-    connection.close()
-    execute(f"DROP OWNED BY {QUOTED}")
-    execute(f"DROP ROLE {QUOTED}")
-
-
-@pytest.mark.django_db(transaction=True)
-def test_AU_27_it_records_in_a_month_that_nobody_has_made(
-    signed_in: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert rows("SELECT current_user::text") == [(ROLE,)]
-    month = months_on(9)
-    set_clock(monkeypatch, month.start)
-    with transaction.atomic():
-        made = record(kind=kinds.DECISION_ALLOWED, actor=SYSTEM, at=timezone.now())
-    monkeypatch.undo()
-    connection.close()
-    assert place_of(made.pk) == month.partition
-    owned = rows("SELECT tableowner = %s FROM pg_tables WHERE tablename = %s", ROLE, month.partition)
-    assert owned == [(False,)]
-    assert found_rights() == decided_rights()
