@@ -193,7 +193,7 @@ def limits(envelope: Envelope) -> list[str]:
 
 
 def unasked(capabilities: Sequence[Capability], envelope: Envelope) -> list[str]:
-    """The warning of a threshold without a budget: what many payments below it move that nobody is asked about."""
+    """The warning of a threshold without a budget: how much many payments below it move without a confirmation."""
     each = _most_unasked(capabilities, envelope)
     count = min(envelope.max_uses or _EXAMPLE, _EXAMPLE)
     if each is None or envelope.budgets or count == 1:
@@ -208,7 +208,7 @@ def unasked(capabilities: Sequence[Capability], envelope: Envelope) -> list[str]
 
 
 def _most_unasked(capabilities: Sequence[Capability], envelope: Envelope) -> Money | None:
-    """The largest payment at which nobody is asked, of an envelope that asks above some amount."""
+    """The largest payment that needs no confirmation, of an envelope with a threshold."""
     threshold = envelope.confirm_above
     ceilings = [each.max_amount for each in capabilities if each.max_amount is not None]
     if threshold is None or threshold.minor == 0 or not ceilings:

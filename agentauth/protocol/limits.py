@@ -91,8 +91,8 @@ class Ledger:
 def spent_beside(spent: Spent, budget: Budget, now: datetime) -> int:
     """What another grant has spent, in minor units, of the period of `budget` that is running; nothing of `total`.
 
-    Its days may be those of another zone. Then a day counts that has an hour in common with the running one: whoever
-    asks again with another zone does not begin anew. Two days of that zone may reach into the running one.
+    Its days may be those of another zone. Then a day counts that has an hour in common with the running one: asking again
+    with another zone does not start a new budget. Two days of that zone may reach into the running one.
     """
     prefix = f"{budget.ceiling.currency}/{budget.period}"
     by_zone: dict[str, int] = {}

@@ -23,7 +23,7 @@ def ask(command: JsonCommand, kind: str, **named: str) -> None:
     if loss is None:
         return
     if loss.refusal:
-        # Not left to the service: a moment later it may allow what nobody was asked about.
+        # Not left to the service: a moment later it may allow this, and the operator was never asked.
         raise InvalidStateError(loss.refusal)
     command.stderr.write("\n".join([loss.title, *(f"  {line}" for line in (*loss.about, *loss.facts))]), str)
     if loss.tokens:

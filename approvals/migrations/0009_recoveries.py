@@ -1,4 +1,4 @@
-"""Recoveries: who is to get a new passkey in place of all others, since when, and by whose decision."""
+"""Recoveries: the account that gets a new passkey, the administrators who decided it, and when."""
 
 import django.db.models.deletion
 from django.conf import settings

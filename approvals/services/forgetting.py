@@ -64,7 +64,7 @@ def erase_texts(
         grants = {str(pk) for pk in Grant.objects.filter(agent_id__in=agents).values_list("pk", flat=True)}
         asked = Confirmation.objects.filter(grant__agent_id__in=agents).values_list("pk", flat=True)
         subjects = {str(human.pk), *map(str, agents), *map(str, asked)} | grants
-        # A release that is asked for now may name their agents; whoever asks does so again.
+        # A release that is asked for now may name their agents; the administrator asks again.
         asking = Q(human=human) | Q(subject__in=subjects) | Q(purpose=Challenge.Purpose.RELEASE)
         Challenge.objects.filter(asking).delete()
         receipts = {str(row.pk): _sha256(row.compact) for row in _receipts(human, subjects, grants)}

@@ -39,7 +39,7 @@ def hold_ways_in(human: Human) -> None:
 
 
 def _bar_ways_in(human: Human, *, actor: Actor, now: datetime) -> None:
-    """End them, as `hold_ways_in` locks them: who was at it is done before this ends, and nobody comes after."""
+    """End them, as `hold_ways_in` locks them: a setup under way finishes first or is refused, and no new one can start."""
     recoveries, challenges, codes = _ways_in(human)
     cancel_all(human=human, actor=actor, now=now)
     recoveries.update(notice_due_at=None)

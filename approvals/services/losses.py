@@ -29,7 +29,7 @@ from registry.services.people import refuse_to_delete
 # So many grants, agents or services of one row are named; the others are counted.
 _NAMED = 20
 _KID_TYPED = _ID_TYPED = 8
-# A longer name nobody types, least of all in a hurry: then a part of the id is typed.
+# A longer name takes too long to type in an emergency: part of the id is typed instead.
 _NAME_TYPED = 32
 _HELD = (Grant.Status.APPROVED, Grant.Status.SUSPENDED)
 
@@ -282,7 +282,7 @@ def _tokens(which: Q, now: datetime) -> int:
 
 
 def _date(at: datetime) -> str:
-    # The same whoever looks, in whatever zone: it is compared when the button is pressed.
+    # In UTC for every reader, since the text is compared when the button is pressed.
     return f"{at:%Y-%m-%d %H:%M} UTC"
 
 

@@ -23,7 +23,7 @@ from agentauth.protocol.errors import (
 )
 from approvals.models import Challenge, Recovery
 from approvals.passkeys import creation_options
-from approvals.services.challenges import Ceremony, answering, begin, latest
+from approvals.services.challenges import Ceremony, answering, begin, hold_human, latest
 from approvals.services.credentials import (
     add_passkey,
     hold_passkeys,
@@ -217,10 +217,8 @@ def _hold_admin(row: Recovery, admin: Human | None) -> None:
         return
     if admin.pk == row.human_id:
         raise InvalidStateError("This is your own account: another administrator has to recover it.")
-    still = Human.objects.select_for_update(no_key=True).filter(
-        pk=admin.pk, is_staff=True, status=Human.Status.ACTIVE, session_epoch=admin.session_epoch
-    )
-    if not still:
+    hold_human(admin)
+    if not Human.objects.filter(pk=admin.pk, is_staff=True).exists():
         raise NotFoundError("There is nothing here, or it is not yours.")
 
 

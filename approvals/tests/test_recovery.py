@@ -347,7 +347,7 @@ def test_WR_15_the_human_is_told_on_their_pages(alice: Person, now: datetime) ->
     Recovery.objects.filter(used_at=None).delete()
     Recovery.objects.update(used_at=now - timedelta(days=15))
     assert "was recovered" not in anew.get("/settings/").content.decode()
-    assert "Nobody is recovering your account." in anew.get("/recovery/").content.decode()
+    assert "No recovery of your account is waiting." in anew.get("/recovery/").content.decode()
 
 
 def test_a_recovery_that_nobody_used_is_told_too(alice: Person, now: datetime) -> None:

@@ -133,7 +133,7 @@ def link_finish(request: HttpRequest, code: str) -> HttpResponse:
 
 @require_safe
 def recovered(request: HttpRequest) -> HttpResponse:
-    """Where a person arrives whose account is still suspended. It knows nobody."""
+    """Where a person arrives whose account is still suspended. It shows no account."""
     return render(request, "recovered.html")
 
 

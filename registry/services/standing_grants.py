@@ -42,7 +42,7 @@ def review(*, now: datetime) -> Iterator[Finding]:
 
     1. A receipt covers its terms (`registry.services.proved_grants`), by a key that was not disabled. 2. Of an approved one,
     the log has no later suspension and no end (`registry.services.grant_history`). 3. Each receipt without its text is named
-    by the event of an erasure; else what it is about is named. 4. Nobody is there who was erased, as the log says. Raises
+    by the event of an erasure; else what it is about is named. 4. No account is in use that the log says was erased. Raises
     django.db errors.
     """
     rows = (

@@ -101,8 +101,8 @@ def _sealed(text: bytes, capability: str | None, *, kept: bool) -> tuple[Data, H
 # Most decisions say what another one said before.
 @lru_cache(maxsize=1024)
 def _data(text: bytes, capability: str | None, kept: bool) -> Data | Sealer:  # noqa: FBT001 — a key of the cache
-    """Of JSON that was read from JSON, so that what comes back is what was there. Texts only where `kept`: what names nobody
-    is never erased.
+    """Of JSON that was read from JSON, so that what comes back is what was there. Texts only where `kept`: an event that
+    names no agent is never erased.
     """
     plain, personal = split(orjson.loads(text), capability)
     if kept:

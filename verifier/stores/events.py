@@ -15,7 +15,7 @@ from verifier.stores import EarlyRefusal, Refuse, StoreCall
 
 # Of an action.
 TEXTS: Final = ("resource", "namespace", "name")
-# Without a salt: whoever guesses an agent's key could see that it was this one.
+# Unsalted, it would confirm a guess of the agent's key.
 KEY: Final = "idempotency_key_sha256"
 
 
@@ -85,7 +85,7 @@ def _denied(
 ) -> Event:
     data, personal = split({**decision_data(call), "error": refuse.error, **more}, None)
     if agent_id is None:
-        # It may be somebody's all the same, as with a token that has expired; and what names nobody is never erased.
+        # It may be somebody's all the same, as with a token that has expired; and an event that names no agent is never erased.
         personal = {}
     if refuse.confirmation_id is not None:
         data["confirmation_id"] = str(refuse.confirmation_id)
