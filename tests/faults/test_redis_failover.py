@@ -67,7 +67,7 @@ class Calls:
         while not self._ends.is_set():
             try:
                 answer = await self._place.client.call(self._place.slug, "GET", url)
-                self.said[str(answer.status_code)] += 1
+                self.said[f"{answer.status_code} {answer.headers.get('WWW-Authenticate', '')}".strip()] += 1
             except Exception as error:  # noqa: BLE001 — whatever it is, the call did not end well
                 self.said[type(error).__name__] += 1
             await asyncio.sleep(1 / A_SECOND)
