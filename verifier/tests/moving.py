@@ -16,6 +16,7 @@ from registry.models import SpentProof
 from registry.services.nonces import nonces_of
 from verifier.models import Home
 from verifier.services import home
+from verifier.stores.probe import RedisProbe
 from verifier.tests.scene import LOOK, SYSTEM, Scene
 
 
@@ -53,14 +54,19 @@ def time(db: None) -> Iterator[Passing]:
         yield passing
 
 
-def leave(kind: str = "database") -> bool:
+def leave(kind: str = "") -> bool:
+    """For the cache that the settings choose, unless another is named."""
     row, _database_now = home.look()
+    kind = kind or home.configured()
     return home.leave(epoch=row.epoch, for_kind=kind, reason="test", actor=SYSTEM, now=timezone.now())
 
 
 def begin(servers: frozenset[str] = frozenset()) -> bool:
-    """Begin the next epoch where the row leads; False where none is due."""
+    """Begin the next epoch where the row leads; False where none is due. A Redis that the settings name is marked."""
     row, _database_now = home.look()
+    if home.configured() == row.target == Home.Kind.REDIS and not servers:
+        servers = RedisProbe().run_ids()
+        RedisProbe().mark(row.epoch + 1)
     with transaction.atomic():
         began_at = home.due(row)
         if row.leaving_at is None or began_at is None:
@@ -77,7 +83,7 @@ def begin(servers: frozenset[str] = frozenset()) -> bool:
     return True
 
 
-def move(time: Passing, kind: str = "database", servers: frozenset[str] = frozenset()) -> Home:
+def move(time: Passing, kind: str = "", servers: frozenset[str] = frozenset()) -> Home:
     """Leave, wait, begin: the new row, which this process has not looked at yet."""
     assert leave(kind)
     time.shift(home.LEASE_SECONDS + home.MARGIN_SECONDS)
