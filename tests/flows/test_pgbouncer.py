@@ -18,6 +18,7 @@ import pytest
 
 from tests import pgbouncer, postgres, redis_servers
 from tests.actors import Scene, scene
+from tests.flows.pair import be_at_home
 from tests.live import ROOT, LiveRegistry, LiveVerifier
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.pgbouncer]
@@ -143,9 +144,10 @@ def test_a_pooler_that_does_not_ignore_options_refuses_us(pooled: Pooled) -> Non
 def test_without_calls_a_revocation_is_found_by_the_next_look(tmp_path: Path) -> None:
     """LISTEN is lost with its connection; each look at the feed makes up for it, within the bound all the same."""
     with redis_servers.server() as redis, installed(tmp_path, {"REDIS_URL": redis.url}) as pooled:
-        place, token = pooled.place, pooled.place.token()
         verifier = LiveVerifier(pooled.registry, redis_url=redis.url)
         verifier.start()
+        be_at_home(pooled.registry, "redis")
+        place, token = pooled.place, pooled.place.token()
         try:
             until = time.monotonic() + 60
             while not asked(verifier, place, token).get("valid"):

@@ -262,9 +262,10 @@ def configured() -> Home.Kind:
 def contradiction(row: Home) -> str | None:
     """How the settings of this process contradict the row, and what to do; None if they choose the same replay cache.
 
-    A registry that was never used contradicts nothing: its first epoch begins where the settings lead.
+    The first epoch in the database, where `migrate` puts every registry, contradicts nothing: a keeper moves it to where
+    the settings lead.
     """
-    if row.target == configured() or is_unused(row):
+    if row.target == configured() or (row.epoch == 1 and row.target == Home.Kind.DATABASE):
         return None
     return (
         f"the replay cache is {row.target}, but REDIS_URL is {'' if settings.REDIS_URL else 'not '}set. Correct this environment,"

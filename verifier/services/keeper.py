@@ -77,7 +77,7 @@ class Keeper:
             # The Redis of this process may not be the others', or this history may not continue.
             return
         if row.target != home.configured():
-            # `migrate` made the row, and nothing was used since.
+            # The first epoch, where `migrate` put it.
             home.leave(epoch=row.epoch, for_kind=home.configured(), reason="fresh", actor=_ACTOR, now=now)
             row, database_now = home.look()
         read = database_now, began, self.clock()
