@@ -18,7 +18,7 @@ from registry.models import Installation
 from registry.release import RELEASE
 from registry.services.installation import Halt, disagreement, is_database_ahead, release_disagreement
 from verifier.services import history
-from verifier.services.home import look, read_row
+from verifier.services.home import contradiction, look, read_row
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +72,13 @@ def settings_agree() -> None:
         raise StartRefusedError(reason)
 
 
+def replay_cache_agrees() -> None:
+    """The settings of this process choose the replay cache that the row names, unless none was used yet."""
+    row, _database_now = read_row()
+    if reason := contradiction(row):
+        raise StartRefusedError(reason)
+
+
 def release_may_run() -> None:
     """This release may run on the database at its present migration state."""
     rows = Installation.objects.filter(pk=Installation.ONLY)
@@ -80,7 +87,13 @@ def release_may_run() -> None:
 
 
 # Rights first: the other checks cannot query without them. Each raises StartRefusedError, or a django.db error if it cannot tell.
-CHECKS: tuple[Callable[[], None], ...] = (rights_suffice, _role_is_bounded, release_may_run, settings_agree)
+CHECKS: tuple[Callable[[], None], ...] = (
+    rights_suffice,
+    _role_is_bounded,
+    release_may_run,
+    settings_agree,
+    replay_cache_agrees,
+)
 
 
 class Start:

@@ -1,4 +1,5 @@
-"""Private Redis and Valkey servers for tests, on free loopback ports: one, or a cluster of three. They can be hurt.
+"""Private Redis and Valkey servers for tests, on free loopback ports: one, a cluster, or a primary that Sentinels watch. They can
+be hurt.
 
 `python -m tests.redis_servers COMMAND …` runs a command with REDIS_URL pointing at one (or at the one given there).
 """
@@ -36,6 +37,8 @@ CONFIG = {
     "repl-diskless-sync-delay": "0",
 }
 PATIENCE_SECONDS = 20
+# Under which Sentinels know the primary; and how soon they call it down.
+NAME, DOWN_AFTER_MS = "agentauth", 1000
 
 
 class Server:
@@ -68,17 +71,20 @@ class Server:
 
     def start(self) -> None:
         """Start on the same port, with what is on disk, which is nothing unless `config` says so; wait for the answer."""
-        options = {**CONFIG, "bind": "127.0.0.1", "port": str(self.port), "dir": str(self.directory)}
-        command = [self.program]
-        for name, value in {**options, **self.config}.items():
-            command += [f"--{name}", value]
         with (self.directory / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log)
         until = time.monotonic() + PATIENCE_SECONDS
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > until:
                 raise RuntimeError(f"{self.program} did not start: {(self.directory / 'log').read_text()}")
             time.sleep(0.01)
+
+    def command(self) -> list[str]:
+        options = {**CONFIG, "bind": "127.0.0.1", "port": str(self.port), "dir": str(self.directory)}
+        command = [self.program]
+        for name, value in {**options, **self.config}.items():
+            command += [f"--{name}", value]
+        return command
 
     def _answers(self) -> bool:
         # Without a greeting: one may be asked for a password.
@@ -145,6 +151,50 @@ class Cluster:
             client.execute_command("CLUSTER SETSLOT", slot, "NODE", new_id)
 
 
+class Sentinel(Server):
+    """One of those that watch a primary. It writes its configuration anew as it learns."""
+
+    def __init__(self, program: str, directory: Path, primary: Server, quorum: int, own: str) -> None:
+        super().__init__(program, directory, {"requirepass": own} if own else {})
+        password = primary.config.get("requirepass", "")
+        lines = [
+            f"port {self.port}",
+            "bind 127.0.0.1",
+            f"dir {directory}",
+            f"sentinel monitor {NAME} 127.0.0.1 {primary.port} {quorum}",
+            f"sentinel down-after-milliseconds {NAME} {DOWN_AFTER_MS}",
+            f"sentinel failover-timeout {NAME} 10000",
+            *([f"sentinel auth-pass {NAME} {password}"] if password else []),
+            *([f"requirepass {own}", f"sentinel sentinel-pass {own}"] if own else []),
+        ]
+        (directory / "sentinel.conf").write_text("\n".join(lines))
+
+    def command(self) -> list[str]:
+        return [self.program, str(self.directory / "sentinel.conf"), "--sentinel"]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A primary and its replica, watched by three Sentinels. `url` names these."""
+
+    nodes: list[Server]
+    sentinels: list[Sentinel]
+
+    @property
+    def url(self) -> str:
+        named = ",".join(f"127.0.0.1:{each.port}" for each in self.sentinels)
+        password = self.nodes[0].config.get("requirepass", "")
+        return f"redis+sentinel://{f':{password}@' if password else ''}{named}/{NAME}"
+
+    def primary(self) -> Server:
+        """By what the nodes that answer say of themselves; the former one may still say so where it is only frozen."""
+        for node in self.nodes:
+            with contextlib.suppress(redis.RedisError):
+                if node.client().info("replication")["role"] == "master":
+                    return node
+        raise RuntimeError("no node is a primary")
+
+
 @contextlib.contextmanager
 def server(program: str = "redis-server", **config: str) -> Iterator[Server]:
     """A running server; `config` by option name with `_` for `-`, for instance `maxmemory="500kb"`."""
@@ -185,6 +235,35 @@ def cluster(program: str = "redis-server") -> Iterator[Cluster]:
                 raise RuntimeError("the nodes did not become a cluster")
             time.sleep(0.02)
         yield Cluster(nodes)
+
+
+@contextlib.contextmanager
+def watched(program: str = "redis-server", *, own: str = "", **config: str) -> Iterator[Watched]:
+    """A primary and a replica of all its data, which three Sentinels know of; two of them must agree that it is down. `own`:
+    the password of the Sentinels.
+    """
+    with contextlib.ExitStack() as stack:
+        primary = stack.enter_context(server(program, **config))
+        replica = stack.enter_context(server(program, **config, replicaof=f"127.0.0.1 {primary.port}"))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agentauth-sentinels-")))
+        sentinels = []
+        for number in range(3):
+            (folder / str(number)).mkdir()
+            each = Sentinel(program, folder / str(number), primary, quorum=2, own=own)
+            each.start()
+            stack.callback(each.kill)
+            sentinels.append(each)
+        until = time.monotonic() + PATIENCE_SECONDS
+        while not all(_sees_all(each) for each in sentinels):
+            if time.monotonic() > until:
+                raise RuntimeError("the Sentinels did not find each other and the replica")
+            time.sleep(0.05)
+        yield Watched([primary, replica], sentinels)
+
+
+def _sees_all(sentinel: Sentinel) -> bool:
+    told = sentinel.client().sentinel_master(NAME)
+    return bool(told["num-slaves"] == 1 and told["num-other-sentinels"] == 2)
 
 
 def _whole(node: Server) -> bool:

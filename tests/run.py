@@ -186,10 +186,6 @@ def rest(absent: dict[str, str]) -> bool:
                 "not slow and not postgres and not redis",
             )
             passed = pytest("verifier/tests", *again, database_url=url) and passed
-        if SECURITY:
-            # As on a clone that has nothing beside it: only the files that differ there.
-            alone = (*marked("vectors"), "-n", "2", "-m", "not slow and not flow" + without)
-            passed = pytest(*alone, database_url=url, shared=False) and passed
         os.environ["TEST_POSTGRES_URL"] = url
         return stories(absent) and passed
 
@@ -218,7 +214,7 @@ def production(without: str) -> bool:
 
 def stories(absent: dict[str, str]) -> bool:
     """Sweeps and kills side by side; then flows, file by file and often waiting, with the browser, whose driver needs a process
-    of its own, beside them; then faults, which mostly wait, with what the other Python is asked where CI names one.
+    of its own, beside them; then faults, which mostly wait, with `beside_faults` beside them.
     """
     without = left_out(absent)
     passed = True
@@ -246,9 +242,20 @@ def stories(absent: dict[str, str]) -> bool:
     # The longest file first.
     hurt = ("tests/faults/test_scenarios.py", *marked("faults"), "-n", "3", *by_file)
     with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(asked_again)
+        other = pool.submit(beside_faults, absent)
         passed = pytest(*hurt, "-m", "faults" + without) and passed
         return other.result() and passed
+
+
+def beside_faults(absent: dict[str, str]) -> bool:
+    """What the other Python is asked; then, as on a clone that has nothing beside it, the files that differ there."""
+    passed = asked_again()
+    url = os.environ.get("TEST_POSTGRES_URL")
+    if not (SECURITY and url):
+        return passed
+    alone = ("not slow and not flow", *(f"not {each}" for each in ("redis", "softhsm") if each in absent))
+    files = (*marked("vectors"), "-m", " and ".join(alone))
+    return pytest(*files, database_url=url, shared=False, together=True) and passed
 
 
 def asked_again() -> bool:

@@ -202,7 +202,7 @@ class StateChange(models.Model):
 
 
 class Home(models.Model):
-    """Where spent proofs and rates are kept now, and since when: the one row every process reads (verifier/services/home.py)."""
+    """The replay cache and its epoch: the one row every process reads (verifier/services/home.py)."""
 
     ONLY = 1
 
@@ -221,7 +221,7 @@ class Home(models.Model):
     # Set while the epoch ends: nobody decides, and the next begins when every lease has run out.
     leaving_at = models.DateTimeField(null=True)
     leaving_for = models.CharField(max_length=16, choices=Kind, blank=True)
-    # For how many seconds Redis must answer before it is gone back to. 0: it was not lost since somebody last saw to it.
+    # Release 3 writes it. To be dropped by release 5.
     back_after = models.PositiveSmallIntegerField(default=0)
     # The start of the database for which its history was compared with what is known outside (verifier/services/history.py).
     vouched_for = models.CharField(max_length=128, blank=True, db_default="", default="")
@@ -244,6 +244,11 @@ class Home(models.Model):
 
     def __str__(self) -> str:
         return f"epoch {self.epoch}: {self.kind}"
+
+    @property
+    def target(self) -> str:
+        """The cache of the epoch that goes on, or is about to begin."""
+        return self.leaving_for or self.kind
 
 
 class StreamCursor(models.Model):

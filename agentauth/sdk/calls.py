@@ -31,14 +31,18 @@ async def send(
     server_nonce: ServerNonce,
     transport: httpx.AsyncBaseTransport | None,
 ) -> httpx.Response:
-    """Send until an answer stands (at most four tries). Raises TemporarilyUnavailableError when none came."""
+    """Send until an answer stands. Raises TemporarilyUnavailableError when none came.
+
+    At most four tries; one that an answer asks for, with its nonce or with a fresh token, is not counted.
+    """
     headers = {"Accept": "application/json"}
     if idempotency_key or method.upper() not in _SAFE:
         # One name for the operation over all tries: a try whose answer was lost must not act twice.
         headers["Idempotency-Key"] = idempotency_key or new_key()
     hints = _Hints(server_nonce)
     response: httpx.Response | None = None
-    for attempt in range(ATTEMPTS):
+    attempt = 0
+    while True:
         hints.sent = server_nonce.latest
         try:
             signed = await sign(hints.sent, fresh_token=hints.fresh_token)
@@ -57,8 +61,10 @@ async def send(
             continue
         if response is not None and not _heals(response, asked):
             return response
-        if attempt < ATTEMPTS - 1:
-            await pause(attempt, asked)
+        attempt += 1
+        if attempt == ATTEMPTS:
+            break
+        await pause(attempt - 1, asked)
     if response is None:
         raise TemporarilyUnavailableError("The service provider cannot be reached.")
     return response

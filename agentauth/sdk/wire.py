@@ -119,13 +119,14 @@ class Registry:
 
         1. Each try is signed anew: the last proof may be spent even though its answer was lost. 2. Body and
         Idempotency-Key stay the same bytes, so that the registry sees one operation. 3. Lost, 503, a healing 429
-        and "still running" are tried again; a nonce that is asked for is put in at once, and once; everything else
-        stands.
+        and "still running" are tried again; a nonce that is asked for is put in at once, and once, which is no
+        try of its own; everything else stands.
         """
         headers = {"Idempotency-Key": new_key(), "Content-Type": "application/json"} if body else {}
         asked_for_nonce = False
         error: AgentAuthError = unreachable(self.url)
-        for attempt in range(ATTEMPTS):
+        attempt = 0
+        while attempt < ATTEMPTS:
             asked: int | None = None
             nonce = self.nonce.latest
             proof = make_proof(  # 1
@@ -161,8 +162,9 @@ class Registry:
                     continue
                 if not heals(response.status_code, error) or (asked or 0) > LONGEST_WAIT_SECONDS:  # 3
                     raise error
-            if attempt < ATTEMPTS - 1:
-                await pause(attempt, asked)
+            attempt += 1
+            if attempt < ATTEMPTS:
+                await pause(attempt - 1, asked)
         raise error
 
 

@@ -106,7 +106,7 @@ GOOD: dict[str, list[Callable[[ServiceProvider, datetime], list[str]]]] = {
     "load_demo": [lambda _provider, _now: []],
     "verifier_home": [
         lambda _provider, _now: [],
-        lambda _provider, _now: ["--leave-for", "database"],
+        lambda _provider, _now: ["--move-to", "database"],
     ],
     "make_subject_key": [
         lambda _provider, _now: [f"{tempfile.mkdtemp()}/subject_key", "--keep"],
@@ -235,7 +235,7 @@ BAD = {
     "expire": [["more"]],
     "load_demo": [["more"]],
     # No REDIS_URL is set.
-    "verifier_home": [["--leave-for"], ["--leave-for", "nowhere"], ["--leave-for", "redis"], ["more"]],
+    "verifier_home": [["--move-to"], ["--move-to", "nowhere"], ["--move-to", "redis"], ["more"]],
     "make_subject_key": [[], ["/nowhere/at/all"], ["one", "two"]],
     "record_settings": [["--change"], ["--change", "DEBUG"], ["more"]],
     "grant_serving_role": [["more"]],

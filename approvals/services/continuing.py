@@ -39,7 +39,7 @@ from registry.models import Agent, EnrolmentCode, Grant, Human
 from registry.services.grants import suspend_grant, withdraw_grant
 from verifier.models import Home
 from verifier.services import history
-from verifier.services.home import database_clock, look
+from verifier.services.home import configured, database_clock, look
 from verifier.stores.mark import read_mark
 from verifier.stores.probe import RedisProbe
 
@@ -155,7 +155,7 @@ def _swap(row: Home, name: str, epoch: int) -> None:
         vouched_for=row.instance,  # type: ignore[attr-defined]  # annotated
         epoch=epoch,
         leaving_at=database_clock(),
-        leaving_for=Home.Kind.DATABASE,
+        leaving_for=configured(),
         back_after=0,
     )
     if not swapped:

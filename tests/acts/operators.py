@@ -146,7 +146,7 @@ def an_operator_records_the_settings(world: World) -> Act:
 @act("manage.py verifier_home", kinds.HOME_LEFT)
 def an_operator_has_the_verifier_move(world: World) -> Act:
     assert world.now
-    return command("verifier_home", "--leave-for", "database")
+    return command("verifier_home", "--move-to", "database")
 
 
 @act("manage.py continue_after_restore", kinds.KEY_ACTIVATED, kinds.HISTORY_CONTINUED)
@@ -157,7 +157,7 @@ def an_operator_continues_after_a_restore(world: World) -> Act:
 
 @act("task verifier.keep_home", kinds.HOME_BEGAN)
 def the_verifiers_move_comes_to_its_end(world: World) -> Act:
-    command("verifier_home", "--leave-for", "database")()
+    command("verifier_home", "--move-to", "database")()
     Home.objects.update(leaving_at=world.past())
     # It was seen leaving a minute ago.
     with patch.object(KEEPER, "clock", lambda: monotonic() - 60):

@@ -119,7 +119,7 @@ def sleep_through_a_move(stage: Stage, seconds: float) -> None:
     epoch, asleep = stage.home()[0], stage.workers_of(stage.b)
     for pid in asleep:
         os.kill(pid, signal.SIGSTOP)
-    stage.leave_for("redis")
+    stage.begin_an_epoch()
     end = time.monotonic() + max(seconds, 20)
     while stage.home()[0] == epoch and time.monotonic() < end:
         time.sleep(0.2)
@@ -128,13 +128,12 @@ def sleep_through_a_move(stage: Stage, seconds: float) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
-def go_there_and_back(stage: Stage, seconds: float) -> None:
-    for kind in ("database", "redis"):
-        epoch = stage.home()[0]
-        stage.leave_for(kind)
-        while stage.home()[0] == epoch:
-            time.sleep(0.2)
-        time.sleep(seconds / 2)
+def begin_an_epoch(stage: Stage, seconds: float) -> None:
+    epoch = stage.home()[0]
+    stage.begin_an_epoch()
+    while stage.home()[0] == epoch:
+        time.sleep(0.2)
+    time.sleep(seconds / 2)
 
 
 def clock_off(by: str) -> Inject:

@@ -130,7 +130,7 @@ def restore_stage(directory: Path, kind: type[Kind], *, seed: int = 1, store_uri
         made = kind(database, redis, directory, seed=seed, store_uri=store_uri)
         try:
             made.up()
-            made.be_at_home_in_redis()
+            made.be_in_an_epoch()
             yield made
         finally:
             made.down()

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from tests.faults import breaking as b
 from tests.faults.breaking import Heal, Inject
+from tests.faults.redis_failover import fail_over
 
-# Two moves of the home (away, and back after half a minute of answers) and what a busy machine adds.
-MOVES_SECONDS = 75
+# Until Redis is asked again and an epoch has begun there, and what a busy machine adds.
+EPOCH_SECONDS = 15
 # A decision that is not written by then is 503 (5 s), and what a busy machine adds.
 TOLD_SECONDS = 8
 # So many of those that are not `in_ci` are in CI's turn at a time.
@@ -59,22 +60,22 @@ SCENARIOS = [
     Scenario("two of the jobs", "", b.two_jobs, good_during=95),
     Scenario("two of everything, one of each killed", "RF-1 RF-2", b.two_of_everything, seconds=9, campaign_seconds=15),
     Scenario("asleep while the home moves", "RF-5", b.sleep_through_a_move, within=30, cut_off=True),
-    Scenario("the home moves to the database and back", "EN-7", b.go_there_and_back, within=30),
+    Scenario("an epoch begins by command", "EN-7", b.begin_an_epoch, within=15),
     Scenario("one clock 10 s ahead", "", b.clock_off("+10s"), b.clock_right, within=20, b_refuses=True),
     Scenario("one clock 10 s behind", "", b.clock_off("-10s"), b.clock_right, within=20, b_refuses=True),
     # Redis.
-    Scenario("kill -9 Redis, started empty", "RF-5 EN-7", b.kill_redis, b.start_redis, seconds=4, within=30, may_lose=True, in_ci=True),
-    Scenario("kill -9 Redis, started with its log", "RF-5", b.kill_redis_that_writes, b.start_redis_that_wrote, seconds=4, within=30, may_lose=True),
-    Scenario("kill -9 Redis, started with an old copy", "RF-5", b.kill_redis_with_an_old_copy, b.start_redis_from_the_copy, seconds=4, within=30, may_lose=True),
-    Scenario("FLUSHALL", "RF-5", b.flush_redis, within=30, may_lose=True),
-    Scenario("Redis frozen", "RF-6 EN-7 RV-3", b.freeze_redis, b.thaw_redis, seconds=8, campaign_seconds=30, within=MOVES_SECONDS, in_ci=True),
-    Scenario("CLIENT PAUSE", "RF-6", b.redis_says("CLIENT", "PAUSE", 3000, "ALL"), within=MOVES_SECONDS),
-    Scenario("Redis is read-only", "EN-7", b.redis_says("REPLICAOF", "127.0.0.1", "1"), b.redis_is_told("REPLICAOF", "NO", "ONE"), seconds=16, campaign_seconds=25, within=MOVES_SECONDS, good_during=20),
-    Scenario("Redis is full", "EN-7 RF-21", b.redis_says("CONFIG", "SET", "maxmemory", "500kb"), b.redis_is_told("CONFIG", "SET", "maxmemory", "0"), seconds=16, campaign_seconds=45, within=MOVES_SECONDS, good_during=20),
-    Scenario("one verifier: Redis 0.2 s away", "RF-8", b.cut_redis("delay 0.1"), b.mend, within=MOVES_SECONDS),
-    Scenario("one verifier: Redis takes and does not answer", "RF-8 RF-6", b.cut_redis("noreply"), b.mend, within=MOVES_SECONDS),
-    Scenario("one verifier: Redis out of reach", "RF-8", b.cut_redis("blackhole"), b.mend, within=MOVES_SECONDS),
-    Scenario("one verifier: Redis resets", "RF-8", b.cut_redis("reset"), b.mend, within=MOVES_SECONDS),
+    Scenario("kill -9 Redis, started empty", "RF-5 EN-7", b.kill_redis, b.start_redis, seconds=4, within=EPOCH_SECONDS, may_lose=True, in_ci=True),
+    Scenario("kill -9 Redis, started with its log", "RF-5", b.kill_redis_that_writes, b.start_redis_that_wrote, seconds=4, within=EPOCH_SECONDS, may_lose=True),
+    Scenario("kill -9 Redis, started with an old copy", "RF-5", b.kill_redis_with_an_old_copy, b.start_redis_from_the_copy, seconds=4, within=EPOCH_SECONDS, may_lose=True),
+    Scenario("FLUSHALL", "RF-5", b.flush_redis, within=EPOCH_SECONDS, may_lose=True),
+    Scenario("Redis frozen", "RF-6 EN-7 RV-3", b.freeze_redis, b.thaw_redis, seconds=8, campaign_seconds=30, within=EPOCH_SECONDS, in_ci=True),
+    Scenario("CLIENT PAUSE", "RF-6", b.redis_says("CLIENT", "PAUSE", 3000, "ALL"), within=EPOCH_SECONDS),
+    Scenario("Redis is read-only", "EN-7", b.redis_says("REPLICAOF", "127.0.0.1", "1"), b.redis_is_told("REPLICAOF", "NO", "ONE"), seconds=6, campaign_seconds=25, within=EPOCH_SECONDS),
+    Scenario("Redis is full", "EN-7 RF-21", b.redis_says("CONFIG", "SET", "maxmemory", "500kb"), b.redis_is_told("CONFIG", "SET", "maxmemory", "0"), seconds=6, campaign_seconds=45, within=EPOCH_SECONDS),
+    Scenario("one verifier: Redis 0.2 s away", "RF-8", b.cut_redis("delay 0.1"), b.mend, within=EPOCH_SECONDS),
+    Scenario("one verifier: Redis takes and does not answer", "RF-8 RF-6", b.cut_redis("noreply"), b.mend, within=EPOCH_SECONDS),
+    Scenario("one verifier: Redis out of reach", "RF-8", b.cut_redis("blackhole"), b.mend, within=EPOCH_SECONDS),
+    Scenario("one verifier: Redis resets", "RF-8", b.cut_redis("reset"), b.mend, within=EPOCH_SECONDS),
     # PostgreSQL.
     Scenario("kill -9 PostgreSQL, started again", "RF-3", b.kill_database, seconds=2, within=60, in_ci=True),
     Scenario("PostgreSQL is ended at once, again and again", "RF-30", b.end_database_at_once, within=60),
@@ -89,14 +90,18 @@ SCENARIOS = [
     Scenario("writing events takes 5 s", "RF-21", b.slow_events, b.quick_events, seconds=12, campaign_seconds=30, within=30, none_lost=True, told_within=TOLD_SECONDS),
     Scenario("the disk of PostgreSQL is full", "RF-10", b.fill_the_disk, b.empty_the_disk, within=60, cut_off=True),
     # Both.
-    Scenario("one verifier: both out of reach", "RF-25", b.cut_both, b.mend, seconds=8, campaign_seconds=15, within=MOVES_SECONDS, cut_off=True, stale_at="b"),
-    Scenario("both frozen", "RF-25", b.freeze_all, b.thaw_all, seconds=8, campaign_seconds=15, within=MOVES_SECONDS, cut_off=True, stale_at="ab"),
+    Scenario("one verifier: both out of reach", "RF-25", b.cut_both, b.mend, seconds=8, campaign_seconds=15, within=EPOCH_SECONDS, cut_off=True, stale_at="b"),
+    Scenario("both frozen", "RF-25", b.freeze_all, b.thaw_all, seconds=8, campaign_seconds=15, within=EPOCH_SECONDS, cut_off=True, stale_at="ab"),
 ]  # fmt: skip
 # On a cluster of three.
 OF_A_CLUSTER = [
-    Scenario("a cluster: one node killed, started empty", "RF-5", b.kill_redis, b.start_redis, seconds=4, within=30, may_lose=True, in_ci=True),
-    Scenario("a cluster: one node frozen", "RF-6", b.freeze_a_node, b.thaw_redis, within=MOVES_SECONDS),
-    Scenario("a cluster: all nodes frozen", "RF-6", b.freeze_redis, b.thaw_redis, within=MOVES_SECONDS),
+    Scenario("a cluster: one node killed, started empty", "RF-5", b.kill_redis, b.start_redis, seconds=4, within=EPOCH_SECONDS, may_lose=True, in_ci=True),
+    Scenario("a cluster: one node frozen", "RF-6", b.freeze_a_node, b.thaw_redis, within=EPOCH_SECONDS),
+    Scenario("a cluster: all nodes frozen", "RF-6", b.freeze_redis, b.thaw_redis, within=EPOCH_SECONDS),
+]  # fmt: skip
+# With a replica of Redis that Sentinels promote.
+OF_SENTINELS = [
+    Scenario("Redis dies, its replica takes over", "RF-5", fail_over, seconds=3, within=EPOCH_SECONDS, may_lose=True, in_ci=True),
 ]  # fmt: skip
 # With a replica of PostgreSQL.
 OF_A_REPLICA = [
@@ -106,7 +111,7 @@ OF_A_REPLICA = [
 
 def of_this_day(seed: int) -> list[Scenario]:
     """Those that CI always tries, and so many of the others: each of them has its turn."""
-    every = [*SCENARIOS, *OF_A_CLUSTER, *OF_A_REPLICA]
+    every = [*SCENARIOS, *OF_A_CLUSTER, *OF_SENTINELS, *OF_A_REPLICA]
     # Where no file system may be mounted there is none to fill.
     others = [each for each in every if not each.in_ci and each.inject is not b.fill_the_disk]
     turn = [others[(seed * IN_TURN + number) % len(others)] for number in range(IN_TURN)]

@@ -23,10 +23,10 @@ from tests import postgres, redis_servers
 from tests.fault_proxy import ProxyProcess
 from tests.live import LiveRegistry, LiveServer, LiveVerifier
 
-# Until everything is as it was: two moves of the home, and a machine that does other work as well.
+# Until everything is as it was, on a machine that does other work as well.
 SETTLE_SECONDS = 120
 DISK_MB = 1200
-Redis = redis_servers.Server | redis_servers.Cluster
+Redis = redis_servers.Server | redis_servers.Cluster | redis_servers.Watched
 
 
 class Jobs(LiveServer):
@@ -46,15 +46,16 @@ class Stage:
     def __init__(
         self,
         database: postgres.Server,
-        redis: Redis,
+        redis: Redis | None,
         directory: Path,
         rng: random.Random,
         replica: postgres.Server | None = None,
     ) -> None:
         # `database` is always the one that writes; `replica` may take its place.
         self.database, self.replica = database, replica
-        self.redis, self.directory, self.rng = redis, directory, rng
-        self.redis_lines = {node.port: ProxyProcess(node.port) for node in redis.nodes}
+        self.replay_cache, self.directory, self.rng = redis, directory, rng
+        nodes = redis.nodes if redis else []
+        self.redis_lines = {node.port: ProxyProcess(node.port) for node in nodes}
         ports = [server.port for server in (database, replica) if server]
         self.database_lines = [ProxyProcess(port) for port in ports]
         self.near, far = (
@@ -63,9 +64,11 @@ class Stage:
         )
         self.registry = self.new_registry()
         points = {"FAULT_AT": f"@{directory / 'verifier_fault_at'}"}
-        self.a = LiveVerifier(self.registry, redis_url=redis.url, env=points)
+        self.a = LiveVerifier(self.registry, redis_url=redis.url if redis else "", env=points)
         self.b = LiveVerifier(
-            self.registry, redis_url=self._through(redis), env=points | {"DATABASE_URL": far}
+            self.registry,
+            redis_url=self._through(redis) if redis else "",
+            env=points | {"DATABASE_URL": far},
         )
         self.jobs = [Jobs(self.registry)]
         self.servers: dict[str, LiveServer] = {"a": self.a, "b": self.b, "drf": self.registry}
@@ -76,14 +79,20 @@ class Stage:
 
     def new_registry(self, **env: str) -> LiveRegistry:
         """A web server of the one registry; a second one is given the PUBLIC_URL of the first."""
-        env = {"REDIS_URL": self.redis.url, **env}
+        env = {"REDIS_URL": self.replay_cache.url if self.replay_cache else "", **env}
         return LiveRegistry(self.directory, database_url=self.near, workers=2, env=env)
 
     def _through(self, redis: Redis) -> str:
-        # Nodes of a cluster name each other's own addresses, so behind a proxy there is only one server.
+        # Nodes of a cluster, and Sentinels, name their own addresses, so behind a proxy there is only one server.
         if len(redis.nodes) > 1:
             return redis.url
         return f"redis://127.0.0.1:{self.redis_lines[redis.nodes[0].port].port}"
+
+    @property
+    def redis(self) -> Redis:
+        """Of a stage that has one."""
+        assert self.replay_cache
+        return self.replay_cache
 
     @property
     def lines(self) -> list[ProxyProcess]:
@@ -122,21 +131,16 @@ class Stage:
         [(epoch, kind, leaving)] = self.sql("SELECT epoch, kind, leaving_at IS NOT NULL FROM verifier_home")
         return int(epoch), str(kind), bool(leaving)
 
-    def be_at_home_in_redis(self) -> None:
-        """Everything is up, and the home is in Redis, by the command an operator has where it is not."""
-
-        def there() -> bool:
-            _, kind, leaving = self.home()
-            if kind == "database" and not leaving:
-                self.registry.manage("verifier_home", "--leave-for", "redis", check=False)
-            return (kind, leaving) == ("redis", False)
-
-        until(there, "the home is not in Redis")
+    def be_in_an_epoch(self) -> None:
+        """An epoch goes on in the replay cache."""
+        kind = "redis" if self.replay_cache else "database"
+        until(lambda: self.home()[1:] == (kind, False), f"no epoch goes on in {kind}")
         # Leases are looked at twice a second.
         time.sleep(1.5)
 
-    def leave_for(self, kind: str) -> None:
-        self.registry.manage("verifier_home", "--leave-for", kind, check=False)
+    def begin_an_epoch(self) -> None:
+        """By the command that an operator has for it."""
+        self.registry.manage("verifier_home", "--move-to", "redis", check=False)
 
     def workers_of(self, server: LiveServer) -> list[int]:
         assert server.process
@@ -187,7 +191,7 @@ class Stage:
     def waiting(self) -> int:
         """Events in Redis that are not in the log yet."""
         count = 0
-        for node in self.redis.nodes:
+        for node in self.replay_cache.nodes if self.replay_cache else []:
             client = node.client()
             count += sum(client.xlen(key) for key in client.keys("aa:*:events"))
         return count
@@ -247,8 +251,10 @@ def small_disk() -> Iterator[Path | None]:
 
 
 @contextlib.contextmanager
-def stage(directory: Path, redis: Redis, *, seed: int, replica: bool = False) -> Iterator[Stage]:
-    """Everything up, at home in Redis in the first epoch; with a `replica` of PostgreSQL that every URL names as well."""
+def stage(directory: Path, redis: Redis | None, *, seed: int, replica: bool = False) -> Iterator[Stage]:
+    """Everything up, in the first epoch; with a `replica` of PostgreSQL that every URL names as well. Without `redis` the
+    database is the replay cache.
+    """
     settings = "-c max_wal_size=64MB"
     with contextlib.ExitStack() as stack:
         disk = stack.enter_context(small_disk())
@@ -258,7 +264,7 @@ def stage(directory: Path, redis: Redis, *, seed: int, replica: bool = False) ->
         try:
             made.has_own_disk = disk is not None
             made.up()
-            made.be_at_home_in_redis()
+            made.be_in_an_epoch()
             yield made
         finally:
             made.down()

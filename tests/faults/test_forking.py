@@ -44,9 +44,10 @@ for left in server.METRICS_DIRECTORY.glob("*"):
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
-    """A database that is ready; nobody serves."""
-    with postgres.server() as database:
-        made = LiveRegistry(tmp_path_factory.mktemp("forking"), database_url=database.url, workers=1)
+    """A database that is ready; nothing serves."""
+    with postgres.server() as database, redis_servers.server() as redis:
+        env = {"REDIS_URL": redis.url}
+        made = LiveRegistry(tmp_path_factory.mktemp("forking"), database_url=database.url, workers=1, env=env)
         made.prepare()
         yield made
 
@@ -94,26 +95,25 @@ def test_RF_1_a_process_in_the_place_of_one_that_died_loads_nothing(
     registry: LiveRegistry, kind: str
 ) -> None:
     """By the processor time it took until it answered, so that a busy machine does not count."""
-    with redis_servers.server() as redis:
-        live: LiveServer = LiveVerifier(registry, redis_url=redis.url, workers=1)
-        if kind == "web":
-            live = registry
-        live.start()
-        try:
-            assert live.process
-            server = live.process.pid
-            [old] = children(server)
-            os.kill(old, signal.SIGKILL)
-            until(
-                lambda: not is_alive(old) and children(server) not in ([], [old]),
-                "nobody takes its place",
-                10,
-            )
-            assert httpx.get(f"{live.url}/health/live", timeout=20).status_code == 200
-            [new] = children(server)
-            assert seconds_of(new) < seconds_of(server) / 3
-        finally:
-            live.stop()
+    live: LiveServer = LiveVerifier(registry, redis_url=registry.env["REDIS_URL"], workers=1)
+    if kind == "web":
+        live = registry
+    live.start()
+    try:
+        assert live.process
+        server = live.process.pid
+        [old] = children(server)
+        os.kill(old, signal.SIGKILL)
+        until(
+            lambda: not is_alive(old) and children(server) not in ([], [old]),
+            "nobody takes its place",
+            10,
+        )
+        assert httpx.get(f"{live.url}/health/live", timeout=20).status_code == 200
+        [new] = children(server)
+        assert seconds_of(new) < seconds_of(server) / 3
+    finally:
+        live.stop()
 
 
 def seconds_of(pid: int) -> float:

@@ -18,7 +18,6 @@ import pytest
 from tests import redis_servers
 from tests.actors import Scene, scenes
 from tests.conftest import CAMPAIGN
-from tests.faults.breaking import freeze_redis, thaw_redis
 from tests.faults.cast import budget, token_of
 from tests.faults.clients import PAY, READ, Answer, Log, ask, question_of, request_of
 from tests.faults.reckoning import oracle
@@ -37,15 +36,15 @@ THREE = {"type": "transact", "resource": "payments", "amount": {"value": "3.00",
 ROUNDS_OF_A_TOKEN = 200
 # In every tenth round money moves: that is decided in the database, wherever spent proofs are kept.
 PAID = 10
+EACH_CACHE = pytest.mark.parametrize("held", ["redis", "database"], indirect=True)
 
 
 @pytest.fixture(scope="module")
-def held(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with (
-        redis_servers.server() as redis,
-        stage(tmp_path_factory.mktemp("races"), redis, seed=7) as made,
-    ):
-        yield made
+def held(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """By the replay cache that a test asks for."""
+    with contextlib.ExitStack() as stack:
+        redis = stack.enter_context(redis_servers.server()) if request.param == "redis" else None
+        yield stack.enter_context(stage(tmp_path_factory.mktemp("races"), redis, seed=7))
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +82,9 @@ def verdict(answer: Answer) -> str:
     return "valid" if answer.body["valid"] else str(answer.body.get("reason") or answer.body["error"])
 
 
+@EACH_CACHE
 def test_EN_3_forty_payments_of_three_over_all_servers_are_thirty_three(held: Stage) -> None:
-    held.be_at_home_in_redis()
+    held.be_in_an_epoch()
     for _ in range(PAYMENTS):
         place = place_of(held, PAY, {"budgets": [budget("100.00", "day")]})
         token, log = token_of(place), Log()
@@ -114,6 +114,7 @@ def rehearsed_at_last(held: Stage, place: Scene, token: str, action: dict[str, A
     return answer
 
 
+@pytest.mark.parametrize("held", ["redis"], indirect=True)
 def test_EN_16_a_thousand_rehearsals_over_all_servers_consume_nothing(
     held: Stage, threads: ThreadPoolExecutor
 ) -> None:
@@ -144,46 +145,29 @@ def test_EN_16_a_thousand_rehearsals_over_all_servers_consume_nothing(
         assert allowed(held, place) == 1
 
 
-@contextlib.contextmanager
-def home(held: Stage, kind: str) -> Iterator[None]:
-    """Spent proofs are kept there until the end: in Redis, or, where it does not answer, in the database."""
-    held.be_at_home_in_redis()
-    if kind == "redis":
-        yield
-        return
-    freeze_redis(held, 0)
-    try:
-        until(lambda: held.home()[1:] == ("database", False), "the home is not in the database")
-        yield
-    finally:
-        thaw_redis(held)
-
-
-@pytest.mark.parametrize("kind", ["redis", "database"])
+@EACH_CACHE
 def test_DN_7_of_fifty_identical_proofs_over_all_servers_exactly_one_wins(
-    held: Stage, results: Results, kind: str
+    held: Stage, results: Results
 ) -> None:
     """Whoever is 503 has taken nothing: it is a server that was too busy for Redis' 50 ms, and never two yes."""
     light = place_of(held, READ, {})
     durable = place_of(held, PAY, {"budgets": [budget("100000.00", "total")]})
     won, said, nonces = Counter[str](), Counter[str](), dict[str, str]()
-    with home(held, kind):
-        began = time.monotonic()
-        for number in range(ROUNDS):
-            if number % ROUNDS_OF_A_TOKEN == 0:
-                tokens = {place.grant_id: token_of(place) for place in (light, durable)}
-            place, action = (durable, THREE) if number % PAID == 0 else (light, READ)
-            verdicts = one_round(held, place, tokens[place.grant_id], action, nonces)
-            assert verdicts["valid"] <= 1
-            assert set(verdicts) <= {"valid", "replayed", "503"}
-            # Where none won although none was unavailable, a proof was spent for nothing.
-            assert verdicts["valid"] == 1 or verdicts["503"] > 0
-            won[place.grant_id] += verdicts["valid"]
-            said += verdicts
-        took = time.monotonic() - began
-        assert held.home()[1] == kind
+    began = time.monotonic()
+    for number in range(ROUNDS):
+        if number % ROUNDS_OF_A_TOKEN == 0:
+            tokens = {place.grant_id: token_of(place) for place in (light, durable)}
+        place, action = (durable, THREE) if number % PAID == 0 else (light, READ)
+        verdicts = one_round(held, place, tokens[place.grant_id], action, nonces)
+        assert verdicts["valid"] <= 1
+        assert set(verdicts) <= {"valid", "replayed", "503"}
+        # Where none won although none was unavailable, a proof was spent for nothing.
+        assert verdicts["valid"] == 1 or verdicts["503"] > 0
+        won[place.grant_id] += verdicts["valid"]
+        said += verdicts
+    took = time.monotonic() - began
     results.lines.append(
-        f"50 identical proofs at once, spent proofs in {kind}: {ROUNDS:,} rounds in {took:.0f} s, {won.total():,} winners, "
+        f"50 identical proofs at once, spent proofs in {held.home()[1]}: {ROUNDS:,} rounds in {took:.0f} s, {won.total():,} winners, "
         f"answers {dict(said)}"
     )
     assert won.total() >= (0.9 * ROUNDS if CAMPAIGN else 1)

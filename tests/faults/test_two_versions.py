@@ -154,7 +154,7 @@ def prepare(held: Stage, old: Release) -> None:
         old.command(line)
     old.command("python manage.py ensure_keys")
     held.join(old)
-    held.be_at_home_in_redis()
+    held.be_in_an_epoch()
 
 
 def upgrade_and_go_back(held: Stage, old: Release, new: Release, story: Story) -> None:

@@ -146,7 +146,7 @@ class Stage:
         """Epoch, kind, and whether it is being left."""
         return self.sql("SELECT epoch, kind, leaving_at IS NOT NULL FROM verifier_home")[0]
 
-    def be_at_home_in_redis(self) -> None:
+    def be_in_an_epoch(self) -> None:
         until(lambda: self.home()[1:] == ("redis", False), "the home is not in Redis")
 
 

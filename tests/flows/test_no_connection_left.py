@@ -44,23 +44,23 @@ def database() -> Iterator[postgres.Server]:
 @pytest.fixture
 def registry(database: postgres.Server, tmp_path: Path) -> Iterator[LiveRegistry]:
     url = f"postgres://serving@127.0.0.1:{database.port}/served"
-    made = LiveRegistry(tmp_path, database_url=url, workers=1)
-    made.prepare()
-    made.start()
-    yield made
-    made.stop()
+    with redis_servers.server() as redis:
+        made = LiveRegistry(tmp_path, database_url=url, workers=1, env={"REDIS_URL": redis.url})
+        made.prepare()
+        made.start()
+        yield made
+        made.stop()
 
 
 @pytest.fixture
 def verifier(registry: LiveRegistry) -> Iterator[LiveVerifier]:
-    with redis_servers.server() as redis:
-        made = LiveVerifier(registry, redis_url=redis.url, workers=1)
-        try:
-            made.start()
-            be_at_home(registry, "redis")
-            yield made
-        finally:
-            made.stop()
+    made = LiveVerifier(registry, redis_url=registry.env["REDIS_URL"], workers=1)
+    try:
+        made.start()
+        be_at_home(registry, "redis")
+        yield made
+    finally:
+        made.stop()
 
 
 def admin(server: postgres.Server, statement: str) -> list[tuple[Any, ...]]:

@@ -3,12 +3,14 @@
 The processes are its own, set up to speak through it.
 """
 
+import contextlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import psycopg
@@ -16,6 +18,7 @@ import pytest
 
 from tests import pgbouncer, postgres, redis_servers
 from tests.actors import Scene, scene
+from tests.flows.pair import be_at_home
 from tests.live import ROOT, LiveRegistry, LiveVerifier
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.pgbouncer]
@@ -46,17 +49,17 @@ class Pooled:
         return f"postgres://serving@127.0.0.1:{self.port}/{postgres.ROLE}"
 
 
-@pytest.fixture(scope="module")
-def pooled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pooled]:
+@contextlib.contextmanager
+def installed(directory: Path, env: Mapping[str, str]) -> Iterator[Pooled]:
     with postgres.server() as server:
         server.say("CREATE ROLE serving LOGIN")
         with pgbouncer.pooler(server.port, ["serving"], settings=SETTINGS) as port:
             url = f"postgres://serving@127.0.0.1:{port}/{postgres.ROLE}"
             registry = LiveRegistry(
-                tmp_path_factory.mktemp("pooled"),
+                directory,
                 database_url=url,
                 workers=2,
-                env={"DATABASE_OWNER_URL": server.url},
+                env={"DATABASE_OWNER_URL": server.url, **env},
             )
             registry.run("migrate", "-v", "0")
             registry.run("grant_serving_role")
@@ -67,6 +70,12 @@ def pooled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pooled]:
                 yield Pooled(server, registry, scene(registry, capabilities=[READ], envelope={}), port)
             finally:
                 registry.stop()
+
+
+@pytest.fixture(scope="module")
+def pooled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pooled]:
+    with installed(tmp_path_factory.mktemp("pooled"), {}) as made:
+        yield made
 
 
 def test_many_clients_are_served_over_few_connections(pooled: Pooled) -> None:
@@ -132,13 +141,13 @@ def test_a_pooler_that_does_not_ignore_options_refuses_us(pooled: Pooled) -> Non
 
 
 @pytest.mark.redis
-def test_without_calls_a_revocation_is_found_by_the_next_look(pooled: Pooled) -> None:
+def test_without_calls_a_revocation_is_found_by_the_next_look(tmp_path: Path) -> None:
     """LISTEN is lost with its connection; each look at the feed makes up for it, within the bound all the same."""
-    place = scene(pooled.registry, capabilities=[READ], envelope={})
-    token = place.token()
-    with redis_servers.server() as redis:
+    with redis_servers.server() as redis, installed(tmp_path, {"REDIS_URL": redis.url}) as pooled:
         verifier = LiveVerifier(pooled.registry, redis_url=redis.url)
         verifier.start()
+        be_at_home(pooled.registry, "redis")
+        place, token = pooled.place, pooled.place.token()
         try:
             until = time.monotonic() + 60
             while not asked(verifier, place, token).get("valid"):

@@ -1,18 +1,19 @@
-"""The verifier's home: where spent proofs and rates are kept now, and how long a process may act on what it knows of that.
+"""The replay cache: where spent proofs and rates are kept, and how long a process may act on what it knows of that.
 
-There is one home at a time, the database or Redis, and the time in one place without a gap is an epoch. A proof that was
-spent in one epoch may be unknown to the next, so a move must keep three promises (docs/adr/0011-one-home-at-a-time.md):
+Settings choose the cache (`configured`): Redis where REDIS_URL is set, else the database. The time in one cache without a
+gap is an epoch. A proof that was spent in one epoch may be unknown to the next, so a new epoch must keep three promises
+(docs/adr/0011-one-replay-cache-in-epochs.md):
 
-1. Nobody decides in two epochs at once. A process acts under a lease that ends LEASE_SECONDS after its last look at the
-   row *began*; from when the row says that the home is being left, the next epoch waits until every lease has run out.
-2. No proof passes in two epochs. For CAREFUL_SECONDS after a move a proof must carry a nonce of the new epoch, so it was
-   made after that began; by then any other is too old. The reckoning, with every clock at its worst: the last proof of
-   the old epoch passes MARGIN_SECONDS before the new one begins, its `iat` at most the window and the 5 s of a clock
-   ahead; it is good for one window more.
+1. A process decides under a lease that ends LEASE_SECONDS after its last look at the row *began*. A move to another cache
+   waits until every lease has run out. A new epoch in the same Redis does not wait: only a server that the others have
+   lost could still answer a process under an old lease.
+2. No proof passes in two epochs. For CAREFUL_SECONDS after an epoch began a proof must carry a nonce of it, so the proof
+   was made after that; by then any other is too old. The reckoning, with every clock at its worst: the last proof of the
+   old epoch passes LEASE_SECONDS + MARGIN_SECONDS after the new one began, its `iat` at most the window and the 5 s of a
+   clock ahead; it is good for one window more.
 3. No rate begins with a burst: what is not known of a rate counts as if its burst was used when the epoch began.
 
-The first epoch, of a registry that never moved, asks for none of this. Who decides that it is time to move is
-`keeper.py`.
+The first epoch asks for none of this. `keeper.py` begins epochs.
 """
 
 import logging
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import time as wall
 
+from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import DateTimeField, Func, Value
 from django.utils import timezone
@@ -32,9 +34,10 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.limits import microseconds
 from audit import kinds
 from audit.services import Actor, record
+from registry.models import SpentProof
 from registry.services import installation
 from registry.services.installation import Halt
-from verifier.models import Home
+from verifier.models import GrantLedger, Home
 from verifier.services import history
 from verifier.services.moment import CLOCK_SECONDS, longer
 
@@ -43,8 +46,8 @@ logger = logging.getLogger(__name__)
 LEASE_SECONDS = 5
 # Beyond the last lease, for what is under way when it ends.
 MARGIN_SECONDS = 1
-# A proof is made at most a window ahead and is good for a window; the rest is what clocks may differ.
-CAREFUL_SECONDS = SPEND_SECONDS + WINDOW_SECONDS
+# A proof is made at most a window ahead and is good for a window; the rest is what clocks may differ, and old leases.
+CAREFUL_SECONDS = SPEND_SECONDS + WINDOW_SECONDS + LEASE_SECONDS + MARGIN_SECONDS
 # A look that is younger is not made again: at most one query a second in each process.
 FRESH_SECONDS = 1
 # A thread waits this long (s) while another compares the database with what is known outside, which mostly takes milliseconds.
@@ -191,11 +194,15 @@ class Lease:
         """
         last = self._last
         if last is None or self._age_of(last) > LEASE_SECONDS - spare:
-            raise TemporarilyUnavailableError("The verifier does not know where it keeps spent proofs now.")
+            raise TemporarilyUnavailableError(
+                "This process has not been able to look up the replay cache lately."
+            )
         if last.halt:
             raise TemporarilyUnavailableError(last.halt.told)
         if last.leaving:
-            raise TemporarilyUnavailableError("The verifier is moving. Try again in a few seconds.")
+            raise TemporarilyUnavailableError(
+                "An epoch of the replay cache is about to begin. Try again in a few seconds."
+            )
         if last.clock_off:
             raise TemporarilyUnavailableError(CLOCK_WRONG)
         return last.tenure
@@ -206,7 +213,8 @@ class Lease:
         earliest = latest - timedelta(seconds=passed)
         taken = _Look(
             Tenure(row.epoch, row.kind, frozenset(row.servers), row.began_at),
-            leaving=row.leaving_at is not None,
+            # Nothing is decided where the settings do not lead, also before the first epoch has begun.
+            leaving=row.leaving_at is not None or row.kind != configured(),
             clock_off=_clock_off(database_now, earliest, latest),
             began=looked_at,
             at=wall() - passed,
@@ -239,7 +247,30 @@ def _clock_off(database_now: datetime, earliest: datetime, latest: datetime) -> 
 
 def halt_of(row: Home) -> Halt | None:
     """Why this process may not act by what a look found, None where it may."""
-    return installation.halt(row) or history.halt(row)  # type: ignore[arg-type]  # annotated
+    if halt := installation.halt(row):  # type: ignore[arg-type]  # annotated
+        return halt
+    if reason := contradiction(row):
+        return Halt("This process is not set up as the others are.", reason)
+    return history.halt(row)
+
+
+def configured() -> Home.Kind:
+    """The replay cache that the settings of this process choose."""
+    return Home.Kind.REDIS if settings.REDIS_URL else Home.Kind.DATABASE
+
+
+def contradiction(row: Home) -> str | None:
+    """How the settings of this process contradict the row, and what to do; None if they choose the same replay cache.
+
+    The first epoch in the database, where `migrate` puts every registry, contradicts nothing: a keeper moves it to where
+    the settings lead.
+    """
+    if row.target == configured() or (row.epoch == 1 and row.target == Home.Kind.DATABASE):
+        return None
+    return (
+        f"the replay cache is {row.target}, but REDIS_URL is {'' if settings.REDIS_URL else 'not '}set. Correct this environment,"
+        f" or move the cache: `{settings.COMMAND} verifier_home --move-to {configured()}`"
+    )
 
 
 def _tell_halt(before: Halt | None, halt: Halt | None) -> None:
@@ -277,59 +308,31 @@ def read_row() -> tuple[Home, datetime]:
     return row, row.database_now
 
 
-def leave(
-    *, epoch: int, for_kind: str, reason: str, actor: Actor, now: datetime, back_after: int = 0
-) -> bool:
-    """From now on nobody decides, until the next epoch begins in `for_kind`. False where another was first.
+def is_unused(row: Home) -> bool:
+    """Whether this is the first epoch, and no proof was spent and no rate used in it: the first epoch may begin again."""
+    return (
+        row.epoch == 1
+        and not row.servers
+        and not (SpentProof.objects.exists() or GrantLedger.objects.exists())
+    )
 
-    `reason` is a word for the event, `now` its time; `back_after` (s) is kept in the row.
+
+def leave(*, epoch: int, for_kind: str, reason: str, actor: Actor, now: datetime) -> bool:
+    """From now on nothing is decided, until the next epoch begins in `for_kind`. False where it is left for that already.
+
+    `reason` is a word for the event, `now` its time.
     """
     with transaction.atomic():
-        staying = Home.objects.filter(pk=Home.ONLY, epoch=epoch, leaving_at__isnull=True)
-        if not staying.update(leaving_at=database_clock(), leaving_for=for_kind, back_after=back_after):
+        staying = Home.objects.filter(pk=Home.ONLY, epoch=epoch).exclude(leaving_for=for_kind)
+        if not staying.update(leaving_at=database_clock(), leaving_for=for_kind):
             return False
         data = {"epoch": epoch, "kind": for_kind, "reason": reason}
         record(kind=kinds.HOME_LEFT, actor=actor, at=now, data=data)
     return True
 
 
-def begin(
-    *,
-    epoch: int,
-    following: int,
-    kind: str,
-    servers: frozenset[str],
-    reason: str,
-    actor: Actor,
-    now: datetime,
-    back_after: int = 0,
-) -> bool:
-    """End `epoch`, which is being left, and begin `following` in `kind`. False where it is not due, or another was first.
-
-    `following` is the next number; the same where nothing was used in it, so that nothing can come back.
-    `servers` is who the servers of Redis are, none for the database; `reason` is a word for the event, `now` its time;
-    `back_after` (s) is kept in the row.
-    """
-    with transaction.atomic():
-        began_at = due(epoch)
-        if began_at is None:
-            return False
-        Home.objects.filter(pk=Home.ONLY).update(
-            epoch=following,
-            kind=kind,
-            began_at=began_at,
-            servers=sorted(servers),
-            leaving_at=None,
-            leaving_for="",
-            back_after=back_after,
-        )
-        data = {"epoch": following, "kind": kind, "reason": reason}
-        record(kind=kinds.HOME_BEGAN, actor=actor, at=now, data=data)
-    return True
-
-
-def due(epoch: int) -> datetime | None:
-    """From when the next epoch counts, where `epoch` has been left for so long that every lease under it has run out; else None.
+def due(seen: Home) -> datetime | None:
+    """From when the next epoch counts if it may begin now: the row is still as `seen`, and no lease under another cache holds.
 
     None also while this host's clock and the database's differ: one of them is wrong, and where it is the database's no host
     that is right decides anyway. By a beginning in the past, once that clock is right again, what was spent before would pass.
@@ -337,9 +340,11 @@ def due(epoch: int) -> datetime | None:
     Inside a transaction, and holds the row to its end: of several processes that would begin the next, one does.
     """
     earliest = timezone.now()
-    leaving = Home.objects.select_for_update().filter(pk=Home.ONLY, epoch=epoch, leaving_at__isnull=False)
-    row = leaving.annotate(database_now=database_clock()).first()
-    if row is None or row.leaving_at is None or row.leaving_at + _WAIT > row.database_now:
+    same = Home.objects.select_for_update().filter(pk=Home.ONLY, epoch=seen.epoch, leaving_at=seen.leaving_at)
+    row = same.annotate(database_now=database_clock()).first()
+    if row is None or row.servers != seen.servers:
+        return None
+    if row.leaving_at is not None and row.leaving_at + _WAIT > row.database_now:
         return None
     latest = timezone.now()
     off = _clock_off(row.database_now, earliest, latest)
@@ -349,6 +354,33 @@ def due(epoch: int) -> datetime | None:
     # Neither is wrong by much; what an epoch is careful about only lasts longer by the later one.
     began_at: datetime = max(row.database_now, latest)
     return began_at
+
+
+def begin(
+    seen: Home,
+    *,
+    following: int,
+    servers: frozenset[str],
+    began_at: datetime,
+    reason: str,
+    actor: Actor,
+    now: datetime,
+) -> None:
+    """Begin epoch `following` where the row as `seen` leads. Under the lock that `due` took, which gave `began_at`.
+
+    `following` is the next number; the same where nothing was used in it, so that nothing can come back. `servers` are the
+    identities of the Redis servers, none for the database; `reason` is a word for the event, `now` its time.
+    """
+    Home.objects.filter(pk=Home.ONLY).update(
+        epoch=following,
+        kind=seen.target,
+        began_at=began_at,
+        servers=sorted(servers),
+        leaving_at=None,
+        leaving_for="",
+    )
+    data = {"epoch": following, "kind": seen.target, "reason": reason}
+    record(kind=kinds.HOME_BEGAN, actor=actor, at=now, data=data)
 
 
 def database_clock() -> Func | Value:

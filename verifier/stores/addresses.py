@@ -1,4 +1,4 @@
-"""Which Redis servers REDIS_URL names: one, or some of a cluster."""
+"""Which Redis servers REDIS_URL names: one, some of a cluster, or the Sentinels that know the primary."""
 
 import re
 from dataclasses import dataclass
@@ -8,9 +8,10 @@ from urllib.parse import unquote
 from django.core.exceptions import ImproperlyConfigured
 
 _URL: Final = re.compile(
-    r"(?P<scheme>rediss?)://"
+    r"(?P<scheme>rediss?)(?P<sentinel>\+sentinel)?://"
     r"(?:(?P<user>[^:@/]*)(?::(?P<password>[^@/]*))?@)?"
     r"(?P<servers>[^@/?#]+)"
+    r"(?:/(?P<primary>[A-Za-z][A-Za-z0-9._-]{0,63}))?"
     r"(?:/(?P<database>\d{0,4}))?"
 )
 _SERVER: Final = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]\s]+))(?::(?P<port>\d{1,5}))?")
@@ -30,40 +31,55 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What REDIS_URL says. Several addresses are a cluster, any of whose nodes may be missing among them."""
+    """What REDIS_URL says. Several addresses are a cluster, any of whose nodes may be missing among them.
+
+    With `primary`, the name under which Sentinels know one, the addresses are those of the Sentinels.
+    """
 
     addresses: tuple[Address, ...]
     tls: bool
     user: str
     password: str
     database: int
+    primary: str = ""
 
     @property
     def cluster(self) -> bool:
         """Whether the keys are shared out over several servers."""
-        return len(self.addresses) > 1
+        return len(self.addresses) > 1 and not self.primary
+
+    @property
+    def moves(self) -> bool:
+        """Whether the servers must be asked which of them serves the keys now."""
+        return self.cluster or bool(self.primary)
 
 
 def parse_redis_url(url: str) -> Place:
     """Read `redis[s]://[user[:password]@]host[:port][,host[:port]…][/database]`; user and password percent-encoded.
 
+    Sentinels: `redis[s]+sentinel://[user[:password]@]host[:port][,host[:port]…]/name-of-the-primary[/database]`. The user
+    and password are the servers', and the Sentinels' where these ask for one.
+
     Raises ImproperlyConfigured, without the URL: it holds a password.
     """
     match = _URL.fullmatch(url)
     servers = [] if match is None else [_SERVER.fullmatch(each) for each in match["servers"].split(",")]
+    port = 26379 if match and match["sentinel"] else 6379
     addresses = tuple(
-        Address(each["v6"] or each["host"], int(each["port"] or 6379)) for each in servers if each is not None
+        Address(each["v6"] or each["host"], int(each["port"] or port)) for each in servers if each is not None
     )
     if (
         match is None
+        or bool(match["sentinel"]) != bool(match["primary"])
         or len(set(addresses)) != len(servers)
         or any(not 0 < each.port <= _LAST_PORT for each in addresses)
     ):
         raise ImproperlyConfigured(
-            "REDIS_URL must be redis://host:port or rediss://user:password@host:port, of a cluster host:port,host:port,…"
+            "REDIS_URL must be redis://host:port or rediss://user:password@host:port, of a cluster host:port,host:port,…,"
+            " of Sentinels redis+sentinel://host:port,host:port/name-of-the-primary"
         )
     database = int(match["database"] or 0)
-    if database and len(addresses) > 1:
+    if database and len(addresses) > 1 and not match["sentinel"]:
         raise ImproperlyConfigured("REDIS_URL: a cluster has one database, 0.")
     return Place(
         addresses=addresses,
@@ -71,4 +87,5 @@ def parse_redis_url(url: str) -> Place:
         user=unquote(match["user"] or ""),
         password=unquote(match["password"] or ""),
         database=database,
+        primary=match["primary"] or "",
     )

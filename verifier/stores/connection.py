@@ -1,4 +1,4 @@
-"""The verifier's Redis servers, for the tasks of one event loop: one, or a cluster whose nodes share the shards."""
+"""The verifier's Redis servers, for the tasks of one event loop: one, one that Sentinels name, or a cluster."""
 
 import asyncio
 import binascii
@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from hiredis import ReplyError
+from redis.exceptions import RedisError
 
 from agentauth.protocol.errors import InvalidStateError
 from verifier.stores.addresses import Address, parse_redis_url
@@ -29,6 +30,7 @@ from verifier.stores.scripts import (
     read_reply,
     tag_of,
 )
+from verifier.stores.sentinels import find_primary
 
 __all__ = ["ForgetfulServerError", "RedisAwayError", "Servers"]
 
@@ -56,17 +58,15 @@ class Servers:
         # Made once: it reads every certificate the system trusts.
         self._tls = ssl.create_default_context() if self._place.tls else None
         self._nodes: dict[Address, Node] = {}
-        # Who serves which shard, None where nobody does. Of a cluster unknown until it is asked.
+        # Which server serves which shard, None where none does. Of a cluster, or by Sentinels, unknown until they are asked.
         self._shards: list[Node | None] = []
         # Every primary: what an epoch may come to lie on.
         self._primaries: list[Node] = []
         self._learning: asyncio.Task[None] | None = None
         self._learned_at = float("-inf")
-        for address in self._place.addresses:
-            self._node(address)
-        if not self._place.cluster:
-            self._primaries = list(self._nodes.values())
-            self._shards = [self._primaries[0]] * SHARDS
+        if not self._place.moves:
+            [only] = self._place.addresses
+            self._serve_all(self._node(only))
 
     def evaluate(
         self,
@@ -189,7 +189,7 @@ class Servers:
 
     async def _ask_all(self, *command: str) -> dict[str, Any]:
         due = asyncio.get_running_loop().time() + PATIENT_SECONDS
-        if self._place.cluster:
+        if self._place.moves:
             await self._learn(due)
         nodes = self._primaries
         replies = await asyncio.gather(*(node.ask(packed(command), due) for node in nodes))
@@ -198,12 +198,12 @@ class Servers:
                 raise node.refused(reply)
         return {str(node.address): reply for node, reply in zip(nodes, replies, strict=True)}
 
-    # The map of a cluster.
+    # Which server serves what.
 
     def _doubt(self) -> None:
-        """A node failed, or none is known. Perhaps another serves these slots by now: look, beside the calls."""
+        """A node failed, or none is known. Perhaps another serves its keys by now: look, beside the calls."""
         now = asyncio.get_running_loop().time()
-        if self._place.cluster and now - self._learned_at >= RELEARN_SECONDS:
+        if self._place.moves and now - self._learned_at >= RELEARN_SECONDS:
             self._start_learning(None)
 
     async def _learn(self, due: float) -> None:
@@ -211,13 +211,14 @@ class Servers:
         learning = self._start_learning(None)
         await asyncio.wait([learning], timeout=max(due - asyncio.get_running_loop().time(), 0))
         if not learning.done() or learning.cancelled():
-            raise RedisAwayError("no map of the cluster in time")
+            raise RedisAwayError("no answer in time to which server serves what")
         learning.result()
 
     def _start_learning(self, first: Node | None) -> asyncio.Task[None]:
         if self._learning is None:
             self._learned_at = asyncio.get_running_loop().time()
-            self._learning = asyncio.create_task(self._ask_for_slots(first))
+            learn = self._ask_sentinels() if self._place.primary else self._ask_for_slots(first)
+            self._learning = asyncio.create_task(learn)
             self._learning.add_done_callback(self._was_learned)
         return self._learning
 
@@ -227,8 +228,19 @@ class Servers:
             # Those who waited were told.
             learning.exception()
 
+    async def _ask_sentinels(self) -> None:
+        try:
+            address = await asyncio.to_thread(find_primary, self._place)
+        except RedisError as error:
+            raise RedisAwayError(f"no Sentinel names a primary: {error}") from error
+        self._serve_all(self._node(address))
+
+    def _serve_all(self, node: Node) -> None:
+        self._primaries, self._shards = [node], [node] * SHARDS
+
     async def _ask_for_slots(self, first: Node | None) -> None:
-        nodes = [*([first] if first else []), *self._primaries, *self._nodes.values()]
+        named = [self._node(address) for address in self._place.addresses]
+        nodes = [*([first] if first else []), *self._primaries, *named, *self._nodes.values()]
         for node in dict.fromkeys(nodes):
             due = asyncio.get_running_loop().time() + RELEARN_SECONDS
             try:

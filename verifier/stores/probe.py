@@ -1,17 +1,14 @@
 """Looks at Redis from outside a call: which servers there are, and whether they still know the epoch."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
-from time import monotonic, sleep
 from typing import Final
 
 from redis import Redis
 from redis.cluster import RedisCluster
 from redis.exceptions import AuthenticationError, RedisClusterException, RedisError
 
-from verifier.stores.connection import DEADLINE_SECONDS
 from verifier.stores.node import IDENTIFY, EvictingServerError, RedisAwayError, identity
 from verifier.stores.scripts import (
     MARK,
@@ -25,9 +22,8 @@ from verifier.stores.scripts import (
 )
 from verifier.stores.sync_connection import sync_client
 
-# A server is late where each of so many answers is: what this process, or its host, was busy with makes one late.
-TRIES: Final = 3
-_NOTHING_SECONDS: Final = 0.0005
+# A server that hangs must not keep a keeper from a replica that took over.
+PROBE_SECONDS: Final = 0.5
 
 
 class ServersAwayError(Exception):
@@ -66,12 +62,6 @@ class RedisProbe:
         except RedisAwayError as error:
             raise ServersAwayError(error.why) from error
 
-    def in_time(self) -> bool:
-        with self._asked() as client:
-            marker = client.register_script(MARKER.source)
-            each = ([epoch_key(shard), absent_key(shard)] for shard in _one_of_each(client))
-            return all(_is_in_time(partial(marker, keys=keys)) for keys in each)
-
     def times(self) -> list[datetime]:
         with self._asked() as client:
             if isinstance(client, RedisCluster):
@@ -93,9 +83,6 @@ class RedisProbe:
     def marked(self, epoch: int) -> bool:
         return self._marks() == {str(epoch).encode()}
 
-    def marked_later(self, epoch: int) -> bool:
-        return any(int(mark) > epoch for mark in self._marks() if mark is not None)
-
     def latest_mark(self) -> int:
         """The latest epoch that any shard was marked with; 0 where none was."""
         return max((int(mark) for mark in self._marks() if mark is not None), default=0)
@@ -109,7 +96,7 @@ class RedisProbe:
     def _asked(self) -> Iterator[Redis | RedisCluster]:
         try:
             if self._client is None:
-                self._client = sync_client()
+                self._client = sync_client(PROBE_SECONDS)
             yield self._client
         except (RedisError, RedisClusterException, OSError) as error:
             # A cluster may have other nodes by now: found out anew next time.
@@ -118,31 +105,3 @@ class RedisProbe:
             self._client = None
             kind = RefusingServersError if isinstance(error, AuthenticationError) else ServersAwayError
             raise kind(str(error)) from error
-
-
-def _one_of_each(client: Redis | RedisCluster) -> Collection[int]:
-    """A shard of each server that has any."""
-    if not isinstance(client, RedisCluster):
-        return [0]
-    shards: dict[object, int] = {}
-    for shard in range(SHARDS):
-        node = client.get_node_from_key(epoch_key(shard))  # type: ignore[no-untyped-call]  # the library's own
-        shards[node] = shard
-    return shards.values()
-
-
-def _is_in_time(ask: Callable[[], object]) -> bool:
-    """Whether a decision would have waited for one of a few answers. What this process is late by at doing nothing at all, as
-    one that is overloaded is, does not count, as it does not where it decides.
-    """
-    for _ in range(TRIES):
-        began = monotonic()
-        ask()
-        answered = monotonic()
-        # The thread comes twice to its turn: as it was while it asked, after it sent and after it received.
-        for _ in range(2):
-            sleep(_NOTHING_SECONDS)
-        late = monotonic() - answered - 2 * _NOTHING_SECONDS
-        if answered - began - late <= DEADLINE_SECONDS:
-            return True
-    return False

@@ -18,6 +18,7 @@ from redis.retry import Retry
 from verifier.stores.addresses import parse_redis_url
 from verifier.stores.connection import DEADLINE_SECONDS, Servers
 from verifier.stores.scripts import Script
+from verifier.stores.sentinels import find_primary
 
 # For readers of streams and commands, not for a verification.
 CLIENT_SECONDS: Final = 2.0
@@ -25,18 +26,18 @@ CLIENT_SECONDS: Final = 2.0
 _T = TypeVar("_T")
 
 
-def sync_client() -> Redis | RedisCluster:
-    """A new redis-py client of REDIS_URL, answers as bytes. Each call waits 2 s at most and is never repeated.
+def sync_client(seconds: float = CLIENT_SECONDS) -> Redis | RedisCluster:
+    """A new redis-py client of REDIS_URL, answers as bytes. Each call waits `seconds` at most and is never repeated.
 
-    It does not look whether a server is one the epoch began with: what decides goes through `SyncServers`.
+    Of Sentinels it asks the primary of now, and no other later. Raises redis-py's errors. It does not look whether a server is one the epoch began with: what decides goes through `SyncServers`.
     """
     place = parse_redis_url(settings.REDIS_URL)
     options: dict[str, Any] = {
         "username": place.user or None,
         "password": place.password or None,
         "ssl": place.tls,
-        "socket_timeout": CLIENT_SECONDS,
-        "socket_connect_timeout": CLIENT_SECONDS,
+        "socket_timeout": seconds,
+        "socket_connect_timeout": seconds,
         "client_name": "agentauth",
         "decode_responses": False,
         "retry": Retry(NoBackoff(), 0),
@@ -50,7 +51,7 @@ def sync_client() -> Redis | RedisCluster:
         client = RedisCluster(startup_nodes=nodes, **options | {"retry": Retry(NoBackoff(), 1)})
         client.retry = options["retry"]
         return client
-    [only] = place.addresses
+    [only] = [find_primary(place)] if place.primary else place.addresses
     return Redis(host=only.host, port=only.port, db=place.database, **options)
 
 

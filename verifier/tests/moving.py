@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import time_machine
+from django.db import transaction
 from django.db.models import DateTimeField, Value
 from django.utils import timezone
 
@@ -15,6 +16,7 @@ from registry.models import SpentProof
 from registry.services.nonces import nonces_of
 from verifier.models import Home
 from verifier.services import home
+from verifier.stores.probe import RedisProbe
 from verifier.tests.scene import LOOK, SYSTEM, Scene
 
 
@@ -52,29 +54,40 @@ def time(db: None) -> Iterator[Passing]:
         yield passing
 
 
-def leave(kind: str = "database") -> bool:
+def leave(kind: str = "") -> bool:
+    """For the cache that the settings choose, unless another is named."""
     row, _database_now = home.look()
+    kind = kind or home.configured()
     return home.leave(epoch=row.epoch, for_kind=kind, reason="test", actor=SYSTEM, now=timezone.now())
 
 
-def begin(kind: str = "database", servers: frozenset[str] = frozenset()) -> bool:
+def begin(servers: frozenset[str] = frozenset()) -> bool:
+    """Begin the next epoch where the row leads; False where none is due. A Redis that the settings name is marked."""
     row, _database_now = home.look()
-    return home.begin(
-        epoch=row.epoch,
-        following=row.epoch + 1,
-        kind=kind,
-        servers=servers,
-        reason="test",
-        actor=SYSTEM,
-        now=timezone.now(),
-    )
+    if home.configured() == row.target == Home.Kind.REDIS and not servers:
+        servers = RedisProbe().run_ids()
+        RedisProbe().mark(row.epoch + 1)
+    with transaction.atomic():
+        began_at = home.due(row)
+        if row.leaving_at is None or began_at is None:
+            return False
+        home.begin(
+            row,
+            following=row.epoch + 1,
+            servers=servers,
+            began_at=began_at,
+            reason="test",
+            actor=SYSTEM,
+            now=timezone.now(),
+        )
+    return True
 
 
-def move(time: Passing, kind: str = "database", servers: frozenset[str] = frozenset()) -> Home:
+def move(time: Passing, kind: str = "", servers: frozenset[str] = frozenset()) -> Home:
     """Leave, wait, begin: the new row, which this process has not looked at yet."""
     assert leave(kind)
     time.shift(home.LEASE_SECONDS + home.MARGIN_SECONDS)
-    assert begin(kind, servers)
+    assert begin(servers)
     return Home.objects.get()
 
 

@@ -112,7 +112,7 @@ def test_the_database_decides_nothing_while_the_home_is_redis(
 ) -> None:
     place = scene()
     in_database = store(home.LEASE.current())
-    move(time, "redis")
+    move(time, "redis", frozenset({"another"}))
     unavailable(place, with_nonce(place))
     monkeypatch.setattr("verifier.services.pipeline.store", lambda _tenure: in_database)
     unavailable(place, with_nonce(place))

@@ -11,6 +11,7 @@ from verifier.stores.addresses import Address, parse_redis_url
     [
         ("redis://localhost", (Address("localhost", 6379),)),
         ("rediss://u:p%40@h.example:1/2", (Address("h.example", 1),)),
+        ("redis+sentinel://:p@a,b:1/main/2", (Address("a", 26379), Address("b", 1))),
         ("redis://:p@a:1,b,[::1]:3", (Address("a", 1), Address("b", 6379), Address("::1", 3))),
     ],
 )
@@ -29,12 +30,23 @@ def test_a_url_carries_who_we_are() -> None:
     )
 
 
+def test_a_url_of_sentinels_names_the_primary() -> None:
+    place = parse_redis_url("rediss+sentinel://:p@a/main-1")
+    assert (place.primary, place.tls, place.cluster, place.moves, place.database) == (
+        "main-1",
+        True,
+        False,
+        True,
+        0,
+    )
+
+
 @pytest.mark.parametrize(
     "url",
     [
         "", "http://:secret@a", "redis://", "redis://:secret@", "redis://:secret@a:0", "redis://:secret@a:65536", "redis://:secret@a:x",
         "redis://:secret@a,,b", "redis://:secret@a,a", "redis://:secret@a,b/1", "redis://:secret@a/x", "redis://:secret@a?db=1",
-        "redis://:secret@a b", "unix:///run/redis",
+        "redis://:secret@a b", "unix:///run/redis", "redis+sentinel://:secret@a", "redis+sentinel://:secret@a/1", "redis://:secret@a/main",
     ],
 )  # fmt: skip
 def test_a_url_that_is_none_is_refused_without_its_password(url: str) -> None:

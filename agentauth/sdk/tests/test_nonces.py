@@ -1,5 +1,6 @@
 """Nonces on the agent's side: put in at once where a server asks, kept for that server, and never sent to another."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -17,6 +18,7 @@ from agentauth.sdk.tests.fake_registry import (
     registered,
     run,
 )
+from agentauth.sdk.wire import ATTEMPTS
 
 CHALLENGE = {"WWW-Authenticate": 'DPoP error="use_dpop_nonce", algs="EdDSA"'}
 
@@ -100,6 +102,40 @@ def test_a_nonce_that_is_refused_and_not_replaced_is_forgotten(
         run(client.get_grant(GRANT_ID))
     run(client.get_grant(GRANT_ID))
     assert registry.proofs[-1].nonce is None
+
+
+def unavailable_then_a_nonce(
+    tries: int, challenge: dict[str, str]
+) -> Callable[[bool], httpx.Response | None]:
+    """What a server says that begins an epoch: 503 for the first tries, then it asks for a nonce."""
+    answers = iter([*[error(503, "temporarily_unavailable", {"Retry-After": "1"})] * tries, None])
+
+    def script(has_nonce: bool) -> httpx.Response | None:
+        if unavailable := next(answers, None):
+            return unavailable
+        return None if has_nonce else error(401, "use_dpop_nonce", {**challenge, "DPoP-Nonce": "n1"})
+
+    return script
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_nonce_that_the_last_try_is_asked_for_is_still_sent(
+    registry: FakeRegistry, tmp_path: Path, slept: list[float], *, native: bool
+) -> None:
+    """As after a failover of the replay cache, which is first unavailable and then begins an epoch."""
+    client = granted(registry, tmp_path)
+    run(client.get_token(SP_ID))
+    says = unavailable_then_a_nonce(ATTEMPTS - 1, {} if native else CHALLENGE)
+    registry.script = lambda request: (
+        says(registry.proofs[-1].nonce is not None)
+        if native or request.url.host == "api.sp.example"
+        else None
+    )
+    if native:
+        assert run(client.get_grant(GRANT_ID)).grant_id == GRANT_ID
+    else:
+        assert run(client.call(SP_ID, "GET", "/v1/x")).status_code == 200
+    assert len(slept) == ATTEMPTS - 1
 
 
 # ---- a service provider's

@@ -1,4 +1,4 @@
-"""`verifier_home`: where spent proofs and rates are kept, and a way to have that moved."""
+"""`verifier_home`: show the replay cache, and move it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,20 +11,20 @@ from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import InvalidStateError
 from audit.management.json_output import OPERATOR, JsonCommand
 from verifier.models import Home
-from verifier.services.home import leave, look
+from verifier.services.home import configured, leave, look
 
 
 class Command(JsonCommand):
-    help = "Show where the verifier keeps spent proofs and rates; with --leave-for, begin to move it."
+    help = "Show the replay cache and its epoch; with --move-to, begin a new epoch in that cache."
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("--leave-for", choices=[str(kind) for kind in Home.Kind], help="where to move")
+        parser.add_argument("--move-to", choices=[str(kind) for kind in Home.Kind], help="where to move")
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         row, _database_now = look()
-        if options["leave_for"] is not None:
-            row = _left(row, options["leave_for"])
+        if options["move_to"] is not None:
+            row = _left(row, options["move_to"])
         return {
             "epoch": row.epoch,
             "kind": row.kind,
@@ -36,9 +36,11 @@ class Command(JsonCommand):
 
 
 def _left(row: Home, for_kind: str) -> Home:
-    if for_kind == Home.Kind.REDIS and not settings.REDIS_URL:
-        raise InvalidStateError("No REDIS_URL is set.")
+    if for_kind != configured():
+        raise InvalidStateError(
+            f"REDIS_URL is {'' if settings.REDIS_URL else 'not '}set here: {'unset' if settings.REDIS_URL else 'set'} it first."
+        )
     left = leave(epoch=row.epoch, for_kind=for_kind, reason="operator", actor=OPERATOR, now=timezone.now())
     if not left:
-        raise InvalidStateError("The verifier is moving already.")
+        raise InvalidStateError("A new epoch is about to begin already.")
     return look()[0]

@@ -1,0 +1,44 @@
+"""Asks Redis Sentinels which server is the primary now."""
+
+from typing import Any, Final
+
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError, Sentinel
+
+from verifier.stores.addresses import Address, Place
+
+# Each Sentinel waits at most so long (s): one that does not answer must not hold up a failover that the others know of.
+SENTINEL_SECONDS: Final = 0.25
+
+
+def find_primary(place: Place) -> Address:
+    """Of the first Sentinel that knows one and does not think it is down.
+
+    Raises redis.exceptions.ConnectionError if there is none. Without a password first, since a Sentinel that has none
+    refuses a caller with one.
+    """
+    password = {"username": place.user or None, "password": place.password}
+    try:
+        return _asked(place, {})
+    except MasterNotFoundError:
+        if not place.password:
+            raise
+    return _asked(place, password)
+
+
+def _asked(place: Place, credentials: dict[str, Any]) -> Address:
+    options = {
+        "socket_timeout": SENTINEL_SECONDS,
+        "socket_connect_timeout": SENTINEL_SECONDS,
+        "ssl": place.tls,
+        "retry": Retry(NoBackoff(), 0),
+        **credentials,
+    }
+    sentinels = Sentinel([(each.host, each.port) for each in place.addresses], sentinel_kwargs=options)  # type: ignore[no-untyped-call]  # the library's own
+    try:
+        host, port = sentinels.discover_master(place.primary)  # type: ignore[no-untyped-call]  # the library's own
+    finally:
+        for each in sentinels.sentinels:
+            each.close()
+    return Address(host, int(port))
