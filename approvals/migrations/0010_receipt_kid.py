@@ -3,6 +3,7 @@
 Receipts that are there already, and those that release 3 writes, get it by the jobs: once it is there it never changes.
 """
 
+from importlib import import_module
 from typing import Any
 
 from django.contrib.postgres.operations import AddIndexConcurrently
@@ -20,50 +21,44 @@ _SAYS_KEY = " AND ".join(
 )
 _CHANGES_KEY = "OLD.kid IS NOT NULL AND (NEW.kid IS NULL OR NEW.kid <> OLD.kid)"
 _KEEP = "EXECUTE FUNCTION agentauth_keep_receipt()"
-_REFUSE = f"EXECUTE FUNCTION agentauth_refuse('{_SENTENCE}')"
-_POSTGRESQL = (
-    'DROP TRIGGER "approvals_receipt_kept" ON "approvals_receipt"',
-    f'CREATE TRIGGER "approvals_receipt_kept" BEFORE UPDATE ON "approvals_receipt" FOR EACH ROW WHEN (NOT ({_SAYS_KEY})) {_KEEP}',
-    f'CREATE OR REPLACE TRIGGER "approvals_receipt_stays" BEFORE DELETE ON "approvals_receipt" FOR EACH ROW {_KEEP}',
-    f'CREATE OR REPLACE TRIGGER "approvals_receipt_kid" BEFORE UPDATE ON "approvals_receipt" FOR EACH ROW WHEN ({_CHANGES_KEY}) {_REFUSE}',
+_POSTGRESQL = f"""
+DROP TRIGGER "approvals_receipt_kept" ON "approvals_receipt";
+CREATE TRIGGER "approvals_receipt_kept" BEFORE UPDATE ON "approvals_receipt" FOR EACH ROW WHEN (NOT ({_SAYS_KEY})) {_KEEP};
+CREATE OR REPLACE TRIGGER "approvals_receipt_stays" BEFORE DELETE ON "approvals_receipt" FOR EACH ROW {_KEEP};
+CREATE OR REPLACE TRIGGER "approvals_receipt_kid" BEFORE UPDATE ON "approvals_receipt" FOR EACH ROW WHEN ({_CHANGES_KEY})
+EXECUTE FUNCTION agentauth_refuse('{_SENTENCE}')
+"""
+_POSTGRESQL_BEFORE = f"""
+DROP TRIGGER "approvals_receipt_kid" ON "approvals_receipt";
+DROP TRIGGER "approvals_receipt_stays" ON "approvals_receipt";
+DROP TRIGGER "approvals_receipt_kept" ON "approvals_receipt";
+CREATE TRIGGER "approvals_receipt_kept" BEFORE UPDATE OR DELETE ON "approvals_receipt" FOR EACH ROW {_KEEP}
+"""
+# SQLite has the whole condition in the trigger.
+_SQLITE_BEFORE: str = import_module("approvals.migrations.0008_receipts_of_deleted_people")._SQLITE  # noqa: SLF001
+_SQLITE = _SQLITE_BEFORE.replace(" WHEN NOT (", f" WHEN NOT ({_SAYS_KEY}) AND NOT (", 1)
+_SQLITE_KID = (
+    f'CREATE TRIGGER "approvals_receipt_kid" BEFORE UPDATE ON "approvals_receipt" WHEN {_CHANGES_KEY}'
+    f" BEGIN SELECT RAISE(ABORT, '{_SENTENCE}'); END"
 )
-_POSTGRESQL_BEFORE = (
-    'DROP TRIGGER "approvals_receipt_kid" ON "approvals_receipt"',
-    'DROP TRIGGER "approvals_receipt_stays" ON "approvals_receipt"',
-    'DROP TRIGGER "approvals_receipt_kept" ON "approvals_receipt"',
-    f'CREATE TRIGGER "approvals_receipt_kept" BEFORE UPDATE OR DELETE ON "approvals_receipt" FOR EACH ROW {_KEEP}',
-)
-_READ = "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND name = 'approvals_receipt_kept'"
-
-
-def _rewrite_kept(editor: BaseDatabaseSchemaEditor, old: str, new: str) -> None:
-    """SQLite: the trigger as 0008 made it, with another condition in front."""
-    with editor.connection.cursor() as cursor:
-        cursor.execute(_READ)
-        [(text,)] = cursor.fetchall()
-    editor.execute('DROP TRIGGER "approvals_receipt_kept"')
-    editor.execute(text.replace(old, new, 1))
 
 
 def allow(_apps: Any, editor: BaseDatabaseSchemaEditor) -> None:
     if editor.connection.vendor == "postgresql":
-        for statement in _POSTGRESQL:
-            editor.execute(statement)
+        editor.execute(_POSTGRESQL, None)
         return
-    _rewrite_kept(editor, " WHEN NOT (", f" WHEN NOT ({_SAYS_KEY}) AND NOT (")
-    editor.execute(
-        f'CREATE TRIGGER "approvals_receipt_kid" BEFORE UPDATE ON "approvals_receipt" WHEN {_CHANGES_KEY}'
-        f" BEGIN SELECT RAISE(ABORT, '{_SENTENCE}'); END"
-    )
+    editor.execute('DROP TRIGGER "approvals_receipt_kept"')
+    editor.execute(_SQLITE)
+    editor.execute(_SQLITE_KID)
 
 
 def forbid(_apps: Any, editor: BaseDatabaseSchemaEditor) -> None:
     if editor.connection.vendor == "postgresql":
-        for statement in _POSTGRESQL_BEFORE:
-            editor.execute(statement)
+        editor.execute(_POSTGRESQL_BEFORE, None)
         return
     editor.execute('DROP TRIGGER "approvals_receipt_kid"')
-    _rewrite_kept(editor, f" WHEN NOT ({_SAYS_KEY}) AND NOT (", " WHEN NOT (")
+    editor.execute('DROP TRIGGER "approvals_receipt_kept"')
+    editor.execute(_SQLITE_BEFORE)
 
 
 class _AddKid(migrations.AddField):
