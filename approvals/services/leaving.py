@@ -8,6 +8,7 @@ from django.db.models import Q, QuerySet
 from approvals.models import Challenge, Recovery, RecoveryQuerySet, SetupCode
 from approvals.services.credentials import remove_all_passkeys
 from approvals.services.forgetting import erase_texts
+from approvals.services.people import end_invitations
 from approvals.services.recovery import cancel_all, taken_part_in
 from audit.services import Actor
 from registry.models import Human
@@ -15,13 +16,14 @@ from registry.services import people
 
 
 def suspend_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False) -> None:
-    """Suspend the human, and end what they began: sessions, with what is signed in them, enrolment codes and recoveries.
+    """Suspend the human, and end what they began: sessions, with what is signed in them, codes, invitations and recoveries.
 
     None of it goes on once they are resumed. Raises InvalidStateError as `registry.services.people.suspend_human`.
     """
     with transaction.atomic():
         # First, as everywhere: before people.
         cancel_all(human=human, actor=actor, now=now)
+        end_invitations(by=human, now=now)
         people.suspend_human(human=human, actor=actor, now=now, even_last_admin=even_last_admin)
 
 
@@ -56,6 +58,7 @@ def _bar_ways_in(human: Human, *, actor: Actor, now: datetime) -> None:
     Recovery.objects.filter(human=human).update(notice_due_at=None)
     challenges.delete()
     codes.delete()
+    end_invitations(by=human, now=now)
 
 
 def _ways_in(human: Human) -> tuple[RecoveryQuerySet, QuerySet[Challenge], QuerySet[SetupCode]]:

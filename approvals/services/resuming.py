@@ -13,6 +13,7 @@ from approvals import sentences_resume as texts
 from approvals.models import Challenge, Receipt, Recovery
 from approvals.services.challenges import Ceremony
 from approvals.services.drawn import Page
+from approvals.services.people import end_invitations
 from approvals.services.recovered import recovery_marks
 from approvals.services.recovery import cancel_all, hold_taken_part_in
 from approvals.services.signatures import accept_signature, ask_signature, receipt_of
@@ -170,6 +171,7 @@ def _lift(found: Suspension, actor: Actor, now: datetime) -> None:
     elif isinstance(row, Human):
         # It was begun for a suspended account, or by a suspended administrator whom an earlier release suspended.
         cancel_all(human=row, actor=actor, now=now)
+        end_invitations(by=row, now=now)
         resume_human(human=row, actor=actor, now=now)
     else:
         resume_service_provider(service_provider=row, actor=actor, now=now)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import pytest
+from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
@@ -253,6 +254,31 @@ def test_WR_15_what_a_deleted_administrator_began_ends_and_the_person_is_told(
     row.refresh_from_db()
     assert row.cancelled_at is not None
     assert row.notice_due_at == now
+
+
+@pytest.mark.parametrize("suspended_by", ["this release", "release 3"])
+def test_an_invitation_of_a_suspended_administrator_stays_ended_when_they_are_resumed(
+    admin: Person, second: Person, suspended_by: str
+) -> None:
+    paths = []
+    for who in (second, admin):
+        page = who.press("/admin/invite/", {"email": f"{who.human.pk}@example.org"}).content.decode()
+        paths += re.findall(r"/setup/[A-Za-z0-9_-]+/", page)
+    theirs, others = paths
+    if suspended_by == "this release":
+        suspend_human(human=second.human, actor=TESTER, now=timezone.now())
+        assert browser().get(theirs).status_code == 410
+    else:
+        Human.objects.filter(pk=second.human.pk).update(status=Human.Status.SUSPENDED)
+    assert admin.resume(f"/resume/human/{second.human.pk}/").status_code == 200
+    assert [browser().get(path).status_code for path in (theirs, others)] == [410, 200]
+
+
+def test_an_invitation_of_a_deleted_administrator_ends(admin: Person, second: Person) -> None:
+    page = second.press("/admin/invite/", {"email": "zoe@example.org"}).content.decode()
+    [path] = re.findall(r"/setup/[A-Za-z0-9_-]+/", page)
+    delete_human(human=second.human, actor=TESTER, now=timezone.now())
+    assert browser().get(path).status_code == 410
 
 
 def test_an_enrolment_code_of_a_suspended_person_stays_ended_when_they_are_resumed(
