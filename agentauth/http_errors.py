@@ -136,8 +136,8 @@ def _takes_nothing(error: Exception) -> bool:
 # One sentence for both kinds of endpoint: the library does not say which of them refused.
 _MEDIA_TYPE = "Send JSON as application/json, in UTF-8; at /v1/revoke and /v1/introspect a form, urlencoded."
 _LIBRARY_ERRORS: list[tuple[type[Exception], Callable[[], AgentAuthError]]] = [
-    (Http404, lambda: NotFoundError("There is nothing here, or it is not yours.")),
-    (drf.NotFound, lambda: NotFoundError("There is nothing here, or it is not yours.")),
+    (Http404, NotFoundError),
+    (drf.NotFound, NotFoundError),
     (drf.MethodNotAllowed, lambda: MethodNotAllowedError("This address does not take that method.")),
     (drf.UnsupportedMediaType, lambda: UnsupportedMediaTypeError(_MEDIA_TYPE)),
     (drf.NotAcceptable, lambda: NotAcceptableError("Answers are application/json: Accept must allow it.")),
@@ -304,7 +304,7 @@ def csrf_failed(request: HttpRequest, reason: str = "") -> HttpResponse:
 
 
 def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
-    return error_response(request, NotFoundError("There is nothing here, or it is not yours."))
+    return error_response(request, NotFoundError())
 
 
 def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:

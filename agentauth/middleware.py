@@ -195,7 +195,7 @@ class PlainRequestMiddleware:
         meta = request.META
         raw = str(meta.get("RAW_URI", "")).partition("?")[0]
         if "%" in raw or not PLAIN_PATH.fullmatch(request.path):
-            return error_response(request, NotFoundError("There is nothing here, or it is not yours."))
+            return error_response(request, NotFoundError())
         if "%00" in meta.get("QUERY_STRING", ""):
             return error_response(request, InvalidRequestError("A query parameter holds no NUL."))
         if "HTTP_TRANSFER_ENCODING" in meta:

@@ -63,7 +63,7 @@ def _may_read(request: HttpRequest) -> bool:
 
 def _refused() -> HttpResponse:
     global _said_at  # noqa: PLW0603 — of this process
-    error = NotFoundError("There is nothing here, or it is not yours.")
+    error = NotFoundError()
     metrics.count_error(error)
     if time.monotonic() - _said_at >= _SAID_EVERY:
         _said_at = time.monotonic()

@@ -13,13 +13,14 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_safe
 
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
+from approvals.admin import ADMINS
 from approvals.models import Recovery
 from approvals.services.break_signing import unsigned_breaks
 from approvals.services.people import create_setup_link
 from approvals.views.log import log_page
 from approvals.views.verification import check_verification
 from audit.admin import ADMINS as AUDIT_ADMINS
-from registry.admin import ADMINS
+from registry.admin import ADMINS as REGISTRY_ADMINS
 from registry.authentication import actor_of
 from registry.models import Agent, Grant, Human
 from registry.refusals import record_refused_request
@@ -178,6 +179,6 @@ class ControlRoom(admin.AdminSite):
 
 
 site = ControlRoom(name="admin")
-_ADMINS: list[tuple[Any, Any]] = [*ADMINS, *AUDIT_ADMINS]
+_ADMINS: list[tuple[Any, Any]] = [*ADMINS, *REGISTRY_ADMINS, *AUDIT_ADMINS]
 for _model, _model_admin in _ADMINS:
     site.register(_model, _model_admin)

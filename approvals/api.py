@@ -74,5 +74,5 @@ def readable_grant(grant_id: str, reader: object) -> Grant:
         or (isinstance(reader, ServiceProvider) and reader.is_auditor and reader.is_active)
     )
     if grant is None or not allowed:
-        raise NotFoundError("There is nothing here, or it is not yours.")
+        raise NotFoundError
     return grant

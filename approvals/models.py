@@ -215,10 +215,16 @@ class Receipt(models.Model):
     consent_text = models.TextField()
     # The JWS, typ approval-receipt+jwt.
     compact = models.TextField()
+    # The key that signed it; null until the jobs have read it out of a receipt from before release 4. Empty where the text
+    # had gone by then.
+    kid = models.CharField(max_length=64, null=True)  # noqa: DJ001 - null and empty differ
     created_at = models.DateTimeField()
 
     class Meta:
-        indexes = [models.Index(fields=["kind", "subject", "created_at"], name="receipt_subject")]
+        indexes = [
+            models.Index(fields=["kind", "subject", "created_at"], name="receipt_subject"),
+            models.Index(fields=["kid", "kind"], name="receipt_kid"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.decision} {self.subject}"

@@ -351,13 +351,16 @@ def break_text(*, size: int, origin: str, previous: str, at: datetime, zone: str
 
 
 def release_text(*, grants: Sequence[tuple[str, str]], size: int) -> str:
-    """The consent text of a release after a restore; `grants` are names of agent and service provider."""
+    """The consent text of a release after a restore; `grants` are their ids and the names of their service providers.
+
+    Without the agents' names: those are texts of many people, and the receipt outlives each of them.
+    """
     lines = [
-        _("Agent: %(agent)s. Service: %(at)s.") % {"agent": quoted(agent), "at": quoted(provider)}
-        for agent, provider in grants
+        _("Grant: %(grant)s. Service: %(at)s.") % {"grant": grant, "at": quoted(provider)}
+        for grant, provider in grants
     ]
     lines.append(
-        _("These agents may act at these services again, as their people approved before the restore.")
+        _("The agents may act at these services again, as their people approved before the restore.")
     )
     proof = _(
         "The lost log ended at %(size)s events and proves that none of this was used or revoked since the backup."

@@ -17,13 +17,14 @@ _MAX_BYTES = 12_000
 _RISKS = ("high", "medium", "low")
 
 
-def agent_text(agent: Agent, grants: Sequence[Grant], *, by_admin: bool) -> str:
-    """`grants` are those in force as soon as the agent is active."""
+def agent_text(agent: Agent, grants: Sequence[Grant], *, by_admin: bool, marks: Sequence[str] = ()) -> str:
+    """`grants` are those in force as soon as the agent is active; `marks` say that its owner's account was recovered."""
     name = {"agent": quoted(agent.name)}
     lines = [
         _("As an administrator I resume the agent %(agent)s.") % name
         if by_admin
-        else _("I resume my agent %(agent)s, which I suspended.") % name
+        else _("I resume my agent %(agent)s, which I suspended.") % name,
+        *marks,
     ]
     stays = agent.owner_holds if by_admin else agent.admin_holds
     if stays:
@@ -34,13 +35,14 @@ def agent_text(agent: Agent, grants: Sequence[Grant], *, by_admin: bool) -> str:
     return _fitting(lines, terms)
 
 
-def grant_text(grant: Grant, *, by_admin: bool) -> str:
-    """The permissions of one agent at one service provider."""
+def grant_text(grant: Grant, *, by_admin: bool, marks: Sequence[str] = ()) -> str:
+    """The permissions of one agent at one service provider; `marks` as above."""
     names = {"agent": quoted(grant.agent.name), "at": quoted(grant.service_provider.name)}
     lines = [
         _("As an administrator I resume the permissions of %(agent)s at %(at)s.") % names
         if by_admin
-        else _("I resume the permissions of %(agent)s at %(at)s, which I suspended.") % names
+        else _("I resume the permissions of %(agent)s at %(at)s, which I suspended.") % names,
+        *marks,
     ]
     waits = grant.suspension_cause != Grant.SuspensionCause.PERSON
     stays = (by_admin and (waits or grant.owner_holds)) or (not by_admin and grant.admin_holds)

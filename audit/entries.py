@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from agentauth.protocol.chain import entry_hash, field_commitment
 from agentauth.protocol.encoding import b64u_encode, canonical_json, timestamp
-from agentauth.protocol.errors import EncodingError
+from agentauth.protocol.errors import AgentAuthError, EncodingError
 
 if TYPE_CHECKING:
-    from audit.models import Event
+    from audit.models import Event, Opening
 
 COLUMNS = (
     "id", "kind", "at", "actor_kind", "actor_id", "agent_id", "human_id", "service_provider_id", "grant_id", "token_jti",
@@ -104,10 +104,14 @@ def data_text(data: Any) -> bytes:
 
 
 def event_with_openings(event: "Event", leaf_index: int | None) -> dict[str, Any]:
-    """The event as the API and a person's own data show it: with what proves it, and what may still be opened."""
+    """The event as the API and a person's own data show it: with what proves it, and what may still be opened.
+
+    A text that is not what the event committed to is not shown as if it were.
+    """
     openings = {
         opening.member: {"salt": b64u_encode(bytes(opening.salt)), "value": opening.value}
         for opening in event.openings.all()
+        if is_committed(event, opening)
     }
     return event_body(event) | {
         "salt": b64u_encode(bytes(event.salt)),
@@ -119,6 +123,16 @@ def event_with_openings(event: "Event", leaf_index: int | None) -> dict[str, Any
 def entry_of(event: Columns) -> bytes:
     """The 32-byte entry of the log: the salted hash of the event's canonical JSON."""
     return entry_hash(event_body(event), bytes(event.salt))
+
+
+def is_committed(event: "Event", opening: "Opening") -> bool:
+    """Whether the opening is what the event committed to."""
+    try:
+        made = commitment(opening.value, bytes(opening.salt))
+    except AgentAuthError:
+        # A salt or value that no commitment is made of.
+        return False
+    return bool(event.data.get(opening.member) == made)
 
 
 def commitment(value: Any, salt: bytes) -> dict[str, str]:

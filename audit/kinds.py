@@ -115,6 +115,8 @@ CLOCK_OFF = "verifier.clock.found_off"
 
 # A one-time link that ends in a passkey: for the first admin, or for somebody invited.
 SETUP_CODE_CREATED = "approvals.setup_code.created"
+# An invitation that was not used was forgotten: of which events the address was erased.
+INVITATION_ERASED = "approvals.invitation.erased"
 # An administrator or operator began a recovery; a second administrator decided; the person or an administrator ended it.
 RECOVERY_BEGUN = "approvals.recovery.begun"
 RECOVERY_CONFIRMED = "approvals.recovery.confirmed"

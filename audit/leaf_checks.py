@@ -9,7 +9,7 @@ from django.db.models import Exists, OuterRef
 
 from agentauth.protocol.chain import EMPTY_LINK, leaf_hash, link
 from audit.dropping import Gone
-from audit.entries import commitment, entry_of
+from audit.entries import entry_of, is_committed
 from audit.erasure import Erased
 from audit.models import Event, Leaf, Opening
 
@@ -135,13 +135,7 @@ def _hidden(event: Event) -> list[str]:
 
 
 def _check_opening(opening: Opening, event: Event | None) -> None:
-    matches = readable(
-        lambda: (
-            event is not None
-            and event.data.get(opening.member) == commitment(opening.value, bytes(opening.salt))
-        )
-    )
-    if not matches:
+    if not readable(lambda: event is not None and is_committed(event, opening)):
         raise BadError(
             str(opening.event_id),
             f"The stored {opening.member!r} of event {opening.event_id} is not what the event committed to: it was changed.",

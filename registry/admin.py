@@ -1,10 +1,10 @@
-"""Humans, service providers, agents, grants and keys in the admin site: rows to read, actions that call services."""
+"""Service providers, agents, grants and keys in the admin site: rows to read, actions that call services."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from django.contrib import admin, messages
-from django.db.models import Model, QuerySet
+from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils import timezone
 from django.utils.http import urlencode
@@ -15,12 +15,14 @@ from audit.admin import ReadOnlyAdmin
 from kms import services as keys
 from kms.models import Key, KeyCertificate
 from registry.authentication import actor_of
-from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.models import Agent, Grant, ServiceProvider
 from registry.refusals import record_refused_request
-from registry.services import agents, grants, people, service_providers
+from registry.services import agents, grants, service_providers
 
 # As many as fit into an address.
 MOST_AT_ONCE = 100
+# Agents and grants that an administrator can resume.
+_HELD = Q(status=Agent.Status.SUSPENDED, suspended_by_admin=True)
 
 
 def each(
@@ -49,42 +51,32 @@ def each(
         model_admin.message_user(request, _("Done for %(count)d.") % {"count": done}, messages.SUCCESS)
 
 
-def ask_first(kind: str, rows: QuerySet[Any]) -> HttpResponse:
-    """Go to the page that shows what ends with these rows, and asks: nothing is done here."""
-    ids = rows.order_by("pk").values_list("pk", flat=True)[:MOST_AT_ONCE]
-    return HttpResponseRedirect(f"/endings/{kind}/?{urlencode({'id': [*map(str, ids)]}, doseq=True)}")
+def ask_first(kind: str, rows: QuerySet[Any], left: Q) -> HttpResponse:
+    """Go to the page that shows what ends with these rows, and asks: nothing is done here. `left`: as `_named`."""
+    return HttpResponseRedirect(f"/endings/{kind}/?{urlencode(_named(rows, left), doseq=True)}")
 
 
-def sign_each(place: str, rows: QuerySet[Any]) -> HttpResponse:
+def sign_each(place: str, rows: QuerySet[Any], left: Q) -> HttpResponse:
     """Go to the pages where the administrator signs for each of these rows: a session alone does not do it."""
-    ids = [str(pk) for pk in rows.order_by("pk").values_list("pk", flat=True)[:MOST_AT_ONCE]]
-    if len(ids) == 1:
-        return HttpResponseRedirect(f"{place}{ids[0]}/")
-    return HttpResponseRedirect(f"{place}?{urlencode({'id': ids}, doseq=True)}")
+    named = _named(rows, left)
+    if len(named["id"]) == 1:
+        return HttpResponseRedirect(f"{place}{named['id'][0]}/")
+    return HttpResponseRedirect(f"{place}?{urlencode(named, doseq=True)}")
 
 
-class HumanAdmin(ReadOnlyAdmin[Human]):
-    list_display = ("name", "email", "status", "is_staff", "created_at")
-    list_filter = ("status", "is_staff")
-    search_fields = ("name", "email")
-    ordering = ("name",)
-    actions = ("suspend", "resume", "end_sessions", "delete")
+def _named(rows: QuerySet[Any], left: Q) -> dict[str, Any]:
+    """The rows as an address names them.
 
-    @admin.action(description=_("Suspend the humans (their agents stop)"))
-    def suspend(self, request: HttpRequest, rows: QuerySet[Human]) -> None:
-        each(self, request, rows, people.suspend_human, "human")
-
-    @admin.action(description=_("Resume the humans (you sign for each)"))
-    def resume(self, request: HttpRequest, rows: QuerySet[Human]) -> HttpResponse:
-        return sign_each("/resume/human/", rows)
-
-    @admin.action(description=_("Sign the humans out everywhere"))
-    def end_sessions(self, request: HttpRequest, rows: QuerySet[Human]) -> None:
-        each(self, request, rows, people.end_sessions, "human")
-
-    @admin.action(description=_("Delete the humans for good (asks first)"))
-    def delete(self, _request: HttpRequest, rows: QuerySet[Human]) -> HttpResponse:
-        return ask_first("human", rows)
+    Of more than fit into it, the first of those with which it is `left` to do, and of how many they are: choosing the same
+    rows again leads to the next ones.
+    """
+    chosen = rows.order_by("pk").values_list("pk", flat=True)
+    number = chosen.count()
+    if number > MOST_AT_ONCE:
+        chosen = chosen.filter(left)
+        number = chosen.count()
+    ids = [str(pk) for pk in chosen[:MOST_AT_ONCE]]
+    return {"id": ids} | ({"of": number} if number > len(ids) else {})
 
 
 class ServiceProviderAdmin(ReadOnlyAdmin[ServiceProvider]):
@@ -100,11 +92,11 @@ class ServiceProviderAdmin(ReadOnlyAdmin[ServiceProvider]):
 
     @admin.action(description=_("Resume the service providers (you sign for each)"))
     def resume(self, request: HttpRequest, rows: QuerySet[ServiceProvider]) -> HttpResponse:
-        return sign_each("/resume/service_provider/", rows)
+        return sign_each("/resume/service_provider/", rows, Q(status=ServiceProvider.Status.SUSPENDED))
 
     @admin.action(description=_("Revoke the service providers for good (asks first)"))
     def revoke(self, _request: HttpRequest, rows: QuerySet[ServiceProvider]) -> HttpResponse:
-        return ask_first("service_provider", rows)
+        return ask_first("service_provider", rows, ~Q(status=ServiceProvider.Status.REVOKED))
 
 
 class AgentAdmin(ReadOnlyAdmin[Agent]):
@@ -121,11 +113,11 @@ class AgentAdmin(ReadOnlyAdmin[Agent]):
 
     @admin.action(description=_("Resume the agents (you sign for each)"))
     def resume(self, request: HttpRequest, rows: QuerySet[Agent]) -> HttpResponse:
-        return sign_each("/resume/agent/", rows)
+        return sign_each("/resume/agent/", rows, _HELD)
 
     @admin.action(description=_("Revoke the agents for good (asks first)"))
     def revoke(self, _request: HttpRequest, rows: QuerySet[Agent]) -> HttpResponse:
-        return ask_first("agent", rows)
+        return ask_first("agent", rows, ~Q(status=Agent.Status.REVOKED))
 
 
 class GrantAdmin(ReadOnlyAdmin[Grant]):
@@ -138,7 +130,7 @@ class GrantAdmin(ReadOnlyAdmin[Grant]):
 
     @admin.action(description=_("Deny the pending requests (you sign for each)"))
     def deny(self, request: HttpRequest, rows: QuerySet[Grant]) -> HttpResponse:
-        return sign_each("/denials/", rows)
+        return sign_each("/denials/", rows, Q(status=Grant.Status.PENDING))
 
     @admin.action(description=_("Suspend the grants"))
     def suspend(self, request: HttpRequest, rows: QuerySet[Grant]) -> None:
@@ -146,11 +138,11 @@ class GrantAdmin(ReadOnlyAdmin[Grant]):
 
     @admin.action(description=_("Resume the grants (you sign for each)"))
     def resume(self, request: HttpRequest, rows: QuerySet[Grant]) -> HttpResponse:
-        return sign_each("/resume/grant/", rows)
+        return sign_each("/resume/grant/", rows, _HELD)
 
     @admin.action(description=_("Revoke the grants for good (asks first)"))
     def revoke(self, _request: HttpRequest, rows: QuerySet[Grant]) -> HttpResponse:
-        return ask_first("grant", rows)
+        return ask_first("grant", rows, Q(status__in=[Grant.Status.APPROVED, Grant.Status.SUSPENDED]))
 
 
 class KeyAdmin(ReadOnlyAdmin[Key]):
@@ -168,7 +160,7 @@ class KeyAdmin(ReadOnlyAdmin[Key]):
 
     @admin.action(description=_("Disable for good: everything they signed is refused (asks first)"))
     def disable(self, _request: HttpRequest, rows: QuerySet[Key]) -> HttpResponse:
-        return ask_first("key", rows)
+        return ask_first("key", rows, ~Q(state=Key.State.DISABLED))
 
 
 class KeyCertificateAdmin(ReadOnlyAdmin[KeyCertificate]):
@@ -180,14 +172,13 @@ class KeyCertificateAdmin(ReadOnlyAdmin[KeyCertificate]):
 
     @admin.action(description=_("Revoke for good: everything their keys signed is refused (asks first)"))
     def revoke(self, _request: HttpRequest, rows: QuerySet[KeyCertificate]) -> HttpResponse:
-        return ask_first("key_certificate", rows)
+        return ask_first("key_certificate", rows, ~Q(state=KeyCertificate.State.REVOKED))
 
 
 ADMINS: "list[tuple[type[Model], type[admin.ModelAdmin[Any]]]]" = [
     (Agent, AgentAdmin),
     (Grant, GrantAdmin),
     (ServiceProvider, ServiceProviderAdmin),
-    (Human, HumanAdmin),
     (Key, KeyAdmin),
     (KeyCertificate, KeyCertificateAdmin),
 ]

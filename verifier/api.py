@@ -123,7 +123,7 @@ class ConfirmationView(NativeView):
         try:
             wanted = parse_id(confirmation_id)
         except ValueError:
-            raise NotFoundError("There is nothing here, or it is not yours.") from None
+            raise NotFoundError from None
         row = find_for_agent(wanted, self.agent)
         row = until_decided(row, look=lambda: find_for_agent(wanted, self.agent), seconds=wait)
         return Response(render_confirmation(row))

@@ -8,6 +8,7 @@ from django.conf import settings
 
 from agentauth.http_errors import STATUSES
 from agentauth.openapi.shapes import LEVEL, TILE, Schema
+from agentauth.protocol.errors import NotFoundError
 
 JSON: Final = "application/json"
 FORM: Final = "application/x-www-form-urlencoded"
@@ -103,9 +104,7 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
     "permission_denied": Refusal(
         "the kind of caller is wrong for this endpoint", "This is not allowed for you."
     ),
-    "not_found": Refusal(
-        "unknown id or another owner's: one answer", "There is nothing here, or it is not yours."
-    ),
+    "not_found": Refusal("unknown id or another owner's: one answer", NotFoundError().description),
     "not_yet_logged": Refusal(
         "the event has no number yet, or no checkpoint covers it yet; `Retry-After` says when to ask again",
         "This event has no number yet.",

@@ -81,7 +81,12 @@ class InvalidClientError(AgentAuthError):
 
 
 class NotFoundError(AgentAuthError):
+    """One answer for what does not exist and for what is another's, so that no id can be tried."""
+
     code = "not_found"
+
+    def __init__(self, description: str = "There is nothing here, or it is not yours.", **more: Any) -> None:
+        super().__init__(description, **more)
 
 
 class NotYetLoggedError(AgentAuthError):

@@ -1,7 +1,7 @@
 """Challenges: made and kept on the server, bound to session, human, purpose and subject, taken once."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -80,10 +80,14 @@ def take(row: Challenge, *, now: datetime) -> None:
 
 
 @contextmanager
-def answering(row: Challenge, *, now: datetime) -> Iterator[None]:
-    """One transaction in which the challenge is used and its answer judged; one answered wrongly stays used up."""
+def answering(row: Challenge, *, now: datetime, first: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """One transaction in which the challenge is used and its answer judged; one answered wrongly stays used up.
+
+    `first` locks what every act locks before a challenge.
+    """
     try:
         with transaction.atomic():
+            first()
             take(row, now=now)
             yield
     except InvalidAssertionError:
@@ -152,7 +156,7 @@ def hold_human(human: Human) -> None:
         pk=human.pk, status=Human.Status.ACTIVE, session_epoch=human.session_epoch
     )
     if not still:
-        raise NotFoundError("There is nothing here, or it is not yours.")
+        raise NotFoundError
 
 
 def forget_challenges(*, now: datetime) -> int:

@@ -24,9 +24,10 @@ from agentauth.protocol.errors import (
     NotFoundError,
 )
 from approvals import sentences
-from approvals.models import Passkey
+from approvals.models import Challenge, Passkey, SetupCode
 from approvals.services import losses
 from approvals.services.challenges import hold_human
+from approvals.services.forgetting import forget_invitation
 from approvals.services.leaving import delete_human, hold_ways_in
 from approvals.services.losses import Loss
 from audit.services import Actor
@@ -39,7 +40,6 @@ from registry.services.grants import revoke_grant
 from registry.services.service_providers import revoke_service_provider
 
 Party = Literal["owner", "administrator"]
-_UNKNOWN: Final = "There is nothing here, or it is not yours."
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,13 @@ def _lock_humans(humans: QuerySet[Human], now: datetime) -> None:
     admins = Q(is_staff=True, status=Human.Status.ACTIVE)
     chosen = Human.objects.filter(Q(pk__in=humans.values("pk")) | admins)
     list(chosen.select_for_update(no_key=True).order_by("pk"))
+
+
+def _lock_setups(invitations: QuerySet[SetupCode], _now: datetime) -> None:
+    # As a setup takes them: its challenge, then the invitation.
+    subjects = [str(pk) for pk in invitations.values_list("pk", flat=True)]
+    challenges = Challenge.objects.filter(purpose=Challenge.Purpose.SETUP, subject__in=subjects)
+    list(challenges.select_for_update().order_by("pk"))
 
 
 def _lock_purposes(keys: QuerySet[Key], _now: datetime) -> None:
@@ -110,6 +117,14 @@ KINDS: Final[Mapping[str, Kind]] = {
         "delete",
         "humans",
         _lock_humans,
+    ),
+    "invitation": Kind(
+        SetupCode.objects.all(),
+        losses.describe_invitation,
+        lambda row, **how: forget_invitation(invitation=row, **how),
+        "forget",
+        "invitations",
+        _lock_setups,
     ),
     "key": Kind(
         Key.objects.all(),
@@ -228,12 +243,12 @@ def _plain(text: str) -> str:
 def _found(kind: str, ids: Sequence[uuid.UUID], human: Human, party: Party) -> QuerySet[Any]:
     """The rows by id, in the order in which they are locked and ended."""
     if kind not in KINDS or (party == "administrator" and not human.is_staff):
-        raise NotFoundError(_UNKNOWN)
+        raise NotFoundError
     rows = KINDS[kind].rows.filter(pk__in=ids)
     if party == "owner":
         rows = rows.filter(**{{"agent": "human", "grant": "agent__human"}[kind]: human})
     if not ids or rows.count() != len(set(ids)):
-        raise NotFoundError(_UNKNOWN)
+        raise NotFoundError
     return rows.order_by("pk")
 
 

@@ -15,7 +15,7 @@ from django.db.models import QuerySet
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from approvals.models import Passkey
 from approvals.services.credentials import remove_passkey_for_good
-from approvals.services.leaving import delete_human
+from approvals.services.leaving import delete_human, suspend_human
 from audit import kinds
 from audit.endings import Ending
 from audit.services import Actor
@@ -25,7 +25,6 @@ from registry.models import Agent, Grant, Human, ServiceProvider, ServiceProvide
 from registry.services.agents import revoke_agent, suspend_agent
 from registry.services.grants import revoke_grant, suspend_grant
 from registry.services.keys import DISCLOSED, bar_key
-from registry.services.people import suspend_human
 from registry.services.rotation import ROTATED
 from registry.services.service_providers import (
     end_secret,

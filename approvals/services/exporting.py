@@ -48,7 +48,7 @@ def _document(human: Human, now: datetime) -> Iterator[str]:
         "passkeys": _each(Passkey.objects.filter(human=human), _passkey),
         "agents": _each(agents, _agent),
         "grants": _each(Grant.objects.filter(agent__human=human).select_related("service_provider"), _grant),
-        "receipts": _each(Receipt.objects.filter(receipts_about(human, list(subjects))), receipt),
+        "receipts": chain.from_iterable(_each(part, receipt) for part in receipts_about(human, subjects)),
         "confirmations": _each(Confirmation.objects.filter(grant__agent__human=human), _confirmation),
         # Each of these is led to by an index. Of the time before an agent was theirs, the log names the agent alone.
         "events": chain(

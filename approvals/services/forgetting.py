@@ -1,8 +1,12 @@
-"""Erasing everything that a deleted person or their agents wrote, here and in the log's openings, and recording that it was."""
+"""Erasing everything that a deleted person or their agents wrote, and the address of an invitation that was not used.
+
+Here and in the log's openings, with an event that says what was erased.
+"""
 
 import hashlib
 import uuid
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -10,11 +14,13 @@ from django.db import transaction
 from django.db.models import Q, QuerySet
 
 from agentauth.protocol.encoding import b64u_encode, read_object
+from agentauth.protocol.errors import InvalidStateError
 from agentauth.protocol.identifiers import ENTROPY_BYTES, uuid7_text
 from agentauth.protocol.jose import parse_compact
-from approvals.models import Challenge, Receipt
+from agentauth.protocol.receipt import MAX_RECEIPT_BYTES
+from approvals.models import Challenge, Receipt, SetupCode
 from audit import kinds
-from audit.erasure import erase_openings
+from audit.erasure import erase_invitation, erase_openings
 from audit.models import Event
 from audit.services import SYSTEM, Actor, record
 from registry.models import Grant, Human
@@ -26,8 +32,11 @@ from verifier.services import forgetting as verifier_forgetting
 AGAIN_FOR: Final = timedelta(days=1)
 # So far before the deletion an event of theirs may have taken its id: calls last for seconds, and decisions wait in Redis.
 UNDER_WAY: Final = timedelta(hours=1)
+# So long after its end an invitation that was not used is kept, so that an administrator can see whom they invited.
+INVITATION_KEPT: Final = timedelta(days=7)
 BATCH: Final = 20
 BLANKED_AT_ONCE: Final = 500
+NAMED_AT_ONCE: Final = 1_000
 # Ids in one event: some 90 KB, where a line of the archive may have 1 MiB.
 TOLD_AT_ONCE: Final = 1_000
 # Receipts whose subject is a person, an agent, a grant or a confirmation.
@@ -39,9 +48,11 @@ ABOUT_PEOPLE: Final = (
 )
 
 
-def receipts_about(human: Human, subjects: Collection[str]) -> Q:
-    """Receipts they signed, and those that others signed about what they own; each part has an index."""
-    return Q(human=human) | Q(kind__in=ABOUT_PEOPLE, subject__in=subjects)
+def receipts_about(human: Human, subjects: Collection[str]) -> Iterator[QuerySet[Receipt]]:
+    """Receipts they signed, and those that others signed about what they own, each once; in parts that an index leads to."""
+    yield Receipt.objects.filter(human=human)
+    for part in _parts(subjects):
+        yield Receipt.objects.filter(kind__in=ABOUT_PEOPLE, subject__in=part).exclude(human=human)
 
 
 def erase_texts(
@@ -65,8 +76,9 @@ def erase_texts(
         asked = Confirmation.objects.filter(grant__agent_id__in=agents).values_list("pk", flat=True)
         subjects = {str(human.pk), *map(str, agents), *map(str, asked)} | grants
         # A release that is asked for now may name their agents; the administrator asks again.
-        asking = Q(human=human) | Q(subject__in=subjects) | Q(purpose=Challenge.Purpose.RELEASE)
-        Challenge.objects.filter(asking).delete()
+        Challenge.objects.filter(Q(human=human) | Q(purpose=Challenge.Purpose.RELEASE)).delete()
+        for part in _parts(subjects):
+            Challenge.objects.filter(subject__in=part).delete()
         receipts = {str(row.pk): _sha256(row.compact) for row in _receipts(human, subjects, grants)}
         _blank(receipts)
         registry_forgetting.erase_texts(human_id=human.pk, agent_ids=agents)
@@ -92,6 +104,36 @@ def erase_again(*, now: datetime) -> int:
     for event in deleted.exclude(human_id__in=erased)[:BATCH]:
         people += _erase(event, since=None, now=now)
     return people
+
+
+def forget_invitation(*, invitation: SetupCode, actor: Actor, now: datetime) -> None:
+    """End an invitation that was not used, erase its address and what was typed at its link, and record which event it was.
+
+    Raises InvalidStateError where it was used: the person who came in by it is deleted instead.
+    """
+    with transaction.atomic():
+        # First, as a setup takes them: one that is under way is done before, or refused after.
+        Challenge.objects.filter(purpose=Challenge.Purpose.SETUP, subject=str(invitation.pk)).delete()
+        unused = SetupCode.objects.filter(
+            pk=invitation.pk, kind=SetupCode.Kind.INVITATION, used_at=None, human=None
+        )
+        if not unused.delete()[0]:
+            raise InvalidStateError("This invitation was used or forgotten already.")
+        events = erase_invitation(email=invitation.email, at=invitation.created_at)
+        record(kind=kinds.INVITATION_ERASED, actor=actor, at=now, data={"events": events})
+
+
+def forget_ended_invitations(*, now: datetime) -> int:
+    """Forget invitations that ended unused INVITATION_KEPT ago; how many."""
+    ended = SetupCode.objects.filter(
+        kind=SetupCode.Kind.INVITATION, used_at=None, human=None, expires_at__lte=now - INVITATION_KEPT
+    )
+    rows = list(ended.order_by("expires_at")[:BATCH])
+    for row in rows:
+        # One that an administrator forgot meanwhile is none of these any more.
+        with suppress(InvalidStateError):
+            forget_invitation(invitation=row, actor=SYSTEM, now=now)
+    return len(rows)
 
 
 def _told(
@@ -126,24 +168,31 @@ def _before(moment: datetime) -> uuid.UUID:
 
 
 def _receipts(human: Human, subjects: Collection[str], grants: Collection[str]) -> Iterator[Receipt]:
-    """Those they signed, those about them, and releases after a restore that name a grant of theirs.
+    """Those they signed, those about them, and releases after a restore whose text names an agent of theirs.
 
-    The record of a break, which an administrator signs, has no text of theirs and stands outside as well.
+    Since release 4 a release names grants by their ids in place of agents, so nothing of theirs is in it. Nor is there in the
+    record of a break, which stands outside as well.
     """
-    written: QuerySet[Receipt] = Receipt.objects.exclude(compact="")
-    yield from written.filter(receipts_about(human, subjects), kind__in=ABOUT_PEOPLE)
-    for row in written.filter(kind=Challenge.Purpose.RELEASE).iterator():
-        statement = str(read_object(parse_compact(row.compact).payload)["statement"])
-        if any(grant in statement for grant in grants):
+    for part in receipts_about(human, subjects):
+        yield from part.filter(kind__in=ABOUT_PEOPLE).exclude(compact="").iterator()
+    for row in Receipt.objects.filter(kind=Challenge.Purpose.RELEASE).exclude(compact="").iterator():
+        jws = parse_compact(row.compact, max_bytes=MAX_RECEIPT_BYTES)
+        statement = str(read_object(jws.payload)["statement"])
+        if any(grant in statement and grant not in row.consent_text for grant in grants):
             yield row
 
 
 def _blank(receipts: Collection[str]) -> None:
     """A part at a time: the database looks for the person of each, and ends a statement after 2 s."""
-    every = list(receipts)
-    for first in range(0, len(every), BLANKED_AT_ONCE):
-        part = Receipt.objects.filter(pk__in=every[first : first + BLANKED_AT_ONCE])
-        part.update(compact="", consent_text="", passkey_name="")
+    for part in _parts(receipts, BLANKED_AT_ONCE):
+        Receipt.objects.filter(pk__in=part).update(compact="", consent_text="", passkey_name="")
+
+
+def _parts(ids: Collection[str], size: int | None = None) -> Iterator[list[str]]:
+    """As many as one statement may name, a part at a time: a person may have ten thousands of grants."""
+    every, size = sorted(ids), size or NAMED_AT_ONCE
+    for first in range(0, len(every), size):
+        yield every[first : first + size]
 
 
 def _sha256(text: str) -> str:

@@ -1,5 +1,6 @@
-"""What ends together with one agent, grant, service provider, human, key or certificate, in words and counts."""
+"""What ends together with one agent, grant, service provider, human, invitation, key or certificate, in words and counts."""
 
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from django.db.models import Q
-from django.db.models.functions import Left
+from django.db.models.functions import Coalesce, Left
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -18,7 +19,7 @@ from agentauth.protocol.errors import InvalidStateError
 from agentauth.protocol.names import quoted
 from agentauth.protocol.receipt import RECEIPT_TYP
 from approvals import sentences
-from approvals.models import Passkey, Receipt
+from approvals.models import Passkey, Receipt, SetupCode
 from audit.models import Checkpoint
 from kms.lifetimes import TOKEN_OVERLAP
 from kms.models import Key, KeyCertificate
@@ -28,6 +29,8 @@ from registry.services.people import refuse_to_delete
 
 # So many grants, agents or services of one row are named; the others are counted.
 _NAMED = 20
+# Grants in one statement.
+_PAGE = 1_000
 _KID_TYPED = _ID_TYPED = 8
 # A longer name takes too long to type in an emergency: part of the id is typed instead.
 _NAME_TYPED = 32
@@ -138,6 +141,16 @@ def describe_human(human: Human, now: datetime) -> Loss:
     )
 
 
+def describe_invitation(row: SetupCode, now: datetime) -> Loss:
+    """The link, and the address it went to."""
+    ends = _("Valid until %(at)s.") if row.expires_at > now else _("It ended on %(at)s.")
+    about = [_("Made on %(at)s.") % {"at": _date(row.created_at)}, ends % {"at": _date(row.expires_at)}]
+    facts = [_("The invitation link"), _("The address, here and in the log")]
+    used = row.used_at is not None or row.kind != SetupCode.Kind.INVITATION
+    refusal = _("It was used. Delete the human instead.") if used else ""
+    return _loss(row.pk, row.email, quoted(row.email), about, facts, refusal=refusal)
+
+
 def describe_key(key: Key, now: datetime) -> Loss:
     """Since when it signs, and what of it proves nothing any more."""
     signs = _("It signed from %(begin)s to %(end)s.") if key.retired_at else _("It signs from %(begin)s on.")
@@ -176,25 +189,33 @@ def _of_tokens(key: Key, now: datetime) -> Iterator[str]:
 
 
 def _of_receipts(key: Key, now: datetime) -> Iterator[str]:
-    signed = Receipt.objects.filter(compact__startswith=_beginning(key))
+    # The jobs have yet to read the key out of some.
+    unread = Receipt.objects.filter(kid=None, compact__startswith=_beginning(key))
     yield ngettext(
         "%(n)s receipt that it signed is no longer valid as proof.",
         "%(n)s receipts that it signed are no longer valid as proof.",
-        n := signed.count(),
+        n := Receipt.objects.filter(kid=key.kid).count() + unread.count(),
     ) % {"n": sentences.whole(n)}
-    subjects = signed.filter(kind="approval", decision="approve").values("subject")
-    approvals = Receipt.objects.filter(kind="approval", decision="approve", subject__in=subjects)
-    beginnings = approvals.annotate(beginning=Left("compact", len(_beginning(key))))
-    # Of each grant the newest alone is left.
-    newest = dict(beginnings.order_by("created_at", "id").values_list("subject", "beginning"))
-    under = [subject for subject, beginning in newest.items() if beginning == _beginning(key)]
-    grants = _held(Q(pk__in=under), now).select_related("agent", "service_provider")
-    for grant in grants[:_NAMED]:
+    under = list(_approved_under(key, now))
+    for grant in _held(Q(pk__in=under[:_NAMED]), now).select_related("agent", "service_provider"):
         yield _("%(agent)s at %(at)s cannot act until its owner approves it again.") % {
             "agent": quoted(grant.agent.name),
             "at": quoted(grant.service_provider.name),
         }
-    yield from _more(grants.count())
+    yield from _more(len(under))
+
+
+def _approved_under(key: Key, now: datetime) -> Iterator[uuid.UUID]:
+    """The held grants whose newest approval this key signed, in their order, a page at a time."""
+    approvals = Receipt.objects.filter(kind="approval", decision="approve")
+    signed = approvals.annotate(by=Coalesce("kid", Left("compact", len(_beginning(key)))))
+    held = _held(Q(), now).values_list("pk", flat=True)
+    last = uuid.UUID(int=0)
+    while page := list(held.filter(pk__gt=last)[:_PAGE]):
+        of_page = signed.filter(subject__in=[str(pk) for pk in page])
+        newest = dict(of_page.order_by("created_at", "id").values_list("subject", "by"))
+        yield from (pk for pk in page if newest.get(str(pk)) in {key.kid, _beginning(key)})
+        last = page[-1]
 
 
 def _of_the_log(key: Key, now: datetime) -> Iterator[str]:

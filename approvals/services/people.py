@@ -25,6 +25,7 @@ from approvals.services.challenges import Ceremony, answering, begin, check_sign
 from approvals.services.credentials import USER_HANDLE_BYTES, add_passkey, verify_new
 from approvals.sessions import stored_key
 from audit import kinds
+from audit.models import Event
 from audit.services import Actor, record
 from registry.models import Human
 from registry.services.lookalikes import check_is_no_word
@@ -87,6 +88,14 @@ def keep_link(row: SetupCode, *, actor: Actor) -> SetupLink:
         personal={"email": row.email} if row.email else None,
     )
     return SetupLink(f"{settings.PUBLIC_URL}/setup/{b64u_encode(code)}/", row.expires_at)
+
+
+def end_invitations(*, by: Human, now: datetime) -> None:
+    """End the unused invitations that this administrator made, inside the caller's transaction. The log says who made them."""
+    made = Event.objects.filter(kind=kinds.SETUP_CODE_CREATED, actor_kind="human", actor_id=str(by.pk))
+    recent = made.filter(human_id=None, at__gt=now - INVITATION_LIFE).values("at")
+    codes = SetupCode.objects.filter(kind=SetupCode.Kind.INVITATION, used_at=None, expires_at__gt=now)
+    codes.filter(created_at__in=recent).update(expires_at=now)
 
 
 def setup_digest(code: bytes) -> bytes:

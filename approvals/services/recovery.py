@@ -1,7 +1,7 @@
 """Recovery: a person gets a new passkey in place of all others (docs/protocol.md section 11).
 
 After a wait, which the person can use to cancel with an old passkey, or after a second administrator's decision.
-Every act locks the `Recovery` row first, then passkeys, then people.
+Every act locks the `Recovery` row first, then challenges, passkeys and people.
 """
 
 import secrets
@@ -10,7 +10,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import F
+from django.db.models import F, Q
 from django.utils import formats
 
 from agentauth.protocol.encoding import b64u_encode, timestamp
@@ -21,7 +21,7 @@ from agentauth.protocol.errors import (
     InvalidStateError,
     NotFoundError,
 )
-from approvals.models import Challenge, Recovery
+from approvals.models import Challenge, Recovery, RecoveryQuerySet
 from approvals.passkeys import creation_options
 from approvals.services.challenges import Ceremony, answering, begin, hold_human, latest
 from approvals.services.credentials import (
@@ -119,9 +119,23 @@ def cancel_recovery(*, recovery: Recovery, actor: Actor, now: datetime) -> None:
         _record(kinds.RECOVERY_CANCELLED, recovery, actor, now)
 
 
+def taken_part_in(human: Human) -> RecoveryQuerySet:
+    """The recoveries of this account, and those that this administrator began or decided, in the order in which they are locked."""
+    return Recovery.objects.filter(Q(human=human) | Q(begun_by=human) | Q(confirmed_by=human)).order_by("pk")
+
+
+def hold_taken_part_in(human: Human) -> None:
+    """Lock these until the commit, before anything else."""
+    list(taken_part_in(human).select_for_update())
+
+
 def cancel_all(*, human: Human, actor: Actor, now: datetime) -> None:
-    """End what recovery of this account is under way, inside the caller's transaction."""
-    for row in Recovery.objects.select_for_update().open(now).filter(human=human):
+    """End what recoveries this person takes part in, inside the caller's transaction.
+
+    At a suspension, resumption or deletion: what a suspended person began does not go on once they are resumed.
+    """
+    hold_taken_part_in(human)
+    for row in taken_part_in(human).open(now):
         cancel_recovery(recovery=row, actor=actor, now=now)
 
 
@@ -177,10 +191,9 @@ def finish_recovery(
     suspended until an administrator signs that they resume it. Raises InvalidAssertionError, ExpiredError,
     InvalidStateError as `create_recovery_link`.
     """
-    challenge = latest(_ceremony(recovery, session_key))
-    with answering(challenge, now=now):
-        verified = verify_new(challenge, credential)
-        row = _hold_open(recovery, now, ExpiredError)
+    challenge, held = latest(_ceremony(recovery, session_key)), list[Recovery]()
+    with answering(challenge, now=now, first=lambda: held.append(_hold_open(recovery, now, ExpiredError))):
+        verified, row = verify_new(challenge, credential), held[0]
         if bytes(row.link_digest or b"") != bytes(recovery.link_digest or b""):
             raise ExpiredError("A newer link was made. Use that one.")
         _check_link(row, now)
@@ -219,7 +232,7 @@ def _hold_admin(row: Recovery, admin: Human | None) -> None:
         raise InvalidStateError("This is your own account: another administrator has to recover it.")
     hold_human(admin)
     if not Human.objects.filter(pk=admin.pk, is_staff=True).exists():
-        raise NotFoundError("There is nothing here, or it is not yours.")
+        raise NotFoundError
 
 
 def _check_administrators(row: Recovery) -> None:

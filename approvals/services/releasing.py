@@ -83,7 +83,7 @@ def choosing_page(row: LogBreak, grants: Iterable[Grant]) -> Page:
 
 def release_page(row: LogBreak, grants: Sequence[Grant], size: int) -> Page:
     """What the page shows on which the release of these grants is signed, proved by `size` events."""
-    names = [(each.agent.name, each.service_provider.name) for each in grants]
+    names = [(str(each.pk), each.service_provider.name) for each in grants]
     shown = {f"grant.{each.pk}": _shown(each) for each in grants}
     return Page(
         Challenge.Purpose.RELEASE,

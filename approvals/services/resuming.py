@@ -13,8 +13,9 @@ from approvals import sentences_resume as texts
 from approvals.models import Challenge, Receipt, Recovery
 from approvals.services.challenges import Ceremony
 from approvals.services.drawn import Page
+from approvals.services.people import end_invitations
 from approvals.services.recovered import recovery_marks
-from approvals.services.recovery import cancel_all
+from approvals.services.recovery import cancel_all, hold_taken_part_in
 from approvals.services.signatures import accept_signature, ask_signature, receipt_of
 from approvals.services.statements import signing
 from audit.services import Actor
@@ -58,7 +59,7 @@ def find_row(kind: str, row_id: uuid.UUID, *, human: Human, party: Party) -> Row
     }
     row: Row | None = rows[kind].filter(pk=row_id).first() if kind in rows else None
     if row is None or not (human.is_staff if party == "administrator" else _is_owner(row, human)):
-        raise NotFoundError("There is nothing here, or it is not yours.")
+        raise NotFoundError
     return row
 
 
@@ -72,13 +73,14 @@ def find_suspension(row: Row, *, party: Party, now: datetime) -> Suspension:
     by_admin = party == "administrator"
     if isinstance(row, Agent):
         _check_held(row, by_admin=by_admin)
-        text = texts.agent_text(row, _waiting_for(row, now), by_admin=by_admin)
+        marks = [] if by_admin else _marks(row, now)
+        text = texts.agent_text(row, _waiting_for(row, now), by_admin=by_admin, marks=marks)
         return Suspension(Subject("agent", str(row.pk), row.name), row, party, row.suspensions or 0, text)
     if isinstance(row, Grant):
         if row.status_at(now) != Grant.Status.SUSPENDED:
             raise InvalidStateError("This is not suspended, so it cannot be resumed.")
         _check_held(row, by_admin=by_admin)
-        text = texts.grant_text(row, by_admin=by_admin)
+        text = texts.grant_text(row, by_admin=by_admin, marks=[] if by_admin else _marks(row.agent, now))
         return Suspension(Subject("grant", str(row.pk), row.agent.name), row, party, row.version, text)
     if row.status != row.Status.SUSPENDED:
         raise InvalidStateError("This is not suspended, so it cannot be resumed.")
@@ -151,6 +153,7 @@ def finish_resume(
         now=now,
         page=lambda _challenge: resume_page(find_suspension(row, party=party, now=now)),
         act=act,
+        first=lambda: hold_taken_part_in(row) if isinstance(row, Human) else None,
     )
 
 
@@ -166,11 +169,17 @@ def _lift(found: Suspension, actor: Actor, now: datetime) -> None:
     elif isinstance(row, Grant):
         resume_grant(grant=row, actor=actor, now=now, by_admin=by_admin)
     elif isinstance(row, Human):
-        # It was begun for a suspended account, or stood still meanwhile.
+        # It was begun for a suspended account, or by a suspended administrator whom an earlier release suspended.
         cancel_all(human=row, actor=actor, now=now)
+        end_invitations(by=row, now=now)
         resume_human(human=row, actor=actor, now=now)
     else:
         resume_service_provider(service_provider=row, actor=actor, now=now)
+
+
+def _marks(agent: Agent, now: datetime) -> list[str]:
+    """What the owner's text says of a recovery of their account."""
+    return recovery_marks(agent.human, now=now) if agent.human else []
 
 
 def _check_held(row: Agent | Grant, *, by_admin: bool) -> None:

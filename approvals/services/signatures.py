@@ -65,10 +65,12 @@ def accept_signature(
     now: datetime,
     page: Callable[[Challenge], Page],
     act: Callable[[Challenge], None],
+    first: Callable[[], object] = lambda: None,
 ) -> Receipt:
     """Verify the signature over what was asked, do `act` and keep the receipt: all of it or nothing.
 
-    `page` describes the page as it would be drawn now: what moved since it was shown is not signed for.
+    `page` describes the page as it would be drawn now: what moved since it was shown is not signed for. `first` locks what
+    every act locks before a challenge.
 
     The very same assertion again, a double click or a retry, gets the same receipt and does nothing twice.
     Raises InvalidAssertionError, NotFoundError where the human was suspended or their sessions were ended since the
@@ -80,6 +82,7 @@ def accept_signature(
         return repeated
     try:
         with transaction.atomic():
+            first()
             take(row, now=now)
             passkey, verified = check_signature(row, credential=credential, human=human, now=now)
             fault_point("approve.after_signature")
@@ -87,6 +90,7 @@ def accept_signature(
             check_drawn(page(row), row.data.get("drawn", ""))
             act(row)
             hold_human(human)
+            key = signer(purpose="receipt", now=now)
             compact = build_receipt(
                 parse_statement(row.statement),
                 credential_id=verified.credential_id,
@@ -96,7 +100,7 @@ def accept_signature(
                 client_data_json=verified.client_data_json,
                 signature=verified.signature,
                 consent_text=row.consent_text,
-                signer=signer(purpose="receipt", now=now),
+                signer=key,
             )
             return Receipt.objects.create(
                 kind=row.purpose,
@@ -108,6 +112,7 @@ def accept_signature(
                 passkey_name=passkey.name,
                 consent_text=row.consent_text,
                 compact=compact,
+                kid=key.kid,
                 created_at=now,
             )
     except AgentAuthError:

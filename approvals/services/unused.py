@@ -30,7 +30,7 @@ HARMLESS: Final = frozenset({
     # None of these debits.
     kinds.DECISION_DENIED, kinds.DECISION_REPEATED, kinds.DECISION_REHEARSED,
     kinds.PRESENCE_BEGUN, kinds.PRESENCE_ENDED, kinds.HOME_LEFT, kinds.HOME_BEGAN, kinds.SECOND_STEP_TAKEN,
-    kinds.HISTORY_CLOSED, kinds.HISTORY_CONTINUED, kinds.BREAK_SIGNED,
+    kinds.HISTORY_CLOSED, kinds.HISTORY_CONTINUED, kinds.BREAK_SIGNED, kinds.INVITATION_ERASED,
 })  # fmt: skip
 # An event of these kinds is about its own grant, and no other of the same agent, person or service provider.
 _OF_ONE_GRANT: Final = ("registry.grant.", "registry.token.", "verifier.decision.", "verifier.confirmation.")

@@ -12,6 +12,8 @@ from pytest_django import Settings
 
 from agentauth.protocol.keys import PrivateKey
 from approvals.admin_site import site
+from approvals.models import SetupCode
+from approvals.services.people import create_setup_link
 from approvals.tests.cast import Person, browser
 from audit import kinds
 from audit.models import Checkpoint, CheckpointCopy, Cosignature, Event, Segment
@@ -21,7 +23,8 @@ from kms.models import Key, KeyCertificate
 from kms.services import ensure_key, promote_due_keys, rotate_key
 from registry import rate_limits
 from registry.models import Agent, Grant, Human, ServiceProvider
-from registry.tests.cast import TESTER, AgentClient, pending
+from registry.services.agents import suspend_agent
+from registry.tests.cast import TESTER, AgentClient, enrolled, pending
 
 pytestmark = pytest.mark.django_db
 RESUMED: dict[type[Model], str] = {
@@ -31,7 +34,11 @@ RESUMED: dict[type[Model], str] = {
     Human: "human",
 }
 
-ENDED: dict[type[Model], str] = RESUMED | {Key: "key", KeyCertificate: "key_certificate"}
+ENDED: dict[type[Model], str] = RESUMED | {
+    Key: "key",
+    KeyCertificate: "key_certificate",
+    SetupCode: "invitation",
+}
 
 
 def press(admin: Person, row: Model, action: str) -> Any:
@@ -64,6 +71,12 @@ def certificate() -> KeyCertificate:
     return certify(PrivateKey.generate("EdDSA").public, process=1, now=now)
 
 
+def invitation() -> SetupCode:
+    """One that nobody used."""
+    create_setup_link(email="zoe@example.org", actor=TESTER, now=timezone.now())
+    return SetupCode.objects.get(email="zoe@example.org")
+
+
 def test_DJ_16_each_button_changes_the_row_and_writes_its_event(
     admin: Person, alice: Person, agent: AgentClient, reading: Grant, service_provider: ServiceProvider
 ) -> None:
@@ -72,7 +85,7 @@ def test_DJ_16_each_button_changes_the_row_and_writes_its_event(
         agent, service_provider, now=timezone.now(), capabilities=[{"type": "write", "resource": "files"}]
     )
     alice.approve(reading)
-    presses: Sequence[tuple[Model, str, str, str]] = [
+    presses: Sequence[tuple[Model, str, str, str | None]] = [
         (waiting, "deny", "registry.grant.denied", "denied"),
         (reading, "suspend", "registry.grant.suspended", "suspended"),
         (reading, "resume", "registry.grant.resumed", "approved"),
@@ -90,6 +103,7 @@ def test_DJ_16_each_button_changes_the_row_and_writes_its_event(
         (replaced(), "disable", "kms.key.disabled", "disabled"),
         (certificate(), "revoke", kinds.KEY_CERTIFICATE_REVOKED, "revoked"),
         (alice.human, "delete", "registry.human.deleted", "deleted"),
+        (invitation(), "forget", kinds.INVITATION_ERASED, None),
     ]
     # Every button there is: a new one without its row here, and so without its event, is found.
     request = _request(admin)
@@ -106,7 +120,7 @@ def test_DJ_16_each_button_changes_the_row_and_writes_its_event(
             admin.deny_as_admin(waiting)
         elif action == "resume":
             admin.resume(f"/resume/{RESUMED[type(row)]}/{row.pk}/")
-        elif action in {"revoke", "disable", "delete"}:
+        elif action in {"revoke", "disable", "delete", "forget"}:
             # These lead to the page that asks first.
             assert events(admin, seen) == []
             assert admin.end(f"/endings/{ENDED[type(row)]}/?id={row.pk}").status_code == 302
@@ -114,8 +128,9 @@ def test_DJ_16_each_button_changes_the_row_and_writes_its_event(
         done = [each for each in events(admin, seen) if each[0] not in beside]
         assert done[-1:] == [(kind, "success")]
         assert action == "delete" or len(done) == 1
-        column = "state" if isinstance(row, Key | KeyCertificate) else "status"
-        assert type(row)._default_manager.values_list(column, flat=True).get(pk=row.pk) == status
+        column = "state" if isinstance(row, Key | KeyCertificate) else "status" if status else "kind"
+        left = type(row)._default_manager.filter(pk=row.pk).values_list(column, flat=True)
+        assert list(left) == ([status] if status else [])
 
 
 @pytest.mark.parametrize("model", ["agent", "grant", "serviceprovider", "human"])
@@ -225,3 +240,34 @@ def test_lists_are_named_in_plain_english(admin: Person) -> None:
     page = admin.get("/admin/audit/checkpointcopy/").content.decode()
     assert "<h1>Checkpoint copies</h1>" in page
     assert "0 checkpoint copies" in page
+
+
+def test_of_more_rows_than_an_address_holds_the_page_says_so_and_the_rest_follows(
+    admin: Person, alice: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry.admin.MOST_AT_ONCE", 2)
+    now, path = timezone.now(), "/admin/registry/agent/"
+    rows = [enrolled(alice.human, now=now).agent() for _ in range(3)]
+    chosen = [str(row.pk) for row in rows]
+
+    def go(action: str) -> Any:
+        return admin.client.post(path, {"action": action, "_selected_action": chosen})["Location"]
+
+    asked = go("revoke")
+    assert asked == f"/endings/agent/?id={chosen[0]}&id={chosen[1]}&of=3"
+    page = " ".join(admin.get(asked).content.decode().split())
+    assert "These are the first 2 of 3 that you chose." in page
+    assert admin.end(asked).status_code == 302
+    # The same rows chosen again: the rest of them.
+    assert go("revoke") == f"/endings/agent/?id={chosen[2]}"
+    assert "the first" not in admin.get(go("revoke")).content.decode()
+    rows = [enrolled(alice.human, now=now).agent() for _ in range(3)]
+    chosen = [str(row.pk) for row in rows]
+    for row in rows[1:]:
+        suspend_agent(agent=row, actor=TESTER, now=now, by_admin=True)
+    asked = go("resume")
+    assert asked == f"/resume/agent/?id={chosen[1]}&id={chosen[2]}"
+    suspend_agent(agent=rows[0], actor=TESTER, now=now, by_admin=True)
+    assert "These are the first 2 of 3 that you chose." in " ".join(
+        admin.get(go("resume")).content.decode().split()
+    )

@@ -3,6 +3,7 @@
 import json
 from datetime import datetime
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from django.db import IntegrityError, transaction
@@ -27,7 +28,7 @@ from audit.services import record, seal_audit
 from audit.stores import store_at
 from audit.verification import verify_log
 from registry.models import Agent, Grant, Human
-from registry.services.standing_grants import ALIVE, UNTOLD, review
+from registry.services.standing_grants import ALIVE, UNKNOWN, UNTOLD, review
 from registry.tests.cast import TESTER, AgentClient, refused
 from verifier.models import Confirmation
 
@@ -146,6 +147,33 @@ def test_verify_audit_names_a_receipt_that_was_blanked_without_an_erasure(
     Grant.objects.update(status="revoked")
     Receipt.objects.update(compact="", consent_text="", passkey_name="")
     assert named(now) == {str(reading.pk): UNTOLD}
+
+
+def test_verify_audit_believes_an_erasure_of_what_was_that_persons_alone(
+    alice: Person, bob: Person, agent: AgentClient, reading: Grant, now: datetime
+) -> None:
+    """As a process that may add events and change accounts might, to hide what Alice signed."""
+    assert alice.approve(reading).status_code == 200
+    receipt, gone, hers = Receipt.objects.get(), bob.human, alice.human
+    delete_human(human=gone, actor=TESTER, now=now)
+    Agent.objects.update(human=gone)
+    with transaction.atomic():
+        data: dict[str, object] = {"agents": [str(agent.agent().pk)], "events": []}
+        data["receipts"] = {str(receipt.pk): b64u_encode(sha256(receipt.compact.encode()))}
+        record(kind=kinds.HUMAN_ERASED, actor=TESTER, at=now, human_id=gone.pk, data=data)
+    # The database takes the row's word on whose agent it is; the log has its own.
+    Receipt.objects.update(compact="", consent_text="", passkey_name="")
+    Grant.objects.update(status="revoked")
+    assert named(now) == {str(reading.pk): UNTOLD}
+    Agent.objects.update(human=hers)
+    assert named(now) == {str(reading.pk): UNTOLD}
+
+
+def test_verify_audit_names_a_person_who_was_erased_and_never_was(now: datetime) -> None:
+    nobody = uuid4()
+    with transaction.atomic():
+        record(kind=kinds.HUMAN_DELETED, actor=TESTER, at=now, human_id=nobody)
+    assert named(now) == {str(nobody): UNKNOWN}
 
 
 def test_verify_audit_names_it_also_where_months_were_dropped(

@@ -1,5 +1,6 @@
 """The receipts of a deleted person: which ones the database lets be blanked, and what it reads for that."""
 
+import re
 import secrets
 from datetime import datetime
 from uuid import uuid4
@@ -9,6 +10,7 @@ from django.db import IntegrityError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from agentauth.protocol.encoding import b64u_encode, canonical_json
 from approvals.models import Receipt
 from approvals.services import forgetting
 from approvals.services.leaving import delete_human
@@ -29,7 +31,7 @@ pytestmark = pytest.mark.django_db
 BLANK = {"compact": "", "consent_text": "", "passkey_name": ""}
 
 
-def receipt(kind: str, subject: object, human: Human) -> Receipt:
+def receipt(kind: str, subject: object, human: Human, *, compact: str = "a.b.c") -> Receipt:
     """As `approvals.services.signatures` keeps it; the text is read by nobody here."""
     return Receipt.objects.create(
         kind=kind,
@@ -40,7 +42,7 @@ def receipt(kind: str, subject: object, human: Human) -> Receipt:
         assertion=bytes(32),
         passkey_name="Key",
         consent_text="Their words",
-        compact="a.b.c",
+        compact=compact,
         created_at=timezone.now(),
     )
 
@@ -116,6 +118,35 @@ def test_each_event_of_an_erasure_names_a_bounded_number(
     seal_audit(now=now)
     assert verify_log().ok
     assert list(review(now=now)) == []
+
+
+def test_no_statement_names_more_of_a_persons_rows_than_a_bounded_number(
+    keys: None, bob: Person, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, asked = paying()
+    rows = about(place, asked, bob.human)
+    monkeypatch.setattr(forgetting, "NAMED_AT_ONCE", 2)
+    with CaptureQueriesContext(connection) as queries:
+        delete_human(human=place.human, actor=TESTER, now=now)
+    listed = [re.findall(r'"subject" IN \(([^)]*)\)', each["sql"]) for each in queries]
+    named = [each.count(",") + 1 for every in listed for each in every]
+    # The person, their agent, its grant and its confirmation, of challenges and of receipts.
+    assert (len(named), max(named)) == (4, 2)
+    assert not Receipt.objects.filter(pk__in=[row.pk for row in rows]).exclude(compact="").exists()
+
+
+def test_a_release_of_many_grants_is_in_nobodys_way(keys: None, bob: Person, now: datetime) -> None:
+    """A receipt may have 64 kB, eight times as much as other signed objects."""
+    place, _ = paying()
+    named = [{"id": str(each), "version": 2} for each in [place.grant.pk, *(uuid4() for _ in range(99))]]
+    claims = {"statement": {"grants": named}, "consent_text": "Agent: “Robot”. Service: “Acme”.\n" * 100}
+    payload = b64u_encode(canonical_json(claims))
+    header = b64u_encode(canonical_json({"alg": "EdDSA", "kid": "k"}))
+    compact = f"{header}.{payload}.{'A' * 86}"
+    row = receipt("release", "20270113120000", bob.human, compact=compact)
+    delete_human(human=place.human, actor=TESTER, now=now)
+    row.refresh_from_db()
+    assert row.compact == ""
 
 
 @pytest.mark.postgres

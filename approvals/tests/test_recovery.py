@@ -17,7 +17,7 @@ from agentauth.protocol.errors import (
 from approvals.models import Challenge, Passkey, Recovery, SetupCode
 from approvals.services.credentials import finish_passkey
 from approvals.services.ending import end_for_good
-from approvals.services.leaving import delete_human
+from approvals.services.leaving import delete_human, suspend_human
 from approvals.services.people import find_setup_code
 from approvals.services.recovery import cancel_recovery, finish_recovery
 from approvals.sessions import stored_key
@@ -29,7 +29,6 @@ from audit.services import Actor
 from registry.models import Grant, Human
 from registry.services.enrolment import create_enrolment_code
 from registry.services.grants import suspend_grant
-from registry.services.people import suspend_human
 from registry.tests.cast import TESTER, AgentClient, issue, refused
 
 pytestmark = pytest.mark.django_db
@@ -276,8 +275,7 @@ def test_a_suspended_human_is_not_recovered_as_lost(alice: Person, now: datetime
     human = alice.human
     link = ready_link(human, now)
     suspend_human(human=human, actor=TESTER, now=now)
-    refused(Person(client=browser()).post(f"{path_of(link)}options"), 409, "invalid_state")
-    cancel_recovery(recovery=Recovery.objects.get(), actor=TESTER, now=now)
+    refused(Person(client=browser()).post(f"{path_of(link)}options"), 410, "expired")
     with pytest.raises(InvalidStateError, match="Only an active account"):
         begun(human, now)
 

@@ -5,16 +5,19 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import pytest
+from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from approvals.models import Passkey, Receipt, Recovery
+from approvals.services.leaving import delete_human, suspend_human
 from approvals.services.recovery import confirm_recovery, create_recovery_link, start_recovery
 from approvals.tests.cast import ORIGIN, Person, browser, invited
 from approvals.tests.recovering import DAY, begun, link_of, path_of, ready_link, recovered
 from audit.models import Event
 from registry.models import Grant, Human
-from registry.services.people import end_sessions, suspend_human
+from registry.services.enrolment import create_enrolment_code
+from registry.services.people import end_sessions
 from registry.tests.cast import TESTER, AgentClient, issue, refused
 
 pytestmark = pytest.mark.django_db
@@ -191,7 +194,8 @@ def test_WR_15_what_a_lost_administrator_began_or_decided_goes_no_further(
         decide(row, second, now)
     lost = (second if who == "second" else admin).human
     if loss == "suspended":
-        suspend_human(human=lost, actor=TESTER, now=now)
+        # As release 3 suspends, which ends no recovery.
+        Human.objects.filter(pk=lost.pk).update(status=Human.Status.SUSPENDED)
     else:
         Human.objects.filter(pk=lost.pk).update(is_staff=False)
     with pytest.raises(InvalidStateError, match="not active any more"):
@@ -210,8 +214,81 @@ def test_WR_15_a_link_stops_when_its_administrator_is_suspended(
     options = anew.post(f"{path_of(link)}options").json()["publicKey"]
     suspend_human(human=admin.human, actor=TESTER, now=now)
     credential = anew.device.registration(options)
-    refused(anew.post(f"{path_of(link)}finish", {"credential": credential}), 409, "invalid_state")
+    refused(anew.post(f"{path_of(link)}finish", {"credential": credential}), 410, "expired")
     assert bytes(Passkey.objects.get(human=alice.human).credential_id) == alice.device.credential_id
+
+
+@pytest.mark.parametrize("suspended_by", ["this release", "release 3"])
+@pytest.mark.parametrize("who", ["first", "second"])
+def test_WR_15_what_a_suspended_administrator_began_stays_ended_when_they_are_resumed(
+    admin: Person, second: Person, alice: Person, now: datetime, who: str, suspended_by: str
+) -> None:
+    third = invited("third@example.org", "Theo Third", now=now, is_staff=True)
+    human, lost = alice.human, (second if who == "second" else admin).human
+    row = begun(human, now, admin=admin.human)
+    decide(row, second, now)
+    link = link_of(row, now)
+    if suspended_by == "this release":
+        path = "/admin/registry/human/"
+        third.client.post(path, {"action": "suspend", "_selected_action": [str(lost.pk)]})
+        row.refresh_from_db()
+        assert row.cancelled_at is not None
+        # They are told of it as of every other end.
+        assert row.notice_due_at is not None
+        assert "cancelled" in alice.get("/recovery/").content.decode()
+    else:
+        Human.objects.filter(pk=lost.pk).update(status=Human.Status.SUSPENDED)
+    assert third.resume(f"/resume/human/{lost.pk}/").status_code == 200
+    assert browser().get(path_of(link)).status_code == 410
+    with pytest.raises(InvalidStateError, match="used, cancelled or has ended"):
+        link_of(row, now)
+    # Nothing is in the way of a new one.
+    assert begun(human, now, admin=third.human)
+
+
+def test_WR_15_what_a_deleted_administrator_began_ends_and_the_person_is_told(
+    admin: Person, second: Person, alice: Person, now: datetime
+) -> None:
+    row = begun(alice.human, now, admin=second.human)
+    delete_human(human=second.human, actor=TESTER, now=now)
+    row.refresh_from_db()
+    assert row.cancelled_at is not None
+    assert row.notice_due_at == now
+
+
+@pytest.mark.parametrize("suspended_by", ["this release", "release 3"])
+def test_an_invitation_of_a_suspended_administrator_stays_ended_when_they_are_resumed(
+    admin: Person, second: Person, suspended_by: str
+) -> None:
+    paths = []
+    for who in (second, admin):
+        page = who.press("/admin/invite/", {"email": f"{who.human.pk}@example.org"}).content.decode()
+        paths += re.findall(r"/setup/[A-Za-z0-9_-]+/", page)
+    theirs, others = paths
+    if suspended_by == "this release":
+        suspend_human(human=second.human, actor=TESTER, now=timezone.now())
+        assert browser().get(theirs).status_code == 410
+    else:
+        Human.objects.filter(pk=second.human.pk).update(status=Human.Status.SUSPENDED)
+    assert admin.resume(f"/resume/human/{second.human.pk}/").status_code == 200
+    assert [browser().get(path).status_code for path in (theirs, others)] == [410, 200]
+
+
+def test_an_invitation_of_a_deleted_administrator_ends(admin: Person, second: Person) -> None:
+    page = second.press("/admin/invite/", {"email": "zoe@example.org"}).content.decode()
+    [path] = re.findall(r"/setup/[A-Za-z0-9_-]+/", page)
+    delete_human(human=second.human, actor=TESTER, now=timezone.now())
+    assert browser().get(path).status_code == 410
+
+
+def test_an_enrolment_code_of_a_suspended_person_stays_ended_when_they_are_resumed(
+    admin: Person, alice: Person, now: datetime
+) -> None:
+    human = alice.human
+    _, code = create_enrolment_code(human=human, actor=TESTER, now=now)
+    suspend_human(human=human, actor=TESTER, now=now)
+    assert admin.resume(f"/resume/human/{human.pk}/").status_code == 200
+    refused(AgentClient().register(code), 400, "invalid_enrolment_code")
 
 
 @pytest.mark.parametrize("act", ["begin", "decide", "link"])

@@ -10,7 +10,9 @@ from approvals.models import Receipt, Recovery
 from approvals.tests.cast import ORIGIN, PAY, Person
 from approvals.tests.recovering import ready_link, recovered
 from registry.models import Agent, Grant, ServiceProvider
-from registry.tests.cast import AgentClient, approve, claim_link, pending
+from registry.services.agents import suspend_agent
+from registry.services.grants import suspend_grant
+from registry.tests.cast import TESTER, AgentClient, approve, claim_link, pending
 from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db
@@ -85,3 +87,32 @@ def test_WR_15_a_confirmation_soon_after_a_recovery_is_marked(
     options = anew.press_on(path, decision="confirm").json()["publicKey"]
     assert anew.post(f"{path}decide", {"credential": anew.device.assertion(options)}).status_code == 200
     assert MARK in Receipt.objects.get(kind="confirmation").consent_text
+
+
+@pytest.mark.parametrize("what", ["agent", "grant"])
+def test_WR_15_an_owners_resume_soon_after_a_recovery_is_marked(
+    anew: Person, reading: Grant, now: datetime, what: str
+) -> None:
+    assert anew.approve(reading).status_code == 200
+    if what == "agent":
+        path = f"/agents/{reading.agent_id}/"
+        suspend_agent(agent=reading.agent, actor=TESTER, now=now)
+    else:
+        path = f"/approvals/{reading.pk}/"
+        reading.refresh_from_db()
+        suspend_grant(grant=reading, actor=TESTER, now=now)
+    assert MARK in anew.get(f"{path}resume/").content.decode()
+    assert anew.resume(f"{path}resume/").status_code == 200
+    receipt = Receipt.objects.get(kind="resume")
+    assert receipt.consent_text.count(MARK) == 1
+    # Beside the approval, the resumption.
+    assert anew.get("/activity/").content.decode().count(MARK) == 2
+
+
+def test_WR_15_an_administrators_resume_is_not_the_recovered_persons(
+    anew: Person, admin: Person, reading: Grant, now: datetime
+) -> None:
+    suspend_agent(agent=reading.agent, actor=TESTER, now=now, by_admin=True)
+    assert admin.resume(f"/resume/agent/{reading.agent_id}/").status_code == 200
+    assert MARK not in Receipt.objects.get(kind="resume").consent_text
+    assert MARK not in anew.get("/activity/").content.decode()

@@ -13,13 +13,12 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from approvals.models import Recovery
-from approvals.services.leaving import delete_human
+from approvals.services.leaving import delete_human, suspend_human
 from approvals.services.notices import send_notices
 from approvals.services.recovery import cancel_recovery, confirm_recovery
 from approvals.tests.cast import Person
 from approvals.tests.recovering import DAY, begun, link_of, path_of, ready_link, recovered
 from audit.models import Event
-from registry.services.people import suspend_human
 from registry.tests.cast import TESTER
 from tests.acts.test_acts import refused_events
 

@@ -13,8 +13,7 @@ from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.receipt import verify_receipt
-from approvals.models import Challenge, Receipt
-from approvals.services.leaving import delete_human
+from approvals.models import Receipt
 from approvals.services.releasing import find_unused
 from approvals.tests.cast import READ_CALENDAR, Person, drawn_on
 from approvals.tests.setting_back import close, restored, set_back
@@ -116,23 +115,6 @@ def test_SA_13_an_administrator_releases_a_grant_proved_unused(
     assert (
         b"No grant is waiting because of the restore" in admin.get(f"/restores/{row.name}/release/").content
     )
-
-
-def test_the_texts_of_a_release_go_with_the_person_whose_agent_it_names(
-    grant: Grant, admin: Person, alice: Person, bob: Person
-) -> None:
-    row = restored()
-    admin.sign_in()
-    assert decide(admin, row, statement(admin, row, reviewed(admin, row, grant), grant)).status_code == 200
-    delete_human(human=bob.human, actor=TESTER, now=timezone.now())
-    assert "Research Assistant" in Receipt.objects.get(kind="release").consent_text
-    person = grant.agent.human
-    assert person is not None
-    delete_human(human=person, actor=TESTER, now=timezone.now())
-    kept = Receipt.objects.get(kind="release")
-    assert (kept.consent_text, kept.compact, kept.human_id) == ("", "", admin.human.pk)
-    assert not Challenge.objects.filter(consent_text__contains="Research Assistant").exists()
-    assert str(kept.pk) in Event.objects.filter(kind=kinds.HUMAN_ERASED).latest("id").data["receipts"]
 
 
 def test_SA_13_an_object_that_the_log_does_not_write_hides_no_proof(grant: Grant, outside: Path) -> None:

@@ -98,5 +98,5 @@ def find_own_agent(agent_id: uuid.UUID, human: Human) -> Agent:
     """The human's agent. Raises NotFoundError, the same for unknown and another's."""
     agent = Agent.objects.filter(pk=agent_id, human=human).first()
     if agent is None:
-        raise NotFoundError("There is nothing here, or it is not yours.")
+        raise NotFoundError
     return agent

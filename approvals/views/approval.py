@@ -45,7 +45,7 @@ def find_own_grant(grant_id: uuid.UUID, human: Human) -> Grant:
         .first()
     )
     if grant is None:
-        raise NotFoundError("There is nothing here, or it is not yours.")
+        raise NotFoundError
     return grant
 
 

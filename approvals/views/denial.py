@@ -13,7 +13,7 @@ from approvals.services import decisions
 from approvals.services.people import session_key_of
 from approvals.views.access import answer, human_of, member, posted, signed_in
 from approvals.views.described import describe_grant
-from approvals.views.paging import chosen_ids
+from approvals.views.paging import chosen_ids, chosen_of
 from registry.authentication import actor_of
 from registry.models import Grant, Human
 
@@ -25,7 +25,7 @@ def find_request(request_id: uuid.UUID, human: Human) -> Grant:
     rows = Grant.objects.select_related("agent__human", "service_provider")
     grant = rows.filter(pk=request_id).first() if human.is_staff else None
     if grant is None:
-        raise NotFoundError("There is nothing here, or it is not yours.")
+        raise NotFoundError
     return grant
 
 
@@ -35,16 +35,15 @@ def index(request: HttpRequest) -> HttpResponse:
     """The requests an administrator chose in a list, each with the link to its own page: each takes a signature."""
     human, now, rows = human_of(request), timezone.now(), []
     if not human.is_staff:
-        raise NotFoundError("There is nothing here, or it is not yours.")
+        raise NotFoundError
     for row_id in chosen_ids(request):
         grant = find_request(row_id, human)
         waits = grant.status_at(now) == Grant.Status.PENDING
         rows.append(
             {"name": grant.agent.name, "refusal": "" if waits else _GONE, "path": f"/denials/{grant.pk}/"}
         )
-    return render(
-        request, "sign_each.html", {"rows": rows, "title": _("Deny, one by one"), "verb": _("Deny")}
-    )
+    context = {"rows": rows, "of": chosen_of(request), "title": _("Deny, one by one"), "verb": _("Deny")}
+    return render(request, "sign_each.html", context)
 
 
 @require_safe

@@ -15,7 +15,7 @@ from django.views.decorators.http import require_POST, require_safe
 from approvals.services import ending
 from approvals.services.ending import Party, Preview
 from approvals.views.access import human_of, signed_in
-from approvals.views.paging import chosen_ids, id_or_none_of_ours
+from approvals.views.paging import chosen_ids, chosen_of, id_or_none_of_ours
 from approvals.views.verification import check_verification
 from registry.admin import MOST_AT_ONCE
 from registry.authentication import actor_of
@@ -27,6 +27,7 @@ _LISTS = {
     "grant": "registry_grant",
     "service_provider": "registry_serviceprovider",
     "human": "registry_human",
+    "invitation": "approvals_setupcode",
     "key": "kms_key",
     "key_certificate": "kms_keycertificate",
 }
@@ -42,6 +43,7 @@ def page(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) -> 
         "kind": kind,
         "title": _title(found),
         "chosen": chosen,
+        "of": chosen_of(request),
         "back": _back(kind, party, chosen),
     }
     return render(request, "ending.html", context)
@@ -80,6 +82,10 @@ def _title(found: Preview) -> str:
         several = ngettext("Revoke service %(what)s for good?", "Revoke %(n)d services for good?", n)
     elif found.kind == "human":
         several = ngettext("Delete %(what)s for good?", "Delete %(n)d humans for good?", n)
+    elif found.kind == "invitation":
+        several = ngettext(
+            "Forget the invitation of %(what)s for good?", "Forget %(n)d invitations for good?", n
+        )
     elif found.kind == "key":
         several = ngettext("Disable the %(what)s for good?", "Disable %(n)d keys for good?", n)
     else:

@@ -2,9 +2,10 @@
 
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from agentauth.protocol.names import quoted
 from approvals.models import Recovery
@@ -15,68 +16,77 @@ from audit.models import Event
 from registry.models import Agent, Human, ServiceProvider
 
 # What a person signs to let an agent do something.
-_SIGNED = (kinds.GRANT_APPROVED, kinds.CONFIRMATION_CONFIRMED, kinds.AGENT_CLAIMED)
+_SIGNED = (
+    kinds.GRANT_APPROVED,
+    kinds.CONFIRMATION_CONFIRMED,
+    kinds.AGENT_CLAIMED,
+    kinds.AGENT_RESUMED,
+    kinds.GRANT_RESUMED,
+)
 
 
-def words() -> dict[str, str]:
-    """What each kind of event means; %(agent)s and %(at)s are filled in."""
-    return {
-        kinds.REQUEST_REFUSED: _("A request was refused"),
-        kinds.HUMAN_CREATED: _("The account was made"),
-        kinds.HUMAN_SUSPENDED: _("The account was suspended"),
-        kinds.HUMAN_RESUMED: _("The account was resumed"),
-        kinds.HUMAN_SESSIONS_ENDED: _("All sessions were ended"),
-        kinds.HUMAN_SIGNED_IN: _("Signed in with a passkey"),
-        kinds.HUMAN_SIGNED_OUT: _("Signed out"),
-        kinds.HUMAN_CHANGED: _("Settings were changed"),
-        kinds.HUMAN_RECOVERED: _("The account was recovered with a new passkey"),
-        kinds.HUMAN_EXPORTED: _("Downloaded their data"),
-        kinds.HUMAN_DELETED: _("The account was deleted"),
-        kinds.HUMAN_ERASED: _("The texts of the account were erased"),
-        kinds.HUMAN_VERIFIED: _("Confirmed with a passkey"),
-        kinds.SETUP_CODE_CREATED: _("A recovery link was made for this account"),
-        kinds.RECOVERY_BEGUN: _("Recovery of this account started"),
-        kinds.RECOVERY_CONFIRMED: _("A second administrator approved the recovery of this account"),
-        kinds.RECOVERY_CANCELLED: _("The recovery of this account was cancelled"),
-        kinds.RECOVERY_NOTICE_SENT: _("An e-mail about the recovery of this account was sent"),
-        kinds.RECOVERY_NOTICE_FAILED: _("An e-mail about the recovery of this account could not be sent yet"),
-        kinds.PASSKEY_CREATED: _("A passkey was added"),
-        kinds.PASSKEY_REMOVED: _("A passkey was removed"),
-        kinds.SECOND_STEP_TAKEN: _("Continued past the warning for %(agent)s at %(at)s"),
-        kinds.ENROLMENT_CODE_CREATED: _("An enrolment code was made"),
-        kinds.ENROLMENT_CODE_FAILED: _("An incorrect enrolment code was entered"),
-        kinds.AGENT_REGISTERED: _("%(agent)s registered"),
-        kinds.AGENT_CLAIMED: _("%(agent)s was claimed"),
-        kinds.AGENT_SUSPENDED: _("%(agent)s was suspended"),
-        kinds.AGENT_RESUMED: _("%(agent)s was resumed"),
-        kinds.AGENT_REVOKED: _("%(agent)s was revoked"),
-        kinds.AGENT_MANIFEST_RENEWED: _("%(agent)s renewed its registration"),
-        kinds.AGENT_MANIFEST_CHANGED: _("%(agent)s changed its description"),
-        kinds.AGENT_KEY_ROTATED: _("%(agent)s changed its key"),
-        kinds.AGENT_EXPIRED: _("%(agent)s expired"),
-        kinds.GRANT_REQUESTED: _("%(agent)s asked for permissions at %(at)s"),
-        kinds.GRANT_APPROVED: _("Approved what %(agent)s asked for at %(at)s"),
-        kinds.GRANT_DENIED: _("Denied what %(agent)s asked for at %(at)s"),
-        kinds.GRANT_WITHDRAWN: _("%(agent)s withdrew its request at %(at)s"),
-        kinds.GRANT_SUSPENDED: _("The grant of %(agent)s at %(at)s was suspended"),
-        kinds.GRANT_VERSION_RAISED: _("%(agent)s needs a new access token for %(at)s"),
-        kinds.GRANT_RELEASED: _("An administrator released the grant of %(agent)s at %(at)s after a restore"),
-        kinds.GRANT_RESUMED: _("The grant of %(agent)s at %(at)s was resumed"),
-        kinds.GRANT_REVOKED: _("The grant of %(agent)s at %(at)s was revoked"),
-        kinds.GRANT_EXPIRED: _("A request or grant of %(agent)s at %(at)s expired"),
-        kinds.TOKEN_ISSUED: _("%(agent)s received an access token for %(at)s"),
-        kinds.TOKEN_REVOKED: _("An access token of %(agent)s for %(at)s was revoked"),
-        kinds.DECISION_ALLOWED: _("%(at)s let %(agent)s act"),
-        kinds.DECISION_DENIED: _("%(at)s refused %(agent)s"),
-        kinds.DECISION_REPEATED: _("%(at)s repeated an earlier yes to %(agent)s"),
-        kinds.DECISION_REHEARSED: _("%(at)s tried out an act of %(agent)s"),
-        kinds.CONFIRMATION_REQUESTED: _("%(agent)s waits for a confirmation at %(at)s"),
-        kinds.CONFIRMATION_CONFIRMED: _("Confirmed one act of %(agent)s at %(at)s"),
-        kinds.CONFIRMATION_DENIED: _("Denied one act of %(agent)s at %(at)s"),
-        kinds.CONFIRMATION_EXPIRED: _("A confirmation for %(agent)s at %(at)s expired"),
-        kinds.PRESENCE_BEGUN: _("Switched “I'm here” on"),
-        kinds.PRESENCE_ENDED: _("Switched “I'm here” off"),
-    }
+# What each kind of event means; %(agent)s and %(at)s are filled in.
+_WORDS: Final = {
+    kinds.REQUEST_REFUSED: gettext_lazy("A request was refused"),
+    kinds.HUMAN_CREATED: gettext_lazy("The account was made"),
+    kinds.HUMAN_SUSPENDED: gettext_lazy("The account was suspended"),
+    kinds.HUMAN_RESUMED: gettext_lazy("The account was resumed"),
+    kinds.HUMAN_SESSIONS_ENDED: gettext_lazy("All sessions were ended"),
+    kinds.HUMAN_SIGNED_IN: gettext_lazy("Signed in with a passkey"),
+    kinds.HUMAN_SIGNED_OUT: gettext_lazy("Signed out"),
+    kinds.HUMAN_CHANGED: gettext_lazy("Settings were changed"),
+    kinds.HUMAN_RECOVERED: gettext_lazy("The account was recovered with a new passkey"),
+    kinds.HUMAN_EXPORTED: gettext_lazy("Downloaded their data"),
+    kinds.HUMAN_DELETED: gettext_lazy("The account was deleted"),
+    kinds.HUMAN_ERASED: gettext_lazy("The texts of the account were erased"),
+    kinds.HUMAN_VERIFIED: gettext_lazy("Confirmed with a passkey"),
+    kinds.SETUP_CODE_CREATED: gettext_lazy("A recovery link was made for this account"),
+    kinds.RECOVERY_BEGUN: gettext_lazy("Recovery of this account started"),
+    kinds.RECOVERY_CONFIRMED: gettext_lazy("A second administrator approved the recovery of this account"),
+    kinds.RECOVERY_CANCELLED: gettext_lazy("The recovery of this account was cancelled"),
+    kinds.RECOVERY_NOTICE_SENT: gettext_lazy("An e-mail about the recovery of this account was sent"),
+    kinds.RECOVERY_NOTICE_FAILED: gettext_lazy(
+        "An e-mail about the recovery of this account could not be sent yet"
+    ),
+    kinds.PASSKEY_CREATED: gettext_lazy("A passkey was added"),
+    kinds.PASSKEY_REMOVED: gettext_lazy("A passkey was removed"),
+    kinds.SECOND_STEP_TAKEN: gettext_lazy("Continued past the warning for %(agent)s at %(at)s"),
+    kinds.ENROLMENT_CODE_CREATED: gettext_lazy("An enrolment code was made"),
+    kinds.ENROLMENT_CODE_FAILED: gettext_lazy("An incorrect enrolment code was entered"),
+    kinds.AGENT_REGISTERED: gettext_lazy("%(agent)s registered"),
+    kinds.AGENT_CLAIMED: gettext_lazy("%(agent)s was claimed"),
+    kinds.AGENT_SUSPENDED: gettext_lazy("%(agent)s was suspended"),
+    kinds.AGENT_RESUMED: gettext_lazy("%(agent)s was resumed"),
+    kinds.AGENT_REVOKED: gettext_lazy("%(agent)s was revoked"),
+    kinds.AGENT_MANIFEST_RENEWED: gettext_lazy("%(agent)s renewed its registration"),
+    kinds.AGENT_MANIFEST_CHANGED: gettext_lazy("%(agent)s changed its description"),
+    kinds.AGENT_KEY_ROTATED: gettext_lazy("%(agent)s changed its key"),
+    kinds.AGENT_EXPIRED: gettext_lazy("%(agent)s expired"),
+    kinds.GRANT_REQUESTED: gettext_lazy("%(agent)s asked for permissions at %(at)s"),
+    kinds.GRANT_APPROVED: gettext_lazy("Approved what %(agent)s asked for at %(at)s"),
+    kinds.GRANT_DENIED: gettext_lazy("Denied what %(agent)s asked for at %(at)s"),
+    kinds.GRANT_WITHDRAWN: gettext_lazy("%(agent)s withdrew its request at %(at)s"),
+    kinds.GRANT_SUSPENDED: gettext_lazy("The grant of %(agent)s at %(at)s was suspended"),
+    kinds.GRANT_VERSION_RAISED: gettext_lazy("%(agent)s needs a new access token for %(at)s"),
+    kinds.GRANT_RELEASED: gettext_lazy(
+        "An administrator released the grant of %(agent)s at %(at)s after a restore"
+    ),
+    kinds.GRANT_RESUMED: gettext_lazy("The grant of %(agent)s at %(at)s was resumed"),
+    kinds.GRANT_REVOKED: gettext_lazy("The grant of %(agent)s at %(at)s was revoked"),
+    kinds.GRANT_EXPIRED: gettext_lazy("A request or grant of %(agent)s at %(at)s expired"),
+    kinds.TOKEN_ISSUED: gettext_lazy("%(agent)s received an access token for %(at)s"),
+    kinds.TOKEN_REVOKED: gettext_lazy("An access token of %(agent)s for %(at)s was revoked"),
+    kinds.DECISION_ALLOWED: gettext_lazy("%(at)s let %(agent)s act"),
+    kinds.DECISION_DENIED: gettext_lazy("%(at)s refused %(agent)s"),
+    kinds.DECISION_REPEATED: gettext_lazy("%(at)s repeated an earlier yes to %(agent)s"),
+    kinds.DECISION_REHEARSED: gettext_lazy("%(at)s tried out an act of %(agent)s"),
+    kinds.CONFIRMATION_REQUESTED: gettext_lazy("%(agent)s waits for a confirmation at %(at)s"),
+    kinds.CONFIRMATION_CONFIRMED: gettext_lazy("Confirmed one act of %(agent)s at %(at)s"),
+    kinds.CONFIRMATION_DENIED: gettext_lazy("Denied one act of %(agent)s at %(at)s"),
+    kinds.CONFIRMATION_EXPIRED: gettext_lazy("A confirmation for %(agent)s at %(at)s expired"),
+    kinds.PRESENCE_BEGUN: gettext_lazy("Switched “I'm here” on"),
+    kinds.PRESENCE_ENDED: gettext_lazy("Switched “I'm here” off"),
+}
 
 
 def _named(form: str, name: str | None) -> str:
@@ -96,14 +106,14 @@ def tell(events: Sequence[Event]) -> list[dict[str, Any]]:
     )
     actors = {each.actor_id for each in events if each.actor_kind == "human"}
     people = {str(pk): name for pk, name in Human.objects.filter(pk__in=actors).values_list("pk", "name")}
-    known, marks = words(), _marks(events)
+    marks = _marks(events)
     lines = []
     for event in events:
         names = {
             "agent": _named(_("agent %(name)s"), agents.get(event.agent_id)) or _("an agent"),
             "at": _named(_("service %(name)s"), providers.get(event.service_provider_id)) or _("a service"),
         }
-        text = known.get(event.kind) or event.kind.rpartition(".")[2].replace("_", " ").capitalize()
+        text = str(_WORDS.get(event.kind, "")) or event.kind.rpartition(".")[2].replace("_", " ").capitalize()
         who = {"agent": names["agent"], "service_provider": names["at"], "system": _("AgentAuth")}
         who["anonymous"] = _("a visitor")
         lines.append(
@@ -121,7 +131,8 @@ def tell(events: Sequence[Event]) -> list[dict[str, Any]]:
 
 def _marks(events: Sequence[Event]) -> dict[uuid.UUID, str]:
     """The sentence beside each decision that was signed soon after a recovery, as the signed text has it."""
-    signed = [each for each in events if each.kind in _SIGNED and each.human_id]
+    # An administrator resumes too, for the same person.
+    signed = [each for each in events if each.kind in _SIGNED and each.actor_id == str(each.human_id)]
     rows = Recovery.objects.exclude(used_at=None).filter(human_id__in={each.human_id for each in signed})
     used = [(row.used_at, row) for row in rows.select_related("human").order_by("used_at") if row.used_at]
     return {

@@ -31,6 +31,12 @@ def chosen_ids(request: HttpRequest) -> list[uuid.UUID]:
     return list(dict.fromkeys(map(id_or_none_of_ours, request.GET.getlist("id")[:MOST_AT_ONCE])))
 
 
+def chosen_of(request: HttpRequest) -> str:
+    """Of how many rows that were chosen in a list these are the first; empty where they are all."""
+    number = request.GET.get("of", "")
+    return number if number.isascii() and number.isdecimal() else ""
+
+
 def id_or_none_of_ours(text: str) -> uuid.UUID:
     """An id a page was asked for. What is none names nothing, and nothing lies below it."""
     try:

@@ -24,7 +24,6 @@ from approvals.views.verification import check_verification
 from registry.authentication import actor_of
 from registry.models import Human
 
-_NOT_YOURS = "There is nothing here, or it is not yours."
 # As many as a page of a search shows.
 _FOUND = 20
 
@@ -44,7 +43,7 @@ def cancel(request: HttpRequest, recovery_id: uuid.UUID) -> HttpResponse:
     human = human_of(request)
     row = Recovery.objects.filter(pk=recovery_id).first()
     if row is None or not (human.is_staff or row.human_id == human.pk):
-        raise NotFoundError(_NOT_YOURS)
+        raise NotFoundError
     recoveries.cancel_recovery(recovery=row, actor=actor_of(request), now=timezone.now())
     messages.success(request, _("The recovery was cancelled"))
     mine = row.human_id == human.pk
@@ -158,21 +157,21 @@ def _person(request: HttpRequest, human: Human, made: SetupLink | None = None) -
 def _admin(request: HttpRequest) -> Human:
     human = human_of(request)
     if not human.is_staff:
-        raise NotFoundError(_NOT_YOURS)
+        raise NotFoundError
     return human
 
 
 def _find_human(human_id: uuid.UUID) -> Human:
     human = Human.objects.exclude(status=Human.Status.DELETED).filter(pk=human_id).first()
     if human is None:
-        raise NotFoundError(_NOT_YOURS)
+        raise NotFoundError
     return human
 
 
 def _find(recovery_id: uuid.UUID) -> Recovery:
     row = Recovery.objects.select_related("human").filter(pk=recovery_id).first()
     if row is None:
-        raise NotFoundError(_NOT_YOURS)
+        raise NotFoundError
     return row
 
 

@@ -15,7 +15,7 @@ from approvals.services.drawn import drawn_token
 from approvals.services.people import session_key_of
 from approvals.services.resuming import Party
 from approvals.views.access import answer, human_of, member, posted, signed_in
-from approvals.views.paging import chosen_ids
+from approvals.views.paging import chosen_ids, chosen_of
 from registry.authentication import actor_of
 from registry.models import Grant
 
@@ -26,7 +26,7 @@ def index(request: HttpRequest, kind: str) -> HttpResponse:
     """The rows an administrator chose in a list, each with the link to its own page: each takes a signature."""
     human, now, rows = human_of(request), timezone.now(), []
     if not human.is_staff:
-        raise NotFoundError("There is nothing here, or it is not yours.")
+        raise NotFoundError
     for row_id in chosen_ids(request):
         row, refusal = resuming.find_row(kind, row_id, human=human, party="administrator"), ""
         try:
@@ -35,9 +35,8 @@ def index(request: HttpRequest, kind: str) -> HttpResponse:
             refusal = error.description
         path = f"/resume/{kind}/{row_id}/"
         rows.append({"name": resuming.name_of(row), "refusal": refusal, "path": path})
-    return render(
-        request, "sign_each.html", {"rows": rows, "title": _("Resume, one by one"), "verb": _("Resume")}
-    )
+    context = {"rows": rows, "of": chosen_of(request), "title": _("Resume, one by one"), "verb": _("Resume")}
+    return render(request, "sign_each.html", context)
 
 
 @require_safe

@@ -43,7 +43,7 @@ NOT_REPEATED: Final[Mapping[str, frozenset[str]]] = {
     }),
     "Continuing after a restore ends all sessions, codes, links, recoveries and requests.": frozenset({
         kinds.RECOVERY_CANCELLED, kinds.HUMAN_SESSIONS_ENDED, kinds.HUMAN_SIGNED_OUT, kinds.PRESENCE_ENDED, kinds.ENROLMENT_CODE_FAILED,
-        kinds.AGENT_CLAIMED, kinds.AGENT_CLAIM_RENEWED, kinds.AGENT_CLAIM_FAILED,
+        kinds.AGENT_CLAIMED, kinds.AGENT_CLAIM_RENEWED, kinds.AGENT_CLAIM_FAILED, kinds.INVITATION_ERASED,
         kinds.GRANT_DENIED, kinds.GRANT_WITHDRAWN,
     }),
     "Each approved grant waits for its person, and has a version that earlier tokens and confirmations do not have.": frozenset({

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from django.db import transaction
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.chain import verify_inclusion
@@ -39,6 +40,7 @@ def test_what_was_proved_of_an_erased_human_still_is_and_their_name_is_nowhere(
     denied = make_event(
         kind=kinds.GRANT_DENIED, human_id=uuid.uuid4(), actor=admin, personal={"deny_reason": NAME}
     )
+    make_event(kind=kinds.AGENT_CLAIMED, agent_id=agent, human_id=human)
     theirs = [make_event(human_id=human, personal={"name": NAME, "email": EMAIL}) for _ in range(4)]
     others = make_event(personal={"name": "Bob"})
     sequence_until_empty(now=now)
@@ -50,6 +52,7 @@ def test_what_was_proved_of_an_erased_human_still_is_and_their_name_is_nowhere(
     assert list(Opening.objects.values_list("event", "value")) == [(others.pk, "Bob")]
     # Nothing says so yet: somebody may have deleted them.
     assert "no event says that it was erased" in verify_log().problem
+    make_event(kind=kinds.HUMAN_DELETED, human_id=human)
     data = {"agents": [str(agent)], "events": events, "receipts": {}}
     make_event(kind=kinds.HUMAN_ERASED, human_id=human, data=data)
     assert (verify_log().ok, verify_log().erased) == (True, 11)
@@ -67,6 +70,51 @@ def test_what_was_proved_of_an_erased_human_still_is_and_their_name_is_nowhere(
     assert NAME not in str(list(Event.objects.values_list("data", flat=True)))
     for file in tmp_path.rglob("*"):
         assert not file.is_file() or NAME.encode() not in readable(file)
+
+
+def test_an_event_of_an_erasure_excuses_nothing_that_was_not_that_persons(
+    make_event: MakeEvent, now: datetime
+) -> None:
+    """A process that may add events could hide evidence so: the event is held against the rest of the log."""
+    gone, agent = uuid.uuid4(), uuid.uuid4()
+    victim = {"agent_id": agent, "human_id": uuid.uuid4()}
+    evidence = [
+        make_event(agent_id=agent, personal={"details": "before the claim"}),
+        make_event(kind=kinds.AGENT_CLAIMED, **victim, personal={"name": NAME}),
+        make_event(kind=kinds.DECISION_ALLOWED, **victim, personal={"details": NAME}),
+        make_event(kind=kinds.GRANT_DENIED, actor=Actor("human", str(uuid.uuid4())), personal={"deny_reason": NAME}),
+        make_event(kind=kinds.SETUP_CODE_CREATED, human_id=uuid.uuid4(), personal={"email": EMAIL}),
+        make_event(personal={"name": NAME}),
+    ]  # fmt: skip
+    data = {"agents": [str(agent)], "events": [str(each.pk) for each in evidence], "receipts": {}}
+    make_event(kind=kinds.HUMAN_DELETED, human_id=gone)
+    # A later claim does not make the agent theirs.
+    make_event(kind=kinds.AGENT_CLAIMED, agent_id=agent, human_id=gone)
+    make_event(kind=kinds.HUMAN_ERASED, human_id=gone, data=data | {"late": True})
+    make_event(kind=kinds.AGENT_DELETED, agent_id=agent)
+    make_event(kind=kinds.INVITATION_ERASED, data={"events": data["events"]})
+    sequence_until_empty(now=now)
+    assert verify_log().ok
+    for event in evidence:
+        with transaction.atomic():
+            Opening.objects.filter(event=event).delete()
+            found = verify_log()
+            assert (found.ok, found.first_bad) == (False, str(event.pk))
+            transaction.set_rollback(True)
+
+
+def test_an_erasure_of_a_person_who_was_not_deleted_excuses_nothing(
+    make_event: MakeEvent, now: datetime
+) -> None:
+    human, agent = uuid.uuid4(), uuid.uuid4()
+    make_event(kind=kinds.AGENT_CLAIMED, agent_id=agent, human_id=human, personal={"name": NAME})
+    data = {"agents": [str(agent)], "events": [], "receipts": {}}
+    make_event(kind=kinds.HUMAN_ERASED, human_id=human, data=data)
+    Opening.objects.all().delete()
+    sequence_until_empty(now=now)
+    assert not verify_log().ok
+    make_event(kind=kinds.HUMAN_DELETED, human_id=human)
+    assert verify_log().ok
 
 
 def readable(path: Path) -> bytes:

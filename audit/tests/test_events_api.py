@@ -106,6 +106,21 @@ def test_what_was_erased_is_no_longer_opened(make_event: MakeEvent) -> None:
     assert "commitment" in event["data"]["name"]
 
 
+@pytest.mark.parametrize(
+    "change", [{"value": "Mallory"}, {"salt": bytes(32)}, {"salt": b"short"}, {"member": "other"}]
+)
+def test_an_opening_that_is_not_what_the_event_committed_to_is_not_shown(
+    make_event: MakeEvent, change: dict[str, Any]
+) -> None:
+    made = make_event(agent_id=MINE, personal={"name": "Alice", "other": "text"})
+    opening = Opening.objects.get(event=made, member="name")
+    Opening.objects.filter(event=made).delete()
+    row = {name: getattr(opening, name) for name in ("id", "event_id", "member", "salt", "value")}
+    Opening.objects.create(**(row | change))
+    (event,) = _results(AGENT)
+    assert event["openings"] == {}
+
+
 def test_filters_by_agent_human_and_kind(make_event: MakeEvent) -> None:
     make_event(agent_id=MINE, human_id=HUMAN)
     make_event(agent_id=OTHERS, human_id=HUMAN, kind="kms.key.published")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.core.management import CommandError, call_command
-from django.db import Error, connection, transaction
+from django.db import Error, IntegrityError, connection, transaction
 
 from audit import kinds
 from audit.erasure import erase_openings
@@ -70,9 +70,10 @@ def test_the_serving_role_records_numbers_erases_and_verifies(
         assert sequence_until_empty(now=now) == 1
         assert erase_openings(human_id=human, agent_ids=[], email="") == []
         data: dict[str, Any] = {"agents": [], "events": [], "receipts": {}}
+        make_event(kind=kinds.HUMAN_DELETED, human_id=human)
         make_event(kind=kinds.HUMAN_ERASED, human_id=human, data=data)
         assert verify_log().ok
-    assert (Event.objects.count(), Leaf.objects.count(), Opening.objects.count()) == (2, 1, 0)
+    assert (Event.objects.count(), Leaf.objects.count(), Opening.objects.count()) == (3, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -196,3 +197,27 @@ def test_the_command_reads_the_role_from_the_address_that_serves(
     monkeypatch.setattr(settings, "DATABASE_URL", "postgres://nobody@db/agentauth")
     with pytest.raises(CommandError, match="no database role"):
         call_command("grant_serving_role")
+
+
+@pytest.mark.parametrize("numbered", [False, True])
+def test_an_opening_is_added_with_its_event_and_not_later(
+    make_event: MakeEvent, now: datetime, *, numbered: bool
+) -> None:
+    execute(f"CREATE ROLE {QUOTED} LOGIN")
+    grant_verifier_role(ROLE)
+    with _as_serving_role():
+        event = make_event(personal={"name": "Alice", "email": "alice@example.org"})
+    assert Opening.objects.filter(event=event).count() == 2
+    if numbered:
+        sequence_until_empty(now=now)
+    # What was erased, put back by a process that can only add.
+    Opening.objects.filter(event=event).delete()
+    with (
+        pytest.raises(IntegrityError, match="added together with its event"),
+        transaction.atomic(),
+        _as_serving_role(),
+    ):
+        execute(
+            "SELECT agentauth_add_opening(%s, %s, 'name', %s, '\"Alice\"')", uuid.uuid4(), event.id, bytes(32)
+        )
+    assert not Opening.objects.exists()

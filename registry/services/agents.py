@@ -50,7 +50,7 @@ def find_claim(secret: str, *, now: datetime, owner: Human | None = None) -> Age
     Raises NotFoundError for a secret we did not make, of an earlier claim or of an agent claimed since;
     ExpiredError for the present link once it has ended.
     """
-    unknown = NotFoundError("There is nothing here, or it is not yours.")
+    unknown = NotFoundError()
     try:
         raw = b64u_decode(secret)
     except EncodingError:

@@ -36,7 +36,7 @@ def find_grant(reference: str, *, agent: Agent) -> Grant:
     """The agent's own grant with this id. Raises NotFoundError, one for unknown and for another's."""
     grant = own_grant(reference, agent=agent).select_related("agent__human", "service_provider").first()
     if grant is None:
-        raise NotFoundError("There is nothing here, or it is not yours.")
+        raise NotFoundError
     return grant
 
 
@@ -78,16 +78,10 @@ def approve_grant(
     Raises NotFoundError where the agent is another's, InvalidRequestError where the terms widen, GrantChangedError
     where anything moved since the page was drawn.
     """
-    terms = {
-        "capabilities": [capability.to_json() for capability in capabilities],
-        "envelope": envelope.to_json(),
-    }
     with transaction.atomic():
         _hold(grant)  # 1
         _check_decidable(grant, human, now)  # 2
-        _check_narrows(grant, capabilities, envelope)  # 3
-        if not now < valid_until <= latest_end(grant, now):
-            raise InvalidRequestError("The end may only be brought forward.")
+        _check_narrows(grant, capabilities, envelope, valid_until, now)  # 3
         check_within_bounds(grant, capabilities)  # 4
         # Narrower can be longer: one resource split in many.
         check_token_fits(grant.service_provider, capabilities, envelope)
@@ -100,12 +94,11 @@ def approve_grant(
             follows_at=now if _follows_another(grant, now) else None,
             suspension_cause="",
             suspended_by_owner=False,
-            **terms,
+            capabilities=[capability.to_json() for capability in capabilities],
+            envelope=envelope.to_json(),
         )
-        personal = {**_texts(grant), "capabilities": grant.capabilities}
-        _record(
-            kinds.GRANT_APPROVED, grant, actor, now, data=_asked(grant) | _given(grant), personal=personal
-        )
+        data, personal = _asked(grant) | _given(grant), _texts(grant) | {"capabilities": grant.capabilities}
+        _record(kinds.GRANT_APPROVED, grant, actor, now, data=data, personal=personal)
         fault_point("approve.before_commit")
         # The caller's transaction, which also holds the receipt, is the one that counts.
         transaction.on_commit(lambda: fault_point("approve.after_commit"))
@@ -117,7 +110,7 @@ def deny_grant(*, grant: Grant, human: Human, reason: str, actor: Actor, now: da
     Raises NotFoundError, GrantChangedError as for approval.
     """
     if grant.agent.human_id != human.pk and not human.is_staff:
-        raise NotFoundError("There is nothing here, or it is not yours.")
+        raise NotFoundError
     if grant.status_at(now) != Grant.Status.PENDING:
         raise GrantChangedError(_CHANGED)
     with transaction.atomic():
@@ -312,19 +305,23 @@ def _rests_on(agent: Agent, provider: ServiceProvider) -> tuple[object, ...]:
     return (*whose, provider.audience, provider.allowed, provider.name, provider.status)
 
 
-def _check_narrows(grant: Grant, capabilities: Sequence[Capability], envelope: Envelope) -> None:
+def _check_narrows(
+    grant: Grant, capabilities: Sequence[Capability], envelope: Envelope, valid_until: datetime, now: datetime
+) -> None:
     base = parse_capabilities(grant.capabilities or grant.requested_capabilities)
     limits = parse_envelope(grant.requested_envelope if grant.envelope is None else grant.envelope)
     if not capabilities or not narrows(capabilities, base):
         raise InvalidRequestError("What was asked may only be narrowed.")
     if not narrows_envelope(envelope, limits):
         raise InvalidRequestError("The limits that were asked for may only be tightened.")
+    if not now < valid_until <= latest_end(grant, now):
+        raise InvalidRequestError("The end may only be brought forward.")
 
 
 def _check_decidable(grant: Grant, human: Human, now: datetime) -> None:
     agent, service_provider = grant.agent, grant.service_provider
     if agent.human_id != human.pk or not human.is_active:
-        raise NotFoundError("There is nothing here, or it is not yours.")
+        raise NotFoundError
     status = grant.status_at(now)
     open_ = status == Grant.Status.PENDING or grant.waits_for_signature(now)
     if not open_ or not agent.is_active_at(now) or not service_provider.is_active:

@@ -56,14 +56,15 @@ def check_email(email: str) -> None:
 
 
 def suspend_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False) -> None:
-    """End the human's sessions and refuse their agents' tokens until resumed.
+    """End the human's sessions and unspent enrolment codes, and refuse their agents' tokens until resumed.
 
-    Raises InvalidStateError, also for the last admin who could sign in: nobody could resume them but an admin whom an operator
+    What else they began is the caller's to end. Raises InvalidStateError, also for the last admin who could sign in: nobody could resume them but an admin whom an operator
     invites (`manage.py setup_link`).
     """
     with transaction.atomic():
         if not even_last_admin:
             _keep_an_admin(human, "suspended")
+        _end_enrolment_codes(human, now)
         _move(human, Human.Status.ACTIVE, Human.Status.SUSPENDED, kinds.HUMAN_SUSPENDED, actor, now)
 
 

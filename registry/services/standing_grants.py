@@ -7,10 +7,13 @@ import uuid
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+from django.apps import apps
 
 from agentauth.protocol.encoding import timestamp
 from audit import kinds
+from audit.erasure import owner_of
 from audit.models import DroppedMonth, Event
 from audit.statements import select
 from kms.services import disabled_keys
@@ -22,8 +25,9 @@ from registry.services.proved_grants import NO_RECEIPT, Terms, covering_receipts
 _BATCH: Final = 500
 UNTOLD: Final = "its receipt lost its text, and no event says that the person was erased"
 ALIVE: Final = "the log says that this person was erased, and the account is there"
+UNKNOWN: Final = "the log says that this person was erased, and there is no such account"
 _BLANKED: Final = (
-    "SELECT r.id, r.subject, r.kind = 'release' OR h.status = 'deleted'"
+    "SELECT r.id, r.kind, r.subject, r.human_id, r.kind = 'release' OR h.status = 'deleted'"
     " FROM approvals_receipt r JOIN registry_human h ON h.id = r.human_id WHERE r.compact = ''"
 )
 _STANDING: Final = (Grant.Status.APPROVED, Grant.Status.SUSPENDED)
@@ -42,8 +46,8 @@ def review(*, now: datetime) -> Iterator[Finding]:
 
     1. A receipt covers its terms (`registry.services.proved_grants`), by a key that was not disabled. 2. Of an approved one,
     the log has no later suspension and no end (`registry.services.grant_history`). 3. Each receipt without its text is named
-    by the event of an erasure; else what it is about is named. 4. No account is in use that the log says was erased. Raises
-    django.db errors.
+    by the event of an erasure, of the person who signed it or whom it is about; else what it is about is named. 4. Each
+    account that the log says was erased is there, and not in use. Raises django.db errors.
     """
     rows = (
         Grant.objects.filter(status__in=_STANDING).select_related("agent", "service_provider").order_by("id")
@@ -68,20 +72,51 @@ def review(*, now: datetime) -> Iterator[Finding]:
                 at = timestamp(disabled[receipt.kid][1])
                 yield Finding(str(grant.pk), f"the key that signed its receipt was disabled on {at}", at)
     yield from _blanked()  # 3
-    erased = Event.objects.filter(kind__in=[kinds.HUMAN_DELETED, kinds.HUMAN_ERASED]).values("human_id")
-    alive = Human.objects.exclude(status=Human.Status.DELETED).filter(pk__in=erased)
-    yield from (Finding(str(pk), ALIVE) for pk in alive.values_list("pk", flat=True))  # 4
+    yield from _not_erased()  # 4
 
 
 def _blanked() -> Iterator[Finding]:
     """What receipts without their text are about, where no event says that their person was erased."""
-    erased = Event.objects.filter(kind=kinds.HUMAN_ERASED).values_list("data", flat=True)
-    told = {receipt for data in erased for receipt in data["receipts"]}
+    told: dict[str, set[uuid.UUID | None]] = {}
+    erased = Event.objects.filter(kind=kinds.HUMAN_ERASED, human_id__isnull=False)
+    for human_id, data in erased.values_list("human_id", "data"):
+        for receipt in data["receipts"]:
+            told.setdefault(receipt, set()).add(human_id)
     # The event of an older erasure may be in the archive alone.
     archived = DroppedMonth.objects.exists()
-    for receipt, subject, gone in select(_BLANKED):
-        if str(uuid.UUID(str(receipt))) not in told and not (archived and (gone or _is_gone(subject))):
+    for receipt, kind, subject, signer, gone in select(_BLANKED):
+        # Who may add an event could name another person's receipt in it.
+        people = told.get(str(uuid.UUID(str(receipt))), ())
+        theirs = any(_is_theirs(kind, subject, uuid.UUID(str(signer)), each) for each in people)
+        if not theirs and not (archived and (gone or _is_gone(subject))):
             yield Finding(str(subject), UNTOLD)
+
+
+def _is_theirs(kind: str, subject: str, signer: uuid.UUID, human: uuid.UUID | None) -> bool:
+    """Whether a receipt without its text is of this person: they signed it, or it is about them or what is theirs by the log."""
+    if kind == "release":
+        released = Event.objects.filter(kind=kinds.GRANT_RELEASED, human_id=human)
+        return any(data.get("log") == subject for data in released.values_list("data", flat=True))
+    if kind == "break":
+        return False
+    if signer == human or subject == str(human):
+        return True
+    grants: Any = Grant.objects.filter(pk=subject).values_list("agent_id", flat=True)
+    if kind == "confirmation":
+        # A row of the app above.
+        asked = apps.get_model("verifier", "Confirmation").objects.filter(pk=subject)
+        grants = asked.values_list("grant__agent_id", flat=True)
+    return owner_of(grants.first() or uuid.UUID(subject)) == human
+
+
+def _not_erased() -> Iterator[Finding]:
+    """The people who were erased by the log, and by the accounts were not."""
+    erased = Event.objects.filter(kind__in=[kinds.HUMAN_DELETED, kinds.HUMAN_ERASED]).values("human_id")
+    alive = Human.objects.exclude(status=Human.Status.DELETED).filter(pk__in=erased)
+    yield from (Finding(str(pk), ALIVE) for pk in alive.values_list("pk", flat=True))
+    there = Human.objects.values("pk")
+    unknown = erased.filter(human_id__isnull=False).exclude(human_id__in=there).distinct()
+    yield from (Finding(str(pk), UNKNOWN) for pk in unknown.values_list("human_id", flat=True))
 
 
 def _is_gone(subject: str) -> bool:

@@ -1,11 +1,15 @@
 """What admins do in the control room, and on the pages where they sign for what they chose there."""
 
+from datetime import datetime
+
+from approvals.models import SetupCode
+from approvals.services.leaving import suspend_human
+from approvals.services.people import create_setup_link
 from approvals.tests.recovering import DAY, begun
 from audit import kinds
 from registry.models import Human
 from registry.services.agents import suspend_agent
 from registry.services.grants import suspend_grant
-from registry.services.people import suspend_human
 from registry.services.service_providers import suspend_service_provider
 from registry.tests.cast import TESTER
 from tests.acts.world import Act, World, act
@@ -144,6 +148,12 @@ def an_admin_suspends_a_human(world: World) -> Act:
     return world.button(world.alice.human, "suspend")
 
 
+@act(f"{HUMAN} suspend", kinds.RECOVERY_CANCELLED, kinds.HUMAN_SUSPENDED)
+def an_admin_suspends_a_human_who_is_being_recovered(world: World) -> Act:
+    begun(world.alice.human, world.now)
+    return world.button(world.alice.human, "suspend")
+
+
 @act(f"{HUMAN} resume")
 def an_admin_chooses_humans_to_resume(world: World) -> Act:
     return world.button(_suspended(world), "resume")
@@ -168,6 +178,21 @@ def an_admin_signs_a_human_out(world: World) -> Act:
 @act("POST admin/invite/", kinds.HUMAN_VERIFIED, kinds.SETUP_CODE_CREATED)
 def an_admin_invites(world: World) -> Act:
     return world.form(world.admin, "/admin/invite/", email="zoe@example.org")
+
+
+@act("POST admin/approvals/setupcode/ forget")
+def an_admin_chooses_invitations_to_forget(world: World) -> Act:
+    return world.button(unused_invitation(world.now), "forget")
+
+
+@act(ENDING, kinds.HUMAN_VERIFIED, kinds.INVITATION_ERASED)
+def an_admin_forgets_an_invitation(world: World) -> Act:
+    return world.admin.ready_to_end(f"/endings/invitation/?id={unused_invitation(world.now).pk}")
+
+
+def unused_invitation(at: datetime) -> SetupCode:
+    create_setup_link(email="zoe@example.org", actor=TESTER, now=at)
+    return SetupCode.objects.get(email="zoe@example.org")
 
 
 @act("POST recoveries/<uuid:human_id>/lost", kinds.HUMAN_VERIFIED, kinds.RECOVERY_BEGUN)

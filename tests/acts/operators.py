@@ -12,6 +12,8 @@ from django.conf import settings
 from django.test import override_settings
 
 from agentauth.protocol.keys import PrivateKey
+from approvals.services.forgetting import INVITATION_KEPT
+from approvals.services.people import INVITATION_LIFE
 from approvals.tests.recovering import DAY, begun
 from audit import kinds
 from audit.checkpoints import checkpoint_log
@@ -23,6 +25,7 @@ from registry.models import Grant
 from registry.services.grants import suspend_grant
 from registry.services.service_providers import rotate_secret
 from registry.tests.cast import TESTER
+from tests.acts.administrators import unused_invitation
 from tests.acts.world import Act, World, act, command, task
 from verifier.models import Home
 from verifier.services.keeper import KEEPER, keep_home
@@ -226,6 +229,12 @@ def a_mail_of_a_recovery_is_not_taken(world: World) -> Act:
 @act("task approvals.expire_everything")
 def challenges_are_forgotten(world: World) -> Act:
     assert world.alice
+    return task("approvals.expire_everything")
+
+
+@act("task approvals.expire_everything", kinds.INVITATION_ERASED)
+def an_invitation_that_was_not_used_is_forgotten(world: World) -> Act:
+    unused_invitation(world.now - INVITATION_LIFE - INVITATION_KEPT)
     return task("approvals.expire_everything")
 
 

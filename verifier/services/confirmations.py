@@ -171,7 +171,7 @@ def _asks(row: Confirmation, grant: Grant, action_digest: bytes) -> bool:
 def _found(rows: QuerySet[Confirmation]) -> Confirmation:
     row = rows.select_related("grant__agent__human", "grant__service_provider").first()
     if row is None:
-        raise NotFoundError("There is nothing here, or it is not yours.")
+        raise NotFoundError
     return row
 
 
@@ -192,7 +192,7 @@ def _decide(
             .get(pk=confirmation.grant_id)
         )
         if grant.agent.human_id != human.pk:
-            raise NotFoundError("There is nothing here, or it is not yours.")
+            raise NotFoundError
         current = Confirmation.objects.get(pk=confirmation.pk)
         _check_open(current, grant, now)
         swapped = Confirmation.objects.filter(pk=current.pk, status=Confirmation.Status.PENDING).update(

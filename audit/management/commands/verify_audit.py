@@ -134,15 +134,8 @@ class Command(JsonCommand):
                 )
             )
         yield from self._warnings(result)
-        if result["ok"] and options["archive"]:
-            yield f"The archive is whole: {result['tree_size']} events, root {result['root_hash']}."
-        elif options["archive"] and result["disabled_at"]:
-            yield f"The archive is not proved from leaf {result['first_bad']} on. {result['problem']}"
-        elif options["archive"]:
-            yield (
-                f"THE ARCHIVE IS NOT WHOLE from leaf {result['first_bad']} on. {result['problem']} The "
-                f"{result['tree_size']} events before are proved."
-            )
+        if options["archive"]:
+            yield self._of_archive(result)
         elif result["ok"]:
             yield (
                 f"The log is whole: {result['tree_size']} events, root {result['root_hash']}; "
@@ -163,6 +156,16 @@ class Command(JsonCommand):
                 "events before are whole. Keep the database as it is, and compare it with a backup from before the "
                 "change."
             )
+
+    def _of_archive(self, result: Mapping[str, Any]) -> str:
+        if result["ok"]:
+            return f"The archive is whole: {result['tree_size']} events, root {result['root_hash']}."
+        if result["disabled_at"]:
+            return f"The archive is not proved from leaf {result['first_bad']} on. {result['problem']}"
+        return (
+            f"THE ARCHIVE IS NOT WHOLE from leaf {result['first_bad']} on. {result['problem']} The "
+            f"{result['tree_size']} events before are proved."
+        )
 
     def _warnings(self, result: Mapping[str, Any]) -> Iterator[str]:
         for key in result["strange"]:

@@ -1,0 +1,69 @@
+"""A recovery is used or resumed away while an administrator is deleted, on PostgreSQL: neither waits for the other in a ring."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+import pytest
+from django.db import transaction
+
+from approvals.models import Recovery
+from approvals.services.leaving import delete_human, suspend_human
+from approvals.tests.cast import Person, browser, invited
+from approvals.tests.recovering import begun, path_of, ready_link
+from approvals.tests.test_ending_races import Press
+from audit.tests.waiting import until_waiting
+from registry.models import Human
+from registry.tests.cast import TESTER
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
+
+
+def in_this_order(row: Recovery, acts: list[Callable[[], object]]) -> list[Press]:
+    """Each comes to the recovery while another transaction holds it, after the one before."""
+    presses = []
+    with transaction.atomic():
+        Recovery.objects.select_for_update().get(pk=row.pk)
+        for act in acts:
+            presses.append(Press(act))
+            until_waiting(len(presses))
+    for press in presses:
+        press.join()
+    return presses
+
+
+def test_WR_15_a_link_that_is_used_during_a_deletion_is_refused(
+    admin: Person, alice: Person, now: datetime
+) -> None:
+    human, anew, answers = alice.human, Person(client=browser()), list[int]()
+    link = ready_link(human, now)
+    options = anew.post(f"{path_of(link)}options").json()["publicKey"]
+    credential = {"credential": anew.device.registration(options)}
+    deletion, _use = in_this_order(
+        Recovery.objects.get(),
+        [
+            lambda: delete_human(human=human, actor=TESTER, now=now),
+            lambda: answers.append(anew.post(f"{path_of(link)}finish", credential).status_code),
+        ],
+    )
+    assert (deletion.refusal, answers) == ("", [410])
+    assert Human.objects.get(pk=human.pk).status == "deleted"
+
+
+def test_WR_15_an_administrator_who_resumes_while_they_are_deleted_is_refused(
+    admin: Person, alice: Person, now: datetime
+) -> None:
+    human, other = alice.human, invited("other@example.org", "Other", now=now, is_staff=True)
+    suspend_human(human=human, actor=TESTER, now=now)
+    row = begun(human, now, case="stolen", admin=other.human)
+    path, who, answers = f"/resume/human/{human.pk}/", other.human, list[int]()
+    options = other.press_on(path).json()["publicKey"]
+    credential = {"credential": other.device.assertion(options)}
+    deletion, _resume = in_this_order(
+        row,
+        [
+            lambda: delete_human(human=who, actor=TESTER, now=now),
+            lambda: answers.append(other.post(f"{path}decide", credential).status_code),
+        ],
+    )
+    assert (deletion.refusal, answers) == ("", [400])
+    assert Human.objects.get(pk=human.pk).status == "suspended"
