@@ -21,16 +21,24 @@ _OTHER: dict[type[ast.cmpop], type[ast.cmpop]] = {
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One changed module: `source` is all of it, `what` says what it was and what it is at `line`."""
+    """One changed module: `source` is all of it, `what` says what it was and what it is at `line`.
+
+    `lines` are those of the statement it is in, without the body of one that has a body.
+    """
 
     line: int
     what: str
     source: str
+    lines: range
 
 
 def changes(source: str) -> list[Change]:
     """Every change of a module: comparisons, `and` and `or`, `not`, numbers, checks that raise, calls that only check."""
     tree = ast.parse(source)
+    lines: dict[ast.AST, range] = {}
+    for statement in ast.walk(tree):
+        if isinstance(statement, ast.stmt):
+            lines |= dict.fromkeys(ast.walk(statement), _head(statement))
     made = []
     for number, node in enumerate(ast.walk(tree)):
         for variant in range(len(list(_variants(node)))):
@@ -39,8 +47,14 @@ def changes(source: str) -> list[Change]:
             before = ast.unparse(target)
             list(_variants(target))[variant]()
             text = f"`{_short(before)}` → `{_short(ast.unparse(target))}`"
-            made.append(Change(getattr(node, "lineno", 0), text, ast.unparse(changed)))
+            made.append(Change(getattr(node, "lineno", 0), text, ast.unparse(changed), lines[node]))
     return made
+
+
+def _head(statement: ast.stmt) -> range:
+    body = getattr(statement, "body", None)
+    end = body[0].lineno - 1 if body else statement.end_lineno or 0
+    return range(statement.lineno, max(end, statement.lineno) + 1)
 
 
 def _short(text: str) -> str:
