@@ -219,6 +219,8 @@ def test_SA_13_an_admin_signs_the_break_and_the_receipt_is_kept_outside(
     assert body["vkeys"] == [each for each in audit_vkeys() if done.log in each]
     assert body["origin"] == f"localhost:8000/v1/audit/{done.log}"
     assert Receipt.objects.get(kind="break").subject == done.log
+    event = Event.objects.get(kind=kinds.BREAK_SIGNED)
+    assert (event.human_id, event.data) == (admin.human.pk, {"log": done.log, "size": done.size})
     assert path.encode() not in admin.get("/admin/").content
     assert admin.post(f"{path}statement", {"drawn": drawn}).status_code == 409
 

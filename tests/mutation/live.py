@@ -69,24 +69,48 @@ def _changed(
 
 
 def _put_value(module: str, change: Change) -> bool:
-    """Set the name that the changed statement assigns, also in modules that imported it."""
+    """Set the names that the changed statement assigns, also in modules that imported them.
+
+    Returns False where something else was made of the old value at import.
+    """
     name = module.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     old, new = (ast.parse(text).body for text in (Path(module).read_text(), change.source))
-    for was, now in zip(old, new, strict=True):
-        if ast.unparse(was) == ast.unparse(now):
-            continue
-        match now:
-            case ast.Assign(targets=[ast.Name(id=target)], value=value):
-                pass
-            case ast.AnnAssign(target=ast.Name(id=target), value=ast.expr() as value):
-                pass
-            case _:
-                return False
-        space = vars(sys.modules[name])
+    [changed] = [now for was, now in zip(old, new, strict=True) if ast.unparse(was) != ast.unparse(now)]
+    targets, value = _assigned(changed)
+    read = {
+        each.id
+        for each in _at_import(ast.Module(old, []))
+        if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load)
+    }
+    if value is None or read & set(targets):
+        return False
+    space = vars(sys.modules[name])
+    made = eval(compile(ast.Expression(value), name, "eval"), dict(space))  # noqa: S307  # our own source
+    for target, became in zip(targets, made if len(targets) > 1 else [made], strict=True):
         present = space[target]
-        made = eval(compile(ast.Expression(value), name, "eval"), dict(space))  # noqa: S307  # source of ours
-        for each in list(sys.modules.values()):
-            if vars(each).get(target) is present:
-                setattr(each, target, made)
-        return True
-    return False
+        for other in list(sys.modules.values()):
+            if vars(other).get(target) is present:
+                setattr(other, target, became)
+    return True
+
+
+def _at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """What is run when the module is imported: all but the bodies of functions."""
+    for name, field in ast.iter_fields(node):
+        if name == "body" and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        for each in field if isinstance(field, list) else [field]:
+            if isinstance(each, ast.AST):
+                yield each
+                yield from _at_import(each)
+
+
+def _assigned(statement: ast.stmt) -> tuple[list[str], ast.expr | None]:
+    match statement:
+        case ast.Assign(targets=[ast.Name(id=name)], value=value):
+            return [name], value
+        case ast.Assign(targets=[ast.Tuple(elts=elements)], value=value):
+            return [each.id for each in elements if isinstance(each, ast.Name)], value
+        case ast.AnnAssign(target=ast.Name(id=name), value=value):
+            return [name], value
+    return [], None

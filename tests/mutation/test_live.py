@@ -15,10 +15,15 @@ MODULE = """
 from functools import lru_cache
 
 MOST = 3
+LEAST, NEXT = 1, 2
+BOUND = 4
 
 @lru_cache
 def check(value):
     return any(each > 10 for each in [value])
+
+def bounded(value, most=BOUND):
+    return value <= most
 
 def outer(call):
     def inner(value):
@@ -34,7 +39,7 @@ class Box:
 
 decorated = outer(lambda value: False)
 """
-USER = "from changed_here import MOST, check, decorated, Box"
+USER = "from changed_here import LEAST, MOST, NEXT, check, decorated, Box"
 
 
 @pytest.fixture
@@ -81,3 +86,12 @@ def test_value_changes_in_the_module_that_imported_it(loaded: ModuleType) -> Non
 
 def test_change_in_the_body_of_a_class_is_not_put_in(loaded: ModuleType) -> None:
     assert not change("`7` → `8`")
+
+
+def test_values_assigned_together_change_too(loaded: ModuleType) -> None:
+    assert change("`1` → `2`")
+    assert (loaded.LEAST, loaded.NEXT) == (2, 2)
+
+
+def test_value_of_which_a_default_was_made_is_not_put_in(loaded: ModuleType) -> None:
+    assert not change("`4` → `5`")
