@@ -182,6 +182,18 @@ def test_SA_13_nothing_is_continued_that_is_not_held_unless_it_is_said(store: St
         go_on()
 
 
+def test_SA_13_nothing_is_continued_before_it_is_known_whether_the_database_was_set_back(
+    store: Store, vouched: history.Vouched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_mark: object) -> None:
+        raise TemporarilyUnavailableError
+
+    monkeypatch.setattr(history, "check_history", away)
+    with pytest.raises(TemporarilyUnavailableError, match="Nothing was done: the database was started"):
+        go_on()
+    assert go_on(undetected=True).log
+
+
 def test_SA_13_an_operator_continues_despite_a_record_from_the_future(
     store: Store, vouched: history.Vouched
 ) -> None:

@@ -23,13 +23,15 @@ _OTHER: dict[type[ast.cmpop], type[ast.cmpop]] = {
 class Change:
     """One changed module: `source` is all of it, `what` says what it was and what it is at `line`.
 
-    `lines` are those of the statement it is in, without the body of one that has a body.
+    `lines` are those of the statement it is in, without the body of one that has a body. `at_import`
+    says that it is in no body of a function.
     """
 
     line: int
     what: str
     source: str
     lines: range
+    at_import: bool
 
 
 def changes(source: str) -> list[Change]:
@@ -39,6 +41,7 @@ def changes(source: str) -> list[Change]:
     for statement in ast.walk(tree):
         if isinstance(statement, ast.stmt):
             lines |= dict.fromkeys(ast.walk(statement), _head(statement))
+    called = {id(each) for function in ast.walk(tree) for each in _body(function)}
     made = []
     for number, node in enumerate(ast.walk(tree)):
         for variant in range(len(list(_variants(node)))):
@@ -47,8 +50,18 @@ def changes(source: str) -> list[Change]:
             before = ast.unparse(target)
             list(_variants(target))[variant]()
             text = f"`{_short(before)}` → `{_short(ast.unparse(target))}`"
-            made.append(Change(getattr(node, "lineno", 0), text, ast.unparse(changed), lines[node]))
+            line, at_import = getattr(node, "lineno", 0), id(node) not in called
+            made.append(Change(line, text, ast.unparse(changed), lines[node], at_import))
     return made
+
+
+def _body(node: ast.AST) -> Iterator[ast.AST]:
+    """What of a function is run when it is called."""
+    if isinstance(node, ast.Lambda):
+        yield from ast.walk(node.body)
+    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        for statement in node.body:
+            yield from ast.walk(statement)
 
 
 def _head(statement: ast.stmt) -> range:

@@ -62,7 +62,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
     with file.with_suffix(".told").open("w") as told:
         for module, change in given:
             began = time.monotonic()
-            chosen = _choose(tests, module, change.lines)
+            chosen = _choose(tests, module, change)
             line = {
                 "module": module,
                 "change": f"{change.line} {change.what}",
@@ -155,13 +155,15 @@ def _files(tests: list[Test], module: str) -> list[str]:
     return [name for name, _ in found.most_common(3)]
 
 
-def _choose(tests: list[Test], module: str, lines: range) -> list[Test]:
-    """The tests that execute one of the lines: those in a file named after the module, then the fastest.
+def _choose(tests: list[Test], module: str, change: Change) -> list[Test]:
+    """The tests that execute the statement: those in a file named after the module, then the fastest.
 
-    A statement that runs at import only is tried with all tests that execute the module.
+    Of a statement that runs at import they are all tests that execute the module.
     """
-    chosen = [each for each in tests if each.lines.get(module, set()) & set(lines)]
-    chosen = chosen or [each for each in tests if module in each.lines]
+    lines = set(change.lines)
+    chosen = [
+        each for each in tests if module in each.lines and (change.at_import or each.lines[module] & lines)
+    ]
     named = f"test_{Path(module).stem}"
     chosen.sort(key=lambda each: (not each.item.path.name.startswith(named), each.seconds))
     kept, total = list[Test](), 0.0
