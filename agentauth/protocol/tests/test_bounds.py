@@ -4,6 +4,7 @@ import pytest
 
 from agentauth.protocol.capability import Capability, parse_action, parse_allow_list
 from agentauth.protocol.errors import InvalidRequestError
+from agentauth.protocol.reading import shown
 
 
 def test_names_of_a_custom_capability_have_up_to_64_characters() -> None:
@@ -36,3 +37,8 @@ def test_an_allow_list_has_up_to_64_entries() -> None:
 def test_what_moves_money_or_destroys_lasts(kind: str, *, lasts: bool) -> None:
     amount = {"amount": {"value": "1", "currency": "EUR"}} if kind == "transact" else {}
     assert parse_action({"type": kind, "resource": "a", **amount}).lasts is lasts
+
+
+def test_a_foreign_text_is_shown_up_to_40_characters() -> None:
+    assert shown("x" * 40) == repr("x" * 40)
+    assert shown("x" * 41) == repr("x" * 40 + "...")
