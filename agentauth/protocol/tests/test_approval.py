@@ -210,6 +210,13 @@ def test_whom_it_names_is_named_in_one_form(whose: str, name: str, value: Any) -
         parse_statement({**body, whose: {**body[whose], name: value}})
 
 
+def test_an_audience_has_up_to_2048_characters() -> None:
+    longest = "https://acme.example/".ljust(2048, "x")
+    assert approval(service_provider=replace(PROVIDER, audience=longest)).kind == "approval"
+    with pytest.raises(InvalidRequestError, match="audience"):
+        approval(service_provider=replace(PROVIDER, audience=longest + "x"))
+
+
 def test_a_reason_has_1_to_500_characters() -> None:
     assert approval(decision="deny", deny_reason="x" * 500).body["deny_reason"] == "x" * 500
     for reason in ("", "x" * 501):

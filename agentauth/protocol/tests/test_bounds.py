@@ -4,7 +4,7 @@ import pytest
 
 from agentauth.protocol.capability import Capability, parse_action, parse_allow_list
 from agentauth.protocol.errors import InvalidRequestError
-from agentauth.protocol.reading import shown
+from agentauth.protocol.reading import shown, text
 
 
 def test_names_of_a_custom_capability_have_up_to_64_characters() -> None:
@@ -42,3 +42,11 @@ def test_what_moves_money_or_destroys_lasts(kind: str, *, lasts: bool) -> None:
 def test_a_foreign_text_is_shown_up_to_40_characters() -> None:
     assert shown("x" * 40) == repr("x" * 40)
     assert shown("x" * 41) == repr("x" * 40 + "...")
+
+
+def test_the_characters_of_a_text_are_counted() -> None:
+    for value in ("xy", "éü"):
+        assert text(value, "name", maximum=2, minimum=2) == value
+        for minimum, maximum in ((1, 1), (3, 3)):
+            with pytest.raises(InvalidRequestError, match=f"name: must be {minimum} to {maximum}"):
+                text(value, "name", maximum=maximum, minimum=minimum)

@@ -164,6 +164,15 @@ def test_AP_1_a_liar_who_makes_every_hash_fit_still_lacks_the_passkey(
         verify(forged(claims))
 
 
+def test_client_data_has_up_to_4096_bytes() -> None:
+    statement = ALL["approval"]
+    room = 4096 - len(PASSKEY.answer(statement.challenge(), padding="")["client_data_json"])
+    answer = PASSKEY.answer(statement.challenge(), padding="x" * room)
+    verify(receipt(statement, **dict[str, Any](answer)))
+    with pytest.raises(InvalidReceiptError, match="too long"):
+        receipt(statement, **dict[str, Any](PASSKEY.answer(statement.challenge(), padding="x" * (room + 1))))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
