@@ -23,21 +23,22 @@ _OTHER: dict[type[ast.cmpop], type[ast.cmpop]] = {
 class Change:
     """One changed module: `source` is all of it, `what` says what it was and what it is at `line`.
 
-    `lines` are those of the statement it is in, without the body of one that has a body. `at_import`
-    says that it is in no body of a function.
+    `lines` are those of the statement it is in, without the body of one that has a body; `body` are
+    the lines of that body. `at_import` says that it is in no body of a function.
     """
 
     line: int
     what: str
     source: str
     lines: range
+    body: range
     at_import: bool
 
 
 def changes(source: str) -> list[Change]:
     """Every change of a module: comparisons, `and` and `or`, `not`, numbers, checks that raise, calls that only check."""
     tree = ast.parse(source)
-    lines: dict[ast.AST, range] = {}
+    lines: dict[ast.AST, tuple[range, range]] = {}
     for statement in ast.walk(tree):
         if isinstance(statement, ast.stmt):
             lines |= dict.fromkeys(ast.walk(statement), _head(statement))
@@ -51,7 +52,7 @@ def changes(source: str) -> list[Change]:
             list(_variants(target))[variant]()
             text = f"`{_short(before)}` → `{_short(ast.unparse(target))}`"
             line, at_import = getattr(node, "lineno", 0), id(node) not in called
-            made.append(Change(line, text, ast.unparse(changed), lines[node], at_import))
+            made.append(Change(line, text, ast.unparse(changed), *lines[node], at_import))
     return made
 
 
@@ -64,10 +65,11 @@ def _body(node: ast.AST) -> Iterator[ast.AST]:
             yield from ast.walk(statement)
 
 
-def _head(statement: ast.stmt) -> range:
+def _head(statement: ast.stmt) -> tuple[range, range]:
+    first, last = statement.lineno, statement.end_lineno or statement.lineno
     body = getattr(statement, "body", None)
-    end = body[0].lineno - 1 if body else statement.end_lineno or 0
-    return range(statement.lineno, max(end, statement.lineno) + 1)
+    begins = max(body[0].lineno, first + 1) if body else last + 1
+    return range(first, begins), range(begins, last + 1)
 
 
 def _short(text: str) -> str:

@@ -156,19 +156,21 @@ def _files(tests: list[Test], module: str) -> list[str]:
 
 
 def _choose(tests: list[Test], module: str, change: Change) -> list[Test]:
-    """The tests that execute the statement: those in a file named after the module, then the fastest.
+    """The tests that execute the statement, the likeliest to notice and then the fastest first.
 
-    Of a statement that runs at import they are all tests that execute the module.
+    Those that reach its body come before others, as a refusal does in the body of its `if`, and then
+    those in a file named after the module. Of a statement that runs at import they are all tests that
+    execute the module.
     """
-    lines = set(change.lines)
-    chosen = [
-        each for each in tests if module in each.lines and (change.at_import or each.lines[module] & lines)
+    lines, body, named = set(change.lines), set(change.body), f"test_{Path(module).stem}"
+    found = [
+        (not each.lines[module] & body, not each.item.path.name.startswith(named), each.seconds, each)
+        for each in tests
+        if module in each.lines and (change.at_import or each.lines[module] & lines)
     ]
-    named = f"test_{Path(module).stem}"
-    chosen.sort(key=lambda each: (not each.item.path.name.startswith(named), each.seconds))
     kept, total = list[Test](), 0.0
-    for each in chosen:
-        total += each.seconds
+    for *_, seconds, each in sorted(found, key=lambda one: one[:3]):
+        total += seconds
         if kept and total > MOST_SECONDS:
             break
         kept.append(each)
