@@ -1,7 +1,6 @@
 """The changes that are tried: each takes one check away or turns it round."""
 
 import ast
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -44,15 +43,14 @@ def changes(source: str) -> list[Change]:
             lines |= dict.fromkeys(ast.walk(statement), _head(statement))
     called = {id(each) for function in ast.walk(tree) for each in _body(function)}
     made = []
-    for number, node in enumerate(ast.walk(tree)):
-        for variant in range(len(list(_variants(node)))):
-            changed = copy.deepcopy(tree)
-            target = next(each for at, each in enumerate(ast.walk(changed)) if at == number)
-            before = ast.unparse(target)
-            list(_variants(target))[variant]()
-            text = f"`{_short(before)}` → `{_short(ast.unparse(target))}`"
+    for node in list(ast.walk(tree)):
+        for turn in list(_variants(node)):
+            before = ast.unparse(node)
+            old = turn.put(turn.new)
+            text = f"`{_short(before)}` → `{_short(ast.unparse(node))}`"
             line, at_import = getattr(node, "lineno", 0), id(node) not in called
-            made.append(Change(line, text, ast.unparse(changed), *lines[node], at_import))
+            made.append(Change(line, text, ast.unparse(tree), *lines[node], at_import))
+            turn.put(old)
     return made
 
 
@@ -96,14 +94,18 @@ def _variants(node: ast.AST) -> Iterator["_Turn"]:
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """Puts `new` in the place `at` of a node or of a list of nodes."""
+    """A change to make: `new` at the place `at` of a node or of a list of nodes."""
 
     where: ast.AST | list[ast.cmpop]
     at: str | int
     new: object
 
-    def __call__(self) -> None:
+    def put(self, value: object) -> object:
+        """Put another value there. Returns the one before."""
         if isinstance(self.where, list):
-            self.where.__setitem__(self.at, self.new)  # type: ignore[call-overload]  # a place in a list
-        else:
-            setattr(self.where, str(self.at), self.new)
+            before = self.where[int(self.at)]
+            self.where.__setitem__(self.at, value)  # type: ignore[call-overload]  # a place in a list
+            return before
+        before = getattr(self.where, str(self.at))
+        setattr(self.where, str(self.at), value)
+        return before
