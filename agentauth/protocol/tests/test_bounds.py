@@ -27,6 +27,13 @@ def test_an_action_has_up_to_64_arguments() -> None:
     assert len(parse_action(body).arguments) == 64
 
 
+def test_integers_of_a_constraint_are_those_of_a_double() -> None:
+    largest = 2**53 - 1
+    for operator, operand in (("min", -largest), ("max", largest)):
+        [limit] = Capability.read("a", constraints={"x": {operator: operand}}).constraints
+        assert limit.operand_json() == operand
+
+
 def test_an_allow_list_has_up_to_64_entries() -> None:
     assert len(parse_allow_list(["read:a"] * 64)) == 64
 
