@@ -7,9 +7,14 @@ import pytest
 
 from agentauth.protocol.capability import Capability
 from agentauth.protocol.envelope import parse_envelope
-from agentauth.protocol.errors import InvalidRequestError
+from agentauth.protocol.errors import GrantChangedError, InvalidRequestError
 from agentauth.protocol.money import Money
+from approvals.services.decisions import draw_approval, review_choices
 from approvals.services.terms import Terms, changes, read_choices, whole_days
+from approvals.tests.cast import READ_CALENDAR, Person
+from registry.models import Grant, ServiceProvider
+from registry.services.grants import suspend_grant
+from registry.tests.cast import TESTER, AgentClient, approved
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 PAY = Capability.transact("payments", max_amount=("100.00", "EUR"))
@@ -70,3 +75,20 @@ def test_up_to_128_known_choices_of_500_characters_are_read() -> None:
     for wrong in unread:
         with pytest.raises(InvalidRequestError, match="could not be read"):
             read_choices(wrong)
+
+
+@pytest.mark.django_db
+def test_an_end_that_passed_since_the_page_was_drawn_is_refused(
+    alice: Person, agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    grant = approved(agent, service_provider, now=now, capabilities=[READ_CALENDAR])
+    suspend_grant(grant=grant, cause=Grant.SuspensionCause.RECOVERY, actor=TESTER, now=now)
+    drawn = draw_approval(grant, alice.human, now=now).drawn
+
+    def review(later: timedelta) -> None:
+        choices = {"permission.0": "on", "days": "1"}
+        review_choices(grant=grant, human=alice.human, choices=choices, drawn=drawn, now=now + later)
+
+    review(timedelta(hours=23))
+    with pytest.raises(GrantChangedError, match="has passed"):
+        review(timedelta(days=1))
