@@ -114,6 +114,14 @@ def test_a_known_or_bad_address_is_not_invited(alice: Person, now: datetime) -> 
             create_setup_link(email=email, actor=TESTER, now=now)
 
 
+def test_an_address_taken_meanwhile_is_refused_before_the_device_makes_a_passkey(now: datetime) -> None:
+    link = create_setup_link(email="bob@example.org", actor=TESTER, now=now)
+    create_human(email="bob@example.org", name="Bob", actor=TESTER, now=now)
+    answer = Person().post(f"{link.url.removeprefix(ORIGIN)}options", {"name": "Bob"})
+    refused(answer, 400, "invalid_request")
+    assert not Challenge.objects.exists()
+
+
 @pytest.mark.parametrize("name", ["", "  ", "A" * 81, "Bo\u202eb", "Bob\u200b"])
 def test_a_name_that_cannot_be_is_refused_before_the_device_makes_a_passkey(now: datetime, name: str) -> None:
     link = create_setup_link(email="bob@example.org", actor=TESTER, now=now)

@@ -11,7 +11,7 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
 from agentauth.protocol.receipt import verify_receipt
-from approvals.models import Passkey, Receipt, Recovery, SetupCode
+from approvals.models import Challenge, Passkey, Receipt, Recovery, SetupCode
 from approvals.services import break_signing
 from approvals.services.continuing import Continued, continue_after_restore
 from approvals.services.people import create_setup_link
@@ -90,8 +90,10 @@ def test_SA_13_codes_and_links_that_may_have_been_used_end(
 ) -> None:
     create_enrolment_code(human=alice.human, actor=TESTER, now=now)
     create_setup_link(email="new@example.org", actor=TESTER, now=now)
+    assert Challenge.objects.exists()
     hold()
     go_on()
+    assert not Challenge.objects.exists()
     assert not EnrolmentCode.objects.filter(used_at=None, expires_at__gt=timezone.now()).exists()
     assert not SetupCode.objects.filter(used_at=None, expires_at__gt=timezone.now()).exists()
 
@@ -182,6 +184,18 @@ def test_SA_13_nothing_is_continued_that_is_not_held_unless_it_is_said(store: St
         go_on()
 
 
+def test_SA_13_nothing_is_continued_before_it_is_known_whether_the_database_was_set_back(
+    store: Store, vouched: history.Vouched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_mark: object) -> None:
+        raise TemporarilyUnavailableError
+
+    monkeypatch.setattr(history, "check_history", away)
+    with pytest.raises(TemporarilyUnavailableError, match="Nothing was done: the database was started"):
+        go_on()
+    assert go_on(undetected=True).log
+
+
 def test_SA_13_an_operator_continues_despite_a_record_from_the_future(
     store: Store, vouched: history.Vouched
 ) -> None:
@@ -190,7 +204,8 @@ def test_SA_13_an_operator_continues_despite_a_record_from_the_future(
     assert "The log 20991231235959 was begun after a restore" in str(look()[0].held_because)
     done = go_on()
     assert done.log == "20991231235960"
-    assert LogBreak.objects.get().lost == ["20991231235959"]
+    row = LogBreak.objects.get()
+    assert (row.lost, row.signed, row.archived) == (["20991231235959"], 0, 0)
     check_history(None)
 
 

@@ -14,6 +14,7 @@ from approvals.services.continuing import continue_after_restore
 from approvals.services.ending_again import ENDS, end_again
 from approvals.tests.cast import Person
 from approvals.tests.setting_back import restored, set_back
+from audit import kinds
 from audit.checkpoints import checkpoint_log
 from audit.copies import ContradictedError, StoreChangedError
 from audit.endings import ENDINGS, Ending
@@ -182,3 +183,12 @@ def test_SA_13_what_names_nothing_of_this_database_ends_nothing(kind: str, now: 
     before = Event.objects.count()
     assert end_again(Ending(kind, "x" * 64), actor=TESTER, now=now) is False
     assert Event.objects.count() == before
+
+
+def test_SA_13_an_agent_that_both_hold_already_is_not_ended_once_more(
+    agent: AgentClient, now: datetime
+) -> None:
+    row = agent.agent()
+    again = [end_again(Ending(kinds.AGENT_SUSPENDED, str(row.pk)), actor=TESTER, now=now) for _ in range(2)]
+    assert again == [True, False]
+    assert (agent.agent().admin_holds, agent.agent().owner_holds) == (True, True)

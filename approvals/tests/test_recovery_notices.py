@@ -49,6 +49,22 @@ def test_WR_15_a_mail_says_when_and_how_to_cancel_and_holds_no_secret(alice: Per
     assert (len(mail.outbox), events(SENT)) == (1, 1)
 
 
+def test_WR_15_each_turn_is_due_at_once_whatever_failed_before(
+    alice: Person, bob: Person, admin: Person, now: datetime
+) -> None:
+    ready, other = ready_link(alice.human, now), begun(bob.human, now)
+    Recovery.objects.update(notice_failures=5, notice_due_at=now + DAY)
+    confirm_recovery(recovery=other, admin=admin.human, actor=TESTER, now=now)
+    recovered(ready)
+    for row in Recovery.objects.all():
+        assert row.notice_due_at is not None
+        assert (row.notice_failures, row.notice_due_at < now + DAY) == (0, True)
+    Recovery.objects.update(notice_failures=5, notice_due_at=now + DAY)
+    cancel_recovery(recovery=other, actor=TESTER, now=now)
+    other.refresh_from_db()
+    assert (other.notice_failures, other.notice_due_at) == (0, now)
+
+
 def test_WR_15_each_turn_of_a_recovery_is_a_mail(alice: Person, admin: Person, now: datetime) -> None:
     row = begun(alice.human, now)
     said = ["because your passkeys were reported lost", "ended the wait", "Every passkey from before"]
@@ -100,6 +116,7 @@ def test_WR_15_a_mail_that_fails_is_on_record_once_and_tried_again(
     settings.EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
     assert send_notices(now=now + DAY) == 1
     assert (len(mail.outbox), events(SENT)) == (1, 1)
+    assert Recovery.objects.get().notice_failures == 0
 
 
 def test_WR_15_without_a_mail_server_the_notice_is_not_lost(

@@ -347,7 +347,8 @@ def test_SA_13_a_release_is_not_signed_twice_and_not_for_another_grant(grant: Gr
     admin.sign_in()
     stranger = Grant(pk=uuid.uuid4())
     assert reviewed(admin, row, stranger).status_code == 409
-    assert reviewed(admin, row).status_code == 409
+    for chosen in ([], [Grant(pk=uuid.uuid4()) for _ in range(101)]):
+        assert "Choose 1 to 100" in reviewed(admin, row, *chosen).json()["error_description"]
     asked = statement(admin, row, reviewed(admin, row, grant), grant)
     assert decide(admin, row, asked).status_code == 200
     assert reviewed(admin, row, grant).status_code == 409

@@ -1,24 +1,29 @@
-"""Which changes of a check does no test notice? `python -m tests.mutation agentauth/protocol/dpop.py`, by hand.
+"""Which changes of a check does no test notice? `python -m tests.mutation agentauth/protocol`, by hand.
 
-One change at a time in a copy of the tree: first the module's own tests, then `--wider` ones for what they let pass. Prints
-each survivor as a row of SURVIVORS.md, and a score for each module. `--most` changes are drawn by `--seed`.
+Makes one change at a time, in forks of one process (forks.py). A change that cannot be made there
+is made in a copy of the tree, for a new process that runs the module's own tests. Prints each
+survivor as a row of SURVIVORS.md and a score per module. `--seed` draws `--most` changes from all.
 """
 
 import argparse
+import json
+import pickle
 import random
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.mutation.changes import Change, changes
 
 ROOT = Path(__file__).resolve().parents[2]
-WIDER = ("agentauth/protocol/tests", "tests/vectors")
-# What a clean run takes, and so much more: a change may loop.
+MARKED = "not slow and not postgres and not redis and not flow and not softhsm and not history"
+# Seconds beyond three times what a run takes without a change: a change may make a loop endless.
 SPARE_SECONDS = 60
 
 
@@ -32,70 +37,93 @@ def copied(into: Path) -> Path:
     return into
 
 
-def own_tests(module: Path) -> list[str]:
-    """`tests/test_<module>*.py` beside it."""
-    found = sorted((ROOT / module.parent / "tests").glob(f"test_{module.stem}*.py"))
-    return [str(each.relative_to(ROOT)) for each in found]
+def modules_in(tree: Path, given: Path) -> Iterator[str]:
+    """The module given, or those of the package given but for its tests and migrations."""
+    for each in [given] if given.suffix else sorted((tree / given).rglob("*.py")):
+        name = each.relative_to(tree) if each.is_absolute() else each
+        if not {"tests", "migrations"} & set(name.parts):
+            yield str(name)
 
 
-def passes(tree: Path, tests: Sequence[str], seconds: float) -> bool:
+def tests_beside(tree: Path, module: str) -> str:
+    """The nearest folder `tests` above it."""
+    folder = next(each / "tests" for each in (tree / module).parents if (each / "tests").is_dir())
+    return str(folder.relative_to(tree))
+
+
+def pytest(*arguments: str, tree: Path, seconds: float | None = None) -> bool:
     """Whether all tests pass in time."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", MARKED, *arguments]
     try:
-        return (
-            subprocess.run(command, cwd=tree, capture_output=True, timeout=seconds, check=False).returncode
-            == 0
-        )
+        done = subprocess.run(command, cwd=tree, stdout=subprocess.DEVNULL, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
         return False
+    return done.returncode == 0
 
 
-def survivors(
-    tree: Path, module: Path, chosen: Iterable[Change], stages: Sequence[Sequence[str]]
-) -> list[Change]:
-    """Those of the changes that the tests of no stage notice. Raises RuntimeError where tests fail without any."""
-    source, left = (tree / module).read_text(), list(chosen)
-    for tests in stages:
-        if not (left and tests):
-            continue
+def try_in_forks(
+    tree: Path, chosen: Sequence[tuple[str, Change]], tests: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The answers of forks.py, one for each change."""
+    file = tree / "chosen.changes"
+    file.write_bytes(pickle.dumps(chosen))
+    if not pytest("-s", "-p", "tests.mutation.forks", "--changes", str(file), *tests, tree=tree):
+        raise RuntimeError("the changes could not be tried: run the tests without any")
+    return [json.loads(line) for line in file.with_suffix(".told").read_text().splitlines()]
+
+
+def passes_alone(
+    tree: Path, module: str, change: Change, files: Sequence[str], limits: dict[str, float]
+) -> bool:
+    """Whether the module's own tests, else the `files` given, pass in a new process."""
+    path = tree / module
+    own = (tree / tests_beside(tree, module)).glob(f"test_{path.stem}*.py")
+    tests = sorted(map(str, own)) or list(files)
+    if module not in limits:
         began = time.monotonic()
-        if not passes(tree, tests, 1800):
+        if not pytest(*tests, tree=tree):
             raise RuntimeError(f"{' '.join(tests)} fail without a change")
-        limit = 3 * (time.monotonic() - began) + SPARE_SECONDS
-        kept = []
-        for change in left:
-            (tree / module).write_text(change.source)
-            if passes(tree, tests, limit):
-                kept.append(change)
-        (tree / module).write_text(source)
-        left = kept
-    return left
+        limits[module] = 3 * (time.monotonic() - began) + SPARE_SECONDS
+    source = path.read_text()
+    path.write_text(change.source)
+    passed = pytest("-x", *tests, tree=tree, seconds=limits[module])
+    path.write_text(source)
+    return passed
+
+
+def drawn(tree: Path, given: argparse.Namespace) -> tuple[list[tuple[str, Change]], int]:
+    """The changes to try, each with its module, in order; and how many there are."""
+    modules = [name for each in given.module for name in modules_in(tree, each)]
+    modules = [each for each in modules if not each.startswith(tuple(given.without))]
+    every = [(name, change) for name in modules for change in changes((tree / name).read_text())]
+    chosen = random.Random(given.seed).sample(every, min(given.most or len(every), len(every)))
+    return sorted(chosen, key=lambda each: (each[0], each[1].line, each[1].what)), len(every)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("module", type=Path, nargs="+")
-    parser.add_argument("--most", type=int, default=60, help="changes of each module")
+    parser.add_argument("module", type=Path, nargs="+", help="modules or packages")
+    parser.add_argument("--without", nargs="*", default=[], help="modules and packages to leave out")
+    parser.add_argument("--tests", nargs="*", help="instead of those beside the modules")
+    parser.add_argument("--most", type=int)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--lines", help="only within these, as 10-20")
-    parser.add_argument(
-        "--wider", nargs="*", default=WIDER, help="tests for what a module's own ones let pass"
-    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="agentauth-mutation-") as folder:
         tree = copied(Path(folder))
-        for module in given.module:
-            every = changes((tree / module).read_text())
-            if given.lines:
-                first, last = map(int, given.lines.split("-"))
-                every = [each for each in every if first <= each.line <= last]
-            chosen = random.Random(given.seed).sample(every, min(given.most, len(every)))
-            left = survivors(tree, module, chosen, [own_tests(module), given.wider])
-            for change in sorted(left, key=lambda each: each.line):
-                print(f"| {module}:{change.line} | {change.what} | |", flush=True)
-            print(
-                f"{module}: {len(chosen) - len(left)} of {len(chosen)} noticed, of {len(every)}", flush=True
-            )
+        chosen, total = drawn(tree, given)
+        tests = given.tests or sorted({tests_beside(tree, name) for name, _ in chosen})
+        limits: dict[str, float] = {}
+        noticed, tried = Counter[str](), Counter(name for name, _ in chosen)
+        for (name, change), told in zip(chosen, try_in_forks(tree, chosen, tests), strict=True):
+            if told["noticed"] is None:
+                told["noticed"] = not passes_alone(tree, name, change, told["files"], limits)
+            if told["noticed"]:
+                noticed[name] += 1
+            else:
+                print(f"| {name}:{change.line} | {change.what} | |", flush=True)
+        for name in tried:
+            print(f"{name}: {noticed[name]} of {tried[name]} noticed")
+        print(f"all: {noticed.total()} of {len(chosen)} noticed, of {total}")
 
 
 if __name__ == "__main__":

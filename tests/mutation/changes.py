@@ -1,7 +1,6 @@
 """The changes that are tried: each takes one check away or turns it round."""
 
 import ast
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,26 +20,54 @@ _OTHER: dict[type[ast.cmpop], type[ast.cmpop]] = {
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One changed module: `source` is all of it, `what` says what it was and what it is at `line`."""
+    """One changed module: `source` is all of it, `what` says what it was and what it is at `line`.
+
+    `lines` are those of the statement it is in, without the body of one that has a body; `body` are
+    the lines of that body. `at_import` says that it is in no body of a function.
+    """
 
     line: int
     what: str
     source: str
+    lines: range
+    body: range
+    at_import: bool
 
 
 def changes(source: str) -> list[Change]:
     """Every change of a module: comparisons, `and` and `or`, `not`, numbers, checks that raise, calls that only check."""
     tree = ast.parse(source)
+    lines: dict[ast.AST, tuple[range, range]] = {}
+    for statement in ast.walk(tree):
+        if isinstance(statement, ast.stmt):
+            lines |= dict.fromkeys(ast.walk(statement), _head(statement))
+    called = {id(each) for function in ast.walk(tree) for each in _body(function)}
     made = []
-    for number, node in enumerate(ast.walk(tree)):
-        for variant in range(len(list(_variants(node)))):
-            changed = copy.deepcopy(tree)
-            target = next(each for at, each in enumerate(ast.walk(changed)) if at == number)
-            before = ast.unparse(target)
-            list(_variants(target))[variant]()
-            text = f"`{_short(before)}` → `{_short(ast.unparse(target))}`"
-            made.append(Change(getattr(node, "lineno", 0), text, ast.unparse(changed)))
+    for node in list(ast.walk(tree)):
+        for turn in list(_variants(node)):
+            before = ast.unparse(node)
+            old = turn.put(turn.new)
+            text = f"`{_short(before)}` → `{_short(ast.unparse(node))}`"
+            line, at_import = getattr(node, "lineno", 0), id(node) not in called
+            made.append(Change(line, text, ast.unparse(tree), *lines[node], at_import))
+            turn.put(old)
     return made
+
+
+def _body(node: ast.AST) -> Iterator[ast.AST]:
+    """What of a function is run when it is called."""
+    if isinstance(node, ast.Lambda):
+        yield from ast.walk(node.body)
+    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        for statement in node.body:
+            yield from ast.walk(statement)
+
+
+def _head(statement: ast.stmt) -> tuple[range, range]:
+    first, last = statement.lineno, statement.end_lineno or statement.lineno
+    body = getattr(statement, "body", None)
+    begins = max(body[0].lineno, first + 1) if body else last + 1
+    return range(first, begins), range(begins, last + 1)
 
 
 def _short(text: str) -> str:
@@ -67,14 +94,18 @@ def _variants(node: ast.AST) -> Iterator["_Turn"]:
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """Puts `new` in the place `at` of a node or of a list of nodes."""
+    """A change to make: `new` at the place `at` of a node or of a list of nodes."""
 
     where: ast.AST | list[ast.cmpop]
     at: str | int
     new: object
 
-    def __call__(self) -> None:
+    def put(self, value: object) -> object:
+        """Put another value there. Returns the one before."""
         if isinstance(self.where, list):
-            self.where.__setitem__(self.at, self.new)  # type: ignore[call-overload]  # a place in a list
-        else:
-            setattr(self.where, str(self.at), self.new)
+            before = self.where[int(self.at)]
+            self.where.__setitem__(self.at, value)  # type: ignore[call-overload]  # a place in a list
+            return before
+        before = getattr(self.where, str(self.at))
+        setattr(self.where, str(self.at), value)
+        return before

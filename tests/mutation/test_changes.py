@@ -33,3 +33,10 @@ def test_a_change_is_a_whole_module_and_changes_one_place() -> None:
         before, after = source.splitlines(), each.source.splitlines()
         assert len(before) == len(after)
         assert sum(old != new for old, new in zip(before, after, strict=True)) == 1
+
+
+def test_a_change_knows_its_statement_and_whether_that_runs_at_import() -> None:
+    found = {each.what: (list(each.lines), list(each.body), each.at_import) for each in changes(MODULE)}
+    assert found["`10` → `11`"] == ([4], [5, 6, 7, 8], True)
+    assert found["`value is None` → `value is not None`"] == ([5], [6], False)
+    assert found["`_measure(value)` → `None`"] == ([7], [], False)

@@ -176,6 +176,7 @@ WRONG: list[tuple[str, str, Any]] = [
     ("approval", "second_step", 1),
     ("approval", "second_step", None),
     ("approval", "deny_reason", 1),
+    ("confirmation", "grant_id", "1"),
     ("confirmation", "confirmation_id", "1"),
     ("confirmation", "action", {"type": "transact", "resource": "payments"}),
     ("confirmation", "idempotency_key", ""),
@@ -188,6 +189,39 @@ def test_a_member_in_another_form_is_refused_by_name(kind: str, name: str, value
     # An issuer that does not match shows at the rp_id; a wrong kind may show at the members of the right one.
     with pytest.raises(InvalidRequestError, match="statement"):
         parse_statement({**ALL[kind].to_json(), name: value})
+
+
+@pytest.mark.parametrize(
+    ("whose", "name", "value"),
+    [
+        ("agent", "id", "bot"),
+        ("agent", "name", ""),
+        ("agent", "name", "x" * 81),
+        ("agent", "jkt", "A" * 42),
+        ("agent", "manifest_sha256", "AB" * 32),
+        ("service_provider", "id", "acme"),
+        ("service_provider", "name", ""),
+        ("service_provider", "name", "x" * 81),
+    ],
+)
+def test_whom_it_names_is_named_in_one_form(whose: str, name: str, value: Any) -> None:
+    body: dict[str, Any] = ALL["approval"].to_json()
+    with pytest.raises(InvalidRequestError, match=rf"statement\.{whose}\.{name}"):
+        parse_statement({**body, whose: {**body[whose], name: value}})
+
+
+def test_an_audience_has_up_to_2048_characters() -> None:
+    longest = "https://acme.example/".ljust(2048, "x")
+    assert approval(service_provider=replace(PROVIDER, audience=longest)).kind == "approval"
+    with pytest.raises(InvalidRequestError, match="audience"):
+        approval(service_provider=replace(PROVIDER, audience=longest + "x"))
+
+
+def test_a_reason_has_1_to_500_characters() -> None:
+    assert approval(decision="deny", deny_reason="x" * 500).body["deny_reason"] == "x" * 500
+    for reason in ("", "x" * 501):
+        with pytest.raises(InvalidRequestError, match="deny_reason"):
+            approval(decision="deny", deny_reason=reason)
 
 
 @pytest.mark.parametrize("kind", ALL)

@@ -351,6 +351,8 @@ def test_two_spellings_of_one_action_have_one_digest_and_a_changed_action_has_an
     money = [pay("1"), pay("2"), pay("1", "USD"), pay("1", x=1), pay("1", x=True), pay("1", x="1")]
     others = [*money, *own, plain]
     assert len({each.digest() for each in others}) == len(others)
+    assert all((left == right) == (left is right) for left in others for right in others)
+    assert plain != "read:a"
     assert parse_action(pay("1", x=True).to_json()) == pay("1", x=True)
     assert parse_action(own[0].to_json()) == own[0]
 

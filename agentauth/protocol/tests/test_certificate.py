@@ -105,6 +105,19 @@ def test_the_certificate_is_exactly_its_documented_bytes() -> None:
     assert certificate() == written()
 
 
+def test_a_certificate_may_be_as_small_as_its_bounds() -> None:
+    found = verified(certificate(not_before=0, not_after=1, max_token_seconds=1)).key
+    assert (found.not_before, found.not_after, found.max_token_seconds) == (0, 1, 1)
+
+
+def test_a_key_set_has_up_to_10_000_keys_and_may_be_empty() -> None:
+    # What is no key we know is left out.
+    for count in (0, 10_000):
+        assert read_key_set({"keys": [{}] * count}, expected_issuer=ISSUER) == {}
+    with pytest.raises(InvalidRequestError, match="keys"):
+        read_key_set({"keys": [{}] * 10_001}, expected_issuer=ISSUER)
+
+
 @pytest.mark.parametrize("name", sorted(CLAIMS))
 def test_every_claim_must_be_there(name: str) -> None:
     with pytest.raises(InvalidRequestError):

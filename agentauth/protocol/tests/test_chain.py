@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from agentauth.protocol.chain import (
     EMPTY_LINK,
     CompactTree,
+    Subtree,
     TreeHead,
     entry_hash,
     field_commitment,
@@ -57,6 +58,20 @@ def naive_consistency(first: int, hashes: list[bytes], *, whole: bool = True) ->
     if first <= split:
         return [*naive_consistency(first, hashes[:split], whole=whole), naive_root(hashes[split:])]
     return [*naive_consistency(first - split, hashes[split:], whole=False), naive_root(hashes[:split])]
+
+
+def test_a_growing_tree_names_each_whole_tile_it_completes() -> None:
+    hashes = [leaf_hash(number.to_bytes(2, "big")) for number in range(513)]
+    tree, full = CompactTree(), list[Subtree]()
+    for leaf in hashes:
+        tree.append(leaf, full)
+    assert full == [Subtree(8, 0, naive_root(hashes[:256])), Subtree(8, 1, naive_root(hashes[256:512]))]
+    full.clear()
+    # One leaf short of 65,536: of the peaks the tree needs no more than that they are hashes.
+    tree = CompactTree(65_535, hashes[:16])
+    tree.append(hashes[16], full)
+    assert [(each.height, each.number) for each in full] == [(8, 255), (16, 0)]
+    assert full[1].root == tree.root()
 
 
 def test_an_entry_is_the_hash_of_tag_salt_and_canonical_event() -> None:

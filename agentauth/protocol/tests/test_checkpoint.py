@@ -183,6 +183,11 @@ def test_AU_17_a_checkpoint_in_another_form_is_refused_under_a_good_signature(te
         open_checkpoint(f"{text}\n{signature.line}", log_keys=[LOG_KEY], expected_origin=ORIGIN)
 
 
+def test_a_checkpoint_may_be_as_large_as_63_bits_count() -> None:
+    largest = Checkpoint("a", 2**63 - 1, ROOT)
+    assert parse_checkpoint(largest.text) == largest
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -191,7 +196,7 @@ def test_AU_17_a_checkpoint_in_another_form_is_refused_under_a_good_signature(te
         lambda: Checkpoint("a\r", 1, ROOT),
         lambda: Checkpoint("\ud800", 1, ROOT),
         lambda: Checkpoint("a", -1, ROOT),
-        lambda: Checkpoint("a", MAX_SIZE + 1, ROOT),
+        lambda: Checkpoint("a", 2**63, ROOT),
         lambda: Checkpoint("a", 1, ROOT[1:]),
         lambda: Checkpoint("a", 1, ROOT, ("",)),
         lambda: Checkpoint("a", 1, ROOT, ("b\n",)),

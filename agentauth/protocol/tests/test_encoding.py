@@ -159,7 +159,14 @@ def test_depth_is_counted_outside_of_text() -> None:
     assert read_json('["' + "[{" * 100 + '\\"["]') == ["[{" * 100 + '"[']
     assert read_json("[" + "[]," * 50 + "[]]") == [[]] * 51
     assert read_json("[" * 32 + "]" * 32) is not None
-    for text in ("[" * 33 + "]" * 33, '{"a":' * 33 + "1" + "}" * 33, "[" * 60_000):
+    siblings = "[]," * 40
+    assert read_json("[" * 31 + siblings + "[]" + "]" * 31) is not None
+    for text in (
+        "[" + siblings + "[" * 32 + "]" * 33,
+        "[" * 33 + "]" * 33,
+        '{"a":' * 33 + "1" + "}" * 33,
+        "[" * 60_000,
+    ):
         with pytest.raises(EncodingError):
             read_json(text)
 
@@ -173,7 +180,11 @@ def test_text_without_an_end_is_looked_through_once() -> None:
 
 
 def test_size_is_counted_in_utf8_bytes() -> None:
-    assert read_json('"éé"', max_bytes=6) == "éé"
+    for data in ('"éé"', '"éé"'.encode()):
+        assert read_json(data, max_bytes=6) == "éé"
+    assert read_json('"' + "x" * 65_534 + '"') == "x" * 65_534
+    with pytest.raises(EncodingError):
+        read_json('"' + "x" * 65_535 + '"')
     for data in ('"éé"', '"éé"'.encode(), '"abcd"'):
         with pytest.raises(EncodingError):
             read_json(data, max_bytes=5)

@@ -92,6 +92,9 @@ def test_EN_1_a_rate_refusal_tells_when_the_next_use_is_allowed() -> None:
     assert ask(envelope, ledger) == Refused("envelope_exceeded", "rate", 6)
     late = NOON + timedelta(seconds=5, microseconds=999_999)
     assert ask(envelope, ledger, now=late) == Refused("envelope_exceeded", "rate", 1)
+    # A microsecond more than a second is not over after one.
+    late -= timedelta(seconds=1)
+    assert ask(envelope, ledger, now=late) == Refused("envelope_exceeded", "rate", 2)
     assert isinstance(ask(envelope, ledger, now=NOON + timedelta(seconds=6)), Allowed)
 
 

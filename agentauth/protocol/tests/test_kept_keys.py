@@ -75,3 +75,11 @@ def test_SA_10_an_agent_that_spells_its_header_in_many_ways_takes_no_others_plac
         proof = verify(forge(CLAIMS, {**HEADER, "jwk": jwk}, agents[0]))
         check_binding(proof, expected_jkt=agents[0].kid)
     assert list(dpop._BOUND_KEYS.values()) == [signer.public for signer in (*agents[1:], agents[0])]
+
+
+@pytest.mark.usefixtures("_nothing_kept")
+def test_SA_10_a_header_above_512_letters_is_not_kept() -> None:
+    [signer] = strangers(1)
+    jwk = {**signer.public.jwk, "more": "x" * 512}
+    check_binding(verify(forge(CLAIMS, {**HEADER, "jwk": jwk}, signer)), expected_jkt=signer.kid)
+    assert not dpop._BOUND_KEYS

@@ -8,7 +8,15 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from agentauth.protocol.encoding import b64u_decode, b64u_encode
 from agentauth.protocol.errors import InvalidKeyError, InvalidSignatureError
-from agentauth.protocol.keys import LocalSigner, PrivateKey, PrivateMemberError, ed25519_public_key, parse_jwk
+from agentauth.protocol.keys import (
+    LocalSigner,
+    PrivateKey,
+    PrivateMemberError,
+    _check_ed25519_signature,
+    _der_signature,
+    ed25519_public_key,
+    parse_jwk,
+)
 
 # The example key of RFC 8037 appendix A, its secret and its thumbprint.
 RFC8037_D = "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"
@@ -21,6 +29,7 @@ RFC9449 = {
     "y": "9VE4jf_Ok_o64zbTTlcuNJajHmt6v9TDVrU0CdvGRDA",
 }
 FIELD = 2**255 - 19
+ED25519_ORDER = 2**252 + 27742317777372353535851937790883648493
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
@@ -75,6 +84,12 @@ def test_a_key_keeps_only_its_public_members() -> None:
 def test_a_jwk_outside_the_policy_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(InvalidKeyError):
         parse_jwk({**RFC8037, **change})
+
+
+def test_a_missing_coordinate_is_named() -> None:
+    for jwk, name in ((RFC8037, "x"), (RFC9449, "y")):
+        with pytest.raises(InvalidKeyError, match=f"The key's {name} is missing"):
+            parse_jwk({member: value for member, value in jwk.items() if member != name})
 
 
 @pytest.mark.parametrize("value", [None, [], "x", 1, [RFC8037]])
@@ -146,11 +161,33 @@ def test_every_private_member_is_refused(member: str) -> None:
         parse_jwk({**RFC8037, member: "AA"})
 
 
-@pytest.mark.parametrize("y", [0, 1, FIELD - 1, FIELD, FIELD + 1, FIELD + 3, 2**255 - 1])
+# The last two are those of order eight.
+WEAK = [
+    *(0, 1, FIELD - 1, FIELD, FIELD + 1, FIELD + 3, 2**255 - 1),
+    0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826,
+    0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7,
+]
+
+
+@pytest.mark.parametrize("y", WEAK)
 @pytest.mark.parametrize("sign", [0, 1 << 255])
 def test_weak_and_non_canonical_ed25519_keys_are_refused(y: int, sign: int) -> None:
-    with pytest.raises(InvalidKeyError):
-        ed25519_public_key((y | sign).to_bytes(32, "little"))
+    for registered in (False, True):
+        with pytest.raises(InvalidKeyError):
+            ed25519_public_key((y | sign).to_bytes(32, "little"), registered=registered)
+
+
+@pytest.mark.parametrize("y", WEAK)
+def test_weak_and_non_canonical_signatures_are_refused_under_any_library(y: int) -> None:
+    signature = PrivateKey.generate().sign(b"m")
+    _check_ed25519_signature(signature)
+    _check_ed25519_signature(signature[:32] + (ED25519_ORDER - 1).to_bytes(32, "little"))
+    for bad in (
+        y.to_bytes(32, "little") + signature[32:],
+        signature[:32] + ED25519_ORDER.to_bytes(32, "little"),
+    ):
+        with pytest.raises(InvalidSignatureError):
+            _check_ed25519_signature(bad)
 
 
 def test_a_weak_key_would_accept_any_message_without_the_check() -> None:
@@ -159,6 +196,16 @@ def test_a_weak_key_would_accept_any_message_without_the_check() -> None:
     ed25519.Ed25519PublicKey.from_public_bytes(identity).verify(identity + bytes(32), b"anything")
     with pytest.raises(InvalidKeyError):
         ed25519_public_key(identity)
+
+
+def test_an_es256_signature_out_of_range_is_refused_under_any_library() -> None:
+    number = bytes(31) + b"\x01"
+    largest = (P256_ORDER - 1).to_bytes(32, "big")
+    assert _der_signature(number + largest) != _der_signature(largest + number)
+    for bad in (bytes(32), P256_ORDER.to_bytes(32, "big")):
+        for signature in (bad + number, number + bad):
+            with pytest.raises(InvalidSignatureError):
+                _der_signature(signature)
 
 
 @pytest.mark.parametrize("alg", ["EdDSA", "ES256"])

@@ -46,7 +46,7 @@ def test_EN_14_an_amount_that_is_not_a_positive_decimal_string_is_refused(value:
 
 @pytest.mark.parametrize(
     ("value", "currency"),
-    [("1.0", "JPY"), ("1.2345", "KWD"), ("999999999999.9999", "CLF"), ("1.00000", "CLF")],
+    [("1.0", "JPY"), ("1.2345", "KWD"), ("900719925474.0992", "CLF"), ("1.00000", "CLF")],
 )
 def test_EN_14_more_digits_than_the_currency_or_a_double_has_are_refused(value: str, currency: str) -> None:
     with pytest.raises(InvalidRequestError, match="value"):
@@ -70,6 +70,10 @@ def test_money_without_both_members_is_refused(body: Any) -> None:
 def test_an_unknown_member_of_money_is_refused() -> None:
     with pytest.raises(InvalidRequestError, match="scale"):
         Money.parse({"value": "1", "currency": "EUR", "scale": 2})
+
+
+def test_the_largest_amount_is_the_largest_integer_of_a_double() -> None:
+    assert money("900719925474.0991", "CLF").minor == 2**53 - 1
 
 
 def test_two_currencies_are_never_comparable() -> None:

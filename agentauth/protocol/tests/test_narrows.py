@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from agentauth.protocol.capability import Capability, narrows, parse_allow_entry, parse_capability
+from agentauth.protocol.capability import Capability, common, narrows, parse_allow_entry, parse_capability
 
 PAYMENT: dict[str, Any] = {
     "type": "transact",
@@ -75,3 +75,26 @@ def test_narrows_looks_at_type_resource_and_amount() -> None:
     assert not narrows([hundred], [fifty])
     assert not narrows([dollars], [hundred])
     assert not narrows([fifty, dollars], [hundred])
+
+
+def test_what_two_have_in_common_has_the_tighter_of_each_limit() -> None:
+    [left], [right] = (
+        c({"x": {"max": 10}, "y": {"max": 3}}),
+        c({"x": {"max": 5}, "y": {"max": 4}, "z": {"eq": 1}}),
+    )
+    assert (
+        [common(left, right)]
+        == c({"x": {"max": 5}, "y": {"max": 3}, "z": {"eq": 1}})
+        == [common(right, left)]
+    )
+    [left], [right] = c({"x": {"in": [1, 2]}}), c({"x": {"in": [2, 3]}})
+    assert common(left, right) is None
+
+
+def test_what_two_have_in_common_has_at_most_16_limits() -> None:
+    [left], [right] = (c({f"{name}{each}": {"eq": 1} for each in range(8)}) for name in "ab")
+    both = common(left, right)
+    assert both is not None
+    assert len(both.constraints) == 16
+    [right] = c({f"b{each}": {"eq": 1} for each in range(9)})
+    assert common(left, right) is None

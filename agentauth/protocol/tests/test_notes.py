@@ -16,9 +16,6 @@ from agentauth.protocol.errors import (
 )
 from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey, parse_jwk
 from agentauth.protocol.notes import (
-    MAX_NOTE_BYTES,
-    MAX_SIGNATURES,
-    MAX_TIMESTAMP,
     Note,
     Signature,
     SignatureType,
@@ -56,6 +53,7 @@ OTHER = LocalSigner(PrivateKey.generate())
 TEXT = "log.example\n3\nroot\n"
 SIGNATURE = sign_text(TEXT, name="log.example", signer=KEY)
 LINE = SIGNATURE.line
+MAX_NOTE_BYTES, MAX_SIGNATURES, MAX_TIMESTAMP = 131_072, 16, 2**63 - 1
 GOOD = f"{TEXT}\n{LINE}"
 TRUSTED = Verifier("log.example", KEY.public)
 PUBLISHED_KEY = bytes.fromhex("1a5cd907143c384c41e830c5bce12aa8817ec5649aaabf2c31388b35b2d744d6")
@@ -112,6 +110,7 @@ def resigned(change: Callable[[bytes], bytes]) -> str:
 
 
 BAD_FORMS = {
+    "signatures alone": LINE + LINE,
     "nothing": "",
     "no text": f"\n{LINE}",
     "no signature": f"{TEXT}\n",

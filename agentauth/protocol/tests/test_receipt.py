@@ -164,6 +164,15 @@ def test_AP_1_a_liar_who_makes_every_hash_fit_still_lacks_the_passkey(
         verify(forged(claims))
 
 
+def test_client_data_has_up_to_4096_bytes() -> None:
+    statement = ALL["approval"]
+    room = 4096 - len(PASSKEY.answer(statement.challenge(), padding="")["client_data_json"])
+    answer = PASSKEY.answer(statement.challenge(), padding="x" * room)
+    verify(receipt(statement, **dict[str, Any](answer)))
+    with pytest.raises(InvalidReceiptError, match="too long"):
+        receipt(statement, **dict[str, Any](PASSKEY.answer(statement.challenge(), padding="x" * (room + 1))))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -285,6 +294,9 @@ BAD_KEYS: dict[str, bytes] = {
     "cut in a head": COSE[:1],
     "one more label": cbor({**ES256, 2: b"kid"}),
     "one label less": cbor({label: value for label, value in ES256.items() if label != -3}),
+    "a list": b"\x85" + COSE[1:],
+    "text for bytes": COSE.replace(b"\x22\x58\x20", b"\x22\x78\x20"),
+    "reserved head of bytes": COSE.replace(b"\x22\x58\x20", b"\x22\x5c\x20"),
     "text label": cbor({**ES256, "x": 1}),
     "text value": cbor({**ES256, -2: "x"}),
     "label twice": b"\xa6" + COSE[1:] + cbor(-3) + cbor(ES256[-3]),
@@ -314,6 +326,17 @@ BAD_KEYS: dict[str, bytes] = {
 def test_a_passkey_key_in_another_shape_is_refused(cose: bytes) -> None:
     with pytest.raises(InvalidKeyError):
         read_passkey(cose)
+
+
+def test_a_passkey_key_is_bytes() -> None:
+    with pytest.raises(InvalidKeyError):
+        read_passkey("key")  # type: ignore[arg-type]
+
+
+def test_an_rsa_key_of_a_passkey_has_up_to_8192_bits() -> None:
+    assert read_passkey(cbor({**RS256, -1: b"\xff" * 1024})).alg == "RS256"
+    with pytest.raises(InvalidKeyError):
+        read_passkey(cbor({**RS256, -1: b"\x01" + b"\xff" * 1024}))
 
 
 @pytest.mark.parametrize("alg", PASSKEYS)

@@ -31,6 +31,11 @@ def test_SA_13_a_release_names_its_grants_and_its_proof() -> None:
     assert parse_statement(body).challenge() == sha256(b"agentauth/release/v1\0" + said.canonical())
 
 
+@pytest.mark.parametrize("changes", [{"size": 1}, {"grants": [(ID.format(each), 1) for each in range(100)]}])
+def test_SA_13_a_release_may_be_as_small_and_as_large_as_its_bounds(changes: dict[str, Any]) -> None:
+    assert release(**changes).kind == "release"
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -43,6 +43,11 @@ def test_SA_1_all_that_can_be_suspended_can_be_named(subject: Subject, party: st
     assert body["subject"] == subject.to_json()
 
 
+def test_SA_1_the_first_suspension_may_have_the_number_0() -> None:
+    """A row that was suspended by a release which did not count suspensions."""
+    assert resume(suspension=0).kind == "resume"
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.urls import normalize_url, url_within
 
+LONGEST = "https://api.example/".ljust(2_048, "a")
+
 
 @pytest.mark.parametrize(
     ("url", "normal"),
@@ -33,6 +35,8 @@ from agentauth.protocol.urls import normalize_url, url_within
         ("https://xn--bcher-kva.example/", "https://xn--bcher-kva.example/"),
         ("http://localhost:8000/v1/agents", "http://localhost:8000/v1/agents"),
         ("https://a_b.example./", "https://a_b.example./"),
+        ("https://api.example:65535/", "https://api.example:65535/"),
+        (LONGEST, LONGEST),
     ],
 )
 def test_the_normal_form(url: str, normal: str) -> None:
@@ -96,7 +100,7 @@ def test_the_normal_form(url: str, normal: str) -> None:
         "https://[::g]/",
         "https://-api.example/",
         "https://.example/",
-        "https://api.example/" + "a" * 2_048,
+        LONGEST + "a",
         ":::*;",
     ],
 )

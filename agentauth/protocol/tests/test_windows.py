@@ -336,3 +336,10 @@ def test_december_ends_in_the_next_year_and_weeks_begin_on_monday() -> None:
     assert period_end("month", "UTC", utc("2026-12-31T23:59:59")) == utc("2027-01-01T00:00:00")
     assert period_start("week", "UTC", utc("2027-01-03T12:00:00")) == "2026-12-28"
     assert period_end("month", "UTC", utc("2028-02-01T00:00:00")) == utc("2028-03-01T00:00:00")
+
+
+def test_a_window_that_the_clock_jumps_into_opens_at_the_very_second() -> None:
+    jump = utc("2026-03-29T01:00:00")
+    for seconds in range(1, 9):
+        now = jump - timedelta(hours=2, seconds=seconds)
+        assert next_opening((window("02:10", "03:30"),), now) == jump

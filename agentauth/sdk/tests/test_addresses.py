@@ -1,6 +1,6 @@
 import pytest
 
-from agentauth.sdk.addresses import check_audience, check_registry_url, within_audience
+from agentauth.sdk.addresses import check_audience, check_registry_url, is_loopback, within_audience
 from agentauth.sdk.errors import AddressError, AudienceError
 
 
@@ -96,3 +96,10 @@ def test_what_two_readers_would_resolve_differently_is_refused_even_where_the_wh
 ) -> None:
     with pytest.raises(AudienceError):
         within_audience(url, "https://api.sp.example")
+
+
+def test_only_this_machine_is_asked_past_a_proxy() -> None:
+    assert is_loopback("http://localhost:8000/v1")
+    assert is_loopback("http://127.0.0.1")
+    assert not is_loopback("https://registry.example.com")
+    assert not is_loopback("http://registry.localhost")

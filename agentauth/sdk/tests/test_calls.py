@@ -209,6 +209,17 @@ def test_OG_26_a_call_is_tried_again_with_a_new_proof_and_the_same_key(
     assert len({r.headers["DPoP"] for r in calls(registry)}) == 3
 
 
+def test_a_service_provider_that_never_answers_is_asked_four_times(
+    registry: FakeRegistry, tmp_path: Path, slept: list[float]
+) -> None:
+    client = registered(registry, tmp_path)
+    registry.grants = [grant()]
+    registry.script = lambda r: httpx.ReadTimeout("lost") if r.url.host == "api.sp.example" else None
+    with pytest.raises(TemporarilyUnavailableError, match="cannot be reached"):
+        run(client.call(SP_ID, "GET", "/v1/x"))
+    assert (len(calls(registry)), len(slept)) == (4, 3)
+
+
 def test_a_long_limit_comes_back_to_the_caller(
     registry: FakeRegistry, tmp_path: Path, slept: list[float]
 ) -> None:

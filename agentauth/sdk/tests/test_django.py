@@ -173,6 +173,11 @@ def test_a_doubled_or_odd_idempotency_key_is_refused(verifier: FakeVerifier, key
     assert verifier.asked == []
 
 
+def test_an_idempotency_key_of_128_characters_is_passed_on(verifier: FakeVerifier) -> None:
+    assert view(asking(HTTP_IDEMPOTENCY_KEY="k" * 128)).status_code == 200
+    assert verifier.asked[0]["idempotency_key"] == "k" * 128
+
+
 # ---- the URL
 
 

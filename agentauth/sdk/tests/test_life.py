@@ -82,6 +82,9 @@ def test_after_its_end_the_refusal_is_raised(
     for _ in range(2):
         with pytest.raises(ManifestError):
             run(client.get_grant(GRANT_ID))
+    stored = client.key_file.load(client.registry_url)
+    assert stored
+    assert stored.next_manifest is None
 
 
 def test_a_renewal_whose_answer_was_lost_is_sent_again_byte_for_byte(

@@ -1,0 +1,46 @@
+"""What ends with a row, as the page says it: who and how much, named up to a number and counted beyond."""
+
+from datetime import datetime
+
+import pytest
+
+from approvals.services import losses
+from approvals.tests.cast import READ_CALENDAR, Person
+from registry.models import Agent, Grant, ServiceProvider
+from registry.tests.cast import AgentClient, approved
+
+pytestmark = pytest.mark.django_db
+
+
+def test_rows_beyond_those_named_are_counted(
+    alice: Person,
+    agent: AgentClient,
+    service_provider: ServiceProvider,
+    now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(losses, "_NAMED", 1)
+    grant = approved(agent, service_provider, now=now, capabilities=[READ_CALENDAR])
+    assert losses.describe_agent(agent.agent(), now).facts == ("Read “calendar” at “Acme Payments”.",)
+    assert losses.describe_service_provider(service_provider, now).facts == (
+        f"Grant of “{grant.agent.name}”",
+    )
+    approved(agent, service_provider, now=now)
+    assert losses.describe_agent(agent.agent(), now).facts[1:] == ("1 more grant",)
+    assert losses.describe_service_provider(service_provider, now).facts[1:] == ("More grants",)
+
+
+def test_an_owner_is_named_where_there_is_one(alice: Person, agent: AgentClient, now: datetime) -> None:
+    row = agent.agent()
+    assert losses.describe_agent(row, now).about[0] == "Owner: “Alice”, alice@example.org."
+    row.human = None
+    assert losses.describe_agent(row, now).about[0].startswith("Key fingerprint: ")
+
+
+@pytest.mark.parametrize("letters", [32, 33])
+def test_a_name_above_32_letters_is_not_typed(
+    agent: AgentClient, reading: Grant, now: datetime, letters: int
+) -> None:
+    row = Agent.objects.get()
+    row.name = "x" * letters
+    assert losses.describe_agent(row, now).typed == (row.name if letters == 32 else str(row.pk)[-8:])
