@@ -14,15 +14,21 @@ from functools import lru_cache, partial
 from typing import Any, Final
 
 from django.conf import settings
-from django.core.handlers.wsgi import WSGIHandler, WSGIRequest
+from django.core.handlers.wsgi import WSGIHandler
 from django.db import connection, connections
 from django.http import HttpRequest, HttpResponse
-from django.middleware.clickjacking import XFrameOptionsMiddleware
-from django.middleware.security import SecurityMiddleware
 
 from agentauth import health, metrics
-from agentauth.http_errors import STATUSES, ServerError, body_of, domain_error, headers_of, is_held_back
-from agentauth.middleware import SecurityHeadersMiddleware
+from agentauth.http_errors import (
+    COUNTED,
+    STATUSES,
+    ServerError,
+    body_of,
+    count_stranger,
+    domain_error,
+    headers_of,
+    record_strangers,
+)
 from agentauth.protocol.errors import (
     AgentAuthError,
     InvalidStateError,
@@ -31,9 +37,12 @@ from agentauth.protocol.errors import (
 )
 from agentauth.proxies import client_address
 from agentauth.startup import START, StartRefusedError, verifier_role_is_bounded
+from agentauth.strangers import through_middleware
 from agentauth.tally import Tally
 from registry import rate_limits
-from verifier.endpoint import BESIDE, Edge, Endpoint, Request, Response, Scope, rendered
+from registry.refusals import METHODS
+from verifier.endpoint import BESIDE, Edge, Endpoint, Request, Response, rendered
+from verifier.heads import Scope
 from verifier.services import home
 from verifier.services.following import Follower
 from verifier.services.lean import LeanVerifier
@@ -46,8 +55,8 @@ logger = logging.getLogger(__name__)
 _THREADS: Final = {"handed on": 4, "probes": 2, "alive": 1}
 # How many requests may wait for the threads of each kind.
 _MAX_WAITING: Final = 64
-# What counts wrong credentials by the address they came from, once the view refused them.
-JUDGING: Final = frozenset({b"/v1/verify", b"/v1/verify/batch", b"/v1/introspect"})
+# All that this process serves to callers that prove who they are.
+_JUDGING: Final = frozenset({b"/v1/verify", b"/v1/verify/batch", b"/v1/introspect"})
 _NO_ROOM: Final = "Too many calls at once. Try again shortly."
 
 
@@ -75,9 +84,9 @@ class Delegate:
             threads.shutdown()
 
     async def __call__(self, request: Request) -> Response:
-        """Raises TemporarilyUnavailableError where too many wait already, and RateLimitedError, see `check_stranger`."""
+        """Raises TemporarilyUnavailableError where too many wait already, and RateLimitedError, see `_judged`."""
         kind = _kind(request.scope["raw_path"])
-        await check_stranger(request, self._follower)
+        scope = await self._judged(request)
         if self._waiting[kind] >= _MAX_WAITING:
             raise TemporarilyUnavailableError(_NO_ROOM)
         # It may be the metrics that are asked for.
@@ -86,37 +95,55 @@ class Delegate:
         try:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(
-                self._threads[kind], partial(answered_by_django, request.scope, request.body or b"")
+                self._threads[kind], partial(answered_by_django, scope, request.body or b"")
             )
         finally:
             self._waiting[kind] -= 1
 
+    async def _judged(self, request: Request) -> Scope:
+        """The request's scope, where the Django view is to answer it; it says so where a stranger is counted already.
 
-async def check_stranger(request: Request, follower: Follower) -> None:
-    """Refuse with 429 what the Django view would, without the view, which takes ten times as long.
-
-    Raises RateLimitedError where the caller's credentials are wrong, wrong ones used up the allowance of this address,
-    and no event is due: an event, the view records. In plain JSON, whatever Accept says.
-    """
-    path = request.scope["raw_path"]
-    if path not in JUDGING or request.scope["method"] != "POST":
-        return
-    head = request.head
-    authorization = head.headers.get(b"authorization")
-    if authorization is None or follower.held_provider(head.digest) is not None:
-        return
-    try:
-        rate_limits.check(rate_limits.ADDRESS, _address(request.scope))
-    except RateLimitedError:
-        # Good credentials that are not held yet are good at any address.
-        if await follower.provider(authorization.decode("latin-1")) is not None:
-            return
-        if is_held_back(f"POST {path.decode()[1:]}"):
+        The view takes ten times as long to refuse a stranger. Raises RateLimitedError where the caller proves nothing and
+        an allowance of its address or of all strangers is used up: in plain JSON, whatever Accept says. Raises
+        TemporarilyUnavailableError where that cannot be recorded.
+        """
+        scope = request.scope
+        if scope["raw_path"] in BESIDE:
+            return scope
+        head, follower = request.head, self._follower
+        authorization = head.headers.get(b"authorization")
+        if authorization is not None and follower.held_provider(head.digest) is not None:
+            return scope
+        try:
+            rate_limits.check(rate_limits.ADDRESS, _address(scope))
+            kind = rate_limits.NAMELESS if authorization is None else rate_limits.CREDENTIALS
+            rate_limits.take(rate_limits.STRANGERS, kind)
+        except RateLimitedError:
+            # Good credentials that are not held yet are good at any address.
+            if authorization and await follower.provider(authorization.decode("latin-1")) is not None:
+                return scope
+            await self._record(_route_of(scope, authorization))
             raise
+        return {**scope, COUNTED: True}
+
+    async def _record(self, route: str) -> None:
+        if count := count_stranger(route):
+            write = partial(record_strangers, route, count)
+            await asyncio.get_running_loop().run_in_executor(self._threads["handed on"], write)
+
+
+def _route_of(scope: Scope, authorization: bytes | None) -> str:
+    """The route by which the view counts a call that it refuses; without credentials it has not looked for one."""
+    found = authorization is not None and scope["raw_path"] in _JUDGING
+    method = scope["method"] if scope["method"] in METHODS else "other"
+    return f"{method} {scope['raw_path'].decode()[1:] if found else ''}"
 
 
 def _address(scope: Scope) -> str:
-    return client_address(environ(scope, b""), hops=settings.TRUSTED_PROXIES)
+    lines = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+    client = scope.get("client") or ("", 0)
+    meta = {"HTTP_X_FORWARDED_FOR": ",".join(lines), "REMOTE_ADDR": client[0]}
+    return client_address(meta, hops=settings.TRUSTED_PROXIES)
 
 
 def _kind(path: bytes) -> str:
@@ -173,6 +200,7 @@ def environ(scope: Scope, body: bytes) -> dict[str, Any]:
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
         health.SIGNS_NOTHING: True,
+        COUNTED: scope.get(COUNTED, False),
     }
     for name, value in scope["headers"]:
         if name == b"cookie":
@@ -191,15 +219,22 @@ def failed(error: Exception) -> Response:
     if isinstance(known, ServerError):
         logger.error("unhandled error in the verifier", exc_info=error)
     metrics.count_error(known)
+    # Under too many calls nothing is answered as often as these two.
     if isinstance(known, TemporarilyUnavailableError) and not known.reason and not known.fields:
-        # Under too many calls nothing is answered as often.
         return _unavailable(known.description)
+    if isinstance(known, RateLimitedError):
+        return _limited(known.description, known.fields["retry_after"])
     return _told(known)
 
 
 @lru_cache(maxsize=16)
 def _unavailable(description: str) -> Response:
     return _told(TemporarilyUnavailableError(description))
+
+
+@lru_cache(maxsize=256)
+def _limited(description: str, retry_after: int) -> Response:
+    return _told(RateLimitedError(description, retry_after=retry_after))
 
 
 def _told(error: AgentAuthError) -> Response:
@@ -216,16 +251,8 @@ def standing_headers() -> tuple[tuple[bytes, bytes], ...]:
 
     Raises RuntimeError where a middleware answers by itself (with a redirect to https, say): its headers are not ours.
     """
-    plain = HttpResponse(content_type="application/json", headers={"Cache-Control": "no-store"})
-    answer: Callable[[HttpRequest], Any] = lambda _: plain  # noqa: E731 — a view in the middleware's eyes
-    for middleware in (SecurityMiddleware, XFrameOptionsMiddleware, SecurityHeadersMiddleware):
-        answer = middleware(answer)
-    # As a call arrives: by https, or by the http of a proxy that is believed. Without it production redirects, and sends no
-    # Strict-Transport-Security.
-    asked = {"REQUEST_METHOD": "POST", "PATH_INFO": "/v1/verify", "HTTP_HOST": settings.ALLOWED_HOSTS[0]}
-    made = answer(WSGIRequest(asked | {"wsgi.url_scheme": "https", "wsgi.input": io.BytesIO()}))
-    if made is not plain:
-        raise RuntimeError(f"A middleware answers in place of /v1/verify, with {made.status_code}.")
+    made = HttpResponse(content_type="application/json", headers={"Cache-Control": "no-store"})
+    through_middleware(made, "/v1/verify")
     made["Allow"] = "POST, OPTIONS"
     # Each answer has its own.
     del made["Content-Length"]

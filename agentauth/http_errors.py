@@ -12,6 +12,7 @@ from django.db import InterfaceError, InternalError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
 from django.http.response import HttpResponseBase
 from django.template.loader import render_to_string
+from django.utils import timezone
 from psycopg.errors import ReadOnlySqlTransaction
 from rest_framework import exceptions as drf
 from rest_framework.request import Request
@@ -32,7 +33,9 @@ from agentauth.protocol.errors import (
     TemporarilyUnavailableError,
 )
 from agentauth.proxies import address_of
+from audit import kinds
 from audit.refusals import Batches
+from audit.services import Actor, record_refusal
 from registry import rate_limits
 from registry.authentication import actor_of
 from registry.refusals import method_and_route, record_refused_request
@@ -87,6 +90,8 @@ STATUSES = {
 }
 DPOP_CHALLENGE = 'DPoP error="{code}", algs="EdDSA Ed25519 ES256"'
 DEFAULT_RETRY_SECONDS = 1
+# In META: that this caller is a stranger was foreseen, and counted.
+COUNTED = "agentauth.counted_stranger"
 MAX_BODY_BYTES = 1024
 _MAX_SENTENCE_BYTES = 600
 # What the rate limits refuse writes one event a second for each route, caller and process, not one each.
@@ -180,9 +185,23 @@ def recorded(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuth
     return error
 
 
-def is_held_back(route: str) -> bool:
-    """Count a stranger's call that the rate limits refuse. False, and not counted, where `recorded` would write an event."""
-    return _batches.hold(f"{route} anonymous ", now=time.monotonic())
+def count_stranger(route: str) -> int:
+    """Count a stranger's call that the rate limits refuse. How many to record now with `record_strangers`; mostly 0."""
+    return _batches.add(f"{route} anonymous ", now=time.monotonic())
+
+
+def record_strangers(route: str, count: int) -> None:
+    """Record `count` calls of strangers that were refused before Django read them. Raises TemporarilyUnavailableError."""
+    if unavailable := _unrecordable():
+        raise unavailable
+    record_refusal(
+        kind=kinds.REQUEST_REFUSED,
+        actor=Actor("anonymous", ""),
+        at=timezone.now(),
+        error=RateLimitedError(""),
+        route=route,
+        stands_for=count,
+    )
 
 
 def _unrecordable() -> AgentAuthError | None:
@@ -195,12 +214,14 @@ def _unrecordable() -> AgentAuthError | None:
 
 
 def _limited(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuthError:
-    """Refused credentials count against their address; when its allowance is used up, that is the answer instead."""
+    """Refused credentials count against their address and against all strangers; an allowance that is used up is the answer instead."""
     if isinstance(error, RateLimitedError) or getattr(request, "counted", False):
         return error
     if actor_of(request).kind != "anonymous":
         return error
     try:
+        if not request.META.get(COUNTED):
+            rate_limits.take(rate_limits.STRANGERS, rate_limits.CREDENTIALS)
         rate_limits.take(rate_limits.ADDRESS, address_of(request))
     except RateLimitedError as limited:
         return limited

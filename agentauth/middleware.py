@@ -309,6 +309,8 @@ class RateLimitMiddleware:
             rate_limits.take(rate_limits.HUMAN, str(request.user.pk))
         elif registers or (request.method == "POST" and path.startswith(ENTRANCES)):
             rate_limits.take(rate_limits.ENTRY, address_of(request))
+            if registers:
+                rate_limits.take(rate_limits.STRANGERS, rate_limits.REGISTRATIONS)
         else:
             rate_limits.take(rate_limits.ADDRESS, address_of(request))
 

@@ -8,9 +8,10 @@ import selectors
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gunicorn.http import get_parser
 from gunicorn.http.unreader import Unreader
@@ -19,10 +20,15 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from agentauth.incoming import ANSWER_SECONDS, LINGER_SECONDS, MAX_HELD_BYTES, WAITED, Incoming
 
+if TYPE_CHECKING:
+    from agentauth.strangers import Judged, Strangers
+
 _READ_BYTES: Final = 65_536
 _SEND_BYTES: Final = 262_144
 # gunicorn ends a worker that says nothing for its timeout, 30 s.
 _NOTIFY_SECONDS: Final = 1.0
+# For what a process that stops still has to write down.
+_STOP_SECONDS: Final = 3.0
 
 _BLOCKED: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -52,6 +58,11 @@ class Received(Incoming, Unreader):  # type: ignore[misc]  # gunicorn has no typ
         end = self.head if self.wanted > self.head else len(self.data)
         self.unread(bytes(self.data[:end]))
         self.rest = bytes(self.data[end:])
+        self.data.clear()
+
+    def skip(self) -> None:
+        """Leave out the request that is all here: only what follows it is read."""
+        self.unread(bytes(self.data[self.wanted :]))
         self.data.clear()
 
     def chunk(self, size_hint: int | None = None) -> bytes:
@@ -101,6 +112,18 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._receiving: dict[Any, Received] = {}
         self._held = 0
         self._notified = float("-inf")
+        self._strangers: Strangers
+
+    def run(self) -> None:
+        """As gunicorn's, with what judges strangers, which is made once the application is loaded."""
+        # They read models.
+        from agentauth.strangers import Strangers
+
+        self._strangers = Strangers(lambda judged: self.method_queue.defer(self._go_on, judged))
+        try:
+            super().run()
+        finally:
+            self._strangers.stop(_STOP_SECONDS)
 
     def notify(self) -> None:
         """Tell the master that we live: a file's time, which gunicorn would write at each turn of the loop."""
@@ -187,8 +210,44 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self.drop(conn)
             return
         self._unwatch(conn)
-        received.serve()
+        self._take_in(conn)
+
+    def _take_in(self, conn: Any) -> None:
+        """Hand a whole request on to a thread, unless it is a stranger's and there are too many of those."""
+        received = conn.parser.unreader
+        if received.wanted and self._strangers.concern(received.data):
+            judged = self._strangers.judge(
+                conn, received.data, received.head, received.wanted, peer=conn.client
+            )
+            self._go_on([judged])
+        else:
+            self._hand_on(conn)
+
+    def _go_on(self, judged: Sequence["Judged"]) -> None:
+        for each in judged:
+            if each.is_refused:
+                self._answer(each.whose, each)
+            elif not each.waits:
+                self._hand_on(each.whose)
+
+    def _hand_on(self, conn: Any) -> None:
+        conn.parser.unreader.serve()
         super().enqueue_req(conn)
+
+    def _answer(self, conn: Any, judged: "Judged") -> None:
+        """Refuse a request that no thread has seen."""
+        received = conn.parser.unreader
+        has_room = len(self.keepalived_conns) < self.max_keepalived
+        keeps = judged.keeps and self.alive and not received.last and has_room
+        received.skip()
+        received.unsent += judged.answer(keeps=keeps)
+        answered: Future[bool] = Future()
+        answered.set_result(keeps)
+        if received.buf.tell():
+            # What follows comes in by itself: of many refused in one packet each would be answered within the one before.
+            self.method_queue.defer(self.finish_request, conn, answered)
+        else:
+            self.finish_request(conn, answered)
 
     def handle(self, conn: Any) -> bool:
         sock, received = conn.sock, conn.parser.unreader

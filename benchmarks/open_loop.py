@@ -44,12 +44,14 @@ def open_loop(
     url: str,
     requests: list[bytes],
     *,
-    rate: float,
+    rate: float | None,
     batch: int,
     connections: int,
     tell: Told | None = None,
 ) -> tuple[Tally, float]:
     """Send each request once, `rate` calls a second; a call whose moment finds no free connection waits for one.
+
+    Without a rate each connection has its next call as soon as it is free, which is then due.
 
     `tell` hears of each answer, and has to be quick: nothing is sent meanwhile.
 
@@ -112,17 +114,22 @@ class _Loop:
             connection.socket.close()
         self.epoll.close()
 
-    def run(self, requests: list[bytes], rate: float) -> float:
+    def run(self, requests: list[bytes], rate: float | None) -> float:
         """Seconds from the first moment due to the last answer."""
         began = time.perf_counter()
         last = began
         following, total = 0, len(requests)
         while following < total or len(self.free) < len(self.all):
             now = time.perf_counter()
-            while following < total and self.free and began + following / rate <= now:
-                self.send(requests[following], began + following / rate, now)
+            while following < total and self.free:
+                due = now if rate is None else began + following / rate
+                if due > now:
+                    break
+                self.send(requests[following], due, now)
                 following += 1
-            due = began + following / rate if following < total and self.free else now + TIMEOUT_SECONDS
+            due = now + TIMEOUT_SECONDS
+            if rate is not None and following < total and self.free:
+                due = began + following / rate
             # select alone waits for less than a millisecond; epoll then says for whom.
             if select.select([self.epoll], [], [], max(0.0, due - time.perf_counter()))[0]:
                 for number, _ in self.epoll.poll(0):

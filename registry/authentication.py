@@ -74,18 +74,18 @@ def actor_of(request: HttpRequest | Request) -> Actor:
 
 
 def read_proof(request: Request, *, now: datetime) -> VerifiedProof:
-    """The request's proof, checked against the request as we know it; not yet spent.
+    """The request's proof, checked against the request as we know it; its nonce not yet judged, and not yet spent.
 
     The URL is built from PUBLIC_URL, never from the Host header, and the proof covers the exact body. A mutation
     takes no query string, since the proof does not cover one. A private key in the proof bars that key for ever.
 
-    Raises InvalidProofError, ProofNonceRequiredError, InvalidRequestError.
+    Raises InvalidProofError, InvalidRequestError.
     """
     if request.method not in SAFE_METHODS and request.META.get("QUERY_STRING"):
         raise InvalidRequestError("This call takes no query string.")
     header = request.META.get("HTTP_DPOP")
     try:
-        proof = verify_proof(
+        return verify_proof(
             single_header([] if header is None else [header]),
             expected_method=str(request.method),
             expected_url=settings.PUBLIC_URL + request.path,
@@ -96,9 +96,6 @@ def read_proof(request: Request, *, now: datetime) -> VerifiedProof:
     except LeakedKeyError as error:
         bar_disclosed_key(key=error.key, actor=actor_of(request), now=now)
         raise
-    # Before anything is spent or looked up. A nonce refused here only gets older, so its proof is never good later.
-    judge_nonce(request, proof, required=False, now=now)
-    return proof
 
 
 def judge_nonce(request: Request, proof: VerifiedProof, *, required: bool, now: datetime) -> None:
@@ -144,7 +141,17 @@ class AgentProofAuthentication(BaseAuthentication):
             return None
         if "HTTP_AUTHORIZATION" in headers:
             raise InvalidRequestError("Authenticate in one way: a proof, or client id and secret.")
-        proof = read_proof(request, now=timezone.now())
+        now = timezone.now()
+        proof = read_proof(request, now=now)
+        try:
+            # Before anything is spent. A nonce refused here only gets older, so its proof is never good later.
+            judge_nonce(request, proof, required=False, now=now)
+        except ProofNonceRequiredError:
+            if (known := self.holder(request, proof.jkt)) is not None:
+                # Its agent proved itself: the call counts as its own, and as no stranger's.
+                limited_as(request, known, rate_limits.take)
+                request._request.counted = True  # type: ignore[attr-defined]  # noqa: SLF001 — our own attribute on DRF's inner request
+            raise
         agent = self.holder(request, proof.jkt)
         if agent is None:
             # Before the proof is spent: a stranger's keys write nothing here.

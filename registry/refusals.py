@@ -12,7 +12,7 @@ from audit.services import record_refusal
 from registry.authentication import actor_of
 from registry.models import Agent, Human, ServiceProvider
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
 
 
 def record_refused_request(
@@ -35,7 +35,7 @@ def record_refused_request(
 
 def method_of(request: HttpRequest | Request) -> str:
     """The method; made-up ones are one, or each would be a counter and a series of its own."""
-    return str(request.method) if request.method in _METHODS else "other"
+    return str(request.method) if request.method in METHODS else "other"
 
 
 def method_and_route(request: HttpRequest | Request) -> str:

@@ -17,6 +17,7 @@ from benchmarks.issuance import Answers, key_service, signed
 from benchmarks.key_service import KeyService
 from benchmarks.load import Crowd, Question, parse_tally, requests_in, write_requests
 from benchmarks.open_loop import percentile
+from benchmarks.strangers import FLOODS, Target
 from kms.backends import vault
 
 pytestmark = pytest.mark.flow
@@ -58,6 +59,16 @@ def test_a_batch_holds_as_many_questions_as_it_should(tmp_path: Path) -> None:
     files = write_requests(tmp_path, crowd("ES256", 2), question, url="http://a:1", calls=5)
     assert [len(body["requests"]) for body in bodies(files)] == [4] * 5  # type: ignore[arg-type]
     assert all(request.startswith(b"POST /v1/verify/batch ") for request in requests_in(files))
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_each_request_of_a_flood_is_whole_and_another_one(name: str) -> None:
+    target = Target("http://localhost:1", crowd("EdDSA", 1), "grant")
+    made = [FLOODS[name].make(target).decode().partition("\r\n\r\n") for _ in range(2)]
+    assert made[0] != made[1]
+    for head, _, body in made:
+        assert ("Content-Length: " in head) is bool(body)
+        assert not body or head.endswith(f"Content-Length: {len(body)}")
 
 
 def test_wrk_s_counts_are_read_and_its_silence_is_an_error() -> None:

@@ -11,14 +11,13 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Final, Protocol
 
 import orjson
 from django.conf import settings
 from django.core.exceptions import SuspiciousOperation
 from django.http import QueryDict
-from django.http.request import split_domain_port, validate_host
 
 from agentauth.protocol.encoding import read_json
 from agentauth.protocol.errors import (
@@ -32,21 +31,18 @@ from audit.identifiers import id_text, new_id_text
 from audit.services import Actor
 from registry import rate_limits
 from registry.models import ServiceProvider
-from verifier.accept import takes_json
+from verifier.heads import MAX_BATCH_BYTES, Head, Scope, head_of
 from verifier.requests import parse_delivery, parse_verify_request
 from verifier.services.batch import MAX_REQUESTS
-from verifier.services.following import credentials_digest
 from verifier.services.lean import LeanVerifier
 
 logger = logging.getLogger(__name__)
 
-Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 MAX_BODY_BYTES: Final = 64 * 1024
-MAX_BATCH_BYTES: Final = 1024 * 1024
-# Requests of one process that are not answered yet; beyond, the next is told at once to come again.
+# Requests of known callers that one process has not answered yet; beyond, the next is told at once to come again.
 MAX_IN_FLIGHT: Final = 256
 # With more than so many of them, where turns of the loop have taken longer than this (s) for a while (s), each begins no more
 # after that long, since whoever comes next waits for all of it; what a standstill of a moment has piled up is answered.
@@ -55,19 +51,6 @@ _LONG_TURN_SECONDS: Final = 0.025
 _LASTING_SECONDS: Final = 0.25
 _OVERLOADED: Final = TemporarilyUnavailableError("Too many calls at once. Try again shortly.")
 
-# The header lines that are looked at here; of each there may be one.
-_READ: Final = frozenset(
-    {
-        b"host",
-        b"accept",
-        b"authorization",
-        b"content-type",
-        b"content-length",
-        b"transfer-encoding",
-        b"idempotency-key",
-        b"x-forwarded-proto",
-    }
-)
 _JSON_TYPES: Final = frozenset({b"application/json", b"application/json; charset=utf-8"})
 _FORM_TYPES: Final = frozenset({b"application/x-www-form-urlencoded"})
 # As a call that carries one spells it. Whoever escapes its letters is found out when it is read.
@@ -81,20 +64,6 @@ _NOWHERE: Final = "/v1/-"
 
 class Unusual(Exception):  # noqa: N818 — no error: the request is somebody else's to answer
     """Nothing for here: the Django view answers it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What a request's head says to the endpoint. `headers` are the lines of `_READ`, none where a name stands twice.
-
-    `reads_body`: it has a plain length of no more than anybody may send. `authorization` is there in the plain form
-    only, with its `digest`: no query, what we accept, our host, over TLS where that is asked for.
-    """
-
-    headers: Mapping[bytes, bytes]
-    reads_body: bool
-    authorization: str | None
-    digest: bytes
 
 
 @per_call(frozen=True, slots=True)
@@ -172,7 +141,7 @@ class Endpoint:
         else:
             self._in_flight += 1
             try:
-                head = _head_of(scope, https_only=self._https_only)
+                head = head_of(scope, https_only=self._https_only)
                 # The whole body, which our server has before it asks us. Where none is read, it is refused by what its head says.
                 body = (await receive())["body"] if head.reads_body else None
                 answer = await self._answer(Request(scope, head, body, own))
@@ -205,16 +174,41 @@ class Endpoint:
         path = request.scope["raw_path"]
         act = self._acts.get(path)
         try:
+            if not self._is_known(request.head) and path not in BESIDE:
+                answer = await self._as_stranger(request)
+                if answer is not None:
+                    return answer
             if act is not None and request.scope["method"] == "POST":
                 try:
                     return Response(200, await act(request))
                 except Unusual:
                     pass
-            if act is None and path not in BESIDE:
-                request = _nowhere(request)
-            return await self._edge.delegate(request)
+            return await self._delegated(request)
         except Exception as error:  # noqa: BLE001 — whatever it is, it is answered; defects are logged there
             return self._edge.failed(error)
+
+    async def _delegated(self, request: Request) -> Response:
+        path = request.scope["raw_path"]
+        if path not in self._acts and path not in BESIDE:
+            request = _nowhere(request)
+        return await self._edge.delegate(request)
+
+    def _is_known(self, head: Head) -> bool:
+        return self._verifier.follower.held_provider(head.digest) is not None
+
+    async def _as_stranger(self, request: Request) -> Response | None:
+        """The answer to a caller whose credentials are not held here and do not hold; None where they do.
+
+        Meanwhile it is none of those in flight: however many strangers come, they take no room from known callers.
+        """
+        self._in_flight -= 1
+        try:
+            authorization = request.head.authorization
+            if authorization is None or await self._verifier.follower.provider(authorization) is None:
+                return await self._delegated(request)
+        finally:
+            self._in_flight += 1
+        return None
 
     async def _verify(self, request: Request) -> bytes:
         if b"idempotency-key" in request.head.headers or _NAMED in (request.body or b""):
@@ -323,40 +317,6 @@ class Endpoint:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def _head_of(scope: Scope, *, https_only: bool) -> Head:
-    # What our server keeps for as long as a connection sends the same head.
-    kept = scope.get("extensions", {}).get("agentauth.head", {})
-    head: Head | None = kept.get("endpoint")
-    if head is None:
-        head = kept["endpoint"] = _read_head(scope, https_only=https_only)
-    return head
-
-
-def _read_head(scope: Scope, *, https_only: bool) -> Head:
-    headers: dict[bytes, bytes] = {}
-    plain = True
-    for name, value in scope["headers"]:
-        if name in _READ:
-            plain = plain and name not in headers
-            headers[name] = value
-    length = headers.get(b"content-length", b"0")
-    # Seven digits are as many as the longest body's length has, and as Python is asked to read.
-    plain_length = length.isdigit() and len(length) <= len(str(MAX_BATCH_BYTES))
-    reads_body = b"transfer-encoding" not in headers and plain_length and int(length) <= MAX_BATCH_BYTES
-    if not plain:
-        # Two lines of a name that is read here: in the Django view they are one, and refused.
-        headers = {}
-    authorization = headers.get(b"authorization", b"").decode("latin-1")
-    in_order = (
-        not scope["query_string"]
-        and authorization
-        and takes_json(headers.get(b"accept"))
-        and is_our_host(headers.get(b"host", b""))
-        and (not https_only or _came_by_https(scope, headers))
-    )
-    return Head(headers, reads_body, authorization if in_order else None, credentials_digest(authorization))
-
-
 def _nowhere(request: Request) -> Request:
     """The same at an address that nobody serves: what this process serves is less than the Django application behind it."""
     scope = {**request.scope, "path": _NOWHERE, "raw_path": _NOWHERE.encode()}
@@ -370,18 +330,6 @@ def rendered(body: Mapping[str, Any]) -> bytes:
         return text
     # Two line ends that JavaScript once minded: the renderer escapes them.
     return text.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
-
-
-@lru_cache(maxsize=64)
-def is_our_host(header: bytes) -> bool:
-    """Whether the Host header names us; a foreign one is refused by Django."""
-    domain, _ = split_domain_port(header.decode("latin-1"))
-    return bool(domain) and validate_host(domain, settings.ALLOWED_HOSTS)
-
-
-def _came_by_https(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
-    said = headers.get(b"x-forwarded-proto") if settings.TRUSTED_PROXIES else None
-    return scope["scheme"] == "https" or said == b"https"
 
 
 def _object(body: bytes | None, max_bytes: int = MAX_BODY_BYTES) -> object:

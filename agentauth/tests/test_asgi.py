@@ -13,7 +13,9 @@ from agentauth import asgi, metrics
 from agentauth.asgi import Delegate
 from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
 from agentauth.tally import Tally
+from tests import through
 from verifier.endpoint import Request, Response
+from verifier.heads import Head
 from verifier.services.following import Follower
 
 
@@ -23,7 +25,8 @@ class _Tally:
 
 
 def asked(path: bytes) -> Request:
-    return cast("Request", type("Asked", (), {"scope": {"raw_path": path, "method": "GET"}, "body": b""})())
+    scope = through.scope(path.decode(), "", [], method="GET")
+    return Request(scope, Head({}, reads_body=True, authorization=None, digest=b""), b"", "")
 
 
 def test_OG_17_whether_a_process_lives_is_answered_beside_all_that_waits(

@@ -1,12 +1,17 @@
 """Over the limit of its address a stranger's call at the verifier never comes to Django (SA-10)."""
 
+import asyncio
+import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from pytest_django import Settings
 
 from agentauth import asgi, http_errors
+from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.models import Event
 from audit.refusals import Batches
 from registry import rate_limits
@@ -16,6 +21,7 @@ from tests.contract.scenarios import one_call_a_minute
 from tests.equal import VERIFY, Ask, Both, ask
 from tests.equal import both as both  # noqa: PLC0414 — a fixture
 from tests.equal import served as served  # noqa: PLC0414 — a fixture
+from verifier.endpoint import MAX_IN_FLIGHT
 from verifier.services import following
 from verifier.tests.scene import LOOK, Scene, scene
 
@@ -41,6 +47,18 @@ def handed_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def wrong(place: Scene, **changes: str) -> Ask:
     secret = basic(place.provider, uuid.uuid4().hex)["Authorization"]
     return ask(place, place.body(LOOK), authorization=secret, **changes)
+
+
+def elsewhere(place: Scene, **changes: str) -> Ask:
+    """Through a proxy of ours, from an address that is new."""
+    made = uuid.uuid4().int
+    return wrong(place, x_forwarded_for=f"198.51.{made % 256}.{made // 256 % 256}", **changes)
+
+
+def wait_until(both: Both, holds: Callable[[], bool]) -> None:
+    """Let the endpoint's loop turn until it does."""
+    while not holds():
+        both.running._run(asyncio.sleep(0))
 
 
 def guessed(both: Both, place: Scene, **changes: str) -> None:
@@ -99,9 +117,85 @@ def test_SA_10_what_was_refused_at_once_is_in_the_next_event(
     monkeypatch.setattr(http_errors._batches, "_next_at", {})
     handed_on.clear()
     both.at_endpoint(wrong(place))
-    assert handed_on == [VERIFY]
+    assert handed_on == []
     event = Event.objects.filter(reason="rate_limited").latest("id")
-    assert event.data["count"] == 4
+    assert event.data == {"error": "rate_limited", "route": "POST v1/verify", "count": 4}
+
+
+def test_SA_10_guesses_from_many_addresses_share_an_allowance(
+    both: Both, handed_on: list[str], settings: Settings
+) -> None:
+    settings.TRUSTED_PROXIES = 1
+    place = scene()
+    assert both.at_endpoint(elsewhere(place))[0] == 401
+    handed_on.clear()
+    assert [both.at_endpoint(elsewhere(place))[0] for _ in range(3)] == [429] * 3
+    assert both.at_endpoint(ask(place, place.body(LOOK)))[0] == 200
+    assert handed_on == []
+
+
+@pytest.mark.parametrize("path", [VERIFY, "/v1/agents", "/nowhere"])
+def test_SA_10_calls_without_credentials_share_one_too(
+    both: Both, handed_on: list[str], settings: Settings, path: str
+) -> None:
+    settings.TRUSTED_PROXIES = 1
+    place = scene()
+
+    def nameless(number: int) -> Ask:
+        address = f"198.51.100.{number}"
+        return ask(place, place.body(LOOK), path=path, authorization=None, x_forwarded_for=address)
+
+    assert both.at_endpoint(nameless(1))[0] in {401, 404}
+    handed_on.clear()
+    assert [both.at_endpoint(nameless(number))[0] for number in range(2, 5)] == [429] * 3
+    assert handed_on == []
+    # Another allowance than that of guesses.
+    assert both.at_endpoint(elsewhere(place))[0] == 401
+
+
+def test_SA_10_an_event_that_cannot_be_written_is_503(
+    both: Both, handed_on: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = scene()
+    assert both.at_endpoint(wrong(place))[0] == 401
+
+    def away(*_: object, **__: object) -> None:
+        raise TemporarilyUnavailableError
+
+    monkeypatch.setattr(http_errors, "record_refusal", away)
+    assert both.at_endpoint(wrong(place))[0] == 503
+    assert both.at_endpoint(wrong(place))[0] == 429
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/json;indent=4"])
+def test_SA_10_while_guesses_wait_known_callers_are_answered(
+    both: Both, handed_on: list[str], monkeypatch: pytest.MonkeyPatch, accept: str
+) -> None:
+    place, newcomer, go = scene(), scene(), threading.Event()
+    find = find_by_credentials
+
+    def waiting(pairs: Any) -> Any:
+        assert go.wait(30)
+        return find(pairs)
+
+    known = ask(place, place.body(LOOK))
+    assert both.at_endpoint(known)[0] == 200
+    rate_limits.take(rate_limits.STRANGERS, rate_limits.CREDENTIALS)
+    rate_limits.limiter(rate_limits.SERVICE_PROVIDER)._whole_at.clear()
+    monkeypatch.setattr(following, "find_by_credentials", waiting)
+    with ThreadPoolExecutor(MAX_IN_FLIGHT + 40) as callers:
+        guesses = [callers.submit(both._lean, wrong(place, accept=accept)) for _ in range(MAX_IN_FLIGHT + 20)]
+        loads = both.running.app._verifier.follower._provider_loads
+        wait_until(both, lambda: len(loads._asked) == len(guesses))
+        assert both.at_endpoint(ask(place, place.body(LOOK)))[0] == 200
+        # Good credentials that are not held yet wait for their turn, and are not turned away.
+        new = callers.submit(both._lean, ask(newcomer, newcomer.body(LOOK)))
+        wait_until(both, lambda: len(loads._asked) == len(guesses) + 1)
+        both.running.look()
+        go.set()
+        assert new.result(30)[0] == 200
+        # Or told to come again, where this machine took its time.
+        assert {each.result(30)[0] for each in guesses} <= {429, 503}
 
 
 def test_SA_10_good_credentials_are_good_at_a_guessers_address(both: Both, handed_on: list[str]) -> None:

@@ -18,7 +18,7 @@ from agentauth.protocol.manifest import VerifiedManifest, verify_manifest
 from agentauth.protocol.reading import text
 from audit.faults import fault_point
 from registry.api.views import NativeView, empty
-from registry.authentication import forget_caller, read_proof, spend
+from registry.authentication import forget_caller, judge_nonce, read_proof, spend
 from registry.models import Agent
 from registry.services.agents import claim_is_live, claim_url, revoke_agent
 from registry.services.codes import claim_codes
@@ -44,6 +44,7 @@ class RegisterView(NativeView):
     def post(self, request: Request) -> Response:
         forget_caller(request)
         proof = read_proof(request, now=self.now)
+        judge_nonce(request, proof, required=False, now=self.now)
         body = self.body(required=["manifest"], optional=["enrolment_code"])
         manifest = read_manifest(self, body)
         if proof.jkt != manifest.jkt:

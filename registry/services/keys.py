@@ -1,9 +1,11 @@
 """Keys of agents that may never be used again."""
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import cast
 
 from django.db import transaction
+from django.db.models import Exists, OuterRef
 
 from agentauth.protocol.keys import PublicKey
 from audit import kinds
@@ -29,6 +31,13 @@ def holder_of(jkt: str) -> Agent | None:
         if may_call(agent, barred=barred):
             return cast("Agent", agent)
     return None
+
+
+def callers_with(jkts: Collection[str]) -> dict[str, bool]:
+    """Of these keys those whose agent `holder_of` finds, and whether a person claimed that agent. One query."""
+    barred = BarredKey.objects.filter(jkt=OuterRef("jkt"))
+    agents = Agent.objects.filter(~Exists(barred), jkt__in=jkts).exclude(status=Agent.Status.REVOKED)
+    return {jkt: human_id is not None for jkt, human_id in agents.values_list("jkt", "human_id")}
 
 
 def may_call(agent: Agent, *, barred: bool) -> bool:

@@ -16,7 +16,7 @@ from audit.models import Event, RefusalCount
 from audit.refusals import Batches
 from registry import rate_limits
 from registry.models import Human, ServiceProvider, SpentProof
-from registry.rate_limits import ADDRESS, AGENT, ENTRY, HUMAN, SERVICE_PROVIDER, Limit, Limiter
+from registry.rate_limits import ADDRESS, AGENT, ENTRY, HUMAN, SERVICE_PROVIDER, STRANGERS, Limit, Limiter
 from registry.tests.cast import AgentClient, basic, enrolled
 
 pytestmark = pytest.mark.django_db
@@ -29,7 +29,7 @@ def few(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Three calls at once for everybody, then one a minute."""
     settings.RATE_LIMITED = True
     settings.WEB_CONCURRENCY = 1
-    sorts = (ADDRESS, ENTRY, AGENT, HUMAN, SERVICE_PROVIDER)
+    sorts = (ADDRESS, ENTRY, STRANGERS, AGENT, HUMAN, SERVICE_PROVIDER)
     monkeypatch.setattr(rate_limits, "limits", lambda: {sort: Limit(1, 3) for sort in sorts})
     monkeypatch.setattr("agentauth.http_errors._batches", Batches(seconds=1))
     rate_limits.limiter.cache_clear()
@@ -153,6 +153,51 @@ def test_DJ_25_one_address_s_refusals_are_another_s_business(few: None) -> None:
     assert [ask("2001:db8:1:2::1").status_code for _ in range(3)] == [200] * 3
     assert refused(ask("2001:db8:1:2:ffff::9"))
     assert ask("2001:db8:1:3::1").status_code == 200
+
+
+def test_SA_10_guesses_from_many_addresses_share_an_allowance(
+    few: None, provider_and_secret: tuple[ServiceProvider, str], agent: AgentClient
+) -> None:
+    def ask(address: str, secret: str) -> Any:
+        return Client(REMOTE_ADDR=address).post(
+            "/v1/verify",
+            VERIFY,
+            content_type="application/json",
+            headers=basic(provider_and_secret[0], secret),
+        )
+
+    assert [ask(f"203.0.113.{number}", "wrong").status_code for number in range(3)] == [401] * 3
+    assert refused(ask("203.0.113.9", "wrong"))
+    assert refused(Client(REMOTE_ADDR="203.0.113.10").get("/v1/agents/me", headers={"DPoP": "x"}))
+    # Whoever proves themselves, and whoever comes for the first time, has another.
+    assert ask("203.0.113.9", provider_and_secret[1]).status_code == 200
+    assert agent.call("GET", "/v1/agents/me").status_code == 200
+    assert AgentClient().register().status_code == 201
+
+
+def test_SA_10_an_agent_with_an_old_nonce_is_no_stranger(few: None, agent: AgentClient) -> None:
+    for number in range(4):
+        Client(REMOTE_ADDR=f"203.0.113.{number}").get("/v1/agents/me", headers={"DPoP": "x"})
+    told = [agent.call("GET", "/v1/agents/me", proof=old_nonce(agent)) for _ in range(4)]
+    assert [answer.json()["error"] for answer in told[:3]] == ["use_dpop_nonce"] * 3
+    assert told[0]["DPoP-Nonce"]
+    # They are its own calls.
+    assert refused(told[3])
+    assert refused(AgentClient().call("GET", "/v1/agents/me"))
+
+
+def old_nonce(agent: AgentClient) -> str:
+    return agent.proof("GET", "/v1/agents/me", nonce="old")
+
+
+def test_SA_10_registrations_from_many_addresses_share_an_allowance(few: None, agent: AgentClient) -> None:
+    def register(address: str) -> Any:
+        client = Client(SERVER_NAME="localhost", SERVER_PORT="8000", REMOTE_ADDR=address)
+        return AgentClient(client=client).register()
+
+    assert [register(f"203.0.113.{number}").status_code for number in range(3)] == [201] * 3
+    assert refused(register("203.0.113.9"))
+    assert agent.call("GET", "/v1/agents/me").status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ FACTS: Final = [
     f"| a human, on pages | {_calls(rate_limits.HUMAN)} |",
     f"agents nobody has claimed | {_calls(rate_limits.ADDRESS)} |",
     f"claim pages | {_calls(rate_limits.ENTRY)} |",
+    f"calls without credentials | {_calls(rate_limits.STRANGERS)} |",
     f"| a service provider | {_LIMITS[rate_limits.SERVICE_PROVIDER].per_minute:,}, or as",
     # 1
     f"at most {jose.MAX_BYTES:,} bytes (receipts 65,536)",

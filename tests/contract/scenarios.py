@@ -50,6 +50,7 @@ def one_call_a_minute() -> Iterator[None]:
     sorts = (
         rate_limits.ADDRESS,
         rate_limits.ENTRY,
+        rate_limits.STRANGERS,
         rate_limits.AGENT,
         rate_limits.HUMAN,
         rate_limits.SERVICE_PROVIDER,

@@ -31,9 +31,9 @@ _MOST_PROVIDERS: Final = 4_096
 # Rows of one query: so few that reading them does not hold the loop's thread up.
 _BATCH: Final = 200
 _MOST_WAITING: Final = 20_000
-# Each guess of credentials is a lookup: those have one thread and a queue of their own, shorter
-# than all that is answered at once: guesses leave room for those who are known.
-_MOST_UNPROVED: Final = 128
+# Credentials that are not held have one thread and a queue of their own, as long as a process has connections, and each
+# query takes the whole queue: good ones get in, however many others guess.
+_MOST_UNPROVED: Final = 512
 # So long after a query the next one begins (s): 20 a second, some 4 % of a core, however many guess. Whoever comes to an
 # idle process does not wait.
 _GUESSES_PAUSE: Final = 0.05
@@ -81,7 +81,7 @@ class Follower:
             keep=lambda header, provider: self._providers.keep(credentials_digest(header), provider),
             rests_on=_rests_on,
             threads=1,
-            batch=_MOST_UNPROVED // 2,
+            batch=_MOST_UNPROVED,
             pause=_GUESSES_PAUSE,
             most_waiting=_MOST_UNPROVED,
         )

@@ -273,8 +273,8 @@ def test_who_asks_beside_the_three_addresses_too_often_is_told_to_slow_down(
     both: Both, place: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def used_up(sort: str, key: str) -> None:
-        assert (sort, key) == (rate_limits.ADDRESS, "127.0.0.1")
-        raise RateLimitedError("Too many calls.", retry_after=7)
+        if (sort, key) == (rate_limits.ADDRESS, "127.0.0.1"):
+            raise RateLimitedError("Too many calls.", retry_after=7)
 
     monkeypatch.setattr(rate_limits, "take", used_up)
     for changes in ({}, {"authorization": None}):
