@@ -25,8 +25,8 @@ $refuse$
 _KEEP = """
 CREATE OR REPLACE FUNCTION agentauth_keep() RETURNS trigger LANGUAGE plpgsql AS $keep$
 BEGIN
-    EXECUTE format('INSERT INTO %I (%I) VALUES ($1) ON CONFLICT DO NOTHING', TG_ARGV[0], TG_ARGV[1])
-        USING to_jsonb(OLD) ->> TG_ARGV[1];
+    EXECUTE 'INSERT INTO ' || quote_ident(TG_ARGV[0]) || ' (' || quote_ident(TG_ARGV[1])
+        || ') VALUES ($1) ON CONFLICT DO NOTHING' USING to_jsonb(OLD) ->> TG_ARGV[1];
     RETURN NULL;
 END
 $keep$

@@ -22,7 +22,7 @@ from approvals.tests.recovering import begun
 from kms.models import Key
 from kms.sealing import sealed_models, unsealed_rows
 from kms.seals import Sealed
-from kms.services import disable_key, evidence_keys, public_jwks, rotate_key
+from kms.services import disable_key, evidence_keys, public_jwks, rotate_key, signer
 from registry.models import Agent, Grant, Human, ServiceProvider, ServiceProviderSecret
 from registry.services.service_providers import (
     change_allowed,
@@ -247,12 +247,14 @@ def an_agents_key(world: World) -> None:
 
 
 def a_key(world: World) -> None:
-    """A receipt key and a token key of one's own count nowhere."""
+    """A receipt key and a token key of one's own sign nothing and count nowhere."""
     own = LocalSigner(PrivateKey.generate("EdDSA"))
     for purpose in ("receipt", "token"):
         row = Key.objects.get(purpose=purpose)
         values = {"kid": own.kid[:-1] + purpose[0], "state": "next", "public_jwk": own.public.jwk}
-        inserted(row, **values)
+        inserted(row, **values, active_from=world.now + timedelta(microseconds=1))
+        later = world.now + timedelta(seconds=1)
+        assert signer(purpose=purpose, now=later).kid == row.kid
         assert evidence_keys(purpose=purpose).keys() == {row.kid}
         assert [each["kid"] for each in public_jwks(purpose=purpose, now=world.now)["keys"]] == [row.kid]
 
