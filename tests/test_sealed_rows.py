@@ -11,6 +11,7 @@ import pytest
 from django.core.management import call_command
 
 from agentauth.protocol.encoding import b64u_encode
+from agentauth.protocol.errors import GrantChangedError, InvalidStateError
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from approvals.models import Passkey, Recovery, SetupCode
 from approvals.services.credentials import remove_passkey
@@ -18,12 +19,12 @@ from approvals.services.people import create_setup_link
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import ORIGIN, Person, browser
 from approvals.tests.conftest import admin, alice, bob, keys
-from approvals.tests.recovering import begun
+from approvals.tests.recovering import begun, link_of
 from kms.models import Key
 from kms.sealing import sealed_models, unsealed_rows
 from kms.seals import Sealed
 from kms.services import disable_key, evidence_keys, public_jwks, rotate_key, signer
-from registry.models import Agent, Grant, Human, ServiceProvider, ServiceProviderSecret
+from registry.models import Agent, BarredKey, Grant, Human, ServiceProvider, ServiceProviderSecret
 from registry.services.service_providers import (
     change_allowed,
     create_service_provider,
@@ -35,6 +36,7 @@ from registry.tests.cast import (
     PAY,
     TESTER,
     AgentClient,
+    approve,
     approved,
     basic,
     enrolled,
@@ -200,6 +202,9 @@ def a_recovery(world: World) -> None:
     ready = {"ready_at": world.now, "link_digest": DIGEST, "link_expires_at": later}
     write(world.rows[Recovery], **ready)
     comes_in(f"/recover/{b64u_encode(CODE)}/")
+    # Nor does an administrator who makes a link for what is ready give the row a seal.
+    with pytest.raises(InvalidStateError):
+        link_of(Recovery.objects.get(), world.now)
 
 
 def an_administrator(world: World) -> None:
@@ -236,12 +241,14 @@ def a_secret(world: World) -> None:
 
 
 def an_agents_key(world: World) -> None:
-    """One that the row got without a rotation: for a grant that needs no new signature after one."""
+    """One that the row got without a rotation: neither for a grant that needs no new signature after one, nor for a new one."""
     grant = approved(world.agent, world.provider, now=world.now)
     assert issue(world.agent, grant).status_code == 201
     eve = AgentClient()
     write(world.rows[Agent], jkt=eve.jkt, public_jwk=eve.signer.public.jwk)
     refused(issue(eve, grant), 400, "invalid_grant")
+    with pytest.raises(GrantChangedError):
+        approve(pending(eve, world.provider, now=world.now), world.alice.human, now=world.now)
     # Nor does it get a seal by a rotation to a next one.
     refused(eve.rotate(), 401, "invalid_client")
 
@@ -352,6 +359,18 @@ def test_DJ_17_a_removed_passkey_that_is_inserted_again_signs_nobody_in(world: W
     refused(Person(client=browser(), device=world.alice.device).sign_in(), 400, "invalid_assertion")
 
 
+def test_DJ_17_a_key_that_was_rotated_out_and_is_set_back_gets_no_token(world: World) -> None:
+    grant, old = approved(world.agent, world.provider, now=world.now), AgentClient()
+    old.private, old.signer = world.agent.private, world.agent.signer
+    assert issue(old, grant).status_code == 201
+    before: Any = Agent.objects.filter(jkt=old.jkt).values("jkt", "public_jwk", "seal").get()
+    _end_agents_key(world)
+    assert issue(world.agent, grant).status_code == 201
+    Agent.objects.update(**before)
+    BarredKey.objects.all().delete()
+    refused(issue(old, grant), 400, "invalid_grant")
+
+
 def test_DJ_17_verify_audit_names_each_row_that_no_service_wrote(
     world: World, settings: Any, tmp_path: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -380,8 +399,6 @@ def test_DJ_17_what_ended_for_good_has_no_seal(world: World) -> None:
 
 
 def test_DJ_17_a_service_seals_no_row_that_it_did_not_write(world: World) -> None:
-    from agentauth.protocol.errors import InvalidStateError
-
     write(world.provider, name="Another")
     for act in (rotate_secret, lambda **who: change_allowed(allowed=["read:mail"], **who)):
         with pytest.raises(InvalidStateError, match="verify_audit"):

@@ -216,7 +216,6 @@ def use_code(setup_code: SetupCode, *, now: datetime) -> None:
         list(SetupCode.objects.select_for_update().filter(kind=SetupCode.Kind.FIRST_ADMIN))
         if admin_exists():
             raise InvalidStateError("This registry has its first admin already.")
-    # As it was when it was looked up and its seal was good.
-    live = SetupCode.objects.filter(pk=setup_code.pk, seal=setup_code.seal, used_at=None, expires_at__gt=now)
+    live = SetupCode.objects.filter(pk=setup_code.pk, used_at=None, expires_at__gt=now)
     if not live.update(used_at=now, seal=None):
         raise ExpiredError("This setup link was used or is too old. Ask for a new one.")

@@ -10,7 +10,7 @@ import time_machine
 from django.utils import timezone
 
 from kms.models import Key
-from registry.models import Human
+from registry.models import Grant, Human
 from registry.services.people import create_human
 from registry.tests.cast import TESTER
 from tests import receipts
@@ -117,6 +117,30 @@ def test_DJ_17_a_signed_yes_is_not_moved_to_another_operation(shop: Scene, colum
         stays_above(shop, other)
     else:
         stays_above(shop, mine, "160.00")
+
+
+def test_DJ_17_a_yes_that_ended_unused_is_none_for_the_next_question(shop: Scene) -> None:
+    operation, began = key(), timezone.now()
+    former = asked(shop, operation)
+    receipts.confirm(former, shop.human, actor=TESTER, now=began)
+    signed = receipts.sign_confirmation(former, shop.human, now=began)
+    with time_machine.travel(began + USABLE_LIFE + timedelta(seconds=2)):
+        answer = shop.pay("150.00", operation)
+        row = Confirmation.objects.get(pk=answer["confirmation_id"])
+        assert row != former
+        now = timezone.now()
+        receipts.store("confirmation", "confirm", str(row.pk), shop.human, signed.compact, now)
+        set_confirmed(row)
+        stays_above(shop, operation)
+
+
+def test_DJ_17_a_yes_for_one_version_of_the_grant_is_none_for_the_next(shop: Scene) -> None:
+    operation = key()
+    row = asked(shop, operation)
+    receipts.confirm(row, shop.human, actor=TESTER, now=timezone.now())
+    Grant.objects.filter(pk=row.grant_id).update(version=2)
+    Confirmation.objects.filter(pk=row.pk).update(grant_version=2)
+    stays_above(shop, operation)
 
 
 def test_a_yes_is_good_to_the_end_of_its_ten_minutes(shop: Scene) -> None:
