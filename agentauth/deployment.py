@@ -15,7 +15,7 @@ from audit.identifiers import made_at
 from audit.models import QueueEntry
 from audit.roles import missing_rights
 from kms.inspection import inspect_keys
-from kms.models import Key
+from kms.models import Key, SealsPending
 from kms.services import may_sign
 from registry.models import Human, Installation
 from registry.services.installation import disagreement
@@ -63,6 +63,14 @@ def _may_serve() -> bool:
 def _is_recorded() -> bool:
     rows = Installation.objects.filter(pk=Installation.ONLY)
     return disagreement(rows.values_list("fingerprint", flat=True).first()) is None
+
+
+def _seals_are_pending() -> bool:
+    try:
+        return SealsPending.objects.exists()
+    except (DatabaseError, InterfaceError):
+        # An earlier step is missing, and reported.
+        return False
 
 
 def _has_keys() -> bool:
@@ -173,6 +181,12 @@ def _running() -> Iterator[CheckMessage]:
 
 
 def _advice() -> Iterator[CheckMessage]:
+    if _seals_are_pending():
+        yield Warning(
+            "Rows of before the upgrade give rights although nothing proves that this registry wrote them: once no process of the"
+            f" former release runs or will come back, run `{settings.COMMAND} seal_rows`.",
+            id="agentauth.W054",
+        )
     if next(iter(settings.SUBJECT_KEYS)) == LEGACY:
         yield Warning(
             "SUBJECT_KEY is not set, so SECRET_KEY makes the `sub` of people and cannot be rotated: see Rotating secrets in"

@@ -100,7 +100,7 @@ class ControlRoom(admin.AdminSite):
         return HttpResponseRedirect("/settings/")
 
     def has_permission(self, request: HttpRequest) -> bool:
-        return bool(request.user.is_active and getattr(request.user, "is_staff", False))
+        return bool(request.user.is_active and getattr(request.user, "is_administrator", False))
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         now = timezone.now()

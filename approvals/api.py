@@ -71,7 +71,7 @@ def readable_grant(grant_id: str, reader: object) -> Grant:
     allowed = grant is not None and (
         (isinstance(reader, Agent) and grant.agent_id == reader.pk)
         or (isinstance(reader, Human) and grant.agent.human_id == reader.pk)
-        or (isinstance(reader, ServiceProvider) and reader.is_auditor and reader.is_active)
+        or (isinstance(reader, ServiceProvider) and reader.may_audit)
     )
     if grant is None or not allowed:
         raise NotFoundError

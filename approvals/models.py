@@ -1,15 +1,20 @@
 """Rows of the approvals app: passkeys, one-time setup codes, server-side challenges and the receipts of decisions."""
 
 from datetime import datetime
+from typing import Self
 
 from django.conf import settings
 from django.db import models
+from django.utils import timezone
 
 from audit.identifiers import new_id
+from kms.seals import Sealed
 
 
-class Passkey(models.Model):
+class Passkey(Sealed):
     """A public key credential of a human. Receipts carry their own copy, so a removed one is really gone."""
+
+    SEALED = ("id", "human_id", "credential_id", "public_key")
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
@@ -40,8 +45,10 @@ class Passkey(models.Model):
         return True if self.backup_eligible is None and self.backed_up else self.backup_eligible
 
 
-class SetupCode(models.Model):
-    """A one-time link that ends in a passkey. Only the code's digest is kept."""
+class SetupCode(Sealed):
+    """A one-time link that ends in a passkey. Only the code's digest is kept; one that was used has no seal."""
+
+    SEALED = ("id", "kind", "digest", "email", "is_staff", "expires_at")
 
     class Kind(models.TextChoices):
         FIRST_ADMIN = "first_admin"
@@ -72,6 +79,10 @@ class SetupCode(models.Model):
     def __str__(self) -> str:
         return f"{self.kind} {self.created_at:%Y-%m-%d %H:%M}"
 
+    @classmethod
+    def giving(cls) -> models.QuerySet[Self]:
+        return super().giving().filter(used_at=None, expires_at__gt=timezone.now())
+
 
 class RecoveryQuerySet(models.QuerySet["Recovery"]):
     def open(self, now: datetime) -> "RecoveryQuerySet":
@@ -79,8 +90,16 @@ class RecoveryQuerySet(models.QuerySet["Recovery"]):
         return self.filter(used_at=None, cancelled_at=None, expires_at__gt=now)
 
 
-class Recovery(models.Model):
-    """A person is to get a new passkey in place of all others. Its state follows from these columns and the time."""
+class Recovery(Sealed):
+    """A person is to get a new passkey in place of all others. Its state follows from these columns and the time.
+
+    One that was used or cancelled has no seal.
+    """
+
+    SEALED = (
+        *("id", "human_id", "case", "begun_by_id", "confirmed_by_id", "ready_at", "expires_at"),
+        *("link_digest", "link_expires_at"),
+    )
 
     class Case(models.TextChoices):
         # The old passkeys work until the new one is made, so that the person can cancel with one.
@@ -141,6 +160,10 @@ class Recovery(models.Model):
 
     def __str__(self) -> str:
         return f"{self.case} {self.begun_at:%Y-%m-%d %H:%M}"
+
+    @classmethod
+    def giving(cls) -> models.QuerySet[Self]:
+        return super().giving().filter(used_at=None, cancelled_at=None, expires_at__gt=timezone.now())
 
 
 class ChallengeQuerySet(models.QuerySet["Challenge"]):

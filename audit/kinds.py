@@ -17,6 +17,10 @@ KEY_DISABLED = "kms.key.disabled"
 # A key of ours lets a key that one process holds sign tokens, within limits; and it does so no more.
 KEY_CERTIFIED = "kms.key.certified"
 KEY_CERTIFICATE_REVOKED = "kms.key.certificate_revoked"
+# Rows of a table got a seal: how many, and which of them had no good one before.
+ROWS_SEALED = "kms.rows.sealed"
+# From here on, rows that no service of ours wrote give nothing.
+SEALS_DEMANDED = "kms.seals.demanded"
 
 # The settings that all processes share were recorded, or changed: which, from what, to what. No secret is in it.
 SETTINGS_RECORDED = "registry.settings.recorded"

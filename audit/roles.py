@@ -36,6 +36,9 @@ _LESS: Final[Mapping[str, Rights]] = {
     ),
     # The owner drops.
     "audit_droppedmonth": ("SELECT",),
+    # What ended never counts again, and rows without a seal are believed no more once `seal_rows` ran.
+    "kms_endedseal": ("INSERT", "SELECT"),
+    "kms_sealspending": ("DELETE", "SELECT"),
     # The version of a pair's `sub` never changes.
     "registry_pairwisesubject": ("INSERT", "SELECT"),
     # The recorded settings may be changed, never deleted.
@@ -54,8 +57,10 @@ _VERIFIER: Final[Mapping[str, Rights]] = {
     "django_migrations": ("SELECT",),
     # Who lives, of a session: not what is in it.
     "django_session": ("SELECT (expire_date, session_key)",),
+    "kms_endedseal": ("SELECT",),
     "kms_key": ("SELECT",),
     "kms_keycertificate": ("SELECT",),
+    "kms_sealspending": ("SELECT",),
     # A proof that shows its private key ends the agent that holds it, and what that one still asks for.
     "registry_agent": ("SELECT", "UPDATE (status)"),
     "registry_barredkey": ("INSERT", "SELECT"),

@@ -149,6 +149,7 @@ def _adapted(own: Any, values: Sequence[Any]) -> list[Any]:
 
 
 def _fields(columns: Columns) -> "list[models.Field[Any, Any]]":
-    """In the order of the model, which `from_db` asks for."""
+    """The primary key first, wherever the model has it."""
     meta = columns.model._meta  # noqa: SLF001 — Django's documented API
-    return [field for field in meta.concrete_fields if field.primary_key or field.attname in columns.names]
+    found = [field for field in meta.concrete_fields if field.primary_key or field.attname in columns.names]
+    return sorted(found, key=lambda field: not field.primary_key)

@@ -21,6 +21,18 @@ $refuse$
 """
 
 
+# The same for what a table keeps: its arguments are that table and the column of both.
+_KEEP = """
+CREATE OR REPLACE FUNCTION agentauth_keep() RETURNS trigger LANGUAGE plpgsql AS $keep$
+BEGIN
+    EXECUTE 'INSERT INTO ' || quote_ident(TG_ARGV[0]) || ' (' || quote_ident(TG_ARGV[1])
+        || ') VALUES ($1) ON CONFLICT DO NOTHING' USING to_jsonb(OLD) ->> TG_ARGV[1];
+    RETURN NULL;
+END
+$keep$
+"""
+
+
 class _Triggers(RunPython):
     """Creates the statements of the database at hand; `names` are the triggers to drop when undone."""
 
@@ -104,6 +116,35 @@ def state_machine(
         ],
         sqlite=[_sqlite(name, event, f"WHEN {condition}", sentence) for name, event, condition in doors],
     )
+
+
+def keep_ended(table: str, column: str, *, into: str) -> RunPython:
+    """Add the old value of `column` to the column of the same name in `into`, whenever it is replaced or its row deleted.
+
+    Null is no value. Its writer needs INSERT on `into`.
+    """
+    name = f"{table}_{column}_ended"
+    kept = f"EXECUTE FUNCTION agentauth_keep('{into}', '{column}')"
+    change, gone = f'AFTER UPDATE OF "{column}" ON "{table}"', f'AFTER DELETE ON "{table}"'
+    was = f'OLD."{column}" IS NOT NULL'
+    differs = f'OLD."{column}" IS DISTINCT FROM NEW."{column}"'
+    # Table and column names are ours, written in migrations.
+    keep = (
+        f'INSERT INTO "{into}" ("{column}") SELECT OLD."{column}" '  # noqa: S608 — as said
+        f'WHERE NOT EXISTS (SELECT 1 FROM "{into}" WHERE "{column}" = OLD."{column}")'
+    )
+    names = [f"{name}_change", f"{name}_delete"]
+    postgresql = [
+        _KEEP,
+        f'CREATE TRIGGER "{names[0]}" {change} FOR EACH ROW WHEN ({was} AND {differs}) {kept}',
+        f'CREATE TRIGGER "{names[1]}" {gone} FOR EACH ROW WHEN ({was}) {kept}',
+    ]
+    differs = f'OLD."{column}" IS NOT NEW."{column}"'
+    sqlite = [
+        f'CREATE TRIGGER "{names[0]}" {change} WHEN {was} AND {differs} BEGIN {keep}; END',
+        f'CREATE TRIGGER "{names[1]}" {gone} WHEN {was} BEGIN {keep}; END',
+    ]
+    return _Triggers(table, names=names, postgresql=postgresql, sqlite=sqlite)
 
 
 def when_undone(operation: RunPython) -> RunPython:

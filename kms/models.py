@@ -1,16 +1,23 @@
 """Records of our own keys. The keys themselves live where `uri` says; no private part is ever in the database."""
 
+from typing import Self
+
 from django.db import models
 
 from audit.identifiers import new_id
+from kms.seals import EndedSeal, Sealed, SealsPending
+
+__all__ = ["EndedSeal", "Key", "KeyCertificate", "SealsPending"]
 
 
-class Key(models.Model):
+class Key(Sealed):
     """One signing key and its life: next, active, retired; disabled from anywhere, for good.
 
     What a key may do at a moment is decided by comparing its times with that moment (`kms.lifetimes`); `state`
-    is what a job recorded last.
+    is what a job recorded last. A disabled key has no seal: set back to another state, it gives nothing.
     """
+
+    SEALED = ("kid", "purpose", "uri", "algorithm", "public_jwk")
 
     class Purpose(models.TextChoices):
         TOKEN = "token"  # noqa: S105 — a purpose, no secret
@@ -67,6 +74,10 @@ class Key(models.Model):
 
     def __str__(self) -> str:
         return f"{self.purpose} {self.kid}"
+
+    @classmethod
+    def giving(cls) -> models.QuerySet[Self]:
+        return super().giving().exclude(state=cls.State.DISABLED)
 
 
 class KeyCertificate(models.Model):

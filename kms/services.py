@@ -22,16 +22,17 @@ from kms import backends
 from kms.lifetimes import PUBLISHED_BEFORE_USE, lifetimes, needed_until
 from kms.models import Key
 from kms.pace import PACE, Pace
+from kms.seals import ENDED, sealed
 from kms.state import Subject, publish_change
 
 logger = logging.getLogger(__name__)
 
 _LIVING = [Key.State.NEXT, Key.State.ACTIVE]
-_PRESENT = Question(
-    "SELECT {} FROM kms_key present WHERE purpose = %s AND state IN ('next', 'active') AND active_from <= %s"
-    " ORDER BY active_from DESC LIMIT 1",
-    present=Columns(Key, {"kid", "uri", "public_jwk"}),
+_WHO_SIGNS = (
+    "SELECT {} FROM kms_key present WHERE purpose = %s AND state IN ('next', 'active') AND active_from <= %s"  # noqa: S608 — our own text
+    f" AND NOT {ENDED.format('present.seal')} ORDER BY active_from DESC"
 )
+_PRESENT = Question(_WHO_SIGNS, present=Columns(Key, {*Key.SEALED, "seal"}))
 # So long after it failed, a rotation by the clock is tried again: each try may leave a key in its home that nobody names.
 ROTATE_AGAIN = timedelta(hours=1)
 # Purpose → when it may be tried again, in this process.
@@ -101,9 +102,9 @@ def verification_keys(*, purpose: str, now: datetime) -> dict[str, PublicKey]:
 
 
 def evidence_keys(*, purpose: str) -> dict[str, PublicKey]:
-    """Every key of a `purpose` whose signatures have no end (`needed_until`), by `kid`: all but the disabled."""
+    """Every key of a `purpose` whose signatures have no end (`needed_until`), by `kid`: all of ours but the disabled."""
     keys = Key.objects.filter(purpose=purpose).exclude(state=Key.State.DISABLED)
-    return {key.kid: _public(key) for key in keys}
+    return {key.kid: _public(key) for key in sealed(keys)}
 
 
 def disabled_keys(*, purpose: str, now: datetime) -> dict[str, tuple[PublicKey, datetime]]:
@@ -172,6 +173,7 @@ def rotate_key(
             active_from=now if first else now + PUBLISHED_BEFORE_USE,
             introduction=_introduction(introducer, purpose, public, now),
         )
+        key.set_seal()
         try:
             with transaction.atomic():
                 key.save(force_insert=True)
@@ -247,8 +249,8 @@ def disable_key(*, kid: str, actor: Actor, now: datetime, even_last: bool = Fals
         if key is None:
             raise NotFoundError("There is no key of that name.")
         refuse_to_disable(key, keys, now=now, even_last=even_last)
-        key.state, key.disabled_at = Key.State.DISABLED, now
-        key.save(update_fields=["state", "disabled_at"])
+        key.state, key.disabled_at, key.seal = Key.State.DISABLED, now, None
+        key.save(update_fields=["state", "disabled_at", "seal"])
         publish_change(Subject.KEY, key.kid, now=now)
         _record(kinds.KEY_DISABLED, key, actor=actor, now=now)
     return key
@@ -356,12 +358,13 @@ def _introduction(introducer: Signer | None, purpose: str, following: PublicKey,
 
 def _present(purpose: str, now: datetime) -> Key | None:
     for (key,) in _PRESENT.ask(purpose, now):
-        return cast("Key", key)
+        if cast("Key", key).fits():
+            return cast("Key", key)
     return None
 
 
 def _verifying(purpose: str, now: datetime) -> list[Key]:
-    keys = Key.objects.filter(purpose=purpose).order_by("-active_from", "kid")
+    keys = sealed(Key.objects.filter(purpose=purpose).order_by("-active_from", "kid"))
     return [life.key for life in lifetimes(keys, now=now) if life.verifies(now)]
 
 

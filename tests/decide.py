@@ -30,7 +30,6 @@ def decide(*, act: str, id: str, **wish: Any) -> dict[str, Any]:  # noqa: A002 â
     from registry.services import grants
     from tests import receipts
     from verifier.models import Confirmation
-    from verifier.services import confirmations
 
     now = datetime.now(UTC)
     if act == "confirm":
@@ -38,11 +37,7 @@ def decide(*, act: str, id: str, **wish: Any) -> dict[str, Any]:  # noqa: A002 â
         human = confirmation.grant.agent.human
         assert human is not None
         actor = Actor(kind="human", id=str(human.pk))
-        return {
-            "status": confirmations.confirm(
-                confirmation=confirmation, human=human, actor=actor, now=now
-            ).status
-        }
+        return {"status": receipts.confirm(confirmation, human, actor=actor, now=now).status}
     grant = Grant.objects.select_related("agent", "service_provider").get(pk=id)
     human = adopted_by(grant.agent, now)
     actor = Actor(kind="human", id=str(human.pk))

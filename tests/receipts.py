@@ -19,13 +19,15 @@ from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.receipt import build_receipt
 from agentauth.protocol.urls import split_url
 from approvals.models import Receipt
-from approvals.services.statements import approval
+from approvals.services.statements import approval, confirmation
 from approvals.services.terms import Terms
 from approvals.tests.authenticator import UP, UV, Authenticator
 from audit.services import Actor
 from kms.services import ensure_key, signer
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.grants import approve_grant, latest_end
+from verifier.models import Confirmation
+from verifier.services import confirmations
 
 CONSENT = "Yes, exactly this."
 
@@ -83,6 +85,22 @@ def sign(
     return keep(statement, agent.human, now=now)
 
 
+def confirm(row: Confirmation, human: Human, *, actor: Actor, now: datetime) -> Confirmation:
+    """Say yes to one transaction, as the human's signed decision does."""
+    with transaction.atomic():
+        row = confirmations.confirm(confirmation=row, human=human, actor=actor, now=now)
+        sign_confirmation(row, human, now=now)
+    return row
+
+
+def sign_confirmation(
+    row: Confirmation, human: Human, *, now: datetime, decision: Literal["confirm", "deny"] = "confirm"
+) -> Receipt:
+    """The receipt of a confirmation's row as it is now."""
+    statement = confirmation(row=row, human=human, decision=decision, consent_text=CONSENT, now=now)
+    return keep(statement, human, now=now)
+
+
 def keep(statement: Statement, human: Human, *, now: datetime) -> Receipt:
     """The statement under the passkey and the receipt key, stored as the pages do."""
     # Whenever it is said to have been.
@@ -103,7 +121,7 @@ def keep(statement: Statement, human: Human, *, now: datetime) -> Receipt:
         consent_text=CONSENT,
         signer=signer(purpose="receipt", now=present),
     )
-    subject = str(statement.body.get("grant_id", ""))
+    subject = str(statement.body.get("confirmation_id") or statement.body.get("grant_id", ""))
     return store(statement.kind, statement.decision, subject, human, compact, now)
 
 

@@ -4,6 +4,8 @@ import pytest
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
+from kms.sealing import sealed_models
+
 STATE_MACHINES = {
     "registry_agent_status",
     "registry_grant_status",
@@ -17,6 +19,7 @@ APPEND_ONLY = {
     *("audit_event", "audit_leaf", "audit_opening", "audit_node"),
     *("audit_checkpoint", "audit_cosignature", "audit_checkpointcopy", "audit_segment", "audit_droppedmonth"),
     "approvals_receipt",
+    "kms_endedseal",
     "verifier_statechange",
 }
 QUERIES = {
@@ -40,6 +43,9 @@ def migrate(*targets: tuple[str, str]) -> None:
 def test_no_migration_dropped_a_trigger() -> None:
     # SQLite rebuilds a table to change it, and forgets its triggers.
     wanted = {f"{table}_{moment}" for table in STATE_MACHINES for moment in ("birth", "step")}
+    wanted |= {
+        f"{model.table()}_seal_ended_{end}" for model in sealed_models() for end in ("change", "delete")
+    }
     assert wanted | {f"{table}_kept" for table in APPEND_ONLY} <= found()
 
 

@@ -111,6 +111,7 @@ GOOD: dict[str, list[Callable[[ServiceProvider, datetime], list[str]]]] = {
     "make_subject_key": [
         lambda _provider, _now: [f"{tempfile.mkdtemp()}/subject_key", "--keep"],
     ],
+    "seal_rows": [lambda _provider, _now: [], lambda _provider, _now: ["--adopt", "--operator", "ada"]],
     "record_settings": [
         lambda _provider, _now: [],
         lambda _provider, _now: ["--change", "REDIS_URL", "SECRET_KEY"],
@@ -238,6 +239,7 @@ BAD = {
     "verifier_home": [["--move-to"], ["--move-to", "nowhere"], ["--move-to", "redis"], ["more"]],
     "make_subject_key": [[], ["/nowhere/at/all"], ["one", "two"]],
     "record_settings": [["--change"], ["--change", "DEBUG"], ["more"]],
+    "seal_rows": [["--operator", " "], ["more"]],
     "grant_serving_role": [["more"]],
     "drop_audit_partitions": [["more"], ["--keep-months", "x"], ["--keep-months", "1"]],
     "grant_verifier_role": [[], ["nobody there"], ["one", "more"]],

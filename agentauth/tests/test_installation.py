@@ -236,7 +236,7 @@ FREE = {
     "verify_audit",
 }
 # They mend what keeps the others from acting.
-MENDING = {"move_audit_store", "record_settings"}
+MENDING = {"move_audit_store", "record_settings", "seal_rows"}
 
 
 def test_all_commands_but_those_that_look_or_mend_are_guarded() -> None:

@@ -64,5 +64,5 @@ def test_it_is_ready_where_a_later_release_has_migrated() -> None:
 
 
 def test_it_is_not_ready_before_its_own_migrations() -> None:
-    MigrationRecorder(connection).record_unapplied("kms", "0004_certificates")
+    MigrationRecorder(connection).record_unapplied("kms", "0005_seals")
     assert not migrations_hold()

@@ -28,7 +28,7 @@ KIND = "break"
 def find_break(name: str, *, human: Human) -> LogBreak:
     """The break of this name, for an administrator. Raises NotFoundError for all others, and if there is no such break."""
     row = LogBreak.objects.filter(pk=name).first()
-    if row is None or not human.is_staff:
+    if row is None or not human.is_administrator:
         raise NotFoundError
     return row
 

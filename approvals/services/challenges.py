@@ -116,11 +116,12 @@ def check_signature(
     """Verify an assertion over the challenge by a passkey of `human` (None: of whoever it names, for a sign-in).
 
     Inside the caller's transaction: the counter moves with what the signature brings about.
-    Raises InvalidAssertionError, the same for an unknown passkey and for another person's.
+    Raises InvalidAssertionError, the same for an unknown passkey, for another person's and for one that no ceremony of
+    ours wrote down.
     """
     passkeys = Passkey.objects.select_related("human").filter(credential_id=credential_id_of(credential))
     passkey = (passkeys if human is None else passkeys.filter(human=human)).first()
-    if passkey is None:
+    if passkey is None or not passkey.is_sealed():
         raise InvalidAssertionError("This passkey is not known here.")
     verified = verify_assertion(
         credential=credential,

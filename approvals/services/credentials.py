@@ -103,7 +103,7 @@ def add_passkey(
     number = Passkey.objects.filter(human=human).count() + 1
     try:
         with transaction.atomic():
-            passkey = Passkey.objects.create(
+            passkey = Passkey(
                 human=human,
                 credential_id=verified.credential_id,
                 public_key=verified.public_key,
@@ -116,6 +116,8 @@ def add_passkey(
                 backed_up=verified.backed_up,
                 created_at=now,
             )
+            passkey.set_seal()
+            passkey.save(force_insert=True)
     except IntegrityError:
         raise InvalidAssertionError("This passkey is registered already.") from None
     record(

@@ -242,7 +242,7 @@ def _plain(text: str) -> str:
 
 def _found(kind: str, ids: Sequence[uuid.UUID], human: Human, party: Party) -> QuerySet[Any]:
     """The rows by id, in the order in which they are locked and ended."""
-    if kind not in KINDS or (party == "administrator" and not human.is_staff):
+    if kind not in KINDS or (party == "administrator" and not human.is_administrator):
         raise NotFoundError
     rows = KINDS[kind].rows.filter(pk__in=ids)
     if party == "owner":

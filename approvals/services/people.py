@@ -78,6 +78,7 @@ def keep_link(row: SetupCode, *, actor: Actor) -> SetupLink:
     """Give the new row its code, keep the digest alone, and hand the link out, inside the caller's transaction."""
     code = secrets.token_bytes(SETUP_CODE_BYTES)
     row.digest = setup_digest(code)
+    row.set_seal()
     row.save(force_insert=True)
     record(
         kind=kinds.SETUP_CODE_CREATED,
@@ -114,6 +115,8 @@ def find_setup_code(digest: bytes, *, now: datetime) -> SetupCode:
     # Links of releases before 3 recover at once, without the wait.
     if row.used_at is not None or row.expires_at <= now or row.kind == SetupCode.Kind.RECOVERY:
         raise ExpiredError("This setup link was used or is too old. Ask for a new one.")
+    if not row.is_sealed():
+        raise NotFoundError(_GONE)
     if row.kind == SetupCode.Kind.FIRST_ADMIN and admin_exists():
         raise InvalidStateError("This registry has its first admin already.")
     return row
@@ -222,6 +225,6 @@ def use_code(setup_code: SetupCode, *, now: datetime) -> None:
         list(SetupCode.objects.select_for_update().filter(kind=SetupCode.Kind.FIRST_ADMIN))
         if admin_exists():
             raise InvalidStateError("This registry has its first admin already.")
-    used = SetupCode.objects.filter(pk=setup_code.pk, used_at=None, expires_at__gt=now).update(used_at=now)
-    if not used:
+    live = SetupCode.objects.filter(pk=setup_code.pk, used_at=None, expires_at__gt=now)
+    if not live.update(used_at=now, seal=None):
         raise ExpiredError("This setup link was used or is too old. Ask for a new one.")

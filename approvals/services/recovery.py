@@ -62,7 +62,7 @@ def start_recovery(*, human: Human, case: str, admin: Human | None, actor: Actor
         try:
             # A savepoint, so that the refusal leaves the caller's transaction usable.
             with transaction.atomic():
-                row = Recovery.objects.create(
+                row = Recovery(
                     human=human,
                     case=case,
                     begun_by=admin,
@@ -71,6 +71,8 @@ def start_recovery(*, human: Human, case: str, admin: Human | None, actor: Actor
                     expires_at=(ready if case == Recovery.Case.LOST else now) + RECOVERY_LIFE,
                     notice_due_at=now,
                 )
+                row.set_seal()
+                row.save(force_insert=True)
         except IntegrityError:
             raise InvalidStateError(
                 "A recovery of this account is under way: use it, or cancel it first."
@@ -106,6 +108,7 @@ def confirm_recovery(*, recovery: Recovery, admin: Human, actor: Actor, now: dat
         _check_account(row)
         row.confirmed_by, row.confirmed_at, row.ready_at = admin, now, now
         row.expires_at, row.notice_due_at, row.notice_failures = now + RECOVERY_LIFE, now, 0
+        row.set_seal()
         row.save()
         _record(kinds.RECOVERY_CONFIRMED, row, actor, now)
 
@@ -114,7 +117,7 @@ def cancel_recovery(*, recovery: Recovery, actor: Actor, now: datetime) -> None:
     """End the recovery and its link. Raises InvalidStateError if it was used or cancelled before."""
     with transaction.atomic():
         open_ones = Recovery.objects.filter(pk=recovery.pk, used_at=None, cancelled_at=None)
-        if not open_ones.update(cancelled_at=now, notice_due_at=now, notice_failures=0):
+        if not open_ones.update(cancelled_at=now, notice_due_at=now, notice_failures=0, seal=None):
             raise InvalidStateError("This recovery was used or cancelled already.")
         _record(kinds.RECOVERY_CANCELLED, recovery, actor, now)
 
@@ -152,6 +155,7 @@ def create_recovery_link(
         _hold_admin(row, admin)
         _check_ready(row, now)
         row.link_digest, row.link_expires_at = setup_digest(code), now + LINK_LIFE
+        row.set_seal()
         row.save()
         data = {"kind": "recovery", "recovery_id": str(row.pk), "is_staff": row.human.is_staff}
         record(kind=kinds.SETUP_CODE_CREATED, actor=actor, at=now, human_id=row.human_id, data=data)
@@ -161,9 +165,10 @@ def create_recovery_link(
 def find_by_link(digest: bytes, *, now: datetime) -> Recovery:
     """The recovery with this live link; looking changes nothing. Raises NotFoundError, ExpiredError."""
     row = Recovery.objects.select_related("human").filter(link_digest=digest).first()
-    if row is None:
+    if row is not None:
+        _check_link(row, now)
+    if row is None or not row.is_sealed():
         raise NotFoundError("This recovery link is not valid. Ask an administrator for a new one.")
-    _check_link(row, now)
     return row
 
 
@@ -199,7 +204,7 @@ def finish_recovery(
         _check_link(row, now)
         _check_ready(row, now)
         row.used_at = row.notice_due_at = now
-        row.notice_failures = 0
+        row.notice_failures, row.seal = 0, None
         row.save()
         human = row.human
         by_them = Actor("human", str(human.pk), actor.request_id)
@@ -217,9 +222,9 @@ def finish_recovery(
 def _hold_open(
     recovery: Recovery, now: datetime, error: type[AgentAuthError] = InvalidStateError
 ) -> Recovery:
-    """The row, locked until the commit."""
+    """The row, locked until the commit, and as we wrote it: what follows seals what it says."""
     row = Recovery.objects.select_for_update().open(now).filter(pk=recovery.pk).first()
-    if row is None:
+    if row is None or not row.is_sealed():
         raise error("This recovery was used, cancelled or has ended. Ask for a new one.")
     return row
 
@@ -231,13 +236,13 @@ def _hold_admin(row: Recovery, admin: Human | None) -> None:
     if admin.pk == row.human_id:
         raise InvalidStateError("This is your own account: another administrator has to recover it.")
     hold_human(admin)
-    if not Human.objects.filter(pk=admin.pk, is_staff=True).exists():
+    if not Human.objects.get(pk=admin.pk).is_administrator:
         raise NotFoundError
 
 
 def _check_administrators(row: Recovery) -> None:
     for each in (row.begun_by, row.confirmed_by):
-        if each is not None and not (each.is_active and each.is_staff):
+        if each is not None and not (each.is_active and each.is_administrator):
             raise InvalidStateError(
                 "An administrator who took part in this recovery is not active any more. Cancel it and begin again."
             )

@@ -58,7 +58,7 @@ def find_row(kind: str, row_id: uuid.UUID, *, human: Human, party: Party) -> Row
         "service_provider": ServiceProvider.objects.all(),
     }
     row: Row | None = rows[kind].filter(pk=row_id).first() if kind in rows else None
-    if row is None or not (human.is_staff if party == "administrator" else _is_owner(row, human)):
+    if row is None or not (human.is_administrator if party == "administrator" else _is_owner(row, human)):
         raise NotFoundError
     return row
 

@@ -21,6 +21,7 @@ _PAGE: Final = 1_000
 # What speaks against no grant. Every other kind does, those that a later version adds too.
 HARMLESS: Final = frozenset({
     kinds.REQUEST_REFUSED, kinds.REFUSALS_SUPPRESSED, kinds.STORE_MOVED, kinds.SETTINGS_RECORDED, kinds.CLOCK_OFF,
+    kinds.ROWS_SEALED, kinds.SEALS_DEMANDED,
     # A disabled key was disabled again by its own record outside.
     kinds.KEY_PUBLISHED, kinds.KEY_ACTIVATED, kinds.KEY_DISABLED, kinds.KEY_CERTIFIED, kinds.KEY_CERTIFICATE_REVOKED,
     kinds.HUMAN_CREATED, kinds.HUMAN_SIGNED_IN, kinds.HUMAN_SIGNED_OUT, kinds.HUMAN_VERIFIED, kinds.HUMAN_EXPORTED,

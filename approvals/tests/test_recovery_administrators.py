@@ -15,6 +15,7 @@ from approvals.services.recovery import confirm_recovery, create_recovery_link, 
 from approvals.tests.cast import ORIGIN, Person, browser, invited
 from approvals.tests.recovering import DAY, begun, link_of, path_of, ready_link, recovered
 from audit.models import Event
+from kms.tests.sealing import change
 from registry.models import Grant, Human
 from registry.services.enrolment import create_enrolment_code
 from registry.services.people import end_sessions
@@ -179,7 +180,7 @@ def test_WR_15_nobody_recovers_their_own_account(admin: Person, second: Person, 
     row = begun(admin.human, now - timedelta(hours=1), admin=second.human)
     assert f"/recoveries/{row.pk}/confirm" not in admin.get(page).content.decode()
     refused(admin.press(f"/recoveries/{row.pk}/confirm"), 409, "invalid_state")
-    Recovery.objects.update(ready_at=now)
+    change(Recovery.objects.all(), ready_at=now)
     refused(admin.press(f"/recoveries/{row.pk}/link"), 409, "invalid_state")
     assert Recovery.objects.get().link_digest is None
 

@@ -11,6 +11,7 @@ from agentauth.protocol.tests.test_names import code_points
 from approvals.models import Receipt
 from approvals.templatetags.reading import spoken
 from approvals.tests.cast import PAY, READ_CALENDAR, Person
+from kms.tests.sealing import change
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.tests.cast import AgentClient, approve, claim_link, pending
 from verifier.models import Confirmation
@@ -49,7 +50,7 @@ def test_AP_24_the_signed_sentences_cannot_be_turned_by_a_name(
     stray = AgentClient()
     stray.register()
     Agent.objects.update(name=name)
-    ServiceProvider.objects.update(name=name)
+    change(ServiceProvider.objects.all(), name=name)
     grants = [
         pending(agent, service_provider, now=now, capabilities=[each])
         for each in (PAY, READ_CALENDAR, PAY | {"resource": "payments/x"})

@@ -23,7 +23,7 @@ _GONE = "Only a pending request can be denied. Revoke the grant instead."
 def find_request(request_id: uuid.UUID, human: Human) -> Grant:
     """A grant, for an administrator. Raises NotFoundError for all others, and if there is no such grant."""
     rows = Grant.objects.select_related("agent__human", "service_provider")
-    grant = rows.filter(pk=request_id).first() if human.is_staff else None
+    grant = rows.filter(pk=request_id).first() if human.is_administrator else None
     if grant is None:
         raise NotFoundError
     return grant
@@ -34,7 +34,7 @@ def find_request(request_id: uuid.UUID, human: Human) -> Grant:
 def index(request: HttpRequest) -> HttpResponse:
     """The requests an administrator chose in a list, each with the link to its own page: each takes a signature."""
     human, now, rows = human_of(request), timezone.now(), []
-    if not human.is_staff:
+    if not human.is_administrator:
         raise NotFoundError
     for row_id in chosen_ids(request):
         grant = find_request(row_id, human)

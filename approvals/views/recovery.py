@@ -42,7 +42,7 @@ def cancel(request: HttpRequest, recovery_id: uuid.UUID) -> HttpResponse:
     """By the person, or by an administrator. It only takes away, so the session suffices."""
     human = human_of(request)
     row = Recovery.objects.filter(pk=recovery_id).first()
-    if row is None or not (human.is_staff or row.human_id == human.pk):
+    if row is None or not (human.is_administrator or row.human_id == human.pk):
         raise NotFoundError
     recoveries.cancel_recovery(recovery=row, actor=actor_of(request), now=timezone.now())
     messages.success(request, _("The recovery was cancelled"))
@@ -156,7 +156,7 @@ def _person(request: HttpRequest, human: Human, made: SetupLink | None = None) -
 
 def _admin(request: HttpRequest) -> Human:
     human = human_of(request)
-    if not human.is_staff:
+    if not human.is_administrator:
         raise NotFoundError
     return human
 

@@ -25,7 +25,7 @@ from registry.models import Grant
 def index(request: HttpRequest, kind: str) -> HttpResponse:
     """The rows an administrator chose in a list, each with the link to its own page: each takes a signature."""
     human, now, rows = human_of(request), timezone.now(), []
-    if not human.is_staff:
+    if not human.is_administrator:
         raise NotFoundError
     for row_id in chosen_ids(request):
         row, refusal = resuming.find_row(kind, row_id, human=human, party="administrator"), ""

@@ -30,6 +30,7 @@ PERSON, GRANT, PASSKEY = (uuid.UUID(int=number) for number in (1, 2, 3))
 NOT_REPEATED: Final[Mapping[str, frozenset[str]]] = {
     "It takes no right away.": frozenset({
         kinds.REQUEST_REFUSED, kinds.REFUSALS_SUPPRESSED, kinds.STORE_MOVED, kinds.SETTINGS_RECORDED,
+        kinds.ROWS_SEALED, kinds.SEALS_DEMANDED,
         kinds.KEY_PUBLISHED, kinds.KEY_ACTIVATED, kinds.KEY_CERTIFIED,
         kinds.HUMAN_CREATED, kinds.HUMAN_RESUMED, kinds.HUMAN_CHANGED, kinds.HUMAN_ERASED,
         kinds.SERVICE_PROVIDER_CREATED, kinds.SERVICE_PROVIDER_RESUMED,

@@ -67,7 +67,7 @@ def test_a_filled_log_is_moved_into_months_and_back(
             execute(refused)
     assert found("SELECT relname FROM pg_class WHERE relname LIKE 'audit_event_2%%' AND relkind = 'r'") == []
     functions = found("SELECT proname FROM pg_proc WHERE proname LIKE 'agentauth_%%' ORDER BY 1")
-    assert functions == ["agentauth_keep_receipt", "agentauth_refuse"]
+    assert functions == ["agentauth_keep", "agentauth_keep_receipt", "agentauth_refuse"]
     migrate(AFTER)
     assert found(_KIND) == ["p"]
     assert rows() == whole

@@ -1,18 +1,25 @@
 """Humans: who approve. They have passkeys (approvals app) and never a password."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from django.conf import settings
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.db import models
 from django.db.models.functions import Lower
 from django.utils.crypto import salted_hmac
+from django.utils.functional import cached_property
 
 from audit.identifiers import new_id
+from kms.seals import Sealed
 
 
-class Human(AbstractBaseUser):
-    """A person. `status` decides whether they may sign in and whether their agents may act."""
+class Human(Sealed, AbstractBaseUser):
+    """A person. `status` decides whether they may sign in and whether their agents may act.
+
+    Only administrators have a seal: ask `is_administrator`, since the column alone may be anybody's word.
+    """
+
+    SEALED = ("id", "is_staff")
 
     class Status(models.TextChoices):
         ACTIVE = "active"
@@ -51,6 +58,19 @@ class Human(AbstractBaseUser):
     def is_active(self) -> bool:  # type: ignore[override]  # a field there, derived here
         return self.status == self.Status.ACTIVE
 
+    @classmethod
+    def giving(cls) -> models.QuerySet[Self]:
+        return super().giving().filter(is_staff=True)
+
+    @property
+    def is_administrator(self) -> bool:
+        """Whether a service of ours made them one. One query for those whose row says so, once for each reading of the row."""
+        return self.is_staff and self._is_sealed_as_read
+
+    @cached_property
+    def _is_sealed_as_read(self) -> bool:
+        return self.is_sealed()
+
     def get_session_auth_hash(self) -> str:
         return self._session_hash(None)
 
@@ -64,7 +84,7 @@ class Human(AbstractBaseUser):
 
     # The admin asks these; staff is the one right there is, and every admin row is read-only.
     def has_perm(self, perm: str, obj: Any = None) -> bool:
-        return self.is_active and self.is_staff
+        return self.is_active and self.is_administrator
 
     def has_module_perms(self, app_label: str) -> bool:
-        return self.is_active and self.is_staff
+        return self.is_active and self.is_administrator

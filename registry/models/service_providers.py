@@ -1,11 +1,16 @@
 """Service providers: who own an API and ask the verifier."""
 
+from typing import Self
+
 from django.db import models
 
 from audit.identifiers import new_id
+from kms.seals import Sealed
 
 
-class ServiceProvider(models.Model):
+class ServiceProvider(Sealed):
+    SEALED = ("id", "name", "audience", "allowed", "is_auditor")
+
     class Status(models.TextChoices):
         ACTIVE = "active"
         SUSPENDED = "suspended"
@@ -41,18 +46,33 @@ class ServiceProvider(models.Model):
     def is_active(self) -> bool:
         return self.status == self.Status.ACTIVE
 
+    @classmethod
+    def giving(cls) -> models.QuerySet[Self]:
+        return super().giving().exclude(status=cls.Status.REVOKED)
+
+    @property
+    def may_audit(self) -> bool:
+        """Whether it may read the whole log. One query for an auditor."""
+        return self.is_auditor and self.is_active and self.is_sealed()
+
     # What DRF asks of `request.user`.
     is_authenticated = True
 
     def audit_filter(self) -> dict[str, str] | None:
         """Which events it may read: all for an auditor, else none."""
-        return {} if self.is_auditor and self.is_active else None
+        return {} if self.may_audit else None
 
 
-class ServiceProviderSecret(models.Model):
-    """A secret's digest. Two may overlap, so that a secret can be rotated without a pause."""
+class ServiceProviderSecret(Sealed):
+    """A secret's digest. Two may overlap, so that a secret can be rotated without a pause. One that ended has no seal."""
+
+    SEALED = ("service_provider_id", "digest")
 
     service_provider = models.ForeignKey(ServiceProvider, on_delete=models.PROTECT, related_name="secrets")
     digest = models.BinaryField(max_length=32, unique=True)
     created_at = models.DateTimeField()
     revoked_at = models.DateTimeField(null=True)
+
+    @classmethod
+    def giving(cls) -> models.QuerySet[Self]:
+        return super().giving().filter(revoked_at=None)

@@ -109,7 +109,7 @@ def deny_grant(*, grant: Grant, human: Human, reason: str, actor: Actor, now: da
 
     Raises NotFoundError, GrantChangedError as for approval.
     """
-    if grant.agent.human_id != human.pk and not human.is_staff:
+    if grant.agent.human_id != human.pk and not human.is_administrator:
         raise NotFoundError
     if grant.status_at(now) != Grant.Status.PENDING:
         raise GrantChangedError(_CHANGED)
@@ -281,14 +281,14 @@ def check_within_bounds(grant: Grant, capabilities: Sequence[Capability]) -> Non
 
 
 def _hold(grant: Grant) -> None:
-    """Lock agent and service provider until the commit, and see that they are what the caller read.
+    """Lock agent and service provider until the commit, and see that they are what the caller read and we wrote.
 
-    A rotation that commits between the look and the swap passes over a grant that is pending; the approval would
-    then make it good for a key nobody signed for (AP-2).
+    Else a rotation between the look and the swap would make the grant good for a key that nobody signed for (AP-2).
     """
     agent = Agent.objects.select_for_update(no_key=True).get(pk=grant.agent_id)
     provider = ServiceProvider.objects.select_for_update(no_key=True).get(pk=grant.service_provider_id)
-    if _rests_on(agent, provider) != _rests_on(grant.agent, grant.service_provider):
+    same = _rests_on(agent, provider) == _rests_on(grant.agent, grant.service_provider)
+    if not (same and agent.is_sealed() and provider.is_sealed()):
         raise GrantChangedError(_CHANGED)
 
 

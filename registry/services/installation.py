@@ -24,6 +24,7 @@ from django.db.models import Subquery
 from agentauth.protocol.errors import InvalidStateError
 from audit import kinds
 from audit.services import Actor, record
+from kms.sealing import unsealed_rows
 from registry import release
 from registry.models import Installation, Token
 from registry.services.subjects import LEGACY, check_not_needed, pairwise_subject, pin_to_legacy
@@ -169,12 +170,23 @@ def record_settings(*, change: Iterable[str] = (), actor: Actor, now: datetime) 
             )
         if changed or row is None:
             _keep_subjects(old.get("SUBJECT_KEY"), own["SUBJECT_KEY"])
+            if set(old.get("SECRET_KEY", ())) - set(own["SECRET_KEY"]):
+                _keep_seals()
             Installation.objects.update_or_create(
                 pk=Installation.ONLY, defaults={"fingerprint": own, "recorded_at": now}
             )
             data = {"changed": changed, "before": dict(old), "after": own}
             record(kind=kinds.SETTINGS_RECORDED, actor=actor, at=now, data=data)
     return changed
+
+
+def _keep_seals() -> None:
+    """Refuse to drop a SECRET_KEY that seals rows. Raises InvalidStateError."""
+    if lost := sum(1 for _row in unsealed_rows()):
+        raise InvalidStateError(
+            f"{lost} rows that give a right have a seal by a SECRET_KEY that this environment lacks: name it in SECRET_KEY_FALLBACKS"
+            f" here and run `{settings.COMMAND} seal_rows`; then record the settings without it."
+        )
 
 
 def _keep_subjects(old: list[str] | None, own: list[str]) -> None:

@@ -31,7 +31,10 @@ def create_human(*, email: str, name: str, is_staff: bool = False, actor: Actor,
         try:
             # A savepoint, so that the refusal leaves the caller's transaction usable.
             with transaction.atomic():
-                human = Human.objects.create(email=email, name=name, is_staff=is_staff, created_at=now)
+                human = Human(email=email, name=name, is_staff=is_staff, created_at=now)
+                if is_staff:
+                    human.set_seal()
+                human.save(force_insert=True)
         except IntegrityError as error:
             raise InvalidRequestError("Somebody already has this e-mail address.") from error
         record(
@@ -137,6 +140,7 @@ def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: 
                 email=f"{human.pk}@deleted.invalid",
                 name="Deleted human",
                 is_staff=False,
+                seal=None,
                 time_zone="UTC",
                 session_epoch=F("session_epoch") + 1,
             )

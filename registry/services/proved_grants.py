@@ -22,6 +22,7 @@ from agentauth.protocol.keys import PublicKey
 from agentauth.protocol.receipt import VerifiedReceipt, verify_receipt
 from audit.roles import may_read_log
 from audit.statements import select
+from kms.seals import DEMAND, ENDED
 from kms.services import evidence_keys
 from registry.models import Agent, Grant, ServiceProvider
 from registry.services.grant_history import contradiction, histories
@@ -36,6 +37,8 @@ BOUND: Final = 65_536
 DISABLED_KEYS: Final = (
     "(SELECT count(*) FROM kms_key lost WHERE lost.purpose = 'receipt' AND lost.state = 'disabled')"
 )
+# Whether the seal of the agent `a` of the caller's own statement ended, as a column of it.
+SEAL_ENDED: Final = ENDED.format("a.seal")
 _OF_ONE: Final = (
     "SELECT subject, compact FROM approvals_receipt"
     " WHERE kind = 'approval' AND decision = 'approve' AND subject = %s"
@@ -51,6 +54,8 @@ class Terms(NamedTuple):
     agent_id: str
     # None of these two: not compared.
     jkt: str | None
+    # Whether a service of ours wrote the agent's key into its row.
+    is_key_ours: bool
     human_id: str
     service_provider_id: str
     audience: str | None
@@ -68,11 +73,14 @@ def terms_of(
     agent: Agent,
     service_provider: ServiceProvider,
     *,
+    seal_ended: bool,
     capabilities: str | None = None,
     envelope: str | None = None,
     suspended: bool = False,
 ) -> Terms | None:
     """The terms of an approved grant; None of any other. The two texts where the caller has read them as such.
+
+    `seal_ended` is what SEAL_ENDED said in the statement that read the rows.
 
     Those of a suspended grant with `suspended`: its agent's key and its service provider's address may have changed since it
     was signed, and with most causes it then waits for a new signature.
@@ -87,6 +95,7 @@ def terms_of(
         grant.version,
         str(agent.pk),
         None if is_suspended else agent.jkt,
+        is_suspended or (agent.fits() and not (seal_ended and DEMAND.holds())),
         str(agent.human_id),
         str(service_provider.pk),
         None if is_suspended else service_provider.audience,
@@ -248,7 +257,8 @@ def _covers(body: Mapping[str, Any], terms: Terms) -> bool:
     """Whether the statement approves exactly this.
 
     A version may be above the signed one: each suspension raises it, and so does each new key or manifest that needs no
-    new signature. A new key needs one for what moves money or deletes (`registry.services.grant_changes`).
+    new signature. A new key needs one for what moves money or deletes (`registry.services.grant_changes`); for all else it is
+    enough that a rotation of ours wrote it.
     """
     agent, provider, capabilities = body["agent"], body["service_provider"], body["capabilities"]
     grave = any(each["type"] in GRAVE_TYPES for each in capabilities)
@@ -256,6 +266,7 @@ def _covers(body: Mapping[str, Any], terms: Terms) -> bool:
         body["grant_version"] <= terms.version
         and body["human_id"] == terms.human_id
         and agent["id"] == terms.agent_id
+        and terms.is_key_ours
         and (terms.jkt in {None, agent["jkt"]} or not grave)
         and provider["id"] == terms.service_provider_id
         and terms.audience in {None, provider["audience"]}

@@ -65,7 +65,7 @@ def register_agent(
 def _create(manifest: VerifiedManifest, code: str | None, actor: Actor, now: datetime) -> Agent:
     check_name(manifest)
     enrolment = find_enrolment_code(code, now=now) if code is not None else None
-    agent = Agent.objects.create(
+    agent = Agent(
         status=Agent.Status.ACTIVE if enrolment else Agent.Status.UNCLAIMED,
         human=enrolment.human if enrolment else None,
         jkt=manifest.jkt,
@@ -74,6 +74,8 @@ def _create(manifest: VerifiedManifest, code: str | None, actor: Actor, now: dat
         claim_expires_at=None if enrolment else now + CLAIM_LIFE,
         created_at=now,
     )
+    agent.set_seal()
+    agent.save(force_insert=True)
     if enrolment is not None:
         use_enrolment_code(enrolment, agent=agent, now=now)
     record(

@@ -26,7 +26,7 @@ def rotate_agent_key(*, agent: Agent, change: VerifiedKeyChange, actor: Actor, n
     """Give the agent its next key, and return it as it then is (docs/protocol.md section 5).
 
     All in one transaction, so that a crash leaves the old key alone or the new one alone. 1. The row is locked; of
-    two rotations at once one finds the key it was made for gone. 2. Only an active agent. 3. The next key is nobody's
+    two rotations at once one finds the key it was made for gone. 2. Only an active agent, whose key we wrote. 3. The next key is nobody's
     and never was. 4. The swap; tokens bound to the old key are refused from here on, since they are compared with the
     agent's key at use. 5. The old key is barred. 6. The grants follow.
 
@@ -38,9 +38,10 @@ def rotate_agent_key(*, agent: Agent, change: VerifiedKeyChange, actor: Actor, n
         if is_barred(change.jkt):  # 3
             raise _taken()
         agent.jkt, agent.public_jwk = change.jkt, dict(change.key.jwk)
+        agent.set_seal()
         try:
             with transaction.atomic():
-                agent.save(update_fields=["jkt", "public_jwk"])  # 4
+                agent.save(update_fields=["jkt", "public_jwk", "seal"])  # 4
         except IntegrityError:
             raise _taken() from None
         BarredKey.objects.create(jkt=change.old_jkt, reason=ROTATED, barred_at=now)  # 5
@@ -60,7 +61,8 @@ def rotate_agent_key(*, agent: Agent, change: VerifiedKeyChange, actor: Actor, n
 
 
 def _check_may_rotate(agent: Agent, change: VerifiedKeyChange, now: datetime) -> None:
-    if agent.status == Agent.Status.REVOKED or is_barred(change.old_jkt):
+    # A key that was written into the row would get a seal by a rotation.
+    if agent.status == Agent.Status.REVOKED or is_barred(change.old_jkt) or not agent.is_sealed():
         raise InvalidClientError("No agent is registered with this key.")
     if agent.jkt != change.old_jkt:
         raise InvalidStateError("The agent's key just changed. Look at it again.")

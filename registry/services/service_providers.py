@@ -63,7 +63,7 @@ def create_service_provider(
         _check_disjoint(audience)
         try:
             with transaction.atomic():
-                service_provider = ServiceProvider.objects.create(
+                service_provider = ServiceProvider(
                     name=name,
                     slug=_free_slug(name),
                     audience=audience,
@@ -72,6 +72,8 @@ def create_service_provider(
                     require_nonce=require_nonce,
                     created_at=now,
                 )
+                service_provider.set_seal()
+                service_provider.save(force_insert=True)
         except IntegrityError as error:
             # Somebody took the slug or the audience between the look and the insert.
             raise InvalidRequestError("This name or audience was just taken. Try again.") from error
@@ -107,7 +109,7 @@ def change_audience(*, service_provider: ServiceProvider, audience: str, actor: 
             return 0
         _check_disjoint(audience, but=held)
         before, held.audience = held.audience, audience
-        held.save(update_fields=["audience"])
+        _save_sealed(held, "audience")
         publish_change(Subject.SERVICE_PROVIDER, held.pk, now=now)
         suspended = follow_new_audience(service_provider=held, actor=actor, now=now)
         record(
@@ -134,7 +136,7 @@ def change_allowed(
         if held.allowed == list(allowed):
             return 0
         before, held.allowed = held.allowed, list(allowed)
-        held.save(update_fields=["allowed"])
+        _save_sealed(held, "allowed")
         suspended = follow_new_allow_list(service_provider=held, actor=actor, now=now)
         record(
             kind=kinds.SERVICE_PROVIDER_ALLOWED_CHANGED,
@@ -178,7 +180,8 @@ def end_previous_secrets(*, service_provider: ServiceProvider, actor: Actor, now
 def end_secret(*, secret: ServiceProviderSecret, actor: Actor, now: datetime) -> None:
     """End one secret, also the last one: an operator then makes another. Raises InvalidStateError if it ended before."""
     with transaction.atomic():
-        if not ServiceProviderSecret.objects.filter(pk=secret.pk, revoked_at=None).update(revoked_at=now):
+        living = ServiceProviderSecret.objects.filter(pk=secret.pk, revoked_at=None)
+        if not living.update(revoked_at=now, seal=None):
             raise InvalidStateError("This secret has already ended.")
         _record_ended(secret.service_provider, [secret.pk], actor, now)
 
@@ -195,9 +198,9 @@ def _record_ended(service_provider: ServiceProvider, ended: list[int], actor: Ac
 
 
 def find_service_provider(reference: str) -> ServiceProvider:
-    """The active service provider with this id or slug. Raises NotFoundError."""
+    """The active service provider with this id or slug, as we wrote it. Raises NotFoundError."""
     found = find_any_service_provider(reference)
-    if not found.is_active:
+    if not found.is_active or not found.is_sealed():
         raise NotFoundError("No service provider has this id or slug.")
     return found
 
@@ -303,11 +306,21 @@ def _hold_audiences() -> None:
 
 
 def _held(service_provider: ServiceProvider) -> ServiceProvider:
-    """The row, locked until the commit. Raises InvalidStateError for one that was revoked."""
+    """The row, locked until the commit. Raises InvalidStateError for one that was revoked, or that we did not write."""
     held = ServiceProvider.objects.select_for_update(no_key=True).get(pk=service_provider.pk)
     if held.status == ServiceProvider.Status.REVOKED:
         raise InvalidStateError("This service provider was revoked for good.")
+    if not held.is_sealed():
+        # What it says now would get a seal with the change.
+        raise InvalidStateError(
+            f"This service provider's row was not written by this registry: run `{settings.COMMAND} verify_audit`."
+        )
     return held
+
+
+def _save_sealed(held: ServiceProvider, changed: str) -> None:
+    held.set_seal()
+    held.save(update_fields=[changed, "seal"])
 
 
 def _check_disjoint(audience: str, *, but: ServiceProvider | None = None) -> None:
@@ -339,17 +352,19 @@ def _free_slug(name: str) -> str:
 def _end_secrets(service_provider: ServiceProvider, *, keep: int, now: datetime) -> list[int]:
     live = service_provider.secrets.filter(revoked_at=None).order_by("-created_at", "-id")
     ended = [row.pk for row in live[keep:]]
-    ServiceProviderSecret.objects.filter(pk__in=ended).update(revoked_at=now)
+    ServiceProviderSecret.objects.filter(pk__in=ended).update(revoked_at=now, seal=None)
     return ended
 
 
 def _add_secret(service_provider: ServiceProvider, now: datetime) -> str:
     secret = secrets.token_urlsafe(SECRET_BYTES)
-    ServiceProviderSecret.objects.create(
+    row = ServiceProviderSecret(
         service_provider=service_provider,
         digest=hashlib.sha256(secret.encode()).digest(),
         created_at=now,
     )
+    row.set_seal()
+    row.save(force_insert=True)
     return secret
 
 
@@ -364,7 +379,9 @@ def _move(
 ) -> None:
     with transaction.atomic():
         rows = ServiceProvider.objects.filter(pk=service_provider.pk, status__in=old, **as_read)
-        if not rows.update(status=new):
+        # What ended for good has no seal.
+        ended = {"seal": None} if new == ServiceProvider.Status.REVOKED else {}
+        if not rows.update(status=new, **ended):
             raise InvalidStateError(f"The service provider cannot become {new} from where it is.")
         publish_change(Subject.SERVICE_PROVIDER, service_provider.pk, now=now)
         record(kind=kind, actor=actor, at=now, service_provider_id=service_provider.id)

@@ -16,6 +16,7 @@ from audit import kinds
 from audit.erasure import owner_of
 from audit.models import DroppedMonth, Event
 from audit.statements import select
+from kms.sealing import unsealed_rows
 from kms.services import disabled_keys
 from registry.models import Agent, Grant, Human
 from registry.services.grant_history import contradiction, histories
@@ -24,6 +25,7 @@ from registry.services.proved_grants import NO_RECEIPT, Terms, covering_receipts
 # Grants and their receipts in memory at once: some 5 MB.
 _BATCH: Final = 500
 UNTOLD: Final = "its receipt lost its text, and no event says that the person was erased"
+UNWRITTEN: Final = "no service of this registry wrote what it says; it gives nothing"
 ALIVE: Final = "the log says that this person was erased, and the account is there"
 UNKNOWN: Final = "the log says that this person was erased, and there is no such account"
 _BLANKED: Final = (
@@ -34,11 +36,15 @@ _STANDING: Final = (Grant.Status.APPROVED, Grant.Status.SUSPENDED)
 
 
 class Finding(NamedTuple):
-    """What is wrong with a grant: with `disabled_at` that its receipt's key was disabled then, else that it was changed."""
+    """What is wrong with a grant: with `disabled_at` that its receipt's key was disabled then, else that it was changed.
+
+    With `table` it is the row of that id there.
+    """
 
     grant_id: str
     problem: str
     disabled_at: str = ""
+    table: str = ""
 
 
 def review(*, now: datetime) -> Iterator[Finding]:
@@ -47,7 +53,8 @@ def review(*, now: datetime) -> Iterator[Finding]:
     1. A receipt covers its terms (`registry.services.proved_grants`), by a key that was not disabled. 2. Of an approved one,
     the log has no later suspension and no end (`registry.services.grant_history`). 3. Each receipt without its text is named
     by the event of an erasure, of the person who signed it or whom it is about; else what it is about is named. 4. Each
-    account that the log says was erased is there, and not in use. Raises django.db errors.
+    account that the log says was erased is there, and not in use. 5. Every other row that gives a right was written by a
+    service of ours (`kms.seals`). Raises django.db errors.
     """
     rows = (
         Grant.objects.filter(status__in=_STANDING).select_related("agent", "service_provider").order_by("id")
@@ -73,6 +80,7 @@ def review(*, now: datetime) -> Iterator[Finding]:
                 yield Finding(str(grant.pk), f"the key that signed its receipt was disabled on {at}", at)
     yield from _blanked()  # 3
     yield from _not_erased()  # 4
+    yield from (Finding(pk, UNWRITTEN, table=table) for table, pk in unsealed_rows())  # 5
 
 
 def _blanked() -> Iterator[Finding]:
@@ -130,7 +138,8 @@ def _is_gone(subject: str) -> bool:
 
 
 def _terms(grant: Grant) -> Terms:
-    terms = terms_of(grant, grant.agent, grant.service_provider, suspended=True)
+    ended = not grant.agent.is_sealed()
+    terms = terms_of(grant, grant.agent, grant.service_provider, seal_ended=ended, suspended=True)
     # A constraint of the table.
     assert terms is not None
     return terms

@@ -11,7 +11,7 @@ from django.db.models import Model
 from agentauth.protocol.errors import InvalidTokenError
 from audit.statements import Question, all_but
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
-from registry.services.proved_grants import DISABLED_KEYS, PROVED, terms_of
+from registry.services.proved_grants import DISABLED_KEYS, PROVED, SEAL_ENDED, terms_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ _UNREAD: Final[Mapping[type[Model], Collection[str]]] = {
     ServiceProvider: ("allowed",),
 }
 _ROWS: Final = (
-    f"SELECT {{}}, {DISABLED_KEYS} FROM registry_token t JOIN registry_grant g ON g.id = t.grant_id"  # noqa: S608 — our own text
+    f"SELECT {{}}, {SEAL_ENDED}, {DISABLED_KEYS} FROM registry_token t JOIN registry_grant g ON g.id = t.grant_id"  # noqa: S608 — our own text
     " JOIN registry_agent a ON a.id = g.agent_id LEFT JOIN registry_human h ON h.id = a.human_id"
     " JOIN registry_serviceprovider s ON s.id = g.service_provider_id"
 )
@@ -100,12 +100,15 @@ _OF_MANY: Final = Question(f"{_ROWS} WHERE t.jti = ANY(%s)", t=all_but(Token, "c
 
 
 def _states(rows: Sequence[tuple[Any, ...]]) -> list[TokenState]:
-    terms = [terms_of(grant, agent, service_provider) for _, grant, agent, _, service_provider, _ in rows]
+    terms = [
+        terms_of(grant, agent, service_provider, seal_ended=ended)
+        for _, grant, agent, _, service_provider, ended, _ in rows
+    ]
     # One statement read them all, and so counted once.
     proofs = PROVED.proofs({each for each in terms if each}, disabled_keys=rows[0][-1]) if rows else {}
     return [
         _state(read, proofs[each].kid if each in proofs else None)
-        for (*read, _), each in zip(rows, terms, strict=True)
+        for (*read, _, _), each in zip(rows, terms, strict=True)
     ]
 
 

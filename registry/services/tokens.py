@@ -34,7 +34,7 @@ from kms.delegation import token_signer
 from kms.state import Subject, publish_change
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.keys import may_call
-from registry.services.proved_grants import DISABLED_KEYS, PROVED, terms_of
+from registry.services.proved_grants import DISABLED_KEYS, PROVED, SEAL_ENDED, terms_of
 from registry.services.state import TokenState, token_state
 from registry.services.subjects import pairwise_subject
 
@@ -44,14 +44,14 @@ _BY_KEY_AND_ID = (
     "SELECT {}, CAST(g.capabilities AS text), CAST(g.envelope AS text),"  # noqa: S608 — our own text
     " (SELECT pair.key_version FROM registry_pairwisesubject pair"
     " WHERE pair.human_id = a.human_id AND pair.service_provider_id = g.service_provider_id),"
-    f" {DISABLED_KEYS}, EXISTS (SELECT 1 FROM registry_barredkey barred WHERE barred.jkt = a.jkt)"
+    f" {SEAL_ENDED}, {DISABLED_KEYS}, EXISTS (SELECT 1 FROM registry_barredkey barred WHERE barred.jkt = a.jkt)"
     " FROM registry_agent a LEFT JOIN registry_human h ON h.id = a.human_id"
     " LEFT JOIN registry_grant g ON g.id = %s AND g.agent_id = a.id"
     " LEFT JOIN registry_serviceprovider s ON s.id = g.service_provider_id WHERE a.jkt = %s"
 )
 _CALLER_AND_GRANT = Question(
     _BY_KEY_AND_ID,
-    a=Columns(Agent, {"status", "human_id", "jkt", "expires_at"}),
+    a=Columns(Agent, {"status", "human_id", "jkt", "expires_at", "seal"}),
     h=Columns(Human, {"status"}),
     g=Columns(Grant, {"agent_id", "service_provider_id", "status", "version", "valid_until"}),
     s=Columns(ServiceProvider, {"audience", "require_nonce", "status"}),
@@ -66,7 +66,7 @@ class Basis(NamedTuple):
     """A grant and all it hangs on, as far as a token asks; `capabilities` and `envelope` as their JSON.
 
     `subject_version` is by which subject key the human's `sub` is made there; None before their first token.
-    `disabled_receipt_keys` is DISABLED_KEYS of `registry.services.proved_grants`.
+    `seal_ended` and `disabled_receipt_keys` are SEAL_ENDED and DISABLED_KEYS of `registry.services.proved_grants`.
     """
 
     agent: Agent
@@ -76,6 +76,7 @@ class Basis(NamedTuple):
     capabilities: str
     envelope: str
     subject_version: str | None
+    seal_ended: bool
     disabled_receipt_keys: int
 
 
@@ -224,7 +225,7 @@ def _intent(basis: Basis, claims: Mapping[str, Any], now: datetime, expires_at: 
 
 def _claims(basis: Basis, now: datetime) -> tuple[dict[str, Any], datetime]:
     """The claims from the grant's row alone, and the token's end: the earliest of every limit on it."""
-    agent, human, grant, service_provider, *granted, subject_version, _ = basis
+    agent, human, grant, service_provider, *granted, subject_version, _, _ = basis
     good = (
         grant.status_at(now) == Grant.Status.APPROVED
         and agent.is_active_at(now)
@@ -266,6 +267,7 @@ def _is_covered(basis: Basis) -> bool:
         basis.grant,
         basis.agent,
         basis.service_provider,
+        seal_ended=basis.seal_ended,
         capabilities=basis.capabilities,
         envelope=basis.envelope,
     )

@@ -15,6 +15,7 @@ from agentauth.protocol.errors import (
 )
 from audit.models import Event
 from audit.tests.opened import opened
+from kms.tests.sealing import change
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.agents import suspend_agent
 from registry.services.grants import (
@@ -151,7 +152,7 @@ def test_AP_2_nothing_is_granted_after_a_change(
     elif what == "human":
         suspend_human(human=alice, actor=TESTER, now=now)
     elif what == "allow_list":
-        ServiceProvider.objects.update(allowed=["read:mail"])
+        change(ServiceProvider.objects.all(), allowed=["read:mail"])
     else:
         Agent.objects.update(capabilities=[{"type": "read", "resource": "mail"}])
     fresh = Grant.objects.select_related("agent__human", "service_provider").get(pk=grant.pk)

@@ -355,7 +355,7 @@ def test_what_is_remembered_is_bounded_and_the_least_lately_used_goes_first(
         grant = Grant.objects.select_related("agent", "service_provider").get(
             pk=approved(agent, service_provider, now=now).pk
         )
-        terms = terms_of(grant, grant.agent, grant.service_provider)
+        terms = terms_of(grant, grant.agent, grant.service_provider, seal_ended=False)
         assert terms is not None
         every.append(terms)
     memory = ProvedGrants(bound=2)
@@ -372,7 +372,7 @@ def test_a_grant_that_is_not_approved_is_not_looked_up(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
     grant = pending(agent, service_provider, now=now)
-    assert terms_of(grant, grant.agent, grant.service_provider) is None
+    assert terms_of(grant, grant.agent, grant.service_provider, seal_ended=False) is None
     with CaptureQueriesContext(connection) as queries, pytest.raises(InvalidGrantError):
         issue_token(agent=agent.agent(), grant_id=str(grant.pk), actor=TESTER, now=now)
     assert not any("approvals_receipt" in each["sql"] for each in queries)

@@ -11,6 +11,7 @@ from agentauth.protocol.jose import sign_compact
 from agentauth.protocol.key_change import KEY_CHANGE_TYP, verify_key_change
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from audit.models import Event
+from kms.tests.sealing import change
 from registry.models import Agent, BarredKey, Human, ServiceProvider, Token
 from registry.services.agents import revoke_agent, suspend_agent
 from registry.services.grants import suspend_grant
@@ -81,8 +82,8 @@ def test_a_delete_is_as_grave_as_a_payment(
     alice: Human, service_provider: ServiceProvider, now: datetime
 ) -> None:
     wish = {"type": "delete", "resource": "files"}
-    service_provider.allowed = ["delete:files"]
-    service_provider.save()
+    change(ServiceProvider.objects.all(), allowed=["delete:files"])
+    service_provider.refresh_from_db()
     client = enrolled(alice, now=now)
     Agent.objects.update(capabilities=[wish])
     grant = approved(client, service_provider, now=now, capabilities=[wish])

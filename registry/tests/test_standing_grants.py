@@ -89,7 +89,7 @@ def test_DJ_17_a_suspended_grant_set_to_approved_is_named(
     assert found() == []
     suspend_grant(grant=grant, actor=TESTER, now=now)
     Grant.objects.update(status="approved", suspension_cause="", version=version)
-    [(named, problem, _)] = review(now=now)
+    [(named, problem, *_)] = review(now=now)
     assert named == str(grant.pk)
     assert "registry.grant.suspended at version 3, and nothing" in problem
 
@@ -101,7 +101,7 @@ def test_DJ_17_a_revoked_grant_set_to_approved_by_the_owner_of_the_table_is_name
     revoke_grant(grant=grant, actor=TESTER, now=now)
     with as_table_owner():
         Grant.objects.update(status="approved", ended_at=None)
-        [(named, problem, _)] = review(now=now)
+        [(named, problem, *_)] = review(now=now)
     assert (named, "registry.grant.revoked" in problem) == (str(grant.pk), True)
 
 

@@ -19,9 +19,9 @@ from audit import kinds
 from audit.checkpoints import checkpoint_log
 from audit.models import RefusalCount
 from kms.certificates import certify
-from kms.models import Key, KeyCertificate
+from kms.models import Key, KeyCertificate, SealsPending
 from kms.services import ensure_key, promote_due_keys, rotate_key
-from registry.models import Grant
+from registry.models import Grant, ServiceProvider
 from registry.services.grants import suspend_grant
 from registry.services.service_providers import rotate_secret
 from registry.tests.cast import TESTER
@@ -144,6 +144,19 @@ def _certified(world: World) -> KeyCertificate:
 def an_operator_records_the_settings(world: World) -> Act:
     assert world.now
     return command("record_settings")
+
+
+@act("manage.py seal_rows", kinds.SEALS_DEMANDED)
+def an_operator_ends_an_upgrade(world: World) -> Act:
+    assert world.now
+    SealsPending.objects.create()
+    return command("seal_rows")
+
+
+@act("manage.py seal_rows", kinds.ROWS_SEALED)
+def an_operator_adopts_a_row(world: World) -> Act:
+    ServiceProvider.objects.filter(pk=world.provider.pk).update(seal=None)
+    return command("seal_rows", "--adopt")
 
 
 @act("manage.py verifier_home", kinds.HOME_LEFT)

@@ -154,7 +154,8 @@ def begin_story(stage: RestoreStage) -> Story:
     admin = LivePerson(stage.registry, ADMIN)
     in_django(
         stage,
-        f"from registry.models import Human; Human.objects.filter(email={ADMIN!r}).update(is_staff=True)",
+        f"from registry.models import Human; human = Human.objects.get(email={ADMIN!r}); human.is_staff = True;"
+        " human.set_seal(); human.save()",
     )
     wishes: list[dict[str, Any]] = [
         {"capabilities": [PAY], "envelope": {"budgets": [budget("10.00", "total")]}, "owner": ADMIN},

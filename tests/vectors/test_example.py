@@ -11,6 +11,7 @@ from agentauth.protocol.receipt import verify_receipt
 from agentauth.protocol.token import CertifiedKey
 from audit.services import Actor
 from kms.models import Key
+from kms.tests.sealing import create
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from tests import receipts
 from verifier.requests import parse_verify_request
@@ -52,7 +53,8 @@ def test_verify_gives_the_answer_of_the_page(settings: Any) -> None:
 
 
 def publish(signer: LocalSigner) -> None:
-    Key.objects.create(
+    create(
+        Key,
         kid=signer.kid,
         purpose="token",
         state="active",
@@ -69,10 +71,16 @@ def granted() -> ServiceProvider:
     human = Human.objects.create(
         id=identifier("human"), email="alice@example.org", name="Alice", created_at=AT
     )
-    provider = ServiceProvider.objects.create(
-        id=identifier("service provider"), slug="acme", name="Acme", audience=AUDIENCE, created_at=AT
+    provider = create(
+        ServiceProvider,
+        id=identifier("service provider"),
+        slug="acme",
+        name="Acme",
+        audience=AUDIENCE,
+        created_at=AT,
     )
-    agent = Agent.objects.create(
+    agent = create(
+        Agent,
         id=identifier("agent"),
         status="active",
         human=human,
@@ -101,7 +109,8 @@ def granted() -> ServiceProvider:
         status="approved", human=human, valid_until=example.VALID_UNTIL, decided_at=AT, **terms
     )
     signer = example.RECEIPT_KEY
-    Key.objects.create(
+    create(
+        Key,
         kid=signer.kid,
         purpose="receipt",
         state=Key.State.ACTIVE,

@@ -14,6 +14,7 @@ from approvals.passkeys import FORMATS
 from approvals.services import challenges
 from approvals.services.people import create_setup_link
 from approvals.tests.cast import ORIGIN, Person, browser
+from kms.tests.sealing import create
 from registry.models import Human
 from registry.tests.cast import TESTER, refused
 
@@ -88,7 +89,8 @@ def test_WR_1_assertions_at_the_switch(
     for vector in vectors():
         registration, answer = vector["registration"], vector["authentication"]
         human = Human.objects.create(email=f"{name_of(vector)}@example.org", name="W", created_at=now)
-        Passkey.objects.create(
+        create(
+            Passkey,
             human=human,
             credential_id=b(registration["credential_id"]),
             public_key=stored_key(registration),

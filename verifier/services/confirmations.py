@@ -17,6 +17,7 @@ from audit import kinds
 from audit.services import SYSTEM, Actor, record
 from registry.models import Agent, Grant, Human
 from verifier.models import Confirmation
+from verifier.services.signed_yes import is_signed
 
 PENDING_LIFE = timedelta(hours=1)
 USABLE_LIFE = timedelta(minutes=10)
@@ -92,13 +93,14 @@ def confirmation_state(*, grant: Grant, action_digest: bytes, key: str, now: dat
     """What the human has said to this action under this key: "confirmed", "denied", or "none".
 
     A no holds for the key whatever the action and the version of the grant; a yes only for exactly what was
-    signed, and for ten minutes.
+    signed, as its receipt says, and for ten minutes.
     """
     rows = list(Confirmation.objects.filter(grant=grant, idempotency_key=key))
     if any(row.status == Confirmation.Status.DENIED for row in rows):
         return "denied"
     same = (row for row in rows if _asks(row, grant, action_digest))
-    confirmed = any(row.status_at(now) == Confirmation.Status.CONFIRMED for row in same)
+    said = (row for row in same if row.status_at(now) == Confirmation.Status.CONFIRMED)
+    confirmed = any(is_signed(row, grant, usable=USABLE_LIFE, now=now) for row in said)
     return "confirmed" if confirmed else "none"
 
 

@@ -24,9 +24,9 @@ from kms.services import ensure_key
 from kms.state import Subject, publish_change
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.tokens import issue_token, sign_issued
+from tests import receipts
 from tests.seed import seed
 from verifier.models import AgentOperation, Confirmation, GrantLedger
-from verifier.services.confirmations import confirm
 
 SYSTEM = Actor("system", "test")
 READ = {"type": "read", "resource": "calendar"}
@@ -113,7 +113,7 @@ class Scene:
 
     def confirm(self, answer: dict[str, Any]) -> None:
         row = Confirmation.objects.get(pk=answer["confirmation_id"])
-        confirm(confirmation=row, human=self.human, actor=SYSTEM, now=timezone.now())
+        receipts.confirm(row, self.human, actor=SYSTEM, now=timezone.now())
 
 
 def scene(*capabilities: dict[str, Any], **envelope: Any) -> Scene:

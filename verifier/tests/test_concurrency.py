@@ -12,8 +12,8 @@ from django.db import connection
 from django.utils import timezone
 
 from audit.models import Event
+from tests import receipts
 from verifier.models import AgentOperation, Confirmation, GrantLedger
-from verifier.services.confirmations import confirm
 from verifier.tests.scene import LOOK, PAY, SYSTEM, Scene, key, pay, scene
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -82,7 +82,7 @@ def test_EN_11_twenty_that_ask_for_one_confirmation_get_one_and_use_it_once() ->
 
     assert together(place, bodies()) == {"confirm_above": 20}
     row = Confirmation.objects.get()
-    confirm(confirmation=row, human=place.human, actor=SYSTEM, now=timezone.now())
+    receipts.confirm(row, place.human, actor=SYSTEM, now=timezone.now())
     assert together(place, bodies()) == {"valid": 1, "repeated": 19}
 
 

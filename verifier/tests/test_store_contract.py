@@ -27,12 +27,11 @@ from registry.services.agents import suspend_agent
 from registry.services.grants import revoke_grant
 from registry.services.nonces import nonces_of
 from registry.services.tokens import revoke_token
-from tests import redis_servers, through
+from tests import receipts, redis_servers, through
 from tests.oracle import counters as owed
 from verifier.models import Confirmation, GrantLedger
 from verifier.requests import parse_verify_request
 from verifier.services import home, presence
-from verifier.services.confirmations import confirm
 from verifier.services.pipeline import prepare
 from verifier.stores import Delivery, EarlyRefusal, Permit, Recalled, Refuse, StoreCall, VerifierStore
 from verifier.stores import light as light_decisions
@@ -352,7 +351,7 @@ def test_a_human_is_asked_once_and_their_yes_is_good_once(kept: Kept) -> None:
     assert [words(each) for each in asked] == ["confirm_above"] * 3
     [row] = Confirmation.objects.all()
     assert {each.confirmation_id for each in asked if isinstance(each, Refuse)} == {row.pk}
-    confirm(confirmation=row, human=place.human, actor=SYSTEM, now=timezone.now())
+    receipts.confirm(row, place.human, actor=SYSTEM, now=timezone.now())
     assert [words(dear()) for _ in range(2)] == ["yes", "repeated"]
     row.refresh_from_db()
     assert row.status == Confirmation.Status.CONSUMED

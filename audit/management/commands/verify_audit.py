@@ -29,7 +29,7 @@ STATE = "audit-verified.json"
 
 
 class Command(JsonCommand):
-    help = "Prove the audit log, and the grants by their receipts; exit 1 and name what was changed."
+    help = "Prove the audit log, the grants by their receipts, and other rows by their seals; exit 1 and name what was changed."
     guarded = False
     whole = False
     remark = ""
@@ -107,15 +107,19 @@ class Command(JsonCommand):
             verdict = _with_breaks(verdict, breaks)
             others = stores_not_read(named)
             found = list(import_string(settings.AUDIT_GRANTS)(now=now))
-        grants = {grant: problem for grant, problem, disabled_at in found if not disabled_at}
+        grants = {each.grant_id: each.problem for each in found if not (each.disabled_at or each.table)}
+        rows = {f"{each.table} {each.grant_id}": each.problem for each in found if each.table}
         strange = [key for each in stores for key in strange_keys(each, since=verdict.checked_from)]
         self.unaccepted = [shown_break(row) for row in breaks if shown_break(row) not in options["accepted"]]
-        self.whole = verdict.ok and not self.unaccepted and not grants
+        self.whole = verdict.ok and not self.unaccepted and not grants and not rows
         shown = [shown_break(row) for row in breaks]
         return asdict(verdict) | {
             "breaks": shown,
             "contradicted_grants": grants,
-            "grants_of_disabled_keys": {grant: at for grant, _problem, at in found if at},
+            "contradicted_rows": rows,
+            "grants_of_disabled_keys": {
+                each.grant_id: each.disabled_at for each in found if each.disabled_at
+            },
             "state_kept": kept,
             "other_stores": others,
             "strange": strange,
@@ -172,6 +176,8 @@ class Command(JsonCommand):
             yield f"The store holds {key}, which the log did not write. It is ignored: find out who wrote it."
         for grant, problem in result["contradicted_grants"].items():
             yield f"GRANT {grant} WAS CHANGED: {problem}."
+        for row, problem in result["contradicted_rows"].items():
+            yield f"ROW {row} WAS CHANGED: {problem}."
         for grant, at in result["grants_of_disabled_keys"].items():
             yield (
                 f"Grant {grant} permits nothing: the key that signed its receipt was disabled on {at}. That is no "

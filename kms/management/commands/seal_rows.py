@@ -1,0 +1,35 @@
+"""`seal_rows`: seal the rows of before an upgrade once, or those that another SECRET_KEY sealed."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from django.core.management.base import CommandParser
+from django.utils import timezone
+
+from audit.management.json_output import OperatorCommand, operator_of
+from kms.sealing import seal_rows
+
+
+class Command(OperatorCommand):
+    help = "Seal the rows that give a right; from then on, rows that no service wrote give nothing."
+    mends = True
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--adopt",
+            action="store_true",
+            help="also seal, as they stand now, rows that no service wrote: look at each of them first",
+        )
+
+    def act(self, **options: Any) -> Mapping[str, Any]:
+        return asdict(seal_rows(adopt=options["adopt"], actor=operator_of(options), now=timezone.now()))
+
+    def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
+        for table, number in result["sealed"].items():
+            yield f"{table}: sealed {number}"
+        for table, rows in result["refused"].items():
+            yield f"{table}: no service of this registry wrote {', '.join(rows)}; they give nothing"
+        if not result["sealed"] and not result["refused"]:
+            yield "Every row has its seal."

@@ -1,0 +1,28 @@
+"""Rows as a service of ours would have written them, for tests that change what has a seal."""
+
+from typing import Any, TypeVar
+
+from django.db.models import QuerySet
+
+from kms.seals import Sealed
+
+_S = TypeVar("_S", bound=Sealed)
+
+
+def change(rows: QuerySet[Any], **values: Any) -> int:
+    """Like `update`, with the seal of each row; how many there were."""
+    found: list[Sealed] = list(rows)
+    for row in found:
+        for name, value in values.items():
+            setattr(row, name, value)
+        row.set_seal()
+        row.save(update_fields=[*values, "seal"])
+    return len(found)
+
+
+def create(model: type[_S], **values: Any) -> _S:
+    """Like `objects.create`, with the row's seal."""
+    row = model(**values)
+    row.set_seal()
+    row.save(force_insert=True)
+    return row

@@ -1,0 +1,69 @@
+"""Whether a person signed the yes that a confirmation's row says: its receipt is read when the yes is used.
+
+The receipts belong to the approvals app, above this one; here they are read by the name of their table.
+"""
+
+import hmac
+import logging
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Final
+
+from django.conf import settings
+
+from agentauth.protocol.capability import parse_action
+from agentauth.protocol.encoding import parse_timestamp
+from agentauth.protocol.errors import InvalidReceiptError
+from agentauth.protocol.keys import PublicKey
+from agentauth.protocol.receipt import verify_receipt
+from audit.statements import select
+from kms.services import evidence_keys
+from registry.models import Grant
+from verifier.models import Confirmation
+
+logger = logging.getLogger(__name__)
+
+# From the statement to its signature, at most: the life of a challenge in approvals.
+_SIGNED_WITHIN: Final = timedelta(minutes=5)
+_RECEIPTS: Final = (
+    "SELECT compact FROM approvals_receipt"
+    " WHERE kind = 'confirmation' AND decision = 'confirm' AND subject = %s"
+)
+
+
+def is_signed(row: Confirmation, grant: Grant, *, usable: timedelta, now: datetime) -> bool:
+    """Whether the grant's owner signed a yes to exactly this, no longer ago than `usable` and the time to sign.
+
+    One query and two signatures. Raises django.db errors: what cannot be read was not signed.
+    """
+    keys = evidence_keys(purpose="receipt")
+    if any(
+        _says(compact, row, grant, keys, since=now - usable - _SIGNED_WITHIN)
+        for (compact,) in select(_RECEIPTS, str(row.pk))
+    ):
+        return True
+    logger.error(
+        "Refusing confirmation %s: its row says confirmed, and nobody signed that. Run `%s verify_audit`.",
+        row.pk,
+        settings.COMMAND,
+    )
+    return False
+
+
+def _says(
+    compact: str, row: Confirmation, grant: Grant, keys: Mapping[str, PublicKey], *, since: datetime
+) -> bool:
+    try:
+        receipt = verify_receipt(compact, keys=keys, expected_issuer=settings.ISSUER)
+    except InvalidReceiptError:
+        return False
+    body = receipt.statement.body
+    return (
+        (body["kind"], body["decision"]) == ("confirmation", "confirm")
+        and body["confirmation_id"] == str(row.pk)
+        and body["human_id"] == str(grant.agent.human_id)
+        and (body["grant_id"], body["grant_version"]) == (str(grant.pk), grant.version)
+        and body["idempotency_key"] == row.idempotency_key
+        and hmac.compare_digest(parse_action(body["action"]).digest(), bytes(row.action_digest))
+        and parse_timestamp(body["issued_at"]) > since
+    )
