@@ -1,24 +1,32 @@
-"""The mark of the log's size in Redis (`aa:history`, an `audit.history.Mark` as text), which reveals a database that was set back.
+"""The mark of the log's size in Redis (`aa:mark`), which reveals a database that was set back.
 
-No decision asks for it, and it may be lost: the store outside knows the same, a minute later.
+It is an `audit.history.Mark` as text, then a MAC under SECRET_KEY: else whoever writes into Redis could hold the registry
+with one key. No decision asks for it, and it may be lost: the store outside knows the same, a minute later.
 """
 
+import hmac
+import logging
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
+from django.conf import settings
+from django.utils.crypto import salted_hmac
 from redis.exceptions import RedisClusterException, RedisError
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.history import Mark
 from verifier.stores.sync_connection import sync_client
 
-KEY: Final = b"aa:history"
+logger = logging.getLogger(__name__)
+
+KEY: Final = b"aa:mark"
+_LABEL: Final = "agentauth/mark/v1"
 # Forward only within one log: with two jobs, the slower must not move the mark back. Returns the previous value.
 _ADVANCE: Final = """
 local there = redis.call('GET', KEYS[1])
 local name, size = string.match(there or '', '^(%S+) (%d+) ')
-if name ~= ARGV[1] and there ~= ARGV[4] and there then return there end
-if name == ARGV[1] and tonumber(size) >= tonumber(ARGV[2]) then return there end
+if there and there ~= ARGV[4] and name ~= ARGV[1] then return there end
+if there ~= ARGV[4] and name == ARGV[1] and tonumber(size) >= tonumber(ARGV[2]) then return there end
 redis.call('SET', KEYS[1], ARGV[3])
 return there
 """
@@ -26,27 +34,42 @@ _T = TypeVar("_T")
 
 
 def read_mark() -> Mark | None:
-    """The mark, None if there is none. Raises TemporarilyUnavailableError if Redis does not answer or holds another value."""
+    """The mark, None if there is none of this registry. Raises TemporarilyUnavailableError if Redis does not answer."""
     return _parsed(_ask(lambda client: client.get(KEY)))
 
 
 def advance_mark(mark: Mark, *, instead_of: Mark | None = None) -> Mark | None:
     """Move the mark forward, and return the previous one.
 
-    A mark of another log is kept, unless it equals `instead_of`. Raises TemporarilyUnavailableError.
+    A mark of another log is kept, unless it equals `instead_of`; what is no mark of this registry is not. Raises
+    TemporarilyUnavailableError.
     """
-    replaced = instead_of.text if instead_of else ""
-    arguments = [mark.name or "-", mark.size, mark.text, replaced]
+    there = _ask(lambda client: client.get(KEY))
+    found = _parsed(there)
+    replaced = there if there is not None and found in (None, instead_of) else b""
+    text = f"{mark.text} {_mac(mark.text, settings.SECRET_KEY)}"
+    arguments = [mark.name or "-", mark.size, text, replaced]
     return _parsed(_ask(lambda client: client.register_script(_ADVANCE)(keys=[KEY], args=arguments)))
 
 
-def _parsed(told: Any) -> Mark | None:
+def _mac(text: str, key: str) -> str:
+    return salted_hmac(_LABEL, text, secret=key, algorithm="sha256").hexdigest()
+
+
+def _parsed(told: bytes | None) -> Mark | None:
+    if told is None:
+        return None
     try:
-        return None if told is None else Mark.parse(told.decode())
-    except ValueError:
-        raise TemporarilyUnavailableError(
-            "The Redis key aa:history does not hold a mark of this registry. Check that REDIS_URL names its Redis."
-        ) from None
+        text, _, mac = told.decode().rpartition(" ")
+        keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
+        if any(hmac.compare_digest(mac, _mac(text, each)) for each in keys):
+            return Mark.parse(text)
+    except (ValueError, TypeError):
+        pass
+    logger.error(
+        "the Redis key aa:mark holds no mark of this registry; ignoring it. See that REDIS_URL is right"
+    )
+    return None
 
 
 def _ask(question: Callable[[Any], _T]) -> _T:
