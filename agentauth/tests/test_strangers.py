@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from tests.contract.scenarios import one_call_a_minute
 from tests.equal import VERIFY, Ask, Both, ask
 from tests.equal import both as both  # noqa: PLC0414 — a fixture
 from tests.equal import served as served  # noqa: PLC0414 — a fixture
+from tests.pace import within
 from verifier.endpoint import MAX_IN_FLIGHT
 from verifier.services import following
 from verifier.tests.scene import LOOK, Scene, scene
@@ -57,7 +59,9 @@ def elsewhere(place: Scene, **changes: str) -> Ask:
 
 def wait_until(both: Both, holds: Callable[[], bool]) -> None:
     """Let the endpoint's loop turn until it does."""
+    ends = time.monotonic() + within(1)
     while not holds():
+        assert time.monotonic() < ends
         both.running._run(asyncio.sleep(0))
 
 
@@ -186,13 +190,15 @@ def test_SA_10_while_guesses_wait_known_callers_are_answered(
     with ThreadPoolExecutor(MAX_IN_FLIGHT + 40) as callers:
         guesses = [callers.submit(both._lean, wrong(place, accept=accept)) for _ in range(MAX_IN_FLIGHT + 20)]
         loads = both.running.app._verifier.follower._provider_loads
-        wait_until(both, lambda: len(loads._asked) == len(guesses))
-        assert both.at_endpoint(ask(place, place.body(LOOK)))[0] == 200
-        # Good credentials that are not held yet wait for their turn, and are not turned away.
-        new = callers.submit(both._lean, ask(newcomer, newcomer.body(LOOK)))
-        wait_until(both, lambda: len(loads._asked) == len(guesses) + 1)
-        both.running.look()
-        go.set()
+        try:
+            wait_until(both, lambda: len(loads._asked) == len(guesses))
+            assert both.at_endpoint(ask(place, place.body(LOOK)))[0] == 200
+            # Good credentials that are not held yet wait for their turn, and are not turned away.
+            new = callers.submit(both._lean, ask(newcomer, newcomer.body(LOOK)))
+            wait_until(both, lambda: len(loads._asked) == len(guesses) + 1)
+            both.running.look()
+        finally:
+            go.set()
         assert new.result(30)[0] == 200
         # Or told to come again, where this machine took its time.
         assert {each.result(30)[0] for each in guesses} <= {429, 503}
