@@ -1,6 +1,7 @@
 """Over the limit of its address a stranger's call at the verifier never comes to Django (SA-10)."""
 
 import asyncio
+import json
 import threading
 import time
 import uuid
@@ -155,6 +156,19 @@ def test_SA_10_calls_without_credentials_share_one_too(
     assert handed_on == []
     # Another allowance than that of guesses.
     assert both.at_endpoint(elsewhere(place))[0] == 401
+
+
+def test_SA_10_calls_without_credentials_are_refused_as_the_view_does(
+    both: Both, handed_on: list[str]
+) -> None:
+    place = scene()
+    nameless = ask(place, place.body(LOOK), authorization=None)
+    assert both.at_endpoint(nameless)[0] == 401
+    status, lines, body = both.at_endpoint(nameless)
+    by_view = both.at_view(nameless)
+    # The view refuses it before it looks for an address, and so for what that allows.
+    assert (status, [each for each in lines if each[0] != "allow"]) == by_view[:2]
+    assert json.loads(body) == json.loads(by_view[2])
 
 
 def test_SA_10_an_event_that_cannot_be_written_is_503(
