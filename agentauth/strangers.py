@@ -1,7 +1,7 @@
 """Refuses strangers before Django reads their requests, once there are too many of them (docs/protocol.md, "Rate limits").
 
 Django takes 5 ms of CPU to refuse a caller. While the allowance of all strangers (`rate_limits.STRANGERS`) is used up, a
-worker process of the web server looks at credentials itself: all that came in within 50 ms by one query. Those that hold go
+worker process of the web server looks at credentials itself: all that came in within 0.1 s by one query. Those that hold go
 on to Django, which judges the request as always; the others are 429 here, and counted. Nothing is let in here.
 """
 
@@ -48,9 +48,9 @@ T = TypeVar("T")
 # So long after the allowance was last found used up strangers are kept from Django (s). Meanwhile it grows: with less, each
 # call that it allows would let in all that come before Django has refused one.
 _PRESSED_SECONDS: Final = 10.0
-# Between two queries (s): 20 a second, however many callers wait. A waiting caller has a connection, of which a process
+# Between two queries (s): 10 a second, however many callers wait. A waiting caller has a connection, of which a process
 # keeps 512, so no queue is ever full.
-_PAUSE_SECONDS: Final = 0.05
+_PAUSE_SECONDS: Final = 0.1
 # Credentials that held are not looked up again for so long (s). Django asks the database each time.
 _KNOWN_SECONDS: Final = 60.0
 _MOST_KNOWN: Final = 4_096

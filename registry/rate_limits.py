@@ -51,8 +51,8 @@ def limits() -> dict[str, Limit]:
     return {
         ADDRESS: Limit(per_minute=1200, burst=600),
         ENTRY: Limit(per_minute=120, burst=60),
-        # A refusal takes Django 5 ms of CPU, a registration 15: 10 a second are at most a seventh of one core.
-        STRANGERS: Limit(per_minute=600, burst=300),
+        # A refusal takes Django 5 ms of CPU, a registration 15: 5 a second are at most a twelfth of one core.
+        STRANGERS: Limit(per_minute=300, burst=300),
         AGENT: Limit(per_minute=1200, burst=600),
         HUMAN: Limit(per_minute=1200, burst=600),
         SERVICE_PROVIDER: Limit(per_minute=verify, burst=max(1, verify // 6)),

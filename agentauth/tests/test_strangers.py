@@ -1,7 +1,9 @@
 """Over the limit of its address a stranger's call at the verifier never comes to Django (SA-10)."""
 
 import asyncio
+import json
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +23,7 @@ from tests.contract.scenarios import one_call_a_minute
 from tests.equal import VERIFY, Ask, Both, ask
 from tests.equal import both as both  # noqa: PLC0414 — a fixture
 from tests.equal import served as served  # noqa: PLC0414 — a fixture
+from tests.pace import within
 from verifier.endpoint import MAX_IN_FLIGHT
 from verifier.services import following
 from verifier.tests.scene import LOOK, Scene, scene
@@ -57,7 +60,9 @@ def elsewhere(place: Scene, **changes: str) -> Ask:
 
 def wait_until(both: Both, holds: Callable[[], bool]) -> None:
     """Let the endpoint's loop turn until it does."""
+    ends = time.monotonic() + within(1)
     while not holds():
+        assert time.monotonic() < ends
         both.running._run(asyncio.sleep(0))
 
 
@@ -153,6 +158,19 @@ def test_SA_10_calls_without_credentials_share_one_too(
     assert both.at_endpoint(elsewhere(place))[0] == 401
 
 
+def test_SA_10_calls_without_credentials_are_refused_as_the_view_does(
+    both: Both, handed_on: list[str]
+) -> None:
+    place = scene()
+    nameless = ask(place, place.body(LOOK), authorization=None)
+    assert both.at_endpoint(nameless)[0] == 401
+    status, lines, body = both.at_endpoint(nameless)
+    by_view = both.at_view(nameless)
+    # The view refuses it before it looks for an address, and so for what that allows.
+    assert (status, [each for each in lines if each[0] != "allow"]) == by_view[:2]
+    assert json.loads(body) == json.loads(by_view[2])
+
+
 def test_SA_10_an_event_that_cannot_be_written_is_503(
     both: Both, handed_on: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,13 +204,15 @@ def test_SA_10_while_guesses_wait_known_callers_are_answered(
     with ThreadPoolExecutor(MAX_IN_FLIGHT + 40) as callers:
         guesses = [callers.submit(both._lean, wrong(place, accept=accept)) for _ in range(MAX_IN_FLIGHT + 20)]
         loads = both.running.app._verifier.follower._provider_loads
-        wait_until(both, lambda: len(loads._asked) == len(guesses))
-        assert both.at_endpoint(ask(place, place.body(LOOK)))[0] == 200
-        # Good credentials that are not held yet wait for their turn, and are not turned away.
-        new = callers.submit(both._lean, ask(newcomer, newcomer.body(LOOK)))
-        wait_until(both, lambda: len(loads._asked) == len(guesses) + 1)
-        both.running.look()
-        go.set()
+        try:
+            wait_until(both, lambda: len(loads._asked) == len(guesses))
+            assert both.at_endpoint(ask(place, place.body(LOOK)))[0] == 200
+            # Good credentials that are not held yet wait for their turn, and are not turned away.
+            new = callers.submit(both._lean, ask(newcomer, newcomer.body(LOOK)))
+            wait_until(both, lambda: len(loads._asked) == len(guesses) + 1)
+            both.running.look()
+        finally:
+            go.set()
         assert new.result(30)[0] == 200
         # Or told to come again, where this machine took its time.
         assert {each.result(30)[0] for each in guesses} <= {429, 503}

@@ -34,9 +34,9 @@ _MOST_WAITING: Final = 20_000
 # Credentials that are not held have one thread and a queue of their own, as long as a process has connections, and each
 # query takes the whole queue: good ones get in, however many others guess.
 _MOST_UNPROVED: Final = 512
-# So long after a query the next one begins (s): 20 a second, some 4 % of a core, however many guess. Whoever comes to an
+# So long after a query the next one begins (s): 10 a second, some 2 % of a core, however many guess. Whoever comes to an
 # idle process does not wait.
-_GUESSES_PAUSE: Final = 0.05
+_GUESSES_PAUSE: Final = 0.1
 # Of the tokens that are over, how many are given up at each look: so few that nobody waits for it.
 _MOST_ENDED: Final = 1_000
 _START_SECONDS: Final = 10.0
