@@ -51,7 +51,8 @@ def test_the_first_link_makes_the_first_admin_and_signs_them_in() -> None:
     done = person.set_up(first_link(), name="Ada", email="ada@example.org")
     assert (done.status_code, done.json()["next"]) == (200, "/approvals/")
     assert (person.human.is_staff, person.human.name) == (True, "Ada")
-    assert Passkey.objects.get().human == person.human
+    passkey = Passkey.objects.get()
+    assert (passkey.human, passkey.name) == (person.human, "Passkey 1")
     assert person.get("/approvals/").status_code == 200
 
 

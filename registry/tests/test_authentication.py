@@ -300,3 +300,15 @@ def test_basic_credentials_may_be_form_encoded(
         header = "Basic " + base64.b64encode(f"{client_id}:{password}".encode()).decode()
         answer = Client().post("/v1/revoke", "token=x", content_type=form, headers={"Authorization": header})
         assert answer.status_code == status, password
+
+
+def test_credentials_of_another_scheme_are_no_basic_ones(
+    provider_and_secret: tuple[ServiceProvider, str],
+) -> None:
+    provider, secret = provider_and_secret
+    form = "application/x-www-form-urlencoded"
+    encoded = base64.b64encode(f"{provider.pk}:{secret}".encode()).decode()
+    for scheme, status in (("BASIC", 200), ("Digest", 401)):
+        headers = {"Authorization": f"{scheme} {encoded}"}
+        answer = Client().post("/v1/revoke", "token=x", content_type=form, headers=headers)
+        assert answer.status_code == status

@@ -122,6 +122,7 @@ def test_a_true_private_member_names_the_key_to_bar() -> None:
     with pytest.raises(PrivateMemberError) as caught:
         parse_jwk({**RFC8037, "d": RFC8037_D})
     assert caught.value.derives == parse_jwk(RFC8037)
+    assert "private member" in caught.value.description
     assert RFC8037_D not in str(caught.value)
 
 
