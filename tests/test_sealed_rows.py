@@ -13,7 +13,7 @@ from django.core.management import call_command
 from agentauth.protocol.encoding import b64u_encode
 from agentauth.protocol.errors import GrantChangedError, InvalidStateError
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from approvals.models import Passkey, Recovery, SetupCode
+from approvals.models import Challenge, Passkey, Recovery, SetupCode
 from approvals.services.credentials import remove_passkey
 from approvals.services.people import create_setup_link, use_code
 from approvals.services.recovery import cancel_recovery
@@ -185,6 +185,11 @@ def a_passkey(world: World) -> None:
     write(row, credential_id=device.credential_id, public_key=device.public_key)
     refused(eve.sign_in(), 400, "invalid_assertion")
     refused(eve.sign_in(world.alice.client), 400, "invalid_assertion")
+    # Nor by a challenge for a further one, which nobody signed for, in a session of hers.
+    options = world.bob.ask_passkey().json()["publicKey"]
+    Challenge.objects.filter(purpose="passkey").update(data={})
+    body = {"credential": Authenticator(origin=ORIGIN).registration(options)}
+    refused(world.bob.post("/settings/passkeys/finish", body), 400, "invalid_assertion")
 
 
 def an_invitation(world: World) -> None:
