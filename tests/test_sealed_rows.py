@@ -13,13 +13,15 @@ from django.core.management import call_command
 from agentauth.protocol.encoding import b64u_encode
 from agentauth.protocol.errors import GrantChangedError, InvalidStateError
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from approvals.models import Passkey, Recovery, SetupCode
+from approvals.models import Challenge, Passkey, Recovery, SetupCode
 from approvals.services.credentials import remove_passkey
-from approvals.services.people import create_setup_link
+from approvals.services.people import create_setup_link, use_code
+from approvals.services.recovery import cancel_recovery
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import ORIGIN, Person, browser
 from approvals.tests.conftest import admin, alice, bob, keys
 from approvals.tests.recovering import begun, link_of
+from audit.tests.tampering import as_table_owner
 from kms.models import Key
 from kms.sealing import sealed_models, unsealed_rows
 from kms.seals import Sealed
@@ -183,6 +185,11 @@ def a_passkey(world: World) -> None:
     write(row, credential_id=device.credential_id, public_key=device.public_key)
     refused(eve.sign_in(), 400, "invalid_assertion")
     refused(eve.sign_in(world.alice.client), 400, "invalid_assertion")
+    # Nor by a challenge for a further one, which nobody signed for, in a session of hers.
+    options = world.bob.ask_passkey().json()["publicKey"]
+    Challenge.objects.filter(purpose="passkey").update(data={})
+    body = {"credential": Authenticator(origin=ORIGIN).registration(options)}
+    refused(world.bob.post("/settings/passkeys/finish", body), 400, "invalid_assertion")
 
 
 def an_invitation(world: World) -> None:
@@ -305,18 +312,6 @@ def _end_human(world: World) -> None:
     Human.objects.filter(pk=world.admin.human.pk).update(is_staff=False, seal=None)
 
 
-def _end_recovery(world: World) -> None:
-    from approvals.services.recovery import cancel_recovery
-
-    cancel_recovery(recovery=world.rows[Recovery], actor=TESTER, now=world.now)
-
-
-def _end_setup(world: World) -> None:
-    from approvals.services.people import use_code
-
-    use_code(world.rows[SetupCode], now=world.now)
-
-
 def _end_provider(world: World) -> None:
     change_allowed(service_provider=world.provider, allowed=["write:files"], actor=TESTER, now=world.now)
 
@@ -326,12 +321,12 @@ SET_BACK: dict[type[Sealed], Callable[[World], Any]] = {
     Human: _end_human,
     Key: _end_key,
     Passkey: _end_passkey,
-    Recovery: _end_recovery,
+    Recovery: lambda world: cancel_recovery(recovery=world.rows[Recovery], actor=TESTER, now=world.now),
     ServiceProvider: _end_provider,
     ServiceProviderSecret: lambda world: end_secret(
         secret=world.rows[ServiceProviderSecret], actor=TESTER, now=world.now
     ),
-    SetupCode: _end_setup,
+    SetupCode: lambda world: use_code(world.rows[SetupCode], now=world.now),
 }
 
 
@@ -340,8 +335,6 @@ def test_DJ_17_a_row_that_ended_and_is_set_back_gives_nothing(world: World, mode
     before: Any = model.rows().filter(pk=world.rows[model].pk).values().get()
     assert model.rows().get(pk=before["id"]).is_sealed()
     SET_BACK[model](world)
-    from audit.tests.tampering import as_table_owner
-
     # Past the triggers that hold states, which are not what is tried here.
     with as_table_owner():
         if not model.rows().filter(pk=before["id"]).update(**before):

@@ -1,11 +1,13 @@
 """A human's passkeys: added beside the others, removed, and all of them at once."""
 
+import hmac
 import secrets
 from datetime import datetime
 from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.utils.crypto import salted_hmac
 
 from agentauth.protocol.errors import InvalidAssertionError, InvalidStateError, NotFoundError
 from approvals.models import Challenge, Passkey
@@ -13,6 +15,7 @@ from approvals.passkeys import VerifiedRegistration, creation_options, verify_re
 from approvals.services.challenges import Ceremony, answering, begin, hold_human, latest
 from audit import kinds
 from audit.services import Actor, record
+from kms.seals import DEMAND
 from registry.models import Human
 
 USER_HANDLE_BYTES = 32
@@ -21,6 +24,8 @@ USER_HANDLE_BYTES = 32
 def begin_passkey(*, human: Human, session_key: str, now: datetime) -> dict[str, Any]:
     """Creation options for a further passkey of a signed-in human."""
     row = begin(Ceremony(Challenge.Purpose.PASSKEY, session_key, human), now=now)
+    row.data = {"asked": _asked(row)}
+    row.save(update_fields=["data"])
     known = list(Passkey.objects.filter(human=human).order_by("created_at"))
     return creation_options(
         rp_id=settings.RP_ID,
@@ -40,6 +45,9 @@ def finish_passkey(
     """
     row = latest(Ceremony(Challenge.Purpose.PASSKEY, session_key, human))
     with answering(row, now=now):
+        asked = str(row.data.get("asked", "")).encode()
+        if DEMAND.holds() and not hmac.compare_digest(asked, _asked(row).encode()):
+            raise InvalidAssertionError("Nothing was asked of your passkey here. Press the button again.")
         verified = verify_new(row, credential)
         passkey = add_passkey(human, verified, user_handle_of(human), actor=actor, now=now)
         hold_human(human)
@@ -128,6 +136,12 @@ def add_passkey(
         data={"passkey_id": str(passkey.pk), "aaguid": verified.aaguid},
     )
     return passkey
+
+
+def _asked(row: Challenge) -> str:
+    """That `begin_passkey` made this challenge, for a person who signed for it: its row alone could be anybody's word."""
+    value = f"{bytes(row.challenge).hex()}/{bytes(row.session).hex()}/{row.human_id}"
+    return salted_hmac("approvals.passkey.asked", value, algorithm="sha256").hexdigest()
 
 
 def _remove(row: Passkey, *, actor: Actor, now: datetime, reason: str | None = None) -> None:

@@ -1,9 +1,11 @@
 """Seals: over what, under which key, and how an installation of before comes to them."""
 
 from datetime import datetime
+from importlib import import_module
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.core.checks import run_checks
 from django.core.management import call_command
 
@@ -13,6 +15,7 @@ from kms import seals
 from kms.models import EndedSeal, SealsPending
 from kms.sealing import seal_rows, unsealed_rows
 from kms.seals import sealed
+from kms.services import ensure_key
 from registry.models import ServiceProvider
 from registry.services.installation import record_settings
 from registry.services.service_providers import change_allowed
@@ -72,6 +75,15 @@ def test_many_rows_are_judged_in_one_query(
         assert sealed(ServiceProvider.objects.all()) == [service_provider]
     EndedSeal.objects.create(seal=str(service_provider.seal))
     assert sealed(ServiceProvider.objects.all()) == []
+
+
+def test_only_an_installation_that_has_rows_of_before_awaits_their_seals(now: datetime) -> None:
+    migration = import_module("kms.migrations.0005_seals")
+    migration.await_seals(apps, None)
+    assert not SealsPending.objects.exists()
+    ensure_key(purpose="token", actor=TESTER, now=now)
+    migration.await_seals(apps, None)
+    assert SealsPending.objects.count() == 1
 
 
 @pytest.mark.usefixtures("pending")
