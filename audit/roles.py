@@ -176,7 +176,7 @@ def may_read_log() -> bool:
     if connection.vendor != "postgresql":
         return True
     with connection.cursor() as cursor:
-        cursor.execute("SELECT has_table_privilege('audit_leaf', 'SELECT')")
+        cursor.execute("SELECT has_table_privilege('public.audit_leaf', 'SELECT')")
         return bool(cursor.fetchone()[0])
 
 

@@ -1,7 +1,10 @@
 """What a trigger refuses the verifier's role on PostgreSQL, it refuses too where a temporary table has the table's name."""
 
+import secrets
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from io import StringIO
+from uuid import UUID
 
 import pytest
 from django.core.management import call_command
@@ -135,6 +138,18 @@ def test_AU_27_the_verifiers_role_tells_of_no_act_that_is_not_its_own(
     execute(EVENT, new_id(), kinds.DECISION_DENIED)
     with pytest.raises(Error, match="permission denied: this role"), transaction.atomic():
         execute(EVENT, new_id(), kind)
+
+
+def test_AU_27_a_month_that_is_made_later_is_guarded_too(bound: None, as_role: None) -> None:
+    ahead = datetime(2029, 3, 15, tzinfo=UTC)
+    event = UUID(f"{int(ahead.timestamp() * 1000):012x}7000800000000000{secrets.token_hex(2)}")
+    execute(f"SET ROLE {QUOTED}")
+    assert rows("SELECT agentauth_add_event_month('2029-03-15 00:00Z')") == [(True,)]
+    with pytest.raises(Error, match="permission denied: this role"), transaction.atomic():
+        execute(EVENT, event, kinds.GRANT_RESUMED)
+    execute(EVENT, event, kinds.DECISION_DENIED)
+    execute("RESET ROLE")
+    assert rows("SELECT count(*) FROM audit_event_2029_03") == [(1,)]
 
 
 def test_DJ_17_a_temporary_table_takes_no_ended_seal(place: Scene, as_role: None) -> None:
