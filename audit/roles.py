@@ -1,6 +1,6 @@
 """What database roles may do on PostgreSQL: the one that serves everything, and the verifier's, which changes no state.
 
-Tables and columns stand here as text, and what four guards look at: this app is below those that own them.
+Tables and columns stand here as text, and what the guards look at: this app is below those that own them.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,6 +9,7 @@ from typing import Any, Final
 from django.apps import apps
 from django.db import connection, transaction
 
+from audit import kinds
 from audit.partitions import AHEAD
 
 Rights = tuple[str, ...]
@@ -93,13 +94,30 @@ _NEEDS: Final[Mapping[str, Callable[[str], Rights]]] = {
     "serving": lambda table: _LESS.get(table, _USUAL),
     "verifier": lambda table: _VERIFIER.get(table, ()),
 }
-# Columns alone cannot say that an agent or a grant may end but not come back, that a yes is a human's, and that no event
-# is passed over: so whoever may not update the whole table is held to it by a trigger.
+# The kinds of events that the verifier's processes write. Any other tells of an act that is not theirs.
+_VERIFIER_KINDS: Final = (
+    kinds.AGENT_KEY_BARRED,
+    kinds.AGENT_REVOKED,
+    kinds.CLOCK_OFF,
+    kinds.CONFIRMATION_EXPIRED,
+    kinds.CONFIRMATION_REQUESTED,
+    kinds.DECISION_ALLOWED,
+    kinds.DECISION_DENIED,
+    kinds.DECISION_REHEARSED,
+    kinds.DECISION_REPEATED,
+    kinds.GRANT_WITHDRAWN,
+    kinds.HOME_BEGAN,
+    kinds.HOME_LEFT,
+    kinds.REQUEST_REFUSED,
+)
+# Columns and rights on a table cannot say that an agent or a grant may end but not come back, that a yes is a human's, that
+# no event is passed over, nor what an event tells. A trigger refuses such rows to a role without this right on the whole table.
 _GUARDS: Final = {
-    "registry_agent": ("UPDATE", "NEW.status <> 'revoked'"),
-    "registry_grant": ("UPDATE", "NEW.status <> 'withdrawn'"),
-    "verifier_confirmation": ("INSERT", "NEW.human_id IS NOT NULL"),
-    "verifier_streamcursor": ("INSERT", "NEW.number <> 0"),
+    "registry_agent": ("UPDATE", "NEW.status <> 'revoked'", "UPDATE"),
+    "registry_grant": ("UPDATE", "NEW.status <> 'withdrawn'", "UPDATE"),
+    "verifier_confirmation": ("INSERT", "NEW.human_id IS NOT NULL", "UPDATE"),
+    "verifier_streamcursor": ("INSERT", "NEW.number <> 0", "UPDATE"),
+    "audit_event": ("INSERT", f"NEW.kind NOT IN {_VERIFIER_KINDS!r}", "SELECT"),
 }
 # Both may have the month made that an event needs (`audit.partitions`), and add the opening of an event, which the
 # verifier's role may neither read nor delete. Each function does nothing else.
@@ -158,7 +176,7 @@ def may_read_log() -> bool:
     if connection.vendor != "postgresql":
         return True
     with connection.cursor() as cursor:
-        cursor.execute("SELECT has_table_privilege('audit_leaf', 'SELECT')")
+        cursor.execute("SELECT has_table_privilege('public.audit_leaf', 'SELECT')")
         return bool(cursor.fetchone()[0])
 
 
@@ -259,6 +277,21 @@ def grant_verifier_role(role: str) -> dict[str, list[str]]:
     return _grant(role, _NEEDS["verifier"])
 
 
+def temporary_left(role: str) -> str:
+    """A warning if `role` may still make temporary tables after its grants; else empty. Raises django.db errors."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT current_database(), has_database_privilege(%s, current_database(), 'TEMPORARY')", [role]
+        )
+        database, left = cursor.fetchone()
+    if not left:
+        return ""
+    return (
+        f"Warning: the role {role} may still make temporary tables, which it does not need. As the owner of the database,"
+        f" revoke TEMPORARY on database {database} from PUBLIC, from this role and from the roles it is a member of."
+    )
+
+
 def _grant(role: str, rights_on: Callable[[str], Rights]) -> dict[str, list[str]]:
     if connection.vendor != "postgresql":
         raise RoleError("Only PostgreSQL has roles; on SQLite the triggers alone keep the log.")
@@ -267,6 +300,9 @@ def _grant(role: str, rights_on: Callable[[str], Rights]) -> dict[str, list[str]
     with transaction.atomic(), connection.cursor() as cursor:
         _refuse_unbindable(cursor, role)
         cursor.execute(f"GRANT USAGE ON SCHEMA public TO {quoted}")
+        # Only the database's owner can; for another it is a warning of PostgreSQL (`temporary_left`).
+        database = connection.ops.quote_name(str(connection.settings_dict["NAME"]))
+        cursor.execute(f"REVOKE TEMPORARY ON DATABASE {database} FROM {quoted}, PUBLIC")
         tables = sorted(connection.introspection.table_names(cursor))
         for table in tables:
             rights = rights_on(table)
@@ -296,10 +332,11 @@ def _bind_partitions(cursor: Any, quoted: str) -> None:
 
 
 def _guard(cursor: Any) -> None:
-    for table, (event, wrong) in _GUARDS.items():
+    for table, (event, wrong, right) in _GUARDS.items():
+        # The table by its id: a name would be looked up among the session's temporary tables first.
         cursor.execute(
             f'CREATE OR REPLACE TRIGGER "{table}_guarded" BEFORE {event} ON "{table}" FOR EACH ROW '
-            f"WHEN ({wrong} AND NOT has_table_privilege('{table}', 'UPDATE')) "
+            f"WHEN ({wrong} AND NOT has_table_privilege('public.{table}'::regclass, '{right}')) "
             f"EXECUTE FUNCTION agentauth_refuse('permission denied: this role may not do that to rows of {table}')"
         )
 

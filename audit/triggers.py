@@ -13,7 +13,8 @@ from django.db.migrations import RunPython
 # One function serves every trigger of PostgreSQL; its argument is the sentence. 23001 (restrict_violation) is
 # an integrity error to Django, as RAISE(ABORT) is on SQLite.
 _REFUSE = """
-CREATE OR REPLACE FUNCTION agentauth_refuse() RETURNS trigger LANGUAGE plpgsql AS $refuse$
+CREATE OR REPLACE FUNCTION agentauth_refuse() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $refuse$
 BEGIN
     RAISE EXCEPTION USING ERRCODE = '23001', MESSAGE = TG_ARGV[0];
 END
@@ -21,11 +22,13 @@ $refuse$
 """
 
 
-# The same for what a table keeps: its arguments are that table and the column of both.
+# The same for what a table keeps: its arguments are that table and the column of both. Without its schema, a temporary table
+# of that name would take the value instead.
 _KEEP = """
-CREATE OR REPLACE FUNCTION agentauth_keep() RETURNS trigger LANGUAGE plpgsql AS $keep$
+CREATE OR REPLACE FUNCTION agentauth_keep() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $keep$
 BEGIN
-    EXECUTE 'INSERT INTO ' || quote_ident(TG_ARGV[0]) || ' (' || quote_ident(TG_ARGV[1])
+    EXECUTE 'INSERT INTO public.' || quote_ident(TG_ARGV[0]) || ' (' || quote_ident(TG_ARGV[1])
         || ') VALUES ($1) ON CONFLICT DO NOTHING' USING to_jsonb(OLD) ->> TG_ARGV[1];
     RETURN NULL;
 END

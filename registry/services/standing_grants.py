@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from django.apps import apps
+from django.db.models import Q
 
 from agentauth.protocol.encoding import timestamp
 from audit import kinds
@@ -18,7 +19,7 @@ from audit.models import DroppedMonth, Event
 from audit.statements import select
 from kms.sealing import unsealed_rows
 from kms.services import disabled_keys
-from registry.models import Agent, Grant, Human
+from registry.models import Grant, Human
 from registry.services.grant_history import contradiction, histories
 from registry.services.proved_grants import NO_RECEIPT, Terms, covering_receipts, signed_version, terms_of
 
@@ -96,7 +97,7 @@ def _blanked() -> Iterator[Finding]:
         # Who may add an event could name another person's receipt in it.
         people = told.get(str(uuid.UUID(str(receipt))), ())
         theirs = any(_is_theirs(kind, subject, uuid.UUID(str(signer)), each) for each in people)
-        if not theirs and not (archived and (gone or _is_gone(subject))):
+        if not theirs and not (archived and (gone or _is_gone(kind, subject))):
             yield Finding(str(subject), UNTOLD)
 
 
@@ -105,16 +106,27 @@ def _is_theirs(kind: str, subject: str, signer: uuid.UUID, human: uuid.UUID | No
     if kind == "release":
         released = Event.objects.filter(kind=kinds.GRANT_RELEASED, human_id=human)
         return any(data.get("log") == subject for data in released.values_list("data", flat=True))
-    if kind == "break":
-        return False
-    if signer == human or subject == str(human):
-        return True
-    grants: Any = Grant.objects.filter(pk=subject).values_list("agent_id", flat=True)
+    return signer == human or subject == str(human) or _owners(kind, subject) == {human}
+
+
+def _owners(kind: str, subject: str) -> set[uuid.UUID]:
+    """Whose agent, grant or payment a receipt is about, by the log: two people where its events contradict each other.
+
+    Which agent a grant or payment is of is asked of the rows only where the log has no event of it left: a process that
+    serves can write them.
+    """
+    if kind in {"release", "break"}:
+        return set()
+    told = Q(kind=kinds.GRANT_REQUESTED, grant_id=subject)
+    rows: Any = Grant.objects.filter(pk=subject).values_list("agent_id", flat=True)
     if kind == "confirmation":
+        told = Q(kind=kinds.CONFIRMATION_REQUESTED, data__confirmation_id=subject)
         # A row of the app above.
         asked = apps.get_model("verifier", "Confirmation").objects.filter(pk=subject)
-        grants = asked.values_list("grant__agent_id", flat=True)
-    return owner_of(grants.first() or uuid.UUID(subject)) == human
+        rows = asked.values_list("grant__agent_id", flat=True)
+    agents = {*Event.objects.filter(told).values_list("agent_id", flat=True)} or {*rows}
+    owners = (owner_of(agent) for agent in {*agents, uuid.UUID(subject)} if agent)
+    return {owner for owner in owners if owner is not None}
 
 
 def _not_erased() -> Iterator[Finding]:
@@ -127,14 +139,12 @@ def _not_erased() -> Iterator[Finding]:
     yield from (Finding(str(pk), UNKNOWN) for pk in unknown.values_list("human_id", flat=True))
 
 
-def _is_gone(subject: str) -> bool:
-    """Whether a receipt is about a person who was deleted, or about an agent or a grant of one."""
-    deleted = Human.Status.DELETED
-    return (
-        Human.objects.filter(pk=subject, status=deleted).exists()
-        or Agent.objects.filter(pk=subject, human__status=deleted).exists()
-        or Grant.objects.filter(pk=subject, agent__human__status=deleted).exists()
-    )
+def _is_gone(kind: str, subject: str) -> bool:
+    """Whether a receipt is about a person who was deleted, or about an agent, a grant or a payment of one."""
+    if kind in {"release", "break"}:
+        return False
+    people = _owners(kind, subject) or {uuid.UUID(subject)}
+    return Human.objects.filter(pk__in=people, status=Human.Status.DELETED).count() == len(people)
 
 
 def _terms(grant: Grant) -> Terms:

@@ -14,12 +14,17 @@ from django.core.management import CommandError, call_command
 from django.db import Error, connection, transaction
 from django.utils import timezone
 
+from audit import kinds
 from audit.models import Event
 from audit.roles import RoleError, grant_verifier_role
+from audit.services import SYSTEM
 from audit.tests.tampering import execute
 from audit.tests.test_roles import MONTHS
 from registry.models import Agent, BarredKey, Grant
 from verifier.models import AgentOperation, Confirmation, Home, StateChange, StreamCursor
+from verifier.services.clocks import HostClock
+from verifier.services.home import ClockOff, leave
+from verifier.services.home import begin as begin_epoch
 from verifier.services.state import publish, state_since
 from verifier.tests.scene import LOOK, PAY, READ, Scene, key, pay, scene
 from verifier.tests.test_presence import begin
@@ -263,9 +268,20 @@ def test_it_keeps_the_home(bound: None) -> None:
         # Whoever finds none makes it.
         Home.objects.bulk_create([Home(began_at=now)], ignore_conflicts=True)
         home.select_for_update().get()
-        home.update(leaving_at=now, leaving_for="redis", back_after=30)
-        home.update(epoch=2, kind="redis", began_at=now, servers=["a"], leaving_at=None, leaving_for="")
+        home.update(back_after=30)
+        assert leave(epoch=1, for_kind="redis", reason="moved", actor=SYSTEM, now=now)
+        seen = home.get()
+        with transaction.atomic():
+            begin_epoch(
+                seen, following=2, servers=frozenset("a"), began_at=now, reason="moved", actor=SYSTEM, now=now
+            )
         assert Home.objects.get().epoch == 2
+
+
+def test_it_records_that_the_clock_of_its_host_is_off(bound: None) -> None:
+    with _as_verifier():
+        HostClock().tell(ClockOff(seconds_ahead=60, database_now=timezone.now()))
+    assert [each.kind for each in Event.objects.all()] == [kinds.CLOCK_OFF]
 
 
 def test_it_says_how_far_it_was_told_of_events(bound: None) -> None:

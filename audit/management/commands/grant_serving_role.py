@@ -8,7 +8,7 @@ from django.conf import settings
 from django.core.management.base import CommandError
 
 from audit.management.json_output import JsonCommand
-from audit.roles import RoleError, grant_serving_role
+from audit.roles import RoleError, grant_serving_role, temporary_left
 
 
 class Command(JsonCommand):
@@ -20,9 +20,12 @@ class Command(JsonCommand):
     def act(self, **options: Any) -> Mapping[str, Any]:
         role = unquote(urlsplit(settings.DATABASE_URL).username or "")
         try:
-            return {"role": role, "tables": grant_serving_role(role)}
+            tables = grant_serving_role(role)
         except RoleError as error:
             raise CommandError(str(error)) from error
+        if warning := temporary_left(role):
+            self.stderr.write(warning)
+        return {"role": role, "tables": tables}
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         yield f"{result['role']} may serve {len(result['tables'])} tables and change nothing that was recorded."

@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from audit.management.json_output import JsonCommand
-from audit.roles import RoleError, grant_verifier_role
+from audit.roles import RoleError, grant_verifier_role, temporary_left
 
 
 class Command(JsonCommand):
@@ -20,9 +20,12 @@ class Command(JsonCommand):
     def act(self, **options: Any) -> Mapping[str, Any]:
         role = options["role"]
         try:
-            return {"role": role, "tables": grant_verifier_role(role)}
+            tables = grant_verifier_role(role)
         except RoleError as error:
             raise CommandError(str(error)) from error
+        if warning := temporary_left(role):
+            self.stderr.write(warning)
+        return {"role": role, "tables": tables}
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         yield f"{result['role']} may answer for the verifier and changes no grant, token, agent or key."
