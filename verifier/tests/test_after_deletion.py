@@ -5,10 +5,11 @@ from functools import partial
 import pytest
 from django.utils import timezone
 
-from approvals.services.leaving import delete_human
 from audit import kinds
 from audit.models import Event
 from registry.models import Grant
+from registry.services.forgetting import agents_of, erase_texts
+from registry.services.people import delete_human
 from tests.equal import BATCH, INTROSPECT, Both, ask
 from tests.equal import both as both  # noqa: PLC0414 — a fixture
 from tests.equal import served as served  # noqa: PLC0414 — a fixture
@@ -23,6 +24,7 @@ def test_a_token_of_a_deleted_person_is_grant_inactive(both: Both) -> None:
     make = partial(place.body, LOOK, token=token)
     assert both.same(lambda: ask(place, make()))["valid"]
     delete_human(human=place.human, actor=SYSTEM, now=timezone.now(), even_last_admin=True)
+    erase_texts(human_id=place.human.pk, agent_ids=agents_of(place.human.pk))
     assert Grant.objects.get(pk=place.grant.pk).capabilities == []
     alone = both.same(lambda: ask(place, make()))
     in_batch = both.same(lambda: ask(place, {"requests": [make()]}, BATCH))["results"][0]
