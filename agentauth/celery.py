@@ -8,6 +8,7 @@ import django
 from celery import Celery
 from celery.apps import worker as worker_program
 from celery.signals import beat_init, setup_logging, worker_init
+from django.conf import settings
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
 django.setup(set_prefix=False)
@@ -18,8 +19,15 @@ from agentauth.operations import listen  # noqa: E402
 from agentauth.startup import check_start  # noqa: E402
 
 app = Celery("agentauth")
-app.config_from_object("django.conf:settings", namespace="CELERY")
+# All that Celery gets. It copies a whole settings module into its own configuration, secrets included, and shows that to
+# any client of the broker that asks a worker.
+app.config_from_object({"broker_url": settings.CELERY_BROKER_URL or None})
 app.conf.update(
+    task_serializer="json",
+    accept_content=["json"],
+    # A client of the broker could read the configuration, stop workers and slow down tasks.
+    worker_enable_remote_control=False,
+    worker_send_task_events=False,
     # One thread per job, and one run of a job at a time (`Job.do`), so no job blocks another in this one process.
     worker_pool="threads",
     worker_concurrency=len(JOBS),
@@ -52,15 +60,24 @@ def keep_log_lines(loglevel: int = logging.WARNING, **_: Any) -> None:
     logging.getLogger("celery").setLevel(min(loglevel, logging.getLogger().level))
 
 
-def _without_banner(program: Any) -> Any:
-    class Quiet(program):  # type: ignore[misc]  # celery has no types
+def _with(program: Any, **ours: bool) -> Any:
+    class Program(program):  # type: ignore[misc]  # celery has no types
         def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options | {"quiet": True})
+            super().__init__(*arguments, **options | ours)
 
-    return Quiet
+    return Program
 
 
-app.Worker, app.Beat = _without_banner(app.Worker), _without_banner(app.Beat)
+# No banner, and workers tell each other nothing.
+app.Worker = _with(
+    app.Worker,
+    quiet=True,
+    without_gossip=True,
+    without_mingle=True,
+    without_heartbeat=True,
+    task_events=False,
+)
+app.Beat = _with(app.Beat, quiet=True)
 # A worker prints this to the terminal when it is asked to stop, bypassing the log.
 worker_program.safe_say = lambda *_: None
 logging.captureWarnings(capture=True)

@@ -239,8 +239,7 @@ SECURE_REDIRECT_EXEMPT = [r"^health/", r"^metrics$"]  # Probes come from inside,
 SECURE_CROSS_ORIGIN_OPENER_POLICY, SECURE_REFERRER_POLICY = "same-origin", "no-referrer"
 X_FRAME_OPTIONS = "DENY"
 
-CELERY_BROKER_URL = secret("CELERY_BROKER_URL")  # The tasks, and when, are in celery.py.
-CELERY_TASK_SERIALIZER, CELERY_ACCEPT_CONTENT = "json", ["json"]
+CELERY_BROKER_URL = secret("CELERY_BROKER_URL")  # The rest of Celery's configuration is in celery.py.
 
 # One JSON object a line in production; a line for people in development. LOG_FORMAT says otherwise.
 LOGGING = logging_config(

@@ -18,7 +18,7 @@ _RISKS = ("high", "medium", "low")
 
 
 def agent_text(agent: Agent, grants: Sequence[Grant], *, by_admin: bool, marks: Sequence[str] = ()) -> str:
-    """`grants` are those in force as soon as the agent is active; `marks` say that its owner's account was recovered."""
+    """`grants` are those in force as soon as the agent is active; `marks` say what else its reader must know."""
     name = {"agent": quoted(agent.name)}
     lines = [
         _("As an administrator I resume the agent %(agent)s.") % name
@@ -71,6 +71,12 @@ def human_text(human: Human, *, agents: int, grants: int, marks: Sequence[str] =
             % {"n": sentences.whole(agents)},
             _in_force(grants),
         ]
+    )
+
+
+def has_expired() -> str:
+    return _(
+        "The agent’s registration has ended. It can act again once it renews it, which it does by itself."
     )
 
 

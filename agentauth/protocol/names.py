@@ -22,8 +22,10 @@ _DEFAULT_IGNORABLE: Final = (
     "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
     "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
-# The braille blank is a symbol by its category, and blank all the same.
-_INVISIBLE: Final = re.compile(f"[{_DEFAULT_IGNORABLE}\u2800]")
+# Symbols, letters and marks by their category, and blank all the same: a braille pattern, a note head, two hieroglyphs and the
+# filler of the Khitan small script.
+_BLANK: Final = "\u2800\U0001d159\U00013441\U00013442\U00016fe4"
+_INVISIBLE: Final = re.compile(f"[{_DEFAULT_IGNORABLE}{_BLANK}]")
 # What looks like the quotation marks that our sentences put around a name or a value (UTS #39: the skeleton of
 # U+0022, and the marks that are drawn as a pair of strokes).
 _QUOTES: Final = re.compile(

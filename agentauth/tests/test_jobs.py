@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from django.conf import settings
 from django.core.management import call_command
 from django.db import OperationalError
 from prometheus_client import REGISTRY
@@ -99,6 +100,13 @@ def test_one_worker_command_has_a_thread_for_each_job() -> None:
     # One queue, from which a worker takes by default.
     queues = {app.amqp.router.route({}, name)["queue"].name for name in BY_NAME}
     assert queues == set(app.amqp.queues.consume_from) == {"celery"}
+
+
+def test_celery_knows_its_own_settings_alone() -> None:
+    """A worker with remote control shows its configuration to any client of the broker."""
+    ours = {name for name in dir(settings) if name.isupper()}
+    assert {"SECRET_KEY", "SUBJECT_KEYS", "REDIS_URL"} <= ours
+    assert not ours & set(app.conf)
 
 
 @pytest.mark.django_db

@@ -74,6 +74,8 @@ def find_suspension(row: Row, *, party: Party, now: datetime) -> Suspension:
     if isinstance(row, Agent):
         _check_held(row, by_admin=by_admin)
         marks = [] if by_admin else _marks(row, now)
+        if row.expires_at <= now:
+            marks.append(texts.has_expired())
         text = texts.agent_text(row, _waiting_for(row, now), by_admin=by_admin, marks=marks)
         return Suspension(Subject("agent", str(row.pk), row.name), row, party, row.suspensions or 0, text)
     if isinstance(row, Grant):

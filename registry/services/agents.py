@@ -131,13 +131,15 @@ def claim_agent(*, agent: Agent, human: Human, actor: Actor, now: datetime) -> N
 def suspend_agent(*, agent: Agent, actor: Actor, now: datetime, by_admin: bool = False) -> None:
     """Refuse every token of the agent, and every act, until each party that suspended it resumed it.
 
-    The owner and the admins are two parties. Raises InvalidStateError where this one cannot suspend it (further).
+    The owner and the admins are two parties. An expired agent can be suspended too: it could renew its manifest at any
+    time. Raises InvalidStateError where this party cannot suspend it (further).
     """
     with transaction.atomic():
         held = Agent.objects.select_for_update(no_key=True).get(pk=agent.pk)
         further = held.status == Agent.Status.SUSPENDED and not _holds(held, by_admin=by_admin)
-        if held.status != Agent.Status.ACTIVE and not further:
-            raise InvalidStateError("Only an active agent can be suspended.")
+        may_act = held.status in {Agent.Status.ACTIVE, Agent.Status.EXPIRED} and held.human_id is not None
+        if not (may_act or further):
+            raise InvalidStateError("Only a claimed agent that is active or expired can be suspended.")
         Agent.objects.filter(pk=agent.pk).update(
             status=Agent.Status.SUSPENDED,
             suspended_by_admin=by_admin or held.admin_holds,
@@ -149,7 +151,8 @@ def suspend_agent(*, agent: Agent, actor: Actor, now: datetime, by_admin: bool =
 
 
 def resume_agent(*, agent: Agent, actor: Actor, now: datetime, by_admin: bool = False) -> None:
-    """Lift this party's suspension; the agent is active once the other party does not suspend it either.
+    """Lift this party's suspension; the agent is active once the other party does not suspend it either, or expired
+    if its manifest has ended.
 
     Called by approvals once the signature over exactly this suspension was proved. Raises InvalidStateError where
     this party did not suspend it, GrantChangedError where it was suspended or resumed since the caller read it.
@@ -165,8 +168,8 @@ def resume_agent(*, agent: Agent, actor: Actor, now: datetime, by_admin: bool = 
         Agent.objects.filter(pk=agent.pk).update(
             status=status, suspended_by_admin=stays and not by_admin, suspended_by_owner=stays and by_admin
         )
-        _record(kinds.AGENT_RESUMED, agent, actor, now, by_admin=by_admin, status=status)
-    agent.refresh_from_db()
+        agent.refresh_from_db()
+        _record(kinds.AGENT_RESUMED, agent, actor, now, by_admin=by_admin, status=agent.status_at(now))
 
 
 def _holds(agent: Agent, *, by_admin: bool) -> bool:

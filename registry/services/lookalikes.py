@@ -27,6 +27,8 @@ _WORDS = (
 )  # fmt: skip
 _ADDRESS = "you"
 _NO_SCRIPT = frozenset({"COMMON", "INHERITED"})
+# Box drawings: symbols by their category, drawn as a dash is.
+_LINES = frozenset("\u2500\u2501")
 # The table writes letters of right-to-left scripts between two of these.
 _LEFT_TO_RIGHT_MARK = "\u200e"
 
@@ -100,10 +102,14 @@ def _picture(name: str) -> str:
     """What is left of a name in a hurried eye; names with the same picture look alike.
 
     The skeleton of UTS #39, made small and drawn again: a capital may look like a letter its small form does not.
-    i and l are one, since capital I is like both. Spaces and punctuation fall out: another hyphen is not seen.
+    i and l are one, since capital I is like both. Spaces and punctuation fall out, before as well, since the table draws
+    a dash as a letter: another hyphen is not seen.
     """
-    drawn = _skeleton(_skeleton(name).casefold()).replace("i", "l")
-    return "".join(each for each in drawn if unicodedata.category(each)[0] not in "ZP")
+    return _without_punctuation(_skeleton(_skeleton(_without_punctuation(name)).casefold()).replace("i", "l"))
+
+
+def _without_punctuation(text: str) -> str:
+    return "".join(each for each in text if unicodedata.category(each)[0] not in "ZP" and each not in _LINES)
 
 
 def _skeleton(text: str) -> str:

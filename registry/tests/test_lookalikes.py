@@ -32,6 +32,14 @@ SAME = [
     ("Acrne Calendar", "Acme Calendar"),
     ("acme-calendar", "Acme Calendar"),
     ("Acme\u2010Calendar", "Acme Calendar"),
+    (
+        "Acme\u2014Calendar",
+        "Acme Calendar",
+    ),  # the table draws this dash, the next and the box drawings as a letter
+    ("Acme\u2015Calendar", "Acme Calendar"),
+    ("Acme\u2500Calendar", "Acme Calendar"),
+    ("Acme\u2501Calendar", "Acme Calendar"),
+    ("Acme\uff0dCalendar", "Acme Calendar"),
     ("Аррӏе", "Apple"),  # every letter Cyrillic
     ("ΑΒΒ", "ABB"),  # every letter Greek
     ("ﬁnance", "finance"),  # a ligature
@@ -144,6 +152,9 @@ def test_AP_21_what_is_gone_or_anothers_vouches_for_no_name(
         "N0body",
         "NO ONE",
         "No-one",
+        "No\u2014one",
+        "No\u2015one",
+        "No\u2500one",
         "Νobody",
         "No agent",
         "You decline, and so nothing",

@@ -11,9 +11,11 @@ import pytest
 from django.db import connection
 
 from agentauth.protocol.errors import AgentAuthError
+from agentauth.protocol.manifest import VerifiedManifest
 from audit.models import Event
 from registry.models import Agent, Grant, Human, IdempotencyRecord, ServiceProvider, Token
-from registry.services.agents import check_claim_code
+from registry.services import manifests
+from registry.services.agents import check_claim_code, suspend_agent
 from registry.services.enrolment import create_enrolment_code
 from registry.services.grants import deny_grant
 from registry.tests.cast import TESTER, AgentClient, approve, approved, enrolled, pending
@@ -156,3 +158,22 @@ def test_DJ_24_of_wrong_claim_codes_at_once_five_are_judged(now: datetime) -> No
     answers = Counter(at_once([partial(guess, code=f"WRONG0{number:02}") for number in range(MANY)]))
     assert answers == {"invalid_request": 5, "expired": MANY - 5}
     assert stray.agent().claim_failures == 5
+
+
+def test_a_suspension_at_the_moment_of_a_renewal_stands(
+    agent: AgentClient, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The renewal of an expired agent has read its row when the suspension begins."""
+    Agent.objects.update(status="expired")
+    act = partial(suspend_agent, agent=agent.agent(), actor=TESTER, now=now)
+    suspension = threading.Thread(target=at_once, args=([act],))
+
+    def suspended_meanwhile(_manifest: VerifiedManifest) -> None:
+        suspension.start()
+        # It waits for the row. Without that lock it would be done by now.
+        suspension.join(timeout=0.3)
+
+    monkeypatch.setattr(manifests, "check_origin", suspended_meanwhile)
+    assert agent.replace().status_code == 200
+    suspension.join()
+    assert agent.agent().status == "suspended"

@@ -1,16 +1,19 @@
 """Suspend and resume: owner and admin each lift their own suspension, and only the one that the caller read (SA-1, SA-2)."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 
 from agentauth.protocol.errors import GrantChangedError, InvalidStateError
+from audit import kinds
+from audit.models import Event
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.agents import resume_agent, revoke_agent, suspend_agent
+from registry.services.expiry import expire_everything
 from registry.services.grants import resume_grant, suspend_grant
 from registry.services.people import resume_human, suspend_human
 from registry.services.service_providers import resume_service_provider, suspend_service_provider
-from registry.tests.cast import TESTER, AgentClient, approved
+from registry.tests.cast import TESTER, AgentClient, approved, refused
 
 pytestmark = pytest.mark.django_db
 PARTIES = [False, True]
@@ -110,3 +113,26 @@ def test_a_revoked_agent_is_neither_suspended_nor_resumed(agent: AgentClient, no
         with pytest.raises(InvalidStateError):
             act(agent=row, actor=TESTER, now=now)
     assert Agent.objects.get().status == "revoked"
+
+
+@pytest.mark.parametrize("by_admin", PARTIES)
+@pytest.mark.parametrize("recorded", [False, True])
+def test_no_renewal_lifts_the_suspension_of_an_expired_agent(
+    agent: AgentClient, now: datetime, *, recorded: bool, by_admin: bool
+) -> None:
+    Agent.objects.update(expires_at=now - timedelta(seconds=1))
+    assert expire_everything(now=now)["agents"] == 1 if recorded else agent.agent().status == "active"
+    suspend_agent(agent=agent.agent(), actor=TESTER, now=now, by_admin=by_admin)
+    refused(agent.replace(), 403, "agent_inactive")
+    assert agent.agent().status == "suspended"
+    resume_agent(agent=agent.agent(), actor=TESTER, now=now, by_admin=by_admin)
+    assert Event.objects.get(kind=kinds.AGENT_RESUMED).data["status"] == "expired"
+    assert agent.call("GET", "/v1/agents/me").json()["status"] == "expired"
+    assert agent.replace(later=6).json()["status"] == "active"
+
+
+def test_an_expired_agent_that_nobody_claimed_is_not_suspended(agent: AgentClient, now: datetime) -> None:
+    """It has no owner and holds no grant."""
+    Agent.objects.update(status="expired", human=None)
+    with pytest.raises(InvalidStateError, match="claimed"):
+        suspend_agent(agent=agent.agent(), actor=TESTER, now=now, by_admin=True)

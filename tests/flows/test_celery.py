@@ -6,6 +6,7 @@ That is a setting of their own; with the usual ones they run in the installed sy
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
+from celery import Celery
 
 from tests import ordinary, redis_servers
 from tests.conftest import fresh_database
@@ -21,18 +24,23 @@ from tests.live import LiveRegistry
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 OPERATIONS = ordinary.ROOT / "docs/operations.md"
+PASSWORD = "a-password-of-the-broker"
 COMMANDS = ("celery -A agentauth beat", "celery -A agentauth worker")
 
 
 @pytest.fixture
 def registry(postgres_url: str, tmp_path: Path) -> Iterator[LiveRegistry]:
-    """Without its servers: a database with events that wait for their numbers, and a broker."""
+    """Without its servers: a database with events that wait for their numbers, and a broker with a user as operations.md says."""
     with redis_servers.server() as broker:
+        asked = re.search(r"^ACL SETUSER broker .*$", OPERATIONS.read_text(), re.MULTILINE)
+        assert asked
+        with broker.client() as client:
+            client.execute_command(*asked[0].replace("PASSWORD", PASSWORD).split())
         # As in the image: one folder alone may be written into.
         (tmp_path / "var").mkdir(mode=0o700)
         (tmp_path / "app").mkdir(mode=0o555)
         env = {
-            "CELERY_BROKER_URL": f"{broker.url}/1",
+            "CELERY_BROKER_URL": f"redis://broker:{PASSWORD}@127.0.0.1:{broker.port}/1",
             "REDIS_URL": broker.url,
             "LOG_FORMAT": "json",
             "VAR_DIR": str(tmp_path / "var"),
@@ -70,3 +78,23 @@ def test_a_worker_and_beat_log_each_step_as_json_where_they_are_asked_to(registr
         until(lambda: " succeeded in " in worker_log.read_text(), "the worker does nothing", 120)
     lines = [json.loads(line) for log in (beat_log, worker_log) for line in log.read_text().splitlines()]
     assert {"celery.beat", "celery.apps.worker", "celery.app.trace"} <= {line["logger"] for line in lines}
+
+
+def test_a_worker_answers_no_remote_control(registry: LiveRegistry) -> None:
+    registry.env["LOG_LEVEL"] = "INFO"
+    with started(registry, COMMANDS[0]), started(registry, COMMANDS[1]) as (_, log):
+        until(lambda: " succeeded in " in log.read_text(), "the worker does nothing", 120)
+        with redis.Redis.from_url(registry.env["REDIS_URL"], db=1) as server:
+            # Neither a mailbox nor events: it listens for nothing but tasks.
+            assert server.keys("_kombu.binding.*") == [b"_kombu.binding.celery"]
+            assert server.pubsub_channels() == []
+        with Celery(broker=f"{registry.env['REDIS_URL']}/1") as client:
+            inspect = client.control.inspect(timeout=3)
+            assert (inspect.conf(), inspect.ping()) == (None, None)
+
+
+def test_the_brokers_user_reaches_no_other_key(registry: LiveRegistry) -> None:
+    with redis.Redis.from_url(registry.env["CELERY_BROKER_URL"], db=0) as client:
+        for act in (lambda: client.get("aa:history"), lambda: client.set("aa:history", "x"), client.flushall):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                act()

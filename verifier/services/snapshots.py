@@ -25,7 +25,7 @@ class Known:
     """A token's state, with its grant's capabilities and envelope parsed.
 
     What time ends is not ended here: ask `refusal` with the time of each decision. `capabilities` and `envelope` are
-    None only of a grant that has none, and such a one is refused.
+    None only of a grant that has none, or none that can be read any more, and such a one is refused.
     """
 
     state: TokenState
@@ -65,7 +65,7 @@ def known_tokens(jtis: Sequence[str]) -> dict[str, Known | Exception]:
 
 
 def known_of(state: TokenState) -> Known:
-    """The rows with what is written in the grant read. Raises AgentAuthError where it cannot be."""
+    """The rows with what is written in the grant read. Raises AgentAuthError where that cannot be read and the token may act."""
     grant, human_id = state.grant, state.agent.human_id
     subjects = [
         Change(Subject.TOKEN, state.token.jti),
@@ -78,10 +78,12 @@ def known_of(state: TokenState) -> Known:
     if state.receipt_kid is not None:
         # Disabled, it proves nothing any more.
         subjects.append(Change(Subject.KEY, state.receipt_kid))
-    envelope = None if grant.envelope is None else parse_envelope(grant.envelope)
+    good_until = _good_until(state)
+    may_act = good_until is not None
+    envelope = _read(parse_envelope, grant.envelope, needed=may_act)
     return Known(
         state=state,
-        capabilities=None if grant.capabilities is None else parse_capabilities(grant.capabilities),
+        capabilities=_read(parse_capabilities, grant.capabilities, needed=may_act),
         envelope=envelope,
         unrated=replace(envelope or EMPTY, max_requests_per_minute=None, max_burst=None),
         rate=None if envelope is None else envelope.rate,
@@ -90,8 +92,21 @@ def known_of(state: TokenState) -> Known:
         and envelope.max_uses is None
         and not envelope.requires_human_online,
         rests_on=tuple(subjects),
-        good_until=_good_until(state),
+        good_until=good_until,
     )
+
+
+def _read(parse: Callable[[Any], V], written: Any, *, needed: bool) -> V | None:
+    """Terms of a grant; None where there are none, or where they cannot be read and are not `needed`.
+
+    A deleted person's grants have an empty list of capabilities. The state refuses their tokens.
+    """
+    try:
+        return None if written is None else parse(written)
+    except AgentAuthError:
+        if needed:
+            raise
+        return None
 
 
 def _good_until(state: TokenState) -> datetime | None:

@@ -21,7 +21,7 @@ from kms.services import disable_key, rotate_key
 from kms.state import Subject, publish_change
 from registry.models import Grant
 from registry.services import agents, grants, manifests, people, service_providers, tokens
-from registry.services.state import token_state
+from registry.services.state import TokenState, token_state
 from tests.pace import within
 from verifier.services import following, loads
 from verifier.services.loads import MOST_LOADS
@@ -287,8 +287,13 @@ def test_an_envelope_is_light_that_counts_nothing_in_the_database(
     assert known.light is light
 
 
-def test_terms_that_cannot_be_read_are_an_error_of_their_own_tokens_alone(world: World) -> None:
+def test_terms_that_cannot_be_read_are_an_error_of_their_own_tokens_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Grant.objects.filter(pk=world.mine.grant.pk).update(capabilities=[{"type": "nonsense"}])
+    # No receipt covers them.
+    assert not isinstance(known_tokens(list(world.jtis))[world.first], Exception)
+    monkeypatch.setattr(TokenState, "refusal", lambda *_: None)
     known = known_tokens(list(world.jtis))
     assert isinstance(known[world.first], AgentAuthError)
     assert not isinstance(known[world.third], Exception)

@@ -195,6 +195,7 @@ HIDDEN = [
     "\U000e0041", "\U000e007f", "\U000e0001",  # tags
     *"\x00\x07\n\r\t\x1b\x7f\x85\u2028\u2029",  # controls and separators
     *"\u00a0\u2003\u3000\u2800\u3164\u115f\uffa0\u034f\ufe0f\U000e0100",  # blanks and selectors
+    *"\U0001d159\U00013441\U00013442\U00016fe4",  # blank glyphs
     "\ue000", "\ud800",
 ]  # fmt: skip
 

@@ -70,6 +70,14 @@ def test_SA_4_each_of_them_is_escaped_in_a_text() -> None:
         assert quoted(f"a{character}b") == f"“a\\u{{{ord(character):x}}}b”"
 
 
+@pytest.mark.parametrize("character", "\u2800\U0001d159\U00013441\U00013442\U00016fe4", ids=ascii)
+def test_a_blank_glyph_is_in_no_name_and_escaped_in_a_text(character: str) -> None:
+    for blank in (character, f"AgentAuth{character}"):
+        with pytest.raises(InvalidRequestError, match=f"U\\+{ord(character):04X}"):
+            check_display_name(blank)
+    assert quoted(f"a{character}b") == f"“a\\u{{{ord(character):x}}}b”"
+
+
 def test_an_escape_written_by_hand_is_told_from_one_of_ours() -> None:
     assert legible("\u200b \\u{200b} \\n \\\\n a\\b") == "\\u{200b} \\\\u{200b} \\\\n \\\\\\\\n a\\b"
     assert legible("\n\t\x7f\x85") == "\\n\\t\\x7f\\u{85}"
