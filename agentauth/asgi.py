@@ -111,7 +111,8 @@ class Delegate:
         if scope["raw_path"] in BESIDE:
             return scope
         head, follower = request.head, self._follower
-        authorization = head.headers.get(b"authorization")
+        # Also of a request in a form that only the view takes.
+        authorization = head.credentials
         if authorization is not None and follower.held_provider(head.digest) is not None:
             return scope
         try:
@@ -120,7 +121,7 @@ class Delegate:
             rate_limits.take(rate_limits.STRANGERS, kind)
         except RateLimitedError:
             # Good credentials that are not held yet are good at any address.
-            if authorization and await follower.provider(authorization.decode("latin-1")) is not None:
+            if authorization and await follower.provider(authorization) is not None:
                 return scope
             await self._record(_route_of(scope, authorization))
             raise
@@ -132,7 +133,7 @@ class Delegate:
             await asyncio.get_running_loop().run_in_executor(self._threads["handed on"], write)
 
 
-def _route_of(scope: Scope, authorization: bytes | None) -> str:
+def _route_of(scope: Scope, authorization: str | None) -> str:
     """The route by which the view counts a call that it refuses; without credentials it has not looked for one."""
     found = authorization is not None and scope["raw_path"] in _JUDGING
     method = scope["method"] if scope["method"] in METHODS else "other"

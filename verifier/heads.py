@@ -35,12 +35,14 @@ class Head:
     """What a request's head says to the endpoint. `headers` are the lines of `_READ`, none where a name stands twice.
 
     `reads_body`: it has a plain length of no more than anybody may send. `authorization` is there in the plain form
-    only, with its `digest`: no query, what we accept, our host, over TLS where that is asked for.
+    only: no query, what we accept, our host, over TLS where that is asked for. `credentials` are the same in any form, with
+    their `digest`; None without an Authorization line, and where there are two.
     """
 
     headers: Mapping[bytes, bytes]
     reads_body: bool
     authorization: str | None
+    credentials: str | None
     digest: bytes
 
 
@@ -64,6 +66,8 @@ def _read_head(scope: Scope, *, https_only: bool) -> Head:
     # Seven digits are as many as the longest body's length has, and as Python is asked to read.
     plain_length = length.isdigit() and len(length) <= len(str(MAX_BATCH_BYTES))
     reads_body = b"transfer-encoding" not in headers and plain_length and int(length) <= MAX_BATCH_BYTES
+    presented = [value for name, value in scope["headers"] if name == b"authorization"]
+    credentials = presented[0].decode("latin-1") if len(presented) == 1 else None
     if not plain:
         # Two lines of a name that is read here: in the Django view they are one, and refused.
         headers = {}
@@ -75,7 +79,13 @@ def _read_head(scope: Scope, *, https_only: bool) -> Head:
         and is_our_host(headers.get(b"host", b""))
         and (not https_only or _came_by_https(scope, headers))
     )
-    return Head(headers, reads_body, authorization if in_order else None, credentials_digest(authorization))
+    return Head(
+        headers,
+        reads_body,
+        authorization if in_order else None,
+        credentials,
+        credentials_digest(credentials or ""),
+    )
 
 
 @lru_cache(maxsize=64)

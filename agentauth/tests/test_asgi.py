@@ -26,7 +26,9 @@ class _Tally:
 
 def asked(path: bytes) -> Request:
     scope = through.scope(path.decode(), "", [], method="GET")
-    return Request(scope, Head({}, reads_body=True, authorization=None, digest=b""), b"", "")
+    return Request(
+        scope, Head({}, reads_body=True, authorization=None, credentials=None, digest=b""), b"", ""
+    )
 
 
 def test_OG_17_whether_a_process_lives_is_answered_beside_all_that_waits(

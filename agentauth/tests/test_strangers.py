@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -156,6 +157,23 @@ def test_SA_10_calls_without_credentials_share_one_too(
     assert handed_on == []
     # Another allowance than that of guesses.
     assert both.at_endpoint(elsewhere(place))[0] == 401
+
+
+@pytest.mark.parametrize("name", ["accept", "idempotency-key"])
+def test_SA_10_a_proven_caller_is_answered_whatever_lines_come_twice(
+    both: Both, handed_on: list[str], name: str
+) -> None:
+    """Where a line comes twice no other line is read: the caller looked as if it had no credentials."""
+    place = scene()
+    assert both.at_endpoint(ask(place, place.body(LOOK)))[0] == 200
+    rate_limits.take(rate_limits.STRANGERS, rate_limits.NAMELESS)
+    assert both.at_endpoint(ask(place, place.body(LOOK), authorization=None))[0] == 429
+    rate_limits.limiter(rate_limits.SERVICE_PROVIDER)._whole_at.clear()
+    made = ask(place, place.body(LOOK))
+    twice = replace(made, headers=[*made.headers, (name, "*/*"), (name, "*/*")])
+    handed_on.clear()
+    assert both.at_endpoint(twice)[0] != 429
+    assert handed_on == [VERIFY]
 
 
 def test_SA_10_calls_without_credentials_are_refused_as_the_view_does(
