@@ -99,9 +99,9 @@ OF_A_CLUSTER = [
     Scenario("a cluster: one node frozen", "RF-6", b.freeze_a_node, b.thaw_redis, within=EPOCH_SECONDS),
     Scenario("a cluster: all nodes frozen", "RF-6", b.freeze_redis, b.thaw_redis, within=EPOCH_SECONDS),
 ]  # fmt: skip
-# With a replica of Redis that Sentinels promote.
+# With a replica of Redis that Sentinels promote. In CI: test_redis_failover.py.
 OF_SENTINELS = [
-    Scenario("Redis dies, its replica takes over", "RF-5", fail_over, seconds=3, within=EPOCH_SECONDS, may_lose=True, in_ci=True),
+    Scenario("Redis dies, its replica takes over", "RF-5", fail_over, seconds=3, within=EPOCH_SECONDS, may_lose=True),
 ]  # fmt: skip
 # With a replica of PostgreSQL.
 OF_A_REPLICA = [

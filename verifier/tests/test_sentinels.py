@@ -29,9 +29,9 @@ pytestmark = pytest.mark.redis
 PATIENCE_SECONDS = 30
 
 
-@pytest.fixture(params=redis_servers.PROGRAMS)
-def watched(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Watched]:
-    with redis_servers.watched(request.param) as running:
+@pytest.fixture
+def watched(settings: Settings) -> Iterator[Watched]:
+    with redis_servers.watched() as running:
         settings.REDIS_URL = running.url
         yield running
 
