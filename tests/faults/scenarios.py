@@ -11,7 +11,7 @@ EPOCH_SECONDS = 15
 # A decision that is not written by then is 503 (5 s), and what a busy machine adds.
 TOLD_SECONDS = 8
 # So many of those that are not `in_ci` are in CI's turn at a time.
-IN_TURN = 2
+IN_TURN = 1
 
 
 @dataclass(frozen=True, slots=True)
