@@ -39,7 +39,7 @@ class Call:
 
     @property
     def registers(self) -> bool:
-        """Whether it is a registration, whose key nobody can know."""
+        """Whether it is a registration, whose key is not known yet."""
         return self.method == "POST" and self.path == REGISTRATION
 
     @property

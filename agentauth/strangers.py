@@ -76,7 +76,7 @@ class Judged:
 
     @property
     def waits(self) -> bool:
-        """Whether it is told later."""
+        """Whether its answer comes later, once its credentials have been looked up."""
         return self.verdict is Verdict.WAITS
 
     @property
@@ -178,7 +178,7 @@ class Strangers:
                 known = holds
             else:
                 holds = key in claimed and verifies(call)
-                # Agents nobody claimed are limited by their address, known or not.
+                # Unclaimed agents are limited by their address, known or not.
                 known = holds and claimed[key or ""]
                 holds = known or (holds and not rate_limits.wait(rate_limits.ADDRESS, call.address))
             if known:

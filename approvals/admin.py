@@ -44,7 +44,7 @@ class InvitationAdmin(ReadOnlyAdmin[SetupCode]):
     list_filter = ("is_staff",)
     search_fields = ("email",)
     ordering = ("-created_at",)
-    # Who has the link could be told by it.
+    # A digest would let an administrator recognise who holds which link.
     exclude = ("digest",)
     actions = ("forget",)
 

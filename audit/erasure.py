@@ -1,7 +1,7 @@
 """Erasing what an event's commitments hide: the event, its hash and every proof over it stay as they are."""
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -124,13 +124,21 @@ class Erased:
         erased = Event.objects.filter(kind=kinds.HUMAN_ERASED, human_id__isnull=False)
         rows = [row for row in erased.values_list("human_id", "data") if row[0] in self._deleted]
         for human_id, data in rows:
-            for each in (*data["agents"], *data["events"]):
-                self._told.setdefault(uuid.UUID(each), set()).add(human_id)
+            for each in (*named_ids(data, "agents"), *named_ids(data, "events")):
+                self._told.setdefault(each, set()).add(human_id)
         told = {human_id for human_id, _ in rows}
         self._untold = not set(deleted) <= told or any(data.get("late") for _, data in rows)
         invitations = Event.objects.filter(kind=kinds.INVITATION_ERASED).values_list("data", flat=True)
-        self._invitations = {uuid.UUID(each) for data in invitations for each in data["events"]}
+        self._invitations = {each for data in invitations for each in named_ids(data, "events")}
         self._dropped = dropped_months()
+
+
+def named_ids(data: Mapping[str, Any], member: str) -> list[uuid.UUID]:
+    """The ids that an event of an erasure names; none if it has another form, as no service of ours writes."""
+    try:
+        return [uuid.UUID(str(each)) for each in data[member]]
+    except (KeyError, TypeError, ValueError):
+        return []
 
 
 def owner_of(agent_id: uuid.UUID) -> uuid.UUID | None:

@@ -1,11 +1,10 @@
 """Seals: a row that gives a right carries a proof, under SECRET_KEY, that a service of ours wrote what gives it.
 
-Whoever has the database alone can write rows, but no seals. A row that is set back to what it was, or deleted and
-inserted again, has a seal that ended: a trigger keeps each seal that was replaced or deleted, in a table that nobody
-takes back from (docs/adr/0030-a-row-that-gives-a-right-is-sealed.md).
+An attacker who has the database alone can write rows, but no seals. A row that is set back to what it was, or deleted and
+inserted again, has a seal that ended: a trigger keeps each seal that was replaced or deleted, in a table from which the
+serving role cannot delete (docs/adr/0030-a-row-that-gives-a-right-is-sealed.md).
 """
 
-import hashlib
 import hmac
 import logging
 import secrets
@@ -18,6 +17,7 @@ from typing import Any, ClassVar, Final, Self, TypeVar
 from django.conf import settings
 from django.db import models
 from django.db.models import Exists, OuterRef, QuerySet
+from django.utils.crypto import salted_hmac
 
 from agentauth.protocol.encoding import b64u_decode, b64u_encode, canonical_json
 from agentauth.protocol.errors import EncodingError
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 # How a statement of its own asks whether the seal of a row (alias and column in place of {}) ended.
 ENDED: Final = "EXISTS (SELECT 1 FROM kms_endedseal ended WHERE ended.seal = {})"
-_LABEL: Final = b"agentauth/seal/v1"
+_LABEL: Final = "agentauth/seal/v1"
 # So that a row that is changed and changed back by us has another seal than the one that ended.
 _SALT_BYTES: Final = 16
 _TOLD: Final = 1_024
@@ -115,7 +115,7 @@ def sealed(rows: QuerySet[_S]) -> list[_S]:
 
 
 class _Demand:
-    """Whether rows without a seal give nothing. Once they do, they do for good: nobody who serves can add the row."""
+    """Whether rows without a seal give nothing. Once they do, they do for good: the serving role cannot add the row."""
 
     def __init__(self) -> None:
         self._holds = False
@@ -145,12 +145,7 @@ def _plain(value: Any) -> Any:
 
 
 def _mac(secret: str, salt: bytes, said: bytes) -> bytes:
-    return hmac.new(_key(secret), salt + said, hashlib.sha256).digest()
-
-
-@lru_cache(maxsize=8)
-def _key(secret: str) -> bytes:
-    return hmac.new(secret.encode(), _LABEL, hashlib.sha256).digest()
+    return salted_hmac(_LABEL, salt + said, secret=secret, algorithm="sha256").digest()
 
 
 @lru_cache(maxsize=_TOLD)

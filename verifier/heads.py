@@ -13,7 +13,7 @@ from verifier.services.following import credentials_digest
 
 Scope = Mapping[str, Any]
 
-# The largest body anybody may send, a batch of questions.
+# The largest body that any caller may send, a batch of questions.
 MAX_BATCH_BYTES: Final = 1024 * 1024
 # The header lines that are looked at here; of each there may be one.
 _READ: Final = frozenset(
@@ -34,7 +34,7 @@ _READ: Final = frozenset(
 class Head:
     """What a request's head says to the endpoint. `headers` are the lines of `_READ`, none where a name stands twice.
 
-    `reads_body`: it has a plain length of no more than anybody may send. `authorization` is there in the plain form
+    `reads_body`: it has a plain length of no more than any caller may send. `authorization` is there in the plain form
     only: no query, what we accept, our host, over TLS where that is asked for. `credentials` are the same in any form, with
     their `digest`; None without an Authorization line, and where there are two.
     """

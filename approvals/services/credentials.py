@@ -139,7 +139,7 @@ def add_passkey(
 
 
 def _asked(row: Challenge) -> str:
-    """That `begin_passkey` made this challenge, for a person who signed for it: its row alone could be anybody's word."""
+    """That `begin_passkey` made this challenge, for a person who signed for it: the row alone proves nothing."""
     value = f"{bytes(row.challenge).hex()}/{bytes(row.session).hex()}/{row.human_id}"
     return salted_hmac("approvals.passkey.asked", value, algorithm="sha256").hexdigest()
 

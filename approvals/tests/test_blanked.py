@@ -115,3 +115,22 @@ def test_what_the_deleted_persons_own_was_stays_unnamed(
     assert not Receipt.objects.exclude(compact="").exists()
     assert Confirmation.objects.filter(pk=asked.pk).exists()
     assert named(now) == {}
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"agents": 7, "events": None}, {"agents": ["x"], "events": [[]], "receipts": {}}]
+)
+def test_OG_28_an_erasure_of_another_form_excuses_nothing_and_stops_no_check(
+    alice: Person, reading: Grant, gone: tuple[Human, Agent], now: datetime, data: dict[str, Any]
+) -> None:
+    """A process that may add events could end `verify_audit` with one."""
+    seal_audit(now=now)
+    lost = Opening.objects.filter(event__grant_id=reading.pk).first()
+    assert lost is not None
+    lost.delete()
+    with transaction.atomic():
+        record(kind=kinds.HUMAN_ERASED, actor=TESTER, at=now, human_id=gone[0].pk, data=data)
+        record(kind=kinds.INVITATION_ERASED, actor=TESTER, at=now, data=data)
+    seal_audit(now=now)
+    assert not verify_log().ok
+    named(now)

@@ -7,6 +7,7 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 
+from agentauth.protocol.encoding import b64u_encode
 from approvals.models import Receipt
 from approvals.services import receipt_keys
 from approvals.services.expiry import expire_everything
@@ -28,11 +29,13 @@ def key(alice: Person, reading: Grant) -> Key:
     return Key.objects.get(purpose="receipt")
 
 
-def as_release_3(row: Receipt) -> Receipt:
-    """The same receipt as a process of release 3 keeps it, which names no key."""
+def as_release_3(row: Receipt, **changes: str) -> Receipt:
+    """The same receipt as a process of release 3 keeps it, which names no key; with `changes`."""
     names = [field.attname for field in Receipt._meta.concrete_fields if field.name not in {"id", "kid"}]
     values = {name: getattr(row, name) for name in names}
-    return Receipt.objects.create(**values | {"challenge": bytes(32 - Receipt.objects.count()) + b"x"})
+    return Receipt.objects.create(
+        **values | changes | {"challenge": bytes(32 - Receipt.objects.count()) + b"x"}
+    )
 
 
 def said(key: Key, now: datetime) -> list[str]:
@@ -109,3 +112,13 @@ def test_the_receipts_of_a_key_are_counted_without_their_texts(key: Key, now: da
         for sql in counts:
             cursor.execute(f"EXPLAIN {sql}")
             assert "receipt_kid" in str(cursor.fetchall())
+
+
+def test_a_name_that_no_key_has_stops_no_other_receipt(key: Key) -> None:
+    """A process that serves may add such a row; the column would refuse the name, and the job would end there."""
+    row = Receipt.objects.get(kid=key.kid)
+    header = b64u_encode(b'{"alg":"EdDSA","kid":"' + b"k" * 65 + b'"}')
+    forged = as_release_3(row, compact=f"{header}.{row.compact.partition('.')[2]}")
+    honest = as_release_3(row)
+    assert receipt_keys.fill_kids() == 2
+    assert [Receipt.objects.get(pk=each.pk).kid for each in (forged, honest)] == ["", key.kid]

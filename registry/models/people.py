@@ -16,7 +16,7 @@ from kms.seals import Sealed
 class Human(Sealed, AbstractBaseUser):
     """A person. `status` decides whether they may sign in and whether their agents may act.
 
-    Only administrators have a seal: ask `is_administrator`, since the column alone may be anybody's word.
+    Only administrators have a seal: ask `is_administrator`, since the column alone proves nothing.
     """
 
     SEALED = ("id", "is_staff")

@@ -14,7 +14,7 @@ from django.db.models import Q
 
 from agentauth.protocol.encoding import timestamp
 from audit import kinds
-from audit.erasure import owner_of
+from audit.erasure import named_ids, owner_of
 from audit.models import DroppedMonth, Event
 from audit.statements import select
 from kms.sealing import unsealed_rows
@@ -86,16 +86,16 @@ def review(*, now: datetime) -> Iterator[Finding]:
 
 def _blanked() -> Iterator[Finding]:
     """What receipts without their text are about, where no event says that their person was erased."""
-    told: dict[str, set[uuid.UUID | None]] = {}
+    told: dict[uuid.UUID, set[uuid.UUID | None]] = {}
     erased = Event.objects.filter(kind=kinds.HUMAN_ERASED, human_id__isnull=False)
     for human_id, data in erased.values_list("human_id", "data"):
-        for receipt in data["receipts"]:
+        for receipt in named_ids(data, "receipts"):
             told.setdefault(receipt, set()).add(human_id)
     # The event of an older erasure may be in the archive alone.
     archived = DroppedMonth.objects.exists()
     for receipt, kind, subject, signer, gone in select(_BLANKED):
-        # Who may add an event could name another person's receipt in it.
-        people = told.get(str(uuid.UUID(str(receipt))), ())
+        # A process that may add events could name another person's receipt in it.
+        people = told.get(uuid.UUID(str(receipt)), ())
         theirs = any(_is_theirs(kind, subject, uuid.UUID(str(signer)), each) for each in people)
         if not theirs and not (archived and (gone or _is_gone(kind, subject))):
             yield Finding(str(subject), UNTOLD)

@@ -1,7 +1,7 @@
 """The mark of the log's size in Redis (`aa:mark`), which reveals a database that was set back.
 
-It is an `audit.history.Mark` as text, then a MAC under SECRET_KEY: else whoever writes into Redis could hold the registry
-with one key. No decision asks for it, and it may be lost: the store outside knows the same, a minute later.
+It is an `audit.history.Mark` as text, then a MAC under SECRET_KEY: else an attacker who can write into Redis could hold the
+registry with one key. No decision asks for it, and it may be lost: the store outside knows the same, a minute later.
 """
 
 import hmac
