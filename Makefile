@@ -26,7 +26,7 @@ run: $(VENV)/run.stamp ## the whole system on http://localhost:8000, SQLite in v
 demo: $(VENV)/run.stamp ## a demo agent and a demo service provider against `make run`
 	$(BIN)/python -m examples.demo
 
-check: $(VENV)/dev.stamp ## lint, types, import stack, migrations, unit tests on SQLite (some five minutes on two cores)
+check: $(VENV)/dev.stamp ## lint, types, import stack, migrations, unit tests on SQLite (three minutes on two cores)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(MAKE) -j2 static unit

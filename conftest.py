@@ -51,6 +51,10 @@ from verifier.services import clocks, home
 ALLOWED = ("read:calendar", "write:files", "transact:payments", "read:mail")
 
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL") == "1"
+ROOT = Path(__file__).parent
+# Their tests that ask a database run on PostgreSQL alone, as in production. The other apps' tests, those in tests/ and the flows
+# run on SQLite too, the embedded default.
+ON_POSTGRESQL = {"agentauth", "audit", "kms", "verifier"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -61,9 +65,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--home", choices=["database", "redis"], default="database", help="where spent proofs are"
     )
     parser.addoption(
-        "--of-the-database",
-        action="store_true",
-        help="only tests that ask a database, or a server of their own",
+        "--database-tests",
+        choices=["all", "embedded", "only"],
+        default="all",
+        help="of the tests that ask a database: all; those that run on SQLite too; or these tests only",
     )
 
 
@@ -74,12 +79,14 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what has nothing to say: tests of shared files that are not there, and, with --of-the-database, the rest."""
-    again = config.getoption("--of-the-database")
+    """Leave out tests of shared files that are not there, and those that --database-tests leaves to another run."""
+    wanted = config.getoption("--database-tests")
     left_out = {
         item
         for item in items
-        if (again and not _asks(item)) or (not SECURITY and item.get_closest_marker("vectors"))
+        if (wanted == "only" and not _asks(item))
+        or (wanted == "embedded" and _asks(item) and item.path.relative_to(ROOT).parts[0] in ON_POSTGRESQL)
+        or (not SECURITY and item.get_closest_marker("vectors"))
     }
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]

@@ -95,10 +95,11 @@ def marked(*markers: str) -> list[str]:
 def paced() -> list[str]:
     """The files outside tests/faults and tests/campaign in which something holds or is tried at length in the campaign alone."""
     named = re.compile(
-        r"^from (?:tests\.pace|tests\.conftest|verifier\.tests\.calls) import .*$", re.MULTILINE
+        r"^(?:from (?:tests\.pace|tests\.conftest|verifier\.tests\.calls) import .*|@pytest\.mark\.long)$",
+        re.MULTILINE,
     )
     files = (each for folder in [*APPS, "tests/flows"] for each in Path(folder).rglob("test_*.py"))
-    words = ("within", "CAMPAIGN", "fails")
+    words = ("within", "CAMPAIGN", "fails", "mark.long")
     return sorted(
         str(each)
         for each in files
@@ -107,9 +108,12 @@ def paced() -> list[str]:
 
 
 def unit(absent: dict[str, str], *arguments: str) -> bool:
+    """The unit tests on SQLite; where PostgreSQL is here, without those that `on_postgresql` runs instead."""
     without = "".join(f" and not {each}" for each in ("softhsm", "history") if each in absent)
     return pytest(
         *arguments,
+        "--database-tests",
+        "all" if "postgres" in absent else "embedded",
         *APPS,
         *map(str, Path("tests").glob("test_*.py")),
         *UNIT_FOLDERS,
@@ -124,14 +128,11 @@ def coverage(absent: dict[str, str]) -> bool:
     passed = unit(absent, "--cov", "--cov-report=")
     more = ("--cov", "--cov-append", "--cov-report=")
     if "postgres" not in absent:
-        # What is otherwise there: roles, the positions in the feed of changes, what is called out and followed.
-        alone = "postgres and not slow and not flow" + (" and not redis" if "redis" in absent else "")
         with postgres.cluster() as url:
-            fed = ("audit", "verifier/tests/test_state.py", "-m", "not slow")
-            passed = pytest(*fed, *more, database_url=url) and passed
-            passed = pytest("verifier", "-n", "2", "-m", alone, *more, database_url=url) and passed
+            passed = on_postgresql(absent, url, *more) and passed
+    elif "redis" not in absent:
+        passed = with_redis(*more) and passed
     if "redis" not in absent:
-        passed = pytest("verifier", "-m", "redis and not postgres and not slow", *more) and passed
         again = ("--through", "lean", "--home", "redis", "-n", "2")
         passed = (
             pytest("verifier/tests", *again, "-m", "not slow and not postgres and not redis", *more)
@@ -152,28 +153,38 @@ def coverage(absent: dict[str, str]) -> bool:
     return passed
 
 
-def rest(absent: dict[str, str]) -> bool:
-    """What `check` did not run: the same unit tests on PostgreSQL, those with Redis, then the stories across apps."""
+def on_postgresql(absent: dict[str, str], url: str, *arguments: str) -> bool:
+    """The unit tests that ask a database, and those with servers of their own."""
     without = "".join(f" and not {each}" for each in ("redis", "softhsm") if each in absent)
+    return pytest(
+        *arguments,
+        *APPS,
+        "tests/test_triggers.py",
+        "--ignore=agentauth/protocol",
+        "--ignore=agentauth/sdk",
+        # What is refused before any question to the database.
+        "--ignore=agentauth/tests/test_public_urls.py",
+        "--database-tests",
+        "only",
+        *BY_TEST,
+        "-m",
+        "not slow and not flow" + without,
+        database_url=url,
+    )
+
+
+def with_redis(*arguments: str) -> bool:
+    """The unit tests with Redis where there is no PostgreSQL."""
+    return pytest(*arguments, *APPS, "-n", "4", "-m", "redis and not postgres and not slow and not flow")
+
+
+def rest(absent: dict[str, str]) -> bool:
+    """What `check` did not run: the unit tests on PostgreSQL, those with Redis, then the stories across apps."""
     if "postgres" in absent:
-        passed = "redis" in absent or pytest(
-            *APPS, "-n", "4", "-m", "redis and not postgres and not slow and not flow"
-        )
+        passed = "redis" in absent or with_redis()
         return stories(absent) and passed
     with postgres.cluster() as url:
-        passed = pytest(
-            *APPS,
-            "tests/test_triggers.py",
-            "--ignore=agentauth/protocol",
-            "--ignore=agentauth/sdk",
-            # What is refused before any question to the database.
-            "--ignore=agentauth/tests/test_public_urls.py",
-            "--of-the-database",
-            *BY_TEST,
-            "-m",
-            "not slow and not flow" + without,
-            database_url=url,
-        )
+        passed = on_postgresql(absent, url)
         if "redis" not in absent:
             # What asks at verify and its sisters, asked again at the lean endpoint and with the home in Redis.
             again = (
@@ -233,7 +244,7 @@ def stories(absent: dict[str, str]) -> bool:
         "4",
         *by_file,
         "-m",
-        "(flow or node or slow) and not faults" + without,
+        "(flow or node or slow) and not faults and not long" + without,
     )
     with ThreadPoolExecutor(2) as pool:
         told = pool.submit(pytest, *flows, together=True)
@@ -243,7 +254,7 @@ def stories(absent: dict[str, str]) -> bool:
     hurt = ("tests/faults/test_scenarios.py", *marked("faults"), "-n", "3", *by_file)
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(beside_faults, absent)
-        passed = pytest(*hurt, "-m", "faults" + without) and passed
+        passed = pytest(*hurt, "-m", "faults and not long" + without) and passed
         return other.result() and passed
 
 
@@ -274,6 +285,8 @@ def campaign(absent: dict[str, str]) -> bool:
     alone = ("-m", without.removeprefix(" and "))
     passed = pytest("tests/faults", "-m", "(faults or sweep)" + without)
     passed = pytest("tests/campaign", *alone) and passed
+    # Also those that CI asks on PostgreSQL alone, on SQLite.
+    passed = unit(absent | {"postgres": ""}) and passed
     if {"postgres", "redis"} & absent.keys():
         return pytest(*paced(), *alone) and passed
     with postgres.cluster() as url:
@@ -297,8 +310,16 @@ def main() -> int:
     elif group == "coverage":
         passed = coverage(absent)
     elif group == "again":
-        # On the other Python: what has no other reader of bytes than Python's, what runs at a user's, and what is fast.
-        again = ("agentauth/protocol", "agentauth/sdk", "verifier", "tests/vectors", *BY_TEST)
+        # On the other Python, and the other Django that is locked for it: what has no other reader of bytes than Python's, what
+        # users run, and the registry's API.
+        again = (
+            "agentauth/protocol",
+            "agentauth/sdk",
+            "registry",
+            "tests/vectors",
+            "tests/contract",
+            *BY_TEST,
+        )
         with ThreadPoolExecutor(1) as pool:
             told = pool.submit(pytest, *SDK, "-m", "flow", "-k", "sdk", together=True)
             passed = pytest(*again, "-m", "not slow and not postgres and not redis and not flow")

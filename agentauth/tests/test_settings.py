@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import manage
+
 ROOT = Path(__file__).resolve().parents[2]
 SAFE = {
     "PUBLIC_URL": "https://registry.example.com",
@@ -23,15 +25,19 @@ SAFE = {
 }
 
 
-def python(tmp_path: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+def _env(tmp_path: Path, changes: dict[str, str]) -> dict[str, str]:
     env = {name: value for name, value in os.environ.items() if name not in {"AGENTAUTH_TESTING", *SAFE}}
-    env |= SAFE | {"VAR_DIR": str(tmp_path)} | changes
+    return env | SAFE | {"VAR_DIR": str(tmp_path)} | changes
+
+
+def python(tmp_path: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    env = _env(tmp_path, changes)
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=60)
 
 
 def check(tmp_path: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
-    return python(tmp_path, "manage.py", "check", *arguments, **changes)
+    return manage("check", *arguments, env=_env(tmp_path, changes))
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ def verifier(held: Stage) -> Iterator[LiveVerifier]:
     made.stop()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("calls", CALLS)
 def test_RF_19_five_times_the_capacity_is_shed_at_once_and_what_is_admitted_is_right(
     calls: str, held: Stage, verifier: LiveVerifier, results: Results

@@ -108,6 +108,7 @@ def place(tmp_path: Path, store_uri: str) -> Iterator[RecoveryStage]:
         yield made
 
 
+@pytest.mark.long
 def test_SA_13_recovered_to_the_end_it_goes_on_to_a_point_in_time_not(place: RecoveryStage) -> None:
     """One base backup, of before anything was done, for both: the second recovery goes through the history of the first."""
     place.beside_server("base backup")

@@ -166,6 +166,7 @@ def tells_the_truth(place: RestoreStage, done: dict[str, Any]) -> None:
     assert told.returncode == 0, told.stdout + told.stderr
 
 
+@pytest.mark.long
 def test_SA_13_a_second_restore_with_an_empty_redis_is_held(
     place: RestoreStage,
 ) -> None:

@@ -96,6 +96,7 @@ async def all_at_once(
     return answers
 
 
+@pytest.mark.long
 def test_RF_26_a_thousand_cold_keys_after_redis_came_back_empty_are_each_read_once(
     database: postgres.Server, tmp_path: Path
 ) -> None:

@@ -1,6 +1,6 @@
-"""Requests that come slowly, in pieces, several at once or not at all, and answers taken so: nobody else waits for them.
+"""Slow, split and missing requests, and answers taken slowly, hold up no other caller.
 
-The servers are its own: their connections, threads and memory are filled and measured, and they are stopped.
+The tests fill, measure and stop servers of their own.
 """
 
 import os
@@ -9,7 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from unittest.mock import patch
 
@@ -65,11 +65,9 @@ def connect(registry: LiveRegistry) -> Iterator[Callable[[bytes], socket.socket]
 def rest(connection: socket.socket) -> bytes:
     """Everything until the server hangs up."""
     received = b""
-    try:
+    with suppress(ConnectionError):
         while part := connection.recv(65_536):
             received += part
-    except ConnectionError:
-        pass
     return received
 
 
@@ -107,6 +105,7 @@ def has_ended(connection: socket.socket) -> bool:
     return True
 
 
+@pytest.mark.long
 def test_DJ_7_slow_senders_hold_nobody_up_and_are_cut_off(
     registry: LiveRegistry, connect: Callable[[bytes], socket.socket]
 ) -> None:
@@ -162,6 +161,7 @@ def slow_reader(registry: LiveRegistry, asked: bytes) -> socket.socket:
 SCHEMA = b"GET /v1/schema/ HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
+@pytest.mark.long
 def test_DJ_7_whoever_takes_answers_slowly_holds_nobody_up_and_is_cut_off(registry: LiveRegistry) -> None:
     """Each byte they take is a sign of life; what counts is when the whole answer is gone."""
     whole = len(httpx.get(f"{registry.url}/v1/schema/").content)
