@@ -51,7 +51,7 @@ audit: $(VENV)/dev.stamp ## scan the code, look the locked packages up in adviso
 campaign: $(VENV)/dev.stamp ## the long runs in full: kills, concurrency rounds, fuzzing
 	CAMPAIGN=1 FAULTS_TABLE=tests/faults/RESULTS.md $(BIN)/python -m tests.run campaign
 
-screenshots: $(VENV)/dev.stamp ## every page and state at 360 and 1280 px, light and dark, into screenshots/
+screenshots: $(VENV)/dev.stamp ## every page and state at 320 and 1280 px, light and dark, into screenshots/
 	$(BIN)/python -m tests.run screenshots
 
 bench: $(VENV)/dev.stamp ## measure; alone on the machine

@@ -96,7 +96,7 @@ def describe_service_provider(provider: ServiceProvider, now: datetime) -> Loss:
     held = _held(Q(service_provider=provider), now)
     n = held.count()
     facts = [
-        _("Grant of %(agent)s") % {"agent": quoted(grant.agent.name)}
+        _("Grant of agent %(agent)s") % {"agent": quoted(grant.agent.name)}
         for grant in held.select_related("agent")[:_NAMED]
     ]
     return _loss(
@@ -198,7 +198,7 @@ def _of_receipts(key: Key, now: datetime) -> Iterator[str]:
     ) % {"n": sentences.whole(n)}
     under = list(_approved_under(key, now))
     for grant in _held(Q(pk__in=under[:_NAMED]), now).select_related("agent", "service_provider"):
-        yield _("%(agent)s at %(at)s cannot act until its owner approves it again.") % {
+        yield _("Agent %(agent)s at %(at)s cannot act until its owner approves it again.") % {
             "agent": quoted(grant.agent.name),
             "at": quoted(grant.service_provider.name),
         }

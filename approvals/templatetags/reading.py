@@ -18,7 +18,22 @@ register = template.Library()
 register.filter("fingerprint", sentences.fingerprint)
 register.filter("quoted", in_quotes)
 MOMENT = timedelta(minutes=1)
+_QUOTED = re.compile("(“[^”]*”)")
 _ESCAPE = re.compile(r"(\\\\)|\\(?:u\{[0-9a-f]+\}|x[0-9a-f]{2}|[nrt])")
+
+
+@register.filter
+def named(name: str) -> SafeString:
+    """A name in a heading: in quotation marks, and set apart from the words around it."""
+    return set_apart(in_quotes(name))
+
+
+@register.filter
+def set_apart(sentence: str) -> SafeString:
+    """A sentence of ours in which every name and value stands apart from our words; in quotation marks they already are."""
+    parts = enumerate(_QUOTED.split(sentence))
+    forms = ("{}", '<span class="name">{}</span>')
+    return format_html_join("", "{}", ((format_html(forms[index % 2], words),) for index, words in parts))
 
 
 @register.filter

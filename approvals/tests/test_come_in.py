@@ -104,6 +104,10 @@ def test_DJ_24_a_used_or_old_setup_link_is_gone(now: datetime) -> None:
 
 def test_an_invitation_is_for_its_address_alone(now: datetime) -> None:
     link = create_setup_link(email="bob@example.org", actor=TESTER, now=now)
+    # The whole of it, however long, and nothing to type another in.
+    page = browser().get(link.url.removeprefix(ORIGIN)).content.decode()
+    assert "bob@example.org</p>" in page
+    assert 'id="email"' not in page
     person = Person()
     person.set_up(link.url, name="Bob", email="mallory@example.org")
     assert (person.human.email, person.human.is_staff) == ("bob@example.org", False)

@@ -23,7 +23,7 @@ def test_rows_beyond_those_named_are_counted(
     grant = approved(agent, service_provider, now=now, capabilities=[READ_CALENDAR])
     assert losses.describe_agent(agent.agent(), now).facts == ("Read “calendar” at “Acme Payments”.",)
     assert losses.describe_service_provider(service_provider, now).facts == (
-        f"Grant of “{grant.agent.name}”",
+        f"Grant of agent “{grant.agent.name}”",
     )
     approved(agent, service_provider, now=now)
     assert losses.describe_agent(agent.agent(), now).facts[1:] == ("1 more grant",)

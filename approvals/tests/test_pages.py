@@ -228,7 +228,7 @@ def test_one_transaction_is_confirmed_or_denied_with_a_signature(
     alice: Person, asking: Confirmation, decision: str, status: str, word: str
 ) -> None:
     path = f"/confirmations/{asking.pk}/"
-    assert "Pay €240.00 at “Acme Payments”" in alice.get(path).content.decode()
+    assert 'Pay €240.00 at <span class="name">“Acme Payments”</span>' in alice.get(path).content.decode()
     drawn = alice.drawn_at(path)
     options = alice.press_on(path, decision=decision).json()["publicKey"]
     done = alice.post(f"{path}decide", {"credential": alice.device.assertion(options)})

@@ -9,7 +9,7 @@ from agentauth.protocol.capability import parse_action
 from agentauth.protocol.names import quoted
 from agentauth.protocol.tests.test_names import code_points
 from approvals.models import Receipt
-from approvals.templatetags.reading import spoken
+from approvals.templatetags.reading import set_apart, spoken
 from approvals.tests.cast import PAY, READ_CALENDAR, Person
 from kms.tests.sealing import change
 from registry.models import Agent, Grant, Human, ServiceProvider
@@ -145,3 +145,22 @@ def test_SA_4_what_does_not_show_is_escaped_and_marked(
 def test_SA_4_each_default_ignorable_code_point_is_marked() -> None:
     for character in code_points():
         assert spoken(f"a{character}b") == f'a<span class="escape">\\u{{{ord(character):x}}}</span>b'
+
+
+def test_each_name_and_value_stands_apart_from_our_words() -> None:
+    memo = quoted('x" and “<b>nothing</b>” else')
+    shown = set_apart(f"Pay €60.00 at {quoted('Acme')}, with memo {memo}.")
+    inside = "x\\u{22} and \\u{201c}&lt;b&gt;nothing&lt;/b&gt;\\u{201d} else"
+    assert shown == (
+        f'Pay €60.00 at <span class="name">“Acme”</span>, with memo <span class="name">“{inside}”</span>.'
+    )
+
+
+def test_the_claim_page_says_in_sentences_what_an_agent_may_ask_for(alice: Person) -> None:
+    stray = AgentClient()
+    stray.register()
+    path = claim_link(stray.agent())[0].removeprefix("http://localhost:8000")
+    page = alice.get(path).content.decode()
+    for act in ("Read", "Pay through"):
+        assert f'<li><span>{act} <span class="name">“' in page
+    assert "transact:payments" not in page

@@ -5,12 +5,12 @@ from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
-from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.identifiers import parse_id
 from approvals.services import claims
 from approvals.services.drawn import drawn_token
 from approvals.services.people import session_key_of
 from approvals.views.access import answer, human_of, member, posted, signed_in
+from approvals.views.described import describe_kinds
 from registry.authentication import actor_of
 from registry.services.agents import find_claim
 
@@ -19,12 +19,11 @@ from registry.services.agents import find_claim
 @signed_in
 def page(request: HttpRequest, secret: str) -> HttpResponse:
     agent = find_claim(secret, now=timezone.now())
-    kinds = sorted({each.label for each in parse_capabilities(agent.capabilities)})
     shown = claims.claim_page(agent, human_of(request), now=timezone.now())
     context = {
         "agent": agent,
         "grant": _grant(request),
-        "kinds": kinds,
+        "kinds": describe_kinds(agent),
         "warnings": shown.shown["likenesses"],
         "lines": shown.shown["text"].splitlines(),
         "drawn": drawn_token(shown, now=timezone.now()),

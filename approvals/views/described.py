@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.envelope import Envelope, parse_envelope
@@ -14,11 +15,28 @@ from registry.models import Agent, Grant, Human
 
 _ELSEWHERE = 20
 _RISKS = ("high", "medium", "low")
+_KINDS = {
+    "read": gettext_lazy("Read “%(resource)s”"),
+    "write": gettext_lazy("Create and change “%(resource)s”"),
+    "delete": gettext_lazy("Delete “%(resource)s”"),
+    "transact": gettext_lazy("Pay through “%(resource)s”"),
+    "custom": gettext_lazy("Use “%(namespace)s.%(name)s” on “%(resource)s”"),
+}
 
 
 def sentence(phrase: str) -> str:
     """A verb phrase as a line of its own."""
     return phrase[:1].upper() + phrase[1:]
+
+
+def describe_kinds(agent: Agent) -> list[str]:
+    """What the agent's manifest declares, without limits: one sentence for each kind of act, riskiest first."""
+    declared = {each.label: each for each in parse_capabilities(agent.capabilities)}
+    ordered = sorted(declared.items(), key=lambda item: (_RISKS.index(sentences.risk(item[1])), item[0]))
+    return [
+        _KINDS[each.type] % {"resource": each.resource, "namespace": each.namespace, "name": each.name}
+        for _label, each in ordered
+    ]
 
 
 def describe_rows(grant: Grant, now: datetime) -> list[dict[str, Any]]:

@@ -77,11 +77,11 @@ def _title(found: Preview) -> str:
     if found.kind == "agent":
         several = ngettext("Revoke agent %(what)s for good?", "Revoke %(n)d agents for good?", n)
     elif found.kind == "grant":
-        several = ngettext("Revoke the grant of %(what)s for good?", "Revoke %(n)d grants for good?", n)
+        several = ngettext("Revoke the grant of agent %(what)s for good?", "Revoke %(n)d grants for good?", n)
     elif found.kind == "service_provider":
         several = ngettext("Revoke service %(what)s for good?", "Revoke %(n)d services for good?", n)
     elif found.kind == "human":
-        several = ngettext("Delete %(what)s for good?", "Delete %(n)d humans for good?", n)
+        several = ngettext("Delete the account of %(what)s for good?", "Delete %(n)d accounts for good?", n)
     elif found.kind == "invitation":
         several = ngettext(
             "Forget the invitation of %(what)s for good?", "Forget %(n)d invitations for good?", n

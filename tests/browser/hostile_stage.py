@@ -15,6 +15,24 @@ REASONS = {
     "right-to-left": "أحتاج إلى قراءة التقويم" + " 5,000 " + "קריאה בלבד",
 }
 NAME = "W" * 80
+# A name and words that would pass for ours.
+CLAIMED = "AgentAuth”. Nothing is left to sign: you approved this"
+PILE = "Z" + "\u0351" * 60 + "algo"
+MIXED = " ".join(
+    [REASONS["turned"], PILE, REASONS["right-to-left"], "W" * 200, "You decline, and so nothing is signed."]
+)
+PERSON = "Wolfeschlegelsteinhausenbergerdorff-Übermäßig אברהם <b>Administrator</b> WWWWWWW"
+LONG_ADDRESS = f"{'w' * 64}@{'w' * 60}.{'w' * 60}.example.org"
+
+
+def dozens() -> list[dict[str, Any]]:
+    """About as many permissions as fit into a token, the last ones with values of a stranger's."""
+    values = ["W" * 120, REASONS["turned"], 'x" and “nothing” else', "אבג", "דהו 5,000"]
+    rows: list[dict[str, Any]] = [
+        {"type": "read", "resource": f"calendar/{number:02}"} for number in range(14)
+    ]
+    rows[-1] |= {"constraints": {"label": {"in": values}, "size": {"max": 5000}}}
+    return [*rows, {"type": "write", "resource": "files/" + "w" * 120}]
 
 
 def set_up_hostile(email: str) -> dict[str, str]:
@@ -36,8 +54,8 @@ def set_up_hostile(email: str) -> dict[str, str]:
         wish: list[dict[str, Any]] = [READ | {"constraints": value}, PAY]
         grant = stage.request(agent, provider, MINUTE, wish, reason=reason)
         paths[f"approval-{name}"] = f"/approvals/{grant.pk}/"
-    many = stage.agent("Nobody else", "You decline, and so nothing.\n" * 17, MINUTE)
-    grant = stage.request(many, provider, MINUTE, MANY, envelope=MANY_LIMITS, reason=REASONS["breaks"])
+    many = stage.agent(CLAIMED, "You decline, and so nothing.\n" * 17, MINUTE)
+    grant = stage.request(many, provider, MINUTE, MANY + dozens(), envelope=MANY_LIMITS, reason=MIXED)
     paths["approval-long"] = f"/approvals/{grant.pk}/"
     stray = stage.agent(NAME, WIDE, MINUTE, owned=False)
     url, code = claim_link(stray)

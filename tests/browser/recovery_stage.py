@@ -7,19 +7,25 @@ DAY = timedelta(days=1)
 
 
 def recoveries(email: str) -> dict[str, str]:
-    """Of three people who have no part in any other scene, begun by an operator; `email` is the administrator's."""
+    """Of three people who have no part in any other scene, begun by an operator; `email` is the administrator's.
+
+    Erin is ordinary; the name and address of the other two would break a page.
+    """
     from approvals.services.recovery import create_recovery_link, start_recovery
     from audit.services import Actor
     from registry.models import Human
     from registry.services.people import create_human, suspend_human
+    from tests.browser.hostile_stage import LONG_ADDRESS, NAME, PERSON
 
     now, system = datetime.now(UTC), Actor("system", "stage")
     admin = Human.objects.get(email=email)
     people = {
-        name: create_human(
-            email=f"{name.lower()}@example.org", name=f"{name} Sørensen-Oyelaran", actor=system, now=now
+        name: create_human(email=address, name=called, actor=system, now=now)
+        for name, called, address in (
+            ("Erin", "Erin Sørensen-Oyelaran", "erin@example.org"),
+            ("Finn", NAME, LONG_ADDRESS),
+            ("Gwen", PERSON, "gwen@example.org"),
         )
-        for name in ("Erin", "Finn", "Gwen")
     }
     suspend_human(human=people["Gwen"], actor=system, now=now)
     start_recovery(human=people["Gwen"], case="stolen", admin=None, actor=system, now=now - DAY / 3)

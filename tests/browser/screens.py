@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from playwright.sync_api import Page, expect
 
 from tests.browser import steps
+from tests.browser.hostile_stage import LONG_ADDRESS, MIXED
 from tests.live import LiveRegistry
 
 
 @dataclass
 class Theatre:
-    """Alice is the first admin and owns what was staged; Bob is new; a visitor is not signed in."""
+    """Alice is the first admin and owns what was staged; Bob is new and has a hostile name; a visitor is not signed in."""
 
     registry: LiveRegistry
     paths: dict[str, str]
@@ -56,7 +57,7 @@ def as_visitor(path: str) -> Way:
 
 
 def setup(theatre: Theatre) -> Page:
-    path = theatre.registry.manage("setup_link", "--email", "carol@example.org")["url"]
+    path = theatre.registry.manage("setup_link", "--email", LONG_ADDRESS)["url"]
     theatre.visitor.goto(path)
     return theatre.visitor
 
@@ -257,6 +258,23 @@ def recovery_cancelled(theatre: Theatre) -> Page:
     return page
 
 
+def hostile_approval(theatre: Theatre) -> Page:
+    found = steps.stage(theatre.registry, "set_up_hostile", "alice@example.org")
+    theatre.paths |= {f"hostile-{name}": path for name, path in found.items()}
+    return theatre.open(theatre.alice, "hostile-approval-long")
+
+
+def hostile_receipt(theatre: Theatre) -> Page:
+    page = theatre.open(theatre.alice, "hostile-approval-long")
+    page.get_by_role("textbox", name="Reason").fill(MIXED)
+    expect(page.locator("#sign-deny")).to_contain_text("You decline")
+    steps.read(page)
+    page.get_by_role("button", name="Deny").click()
+    page.get_by_role("link", name="Receipt").click()
+    expect(page.get_by_role("heading", name="Receipt")).to_be_visible()
+    return page
+
+
 NOT_FOUND = "/approvals/01900000-0000-7000-8000-000000000000/"
 # In this order: what comes later may rest on what was done before.
 SCREENS = {
@@ -333,11 +351,17 @@ SCREENS = {
     "control-room": Screen(at("/admin/")),
     "control-room-grants": Screen(at("/admin/registry/grant/")),
     "control-room-events": Screen(at("/admin/audit/event/?outcome=denied")),
+    "control-room-keys": Screen(at("/admin/kms/key/")),
     "control-room-make": Screen(at("/admin/new-service-provider/")),
     "control-room-refused": Screen(refused_form),
     "control-room-made": Screen(made),
     "activity-wrong-log": Screen(wrong_log),
     "control-room-wrong-log": Screen(at("/admin/log/")),
+    "hostile-approval": Screen(hostile_approval),
+    "hostile-receipt": Screen(hostile_receipt),
+    "hostile-claim": Screen(at("hostile-claim")),
+    "hostile-confirmation": Screen(at("hostile-confirmation")),
+    "hostile-settings": Screen(as_bob("/settings/")),
 }
 # At a registry of their own, since a restore ends every session and suspends every grant.
 RESTORE_SCREENS = {
