@@ -10,12 +10,11 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 class AddIndexBesideWriters(AddIndexConcurrently):
     """For a migration with `atomic = False`; on SQLite, which knows no other way, as `AddIndex` does."""
 
-    def database_forwards(
-        self, app_label: str, editor: BaseDatabaseSchemaEditor, from_state: Any, to_state: Any
-    ) -> None:
+    def database_forwards(self, app_label: str, editor: Any, from_state: Any, to_state: Any) -> None:
         if editor.connection.vendor == "postgresql":
             # A migration that waited too long for a transaction that was open leaves an index that nothing uses.
-            editor.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {self.index.name}")
+            model = to_state.apps.get_model(app_label, self.model_name)
+            editor.remove_index(model, self.index, concurrently=True)
             super().database_forwards(app_label, editor, from_state, to_state)
         else:
             migrations.AddIndex.database_forwards(self, app_label, editor, from_state, to_state)
