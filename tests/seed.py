@@ -42,6 +42,10 @@ def seed(
     }
 
 
+# As many grants as may be asked for in an hour.
+AGENTS_EACH = 300
+
+
 def crowd(
     *,
     agents: int,
@@ -49,16 +53,19 @@ def crowd(
     envelope: dict[str, Any],
     alg: Literal["EdDSA", "ES256"] = "EdDSA",
 ) -> dict[str, Any]:
-    """One service provider and one human with many agents, each with an approved grant: what a measurement needs.
+    """One service provider and humans with up to AGENTS_EACH agents, each with an approved grant: what a measurement needs.
 
     In one transaction, since nobody waits for a single one of them.
     """
     from django.db import transaction
 
     with transaction.atomic():
-        human = _human()
+        humans = [_human() for _ in range(0, agents, AGENTS_EACH)]
         provider, secret = _service_provider(capabilities, require_nonce=False)
-        made = [_granted(human, provider, capabilities, envelope, alg, pending=False) for _ in range(agents)]
+        made = [
+            _granted(humans[number // AGENTS_EACH], provider, capabilities, envelope, alg, pending=False)
+            for number in range(agents)
+        ]
     return {
         "client_id": str(provider.pk),
         "client_secret": secret,

@@ -118,6 +118,28 @@ def test_DJ_19_no_refusal_is_one_object_for_everybody() -> None:
     assert raised == set()
 
 
+# Where texts that others wrote go to a terminal: these make them show as text. What the SDK's two checkers print is JSON in ASCII,
+# since they import nothing of ours; `serve` and `jobs` print numbers and the address of the settings.
+PRINTS = {
+    "agentauth/sdk/terminal.py",
+    "agentauth/sdk/verify_log.py",
+    "agentauth/sdk/verify_proof.py",
+    "audit/management/json_output.py",
+    "agentauth/management/commands/serve.py",
+    "agentauth/management/commands/jobs.py",
+}
+
+
+def test_commands_print_in_one_place() -> None:
+    found = set()
+    for place, node in nodes(ast.Call):
+        assert isinstance(node, ast.Call)
+        called = ast.unparse(node.func)
+        if called == "print" or called.endswith((".stdout.write", ".stderr.write")):
+            found.add(place)
+    assert {place for place in found if "/management/" in place or "/sdk/" in place} == PRINTS
+
+
 # What opens a connection, or starts a program that could.
 NETWORK = {
     "socket", "ssl", "http.client", "urllib.request", "urllib3", "requests", "httpx", "aiohttp", "hvac", "smtplib", "poplib",

@@ -90,6 +90,17 @@ def legible(value: str, *, in_quotes: bool = False) -> str:
     return "".join(reversed(shown))
 
 
+def printable(value: str) -> str:
+    r"""One line for a terminal: what does not show as itself is an escape, so that no text moves the cursor or turns the line.
+
+    Unlike `legible` it leaves backslashes alone, so that what was escaped before stays as it is.
+    """
+    surplus = _surplus_marks(value)
+    return "".join(
+        _escape(each) if _hides(each) or index in surplus else each for index, each in enumerate(value)
+    )
+
+
 def quoted(value: str) -> str:
     """A name or value as a sentence holds it: in quotation marks, so that it reads as one whatever it says."""
     return f"“{legible(value, in_quotes=True)}”"

@@ -2,16 +2,16 @@
 
 import argparse
 import asyncio
-import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from agentauth.protocol.errors import AgentAuthError
 
 from . import verify_log, verify_proof
 from .commands import COMMANDS
+from .terminal import show_error, show_json, show_lines
 
 DEFAULT_REGISTRY: Final = "http://localhost:8000"
 
@@ -110,32 +110,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         answer = asyncio.run(COMMANDS[options.command](options))
     except AgentAuthError as error:
-        _print_refusal(error, as_json=options.json)
+        if options.json:
+            body = {"error": error.code, "error_description": error.description, "reason": error.reason}
+            show_json(body | error.fields)
+        else:
+            show_error(error)
         return 1
     except KeyboardInterrupt:
         return 130
     if options.json:
-        print(json.dumps(answer))
+        show_json(answer)
     else:
-        _print_lines(answer)
+        show_lines(answer)
     return 1 if answer.get("ok") is False else 0
-
-
-def _print_lines(answer: Mapping[str, object]) -> None:
-    """`name  value` lines, aligned; what is not text is JSON."""
-    shown = {name: value for name, value in answer.items() if value not in (None, "")}
-    width = max((len(name) for name in shown), default=0)
-    for name, value in shown.items():
-        print(f"{name.replace('_', ' '):<{width}}  {value if isinstance(value, str) else json.dumps(value)}")
-
-
-def _print_refusal(error: AgentAuthError, *, as_json: bool) -> None:
-    if as_json:
-        body = {"error": error.code, "error_description": error.description, "reason": error.reason}
-        print(json.dumps(body | error.fields, default=str))
-    else:
-        reason = f" ({error.code}/{error.reason})" if error.reason else f" ({error.code})"
-        print(f"error: {error.description}{reason}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Final
@@ -19,6 +18,7 @@ from .client import AgentAuthClient
 from .errors import KeyFileError
 from .key_file import Identity, KeyFile, default_path
 from .receipts import check_receipt, read_file, read_key_set, summary
+from .terminal import tell
 from .witness.commands import witness, witness_keygen
 
 Answer = Mapping[str, object]
@@ -166,7 +166,7 @@ def _agent(agent: Agent) -> Answer:
 
 def _tell(grant: Grant) -> None:
     code = f" Claim code: {grant.claim_code}." if grant.claim_code else ""
-    sys.stderr.write(f"Open {grant.approval_url} to decide.{code} Waiting …\n")
+    tell(f"Open {grant.approval_url} to decide.{code} Waiting …")
 
 
 def _data(text: str | None) -> object:

@@ -11,7 +11,7 @@ from typing import Final, Self
 import httpx
 
 from agentauth.protocol.capability import Action
-from agentauth.protocol.encoding import read_object
+from agentauth.protocol.encoding import MAX_BODY_BYTES, read_object
 from agentauth.protocol.errors import (
     AgentAuthError,
     EncodingError,
@@ -20,6 +20,7 @@ from agentauth.protocol.errors import (
     InvalidRequestError,
     TemporarilyUnavailableError,
 )
+from agentauth.protocol.jose import MAX_BYTES as MAX_JWS_BYTES
 
 from .addresses import check_registry_url, is_loopback
 from .counting import Uncounted
@@ -143,6 +144,7 @@ class VerifierClient:
         that is not an answer: never treat that one as a yes. UnknownOutcomeError is one of these: see there where
         `action` costs something.
         """
+        _check_lengths(token, proof, url)
         body: dict[str, object] = {"token": token, "proof": proof, "method": method, "url": url}
         if action is not None:
             body["action"] = action.to_json()
@@ -150,10 +152,13 @@ class VerifierClient:
             body["idempotency_key"] = idempotency_key
         if dry_run:
             body["dry_run"] = True
+        content = json.dumps(body).encode()
+        if len(content) > MAX_BODY_BYTES:
+            raise InvalidRequestError("The request is too long to be checked.")
         # Minted for this one request of an agent, and unlike the agent's own key (protocol section 8): under it the
         # registry answers the second time as it did the first, though the proof is spent by then.
         name = None if self._uncounted.holds(token, action, idempotency_key) else new_key()
-        return self._decided(Asked(token, json.dumps(body).encode(), name, time.monotonic()))
+        return self._decided(Asked(token, content, name, time.monotonic()))
 
     def ask_again(self, error: UnknownOutcomeError) -> Allowed:
         """What `verify` could not find out: the same question under its own name, with the answers of `verify`.
@@ -254,6 +259,17 @@ class VerifierClient:
                 break
             time.sleep(pause)
         raise UnknownOutcomeError(f"What verify decided is not known: {unknown}", question) from unknown
+
+
+def _check_lengths(token: str, proof: str, url: str) -> None:
+    """What no registry can read is the agent's fault, and not a reason to ask. Raises RefusedError in the words of verify."""
+    if len(token) > MAX_JWS_BYTES:
+        raise RefusedError("invalid_token", "malformed", {})
+    if len(proof) > MAX_JWS_BYTES:
+        raise RefusedError("invalid_dpop_proof", "malformed", {})
+    if len(url) > MAX_JWS_BYTES:
+        # No proof has room for it.
+        raise RefusedError("invalid_dpop_proof", "url", {})
 
 
 def _read(response: httpx.Response) -> dict[str, object]:

@@ -129,15 +129,7 @@ class Registry:
         while attempt < ATTEMPTS:
             asked: int | None = None
             nonce = self.nonce.latest
-            proof = make_proof(  # 1
-                signer,
-                method=method,
-                url=self.url + path,
-                iat=int(time.time()),
-                jti=new_jti(),
-                body=body,
-                nonce=nonce,
-            )
+            proof = self._proof(signer, method, path, body, nonce)  # 1
             try:
                 async with open_client(self.url, self.transport, timeout) as client:
                     response = await client.request(
@@ -166,6 +158,17 @@ class Registry:
             if attempt < ATTEMPTS:
                 await pause(attempt - 1, asked)
         raise error
+
+    def _proof(self, signer: Signer, method: str, path: str, body: bytes | None, nonce: str | None) -> str:
+        return make_proof(
+            signer,
+            method=method,
+            url=self.url + path,
+            iat=int(time.time()),
+            jti=new_jti(),
+            body=body,
+            nonce=nonce,
+        )
 
 
 def heals(status: int, error: AgentAuthError) -> bool:

@@ -25,10 +25,9 @@ def ask(command: JsonCommand, kind: str, **named: str) -> None:
     if loss.refusal:
         # Not left to the service: a moment later it may allow this, and the operator was never asked.
         raise InvalidStateError(loss.refusal)
-    command.stderr.write("\n".join([loss.title, *(f"  {line}" for line in (*loss.about, *loss.facts))]), str)
+    for line in (loss.title, *(f"  {line}" for line in (*loss.about, *loss.facts))):
+        command.tell(line)
     if loss.tokens:
-        command.stderr.write(
-            f"  Access tokens that are valid now and are refused at once: {loss.tokens}", str
-        )
+        command.tell(f"  Access tokens that are valid now and are refused at once: {loss.tokens}")
     if not command.agrees(f"This cannot be undone. {KINDS[kind].verb.capitalize()} it?"):
         raise CommandError("Nothing was changed: the answer was not yes. Answer yes, or use --yes.")

@@ -6,9 +6,10 @@ Receipts that are there already, and those that release 3 writes, get it by the 
 from importlib import import_module
 from typing import Any
 
-from django.contrib.postgres.operations import AddIndexConcurrently
 from django.db import migrations, models
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+
+from audit.indexes import AddIndexBesideWriters
 
 _SENTENCE = "append-only: rows of approvals_receipt never change"
 _ALL_ELSE = (
@@ -73,27 +74,6 @@ class _AddKid(migrations.AddField):
             super().database_forwards(app_label, editor, from_state, to_state)
 
 
-class _AddIndex(AddIndexConcurrently):
-    """On SQLite, which knows no other way, as `AddIndex` does."""
-
-    def database_forwards(
-        self, app_label: str, editor: BaseDatabaseSchemaEditor, from_state: Any, to_state: Any
-    ) -> None:
-        if editor.connection.vendor == "postgresql":
-            editor.execute("DROP INDEX CONCURRENTLY IF EXISTS receipt_kid")
-            super().database_forwards(app_label, editor, from_state, to_state)
-        else:
-            migrations.AddIndex.database_forwards(self, app_label, editor, from_state, to_state)
-
-    def database_backwards(
-        self, app_label: str, editor: BaseDatabaseSchemaEditor, from_state: Any, to_state: Any
-    ) -> None:
-        if editor.connection.vendor == "postgresql":
-            super().database_backwards(app_label, editor, from_state, to_state)
-        else:
-            migrations.AddIndex.database_backwards(self, app_label, editor, from_state, to_state)
-
-
 class Migration(migrations.Migration):
     # PostgreSQL builds an index beside writers outside a transaction alone. Each part can be repeated.
     atomic = False
@@ -105,5 +85,5 @@ class Migration(migrations.Migration):
     operations = [
         _AddKid("receipt", "kid", models.CharField(max_length=64, null=True)),
         migrations.RunPython(allow, forbid, atomic=True),
-        _AddIndex("receipt", models.Index(fields=["kid", "kind"], name="receipt_kid")),
+        AddIndexBesideWriters("receipt", models.Index(fields=["kid", "kind"], name="receipt_kid")),
     ]

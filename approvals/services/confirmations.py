@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from agentauth.protocol.capability import parse_action
-from agentauth.protocol.errors import ExpiredError, InvalidRequestError, InvalidStateError
+from agentauth.protocol.errors import ExpiredError, GrantChangedError, InvalidRequestError, InvalidStateError
 from approvals import sentences
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony
@@ -16,7 +16,7 @@ from approvals.services.statements import confirmation as confirmation_statement
 from audit.services import Actor
 from registry.models import Human
 from verifier.models import Confirmation
-from verifier.services.confirmations import confirm, deny
+from verifier.services.confirmations import confirm, deny, obstacle
 
 DECISIONS = ("confirm", "deny")
 
@@ -53,8 +53,8 @@ def begin_confirmation(
 ) -> dict[str, Any]:
     """Make the statement of a `confirm` or `deny` and ask for its signature.
 
-    Raises ExpiredError, InvalidStateError once decided, InvalidRequestError for another word; what `check_drawn`
-    raises.
+    Raises ExpiredError, InvalidStateError once decided, GrantChangedError where a yes would let nothing pass,
+    InvalidRequestError for another word; what `check_drawn` raises.
     """
     if decision not in DECISIONS:
         raise InvalidRequestError("The decision must be confirm or deny.")
@@ -63,6 +63,8 @@ def begin_confirmation(
         raise ExpiredError("This request has expired. The agent may ask again.")
     if status != Confirmation.Status.PENDING:
         raise InvalidStateError("This was already decided.")
+    if decision == "confirm" and (why := obstacle(row, now)):
+        raise GrantChangedError(why)
     page = confirmation_page(row, human, now=now)
     text = page.shown["text"][decision]
     statement = confirmation_statement(

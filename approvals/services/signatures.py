@@ -12,7 +12,8 @@ from agentauth.protocol.approval import Statement, parse_statement
 from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.receipt import build_receipt
-from approvals.models import Challenge, Receipt
+from approvals.models import Challenge, Passkey, Receipt
+from approvals.passkeys import VerifiedAssertion
 from approvals.services.challenges import (
     Ceremony,
     begin,
@@ -90,37 +91,49 @@ def accept_signature(
             check_drawn(page(row), row.data.get("drawn", ""))
             act(row)
             hold_human(human)
-            key = signer(purpose="receipt", now=now)
-            compact = build_receipt(
-                parse_statement(row.statement),
-                credential_id=verified.credential_id,
-                credential_public_key=bytes(passkey.public_key),
-                human_id=str(human.pk),
-                authenticator_data=verified.authenticator_data,
-                client_data_json=verified.client_data_json,
-                signature=verified.signature,
-                consent_text=row.consent_text,
-                signer=key,
-            )
-            return Receipt.objects.create(
-                kind=row.purpose,
-                decision=row.statement["decision"],
-                subject=row.subject,
-                human=human,
-                challenge=bytes(row.challenge),
-                assertion=fingerprint,
-                passkey_name=passkey.name,
-                consent_text=row.consent_text,
-                compact=compact,
-                kid=key.kid,
-                created_at=now,
-            )
+            return _keep_receipt(row, human, passkey, verified, fingerprint, now=now)
     except AgentAuthError:
         # Of two at once one was first: by now its receipt is there.
         if (repeated := _repeated(row, fingerprint)) is not None:
             return repeated
         spend(row, now=now)
         raise
+
+
+def _keep_receipt(
+    row: Challenge,
+    human: Human,
+    passkey: Passkey,
+    verified: VerifiedAssertion,
+    fingerprint: bytes,
+    *,
+    now: datetime,
+) -> Receipt:
+    key = signer(purpose="receipt", now=now)
+    compact = build_receipt(
+        parse_statement(row.statement),
+        credential_id=verified.credential_id,
+        credential_public_key=bytes(passkey.public_key),
+        human_id=str(human.pk),
+        authenticator_data=verified.authenticator_data,
+        client_data_json=verified.client_data_json,
+        signature=verified.signature,
+        consent_text=row.consent_text,
+        signer=key,
+    )
+    return Receipt.objects.create(
+        kind=row.purpose,
+        decision=row.statement["decision"],
+        subject=row.subject,
+        human=human,
+        challenge=bytes(row.challenge),
+        assertion=fingerprint,
+        passkey_name=passkey.name,
+        consent_text=row.consent_text,
+        compact=compact,
+        kid=key.kid,
+        created_at=now,
+    )
 
 
 def receipt_of(kind: str, subject: str) -> Receipt | None:

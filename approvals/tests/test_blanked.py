@@ -134,3 +134,19 @@ def test_OG_28_an_erasure_of_another_form_excuses_nothing_and_stops_no_check(
     seal_audit(now=now)
     assert not verify_log().ok
     named(now)
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+@pytest.mark.parametrize("kind", ["approval", "confirmation", "claim", "resume", "other"])
+def test_a_blank_receipt_about_no_id_is_named_and_stops_no_check(
+    alice: Person, gone: tuple[Human, Agent], now: datetime, kind: str, *, dropped: bool
+) -> None:
+    """A process that serves could end `verify_audit` with one, and so hide what it would have named."""
+    subjects = ("no id", "", "\u202e")
+    rows = [receipt(kind, subject, alice.human, compact="") for subject in subjects]
+    if dropped:
+        DroppedMonth.objects.create(
+            month=now.date(), events=0, first_leaf=0, last_leaf=0, kept_from=0, at=now
+        )
+    tell(gone[0], gone[1], rows, [], now)
+    assert named(now) == dict.fromkeys(subjects, UNTOLD)

@@ -15,7 +15,7 @@ from approvals.services.people import session_key_of
 from approvals.services.signatures import receipt_of
 from approvals.views.access import answer, human_of, member, posted, signed_in
 from registry.authentication import actor_of
-from verifier.services.confirmations import find_for_human
+from verifier.services.confirmations import find_for_human, obstacle
 
 WORDS = {"confirm": "Confirmed", "deny": "Denied"}
 
@@ -32,6 +32,7 @@ def page(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
         "provider": provider,
         "act": sentences.act(parse_action(row.action), provider.name),
         "status": row.status_at(now),
+        "obstacle": obstacle(row, now),
         "receipt": receipt_of("confirmation", str(row.pk)),
         "warnings": shown.shown["likenesses"],
         "texts": {decision: text.splitlines() for decision, text in shown.shown["text"].items()},

@@ -13,6 +13,7 @@ from django.db import InterfaceError, OperationalError, ProgrammingError
 from django.utils.module_loading import import_string
 
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
+from agentauth.protocol.names import printable
 from audit.services import Actor
 
 # The actor of commands that enlarge nothing; the shell's own records say who ran them.
@@ -44,7 +45,7 @@ class JsonCommand(BaseCommand):
             result = self.act(**options)
             lines = [json.dumps(result)] if options["json"] else list(self.lines(result, options))
         except AgentAuthError as error:
-            raise CommandError(_told(error)) from error
+            raise CommandError(printable(_told(error))) from error
         except UnicodeEncodeError as error:
             # A shell passes bytes; those that are no UTF-8 meet the database as halves of characters.
             raise CommandError("An argument is not text in UTF-8.") from error
@@ -54,12 +55,19 @@ class JsonCommand(BaseCommand):
                 f"The database: {said}. Is it up, and migrated (`{settings.OWNER_COMMAND} migrate`)?"
             ) from error
         for line in lines:
-            self.stdout.write(line)
+            # Names in it are of agents and of service providers.
+            self.stdout.write(printable(line))
 
-    def agrees(self, question: str) -> bool:
-        """Whether the operator answers yes. Without an answer (no terminal), they have not agreed."""
-        # On stderr, since stdout carries the result.
-        self.stderr.write(f"{question} [yes/no] ", str, ending="")
+    def tell(self, line: str, *, ending: str = "\n") -> None:
+        """One line for the operator, on stderr, since stdout carries the result."""
+        self.stderr.write(printable(line), str, ending=ending)
+
+    def agrees(self, *question: str) -> bool:
+        """Whether the operator answers yes to these lines. Without an answer (no terminal), they have not agreed."""
+        *lines, last = question
+        for line in lines:
+            self.tell(line)
+        self.tell(f"{last} [yes/no] ", ending="")
         self.stderr.flush()
         return sys.stdin.readline().strip() == "yes"
 

@@ -124,7 +124,9 @@ class Grant(models.Model):
             models.Index(fields=["agent", "status"], name="grant_agent_status"),
             models.Index(fields=["status", "expires_at"], name="grant_status_expires"),
             models.Index(fields=["status", "valid_until"], name="grant_status_valid_until"),
-            # Those that were approved once: an agent may add thousands of requests a day.
+            # What was asked for within the hour.
+            models.Index(fields=["agent", "created_at"], name="grant_asked"),
+            # Those that were approved once: an agent may add a thousand requests a day.
             models.Index(
                 fields=["agent", "service_provider"],
                 condition=models.Q(capabilities__isnull=False),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import transaction
+from django.db.models import QuerySet
 
 from agentauth.protocol.capability import Capability, narrows, parse_allow_entry, parse_capabilities
 from agentauth.protocol.encoding import canonical_json, timestamp
@@ -15,6 +16,7 @@ from agentauth.protocol.errors import (
     CooldownActiveError,
     InvalidClientError,
     InvalidScopeError,
+    RateLimitedError,
     TooManyPendingGrantsError,
 )
 from agentauth.protocol.reading import shown
@@ -31,6 +33,10 @@ MIN_SECONDS = 60
 MAX_PENDING_PER_AGENT = 5
 MAX_PENDING_PER_HUMAN = 20
 MAX_PENDING_UNCLAIMED = 1
+# New requests within PENDING_LIFE, whatever became of them. A request and its withdrawal are 7 kB of rows for good: so an
+# agent writes at most 10 MB of them a day, and the agents of a human 50 MB together.
+MAX_ASKED_BY_AGENT = 60
+MAX_ASKED_BY_HUMAN = 300
 COOLDOWNS = (timedelta(hours=1), timedelta(hours=4), timedelta(hours=24))
 
 
@@ -61,10 +67,10 @@ def request_grant(*, agent: Agent, asked: GrantRequest, actor: Actor, now: datet
     1. The agent's row is locked, so that its requests are judged one after the other: identical ones in parallel
        find the first, different ones stop exactly at the limit. 2. It may ask. 3. Manifest, allow-list, one
        currency and the size of the coming token. 4. An identical pending request is itself. 5. Cooldown.
-       6. Limits on what is pending, the human's under a lock on the human.
+       6. Limits on what is pending, and on what was asked within the hour; the human's under a lock on the human.
 
     Raises InvalidClientError, AgentInactiveError (2), InvalidScopeError, InvalidRequestError, GrantTooLargeError
-    (3), CooldownActiveError (5), TooManyPendingGrantsError (6).
+    (3), CooldownActiveError (5), TooManyPendingGrantsError, RateLimitedError (6).
     """
     with transaction.atomic():
         agent = Agent.objects.select_for_update(no_key=True).get(pk=agent.pk)  # 1
@@ -73,7 +79,7 @@ def request_grant(*, agent: Agent, asked: GrantRequest, actor: Actor, now: datet
         if same := _identical(agent, asked, actor, now):  # 4
             return same, False
         _check_cooldown(agent, asked.service_provider, now)  # 5
-        _check_pending(agent, now)  # 6
+        _check_amounts(agent, now)  # 6
         grant = Grant.objects.create(
             agent=agent,
             service_provider=asked.service_provider,
@@ -158,10 +164,11 @@ def _check_cooldown(agent: Agent, service_provider: ServiceProvider, now: dateti
         )
 
 
-def _check_pending(agent: Agent, now: datetime) -> None:
+def _check_amounts(agent: Agent, now: datetime) -> None:
     limit = MAX_PENDING_PER_AGENT if agent.human_id else MAX_PENDING_UNCLAIMED
     if Grant.objects.waiting(now).filter(agent=agent).count() >= limit:
         raise _too_many(Grant.objects.waiting(now).filter(agent=agent).order_by("expires_at").first(), now)
+    _check_hour(Grant.objects.filter(agent=agent), MAX_ASKED_BY_AGENT, now)
     if agent.human_id is None:
         return
     # Agents of one human ask in parallel too: their common limit needs the common lock (agent, then human).
@@ -169,6 +176,18 @@ def _check_pending(agent: Agent, now: datetime) -> None:
     waiting = Grant.objects.waiting(now).filter(agent__human_id=agent.human_id)
     if waiting.count() >= MAX_PENDING_PER_HUMAN:
         raise _too_many(waiting.order_by("expires_at").first(), now)
+    _check_hour(Grant.objects.filter(agent__human_id=agent.human_id), MAX_ASKED_BY_HUMAN, now)
+
+
+def _check_hour(grants: QuerySet[Grant], limit: int, now: datetime) -> None:
+    asked = grants.filter(created_at__gt=now - PENDING_LIFE).order_by("-created_at")
+    latest = list(asked.values_list("created_at", flat=True)[:limit])
+    if len(latest) == limit:
+        left = latest[-1] + PENDING_LIFE - now
+        raise RateLimitedError(
+            f"At most {limit} grants may be asked for in an hour. Wait, then go on more slowly.",
+            retry_after=int(left.total_seconds()) + 1,
+        )
 
 
 def check_claim_fits(*, agent: Agent, human: Human, now: datetime) -> None:

@@ -61,22 +61,16 @@ def create_service_provider(
     with transaction.atomic():
         _hold_audiences()
         _check_disjoint(audience)
-        try:
-            with transaction.atomic():
-                service_provider = ServiceProvider(
-                    name=name,
-                    slug=_free_slug(name),
-                    audience=audience,
-                    allowed=list(allowed),
-                    is_auditor=is_auditor,
-                    require_nonce=require_nonce,
-                    created_at=now,
-                )
-                service_provider.set_seal()
-                service_provider.save(force_insert=True)
-        except IntegrityError as error:
-            # Somebody took the slug or the audience between the look and the insert.
-            raise InvalidRequestError("This name or audience was just taken. Try again.") from error
+        service_provider = ServiceProvider(
+            name=name,
+            slug=_free_slug(name),
+            audience=audience,
+            allowed=list(allowed),
+            is_auditor=is_auditor,
+            require_nonce=require_nonce,
+            created_at=now,
+        )
+        _insert(service_provider)
         secret = _add_secret(service_provider, now)
         record(
             kind=kinds.SERVICE_PROVIDER_CREATED,
@@ -92,6 +86,16 @@ def create_service_provider(
             },
         )
     return service_provider, secret
+
+
+def _insert(service_provider: ServiceProvider) -> None:
+    service_provider.set_seal()
+    try:
+        with transaction.atomic():
+            service_provider.save(force_insert=True)
+    except IntegrityError as error:
+        # Somebody took the slug or the audience between the look and the insert.
+        raise InvalidRequestError("This name or audience was just taken. Try again.") from error
 
 
 def change_audience(*, service_provider: ServiceProvider, audience: str, actor: Actor, now: datetime) -> int:

@@ -115,7 +115,8 @@ def _owners(kind: str, subject: str) -> set[uuid.UUID]:
     Which agent a grant or payment is of is asked of the rows only where the log has no event of it left: a process that
     serves can write them.
     """
-    if kind in {"release", "break"}:
+    about = _id_of(kind, subject)
+    if about is None:
         return set()
     told = Q(kind=kinds.GRANT_REQUESTED, grant_id=subject)
     rows: Any = Grant.objects.filter(pk=subject).values_list("agent_id", flat=True)
@@ -125,8 +126,18 @@ def _owners(kind: str, subject: str) -> set[uuid.UUID]:
         asked = apps.get_model("verifier", "Confirmation").objects.filter(pk=subject)
         rows = asked.values_list("grant__agent_id", flat=True)
     agents = {*Event.objects.filter(told).values_list("agent_id", flat=True)} or {*rows}
-    owners = (owner_of(agent) for agent in {*agents, uuid.UUID(subject)} if agent)
+    owners = (owner_of(agent) for agent in {*agents, about} if agent)
     return {owner for owner in owners if owner is not None}
+
+
+def _id_of(kind: str, subject: str) -> uuid.UUID | None:
+    """The id of what a receipt is about; None for the names of logs, and for what no service writes."""
+    if kind in {"release", "break"}:
+        return None
+    try:
+        return uuid.UUID(subject)
+    except ValueError:
+        return None
 
 
 def _not_erased() -> Iterator[Finding]:
@@ -141,9 +152,10 @@ def _not_erased() -> Iterator[Finding]:
 
 def _is_gone(kind: str, subject: str) -> bool:
     """Whether a receipt is about a person who was deleted, or about an agent, a grant or a payment of one."""
-    if kind in {"release", "break"}:
+    about = _id_of(kind, subject)
+    if about is None:
         return False
-    people = _owners(kind, subject) or {uuid.UUID(subject)}
+    people = _owners(kind, subject) or {about}
     return Human.objects.filter(pk__in=people, status=Human.Status.DELETED).count() == len(people)
 
 

@@ -1,4 +1,4 @@
-"""The index of grants that were approved is built beside writers, so its migration may be cut off: it is run again."""
+"""An index is built beside writers, so its migration may be cut off: it is run again."""
 
 import pytest
 from django.db import connection
@@ -9,14 +9,25 @@ from tests.test_triggers import migrate
 
 @pytest.mark.postgres
 @pytest.mark.django_db(transaction=True)
-def test_what_a_migration_that_was_cut_off_left_is_built_anew() -> None:
-    migrate(("registry", "0011_grant_follows_at"))
+@pytest.mark.parametrize(
+    ("before", "name", "built"),
+    [
+        (
+            "0011_grant_follows_at",
+            "grant_given",
+            "(agent_id, service_provider_id) WHERE (capabilities IS NOT NULL)",
+        ),
+        ("0015_expired_suspended", "grant_asked", "(agent_id, created_at)"),
+    ],
+)
+def test_what_a_migration_that_was_cut_off_left_is_built_anew(before: str, name: str, built: str) -> None:
+    migrate(("registry", before))
     try:
         # As a name is taken by an index that was not finished.
-        execute("CREATE INDEX grant_given ON registry_grant (status)")
+        execute(f"CREATE INDEX {name} ON registry_grant (status)")
     finally:
         migrate()
     with connection.cursor() as cursor:
-        cursor.execute("SELECT indexdef FROM pg_indexes WHERE indexname = 'grant_given'")
+        cursor.execute("SELECT indexdef FROM pg_indexes WHERE indexname = %s", [name])
         [(definition,)] = cursor.fetchall()
-    assert "(agent_id, service_provider_id) WHERE (capabilities IS NOT NULL)" in definition
+    assert built in definition

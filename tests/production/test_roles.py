@@ -1,9 +1,12 @@
 """The roles of the database: each does its service's work, as the installed system shows, and changes nothing beyond."""
 
 import re
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from redis import Redis
+from redis.exceptions import NoPermissionError
 
 from tests.actors import Scene, scene
 from tests.postgres import psql
@@ -45,6 +48,23 @@ def test_AU_27_a_role_serves_and_changes_no_event(
         refused = psql(url, statement)
         assert refused.returncode != 0, statement
         assert re.search("permission denied|must be owner", refused.stderr), refused.stderr
+
+
+def test_the_broker_of_celery_has_a_user_that_reaches_no_spent_proof(production: ProductionRegistry) -> None:
+    settings = read_environment(production.home / "etc/agentauth/agentauth.env")
+    assert urlsplit(settings["CELERY_BROKER_URL"]).password != urlsplit(settings["REDIS_URL"]).password
+    redis_conf = (production.home / "etc/redis/redis.conf").read_text()
+    assert redis_conf.count("\nuser broker on ") == 1
+    with Redis.from_url(settings["CELERY_BROKER_URL"]) as broker:
+        assert broker.set("celery-test", 1, ex=1)
+        for command in (
+            ("GET", b"aa:{00}:epoch"),
+            ("DEL", b"aa:{00}:epoch"),
+            ("FLUSHALL",),
+            ("CONFIG", "GET", "*"),
+        ):
+            with pytest.raises(NoPermissionError):
+                broker.execute_command(*command)
 
 
 def test_the_log_is_whole_while_all_others_write(production: ProductionRegistry) -> None:

@@ -23,6 +23,7 @@ PENDING_LIFE = timedelta(hours=1)
 USABLE_LIFE = timedelta(minutes=10)
 MAX_PENDING = 5
 BATCH = 500
+_CHANGED = "The grant has changed since the agent asked. It must ask again."
 
 
 def pending_for(human: Human, now: datetime) -> QuerySet[Confirmation]:
@@ -60,7 +61,7 @@ def confirm(*, confirmation: Confirmation, human: Human, actor: Actor, now: date
 
     The caller has proved the human's signature over the statement. Raises NotFoundError if it does not ask this
     human, InvalidStateError if it was decided, ExpiredError if its hour is over, GrantChangedError if the grant
-    is no longer the one that asked.
+    is no longer the one that asked, or the agent or its service provider may not act.
     """
     return _decide(
         confirmation,
@@ -73,7 +74,7 @@ def confirm(*, confirmation: Confirmation, human: Human, actor: Actor, now: date
 
 
 def deny(*, confirmation: Confirmation, human: Human, actor: Actor, now: datetime) -> Confirmation:
-    """Say no to this one transaction, for good. Raises as `confirm`."""
+    """Say no to this one transaction, for good, also while the agent is suspended. Raises as `confirm`."""
     return _decide(
         confirmation,
         human,
@@ -82,6 +83,20 @@ def deny(*, confirmation: Confirmation, human: Human, actor: Actor, now: datetim
         actor=actor,
         now=now,
     )
+
+
+def obstacle(confirmation: Confirmation, now: datetime) -> str:
+    """Why a yes would let nothing pass now, as a sentence for the human; empty where it would."""
+    grant = confirmation.grant
+    if not _is_current(confirmation, now):
+        return _CHANGED
+    if grant.agent.status_at(now) == Agent.Status.SUSPENDED:
+        return "The agent is suspended, so it cannot do this. Resume it first, or deny."
+    if not grant.agent.is_active_at(now):
+        return "The agent's registration has ended, so it cannot do this. You can deny."
+    if not grant.service_provider.is_active:
+        return "The service is suspended or has ended, so the agent cannot do this. You can deny."
+    return ""
 
 
 def approval_url(confirmation: Confirmation) -> str:
@@ -190,13 +205,16 @@ def _decide(
         # The grant's row is held until the yes is written: a version that changes meanwhile waits, or was first.
         grant = (
             Grant.objects.select_for_update(of=("self",), no_key=True)
-            .select_related("agent")
+            .select_related("agent", "service_provider")
             .get(pk=confirmation.grant_id)
         )
         if grant.agent.human_id != human.pk:
             raise NotFoundError
         current = Confirmation.objects.get(pk=confirmation.pk)
-        _check_open(current, grant, now)
+        current.grant = grant
+        _check_open(current, now)
+        if kind == kinds.CONFIRMATION_CONFIRMED and (why := obstacle(current, now)):
+            raise GrantChangedError(why)
         swapped = Confirmation.objects.filter(pk=current.pk, status=Confirmation.Status.PENDING).update(
             human=human, decided_at=now, **change
         )
@@ -206,15 +224,20 @@ def _decide(
     return find_for_human(confirmation.pk, human)
 
 
-def _check_open(confirmation: Confirmation, grant: Grant, now: datetime) -> None:
+def _check_open(confirmation: Confirmation, now: datetime) -> None:
     status = confirmation.status_at(now)
     if status == Confirmation.Status.EXPIRED:
         raise ExpiredError("This request has expired. The agent may ask again.")
     if status != Confirmation.Status.PENDING:
         raise InvalidStateError("This was already decided.")
+    if not _is_current(confirmation, now):
+        raise GrantChangedError(_CHANGED)
+
+
+def _is_current(confirmation: Confirmation, now: datetime) -> bool:
+    grant = confirmation.grant
     live = grant.status == Grant.Status.APPROVED and grant.valid_until is not None and grant.valid_until > now
-    if not live or grant.version != confirmation.grant_version:
-        raise GrantChangedError("The grant has changed since the agent asked. It must ask again.")
+    return live and grant.version == confirmation.grant_version
 
 
 def _record(kind: str, confirmation: Confirmation, actor: Actor, now: datetime) -> None:

@@ -3,19 +3,15 @@
 What it relies on: entries of one shard and epoch are numbered 1, 2, 3 by the script that writes them; the cursor moves in
 the transaction that writes the events; an entry leaves the stream only after that commit. A crash in between leaves
 entries that are in the log already: their ids are found there, and they are let go.
-
-Two releases may run side by side (docs/upgrade.md). An entry of a later format than ours names it in a field, `f`; it and
-what follows it in its shard stay where they are, for the jobs of the release that wrote it. Without that field it is format 1.
 """
 
 import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from itertools import takewhile
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from django.conf import settings
 from django.db import DataError, IntegrityError, OperationalError, connection, transaction
@@ -23,20 +19,21 @@ from django.db.models import F
 from redis.cluster import RedisCluster
 from redis.exceptions import RedisClusterException, RedisError
 
-from agentauth.protocol.encoding import MAX_INTEGER
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit import kinds
 from audit.faults import fault_point
 from audit.identifiers import new_id
 from audit.models import Event
 from audit.services import SYSTEM, Entry, checked, record_many, recorded
+from kms.seals import DEMAND
 from registry.models import Agent, Grant, Human
 from registry.services.idempotency import waited_too_long
 from verifier.models import GrantLedger, StreamCursor
 from verifier.services.home import look
-from verifier.stores.drained import UnreadableError, debits, event_of
+from verifier.stores.drained import debits
 from verifier.stores.scripts import SHARDS, events_key
 from verifier.stores.sync_connection import sync_client
+from verifier.stores.waiting import Batch, is_past, read_batch
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +47,6 @@ _MOVE = "UPDATE verifier_streamcursor SET number = %s WHERE id = %s"
 _ADD_USES = """UPDATE verifier_grantledger SET uses = uses + added.number
  FROM unnest(%s::uuid[], %s::bigint[]) AS added (grant_id, number) WHERE verifier_grantledger.grant_id = added.grant_id"""
 
-# The latest entry format that this release reads. A new format gets the next number, in the field `f`.
-FORMAT = 1
-_FORMAT_DIGITS = 6
-
 # What redis-py raises where Redis does not answer.
 AWAY = (RedisError, RedisClusterException, OSError)
 # What the database answers to rows it does not take.
@@ -66,27 +59,6 @@ class Streams(Protocol):
     def xrange(self, name: bytes, *, count: int) -> Any: ...
     def xtrim(self, name: bytes, *, minid: str, approximate: bool) -> Any: ...
     def xlen(self, name: bytes) -> Any: ...
-
-
-class _Waiting(NamedTuple):
-    """One entry of a stream. `event` is None where it cannot be read; without a number, `epoch` and `number` are 0."""
-
-    epoch: int
-    number: int
-    event: Entry | None
-
-
-class _Batch(NamedTuple):
-    """What was read of one shard, the epochs of what has a number, and the id of the last entry that was read.
-
-    `held`: an entry that only a later release can read comes next.
-    """
-
-    shard: int
-    read: list[_Waiting]
-    epochs: set[int]
-    last: str
-    held: bool
 
 
 # By epoch and shard.
@@ -139,13 +111,15 @@ def drain(client: Streams, *, now: datetime) -> int:
     """
     # Asked before the streams: what was written in an earlier epoch is in them by now, or nowhere.
     present = look()[0].epoch
+    # While a process of release 3 may run, entries come without a MAC.
+    proved = DEMAND.holds()
     end = time.monotonic() + RUN_SECONDS
     shards, written, failed = list(range(SHARDS)), 0, False
     while shards and time.monotonic() < end:
         most = max(1, BATCH // len(shards))
-        batches, away = _read_all(client, shards, most)
+        batches, away = _read_all(client, shards, most, proved=proved)
         failed = failed or away or any(each.held for each in batches)
-        over = [each.shard for each in batches if _is_past(each, present)]
+        over = [each.shard for each in batches if is_past(each, present)]
         try:
             written += _state_forgotten(over, present, now)
         except REFUSED:
@@ -163,7 +137,7 @@ def drain(client: Streams, *, now: datetime) -> int:
     return written
 
 
-def _read_all(client: Streams, shards: Sequence[int], most: int) -> tuple[list[_Batch], bool]:
+def _read_all(client: Streams, shards: Sequence[int], most: int, *, proved: bool) -> tuple[list[Batch], bool]:
     """What waits, `most` of each shard, and whether a node of a cluster is away; of that one no other shard is asked for."""
     batches, away = [], set()
     for shard in shards:
@@ -174,7 +148,7 @@ def _read_all(client: Streams, shards: Sequence[int], most: int) -> tuple[list[_
                 node = client.get_node_from_key(key.decode())  # type: ignore[no-untyped-call]  # the library's own
                 if node is None or node.name in away:
                     continue
-            batches.append(_batch(shard, client.xrange(key, count=most)))
+            batches.append(read_batch(shard, client.xrange(key, count=most), proved=proved))
         except AWAY:
             if node is None:
                 raise
@@ -183,7 +157,7 @@ def _read_all(client: Streams, shards: Sequence[int], most: int) -> tuple[list[_
     return batches, bool(away)
 
 
-def _take_over_all(client: Streams, batches: Sequence[_Batch], now: datetime) -> tuple[int, set[int]]:
+def _take_over_all(client: Streams, batches: Sequence[Batch], now: datetime) -> tuple[int, set[int]]:
     """All in one commit; where the database does not take that, each shard by itself. How many, and the shards refused."""
     if not batches:
         return 0, set()
@@ -209,7 +183,7 @@ def _raise_unless_refused(error: Exception) -> None:
         raise error
 
 
-def _take_over(client: Streams, batches: Sequence[_Batch], now: datetime, *, careful: bool) -> int:
+def _take_over(client: Streams, batches: Sequence[Batch], now: datetime, *, careful: bool) -> int:
     """Cursors, events and counters of these shards in one transaction, and the streams after it."""
     with transaction.atomic():
         cursors = _held_cursors({(epoch, batch.shard) for batch in batches for epoch in batch.epochs})
@@ -245,50 +219,6 @@ def _state_forgotten(shards: Sequence[int], present: int, now: datetime) -> int:
         return record_many(events, now=now)
 
 
-def _batch(shard: int, entries: Sequence[Any]) -> _Batch:
-    ours = list(takewhile(lambda entry: _is_ours(entry[1]), entries))
-    held = len(ours) < len(entries)
-    if held:
-        logger.error(
-            "entry %s of shard %s is of a later release than these jobs: run the jobs of that release",
-            entries[len(ours)][0].decode(),
-            shard,
-        )
-    read = [_read(shard, entry_id, fields) for entry_id, fields in ours]
-    last = ours[-1][0].decode() if ours else ""
-    return _Batch(shard, read, {each.epoch for each in read if each.number}, last, held)
-
-
-def _is_ours(fields: Mapping[bytes, bytes]) -> bool:
-    """Whether this release reads the format. No release has a format that is not a number of a few digits."""
-    told = fields.get(b"f", b"1")
-    return not told.isdigit() or len(told) > _FORMAT_DIGITS or int(told) <= FORMAT
-
-
-def _is_past(batch: _Batch, present: int) -> bool:
-    """Whether nothing waits in the shard of the epochs before the present one."""
-    if batch.read:
-        return batch.read[0].epoch == present
-    return not batch.held
-
-
-def _read(shard: int, entry_id: bytes, fields: dict[bytes, bytes]) -> _Waiting:
-    epoch, number, event = 0, 0, None
-    try:
-        epoch, number = _count(fields[b"e"]), _count(fields[b"n"])
-        event = event_of(fields[b"b"], fields[b"o"])
-    except (UnreadableError, KeyError, ValueError):
-        logger.exception("entry %s of shard %s cannot be read", entry_id.decode(), shard)
-    return _Waiting(epoch if number else 0, number, event)
-
-
-def _count(text: bytes) -> int:
-    value = int(text)
-    if not 0 < value <= MAX_INTEGER:
-        raise ValueError("not a number that is counted to")
-    return value
-
-
 def _held_cursors(wanted: set[tuple[int, int]]) -> _Cursors:
     """The cursors of these epochs and shards, locked until the commit; without those that somebody else holds."""
     epochs, shards = {epoch for epoch, _ in wanted}, {shard for _, shard in wanted}
@@ -302,7 +232,7 @@ def _held_cursors(wanted: set[tuple[int, int]]) -> _Cursors:
     return {(row.epoch, row.shard): row for row in rows.select_for_update(skip_locked=True)}
 
 
-def _new(batches: Sequence[_Batch], cursors: _Cursors, now: datetime, *, careful: bool) -> list[Entry]:
+def _new(batches: Sequence[Batch], cursors: _Cursors, now: datetime, *, careful: bool) -> list[Entry]:
     """The events that are not in the log yet, and those that state a loss. The cursors are moved past all of it."""
     # What has a number that was not passed is new, unless somebody wrote its id twice. That the database says, by
     # refusing it all; then everything is looked up.
@@ -316,7 +246,7 @@ def _new(batches: Sequence[_Batch], cursors: _Cursors, now: datetime, *, careful
     events: list[Entry] = []
     for batch in batches:
         mine = {epoch: cursors[epoch, batch.shard] for epoch in batch.epochs}
-        for epoch, number, event in batch.read:
+        for epoch, number, event, lost in batch.read:
             cursor = mine.get(epoch)
             passed = cursor is not None and number <= cursor.number
             if cursor is not None and not passed:
@@ -328,7 +258,7 @@ def _new(batches: Sequence[_Batch], cursors: _Cursors, now: datetime, *, careful
                 known.add(event.id)
                 events.append(event)
             elif not passed:
-                reason = "unreadable" if event is None else "repeated"
+                reason = lost if event is None else "repeated"
                 events.append(_loss(reason, batch.shard, epoch, number, 1, now))
     return events
 

@@ -6,7 +6,7 @@ local epoch, ttl, mode, now = args[1], tonumber(args[2]), args[3], tonumber(args
 local interval, tolerance, floor, bound = tonumber(args[5]), tonumber(args[6]), tonumber(args[7]), tonumber(args[9])
 local written = mode ~= 'hold'
 -- Of a hold for a call that has a name: that very call may be judged again, and its use is set aside once.
-local mine, since, set_aside = args[14], args[4], nil
+local mine, since, set_aside = not written and args[14] or nil, args[4], nil
 
 local known = call('MGET', keys[1], keys[3])
 -- By a clock that ran ahead proofs may be forgotten already, by one that is behind they will be too early.
@@ -69,6 +69,6 @@ elseif interval > 0 and not set_aside then
 end
 
 if written then
-  call('XADD', keys[4], '*', 'e', epoch, 'n', number, 'o', letter, 'b', args[8])
+  call('XADD', keys[4], '*', 'e', epoch, 'n', number, 'o', letter, 'b', args[8], 'm', args[14])
 end
 return {code, after, wait, number, before}

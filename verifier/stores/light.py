@@ -22,6 +22,7 @@ from verifier.services.moment import CLOCK_SECONDS
 from verifier.services.snapshots import Known
 from verifier.stores import Allow, Permit, Refuse, Snapshot, Spent, StoreCall, check_in_time
 from verifier.stores.entries import no_entry, yes_entry, yes_frame
+from verifier.stores.entry_macs import mac_of
 from verifier.stores.redelivery import known_again
 from verifier.stores.scripts import (
     MAX_STREAM,
@@ -122,7 +123,9 @@ def judging(call: StoreCall, known: Known | None, *, mode: bytes, entry: bytes) 
         APART_US,
         EARLY_MS,
     )
-    if mode == b"hold" and call.delivery is not None and not call.dry_run:
+    if mode != b"hold":
+        arguments += (mac_of(entry),)
+    elif call.delivery is not None and not call.dry_run:
         arguments += known_again(call.delivery)
     return place.shard, keys, arguments
 
@@ -149,7 +152,8 @@ def giving_back(call: StoreCall, known: Known | None, spent: Spent) -> Called:
 
 def noting(shard: int, epoch: int, entry: bytes) -> Called:
     """The call of `note.lua` that records a no before the store."""
-    return shard, (epoch_key(shard), events_key(shard), count_key(shard)), (epoch, entry, MAX_STREAM)
+    keys = (epoch_key(shard), events_key(shard), count_key(shard))
+    return shard, keys, (epoch, entry, MAX_STREAM, mac_of(entry))
 
 
 def conclude(call: StoreCall, known: Known | None, made: Plan, reply: Reply) -> Permit | Refuse:

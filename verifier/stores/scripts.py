@@ -6,8 +6,9 @@ All keys of one call carry the hash tag of the grant's shard, so that they lie o
     aa:{07}:p:<16 B>    a spent proof, the first half of SHA-256 over `jkt NUL jti`; lives as long as the proof could. Empty, or
                         of a hold for a call with a name its mark, the time, and `tat before` and `tat after` if a use was set aside
     aa:{07}:r:<16 B>    text: a grant's theoretical arrival time (agentauth.protocol.limits.Rate) in µs since 1970
-    aa:{07}:events      stream: `e` epoch, `n` number, `o` a allowed, v as in the base, r replayed, l rate, `b` base JSON;
-                        and `f`, the number of the entry's format, where that is not 1 (verifier/services/draining.py)
+    aa:{07}:events      stream: `e` epoch, `n` number, `o` a allowed, v as in the base, r replayed, l rate, `b` base JSON,
+                        `m` its MAC (entry_macs.py; release 3 writes none); and `f`, the number of the entry's format,
+                        where that is not 1 (waiting.py)
     aa:{07}:count       the number of the epoch's last event in that stream: 1, 2, 3 …
 
 Every script answers `[code, tat after, wait, number, tat before]`, all integers or nil (`read_reply`); times are µs,
@@ -18,15 +19,15 @@ JUDGE   KEYS epoch, proof, rate, events, count. ARGV 1 epoch; 2 ms the proof is 
         (the database judges and writes the event after this); 4 now; 5 the rate's interval, 0: no rate; 6 its
         tolerance; 7 what counts where no time is remembered, 0: nothing; 8 base JSON of the event; 9 how many events
         the stream may hold; 10 `1` if the call counts: an action, not rehearsed; 11 `1` if there is an action; 12 by how
-        much the server's clock may differ from now; 13 ms that a rate's time is remembered beyond its end. Of a hold for a call
-        with a name also 14 its mark, 32 B; 15 for how many µs after the proof was spent under that mark it is as if it was not;
+        much the server's clock may differ from now; 13 ms that a rate's time is remembered beyond its end; for yes and no
+        14 the MAC of 8. Of a hold for a call with a name instead 14 its mark, 32 B; 15 for how many µs after the proof was spent under that mark it is as if it was not;
         16 from how many on it is REPLAYED, UNSURE in between.
         LOST if another epoch is marked, or none, or the clock differs by more; else FULL (not for hold); else UNSURE or REPLAYED; else, for yes and hold, RATE
         with `wait`; else OK. REPLAYED, RATE and OK write their event, but for hold; LOST, FULL and UNSURE write nothing.
         `tat before` is what was judged by, so 7 where nothing was remembered; both are None without a rate or for no.
 GIVE_BACK   KEYS epoch, rate. ARGV epoch, interval, `tat after` and `tat before` (0 for None) of the hold, and the time as
         it is given back, not as the call began: what others used in between is not to be given back too. OK or LOST.
-NOTE    KEYS epoch, events, count. ARGV epoch, base JSON, bound. OK, LOST or FULL: the event of a no before the store.
+NOTE    KEYS epoch, events, count. ARGV epoch, base JSON, bound, MAC. OK, LOST or FULL: the event of a no before the store.
 MARK    KEYS epoch, count. ARGV epoch. Begins the epoch; nothing if it has begun. LOST if a later one has: `number`.
 MARKER  KEYS epoch, and one that is never there. The marker or nil, and an error where JUDGE would be one, which also names
         keys that are not there: of a slot that is half moved no node answers that. Not `SCRIPTS`: only the keeper asks.

@@ -48,7 +48,11 @@ def judge_arguments(
         scripts.events_key(shard),
         scripts.count_key(shard),
     ]
-    return shard, keys, [1, 125_000, "yes", NOW, interval, 10**15, 0, b"{}", 10**6, 1, 1, 10**15, 25_000]
+    return (
+        shard,
+        keys,
+        [1, 125_000, "yes", NOW, interval, 10**15, 0, b"{}", 10**6, 1, 1, 10**15, 25_000, b"mac"],
+    )
 
 
 async def use(

@@ -16,6 +16,7 @@ from verifier.stores.sync_connection import SyncServers, sync_client
 
 NOW = 1_764_118_000_123_457
 BASE = json.dumps({"id": "an event", "data": {"action": None}}).encode()
+MAC = b"0123456789abcdef"
 GRANT = uuid.UUID("018f3b1e-0000-7000-8000-0000000000f7")
 SHARD = 7
 RATE = Rate(per_minute=7, burst=3)
@@ -62,8 +63,10 @@ class Stage:
         interval, tolerance = (rate.interval_us, rate.tolerance_us) if rate else (0, 0)
         counts = acts and ttl > 0
         judged: list[bytes | str | int] = [epoch, ttl, mode, now, interval, tolerance, floor, BASE, bound]
-        again = (mark, 20_000_000, 60_000_000) if mark else ()
-        return [*judged, int(counts), int(acts), apart, 25_000, *again]
+        more: tuple[bytes | int, ...] = (mark, 20_000_000, 60_000_000) if mark else ()
+        if mode != "hold":
+            more = (MAC,)
+        return [*judged, int(counts), int(acts), apart, 25_000, *more]
 
     def give_back(self, held: Reply, *, now: int = NOW, epoch: int = 1, rate: Rate = RATE) -> Reply:
         keys = [scripts.epoch_key(SHARD), scripts.rate_key(SHARD, GRANT)]
@@ -72,7 +75,9 @@ class Stage:
 
     def note(self, *, epoch: int = 1, bound: int = 1000) -> Reply:
         keys = [scripts.epoch_key(SHARD), scripts.events_key(SHARD), scripts.count_key(SHARD)]
-        return read_reply(self.servers.evaluate(scripts.NOTE, SHARD, keys, [epoch, BASE, bound], deadline=5))
+        return read_reply(
+            self.servers.evaluate(scripts.NOTE, SHARD, keys, [epoch, BASE, bound, MAC], deadline=5)
+        )
 
     def tat(self) -> int | None:
         held = self.client.get(scripts.rate_key(SHARD, GRANT))

@@ -17,6 +17,7 @@ from audit.verification import verify_log
 from registry.models import Grant
 from tests import redis_servers
 from tests.oracle import counters
+from verifier.stores.entry_macs import mac_of
 from verifier.stores.scripts import events_key
 from verifier.tests.scene import LOOK, Scene
 
@@ -35,11 +36,16 @@ def decided(grant: Grant, /, **more: Any) -> dict[str, Any]:
     return base | more
 
 
+def proved(base: bytes) -> dict[str, bytes]:
+    """The fields of an entry that its writer vouches for."""
+    return {"b": base, "m": mac_of(base)}
+
+
 class OneStream:
     """Stands for Redis with one entry in its first shard, where a test has no server."""
 
     def __init__(self, base: bytes) -> None:
-        self.entries = [(b"1-1", {b"e": b"1", b"n": b"1", b"o": b"a", b"b": base})]
+        self.entries = [(b"1-1", {b"e": b"1", b"n": b"1", b"o": b"a", b"b": base, b"m": mac_of(base)})]
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +85,8 @@ class Verifier:
         """One entry; gives the id of its event."""
         self.number += 1
         made = decided(self.place.grant, **more) if base is None else base
-        self.put(e=self.epoch, n=self.number, o=outcome, b=made if isinstance(made, bytes) else encoded(made))
+        text = made if isinstance(made, bytes) else encoded(made)
+        self.put(e=self.epoch, n=self.number, o=outcome, **proved(text))
         return str(made["id"]) if isinstance(made, dict) else ""
 
     def put(self, **fields: Any) -> None:

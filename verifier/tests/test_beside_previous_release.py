@@ -1,20 +1,23 @@
-"""The version before and this one count in the same rows: what one debits, the other finds, with nothing copied."""
+"""The version before and this one share rows and streams: what one debits or writes, the other finds, with nothing copied."""
 
 import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.conf import settings
 from django.db import connection
+from redis import Redis
 
-from tests import previous_release
+from tests import previous_release, redis_servers
 from verifier.models import GrantLedger
-from verifier.tests.scene import PAY, Scene, key, pay, scene
+from verifier.tests.scene import PAY, READ, Scene, key, pay, scene
+from verifier.tests.streams import Verifier, assert_whole, losses, taken
 from verifier.tests.test_counters_outlive import asked_again, budget, left
 from verifier.tests.test_two_grants import second, verdict
 
@@ -42,6 +45,18 @@ print(json.dumps([
 """
 
 
+# It takes over what waits in Redis, and says how many events that were.
+DRAINS = """
+import json, sys
+import django
+django.setup()
+from django.utils import timezone
+from verifier.services.draining import drain_redis
+json.load(sys.stdin)
+print(json.dumps([drain_redis(now=timezone.now())]))
+"""
+
+
 @pytest.fixture(scope="module")
 def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return previous_release.unpack(tmp_path_factory.mktemp("earlier"))
@@ -53,6 +68,11 @@ def paid_there(root: Path, *payments: tuple[Scene, str]) -> list[Any]:
         "provider": str(payments[0][0].provider.pk),
         "questions": [place.body(pay(value), idempotency_key=key()) for place, value in payments],
     }
+    return run_there(root, ASKS, told)
+
+
+def run_there(root: Path, script: str, told: object, **more: str) -> list[Any]:
+    """What a script prints in a process of the version before, on this database. `more` goes into its environment."""
     at = connection.settings_dict
     url = f"postgres://{at['USER']}:{at['PASSWORD']}@{at['HOST']}:{at['PORT']}/{at['NAME']}"
     environment = {
@@ -62,9 +82,10 @@ def paid_there(root: Path, *payments: tuple[Scene, str]) -> list[Any]:
         "PUBLIC_URL": settings.PUBLIC_URL,
         "SECRET_KEY": settings.SECRET_KEY,
         "VAR_DIR": str(settings.VAR_DIR),
+        **more,
     }
     done = subprocess.run(
-        [sys.executable, "-c", ASKS],
+        [sys.executable, "-c", script],
         cwd=root,
         env=environment,
         input=json.dumps(told),
@@ -75,6 +96,19 @@ def paid_there(root: Path, *payments: tuple[Scene, str]) -> list[Any]:
     assert done.returncode == 0, done.stderr
     answers: list[Any] = json.loads(done.stdout)
     return answers
+
+
+@pytest.mark.redis
+def test_the_version_before_takes_over_decisions_that_carry_a_mac(
+    earlier: Path, redis: Redis, redis_server: redis_servers.Server, now: datetime
+) -> None:
+    one = Verifier(redis, scene(READ))
+    written = [one.write(), one.write("r")]
+    assert run_there(earlier, DRAINS, None, REDIS_URL=redis_server.url) == [2]
+    assert taken() == written
+    assert losses() == []
+    assert GrantLedger.objects.get().uses == 1
+    assert_whole(now)
 
 
 def test_what_the_version_before_spent_counts_here_and_nothing_twice(earlier: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.errors import ExpiredError, GrantChangedError, InvalidStateError, NotFoundError
 from audit.models import Event
 from registry.api.long_poll import LONG_POLLS
-from registry.models import Grant
+from registry.models import Agent, Grant, ServiceProvider
 from verifier.models import AgentOperation, Confirmation
 from verifier.services.confirmations import (
     confirm,
@@ -157,6 +157,27 @@ def test_a_new_version_of_the_grant_asks_anew(shop: Scene) -> None:
         confirm(confirmation=row, human=shop.human, actor=SYSTEM, now=timezone.now())
     assert asked(shop, operation=operation)["confirmation_id"] != str(row.pk)
     assert list(pending_for(shop.human, timezone.now()).values_list("grant_version", flat=True)) == [2]
+
+
+@pytest.mark.parametrize(
+    ("model", "change", "why"),
+    [
+        (Agent, {"status": "suspended", "suspended_by_owner": True}, "The agent is suspended"),
+        (Agent, {"status": "suspended", "suspended_by_admin": True}, "The agent is suspended"),
+        (Agent, {"expires_at": datetime(2026, 1, 1, tzinfo=UTC)}, "registration has ended"),
+        (ServiceProvider, {"status": "suspended"}, "The service is suspended"),
+    ],
+)
+def test_a_human_confirms_nothing_that_may_not_be_done_and_can_deny_it(
+    shop: Scene, model: Any, change: dict[str, Any], why: str
+) -> None:
+    row = Confirmation.objects.get(pk=asked(shop)["confirmation_id"])
+    model.objects.update(**change)
+    with pytest.raises(GrantChangedError, match=why):
+        confirm(confirmation=row, human=shop.human, actor=SYSTEM, now=timezone.now())
+    row.refresh_from_db()
+    assert row.status == "pending"
+    assert deny(confirmation=row, human=shop.human, actor=SYSTEM, now=timezone.now()).status == "denied"
 
 
 def test_only_its_human_decides_and_only_once(shop: Scene) -> None:

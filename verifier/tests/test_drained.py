@@ -22,6 +22,7 @@ from verifier.stores import EarlyRefusal, Permit, Recalled, Refuse, StoreCall, s
 from verifier.stores.database import DatabaseStore
 from verifier.stores.drained import UnreadableError, debits, event_of
 from verifier.stores.entries import no_entry, yes_entry, yes_frame
+from verifier.stores.entry_macs import mac_of
 from verifier.stores.state import state_of
 from verifier.tests.scene import LOOK, READ, Scene, key, scene
 from verifier.tests.streams import decided, encoded
@@ -259,10 +260,12 @@ def test_what_the_scripts_write_is_read(redis: Redis, place: Scene) -> None:
     redis.set(keys[0], "3")
     judged: list[Any] = [3, 125_000, "yes", 1_795_000_000_000_000, 0, 0, 0]
     for base in (decided(grant), decided(grant)):
-        arguments = [*judged, encoded(base), scripts.MAX_STREAM, 1, 1, 10**15, 25_000]
+        text = encoded(base)
+        arguments = [*judged, text, scripts.MAX_STREAM, 1, 1, 10**15, 25_000, mac_of(text)]
         redis.eval(scripts.JUDGE.source.decode(), 5, keys[0], proof, rate, keys[1], keys[2], *arguments)
     early = decided(grant, kind="denied", error="invalid_token", reason="expired", capability=None)
-    redis.eval(scripts.NOTE.source.decode(), 3, *keys, 3, encoded(early), scripts.MAX_STREAM)
+    text = encoded(early)
+    redis.eval(scripts.NOTE.source.decode(), 3, *keys, 3, text, scripts.MAX_STREAM, mac_of(text))
     assert draining.drain(redis, now=timezone.now()) == 3
     found = Event.objects.filter(kind__startswith="verifier.").values_list("kind", "reason")
     assert sorted(found, key=str) == [

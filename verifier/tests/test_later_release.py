@@ -7,10 +7,10 @@ from redis import Redis
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from verifier.models import GrantLedger, Home, StreamCursor
-from verifier.services import draining
 from verifier.services.draining import drain, waiting
+from verifier.stores import waiting as waits
 from verifier.tests.scene import Scene
-from verifier.tests.streams import Verifier, assert_whole, decided, encoded, losses, taken
+from verifier.tests.streams import Verifier, assert_whole, decided, encoded, losses, proved, taken
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
 
@@ -19,7 +19,7 @@ def put_later(one: Verifier, place: Scene, form: int = 2) -> str:
     """An entry whose base has a member more."""
     one.number += 1
     base = decided(place.grant, later="member")
-    one.put(f=form, e=one.epoch, n=one.number, o="a", b=encoded(base))
+    one.put(f=form, e=one.epoch, n=one.number, o="a", **proved(encoded(base)))
     return str(base["id"])
 
 
@@ -50,7 +50,7 @@ def test_the_later_release_takes_over_what_the_earlier_one_left(
     after = one.write()
     with pytest.raises(TemporarilyUnavailableError):
         drain(redis, now=now)
-    monkeypatch.setattr(draining, "FORMAT", 2)
+    monkeypatch.setattr(waits, "FORMAT", 2)
     drain(redis, now=now)
     assert taken() == [after]
     assert [loss["reason"] for loss in losses()] == ["unreadable"]
@@ -78,6 +78,6 @@ def test_what_names_no_later_format_is_read_as_ours(
     one = Verifier(redis, place)
     one.number += 1
     base = decided(place.grant)
-    one.put(f=form, e=1, n=1, o="a", b=encoded(base))
+    one.put(f=form, e=1, n=1, o="a", **proved(encoded(base)))
     assert drain(redis, now=now) == 1
     assert taken() == [base["id"]]

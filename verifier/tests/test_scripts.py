@@ -15,7 +15,7 @@ from verifier.stores import scripts
 from verifier.stores.connection import RedisAwayError, Servers
 from verifier.stores.scripts import Code, Reply, read_reply
 from verifier.stores.sync_connection import sync_client
-from verifier.tests.stage import BASE, GRANT, NOW, RATE, SHARD, Stage
+from verifier.tests.stage import BASE, GRANT, MAC, NOW, RATE, SHARD, Stage
 
 pytestmark = pytest.mark.redis
 
@@ -48,7 +48,7 @@ def test_an_event_carries_its_epoch_number_outcome_and_base(stage: Stage) -> Non
     assert stage.judge(mode="no").number == 3
     assert stage.note().number == 4
     assert stage.events() == [
-        {b"e": b"1", b"n": str(number).encode(), b"o": letter, b"b": BASE}
+        {b"e": b"1", b"n": str(number).encode(), b"o": letter, b"b": BASE, b"m": MAC}
         for number, letter in enumerate((b"a", b"r", b"v", b"v"), 1)
     ]
 

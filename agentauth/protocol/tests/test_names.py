@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 
 from agentauth.protocol.errors import InvalidRequestError
-from agentauth.protocol.names import check_description, check_display_name, legible, quoted
+from agentauth.protocol.names import check_description, check_display_name, legible, printable, quoted
 
 # Default_Ignorable_Code_Point as DerivedCoreProperties.txt of Unicode 16 lists it: range and general category there.
 DERIVED = """
@@ -113,3 +113,14 @@ def test_AP_22_marks_that_pile_up_are_refused_and_escaped() -> None:
         check_display_name(over)
     assert legible(over) == composed + "\\u{302}"
     assert legible("\u0302x") == "\\u{302}x"
+
+
+def test_a_line_for_a_terminal_is_escaped_once() -> None:
+    shown = printable("\x1b[8m\n\x9b\u202e\ud800 C:\\new \U0001f600 e\u0301" + "\u0301" * 4)
+    assert (
+        shown
+        == r"\x1b[8m\n\u{9b}\u{202e}\u{d800} C:\new \U0001f600 e".replace(r"\U0001f600", "\U0001f600")
+        + "\u0301" * 4
+        + r"\u{301}"
+    )
+    assert printable(shown) == shown

@@ -2,12 +2,12 @@
 
 import argparse
 import asyncio
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from agentauth.sdk.errors import WitnessStateError
 from agentauth.sdk.receipts import read_file
+from agentauth.sdk.terminal import tell
 
 from .files import create_witness_key, read_logs, read_witness_key
 from .rules import Witness
@@ -24,8 +24,7 @@ async def witness_keygen(options: argparse.Namespace) -> Mapping[str, object]:
 async def witness(options: argparse.Namespace) -> Mapping[str, object]:
     """Answer until the process is stopped, at any moment: what was given out is on disk."""
     server = open_server(options)
-    sys.stderr.write(f"{server.witness.verifier.vkey} listens at {server.url}\n")
-    sys.stderr.flush()
+    tell(f"{server.witness.verifier.vkey} listens at {server.url}")
     try:
         await asyncio.to_thread(server.serve_forever)
     finally:

@@ -1,7 +1,6 @@
 """When a witness cosigns and what it answers otherwise (c2sp.org/tlog-witness). Neither HTTP nor files are here."""
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -35,6 +34,7 @@ from agentauth.protocol.notes import (
     parse_note,
     verify_signatures,
 )
+from agentauth.sdk.terminal import tell
 
 from .state import Latest, State
 
@@ -160,7 +160,7 @@ def _tell(latest: Latest | None, checkpoint: Checkpoint, note: Note) -> None:
     """
     if latest is not None and latest.size == checkpoint.size:
         told = {"split_view": [latest.note, format_note(note.text, note.signatures)]}
-        sys.stderr.write(f"{json.dumps(told)}\n")
+        tell(json.dumps(told))
 
 
 def _check_growth(latest: Latest | None, request: AddCheckpoint, checkpoint: Checkpoint) -> None:

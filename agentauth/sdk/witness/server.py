@@ -2,7 +2,6 @@
 
 import io
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.notes import MAX_NOTE_BYTES
+from agentauth.sdk.terminal import tell
 
 from .rules import Answer, Witness
 
@@ -147,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
             answer = make()
         except AgentAuthError as error:
             # The cause is for the operator: a full disk, a file that was moved away.
-            sys.stderr.write(f"{error.description} {error.__cause__}\n")
+            tell(f"{error.description} {error.__cause__}")
             answer = Answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{error.description}\n")
         content = answer.body.encode()
         self.send_response(answer.status)

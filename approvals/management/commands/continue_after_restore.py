@@ -12,8 +12,8 @@ from approvals.services.continuing import continue_after_restore
 from audit.management.json_output import OPERATOR, JsonCommand
 
 _QUESTION = (
-    "Sessions and codes end, requests are withdrawn, and every grant waits until its person signs again.\n"
-    "Events after the backup are lost to this registry. This cannot be undone. Continue?"
+    "Sessions and codes end, requests are withdrawn, and every grant waits until its person signs again.",
+    "Events after the backup are lost to this registry. This cannot be undone. Continue?",
 )
 
 
@@ -38,7 +38,7 @@ class Command(JsonCommand):
             raise CommandError(
                 "--operator is empty: give the name of the person who decides. It is recorded in the log."
             )
-        if not options["yes"] and not self.agrees(_QUESTION):
+        if not options["yes"] and not self.agrees(*_QUESTION):
             raise CommandError("Nothing was changed: the answer was not yes. Answer yes, or use --yes.")
         done = continue_after_restore(
             operator=options["operator"],

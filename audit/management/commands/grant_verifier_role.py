@@ -24,7 +24,7 @@ class Command(JsonCommand):
         except RoleError as error:
             raise CommandError(str(error)) from error
         if warning := temporary_left(role):
-            self.stderr.write(warning)
+            self.tell(warning)
         return {"role": role, "tables": tables}
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:

@@ -1,0 +1,64 @@
+"""What agents and service providers wrote reaches an operator's terminal as text, whichever command shows it."""
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from agentauth.protocol.errors import InvalidStateError
+from agentauth.protocol.names import printable
+from audit.management.json_output import JsonCommand
+
+pytestmark = pytest.mark.django_db
+
+HOSTILE = "x\x1b]0;t\x07\x1b[8m\x9b2J\x7f\n\r\u202egpj\u200b\u2028\ue000"
+SHOWN = r"x\x1b]0;t\x07\x1b[8m\u{9b}2J\x7f\n\r\u{202e}gpj\u{200b}\u{2028}\u{e000}"
+
+
+class Shows(JsonCommand):
+    """A command as ours are, of a row that a stranger named."""
+
+    guarded = False
+
+    def act(self, **options: Any) -> Mapping[str, Any]:
+        self.agrees(f"About {HOSTILE}.", f"End {HOSTILE}?")
+        return {"name": HOSTILE}
+
+
+class Told(Shows):
+    def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
+        yield f"Ended {result['name']}."
+
+
+class Refuses(Shows):
+    def act(self, **options: Any) -> Mapping[str, Any]:
+        raise InvalidStateError(HOSTILE)
+
+
+@pytest.mark.parametrize(("command", "line"), [(Shows, f"name: {SHOWN}"), (Told, f"Ended {SHOWN}.")])
+def test_a_command_shows_names_as_text(
+    command: type[JsonCommand], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    out, err = io.StringIO(), io.StringIO()
+    call_command(command(), stdout=out, stderr=err)
+    assert out.getvalue() == f"{line}\n"
+    assert err.getvalue() == f"About {SHOWN}.\nEnd {SHOWN}? [yes/no] "
+
+
+def test_a_refusal_shows_names_as_text() -> None:
+    with pytest.raises(CommandError) as refused:
+        call_command(Refuses())
+    assert str(refused.value) == SHOWN
+
+
+def test_json_says_the_very_name_in_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    out = io.StringIO()
+    call_command(Shows(), json=True, stdout=out, stderr=io.StringIO())
+    [line] = out.getvalue().splitlines()
+    assert line == printable(line)
+    assert json.loads(line) == {"name": HOSTILE}

@@ -1,0 +1,86 @@
+"""How often an agent may ask for grants, whatever becomes of them: each request is rows for good."""
+
+from datetime import datetime, timedelta
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from agentauth.protocol.errors import RateLimitedError
+from audit.models import Event
+from registry.models import Grant, Human, ServiceProvider
+from registry.services.grants import withdraw_grant
+from registry.tests.cast import TESTER, AgentClient, enrolled, pending, refused
+
+pytestmark = pytest.mark.django_db
+
+
+def ask_and_withdraw(agent: AgentClient, provider: ServiceProvider, times: int, now: datetime) -> None:
+    for _ in range(times):
+        withdraw_grant(grant=pending(agent, provider, now=now), actor=TESTER, now=now)
+
+
+def test_an_agent_asks_sixty_times_in_an_hour_whatever_it_withdraws(
+    agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime
+) -> None:
+    ask_and_withdraw(agent, service_provider, 1, now - timedelta(minutes=59))
+    ask_and_withdraw(agent, service_provider, 59, now)
+    with pytest.raises(RateLimitedError) as caught:
+        pending(agent, service_provider, now=now)
+    assert caught.value.fields["retry_after"] == 61
+    # Another one has an hour of its own.
+    pending(enrolled(alice, now=now), service_provider, now=now)
+    later = now + timedelta(minutes=1)
+    ask_and_withdraw(agent, service_provider, 1, later)
+    with pytest.raises(RateLimitedError):
+        pending(agent, service_provider, now=later)
+
+
+def test_all_agents_of_a_human_ask_three_hundred_times_in_an_hour(
+    alice: Human, bob: Human, service_provider: ServiceProvider, now: datetime
+) -> None:
+    agents = [enrolled(alice, now=now) for _ in range(6)]
+    for each in agents[:5]:
+        ask_and_withdraw(each, service_provider, 60, now)
+    with pytest.raises(RateLimitedError):
+        pending(agents[5], service_provider, now=now)
+    pending(enrolled(bob, now=now), service_provider, now=now)
+    pending(agents[5], service_provider, now=now + timedelta(hours=1))
+
+
+def test_an_agent_that_nobody_claimed_is_limited_too(
+    service_provider: ServiceProvider, now: datetime
+) -> None:
+    stray = AgentClient()
+    assert stray.register().status_code == 201
+    ask_and_withdraw(stray, service_provider, 60, now)
+    with pytest.raises(RateLimitedError):
+        pending(stray, service_provider, now=now)
+
+
+def test_beyond_it_the_answer_is_429_and_a_flood_of_them_few_events(
+    agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    ask_and_withdraw(agent, service_provider, 60, now)
+    before = Event.objects.count()
+    for _ in range(30):
+        response = agent.ask(service_provider)
+        refused(response, 429, "rate_limited")
+    assert 3500 < int(response["Retry-After"]) <= 3600
+    assert Event.objects.count() - before <= 10
+    assert Grant.objects.filter(status="pending").count() == 0
+
+
+@pytest.mark.postgres
+def test_the_hour_is_read_by_index(
+    agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    ask_and_withdraw(agent, service_provider, 2, now)
+    with CaptureQueriesContext(connection) as asked:
+        pending(agent, service_provider, now=now)
+    [hour] = [each["sql"] for each in asked.captured_queries if each["sql"].endswith("LIMIT 60")]
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off")
+        cursor.execute(f"EXPLAIN {hour}")
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert "grant_asked" in plan, plan

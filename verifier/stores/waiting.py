@@ -1,0 +1,99 @@
+"""What waits in a stream of decisions, read: each entry with its place in the count and the event that comes of it.
+
+Two releases may run side by side (docs/upgrade.md). An entry of a later format than ours names it in a field, `f`; it and
+what follows it in its shard stay where they are, for the jobs of the release that wrote it. Without that field it is format 1.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from typing import Any, Final, NamedTuple
+
+from agentauth.protocol.encoding import MAX_INTEGER
+from audit.services import Entry
+from verifier.stores.drained import UnreadableError, event_of
+from verifier.stores.entry_macs import is_ours
+
+logger = logging.getLogger(__name__)
+
+# The latest entry format that this release reads. A new format gets the next number, in the field `f`.
+FORMAT: Final = 1
+_FORMAT_DIGITS: Final = 6
+
+
+class Waiting(NamedTuple):
+    """One entry of a stream. `event` is None where it is not taken over, and `lost` says why; without a number, `epoch` and
+    `number` are 0.
+    """
+
+    epoch: int
+    number: int
+    event: Entry | None
+    lost: str
+
+
+class Batch(NamedTuple):
+    """What was read of one shard, the epochs of what has a number, and the id of the last entry that was read.
+
+    `held`: an entry that only a later release can read comes next.
+    """
+
+    shard: int
+    read: list[Waiting]
+    epochs: set[int]
+    last: str
+    held: bool
+
+
+def read_batch(shard: int, entries: Sequence[Any], *, proved: bool) -> Batch:
+    """The entries of a shard, oldest first, up to one of a later format. `proved`: an entry without a MAC counts as lost too."""
+    ours = list(takewhile(lambda entry: _is_of_known_format(entry[1]), entries))
+    held = len(ours) < len(entries)
+    if held:
+        logger.error(
+            "entry %s of shard %s is of a later release than these jobs: run the jobs of that release",
+            entries[len(ours)][0].decode(),
+            shard,
+        )
+    read = [_read(shard, entry_id, fields, proved=proved) for entry_id, fields in ours]
+    last = ours[-1][0].decode() if ours else ""
+    return Batch(shard, read, {each.epoch for each in read if each.number}, last, held)
+
+
+def _is_of_known_format(fields: Mapping[bytes, bytes]) -> bool:
+    """Whether this release reads the format. No release has a format that is not a number of a few digits."""
+    told = fields.get(b"f", b"1")
+    return not told.isdigit() or len(told) > _FORMAT_DIGITS or int(told) <= FORMAT
+
+
+def is_past(batch: Batch, present: int) -> bool:
+    """Whether nothing waits in the shard of the epochs before the present one."""
+    if batch.read:
+        return batch.read[0].epoch == present
+    return not batch.held
+
+
+def _read(shard: int, entry_id: bytes, fields: dict[bytes, bytes], *, proved: bool) -> Waiting:
+    mac = fields.get(b"m", b"" if proved else None)
+    if mac is not None and not is_ours(fields.get(b"b", b""), mac):
+        logger.error(
+            "entry %s of shard %s has no MAC of this installation: something else writes into this Redis",
+            entry_id.decode(),
+            shard,
+        )
+        # Nor does its number count: the cursor would follow an attacker.
+        return Waiting(0, 0, None, "unproved")
+    epoch, number, event = 0, 0, None
+    try:
+        epoch, number = _count(fields[b"e"]), _count(fields[b"n"])
+        event = event_of(fields[b"b"], fields[b"o"])
+    except (UnreadableError, KeyError, ValueError):
+        logger.exception("entry %s of shard %s cannot be read", entry_id.decode(), shard)
+    return Waiting(epoch if number else 0, number, event, "unreadable")
+
+
+def _count(text: bytes) -> int:
+    value = int(text)
+    if not 0 < value <= MAX_INTEGER:
+        raise ValueError("not a number that is counted to")
+    return value
