@@ -7,8 +7,7 @@ from registry.release import raise_release
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("registry", "0015_expired_suspended"),
-        ("registry", "0017_grant_asked"),
+        ("registry", "0016_grant_asked"),
         ("approvals", "0011_seals"),
         ("audit", "0011_openings_of_new_events"),
         ("kms", "0005_seals"),
