@@ -12,7 +12,12 @@ from typing import Any
 
 from django.conf import settings
 
-from agentauth.protocol.errors import AgentAuthError, InvalidTokenError, TemporarilyUnavailableError
+from agentauth.protocol.errors import (
+    AgentAuthError,
+    IdempotencyMismatchError,
+    InvalidTokenError,
+    TemporarilyUnavailableError,
+)
 from agentauth.protocol.token import TokenKey
 from audit.faults import fault_point
 from audit.services import Actor
@@ -311,6 +316,9 @@ class LeanVerifier:
             # A call with a name finds its use still set aside when it is asked again.
             if call.delivery is None:
                 self._set_free(call, known, spent)
+            raise
+        except IdempotencyMismatchError:
+            self._set_free(call, known, spent)
             raise
         fault_point("lean.after_commit")
         if is_unused(spent, outcome):

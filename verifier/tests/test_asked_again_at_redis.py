@@ -11,7 +11,7 @@ import pytest
 from django.conf import settings
 
 from agentauth.protocol.encoding import sha256
-from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnavailableError
 from agentauth.protocol.limits import Rate
 from tests import through
 from verifier.models import GrantLedger, ProviderCall
@@ -176,6 +176,15 @@ def test_another_body_under_the_key_is_another_call(
     mine = replace(call(place, pay("1.00"), idempotency_key=operation), delivery=named(place))
     fail(store, mine, monkeypatch)
     assert words(store.apply(replace(mine, delivery=named(place, b"2")))) == "replayed"
+
+
+def test_another_body_under_the_key_uses_up_nothing_of_the_rate(store: RedisStore) -> None:
+    place = scene(PAY, max_uses=9, max_requests_per_minute=6, max_burst=2)
+    mine = replace(payment(place), delivery=named(place))
+    assert words(store.apply(mine)) == "yes"
+    with pytest.raises(IdempotencyMismatchError):
+        store.apply(replace(payment(place), delivery=named(place, b"2")))
+    assert [words(store.apply(payment(place))) for _ in range(2)] == ["yes", "rate"]
 
 
 @pytest.mark.postgres

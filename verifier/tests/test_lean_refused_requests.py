@@ -24,7 +24,7 @@ from verifier.requests import parse_delivery
 from verifier.services import following, home, introspection
 from verifier.services.clocks import CLOCK
 from verifier.services.proved_tokens import ProvedTokens
-from verifier.stores import choice, lane
+from verifier.stores import database, lane
 from verifier.stores.sync_connection import SyncServers
 from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, pay, scene
 
@@ -213,8 +213,8 @@ def a_fault_in_the_store(both: Both, place: Scene, path: str) -> Iterator[Make]:
         raise OperationalError
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (choice, lane):
-            patch.setattr(module, "decide_one" if module is choice else "decide_together", fails)
+        for module in (database, lane):
+            patch.setattr(module, "decide_together", fails)
         yield lambda: good(place, path, idempotency_key="call-1")
 
 

@@ -24,7 +24,7 @@ from verifier.models import AgentOperation, GrantLedger, ProviderCall
 from verifier.requests import parse_delivery, parse_verify_request
 from verifier.services.expiry import expire_everything
 from verifier.services.pipeline import verify
-from verifier.stores import database, redelivery, work
+from verifier.stores import database, work
 from verifier.tests.scene import PAY, SYSTEM, Scene, counters, key, pay, refused, scene
 
 pytestmark = pytest.mark.django_db
@@ -98,8 +98,8 @@ def test_the_key_with_another_body_is_a_mismatch(shop: Scene) -> None:
     for other in (spent_by_nobody, spaced):
         assert refused(shop, other, status=409, call_key=call_key)["error"] == "idempotency_mismatch"
     assert GrantLedger.objects.get().uses == 1
-    # The other call itself was not looked at, and its proof is unspent.
-    assert json.loads(shop.post(spent_by_nobody).content)["valid"]
+    # The other call itself was not judged; where proofs are in Redis its own is spent all the same.
+    assert shop.ask(pay("5.00"), idempotency_key=spent_by_nobody["idempotency_key"])["valid"]
 
 
 @pytest.mark.parametrize("call_key", ["", "with space", "x" * 256, "schlüssel", "\x7f"])
