@@ -111,9 +111,10 @@ class Insert:
     """
 
     def __init__(self, table: str, tail: str = "", **columns: str) -> None:
-        arrays = ", ".join(f"%s::{kind}[]" for kind in columns.values())
+        # In PostgreSQL's binary form, since psycopg writes arrays as text one character at a time.
+        arrays = ", ".join(f"%b::{kind}[]" for kind in columns.values())
         self._start = f"INSERT INTO {table} AS held ({', '.join(columns)})"
-        self._of_arrays = f"{self._start} SELECT * FROM unnest({arrays}) {tail}"
+        self._of_arrays = f"{self._start} SELECT * FROM unnest({arrays}) {tail}"  # noqa: S608 — our own text
         self._row = f"({', '.join(['%s'] * len(columns))})"
         self._tail = tail
 

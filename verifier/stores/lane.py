@@ -142,6 +142,8 @@ class Lane:
 
     def __init__(self, *, threads: int = 2) -> None:
         self._line = _Line()
+        # Held by the thread that decides: the more calls wait meanwhile, the more share its next commit.
+        self._turn = threading.Lock()
         # How long one unit takes, as of the last commits (s).
         self._each = 0.0
         # Held by the thread that waits for a lock.
@@ -192,36 +194,48 @@ class Lane:
 
     def _work(self) -> None:
         use_own_connection("agentauth-lane", wait_seconds=_HELD_UP_SECONDS)
-        while jobs := self._line.take(self._most_together()):
-            self._answer(jobs)
+        while self._decide():
+            pass
         connection.close()
 
     def _most_together(self) -> int:
         return max(1, min(_TOGETHER, int(_TOGETHER_SECONDS / max(self._each, 0.001))))
 
-    def _answer(self, jobs: list[_Job]) -> None:
-        held_up: list[_Job] = []
+    def _decide(self) -> bool:
+        """Decide what waits; False at the end."""
+        mine: list[_Job] = []
+        with self._turn:
+            jobs = self._line.take(self._most_together())
+            if not jobs:
+                return False
+            began, held_up = time.monotonic(), list[_Job]()
+            try:
+                held_up = _decided_and_told(jobs)
+                self._went(len(jobs), time.monotonic() - began)
+                if held_up and self._patience.acquire(blocking=False):
+                    # Those of one queue stay with the thread that waits for it.
+                    mine = [
+                        job for job in held_up if job is held_up[0] or job.order == held_up[0].order != ""
+                    ]
+            finally:
+                self._done(
+                    [job for job in jobs if job not in mine], [job for job in held_up if job not in mine]
+                )
+        if mine:
+            self._wait_for(mine)
+        return True
+
+    def _wait_for(self, jobs: list[_Job]) -> None:
+        held_up = jobs
         try:
-            began = time.monotonic()
-            held_up = _decided_and_told(jobs)
-            self._went(len(jobs), time.monotonic() - began)
-            if held_up and self._patience.acquire(blocking=False):
-                first = held_up[0]
-                try:
-                    mine = [job for job in held_up if job is first or job.order == first.order != ""]
-                    self._done(
-                        [job for job in jobs if job not in mine], [job for job in held_up if job not in mine]
-                    )
-                    jobs = held_up = mine
-                    held_up = _decided_and_told(mine, max(first.until - time.monotonic(), _HELD_UP_SECONDS))
-                finally:
-                    self._patience.release()
+            held_up = _decided_and_told(jobs, max(jobs[0].until - time.monotonic(), _HELD_UP_SECONDS))
         finally:
+            self._patience.release()
             self._done(jobs, held_up)
 
     def _went(self, count: int, seconds: float) -> None:
-        # The last four count most. Of two threads that write at once one figure is lost, and no more.
-        self._each += (min(seconds, WAIT_SECONDS) / max(count, 1) - self._each) / 4
+        # The last four count most.
+        self._each += (min(seconds, WAIT_SECONDS) / count - self._each) / 4
 
     def _done(self, jobs: list[_Job], again: list[_Job]) -> None:
         for job in again:

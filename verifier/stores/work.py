@@ -10,13 +10,15 @@ import json
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
-from typing import Any, Final
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
 
+import orjson
 from django.db import OperationalError, connection
 
 from agentauth.protocol.envelope import Ledger
 from agentauth.protocol.errors import IdempotencyInProgressError, TemporarilyUnavailableError
+from audit.identifiers import new_id
 from audit.services import Draft, record_drafts
 from audit.statements import Insert, Question, all_but, select, written
 from registry.services.idempotency import waited_too_long
@@ -128,6 +130,22 @@ def kept_answers(deliveries: Iterable[Delivery]) -> dict[bytes, ProviderCall]:
     return {bytes(row.digest): row for (row,) in _ANSWERS.ask(digests)} if digests else {}
 
 
+# Of a grant that was never used.
+_UNUSED: Final = GrantLedger()
+
+
+class _Done(NamedTuple):
+    """A row of `verifier.models.AgentOperation` to be, its columns in the order of `_REMEMBER`."""
+
+    id: uuid.UUID
+    grant_id: uuid.UUID
+    key: str
+    action_digest: bytes
+    answer: Any
+    created_at: datetime
+    expires_at: datetime | None
+
+
 class Work:
     """What these calls are judged by, as of their locks; each yes is known to the next. `write` writes all they change."""
 
@@ -136,11 +154,11 @@ class Work:
         jtis = {call.claims.jti for call in calls if call.claims is not None}
         self._states = token_states(jtis) if jtis else {}
         self._rows: defaultdict[str, dict[uuid.UUID, GrantLedger]] = defaultdict(dict)
-        self._operations: dict[tuple[uuid.UUID, str], AgentOperation] = {}
+        self._operations: dict[tuple[uuid.UUID, str], AgentOperation | _Done] = {}
         if judged:
             self._read(judged)
         self._used: dict[uuid.UUID, tuple[GrantLedger, int]] = {}
-        self._done: list[AgentOperation] = []
+        self._done: list[_Done] = []
         self._over: list[uuid.UUID] = []
         self._drafts: list[Draft] = []
         self._answers: list[tuple[Asked, Delivery, str]] = []
@@ -155,15 +173,15 @@ class Work:
     def ledger(self, call: StoreCall) -> Ledger:
         """The counters of the call's grant, together with those of the agent's other grants there."""
         rows = self._rows[call.queue]
-        grant_id = uuid.UUID(call.claims.grant_id)
-        beside = [row for row in rows.values() if row.grant_id != grant_id]
-        return rows.get(grant_id, GrantLedger()).counters(beside)
+        own = rows.get(uuid.UUID(call.claims.grant_id))
+        return (own or _UNUSED).counters([row for row in rows.values() if row is not own])
 
     def operation(self, call: StoreCall) -> Operation | None:
         """What was allowed under the agent's key of this call, if that still counts."""
         row = self._row_of_operation(call)
-        alive = row is not None and (row.expires_at is None or row.expires_at > call.now)
-        return Operation(bytes(row.action_digest), row.answer) if row is not None and alive else None
+        if row is None or (row.expires_at is not None and row.expires_at <= call.now):
+            return None
+        return Operation(bytes(row.action_digest), row.answer)
 
     def record(self, made: Draft | None) -> None:
         if made is not None:
@@ -186,15 +204,16 @@ class Work:
         if call.operation_key is None or call.dry_run:
             return
         if (over := self._row_of_operation(call)) is not None:
-            self._over.append(over.pk)
+            self._over.append(over.id)
         forever = call.action is not None and call.action.type == "transact"
-        row = AgentOperation(
-            grant_id=uuid.UUID(call.claims.grant_id),
-            key=call.operation_key,
-            action_digest=call.action_digest,
-            answer=answer,
-            created_at=call.now,
-            expires_at=None if forever else call.now + OPERATION_LIFE,
+        row = _Done(
+            new_id(),
+            uuid.UUID(call.claims.grant_id),
+            call.operation_key,
+            call.action_digest,
+            answer,
+            call.now,
+            None if forever else call.now + OPERATION_LIFE,
         )
         self._operations[row.grant_id, row.key] = row
         self._done.append(row)
@@ -209,11 +228,11 @@ class Work:
         if self._used:
             # In the order of their ids, as the jobs hold them.
             used = sorted(self._used.values(), key=lambda each: each[0].grant_id)
-            _COUNT.run([(row.grant_id, row.tat_us, more, json.dumps(row.spent)) for row, more in used])
+            _COUNT.run([(row.grant_id, row.tat_us, more, _json(row.spent)) for row, more in used])
         if self._over:
             written("DELETE FROM verifier_agentoperation WHERE id = ANY(%s)", self._over)
         if self._done:
-            _REMEMBER.run([_columns(row) for row in self._done])
+            _REMEMBER.run([row._replace(answer=_json(row.answer)) for row in self._done])
         record_drafts(self._drafts)
         if self._answers:
             rows = [
@@ -242,21 +261,13 @@ class Work:
         if keys := list({call.operation_key for call in calls if call.operation_key is not None}):
             self._operations = {(row.grant_id, row.key): row for (row,) in _OPERATIONS.ask(grants, keys)}
 
-    def _row_of_operation(self, call: StoreCall) -> AgentOperation | None:
+    def _row_of_operation(self, call: StoreCall) -> AgentOperation | _Done | None:
         key = call.operation_key
         return None if key is None else self._operations.get((uuid.UUID(call.claims.grant_id), key))
 
 
-def _columns(row: AgentOperation) -> Sequence[Any]:
-    return (
-        row.pk,
-        row.grant_id,
-        row.key,
-        row.action_digest,
-        json.dumps(row.answer),
-        row.created_at,
-        row.expires_at,
-    )
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()
 
 
 def _number(kind: bytes, name: bytes) -> int:

@@ -96,32 +96,6 @@ def test_RF_19_who_would_wait_too_long_is_told_at_once_and_when_it_goes_fast_aga
     assert after == 40
 
 
-def test_a_grant_is_one_threads_at_a_time_and_others_pass_it() -> None:
-    go_on, taken, begun = threading.Event(), threading.Event(), []
-
-    def slow() -> None:
-        begun.append("a")
-        taken.set()
-        go_on.wait(10)
-
-    async def ask() -> list[str]:
-        made = Lane(threads=2)
-        made.start()
-        first = asyncio.create_task(made.run(slow, queue="a"))
-        await asyncio.to_thread(taken.wait, 10)
-        # It could only wait for the lock that the first one holds.
-        behind = asyncio.create_task(made.run(lambda: begun.append("a again"), queue="a"))
-        await made.run(lambda: begun.append("b"), queue="b")
-        meanwhile = list(begun)
-        go_on.set()
-        await asyncio.gather(first, behind)
-        await asyncio.to_thread(made.stop)
-        return meanwhile
-
-    assert asyncio.run(ask()) == ["a", "b"]
-    assert begun == ["a", "b", "a again"]
-
-
 def test_RF_19_what_is_under_way_is_waited_for_too() -> None:
     go_on, begun = threading.Event(), threading.Event()
 
