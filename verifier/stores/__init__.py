@@ -195,6 +195,11 @@ class NotDoneError(TemporarilyUnavailableError):
     """It is certain that nothing of the call was done."""
 
 
+def busy() -> NotDoneError:
+    """What a caller hears whose counters somebody else held for too long."""
+    return NotDoneError("Another decision for this agent is in progress. Try again.")
+
+
 class HeldUpError(Exception):
     """Nothing of the call was done: somebody else decides on the same. `told` is what its caller hears once time is up."""
 

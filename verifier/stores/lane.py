@@ -21,7 +21,7 @@ from django.db import (
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from registry.services.idempotency import waited_too_long
 from verifier.services.connecting import STATEMENT_SECONDS, use_own_connection
-from verifier.stores import HeldUpError, NotDoneError
+from verifier.stores import HeldUpError, NotDoneError, busy
 from verifier.stores.database import Asked, Outcome, UncertainError, decide_together
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,6 @@ _HELD_UP_SECONDS: Final = 0.005
 _PATIENCE_SECONDS: Final = STATEMENT_SECONDS * 4 / 5
 _REST_SECONDS: Final = 0.03
 _MOST_HELD_UP: Final = 4
-_BUSY: Final = NotDoneError("Another decision for this agent is in progress. Try again.")
 
 
 @dataclass(slots=True, eq=False)
@@ -286,7 +285,7 @@ def decided(asked: Sequence[Asked], *, patience: float = 0.0) -> list[Any]:
             return [error for _ in asked]
         except Exception as error:  # noqa: BLE001 — nothing was done; the one that failed fails again, alone
             if patience and _met_a_lock(error):
-                return [HeldUpError(_BUSY) for _ in asked]
+                return [HeldUpError(busy()) for _ in asked]
     return [_outcome(partial(_decided_alone, each, patience)) for each in asked]
 
 
@@ -300,7 +299,7 @@ def _outcome(unit: Callable[[], Any]) -> Any:
         return unit()
     except (DatabaseError, InterfaceError) as error:
         if _met_a_lock(error):
-            return HeldUpError(_BUSY)
+            return HeldUpError(busy())
         logger.exception("a decision could not reach the database")
         return _unavailable(error)
     except Exception as error:  # noqa: BLE001 — it is this call's answer, and the next call's business is its own

@@ -24,7 +24,7 @@ from audit.statements import Insert, Question, all_but, select, written
 from registry.services.idempotency import waited_too_long
 from registry.services.state import TokenState, token_states
 from verifier.models import AgentOperation, GrantLedger, ProviderCall
-from verifier.stores import Delivery, EarlyRefusal, HeldUpError, NotDoneError, Operation, StoreCall
+from verifier.stores import Delivery, EarlyRefusal, HeldUpError, Operation, StoreCall, busy
 from verifier.stores.redelivery import KEPT_FOR
 from verifier.stores.state import is_of
 
@@ -65,11 +65,6 @@ _KEEP: Final = Insert(
     digest="bytea", body_sha256="bytea", answer="text", expires_at="timestamptz",
 )  # fmt: skip
 
-_IN_PROGRESS: Final = IdempotencyInProgressError(
-    "The first call with this Idempotency-Key is still running. Ask again in a moment."
-)
-_BUSY: Final = NotDoneError("Another decision for this agent is in progress. Try again.")
-
 Asked = StoreCall | EarlyRefusal
 
 
@@ -94,15 +89,15 @@ def hold(calls: Sequence[Asked], *, waits: bool) -> dict[int, HeldUpError]:
     taken: set[int | None] = set()
     # Names first, and sorted, so that of two that wait neither waits for the other.
     if connection.vendor == "postgresql":
-        taken = _hold(names, waits=waits, told=_IN_PROGRESS) | _hold(queues, waits=waits, told=None)
+        taken = _hold(names, waits=waits, told=_in_progress()) | _hold(queues, waits=waits, told=None)
     held_up = {}
     seen: set[int] = set()
     for place, (name, queue) in enumerate(zip(names, queues, strict=True)):
         # The same call twice: the second finds what came of the first.
         if name in taken or name in seen:
-            held_up[place] = HeldUpError(_IN_PROGRESS)
+            held_up[place] = HeldUpError(_in_progress())
         elif queue in taken:
-            held_up[place] = HeldUpError(_BUSY)
+            held_up[place] = HeldUpError(busy())
         elif name is not None:
             seen.add(name)
     return held_up
@@ -244,7 +239,7 @@ class Work:
             except OperationalError as error:
                 # A process of the release before holds the row, and no lock of its name.
                 if waited_too_long(error):
-                    raise _IN_PROGRESS from error
+                    raise _in_progress() from error
                 raise
             if kept != len(rows):
                 raise TemporarilyUnavailableError(
@@ -268,6 +263,12 @@ class Work:
 
 def _json(value: Any) -> str:
     return orjson.dumps(value).decode()
+
+
+def _in_progress() -> IdempotencyInProgressError:
+    return IdempotencyInProgressError(
+        "The first call with this Idempotency-Key is still running. Ask again in a moment."
+    )
 
 
 def _number(kind: bytes, name: bytes) -> int:
