@@ -11,10 +11,13 @@ from agentauth.protocol.errors import AgentAuthError, EncodingError
 if TYPE_CHECKING:
     from audit.models import Event, Opening
 
-COLUMNS = (
-    "id", "kind", "at", "actor_kind", "actor_id", "agent_id", "human_id", "service_provider_id", "grant_id", "token_jti",
-    "outcome", "reason", "request_id", "data", "salt",
-)  # fmt: skip
+# Of the table of events, with their types on PostgreSQL.
+COLUMN_TYPES: Final = {
+    "id": "uuid", "kind": "text", "at": "timestamptz", "actor_kind": "text", "actor_id": "text", "agent_id": "uuid",
+    "human_id": "uuid", "service_provider_id": "uuid", "grant_id": "uuid", "token_jti": "text", "outcome": "text",
+    "reason": "text", "request_id": "text", "data": "jsonb", "salt": "bytea",
+}  # fmt: skip
+COLUMNS = tuple(COLUMN_TYPES)
 
 # Of an event in the archive, with its line feed. An event is a few kilobytes.
 MAX_LINE_BYTES: Final = 1024 * 1024

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple, Required, TypedDict, Unpack
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection, transaction
@@ -23,7 +23,19 @@ from audit.entries import data_text
 from audit.identifiers import new_id
 from audit.models import Event
 from audit.partitions import make_room
-from audit.prepared import KINDS, Act, Data, Entry, Hidden, Sealer, checked, recorded, write, write_one
+from audit.prepared import (
+    KINDS,
+    Act,
+    Data,
+    Entry,
+    Hidden,
+    Sealer,
+    checked,
+    recorded,
+    write,
+    write_one,
+    write_together,
+)
 from audit.refusals import count_refusal, summarise_refusals
 from audit.sequencer import sequence_until_empty
 from audit.statements import filled
@@ -33,11 +45,14 @@ __all__ = [
     "Act",
     "Actor",
     "Data",
+    "Draft",
     "Entry",
     "Hidden",
     "Sealer",
     "checked",
+    "draft",
     "record",
+    "record_drafts",
     "record_many",
     "record_refusal",
     "recorded",
@@ -61,7 +76,32 @@ class Actor:
 SYSTEM = Actor("system", "")
 
 
-def record(
+class Columns(TypedDict, total=False):
+    """What `draft` takes."""
+
+    kind: Required[str]
+    actor: Required[Actor]
+    at: Required[datetime]
+    outcome: str
+    reason: str | None
+    agent_id: _Id
+    human_id: _Id
+    service_provider_id: _Id
+    grant_id: _Id
+    token_jti: str | None
+    data: Mapping[str, Any] | None
+    personal: Mapping[str, Any] | None
+
+
+class Draft(NamedTuple):
+    """An event that is checked and not yet written, with its canonical data and what its commitments hide."""
+
+    event: Event
+    text: bytes
+    openings: Sequence[Hidden]
+
+
+def draft(
     *,
     kind: str,
     actor: Actor,
@@ -75,22 +115,16 @@ def record(
     token_jti: str | None = None,
     data: Mapping[str, Any] | None = None,
     personal: Mapping[str, Any] | None = None,
-    act: Act | None = None,
-) -> Event:
-    """Write one event in the caller's transaction, so that what happened and its record live or die together.
+) -> Draft:
+    """One event, for `record_drafts`.
 
-    With `act` it is done here, by the statement that writes the event too: they need no transaction around them.
     `data` is JSON without floats of doubtful size, secrets or personal values; `personal` holds the names,
     addresses and free text: each member stands in `data` as a salted commitment and is kept beside it in an
     opening, which erasure may delete (docs/protocol.md section 9). `at` is aware, to the microsecond.
 
-    Raises ValueError outside a transaction, for an unknown kind, for a naive time, or where a member is both
-    plain and personal; EncodingError where a value has no canonical JSON, or the archive would not take the data for its
-    length; TemporarilyUnavailableError where the database does not take it, or too many events wait for their number: what
-    cannot be put on record is not done.
+    Raises ValueError for an unknown kind, for a naive time, or where a member is both plain and personal;
+    EncodingError where a value has no canonical JSON, or the archive would not take the data for its length.
     """
-    if act is None and not connection.in_atomic_block:
-        raise ValueError("record an event inside the transaction of what it tells")
     if kind not in KINDS:
         raise ValueError(f"unknown kind of event: {kind}; add it to audit/kinds.py")
     if at.tzinfo is None:
@@ -121,15 +155,54 @@ def record(
     }
     event = filled(Event, columns, adding=True)
     # Refuse here what could never be hashed or read back: an event the sequencer chokes on would stop the log.
-    text = data_text(event.data)
+    return Draft(event, data_text(event.data), openings)
+
+
+def record(*, act: Act | None = None, **columns: Unpack[Columns]) -> Event:
+    """Write one event in the caller's transaction, so that what happened and its record live or die together.
+
+    `columns` as for `draft`. With `act` it is done here, by the statement that writes the event too: they need no transaction
+    around them.
+
+    Raises ValueError outside a transaction, and as `draft`; TemporarilyUnavailableError where the database does not take
+    it, or too many events wait for their number: what cannot be put on record is not done.
+    """
+    if act is None and not connection.in_atomic_block:
+        raise ValueError("record an event inside the transaction of what it tells")
+    made = draft(**columns)
+    event = made.event
     with _or_unavailable():
-        check_backlog(kind=kind, actor_kind=actor.kind)
+        check_backlog(kind=event.kind, actor_kind=event.actor_kind)
         make_room([event.id])
-        write_one(event, text, openings, act)
-    # Once it is true, and without a say in it. (A function, not a `partial`: Django wants its name where it fails.)
-    observe = import_string(settings.AUDIT_OBSERVER)
-    transaction.on_commit(lambda: observe(event.kind, 1, event), robust=True)
+        write_one(event, made.text, made.openings, act)
+    _observe_later([event])
     return event
+
+
+def record_drafts(drafts: Sequence[Draft]) -> None:
+    """Write events together in the caller's transaction, in their order. Raises as `record`."""
+    if not connection.in_atomic_block:
+        raise ValueError("record events inside the transaction of what they tell")
+    if not drafts:
+        return
+    events = [each.event for each in drafts]
+    with _or_unavailable():
+        for event in events:
+            check_backlog(kind=event.kind, actor_kind=event.actor_kind)
+        make_room([event.id for event in events])
+        write_together(drafts)
+    _observe_later(events)
+
+
+def _observe_later(events: Sequence[Event]) -> None:
+    # Once it is true, and without a say in it.
+    observe = import_string(settings.AUDIT_OBSERVER)
+
+    def told() -> None:
+        for event in events:
+            observe(event.kind, 1, event)
+
+    transaction.on_commit(told, robust=True)
 
 
 def record_many(entries: Sequence[Entry], *, now: datetime) -> int:

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, connections, models
@@ -103,8 +104,34 @@ class Question:
         ]
 
 
+class Insert:
+    """INSERT of many rows in one statement. `columns` maps names to types of PostgreSQL.
+
+    `tail` is what follows the values, as ON CONFLICT; its `%s` take the `values` of `run`.
+    """
+
+    def __init__(self, table: str, tail: str = "", **columns: str) -> None:
+        # In PostgreSQL's binary form, since psycopg writes arrays as text one character at a time.
+        arrays = ", ".join(f"%b::{kind}[]" for kind in columns.values())
+        self._start = f"INSERT INTO {table} AS held ({', '.join(columns)})"
+        self._of_arrays = f"{self._start} SELECT * FROM unnest({arrays}) {tail}"  # noqa: S608 — our own text
+        self._row = f"({', '.join(['%s'] * len(columns))})"
+        self._tail = tail
+
+    def run(self, rows: Sequence[Sequence[Any]], *values: Any) -> tuple[list[tuple[Any, ...]], int]:
+        """What it returns, and how many rows it wrote; `rows` in the order of the columns. Raises django.db errors."""
+        own = connections[DEFAULT_DB_ALIAS]
+        if own.vendor == "postgresql":
+            return _run(own, self._of_arrays, [*map(list, zip(*rows, strict=True)), *values])
+        sql = f"{self._start} VALUES {', '.join([self._row] * len(rows))} {self._tail}"
+        return _run(own, sql, [*chain.from_iterable(rows), *values])
+
+
 def select(sql: str, *values: Any) -> list[tuple[Any, ...]]:
-    """The rows of a SELECT of columns that are no model's here; `values` as for `Question.ask`. Raises django.db errors."""
+    """The rows of a SELECT of columns that are no model's here; `values` as for `Question.ask`. Raises django.db errors.
+
+    A value may be a list, for `= ANY(%s)`.
+    """
     return _run(connections[DEFAULT_DB_ALIAS], sql, values)[0]
 
 
@@ -119,7 +146,7 @@ def _run(own: Any, sql: str, values: Sequence[Any]) -> tuple[list[tuple[Any, ...
         rows, count = own.run_prepared(sql, values)
         return rows, count
     with own.cursor() as cursor:
-        cursor.execute(sql, _adapted(own, values))
+        cursor.execute(*_listed(sql, _adapted(own, values)))
         return (cursor.fetchall() if cursor.description else []), cursor.rowcount
 
 
@@ -136,10 +163,27 @@ def filled(model: type[_M], values: Mapping[str, Any], *, adding: bool) -> _M:
     return made
 
 
+def _listed(sql: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
+    """For SQLite, which has no arrays: `= ANY(%s)` of a list as IN."""
+    parts = sql.split("%s")
+    text, flat = parts[0], []
+    for value, part in zip(values, parts[1:], strict=True):
+        if isinstance(value, list):
+            text = text.removesuffix("= ANY(") + f"IN ({', '.join(['%s'] * len(value))}"
+            flat += value
+        else:
+            text += "%s"
+            flat.append(value)
+        text += part
+    return text, flat
+
+
 def _adapted(own: Any, values: Sequence[Any]) -> list[Any]:
-    """Ids and times as SQLite takes them; other values as they are."""
+    """Ids and times as SQLite takes them, also in lists; other values as they are."""
     return [
-        own.ops.adapt_datetimefield_value(value)
+        _adapted(own, value)
+        if isinstance(value, list)
+        else own.ops.adapt_datetimefield_value(value)
         if isinstance(value, datetime)
         else value.hex
         if isinstance(value, uuid.UUID)

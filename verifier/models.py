@@ -15,7 +15,7 @@ from registry.models import Grant, Human
 
 class GrantLedger(models.Model):
     """What one grant has used, through all its versions. Budgets of a period count what the agent's other grants at the
-    service provider have used as well (`verifier.stores.ledgers`).
+    service provider have used as well (`verifier.stores.work`).
     """
 
     grant = models.OneToOneField(Grant, on_delete=models.PROTECT, primary_key=True, related_name="+")

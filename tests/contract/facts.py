@@ -34,7 +34,7 @@ from registry.services.expiry import UNCLAIMED_KEPT_FOR
 from verifier import requests
 from verifier.api import VerifyBatchView
 from verifier.services import batch, confirmations, home
-from verifier.stores import database, lane, redelivery
+from verifier.stores import lane, redelivery, work
 
 # It is gunicorn's configuration, and sets up the environment of the server that reads it: not of this process.
 with patch.dict(os.environ):
@@ -127,7 +127,7 @@ FACTS: Final = [
     # 8
     f"| 1 to {requests.MAX_KEY} characters; the agent's name",
     f"`iat` more than {token.NOT_BEFORE_SECONDS} s ahead",
-    f"others {hours(database.OPERATION_LIFE)} h",
+    f"others {hours(work.OPERATION_LIFE)} h",
     f"kept for {seconds(redelivery.KEPT_FOR)} s",
     (
         f'{{"requests": [1 to {batch.MAX_REQUESTS} bodies as above]}}`, at most {VerifyBatchView.max_body_bytes:,} bytes and '

@@ -8,11 +8,16 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from django.conf import settings
 
-from agentauth.protocol.errors import AgentAuthError, InvalidTokenError, TemporarilyUnavailableError
+from agentauth.protocol.errors import (
+    AgentAuthError,
+    IdempotencyMismatchError,
+    InvalidTokenError,
+    TemporarilyUnavailableError,
+)
 from agentauth.protocol.token import TokenKey
 from audit.faults import fault_point
 from audit.services import Actor
@@ -27,14 +32,14 @@ from verifier.services.home import Tenure
 from verifier.services.introspection import INACTIVE, answer_for, read_token
 from verifier.services.keeper import Keeping
 from verifier.services.moment import Moment
-from verifier.services.pipeline import TOKENS, Answer, applied, conclude, prepare
+from verifier.services.pipeline import TOKENS, Answer, conclude, prepare
 from verifier.services.snapshots import Known
 from verifier.services.turns import Gate, Place, Turns
-from verifier.stores import Delivery, EarlyRefusal, Permit, Recalled, Refuse, Spent, StoreCall
+from verifier.stores import Delivery, EarlyRefusal, NotDoneError, Permit, Recalled, Refuse, Spent, StoreCall
 from verifier.stores.connection import Servers
-from verifier.stores.database import DatabaseStore
+from verifier.stores.database import Asked
 from verifier.stores.entries import no_entry
-from verifier.stores.lane import Lane, NotDoneError
+from verifier.stores.lane import Lane
 from verifier.stores.light import Called, check_reply, epoch_of, giving_back, is_light, judging, noting, plan
 from verifier.stores.light import conclude as concluded
 from verifier.stores.redis import SPARE_SECONDS, check_lease, held, is_unused, withhold
@@ -44,8 +49,6 @@ from verifier.stores.told import TOLD
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 # Questions of a batch that are begun without a pause: half a millisecond.
 _AT_A_TIME = 8
 # So long a question of a batch waits for room in the lane (s), so that no batch is too many by itself.
@@ -53,11 +56,6 @@ _ROOM_SECONDS = 5
 
 # (kind of decision, error, reason) of each that is not counted by its own event's commit.
 Count = Callable[[str, str, str], None]
-
-
-def _after(check: Callable[[], None], act: Callable[[], T]) -> T:
-    check()
-    return act()
 
 
 class LeanVerifier:
@@ -212,7 +210,7 @@ class LeanVerifier:
     ) -> AgentAuthError:
         """The refusal of what came to no decision, on record; that it is unavailable, where it cannot be recorded."""
         try:
-            await self._lane.run("", partial(record_unasked, error, service_provider, actor, now, route))
+            await self._lane.run(partial(record_unasked, error, service_provider, actor, now, route))
         except TemporarilyUnavailableError as unavailable:
             return unavailable
         return error
@@ -295,7 +293,7 @@ class LeanVerifier:
             self.follower.fresh(0, began)
             check_lease(call.tenure)
         except TemporarilyUnavailableError:
-            await self._lane.run(call.queue, partial(withhold, call, known, made, outcome))
+            await self._lane.run(partial(withhold, call, known, made, outcome), queue=call.queue)
             raise
         if isinstance(outcome, Refuse):
             self._count("denied", outcome.error, outcome.reason or "")
@@ -306,18 +304,20 @@ class LeanVerifier:
     async def _durably(
         self, call: StoreCall, known: Known | None, still: Callable[[], None]
     ) -> Permit | Refuse | Recalled:
-        """In the database. Before it, in Redis, the proof, unless the call must first be looked for among earlier ones."""
+        """In the database; before it, where proofs are in Redis, the proof."""
         self._lane.check_room()
-        if call.tenure.kind == Home.Kind.DATABASE or call.delivery is not None:
-            return await self._lane.run(
-                call.queue, partial(_after, still, partial(applied, call, call.tenure))
-            )
+        if call.tenure.kind == Home.Kind.DATABASE:
+            return await self._lane.decide(Asked(call, None, still))
         spent = held(await self._evaluate(JUDGE, judging(call, known, mode=b"hold", entry=b"")))
         fault_point("lean.after_hold")
-        decide = partial(DatabaseStore(lambda _: spent).apply, call)
         try:
-            outcome = await self._lane.run(call.queue, partial(_after, still, decide))
+            outcome = await self._lane.decide(Asked(call, spent, still))
         except NotDoneError:
+            # A call with a name finds its use still set aside when it is asked again.
+            if call.delivery is None:
+                self._set_free(call, known, spent)
+            raise
+        except IdempotencyMismatchError:
             self._set_free(call, known, spent)
             raise
         fault_point("lean.after_commit")
@@ -349,10 +349,8 @@ class LeanVerifier:
             await self._admitted(to_lane=to_lane)
         try:
             if to_lane:
-                decide = partial(applied, refusal, tenure)
-                if refusal.delivery is not None and refusal.claims is not None:
-                    decide = partial(_after, still, decide)
-                return await self._lane.run("", decide)
+                again = refusal.delivery is not None and refusal.claims is not None
+                return await self._lane.decide(Asked(refusal, None, still) if again else Asked(refusal))
             if refusal.stands_for:
                 _, entry = no_entry(refusal, refusal.refuse, None)
                 reply = await self._evaluate(

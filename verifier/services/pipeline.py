@@ -24,14 +24,13 @@ from audit.refusals import RECORDED_PER_MINUTE, Batches
 from audit.services import Actor
 from kms.certificates import token_keys
 from registry.models import ServiceProvider
-from registry.services.keys import bar_disclosed_key
 from registry.services.nonces import Nonces, nonces_of
 from verifier.answers import body_of
 from verifier.requests import VerifyRequest
 from verifier.services import home
 from verifier.services.proved_tokens import ProvedTokens
 from verifier.stores import Delivery, EarlyRefusal, Permit, Recalled, Refuse, StoreCall
-from verifier.stores.choice import store
+from verifier.stores.choice import decide_now
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +79,7 @@ def verify(
             now=now,
         )
         return conclude(
-            applied(prepared, tenure), prepared.fresh_nonce if isinstance(prepared, StoreCall) else None
+            decide_now(prepared, tenure), prepared.fresh_nonce if isinstance(prepared, StoreCall) else None
         )
     except (DatabaseError, InterfaceError) as error:
         # Whether the transaction was committed may be unknown: the proof may be spent, so the agent signs anew.
@@ -189,16 +188,6 @@ def conclude(outcome: Permit | Refuse | Recalled, fresh_nonce: str | None) -> An
         # Never stored with the answer: what is given again brings the nonce of its own time.
         return Answer({**body, "nonce": fresh_nonce})
     return Answer(body)
-
-
-def applied(prepared: StoreCall | EarlyRefusal, tenure: home.Tenure) -> Permit | Refuse | Recalled:
-    """What the home of this tenure makes of it."""
-    if isinstance(prepared, StoreCall):
-        return store(tenure).apply(prepared)
-    if prepared.leaked_key is not None:
-        # The proof carried its private key: whoever saw it can sign, so nobody may with it any more.
-        bar_disclosed_key(key=prepared.leaked_key, actor=prepared.actor, now=prepared.now)
-    return store(tenure).record(prepared)
 
 
 def _check_url(untrusted_url: str, audience: str) -> None:

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from agentauth.protocol.capability import Action, Capability, Violation
 from agentauth.protocol.encoding import sha256
@@ -89,6 +89,8 @@ class Spent:
     tat_us: int | None = None
     # The same with the one use that was set aside for this call; None where none was.
     reserved_us: int | None = None
+    # It was spent by this very call, too long ago to know what came of it: what the caller is told unless its answer is found.
+    unsure: TemporarilyUnavailableError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +185,28 @@ class EarlyRefusal:
     # How many refusals its event stands for, itself among them; 0: it has none, and a later one stands for it too.
     stands_for: int = 1
 
+    @property
+    def queue(self) -> str:
+        """It changes nobody's counters."""
+        return ""
+
+
+class NotDoneError(TemporarilyUnavailableError):
+    """It is certain that nothing of the call was done."""
+
+
+def busy() -> NotDoneError:
+    """What a caller hears whose counters somebody else held for too long."""
+    return NotDoneError("Another decision for this agent is in progress. Try again.")
+
+
+class HeldUpError(Exception):
+    """Nothing of the call was done: somebody else decides on the same. `told` is what its caller hears once time is up."""
+
+    def __init__(self, told: Exception) -> None:
+        super().__init__()
+        self.told = told
+
 
 def check_in_time(call: StoreCall) -> None:
     """Ask it right before the proof is spent. Raises TemporarilyUnavailableError for a call that waited for too long.
@@ -192,15 +216,3 @@ def check_in_time(call: StoreCall) -> None:
     """
     if datetime.now(UTC) - call.now > _MOST_WAIT:
         raise TemporarilyUnavailableError("This waited for too long. Try again.")
-
-
-class VerifierStore(Protocol):
-    """The one interface. Both may raise django.db errors or TemporarilyUnavailableError; then nothing was allowed."""
-
-    def apply(self, call: StoreCall) -> Permit | Refuse | Recalled:
-        """Steps 2 and 6 to 15 of docs/protocol.md section 8, atomically. A Refuse is committed before it is returned."""
-        ...
-
-    def record(self, refusal: EarlyRefusal) -> Permit | Refuse | Recalled:
-        """Step 2, and the one event of a refusal in steps 3 to 5."""
-        ...

@@ -1,12 +1,15 @@
-"""The store whose truth is the database itself, PostgreSQL or SQLite: exact by one queue for each agent at a service provider."""
+"""Decisions whose truth is the database, PostgreSQL or SQLite: several in one transaction, exact by one queue for each agent at
+a service provider.
+"""
 
+import logging
 import uuid
-from collections.abc import Callable
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
-from django.db import transaction
-from django.db.models import Q
+from django.db import connection, transaction
+from psycopg.pq import TransactionStatus
 
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.envelope import EMPTY, Envelope, Ledger, parse_envelope
@@ -14,11 +17,14 @@ from agentauth.protocol.envelope import Confirmation as ConfirmationState
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.limits import Rate
 from audit.faults import fault_point
-from registry.services.proofs import spend_proof
+from audit.services import record_drafts
+from audit.statements import select
+from registry.services.keys import bar_disclosed_key
+from registry.services.proofs import spend_proofs, spent_proofs
 from registry.services.state import TokenState
-from verifier.answers import allowed_body, repeated_body
+from verifier.answers import allowed_body, body_of, repeated_body
 from verifier.decision import decide
-from verifier.models import AgentOperation, Confirmation, GrantLedger, Home
+from verifier.models import Confirmation, Home
 from verifier.services import home
 from verifier.services.confirmations import confirmation_state, request_confirmation
 from verifier.services.home import Tenure
@@ -28,7 +34,6 @@ from verifier.stores import (
     Allow,
     AskHuman,
     EarlyRefusal,
-    Operation,
     Permit,
     Recalled,
     Refuse,
@@ -37,67 +42,89 @@ from verifier.stores import (
     Spent,
     StoreCall,
     check_in_time,
+    events,
 )
-from verifier.stores.events import record_decision, record_early_refusal, record_refusal, record_withheld
-from verifier.stores.ledgers import Ledgers, hold_ledgers, make_ledger, read_ledgers
-from verifier.stores.redelivery import answered_once
-from verifier.stores.state import state_of
+from verifier.stores.redelivery import recalled
+from verifier.stores.work import Work, hold, kept_answers
 
-# How long an allowed operation is remembered, a transact apart: that one as long as its grant.
-OPERATION_LIFE = timedelta(hours=24)
+logger = logging.getLogger(__name__)
 
 # What a decision rests on is read when it is made, which takes no more seconds or comes to nothing: nobody is told yes by what
 # was known longer ago.
-_MOST_SECONDS = 5.0
+_MOST_SECONDS: Final = 5.0
+
+Outcome = Permit | Refuse | Recalled
 
 
-class DatabaseStore:
-    """`verifier.stores.VerifierStore` on Django's default database.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One call to decide. `spent` is what became of its proof in Redis; None where proofs are rows of the database."""
 
-    On PostgreSQL a decision that counts holds a lock until it commits, so two of one agent at one service provider follow
-    each other and others do not meet. On SQLite every transaction is IMMEDIATE: one at a time.
+    call: StoreCall | EarlyRefusal
+    spent: Spent | None = None
+    # Raises TemporarilyUnavailableError where what the call rests on changed while it waited.
+    still: Callable[[], object] = lambda: None
+
+
+class UncertainError(TemporarilyUnavailableError):
+    """The commit failed: whether anything was done is not known."""
+
+
+def decide_one(call: StoreCall | EarlyRefusal, spent: Spent | None = None) -> Outcome:
+    """The outcome of one call; somebody else's lock is waited for as long as the connection waits. `spent` as in `Asked`.
+
+    Raises as `decide_together`, and what it gives back.
     """
+    (outcome,) = decide_together([Asked(call, spent)], patience=None)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
-    def __init__(self, spend: Callable[[StoreCall], Spent] | None = None) -> None:
-        """`spend` spends a call's proof in Redis, while the home is there."""
-        self._spend = spend or _spend
-        self._home = Home.Kind.DATABASE if spend is None else Home.Kind.REDIS
 
-    def apply(self, call: StoreCall) -> Permit | Refuse | Recalled:
-        """Steps 6 to 15 in one transaction, with 2 around them; a refusal commits the spent proof and its event together."""
+def decide_together(asked: Sequence[Asked], *, patience: float | None = 0.0) -> list[Outcome | Exception]:
+    """Steps 2 and 6 to 15 of docs/protocol.md section 8 for each call, in this order, in one transaction.
+
+    A refusal commits the spent proof and its event. Where a call ends in an error nothing of it was done, and the others
+    are decided; with HeldUpError somebody else decides on the same just now. `patience`: for so many seconds such another is
+    waited for; None: as long as the connection waits; then there is no HeldUpError. Raises UncertainError; and django.db
+    errors, or an AgentAuthError, where nothing of any call was done.
+    """
+    for each in asked:
+        if isinstance(each.call, EarlyRefusal) and each.call.leaked_key is not None:
+            # The proof carried its private key: whoever saw it can sign, so nobody may with it any more.
+            bar_disclosed_key(key=each.call.leaked_key, actor=each.call.actor, now=each.call.now)
+    tenure, decided = present_tenure(), False
+    try:
         with transaction.atomic():
             # SQLite has let nobody else write from here on; who waited for that has read nothing yet.
             began = Moment.now()
-            self._be_at_home(call)
-            outcome = answered_once(call, lambda: _judge(call, self._spend))
-            # Whoever stood still right before it spent the proof must not commit what was spent and forgotten elsewhere meanwhile.
-            if self._home == Home.Kind.DATABASE:
-                check_in_time(call)
-            check_still(began, call.tenure)
-        fault_point("verify.after_commit")
-        try:
-            # The commit takes its time too.
-            check_age(began)
-        except TemporarilyUnavailableError:
-            _withhold(call, outcome)
-            raise
-        return outcome
-
-    def _be_at_home(self, call: StoreCall) -> None:
-        if call.tenure.kind != self._home or home.LEASE.current() != call.tenure:
-            raise TemporarilyUnavailableError("The verifier has moved. Try again.")
-
-    def record(self, refusal: EarlyRefusal) -> Permit | Refuse | Recalled:
-        """The event of a refusal in steps 3 to 5, where there is nothing else to write but the answer kept of it."""
-        with transaction.atomic():
-            # It may be a yes that is given again, and that needs the same leave and the same youth as any other.
-            began, tenure = Moment.now(), home.LEASE.current()
-            outcome = answered_once(refusal, lambda: _refused_early(refusal))
+            if patience:
+                _wait_for_locks(patience)
+            outcomes = _decided(asked, tenure, waits=patience != 0)
+            # Whoever stood still right before it spent a proof must not commit what was spent and forgotten elsewhere meanwhile.
+            for each, outcome in zip(asked, outcomes, strict=True):
+                if (
+                    each.spent is None
+                    and isinstance(each.call, StoreCall)
+                    and not isinstance(outcome, Exception)
+                ):
+                    check_in_time(each.call)
+            check_committable()
             check_still(began, tenure)
-        fault_point("verify.after_commit")
-        # Whoever named the call finds its answer when he asks again.
+            decided = True
+    except Exception as error:
+        # Within the transaction of another, as in tests and commands, this was no commit.
+        if decided and not connection.in_atomic_block:
+            raise UncertainError from error
+        raise
+    fault_point("verify.after_commit")
+    try:
+        # The commit takes its time too.
         check_age(began)
-        return outcome
+    except TemporarilyUnavailableError as late:
+        _withhold(asked, outcomes)
+        return [outcome if isinstance(outcome, Exception) else late for outcome in outcomes]
+    return outcomes
 
 
 def check_still(began: Moment, tenure: Tenure | None) -> None:
@@ -115,6 +142,28 @@ def check_age(began: Moment) -> None:
         raise TemporarilyUnavailableError("This took too long. Try again.")
 
 
+def check_committable() -> None:
+    """Raises TemporarilyUnavailableError where a commit would do nothing and say nothing.
+
+    Where the connection broke meanwhile, Django leaves the block without a commit and without a word; and where a
+    statement failed outside any savepoint, PostgreSQL answers COMMIT with ROLLBACK, as if nothing were wrong.
+    """
+    if connection.closed_in_transaction or transaction.get_rollback() or _is_aborted():
+        raise TemporarilyUnavailableError
+
+
+def _wait_for_locks(seconds: float) -> None:
+    """No longer than this, until the transaction ends."""
+    if connection.vendor == "postgresql":
+        select("SELECT set_config('lock_timeout', %s, true)", f"{round(seconds * 1000)}ms")
+
+
+def _is_aborted() -> bool:
+    if connection.vendor != "postgresql" or connection.connection is None:
+        return False
+    return bool(connection.connection.pgconn.transaction_status == TransactionStatus.INERROR)
+
+
 def present_tenure() -> Tenure | None:
     """Under what this process may decide now; None where it may not. Raises django.db errors."""
     try:
@@ -123,74 +172,124 @@ def present_tenure() -> Tenure | None:
         return None
 
 
-def _refused_early(refusal: EarlyRefusal) -> Refuse:
-    record_early_refusal(refusal)
-    return refusal.refuse
+def _decided(asked: Sequence[Asked], tenure: Tenure | None, *, waits: bool) -> list[Outcome | Exception]:
+    """All but the commit."""
+    outcomes: dict[int, Outcome | Exception] = {}
+    for place, each in enumerate(asked):
+        try:
+            each.still()
+            _check_call(each, tenure)
+        except TemporarilyUnavailableError as error:
+            outcomes[place] = error
+    left = [place for place in range(len(asked)) if place not in outcomes]
+    # 2. and 7. The names and counters are held before anything is read: whoever waits here judges by what is true after it.
+    held_up = hold([asked[place].call for place in left], waits=waits)
+    outcomes |= {left[number]: error for number, error in held_up.items()}
+    left = [place for place in left if place not in outcomes]
+    if left:
+        found = _judged([asked[place] for place in left])
+        outcomes |= dict(zip(left, found, strict=True))
+    return [outcomes[place] for place in range(len(asked))]
 
 
-def _judge(call: StoreCall, spend: Callable[[StoreCall], Spent]) -> Permit | Refuse:
+def _check_call(asked: Asked, tenure: Tenure | None) -> None:
+    """Raises TemporarilyUnavailableError where the call was prepared under another tenure, or waited for too long."""
+    if isinstance(asked.call, StoreCall):
+        kind = Home.Kind.DATABASE if asked.spent is None else Home.Kind.REDIS
+        if asked.call.tenure.kind != kind or asked.call.tenure != tenure:
+            raise TemporarilyUnavailableError("The verifier has moved. Try again.")
+        if asked.spent is None or asked.call.delivery is not None:
+            check_in_time(asked.call)
+
+
+def _judged(asked: Sequence[Asked]) -> list[Outcome | Exception]:
+    """Of calls whose locks are held: what comes of each, written."""
+    kept = kept_answers(each.call.delivery for each in asked if each.call.delivery is not None)
+    rows = [kept.get(each.call.delivery.digest) if each.call.delivery else None for each in asked]
+    known = [
+        row is not None and row.expires_at > each.call.now for each, row in zip(asked, rows, strict=True)
+    ]
     # 6. The insert decides between two identical proofs: the second waits on the first's commit, then finds it.
-    #    Where proofs are rows, the counters are held before, those of a first use too: one that spent a proof and waits for the
-    #    counters would have another, which has those, wait for that proof.
-    rows = _held(call) if spend is _spend else None
-    spent = spend(call)
-    if not spent.first:
-        return _refused(call, Refuse("invalid_dpop_proof", "replayed"), None)
+    spent = _spend([each for each, again in zip(asked, known, strict=True) if not again])
     fault_point("verify.after_spend")
-    # 7. The counters are held before the state is read: whoever waits here then judges by what is true after the
-    #    wait, not by what was true before it.
-    rows = rows or hold_ledgers(call)
-    state = state_of(call)
+    work = Work([each.call for each in asked])
+    outcomes: list[Outcome | Exception] = []
+    for each, row, again in zip(asked, rows, known, strict=True):
+        if again and row is not None:
+            outcomes.append(recalled(each.call, row, work))
+            continue
+        proof = spent.pop(0)
+        if proof.unsure is not None:
+            outcomes.append(proof.unsure)
+            continue
+        outcome = _judge(each.call, proof, work)
+        work.keep(each.call, body_of(outcome))
+        outcomes.append(outcome)
+    work.write()
+    fault_point("verify.after_debit")
+    fault_point("verify.after_answer_kept")
+    return outcomes
+
+
+def _spend(asked: Sequence[Asked]) -> list[Spent]:
+    """What became of each proof. A rehearsal asks the same question and leaves nothing."""
+    calls = [each.call for each in asked if each.spent is None and isinstance(each.call, StoreCall)]
+    first = spend_proofs(
+        [(call.proof_jkt, call.proof_jti, call.spent_until) for call in calls if not call.dry_run]
+    )
+    spent = spent_proofs([(call.proof_jkt, call.proof_jti) for call in calls if call.dry_run])
+    said = []
+    for each in asked:
+        if each.spent is not None:
+            said.append(each.spent)
+        elif isinstance(each.call, EarlyRefusal):
+            said.append(Spent(first=False))
+        else:
+            said.append(Spent(first=not spent.pop(0) if each.call.dry_run else first.pop(0)))
+    return said
+
+
+def _judge(call: StoreCall | EarlyRefusal, spent: Spent, work: Work) -> Permit | Refuse:
+    if isinstance(call, EarlyRefusal):
+        work.record(events.early_refusal(call))
+        return call.refuse
+    state = work.state_of(call)
+    if not spent.first:
+        return _refused(call, Refuse("invalid_dpop_proof", "replayed"), state, work)
     if state is None:
-        return _refused(call, Refuse("invalid_token", "unknown"), None)
-    snapshot = _snapshot(call, state)
-    if rows is not None and rows.own is None and snapshot.refusal is None:
-        rows = make_ledger(call)
-        state = state_of(call) or state
-        snapshot = _snapshot(call, state)
-    ledger = (rows or read_ledgers(call)).counters()
+        return _refused(call, Refuse("invalid_token", "unknown"), None, work)
+    snapshot = _snapshot(call, state, work)
+    before = work.ledger(call)
     if spent.elsewhere:
-        ledger = replace(ledger, tat_us=spent.tat_us)
+        ledger = replace(before, tat_us=spent.tat_us)
     else:
         floor_us = call.tenure.floor_us(state.grant.follows_at)
-        ledger = _without_burst(ledger, snapshot.envelope.rate, floor_us)
+        ledger = _without_burst(before, snapshot.envelope.rate, floor_us)
     # 7. to 14. are judged without I/O, the same in every store.
     outcome = decide(call, snapshot, ledger)
     # 15. Record.
     if isinstance(outcome, AskHuman):
         outcome = _ask_human(call, state)
     if isinstance(outcome, Refuse):
-        return _refused(call, outcome, state)
+        return _refused(call, outcome, state, work)
     if isinstance(outcome, Repeat):
-        record_decision(call, state, repeats=outcome.answer.get("decision_id"))
-        return Permit(
-            repeated_body(outcome.answer, claims=call.claims, now_seconds=_seconds(call)), repeated=True
-        )
-    return _allowed(call, state, outcome, ledger)
+        work.record(events.decision(call, state, repeats=outcome.answer.get("decision_id")))
+        body = repeated_body(outcome.answer, claims=call.claims, now_seconds=_seconds(call))
+        return Permit(body, repeated=True)
+    return _allowed(call, state, outcome, ledger, work)
 
 
-def _held(call: StoreCall) -> Ledgers | None:
-    rows = hold_ledgers(call)
-    return make_ledger(call) if rows is not None and rows.own is None else rows
-
-
-def _spend(call: StoreCall) -> Spent:
-    check_in_time(call)
-    until = datetime.fromtimestamp(call.spent_until, UTC)
-    if not call.dry_run:
-        return Spent(spend_proof(jkt=call.proof_jkt, jti=call.proof_jti, until=until))
-    # A dry run asks the same question and takes the answer back.
-    with transaction.atomic():
-        first = spend_proof(jkt=call.proof_jkt, jti=call.proof_jti, until=until)
-        transaction.set_rollback(True)
-    return Spent(first)
-
-
-def _withhold(call: StoreCall, outcome: Permit | Refuse | Recalled) -> None:
-    """Say in the log that this yes, which is committed, is not given; but for a call with a name, which finds it again."""
-    if call.delivery is None and isinstance(outcome, Permit) and not outcome.repeated:
+def _withhold(asked: Sequence[Asked], outcomes: Sequence[Outcome | Exception]) -> None:
+    """Say in the log that these yeses, which are committed, are not given; but for calls with a name, which find them again."""
+    withheld = [
+        events.withheld(each.call, outcome.answer["decision_id"])
+        for each, outcome in zip(asked, outcomes, strict=True)
+        if isinstance(each.call, StoreCall) and each.call.delivery is None
+        if isinstance(outcome, Permit) and not outcome.repeated
+    ]
+    if withheld:
         with transaction.atomic():
-            record_withheld(call, outcome.answer["decision_id"])
+            record_drafts(withheld)
 
 
 def _without_burst(ledger: Ledger, rate: Rate | None, floor_us: int | None) -> Ledger:
@@ -200,7 +299,7 @@ def _without_burst(ledger: Ledger, rate: Rate | None, floor_us: int | None) -> L
     return replace(ledger, tat_us=max(ledger.tat_us or 0, rate.used_up(floor_us)))
 
 
-def _snapshot(call: StoreCall, state: TokenState) -> Snapshot:
+def _snapshot(call: StoreCall, state: TokenState, work: Work) -> Snapshot:
     refusal = state.refusal(call.now)
     if refusal is not None:
         # The grant may be without capabilities by now; it is not looked at further.
@@ -210,7 +309,7 @@ def _snapshot(call: StoreCall, state: TokenState) -> Snapshot:
         refusal=None,
         capabilities=parse_capabilities(state.grant.capabilities),
         envelope=envelope,
-        operation=_operation(call, state),
+        operation=work.operation(call),
         confirmation=_confirmation(call, state, envelope),
         human_online=envelope.requires_human_online
         and state.agent.human_id is not None
@@ -218,16 +317,10 @@ def _snapshot(call: StoreCall, state: TokenState) -> Snapshot:
     )
 
 
-def _operation(call: StoreCall, state: TokenState) -> Operation | None:
-    if call.operation_key is None:
-        return None
-    alive = Q(expires_at=None) | Q(expires_at__gt=call.now)
-    row = AgentOperation.objects.filter(alive, grant=state.grant, key=call.operation_key).first()
-    return None if row is None else Operation(bytes(row.action_digest), row.answer)
-
-
 def _confirmation(call: StoreCall, state: TokenState, envelope: Envelope) -> ConfirmationState:
-    if envelope.confirm_above is None or call.operation_key is None:
+    # Below the threshold nobody's word is needed.
+    amount, above = None if call.action is None else call.action.amount, envelope.confirm_above
+    if above is None or amount is None or amount.within(above) or call.operation_key is None:
         return "none"
     return confirmation_state(
         grant=state.grant, action_digest=call.action_digest, key=call.operation_key, now=call.now
@@ -248,31 +341,25 @@ def _ask_human(call: StoreCall, state: TokenState) -> Refuse:
     return Refuse("step_up_required", "confirm_above", retry_after, confirmation_id=asked)
 
 
-def _refused(call: StoreCall, refuse: Refuse, state: TokenState | None) -> Refuse:
-    record_refusal(call, refuse, state)
+def _refused(call: StoreCall, refuse: Refuse, state: TokenState | None, work: Work) -> Refuse:
+    work.record(events.refusal(call, refuse, state))
     return refuse
 
 
-def _allowed(call: StoreCall, state: TokenState, allow: Allow, before: Ledger) -> Permit:
+def _allowed(call: StoreCall, state: TokenState, allow: Allow, before: Ledger, work: Work) -> Permit:
     confirmation_id = _consume(call, state) if allow.uses_confirmation else None
-    if allow.ledger != before:
-        GrantLedger.objects.filter(grant=state.grant).update(
-            tat_us=allow.ledger.tat_us,
-            uses=allow.ledger.uses,
-            spent={key: list(counted) for key, counted in allow.ledger.spent.items()},
-        )
-    event = record_decision(call, state, capability=allow.capability, confirmation_id=confirmation_id)
+    work.count(call, before, allow.ledger)
+    made = events.decision(call, state, capability=allow.capability, confirmation_id=confirmation_id)
+    work.record(made)
     answer = allowed_body(
         allow.capability,
         allow.limits,
-        decision_id=str(event.pk),
+        decision_id=str(made.event.pk),
         agent=state.agent,
         claims=call.claims,
         now_seconds=_seconds(call),
     )
-    if call.operation_key is not None and not call.dry_run:
-        _remember(call, state, call.operation_key, answer)
-    fault_point("verify.after_debit")
+    work.remember(call, answer)
     return Permit(answer, repeated=False)
 
 
@@ -290,20 +377,6 @@ def _consume(call: StoreCall, state: TokenState) -> uuid.UUID:
         # Gone between the look and the swap. Rolling back is the safe no; the agent asks again.
         raise TemporarilyUnavailableError("The confirmation could not be used just now. Try again.")
     return found
-
-
-def _remember(call: StoreCall, state: TokenState, key: str, answer: dict[str, object]) -> None:
-    forever = call.action is not None and call.action.type == "transact"
-    # One whose day is over makes room; one that is alive would have been found in step 9.
-    AgentOperation.objects.filter(grant=state.grant, key=key, expires_at__lte=call.now).delete()
-    AgentOperation.objects.create(
-        grant=state.grant,
-        key=key,
-        action_digest=call.action_digest,
-        answer=answer,
-        created_at=call.now,
-        expires_at=None if forever else call.now + OPERATION_LIFE,
-    )
 
 
 def _seconds(call: StoreCall) -> int:

@@ -8,7 +8,7 @@ from agentauth.protocol.capability import Action, Capability, is_resource
 from agentauth.protocol.encoding import b64u_encode, sha256
 from audit import kinds
 from audit.models import Event
-from audit.services import record
+from audit.services import Draft, draft
 from registry.models import Agent
 from registry.services.state import TokenState
 from verifier.stores import EarlyRefusal, Refuse, StoreCall
@@ -19,15 +19,15 @@ TEXTS: Final = ("resource", "namespace", "name")
 KEY: Final = "idempotency_key_sha256"
 
 
-def record_decision(
+def decision(
     call: StoreCall,
     state: TokenState,
     *,
     capability: Capability | None = None,
     confirmation_id: uuid.UUID | None = None,
     repeats: object = None,
-) -> Event:
-    """The event of a yes, inside the store's transaction. Three kinds: only one of them stands for a debit."""
+) -> Draft:
+    """The event of a yes. Three kinds: only one of them stands for a debit."""
     kind = kinds.DECISION_ALLOWED
     if call.dry_run:
         kind = kinds.DECISION_REHEARSED
@@ -38,7 +38,7 @@ def record_decision(
         data["confirmation_id"] = str(confirmation_id)
     if repeats is not None:
         data["repeats"] = str(repeats)
-    return record(
+    return draft(
         kind=kind,
         actor=call.actor,
         at=call.now,
@@ -52,28 +52,28 @@ def record_decision(
     )
 
 
-def record_refusal(call: StoreCall, refuse: Refuse, state: TokenState | None) -> Event:
-    """The event of a no after binding. `state` is None where the no came before the state was read."""
+def refusal(call: StoreCall, refuse: Refuse, state: TokenState | None) -> Draft:
+    """The event of a no after binding. `state` is None where there is none."""
     human_id = _human_of(call.claims.agent_id) if state is None else state.agent.human_id
     return _denied(call, refuse, call.claims.agent_id, human_id)
 
 
-def record_withheld(call: StoreCall, decision_id: str, state: TokenState | None = None) -> Event:
+def withheld(call: StoreCall, decision_id: str, state: TokenState | None = None) -> Draft:
     """The event of a yes, `decision_id`, that is in the log or comes there and was not given: it was found out too late for it."""
     refuse = Refuse("temporarily_unavailable", "withheld")
     human_id = _human_of(call.claims.agent_id) if state is None else state.agent.human_id
     return _denied(call, refuse, call.claims.agent_id, human_id, withholds=decision_id)
 
 
-def record_early_refusal(refusal: EarlyRefusal) -> Event | None:
+def early_refusal(refused: EarlyRefusal) -> Draft | None:
     """The event of a no in steps 3 to 5; none where a later one stands for it. A token that is not proved to be the caller's is not
     looked into.
     """
-    if not refusal.stands_for:
+    if not refused.stands_for:
         return None
-    agent_id = None if refusal.claims is None else refusal.claims.agent_id
+    agent_id = None if refused.claims is None else refused.claims.agent_id
     human_id = None if agent_id is None else _human_of(agent_id)
-    return _denied(refusal, refusal.refuse, agent_id, human_id)
+    return _denied(refused, refused.refuse, agent_id, human_id)
 
 
 def _denied(
@@ -82,14 +82,14 @@ def _denied(
     agent_id: str | None,
     human_id: uuid.UUID | None,
     **more: str,
-) -> Event:
+) -> Draft:
     data, personal = split({**decision_data(call), "error": refuse.error, **more}, None)
     if agent_id is None:
         # It may be somebody's all the same, as with a token that has expired; and an event that names no agent is never erased.
         personal = {}
     if refuse.confirmation_id is not None:
         data["confirmation_id"] = str(refuse.confirmation_id)
-    return record(
+    return draft(
         kind=kinds.DECISION_DENIED,
         actor=call.actor,
         at=call.now,

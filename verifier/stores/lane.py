@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from django.db import (
@@ -15,15 +16,13 @@ from django.db import (
     OperationalError,
     close_old_connections,
     connection,
-    transaction,
 )
-from psycopg.pq import TransactionStatus
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from registry.services.idempotency import waited_too_long
 from verifier.services.connecting import STATEMENT_SECONDS, use_own_connection
-from verifier.services.moment import Moment
-from verifier.stores.database import check_still, present_tenure
+from verifier.stores import HeldUpError, NotDoneError, busy
+from verifier.stores.database import Asked, Outcome, UncertainError, decide_together
 
 logger = logging.getLogger(__name__)
 
@@ -49,27 +48,12 @@ _REST_SECONDS: Final = 0.03
 _MOST_HELD_UP: Final = 4
 
 
-class NotDoneError(TemporarilyUnavailableError):
-    """It is certain that nothing of the unit was done."""
-
-
-class HeldUpError(Exception):
-    """The outcome of a unit of which nothing was done: it met somebody else's lock, or its turn did not come.
-
-    `told` is what its caller is told once there is no time to try again; None where its turn did not come.
-    """
-
-    def __init__(self, told: Exception | None = None) -> None:
-        super().__init__()
-        self.told = told
-
-
 @dataclass(slots=True, eq=False)
 class _Job:
-    # The queue of its counters (`StoreCall.queue`): its units are together, since they need the same lock, and all threads
-    # meet queues in one order.
+    # The queue of its counters (`StoreCall.queue`): its jobs are together, since they need the same lock.
     order: str
-    run: Callable[[], Any]
+    # A call to decide, or anything else that is to be done in a transaction of its own.
+    work: Asked | Callable[[], Any]
     answer: asyncio.Future[Any]
     # By the monotonic clock: until when it is tried again, since it met a lock, and when next.
     until: float = 0.0
@@ -148,15 +132,17 @@ class _Line:
 
 
 class Lane:
-    """Threads that run units of work of the database for an event loop, each unit atomic in itself.
+    """Threads that decide in the database for an event loop, several calls in one transaction.
 
-    A unit that fails is rolled back alone and its error is its own answer; where the commit they share fails, nobody
-    is told yes. Who would have to wait for somebody else's lock is rolled back too, and tried again when the others have been told:
-    by one of the threads, that waits for it, or again and again, so that no lock that somebody holds takes all of them.
+    Where a transaction fails, each of its calls is decided again in one of its own, and its error is its own answer. Who would have
+    to wait for somebody else's lock is tried again when the others have been told: by one of the threads, that waits for it,
+    or again and again, so that no lock that somebody holds takes all of them.
     """
 
     def __init__(self, *, threads: int = 2) -> None:
         self._line = _Line()
+        # Held by the thread that decides: the more calls wait meanwhile, the more share its next commit.
+        self._turn = threading.Lock()
         # How long one unit takes, as of the last commits (s).
         self._each = 0.0
         # Held by the thread that waits for a lock.
@@ -182,80 +168,100 @@ class Lane:
         """Whether who comes now would wait for no more than this share of what anybody may."""
         return len(self._line) * self._each / len(self._threads) <= MOST_SECONDS * share
 
-    async def run(self, order: str, unit: Callable[[], T]) -> T:
-        """The outcome of `unit`, committed. Raises what it raises, and TemporarilyUnavailableError (NotDoneError where that is so)."""
-        job = _Job(order, unit, asyncio.get_running_loop().create_future())
+    async def decide(self, asked: Asked) -> Outcome:
+        """What comes of a call, committed. Raises what it ends in, and as `run`."""
+        outcome: Outcome = await self._done_for(_Job(asked.call.queue, asked, _answer()))
+        return outcome
+
+    async def run(self, unit: Callable[[], T], *, queue: str = "") -> T:
+        """The outcome of `unit`, which has a transaction of its own, after the calls of `queue` that came before. Raises
+        what it raises, and TemporarilyUnavailableError (NotDoneError where that is so).
+        """
+        outcome: T = await self._done_for(_Job(queue, unit, _answer()))
+        return outcome
+
+    async def _done_for(self, job: _Job) -> Any:
         if not self._line.put(job):
             raise NotDoneError("Too many decisions wait. Try again shortly.")
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                outcome: T = await job.answer
+                return await job.answer
         except TimeoutError:
             raise TemporarilyUnavailableError(
                 "The decision was not written in time. Try again shortly."
             ) from None
-        return outcome
 
     def _work(self) -> None:
         use_own_connection("agentauth-lane", wait_seconds=_HELD_UP_SECONDS)
-        while jobs := self._line.take(self._most_together()):
-            self._answer(sorted(jobs, key=lambda job: job.order))
+        while self._decide():
+            pass
         connection.close()
 
     def _most_together(self) -> int:
         return max(1, min(_TOGETHER, int(_TOGETHER_SECONDS / max(self._each, 0.001))))
 
-    def _answer(self, jobs: list[_Job]) -> None:
-        held_up: list[_Job] = []
+    def _decide(self) -> bool:
+        """Decide what waits; False at the end."""
+        mine: list[_Job] = []
+        with self._turn:
+            jobs = self._line.take(self._most_together())
+            if not jobs:
+                return False
+            began, held_up = time.monotonic(), list[_Job]()
+            try:
+                held_up = _decided_and_told(jobs)
+                self._went(len(jobs), time.monotonic() - began)
+                if held_up and self._patience.acquire(blocking=False):
+                    # Those of one queue stay with the thread that waits for it.
+                    mine = [
+                        job for job in held_up if job is held_up[0] or job.order == held_up[0].order != ""
+                    ]
+            finally:
+                self._done(
+                    [job for job in jobs if job not in mine], [job for job in held_up if job not in mine]
+                )
+        if mine:
+            self._wait_for(mine)
+        return True
+
+    def _wait_for(self, jobs: list[_Job]) -> None:
+        held_up = jobs
         try:
-            began = time.monotonic()
-            held_up = _committed_and_told(jobs)
-            self._went(len(jobs) - sum(not job.until for job in held_up), time.monotonic() - began)
-            # Where some were not begun, they come first.
-            first = held_up[0] if held_up and all(job.until for job in held_up) else None
-            if first is not None and self._patience.acquire(blocking=False):
-                try:
-                    mine = [job for job in held_up if job is first or job.order == first.order != ""]
-                    self._done(
-                        [job for job in jobs if job not in mine], [job for job in held_up if job not in mine]
-                    )
-                    jobs = held_up = mine
-                    held_up = _committed_and_told(mine, max(first.until - time.monotonic(), _HELD_UP_SECONDS))
-                finally:
-                    self._patience.release()
+            held_up = _decided_and_told(jobs, max(jobs[0].until - time.monotonic(), _HELD_UP_SECONDS))
         finally:
+            self._patience.release()
             self._done(jobs, held_up)
 
     def _went(self, count: int, seconds: float) -> None:
-        # The last four count most. Of two threads that write at once one figure is lost, and no more.
-        self._each += (min(seconds, WAIT_SECONDS) / max(count, 1) - self._each) / 4
+        # The last four count most.
+        self._each += (min(seconds, WAIT_SECONDS) / count - self._each) / 4
 
     def _done(self, jobs: list[_Job], again: list[_Job]) -> None:
         for job in again:
-            job.rests_until = time.monotonic() + _REST_SECONDS if job.until else 0.0
+            job.rests_until = time.monotonic() + _REST_SECONDS
         self._line.done(jobs, again)
 
 
-def _committed_and_told(waiting: list[_Job], patience: float = 0.0) -> list[_Job]:
-    """Commit together what anybody still waits for, and tell them; those that are to be tried again."""
+def _answer() -> asyncio.Future[Any]:
+    return asyncio.get_running_loop().create_future()
+
+
+def _decided_and_told(waiting: list[_Job], patience: float = 0.0) -> list[_Job]:
+    """Do what anybody still waits for, and tell them; those that are to be tried again."""
     # Whose caller was told that it is too late is not begun any more.
     jobs = [job for job in waiting if not job.answer.cancelled()]
     if not jobs:
         return []
     close_old_connections()
-    try:
-        outcomes = committed_together([job.run for job in jobs], patience=patience)
-    except Exception:  # whatever it is, each of them has to hear it
-        logger.exception("durable decisions were not committed")
-        outcomes = [TemporarilyUnavailableError() for _ in jobs]
-    return [job for job, outcome in zip(jobs, outcomes, strict=True) if _is_held_up(job, outcome)]
+    asked = {job: job.work for job in jobs if isinstance(job.work, Asked)}
+    outcomes = dict(zip(asked, decided([*asked.values()], patience=patience), strict=True))
+    outcomes |= {job: _outcome(job.work) for job in jobs if not isinstance(job.work, Asked)}
+    return [job for job in jobs if _is_held_up(job, outcomes[job])]
 
 
 def _is_held_up(job: _Job, outcome: Any) -> bool:
     """Whether there is time to try again; otherwise it is told what came of it."""
     if isinstance(outcome, HeldUpError):
-        if outcome.told is None:
-            return True
         now = time.monotonic()
         job.until = job.until or now + _PATIENCE_SECONDS
         if now < job.until:
@@ -265,48 +271,27 @@ def _is_held_up(job: _Job, outcome: Any) -> bool:
     return False
 
 
-def committed_together(units: Sequence[Callable[[], Any]], *, patience: float = 0.0) -> list[Any]:
-    """Run each unit, commit once, and give back the outcomes: values, or the exceptions of those that failed alone.
+def decided(asked: Sequence[Asked], *, patience: float = 0.0) -> list[Any]:
+    """What comes of the calls, in one transaction if that succeeds: outcomes, or the exceptions they end in.
 
-    No deadlock comes of it, whatever the units lock in whatever order: the first waits for a lock for `patience` seconds, holding
-    none but its own locks, and any other gives up at once, with HeldUpError as its outcome; so does the first without `patience`.
-    Those whose turn would come when this has taken too long already are not begun, with HeldUpError as well.
-
-    Raises where it is not certain that what succeeded was committed.
+    No deadlock comes of it: nobody waits for the lock of a queue, or, for `patience` seconds, only for those of one queue,
+    holding nothing yet; and for a row, which the jobs or the release before may hold, nobody waits for long.
     """
-    if len(units) == 1 and not patience:
-        # As its connection does by itself.
-        return [_outcome(units[0])]
-    # Each looks at its own when it ends; by the time of the commit that of the first may be over.
-    began, tenure = Moment.now(), present_tenure()
-    with transaction.atomic():
-        _wait_for_locks(max(patience, _HELD_UP_SECONDS))
-        outcomes = [_outcome(units[0])]
-        if patience:
-            _wait_for_locks(_HELD_UP_SECONDS)
-        outcomes += [
-            _outcome(unit) if began.age() < _TOGETHER_SECONDS else HeldUpError() for unit in units[1:]
-        ]
-        # Where the connection broke meanwhile, Django leaves this block without a commit and without a word; and where a
-        # statement failed outside any savepoint, PostgreSQL answers COMMIT with ROLLBACK, as if nothing were wrong.
-        if connection.closed_in_transaction or transaction.get_rollback() or _is_aborted():
-            raise TemporarilyUnavailableError
-        check_still(began, tenure)
-    return outcomes
+    if len(asked) > 1:
+        try:
+            return [*decide_together(asked, patience=patience)]
+        except UncertainError as error:
+            logger.exception("durable decisions were not committed")
+            return [error for _ in asked]
+        except Exception as error:  # noqa: BLE001 — nothing was done; the one that failed fails again, alone
+            if patience and _met_a_lock(error):
+                return [HeldUpError(busy()) for _ in asked]
+    return [_outcome(partial(_decided_alone, each, patience)) for each in asked]
 
 
-def _wait_for_locks(seconds: float) -> None:
-    """No longer than this, until the transaction ends. SQLite has let nobody else write since it began."""
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT set_config('lock_timeout', %s, true)", [f"{round(seconds * 1000)}ms"])
-
-
-def _is_aborted() -> bool:
-    """Whether the server will commit nothing of this transaction."""
-    if connection.vendor != "postgresql":
-        return False
-    return bool(connection.connection.pgconn.transaction_status == TransactionStatus.INERROR)
+def _decided_alone(asked: Asked, patience: float) -> Any:
+    (outcome,) = decide_together([asked], patience=patience)
+    return outcome
 
 
 def _outcome(unit: Callable[[], Any]) -> Any:
@@ -314,10 +299,10 @@ def _outcome(unit: Callable[[], Any]) -> Any:
         return unit()
     except (DatabaseError, InterfaceError) as error:
         if _met_a_lock(error):
-            return HeldUpError(NotDoneError("Another decision for this agent is in progress. Try again."))
+            return HeldUpError(busy())
         logger.exception("a decision could not reach the database")
         return _unavailable(error)
-    except Exception as error:  # noqa: BLE001 — it is this unit's answer, and the next unit's business is its own
+    except Exception as error:  # noqa: BLE001 — it is this call's answer, and the next call's business is its own
         return HeldUpError(error) if _met_a_lock(error) else error
 
 

@@ -5,15 +5,15 @@ from typing import Final
 
 from django.db import transaction
 
-from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnavailableError
+from audit.services import record_drafts
 from verifier.services import home
 from verifier.services.home import Tenure
 from verifier.services.moment import Moment
 from verifier.services.snapshots import Known, known_of
-from verifier.stores import EarlyRefusal, Permit, Recalled, Refuse, Spent, StoreCall
+from verifier.stores import Permit, Recalled, Refuse, Spent, StoreCall, events
 from verifier.stores.connection import DEADLINE_SECONDS
-from verifier.stores.database import DatabaseStore, check_age
-from verifier.stores.events import record_withheld
+from verifier.stores.database import check_age, decide_one
 from verifier.stores.light import (
     Called,
     Plan,
@@ -38,7 +38,7 @@ SPARE_SECONDS: Final = 2 * DEADLINE_SECONDS
 
 
 class RedisStore:
-    """`verifier.stores.VerifierStore` while the home is in Redis, for a process without an event loop."""
+    """Decisions while the replay cache is Redis, for a process without an event loop."""
 
     def __init__(self, servers: SyncServers) -> None:
         self._servers = servers
@@ -60,21 +60,17 @@ class RedisStore:
                 withhold(call, known, made, decided)
                 raise
             return decided
-        spent: list[Spent] = []
-
-        def spend(call: StoreCall) -> Spent:
-            spent.append(held(self._judged(judging(call, known, mode=b"hold", entry=b""))))
-            return spent[0]
-
-        outcome = DatabaseStore(spend).apply(call)
-        if spent and is_unused(spent[0], outcome):
+        spent = held(self._judged(judging(call, known, mode=b"hold", entry=b"")))
+        try:
+            outcome = decide_one(call, spent)
+        except IdempotencyMismatchError:
+            if spent.reserved_us is not None:
+                self._give_back(call, known, spent)
+            raise
+        if is_unused(spent, outcome):
             # After the commit, which may be of more than this, and fail: the next try finds the use still set aside.
-            transaction.on_commit(lambda: self._give_back(call, known, spent[0]), robust=True)
+            transaction.on_commit(lambda: self._give_back(call, known, spent), robust=True)
         return outcome
-
-    def record(self, refusal: EarlyRefusal) -> Permit | Refuse | Recalled:
-        """In the database: nothing of it needs Redis."""
-        return DatabaseStore().record(refusal)
 
     def _judged(self, called: Called) -> Reply:
         reply = read_reply(self._servers.evaluate(JUDGE, *called))
@@ -91,26 +87,36 @@ class RedisStore:
 
 def held(reply: Reply) -> Spent:
     """What became of a hold. Raises TemporarilyUnavailableError."""
-    check_reply(reply)
+    unsure = None
+    try:
+        check_reply(reply)
+    except TemporarilyUnavailableError as error:
+        if reply.code is not Code.UNSURE:
+            raise
+        unsure = error
     return Spent(
-        first=reply.code is not Code.REPLAYED,
+        first=reply.code not in {Code.REPLAYED, Code.UNSURE},
         elsewhere=True,
         tat_us=reply.before_us,
         reserved_us=None if reply.tat_us == reply.before_us else reply.tat_us,
+        unsure=unsure,
     )
 
 
 def is_unused(spent: Spent, outcome: Permit | Refuse | Recalled) -> bool:
-    """Whether the use set aside is to be given back: the database said no, or had said yes before."""
-    used = isinstance(outcome, Permit) and not outcome.repeated
-    return spent.reserved_us is not None and not used
+    """Whether the use set aside is to be given back: the database said no, or had said yes before.
+
+    What is recalled was set aside for the first try, whose it stays.
+    """
+    unused = isinstance(outcome, Refuse) or (isinstance(outcome, Permit) and outcome.repeated)
+    return spent.reserved_us is not None and unused
 
 
 def withhold(call: StoreCall, known: Known | None, made: Plan, outcome: Permit | Refuse) -> None:
     """Say in the log that this yes, whose event the script wrote, is not given. Raises django.db errors."""
     if isinstance(outcome, Permit) and known is not None:
         with transaction.atomic():
-            record_withheld(call, made.event_id, known.state)
+            record_drafts([events.withheld(call, made.event_id, known.state)])
 
 
 def check_lease(tenure: Tenure) -> None:

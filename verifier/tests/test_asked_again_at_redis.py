@@ -11,19 +11,17 @@ import pytest
 from django.conf import settings
 
 from agentauth.protocol.encoding import sha256
-from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnavailableError
 from agentauth.protocol.limits import Rate
 from tests import through
 from verifier.models import GrantLedger, ProviderCall
-from verifier.stores import StoreCall, lane, scripts
-from verifier.stores.lane import committed_together
+from verifier.stores import StoreCall, database, scripts
 from verifier.stores.redis import RedisStore
 from verifier.stores.scripts import Code
 from verifier.stores.sync_connection import SyncServers
 from verifier.tests.scene import PAY, key, pay, scene
 from verifier.tests.stage import NOW, RATE, SHARD, Stage
 from verifier.tests.test_lock_orders import ledgers_held
-from verifier.tests.test_shared_commits import handed_in
 from verifier.tests.test_store_contract import BUDGET, call, named, payment, words
 
 pytestmark = [pytest.mark.redis, pytest.mark.django_db(transaction=True)]
@@ -113,20 +111,19 @@ def test_where_none_was_left_the_rate_is_asked_anew_and_then_one_is_set_aside(st
 # ---- the store
 
 
-def shared(store: RedisStore, one: StoreCall) -> Any:
-    """What comes of it in a commit that it shares."""
-    return committed_together([partial(store.apply, one), lambda: None])[0]
-
-
 def fail(store: RedisStore, one: StoreCall, patch: pytest.MonkeyPatch) -> None:
-    """It is judged, and the commit that it shares fails."""
+    """It is judged, and not committed."""
+
+    def aborted() -> None:
+        raise TemporarilyUnavailableError
+
     with patch.context() as broken:
-        broken.setattr(lane, "_is_aborted", lambda: True)
+        broken.setattr(database, "check_committable", aborted)
         with pytest.raises(TemporarilyUnavailableError):
-            shared(store, one)
+            store.apply(one)
 
 
-def test_a_shared_commit_that_fails_costs_the_call_nothing(
+def test_a_commit_that_fails_costs_the_call_nothing(
     store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = scene(PAY, max_uses=9, max_requests_per_minute=6, max_burst=1)
@@ -134,7 +131,7 @@ def test_a_shared_commit_that_fails_costs_the_call_nothing(
     for _ in range(2):
         fail(store, mine, monkeypatch)
     assert not ProviderCall.objects.exists()
-    assert [words(shared(store, mine)) for _ in range(2)] == ["yes", "recalled"]
+    assert [words(store.apply(mine)) for _ in range(2)] == ["yes", "recalled"]
     assert GrantLedger.objects.get().uses == 1
     other = replace(mine, delivery=replace(named(place), digest=sha256(b"another key")))
     assert words(store.apply(other)) == "replayed"
@@ -149,7 +146,7 @@ def test_what_was_set_aside_is_not_given_back_before_the_commit(
     dear = replace(payment(place, "11.00"), delivery=named(place))
     fail(store, dear, monkeypatch)
     told = [words(store.apply(payment(place)))]
-    assert words(shared(store, dear)) == "budget"
+    assert words(store.apply(dear)) == "budget"
     told += [words(store.apply(payment(place))) for _ in range(2)]
     assert told == ["rate", "yes", "rate"]
 
@@ -181,14 +178,22 @@ def test_another_body_under_the_key_is_another_call(
     assert words(store.apply(replace(mine, delivery=named(place, b"2")))) == "replayed"
 
 
+def test_another_body_under_the_key_uses_up_nothing_of_the_rate(store: RedisStore) -> None:
+    place = scene(PAY, max_uses=9, max_requests_per_minute=6, max_burst=2)
+    mine = replace(payment(place), delivery=named(place))
+    assert words(store.apply(mine)) == "yes"
+    with pytest.raises(IdempotencyMismatchError):
+        store.apply(replace(payment(place), delivery=named(place, b"2")))
+    assert [words(store.apply(payment(place))) for _ in range(2)] == ["yes", "rate"]
+
+
 @pytest.mark.postgres
-def test_what_met_a_lock_after_its_proof_was_spent_is_decided_in_the_next_commit(store: RedisStore) -> None:
+def test_what_met_a_lock_after_its_proof_was_spent_is_decided_when_it_is_free(store: RedisStore) -> None:
     place = scene(PAY, max_uses=9, max_requests_per_minute=6, max_burst=2)
     assert words(store.apply(payment(place))) == "yes"
     mine = replace(payment(place), delivery=named(place))
     done, holder = ledgers_held()
     Timer(0.3, done.set).start()
-    told = handed_in([("a", lambda: "first"), ("b", partial(store.apply, mine))])
+    assert words(store.apply(mine)) == "yes"
     holder.join(20)
-    assert (told[0], words(told[1])) == ("first", "yes")
     assert [words(store.apply(each)) for each in (mine, payment(place))] == ["recalled", "rate"]

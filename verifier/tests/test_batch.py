@@ -10,11 +10,11 @@ from django.db import OperationalError
 from django.http import HttpResponse
 
 from audit.models import Event
-from registry.services.state import token_state
 from registry.tests.cast import basic
 from tests.contract.scenarios import one_call_a_minute
+from verifier.decision import decide
 from verifier.models import GrantLedger
-from verifier.stores import state
+from verifier.stores import Decision, StoreCall, database
 from verifier.tests.scene import LOOK, PAY, READ, Scene, counters, key, pay, scene
 
 pytestmark = pytest.mark.django_db
@@ -206,17 +206,14 @@ def test_a_body_without_a_length_is_not_read(place: Scene) -> None:
 def test_one_hit_by_a_fault_is_no_yes_and_the_others_proceed(monkeypatch: pytest.MonkeyPatch) -> None:
     place = scene(PAY, max_uses=10)
     questions = [place.body(pay("1.00"), idempotency_key=key()) for _ in range(3)]
-    calls = iter([False, True, False])
 
-    def failing(jti: str) -> object:
-        if next(calls):
+    def failing(call: StoreCall, *more: Any) -> Decision:
+        if call.operation_key == questions[1]["idempotency_key"]:
             raise OperationalError("connection to database.internal failed")
-        return token_state(jti)
+        return decide(call, *more)
 
-    # The row of counters exists, so that each question reads the state once.
-    GrantLedger.objects.create(grant=place.grant)
     with monkeypatch.context() as patch:
-        patch.setattr(state, "token_state", failing)
+        patch.setattr(database, "decide", failing)
         answers = ask(place, *questions)
     assert verdicts(answers) == ["valid", "temporarily_unavailable", "valid"]
     assert answers[1].keys() == {"error", "error_description"}

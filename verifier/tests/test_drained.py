@@ -19,7 +19,7 @@ from audit.tests.opened import opened
 from verifier.models import StreamCursor
 from verifier.services import draining, pipeline
 from verifier.stores import EarlyRefusal, Permit, Recalled, Refuse, StoreCall, scripts
-from verifier.stores.database import DatabaseStore
+from verifier.stores.database import decide_one
 from verifier.stores.drained import UnreadableError, debits, event_of
 from verifier.stores.entries import no_entry, yes_entry, yes_frame
 from verifier.stores.entry_macs import mac_of
@@ -35,24 +35,20 @@ Found = tuple[str, Refuse | Capability | None]
 ID = "0192f1c8-0000-7000-8000-000000000001"
 
 
-class Listening(DatabaseStore):
-    """Keeps the last call it was asked."""
+class Listening:
+    """Keeps the last call that was decided."""
 
     last: StoreCall | EarlyRefusal
 
-    def apply(self, call: StoreCall) -> Permit | Refuse | Recalled:
+    def decide(self, call: StoreCall | EarlyRefusal, _tenure: object) -> Permit | Refuse | Recalled:
         self.last = call
-        return super().apply(call)
-
-    def record(self, refusal: EarlyRefusal) -> Permit | Refuse | Recalled:
-        self.last = refusal
-        return super().record(refusal)
+        return decide_one(call)
 
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Listening:
     listening = Listening()
-    monkeypatch.setattr(pipeline, "store", lambda _tenure: listening)
+    monkeypatch.setattr(pipeline, "decide_now", listening.decide)
     return listening
 
 

@@ -12,7 +12,7 @@ from registry.models import SpentProof
 from verifier.models import AgentOperation, GrantLedger
 from verifier.services import moment
 from verifier.services.moment import Moment
-from verifier.stores import database
+from verifier.stores import database, events
 from verifier.tests.scene import PAY, Scene, key, pay, scene
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -31,7 +31,7 @@ def shop() -> Scene:
 
 
 @pytest.mark.parametrize("error", [DatabaseError, OperationalError, InterfaceError])
-@pytest.mark.parametrize("place_of_fault", ["spend_proof", "state_of", "record_decision", "_remember"])
+@pytest.mark.parametrize("place_of_fault", ["spend_proofs", "kept_answers", "Work", "decide"])
 def test_a_fault_is_503_and_leaves_nothing(
     shop: Scene, monkeypatch: pytest.MonkeyPatch, place_of_fault: str, error: type[Exception]
 ) -> None:
@@ -85,11 +85,11 @@ def test_of_two_clocks_the_one_that_says_more_counts(monkeypatch: pytest.MonkeyP
 def test_a_refusal_whose_event_cannot_be_written_is_503(shop: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     body, spent = shop.body(pay("501.00"), idempotency_key=key()), SpentProof.objects.count()
     with monkeypatch.context() as patch:
-        patch.setattr(database, "record_refusal", failing(OperationalError))
+        patch.setattr(events, "refusal", failing(OperationalError))
         assert shop.post(body).status_code == 503
     assert SpentProof.objects.count() == spent
     with monkeypatch.context() as patch:
-        patch.setattr(database, "record_early_refusal", failing(OperationalError))
+        patch.setattr(events, "early_refusal", failing(OperationalError))
         assert shop.post(body | {"proof": None}).status_code == 503
 
 

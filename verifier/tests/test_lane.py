@@ -3,16 +3,18 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from django.db import connection
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from tests.conftest import CAMPAIGN
+from verifier.stores import HeldUpError, NotDoneError
 from verifier.stores import lane as lanes
+from verifier.stores.database import Asked
 from verifier.stores.lane import Lane
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -33,13 +35,13 @@ def test_RF_4_who_waits_for_a_database_that_hangs_is_told_so_and_what_waits_behi
     thawed, begun = threading.Event(), []
 
     async def ask() -> list[object]:
-        first = asyncio.create_task(lane.run("", lambda: thawed.wait(10)))
+        first = asyncio.create_task(lane.run(lambda: thawed.wait(10)))
         await asyncio.sleep(0.05)
-        second = asyncio.create_task(lane.run("", lambda: begun.append("second")))
+        second = asyncio.create_task(lane.run(lambda: begun.append("second")))
         told: list[object] = list(await asyncio.gather(first, second, return_exceptions=True))
         thawed.set()
         # What is asked after it has its turn.
-        return [*told, await lane.run("", lambda: "third")]
+        return [*told, await lane.run(lambda: "third")]
 
     first, second, third = asyncio.run(ask())
     assert isinstance(first, TemporarilyUnavailableError)
@@ -55,7 +57,7 @@ def test_RF_4_a_statement_takes_two_seconds_at_most_and_waits_hardly_for_a_lock(
             cursor.execute("SELECT current_setting('statement_timeout'), current_setting('lock_timeout')")
             return list(cursor.fetchone())
 
-    assert asyncio.run(lane.run("", limits)) == ["2s", "5ms"]
+    assert asyncio.run(lane.run(limits)) == ["2s", "5ms"]
 
 
 def test_RF_19_who_would_wait_too_long_is_told_at_once_and_when_it_goes_fast_again_nobody_is(
@@ -68,19 +70,19 @@ def test_RF_19_who_would_wait_too_long_is_told_at_once_and_when_it_goes_fast_aga
     async def ask() -> tuple[int, int]:
         # A twentieth of a second each: so fast it goes.
         for _ in range(8):
-            await made.run("", lambda: time.sleep(0.05))
+            await made.run(lambda: time.sleep(0.05))
         slow: list[asyncio.Task[None]] = []
         while len(slow) < 40:
             try:
                 made.check_room()
             except TemporarilyUnavailableError:
                 break
-            slow.append(asyncio.create_task(made.run("", lambda: time.sleep(0.05))))
+            slow.append(asyncio.create_task(made.run(lambda: time.sleep(0.05))))
             await asyncio.sleep(0)
         await asyncio.gather(*slow)
         for _ in range(40):
-            await made.run("", lambda: None)
-        quick = [asyncio.create_task(made.run("", lambda: None)) for _ in range(40)]
+            await made.run(lambda: None)
+        quick = [asyncio.create_task(made.run(lambda: None)) for _ in range(40)]
         await asyncio.sleep(0)
         made.check_room()
         await asyncio.gather(*quick)
@@ -94,32 +96,6 @@ def test_RF_19_who_would_wait_too_long_is_told_at_once_and_when_it_goes_fast_aga
     assert after == 40
 
 
-def test_a_grant_is_one_threads_at_a_time_and_others_pass_it() -> None:
-    go_on, taken, begun = threading.Event(), threading.Event(), []
-
-    def slow() -> None:
-        begun.append("a")
-        taken.set()
-        go_on.wait(10)
-
-    async def ask() -> list[str]:
-        made = Lane(threads=2)
-        made.start()
-        first = asyncio.create_task(made.run("a", slow))
-        await asyncio.to_thread(taken.wait, 10)
-        # It could only wait for the lock that the first one holds.
-        behind = asyncio.create_task(made.run("a", lambda: begun.append("a again")))
-        await made.run("b", lambda: begun.append("b"))
-        meanwhile = list(begun)
-        go_on.set()
-        await asyncio.gather(first, behind)
-        await asyncio.to_thread(made.stop)
-        return meanwhile
-
-    assert asyncio.run(ask()) == ["a", "b"]
-    assert begun == ["a", "b", "a again"]
-
-
 def test_RF_19_what_is_under_way_is_waited_for_too() -> None:
     go_on, begun = threading.Event(), threading.Event()
 
@@ -130,7 +106,7 @@ def test_RF_19_what_is_under_way_is_waited_for_too() -> None:
     async def ask() -> None:
         made = Lane(threads=1)
         made.start()
-        first = asyncio.create_task(made.run("", slow))
+        first = asyncio.create_task(made.run(slow))
         await asyncio.to_thread(begun.wait, 10)
         made._each = 10.0
         with pytest.raises(TemporarilyUnavailableError):
@@ -142,22 +118,27 @@ def test_RF_19_what_is_under_way_is_waited_for_too() -> None:
     asyncio.run(ask())
 
 
+def asked(queue: str) -> Asked:
+    """A call that is only handed on."""
+    return Asked(cast("Any", SimpleNamespace(queue=queue)))
+
+
 def test_RF_19_what_goes_slowly_shares_a_commit_with_few(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
-    def counted(units: list[Callable[[], Any]], **_: object) -> list[Any]:
-        sizes.append(len(units))
-        return [unit() for unit in units]
+    def counted(calls: list[Asked], **_: object) -> list[Any]:
+        sizes.append(len(calls))
+        return calls
 
-    monkeypatch.setattr(lanes, "committed_together", counted)
+    monkeypatch.setattr(lanes, "decided", counted)
 
     async def ask() -> None:
         made = Lane(threads=1)
         made._each = 0.1
-        asked = [asyncio.create_task(made.run("", lambda: None)) for _ in range(64)]
+        waiting = [asyncio.create_task(made.decide(asked(""))) for _ in range(64)]
         await asyncio.sleep(0)
         made.start()
-        await asyncio.gather(*asked)
+        await asyncio.gather(*waiting)
         await asyncio.to_thread(made.stop)
 
     asyncio.run(ask())
@@ -170,62 +151,32 @@ def test_RF_8_one_thread_waits_for_a_lock_and_the_others_for_none(monkeypatch: p
     """As with grants that a host holds which was cut off in the middle of a commit, or a drainer that stands still."""
     go_on, stuck = threading.Event(), threading.Event()
 
-    def held_up(units: list[Callable[[], Any]], *, patience: float = 0) -> list[Any]:
+    def held_up(calls: list[Asked], *, patience: float = 0) -> list[Any]:
         """All but one kind of grant are held by somebody; with patience they are waited for."""
+        told = [each.call.queue for each in calls]
         if patience:
             stuck.set()
             go_on.wait(10)
-            return [unit() for unit in units]
-        told = [unit() for unit in units]
-        return [each if each == "free" else lanes.HeldUpError(lanes.NotDoneError()) for each in told]
+            return told
+        return [each if each == "free" else HeldUpError(NotDoneError()) for each in told]
 
-    monkeypatch.setattr(lanes, "committed_together", held_up)
+    monkeypatch.setattr(lanes, "decided", held_up)
     monkeypatch.setattr(lanes, "_PATIENCE_SECONDS", 0.4)
 
     async def ask() -> list[Any]:
         made = Lane(threads=2)
         made.start()
-        waiting = [asyncio.create_task(made.run(each, partial(str, each))) for each in "abc"]
+        waiting = [asyncio.create_task(made.decide(asked(each))) for each in "abc"]
         await asyncio.to_thread(stuck.wait, 10)
         for _ in range(20):
-            assert await asyncio.wait_for(made.run("free", lambda: "free"), 2) == "free"
+            assert str(await asyncio.wait_for(made.decide(asked("free")), 2)) == "free"
         # Their waits do not count as time that a decision takes.
         made.check_room()
-        told = await asyncio.gather(*waiting[1:], return_exceptions=True)
+        told: list[Any] = [*await asyncio.gather(*waiting[1:], return_exceptions=True)]
         go_on.set()
         told.append(await waiting[0])
         await asyncio.to_thread(made.stop)
         return told
 
     second, third, first = asyncio.run(ask())
-    assert (type(second), type(third), first) == (lanes.NotDoneError, lanes.NotDoneError, "a")
-
-
-def test_RF_4_whose_turn_in_a_slow_commit_does_not_come_is_in_the_next_one() -> None:
-    sizes: list[int] = []
-    together = lanes.committed_together
-
-    def slowly() -> None:
-        time.sleep(0.15)
-
-    def counted(units: list[Callable[[], Any]], **more: Any) -> list[Any]:
-        told = together(units, **more)
-        sizes.append(sum(not isinstance(each, lanes.HeldUpError) for each in told))
-        return told
-
-    async def ask(made: Lane) -> None:
-        asked = [asyncio.create_task(made.run("", slowly)) for _ in range(6)]
-        await asyncio.sleep(0)
-        made.start()
-        await asyncio.gather(*asked)
-        await asyncio.to_thread(made.stop)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lanes, "committed_together", counted)
-        made = Lane(threads=1)
-        asyncio.run(ask(made))
-    # All six are handed in together; a commit begins no more of them after two tenths of a second.
-    assert sizes[0] == 2 if CAMPAIGN else 1 <= sizes[0] < 6
-    assert sum(sizes) == 6
-    # And it is known how long each takes.
-    assert made._each > 0.03
+    assert (type(second), type(third), first) == (NotDoneError, NotDoneError, "a")

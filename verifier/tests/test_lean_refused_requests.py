@@ -24,7 +24,7 @@ from verifier.requests import parse_delivery
 from verifier.services import following, home, introspection
 from verifier.services.clocks import CLOCK
 from verifier.services.proved_tokens import ProvedTokens
-from verifier.stores.database import DatabaseStore
+from verifier.stores import database, lane
 from verifier.stores.sync_connection import SyncServers
 from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, pay, scene
 
@@ -209,11 +209,12 @@ def a_database_that_does_not_answer(both: Both, place: Scene, path: str) -> Iter
 
 @of(503, "temporarily_unavailable", VERIFY)
 def a_fault_in_the_store(both: Both, place: Scene, path: str) -> Iterator[Make]:
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise OperationalError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DatabaseStore, "apply", fails)
+        for module in (database, lane):
+            patch.setattr(module, "decide_together", fails)
         yield lambda: good(place, path, idempotency_key="call-1")
 
 

@@ -3,13 +3,13 @@
 import secrets
 
 import pytest
-from django.db import connection, transaction
+from django.db import connection
 from django.utils import timezone
 
 from audit.tests.tampering import execute
 from registry.models import Grant
 from verifier.models import GrantLedger
-from verifier.stores.ledgers import hold_ledgers, read_ledgers
+from verifier.stores.work import Work
 from verifier.tests.scene import PAY, Scene, scene
 from verifier.tests.test_store_contract import payment
 from verifier.tests.test_two_grants import second
@@ -55,11 +55,7 @@ def test_a_decision_reads_no_request_of_the_agent() -> None:
         GrantLedger.objects.create(grant=grant)
     requests(place, MANY)
     execute("ANALYZE registry_grant, verifier_grantledger")
-    for read in (hold_ledgers, read_ledgers):
-        before = rows_read()
-        with transaction.atomic():
-            found = read(call)
-        assert found is not None
-        assert found.own is not None
-        assert (found.own.grant_id, [row.grant_id for row in found.beside]) == (place.grant.pk, [again.pk])
-        assert rows_read() - before <= 10, read
+    before = rows_read()
+    work = Work([call])
+    assert set(work._rows[call.queue]) == {place.grant.pk, again.pk}
+    assert rows_read() - before <= 10

@@ -5,21 +5,28 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from itertools import chain
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
-from django.db import DatabaseError, IntegrityError, connection, transaction
+from django.db import DatabaseError, IntegrityError, OperationalError, connection, transaction
 from django.utils import timezone
 
+from agentauth.postgresql import base
 from agentauth.protocol.errors import InvalidRequestError, TemporarilyUnavailableError
 from registry.models import SpentProof
 from registry.services.proofs import spend_proof
+from verifier.decision import decide
+from verifier.models import GrantLedger
+from verifier.stores import Permit, StoreCall, database
 from verifier.stores import lane as module
-from verifier.stores.database import DatabaseStore
-from verifier.stores.lane import Lane, committed_together
+from verifier.stores.database import Asked, UncertainError
+from verifier.stores.lane import Lane
 from verifier.tests.scene import PAY, scene
 from verifier.tests.test_store_contract import payment, words
 
@@ -37,19 +44,7 @@ def spend(jti: str) -> Callable[[], str]:
     return unit
 
 
-def fail(error: Exception, jti: str) -> Callable[[], None]:
-    """One that writes and then fails."""
-
-    def unit() -> None:
-        spend(jti)()
-        raise error
-
-    return unit
-
-
 def atomically(unit: Callable[[], Any]) -> Callable[[], Any]:
-    """As every unit of the verifier is."""
-
     def run() -> Any:
         with transaction.atomic():
             return unit()
@@ -57,22 +52,21 @@ def atomically(unit: Callable[[], Any]) -> Callable[[], Any]:
     return run
 
 
-@pytest.fixture(autouse=True)
-def _begun_however_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is handed in together is in one commit, however long its first parts take here."""
-    monkeypatch.setattr(module, "_TOGETHER_SECONDS", 20)
-
-
 def handed_in(
-    units: list[tuple[str, Callable[[], Any]]], when_told: Callable[[str], object] = lambda _: None
+    works: list[Asked | tuple[str, Callable[[], Any]]], when_told: Callable[[int], object] = lambda _: None
 ) -> list[Any]:
-    """What becomes of units that wait together: they are there before the one thread begins."""
+    """What becomes of calls and of other units, with their queues, that wait together: they are there before the one thread begins."""
 
     async def main() -> list[Any]:
         lane = Lane(threads=1)
-        asked = [asyncio.ensure_future(lane.run(order, unit)) for order, unit in units]
-        for (order, _), each in zip(units, asked, strict=True):
-            each.add_done_callback(partial(lambda order, _: when_told(order), order))
+        asked = [
+            asyncio.ensure_future(
+                lane.decide(work) if isinstance(work, Asked) else lane.run(work[1], queue=work[0])
+            )
+            for work in works
+        ]
+        for place, each in enumerate(asked):
+            each.add_done_callback(partial(lambda place, _: when_told(place), place))
         await asyncio.sleep(0)
         lane.start()
         try:
@@ -87,73 +81,76 @@ def spent() -> int:
     return SpentProof.objects.count()
 
 
-def test_one_that_fails_is_rolled_back_alone_and_hears_its_own_error() -> None:
-    refusal = InvalidRequestError("no")
-    units = [spend("a"), fail(refusal, "b"), fail(IntegrityError("twice"), "c"), spend("d")]
-    first, second, third, fourth = handed_in([("", atomically(unit)) for unit in units])
-    assert (first, second, fourth) == ("a", refusal, "d")
-    assert isinstance(third, TemporarilyUnavailableError)
-    assert isinstance(third.__cause__, DatabaseError)
-    assert spent() == 2
+def payments(number: int) -> list[Asked]:
+    """Of as many agents."""
+    return [Asked(payment(scene(PAY, max_uses=9))) for _ in range(number)]
 
 
-def test_where_the_connection_ends_in_a_shared_commit_nobody_is_told_yes() -> None:
+def debits() -> int:
+    return sum(GrantLedger.objects.values_list("uses", flat=True))
+
+
+@pytest.mark.parametrize("error", [InvalidRequestError("no"), IntegrityError("twice")])
+def test_one_that_fails_is_rolled_back_alone_and_hears_its_own_error(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = payments(3)
+
+    def decides(call: StoreCall, *more: Any) -> Any:
+        if call is calls[1].call:
+            raise error
+        return decide(call, *more)
+
+    monkeypatch.setattr(database, "decide", decides)
+    first, second, third = handed_in([*calls])
+    assert (words(first), words(third)) == ("yes", "yes")
+    assert second is error or (isinstance(second, TemporarilyUnavailableError) and second.__cause__ is error)
+    assert (debits(), spent()) == (2, 2)
+
+
+def test_where_the_connection_ends_in_a_shared_commit_each_is_decided_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Django leaves such a block without a word."""
+    ended: list[int] = []
 
-    def terminated() -> str:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_backend_pid()")
-            pid = cursor.fetchone()[0]
-        other = connection.copy()
-        with other.cursor() as cursor:
-            cursor.execute("SELECT pg_terminate_backend(%s)", [pid])
-        other.close()
-        return "ended"
+    def terminates(name: str) -> None:
+        if name == "verify.after_debit" and not ended:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_backend_pid()")
+                ended.append(cursor.fetchone()[0])
+            with closing(connection.copy()) as other, other.cursor() as cursor:
+                cursor.execute("SELECT pg_terminate_backend(%s)", ended)
 
-    for units in (
-        [spend("a"), terminated, spend("b")],
-        [terminated, spend("a")],
-        [spend("a"), terminated],
-    ):
-        told = handed_in([("", atomically(unit)) for unit in units])
-        assert [type(each) for each in told] == [TemporarilyUnavailableError] * len(units)
-        assert spent() == 0
+    monkeypatch.setattr(database, "fault_point", terminates)
+    told = handed_in([*payments(3)])
+    assert len(ended) == 1
+    assert [type(each) for each in told].count(Permit) == debits() == spent()
 
 
-def test_where_a_statement_fails_outside_any_savepoint_nobody_is_told_yes() -> None:
+def test_where_a_statement_fails_outside_any_savepoint_nobody_is_told_yes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """PostgreSQL takes the COMMIT, and rolls back."""
 
-    def reads() -> str:
-        with contextlib.suppress(DatabaseError), connection.cursor() as cursor:
-            cursor.execute("SELECT 1 / 0")
-        return "read"
+    def divides(name: str) -> None:
+        if name == "verify.after_debit":
+            with contextlib.suppress(DatabaseError), connection.cursor() as cursor:
+                cursor.execute("SELECT 1 / 0")
 
-    told = handed_in([("", atomically(spend("a"))), ("", reads)])
+    monkeypatch.setattr(database, "fault_point", divides)
+    told = handed_in([*payments(2)])
     assert [type(each) for each in told] == [TemporarilyUnavailableError] * 2
     assert spent() == 0
 
 
 def test_shared_commits_of_one_grant_never_deadlock() -> None:
     """An agent sends the same two proofs in both orders."""
-    place, store = scene(PAY, max_uses=9), DatabaseStore()
-    assert words(store.apply(payment(place))) == "yes"
-    one, two = payment(place), payment(place)
-    told: list[Any] = []
-
-    def other() -> None:
-        units = [partial(store.apply, two), partial(store.apply, one)]
-        told.extend(committed_together(units, patience=5))
-        connection.close()
-
-    thread = threading.Thread(target=other)
-
-    def meets() -> None:
-        thread.start()
-        until(waits_for_a_lock)
-
-    own = committed_together([partial(store.apply, one), meets, partial(store.apply, two)])
-    thread.join(30)
-    assert [words(each) for each in (own[0], own[2], *told)] == ["yes", "yes", "replayed", "replayed"]
+    place = scene(PAY, max_uses=9)
+    one, two = Asked(payment(place)), Asked(payment(place))
+    with ThreadPoolExecutor(2) as pool:
+        told = [*pool.map(lambda calls: handed_in([*calls]), ([one, two], [two, one]))]
+    assert sorted(words(each) for each in chain(*told)) == ["replayed", "replayed", "yes", "yes"]
 
 
 def waits_for_a_lock() -> bool:
@@ -172,14 +169,22 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_where_the_commit_fails_nobody_is_told_yes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(units: list[Any], **more: Any) -> list[Any]:
-        committed_together(units, **more)
-        raise DatabaseError("the commit's answer did not come")
+def test_where_the_commit_fails_nobody_is_told_yes_and_nothing_is_decided_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wrapper: Any = base.DatabaseWrapper
+    commit = wrapper._commit
 
-    monkeypatch.setattr(module, "committed_together", refused)
-    told = handed_in([("", atomically(spend(each))) for each in "ab"])
-    assert [type(each) for each in told] == [TemporarilyUnavailableError] * 2
+    def lost(self: Any) -> None:
+        commit(self)
+        if self.settings_dict["OPTIONS"].get("application_name") == "agentauth-lane":
+            raise OperationalError("the commit's answer did not come")
+
+    calls = payments(2)
+    monkeypatch.setattr(wrapper, "_commit", lost)
+    told = handed_in([*calls])
+    assert [type(each) for each in told] == [UncertainError] * 2
+    assert (debits(), spent()) == (2, 2)
 
 
 def test_a_thread_goes_on_after_a_connection_that_ended() -> None:
@@ -188,8 +193,8 @@ def test_a_thread_goes_on_after_a_connection_that_ended() -> None:
         lane.start()
         try:
             with pytest.raises(TemporarilyUnavailableError):
-                await lane.run("", atomically(lambda: connection.connection.close() or spend("a")()))
-            return await lane.run("", atomically(spend("b")))
+                await lane.run(atomically(lambda: connection.connection.close() or spend("a")()))
+            return await lane.run(atomically(spend("b")))
         finally:
             await asyncio.to_thread(lane.stop)
 
@@ -197,21 +202,15 @@ def test_a_thread_goes_on_after_a_connection_that_ended() -> None:
     assert spent() == 1
 
 
-def test_locks_are_taken_in_the_order_of_the_grants() -> None:
-    seen: list[str] = []
-    handed_in([(order, partial(seen.append, order)) for order in "cabd"])
-    assert seen == ["a", "b", "c", "d"]
-
-
 def test_at_most_so_many_share_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
-    def counted(units: list[Any], **more: Any) -> list[Any]:
-        sizes.append(len(units))
-        return committed_together(units, **more)
+    def counted(asked: list[Asked], **_: object) -> list[Any]:
+        sizes.append(len(asked))
+        return asked
 
-    monkeypatch.setattr(module, "committed_together", counted)
-    handed_in([("", lambda: None)] * 70)
+    monkeypatch.setattr(module, "decided", counted)
+    handed_in([Asked(cast("Any", SimpleNamespace(queue="")))] * 70)
     assert sizes == [32, 32, 6]
 
 
@@ -234,9 +233,9 @@ def test_what_was_handed_in_is_finished_before_the_end() -> None:
     async def main() -> list[Any]:
         lane = Lane(threads=2)
         lane.start()
-        first = asyncio.ensure_future(lane.run("", slow))
+        first = asyncio.ensure_future(lane.run(slow))
         await asyncio.to_thread(began.wait, 10)
-        rest = [asyncio.ensure_future(lane.run("", atomically(spend(f"{each}")))) for each in range(9)]
+        rest = [asyncio.ensure_future(lane.run(atomically(spend(f"{each}")))) for each in range(9)]
         await asyncio.sleep(0)
         ending = asyncio.ensure_future(asyncio.to_thread(lane.stop))
         await asyncio.sleep(0.05)
@@ -252,8 +251,8 @@ def test_what_was_handed_in_is_finished_before_the_end() -> None:
 def test_who_went_away_holds_nobody_up() -> None:
     async def main() -> str:
         lane = Lane(threads=1)
-        gone = asyncio.ensure_future(lane.run("", spend("gone")))
-        stays = asyncio.ensure_future(lane.run("", spend("stays")))
+        gone = asyncio.ensure_future(lane.run(spend("gone")))
+        stays = asyncio.ensure_future(lane.run(spend("stays")))
         await asyncio.sleep(0)
         gone.cancel()
         lane.start()

@@ -33,9 +33,9 @@ from verifier.models import Confirmation, GrantLedger
 from verifier.requests import parse_verify_request
 from verifier.services import home, presence
 from verifier.services.pipeline import prepare
-from verifier.stores import Delivery, EarlyRefusal, Permit, Recalled, Refuse, StoreCall, VerifierStore
+from verifier.stores import Delivery, EarlyRefusal, Permit, Recalled, Refuse, StoreCall
 from verifier.stores import light as light_decisions
-from verifier.stores.database import DatabaseStore
+from verifier.stores.database import decide_one
 from verifier.stores.redis import RedisStore
 from verifier.stores.scripts import MAX_STREAM
 from verifier.stores.sync_connection import SyncServers
@@ -48,13 +48,10 @@ BUDGET = {"value": "10.00", "currency": "EUR", "period": "total", "zone": "UTC"}
 
 @dataclass
 class Kept:
-    """A store, and what it takes to see all that it wrote."""
+    """Deciding, and what it takes to see all that it wrote."""
 
-    store: VerifierStore
+    apply: Callable[[StoreCall], Any]
     redis: bool
-
-    def apply(self, call: StoreCall) -> Any:
-        return self.store.apply(call)
 
     def said(self, outcome: str = "success") -> int:
         if self.redis:
@@ -84,7 +81,7 @@ _REDIS = [pytest.param(kind, marks=pytest.mark.redis) for kind in ("redis", "val
 @pytest.fixture(params=["database", *_REDIS])
 def kept(request: pytest.FixtureRequest, started: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
     if request.param == "database":
-        yield Kept(DatabaseStore(), redis=False)
+        yield Kept(decide_one, redis=False)
         return
     running = started(request.param)
     for node in running.nodes:
@@ -92,7 +89,7 @@ def kept(request: pytest.FixtureRequest, started: Any, monkeypatch: pytest.Monke
     monkeypatch.setattr(settings, "REDIS_URL", running.url)
     servers = SyncServers(running.url)
     with through.at_home_in_redis(running.url):
-        yield Kept(RedisStore(servers), redis=True)
+        yield Kept(RedisStore(servers).apply, redis=True)
     servers.close()
 
 
@@ -239,7 +236,7 @@ def test_a_redis_that_forgot_says_nothing(
     monkeypatch.setattr(settings, "REDIS_URL", redis_url)
     place, servers = scene(READ, PAY, max_requests_per_minute=600), SyncServers(redis_url)
     with through.at_home_in_redis(redis_url):
-        kept = Kept(RedisStore(servers), redis=True)
+        kept = Kept(RedisStore(servers).apply, redis=True)
         servers.mark(7)
         with pytest.raises(TemporarilyUnavailableError):
             kept.apply(ask(place))
@@ -256,7 +253,7 @@ def test_where_no_event_can_be_kept_nobody_is_told_yes(
     monkeypatch.setattr(light_decisions, "MAX_STREAM", 3)
     place, servers = scene(READ), SyncServers(redis_url)
     with through.at_home_in_redis(redis_url):
-        kept = Kept(RedisStore(servers), redis=True)
+        kept = Kept(RedisStore(servers).apply, redis=True)
         calls = [call(place) for _ in range(5)]
         assert [words(kept.apply(each)) for each in calls[:3]] == ["yes"] * 3
         for each in calls[3:]:
@@ -300,7 +297,7 @@ def test_a_call_under_its_providers_name_is_judged_once(kept: Kept, ask: Callabl
         kept.apply(replace(mine, delivery=named(place, b"2")))
     # A yes is given again only while the token may act.
     revoke_grant(grant=place.grant, actor=SYSTEM, now=timezone.now())
-    assert words(kept.apply(mine)) == "grant_inactive"
+    assert kept.apply(mine).body["reason"] == "grant_inactive"
 
 
 @pytest.mark.parametrize("ask", [call, payment], ids=["light", "durable"])
@@ -317,9 +314,9 @@ def test_what_ends_before_the_store_is_on_record_once(kept: Kept) -> None:
     place = scene(READ)
     refusal = prepared(place, LOOK, proof="x")
     assert isinstance(refusal, EarlyRefusal)
-    assert words(kept.store.record(refusal)) == "malformed"
+    assert words(decide_one(refusal)) == "malformed"
     under_a_name = replace(refusal, delivery=named(place))
-    assert [words(kept.store.record(under_a_name)) for _ in range(3)] == ["malformed", "recalled", "recalled"]
+    assert [words(decide_one(under_a_name)) for _ in range(3)] == ["malformed", "recalled", "recalled"]
     assert (kept.said(), kept.said("denied")) == (0, 2)
 
 

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
@@ -13,13 +12,11 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit import kinds
 from audit.models import Event
 from registry.models import SpentProof
-from registry.services import proofs
-from verifier.models import GrantLedger, ProviderCall
+from verifier.models import ProviderCall
 from verifier.services import home
-from verifier.stores import EarlyRefusal, Recalled, database, lane
-from verifier.stores.database import DatabaseStore
-from verifier.stores.lane import committed_together
-from verifier.stores.redelivery import answered_once
+from verifier.stores import EarlyRefusal, Recalled, database
+from verifier.stores.database import Asked, decide_one
+from verifier.stores.lane import decided
 from verifier.tests.scene import LOOK, SYSTEM, scene
 from verifier.tests.test_store_contract import call, named, prepared, words
 
@@ -37,11 +34,6 @@ def is_left() -> None:
     home.LEASE._last = None
 
 
-@pytest.fixture(autouse=True)
-def _begun_however_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane, "_TOGETHER_SECONDS", 20)
-
-
 @pytest.fixture(params=[grows_old, is_left])
 def meanwhile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """What happens between a decision and its commit."""
@@ -50,11 +42,18 @@ def meanwhile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     return made
 
 
-def test_what_others_of_its_commit_take_counts_too(meanwhile: Callable[[], None]) -> None:
-    place, store = scene(), DatabaseStore()
-    mine, known = call(place), Event.objects.count()
-    with pytest.raises(TemporarilyUnavailableError):
-        committed_together([partial(store.apply, mine), meanwhile])
+def test_what_others_of_its_commit_take_counts_too(
+    meanwhile: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = scene()
+    mine, other = call(place), call(place)
+    known = Event.objects.count()
+    monkeypatch.setattr(
+        database, "fault_point", lambda name: meanwhile() if name == "verify.after_debit" else None
+    )
+    for asked in ([Asked(mine)], [Asked(mine), Asked(other)]):
+        assert all(isinstance(each, TemporarilyUnavailableError) for each in decided(asked))
+        home.LEASE._last = None
     assert Event.objects.count() == known
     assert not SpentProof.objects.exists()
 
@@ -62,14 +61,14 @@ def test_what_others_of_its_commit_take_counts_too(meanwhile: Callable[[], None]
 def test_RF_4_a_commit_that_took_too_long_is_no_yes_and_a_named_call_finds_its_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    place, store = scene(), DatabaseStore()
+    place = scene()
     mine = replace(call(place), delivery=named(place))
     with monkeypatch.context() as patch:
         patch.setattr(database, "_MOST_SECONDS", 1.0)
         patch.setattr(database, "fault_point", lambda name: time.sleep(1.2 * (name == "verify.after_commit")))
         with pytest.raises(TemporarilyUnavailableError):
-            store.apply(mine)
-    assert words(store.apply(mine)) == "recalled"
+            decide_one(mine)
+    assert words(decide_one(mine)) == "recalled"
     assert not Event.objects.filter(reason="withheld").exists()
 
 
@@ -83,60 +82,35 @@ def test_RF_4_a_yes_without_a_name_whose_commit_took_too_long_is_said_to_be_with
         database, "fault_point", lambda name: time.sleep(1.2 * (name == "verify.after_commit"))
     )
     with pytest.raises(TemporarilyUnavailableError):
-        DatabaseStore().apply(mine)
+        decide_one(mine)
     allowed = Event.objects.get(kind=kinds.DECISION_ALLOWED)
     withheld = Event.objects.get(kind=kinds.DECISION_DENIED)
     assert (withheld.reason, withheld.data["withholds"]) == ("withheld", str(allowed.pk))
     assert (withheld.grant_id, withheld.human_id) == (allowed.grant_id, allowed.human_id)
     # A no is none.
     with pytest.raises(TemporarilyUnavailableError):
-        DatabaseStore().apply(mine)
+        decide_one(mine)
     assert Event.objects.filter(reason="withheld").count() == 1
-
-
-def test_at_a_first_use_too_the_counters_are_held_before_the_proof_is_spent(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Of two first uses and a replay of one of them each would wait for another otherwise."""
-    held: list[bool] = []
-    spend = proofs.spend_proof
-
-    def spends(**given: Any) -> bool:
-        held.append(GrantLedger.objects.exists())
-        return spend(**given)
-
-    monkeypatch.setattr(database, "spend_proof", spends)
-    assert words(DatabaseStore().apply(call(scene()))) == "yes"
-    assert held == [True]
-
-
-def test_where_nobody_may_decide_what_needs_no_leave_is_done_all_the_same() -> None:
-    home.look()
-    is_left()
-    assert committed_together([lambda: "one", lambda: "two"]) == ["one", "two"]
 
 
 def test_a_yes_is_given_again_only_where_one_could_be_given(
     meanwhile: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its proof is too old by now, so that it comes as a refusal."""
-    place, store = scene(), DatabaseStore()
+    place = scene()
     mine = replace(call(place), delivery=named(place))
-    assert words(store.apply(mine)) == "yes"
+    assert words(decide_one(mine)) == "yes"
     late = replace(early(place), claims=mine.claims, delivery=mine.delivery)
-    assert isinstance(store.record(late), Recalled)
+    assert isinstance(decide_one(late), Recalled)
     known = Event.objects.count()
 
-    def slowly(*given: Any) -> Any:
-        outcome = answered_once(*given)
-        meanwhile()
-        return outcome
-
-    monkeypatch.setattr(database, "answered_once", slowly)
+    monkeypatch.setattr(
+        database, "fault_point", lambda name: meanwhile() if name == "verify.after_debit" else None
+    )
     for refusal in (late, replace(late, delivery=None)):
         home.LEASE._last = None
         with pytest.raises(TemporarilyUnavailableError):
-            store.record(refusal)
+            decide_one(refusal)
     assert Event.objects.count() == known
     assert ProviderCall.objects.count() == 1
 

@@ -30,7 +30,7 @@ from verifier.services import following, home, lean, pipeline, turns
 from verifier.services.following import Follower
 from verifier.services.lean import LeanVerifier
 from verifier.services.snapshots import Known
-from verifier.stores import Refuse
+from verifier.stores import NotDoneError, Refuse
 from verifier.stores import lane as lanes
 from verifier.tests import scene as scenes
 from verifier.tests.scene import LOOK, SYSTEM, scene
@@ -74,7 +74,7 @@ def running(
 def hold_up(running: Running, seconds: float) -> None:
     """Both threads of the lane are busy for so long, as with a database that hangs."""
     for _ in range(2):
-        held = running.app._verifier._lane.run("", lambda: time.sleep(seconds))
+        held = running.app._verifier._lane.run(lambda: time.sleep(seconds))
         asyncio.run_coroutine_threadsafe(held, running._loop)
         time.sleep(0.05)
 
@@ -236,10 +236,10 @@ def test_what_was_not_done_has_its_use_of_a_rate_back(
     place = scene(max_uses=5, max_requests_per_minute=6, max_burst=1)
 
     async def held(*_: object) -> None:
-        raise lanes.NotDoneError
+        raise NotDoneError
 
     with monkeypatch.context() as patch:
-        patch.setattr(lanes.Lane, "run", held)
+        patch.setattr(lanes.Lane, "decide", held)
         assert place.post(place.body(LOOK)).status_code == 503
     assert place.ask(LOOK)["valid"]
     assert place.ask(LOOK)["reason"] == "rate"
@@ -341,14 +341,14 @@ def test_RF_19_a_full_lane_holds_up_no_batch_that_does_not_go_there(
 def test_RF_19_a_batch_alone_is_not_too_many(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a decision takes long, those of one batch would fill the line by themselves."""
     monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(seconds=10))
-    together = lanes.committed_together
+    outcome = lanes._outcome
 
-    def slowly(units: list[Any], **more: Any) -> list[Any]:
-        time.sleep(0.02 * len(units))
-        return together(units, **more)
+    def slowly(unit: Any) -> Any:
+        time.sleep(0.02)
+        return outcome(unit)
 
     place = scene(max_uses=5)
-    monkeypatch.setattr(lanes, "committed_together", slowly)
+    monkeypatch.setattr(lanes, "_outcome", slowly)
     monkeypatch.setattr(running.app._verifier._lane, "_each", 0.02)
     # What is no request is put on record, and so waits too.
     answers = ask(place, *[{}] * 100, place.body(LOOK))
