@@ -6,6 +6,7 @@ import pytest
 
 from approvals.services import losses
 from approvals.tests.cast import READ_CALENDAR, Person
+from kms.models import Key
 from registry.models import Agent, Grant, ServiceProvider
 from registry.tests.cast import AgentClient, approved
 
@@ -44,3 +45,13 @@ def test_a_name_above_32_letters_is_not_typed(
     row = Agent.objects.get()
     row.name = "x" * letters
     assert losses.describe_agent(row, now).typed == (row.name if letters == 32 else str(row.pk)[-8:])
+
+
+def test_with_a_request_no_grant_token_or_other_request_ends(reading: Grant, now: datetime) -> None:
+    found = losses.describe_grant(reading, now)
+    assert (found.grants, found.tokens, found.waiting) == (0, 0, 0)
+
+
+def test_of_a_key_the_first_8_letters_of_its_name_are_typed(keys: None, now: datetime) -> None:
+    key = Key.objects.get(purpose="receipt")
+    assert losses.describe_key(key, now).typed == key.kid[:8]

@@ -107,6 +107,16 @@ def test_a_wrong_secret_id_or_state_is_one_refusal(provider_and_secret: Provider
         resume_service_provider(service_provider=service_provider, actor=TESTER, now=now)
 
 
+def test_a_service_provider_is_read_again_after_each_change_of_its_status(
+    provider_and_secret: Provider, now: datetime
+) -> None:
+    row = provider_and_secret[0]
+    acts = (suspend_service_provider, resume_service_provider, revoke_service_provider)
+    for act, status in zip(acts, ("suspended", "active", "revoked"), strict=True):
+        act(service_provider=row, actor=TESTER, now=now)
+        assert row.status == status
+
+
 def test_a_secret_ends_once(provider_and_secret: Provider, now: datetime) -> None:
     row = provider_and_secret[0].secrets.get()
     end_secret(secret=row, actor=TESTER, now=now)
