@@ -8,7 +8,7 @@ from approvals.services import losses
 from approvals.tests.cast import READ_CALENDAR, Person
 from kms.models import Key
 from registry.models import Agent, Grant, ServiceProvider
-from registry.tests.cast import AgentClient, approved
+from registry.tests.cast import AgentClient, approved, enrolled
 
 pytestmark = pytest.mark.django_db
 
@@ -54,4 +54,25 @@ def test_with_a_request_no_grant_token_or_other_request_ends(reading: Grant, now
 
 def test_of_a_key_the_first_8_letters_of_its_name_are_typed(keys: None, now: datetime) -> None:
     key = Key.objects.get(purpose="receipt")
-    assert losses.describe_key(key, now).typed == key.kid[:8]
+    found = losses.describe_key(key, now)
+    assert (found.typed, found.tokens) == (key.kid[:8], 0)
+
+
+def test_agents_of_a_human_beyond_those_named_are_counted(
+    alice: Person, agent: AgentClient, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "_NAMED", 1)
+
+    def counted() -> list[str]:
+        return [each for each in losses.describe_human(alice.human, now).facts if "more agent" in each]
+
+    assert counted() == []
+    enrolled(alice.human, now=now)
+    assert counted() == ["1 more agent"]
+
+
+def test_the_limits_of_a_grant_are_told(
+    agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    grant = approved(agent, service_provider, now=now, envelope={"max_uses": 3})
+    assert [each for each in losses.describe_grant(grant, now).facts if "3" in each]

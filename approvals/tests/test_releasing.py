@@ -21,7 +21,7 @@ from audit import kinds
 from audit.archive.archiving import archive_audit
 from audit.breaks import log_store
 from audit.checkpoints import checkpoint_log
-from audit.models import Event, LogBreak
+from audit.models import Event, LogBreak, QueueEntry
 from audit.services import record, seal_audit
 from kms.services import ensure_key, verification_keys
 from registry.models import Grant, ServiceProvider
@@ -267,6 +267,12 @@ def test_SA_13_a_grant_that_its_person_revoked_meanwhile_stays_ended(grant: Gran
     revoke_grant(grant=grant, actor=TESTER, now=timezone.now())
     assert decide(admin, row, asked).status_code == 409
     assert not Receipt.objects.filter(kind="release").exists()
+
+
+def test_SA_13_an_event_that_is_missing_here_speaks_against_every_grant(grant: Grant) -> None:
+    row = restored()
+    QueueEntry.objects.create(event_id=uuid.uuid4())
+    assert refusal(row) == f"After the restore the log says {kinds.DECISIONS_LOST}."
 
 
 def test_SA_13_two_lost_logs_prove_nothing(grant: Grant) -> None:
