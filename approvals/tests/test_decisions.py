@@ -27,6 +27,15 @@ def test_an_expired_request_is_not_denied(alice: Person, reading: Grant, now: da
         begin_denial(grant=reading, human=alice.human, session_key="a", reason="", drawn=drawn, now=now)
 
 
+def test_chosen_limits_take_the_place_of_those_asked_for(paying: Grant, now: datetime) -> None:
+    choices = {"permission.0": "on", "permission.1": "on", "rate": "5", "uses": "3"}
+    chosen = chosen_terms(paying, choices, zone="UTC", now=now).envelope
+    assert (chosen.max_requests_per_minute, chosen.max_burst, chosen.max_uses) == (5, None, 3)
+    paying.requested_envelope = paying.requested_envelope | {"max_uses": 9, "max_burst": 20}
+    chosen = chosen_terms(paying, choices | {"uses": ""}, zone="UTC", now=now).envelope
+    assert (chosen.max_burst, chosen.max_uses) == (5, 9)
+
+
 @pytest.mark.parametrize(("days", "shortened"), [("29", True), ("30", False)])
 def test_a_chosen_end_is_a_whole_second_and_at_most_the_latest(
     reading: Grant, now: datetime, days: str, *, shortened: bool

@@ -169,6 +169,7 @@ def test_SA_8_the_page_names_and_counts_what_ends(
         "“Alice”, alice@example.org",
         "at “Acme Payments”",
         "1 grant, 1 access token that is valid now, 1 request that waits for an answer.",
+        f"Revoke agent “{granted.agent.name}” for good?",
     ):
         assert words in page
     page = shown(admin, f"/endings/human/?id={granted.agent.human_id}")

@@ -101,15 +101,6 @@ def test_DJ_20_presence_ends_with_the_session(alice: Person, now: datetime) -> N
         assert not is_online(human.pk, timezone.now())
 
 
-def test_signing_out_ends_the_presence(alice: Person, now: datetime) -> None:
-    human = alice.human
-    options = alice.post("/presence/options").json()["publicKey"]
-    alice.post("/presence/begin", {"credential": alice.device.assertion(options)})
-    assert is_online(human.pk, now)
-    alice.client.post("/sign-out/")
-    assert not is_online(human.pk, now)
-
-
 def test_presence_begins_with_a_passkey_of_the_person_alone(
     alice: Person, bob: Person, now: datetime
 ) -> None:
