@@ -9,7 +9,14 @@ from agentauth.protocol.errors import InvalidClientError, InvalidRequestError, I
 from audit.models import Event
 from registry.models import Human, ServiceProvider, ServiceProviderSecret
 from registry.services.credentials import authenticate_service_provider
-from registry.services.people import create_human, end_sessions, resume_human, suspend_human
+from registry.services.people import (
+    change_time_zone,
+    create_human,
+    delete_human,
+    end_sessions,
+    resume_human,
+    suspend_human,
+)
 from registry.services.service_providers import (
     create_service_provider,
     end_secret,
@@ -61,6 +68,13 @@ def test_suspending_a_human_ends_their_sessions(alice: Human, now: datetime) -> 
     again = alice.get_session_auth_hash()
     end_sessions(human=alice, actor=TESTER, now=now)
     assert alice.get_session_auth_hash() != again
+
+
+def test_a_human_is_read_again_after_each_change(alice: Human, now: datetime) -> None:
+    change_time_zone(human=alice, zone="Europe/Berlin", actor=TESTER, now=now)
+    assert alice.time_zone == "Europe/Berlin"
+    delete_human(human=alice, actor=TESTER, now=now)
+    assert alice.status == "deleted"
 
 
 def test_the_last_admin_is_not_suspended(now: datetime) -> None:
