@@ -71,8 +71,10 @@ def test_agents_of_a_human_beyond_those_named_are_counted(
     assert counted() == ["1 more agent"]
 
 
-def test_the_limits_of_a_grant_are_told(
+def test_a_grant_is_counted_and_told_with_its_limits(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
     grant = approved(agent, service_provider, now=now, envelope={"max_uses": 3})
-    assert [each for each in losses.describe_grant(grant, now).facts if "3" in each]
+    found = losses.describe_grant(grant, now)
+    assert [each for each in found.facts if "3" in each]
+    assert found.grants == 1
