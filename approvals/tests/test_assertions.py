@@ -9,7 +9,13 @@ import pytest
 from agentauth.protocol.encoding import b64u_encode
 from agentauth.protocol.errors import InvalidAssertionError
 from agentauth.protocol.tests.mixed_order import MixedSigner
-from approvals.passkeys import VerifiedAssertion, VerifiedRegistration, verify_assertion, verify_registration
+from approvals.passkeys import (
+    VerifiedAssertion,
+    VerifiedRegistration,
+    request_options,
+    verify_assertion,
+    verify_registration,
+)
 from approvals.tests.authenticator import AT, BE, BS, ED, UP, UV, Authenticator
 
 RP_ID, ORIGIN = "localhost", "http://localhost:8000"
@@ -95,6 +101,25 @@ REFUSED: dict[str, dict[str, Any]] = {
 def test_WA_a_broken_assertion_is_refused(device: Authenticator, change: dict[str, Any]) -> None:
     with pytest.raises(InvalidAssertionError):
         check(device, device.assertion(OPTIONS, **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"flags": UP}, "person not present and verified"),
+        ({"flags": UV}, "person not present and verified"),
+        ({"kind": "webauthn.create"}, "client data type"),
+    ],
+)
+def test_WA_what_the_library_refuses_too_is_refused_before_it(
+    device: Authenticator, change: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(InvalidAssertionError, match=why):
+        check(device, device.assertion(OPTIONS, **change))
+
+
+def test_WA_a_ceremony_lasts_five_minutes() -> None:
+    assert request_options(rp_id=RP_ID, challenge=CHALLENGE)["timeout"] == 300_000
 
 
 def test_WA_20_a_counter_that_stands_still_is_refused(device: Authenticator) -> None:

@@ -127,12 +127,37 @@ def test_an_address_taken_meanwhile_is_refused_before_the_device_makes_a_passkey
     assert not Challenge.objects.exists()
 
 
-@pytest.mark.parametrize("name", ["", "  ", "A" * 81, "Bo\u202eb", "Bob\u200b"])
+@pytest.mark.parametrize("name", ["", "  ", "A" * 81, "Bo\u202eb", "Bob\u200b", "Nobody"])
 def test_a_name_that_cannot_be_is_refused_before_the_device_makes_a_passkey(now: datetime, name: str) -> None:
     link = create_setup_link(email="bob@example.org", actor=TESTER, now=now)
     answer = Person().post(f"{link.url.removeprefix(ORIGIN)}options", {"name": name})
     refused(answer, 400, json.loads(answer.content)["error"])
     assert not Challenge.objects.exists()
+
+
+def test_an_invitation_says_who_came_in_by_it(now: datetime) -> None:
+    person = invited("bob@example.org", "Bob", now=now)
+    assert SetupCode.objects.get().human == person.human
+
+
+def test_an_empty_address_makes_no_link_for_a_first_admin() -> None:
+    for option in ("--email", "--recover"):
+        with pytest.raises(CommandError, match="an e-mail address is missing"):
+            call_command("setup_link", option, "")
+    assert not SetupCode.objects.exists()
+
+
+def test_an_empty_name_is_asked_for(now: datetime) -> None:
+    link = create_setup_link(email="bob@example.org", actor=TESTER, now=now)
+    answer = Person().post(f"{link.url.removeprefix(ORIGIN)}options", {"name": " "})
+    assert refused(answer, 400, "invalid_request")["error_description"] == "Enter your name."
+
+
+@pytest.mark.parametrize(
+    ("email", "life"), [("", timedelta(minutes=15)), ("bob@example.org", timedelta(hours=72))]
+)
+def test_a_setup_link_ends_by_itself(now: datetime, email: str, life: timedelta) -> None:
+    assert create_setup_link(email=email, actor=TESTER, now=now).expires_at == now + life
 
 
 def test_a_code_appears_in_no_event_and_no_row(now: datetime) -> None:

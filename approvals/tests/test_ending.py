@@ -9,7 +9,7 @@ import pytest
 from django.db.models import Model
 from django.test import Client
 
-from agentauth.protocol.errors import NotFoundError
+from agentauth.protocol.errors import GrantChangedError, NotFoundError
 from approvals.services.ending import end_for_good, preview
 from approvals.tests.authenticator import UP
 from approvals.tests.cast import PAY, Person, invited
@@ -86,6 +86,19 @@ def test_SA_8_all_keys_chosen_are_shown_and_the_last_usable_ones_stay(admin: Per
     assert list(Key.objects.filter(state="disabled").values_list("pk", flat=True)) == [old.pk]
 
 
+def test_SA_8_a_key_that_is_due_takes_over_before_the_old_one_is_described(
+    admin: Person, now: datetime
+) -> None:
+    old = ensure_key(purpose="token", actor=TESTER, now=now)
+    rotate_key(purpose="token", actor=TESTER, now=now)
+    Key.objects.filter(state=Key.State.NEXT).update(active_from=now)
+    with pytest.raises(GrantChangedError):
+        end_for_good(
+            "key", [old.pk], shown="x", human=admin.human, party="administrator", actor=TESTER, now=now
+        )
+    assert Key.objects.get(state=Key.State.ACTIVE, purpose="token") != old
+
+
 def test_SA_8_only_last_keys_chosen_leave_nothing_to_press(admin: Person) -> None:
     keys = list(Key.objects.all())
     path = choose(admin, "disable", keys)
@@ -156,6 +169,7 @@ def test_SA_8_the_page_names_and_counts_what_ends(
         "“Alice”, alice@example.org",
         "at “Acme Payments”",
         "1 grant, 1 access token that is valid now, 1 request that waits for an answer.",
+        f"Revoke agent “{granted.agent.name}” for good?",
     ):
         assert words in page
     page = shown(admin, f"/endings/human/?id={granted.agent.human_id}")

@@ -89,6 +89,15 @@ def test_SA_8_revoke_key_certificate_asks_too(
     assert KeyCertificate.objects.get().state == "revoked"
 
 
+def test_a_restore_is_continued_only_after_a_yes(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("continue_after_restore", "--operator", "ada")
+    with pytest.raises(CommandError, match="Nothing was changed"):
+        run(monkeypatch, *command, answer="y\n")
+    for more, answer in (([], "yes\n"), (["--yes"], "")):
+        with pytest.raises(CommandError, match="Nothing is held"):
+            run(monkeypatch, *command, *more, answer=answer)
+
+
 @pytest.mark.parametrize("beginning", ["-h", "-v", "-x", "--", "x-"])
 def test_JK_18_a_name_that_looks_like_an_option_is_a_name(beginning: str) -> None:
     kid = beginning + "A" * 41

@@ -51,6 +51,7 @@ def test_the_file_has_every_text_that_is_kept_of_the_person(admin: Person, now: 
     # The claim, the approval, the denial of their own and that of the administrator, and the confirmation.
     assert len(body["receipts"]) == 5
     assert body["agents"][0]["manifest"] == Agent.objects.get().manifest
+    assert body["version"] == 1
     theirs = Event.objects.filter(human_id=planted.person.human.pk).count()
     # Its registration, and what it asked for before it was claimed.
     assert len(body["events"]) == theirs + 2

@@ -16,6 +16,7 @@ from agentauth.protocol.encoding import b64u_encode
 from agentauth.protocol.errors import InvalidStateError
 from agentauth.sdk.receipts import check_receipt
 from approvals.models import Passkey, Receipt, SetupCode
+from approvals.services.expiry import expire_everything
 from approvals.services.leaving import delete_human
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import Person, browser, invited
@@ -120,6 +121,14 @@ def test_OG_28_the_log_proves_as_before_and_has_the_hash_of_each_receipt(
     statement = check_receipt(receipt.compact, keys=keys, issuer=settings.ISSUER).statement
     row = Receipt.objects.get(human_id=human_id)
     assert (row.compact, row.consent_text, bytes(row.challenge)) == ("", "", statement.challenge())
+
+
+def test_OG_28_an_erasure_that_finds_nothing_more_is_not_recorded(
+    zoe: Person, lived: AgentClient, now: datetime
+) -> None:
+    delete_human(human=zoe.human, actor=TESTER, now=now)
+    assert expire_everything(now=now)["people"] == 1
+    assert Event.objects.filter(kind="registry.human.erased").count() == 1
 
 
 def test_OG_28_no_other_human_loses_anything(

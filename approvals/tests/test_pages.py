@@ -13,6 +13,7 @@ from django.utils import timezone
 from agentauth.protocol.capability import parse_action
 from approvals.models import Receipt
 from approvals.tests.cast import Person, browser
+from approvals.views.happened import tell
 from audit.models import Event
 from registry.models import Agent, Grant, ServiceProvider
 from registry.services.service_providers import change_audience
@@ -346,6 +347,11 @@ def test_the_activity_tells_what_happened_in_words(alice: Person, reading: Grant
     assert "Denied what agent “Research Assistant” asked for at service “Acme Payments”" in page
     assert "Signed in" in page or "A passkey was added" in page
     assert str(Event.objects.latest("id").pk) not in page
+
+
+def test_an_event_without_words_of_its_own_is_told_by_its_kind(now: datetime) -> None:
+    [line] = tell([Event(kind="registry.agent.claim_renewed", at=now, actor_kind="system")])
+    assert (line["text"], line["who"]) == ("Claim renewed", "AgentAuth")
 
 
 def test_the_control_room_is_for_admins_by_passkey(admin: Person, alice: Person, reading: Grant) -> None:

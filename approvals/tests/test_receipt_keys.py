@@ -114,6 +114,14 @@ def test_the_receipts_of_a_key_are_counted_without_their_texts(key: Key, now: da
             assert "receipt_kid" in str(cursor.fetchall())
 
 
+def test_the_longest_name_of_a_key_is_filled_in(key: Key) -> None:
+    row = Receipt.objects.get(kid=key.kid)
+    header = b64u_encode(b'{"alg":"EdDSA","kid":"' + b"k" * 64 + b'"}')
+    long = as_release_3(row, compact=f"{header}.{row.compact.partition('.')[2]}")
+    receipt_keys.fill_kids()
+    assert Receipt.objects.get(pk=long.pk).kid == "k" * 64
+
+
 def test_a_name_that_no_key_has_stops_no_other_receipt(key: Key) -> None:
     """A process that serves may add such a row; the column would refuse the name, and the job would end there."""
     row = Receipt.objects.get(kid=key.kid)

@@ -15,16 +15,17 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.receipt import verify_receipt
 from approvals.models import Receipt
 from approvals.services.releasing import find_unused
+from approvals.services.unused import Against, Present
 from approvals.tests.cast import READ_CALENDAR, Person, drawn_on
 from approvals.tests.setting_back import close, restored, set_back
 from audit import kinds
 from audit.archive.archiving import archive_audit
 from audit.breaks import log_store
 from audit.checkpoints import checkpoint_log
-from audit.models import Event, LogBreak
+from audit.models import Event, LogBreak, QueueEntry
 from audit.services import record, seal_audit
 from kms.services import ensure_key, verification_keys
-from registry.models import Grant, ServiceProvider
+from registry.models import Agent, Grant, ServiceProvider
 from registry.services.grants import resume_grant, revoke_grant, suspend_grant
 from registry.tests.cast import TESTER, AgentClient, approved, issue
 from verifier.models import StreamCursor
@@ -269,6 +270,27 @@ def test_SA_13_a_grant_that_its_person_revoked_meanwhile_stays_ended(grant: Gran
     assert not Receipt.objects.filter(kind="release").exists()
 
 
+def test_SA_13_an_event_that_is_missing_here_speaks_against_every_grant(grant: Grant) -> None:
+    row = restored()
+    QueueEntry.objects.create(event_id=uuid.uuid4())
+    assert refusal(row) == f"After the restore the log says {kinds.DECISIONS_LOST}."
+
+
+def test_SA_13_what_happened_in_the_second_of_the_restore_speaks_against_it(grant: Grant) -> None:
+    row = restored()
+    record(kind=kinds.AGENT_SUSPENDED, actor=TESTER, at=row.at, agent_id=grant.agent_id)
+    assert refusal(row) == f"After the restore the log says {kinds.AGENT_SUSPENDED}."
+
+
+@pytest.mark.parametrize(("status", "cause"), [("approved", "restored"), ("suspended", "key_rotated")])
+def test_SA_13_only_what_waits_because_of_the_restore_is_released(
+    grant: Grant, now: datetime, status: str, cause: str
+) -> None:
+    grant.status, grant.suspension_cause = status, cause
+    found = Present(Against(), {}).refusal(grant, now)
+    assert found == "It does not wait because of the restore."
+
+
 def test_SA_13_two_lost_logs_prove_nothing(grant: Grant) -> None:
     row = restored()
     row.lost = ["20260101000000"]
@@ -286,6 +308,17 @@ def test_SA_13_without_a_store_nothing_is_released(grant: Grant, settings: Setti
     row = restored()
     settings.AUDIT_STORE = ""
     assert "AUDIT_STORE is not set" in refusal(row)
+
+
+def test_SA_13_no_grant_is_chosen_on_a_page_that_changed(grant: Grant, admin: Person) -> None:
+    row = restored()
+    admin.sign_in()
+    path = f"/restores/{row.name}/release/"
+    drawn = admin.drawn_at(path)
+    Agent.objects.update(name="Another name")
+    answer = admin.client.post(f"{path}review", {"grant": [str(grant.pk)], "drawn": drawn})
+    assert answer.status_code == 409
+    assert not Event.objects.filter(kind=kinds.SECOND_STEP_TAKEN).exists()
 
 
 def test_SA_13_a_release_needs_the_second_step_for_these_grants(

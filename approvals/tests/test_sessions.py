@@ -12,6 +12,7 @@ from django.utils import timezone
 from approvals.sessions import SessionStore, stored_key
 from approvals.tests.cast import Person, browser
 from audit.models import Event
+from registry.tests.cast import refused
 from verifier.models import PresenceLease
 from verifier.services.presence import is_online
 
@@ -98,6 +99,15 @@ def test_DJ_20_presence_ends_with_the_session(alice: Person, now: datetime) -> N
             assert is_online(human.pk, timezone.now())
         clock.shift(timedelta(seconds=41))
         assert not is_online(human.pk, timezone.now())
+
+
+def test_presence_begins_with_a_passkey_of_the_person_alone(
+    alice: Person, bob: Person, now: datetime
+) -> None:
+    options = alice.post("/presence/options").json()["publicKey"]
+    answer = alice.post("/presence/begin", {"credential": bob.device.assertion(options)})
+    refused(answer, 400, "invalid_assertion")
+    assert not is_online(alice.human.pk, now)
 
 
 def test_what_the_database_holds_opens_no_session(alice: Person) -> None:

@@ -106,6 +106,10 @@ def test_only_a_path_can_be_signed_for(alice: Person, act: object) -> None:
     refused(alice.post("/verify/options", {"act": act}), 400, "invalid_request")
 
 
+def test_a_path_of_255_characters_can_be_signed_for(alice: Person) -> None:
+    assert alice.post("/verify/options", {"act": "/" + "x" * 254}).status_code == 200
+
+
 def test_a_question_replaces_the_one_before(alice: Person) -> None:
     for number in range(3):
         alice.post("/verify/options", {"act": f"/{number}"})

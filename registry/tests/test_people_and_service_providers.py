@@ -9,7 +9,14 @@ from agentauth.protocol.errors import InvalidClientError, InvalidRequestError, I
 from audit.models import Event
 from registry.models import Human, ServiceProvider, ServiceProviderSecret
 from registry.services.credentials import authenticate_service_provider
-from registry.services.people import create_human, end_sessions, resume_human, suspend_human
+from registry.services.people import (
+    change_time_zone,
+    create_human,
+    delete_human,
+    end_sessions,
+    resume_human,
+    suspend_human,
+)
 from registry.services.service_providers import (
     create_service_provider,
     end_secret,
@@ -63,6 +70,13 @@ def test_suspending_a_human_ends_their_sessions(alice: Human, now: datetime) -> 
     assert alice.get_session_auth_hash() != again
 
 
+def test_a_human_is_read_again_after_each_change(alice: Human, now: datetime) -> None:
+    change_time_zone(human=alice, zone="Europe/Berlin", actor=TESTER, now=now)
+    assert alice.time_zone == "Europe/Berlin"
+    delete_human(human=alice, actor=TESTER, now=now)
+    assert alice.status == "deleted"
+
+
 def test_the_last_admin_is_not_suspended(now: datetime) -> None:
     first, second = (
         create_human(email=f"{name}@example.org", name=name, is_staff=True, actor=TESTER, now=now)
@@ -105,6 +119,16 @@ def test_a_wrong_secret_id_or_state_is_one_refusal(provider_and_secret: Provider
     revoke_service_provider(service_provider=service_provider, actor=TESTER, now=now)
     with pytest.raises(InvalidStateError):
         resume_service_provider(service_provider=service_provider, actor=TESTER, now=now)
+
+
+def test_a_service_provider_is_read_again_after_each_change_of_its_status(
+    provider_and_secret: Provider, now: datetime
+) -> None:
+    row = provider_and_secret[0]
+    acts = (suspend_service_provider, resume_service_provider, revoke_service_provider)
+    for act, status in zip(acts, ("suspended", "active", "revoked"), strict=True):
+        act(service_provider=row, actor=TESTER, now=now)
+        assert row.status == status
 
 
 def test_a_secret_ends_once(provider_and_secret: Provider, now: datetime) -> None:

@@ -78,6 +78,17 @@ def test_DJ_25_callers_are_remembered_within_a_bound(monkeypatch: pytest.MonkeyP
     assert limiter.wait("0", now=0.0) == 0
 
 
+def test_DJ_25_a_caller_that_called_again_is_remembered_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limits, "MAX_REMEMBERED", 2)
+    limiter = Limiter(Limit(per_minute=1, burst=1), share=1)
+    for caller in ("a", "b"):
+        limiter.take(caller, now=0.0)
+    limiter.charge("a", 1, now=0.0)
+    limiter.take("c", now=0.0)
+    assert limiter.wait("a", now=0.0) > 0
+    assert limiter.wait("b", now=0.0) == 0
+
+
 def refused(answer: Any) -> bool:
     if answer.status_code != 429:
         return False

@@ -117,6 +117,17 @@ def test_the_maxima_are_those_of_the_registry_and_can_be_shown() -> None:
     assert set(DEFAULT_MAXIMA.to_json()) == set(FULL) - {"confirm_above", "requires_human_online"}
 
 
+def test_the_maxima_are_those_of_the_contract() -> None:
+    assert DEFAULT_MAXIMA.to_json() == {
+        "max_requests_per_minute": 6_000,
+        "max_burst": 6_000,
+        "allowed_time_windows": 16,
+        "budgets": 8,
+        "max_uses": 10**9,
+        "max_session_seconds": 86_400,
+    }
+
+
 def test_a_threshold_of_zero_asks_for_every_payment() -> None:
     assert parse_envelope({"confirm_above": {"value": "0", "currency": "EUR"}}).confirm_above == Money(
         0, "EUR"

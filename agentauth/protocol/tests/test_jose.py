@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from agentauth.protocol.encoding import b64u_encode
 from agentauth.protocol.errors import EncodingError, InvalidSignatureError
-from agentauth.protocol.jose import VerifiedJws, parse_compact, sign_compact, verify_jws
+from agentauth.protocol.jose import VerifiedJws, parse_compact, sign_compact, split_compact, verify_jws
 from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey, parse_jwk
 
 SIGNER = LocalSigner(PrivateKey.generate(), "k1")
@@ -140,6 +140,15 @@ def test_the_size_limit_holds_to_the_byte() -> None:
     assert parse_compact(GOOD, max_bytes=len(GOOD)).header["alg"] == "EdDSA"
     with pytest.raises(EncodingError):
         parse_compact(GOOD, max_bytes=len(GOOD) - 1)
+
+
+def test_a_text_has_at_most_8192_bytes() -> None:
+    signature = GOOD.rsplit(".", 1)[1]
+    longest, longer = (f"{header}.{'A' * 8_102}.{signature}" for header in ("AA", "AAA"))
+    assert (len(longest), len(longer)) == (8_192, 8_193)
+    split_compact(longest)
+    with pytest.raises(EncodingError):
+        split_compact(longer)
 
 
 def test_a_number_with_a_fraction_is_never_signed() -> None:

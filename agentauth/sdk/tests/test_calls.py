@@ -232,6 +232,18 @@ def test_a_long_limit_comes_back_to_the_caller(
     assert slept == []
 
 
+@pytest.mark.parametrize(("status", "waits"), [(429, [7]), (503, [7]), (404, [])])
+def test_a_service_providers_limit_alone_is_waited_for(
+    registry: FakeRegistry, tmp_path: Path, slept: list[float], status: int, waits: list[float]
+) -> None:
+    client = registered(registry, tmp_path)
+    registry.grants = [grant()]
+    answers = [error(status, "refused", {"Retry-After": "7"})]
+    registry.script = lambda r: answers.pop() if r.url.host == "api.sp.example" and answers else None
+    assert run(client.call(SP_ID, "GET", "/v1/x")).status_code == (200 if waits else status)
+    assert [int(seconds) for seconds in slept] == waits
+
+
 def test_a_call_follows_no_redirect(registry: FakeRegistry, tmp_path: Path) -> None:
     client = registered(registry, tmp_path)
     registry.grants = [grant()]

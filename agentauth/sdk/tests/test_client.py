@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from agentauth import Capability
+from agentauth.protocol.capability import Action
 from agentauth.protocol.errors import (
     InvalidGrantError,
     InvalidScopeError,
@@ -192,6 +193,19 @@ def test_a_grant_that_is_usable_there_is_used(registry: FakeRegistry, tmp_path: 
     ]
     run(client.get_token("sp"))
     assert registry.bodies("POST", "/v1/tokens") == [{"grant_id": ids[0]}]
+
+
+def test_where_no_known_grant_will_do_the_registry_is_asked_again(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    client = registered(registry, tmp_path)
+    registry.grants = [grant()]
+    run(client.get_token(SP_ID))
+    terms = {"capabilities": [Capability.write("files").to_json()], "envelope": {}}
+    later = grant(grant_id=AGENT_ID[:-1] + "9", requested=terms, granted=terms)
+    registry.grants.append(later)
+    run(client.get_token(SP_ID, action=Action("write", "files/a")))
+    assert registry.bodies("POST", "/v1/tokens")[-1] == {"grant_id": later["grant_id"]}
 
 
 @pytest.mark.parametrize(("status", "code"), [("active", None), ("unclaimed", "ABCD2345")])

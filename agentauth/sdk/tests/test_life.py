@@ -9,7 +9,12 @@ import httpx
 import pytest
 
 from agentauth import AgentAuthClient
-from agentauth.protocol.errors import AgentInactiveError, InvalidClientError, ManifestError
+from agentauth.protocol.errors import (
+    AgentInactiveError,
+    InvalidClientError,
+    ManifestError,
+    TemporarilyUnavailableError,
+)
 from agentauth.protocol.keys import PrivateKey
 from agentauth.sdk.errors import KeyFileError
 from agentauth.sdk.tests.fake_registry import AGENT_ID, GRANT_ID, FakeRegistry, error, grant, registered, run
@@ -105,6 +110,18 @@ def test_a_renewal_whose_answer_was_lost_is_sent_again_byte_for_byte(
     assert stored.next_manifest is None
     assert registry.manifest
     assert stored.manifest == registry.manifest.compact
+
+
+def test_a_renewal_that_was_asked_for_and_interrupted_is_finished_before_it_is_due(
+    registry: FakeRegistry, client: AgentAuthClient, tmp_path: Path, slept: list[float]
+) -> None:
+    refuse(registry, error(503, "temporarily_unavailable"))
+    with pytest.raises(TemporarilyUnavailableError):
+        run(client.renew_manifest())
+    registry.script = lambda _request: None
+    tries = len(registry.sent("POST", DECLARE))
+    run(registry.client(tmp_path).get_grant(GRANT_ID))
+    assert len(registry.sent("POST", DECLARE)) == tries + 1
 
 
 def test_a_key_that_the_registry_refuses_is_not_replaced_by_a_new_one(

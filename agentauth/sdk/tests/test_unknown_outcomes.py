@@ -215,13 +215,19 @@ def unnamed(clock: Clock, *answers: Said) -> tuple[Registry, Callable[[], Allowe
 
 
 @pytest.mark.parametrize(
-    ("answer", "tries"), [(unavailable(), 1), (said(500), 1), (in_progress(), 1), (httpx.ReadTimeout("x"), 2)]
+    ("answer", "tries", "kind"),
+    [
+        (unavailable(), 1, TemporarilyUnavailableError),
+        (said(500), 1, RegistryError),
+        (in_progress(), 1, TemporarilyUnavailableError),
+        (httpx.ReadTimeout("x"), 2, TemporarilyUnavailableError),
+    ],
 )
 def test_without_a_name_only_a_lost_answer_is_asked_for_once_more(
-    clock: Clock, answer: Said, tries: int
+    clock: Clock, answer: Said, tries: int, kind: type[AgentAuthError]
 ) -> None:
     registry, again = unnamed(clock, answer)
-    with pytest.raises(AgentAuthError) as error:
+    with pytest.raises(kind) as error:
         again()
     assert not isinstance(error.value, UnknownOutcomeError)
     assert len(registry.seen) == tries

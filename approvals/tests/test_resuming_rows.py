@@ -1,0 +1,50 @@
+"""Which suspension a party finds to lift, and what the text says of its row (SA-2)."""
+
+from datetime import datetime
+
+import pytest
+
+from agentauth.protocol.errors import InvalidStateError
+from approvals import sentences_resume
+from approvals.services.resuming import Party, Row, find_suspension
+from approvals.tests.cast import Person
+from registry.models import Grant, ServiceProvider
+from registry.services.agents import suspend_agent
+from registry.services.grants import suspend_grant
+from registry.tests.cast import TESTER, AgentClient, approved
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def grant(agent: AgentClient, service_provider: ServiceProvider, now: datetime) -> Grant:
+    return approved(agent, service_provider, now=now)
+
+
+@pytest.mark.parametrize("kind", ["agent", "grant", "human", "service_provider"])
+def test_what_is_not_suspended_is_not_resumed(grant: Grant, alice: Person, now: datetime, kind: str) -> None:
+    rows: dict[str, Row] = {
+        "agent": grant.agent,
+        "grant": grant,
+        "human": alice.human,
+        "service_provider": grant.service_provider,
+    }
+    with pytest.raises(InvalidStateError):
+        find_suspension(rows[kind], party="administrator", now=now)
+
+
+@pytest.mark.parametrize(("stopped_by", "other"), [("owner", "administrator"), ("administrator", "owner")])
+def test_SA_2_a_party_finds_no_suspension_of_the_other(
+    grant: Grant, now: datetime, stopped_by: Party, other: Party
+) -> None:
+    suspend_grant(grant=grant, actor=TESTER, now=now, by_admin=stopped_by == "administrator")
+    assert find_suspension(grant, party=stopped_by, now=now).row == grant
+    with pytest.raises(InvalidStateError):
+        find_suspension(grant, party=other, now=now)
+
+
+def test_an_agent_has_expired_at_the_moment_of_its_end(grant: Grant, now: datetime) -> None:
+    agent = grant.agent
+    suspend_agent(agent=agent, actor=TESTER, now=now)
+    agent.expires_at = now
+    assert sentences_resume.has_expired() in find_suspension(agent, party="owner", now=now).text
