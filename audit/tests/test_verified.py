@@ -293,7 +293,8 @@ def test_AU_3_a_part_rewritten_to_fit_itself_leads_to_no_signed_root(state: Path
     with as_table_owner():
         _change_event(10)
         previous = bytes(Leaf.objects.get(leaf_index=9).link)
-        for leaf in Leaf.objects.filter(leaf_index__gte=10, leaf_index__lt=60).select_related("event"):
+        changed = Leaf.objects.filter(leaf_index__gte=10, leaf_index__lt=60).order_by("leaf_index")
+        for leaf in changed.select_related("event"):
             entry = entry_of(leaf.event)
             previous = link(previous, leaf_hash(entry))
             Leaf.objects.filter(pk=leaf.pk).update(entry=entry, leaf_hash=leaf_hash(entry), link=previous)
