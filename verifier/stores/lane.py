@@ -166,7 +166,7 @@ class Lane:
 
     def has_room(self, share: float = 1.0) -> bool:
         """Whether who comes now would wait for no more than this share of what anybody may."""
-        return len(self._line) * self._each / len(self._threads) <= MOST_SECONDS * share
+        return len(self._line) * self._each <= MOST_SECONDS * share
 
     async def decide(self, asked: Asked) -> Outcome:
         """What comes of a call, committed. Raises what it ends in, and as `run`."""
