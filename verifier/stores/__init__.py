@@ -10,7 +10,7 @@ that says and records the event. What any home must keep:
   changes no counter.
 - With a `delivery`, the answer is kept in that same step, and given again to the same call; a yes only while its
   token may still act.
-- Where it cannot do so, it raises, and nobody is told yes.
+- Where it cannot do so, it raises, and no caller is told yes.
 """
 
 import uuid
@@ -187,7 +187,7 @@ class EarlyRefusal:
 
     @property
     def queue(self) -> str:
-        """It changes nobody's counters."""
+        """None: it changes no counters."""
         return ""
 
 
@@ -196,12 +196,12 @@ class NotDoneError(TemporarilyUnavailableError):
 
 
 def busy() -> NotDoneError:
-    """What a caller hears whose counters somebody else held for too long."""
+    """The error of a call whose counters another transaction held for too long."""
     return NotDoneError("Another decision for this agent is in progress. Try again.")
 
 
 class HeldUpError(Exception):
-    """Nothing of the call was done: somebody else decides on the same. `told` is what its caller hears once time is up."""
+    """The call changed nothing: another transaction is deciding on the same. `told` is the error once there is no time to try again."""
 
     def __init__(self, told: Exception) -> None:
         super().__init__()

@@ -1,5 +1,6 @@
-"""Decisions whose truth is the database, PostgreSQL or SQLite: several in one transaction, exact by one queue for each agent at
-a service provider.
+"""Durable decisions: several calls in one transaction of PostgreSQL or SQLite (docs/adr/0031-durable-decisions-in-groups.md).
+
+Calls of one agent at one service provider follow each other, so no limit is passed under any concurrency.
 """
 
 import logging
@@ -49,8 +50,7 @@ from verifier.stores.work import Work, hold, kept_answers
 
 logger = logging.getLogger(__name__)
 
-# What a decision rests on is read when it is made, which takes no more seconds or comes to nothing: nobody is told yes by what
-# was known longer ago.
+# A decision by state that was read longer ago (s) is not committed, or not told: a revocation since then may be unknown to it.
 _MOST_SECONDS: Final = 5.0
 
 Outcome = Permit | Refuse | Recalled
@@ -71,7 +71,7 @@ class UncertainError(TemporarilyUnavailableError):
 
 
 def decide_one(call: StoreCall | EarlyRefusal, spent: Spent | None = None) -> Outcome:
-    """The outcome of one call; somebody else's lock is waited for as long as the connection waits. `spent` as in `Asked`.
+    """The outcome of one call. It waits for another transaction's lock as long as the connection waits. `spent` as in `Asked`.
 
     Raises as `decide_together`, and what it gives back.
     """
@@ -84,24 +84,25 @@ def decide_one(call: StoreCall | EarlyRefusal, spent: Spent | None = None) -> Ou
 def decide_together(asked: Sequence[Asked], *, patience: float | None = 0.0) -> list[Outcome | Exception]:
     """Steps 2 and 6 to 15 of docs/protocol.md section 8 for each call, in this order, in one transaction.
 
-    A refusal commits the spent proof and its event. Where a call ends in an error nothing of it was done, and the others
-    are decided; with HeldUpError somebody else decides on the same just now. `patience`: for so many seconds such another is
-    waited for; None: as long as the connection waits; then there is no HeldUpError. Raises UncertainError; and django.db
-    errors, or an AgentAuthError, where nothing of any call was done.
+    A refusal commits the spent proof and its event. A call that ends in an error changed nothing; the others are decided.
+    HeldUpError: another transaction is deciding on the same counters. `patience`: seconds to wait for that one; None: as
+    long as the connection waits, and then no call ends in HeldUpError. Raises UncertainError; and django.db errors, or an
+    AgentAuthError, where no call changed anything.
     """
     for each in asked:
         if isinstance(each.call, EarlyRefusal) and each.call.leaked_key is not None:
-            # The proof carried its private key: whoever saw it can sign, so nobody may with it any more.
+            # The proof carried its private key, so others may have it too: the key is barred.
             bar_disclosed_key(key=each.call.leaked_key, actor=each.call.actor, now=each.call.now)
     tenure, decided = present_tenure(), False
     try:
         with transaction.atomic():
-            # SQLite has let nobody else write from here on; who waited for that has read nothing yet.
+            # On SQLite the wait for the one writer's lock is over here, and nothing has been read yet.
             began = Moment.now()
             if patience:
                 _wait_for_locks(patience)
             outcomes = _decided(asked, tenure, waits=patience != 0)
-            # Whoever stood still right before it spent a proof must not commit what was spent and forgotten elsewhere meanwhile.
+            # A process that was halted right before it spent a proof must not commit it: since then the proof may have
+            # been used elsewhere and forgotten.
             for each, outcome in zip(asked, outcomes, strict=True):
                 if (
                     each.spent is None
@@ -128,8 +129,8 @@ def decide_together(asked: Sequence[Asked], *, patience: float | None = 0.0) -> 
 
 
 def check_still(began: Moment, tenure: Tenure | None) -> None:
-    """Ask it right before a commit. Raises TemporarilyUnavailableError where the leave to decide is not `tenure`'s any more, or
-    as `check_age`. None: nobody had leave.
+    """Call it right before a commit. Raises TemporarilyUnavailableError where the leave to decide is no longer `tenure`'s, or
+    as `check_age`. None: there was no leave.
     """
     if present_tenure() != tenure:
         raise TemporarilyUnavailableError("The verifier has moved. Try again.")
@@ -182,7 +183,7 @@ def _decided(asked: Sequence[Asked], tenure: Tenure | None, *, waits: bool) -> l
         except TemporarilyUnavailableError as error:
             outcomes[place] = error
     left = [place for place in range(len(asked)) if place not in outcomes]
-    # 2. and 7. The names and counters are held before anything is read: whoever waits here judges by what is true after it.
+    # 2. and 7. Names and counters are locked before anything is read, so a call that waits here is judged by what is true afterwards.
     held_up = hold([asked[place].call for place in left], waits=waits)
     outcomes |= {left[number]: error for number, error in held_up.items()}
     left = [place for place in left if place not in outcomes]
@@ -318,7 +319,7 @@ def _snapshot(call: StoreCall, state: TokenState, work: Work) -> Snapshot:
 
 
 def _confirmation(call: StoreCall, state: TokenState, envelope: Envelope) -> ConfirmationState:
-    # Below the threshold nobody's word is needed.
+    # Below the threshold no confirmation is needed.
     amount, above = None if call.action is None else call.action.amount, envelope.confirm_above
     if above is None or amount is None or amount.within(above) or call.operation_key is None:
         return "none"

@@ -36,10 +36,10 @@ _TOGETHER_SECONDS: Final = 0.2
 MAX_WAITING: Final = 512
 # Who would wait for longer than this, by how fast it goes just now, is told at once to come again.
 MOST_SECONDS: Final = 0.6
-# Nobody waits longer, though each statement of a decision may take its time (`connecting.STATEMENT_SECONDS`, for a lock less).
-# What came of it is then not known.
+# No caller waits longer, though each statement of a decision has a limit of its own (`connecting.STATEMENT_SECONDS`).
+# What came of the call is then not known.
 WAIT_SECONDS: Final = 5
-# So long a unit waits for a lock: whoever only passes by is gone by then, and PostgreSQL looks for deadlocks after a whole second.
+# How long a decision waits for a row (s): a short transaction is over by then, and PostgreSQL looks for deadlocks after a second.
 _HELD_UP_SECONDS: Final = 0.005
 # Who met a lock is tried again for so long, as our connections wait by themselves; not before it has rested, and never with more
 # than so many of its like, so that they take little of the time of others.
@@ -90,7 +90,7 @@ class _Line:
         return True
 
     def take(self, most: int) -> list[_Job]:
-        """The first that are nobody's, as soon as there are any; none at the end. Each goes back through `done`."""
+        """The first whose queue is free, as soon as there are any; none at the end. Each goes back through `done`."""
         with self._changed:
             while not (jobs := self._free(most)):
                 if self._ends and not self._jobs:
@@ -109,7 +109,7 @@ class _Line:
             self._changed.notify_all()
 
     def end(self) -> None:
-        """Once nothing waits any more, nobody waits for more either."""
+        """`take` returns nothing once no job waits."""
         with self._changed:
             self._ends = True
             self._changed.notify_all()
@@ -121,7 +121,7 @@ class _Line:
         for job in self._jobs:
             rests = job.rests_until > now
             self._rests = self._rests or rests
-            # What is of no queue is in nobody's way.
+            # A job of no queue holds up no other.
             mine = len(free) < most and not rests and (not job.order or job.order not in self._taken)
             if mine and job.until:
                 held_up += 1
@@ -134,9 +134,9 @@ class _Line:
 class Lane:
     """Threads that decide in the database for an event loop, several calls in one transaction.
 
-    Where a transaction fails, each of its calls is decided again in one of its own, and its error is its own answer. Who would have
-    to wait for somebody else's lock is tried again when the others have been told: by one of the threads, that waits for it,
-    or again and again, so that no lock that somebody holds takes all of them.
+    Where a transaction fails, each of its calls is decided again in one of its own, and its error is its own answer. A call
+    whose lock another process holds is tried again after the others were answered: one thread waits for one queue, the
+    rest are tried every 30 ms. So a lock that is held for long stops one thread at most.
     """
 
     def __init__(self, *, threads: int = 2) -> None:
@@ -165,7 +165,7 @@ class Lane:
             raise NotDoneError("Too many calls at once. Try again shortly.")
 
     def has_room(self, share: float = 1.0) -> bool:
-        """Whether who comes now would wait for no more than this share of what anybody may."""
+        """Whether a new call would wait for no more than this share of MOST_SECONDS."""
         return len(self._line) * self._each <= MOST_SECONDS * share
 
     async def decide(self, asked: Asked) -> Outcome:
@@ -247,8 +247,8 @@ def _answer() -> asyncio.Future[Any]:
 
 
 def _decided_and_told(waiting: list[_Job], patience: float = 0.0) -> list[_Job]:
-    """Do what anybody still waits for, and tell them; those that are to be tried again."""
-    # Whose caller was told that it is too late is not begun any more.
+    """Do the jobs and answer their callers; returns those that are to be tried again."""
+    # A job whose caller has given up is not begun.
     jobs = [job for job in waiting if not job.answer.cancelled()]
     if not jobs:
         return []
@@ -274,8 +274,8 @@ def _is_held_up(job: _Job, outcome: Any) -> bool:
 def decided(asked: Sequence[Asked], *, patience: float = 0.0) -> list[Any]:
     """What comes of the calls, in one transaction if that succeeds: outcomes, or the exceptions they end in.
 
-    No deadlock comes of it: nobody waits for the lock of a queue, or, for `patience` seconds, only for those of one queue,
-    holding nothing yet; and for a row, which the jobs or the release before may hold, nobody waits for long.
+    It cannot deadlock: a transaction waits for no queue, or, with `patience` seconds, for one queue while it holds nothing.
+    For a row, which the jobs or the release before may hold, it waits for a few milliseconds.
     """
     if len(asked) > 1:
         try:

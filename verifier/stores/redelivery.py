@@ -9,10 +9,10 @@ proof is accepted twice all the same:
 
 - The script knows the call by provider, key and every byte of the body, so by the proof itself; for every other call
   the proof is spent as ever.
-- Whoever is let pass holds the name from before it looks for an answer until its commit. So of those that are let pass none
-  is judged beside another, and if one has committed, the next finds its answer, for as long as there is the row. Who lost
-  the name before its commit, as its connection broke, commits nothing.
-- The row of one that committed ends KEPT_FOR after the time of that call, and the script lets nobody pass AGAIN_FOR
+- A call that the script lets pass holds the lock of its name from before it looks for an answer until its commit. So no two
+  of them are judged side by side, and once one has committed, the next finds its answer for as long as the row exists.
+  One that loses the lock before its commit, because its connection broke, commits nothing.
+- The row of a committed call ends KEPT_FOR after the time of that call, and the script lets no call pass AGAIN_FOR
   after the time of the first, by which the proof was spent. Times of calls are off by 5 s at most (the lease) and, when
   the row is looked for, 10 s old at most (`check_in_time`), and a row is removed by the database's clock. With all of
   it at its worst the first's time is 5 s late, that of the one that committed 15 s early, and that of the next 15 s

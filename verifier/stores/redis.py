@@ -81,7 +81,7 @@ class RedisStore:
         try:
             self._servers.evaluate(GIVE_BACK, *giving_back(call, known, spent))
         except TemporarilyUnavailableError:
-            # The grant waits one interval longer than it need, which wrongs nobody.
+            # The grant waits one interval longer than needed; no limit is passed.
             logger.warning("a use of a rate that was set aside could not be given back")
 
 

@@ -74,12 +74,11 @@ def counts(call: StoreCall) -> bool:
 
 
 def hold(calls: Sequence[Asked], *, waits: bool) -> dict[int, HeldUpError]:
-    """Until the transaction ends nobody else decides what these calls change. Gives the places of those that somebody decides
-    on just now.
+    """Take the locks of these calls until the transaction ends. Returns the places of calls whose lock another transaction holds.
 
     Calls of one agent at one service provider follow each other, whichever of its grants they use, and so do those of a
-    service provider under one key. With `waits` the other is waited for, as long as the connection waits for locks; then it raises
-    django.db errors, or IdempotencyInProgressError. SQLite has let nobody else write since the transaction began.
+    service provider under one key. With `waits` it waits for the other, as long as the connection waits for locks; then it raises
+    django.db errors, or IdempotencyInProgressError. SQLite has one writer, so it takes no locks.
     """
     names = [_number(b"call ", call.delivery.digest) if call.delivery else None for call in calls]
     queues = [
@@ -219,7 +218,7 @@ class Work:
             self._answers.append((call, call.delivery, json.dumps(body)))
 
     def write(self) -> None:
-        """Raises django.db errors, and TemporarilyUnavailableError where somebody was faster who holds no lock of ours."""
+        """Raises django.db errors, and TemporarilyUnavailableError where a process without our locks was faster."""
         if self._used:
             # In the order of their ids, as the jobs hold them.
             used = sorted(self._used.values(), key=lambda each: each[0].grant_id)

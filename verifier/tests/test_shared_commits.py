@@ -14,10 +14,17 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from django.db import DatabaseError, IntegrityError, OperationalError, connection, transaction
+from django.db import (
+    DEFAULT_DB_ALIAS,
+    DatabaseError,
+    IntegrityError,
+    OperationalError,
+    connection,
+    connections,
+    transaction,
+)
 from django.utils import timezone
 
-from agentauth.postgresql import base
 from agentauth.protocol.errors import InvalidRequestError, TemporarilyUnavailableError
 from registry.models import SpentProof
 from registry.services.proofs import spend_proof
@@ -172,7 +179,7 @@ def until(true: Callable[[], bool]) -> None:
 def test_where_the_commit_fails_nobody_is_told_yes_and_nothing_is_decided_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    wrapper: Any = base.DatabaseWrapper
+    wrapper: Any = type(connections[DEFAULT_DB_ALIAS])
     commit = wrapper._commit
 
     def lost(self: Any) -> None:
