@@ -176,7 +176,9 @@ def _check_amounts(agent: Agent, now: datetime) -> None:
     waiting = Grant.objects.waiting(now).filter(agent__human_id=agent.human_id)
     if waiting.count() >= MAX_PENDING_PER_HUMAN:
         raise _too_many(waiting.order_by("expires_at").first(), now)
-    _check_hour(Grant.objects.filter(agent__human_id=agent.human_id), MAX_ASKED_BY_HUMAN, now)
+    # Of agents that the person ended nothing counts: so a person ends a flood of their own agents.
+    alive = Grant.objects.filter(agent__human_id=agent.human_id).exclude(agent__status=Agent.Status.REVOKED)
+    _check_hour(alive, MAX_ASKED_BY_HUMAN, now)
 
 
 def _check_hour(grants: QuerySet[Grant], limit: int, now: datetime) -> None:

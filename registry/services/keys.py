@@ -1,21 +1,24 @@
 """Keys of agents that may never be used again."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import cast
+from time import monotonic
+from typing import NamedTuple, cast
 
 from django.db import transaction
 from django.db.models import Exists, OuterRef
 
 from agentauth.protocol.keys import PublicKey
 from audit import kinds
-from audit.refusals import count_refusal
+from audit.refusals import RECORDED_PER_MINUTE, Batches, count_refusal
 from audit.services import Actor, record
 from audit.statements import Question, all_but
 from registry.models import Agent, BarredKey
 from registry.services.agents import revoke_agent
 
 DISCLOSED = "private_key_submitted"
+# Of callers that sent more unheld keys in a minute than are barred.
+_FLOODS = Batches(seconds=60 / RECORDED_PER_MINUTE)
 
 _HOLDER = Question(
     "SELECT {}, EXISTS (SELECT 1 FROM registry_barredkey barred WHERE barred.jkt = agent.jkt)"
@@ -50,22 +53,53 @@ def is_barred(jkt: str) -> bool:
     return BarredKey.objects.filter(jkt=jkt).exists()
 
 
-def bar_disclosed_key(*, key: PublicKey, actor: Actor, now: datetime) -> None:
-    """Bar for ever the key whose true private half was sent to us, and revoke the agent that holds it.
+class Disclosed(NamedTuple):
+    """A key whose true private half was sent to us.
 
-    The caller passes what the private member derives, never what the JWK claims: otherwise anybody could bar
-    anybody's key with a made-up private member. The private value itself is kept nowhere (docs/protocol.md section 1).
+    `key` is what the private member derives, never what the JWK claims: otherwise a made-up private member could bar any key.
+    """
+
+    key: PublicKey
+    actor: Actor
+    now: datetime
+
+
+def bar_disclosed_key(*, key: PublicKey, actor: Actor, now: datetime) -> None:
+    """`bar_disclosed_keys` of one."""
+    bar_disclosed_keys([Disclosed(key, actor, now)])
+
+
+def bar_disclosed_keys(disclosed: Sequence[Disclosed]) -> None:
+    """Bar these keys for ever, and revoke the agents that hold them. The private values are kept nowhere (docs/protocol.md section 1).
+
     Callers can make keys without end: of those that no agent has, each caller has so many a minute barred, all that are
     not authenticated together, and the rest are counted.
     """
-    with transaction.atomic():
+    prints = [each.key.thumbprint for each in disclosed]
+    barred = set(BarredKey.objects.filter(jkt__in=prints).values_list("jkt", flat=True))
+    held = set(Agent.objects.filter(jkt__in=prints).values_list("jkt", flat=True))
+    for key, actor, now in disclosed:
         # Else one key, sent again and again, would use up what others are to be barred by.
-        if is_barred(key.thumbprint):
-            return
-        held = Agent.objects.filter(jkt=key.thumbprint).exists()
-        caller = f"private key {actor.kind} {actor.id}".rstrip()
-        if held or count_refusal(route=caller, error=DISCLOSED, at=now):
-            bar_key(jkt=key.thumbprint, reason=DISCLOSED, actor=actor, now=now)
+        if key.thumbprint not in barred:
+            with transaction.atomic():
+                if key.thumbprint in held or _may_bar(actor, now):
+                    bar_key(jkt=key.thumbprint, reason=DISCLOSED, actor=actor, now=now)
+            barred.add(key.thumbprint)
+
+
+def _may_bar(actor: Actor, now: datetime) -> bool:
+    """Whether the caller may have one more unheld key barred in this minute. Beyond that a process counts by itself for a
+    few seconds: callers that send thousands would all wait for the one row that counts them.
+    """
+    caller = f"private key {actor.kind} {actor.id}".rstrip()
+    if _FLOODS.hold(caller, now=monotonic()):
+        return False
+    if count_refusal(route=caller, error=DISCLOSED, at=now):
+        return True
+    waited = _FLOODS.add(caller, now=monotonic()) - 1
+    if waited:
+        count_refusal(route=caller, error=DISCLOSED, at=now, count=waited)
+    return False
 
 
 def bar_key(*, jkt: str, reason: str, actor: Actor, now: datetime) -> bool:

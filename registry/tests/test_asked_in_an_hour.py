@@ -3,12 +3,13 @@
 from datetime import datetime, timedelta
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from agentauth.protocol.errors import RateLimitedError
 from audit.models import Event
 from registry.models import Grant, Human, ServiceProvider
+from registry.services.agents import revoke_agent
 from registry.services.grants import withdraw_grant
 from registry.tests.cast import TESTER, AgentClient, enrolled, pending, refused
 
@@ -45,6 +46,11 @@ def test_all_agents_of_a_human_ask_three_hundred_times_in_an_hour(
     with pytest.raises(RateLimitedError):
         pending(agents[5], service_provider, now=now)
     pending(enrolled(bob, now=now), service_provider, now=now)
+    # Who finds five agents flooding ends one, and the others go on.
+    with transaction.atomic():
+        revoke_agent(agent=agents[0].agent(), actor=TESTER, now=now)
+        withdraw_grant(grant=pending(agents[5], service_provider, now=now), actor=TESTER, now=now)
+        transaction.set_rollback(True)
     pending(agents[5], service_provider, now=now + timedelta(hours=1))
 
 

@@ -14,7 +14,6 @@ from django.conf import settings
 
 from agentauth.protocol.errors import (
     AgentAuthError,
-    IdempotencyMismatchError,
     InvalidTokenError,
     TemporarilyUnavailableError,
 )
@@ -316,9 +315,6 @@ class LeanVerifier:
             # A call with a name finds its use still set aside when it is asked again.
             if call.delivery is None:
                 self._set_free(call, known, spent)
-            raise
-        except IdempotencyMismatchError:
-            self._set_free(call, known, spent)
             raise
         fault_point("lean.after_commit")
         if is_unused(spent, outcome):

@@ -20,7 +20,7 @@ from agentauth.protocol.limits import Rate
 from audit.faults import fault_point
 from audit.services import record_drafts
 from audit.statements import select
-from registry.services.keys import bar_disclosed_key
+from registry.services.keys import Disclosed, bar_disclosed_keys
 from registry.services.proofs import spend_proofs, spent_proofs
 from registry.services.state import TokenState
 from verifier.answers import allowed_body, body_of, repeated_body
@@ -89,10 +89,14 @@ def decide_together(asked: Sequence[Asked], *, patience: float | None = 0.0) -> 
     long as the connection waits, and then no call ends in HeldUpError. Raises UncertainError; and django.db errors, or an
     AgentAuthError, where no call changed anything.
     """
-    for each in asked:
-        if isinstance(each.call, EarlyRefusal) and each.call.leaked_key is not None:
-            # The proof carried its private key, so others may have it too: the key is barred.
-            bar_disclosed_key(key=each.call.leaked_key, actor=each.call.actor, now=each.call.now)
+    # These proofs carried their private keys, so others may have them too.
+    disclosed = [
+        Disclosed(each.call.leaked_key, each.call.actor, each.call.now)
+        for each in asked
+        if isinstance(each.call, EarlyRefusal) and each.call.leaked_key is not None
+    ]
+    if disclosed:
+        bar_disclosed_keys(disclosed)
     tenure, decided = present_tenure(), False
     try:
         with transaction.atomic():

@@ -5,7 +5,7 @@ from typing import Final
 
 from django.db import transaction
 
-from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnavailableError
+from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.services import record_drafts
 from verifier.services import home
 from verifier.services.home import Tenure
@@ -61,12 +61,8 @@ class RedisStore:
                 raise
             return decided
         spent = held(self._judged(judging(call, known, mode=b"hold", entry=b"")))
-        try:
-            outcome = decide_one(call, spent)
-        except IdempotencyMismatchError:
-            if spent.reserved_us is not None:
-                self._give_back(call, known, spent)
-            raise
+        # A use that a mismatch took is not given back: its mark lets the same bytes pass again, and would give it back twice.
+        outcome = decide_one(call, spent)
         if is_unused(spent, outcome):
             # After the commit, which may be of more than this, and fail: the next try finds the use still set aside.
             transaction.on_commit(lambda: self._give_back(call, known, spent), robust=True)
