@@ -130,6 +130,7 @@ def _database_clock_travels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clocks.CLOCK, "_told", False)
     # Each refusal is an event, also in the seconds of a whole test; tests of floods have the real pace.
     monkeypatch.setattr("verifier.services.pipeline._UNRECOGNISED", Batches(seconds=0))
+    monkeypatch.setattr("registry.services.keys._FLOODS", Batches(seconds=0))
     CHOSEN.forget()
     monkeypatch.setattr("kms.services._ROTATION_FAILED", {})
     monkeypatch.setattr("kms.delegation.PACE", pace := Pace())

@@ -31,7 +31,8 @@ LONGEST = {
 }  # fmt: skip
 # One more than there are cores, since some wait, and no more than that, since each has to read all tests and make its tables. A
 # test that lasts holds up those behind it in its process: others take them.
-BY_TEST = ("-n", str(min(os.cpu_count() or 1, 7) + 1), "--dist", "worksteal")
+CORES = min(os.cpu_count() or 1, 7)
+BY_TEST = ("-n", str(CORES + 1), "--dist", "worksteal")
 # The SDK against a live server, but for the demo.
 SDK = [f"tests/flows/test_{name}.py" for name in ("sdk_client", "sdk_service_provider", "rotation")]
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL") == "1"
@@ -166,7 +167,11 @@ def on_postgresql(absent: dict[str, str], url: str, *arguments: str) -> bool:
         "--ignore=agentauth/tests/test_public_urls.py",
         "--database-tests",
         "only",
-        *BY_TEST,
+        # They wait for PostgreSQL and Redis as well.
+        "-n",
+        str(CORES + 2),
+        "--dist",
+        "worksteal",
         "-m",
         "not slow and not flow" + without,
         database_url=url,

@@ -105,6 +105,7 @@ def unavailable(answer: httpx.Response) -> None:
         assert word not in answer.text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["noreply", *(["delay 2", "blackhole", "reset"] if CAMPAIGN else [])])
 def test_KM_1_a_key_service_in_trouble_costs_new_tokens_alone_and_heals_by_itself(
     held: Held, mode: str

@@ -207,6 +207,7 @@ def sleeps_through_it(place: RestoreStage, story: Story, dump: Path) -> str:
     return str(log)
 
 
+@pytest.mark.long
 def test_SA_13_after_a_closing_only_what_was_not_used_is_released(place: RestoreStage) -> None:
     story = begin_story(place)
     place.put_outside()

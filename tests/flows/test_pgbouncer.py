@@ -78,6 +78,7 @@ def pooled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pooled]:
         yield made
 
 
+@pytest.mark.long
 def test_many_clients_are_served_over_few_connections(pooled: Pooled) -> None:
     """Each question is asked far more often than it takes to be prepared, over connections that change hands."""
     place, token = pooled.place, pooled.place.token()
@@ -141,6 +142,7 @@ def test_a_pooler_that_does_not_ignore_options_refuses_us(pooled: Pooled) -> Non
 
 
 @pytest.mark.redis
+@pytest.mark.long
 def test_without_calls_a_revocation_is_found_by_the_next_look(tmp_path: Path) -> None:
     """LISTEN is lost with its connection; each look at the feed makes up for it, within the bound all the same."""
     with redis_servers.server() as redis, installed(tmp_path, {"REDIS_URL": redis.url}) as pooled:
