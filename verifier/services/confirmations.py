@@ -203,11 +203,8 @@ def _decide(
 ) -> Confirmation:
     with transaction.atomic():
         # The grant's row is held until the yes is written: a version that changes meanwhile waits, or was first.
-        grant = (
-            Grant.objects.select_for_update(of=("self",), no_key=True)
-            .select_related("agent", "service_provider")
-            .get(pk=confirmation.grant_id)
-        )
+        # Agent and service provider are read after the wait: by a join they would be as they were before it.
+        grant = Grant.objects.select_for_update(no_key=True).get(pk=confirmation.grant_id)
         if grant.agent.human_id != human.pk:
             raise NotFoundError
         current = Confirmation.objects.get(pk=confirmation.pk)
