@@ -97,7 +97,8 @@ def decide_together(asked: Sequence[Asked], *, patience: float | None = 0.0) -> 
     ]
     if disclosed:
         bar_disclosed_keys(disclosed)
-    tenure, decided = present_tenure(), False
+    # A kept yes, too, is told only with leave to decide.
+    tenure, decided = home.LEASE.current(), False
     try:
         with transaction.atomic():
             # On SQLite the wait for the one writer's lock is over here, and nothing has been read yet.
@@ -132,11 +133,11 @@ def decide_together(asked: Sequence[Asked], *, patience: float | None = 0.0) -> 
     return outcomes
 
 
-def check_still(began: Moment, tenure: Tenure | None) -> None:
+def check_still(began: Moment, tenure: Tenure) -> None:
     """Call it right before a commit. Raises TemporarilyUnavailableError where the leave to decide is no longer `tenure`'s, or
-    as `check_age`. None: there was no leave.
+    as `check_age`.
     """
-    if present_tenure() != tenure:
+    if home.LEASE.current() != tenure:
         raise TemporarilyUnavailableError("The verifier has moved. Try again.")
     check_age(began)
 
@@ -169,15 +170,7 @@ def _is_aborted() -> bool:
     return bool(connection.connection.pgconn.transaction_status == TransactionStatus.INERROR)
 
 
-def present_tenure() -> Tenure | None:
-    """Under what this process may decide now; None where it may not. Raises django.db errors."""
-    try:
-        return home.LEASE.current()
-    except TemporarilyUnavailableError:
-        return None
-
-
-def _decided(asked: Sequence[Asked], tenure: Tenure | None, *, waits: bool) -> list[Outcome | Exception]:
+def _decided(asked: Sequence[Asked], tenure: Tenure, *, waits: bool) -> list[Outcome | Exception]:
     """All but the commit."""
     outcomes: dict[int, Outcome | Exception] = {}
     for place, each in enumerate(asked):
@@ -197,7 +190,7 @@ def _decided(asked: Sequence[Asked], tenure: Tenure | None, *, waits: bool) -> l
     return [outcomes[place] for place in range(len(asked))]
 
 
-def _check_call(asked: Asked, tenure: Tenure | None) -> None:
+def _check_call(asked: Asked, tenure: Tenure) -> None:
     """Raises TemporarilyUnavailableError where the call was prepared under another tenure, or waited for too long."""
     if isinstance(asked.call, StoreCall):
         kind = Home.Kind.DATABASE if asked.spent is None else Home.Kind.REDIS

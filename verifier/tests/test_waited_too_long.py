@@ -115,6 +115,18 @@ def test_a_yes_is_given_again_only_where_one_could_be_given(
     assert ProviderCall.objects.count() == 1
 
 
+def test_without_leave_to_decide_no_yes_is_given_again() -> None:
+    """The leave ended while the call waited for its turn."""
+    place = scene()
+    mine = replace(call(place), delivery=named(place))
+    assert words(decide_one(mine)) == "yes"
+    late = replace(early(place), claims=mine.claims, delivery=mine.delivery)
+    home.look()
+    is_left()
+    with pytest.raises(TemporarilyUnavailableError):
+        decide_one(late)
+
+
 def early(place: Any) -> EarlyRefusal:
     refusal = prepared(place, LOOK, proof="x")
     assert isinstance(refusal, EarlyRefusal)
