@@ -176,7 +176,7 @@ def _check_amounts(agent: Agent, now: datetime) -> None:
     waiting = Grant.objects.waiting(now).filter(agent__human_id=agent.human_id)
     if waiting.count() >= MAX_PENDING_PER_HUMAN:
         raise _too_many(waiting.order_by("expires_at").first(), now)
-    # Of agents that the person ended nothing counts: so a person ends a flood of their own agents.
+    # Requests of ended agents do not count, so a person stops a flood by ending the agents behind it.
     alive = Grant.objects.filter(agent__human_id=agent.human_id).exclude(agent__status=Agent.Status.REVOKED)
     _check_hour(alive, MAX_ASKED_BY_HUMAN, now)
 

@@ -79,7 +79,7 @@ def bar_disclosed_keys(disclosed: Sequence[Disclosed]) -> None:
     barred = set(BarredKey.objects.filter(jkt__in=prints).values_list("jkt", flat=True))
     held = set(Agent.objects.filter(jkt__in=prints).values_list("jkt", flat=True))
     for key, actor, now in disclosed:
-        # Else one key, sent again and again, would use up what others are to be barred by.
+        # A key that is sent again and again must not use up the allowance for others.
         if key.thumbprint not in barred:
             with transaction.atomic():
                 if key.thumbprint in held or _may_bar(actor, now):

@@ -94,7 +94,7 @@ def _insert(service_provider: ServiceProvider) -> None:
         with transaction.atomic():
             service_provider.save(force_insert=True)
     except IntegrityError as error:
-        # Somebody took the slug or the audience between the look and the insert.
+        # Another call took the slug or the audience between the look and the insert.
         raise InvalidRequestError("This name or audience was just taken. Try again.") from error
 
 

@@ -111,7 +111,6 @@ def test_a_kill_while_verifying_debits_each_operation_once(registry: LiveRegistr
     [
         "verify.after_spend",
         "verify.after_debit",
-        "verify.after_answer_kept",
         "verify.after_commit",
         "verify.before_delivery",
     ],
@@ -163,7 +162,7 @@ def at_home_in_redis(
 @pytest.mark.postgres
 @pytest.mark.redis
 @pytest.mark.parametrize("endpoint", ["drf", "lean"])
-@pytest.mark.parametrize("point", ["verify.after_spend", "verify.after_debit", "verify.after_answer_kept"])
+@pytest.mark.parametrize("point", ["verify.after_spend", "verify.after_debit"])
 def test_a_kill_while_verifying_costs_no_proof_that_is_spent_in_redis_either(
     at_home_in_redis: dict[str, LiveServer], point: str, endpoint: str
 ) -> None:

@@ -195,6 +195,10 @@ class NotDoneError(TemporarilyUnavailableError):
     """It is certain that nothing of the call was done."""
 
 
+# What a store is asked: a call that is judged there, or one that was refused before.
+Prepared = StoreCall | EarlyRefusal
+
+
 def busy() -> NotDoneError:
     """The error of a call whose counters another transaction held for too long."""
     return NotDoneError("Another decision for this agent is in progress. Try again.")

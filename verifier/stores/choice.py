@@ -7,14 +7,14 @@ from django.conf import settings
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from verifier.models import Home
 from verifier.services import home
-from verifier.stores import EarlyRefusal, Permit, Recalled, Refuse, StoreCall
+from verifier.stores import EarlyRefusal, Permit, Prepared, Recalled, Refuse
 from verifier.stores.database import decide_one
 from verifier.stores.redis import RedisStore
 from verifier.stores.sync_connection import SyncServers
 from verifier.stores.told import TOLD
 
 
-def decide_now(call: StoreCall | EarlyRefusal, tenure: home.Tenure) -> Permit | Refuse | Recalled:
+def decide_now(call: Prepared, tenure: home.Tenure) -> Permit | Refuse | Recalled:
     """What comes of the call under `tenure`. Raises as `verifier.stores.database.decide_one`, and
     TemporarilyUnavailableError where this process cannot use the replay cache.
     """

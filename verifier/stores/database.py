@@ -36,6 +36,7 @@ from verifier.stores import (
     AskHuman,
     EarlyRefusal,
     Permit,
+    Prepared,
     Recalled,
     Refuse,
     Repeat,
@@ -60,7 +61,7 @@ Outcome = Permit | Refuse | Recalled
 class Asked:
     """One call to decide. `spent` is what became of its proof in Redis; None where proofs are rows of the database."""
 
-    call: StoreCall | EarlyRefusal
+    call: Prepared
     spent: Spent | None = None
     # Raises TemporarilyUnavailableError where what the call rests on changed while it waited.
     still: Callable[[], object] = lambda: None
@@ -70,7 +71,7 @@ class UncertainError(TemporarilyUnavailableError):
     """The commit failed: whether anything was done is not known."""
 
 
-def decide_one(call: StoreCall | EarlyRefusal, spent: Spent | None = None) -> Outcome:
+def decide_one(call: Prepared, spent: Spent | None = None) -> Outcome:
     """The outcome of one call. It waits for another transaction's lock as long as the connection waits. `spent` as in `Asked`.
 
     Raises as `decide_together`, and what it gives back.
@@ -89,14 +90,7 @@ def decide_together(asked: Sequence[Asked], *, patience: float | None = 0.0) -> 
     long as the connection waits, and then no call ends in HeldUpError. Raises UncertainError; and django.db errors, or an
     AgentAuthError, where no call changed anything.
     """
-    # These proofs carried their private keys, so others may have them too.
-    disclosed = [
-        Disclosed(each.call.leaked_key, each.call.actor, each.call.now)
-        for each in asked
-        if isinstance(each.call, EarlyRefusal) and each.call.leaked_key is not None
-    ]
-    if disclosed:
-        bar_disclosed_keys(disclosed)
+    _bar_leaked_keys(asked)
     # A kept yes, too, is told only with leave to decide.
     tenure, decided = home.LEASE.current(), False
     try:
@@ -106,15 +100,7 @@ def decide_together(asked: Sequence[Asked], *, patience: float | None = 0.0) -> 
             if patience:
                 _wait_for_locks(patience)
             outcomes = _decided(asked, tenure, waits=patience != 0)
-            # A process that was halted right before it spent a proof must not commit it: since then the proof may have
-            # been used elsewhere and forgotten.
-            for each, outcome in zip(asked, outcomes, strict=True):
-                if (
-                    each.spent is None
-                    and isinstance(each.call, StoreCall)
-                    and not isinstance(outcome, Exception)
-                ):
-                    check_in_time(each.call)
+            _check_proofs_in_time(asked, outcomes)
             check_committable()
             check_still(began, tenure)
             decided = True
@@ -131,6 +117,27 @@ def decide_together(asked: Sequence[Asked], *, patience: float | None = 0.0) -> 
         _withhold(asked, outcomes)
         return [outcome if isinstance(outcome, Exception) else late for outcome in outcomes]
     return outcomes
+
+
+def _bar_leaked_keys(asked: Sequence[Asked]) -> None:
+    """These proofs carried their private keys, so others may have them too."""
+    disclosed = [
+        Disclosed(each.call.leaked_key, each.call.actor, each.call.now)
+        for each in asked
+        if isinstance(each.call, EarlyRefusal) and each.call.leaked_key is not None
+    ]
+    if disclosed:
+        bar_disclosed_keys(disclosed)
+
+
+def _check_proofs_in_time(asked: Sequence[Asked], outcomes: Sequence[Outcome | Exception]) -> None:
+    """A process that was halted right before it spent a proof must not commit it: since then the proof may have been used
+    elsewhere and forgotten. Raises TemporarilyUnavailableError.
+    """
+    for each, outcome in zip(asked, outcomes, strict=True):
+        spent_here = each.spent is None and not isinstance(outcome, Exception)
+        if spent_here and isinstance(each.call, StoreCall):
+            check_in_time(each.call)
 
 
 def check_still(began: Moment, tenure: Tenure) -> None:
@@ -225,7 +232,6 @@ def _judged(asked: Sequence[Asked]) -> list[Outcome | Exception]:
         outcomes.append(outcome)
     work.write()
     fault_point("verify.after_debit")
-    fault_point("verify.after_answer_kept")
     return outcomes
 
 
@@ -247,7 +253,7 @@ def _spend(asked: Sequence[Asked]) -> list[Spent]:
     return said
 
 
-def _judge(call: StoreCall | EarlyRefusal, spent: Spent, work: Work) -> Permit | Refuse:
+def _judge(call: Prepared, spent: Spent, work: Work) -> Permit | Refuse:
     if isinstance(call, EarlyRefusal):
         work.record(events.early_refusal(call))
         return call.refuse

@@ -32,7 +32,7 @@ from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import IdempotencyMismatchError
 from verifier.answers import body_of
 from verifier.models import ProviderCall
-from verifier.stores import Delivery, EarlyRefusal, Recalled, Refuse, StoreCall, events
+from verifier.stores import Delivery, EarlyRefusal, Prepared, Recalled, Refuse, StoreCall, events
 
 if TYPE_CHECKING:
     from verifier.stores.work import Work
@@ -49,9 +49,7 @@ def known_again(delivery: Delivery) -> tuple[bytes, int, int]:
     return sha256(delivery.digest + delivery.body_sha256), AGAIN_FOR // microsecond, KEPT_FOR // microsecond
 
 
-def recalled(
-    prepared: StoreCall | EarlyRefusal, row: ProviderCall, work: "Work"
-) -> Recalled | IdempotencyMismatchError:
+def recalled(prepared: Prepared, row: ProviderCall, work: "Work") -> Recalled | IdempotencyMismatchError:
     """What this call was answered, or the error of another call under its name.
 
     A no stays a no. A yes is given again only where it would not be wrong by now.
@@ -64,7 +62,7 @@ def recalled(
     return Recalled(answer if refuse is None else body_of(refuse))
 
 
-def _present_refusal(prepared: StoreCall | EarlyRefusal, work: "Work") -> Refuse | None:
+def _present_refusal(prepared: Prepared, work: "Work") -> Refuse | None:
     """Why the token may not act now, recorded; None if it may. The proof is not asked about: it was good and is spent."""
     if isinstance(prepared, EarlyRefusal) and prepared.claims is None:
         # The token itself is refused by now: it has expired, or its key was disabled.

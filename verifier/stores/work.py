@@ -24,7 +24,7 @@ from audit.statements import Insert, Question, all_but, select, written
 from registry.services.idempotency import waited_too_long
 from registry.services.state import TokenState, token_states
 from verifier.models import AgentOperation, GrantLedger, ProviderCall
-from verifier.stores import Delivery, EarlyRefusal, HeldUpError, Operation, StoreCall, busy
+from verifier.stores import Delivery, HeldUpError, Operation, Prepared, StoreCall, busy
 from verifier.stores.redelivery import KEPT_FOR
 from verifier.stores.state import is_of
 
@@ -65,15 +65,13 @@ _KEEP: Final = Insert(
     digest="bytea", body_sha256="bytea", answer="text", expires_at="timestamptz",
 )  # fmt: skip
 
-Asked = StoreCall | EarlyRefusal
-
 
 def counts(call: StoreCall) -> bool:
     """Whether the call may change a counter or claim a key, and so must stand in the queue."""
     return not call.dry_run and (call.action is not None or call.operation_key is not None)
 
 
-def hold(calls: Sequence[Asked], *, waits: bool) -> dict[int, HeldUpError]:
+def hold(calls: Sequence[Prepared], *, waits: bool) -> dict[int, HeldUpError]:
     """Take the locks of these calls until the transaction ends. Returns the places of calls whose lock another transaction holds.
 
     Calls of one agent at one service provider follow each other, whichever of its grants they use, and so do those of a
@@ -143,7 +141,7 @@ class _Done(NamedTuple):
 class Work:
     """What these calls are judged by, as of their locks; each yes is known to the next. `write` writes all they change."""
 
-    def __init__(self, calls: Sequence[Asked]) -> None:
+    def __init__(self, calls: Sequence[Prepared]) -> None:
         judged = [call for call in calls if isinstance(call, StoreCall)]
         jtis = {call.claims.jti for call in calls if call.claims is not None}
         self._states = token_states(jtis) if jtis else {}
@@ -155,9 +153,9 @@ class Work:
         self._done: list[_Done] = []
         self._over: list[uuid.UUID] = []
         self._drafts: list[Draft] = []
-        self._answers: list[tuple[Asked, Delivery, str]] = []
+        self._answers: list[tuple[Prepared, Delivery, str]] = []
 
-    def state_of(self, call: Asked) -> TokenState | None:
+    def state_of(self, call: Prepared) -> TokenState | None:
         """The token's rows; None where our signature stands under something we have no record of."""
         if call.claims is None:
             return None
@@ -212,7 +210,7 @@ class Work:
         self._operations[row.grant_id, row.key] = row
         self._done.append(row)
 
-    def keep(self, call: Asked, body: Mapping[str, Any]) -> None:
+    def keep(self, call: Prepared, body: Mapping[str, Any]) -> None:
         """Keep the answer to a call that has a name of the service provider's."""
         if call.delivery is not None:
             self._answers.append((call, call.delivery, json.dumps(body)))
