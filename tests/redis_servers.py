@@ -194,6 +194,10 @@ class Watched:
                     return node
         raise RuntimeError("no node is a primary")
 
+    def named(self) -> set[int]:
+        """The ports that the Sentinels name as the primary's; one where they agree."""
+        return {int(each.client().sentinel_master(NAME)["port"]) for each in self.sentinels}
+
 
 @contextlib.contextmanager
 def server(program: str = "redis-server", **config: str) -> Iterator[Server]:

@@ -21,8 +21,14 @@ def kill_the_primary(watched: Watched) -> Server:
     return lost
 
 
-def follow(lost: Server) -> None:
-    """Start it; it comes back as a replica of the other, once it has all of its data."""
+def follow(watched: Watched, lost: Server) -> None:
+    """Start it; it comes back as a replica of the other, once it has all of its data.
+
+    Only when every Sentinel names the other as the primary. One that was still at work would find the former primary
+    back, empty, break its failover off and make the other its replica.
+    """
+    [primary] = [node for node in watched.nodes if node is not lost]
+    until(lambda: watched.named() == {primary.port}, "the Sentinels do not agree on the new primary")
     lost.start()
 
     def follows() -> bool:
@@ -38,4 +44,4 @@ def fail_over(stage: Stage, seconds: float) -> None:
     assert isinstance(watched, Watched)
     lost = kill_the_primary(watched)
     time.sleep(seconds)
-    follow(lost)
+    follow(watched, lost)

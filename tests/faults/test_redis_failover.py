@@ -95,7 +95,7 @@ def seconds_of_503(redis: Watched, watch: Watch) -> float:
     while not watch.says_yes():
         time.sleep(0.02)
     took = time.monotonic() - promoted
-    follow(lost)
+    follow(redis, lost)
     return took
 
 
