@@ -271,6 +271,18 @@ TABLE_NAMES_ONLY = {
 }
 
 
+def test_a_row_is_not_locked_through_a_join() -> None:
+    """PostgreSQL reads a row anew that it waited for, and not what the row is joined with: `of` locks one table of a join."""
+    found = [
+        place
+        for place, call in nodes(ast.Call)
+        if isinstance(call, ast.Call)
+        and last_name(call.func) == "select_for_update"
+        and "of" in {keyword.arg for keyword in call.keywords}
+    ]
+    assert not found, found
+
+
 def test_DJ_30_celery_and_sessions_speak_json_alone() -> None:
     assert settings.SESSION_SERIALIZER.endswith("JSONSerializer")
     from agentauth.celery import app

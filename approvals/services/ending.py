@@ -46,6 +46,7 @@ Party = Literal["owner", "administrator"]
 class Kind:
     """How rows of one kind are read, described and ended, and the words for it: `verb`, and what several are called.
 
+    `rows` read what they belong to by queries of their own: under a lock, a join shows that as it was before the wait.
     `lock` locks what the description rests on before the rows themselves, in the order in which every act takes them.
     """
 
@@ -89,14 +90,14 @@ def _lock_purposes(keys: QuerySet[Key], _now: datetime) -> None:
 
 KINDS: Final[Mapping[str, Kind]] = {
     "agent": Kind(
-        Agent.objects.select_related("human"),
+        Agent.objects.prefetch_related("human"),
         losses.describe_agent,
         lambda row, **how: revoke_agent(agent=row, **how),
         "revoke",
         "agents",
     ),
     "grant": Kind(
-        Grant.objects.select_related("agent__human", "service_provider"),
+        Grant.objects.prefetch_related("agent__human", "service_provider"),
         losses.describe_grant,
         lambda row, **how: revoke_grant(grant=row, **how),
         "revoke",
@@ -135,7 +136,7 @@ KINDS: Final[Mapping[str, Kind]] = {
         _lock_purposes,
     ),
     "key_certificate": Kind(
-        KeyCertificate.objects.select_related("issuer"),
+        KeyCertificate.objects.prefetch_related("issuer"),
         losses.describe_key_certificate,
         lambda row, **how: revoke_certificate(serial=str(row.serial), **how),
         "revoke",
@@ -210,7 +211,7 @@ def end_for_good(
     with transaction.atomic():
         chosen = _found(kind, ids, human, party)
         KINDS[kind].lock(chosen, now)
-        rows = list(chosen.select_for_update(no_key=True, of=("self",)))
+        rows = list(chosen.select_for_update(no_key=True))
         found = _described(kind, rows, human, party, now)
         check_shown(found, shown)
         by_id = {str(row.pk): row for row in rows}

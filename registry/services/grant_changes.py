@@ -69,9 +69,9 @@ def _carry_over(
     suspended is suspended anew for `cause`: resuming it would else pass over the change.
     """
     stands = [Grant.Status.APPROVED, Grant.Status.SUSPENDED]
-    rows = held.filter(status__in=stands, valid_until__gt=now).select_related("agent", "service_provider")
+    rows = held.filter(status__in=stands, valid_until__gt=now).prefetch_related("agent", "service_provider")
     suspended = 0
-    for grant in rows.select_for_update(of=("self",), no_key=True).order_by("id"):
+    for grant in rows.select_for_update(no_key=True).order_by("id"):
         if grant.suspension_cause in {"", _CAUSES.PERSON} and ends(grant):
             suspend_grant(grant=grant, actor=actor, now=now, cause=cause)
             suspended += 1
