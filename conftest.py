@@ -129,7 +129,7 @@ def _database_clock_travels(monkeypatch: pytest.MonkeyPatch) -> None:
     SILENCE.heard()
     monkeypatch.setattr(clocks.CLOCK, "_told", False)
     # Each refusal is an event, also in the seconds of a whole test; tests of floods have the real pace.
-    monkeypatch.setattr("verifier.services.pipeline._UNRECOGNISED", Batches(seconds=0))
+    monkeypatch.setattr("verifier.checks._UNRECOGNISED", Batches(seconds=0))
     monkeypatch.setattr("registry.services.keys._FLOODS", Batches(seconds=0))
     CHOSEN.forget()
     monkeypatch.setattr("kms.services._ROTATION_FAILED", {})

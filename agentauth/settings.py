@@ -202,6 +202,7 @@ COMMAND_GUARD = "agentauth.startup.check_command"
 AUDIT_SIGNER, AUDIT_KEYS = "kms.services.signer", "kms.services.verification_keys"
 AUDIT_DISABLED_KEYS, AUDIT_GRANTS = "kms.services.disabled_keys", "registry.services.standing_grants.review"
 AUDIT_OBSERVER, KEY_OBSERVER = "agentauth.metrics.count_events", "agentauth.metrics.observe_key_call"
+DECISION_OBSERVER = "agentauth.metrics.count_decision"
 # Where checkpoints and archived events stand outside the database: file:<folder>, or s3://bucket/prefix. Tests name their own.
 AUDIT_STORE = env("AUDIT_STORE") or (f"file:{VAR_DIR / 'audit'}" if DEVELOPMENT and not TESTING else "")
 # Who cosigns the log's checkpoints: `vkey url` of each, with commas between (c2sp.org/tlog-witness).

@@ -37,6 +37,7 @@ from django.conf import settings
 from nacl.signing import VerifyKey
 
 from agentauth.protocol.capability import parse_capabilities
+from agentauth.protocol.decision import Allow, Snapshot, decide
 from agentauth.protocol.dpop import make_proof, verify_proof
 from agentauth.protocol.encoding import b64u_decode, read_object
 from agentauth.protocol.envelope import Ledger, parse_envelope
@@ -47,11 +48,10 @@ from audit.services import Actor
 from registry.models import Agent, ServiceProvider
 from registry.services.nonces import nonces_of
 from verifier.answers import allowed_body
-from verifier.decision import decide
+from verifier.checks import prepare
 from verifier.requests import parse_verify_request
 from verifier.services.home import Tenure
-from verifier.services.pipeline import prepare
-from verifier.stores import Allow, Snapshot, StoreCall
+from verifier.stores import StoreCall
 
 AUDIENCE = "https://api.service.example/v1"
 URL = "https://api.service.example/v1/events/42?limit=10"

@@ -7,11 +7,12 @@ from typing import Any
 from django.conf import settings
 
 from agentauth.protocol.capability import Capability
+from agentauth.protocol.decision import Refuse
 from agentauth.protocol.limits import Limits
 from agentauth.protocol.token import TokenClaims
 from audit.identifiers import id_text
 from registry.models import Agent
-from verifier.stores import Permit, Refuse
+from verifier.stores import Permit
 
 # A refusal stays below 1 kB (docs/protocol.md section 0), whatever limits the grant names.
 _MAX_REFUSAL = 1_000

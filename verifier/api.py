@@ -22,10 +22,9 @@ from registry.models import ServiceProvider
 from registry.permissions import IsServiceProvider
 from verifier.models import Confirmation
 from verifier.requests import parse_delivery, parse_verify_request
-from verifier.services.batch import MAX_REQUESTS, verify_batch
+from verifier.services.batch import MAX_REQUESTS
 from verifier.services.confirmations import approval_url, asked_for, find_for_agent
-from verifier.services.introspection import introspect
-from verifier.services.pipeline import verify
+from verifier.services.web import introspect, verify, verify_batch
 
 
 class VerifyView(NativeView):

@@ -16,15 +16,13 @@ from kms.state import Subject
 from registry.authentication import read_basic
 from registry.models import ServiceProvider
 from registry.services.credentials import find_by_credentials
+from verifier.services.basis import check_age
 from verifier.services.home import CLOCK_WRONG
 from verifier.services.loads import Loads
 from verifier.services.moment import CLOCK_SECONDS, Moment
 from verifier.services.snapshots import Copies, Known, known_tokens
 from verifier.services.state import Change
 from verifier.services.watching import News, Watcher
-
-# Nothing is decided by a look that began longer ago (s).
-STALE_SECONDS: Final = 5.0
 
 _MOST_STATES: Final = 50_000
 _MOST_PROVIDERS: Final = 4_096
@@ -48,7 +46,7 @@ class Follower:
 
     Everything after `start` belongs to the thread of the loop: what is asked between two awaits is asked of one state
     of the world. Two threads read what is not held, one authenticates, one watches (`Watcher`).
-    Ask `fresh` before each decision: without it the rest may be as old as the last look that succeeded.
+    Ask `look` before each decision: without it the rest may be as old as the last look that succeeded.
     `missed` hears `token` or `credentials` where somebody asked for what is not held.
     """
 
@@ -108,18 +106,17 @@ class Follower:
         self._state_loads.stop(_STOP_SECONDS)
         self._provider_loads.stop(_STOP_SECONDS)
 
-    def fresh(self, spare: float = 0, began: Moment | None = None) -> Moment:
-        """When the look began that what is held is as of, for whoever asks again with it before telling what rests on it: by
-        then there may have been newer ones.
+    def look(self) -> Moment:
+        """When the look began that what is held is as of.
 
-        Raises TemporarilyUnavailableError where that will be too long ago in `spare` s, or this host's clock is wrong.
+        Raises TemporarilyUnavailableError where that was too long ago, or this host's clock is wrong.
         """
         if abs(self._clock_ahead) > CLOCK_SECONDS:
             raise TemporarilyUnavailableError(CLOCK_WRONG)
-        began = began or self._began
-        if began is None or began.age() > STALE_SECONDS - spare:
+        if self._began is None:
             raise TemporarilyUnavailableError
-        return began
+        check_age(self._began)
+        return self._began
 
     def held_provider(self, digest: bytes) -> ServiceProvider | None:
         """The service provider that these credentials are held for."""

@@ -9,10 +9,9 @@ from django.conf import settings
 
 from agentauth.protocol.errors import InvalidTokenError
 from agentauth.protocol.token import TokenClaims, TokenKey, verify_token
-from kms.certificates import token_keys
 from registry.models import ServiceProvider
-from registry.services.state import TokenState, token_state
-from verifier.services.clocks import CLOCK
+from verifier.flow import Means, check_key
+from verifier.services.basis import check_age
 from verifier.stores.state import is_of
 
 # What of the token's claims the answer repeats (docs/protocol.md section 8).
@@ -33,15 +32,15 @@ INACTIVE: Final[Mapping[str, Any]] = {"active": False}
 
 
 @dataclass(frozen=True, slots=True)
-class ReadToken:
+class _ReadToken:
     """A token that is ours, the caller's and in its time; `told` is what an answer repeats of it."""
 
     claims: TokenClaims
     told: Mapping[str, Any]
 
 
-def introspect(
-    *, service_provider: ServiceProvider, untrusted_token: str, now: datetime
+async def introspect(
+    means: Means, *, service_provider: ServiceProvider, untrusted_token: str, now: datetime
 ) -> Mapping[str, Any]:
     """The answer of RFC 7662 section 2.2 for an authenticated service provider.
 
@@ -54,22 +53,24 @@ def introspect(
 
     Raises TemporarilyUnavailableError where this host's clock is off: it cannot tell what is over.
     """
-    CLOCK.check()
-    keys = token_keys(now=now)
-    token = read_token(untrusted_token, keys=keys, service_provider=service_provider, now=now)  # 1
-    if token is None:
+    began = means.look()
+    keys = means.token_keys()
+    token = _read_token(untrusted_token, keys=keys, service_provider=service_provider, now=now)  # 1
+    known = None if token is None else await means.known(token.claims.jti)
+    check_age(began)
+    if token is None or known is None:
         return INACTIVE
-    try:
-        state = token_state(token.claims.jti)
-    except InvalidTokenError:
+    check_key(means, keys, untrusted_token, service_provider.audience, now)
+    state = known.state
+    if not is_of(state, token.claims, service_provider.pk) or state.refusal(now) is not None:  # 2, 3
         return INACTIVE
-    return answer_for(token, state, service_provider=service_provider, now=now)
+    return {"active": True, "token_type": "DPoP", **token.told}
 
 
-def read_token(
+def _read_token(
     untrusted_token: str, *, keys: Mapping[str, TokenKey], service_provider: ServiceProvider, now: datetime
-) -> ReadToken | None:
-    """Step 1; None where it fails."""
+) -> _ReadToken | None:
+    """None where step 1 fails."""
     try:
         token, claims = verify_token(
             untrusted_token,
@@ -80,13 +81,4 @@ def read_token(
         )
     except InvalidTokenError:
         return None
-    return ReadToken(claims, {name: token.claims[name] for name in _CLAIMS if name in token.claims})
-
-
-def answer_for(
-    token: ReadToken, state: TokenState, *, service_provider: ServiceProvider, now: datetime
-) -> Mapping[str, Any]:
-    """Steps 2 and 3, and the answer."""
-    if not is_of(state, token.claims, service_provider.pk) or state.refusal(now) is not None:
-        return INACTIVE
-    return {"active": True, "token_type": "DPoP", **token.told}
+    return _ReadToken(claims, {name: token.claims[name] for name in _CLAIMS if name in token.claims})

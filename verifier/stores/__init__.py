@@ -1,7 +1,7 @@
 """What a verification asks of a store, and what it answers: one interface, so that there can be two homes.
 
 A store is the only part of a verification that does I/O. It is given a `StoreCall` (token, proof and binding are
-good) and in one atomic step spends the proof, reads the state, lets `verifier.decision.decide` judge, writes what
+good) and in one atomic step spends the proof, reads the state, lets `agentauth.protocol.decision.decide` judge, writes what
 that says and records the event. What any home must keep:
 
 - A proof is spent at most once, and stays spent whatever follows, except in a dry run.
@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from agentauth.protocol.capability import Action, Capability, Violation
+from agentauth.protocol.capability import Action
+from agentauth.protocol.decision import Refuse
 from agentauth.protocol.encoding import sha256
-from agentauth.protocol.envelope import Confirmation, Envelope, Ledger, Limits
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.keys import PublicKey
 from agentauth.protocol.token import TokenClaims
@@ -91,65 +91,6 @@ class Spent:
     reserved_us: int | None = None
     # It was spent by this very call, too long ago to know what came of it: what the caller is told unless its answer is found.
     unsure: TemporarilyUnavailableError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """What is remembered of an operation that was allowed under a key."""
-
-    action_digest: bytes
-    answer: Mapping[str, Any]
-
-
-@per_call(frozen=True, slots=True)
-class Snapshot:
-    """Everything `decide` needs to know of the world, as of one moment inside the store's atomic step."""
-
-    # Why the token may not act at all (a reason of `invalid_token`), or None.
-    refusal: str | None
-    capabilities: tuple[Capability, ...]
-    envelope: Envelope
-    operation: Operation | None
-    confirmation: Confirmation
-    human_online: bool
-
-
-@per_call(frozen=True, slots=True)
-class Refuse:
-    """No. `error` and `reason` are stable words; `idempotency_mismatch` alone becomes an HTTP error."""
-
-    error: str
-    reason: str | None = None
-    retry_after: int | None = None
-    violations: tuple[Violation, ...] = ()
-    confirmation_id: uuid.UUID | None = None
-    # What the agent's next proof must carry, where that is what was missing.
-    nonce: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class AskHuman:
-    """All is in order but a human's yes to this one transaction. The store finds or makes the confirmation."""
-
-
-@dataclass(frozen=True, slots=True)
-class Repeat:
-    """Yes, but not again: the operation was done, and this is its answer."""
-
-    answer: Mapping[str, Any]
-
-
-@per_call(frozen=True, slots=True)
-class Allow:
-    """Yes: `ledger` is to be stored, `limits` is what is left, `capability` the one that covered (None: no action)."""
-
-    ledger: Ledger
-    limits: Limits
-    capability: Capability | None
-    uses_confirmation: bool = False
-
-
-Decision = Allow | Repeat | AskHuman | Refuse
 
 
 @per_call(frozen=True, slots=True)

@@ -7,12 +7,12 @@ import logging
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from django.db import connection, transaction
 from psycopg.pq import TransactionStatus
 
 from agentauth.protocol.capability import parse_capabilities
+from agentauth.protocol.decision import Allow, AskHuman, Refuse, Repeat, Snapshot, decide
 from agentauth.protocol.envelope import EMPTY, Envelope, Ledger, parse_envelope
 from agentauth.protocol.envelope import Confirmation as ConfirmationState
 from agentauth.protocol.errors import TemporarilyUnavailableError
@@ -24,35 +24,18 @@ from registry.services.keys import Disclosed, bar_disclosed_keys
 from registry.services.proofs import spend_proofs, spent_proofs
 from registry.services.state import TokenState
 from verifier.answers import allowed_body, body_of, repeated_body
-from verifier.decision import decide
 from verifier.models import Confirmation, Home
 from verifier.services import home
+from verifier.services.basis import Basis, check_age
 from verifier.services.confirmations import confirmation_state, request_confirmation
 from verifier.services.home import Tenure
 from verifier.services.moment import Moment
 from verifier.services.presence import is_online
-from verifier.stores import (
-    Allow,
-    AskHuman,
-    EarlyRefusal,
-    Permit,
-    Prepared,
-    Recalled,
-    Refuse,
-    Repeat,
-    Snapshot,
-    Spent,
-    StoreCall,
-    check_in_time,
-    events,
-)
+from verifier.stores import EarlyRefusal, Permit, Prepared, Recalled, Spent, StoreCall, check_in_time, events
 from verifier.stores.redelivery import recalled
 from verifier.stores.work import Work, hold, kept_answers
 
 logger = logging.getLogger(__name__)
-
-# A decision by state that was read longer ago (s) is not committed, or not told: a revocation since then may be unknown to it.
-_MOST_SECONDS: Final = 5.0
 
 Outcome = Permit | Refuse | Recalled
 
@@ -96,13 +79,13 @@ def decide_together(asked: Sequence[Asked], *, patience: float | None = 0.0) -> 
     try:
         with transaction.atomic():
             # On SQLite the wait for the one writer's lock is over here, and nothing has been read yet.
-            began = Moment.now()
+            basis = Basis(Moment.now(), tenure)
             if patience:
                 _wait_for_locks(patience)
             outcomes = _decided(asked, tenure, waits=patience != 0)
             _check_proofs_in_time(asked, outcomes)
             check_committable()
-            check_still(began, tenure)
+            basis.check()
             decided = True
     except Exception as error:
         # Within the transaction of another, as in tests and commands, this was no commit.
@@ -112,7 +95,7 @@ def decide_together(asked: Sequence[Asked], *, patience: float | None = 0.0) -> 
     fault_point("verify.after_commit")
     try:
         # The commit takes its time too.
-        check_age(began)
+        check_age(basis.began)
     except TemporarilyUnavailableError as late:
         _withhold(asked, outcomes)
         return [outcome if isinstance(outcome, Exception) else late for outcome in outcomes]
@@ -138,21 +121,6 @@ def _check_proofs_in_time(asked: Sequence[Asked], outcomes: Sequence[Outcome | E
         spent_here = each.spent is None and not isinstance(outcome, Exception)
         if spent_here and isinstance(each.call, StoreCall):
             check_in_time(each.call)
-
-
-def check_still(began: Moment, tenure: Tenure) -> None:
-    """Call it right before a commit. Raises TemporarilyUnavailableError where the leave to decide is no longer `tenure`'s, or
-    as `check_age`.
-    """
-    if home.LEASE.current() != tenure:
-        raise TemporarilyUnavailableError("The verifier has moved. Try again.")
-    check_age(began)
-
-
-def check_age(began: Moment) -> None:
-    """Raises TemporarilyUnavailableError where what was read of tokens and grants since then is too old to decide by."""
-    if began.age() > _MOST_SECONDS:
-        raise TemporarilyUnavailableError("This took too long. Try again.")
 
 
 def check_committable() -> None:

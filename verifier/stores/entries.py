@@ -9,10 +9,11 @@ from typing import Any
 import orjson
 
 from agentauth.protocol.capability import Capability
+from agentauth.protocol.decision import Refuse
 from agentauth.protocol.limits import microseconds
 from audit.identifiers import id_text, new_id_text
 from registry.services.state import TokenState
-from verifier.stores import EarlyRefusal, Refuse, StoreCall
+from verifier.stores import EarlyRefusal, StoreCall
 from verifier.stores.events import decision_data
 
 

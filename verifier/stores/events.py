@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from agentauth.protocol.capability import Action, Capability, is_resource
+from agentauth.protocol.decision import Refuse
 from agentauth.protocol.encoding import b64u_encode, sha256
 from audit import kinds
 from audit.models import Event
 from audit.services import Draft, draft
 from registry.models import Agent
 from registry.services.state import TokenState
-from verifier.stores import EarlyRefusal, Refuse, StoreCall
+from verifier.stores import EarlyRefusal, StoreCall
 
 # Of an action.
 TEXTS: Final = ("resource", "namespace", "name")

@@ -11,16 +11,16 @@ from typing import Any, Final, cast
 from django.utils import timezone
 
 from agentauth.protocol.capability import Capability
+from agentauth.protocol.decision import Allow, Refuse, Snapshot, decide
 from agentauth.protocol.envelope import Ledger
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.limits import Limits, microseconds
 from agentauth.protocol.token import TokenClaims
 from agentauth.protocol.values import per_call
 from verifier.answers import allowed_again, allowed_body
-from verifier.decision import decide
 from verifier.services.moment import CLOCK_SECONDS
 from verifier.services.snapshots import Known
-from verifier.stores import Allow, Permit, Refuse, Snapshot, Spent, StoreCall, check_in_time
+from verifier.stores import Permit, Spent, StoreCall, check_in_time
 from verifier.stores.entries import no_entry, yes_entry, yes_frame
 from verifier.stores.entry_macs import mac_of
 from verifier.stores.redelivery import known_again
@@ -176,6 +176,24 @@ def conclude(call: StoreCall, known: Known | None, made: Plan, reply: Reply) -> 
         expires_in=call.claims.expires_at - int(call.now.timestamp()),
     )
     return Permit(answer, repeated=False)
+
+
+def held(reply: Reply) -> Spent:
+    """What became of a hold. Raises TemporarilyUnavailableError."""
+    unsure = None
+    try:
+        check_reply(reply)
+    except TemporarilyUnavailableError as error:
+        if reply.code is not Code.UNSURE:
+            raise
+        unsure = error
+    return Spent(
+        first=reply.code not in {Code.REPLAYED, Code.UNSURE},
+        elsewhere=True,
+        tat_us=reply.before_us,
+        reserved_us=None if reply.tat_us == reply.before_us else reply.tat_us,
+        unsure=unsure,
+    )
 
 
 def check_reply(reply: Reply) -> None:

@@ -28,11 +28,12 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from agentauth.protocol.decision import Refuse
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import IdempotencyMismatchError
 from verifier.answers import body_of
 from verifier.models import ProviderCall
-from verifier.stores import Delivery, EarlyRefusal, Prepared, Recalled, Refuse, StoreCall, events
+from verifier.stores import Delivery, EarlyRefusal, Prepared, Recalled, StoreCall, events
 
 if TYPE_CHECKING:
     from verifier.stores.work import Work

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 from django.db import OperationalError, connection
 
+from agentauth.protocol.decision import Operation
 from agentauth.protocol.envelope import Ledger
 from agentauth.protocol.errors import IdempotencyInProgressError, TemporarilyUnavailableError
 from audit.identifiers import new_id
@@ -24,7 +25,7 @@ from audit.statements import Insert, Question, all_but, select, written
 from registry.services.idempotency import waited_too_long
 from registry.services.state import TokenState, token_states
 from verifier.models import AgentOperation, GrantLedger, ProviderCall
-from verifier.stores import Delivery, HeldUpError, Operation, Prepared, StoreCall, busy
+from verifier.stores import Delivery, HeldUpError, Prepared, StoreCall, busy
 from verifier.stores.redelivery import KEPT_FOR
 from verifier.stores.state import is_of
 

@@ -9,8 +9,15 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.pace import within
-from verifier.stores import scripts
+from verifier.flow import judge
+from verifier.services import home
+from verifier.services.basis import Basis
+from verifier.services.moment import Moment
+from verifier.services.turns import ALONE
+from verifier.services.web import Web, finished
+from verifier.stores import StoreCall, scripts
 from verifier.stores.connection import RedisAwayError, Servers
+from verifier.stores.database import Outcome
 from verifier.stores.scripts import Reply, read_reply
 
 T = TypeVar("T")
@@ -31,6 +38,12 @@ def on_loop(url: str, work: Callable[[Servers], Awaitable[T]], **given: Any) -> 
             servers.close()
 
     return asyncio.run(main())
+
+
+def decided(call: StoreCall) -> Outcome:
+    """What comes of a prepared call in the web process."""
+    web, basis = Web(call.now), Basis(Moment.now(), home.LEASE.current())
+    return finished(judge(web, call, basis, ALONE, lambda: None))
 
 
 def judge_arguments(

@@ -16,9 +16,8 @@ from agentauth.protocol.limits import Rate
 from tests import through
 from verifier.models import GrantLedger, ProviderCall
 from verifier.stores import StoreCall, database, scripts
-from verifier.stores.redis import RedisStore
 from verifier.stores.scripts import Code
-from verifier.stores.sync_connection import SyncServers
+from verifier.tests.calls import decided
 from verifier.tests.scene import PAY, key, pay, scene
 from verifier.tests.stage import NOW, RATE, SHARD, Stage
 from verifier.tests.test_lock_orders import ledgers_held
@@ -32,12 +31,10 @@ MARK = bytes(range(32, 62)) + b"\x00%"
 
 
 @pytest.fixture
-def store(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisStore]:
+def at_home(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(settings, "REDIS_URL", redis_url)
-    servers = SyncServers(redis_url)
     with through.at_home_in_redis(redis_url):
-        yield RedisStore(servers)
-    servers.close()
+        yield
 
 
 def hold(stage: Stage, mark: bytes = MARK, **more: Any) -> Code:
@@ -108,10 +105,10 @@ def test_where_none_was_left_the_rate_is_asked_anew_and_then_one_is_set_aside(st
     assert hold(stage, now=NOW + 20 * SECOND) is Code.UNSURE
 
 
-# ---- the store
+# ---- the decision
 
 
-def fail(store: RedisStore, one: StoreCall, patch: pytest.MonkeyPatch) -> None:
+def fail(one: StoreCall, patch: pytest.MonkeyPatch) -> None:
     """It is judged, and not committed."""
 
     def aborted() -> None:
@@ -120,87 +117,85 @@ def fail(store: RedisStore, one: StoreCall, patch: pytest.MonkeyPatch) -> None:
     with patch.context() as broken:
         broken.setattr(database, "check_committable", aborted)
         with pytest.raises(TemporarilyUnavailableError):
-            store.apply(one)
+            decided(one)
 
 
-def test_a_commit_that_fails_costs_the_call_nothing(
-    store: RedisStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("at_home")
+def test_a_commit_that_fails_costs_the_call_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     place = scene(PAY, max_uses=9, max_requests_per_minute=6, max_burst=1)
     mine = replace(payment(place), delivery=named(place))
     for _ in range(2):
-        fail(store, mine, monkeypatch)
+        fail(mine, monkeypatch)
     assert not ProviderCall.objects.exists()
-    assert [words(store.apply(mine)) for _ in range(2)] == ["yes", "recalled"]
+    assert [words(decided(mine)) for _ in range(2)] == ["yes", "recalled"]
     assert GrantLedger.objects.get().uses == 1
     other = replace(mine, delivery=replace(named(place), digest=sha256(b"another key")))
-    assert words(store.apply(other)) == "replayed"
-    assert words(store.apply(payment(place))) == "rate"
+    assert words(decided(other)) == "replayed"
+    assert words(decided(payment(place))) == "rate"
 
 
-def test_what_was_set_aside_is_not_given_back_before_the_commit(
-    store: RedisStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("at_home")
+def test_what_was_set_aside_is_not_given_back_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would be given back twice, once of somebody else's: the second try finds it set aside and gives it back as well."""
     place = scene(PAY, budgets=[BUDGET], max_requests_per_minute=6, max_burst=1)
     dear = replace(payment(place, "11.00"), delivery=named(place))
-    fail(store, dear, monkeypatch)
-    told = [words(store.apply(payment(place)))]
-    assert words(store.apply(dear)) == "budget"
-    told += [words(store.apply(payment(place))) for _ in range(2)]
+    fail(dear, monkeypatch)
+    told = [words(decided(payment(place)))]
+    assert words(decided(dear)) == "budget"
+    told += [words(decided(payment(place))) for _ in range(2)]
     assert told == ["rate", "yes", "rate"]
 
 
-def test_once_it_was_committed_it_never_passes_again_whatever_became_of_its_row(store: RedisStore) -> None:
+@pytest.mark.usefixtures("at_home")
+def test_once_it_was_committed_it_never_passes_again_whatever_became_of_its_row() -> None:
     place = scene(PAY)
     mine = replace(payment(place), delivery=named(place))
-    assert words(store.apply(mine)) == "yes"
+    assert words(decided(mine)) == "yes"
     # The time from which the row is anybody's.
-    assert words(store.apply(replace(mine, now=mine.now + timedelta(seconds=60)))) == "replayed"
+    assert words(decided(replace(mine, now=mine.now + timedelta(seconds=60)))) == "replayed"
     for seconds, told in ((25, "unsure"), (59, "unsure"), (60, "replayed")):
         ProviderCall.objects.all().delete()
         later = replace(mine, now=mine.now + timedelta(seconds=seconds))
         if told == "unsure":
             with pytest.raises(TemporarilyUnavailableError):
-                store.apply(later)
+                decided(later)
             assert not ProviderCall.objects.exists()
         else:
-            assert words(store.apply(later)) == told
+            assert words(decided(later)) == told
     assert GrantLedger.objects.get().uses == 1
 
 
-def test_another_body_under_the_key_is_another_call(
-    store: RedisStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("at_home")
+def test_another_body_under_the_key_is_another_call(monkeypatch: pytest.MonkeyPatch) -> None:
     place, operation = scene(PAY), key()
     mine = replace(call(place, pay("1.00"), idempotency_key=operation), delivery=named(place))
-    fail(store, mine, monkeypatch)
-    assert words(store.apply(replace(mine, delivery=named(place, b"2")))) == "replayed"
+    fail(mine, monkeypatch)
+    assert words(decided(replace(mine, delivery=named(place, b"2")))) == "replayed"
 
 
-def test_another_body_under_the_key_gives_back_no_use_of_the_rate_however_often_it_comes(
-    store: RedisStore,
-) -> None:
+@pytest.mark.usefixtures("at_home")
+def test_another_body_under_the_key_gives_back_no_use_of_the_rate_however_often_it_comes() -> None:
     """It would give back those of other calls, since the same bytes are let pass again."""
     place = scene(PAY, max_uses=9, max_requests_per_minute=6, max_burst=3)
     mine = replace(payment(place), delivery=named(place))
-    assert words(store.apply(mine)) == "yes"
+    assert words(decided(mine)) == "yes"
     other = replace(payment(place), delivery=named(place, b"2"))
     told = []
     for _ in range(3):
         with pytest.raises(IdempotencyMismatchError):
-            store.apply(other)
-        told.append(words(store.apply(payment(place))))
+            decided(other)
+        told.append(words(decided(payment(place))))
     assert told == ["yes", "rate", "rate"]
 
 
 @pytest.mark.postgres
-def test_what_met_a_lock_after_its_proof_was_spent_is_decided_when_it_is_free(store: RedisStore) -> None:
+@pytest.mark.usefixtures("at_home")
+def test_what_met_a_lock_after_its_proof_was_spent_is_decided_when_it_is_free() -> None:
     place = scene(PAY, max_uses=9, max_requests_per_minute=6, max_burst=2)
-    assert words(store.apply(payment(place))) == "yes"
+    assert words(decided(payment(place))) == "yes"
     mine = replace(payment(place), delivery=named(place))
     done, holder = ledgers_held()
     Timer(0.3, done.set).start()
-    assert words(store.apply(mine)) == "yes"
+    assert words(decided(mine)) == "yes"
     holder.join(20)
-    assert [words(store.apply(each)) for each in (mine, payment(place))] == ["recalled", "rate"]
+    assert [words(decided(each)) for each in (mine, payment(place))] == ["recalled", "rate"]

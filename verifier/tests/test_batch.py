@@ -9,12 +9,12 @@ import pytest
 from django.db import OperationalError
 from django.http import HttpResponse
 
+from agentauth.protocol.decision import Decision, decide
 from audit.models import Event
 from registry.tests.cast import basic
 from tests.contract.scenarios import one_call_a_minute
-from verifier.decision import decide
 from verifier.models import GrantLedger
-from verifier.stores import Decision, StoreCall, database
+from verifier.stores import StoreCall, database
 from verifier.tests.scene import LOOK, PAY, READ, Scene, counters, key, pay, scene
 
 pytestmark = pytest.mark.django_db
@@ -245,7 +245,7 @@ def test_a_database_that_stays_away_is_not_asked_256_times(monkeypatch: pytest.M
 
     questions = [place.body(LOOK)] * 20
     with monkeypatch.context() as patch:
-        patch.setattr("verifier.services.pipeline.token_keys", failing)
+        patch.setattr("verifier.services.web.token_keys", failing)
         answers = ask(place, *questions)
     assert set(verdicts(answers)) == {"temporarily_unavailable"}
     assert len(tries) == 3

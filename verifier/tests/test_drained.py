@@ -10,6 +10,7 @@ from django.utils import timezone
 from redis import Redis
 
 from agentauth.protocol.capability import Capability, parse_capabilities
+from agentauth.protocol.decision import Refuse
 from agentauth.protocol.encoding import canonical_json
 from audit.entries import commitment
 from audit.identifiers import new_id
@@ -17,9 +18,9 @@ from audit.models import Event
 from audit.services import record_many
 from audit.tests.opened import opened
 from verifier.models import StreamCursor
-from verifier.services import draining, pipeline
-from verifier.stores import EarlyRefusal, Permit, Recalled, Refuse, StoreCall, scripts
-from verifier.stores.database import decide_one
+from verifier.services import draining, web
+from verifier.stores import EarlyRefusal, Spent, StoreCall, scripts
+from verifier.stores.database import Outcome, decide_one
 from verifier.stores.drained import UnreadableError, debits, event_of
 from verifier.stores.entries import no_entry, yes_entry, yes_frame
 from verifier.stores.entry_macs import mac_of
@@ -40,15 +41,15 @@ class Listening:
 
     last: StoreCall | EarlyRefusal
 
-    def decide(self, call: StoreCall | EarlyRefusal, _tenure: object) -> Permit | Refuse | Recalled:
+    def decide(self, call: StoreCall | EarlyRefusal, spent: Spent | None) -> Outcome:
         self.last = call
-        return decide_one(call)
+        return decide_one(call, spent)
 
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Listening:
     listening = Listening()
-    monkeypatch.setattr(pipeline, "decide_now", listening.decide)
+    monkeypatch.setattr(web, "decide_one", listening.decide)
     return listening
 
 

@@ -5,15 +5,17 @@ from collections import Counter
 import pytest
 from django.utils import timezone
 
+from agentauth.protocol.errors import TemporarilyUnavailableError
 from registry.models import SpentProof
 from registry.services.nonces import nonces_of
+from verifier.flow import SPARE_SECONDS
 from verifier.models import GrantLedger
 from verifier.services import home
 from verifier.services.home import CAREFUL_SECONDS, LEASE_SECONDS, MARGIN_SECONDS, Tenure
 from verifier.stores.database import decide_one
-from verifier.stores.redis import SPARE_SECONDS
 from verifier.tests.moving import Passing, begin, leave, move, unavailable, with_nonce
 from verifier.tests.scene import LOOK, Scene, refused, scene
+from verifier.tests.test_store_contract import call
 
 pytestmark = pytest.mark.django_db
 
@@ -100,7 +102,8 @@ def test_what_was_prepared_under_one_epoch_is_not_decided_under_the_next(
         told = iter(tenures)
         body = place.body(LOOK)
         with monkeypatch.context() as patch:
-            patch.setattr(home.LEASE, "current", lambda told=told: next(told))
+            for look in ("current", "held"):
+                patch.setattr(home.LEASE, look, lambda *_, told=told: next(told))
             unavailable(place, body)
         assert next(told, None) is None
         assert not GrantLedger.objects.filter(tat_us__isnull=False).exists()
@@ -113,8 +116,8 @@ def test_the_database_decides_nothing_while_the_home_is_redis(
     place = scene()
     move(time, "redis", frozenset({"another"}))
     unavailable(place, with_nonce(place))
-    monkeypatch.setattr("verifier.services.pipeline.decide_now", lambda call, _tenure: decide_one(call))
-    unavailable(place, with_nonce(place))
+    with pytest.raises(TemporarilyUnavailableError):
+        decide_one(call(place))
 
 
 # ---- rates

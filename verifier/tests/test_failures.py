@@ -10,7 +10,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError
 from audit.models import Event
 from registry.models import SpentProof
 from verifier.models import AgentOperation, GrantLedger
-from verifier.services import moment
+from verifier.services import basis, moment
 from verifier.services.moment import Moment
 from verifier.stores import database, events
 from verifier.tests.scene import PAY, Scene, key, pay, scene
@@ -58,7 +58,7 @@ def test_a_decision_that_took_longer_than_what_it_rests_on_is_good_is_503_and_le
     """A process that stood still after it read the state: what was revoked meanwhile is not known to it."""
     body, events = shop.body(pay("5.00"), idempotency_key=key()), Event.objects.count()
     with monkeypatch.context() as patch:
-        patch.setattr(database, "_MOST_SECONDS", 0.0)
+        patch.setattr(basis, "STALE_SECONDS", 0.0)
         assert shop.post(body).status_code == 503
     assert Event.objects.count() == events
     assert not GrantLedger.objects.exclude(uses=0).exists()

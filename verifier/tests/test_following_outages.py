@@ -27,7 +27,7 @@ from registry.services import tokens
 from tests import postgres
 from tests.pace import within
 from verifier.models import Home
-from verifier.services import following, home, loads, moment, watching
+from verifier.services import basis, following, home, loads, moment, watching
 from verifier.services.connecting import use_own_connection
 from verifier.services.following import Follower
 from verifier.services.moment import Moment
@@ -69,7 +69,7 @@ def test_a_call_that_is_lost_with_its_connection_is_made_up_for_by_the_next_look
             revoke(jti)
             end_the_listener()
         assert until(lambda: process.held(jti) is None, 60) <= within(1.0)
-        process.call(process.follower.fresh)
+        process.call(process.follower.look)
 
 
 @pytest.mark.postgres
@@ -186,16 +186,16 @@ def test_RF_25_nothing_is_decided_by_a_look_of_more_than_five_seconds_ago(
 ) -> None:
     follower, began = Follower(), 1_000.0
     with pytest.raises(TemporarilyUnavailableError):
-        follower.fresh()
+        follower.look()
     monkeypatch.setattr(moment, "monotonic", lambda: began)
     follower._hear(News(look=Look(Moment.now(), {}, 0.0)))
     for passed, good in ((0.0, True), (4.99, True), (5.0, True), (5.01, False), (3_600.0, False)):
         monkeypatch.setattr(moment, "monotonic", lambda passed=passed: began + passed)
         if good:
-            follower.fresh()
+            follower.look()
         else:
             with pytest.raises(TemporarilyUnavailableError):
-                follower.fresh()
+                follower.look()
 
 
 def test_a_host_that_was_halted_decides_nothing_until_it_has_looked_again(
@@ -208,17 +208,17 @@ def test_a_host_that_was_halted_decides_nothing_until_it_has_looked_again(
     follower._hear(News(look=Look(began := Moment.now(), {}, 0.0)))
     # A clock that is set right a little says nothing.
     for at[0] in (5_000.0, 5_005.0, 4_995.0):
-        follower.fresh()
+        follower.look()
     for at[0] in (5_005.1, 4_994.9):
         with pytest.raises(TemporarilyUnavailableError):
-            follower.fresh()
+            follower.look()
     at[0] = 5_005.1
     # Nor by a look that was begun before that, and ended after it.
     follower._hear(News(look=Look(began, {}, 0.0)))
     with pytest.raises(TemporarilyUnavailableError):
-        follower.fresh()
+        follower.look()
     follower._hear(News(look=Look(Moment.now(), {}, 0.0)))
-    follower.fresh()
+    follower.look()
 
 
 @pytest.mark.parametrize("seconds", [-6, 6])
@@ -258,7 +258,7 @@ def test_each_look_renews_the_lease_of_the_home(monkeypatch: pytest.MonkeyPatch)
 
 def is_fresh(process: Followed) -> bool:
     try:
-        process.call(process.follower.fresh)
+        process.call(process.follower.look)
     except TemporarilyUnavailableError:
         return False
     return True
@@ -356,7 +356,7 @@ CHANGE = (
 def test_RF_25_a_database_that_was_stopped_is_followed_again_by_itself(
     server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(following, "STALE_SECONDS", 1.0)
+    monkeypatch.setattr(basis, "STALE_SECONDS", 1.0)
     with followed(monkeypatch, look_seconds=0.2) as process:
         options = (server.data / "postmaster.opts").read_text().partition(" ")[2]
         server.ctl("-m", "immediate", "stop")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from agentauth.protocol.capability import Action, parse_action
+from agentauth.protocol.decision import Refuse
 from agentauth.protocol.limits import microseconds
 from agentauth.protocol.token import TokenClaims
 from audit.services import Actor
@@ -18,7 +19,7 @@ from registry.services.state import TokenState
 from verifier.requests import _action
 from verifier.services.home import Tenure
 from verifier.services.snapshots import Known, known_of
-from verifier.stores import Permit, Refuse, StoreCall, light
+from verifier.stores import Permit, StoreCall, light
 from verifier.stores.light import MOST_YESES, Yes, conclude, plan
 from verifier.stores.scripts import Code, Reply
 

@@ -27,7 +27,7 @@ from tests.vectors import adapter
 from tests.vectors.asked import NOT_ASKED, Questions, dpop_case
 from tests.vectors.generate import OWN
 from tests.vectors.shared import files, load
-from verifier.services import introspection, pipeline
+from verifier.services import web
 from verifier.tests.scene import LOOK, Scene, scene
 
 pytestmark = [pytest.mark.redis, pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
@@ -47,7 +47,7 @@ def registry(both: Both, monkeypatch: pytest.MonkeyPatch) -> Scene:
     place = scene(WRITE)
     monkeypatch.setattr(settings, "ISSUER", doc["issuer"])
     keys = adapter.issuer_keys(doc["issuer_jwks"])
-    for module in (pipeline, introspection, through):
+    for module in (web, through):
         monkeypatch.setattr(module, "token_keys", lambda **_: keys)
     ServiceProvider.objects.filter(pk=place.provider.pk).update(audience=doc["audience"])
     place.provider.refresh_from_db()

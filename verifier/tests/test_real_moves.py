@@ -1,6 +1,7 @@
 """What the keeper does about real servers that may throw keys away, or are gone for good; and what verify answers then."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from audit.models import Event
-from tests import redis_servers
+from tests import redis_servers, through
 from tests.redis_servers import Server
 from verifier.models import Home
 from verifier.services.home import LEASE_SECONDS, MARGIN_SECONDS
@@ -19,7 +20,7 @@ from verifier.stores.connection import Servers
 from verifier.stores.probe import RedisProbe
 from verifier.stores.sync_connection import SyncServers
 from verifier.tests.moving import Passing, unavailable, with_nonce
-from verifier.tests.scene import LOOK, refused, scene
+from verifier.tests.scene import LOOK, Scene, refused, scene
 
 pytestmark = [pytest.mark.redis, pytest.mark.django_db]
 WAIT = LEASE_SECONDS + MARGIN_SECONDS
@@ -69,6 +70,12 @@ def policy(server: Server, name: str) -> None:
     server.client().config_set("maxmemory-policy", name)
 
 
+def told_no(place: Scene, body: dict[str, Any]) -> dict[str, Any]:
+    """`refused`, where its event comes to the log from Redis."""
+    through.drained()
+    return refused(replace(place, client=through.DrainingClient()), body)
+
+
 def reasons() -> list[str]:
     events = Event.objects.filter(kind__startswith="verifier.home").order_by("at", "pk")
     return [event.data["reason"] for event in events]
@@ -100,7 +107,7 @@ def test_RF_5_servers_that_may_evict_from_now_on_decide_nothing_until_they_are_s
     unavailable(place, place.body(LOOK))
     policy(server, "noeviction")
     assert turn(WAIT) == (2, "redis", "")
-    assert refused(place, spent)["error"] == "use_dpop_nonce"
+    assert told_no(place, spent)["error"] == "use_dpop_nonce"
     assert place.ask(**with_nonce(place))["valid"]
     assert reasons() == ["fresh", "as_planned", "evicting", "as_planned"]
 
@@ -121,8 +128,8 @@ def test_OP_6_redis_lost_for_good_costs_no_count_and_an_empty_one_in_its_place_g
     # Another one, empty, at its address.
     server.start()
     assert turn() == (2, "redis", "")
-    assert refused(place, spent)["error"] == "use_dpop_nonce"
+    assert told_no(place, spent)["error"] == "use_dpop_nonce"
     assert place.ask(**with_nonce(place))["valid"]
     last = place.ask(**with_nonce(place))
     assert (last["valid"], last["limits"]["uses_remaining"]) == (True, 0)
-    assert refused(place, with_nonce(place))["reason"] == "max_uses"
+    assert told_no(place, with_nonce(place))["reason"] == "max_uses"

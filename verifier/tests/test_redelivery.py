@@ -23,7 +23,7 @@ from registry.services.tokens import revoke_token
 from verifier.models import AgentOperation, GrantLedger, ProviderCall
 from verifier.requests import parse_delivery, parse_verify_request
 from verifier.services.expiry import expire_everything
-from verifier.services.pipeline import verify
+from verifier.services.web import verify
 from verifier.stores import database, work
 from verifier.tests.scene import PAY, SYSTEM, Scene, counters, key, pay, refused, scene
 

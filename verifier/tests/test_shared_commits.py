@@ -25,10 +25,10 @@ from django.db import (
 )
 from django.utils import timezone
 
+from agentauth.protocol.decision import decide
 from agentauth.protocol.errors import InvalidRequestError, TemporarilyUnavailableError
 from registry.models import SpentProof
 from registry.services.proofs import spend_proof
-from verifier.decision import decide
 from verifier.models import GrantLedger
 from verifier.stores import Permit, StoreCall, database
 from verifier.stores import lane as module

@@ -16,6 +16,7 @@ from django.contrib.sessions.backends.db import SessionStore
 from django.db import connection
 from django.utils import timezone
 
+from agentauth.protocol.decision import Refuse
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnavailableError
 from agentauth.protocol.limits import Rate, microseconds
@@ -29,16 +30,16 @@ from registry.services.nonces import nonces_of
 from registry.services.tokens import revoke_token
 from tests import receipts, redis_servers, through
 from tests.oracle import counters as owed
+from verifier.checks import prepare
 from verifier.models import Confirmation, GrantLedger
 from verifier.requests import parse_verify_request
 from verifier.services import home, presence
-from verifier.services.pipeline import prepare
-from verifier.stores import Delivery, EarlyRefusal, Permit, Recalled, Refuse, StoreCall
+from verifier.stores import Delivery, EarlyRefusal, Permit, Recalled, StoreCall
 from verifier.stores import light as light_decisions
 from verifier.stores.database import decide_one
-from verifier.stores.redis import RedisStore
 from verifier.stores.scripts import MAX_STREAM
 from verifier.stores.sync_connection import SyncServers
+from verifier.tests.calls import decided
 from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, counters, key, pay, scene
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -87,10 +88,8 @@ def kept(request: pytest.FixtureRequest, started: Any, monkeypatch: pytest.Monke
     for node in running.nodes:
         node.client().flushall()
     monkeypatch.setattr(settings, "REDIS_URL", running.url)
-    servers = SyncServers(running.url)
     with through.at_home_in_redis(running.url):
-        yield Kept(RedisStore(servers).apply, redis=True)
-    servers.close()
+        yield Kept(decided, redis=True)
 
 
 def decisions() -> list[Event]:
@@ -236,7 +235,7 @@ def test_a_redis_that_forgot_says_nothing(
     monkeypatch.setattr(settings, "REDIS_URL", redis_url)
     place, servers = scene(READ, PAY, max_requests_per_minute=600), SyncServers(redis_url)
     with through.at_home_in_redis(redis_url):
-        kept = Kept(RedisStore(servers).apply, redis=True)
+        kept = Kept(decided, redis=True)
         servers.mark(7)
         with pytest.raises(TemporarilyUnavailableError):
             kept.apply(ask(place))
@@ -253,7 +252,7 @@ def test_where_no_event_can_be_kept_nobody_is_told_yes(
     monkeypatch.setattr(light_decisions, "MAX_STREAM", 3)
     place, servers = scene(READ), SyncServers(redis_url)
     with through.at_home_in_redis(redis_url):
-        kept = Kept(RedisStore(servers).apply, redis=True)
+        kept = Kept(decided, redis=True)
         calls = [call(place) for _ in range(5)]
         assert [words(kept.apply(each)) for each in calls[:3]] == ["yes"] * 3
         for each in calls[3:]:

@@ -16,8 +16,8 @@ TIMES = 30
 def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """The pace as it is, by a clock that stands still."""
     moment = {"now": 100.0}
-    monkeypatch.setattr("verifier.services.pipeline._UNRECOGNISED", Batches(seconds=60 / RECORDED_PER_MINUTE))
-    monkeypatch.setattr("verifier.services.pipeline.time.monotonic", lambda: moment["now"])
+    monkeypatch.setattr("verifier.checks._UNRECOGNISED", Batches(seconds=60 / RECORDED_PER_MINUTE))
+    monkeypatch.setattr("verifier.checks.time.monotonic", lambda: moment["now"])
     return moment
 
 

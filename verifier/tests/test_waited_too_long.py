@@ -13,7 +13,7 @@ from audit import kinds
 from audit.models import Event
 from registry.models import SpentProof
 from verifier.models import ProviderCall
-from verifier.services import home
+from verifier.services import basis, home
 from verifier.stores import EarlyRefusal, Recalled, database
 from verifier.stores.database import Asked, decide_one
 from verifier.stores.lane import decided
@@ -37,7 +37,7 @@ def is_left() -> None:
 @pytest.fixture(params=[grows_old, is_left])
 def meanwhile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """What happens between a decision and its commit."""
-    monkeypatch.setattr(database, "_MOST_SECONDS", 1.0)
+    monkeypatch.setattr(basis, "STALE_SECONDS", 1.0)
     made: Callable[[], None] = request.param
     return made
 
@@ -64,7 +64,7 @@ def test_RF_4_a_commit_that_took_too_long_is_no_yes_and_a_named_call_finds_its_a
     place = scene()
     mine = replace(call(place), delivery=named(place))
     with monkeypatch.context() as patch:
-        patch.setattr(database, "_MOST_SECONDS", 1.0)
+        patch.setattr(basis, "STALE_SECONDS", 1.0)
         patch.setattr(database, "fault_point", lambda name: time.sleep(1.2 * (name == "verify.after_commit")))
         with pytest.raises(TemporarilyUnavailableError):
             decide_one(mine)
@@ -77,7 +77,7 @@ def test_RF_4_a_yes_without_a_name_whose_commit_took_too_long_is_said_to_be_with
 ) -> None:
     place = scene()
     mine = call(place)
-    monkeypatch.setattr(database, "_MOST_SECONDS", 1.0)
+    monkeypatch.setattr(basis, "STALE_SECONDS", 1.0)
     monkeypatch.setattr(
         database, "fault_point", lambda name: time.sleep(1.2 * (name == "verify.after_commit"))
     )

@@ -14,6 +14,7 @@ from django.conf import settings
 from django.db import connections
 from django.utils import timezone
 
+from agentauth.protocol.decision import Refuse
 from agentauth.protocol.dpop import SPEND_SECONDS
 from agentauth.protocol.errors import InvalidProofError, TemporarilyUnavailableError
 from audit.identifiers import id_text
@@ -24,13 +25,12 @@ from kms.services import disable_key
 from tests import redis_servers, through
 from tests.pace import within
 from tests.through import LeanClient, Running, at_home_in_redis
-from verifier import stores
+from verifier import checks, flow, stores
 from verifier.endpoint import MAX_IN_FLIGHT
-from verifier.services import following, home, lean, pipeline, turns
+from verifier.services import following, home, turns
 from verifier.services.following import Follower
-from verifier.services.lean import LeanVerifier
 from verifier.services.snapshots import Known
-from verifier.stores import NotDoneError, Refuse
+from verifier.stores import NotDoneError
 from verifier.stores import lane as lanes
 from verifier.tests import scene as scenes
 from verifier.tests.scene import LOOK, SYSTEM, scene
@@ -167,7 +167,7 @@ def test_nor_is_a_yes_given_again_that_a_disabled_key_s_token_had(
 
     assert told()["valid"]
     with monkeypatch.context() as patch, ThreadPoolExecutor(1) as pool:
-        patch.setattr(pipeline, "verify_proof", too_old)
+        patch.setattr(checks, "verify_proof", too_old)
         assert told()["valid"]
         hold_up(running, 2.5)
         asked = pool.submit(apart, told)
@@ -273,9 +273,9 @@ def test_questions_of_batches_leave_room_for_others(
     question = place.body(LOOK)
     with monkeypatch.context() as patch:
         for road in ("_lightly", "_durably"):
-            patch.setattr(LeanVerifier, road, judged)
+            patch.setattr(flow, road, judged)
         # As if each were about a grant of its own.
-        patch.setattr(turns.Turns, "place", lambda *_: turns.Place(None))
+        patch.setattr(turns._OneOfMany, "comes", turns.Turn.comes)
         with ThreadPoolExecutor(3) as pool:
             for each in [pool.submit(apart, lambda: ask(place, *[question] * 256)) for _ in range(3)]:
                 assert verdicts(each.result()) == ["unknown"] * 256
@@ -299,7 +299,7 @@ def test_RF_8_a_batch_about_a_grant_that_is_held_takes_one_place_of_those_under_
         raise TemporarilyUnavailableError
 
     with monkeypatch.context() as patch:
-        patch.setattr(LeanVerifier, "_durably", durably)
+        patch.setattr(flow, "_durably", durably)
         with ThreadPoolExecutor(1) as pool:
             question, other = held.body(LOOK), free.body(LOOK)
             stuck = pool.submit(apart, lambda: ask(held, *[question] * 200))
@@ -335,7 +335,7 @@ def test_RF_19_a_full_lane_holds_up_no_batch_that_does_not_go_there(
     monkeypatch.setattr(running.app._verifier._lane, "has_room", lambda _=1.0: False)
     began = time.monotonic()
     assert verdicts(ask(place, place.body(LOOK), place.body(LOOK))) == ["valid"] * 2
-    assert time.monotonic() - began < within(lean._ROOM_SECONDS)
+    assert time.monotonic() - began < within(turns._ROOM_SECONDS)
 
 
 def test_RF_19_a_batch_alone_is_not_too_many(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,16 +14,16 @@ from tests import through
 from tests.equal import INTROSPECT, Both, ask
 from tests.equal import both as both  # noqa: PLC0414 — a fixture
 from tests.equal import served as served  # noqa: PLC0414 — a fixture
-from verifier.services import lean, moment
-from verifier.services.following import Follower
-from verifier.services.home import Lease, Tenure
+from verifier.flow import SPARE_SECONDS
+from verifier.services import basis, moment
+from verifier.services.basis import Basis
+from verifier.services.home import Lease
 from verifier.services.lean import LeanVerifier
 from verifier.services.moment import Moment
 from verifier.services.snapshots import Known
 from verifier.services.watching import Look, News
-from verifier.stores import redis
+from verifier.services.web import Web
 from verifier.stores.light import Called
-from verifier.stores.redis import SPARE_SECONDS, RedisStore
 from verifier.stores.scripts import Reply, Script
 from verifier.tests.scene import LOOK, scene
 
@@ -45,11 +45,14 @@ def asked(both: Both, at: Callable[..., Any]) -> tuple[int, list[Event]]:
 def test_a_yes_that_comes_too_late_to_be_given_is_said_to_be_withheld(
     both: Both, at: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def over(tenure: Tenure) -> None:
-        raise TemporarilyUnavailableError
+    check = Basis.check
 
-    for module in (lean, redis):
-        monkeypatch.setattr(module, "check_lease", over)
+    def over(self: Basis, spare: float = 0) -> None:
+        check(self, spare)
+        if not spare:
+            raise TemporarilyUnavailableError
+
+    monkeypatch.setattr(Basis, "check", over)
     assert is_withheld(*asked(both, at))
 
 
@@ -68,11 +71,11 @@ def is_withheld(status: int, events: list[Event]) -> bool:
 def test_RV_3_what_was_known_before_a_halt_allows_nothing_after_it_though_others_have_looked_since(
     both: Both, at: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slept, judged, evaluate = [0.0], RedisStore._judged, LeanVerifier._evaluate
+    slept, of_web, evaluate = [0.0], Web.evaluate, LeanVerifier.evaluate
     monkeypatch.setattr(moment, "monotonic", lambda: monotonic() + slept[0])
 
-    def halted_view(self: RedisStore, called: Called) -> Reply:
-        reply = judged(self, called)
+    async def halted_web(self: Web, script: Script, called: Called) -> Reply:
+        reply = await of_web(self, script, called)
         slept[0] += 6
         return reply
 
@@ -82,46 +85,45 @@ def test_RV_3_what_was_known_before_a_halt_allows_nothing_after_it_though_others
         self.follower._hear(News(look=Look(Moment.now(), self.follower.token_keys(), 0.0)))
         return reply
 
-    monkeypatch.setattr(RedisStore, "_judged", halted_view)
-    monkeypatch.setattr(LeanVerifier, "_evaluate", halted_lean)
+    monkeypatch.setattr(Web, "evaluate", halted_web)
+    monkeypatch.setattr(LeanVerifier, "evaluate", halted_lean)
     assert is_withheld(*asked(both, at))
 
 
 @pytest.mark.parametrize("both", ["redis"], indirect=True)
 @pytest.mark.parametrize("at", AT)
-@pytest.mark.parametrize("what", [(Lease, "held"), (Follower, "fresh")], ids=["lease", "look"])
+@pytest.mark.parametrize("what", [(Lease, "held", 1), (basis, "check_age", 1)], ids=["lease", "age"])
 def test_redis_is_not_asked_for_what_could_not_be_told_any_more(
-    both: Both, at: Callable[..., Any], what: tuple[type, str], monkeypatch: pytest.MonkeyPatch
+    both: Both, at: Callable[..., Any], what: tuple[Any, str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = getattr(*what)
+    owner, name, place = what
+    kept = getattr(owner, name)
 
-    def short(self: Any, spare: float = 0, *more: Any) -> Any:
-        if spare == SPARE_SECONDS:
+    def short(*given: Any) -> Any:
+        if given[place:] == (SPARE_SECONDS,):
             raise TemporarilyUnavailableError
-        return kept(self, spare, *more)
+        return kept(*given)
 
-    monkeypatch.setattr(*what, short)
+    monkeypatch.setattr(owner, name, short)
     status, events = asked(both, at)
-    # The view has no look of its own beside the lease.
-    own_look = what[0] is Lease or at is Both._lean
-    assert (status, len(events)) == ((503, 0) if own_look else (200, 1))
+    assert (status, len(events)) == (503, 0)
 
 
 @pytest.mark.parametrize("both", ["redis"], indirect=True)
 def test_RV_3_nor_is_a_token_said_to_be_active_by_what_was_known_before(
     both: Both, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slept, read, place = [0.0], Follower.state, scene()
+    slept, read, place = [0.0], LeanVerifier.known, scene()
     both.running.look()
     question = ask(place, f"token={place.token()}".encode(), INTROSPECT)
     assert json.loads(both._lean(question)[2])["active"]
     monkeypatch.setattr(moment, "monotonic", lambda: monotonic() + slept[0])
 
-    async def halted(self: Follower, jti: str) -> Known | None:
+    async def halted(self: LeanVerifier, jti: str) -> Known | None:
         known = await read(self, jti)
         slept[0] += 6
-        self._hear(News(look=Look(Moment.now(), self.token_keys(), 0.0)))
+        self.follower._hear(News(look=Look(Moment.now(), self.token_keys(), 0.0)))
         return known
 
-    monkeypatch.setattr(Follower, "state", halted)
+    monkeypatch.setattr(LeanVerifier, "known", halted)
     assert both._lean(question)[0] == 503

@@ -1,0 +1,148 @@
+"""The judgement itself, pure: from a question, what is known and what was used, to yes or no. Every verifier asks this."""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Protocol
+
+from agentauth.protocol.capability import Action, Capability, Violation, choose
+from agentauth.protocol.envelope import Confirmation, Envelope, Ledger, Refused, StepUp, enforce, limits_left
+from agentauth.protocol.limits import Limits
+from agentauth.protocol.values import per_call
+
+
+class Question(Protocol):
+    """What is judged: a call whose token, proof and binding are good. `now` is aware, to the microsecond."""
+
+    @property
+    def action(self) -> Action | None: ...
+    @property
+    def action_digest(self) -> bytes:
+        """SHA-256 of the canonical action, also of none: what an operation's key is bound to."""
+
+    @property
+    def dry_run(self) -> bool: ...
+    @property
+    def now(self) -> datetime: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What is remembered of an operation that was allowed under a key."""
+
+    action_digest: bytes
+    answer: Mapping[str, Any]
+
+
+@per_call(frozen=True, slots=True)
+class Snapshot:
+    """Everything `decide` needs to know of the world, as of one moment."""
+
+    # Why the token may not act at all (a reason of `invalid_token`), or None.
+    refusal: str | None
+    capabilities: tuple[Capability, ...]
+    envelope: Envelope
+    operation: Operation | None
+    confirmation: Confirmation
+    human_online: bool
+
+
+@per_call(frozen=True, slots=True)
+class Refuse:
+    """No. `error` and `reason` are stable words; `idempotency_mismatch` alone becomes an HTTP error."""
+
+    error: str
+    reason: str | None = None
+    retry_after: int | None = None
+    violations: tuple[Violation, ...] = ()
+    confirmation_id: uuid.UUID | None = None
+    # What the agent's next proof must carry, where that is what was missing.
+    nonce: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AskHuman:
+    """All is in order but a human's yes to this one transaction. The store finds or makes the confirmation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """Yes, but not again: the operation was done, and this is its answer."""
+
+    answer: Mapping[str, Any]
+
+
+@per_call(frozen=True, slots=True)
+class Allow:
+    """Yes: `ledger` is to be stored, `limits` is what is left, `capability` the one that covered (None: no action)."""
+
+    ledger: Ledger
+    limits: Limits
+    capability: Capability | None
+    uses_confirmation: bool = False
+
+
+Decision = Allow | Repeat | AskHuman | Refuse
+
+
+def decide(call: Question, snapshot: Snapshot, ledger: Ledger) -> Decision:
+    """Steps 7 to 14 of docs/protocol.md section 8, in their order; nothing is read and nothing is written.
+
+    7. State of token, grant, agent, human, service provider. 8. Capability and constraints. 9. The agent's
+    idempotency. 10. Windows. 11. Presence. 12. Threshold. 13. Rate. 14. Budgets and uses.
+
+    The order is part of the contract: a revoked token learns nothing about limits, and a repeated operation
+    passes even where its budget is now used up, since it consumes nothing.
+    """
+    # 7. First of all, also for a repeat: a stored yes is no yes once the grant is gone.
+    if snapshot.refusal is not None:
+        return Refuse("invalid_token", snapshot.refusal)
+    # 8. One capability must cover it; they are never added together.
+    capability = None
+    if call.action is not None:
+        choice = choose(snapshot.capabilities, call.action)
+        if choice.capability is None:
+            return Refuse("insufficient_scope", choice.reason, violations=choice.violations)
+        capability = choice.capability
+    # 9. Before the counters, so that a retry is free, and bound to the whole action, so that a key approved for
+    #    one payment cannot carry another.
+    if snapshot.operation is not None:
+        if snapshot.operation.action_digest != call.action_digest:
+            return Refuse("idempotency_mismatch")
+        return Repeat(snapshot.operation.answer)
+    # 10. to 14. The envelope's own order is windows, presence, threshold, rate, budgets and uses.
+    outcome = enforce(
+        snapshot.envelope,
+        ledger,
+        action=call.action,
+        now=call.now,
+        human_online=snapshot.human_online,
+        confirmation=snapshot.confirmation,
+    )
+    if isinstance(outcome, Refused):
+        return Refuse(outcome.error, outcome.reason, outcome.retry_after)
+    if isinstance(outcome, StepUp):
+        return AskHuman()
+    allow = Allow(
+        outcome.ledger,
+        outcome.limits,
+        capability,
+        uses_confirmation=snapshot.confirmation == "confirmed" and _needed_confirmation(call, snapshot),
+    )
+    if call.dry_run:
+        # Nothing is consumed, so what is left is what was left before.
+        return replace(
+            allow,
+            ledger=ledger,
+            limits=limits_left(snapshot.envelope, ledger, call.now),
+            uses_confirmation=False,
+        )
+    return allow
+
+
+def _needed_confirmation(call: Question, snapshot: Snapshot) -> bool:
+    """Was the human's yes what let it pass? One for a transaction that now lies below the threshold is left alone."""
+    amount = None if call.action is None else call.action.amount
+    threshold = snapshot.envelope.confirm_above
+    return amount is not None and threshold is not None and not amount.within(threshold)
