@@ -176,3 +176,17 @@ def test_SA_13_after_a_restore_a_removed_passkey_has_no_session(
     assert Passkey.objects.filter(human=human).count() == 1
     assert not signed_in(thief)
     assert not is_online(human.pk, timezone.now())
+
+
+@pytest.mark.parametrize("end", ["/presence/end", "/sign-out/"])
+def test_EN_10_what_was_asked_before_the_end_begins_no_presence(
+    alice: Person, thief: Person, end: str
+) -> None:
+    options = thief.post("/presence/options").json()["publicKey"]
+    credential = thief.device.assertion(options)
+    assert alice.client.post(end).status_code in {200, 302}
+    human = thief.human
+    assert not is_online(human.pk, timezone.now())
+    refused(thief.post("/presence/begin", {"credential": credential}), 400, "invalid_assertion")
+    assert not is_online(human.pk, timezone.now())
+    assert be_here(thief) == 200
