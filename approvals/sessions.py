@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from django.contrib.auth import login
+from django.contrib.auth import HASH_SESSION_KEY, login
 from django.contrib.sessions.backends import db
 from django.contrib.sessions.base_session import AbstractBaseSession
 from django.contrib.sessions.models import Session
@@ -74,6 +74,11 @@ def start_session(request: HttpRequest, human: Human, *, now: datetime) -> None:
     request.session.flush()
     login(request, human, backend=BACKEND)
     request.session[_BEGAN] = request.session[_SEEN] = int(now.timestamp())
+
+
+def keep_session(request: HttpRequest, human: Human) -> None:
+    """Let the session of this request go on though every session of the human has just ended."""
+    request.session[HASH_SESSION_KEY] = human.get_session_auth_hash()
 
 
 class KeepSessionMiddleware:

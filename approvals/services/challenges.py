@@ -100,6 +100,13 @@ def spend(row: Challenge, *, now: datetime) -> None:
     Challenge.objects.filter(pk=row.pk, used_at=None).update(used_at=now)
 
 
+def void(rows: ChallengeQuerySet, *, now: datetime) -> None:
+    """Use these up unanswered, inside the caller's transaction; an answer under way is done before, or refused after."""
+    # Locked in the order in which a deletion locks a person's challenges.
+    held = [row.pk for row in rows.open(now).select_for_update().order_by("pk")]
+    Challenge.objects.filter(pk__in=held).update(used_at=now)
+
+
 def passkey_options(row: Challenge, human: Human) -> dict[str, Any]:
     """What the browser needs to ask for a signature by one of the human's passkeys."""
     allowed = Passkey.objects.filter(human=human).order_by("created_at")

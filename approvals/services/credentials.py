@@ -17,6 +17,7 @@ from audit import kinds
 from audit.services import Actor, record
 from kms.seals import DEMAND
 from registry.models import Human
+from registry.services.people import end_sessions
 
 USER_HANDLE_BYTES = 32
 
@@ -55,7 +56,11 @@ def finish_passkey(
 
 
 def remove_passkey(*, human: Human, passkey_id: str, actor: Actor, now: datetime) -> None:
-    """Remove one of the human's passkeys. Raises NotFoundError, and InvalidStateError for the last one."""
+    """Remove one of the human's passkeys, and end every session and presence of theirs: which of them it began is not kept.
+
+    The caller may keep the session of this request (`keep_session`). Raises NotFoundError, also where that session ended
+    since the request came in; InvalidStateError for the last one.
+    """
     with transaction.atomic():
         # Locked together: two removals at once must not leave nobody able to sign in.
         mine = {str(row.pk): row for row in hold_passkeys(human)}
@@ -64,10 +69,12 @@ def remove_passkey(*, human: Human, passkey_id: str, actor: Actor, now: datetime
         if len(mine) == 1:
             raise InvalidStateError("Your last passkey cannot be removed: add another one first.")
         _remove(mine[passkey_id], actor=actor, now=now)
+        hold_human(human)
+        end_sessions(human=human, actor=actor, now=now)
 
 
 def remove_all_passkeys(*, human: Human, reason: str, actor: Actor, now: datetime) -> int:
-    """Remove every passkey of the human inside the caller's transaction; how many there were."""
+    """Remove every passkey of the human inside the caller's transaction, which ends their sessions; how many there were."""
     rows = hold_passkeys(human)
     for row in rows:
         _remove(row, reason=reason, actor=actor, now=now)
@@ -75,7 +82,10 @@ def remove_all_passkeys(*, human: Human, reason: str, actor: Actor, now: datetim
 
 
 def remove_passkey_for_good(*, passkey: Passkey, reason: str, actor: Actor, now: datetime) -> None:
-    """Remove a passkey that was removed before, also the last one: its person needs a recovery."""
+    """Remove a passkey that was removed before a restore, also the last one: its person needs a recovery.
+
+    The restore itself ended every session.
+    """
     with transaction.atomic():
         _remove(passkey, reason=reason, actor=actor, now=now)
 

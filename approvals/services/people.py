@@ -23,6 +23,7 @@ from approvals.models import Challenge, SetupCode
 from approvals.passkeys import creation_options, request_options
 from approvals.services.challenges import Ceremony, answering, begin, check_signature, latest
 from approvals.services.credentials import USER_HANDLE_BYTES, add_passkey, verify_new
+from approvals.services.presence import end_presence
 from approvals.sessions import stored_key
 from audit import kinds
 from audit.models import Event
@@ -30,7 +31,6 @@ from audit.services import Actor, record
 from registry.models import Human
 from registry.services.lookalikes import check_is_no_word
 from registry.services.people import check_email, create_human
-from verifier.services import presence
 
 SETUP_CODE_BYTES = 16
 FIRST_ADMIN_LIFE = timedelta(minutes=15)
@@ -195,7 +195,7 @@ def finish_sign_in(*, credential: object, session_key: str, request_id: str, now
 def sign_out(*, human: Human, actor: Actor, now: datetime) -> None:
     """End the human's presence and record that they leave. The caller ends the session."""
     with transaction.atomic():
-        presence.end(human=human, actor=actor, now=now)
+        end_presence(human=human, actor=actor, now=now)
         record(kind=kinds.HUMAN_SIGNED_OUT, actor=actor, at=now, human_id=human.id)
 
 

@@ -3,6 +3,8 @@
 from datetime import datetime
 from typing import Any
 
+from django.db import transaction
+
 from approvals.models import Challenge
 from approvals.services.challenges import (
     Ceremony,
@@ -11,6 +13,7 @@ from approvals.services.challenges import (
     check_signature,
     latest,
     passkey_options,
+    void,
 )
 from audit.services import Actor
 from registry.models import Human
@@ -31,6 +34,14 @@ def begin_presence(
         check_signature(row, credential=credential, human=human, now=now)
         lease = presence.begin(human=human, session_key=session_key, actor=actor, now=now)
     return lease.expires_at
+
+
+def end_presence(*, human: Human, actor: Actor, now: datetime) -> None:
+    """End the lease, and void what was asked of a passkey to begin one, in whichever session."""
+    asked = Challenge.objects.filter(purpose=Challenge.Purpose.PRESENCE, human=human)
+    with transaction.atomic():
+        void(asked, now=now)
+        presence.end(human=human, actor=actor, now=now)
 
 
 def _ceremony(human: Human, session_key: str) -> Ceremony:

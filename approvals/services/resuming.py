@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
-from agentauth.protocol.errors import InvalidStateError, NotFoundError
+from agentauth.protocol.errors import InvalidAssertionError, InvalidStateError, NotFoundError
 from agentauth.protocol.resuming import Subject, resume_statement
 from approvals import sentences_resume as texts
 from approvals.models import Challenge, Receipt, Recovery
-from approvals.services.challenges import Ceremony
+from approvals.services.challenges import Ceremony, void
 from approvals.services.drawn import Page
 from approvals.services.people import end_invitations
 from approvals.services.recovered import recovery_marks
@@ -24,10 +24,14 @@ from registry.services.agents import resume_agent
 from registry.services.grants import not_yours_to_resume, resume_grant
 from registry.services.people import resume_human
 from registry.services.service_providers import resume_service_provider
+from verifier.models import Confirmation
+from verifier.services.confirmations import end_unused
 
 KIND = "resume"
 Row = Agent | Grant | Human | ServiceProvider
 Party = Literal["owner", "administrator"]
+# What may be begun before a suspension, and must not be finished after it.
+_DECIDED_BY = (Challenge.Purpose.APPROVAL, Challenge.Purpose.SECOND_STEP, Challenge.Purpose.CONFIRMATION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,29 +143,70 @@ def finish_resume(
     actor: Actor,
     now: datetime,
 ) -> Receipt:
-    """Lift the suspension that was signed for. The same assertion again gets the same receipt.
+    """Lift the suspension that was signed for, and end what was decided or begun before it and not used.
 
-    Raises InvalidAssertionError; InvalidStateError where nothing is suspended (by this party) any more; GrantChangedError
+    The same assertion again gets the same receipt. Raises InvalidAssertionError, also for that one where this party suspended
+    the row again since; InvalidStateError where nothing is suspended (by this party) any more; GrantChangedError
     where it was suspended again since, or resuming it would bring back anything else than what was read.
     """
 
+    def first() -> None:
+        if isinstance(row, Human):
+            hold_taken_part_in(row)
+        # Before all that a decision under way locks: it is done before this, and refused, or has nothing left to sign.
+        _void_begun(row, now)
+
     def act(_challenge: Challenge) -> None:
         _lift(find_suspension(row, party=party, now=now), actor, now)
+        end_unused(grants=_grants_of(row), actor=actor, now=now)
 
-    return accept_signature(
+    receipt = accept_signature(
         _ceremony(row, human, session_key),
         human=human,
         credential=credential,
         now=now,
         page=lambda _challenge: resume_page(find_suspension(row, party=party, now=now)),
         act=act,
-        first=lambda: hold_taken_part_in(row) if isinstance(row, Human) else None,
+        first=first,
     )
+    _check_lifted(row, party, now)
+    return receipt
 
 
 def last_resume(row: Row) -> Receipt | None:
     """The receipt of the last time it was resumed."""
     return receipt_of(KIND, str(row.pk))
+
+
+def _check_lifted(row: Row, party: Party, now: datetime) -> None:
+    """Refuse the same assertion once more where what it lifted is in force again: "resumed" would not be true."""
+    row.refresh_from_db()
+    try:
+        find_suspension(row, party=party, now=now)
+    except InvalidStateError:
+        return
+    raise InvalidAssertionError("This was suspended again since it was resumed. Reload the page.")
+
+
+def _grants_of(row: Row) -> QuerySet[Grant]:
+    if isinstance(row, Agent):
+        return Grant.objects.filter(agent=row)
+    if isinstance(row, Grant):
+        return Grant.objects.filter(pk=row.pk)
+    if isinstance(row, Human):
+        return Grant.objects.filter(agent__human=row)
+    return Grant.objects.filter(service_provider=row)
+
+
+def _void_begun(row: Row, now: datetime) -> None:
+    """Void what a person was asked to sign about the row's grants, inside the caller's transaction."""
+    asked = Challenge.objects.open(now).filter(purpose__in=_DECIDED_BY)
+    subjects, grants = set(asked.values_list("subject", flat=True)), _grants_of(row)
+    about = [
+        *grants.filter(pk__in=subjects).values_list("pk", flat=True),
+        *Confirmation.objects.filter(pk__in=subjects, grant__in=grants).values_list("pk", flat=True),
+    ]
+    void(asked.filter(subject__in=[str(pk) for pk in about]), now=now)
 
 
 def _lift(found: Suspension, actor: Actor, now: datetime) -> None:

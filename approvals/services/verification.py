@@ -1,5 +1,6 @@
 """Proof, for one sensitive act, that whoever asks holds a passkey of the signed-in human: a session alone is not enough."""
 
+import uuid
 from datetime import datetime
 from typing import Any
 
@@ -36,8 +37,8 @@ def ask_verification(*, human: Human, act: str, session_key: str, now: datetime)
 
 def verify_human(
     *, human: Human, act: str, session_key: str, credential: object, actor: Actor, now: datetime
-) -> None:
-    """Accept the signature for exactly this act and use it up, before the act itself.
+) -> uuid.UUID:
+    """Accept the signature for exactly this act and use it up, before the act itself. Returns the id of its passkey.
 
     It stays used whatever becomes of the act. Raises VerificationRequiredError where none came along,
     InvalidAssertionError for one that is wrong, late, of another session or made for another act
@@ -47,9 +48,10 @@ def verify_human(
         raise VerificationRequiredError("Confirm with your passkey that it is you, then repeat this.")
     row = latest(_ceremony(human, session_key))
     with answering(row, now=now):
-        check_signature(row, credential=credential, human=human, now=now)
+        passkey, _ = check_signature(row, credential=credential, human=human, now=now)
         _check_act(row, act)
         record(kind=kinds.HUMAN_VERIFIED, actor=actor, at=now, human_id=human.id, data={"act": act})
+    return passkey.pk
 
 
 def _check_act(row: Challenge, act: str) -> None:

@@ -44,5 +44,5 @@ def renew(request: HttpRequest) -> HttpResponse:
 @require_POST
 @signed_in
 def end(request: HttpRequest) -> HttpResponse:
-    presence.end(human=human_of(request), actor=actor_of(request), now=timezone.now())
+    ceremonies.end_presence(human=human_of(request), actor=actor_of(request), now=timezone.now())
     return answer(status="You are away")

@@ -14,8 +14,9 @@ from approvals.models import Passkey
 from approvals.services import credentials, exporting
 from approvals.services.people import session_key_of
 from approvals.services.recovered import recovery_news
+from approvals.sessions import keep_session
 from approvals.views.access import answer, human_of, posted, signed_in
-from approvals.views.verification import verified
+from approvals.views.verification import check_verification, verified
 from registry.authentication import actor_of
 from registry.services.enrolment import create_enrolment_code
 from registry.services.people import change_time_zone, end_sessions
@@ -52,11 +53,14 @@ def passkey_finish(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 @signed_in
-@verified
 def passkey_remove(request: HttpRequest, passkey_id: uuid.UUID) -> HttpResponse:
+    """This session goes on if a passkey that stays signed for the removal."""
+    signed_by = check_verification(request)
     human, actor = human_of(request), actor_of(request)
     credentials.remove_passkey(human=human, passkey_id=str(passkey_id), actor=actor, now=timezone.now())
-    return _back(request, _("Passkey removed"))
+    if signed_by != passkey_id:
+        keep_session(request, human)
+    return _back(request, _("Passkey removed. Your presence and every other session of yours have ended."))
 
 
 @require_POST

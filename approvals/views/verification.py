@@ -1,5 +1,6 @@
 """The signature that goes along with a sensitive act: asked for here, taken by `verified` views."""
 
+import uuid
 from collections.abc import Callable
 from functools import wraps
 from typing import Concatenate, ParamSpec
@@ -43,9 +44,9 @@ def verified(
     return wrapped
 
 
-def check_verification(request: HttpRequest) -> None:
-    """Raises VerificationRequiredError, InvalidAssertionError; the signature is used up."""
-    verify_human(
+def check_verification(request: HttpRequest) -> uuid.UUID:
+    """The id of the passkey that signed. Raises VerificationRequiredError, InvalidAssertionError; the signature is used up."""
+    return verify_human(
         human=human_of(request),
         act=request.path,
         session_key=session_key_of(request),

@@ -301,7 +301,12 @@ def a_human_adds_a_passkey(world: World) -> Act:
     return _second_passkey(world.alice)
 
 
-@act("POST settings/passkeys/<uuid:passkey_id>/remove", kinds.HUMAN_VERIFIED, kinds.PASSKEY_REMOVED)
+@act(
+    "POST settings/passkeys/<uuid:passkey_id>/remove",
+    kinds.HUMAN_VERIFIED,
+    kinds.PASSKEY_REMOVED,
+    kinds.HUMAN_SESSIONS_ENDED,
+)
 def a_human_removes_a_passkey(world: World) -> Act:
     _second_passkey(world.alice)()
     added = Passkey.objects.filter(human=world.alice.human).latest("created_at")

@@ -181,6 +181,13 @@ def expire_one(confirmation: Confirmation, *, actor: Actor, now: datetime) -> bo
     return bool(moved)
 
 
+def end_unused(*, grants: QuerySet[Grant], actor: Actor, now: datetime) -> None:
+    """End each yes about these grants that was not used yet, inside the caller's transaction: the agent asks again."""
+    said = Confirmation.objects.filter(status=Confirmation.Status.CONFIRMED, grant__in=grants)
+    for row in said.select_related("grant__agent").order_by("pk"):
+        expire_one(row, actor=actor, now=now)
+
+
 def _asks(row: Confirmation, grant: Grant, action_digest: bytes) -> bool:
     return row.grant_version == grant.version and hmac.compare_digest(bytes(row.action_digest), action_digest)
 
