@@ -180,6 +180,16 @@ def test_a_drip_within_TLS_ends_in_time(tmp_path: Path, monkeypatch: pytest.Monk
             client.verify(**ASK)
 
 
+@pytest.mark.usefixtures("clock")
+def test_a_proxy_is_held_to_the_same_time(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_PROXY", "no_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", serve(BROKEN["a drip of headers"]).url)
+    client = VerifierClient(URL, "id", "secret", timeout=SECONDS)
+    with client, pytest.raises(UnknownOutcomeError, match="did not answer in time"):
+        client.verify(**ASK)
+
+
 @pytest.mark.parametrize(
     ("send", "said"),
     [(whole(ZIPPED), "sent a compressed answer"), (endless, "sent more than 16,777,216 bytes")],
