@@ -1,12 +1,15 @@
 """The one family of refusals: each is a class with a stable snake-case code. HTTP statuses are not here."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
+
+# Characters. A description may quote a text of 500 that a person wrote; a client's may be all a server chose to send.
+MAX_MESSAGE: Final = 2_000
 
 
 class AgentAuthError(Exception):
     """A refusal. `description` is one plain sentence a person can act on and never holds a secret.
 
-    `reason` is the finer stable word where a code has several; `fields` are further JSON members of the answer.
+    It is cut after `MAX_MESSAGE` characters, and so is `reason`. `reason` is the finer stable word where a code has several; `fields` are further JSON members of the answer.
     """
 
     code: ClassVar[str] = "error"
@@ -14,10 +17,14 @@ class AgentAuthError(Exception):
     recorded: bool = False
 
     def __init__(self, description: str = "", *, reason: str | None = None, **fields: Any) -> None:
-        self.description = description
-        self.reason = reason
+        self.description = _cut(description)
+        self.reason = None if reason is None else _cut(reason)
         self.fields = fields
-        super().__init__(f"{self.code}{'/' + reason if reason else ''}: {description}")
+        super().__init__(f"{self.code}{'/' + self.reason if self.reason else ''}: {self.description}")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + "…"
 
 
 class InvalidRequestError(AgentAuthError):

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Final, Self, TypeGuard
 
 from agentauth.protocol.errors import AgentAuthError
+from agentauth.protocol.jose import MAX_BYTES as MAX_JWS_BYTES
 
 from .errors import RegistryError
 
+# Characters. The longest text of an answer that is used or shown is a token, and an ASCII one.
+MAX_MEMBER: Final = MAX_JWS_BYTES
 _OK: Final = 200
 
 
@@ -113,21 +116,25 @@ class Confirmation:
 
 
 def text(body: Mapping[str, object], name: str) -> str:
-    """A member that must be there and be text. Raises RegistryError."""
+    """A member that must be there and be text, of at most `MAX_MEMBER` characters. Raises RegistryError."""
     value = body.get(name)
-    if not isinstance(value, str):
+    if not _is_text(value):
         raise _missing(name)
     return value
 
 
 def optional(body: Mapping[str, object], name: str) -> str | None:
-    """A member that may be absent; anything but text counts as absent."""
+    """A member that may be absent; anything but text of at most `MAX_MEMBER` characters counts as absent."""
     value = body.get(name)
-    return value if isinstance(value, str) and value else None
+    return value if _is_text(value) and value else None
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and len(value) <= MAX_MEMBER
 
 
 def _missing(name: str) -> AgentAuthError:
-    return RegistryError(f"The registry's answer has no {name}.", status=_OK)
+    return RegistryError(f"The registry's answer has no {name} that can be used.", status=_OK)
 
 
 def results_of(body: Mapping[str, object]) -> list[Mapping[str, object]]:

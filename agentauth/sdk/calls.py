@@ -7,6 +7,7 @@ import httpx
 
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 
+from .exchange import answering
 from .nonces import ServerNonce
 from .wire import ATTEMPTS, new_key, open_client, pause, retry_after
 
@@ -31,9 +32,10 @@ async def send(
     server_nonce: ServerNonce,
     transport: httpx.AsyncBaseTransport | None,
 ) -> httpx.Response:
-    """Send until an answer stands. Raises TemporarilyUnavailableError when none came.
+    """Send until an answer stands. Raises TemporarilyUnavailableError when none came, or none that can be unpacked.
 
-    At most four tries; one that an answer asks for, with its nonce or with a fresh token, is not counted.
+    At most four tries; one that an answer asks for, with its nonce or with a fresh token, is not counted. The answer
+    is the service provider's and of any size: httpx reads it whole, unpacks it, and waits 10 s for each part of it.
     """
     headers = {"Accept": "application/json"}
     if idempotency_key or method.upper() not in _SAFE:
@@ -41,6 +43,7 @@ async def send(
         headers["Idempotency-Key"] = idempotency_key or new_key()
     hints = _Hints(server_nonce)
     response: httpx.Response | None = None
+    lost = TemporarilyUnavailableError()
     attempt = 0
     while True:
         hints.sent = server_nonce.latest
@@ -52,10 +55,11 @@ async def send(
                 raise
             return response
         try:
-            async with open_client(url, transport) as client:
-                response = await client.request(method, url, json=json, headers={**headers, **signed})
-        except httpx.TransportError:
-            response = None
+            with answering("The service provider"):
+                async with open_client(url, transport) as client:
+                    response = await client.request(method, url, json=json, headers={**headers, **signed})
+        except TemporarilyUnavailableError as error:
+            response, lost = None, error
         asked = retry_after(response.headers) if response is not None else None
         if response is not None and hints.take(response):
             continue
@@ -66,7 +70,7 @@ async def send(
             break
         await pause(attempt - 1, asked)
     if response is None:
-        raise TemporarilyUnavailableError("The service provider cannot be reached.")
+        raise lost
     return response
 
 

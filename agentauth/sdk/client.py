@@ -266,7 +266,9 @@ class AgentAuthClient:
 
         `action` chooses the grant, as for `authenticate_headers`. Lost answers, 503 and a short `Retry-After` are
         tried again, each with a new proof and the same Idempotency-Key, so that nothing is done twice; a nonce that
-        is asked for is sent at once. Raises TemporarilyUnavailableError when no answer comes.
+        is asked for is sent at once. Raises TemporarilyUnavailableError when no answer comes, or none that can be unpacked.
+        The answer is read whole, whatever its size, for as long as each part of it comes within 10 s: that is the caller's
+        to limit, with `asyncio.timeout`, or with `authenticate_headers` and an HTTP client of their own.
         """
         provider = await self.service_provider(service_provider_id)
         absolute = within_audience(url, check_audience(provider.audience))

@@ -1,14 +1,15 @@
 """What each command of the command line does; arguments come parsed, answers go back as one flat record."""
 
 import argparse
+import contextlib
 import json
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Final
 
 from agentauth.protocol.capability import Action, Capability, parse_action, parse_capability
-from agentauth.protocol.encoding import read_object
-from agentauth.protocol.errors import InvalidRequestError
+from agentauth.protocol.encoding import read_json, read_object
+from agentauth.protocol.errors import EncodingError, InvalidRequestError
 from agentauth.protocol.keys import PrivateKey
 
 from . import verify_log, verify_proof
@@ -114,7 +115,7 @@ async def token(options: argparse.Namespace) -> Answer:
 
 
 async def call(options: argparse.Namespace) -> Answer:
-    """Call a service provider; the answer's body as JSON where it is JSON."""
+    """Call a service provider; the answer's body as JSON where the strict reader reads it, else as UTF-8 text."""
     response = await _client(options).call(
         options.service_provider,
         options.method,
@@ -123,10 +124,10 @@ async def call(options: argparse.Namespace) -> Answer:
         json=_data(options.data),
         idempotency_key=options.idempotency_key,
     )
-    try:
-        content: object = response.json()
-    except ValueError:
-        content = response.text
+    # The charset that an answer names may be any codec of Python, also one that decodes no text.
+    content: object = response.content.decode(errors="replace")
+    with contextlib.suppress(EncodingError):
+        content = read_json(response.content, max_bytes=len(response.content))
     return {"status": response.status_code, "body": content, "ok": response.is_success}
 
 

@@ -26,10 +26,11 @@ from agentauth.protocol.manifest import VerifiedManifest
 
 from .answers import Agent
 from .errors import RegistryError
+from .exchange import Params
 from .key_file import Identity, KeyFile
 from .manifests import check_within, is_due, new_manifest, next_manifest, read_manifest
 from .tokens import Locks
-from .wire import Params, Registry, new_jti
+from .wire import Registry, new_jti
 
 logger = logging.getLogger(__name__)
 

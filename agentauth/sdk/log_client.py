@@ -9,12 +9,23 @@ import httpx
 from agentauth.protocol.chain import entry_hash, field_commitment, leaf_hash
 from agentauth.protocol.checkpoint import OpenedCheckpoint, open_checkpoint
 from agentauth.protocol.encoding import b64u_decode
-from agentauth.protocol.errors import ChainError, EncodingError
+from agentauth.protocol.errors import AgentAuthError, ChainError, EncodingError, TemporarilyUnavailableError
 from agentauth.protocol.log_texts import parse_log_proof, verify_log_proof
 from agentauth.protocol.notes import SignatureType, parse_vkey
 
 from .addresses import check_registry_url
-from .wire import ATTEMPTS, LONGEST_WAIT_SECONDS, heals, open_client, pause, refusal, retry_after, unreachable
+from .exchange import ask
+from .wire import (
+    ATTEMPTS,
+    LONGEST_WAIT_SECONDS,
+    TIMEOUT_SECONDS,
+    heals,
+    open_client,
+    pause,
+    refusal,
+    registry_at,
+    retry_after,
+)
 
 # What is said about an event and is not the event (docs/protocol.md section 9).
 _BESIDE: Final = ("salt", "leaf_index", "openings")
@@ -82,14 +93,22 @@ class LogClient:
 
     async def _get(self, path: str, **query: str) -> bytes:
         """Ask, again where that may heal. Raises AgentAuthError."""
-        url, error = self.registry_url + path, unreachable(self.registry_url)
+        url = self.registry_url + path
+        error: AgentAuthError = TemporarilyUnavailableError()
         for attempt in range(ATTEMPTS):
             asked: int | None = None
             try:
                 async with open_client(url, self._transport) as client:
-                    response = await client.get(url, params=query)
-            except httpx.TransportError as failure:
-                error = unreachable(self.registry_url, failure)
+                    response = await ask(
+                        client,
+                        "GET",
+                        url,
+                        who=registry_at(self.registry_url),
+                        seconds=TIMEOUT_SECONDS,
+                        params=query,
+                    )
+            except TemporarilyUnavailableError as lost:
+                error = lost
             else:
                 if response.is_success:
                     return response.content

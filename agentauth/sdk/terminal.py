@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
+from typing import TextIO
 
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.names import printable
@@ -20,7 +21,7 @@ def show_lines(answer: Mapping[str, object]) -> None:
     for name, value in shown.items():
         text = value.replace("\r\n", "\n") if isinstance(value, str) else json.dumps(value)
         lines = f"\n{'':<{width}}  ".join(map(printable, text.split("\n")))
-        print(f"{name.replace('_', ' '):<{width}}  {lines}")
+        print(_encodable(f"{name.replace('_', ' '):<{width}}  {lines}", sys.stdout))
 
 
 def show_error(error: AgentAuthError) -> None:
@@ -31,4 +32,10 @@ def show_error(error: AgentAuthError) -> None:
 
 def tell(line: str) -> None:
     """One line on stderr, at once."""
-    print(printable(line), file=sys.stderr, flush=True)
+    print(_encodable(printable(line), sys.stderr), file=sys.stderr, flush=True)
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    """`text` with an escape for each character that the encoding of `stream` lacks."""
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 
+from .answers import text
 from .errors import RegistryError
 
 # A token is renewed when a fifth of its life, at most a minute, is left: a call under way does not outlive it.
@@ -40,9 +41,9 @@ def token_of(answer: Mapping[str, object], *, asked_at: float) -> Kept[str]:
 
     Life counts from `asked_at`, before the question: a slow answer must not make a token look younger than it is.
     """
-    value, life = answer.get("access_token"), answer.get("expires_in")
-    if not isinstance(value, str) or not isinstance(life, int):
-        raise RegistryError("The registry's answer has no token.", status=200)
+    value, life = text(answer, "access_token"), answer.get("expires_in")
+    if not isinstance(life, int):
+        raise RegistryError("The registry's answer has no expires_in that can be used.", status=200)
     margin = min(_MARGIN_SECONDS, life / _MARGIN_SHARE)
     return Kept(value, renew_at=asked_at + life - margin, expires_at=asked_at + life)
 

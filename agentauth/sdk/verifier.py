@@ -25,7 +25,8 @@ from agentauth.protocol.jose import MAX_BYTES as MAX_JWS_BYTES
 from .addresses import check_registry_url, is_loopback
 from .counting import Uncounted
 from .errors import RefusedError, RegistryError, error_from
-from .wire import new_key, retry_after, ssl_context
+from .exchange import ask_blocking, hold_to_time
+from .wire import new_key, registry_at, retry_after, ssl_context
 
 TIMEOUT_SECONDS: Final = 5.0
 # Of a question that has no name: each may take the whole timeout, and an agent waits for both.
@@ -105,7 +106,10 @@ class UnknownOutcomeError(TemporarilyUnavailableError):
 
 
 class VerifierClient:
-    """Asks one registry as one service provider. Safe to share between threads; `close` frees its connections."""
+    """Asks one registry as one service provider. Safe to share between threads; `close` frees its connections.
+
+    `timeout` is in seconds, for one try from connecting to the last byte of its answer.
+    """
 
     def __init__(
         self,
@@ -186,14 +190,15 @@ class VerifierClient:
         # Made at the first call, not at import: a server that forks afterwards must not share sockets.
         with self._lock:
             if self._client is None:
-                self._client = httpx.Client(
-                    base_url=self.registry_url,
-                    auth=self._auth,
-                    timeout=self._timeout,
-                    verify=ssl_context(),
-                    follow_redirects=False,
-                    trust_env=not is_loopback(self.registry_url),
-                    transport=self._transport,
+                self._client = hold_to_time(
+                    httpx.Client(
+                        auth=self._auth,
+                        timeout=self._timeout,
+                        verify=ssl_context(),
+                        follow_redirects=False,
+                        trust_env=not is_loopback(self.registry_url),
+                        transport=self._transport,
+                    )
                 )
             return self._client
 
@@ -208,10 +213,20 @@ class VerifierClient:
         raise RefusedError(error, reason if isinstance(reason, str) else None, fields)
 
     def _post(self, question: Asked) -> httpx.Response:
+        """One try. Raises TemporarilyUnavailableError where no answer came, or none that can be read."""
         headers = {"Content-Type": "application/json"}
         if question.name is not None:
             headers["Idempotency-Key"] = question.name
-        return self._open().post("/v1/verify", content=question.content, headers=headers)
+        return ask_blocking(
+            self._open(),
+            "POST",
+            f"{self.registry_url}/v1/verify",
+            who=registry_at(self.registry_url),
+            seconds=self._timeout,
+            max_bytes=_MAX_ANSWER_BYTES,
+            headers=headers,
+            content=question.content,
+        )
 
     def _ask(self, question: Asked) -> dict[str, object]:
         """The decision on a question without a name: asked once more where the answer was lost."""
@@ -219,7 +234,7 @@ class VerifierClient:
         for _ in range(_TRIES):
             try:
                 response = self._post(question)
-            except httpx.TransportError as error:
+            except TemporarilyUnavailableError as error:
                 lost = error
                 continue
             answer = _read(response)
@@ -241,7 +256,7 @@ class VerifierClient:
             pause = 0.0
             try:
                 response = self._post(question)
-            except httpx.TransportError as error:
+            except TemporarilyUnavailableError as error:
                 if unknown is not None:
                     pause = _pause(None)
                 unknown = error  # 1

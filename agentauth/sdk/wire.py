@@ -25,18 +25,16 @@ from agentauth.protocol.keys import Signer
 
 from .addresses import is_loopback
 from .errors import RegistryError, error_from
+from .exchange import MAX_ANSWER_BYTES, Params, ask
 from .nonces import ServerNonce
 
 ATTEMPTS: Final = 4
 # A server that asks for more patience than this gets its answer shown to the caller instead.
 LONGEST_WAIT_SECONDS: Final = 30
 TIMEOUT_SECONDS: Final = 10
-_MAX_ANSWER_BYTES: Final = 1_048_576
 _JTI_BYTES: Final = 16
 # 429s that no short wait heals: a human has to act, or hours to pass.
 _NOT_HEALED_BY_WAITING: Final = frozenset({"too_many_pending_grants", "cooldown_active"})
-
-Params = Mapping[str, str | int]
 
 
 @functools.cache
@@ -124,7 +122,7 @@ class Registry:
         """
         headers = {"Idempotency-Key": new_key(), "Content-Type": "application/json"} if body else {}
         asked_for_nonce = False
-        error: AgentAuthError = unreachable(self.url)
+        error: AgentAuthError = TemporarilyUnavailableError()
         attempt = 0
         while attempt < ATTEMPTS:
             asked: int | None = None
@@ -132,15 +130,18 @@ class Registry:
             proof = self._proof(signer, method, path, body, nonce)  # 1
             try:
                 async with open_client(self.url, self.transport, timeout) as client:
-                    response = await client.request(
+                    response = await ask(
+                        client,
                         method,
                         self.url + path,
+                        who=registry_at(self.url),
+                        seconds=timeout,
                         params=params or None,
                         content=body,  # 2
                         headers={**headers, "DPoP": proof, "Accept": "application/json"},
                     )
-            except httpx.TransportError as failure:
-                error = unreachable(self.url, failure)
+            except TemporarilyUnavailableError as lost:
+                error = lost
             else:
                 if response.is_success:
                     self.nonce.take(response.headers, sent=nonce, refused=False)
@@ -177,24 +178,16 @@ def heals(status: int, error: AgentAuthError) -> bool:
     return status == httpx.codes.SERVICE_UNAVAILABLE or error.code == "idempotency_in_progress"
 
 
-def unreachable(url: str, failure: Exception | None = None) -> AgentAuthError:
-    """The error for a call that got no answer; `failure` is the last exception of the transport."""
-    cause: BaseException | None = failure
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return TemporarilyUnavailableError(
-                f"The certificate of {url} is not trusted: {cause.verify_message}. If it is yours, name the file of its"
-                " authority in SSL_CERT_FILE."
-            )
-        cause = cause.__cause__ or cause.__context__
-    return TemporarilyUnavailableError(f"The registry at {url} cannot be reached. Is it running?")
+def registry_at(url: str) -> str:
+    """The subject of a sentence about the registry at `url`."""
+    return f"The registry at {url}"
 
 
 def _read(response: httpx.Response) -> dict[str, object]:
     if response.status_code == httpx.codes.NO_CONTENT or not response.content:
         return {}
     try:
-        return read_object(response.content, max_bytes=_MAX_ANSWER_BYTES)
+        return read_object(response.content, max_bytes=MAX_ANSWER_BYTES)
     except EncodingError as error:
         raise RegistryError(
             f"The registry's answer could not be read: {error.description}", status=response.status_code

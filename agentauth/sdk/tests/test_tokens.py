@@ -17,5 +17,5 @@ from agentauth.sdk.tokens import token_of
     ],
 )
 def test_an_answer_without_a_token_and_its_life_is_an_error(answer: dict[str, object]) -> None:
-    with pytest.raises(RegistryError, match="no token"):
+    with pytest.raises(RegistryError, match="has no"):
         token_of(answer, asked_at=0.0)
