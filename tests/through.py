@@ -43,6 +43,7 @@ MODULES: Final = frozenset(
         "epochs",
         "failures",
         "introspection",
+        "named_reads",
         "nonces",
         "operations",
         "presence",

@@ -211,8 +211,8 @@ class Endpoint:
         return None
 
     async def _verify(self, request: Request) -> bytes:
-        if b"idempotency-key" in request.head.headers or _NAMED in (request.body or b""):
-            # It is named, so the database decides on it: where too many wait for that, nobody reads it in vain.
+        if _NAMED in (request.body or b""):
+            # The agent named it, so the database decides on it: where too many wait for that, it is not read in vain.
             self._verifier.check_room()
         caller = self._held_caller(request, _JSON_TYPES, MAX_BODY_BYTES)
         provider, actor = caller or await self._caller(request)

@@ -60,12 +60,13 @@ from verifier.stores.light import (
     conclude,
     giving_back,
     held,
+    holding,
     is_light,
-    judging,
     noting,
     plan,
+    refused_again,
 )
-from verifier.stores.scripts import GIVE_BACK, JUDGE, NOTE, Reply, Script, shard_of
+from verifier.stores.scripts import GIVE_BACK, JUDGE, NOTE, Code, Reply, Script, shard_of
 from verifier.stores.state import is_of
 
 logger = logging.getLogger(__name__)
@@ -179,7 +180,9 @@ async def judge(
         try:
             still()
             if light:
-                return await _lightly(means, call, known, basis, turn)
+                outcome = await _lightly(means, call, known, basis, turn)
+                if outcome is not None:
+                    return outcome
             return await _durably(means, call, known, still)
         finally:
             turn.leave()
@@ -189,15 +192,18 @@ async def judge(
 
 async def _lightly(
     means: Means, call: StoreCall, known: Known | None, basis: Basis, turn: Turn
-) -> Permit | Refuse:
-    """In Redis."""
+) -> Outcome | None:
+    """In Redis; None where the very same call went to the database before."""
     made = plan(call, known)
     # What the script decides is in the log, so it is not asked for what could not be told any more.
     basis.check(SPARE_SECONDS)
     # Scripts for one grant run in the order they are sent in, and this one is sent before anybody else's turn.
     turn.pass_on()
-    outcome = conclude(call, known, made, await means.evaluate(JUDGE, made.called))
+    reply = await means.evaluate(JUDGE, made.called)
     fault_point("verify.after_judge")
+    if reply.code is Code.HELD:
+        return None
+    outcome = conclude(call, known, made, reply)
     try:
         # While Redis was asked, what is known may have grown too old all the same, or the cache is being moved.
         basis.check()
@@ -206,7 +212,7 @@ async def _lightly(
         raise
     if isinstance(outcome, Refuse):
         means.count("denied", outcome.error, outcome.reason or "")
-    else:
+    elif isinstance(outcome, Permit):
         means.count("rehearsed" if call.dry_run else "allowed", "", "")
     return outcome
 
@@ -216,8 +222,12 @@ async def _durably(means: Means, call: StoreCall, known: Known | None, still: Ca
     means.check_room()
     if call.tenure.kind == Home.Kind.DATABASE:
         return await means.decide(Asked(call, None, still))
-    spent = held(await means.evaluate(JUDGE, judging(call, known, mode=b"hold", entry=b"")))
+    reply = await means.evaluate(JUDGE, holding(call, known))
     fault_point("verify.after_hold")
+    if reply.code is Code.AGAIN:
+        # The token was refused then, which Redis decided.
+        return refused_again(reply.kept)
+    spent = held(reply)
     try:
         outcome = await means.decide(Asked(call, spent, still))
     except NotDoneError:
@@ -296,7 +306,7 @@ def check_key(
         raise TemporarilyUnavailableError("The key of this token was changed meanwhile. Try again.") from None
 
 
-def _withhold(call: StoreCall, known: Known | None, made: Plan, outcome: Permit | Refuse) -> None:
+def _withhold(call: StoreCall, known: Known | None, made: Plan, outcome: Outcome) -> None:
     """Say in the log that this yes, whose event the script wrote, is not given. Raises django.db errors."""
     if isinstance(outcome, Permit) and known is not None:
         with transaction.atomic():

@@ -23,16 +23,13 @@ from agentauth.protocol.errors import (
 from agentauth.protocol.jose import MAX_BYTES as MAX_JWS_BYTES
 
 from .addresses import check_registry_url, is_loopback
-from .counting import Uncounted
 from .errors import RefusedError, RegistryError, error_from
 from .exchange import ask_blocking, hold_to_time
 from .wire import new_key, registry_at, retry_after, ssl_context
 
 TIMEOUT_SECONDS: Final = 5.0
-# Of a question that has no name: each may take the whole timeout, and an agent waits for both.
-_TRIES: Final = 2
-# Of one that has: what became of a try nobody heard of can be asked for, so it is asked until it is known.
-_NAMED_TRIES: Final = 3
+# What became of a try nobody heard of can be asked for, so it is asked until it is known.
+_TRIES: Final = 3
 _PAUSE_SECONDS: Final = 1.0
 _LONGEST_PAUSE_SECONDS: Final = 2.0
 # So long after the first no try begins any more. With its timeout the last has ended within the 20 s in which the registry
@@ -86,9 +83,8 @@ class Allowed:
 class Asked:
     """One question to verify, as it goes over the wire each time. Token and proof are in it, so it is not shown."""
 
-    token: str = field(repr=False)
     content: bytes = field(repr=False)
-    name: str | None
+    name: str
     began: float
 
 
@@ -126,7 +122,6 @@ class VerifierClient:
         self._transport = transport
         self._client: httpx.Client | None = None
         self._lock = threading.Lock()
-        self._uncounted = Uncounted()
 
     def verify(
         self,
@@ -159,10 +154,9 @@ class VerifierClient:
         content = json.dumps(body).encode()
         if len(content) > MAX_BODY_BYTES:
             raise InvalidRequestError("The request is too long to be checked.")
-        # Minted for this one request of an agent, and unlike the agent's own key (protocol section 8): under it the
+        # A key minted for this one request of an agent, and unlike the agent's own (protocol section 8): under it the
         # registry answers the second time as it did the first, though the proof is spent by then.
-        name = None if self._uncounted.holds(token, action, idempotency_key) else new_key()
-        return self._decided(Asked(token, content, name, time.monotonic()))
+        return self._decided(Asked(content, new_key(), time.monotonic()))
 
     def ask_again(self, error: UnknownOutcomeError) -> Allowed:
         """What `verify` could not find out: the same question under its own name, with the answers of `verify`.
@@ -203,9 +197,8 @@ class VerifierClient:
             return self._client
 
     def _decided(self, question: Asked) -> Allowed:
-        answer = self._ask(question) if question.name is None else self._ask_until_known(question)
+        answer = self._ask(question)
         if answer["valid"] is True:
-            self._uncounted.learn(question.token, answer)
             return Allowed.of(answer)
         reason = answer.get("reason")
         error = str(answer.get("error", ""))
@@ -214,9 +207,7 @@ class VerifierClient:
 
     def _post(self, question: Asked) -> httpx.Response:
         """One try. Raises TemporarilyUnavailableError where no answer came, or none that can be read."""
-        headers = {"Content-Type": "application/json"}
-        if question.name is not None:
-            headers["Idempotency-Key"] = question.name
+        headers = {"Content-Type": "application/json", "Idempotency-Key": question.name}
         return ask_blocking(
             self._open(),
             "POST",
@@ -229,30 +220,14 @@ class VerifierClient:
         )
 
     def _ask(self, question: Asked) -> dict[str, object]:
-        """The decision on a question without a name: asked once more where the answer was lost."""
-        lost: Exception | None = None
-        for _ in range(_TRIES):
-            try:
-                response = self._post(question)
-            except TemporarilyUnavailableError as error:
-                lost = error
-                continue
-            answer = _read(response)
-            if lost is not None and answer.get("reason") == "replayed":
-                # By our own first try, it may be, whose answer nobody has: the agent signs anew.
-                raise _no_answer()
-            return answer
-        raise _no_answer() from lost
-
-    def _ask_until_known(self, question: Asked) -> dict[str, object]:
-        """The decision on a question that has a name: the same bytes are sent until it is known.
+        """The decision: the same bytes are sent until it is known.
 
         1. Lost, 5xx and "still running" may each hide a yes that is committed, debit and all. 2. Once one of them does, only
         a decision tells what became of it, or that the question is none: whatever else is said is of this try alone.
         """
         end = min(time.monotonic() + _ASKS_FOR_SECONDS, question.began + _KEPT_FOR_SECONDS)
         unknown: Exception | None = None
-        for tried in range(1, _NAMED_TRIES + 1):
+        for tried in range(1, _TRIES + 1):
             pause = 0.0
             try:
                 response = self._post(question)
@@ -270,7 +245,7 @@ class VerifierClient:
                         raise
                     unknown = error
                 pause = _pause(retry_after(response.headers))
-            if tried == _NAMED_TRIES or time.monotonic() + pause > end:
+            if tried == _TRIES or time.monotonic() + pause > end:
                 break
             time.sleep(pause)
         raise UnknownOutcomeError(f"What verify decided is not known: {unknown}", question) from unknown

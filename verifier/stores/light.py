@@ -8,22 +8,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+import orjson
 from django.utils import timezone
 
-from agentauth.protocol.capability import Capability
 from agentauth.protocol.decision import Allow, Refuse, Snapshot, decide
-from agentauth.protocol.envelope import Ledger
+from agentauth.protocol.envelope import EMPTY, Envelope, Ledger
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.limits import Limits, microseconds
 from agentauth.protocol.token import TokenClaims
 from agentauth.protocol.values import per_call
-from verifier.answers import allowed_again, allowed_body
+from verifier.answers import allowed_again, allowed_body, refusal_body
 from verifier.services.moment import CLOCK_SECONDS
 from verifier.services.snapshots import Known
-from verifier.stores import Permit, Spent, StoreCall, check_in_time
+from verifier.stores import Permit, Recalled, Spent, StoreCall, check_in_time
 from verifier.stores.entries import no_entry, yes_entry, yes_frame
 from verifier.stores.entry_macs import mac_of
-from verifier.stores.redelivery import known_again
+from verifier.stores.redelivery import AGAIN_US, mark_of
 from verifier.stores.scripts import (
     MAX_STREAM,
     Code,
@@ -45,6 +45,7 @@ EARLY_MS: Final = (2 * _APART_SECONDS + 1) * 1000
 # The same for a proof, whose time has as much to spare as a clock may differ.
 SLACK_MS: Final = EARLY_MS - CLOCK_SECONDS * 1000
 _NOTHING_USED: Final = Ledger()
+_UNSURE: Final = "What became of the first try is not known any more. The agent signs anew."
 # Of one token: so many actions that it is asked about again and again, without arguments, and so 2 kB each.
 MOST_YESES: Final = 4
 # What a script is called with: its shard, its keys, its arguments.
@@ -53,8 +54,6 @@ Called = tuple[int, tuple[bytes, ...], tuple[bytes | int, ...]]
 
 def is_light(call: StoreCall, known: Known | None) -> bool:
     """Whether Redis alone may decide. `known` is None for a token we have no record of, or another one's record."""
-    if call.delivery is not None:
-        return False
     if known is None or known.refusal(call.now) is not None:
         return True
     named = call.operation_key is not None
@@ -87,13 +86,28 @@ def plan(call: StoreCall, known: Known | None) -> Plan:
     verdict = _verdict(call, known)
     if isinstance(verdict, Yes):
         event_id, entry = yes_entry(call, verdict.frame)
-        return Plan(judging(call, known, mode=b"yes", entry=entry), event_id, verdict)
+        return Plan(
+            _judging(call, known, b"yes", entry, (mac_of(entry), event_id.encode(), b"")), event_id, verdict
+        )
     event_id, entry = no_entry(call, verdict, None if known is None else known.state)
-    return Plan(judging(call, known, mode=b"no", entry=entry), event_id, verdict)
+    told = b"" if call.delivery is None else orjson.dumps(refusal_body(verdict))
+    # A no that was told stays; a yes only as long as the token may act.
+    outranks = b"1" if verdict.error == "invalid_token" else b""
+    return Plan(_judging(call, known, b"no", entry, (mac_of(entry), told, outranks)), event_id, verdict)
 
 
-def judging(call: StoreCall, known: Known | None, *, mode: bytes, entry: bytes) -> Called:
-    """The call of `judge.lua` that decides this call. Raises TemporarilyUnavailableError where the call is too old."""
+def holding(call: StoreCall, known: Known | None) -> Called:
+    """The call of `judge.lua` that spends the proof, and sets one use of the rate aside, for a durable decision.
+
+    Raises TemporarilyUnavailableError where the call is too old.
+    """
+    return _judging(call, known, b"hold", b"", AGAIN_US)
+
+
+def _judging(
+    call: StoreCall, known: Known | None, mode: bytes, entry: bytes, more: tuple[bytes | int, ...]
+) -> Called:
+    """`more` is what follows the mark. Raises TemporarilyUnavailableError where the call is too old."""
     check_in_time(call)
     place = place_of(call.claims.grant_id)
     rate = None if known is None else known.rate
@@ -108,7 +122,8 @@ def judging(call: StoreCall, known: Known | None, *, mode: bytes, entry: bytes) 
         place.events,
         place.count,
     )
-    arguments: tuple[bytes | int, ...] = (
+    named = call.delivery is not None and not call.dry_run
+    arguments = (
         call.tenure.epoch,
         0 if call.dry_run else remembered_ms,
         mode,
@@ -122,11 +137,9 @@ def judging(call: StoreCall, known: Known | None, *, mode: bytes, entry: bytes) 
         b"1" if acts else b"0",
         APART_US,
         EARLY_MS,
+        mark_of(call.delivery) if named and call.delivery else b"",
+        *more,
     )
-    if mode != b"hold":
-        arguments += (mac_of(entry),)
-    elif call.delivery is not None and not call.dry_run:
-        arguments += known_again(call.delivery)
     return place.shard, keys, arguments
 
 
@@ -156,26 +169,72 @@ def noting(shard: int, epoch: int, entry: bytes) -> Called:
     return shard, keys, (epoch, entry, MAX_STREAM, mac_of(entry))
 
 
-def conclude(call: StoreCall, known: Known | None, made: Plan, reply: Reply) -> Permit | Refuse:
+def conclude(call: StoreCall, known: Known | None, made: Plan, reply: Reply) -> Permit | Refuse | Recalled:
     """What the script made of the plan. Raises TemporarilyUnavailableError where it made nothing of it."""
     check_reply(reply)
+    if reply.code is Code.AGAIN:
+        return _again(call, known, made, reply.kept)
     if reply.code is Code.REPLAYED:
         return Refuse("invalid_dpop_proof", "replayed")
     if isinstance(made.verdict, Refuse):
         return made.verdict
     if reply.code is Code.RATE:
-        return Refuse("envelope_exceeded", "rate", -(-reply.wait_us // 1_000_000))
+        return _too_fast(reply.wait_us)
+    answer = _yes_body(call, known, made.verdict.body, made.event_id, reply.tat_us, microseconds(call.now))
+    return Permit(answer, repeated=False)
+
+
+def _again(call: StoreCall, known: Known | None, made: Plan, kept: bytes) -> Recalled:
+    if kept[:1] != b"a":
+        return refused_again(kept)
+    at_us, tat_us, _, event_id = _read_kept(kept)
+    verdict = made.verdict
+    if isinstance(verdict, Refuse) and known is not None:
+        # The window has closed since: the yes was good when it was told.
+        verdict = _judged(call, known, EMPTY)
+    if isinstance(verdict, Refuse):
+        raise TypeError("of one version of a grant, what was covered is covered")
+    tat = int(tat_us) if tat_us else None
+    return Recalled(_yes_body(call, known, verdict.body, event_id.decode(), tat, int(at_us)))
+
+
+def refused_again(kept: bytes) -> Recalled:
+    """The no that the very same call was told. Raises TemporarilyUnavailableError where it was told yes."""
+    _, _, wait_us, told = _read_kept(kept)
+    if kept[:1] == b"v":
+        return Recalled(orjson.loads(told))
+    if kept[:1] == b"l":
+        return Recalled(refusal_body(_too_fast(int(wait_us))))
+    raise TemporarilyUnavailableError(_UNSURE)
+
+
+def _read_kept(kept: bytes) -> list[bytes]:
+    """Of an answer under its proof: the time, `tat after`, `wait`, what was told. A letter comes before."""
+    return kept[1:].split(b" ", 3)
+
+
+def _too_fast(wait_us: int) -> Refuse:
+    return Refuse("envelope_exceeded", "rate", -(-wait_us // 1_000_000))
+
+
+def _yes_body(
+    call: StoreCall,
+    known: Known | None,
+    body: Mapping[str, Any],
+    event_id: str,
+    tat_us: int | None,
+    at_us: int,
+) -> dict[str, Any]:
+    """Of a yes at `at_us`. The rate is all that a light call's grant counts."""
     if known is None:
         raise TypeError("nothing was known that could be allowed")
     rate = known.rate
-    answer = allowed_again(
-        made.verdict.body,
-        # The rate is all that a light call's grant counts.
-        Limits(None if rate is None else rate.remaining(reply.tat_us, microseconds(call.now))),
-        decision_id=made.event_id,
-        expires_in=call.claims.expires_at - int(call.now.timestamp()),
+    return allowed_again(
+        body,
+        Limits(None if rate is None else rate.remaining(tat_us, at_us)),
+        decision_id=event_id,
+        expires_in=call.claims.expires_at - at_us // 1_000_000,
     )
-    return Permit(answer, repeated=False)
 
 
 def held(reply: Reply) -> Spent:
@@ -203,9 +262,7 @@ def check_reply(reply: Reply) -> None:
     if reply.code is Code.FULL:
         raise TemporarilyUnavailableError("More decisions wait for the log than may. Try again shortly.")
     if reply.code is Code.UNSURE:
-        raise TemporarilyUnavailableError(
-            "What became of the first try is not known any more. The agent signs anew."
-        )
+        raise TemporarilyUnavailableError(_UNSURE)
 
 
 def _verdict(call: StoreCall, known: Known | None) -> Yes | Refuse:
@@ -216,10 +273,20 @@ def _verdict(call: StoreCall, known: Known | None) -> Yes | Refuse:
     kept = known.yeses.get(call.action) if refusal is None and keeps else None
     if kept is not None and kept.claims is call.claims:
         return cast("Yes", kept)
+    yes = _judged(call, known, known.unrated, refusal)
+    # Without windows time says nothing more to it; the rate is the script's.
+    if isinstance(yes, Yes) and known.unrated.allowed_time_windows is None and keeps:
+        if len(known.yeses) >= MOST_YESES and call.action not in known.yeses:
+            del known.yeses[next(iter(known.yeses))]
+        known.yeses[call.action] = yes
+    return yes
+
+
+def _judged(call: StoreCall, known: Known, envelope: Envelope, refusal: str | None = None) -> Yes | Refuse:
     snapshot = Snapshot(
         refusal=refusal,
         capabilities=known.capabilities or (),
-        envelope=known.unrated,
+        envelope=envelope,
         operation=None,
         confirmation="none",
         human_online=False,
@@ -229,17 +296,12 @@ def _verdict(call: StoreCall, known: Known | None) -> Yes | Refuse:
         return outcome
     if not isinstance(outcome, Allow):
         raise TypeError("a light call asks no human and repeats nothing")
-    yes = _yes(call, known, outcome.capability)
-    # Without windows time says nothing more to it; the rate is the script's.
-    if known.unrated.allowed_time_windows is None and keeps:
-        if len(known.yeses) >= MOST_YESES and call.action not in known.yeses:
-            del known.yeses[next(iter(known.yeses))]
-        known.yeses[call.action] = yes
-    return yes
-
-
-def _yes(call: StoreCall, known: Known, capability: Capability | None) -> Yes:
     body = allowed_body(
-        capability, Limits(), decision_id="", agent=known.state.agent, claims=call.claims, now_seconds=0
+        outcome.capability,
+        Limits(),
+        decision_id="",
+        agent=known.state.agent,
+        claims=call.claims,
+        now_seconds=0,
     )
-    return Yes(call.claims, yes_frame(call, known.state, capability), body)
+    return Yes(call.claims, yes_frame(call, known.state, outcome.capability), body)

@@ -44,10 +44,13 @@ KEPT_FOR: Final = timedelta(seconds=60)
 AGAIN_FOR: Final = timedelta(seconds=20)
 
 
-def known_again(delivery: Delivery) -> tuple[bytes, int, int]:
-    """By what `judge.lua` knows the very same call again, and for how long (µs) it lets it pass, and does not call it a replay."""
-    microsecond = timedelta(microseconds=1)
-    return sha256(delivery.digest + delivery.body_sha256), AGAIN_FOR // microsecond, KEPT_FOR // microsecond
+# For how long (µs) `judge.lua` lets the very same call pass, and for how long it does not call it a replay.
+AGAIN_US: Final = (AGAIN_FOR // timedelta(microseconds=1), KEPT_FOR // timedelta(microseconds=1))
+
+
+def mark_of(delivery: Delivery) -> bytes:
+    """By what `judge.lua` knows the very same call again, 32 bytes."""
+    return sha256(delivery.digest + delivery.body_sha256)
 
 
 def recalled(prepared: Prepared, row: ProviderCall, work: "Work") -> Recalled | IdempotencyMismatchError:

@@ -3,27 +3,30 @@
 All keys of one call carry the hash tag of the grant's shard, so that they lie on one node of a cluster:
 
     aa:{07}:epoch       text: the epoch whose memory this is. Written when an epoch begins; not there: all is forgotten.
-    aa:{07}:p:<16 B>    a spent proof, the first half of SHA-256 over `jkt NUL jti`; lives as long as the proof could. Empty, or
-                        of a hold for a call with a name its mark, the time, and `tat before` and `tat after` if a use was set aside
+    aa:{07}:p:<16 B>    a spent proof, the first half of SHA-256 over `jkt NUL jti`; lives as long as the proof could. Empty, or of
+                        a call with a name: its mark, 32 B; then, of a hold, the time, and `tat before` and `tat after` if a
+                        use was set aside; else `=`, the letter of its event, the time, `tat after`, `wait` and what was told
     aa:{07}:r:<16 B>    text: a grant's theoretical arrival time (agentauth.protocol.limits.Rate) in µs since 1970
     aa:{07}:events      stream: `e` epoch, `n` number, `o` a allowed, v as in the base, r replayed, l rate, `b` base JSON,
                         `m` its MAC (entry_macs.py; release 3 writes none); and `f`, the number of the entry's format,
                         where that is not 1 (waiting.py)
     aa:{07}:count       the number of the epoch's last event in that stream: 1, 2, 3 …
 
-Every script answers `[code, tat after, wait, number, tat before]`, all integers or nil (`read_reply`); times are µs,
-exact since a Lua number is below 2^53. Numbers among the arguments are decimal text. The scripts:
+Every script answers `[code, tat after, wait, number, tat before]`, all integers or nil, and AGAIN a sixth (`read_reply`);
+times are µs, exact since a Lua number is below 2^53. Numbers among the arguments are decimal text. The scripts:
 
 JUDGE   KEYS epoch, proof, rate, events, count. ARGV 1 epoch; 2 ms the proof is remembered, at least 1, or 0: a
         rehearsal, which only looks; 3 `yes`, `no` (it was judged: the event is of the verdict in the base) or `hold`
         (the database judges and writes the event after this); 4 now; 5 the rate's interval, 0: no rate; 6 its
         tolerance; 7 what counts where no time is remembered, 0: nothing; 8 base JSON of the event; 9 how many events
         the stream may hold; 10 `1` if the call counts: an action, not rehearsed; 11 `1` if there is an action; 12 by how
-        much the server's clock may differ from now; 13 ms that a rate's time is remembered beyond its end; for yes and no
-        14 the MAC of 8. Of a hold for a call with a name instead 14 its mark, 32 B; 15 for how many µs after the proof was spent under that mark it is as if it was not;
-        16 from how many on it is REPLAYED, UNSURE in between.
-        LOST if another epoch is marked, or none, or the clock differs by more; else FULL (not for hold); else UNSURE or REPLAYED; else, for yes and hold, RATE
-        with `wait`; else OK. REPLAYED, RATE and OK write their event, but for hold; LOST, FULL and UNSURE write nothing.
+        much the server's clock may differ from now; 13 ms that a rate's time is remembered beyond its end; 14 the mark of a
+        call with a name, else empty; for yes and no 15 the MAC of 8, 16 what is told (the id of a yes, the body of a no), 17
+        `1` for a no that outranks the yes which the same call had before. For hold 15 for how many µs after the proof was
+        spent under that mark it is as if it was not; 16 from how many on it is REPLAYED, UNSURE in between.
+        LOST if another epoch is marked, or none, or the clock differs by more; else FULL (not for hold); else AGAIN with
+        `kept`, or HELD (not for hold); else UNSURE or REPLAYED; else, for yes and hold, RATE with `wait`; else OK. REPLAYED,
+        RATE and OK write their event, but for hold; the others write nothing.
         `tat before` is what was judged by, so 7 where nothing was remembered; both are None without a rate or for no.
 GIVE_BACK   KEYS epoch, rate. ARGV epoch, interval, `tat after` and `tat before` (0 for None) of the hold, and the time as
         it is given back, not as the call began: what others used in between is not to be given back too. OK or LOST.
@@ -82,6 +85,10 @@ class Code(IntEnum):
     FULL = 4
     # The proof was spent by this very call, too long ago to know what became of it.
     UNSURE = 5
+    # The very same call was answered before: here is that answer.
+    AGAIN = 6
+    # The very same call was the database's before.
+    HELD = 7
 
 
 _CODES: Final = {code.value: code for code in Code}
@@ -96,15 +103,17 @@ class Reply:
     wait_us: int
     number: int
     before_us: int | None
+    # Of AGAIN: what lies under the proof after `=`.
+    kept: bytes = b""
 
 
 def read_reply(raw: Any) -> Reply:
-    """Of `[code, tat after, wait, number, tat before]`. Raises ValueError or TypeError for anything else."""
-    code, tat_us, wait_us, number, before_us = raw
+    """Of `[code, tat after, wait, number, tat before]`, and `kept`. Raises ValueError or TypeError for anything else."""
+    code, tat_us, wait_us, number, before_us, *kept = raw
     known = _CODES.get(code)
     if known is None:
         raise ValueError("a script answered with no code of ours")
-    return Reply(known, tat_us, wait_us, number, before_us)
+    return Reply(known, tat_us, wait_us, number, before_us, *kept)
 
 
 def shard_of(grant_id: uuid.UUID) -> int:

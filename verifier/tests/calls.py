@@ -64,7 +64,25 @@ def judge_arguments(
     return (
         shard,
         keys,
-        [1, 125_000, "yes", NOW, interval, 10**15, 0, b"{}", 10**6, 1, 1, 10**15, 25_000, b"mac"],
+        [
+            1,
+            125_000,
+            "yes",
+            NOW,
+            interval,
+            10**15,
+            0,
+            b"{}",
+            10**6,
+            1,
+            1,
+            10**15,
+            25_000,
+            b"",
+            b"mac",
+            b"",
+            b"",
+        ],
     )
 
 

@@ -59,14 +59,16 @@ class Stage:
         acts: bool = True,
         apart: int = 10**15,
         mark: bytes = b"",
+        told: bytes = b"",
+        outranks: bool = False,
     ) -> list[bytes | str | int]:
         interval, tolerance = (rate.interval_us, rate.tolerance_us) if rate else (0, 0)
         counts = acts and ttl > 0
         judged: list[bytes | str | int] = [epoch, ttl, mode, now, interval, tolerance, floor, BASE, bound]
-        more: tuple[bytes | int, ...] = (mark, 20_000_000, 60_000_000) if mark else ()
-        if mode != "hold":
-            more = (MAC,)
-        return [*judged, int(counts), int(acts), apart, 25_000, *more]
+        more: tuple[bytes | int, ...] = (MAC, told, b"1" if outranks else b"")
+        if mode == "hold":
+            more = (20_000_000, 60_000_000)
+        return [*judged, int(counts), int(acts), apart, 25_000, mark, *more]
 
     def give_back(self, held: Reply, *, now: int = NOW, epoch: int = 1, rate: Rate = RATE) -> Reply:
         keys = [scripts.epoch_key(SHARD), scripts.rate_key(SHARD, GRANT)]

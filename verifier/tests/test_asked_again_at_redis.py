@@ -105,6 +105,58 @@ def test_where_none_was_left_the_rate_is_asked_anew_and_then_one_is_set_aside(st
     assert hold(stage, now=NOW + 20 * SECOND) is Code.UNSURE
 
 
+def test_what_redis_decided_under_a_name_is_told_again_and_nothing_is_written(stage: Stage) -> None:
+    ask: Callable[..., Any] = partial(stage.judge, jti="one", mark=MARK, told=b"the id")
+    first = ask()
+    assert first.code is Code.OK
+    before = stage.everything()
+    # The times of two hosts differ: back, too.
+    for seconds in (1, -10, 59):
+        again = ask(now=NOW + seconds * SECOND, told=b"another id")
+        assert (again.code, again.number) == (Code.AGAIN, 0)
+        assert again.kept == b"a%d %d 0 the id" % (NOW, first.tat_us)
+        # Nor does a no outrank it, unless the token has ended.
+        assert ask(mode="no", told=b"{}").kept == again.kept
+    assert stage.everything() == before
+    for other in (b"", MARK[:-1] + b"#"):
+        assert ask(mark=other).code is Code.REPLAYED
+    assert stage.outcomes() == "arr"
+
+
+def test_a_token_that_has_ended_outranks_its_yes_and_not_its_no(stage: Stage) -> None:
+    ask: Callable[..., Any] = partial(stage.judge, mark=MARK, told=b"the id")
+    no: Callable[..., Any] = partial(ask, mode="no", outranks=True, told=b'{"a": "no\n"}')
+    assert ask(jti="one").code is Code.OK
+    assert [no(jti="one").code for _ in range(2)] == [Code.OK] * 2
+    assert no(jti="two").code is Code.OK
+    for again in (no(jti="two"), ask(jti="two")):
+        assert (again.code, again.kept) == (Code.AGAIN, b'v%d  0 {"a": "no\n"}' % NOW)
+    assert stage.outcomes() == "avvv"
+
+
+def test_that_a_rate_was_used_up_is_told_again(stage: Stage) -> None:
+    rate = Rate(per_minute=60, burst=1)
+    stage.judge(rate=rate)
+    ask: Callable[..., Any] = partial(stage.judge, jti="one", mark=MARK, rate=rate, told=b"the id")
+    assert ask().code is Code.RATE
+    assert ask(now=NOW + 2 * SECOND).kept == b"l%d %d %d the id" % (NOW, NOW + SECOND, SECOND)
+
+
+def test_a_rehearsal_under_a_name_keeps_nothing(stage: Stage) -> None:
+    """Python gives it no mark; nor would one be kept."""
+    for _ in range(2):
+        assert stage.judge(jti="one", mark=MARK, ttl=0).code is Code.OK
+    assert stage.judge(jti="one", mark=MARK).code is Code.OK
+
+
+def test_a_call_goes_on_where_it_began(stage: Stage) -> None:
+    """A grant's changes may send the same call the other way."""
+    assert hold(stage) is Code.OK
+    assert [stage.judge(mode=mode, jti="one", mark=MARK).code for mode in ("yes", "no")] == [Code.HELD] * 2
+    stage.judge(mode="no", jti="two", mark=MARK, told=b"{}")
+    assert stage.judge(mode="hold", jti="two", mark=MARK).kept == b"v%d  0 {}" % NOW
+
+
 # ---- the decision
 
 

@@ -258,7 +258,7 @@ def test_what_the_scripts_write_is_read(redis: Redis, place: Scene) -> None:
     judged: list[Any] = [3, 125_000, "yes", 1_795_000_000_000_000, 0, 0, 0]
     for base in (decided(grant), decided(grant)):
         text = encoded(base)
-        arguments = [*judged, text, scripts.MAX_STREAM, 1, 1, 10**15, 25_000, mac_of(text)]
+        arguments = [*judged, text, scripts.MAX_STREAM, 1, 1, 10**15, 25_000, b"", mac_of(text), b"", b""]
         redis.eval(scripts.JUDGE.source.decode(), 5, keys[0], proof, rate, keys[1], keys[2], *arguments)
     early = decided(grant, kind="denied", error="invalid_token", reason="expired", capability=None)
     text = encoded(early)

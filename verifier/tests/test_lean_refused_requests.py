@@ -56,6 +56,11 @@ def good(place: Scene, path: str, **changes: str | None) -> Ask:
     return ask(place, question if path == VERIFY else {"requests": [question]}, path, **changes)
 
 
+def paying(place: Scene, path: str, name: str) -> Ask:
+    """About money, so the database decides; a new proof each time."""
+    return ask(place, place.body(pay("1.00"), idempotency_key="mine"), path, idempotency_key=name)
+
+
 Make = Callable[[], Ask]
 Refused = Callable[[Both, Scene, str], contextlib.AbstractContextManager[Make]]
 REFUSED: dict[tuple[int, str], list[tuple[tuple[str, ...], Refused]]] = {}
@@ -124,14 +129,14 @@ def another_method(both: Both, place: Scene, path: str) -> Iterator[Make]:
 
 @of(409, "idempotency_mismatch")
 def another_body(both: Both, place: Scene, path: str) -> Iterator[Make]:
-    both.at_view(good(place, path, idempotency_key="call-1"))
-    yield lambda: good(place, path, idempotency_key="call-1")
+    both.at_view(paying(place, path, "call-1"))
+    yield lambda: paying(place, path, "call-1")
 
 
 @of(409, "idempotency_in_progress")
 def a_call_that_still_runs(both: Both, place: Scene, path: str) -> Iterator[Make]:
     """Another connection holds the row, and does not commit while it is waited for."""
-    made = good(place, path, idempotency_key="call-1")
+    made = paying(place, path, "call-1")
     named = parse_delivery(
         "call-1", service_provider_id=place.provider.pk, body=made.body, operation_key=None
     )
@@ -215,7 +220,7 @@ def a_fault_in_the_store(both: Both, place: Scene, path: str) -> Iterator[Make]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (database, lane):
             patch.setattr(module, "decide_together", fails)
-        yield lambda: good(place, path, idempotency_key="call-1")
+        yield lambda: paying(place, path, "call-1")
 
 
 @of(503, "temporarily_unavailable", VERIFY, INTROSPECT)

@@ -235,7 +235,7 @@ def test_RF_19_what_the_database_decides_on_is_refused_before_its_signature_is_c
 @pytest.mark.parametrize(
     ("body", "key"),
     [(BODY.replace(b"}", b', "idempotency_key": "k"}'), b""), (BODY, b"k"), (BODY, b"")],
-    ids=["named in its body", "named in its head", "not named"],
+    ids=["named by the agent", "named by the service provider", "not named"],
 )
 def test_RF_19_what_is_named_is_refused_before_anybody_reads_it(
     body: bytes, key: bytes, *, is_full: bool, monkeypatch: pytest.MonkeyPatch
@@ -250,6 +250,6 @@ def test_RF_19_what_is_named_is_refused_before_anybody_reads_it(
     monkeypatch.setattr(endpoints, "_object", noted)
     verifier = _Verifier(is_full=is_full)
     verifier.go.set()
-    refused = is_full and (body is not BODY or bool(key))
+    refused = is_full and body is not BODY
     answer = asyncio.run(ask(served(verifier), body=body, key=key))
     assert (answer["status"], read) == ((503, []) if refused else (200, [body]))

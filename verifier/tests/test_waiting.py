@@ -113,7 +113,7 @@ def apart(work: Callable[[], Any]) -> Any:
 
 
 def test_RF_4_a_proof_whose_call_waited_for_too_long_does_not_pass(running: Running) -> None:
-    place = scene()
+    place = scene(max_uses=5)
     hold_up(running, 2 * SHORT)
     late = place.post(place.body(LOOK), call_key="k" * 24)
     assert (late.status_code, json.loads(late.content)["error"]) == (503, "temporarily_unavailable")

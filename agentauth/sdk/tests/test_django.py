@@ -274,7 +274,7 @@ def test_limits_too_long_for_an_answer_are_left_out_whole(verifier: FakeVerifier
     ("trouble", "status", "code"),
     [
         (TemporarilyUnavailableError("x"), 503, "temporarily_unavailable"),
-        (UnknownOutcomeError("x", Asked("secret", b"secret", "n", 0)), 503, "temporarily_unavailable"),
+        (UnknownOutcomeError("x", Asked(b"secret", "n", 0)), 503, "temporarily_unavailable"),
         (RegistryError("wrong secret", status=401), 503, "temporarily_unavailable"),
         (InvalidRequestError("idempotency_key is missing."), 400, "invalid_request"),
         (IdempotencyMismatchError("other action"), 409, "idempotency_mismatch"),

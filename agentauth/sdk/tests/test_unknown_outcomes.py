@@ -16,7 +16,6 @@ from agentauth.protocol.errors import (
 )
 from agentauth.sdk import (
     Action,
-    Allowed,
     RefusedError,
     RegistryError,
     UnknownOutcomeError,
@@ -200,38 +199,6 @@ def test_what_is_said_of_the_question_itself_stands_at_any_try(
     with pytest.raises(kind):
         registry.client.verify(**NAMED)
     assert len(registry.seen) == 2
-
-
-# ---- what counts nothing has no name, and nothing of it is kept
-
-
-def unnamed(clock: Clock, *answers: Said) -> tuple[Registry, Callable[[], Allowed]]:
-    free = YES | {"limits": {"rate_remaining": None, "budgets": [], "uses_remaining": None}}
-    registry = Registry(clock, httpx.Response(200, json=free), *answers)
-    question = {name: value for name, value in NAMED.items() if name != "idempotency_key"}
-    registry.client.verify(**question)
-    registry.seen.clear()
-    return registry, lambda: registry.client.verify(**question)
-
-
-@pytest.mark.parametrize(
-    ("answer", "tries", "kind"),
-    [
-        (unavailable(), 1, TemporarilyUnavailableError),
-        (said(500), 1, RegistryError),
-        (in_progress(), 1, TemporarilyUnavailableError),
-        (httpx.ReadTimeout("x"), 2, TemporarilyUnavailableError),
-    ],
-)
-def test_without_a_name_only_a_lost_answer_is_asked_for_once_more(
-    clock: Clock, answer: Said, tries: int, kind: type[AgentAuthError]
-) -> None:
-    registry, again = unnamed(clock, answer)
-    with pytest.raises(kind) as error:
-        again()
-    assert not isinstance(error.value, UnknownOutcomeError)
-    assert len(registry.seen) == tries
-    assert clock.waits == []
 
 
 # ---- the provider asks later

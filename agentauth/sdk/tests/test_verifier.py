@@ -13,7 +13,6 @@ from agentauth.protocol.errors import (
 )
 from agentauth.protocol.money import Money
 from agentauth.sdk import Action, AddressError, RefusedError, RegistryError, VerifierClient
-from agentauth.sdk.counting import Uncounted
 
 URL = "https://registry.example.com"
 ASK: dict[str, Any] = {"token": "t", "proof": "p", "method": "POST", "url": "https://api.sp.example/x"}
@@ -172,78 +171,12 @@ def test_a_lost_answer_is_asked_for_once_more_under_the_same_key(trouble: Except
     assert seen[2].headers["Idempotency-Key"] != first.headers["Idempotency-Key"]
 
 
-def uncounted(**changes: Any) -> dict[str, Any]:
-    return YES | {"limits": {"rate_remaining": 5, "budgets": [], "uses_remaining": None} | changes}
-
-
-@pytest.mark.parametrize(
-    ("answer", "changes", "named"),
-    [
-        (uncounted(), {}, False),
-        (uncounted(), {"dry_run": True}, False),
-        (uncounted(), {"action": Action("read", "calendar")}, False),
-        # What a lost answer could cost.
-        (uncounted(), {"action": Action("delete", "calendar")}, True),
-        (uncounted(), {"action": Action("transact", "payments", Money.of("1.00", "EUR"))}, True),
-        (uncounted(), {"idempotency_key": "agent-key"}, True),
-        (uncounted(), {"token": "another"}, True),
-        (uncounted(budgets=[{"currency": "EUR", "period": "day", "remaining": "1.00"}]), {}, True),
-        (uncounted(uses_remaining=3), {}, True),
-        # What does not say so.
-        (YES, {}, True),
-        (YES | {"limits": None}, {}, True),
-        (YES | {"limits": {"budgets": []}}, {}, True),
-    ],
-)
-def test_what_counts_nothing_goes_without_a_key_after_the_first_yes(
-    answer: dict[str, Any], changes: dict[str, Any], named: bool
-) -> None:
+def test_each_question_has_a_key_of_its_own() -> None:
     seen: list[httpx.Request] = []
-    asking = client(httpx.Response(200, json=answer), seen)
-    asking.verify(**ASK)
-    asking.verify(**(ASK | changes))
-    assert ["Idempotency-Key" in request.headers for request in seen] == [True, named]
-
-
-def test_a_grant_that_counts_again_is_asked_about_under_a_key_again() -> None:
-    seen: list[httpx.Request] = []
-    answers = iter([uncounted(), uncounted(uses_remaining=1), uncounted()])
-
-    def handle(request: httpx.Request) -> httpx.Response:
-        seen.append(request)
-        return httpx.Response(200, json=next(answers))
-
-    asking = VerifierClient(URL, "id", "secret", transport=httpx.MockTransport(handle))
+    asking = client(httpx.Response(200, json=YES), seen)
     for _ in range(3):
         asking.verify(**ASK)
-    assert ["Idempotency-Key" in request.headers for request in seen] == [True, False, True]
-
-
-@pytest.mark.parametrize(("reason", "lost"), [("replayed", True), ("replayed", False), ("signature", True)])
-def test_a_proof_that_our_own_lost_try_may_have_spent_is_no_refusal(reason: str, lost: bool) -> None:
-    no = {"valid": False, "error": "invalid_dpop_proof", "reason": reason, "error_description": "x"}
-    answers: list[Any] = [uncounted(), *([httpx.ReadTimeout("x")] if lost else []), no]
-
-    def handle(_request: httpx.Request) -> httpx.Response:
-        answer = answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return httpx.Response(200, json=answer)
-
-    asking = VerifierClient(URL, "id", "secret", transport=httpx.MockTransport(handle))
-    asking.verify(**ASK)
-    expected = TemporarilyUnavailableError if lost and reason == "replayed" else RefusedError
-    with pytest.raises(expected):
-        asking.verify(**ASK)
-    assert not answers
-
-
-def test_only_so_many_tokens_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentauth.sdk.counting._MOST_TOKENS", 2)
-    known = Uncounted()
-    for token in ("a", "b", "a", "c"):
-        known.learn(token, uncounted())
-    assert [known.holds(token, None, None) for token in ("a", "b", "c")] == [True, False, True]
+    assert len({request.headers["Idempotency-Key"] for request in seen}) == 3
 
 
 def test_the_secret_goes_to_no_clear_text_registry() -> None:
