@@ -80,6 +80,9 @@ SPARE_SECONDS: Final = 2 * DEADLINE_SECONDS
 class Means(Protocol):
     """What one process decides with. All raise TemporarilyUnavailableError where they cannot do what they say."""
 
+    async def catch_up(self) -> None:
+        """Before `look` and `basis`: hear what changed while this process stood still."""
+
     def look(self) -> Moment:
         """As of when the state is known; it is young enough, and this process may answer."""
 
@@ -141,6 +144,7 @@ async def verify(
     Raises IdempotencyMismatchError (that of step 9 committed and recorded), IdempotencyInProgressError, and
     TemporarilyUnavailableError where the answer could not be had: never a wrong yes.
     """
+    await means.catch_up()
     basis = means.basis()
     if request.operation_key is not None:
         # The database decides on what the agent named: where too many wait for it, no signature is checked in vain.

@@ -24,6 +24,10 @@ from verifier.services.snapshots import Copies, Known, known_tokens
 from verifier.services.state import Change
 from verifier.services.watching import News, Watcher
 
+# Looks come twice a second. Where the last is older than this (s), the process stood still or the database is slow.
+_LATE_SECONDS: Final = 1.0
+# So long a call then waits for the next one (s).
+_CATCH_UP_SECONDS: Final = 0.25
 _MOST_STATES: Final = 50_000
 _MOST_PROVIDERS: Final = 4_096
 # Rows of one query: so few that reading them does not hold the loop's thread up.
@@ -83,6 +87,9 @@ class Follower:
             pause=_GUESSES_PAUSE,
             most_waiting=_MOST_UNPROVED,
         )
+        self._next_look: asyncio.Future[None] | None = None
+        # The look after which no other came in time: that is not waited for again.
+        self._last_before_gap: Moment | None = None
         self._looked = threading.Event()
         self._watcher = Watcher(self._tell)
 
@@ -117,6 +124,20 @@ class Follower:
             raise TemporarilyUnavailableError
         check_age(self._began)
         return self._began
+
+    async def catch_up(self) -> None:
+        """After a standstill of this process, wait for the look that tells what changed meanwhile; else return at once.
+
+        Where the database does not answer, it is waited for once. What is held is then as old as `look` says.
+        """
+        began = self._began
+        if began is None or began.age() <= _LATE_SECONDS or began is self._last_before_gap:
+            return
+        if self._next_look is None:
+            self._next_look = asyncio.get_running_loop().create_future()
+        await asyncio.wait([self._next_look], timeout=_CATCH_UP_SECONDS)
+        if self._began is began:
+            self._last_before_gap = began
 
     def held_provider(self, digest: bytes) -> ServiceProvider | None:
         """The service provider that these credentials are held for."""
@@ -187,6 +208,9 @@ class Follower:
             self._keys = None
         if news.look is not None:
             self._began, self._clock_ahead = news.look.began, news.look.clock_ahead
+            if self._next_look is not None:
+                self._next_look.set_result(None)
+                self._next_look = None
             # Nobody asks for a token that is over: those would fill the memory and push out what is alive.
             now = timezone.now()
             self._states.drop_ended(lambda known: known.state.token.expires_at <= now, _MOST_ENDED)

@@ -53,6 +53,7 @@ async def introspect(
 
     Raises TemporarilyUnavailableError where this host's clock is off: it cannot tell what is over.
     """
+    await means.catch_up()
     began = means.look()
     keys = means.token_keys()
     token = _read_token(untrusted_token, keys=keys, service_provider=service_provider, now=now)  # 1

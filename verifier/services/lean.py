@@ -120,6 +120,9 @@ class LeanVerifier:
 
     # What the flow decides with.
 
+    async def catch_up(self) -> None:
+        await self.follower.catch_up()
+
     def look(self) -> Moment:
         home.LEASE.check_halt()
         return self.follower.look()

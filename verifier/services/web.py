@@ -103,6 +103,9 @@ class Web:
         self._now = now
         self._keys: Mapping[str, TokenKey] | None = None
 
+    async def catch_up(self) -> None:
+        """It knows nothing from before."""
+
     def look(self) -> Moment:
         home.LEASE.check_halt()
         # What is known is read from now on.

@@ -62,6 +62,10 @@ elseif interval > 0 and not set_aside then
   -- What is lost counts as used up, and what is left of an earlier epoch may have grown elsewhere since: a new epoch
   -- starts without a burst.
   local held = tonumber(known[2])
+  -- No time of ours is as late, or is no number.
+  if held and not (held < 2^53) then
+    held = nil
+  end
   before = floor > 0 and math.max(held or 0, floor) or held or false
   after = before
   if args[11] == '1' then

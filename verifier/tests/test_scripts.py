@@ -250,3 +250,9 @@ def test_shards_and_keys_are_by_the_grant_alone() -> None:
 def test_what_is_no_answer_of_a_script_is_not_read_as_one(raw: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
         read_reply(raw)
+
+
+@pytest.mark.parametrize("written", ["inf", "nan", "1e308", "9" * 40])
+def test_what_is_no_time_of_ours_counts_as_nothing_known(stage: Stage, written: str) -> None:
+    stage.client.set(scripts.rate_key(SHARD, GRANT), written)
+    assert stage.judge().tat_us == NOW + RATE.interval_us

@@ -1,0 +1,82 @@
+"""A process that stood still hears what changed meanwhile before it answers."""
+
+import asyncio
+import json
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic, sleep
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from registry.services.grants import revoke_grant
+from tests.equal import INTROSPECT, VERIFY, Ask, Both, ask
+from tests.equal import both as both  # noqa: PLC0414 — a fixture
+from tests.equal import served as served  # noqa: PLC0414 — a fixture
+from verifier.services import following, moment
+from verifier.services.following import Follower
+from verifier.services.moment import Moment
+from verifier.services.watching import Look, News
+from verifier.tests.scene import LOOK, SYSTEM, scene
+
+
+def test_where_no_look_comes_it_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while the database is frozen: what is known is good for five seconds, and no call is held up for it."""
+    at = [1_000.0]
+    monkeypatch.setattr(moment, "monotonic", lambda: at[0])
+    monkeypatch.setattr(following, "_CATCH_UP_SECONDS", 0.05)
+
+    async def waits(follower: Follower) -> bool:
+        task = asyncio.create_task(follower.catch_up())
+        await asyncio.sleep(0)
+        waited = not task.done()
+        await task
+        return waited
+
+    async def work() -> None:
+        follower = Follower()
+        # Nothing was looked at yet: that is for `look` to say.
+        assert not await waits(follower)
+        for _ in range(2):
+            follower._hear(News(look=Look(Moment.now(), {}, 0.0)))
+            at[0] += 0.9
+            assert not await waits(follower)
+            at[0] += 0.2
+            assert [await waits(follower) for _ in range(3)] == [True, False, False]
+
+    asyncio.run(work())
+
+
+@pytest.mark.redis
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("both", ["redis"], indirect=True)
+@pytest.mark.parametrize("path", [VERIFY, INTROSPECT])
+def test_RV_3_a_process_that_stood_still_hears_what_changed_before_it_answers(
+    both: Both, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept, place = [0.0], scene()
+    token = place.token()
+    both.running.look()
+
+    def question() -> Ask:
+        return ask(
+            place, f"token={token}".encode() if path == INTROSPECT else place.body(LOOK, token=token), path
+        )
+
+    def good(answer: tuple[int, Any, bytes]) -> bool:
+        body = json.loads(answer[2])
+        return bool(body["active" if path == INTROSPECT else "valid"])
+
+    assert good(both._lean(question()))
+    monkeypatch.setattr(moment, "monotonic", lambda: monotonic() + slept[0])
+    monkeypatch.setattr(following, "_CATCH_UP_SECONDS", 20)
+    revoke_grant(grant=place.grant, actor=SYSTEM, now=timezone.now())
+    slept[0] += 3
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(both._lean, question())
+        until = monotonic() + 20
+        while both.running.app._verifier.follower._next_look is None and monotonic() < until:
+            sleep(0.01)
+        both.running.look()
+        assert not good(asked.result())
