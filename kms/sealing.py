@@ -1,15 +1,16 @@
 """All sealed rows at once: which of them no service of ours wrote, and the command that seals them."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import islice
 from typing import Any, Final
 
 from django.apps import apps
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Exists, OuterRef, QuerySet
 
+from agentauth.protocol.errors import EncodingError
 from audit import kinds
 from audit.services import Actor, record
 from kms.seals import EndedSeal, Sealed, SealsPending
@@ -34,15 +35,11 @@ def sealed_models() -> list[type[Sealed]]:
 def unsealed_rows() -> Iterator[tuple[str, str]]:
     """Table and id of each row that would give a right and that no service of ours wrote. Raises django.db errors.
 
-    None while `seal_rows` is outstanding.
+    None while `seal_rows` is outstanding, except with a seal that ended.
     """
     for model in sealed_models():
-        every = model.giving().order_by("pk").iterator(chunk_size=_BATCH)
-        while rows := list(islice(every, _BATCH)):
-            ended = _ended(rows)
-            for row in rows:
-                if not row.fits() or row.seal in ended:
-                    yield model.table(), str(row.pk)
+        for rows in _batches(model):
+            yield from ((model.table(), str(row.pk)) for row in rows if row.has_ended or not row.fits())
 
 
 def seal_rows(*, adopt: bool = False, actor: Actor, now: datetime) -> Sealing:
@@ -50,18 +47,35 @@ def seal_rows(*, adopt: bool = False, actor: Actor, now: datetime) -> Sealing:
 
     Later: seal with the present SECRET_KEY what a former one of SECRET_KEY_FALLBACKS sealed. A row whose seal is not good then
     stays as it is, unless the operator says with `adopt` that it is believed as it stands. Rows and their event are one
-    transaction for each batch. Raises django.db errors.
+    transaction for each batch: after a crash, run it again. Raises django.db errors.
     """
     believed = adopt or SealsPending.objects.exists()
     done = Sealing()
     for model in sealed_models():
-        ids = list(model.giving().order_by("pk").values_list("pk", flat=True))
-        for start in range(0, len(ids), _BATCH):
-            _seal_batch(model, ids[start : start + _BATCH], done, believed=believed, actor=actor, now=now)
+        for rows in _batches(model):
+            _seal_batch(model, [row.pk for row in rows], done, believed=believed, actor=actor, now=now)
     with transaction.atomic():
         if SealsPending.objects.all().delete()[0]:
             record(kind=kinds.SEALS_DEMANDED, actor=actor, at=now)
     return done
+
+
+def _batches(model: type[Sealed]) -> Iterator[list[Any]]:
+    """All rows that need a seal, by statements that each read a batch: no long statement, however many there are."""
+    rows = _judged(model)
+    batch = list(rows[:_BATCH])
+    while batch:
+        yield batch
+        batch = list(rows.filter(pk__gt=batch[-1].pk)[:_BATCH])
+
+
+def _judged(model: type[Sealed]) -> QuerySet[Any]:
+    """The rows that need a seal, without what it does not cover, each with `has_ended` as of the same moment.
+
+    Asked later, the seal of a row that a service changes meanwhile would have ended.
+    """
+    rows = model.giving().only(*model.SEALED, "seal").order_by("pk")
+    return rows.annotate(has_ended=Exists(EndedSeal.objects.filter(seal=OuterRef("seal"))))
 
 
 def _seal_batch(
@@ -69,19 +83,17 @@ def _seal_batch(
 ) -> None:
     table = model.table()
     with transaction.atomic():
-        rows = list(model.rows().select_for_update(no_key=True).filter(pk__in=ids).order_by("pk"))
-        ended = _ended(rows)
         changed, adopted = [], []
-        for row in rows:
-            good = row.seal not in ended
-            if good and row.fits(key=settings.SECRET_KEY):
+        # Asked again whether they need one: a row that ended since gets no seal.
+        for row in _judged(model).select_for_update(no_key=True).filter(pk__in=ids):
+            if not row.has_ended and row.fits(key=settings.SECRET_KEY):
                 continue
-            if not (good and any(row.fits(key=each) for each in settings.SECRET_KEY_FALLBACKS)):
-                if not believed:
-                    done.refused.setdefault(table, []).append(str(row.pk))
-                    continue
+            is_ours = not row.has_ended and any(row.fits(key=each) for each in settings.SECRET_KEY_FALLBACKS)
+            if not (is_ours or believed) or not _set_seal(row):
+                done.refused.setdefault(table, []).append(str(row.pk))
+                continue
+            if not is_ours:
                 adopted.append(str(row.pk))
-            row.set_seal()
             changed.append(row)
         if changed:
             model.rows().bulk_update(changed, ["seal"])
@@ -90,6 +102,10 @@ def _seal_batch(
             record(kind=kinds.ROWS_SEALED, actor=actor, at=now, data=data)
 
 
-def _ended(rows: Sequence[Sealed]) -> set[str]:
-    seals = [row.seal for row in rows if row.seal]
-    return set(EndedSeal.objects.filter(seal__in=seals).values_list("seal", flat=True))
+def _set_seal(row: Sealed) -> bool:
+    """Seal the row; False for values that no service writes, over which there is no seal."""
+    try:
+        row.set_seal()
+    except EncodingError:
+        return False
+    return True

@@ -62,7 +62,10 @@ class Sealed(models.Model):
 
     @classmethod
     def giving(cls) -> QuerySet[Self]:
-        """The rows that may give a right; of others no seal is asked."""
+        """The rows that need a seal, whatever their state: all whose seal is asked for, now or after a change of state.
+
+        The others ended for good or give nothing; ask `is_sealed`, `fits` or `sealed` of none of them.
+        """
         return cls.rows()
 
     @classmethod

@@ -103,8 +103,7 @@ def verification_keys(*, purpose: str, now: datetime) -> dict[str, PublicKey]:
 
 def evidence_keys(*, purpose: str) -> dict[str, PublicKey]:
     """Every key of a `purpose` whose signatures have no end (`needed_until`), by `kid`: all of ours but the disabled."""
-    keys = Key.objects.filter(purpose=purpose).exclude(state=Key.State.DISABLED)
-    return {key.kid: _public(key) for key in sealed(keys)}
+    return {key.kid: _public(key) for key in sealed(Key.giving().filter(purpose=purpose))}
 
 
 def disabled_keys(*, purpose: str, now: datetime) -> dict[str, tuple[PublicKey, datetime]]:
@@ -364,7 +363,7 @@ def _present(purpose: str, now: datetime) -> Key | None:
 
 
 def _verifying(purpose: str, now: datetime) -> list[Key]:
-    keys = sealed(Key.objects.filter(purpose=purpose).order_by("-active_from", "kid"))
+    keys = sealed(Key.giving().filter(purpose=purpose).order_by("-active_from", "kid"))
     return [life.key for life in lifetimes(keys, now=now) if life.verifies(now)]
 
 

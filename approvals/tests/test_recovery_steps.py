@@ -103,3 +103,14 @@ def test_WR_15_what_ended_since_a_passkey_was_asked_for_recovers_nobody(
     with pytest.raises(error):
         finish(row, credential, asked + later)
     assert set(Passkey.objects.values_list("pk", flat=True)) == before
+
+
+def test_WR_15_link_ends_with_its_recovery(alice: Person, now: datetime) -> None:
+    """No seal is asked for or renewed after that, so none may be needed."""
+    soon = timedelta(minutes=5)
+    row = begun(alice.human, now - DAY - RECOVERY_LIFE + soon)
+    link_of(row, now)
+    digest = bytes(Recovery.objects.get().link_digest or b"")
+    assert find_by_link(digest, now=now) == row
+    with pytest.raises(ExpiredError):
+        find_by_link(digest, now=now + soon)

@@ -1,7 +1,6 @@
 """Agents: who hold a key and act for a human."""
 
 from datetime import datetime
-from typing import Self
 
 from django.conf import settings
 from django.db import models
@@ -65,10 +64,6 @@ class Agent(Sealed):
 
     def __str__(self) -> str:
         return self.name
-
-    @classmethod
-    def giving(cls) -> models.QuerySet[Self]:
-        return super().giving().exclude(status__in=[cls.Status.REVOKED, cls.Status.EXPIRED])
 
     def status_at(self, now: datetime) -> str:
         """Its state as of `now`: the end of the manifest counts from its second, not from when a job records it."""

@@ -281,14 +281,15 @@ def check_within_bounds(grant: Grant, capabilities: Sequence[Capability]) -> Non
 
 
 def _hold(grant: Grant) -> None:
-    """Lock agent and service provider until the commit, and see that they are what the caller read and we wrote.
+    """Lock agent and service provider until the commit, and see that they are what the caller read and we wrote, the provider
+    active.
 
     Else a rotation between the look and the swap would make the grant good for a key that nobody signed for (AP-2).
     """
     agent = Agent.objects.select_for_update(no_key=True).get(pk=grant.agent_id)
     provider = ServiceProvider.objects.select_for_update(no_key=True).get(pk=grant.service_provider_id)
     same = _rests_on(agent, provider) == _rests_on(grant.agent, grant.service_provider)
-    if not (same and agent.is_sealed() and provider.is_sealed()):
+    if not (same and provider.is_active and agent.is_sealed() and provider.is_sealed()):
         raise GrantChangedError(_CHANGED)
 
 

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from django.apps import apps
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 
 from agentauth.protocol.encoding import timestamp
 from audit import kinds
@@ -18,6 +18,7 @@ from audit.erasure import named_ids, owner_of
 from audit.models import DroppedMonth, Event
 from audit.statements import select
 from kms.sealing import unsealed_rows
+from kms.seals import EndedSeal
 from kms.services import disabled_keys
 from registry.models import Grant, Human
 from registry.services.grant_history import contradiction, histories
@@ -57,9 +58,9 @@ def review(*, now: datetime) -> Iterator[Finding]:
     account that the log says was erased is there, and not in use. 5. Every other row that gives a right was written by a
     service of ours (`kms.seals`). Raises django.db errors.
     """
-    rows = (
-        Grant.objects.filter(status__in=_STANDING).select_related("agent", "service_provider").order_by("id")
-    )
+    standing = Grant.objects.filter(status__in=_STANDING).select_related("agent", "service_provider")
+    ended = EndedSeal.objects.filter(seal=OuterRef("agent__seal"))
+    rows = standing.annotate(seal_ended=Exists(ended)).order_by("id")
     disabled = disabled_keys(purpose="receipt", now=now)
     every = rows.iterator(chunk_size=_BATCH)
     while grants := list(islice(every, _BATCH)):
@@ -159,9 +160,8 @@ def _is_gone(kind: str, subject: str) -> bool:
     return Human.objects.filter(pk__in=people, status=Human.Status.DELETED).count() == len(people)
 
 
-def _terms(grant: Grant) -> Terms:
-    ended = not grant.agent.is_sealed()
-    terms = terms_of(grant, grant.agent, grant.service_provider, seal_ended=ended, suspended=True)
+def _terms(grant: Any) -> Terms:
+    terms = terms_of(grant, grant.agent, grant.service_provider, seal_ended=grant.seal_ended, suspended=True)
     # A constraint of the table.
     assert terms is not None
     return terms
