@@ -4,6 +4,7 @@ Why it stands in gunicorn's place: docs/adr/0012-whole-requests-for-the-loop.md.
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
@@ -18,24 +19,72 @@ _SERVER: Final = b"Server: gunicorn/asgi\r\n"
 _CLOSE: Final = b"Connection: close\r\n"
 
 
+# Lines of a head whose values differ from call to call. A value is taken in place of another only where it is as plain.
+_VARYING: Final = re.compile(rb"\r\n(content-length|idempotency-key):[ \t]*([!-~]+)(?=\r\n)", re.IGNORECASE)
+_PLAIN: Final = {
+    b"content-length": re.compile(rb"[0-9]{1,5}"),
+    b"idempotency-key": re.compile(rb"[!-~]{1,255}"),
+}
+
+
+# The longest such value and its line's end.
+_MOST_VARYING: Final = 257
+
+
 class Head:
     """What the head of a request says: `raw` are its bytes, `length` is the body's, `keeps` whether the connection stays.
 
-    A client that keeps its connection sends the same head again and again; it is read once. In the `extensions` of
-    `scope`, `agentauth.head` is a dictionary where the application may keep what it made of the head.
+    A client that keeps its connection sends the same head again and again, but for the values of Content-Length and
+    Idempotency-Key; it is read once. In the `extensions` of `scope`, `agentauth.head` is a dictionary where the
+    application may keep what it made of the head without these values.
     """
 
-    __slots__ = ("keeps", "length", "raw", "scope", "version")
+    __slots__ = ("_between", "_places", "keeps", "length", "raw", "scope", "version")
 
     def __init__(
         self, raw: bytes, length: int, scope: dict[str, Any], *, version: tuple[int, int], keeps: bool
     ) -> None:
         self.raw, self.length, self.version, self.keeps = raw, length, version, keeps
         self.scope = scope | {"extensions": {"agentauth.head": {}}}
+        # The bytes before, between and behind the values that vary, and where these stand among the headers.
+        self._between: list[bytes] = []
+        self._places: list[tuple[bytes, int]] = []
+        begin, names = 0, [name for name, _ in scope["headers"]]
+        for found in _VARYING.finditer(raw):
+            name = found[1].lower()
+            if names.count(name) == 1 and _PLAIN[name].fullmatch(found[2]):
+                self._between.append(raw[begin : found.start(2)])
+                self._places.append((name, names.index(name)))
+                begin = found.end(2)
+        self._between.append(raw[begin:])
 
-    def begins(self, data: bytes | bytearray) -> bool:
-        """Whether these bytes are a whole request under this head, and no more."""
-        return len(data) == len(self.raw) + self.length and data.startswith(self.raw)
+    def of(self, data: bytes | bytearray) -> "Head | None":
+        """The head of these bytes where they are one whole request, no more, and begin as this one but for the values."""
+        if len(data) == len(self.raw) + self.length and data.startswith(self.raw):
+            return self
+        at, length, headers = 0, self.length, list(self.scope["headers"])
+        for before, (name, place) in zip(self._between, self._places, strict=False):
+            begin = at + len(before)
+            at = data.find(b"\r\n", begin, begin + _MOST_VARYING)
+            if at < 0 or not data.startswith(before, begin - len(before)):
+                return None
+            value = bytes(data[begin:at])
+            if not _PLAIN[name].fullmatch(value):
+                return None
+            headers[place] = (name, value)
+            if name == b"content-length":
+                length = int(value)
+        end = at + len(self._between[-1])
+        if len(data) != end + length or not data.startswith(self._between[-1], at):
+            return None
+        return self._with(bytes(data[:end]), length, headers)
+
+    def _with(self, raw: bytes, length: int, headers: list[tuple[bytes, bytes]]) -> "Head":
+        other = Head.__new__(Head)
+        other.raw, other.length, other.version, other.keeps = raw, length, self.version, self.keeps
+        other.scope = {**self.scope, "headers": headers}
+        other._between, other._places = self._between, self._places  # noqa: SLF001 — its own kind
+        return other
 
 
 class Exchange:

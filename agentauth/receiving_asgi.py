@@ -79,11 +79,12 @@ class Connection(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
         incoming = self.incoming
         if self._closed:
             return
-        head = self._head
-        if head is not None and not incoming.data and not self.is_answering and head.begins(data):
-            self.hold(len(data))
-            self._begin(head, data[len(head.raw) :], **_AT_ONCE)
-            return
+        if self._head is not None and not incoming.data and not self.is_answering:
+            head = self._head.of(data)
+            if head is not None:
+                self.hold(len(data))
+                self._begin(head, data[len(head.raw) :], **_AT_ONCE)
+                return
         if not incoming.data and not self.is_answering:
             # A connection that was kept: its next request begins.
             incoming.start(b"")

@@ -218,9 +218,9 @@ class Endpoint:
         provider, actor = caller or await self._caller(request)
         try:
             asked = parse_verify_request(_object(request.body))
-            key = request.head.headers.get(b"idempotency-key")
-            delivery = None
-            if key is not None:
+            key_at, delivery = request.head.key_at, None
+            if key_at is not None:
+                _, key = request.scope["headers"][key_at]
                 delivery = parse_delivery(
                     key.decode("latin-1"),
                     service_provider_id=provider.id,

@@ -24,7 +24,6 @@ _READ: Final = frozenset(
         b"content-type",
         b"content-length",
         b"transfer-encoding",
-        b"idempotency-key",
         b"x-forwarded-proto",
     }
 )
@@ -34,7 +33,8 @@ _READ: Final = frozenset(
 class Head:
     """What a request's head says to the endpoint. `headers` are the lines of `_READ`, none where a name stands twice.
 
-    `reads_body`: it has a plain length of no more than any caller may send. `authorization` is there in the plain form
+    It is kept for later requests, which may have another Content-Length, as plain, and another Idempotency-Key: `key_at`
+    is where that stands among the lines. `reads_body`: it has a plain length of no more than any caller may send. `authorization` is there in the plain form
     only: no query, what we accept, our host, over TLS where that is asked for. `credentials` are the same in any form, with
     their `digest`; None without an Authorization line, and where there are two.
     """
@@ -44,6 +44,7 @@ class Head:
     authorization: str | None
     credentials: str | None
     digest: bytes
+    key_at: int | None
 
 
 def head_of(scope: Scope, *, https_only: bool) -> Head:
@@ -66,6 +67,8 @@ def _read_head(scope: Scope, *, https_only: bool) -> Head:
     # Seven digits are as many as the longest body's length has, and as Python is asked to read.
     plain_length = length.isdigit() and len(length) <= len(str(MAX_BATCH_BYTES))
     reads_body = b"transfer-encoding" not in headers and plain_length and int(length) <= MAX_BATCH_BYTES
+    keys = [place for place, (name, _) in enumerate(scope["headers"]) if name == b"idempotency-key"]
+    plain = plain and len(keys) <= 1
     presented = [value for name, value in scope["headers"] if name == b"authorization"]
     credentials = presented[0].decode("latin-1") if len(presented) == 1 else None
     if not plain:
@@ -85,6 +88,7 @@ def _read_head(scope: Scope, *, https_only: bool) -> Head:
         authorization if in_order else None,
         credentials,
         credentials_digest(credentials or ""),
+        keys[0] if keys else None,
     )
 
 

@@ -27,7 +27,10 @@ class _Tally:
 def asked(path: bytes) -> Request:
     scope = through.scope(path.decode(), "", [], method="GET")
     return Request(
-        scope, Head({}, reads_body=True, authorization=None, credentials=None, digest=b""), b"", ""
+        scope,
+        Head({}, reads_body=True, authorization=None, credentials=None, digest=b"", key_at=None),
+        b"",
+        "",
     )
 
 

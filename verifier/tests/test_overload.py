@@ -215,7 +215,7 @@ def test_RF_19_what_the_database_decides_on_is_refused_before_its_signature_is_c
     monkeypatch.setattr(flow, "prepare", prepared)
     monkeypatch.setattr(flow, "nonces_of", lambda *_: None)
     monkeypatch.setattr(home, "LEASE", SimpleNamespace(held=lambda: tenure))
-    follower = SimpleNamespace(look=lambda: None, token_keys=dict)
+    follower = SimpleNamespace(look=lambda: None, token_keys=dict, catch_up=lambda: asyncio.sleep(0))
     verifier = LeanVerifier(follower=cast("Any", follower), servers=None, count=lambda *_: None)
     monkeypatch.setattr(verifier, "_lane", SimpleNamespace(check_room=check_room))
     call = verifier.verify(
