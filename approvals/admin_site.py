@@ -12,11 +12,14 @@ from django.utils.http import urlencode
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_safe
 
-from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
+from agentauth.protocol.errors import AgentAuthError, NotFoundError, TemporarilyUnavailableError
 from approvals.admin import ADMINS
 from approvals.models import Recovery
 from approvals.services.break_signing import unsigned_breaks
+from approvals.services.challenges import hold_human
 from approvals.services.people import create_setup_link
+from approvals.services.verification import acting
+from approvals.views.access import human_of
 from approvals.views.log import log_page
 from approvals.views.verification import check_verification
 from audit.admin import ADMINS as AUDIT_ADMINS
@@ -135,6 +138,7 @@ class ControlRoom(admin.AdminSite):
 
         def make(form: EnrolmentForm) -> list[tuple[str, str]]:
             human, actor = form.cleaned_data["human"], actor_of(request)
+            hold_human(human_of(request), human)
             _row, code = create_enrolment_code(human=human, actor=actor, now=timezone.now())
             return [(str(_("Enrolment code, once, 15 minutes")), code)]
 
@@ -168,8 +172,9 @@ class ControlRoom(admin.AdminSite):
             # What is made here opens doors: a session alone does not make it.
             check_verification(request)
             try:
-                made = make(form)
-            except TemporarilyUnavailableError:
+                with acting(human_of(request)):
+                    made = make(form)
+            except (TemporarilyUnavailableError, NotFoundError):
                 raise
             except AgentAuthError as error:
                 record_refused_request(request, error)

@@ -155,15 +155,15 @@ def check_signature(
     return passkey, verified
 
 
-def hold_human(human: Human) -> None:
-    """See that the human still is who came in, and keep it so until the commit.
+def hold_human(human: Human, *subjects: Human) -> None:
+    """See that the human still is who came in, and keep it so until the commit of what they do.
 
-    Last, as everywhere: humans are locked after passkeys, agents and grants. Raises NotFoundError.
+    Last, as everywhere: humans are locked after passkeys, agents and grants. `subjects`, whom the act is about, are
+    locked by the same statement: people are locked in one order. Raises NotFoundError.
     """
-    still = Human.objects.select_for_update(no_key=True).filter(
-        pk=human.pk, status=Human.Status.ACTIVE, session_epoch=human.session_epoch
-    )
-    if not still:
+    people = Human.objects.filter(pk__in=[each.pk for each in (human, *subjects)]).order_by("pk")
+    held = {each.pk: each for each in people.select_for_update(no_key=True)}.get(human.pk)
+    if held is None or not held.is_active or held.session_epoch != human.session_epoch:
         raise NotFoundError
 
 

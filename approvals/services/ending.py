@@ -30,6 +30,7 @@ from approvals.services.challenges import hold_human
 from approvals.services.forgetting import forget_invitation
 from approvals.services.leaving import delete_human, hold_ways_in
 from approvals.services.losses import Loss
+from approvals.services.recovery import check_taken_part_in
 from audit.services import Actor
 from kms.certificates import revoke_certificate
 from kms.models import Key, KeyCertificate
@@ -65,14 +66,15 @@ def _lock_agents(agents: QuerySet[Agent], _now: datetime) -> None:
 
 def _lock_humans(humans: QuerySet[Human], now: datetime) -> None:
     """Ways in, passkeys, agents, humans: as signatures and deletions take them."""
-    for human in humans:
-        hold_ways_in(human)
+    recoveries = [(human, hold_ways_in(human)) for human in humans]
     list(Passkey.objects.select_for_update().filter(human__in=humans).order_by("pk"))
     _lock_agents(Agent.objects.filter(human__in=humans), now)
     # With all admins, whom each deletion locks: two who delete each other wait for no ring.
     admins = Q(is_staff=True, status=Human.Status.ACTIVE)
     chosen = Human.objects.filter(Q(pk__in=humans.values("pk")) | admins)
     list(chosen.select_for_update(no_key=True).order_by("pk"))
+    for human, held in recoveries:
+        check_taken_part_in(human, held)
 
 
 def _lock_setups(invitations: QuerySet[SetupCode], _now: datetime) -> None:

@@ -1,18 +1,25 @@
 """How a person is suspended, and how they leave for good: what is theirs ends or is erased, what proves the past stays."""
 
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
+from typing import Any, Final
 
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
+from agentauth.protocol.errors import TemporarilyUnavailableError
 from approvals.models import Challenge, Recovery, RecoveryQuerySet, SetupCode
 from approvals.services.credentials import remove_all_passkeys
 from approvals.services.forgetting import erase_texts
-from approvals.services.people import end_invitations
+from approvals.services.people import end_invitations, invitations_of
 from approvals.services.recovery import cancel_all, taken_part_in
 from audit.services import Actor
 from registry.models import Human
 from registry.services import people
+
+# Each repetition takes an act of theirs, with a passkey signature, that commits between two statements of one transaction.
+_TRIES: Final = 5
 
 
 def suspend_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False) -> None:
@@ -20,11 +27,14 @@ def suspend_human(*, human: Human, actor: Actor, now: datetime, even_last_admin:
 
     None of it goes on once they are resumed. Raises InvalidStateError as `registry.services.people.suspend_human`.
     """
-    with transaction.atomic():
+
+    def act() -> None:
         # First, as everywhere: before people.
         cancel_all(human=human, actor=actor, now=now)
         end_invitations(by=human, now=now)
         people.suspend_human(human=human, actor=actor, now=now, even_last_admin=even_last_admin)
+
+    _end_all_begun(human, act, now)
 
 
 def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False) -> None:
@@ -34,21 +44,47 @@ def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: 
     Raises InvalidStateError as `registry.services.people.delete_human`.
     """
     email = human.email
-    with transaction.atomic():
+
+    def act() -> None:
         _bar_ways_in(human, actor=actor, now=now)
         remove_all_passkeys(human=human, reason="human_deleted", actor=actor, now=now)
         people.delete_human(human=human, actor=actor, now=now, even_last_admin=even_last_admin)
         # Last: what was recorded above has openings too.
         erase_texts(human=human, email=email, actor=actor, now=now)
 
+    _end_all_begun(human, act, now)
 
-def hold_ways_in(human: Human) -> None:
+
+class _BegunMeanwhileError(Exception):
+    """They began more after the act had ended what they began, and before it locked them."""
+
+
+def _end_all_begun(human: Human, act: Callable[[], None], now: datetime) -> None:
+    """Do `act` in one transaction: it ends what the human began, then locks them. Undo and repeat it if they began more between.
+
+    Their act may commit while this waits for them. To lock behind the lock on people what it made could wait in a ring.
+    Raises TemporarilyUnavailableError where that happens `_TRIES` times.
+    """
+    for _ in range(_TRIES):
+        with suppress(_BegunMeanwhileError), transaction.atomic():
+            act()
+            if taken_part_in(human).open(now).exists() or invitations_of(human, now=now).exists():
+                raise _BegunMeanwhileError
+            return
+        human.refresh_from_db()
+    raise TemporarilyUnavailableError("They are doing something at this very moment. Try again.")
+
+
+def hold_ways_in(human: Human) -> set[Any]:
     """Lock whatever still could become a passkey, inside the caller's transaction and before anything else of it.
 
-    Who is at it is done before this ends, or refused after a deletion that follows.
+    Who is at it is done before this ends, or refused after a deletion that follows. Returns the ids of the recoveries.
     """
-    for rows in _ways_in(human):
+    recoveries, *others = _ways_in(human)
+    held = {row.pk for row in recoveries.select_for_update()}
+    for rows in others:
         list(rows.select_for_update().order_by("pk"))
+    return held
 
 
 def _bar_ways_in(human: Human, *, actor: Actor, now: datetime) -> None:

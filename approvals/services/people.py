@@ -8,6 +8,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from agentauth.protocol.encoding import b64u_encode
@@ -91,12 +92,17 @@ def keep_link(row: SetupCode, *, actor: Actor) -> SetupLink:
     return SetupLink(f"{settings.PUBLIC_URL}/setup/{b64u_encode(code)}/", row.expires_at)
 
 
-def end_invitations(*, by: Human, now: datetime) -> None:
-    """End the unused invitations that this administrator made, inside the caller's transaction. The log says who made them."""
-    made = Event.objects.filter(kind=kinds.SETUP_CODE_CREATED, actor_kind="human", actor_id=str(by.pk))
+def invitations_of(human: Human, *, now: datetime) -> QuerySet[SetupCode]:
+    """The invitations that this administrator made and that can still be used. The log says who made them."""
+    made = Event.objects.filter(kind=kinds.SETUP_CODE_CREATED, actor_kind="human", actor_id=str(human.pk))
     recent = made.filter(human_id=None, at__gt=now - INVITATION_LIFE).values("at")
     codes = SetupCode.objects.filter(kind=SetupCode.Kind.INVITATION, used_at=None, expires_at__gt=now)
-    codes.filter(created_at__in=recent).update(expires_at=now)
+    return codes.filter(created_at__in=recent)
+
+
+def end_invitations(*, by: Human, now: datetime) -> None:
+    """End these, inside the caller's transaction."""
+    invitations_of(by, now=now).update(expires_at=now)
 
 
 def setup_digest(code: bytes) -> bytes:

@@ -11,6 +11,7 @@ from approvals.services.challenges import (
     answering,
     begin,
     check_signature,
+    hold_human,
     latest,
     passkey_options,
     void,
@@ -28,11 +29,12 @@ def ask_presence(*, human: Human, session_key: str, now: datetime) -> dict[str, 
 def begin_presence(
     *, human: Human, session_key: str, credential: object, actor: Actor, now: datetime
 ) -> datetime:
-    """Begin the lease; returns its end. Raises InvalidAssertionError, InvalidStateError."""
+    """Begin the lease; returns its end. Raises InvalidAssertionError; NotFoundError as `hold_human`."""
     row = latest(_ceremony(human, session_key))
     with answering(row, now=now):
         check_signature(row, credential=credential, human=human, now=now)
         lease = presence.begin(human=human, session_key=session_key, actor=actor, now=now)
+        hold_human(human)
     return lease.expires_at
 
 

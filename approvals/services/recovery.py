@@ -17,6 +17,7 @@ from agentauth.protocol.encoding import b64u_encode, timestamp
 from agentauth.protocol.errors import (
     AgentAuthError,
     ExpiredError,
+    GrantChangedError,
     InvalidRequestError,
     InvalidStateError,
     NotFoundError,
@@ -127,9 +128,20 @@ def taken_part_in(human: Human) -> RecoveryQuerySet:
     return Recovery.objects.filter(Q(human=human) | Q(begun_by=human) | Q(confirmed_by=human)).order_by("pk")
 
 
-def hold_taken_part_in(human: Human) -> None:
-    """Lock these until the commit, before anything else."""
-    list(taken_part_in(human).select_for_update())
+def hold_taken_part_in(human: Human) -> set[Any]:
+    """Lock these until the commit, before anything else; returns their ids."""
+    return {row.pk for row in taken_part_in(human).select_for_update()}
+
+
+def check_taken_part_in(human: Human, held: set[Any]) -> None:
+    """See, once the human is locked, that no recovery came since `hold_taken_part_in`. Raises GrantChangedError.
+
+    To lock that one now could wait in a ring: another act may hold it, and wait for a person whom the caller holds.
+    """
+    if held != set(taken_part_in(human).values_list("pk", flat=True)):
+        raise GrantChangedError(
+            "A recovery was begun or decided at the same moment. Nothing was done: reload the page and check again."
+        )
 
 
 def cancel_all(*, human: Human, actor: Actor, now: datetime) -> None:
@@ -230,12 +242,13 @@ def _hold_open(
 
 
 def _hold_admin(row: Recovery, admin: Human | None) -> None:
-    """See that this administrator still is one, and keep it so until the commit."""
+    """See that this administrator still is one, and keep it, and the account, so until the commit."""
     if admin is None:
+        Human.objects.select_for_update(no_key=True).get(pk=row.human_id)
         return
     if admin.pk == row.human_id:
         raise InvalidStateError("This is your own account: another administrator has to recover it.")
-    hold_human(admin)
+    hold_human(admin, row.human)
     if not Human.objects.get(pk=admin.pk).is_administrator:
         raise NotFoundError
 

@@ -11,11 +11,11 @@ from agentauth.protocol.errors import InvalidAssertionError, InvalidStateError, 
 from agentauth.protocol.resuming import Subject, resume_statement
 from approvals import sentences_resume as texts
 from approvals.models import Challenge, Receipt, Recovery
-from approvals.services.challenges import Ceremony, void
+from approvals.services.challenges import Ceremony, hold_human, void
 from approvals.services.drawn import Page
 from approvals.services.people import end_invitations
 from approvals.services.recovered import recovery_marks
-from approvals.services.recovery import cancel_all, hold_taken_part_in
+from approvals.services.recovery import cancel_all, check_taken_part_in, hold_taken_part_in
 from approvals.services.signatures import accept_signature, ask_signature, receipt_of
 from approvals.services.statements import signing
 from audit.services import Actor
@@ -149,14 +149,18 @@ def finish_resume(
     the row again since; InvalidStateError where nothing is suspended (by this party) any more; GrantChangedError
     where it was suspended again since, or resuming it would bring back anything else than what was read.
     """
+    recoveries = set[Any]()
 
     def first() -> None:
         if isinstance(row, Human):
-            hold_taken_part_in(row)
+            recoveries.update(hold_taken_part_in(row))
         # Before all that a decision under way locks: it is done before this, and refused, or has nothing left to sign.
         _void_begun(row, now)
 
     def act(_challenge: Challenge) -> None:
+        if isinstance(row, Human):
+            hold_human(human, row)
+            check_taken_part_in(row, recoveries)
         _lift(find_suspension(row, party=party, now=now), actor, now)
         end_unused(grants=_grants_of(row), actor=actor, now=now)
 

@@ -1,8 +1,12 @@
 """Proof, for one sensitive act, that whoever asks holds a passkey of the signed-in human: a session alone is not enough."""
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
+
+from django.db import transaction
 
 from agentauth.protocol.errors import AgentAuthError, InvalidAssertionError, InvalidRequestError
 from approvals.models import Challenge
@@ -11,6 +15,7 @@ from approvals.services.challenges import (
     answering,
     begin,
     check_signature,
+    hold_human,
     latest,
     passkey_options,
 )
@@ -52,6 +57,18 @@ def verify_human(
         _check_act(row, act)
         record(kind=kinds.HUMAN_VERIFIED, actor=actor, at=now, human_id=human.id, data={"act": act})
     return passkey.pk
+
+
+@contextmanager
+def acting(human: Human) -> Iterator[None]:
+    """One transaction for what the human does by their session or a signature: it commits only while they still may act.
+
+    A suspension or recovery at the same moment waits for the commit and finds what was made, or undoes the act. Raises
+    NotFoundError, and whatever the act raises.
+    """
+    with transaction.atomic():
+        yield
+        hold_human(human)
 
 
 def _check_act(row: Challenge, act: str) -> None:

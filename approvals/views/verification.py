@@ -12,7 +12,7 @@ from django.views.decorators.http import require_POST
 
 from agentauth.protocol.encoding import read_object
 from approvals.services.people import session_key_of
-from approvals.services.verification import ask_verification, verify_human
+from approvals.services.verification import acting, ask_verification, verify_human
 from approvals.views.access import answer, human_of, member, posted, signed_in
 from registry.authentication import actor_of
 
@@ -34,12 +34,16 @@ def options(request: HttpRequest) -> HttpResponse:
 def verified(
     view: Callable[Concatenate[HttpRequest, P], HttpResponseBase],
 ) -> Callable[Concatenate[HttpRequest, P], HttpResponseBase]:
-    """Only with a passkey signature made for this very request, in its member or field `verification`; else 401."""
+    """Only with a passkey signature made for this very request, in its member or field `verification`; else 401.
+
+    The view is one transaction, which holds the human (`acting`).
+    """
 
     @wraps(view)
     def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
         check_verification(request)
-        return view(request, *args, **kwargs)
+        with acting(human_of(request)):
+            return view(request, *args, **kwargs)
 
     return wrapped
 

@@ -21,10 +21,11 @@ SECRET_CHARACTERS = 26  # 130 bits
 
 def create_enrolment_code(*, human: Human, actor: Actor, now: datetime) -> tuple[EnrolmentCode, str]:
     """A code `LOOKUP-SECRET` for one agent of this human, shown once. Raises InvalidStateError if not active."""
-    if not human.is_active:
-        raise InvalidStateError("Only an active human can have an enrolment code.")
     lookup, secret = random_code(LOOKUP_CHARACTERS), random_code(SECRET_CHARACTERS)
     with transaction.atomic():
+        # What suspends or recovers them ends their codes, and must find this one.
+        if not Human.objects.select_for_update(no_key=True).get(pk=human.pk).is_active:
+            raise InvalidStateError("Only an active human can have an enrolment code.")
         row = EnrolmentCode.objects.create(
             human=human, lookup=lookup, digest=_digest(secret), created_at=now, expires_at=now + LIFE
         )
@@ -48,6 +49,8 @@ def find_enrolment_code(code: str, *, now: datetime) -> EnrolmentCode:
 
 def use_enrolment_code(row: EnrolmentCode, *, agent: Agent, now: datetime) -> None:
     """Spend the code on this agent, inside its registration. Raises InvalidEnrolmentCodeError if somebody was first."""
+    # What ends a human's codes locks the human first.
+    Human.objects.select_for_update(no_key=True).get(pk=row.human_id)
     spent = EnrolmentCode.objects.filter(
         pk=row.pk, used_at=None, failures__lt=MAX_FAILURES, expires_at__gt=now
     ).update(used_at=now, agent=agent)

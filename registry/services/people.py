@@ -1,12 +1,13 @@
 """Humans: how they come to exist, are suspended, resumed and end. Their passkeys and sessions belong to approvals."""
 
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
 
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
-from django.db.models import F, QuerySet
+from django.db.models import F, Q
 
 from agentauth.protocol.errors import InvalidRequestError, InvalidStateError
 from agentauth.protocol.manifest import check_display_name
@@ -20,6 +21,7 @@ from registry.services.grants import revoke_grant, suspend_grant
 from registry.services.lookalikes import check_is_no_word
 
 MAX_EMAIL_CHARACTERS = 254
+_ACTIVE_ADMIN = Q(is_staff=True, status=Human.Status.ACTIVE)
 
 
 def create_human(*, email: str, name: str, is_staff: bool = False, actor: Actor, now: datetime) -> Human:
@@ -67,8 +69,8 @@ def suspend_human(*, human: Human, actor: Actor, now: datetime, even_last_admin:
     with transaction.atomic():
         if not even_last_admin:
             _keep_an_admin(human, "suspended")
-        _end_enrolment_codes(human, now)
         _move(human, Human.Status.ACTIVE, Human.Status.SUSPENDED, kinds.HUMAN_SUSPENDED, actor, now)
+        _end_enrolment_codes(human, now)
 
 
 def resume_human(*, human: Human, actor: Actor, now: datetime) -> None:
@@ -110,9 +112,9 @@ def recover_human(*, human: Human, actor: Actor, now: datetime) -> None:
         # Past its end, or waiting for a signature already.
         with suppress(InvalidStateError):
             suspend_grant(grant=grant, cause=Grant.SuspensionCause.RECOVERY, actor=actor, now=now)
-    _end_enrolment_codes(human, now)
-    # Last, as everywhere: humans are locked after agents and grants.
+    # After agents and grants, as everywhere.
     end_sessions(human=human, actor=actor, now=now)
+    _end_enrolment_codes(human, now)
 
 
 def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False) -> None:
@@ -131,7 +133,6 @@ def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: 
             revoke_agent(agent=agent, actor=actor, now=now)
         if not even_last_admin:
             _keep_an_admin(human, "deleted")
-        EnrolmentCode.objects.filter(human=human).delete()
         gone = (
             Human.objects.filter(pk=human.pk)
             .exclude(status=Human.Status.DELETED)
@@ -147,6 +148,7 @@ def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: 
         )
         if not gone:
             raise InvalidStateError("This human is deleted already.")
+        EnrolmentCode.objects.filter(human=human).delete()
         # One that was enrolled or claimed since the agents were locked would keep its texts. Nobody can add another now:
         # its codes are gone, and a claim waits for the human's row.
         if Agent.objects.filter(human=human).exclude(status=Agent.Status.REVOKED).exists():
@@ -162,7 +164,7 @@ def refuse_to_delete(human: Human) -> None:
     """Raise InvalidStateError where `delete_human` would, as the rows are now; nothing is locked."""
     if human.status == Human.Status.DELETED:
         raise InvalidStateError("This human is deleted already.")
-    _refuse_last_admin(human, _active_admins(), "deleted")
+    _refuse_last_admin(human, Human.objects.filter(_ACTIVE_ADMIN), "deleted")
 
 
 def change_time_zone(*, human: Human, zone: str, actor: Actor, now: datetime) -> None:
@@ -175,19 +177,19 @@ def change_time_zone(*, human: Human, zone: str, actor: Actor, now: datetime) ->
 
 
 def _end_enrolment_codes(human: Human, now: datetime) -> None:
+    """Once the human is locked: one that was being made is there by then."""
     EnrolmentCode.objects.filter(human=human, used_at=None, expires_at__gt=now).update(expires_at=now)
 
 
 def _keep_an_admin(human: Human, what: str) -> None:
-    # Held together: two admins who end each other at once would leave none.
-    _refuse_last_admin(human, _active_admins().select_for_update(no_key=True), what)
+    # Held together: two admins who end each other at once would leave none. And the human with them, since people are
+    # locked in one order.
+    chosen = Human.objects.filter(Q(pk=human.pk) | _ACTIVE_ADMIN).order_by("id")
+    held = chosen.select_for_update(no_key=True)
+    _refuse_last_admin(human, [each for each in held if each.is_staff and each.is_active], what)
 
 
-def _active_admins() -> QuerySet[Human]:
-    return Human.objects.filter(is_staff=True, status=Human.Status.ACTIVE).order_by("id")
-
-
-def _refuse_last_admin(human: Human, admins: QuerySet[Human], what: str) -> None:
+def _refuse_last_admin(human: Human, admins: Iterable[Human], what: str) -> None:
     if [admin.pk for admin in admins] == [human.pk]:
         raise InvalidStateError(f"The last admin cannot be {what}: invite another one first.")
 

@@ -7,7 +7,8 @@ import pytest
 from django.db import connection, transaction
 
 from audit.tests.waiting import until_waiting
-from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.models import Agent, EnrolmentCode, Grant, Human, ServiceProvider
+from registry.services.enrolment import create_enrolment_code
 from registry.services.people import delete_human
 from registry.tests.cast import TESTER, AgentClient, approved
 
@@ -37,3 +38,28 @@ def test_who_deletes_a_human_waits_for_their_agent_before_touching_grants(
     grant.refresh_from_db()
     alice.refresh_from_db()
     assert (grant.status, alice.status) == ("revoked", "deleted")
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_who_takes_an_enrolment_code_waits_for_the_human_before_touching_it(
+    alice: Human, now: datetime, *, known: bool
+) -> None:
+    """As a suspension does, which ends the codes of whom it locked."""
+    stray, answers = AgentClient(), list[int]()
+    assert not known or stray.register().status_code == 201
+    _row, code = create_enrolment_code(human=alice, actor=TESTER, now=now)
+
+    def register() -> None:
+        try:
+            answers.append(stray.register(code).status_code)
+        finally:
+            connection.close()
+
+    registration = threading.Thread(target=register)
+    with transaction.atomic():
+        Human.objects.select_for_update(no_key=True).get(pk=alice.pk)
+        registration.start()
+        until_waiting()
+        assert EnrolmentCode.objects.select_for_update(nowait=True).get().used_at is None
+    registration.join()
+    assert answers == [200 if known else 201]

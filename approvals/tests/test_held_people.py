@@ -1,0 +1,75 @@
+"""A person who is suspended or signed out while they act, on PostgreSQL: every act that takes their passkey waits and is undone."""
+
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import transaction
+from django.test import Client
+from pytest_django.fixtures import Settings
+
+from approvals.tests.test_ending_races import Press
+from audit.tests.waiting import until_waiting
+from registry.models import Human
+from registry.services.people import end_sessions, suspend_human
+from registry.tests.cast import TESTER
+from tests.acts.test_acts import SAYINGS, known, written
+from tests.acts.test_effects import signed, table
+from tests.acts.world import Act, Row, World
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
+# A link has nobody who is signed in, a sign-in nobody who was before; the same once more does nothing.
+HELD = [
+    row
+    for row in signed()
+    if table()[row.door][1] != "link" and row.door != "POST sign-in/finish" and row.kinds
+]
+
+
+@pytest.fixture
+def world(db: None, now: datetime, settings: Settings, tmp_path: Path) -> World:
+    settings.VAR_DIR, settings.KEY_DIRECTORY = tmp_path, tmp_path / "keys"
+    return World(now)
+
+
+def caught(act: Act, monkeypatch: pytest.MonkeyPatch) -> tuple[Human, Act]:
+    """Who is signed in at the browser that the act posts from, and that very post."""
+    posts: list[tuple[Client, tuple[Any, ...], dict[str, Any]]] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(Client, "post", lambda *args, **more: posts.append((args[0], args[1:], more)))
+        act()
+    [(client, args, more)] = posts
+    human = Human.objects.get(pk=client.session["_auth_user_id"])
+    return human, lambda: client.post(*args, **more)
+
+
+# What a suspension and a recovery do to their row. What else those end is left: only their row can stop the act.
+ENDS: list[Callable[..., None]] = [partial(suspend_human, even_last_admin=True), end_sessions]
+
+
+@pytest.mark.parametrize("end", ENDS, ids=["suspended", "signed-out"])
+@pytest.mark.parametrize("row", HELD, ids=str)
+def test_SA_1_what_takes_a_passkey_is_undone_if_they_are_ended_meanwhile(
+    row: Row, end: Callable[..., None], world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    human, post = caught(row.given(world), monkeypatch)
+    events, answers = known(), list[Any]()
+    with transaction.atomic():
+        end(human=human, actor=TESTER, now=world.now)
+        ended = set(written(events))
+        press = Press(lambda: answers.append(post()))
+        until_waiting()
+    press.join()
+    [answer] = answers
+    assert answer.status_code in {404, 409}, answer.content
+    assert set(written(events)) - ended <= SAYINGS
+
+
+def test_SA_1_acts_that_enlarge_by_a_passkey_are_among_these() -> None:
+    wanted = {
+        door for door, took in table().items() if took in {("enlarges", "signature"), ("enlarges", "passkey")}
+    }
+    assert wanted - {row.door for row in HELD} == set()

@@ -1,0 +1,218 @@
+"""What a person makes while they are suspended, recovered or deleted ends too, on PostgreSQL, and no wait is a ring."""
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+
+import pytest
+from django.db import transaction
+from django.utils import timezone
+
+from approvals.models import Recovery, SetupCode
+from approvals.services import leaving
+from approvals.services.ending import end_for_good, preview
+from approvals.services.leaving import delete_human, suspend_human
+from approvals.tests.cast import Person, browser, invited
+from approvals.tests.recovering import begun, path_of, ready_link
+from approvals.tests.test_ending_races import Press
+from audit.models import Event
+from audit.tests.waiting import until_waiting
+from registry.models import EnrolmentCode, Human
+from registry.services.enrolment import create_enrolment_code
+from registry.tests.cast import TESTER
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
+ENDS: list[Callable[..., None]] = [suspend_human, delete_human]
+# These do not lock the administrators, and with them the person, before all else.
+ENDS += [partial(end, even_last_admin=True) for end in ENDS]
+
+
+@pytest.fixture
+def second(admin: Person, keys: None, now: datetime) -> Person:
+    """An administrator beside the first, and after them in the order of people."""
+    return invited("second@example.org", "Second", now=now, is_staff=True)
+
+
+def in_this_order(human: Human, *acts: Callable[[], object]) -> list[str]:
+    """Each comes as far as the human's row, which another transaction holds; then one after the other goes on. Their refusals."""
+    presses = list[Press]()
+    with transaction.atomic():
+        Human.objects.select_for_update(no_key=True).get(pk=human.pk)
+        for act in acts:
+            presses.append(Press(act))
+            until_waiting(len(presses))
+    for press in presses:
+        press.join()
+    return [press.refusal for press in presses]
+
+
+def posting(person: Person, path: str, into: list[int], **fields: str) -> Callable[[], object]:
+    """A press whose passkey was asked already; its status goes to the list."""
+    signed = fields | {"verification": json.dumps(person.verification(path))}
+    return lambda: into.append(person.client.post(path, signed).status_code)
+
+
+@pytest.mark.parametrize("end", ENDS, ids=["suspended", "deleted", "suspended-last", "deleted-last"])
+def test_WR_15_an_invitation_that_is_made_meanwhile_ends(
+    end: Callable[..., None], admin: Person, second: Person, now: datetime
+) -> None:
+    human, answers = second.human, list[int]()
+    invite = posting(second, "/admin/invite/", answers, email="mallory@example.org")
+    refusals = in_this_order(human, invite, partial(end, human=human, actor=TESTER, now=now))
+    assert (answers, refusals) == ([200], ["", ""])
+    assert not SetupCode.objects.filter(email="mallory@example.org", expires_at__gt=now).exists()
+    assert not Human.objects.get(pk=human.pk).is_active
+
+
+def test_WR_15_an_end_that_never_finds_all_of_it_ends_nothing(
+    admin: Person, second: Person, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leaving, "_TRIES", 1)
+    human, answers = second.human, list[int]()
+    invite = posting(second, "/admin/invite/", answers, email="zoe@example.org")
+    suspend = partial(suspend_human, human=human, actor=TESTER, now=now)
+    assert in_this_order(human, invite, suspend) == ["", "temporarily_unavailable"]
+    assert human.status == Human.objects.get(pk=human.pk).status == "active"
+    assert not Event.objects.filter(kind="registry.human.suspended").exists()
+
+
+@pytest.mark.parametrize("end", ENDS, ids=["suspended", "deleted", "suspended-last", "deleted-last"])
+def test_WR_15_an_enrolment_code_that_is_made_meanwhile_ends(
+    end: Callable[..., None], alice: Person, admin: Person, now: datetime
+) -> None:
+    human, answers = alice.human, list[int]()
+    make = posting(alice, "/settings/enrolment-codes", answers)
+    refusals = in_this_order(human, make, partial(end, human=human, actor=TESTER, now=now))
+    assert (answers, refusals) == ([200], ["", ""])
+    assert not EnrolmentCode.objects.filter(expires_at__gt=timezone.now()).exists()
+
+
+def test_WR_15_an_operators_enrolment_code_that_is_made_meanwhile_ends(
+    alice: Person, admin: Person, now: datetime
+) -> None:
+    human = alice.human
+    make = partial(create_enrolment_code, human=human, actor=TESTER, now=now)
+    suspend = partial(suspend_human, human=human, actor=TESTER, now=now)
+    assert in_this_order(human, make, suspend) == ["", ""]
+    assert not EnrolmentCode.objects.filter(expires_at__gt=timezone.now()).exists()
+    assert in_this_order(human, make) == ["invalid_state"]
+
+
+def test_WR_15_an_enrolment_code_that_is_made_during_a_recovery_ends(
+    alice: Person, keys: None, now: datetime
+) -> None:
+    human, anew, answers = alice.human, Person(client=browser()), list[int]()
+    link = ready_link(human, now)
+    options = anew.post(f"{path_of(link)}options").json()["publicKey"]
+    credential = {"credential": anew.device.registration(options)}
+    refusals = in_this_order(
+        human,
+        posting(alice, "/settings/enrolment-codes", answers),
+        lambda: answers.append(anew.post(f"{path_of(link)}finish", credential).status_code),
+    )
+    assert (answers, refusals) == ([200, 200], ["", ""])
+    assert not EnrolmentCode.objects.filter(expires_at__gt=timezone.now()).exists()
+
+
+def test_WR_15_a_recovery_that_is_decided_meanwhile_is_cancelled(
+    alice: Person, admin: Person, second: Person, now: datetime
+) -> None:
+    """Also if another administrator decides it at that moment: they hold it, and wait for one whom the suspension holds."""
+    row, human, answers = begun(alice.human, now), second.human, list[int]()
+    path = f"/recoveries/{row.pk}/confirm"
+    refusals = in_this_order(
+        human,
+        posting(second, path, answers),
+        partial(suspend_human, human=human, actor=TESTER, now=now),
+        posting(admin, path, answers),
+    )
+    row.refresh_from_db()
+    assert (answers, refusals) == ([302, 409], ["", "", ""])
+    assert row.confirmed_by_id == human.pk
+    assert row.cancelled_at is not None
+    assert Event.objects.filter(kind="approvals.recovery.cancelled").count() == 1
+
+
+def test_WR_15_a_recovery_that_is_begun_meanwhile_is_cancelled(
+    alice: Person, admin: Person, now: datetime
+) -> None:
+    human, answers = alice.human, list[int]()
+    start = posting(admin, f"/recoveries/{human.pk}/lost", answers)
+    refusals = in_this_order(human, start, partial(suspend_human, human=human, actor=TESTER, now=now))
+    assert (answers, refusals) == ([302], ["", ""])
+    assert Recovery.objects.get().cancelled_at is not None
+
+
+def test_WR_15_a_recovery_by_an_operator_that_is_begun_meanwhile_is_cancelled(
+    alice: Person, admin: Person, now: datetime
+) -> None:
+    human = alice.human
+    suspend = partial(suspend_human, human=human, actor=TESTER, now=now)
+    assert in_this_order(human, lambda: begun(human, now), suspend) == ["", ""]
+    assert Recovery.objects.get().cancelled_at is not None
+
+
+def test_WR_15_a_recovery_that_is_begun_meanwhile_stops_the_resumption(
+    alice: Person, admin: Person, now: datetime
+) -> None:
+    human, answers = alice.human, list[int]()
+    suspend_human(human=human, actor=TESTER, now=now)
+    path = f"/resume/human/{human.pk}/"
+    credential = {"credential": admin.device.assertion(admin.press_on(path).json()["publicKey"])}
+    in_this_order(
+        human,
+        lambda: begun(human, now, case="stolen"),
+        lambda: answers.append(admin.post(f"{path}decide", credential).status_code),
+    )
+    assert (answers, Human.objects.get(pk=human.pk).status) == ([409], "suspended")
+    assert Recovery.objects.get().cancelled_at is None
+
+
+def test_WR_15_a_recovery_that_is_begun_meanwhile_stops_the_deletion(
+    alice: Person, admin: Person, now: datetime
+) -> None:
+    human, who = alice.human, admin.human
+    shown = preview("human", [human.pk], human=who, party="administrator", now=now).shown
+    delete = partial(
+        end_for_good,
+        "human",
+        [human.pk],
+        shown=shown,
+        human=who,
+        party="administrator",
+        actor=TESTER,
+        now=now,
+    )
+    assert in_this_order(human, lambda: begun(human, now), delete) == ["", "grant_changed"]
+    assert Human.objects.get(pk=human.pk).status == "active"
+
+
+def test_SA_1_people_are_locked_in_one_order_whoever_acts(
+    admin: Person, second: Person, now: datetime
+) -> None:
+    """Two administrators who make codes for each other wait in a line."""
+    first, other, answers = admin.human, second.human, list[int]()
+    press = posting(admin, "/admin/enrolment-code/", answers, human=str(other.pk))
+    with transaction.atomic():
+        Human.objects.select_for_update(no_key=True).get(pk=first.pk)
+        waiting = Press(press)
+        until_waiting()
+        assert Human.objects.select_for_update(no_key=True, nowait=True).get(pk=other.pk).is_active
+    waiting.join()
+    assert answers == [200]
+
+
+def test_SA_1_a_resumption_locks_people_in_that_order(admin: Person, second: Person, now: datetime) -> None:
+    answers = list[int]()
+    suspend_human(human=second.human, actor=TESTER, now=now)
+    other = Human.objects.get(email="second@example.org")
+    path = f"/resume/human/{other.pk}/"
+    credential = {"credential": admin.device.assertion(admin.press_on(path).json()["publicKey"])}
+    with transaction.atomic():
+        Human.objects.select_for_update(no_key=True).get(pk=admin.human.pk)
+        waiting = Press(lambda: answers.append(admin.post(f"{path}decide", credential).status_code))
+        until_waiting()
+        assert Human.objects.select_for_update(no_key=True, nowait=True).get(pk=other.pk)
+    waiting.join()
+    assert answers == [200]
