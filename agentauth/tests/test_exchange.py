@@ -112,6 +112,8 @@ def test_DJ_7_a_head_is_read_once_whatever_key_and_length_its_next_requests_have
         NAMED.replace(b"Host: a", b"Host: b") + b"{}",
         NAMED.replace(b"Idempotency-Key", b"idempotency-key") + b"{}",
         NAMED.replace(b"\r\n\r\n", b"\r\nContent-Length: 2\r\n\r\n") + b"{}",
+        # One line more, as long as the body would be.
+        NAMED.replace(b"  2\r\n\r\n", b"  8\r\nX: y\r\n\r\n") + b"{}",
     ],
 )
 def test_DJ_7_whatever_else_differs_is_parsed_again(data: bytes) -> None:
