@@ -6,6 +6,8 @@ from typing import Any
 from agentauth.protocol import errors as protocol_errors
 from agentauth.protocol.errors import AgentAuthError
 
+from .nonces import read_nonce
+
 
 class AddressError(AgentAuthError):
     """An address we do not speak to: not https (http is for localhost and 127.0.0.1 alone), or not a plain origin."""
@@ -96,8 +98,7 @@ class RefusedError(AgentAuthError):
     @property
     def nonce(self) -> str | None:
         """The nonce the agent must put into its next proof, where that is what was missing."""
-        value = self.fields.get("nonce")
-        return value if isinstance(value, str) else None
+        return read_nonce(self.fields.get("nonce"))
 
 
 _BY_CODE = {

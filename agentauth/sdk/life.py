@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+import httpx
+
 from agentauth.protocol.capability import Capability
 from agentauth.protocol.encoding import parse_timestamp
 from agentauth.protocol.errors import (
@@ -37,7 +39,6 @@ logger = logging.getLogger(__name__)
 # After a renewal that was refused while the manifest still lives.
 RENEW_AGAIN_SECONDS: Final = 3600
 _ME: Final = "/v1/agents/me"
-_SERVER_ERROR: Final = 500
 
 Answer = dict[str, object]
 Ask = Callable[[LocalSigner], Awaitable[Answer]]
@@ -208,7 +209,7 @@ class AgentLife:
         declared = read_manifest(compact, registry=self._registry.url)
         is_changed = declared.content() != self._known().content()
         try:
-            answer = await self._registry.post(self.signer, f"{_ME}/manifest", {"manifest": compact})
+            agent = Agent.of(await self._registry.post(self.signer, f"{_ME}/manifest", {"manifest": compact}))
         except AgentAuthError as error:
             if not _may_be_done(error):
                 self._update(dropped)
@@ -217,7 +218,7 @@ class AgentLife:
         if is_changed:
             # The versions of all grants rose.
             self._on_change()
-        return Agent.of(answer)
+        return agent
 
     # ---- another key
 
@@ -367,9 +368,9 @@ def _kid(key: PrivateKey | None) -> str | None:
 
 
 def _may_be_done(error: AgentAuthError) -> bool:
-    """Was there no answer, or one that does not say whether the act was done?"""
+    """Was there no answer, or one that does not say whether the act was done, such as a 200 that cannot be read?"""
     if isinstance(error, RegistryError):
-        return error.status >= _SERVER_ERROR
+        return httpx.codes.is_success(error.status) or error.status >= httpx.codes.INTERNAL_SERVER_ERROR
     return isinstance(error, TemporarilyUnavailableError)
 
 

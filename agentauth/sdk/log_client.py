@@ -87,7 +87,8 @@ class LogClient:
             expected_origin=self._origin,
         )
         index = parse_log_proof(given).index
-        if event.get("leaf_index") not in (None, index):
+        told = event.get("leaf_index")
+        if told is not None and (type(told) is not int or told != index):
             raise ChainError("The event has another number in the log.")
         return ProvenEvent(index, opened, given.decode())
 
@@ -129,7 +130,8 @@ def _leaf(event: Mapping[str, object]) -> bytes:
     try:
         for member, opening in openings.items():
             said = {"commitment": field_commitment(opening["value"], _salt(opening["salt"]))}
-            if data.get(member) != said:
+            # What stands beside salt and value is proved by nothing.
+            if data.get(member) != said or opening.keys() != {"salt", "value"}:
                 raise ChainError("The event opens what it did not commit to.")
         return leaf_hash(entry_hash(bare, _salt(event.get("salt"))))
     except (EncodingError, KeyError, TypeError):

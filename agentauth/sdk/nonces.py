@@ -10,6 +10,11 @@ HEADER: Final = "DPoP-Nonce"
 _NONCE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,512}")
 
 
+def read_nonce(value: object) -> str | None:
+    """A nonce that a header and a proof may carry; None for anything else."""
+    return value if isinstance(value, str) and _NONCE.fullmatch(value) else None
+
+
 class ServerNonce:
     """What one server, the registry or one service provider, wants in our next proof; None of what it never asked."""
 
@@ -22,8 +27,8 @@ class ServerNonce:
         `refused` says that the server did not like what was sent. Where it then gives no other, ours is forgotten:
         the next proof goes without one, rather than all of them fail.
         """
-        given = headers.get(HEADER, "")
-        if _NONCE.fullmatch(given):
+        given = read_nonce(headers.get(HEADER))
+        if given is not None:
             self.latest = given
             return given != sent
         if refused:

@@ -1,6 +1,7 @@
 """A refusal as the HTTP answer a service provider gives to an agent. No framework: status, headers and a JSON body."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -66,6 +67,11 @@ _BY_ERROR: Final = {
     "use_dpop_nonce": "Put the nonce of this answer's DPoP-Nonce header into the proof.",
     "outside_time_window": "The grant does not allow this at this time.",
 }
+# What words the registry chooses are short; another text is none, and would fill the answer.
+_WORD: Final = re.compile(r"[a-z0-9_]{1,64}")
+_NO_SENTENCE: Final = "This is not allowed."
+# Seconds; above it a wait is a wrong answer and not a header that every client can read.
+_LONGEST_WAIT: Final = 999_999_999
 _SHOWN: Final = ("retry_after", "confirmation_id", "approval_url", "violations")
 
 
@@ -86,7 +92,7 @@ def answer_for(error: AgentAuthError) -> HttpAnswer:
         if isinstance(error, kind):
             return _answer(status, error.code, error.description, {"reason": error.reason})
     after = error.fields.get("retry_after") if isinstance(error, TemporarilyUnavailableError) else None
-    seconds = after if isinstance(after, int) else 1
+    seconds = after if type(after) is int else 1
     return _answer(
         503, "temporarily_unavailable", "The request could not be checked. Try again shortly.", {}, seconds
     )
@@ -94,7 +100,7 @@ def answer_for(error: AgentAuthError) -> HttpAnswer:
 
 def _refused(error: RefusedError) -> HttpAnswer:
     status = _REFUSED.get(error.error, _REFUSED_OTHERWISE)
-    sentence = _BY_ERROR.get(error.error) or _SENTENCES.get(error.reason or "", "This is not allowed.")
+    sentence = _BY_ERROR.get(error.error) or _SENTENCES.get(error.reason or "", _NO_SENTENCE)
     members = {"reason": error.reason} | {name: error.fields.get(name) for name in _SHOWN}
     answer = _answer(status, error.error, sentence, members, error.retry_after)
     if error.nonce is not None:
@@ -105,15 +111,24 @@ def _refused(error: RefusedError) -> HttpAnswer:
 def _answer(
     status: int, code: str, description: str, members: Mapping[str, object], retry_after: int | None = None
 ) -> HttpAnswer:
+    """The answer: first without its further members, then without `description`, if it would be too long."""
+    code = code if _is_word(code) else RefusedError.code
     headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
     if status == _UNAUTHORIZED:
         headers["WWW-Authenticate"] = f'DPoP error="{code}", algs="{ALGORITHMS}"'
-    if retry_after is not None:
+    if retry_after is not None and 0 <= retry_after <= _LONGEST_WAIT:
         headers["Retry-After"] = str(retry_after)
-    body = {"error": code, "error_description": description}
-    shown = {name: value for name, value in members.items() if value is not None}
-    content = json.dumps(body | shown).encode()
-    if len(content) > MAX_BODY_BYTES:
-        # Long limits (a list of 64 payees) are left out rather than cut: half a list would be a wrong one.
-        content = json.dumps(body | {"reason": shown.get("reason")}).encode()
+    reason = {"reason": members["reason"]} if _is_word(members.get("reason")) else {}
+    shown = reason | {name: members[name] for name in _SHOWN if members.get(name) is not None}
+    # Long limits (a list of 64 payees) are left out rather than cut: half a list would be a wrong one.
+    bodies = ((description, shown), (description, reason), (_NO_SENTENCE, reason))
+    contents = [
+        json.dumps({"error": code, "error_description": sentence} | more).encode()
+        for sentence, more in bodies
+    ]
+    content = next((each for each in contents if len(each) <= MAX_BODY_BYTES), contents[-1])
     return HttpAnswer(status, headers, content)
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and _WORD.fullmatch(value) is not None

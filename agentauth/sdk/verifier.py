@@ -25,6 +25,7 @@ from agentauth.protocol.jose import MAX_BYTES as MAX_JWS_BYTES
 from .addresses import check_registry_url, is_loopback
 from .errors import RefusedError, RegistryError, error_from
 from .exchange import ask_blocking, hold_to_time
+from .nonces import read_nonce
 from .wire import new_key, registry_at, retry_after, ssl_context
 
 TIMEOUT_SECONDS: Final = 5.0
@@ -65,7 +66,6 @@ class Allowed:
         """Read an answer whose `valid` is true."""
         agent = body.get("agent")
         known = agent if isinstance(agent, Mapping) else {}
-        nonce = body.get("nonce")
         return cls(
             decision_id=str(body.get("decision_id", "")),
             agent_id=str(known.get("id", "")),
@@ -74,7 +74,7 @@ class Allowed:
             grant_id=str(body.get("grant_id", "")),
             # Anything but a plain false counts as repeated: acting twice is worse than not acting.
             repeated=body.get("repeated", False) is not False,
-            nonce=nonce if isinstance(nonce, str) else None,
+            nonce=read_nonce(body.get("nonce")),
             answer=body,
         )
 

@@ -25,11 +25,13 @@ from typing import Any, NamedTuple
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-LOG_KEY, WITNESS_KEY = 1, 4
+LOG_KEY, WITNESS_KEY, HASH = 1, 4, 32
 MAX_FILE = 1 << 18  # a manifest, note or proof
 MAX_LINE = 1 << 20  # a line, without its line feed
 CHUNK = 1 << 18
+ENDLESS = 10**20  # above the number that any file is named by
 NUMBER = "(0|[1-9][0-9]{0,14})"  # in its one form, and below 2^53: every reader sees the same
+LOG_NAME = re.compile("20[0-9]{12}")
 VKEY = re.compile(r"([^\s+]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/]{44})")
 TEXT = rf"(([^\0-\x1f]+)\n{NUMBER}\n([A-Za-z0-9+/]{{43}}=)\n(?:[^\0-\x1f]+\n)*)"
 NOTE = re.compile(TEXT + r"\n((?:— [^\s+\0-\x1f]+ [A-Za-z0-9+/]+={0,2}\n){1,16})")
@@ -62,58 +64,65 @@ class Part(NamedTuple):
     archived: int
 
 
-ENDLESS = 1 << 53
+def read_break(path: Path) -> dict[str, Any]:
+    """A record of a break, with its root as bytes and its `place`. Raises ProblemError."""
+    place = f"breaks/{path.name}"
+    raw = read(path, place)
+    try:
+        given = json.loads(raw.decode())
+        name, previous, lost = given["name"], given["previous"], given["lost"]
+        base, root = given["origin"].removesuffix(f"/{name}"), unbase64(given["root"])
+        record = {each: given[each] for each in ("size", "signed", "archived")}
+        whole = all(type(each) is int and 0 <= each < 1 << 53 for each in record.values())
+        record |= {"version": 1, "name": name, "previous": previous, "lost": sorted(set(lost))}
+        record |= {"origin": f"{base}/{name}", "previous_origin": f"{base}/{previous}" if previous else base}
+        # A log is named after all that it replaces: no record hides its own log or leads in a circle.
+        named = all(map(LOG_NAME.fullmatch, [name, *lost])) and max(previous, *lost, "") < name
+        # Made anew from the members that are free, as a manifest is.
+        exact = canonical(record | {"root": base64.b64encode(root).decode()})
+        fits = path.name == f"{name}.json" and base.endswith("/v1/audit") and len(root) == HASH
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ProblemError(place, "is no record of a break") from None
+    if raw != exact or not (whole and named and fits):
+        raise ProblemError(place, "is no record of a break")
+    return record | {"root": root, "place": place}
 
 
 def breaks(folder: Path) -> list[dict[str, Any]]:
     """The breaks that the newest log of an archive builds on, oldest first. Raises ProblemError."""
-    found, lost = dict[str, dict[str, Any]](), set[str]()
-    for path in sorted((folder / "breaks").glob("*")):
-        place = f"breaks/{path.name}"
-        try:
-            record = json.loads(read(path, place).decode())
-            found[str(record["name"])] = record | {"previous_origin": str(record["previous_origin"])}
-            lost.update(map(str, record["lost"]))
-            numbers = [int(record[name]) for name in ("size", "signed", "archived")]
-            root, last = unbase64(record["root"]), max(map(str, record["lost"]), default="")
-            whole = min(numbers) >= 0 and len(root) == len(sha256().digest()) and last < record["name"]
-            named = path.name == f"{record['name']}.json" and re.fullmatch("[0-9]{14}", record["name"])
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise ProblemError(place, "is no record of a break") from None
-        if (
-            not named
-            or not whole
-            or record["origin"] != f"{record['origin'].partition('/v1/audit')[0]}/v1/audit/{record['name']}"
-        ):
-            raise ProblemError(place, "is no record of a break")
-    line = list[dict[str, Any]]()
-    name = max(found.keys() - lost, default="")
+    found = {record["name"]: record for record in map(read_break, sorted((folder / "breaks").glob("*")))}
+    lost = {name for record in found.values() for name in record["lost"]}
+    line, name = list[dict[str, Any]](), max(found.keys() - lost, default="")
     while name:
-        if name not in found or len(line) > len(found):
+        if name not in found:
             raise ProblemError("breaks", f"holds no record of {name}")
         line.append(found[name])
-        name = str(found[name]["previous"])
+        name = found[name]["previous"]
     return line[::-1]
 
 
 def break_name(record: dict[str, Any]) -> str:
     """The text that accepts exactly this break."""
-    return f"{record['name']}:{record['size']}:{unbase64(record['root']).hex()}"
+    return f"{record['name']}:{record['size']}:{record['root'].hex()}"
 
 
 def parts(line: list[dict[str, Any]]) -> list[Part]:
     """The logs that build on each other, oldest first."""
     found, signed, archived = list[Part](), ENDLESS, ENDLESS
     for record in reversed(line):
-        found.append(Part(f"log-{record['name']}/", str(record["origin"]), signed, archived))
-        signed, archived = min(signed, int(record["signed"])), min(archived, int(record["archived"]))
-    first = str(line[0]["previous_origin"]) if line else ""
-    return [*found, Part("", first, signed, archived)][::-1]
+        found.append(Part(f"log-{record['name']}/", record["origin"], signed, archived))
+        signed, archived = min(signed, record["signed"]), min(archived, record["archived"])
+    return [*found, Part("", line[0]["previous_origin"] if line else "", signed, archived)][::-1]
 
 
 def number_of(place: str) -> int:
     """What a file is named by; -1 for another name, which is refused where the file is read."""
     return int(found[1]) if (found := re.fullmatch(r".*/([0-9]{20})(\.json)?", place)) else -1
+
+
+def canonical(value: object) -> bytes:
+    """RFC 8785, of values without fractions and names beyond U+D7FF. Raises ValueError for half a character."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def read(path: Path, place: str) -> bytes:
@@ -145,7 +154,7 @@ class Trust:
                 raw = unbase64(match[3]) if match else b"?"
                 named = sha256(f"{match[1]}\n".encode() + raw).digest()[:4] if match else b""
                 if not match or raw[0] not in {LOG_KEY, WITNESS_KEY} or named.hex() != match[2]:
-                    raise ValueError(f"This is no verifier key of Ed25519: {line}")
+                    raise ValueError(f"This is no verifier key of Ed25519: {line[:200]!a}")
                 self.keys[match[1], named] = raw[0], Ed25519PublicKey.from_public_bytes(raw[1:])
         if not self.keys:
             raise ValueError("There is no verifier key.")
@@ -203,10 +212,11 @@ class Log:
         self.shown = Checkpoint("", 0, b"")  # the last one that agreed
         self.breaks = list[dict[str, Any]]()
 
-    def _places(self, part: str) -> list[str]:
+    def _places(self, part: str, end: int) -> list[str]:
         here = self.folder / part
         names = [path.name for path in here.iterdir()] if here.is_dir() else []
-        return sorted(f"{part}/{name}" for name in names if not name.startswith("."))
+        places = sorted(f"{part}/{name}" for name in names if not name.startswith("."))
+        return [place for place in places if number_of(place) < end]
 
     def verify(self, old: list[Path], accepted: list[str]) -> None:
         """Raises ProblemError at the first bad place, and at a break that is not among those `accepted`."""
@@ -230,31 +240,26 @@ class Log:
         for record in self.breaks:
             if break_name(record) not in accepted:
                 text = f"the log breaks after {record['size']} events: a restore lost what {record['previous_origin']} said later"
-                raise ProblemError(
-                    f"breaks/{record['name']}.json", f"{text}; --accept-break {break_name(record)}"
-                )
+                raise ProblemError(record["place"], f"{text}; --accept-break {break_name(record)}")
         logs = parts(self.breaks)
         self.trust.origins = [part.origin for part in logs if part.origin]
         return logs
 
     def _checkpoints(self, logs: list[Part]) -> Iterator[Checkpoint]:
         for part in logs:
-            for place in self._places(f"{part.folder}checkpoints"):
-                if number_of(place) > part.signed:
-                    continue
+            for place in self._places(f"{part.folder}checkpoints", part.signed + 1):
                 mark = self.trust.checkpoint(read(self.folder / place, place), place, part.origin)
                 if place != f"{part.folder}checkpoints/{mark.size:020}":
                     raise ProblemError(place, "is of another size than its name")
                 yield mark
         for record in self.breaks:
-            yield Checkpoint(f"breaks/{record['name']}.json", record["size"], unbase64(record["root"]))
+            yield Checkpoint(record["place"], record["size"], record["root"])
 
     def _segments(self, logs: list[Part]) -> str | None:
         previous = None
         for part in logs:
-            for place in self._places(f"{part.folder}segments"):
-                if number_of(place) < part.archived:
-                    previous = self._segment(place, part, previous)
+            for place in self._places(f"{part.folder}segments", part.archived):
+                previous = self._segment(place, part, previous)
         return previous
 
     def _segment(self, place: str, part: Part, previous: str | None) -> str:
@@ -262,21 +267,21 @@ class Log:
         first, raw, objects = self.size, read(self.folder / place, place), dict[str, Any]()
         if place != f"{part.folder}segments/{first:020}.json":
             raise ProblemError(place, "leaves a gap or overlaps")
+        whole = True
         try:
-            manifest = json.loads(raw.decode(), parse_float=int, parse_constant=int)
-            head = self.trust.checkpoint(manifest["checkpoint"].encode(), place, part.origin)
+            given = json.loads(raw.decode())
+            head = self.trust.checkpoint(given["checkpoint"].encode(), place, part.origin)
             for what, ending in ("lines", "lines.gz"), ("parquet", "parquet"):
-                digest, length = str(manifest[what]["sha256"]), int(manifest[what]["bytes"])
+                digest, length = given[what]["sha256"], given[what]["bytes"]
                 objects[what] = {"key": f"objects/{digest}.{ending}", "sha256": digest, "bytes": length}
+                whole &= type(length) is int and bool(re.fullmatch("[0-9a-f]{64}", digest))
+            # Made anew from the few members that are free: nothing else can stand there, and nothing in another spelling.
+            origin = part.origin or self.trust.origins[0]
+            wanted: dict[str, Any] = {"version": 1, "origin": origin, "first": first, "end": head.size}
+            exact = canonical(wanted | objects | {"previous": previous, "checkpoint": given["checkpoint"]})
         except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
             raise ProblemError(place, "is no manifest") from None
-        # Made anew from the few members that are free: nothing else can stand there, and nothing in another spelling.
-        origin = part.origin or self.trust.origins[0]
-        wanted: dict[str, Any] = {"version": 1, "origin": origin, "first": first, "end": head.size}
-        wanted |= objects | {"previous": previous, "checkpoint": manifest["checkpoint"]}
-        exact = json.dumps(wanted, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-        named = all(re.fullmatch("[0-9a-f]{64}", each["sha256"]) for each in objects.values())
-        if head.size <= first or raw != exact or not named:
+        if head.size <= first or raw != exact or not whole:
             raise ProblemError(place, "is not the manifest that follows here")
         for each in objects.values():
             self._compare(each["key"], each["sha256"], each["bytes"])
@@ -308,7 +313,7 @@ class Log:
                 peak, size = node(self.peaks.pop(), peak), size >> 1
             self.peaks.append(peak)
             self.size += 1
-            if self.size == turn:
+            if self.size >= turn:
                 turn = self._meet()
         if self.size != head.size:
             raise ProblemError(place, "lacks lines")
@@ -335,16 +340,16 @@ class Log:
             raise ProblemError(place, "ends within a line")
 
     def _meet(self) -> int:
-        """Compares with every checkpoint of just this size; the size of the next one."""
-        while self.marks and self.marks[-1].size == self.size:
+        """Compares with every checkpoint up to this size; none may be left behind. The size of the next one."""
+        while self.marks and self.marks[-1].size <= self.size:
             self._agree(self.marks.pop())
-        return self.marks[-1].size if self.marks else -1
+        return self.marks[-1].size if self.marks else ENDLESS
 
     def _agree(self, mark: Checkpoint) -> None:
         root = self.peaks[-1] if self.peaks else sha256().digest()
         for peak in self.peaks[-2::-1]:
             root = node(peak, root)
-        if root != mark.root:
+        if (mark.size, mark.root) != (self.size, root):
             raise ProblemError(mark.place, "has another root than these lines", self.shown.size)
         self.shown = mark
 
@@ -362,8 +367,7 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
     try:
         log.verify(options.old_checkpoint, options.accept_break)
     except (ProblemError, OSError) as problem:
-        first_bad = getattr(problem, "first_bad", None)
-        first_bad = log.size if first_bad is None else first_bad
+        first_bad = log.size if (at := getattr(problem, "first_bad", None)) is None else at
         bad = {"ok": False, "problem": str(problem), "first_bad": first_bad}
     said = verdict(log.trust, log.shown, log.shown.size if bad else log.size) | bad
     return said | ({"breaks": [break_name(record) for record in log.breaks]} if log.breaks else {})
@@ -376,11 +380,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--old-checkpoint", type=Path, action="append", default=[], help="kept before; repeatable"
     )
     parser.add_argument(
-        "--accept-break",
-        metavar="BREAK",
-        action="append",
-        default=[],
-        help="as this check shows it; repeatable",
+        "--accept-break", action="append", default=[], help="as this check shows it; repeatable"
     )
 
 
@@ -391,7 +391,7 @@ def main() -> int:
     try:
         answer = check(parser.parse_args())
     except (OSError, ValueError) as error:
-        parser.error(str(error))
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
     sys.stdout.write(json.dumps(answer) + "\n")
     return 0 if answer["ok"] else 1
 

@@ -20,7 +20,7 @@ if __package__:
 else:  # A script, with the other one beside it.
     import verify_log as log  # type: ignore[import-not-found,no-redef]
 
-HASH, MAX_PATH = 32, 63
+MAX_PATH = 63
 BUNDLE = re.compile(
     rf"c2sp\.org/tlog-proof@v1\n(?:extra ([A-Za-z0-9+/=]+)\n)?index {log.NUMBER}\n((?:[A-Za-z0-9+/=]+\n)*)\n(.*)",
     re.DOTALL,
@@ -86,15 +86,10 @@ def read_json(path: Path) -> Any:
     numbers: dict[str, Any] = {"parse_int": whole, "parse_float": whole, "parse_constant": whole}
     try:
         value = json.loads(log.read(path, str(path)).decode(), object_pairs_hook=members, **numbers)
-        canonical(value)
+        log.canonical(value)
     except (ValueError, RecursionError):
         raise log.ProblemError(str(path), "is no JSON in one form") from None
     return value
-
-
-def canonical(value: object) -> bytes:
-    """RFC 8785 of what `read_json` lets through."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def read_event(path: Path) -> tuple[bytes, int | None]:
@@ -102,11 +97,15 @@ def read_event(path: Path) -> tuple[bytes, int | None]:
     event, opened = read_json(path), {}
     try:
         number, openings = event.pop("leaf_index", None), event.pop("openings", {})
-        text = b"agentauth/event/v1\0" + _salt(event.pop("salt")) + canonical(event)
+        number = None if number is None else _number(number)
+        text = b"agentauth/event/v1\0" + _salt(event.pop("salt")) + log.canonical(event)
         for member, opening in openings.items():
-            field = b"agentauth/field/v1\0" + _salt(opening["salt"]) + canonical(opening["value"])
+            field = b"agentauth/field/v1\0" + _salt(opening["salt"]) + log.canonical(opening["value"])
             commitment = base64.urlsafe_b64encode(sha256(field).digest()).decode().rstrip("=")
-            opened[member] = event["data"][member] == {"commitment": commitment}
+            # What stands beside salt and value is proved by nothing.
+            opened[member] = opening.keys() == {"salt", "value"} and event["data"][member] == {
+                "commitment": commitment
+            }
     except (KeyError, TypeError, AttributeError, ValueError):
         raise log.ProblemError(str(path), "is no event with its salt") from None
     if not all(opened.values()):
@@ -116,14 +115,20 @@ def read_event(path: Path) -> tuple[bytes, int | None]:
 
 def _salt(text: str) -> bytes:
     raw = base64.urlsafe_b64decode(text + "=")
-    if len(raw) != HASH or base64.urlsafe_b64encode(raw).decode() != text + "=":
+    if len(raw) != log.HASH or base64.urlsafe_b64encode(raw).decode() != text + "=":
         raise ValueError(text)
     return raw
 
 
+def _number(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(value)
+    return value
+
+
 def _hashes(texts: list[str]) -> list[bytes]:
     hashes = [log.unbase64(text) for text in texts]
-    if not isinstance(texts, list) or len(hashes) > MAX_PATH or any(len(each) != HASH for each in hashes):
+    if not isinstance(texts, list) or len(hashes) > MAX_PATH or any(len(each) != log.HASH for each in hashes):
         raise ValueError(texts)
     return hashes
 
@@ -144,19 +149,15 @@ def check_inclusion(options: argparse.Namespace, trust: log.Trust) -> log.Checkp
         )
         proof = read_json(options.inclusion)
         index, path, [leaf, root] = (
-            proof["leaf_index"],
+            _number(proof["leaf_index"]),
             _hashes(proof["audit_path"]),
             _hashes([proof["leaf_hash"], proof["root_hash"]]),
         )
-        if canonical(proof["tree_size"]) != canonical(head.size) or root != head.root:
+        if _number(proof["tree_size"]) != head.size or root != head.root:
             raise log.ProblemError(str(options.inclusion), "is of another tree than the checkpoint")
     if event and (leaf != event[0] or event[1] not in {None, index}):
         raise log.ProblemError(str(options.event), "is another event than the proof's")
-    if (
-        type(index) is not int
-        or not 0 <= index < head.size
-        or rise(index, head.size, path, leaf) != head.root
-    ):
+    if index >= head.size or rise(index, head.size, path, leaf) != head.root:
         raise ValueError(index)
     return head
 
@@ -168,7 +169,7 @@ def check_consistency(options: argparse.Namespace, trust: log.Trust) -> log.Chec
     )
     proof = read_json(options.consistency)
     path = _hashes(proof["consistency_path"])
-    if canonical([proof["first"], proof["second"]]) != canonical([first.size, second.size]):
+    if (_number(proof["first"]), _number(proof["second"])) != (first.size, second.size):
         raise log.ProblemError(str(options.consistency), "is of other trees than the checkpoints")
     # Every tree adds to the empty one, so nothing is shown by it.
     if not 0 < first.size <= second.size or grow(first.size, second.size, path, [first.root]) != (
@@ -221,7 +222,7 @@ def main() -> int:
     try:
         answer = check(parser.parse_args())
     except (OSError, ValueError) as error:
-        parser.error(str(error))
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
     sys.stdout.write(json.dumps(answer) + "\n")
     return 0 if answer["ok"] else 1
 

@@ -10,6 +10,7 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.checkpoint import parse_checkpoint
 from agentauth.protocol.notes import parse_note
+from agentauth.sdk import verify_log as alone
 from audit.breaks import (
     break_record,
     check_breaks,
@@ -111,6 +112,21 @@ def test_a_log_begun_after_another_restore_is_known_as_lost(store: Store, now: d
     check_breaks([row])
     assert known_names() == {"", row.name, lost.name}
     assert [each.name for each in lineage(store)] == [row.name]
+
+
+def test_AU_33_the_verifier_of_an_archive_reads_the_record_that_the_log_writes(
+    store: Store, now: datetime, tmp_path: Path
+) -> None:
+    proving.grow(3, now=now)
+    first = broken(now, lost=("20261129000000", "20261129000001"))
+    row = LogBreak(
+        name="20261129012234", previous=first.name, size=3, root=first.root, signed=3, archived=0, at=now
+    )
+    copy_break(store)
+    store.put_once(key_of_break(row.name), break_record(row))
+    found = alone.breaks(tmp_path / "outside")
+    assert [alone.break_name(each) for each in found] == [shown_break(first), shown_break(row)]
+    assert [part.origin for part in alone.parts(found)] == [origin(""), origin(first.name), origin(row.name)]
 
 
 @pytest.mark.parametrize("name", ["20261129012233", "20261129012234"])

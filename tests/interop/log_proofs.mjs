@@ -51,12 +51,14 @@ function addsTo(first, second, steps) {
 function readEvent(file) {
   const { salt, leaf_index: index = null, openings = {}, ...event } = Object(readJson(file))
   const bytes = decoded(salt, 'base64url', 32)
-  if (!bytes) throw new Bad(file, 'no event with a salt')
+  const isNumber = Number.isInteger(index) && index >= 0
+  if (!bytes || !(isNumber || index === null)) throw new Bad(file, 'no event with a salt')
   for (const [member, opening] of Object.entries(openings)) {
     const fieldSalt = decoded(opening?.salt, 'base64url', 32)
     const field = fieldSalt && Buffer.concat([FIELD_TAG, fieldSalt, Buffer.from(canonical(opening.value ?? null))])
     const expected = field && canonical({ commitment: sha256(field).toString('base64url') })
-    if (!expected || canonical(event.data?.[member] ?? null) !== expected) throw new Bad(file, 'an opening opens nothing')
+    const bare = Object.keys(opening ?? {}).sort().join() === 'salt,value'
+    if (!bare || !expected || canonical(event.data?.[member] ?? null) !== expected) throw new Bad(file, 'an opening opens nothing')
   }
   return { index, leaf: leafOf(sha256(Buffer.concat([EVENT_TAG, bytes, Buffer.from(canonical(event))]))) }
 }

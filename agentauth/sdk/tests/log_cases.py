@@ -273,6 +273,7 @@ BAD_ARCHIVE = [
     Case("a missing object", "archive", object_of(8, "lines", Folder.remove), at(8, "lines"), 8),
     Case("a changed Parquet object", "archive", object_of(8, "parquet", lambda f, key: f.write(key, b"PAR1 8 13 PAR1")), at(8, "parquet"), 8),
     Case("a missing Parquet object", "archive", object_of(8, "parquet", Folder.remove), at(8, "parquet"), 8),
+    Case("half a character in a digest", "archive", manifest_text(lambda text: re.sub('"sha256":"[0-9a-f]+"', r'"sha256":"\\ud800"', text, count=1)), LAST, 8),
     Case("another length of an object", "archive", part_edit("lines", bytes=9), at(8, "lines"), 8),
     Case("a length beyond all numbers", "archive", manifest_text(lambda text: re.sub('"bytes":[0-9]+', '"bytes":1e999', text)), LAST, 8),
     Case("a length of many digits", "archive", manifest_text(lambda text: re.sub('"bytes":[0-9]+', f'"bytes":{"9" * 5000}', text)), LAST, 8),
@@ -288,6 +289,8 @@ BAD_ARCHIVE = [
     Case("a root that another viewer was not shown", "archive", split_view, f"checkpoints/{10:020}", 8),
     Case("a checkpoint under another size", "archive", lambda f: f.write(f"checkpoints/{4:020}", LOG.note(5)), f"checkpoints/{4:020}", 0),
     Case("a checkpoint under another name", "archive", lambda f: f.write("checkpoints/latest", LOG.note(5)), "checkpoints/latest", 0),
+    Case("a checkpoint beyond all sizes", "archive", lambda f: f.write(f"checkpoints/{'9' * 20}", LOG.note(5)), f"checkpoints/{'9' * 20}", 0),
+    Case("a segment beyond all sizes", "archive", lambda f: f.write(f"segments/{'9' * 20}.json", f.read(LAST)), f"segments/{'9' * 20}.json", 12),
     Case("a checkpoint that nobody signed", "archive", lambda f: f.write(f"checkpoints/{14:020}", LOG.note(14, STRANGER)), f"checkpoints/{14:020}", 0),
     Case("a checkpoint that is a folder", "archive", lambda f: (f.path / f"checkpoints/{9:020}").mkdir(), f"checkpoints/{9:020}", 0),
 ]  # fmt: skip

@@ -4,6 +4,7 @@ import pytest
 
 from agentauth.protocol.errors import SlowDownError
 from agentauth.sdk.errors import RefusedError, RegistryError, error_from
+from agentauth.sdk.verifier import Allowed
 
 
 @pytest.mark.parametrize(("code", "kind"), [("slow_down", SlowDownError), ("new_code", RegistryError)])
@@ -21,6 +22,9 @@ def test_the_wait_of_a_refusal_is_an_integer(value: object, seconds: int | None)
     assert RefusedError("envelope_exceeded", "rate", {"retry_after": value}).retry_after == seconds
 
 
-@pytest.mark.parametrize(("value", "nonce"), [("n", "n"), (1, None), (None, None)])
-def test_the_nonce_of_a_refusal_is_a_text(value: object, nonce: str | None) -> None:
+@pytest.mark.parametrize(
+    ("value", "nonce"), [("n", "n"), (1, None), (None, None), ("n\r\nX: y", None), ("n" * 513, None)]
+)
+def test_the_nonce_of_an_answer_fits_into_a_header(value: object, nonce: str | None) -> None:
     assert RefusedError("use_dpop_nonce", None, {"nonce": value}).nonce == nonce
+    assert Allowed.of({"valid": True, "nonce": value}).nonce == nonce

@@ -16,7 +16,7 @@ from agentauth.protocol.errors import (
     TemporarilyUnavailableError,
 )
 from agentauth.protocol.keys import PrivateKey
-from agentauth.sdk.errors import KeyFileError
+from agentauth.sdk.errors import KeyFileError, RegistryError
 from agentauth.sdk.tests.fake_registry import AGENT_ID, GRANT_ID, FakeRegistry, error, grant, registered, run
 
 DAY = 86_400
@@ -122,6 +122,49 @@ def test_a_renewal_that_was_asked_for_and_interrupted_is_finished_before_it_is_d
     tries = len(registry.sent("POST", DECLARE))
     run(registry.client(tmp_path).get_grant(GRANT_ID))
     assert len(registry.sent("POST", DECLARE)) == tries + 1
+
+
+UNREADABLE = {
+    "a proxy's page": httpx.Response(200, text="<html>Please wait</html>"),
+    "nothing": httpx.Response(204),
+    "another object": httpx.Response(200, json={"ok": True}),
+    "an agent without id": httpx.Response(200, json={"agent_id": 1, "status": "active"}),
+}
+
+
+@pytest.mark.parametrize("answer", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_manifest_whose_answer_cannot_be_read_is_sent_again(
+    registry: FakeRegistry, client: AgentAuthClient, tmp_path: Path, answer: httpx.Response
+) -> None:
+    """The registry may have taken it."""
+    refuse(registry, answer)
+    before = client.identity().manifest
+    with pytest.raises(RegistryError):
+        run(client.renew_manifest(description="new"))
+    [sent] = registry.bodies("POST", DECLARE)
+    stored = client.key_file.load(client.registry_url)
+    assert stored
+    assert (stored.manifest, stored.next_manifest) == (before, sent["manifest"])
+    registry.script = lambda _request: None
+    run(registry.client(tmp_path).get_grant(GRANT_ID))
+    assert registry.bodies("POST", DECLARE) == [sent, sent]
+    stored = client.key_file.load(client.registry_url)
+    assert stored
+    assert (stored.manifest, stored.next_manifest) == (sent["manifest"], None)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [error(400, "later_word"), httpx.Response(413, text="<html>"), httpx.Response(307, text="")],
+    ids=["an unknown refusal", "a proxy's refusal", "a redirect"],
+)
+def test_a_manifest_that_was_refused_is_not_sent_again(
+    registry: FakeRegistry, client: AgentAuthClient, answer: httpx.Response
+) -> None:
+    refuse(registry, answer)
+    with pytest.raises(RegistryError):
+        run(client.renew_manifest())
+    assert client.identity().next_manifest is None
 
 
 def test_a_key_that_the_registry_refuses_is_not_replaced_by_a_new_one(
