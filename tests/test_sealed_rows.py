@@ -96,12 +96,13 @@ def another(value: Any) -> Any:
     if isinstance(value, uuid.UUID):
         return uuid.uuid4()
     if isinstance(value, bytes | memoryview):
-        return bytes(value)[:-1] + b"?"
+        return bytes(value)[:-1] + bytes([bytes(value)[-1] ^ 1])
     if isinstance(value, list):
         return [*value, "read:mail"]
     if isinstance(value, dict):
         return value | {"x": "A" * 43}
-    return "x" + (value or "")[1:]
+    text = value or ""
+    return ("y" if text[:1] == "x" else "x") + text[1:]
 
 
 def write(row: Sealed, **values: Any) -> None:
