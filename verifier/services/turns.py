@@ -43,15 +43,15 @@ class Faults:
     """How many questions of one batch were hit by a fault in a row."""
 
     def __init__(self) -> None:
-        self._in_a_row = 0
+        self.in_a_row = 0
 
     def ended(self, *, fault: bool) -> None:
         """One more is answered."""
-        self._in_a_row = self._in_a_row + 1 if fault else 0
+        self.in_a_row = self.in_a_row + 1 if fault else 0
 
     def check(self) -> None:
         """Raises TemporarilyUnavailableError where there were so many that the rest is not tried."""
-        if self._in_a_row >= FAULTS_IN_A_ROW:
+        if self.in_a_row >= FAULTS_IN_A_ROW:
             raise TemporarilyUnavailableError(NOT_TRIED)
 
 

@@ -81,6 +81,9 @@ def verify_batch(
             faults=faults,
         )
         answers.append(finished(one))
+        if faults.in_a_row:
+            # A connection that broke is not kept for the next one.
+            connection.close_if_unusable_or_obsolete()
     return answers
 
 
@@ -175,8 +178,6 @@ def _reached() -> Iterator[None]:
     except (DatabaseError, InterfaceError) as error:
         # Whether the transaction was committed may be unknown: the proof may be spent, so the agent signs anew.
         logger.exception("verify could not reach the database")
-        # A connection that broke is not kept for the next question.
-        connection.close_if_unusable_or_obsolete()
         raise TemporarilyUnavailableError from error
 
 
