@@ -37,6 +37,7 @@ from verifier.checks import TOKENS, prepare
 from verifier.models import Home
 from verifier.requests import VerifyRequest
 from verifier.services.basis import Basis
+from verifier.services.home import Tenure
 from verifier.services.moment import Moment
 from verifier.services.snapshots import Known
 from verifier.services.turns import ALONE, Turn
@@ -80,14 +81,14 @@ SPARE_SECONDS: Final = 2 * DEADLINE_SECONDS
 class Means(Protocol):
     """What one process decides with. All raise TemporarilyUnavailableError where they cannot do what they say."""
 
-    async def catch_up(self) -> None:
-        """Before `look` and `basis`: hear what changed while this process stood still."""
-
     def look(self) -> Moment:
         """As of when the state is known; it is young enough, and this process may answer."""
 
-    def basis(self) -> Basis:
-        """The same with the leave to decide."""
+    async def caught_up(self) -> Moment:
+        """The same, once what changed while this process stood still is heard of."""
+
+    def tenure(self) -> Tenure:
+        """The leave to decide."""
 
     def token_keys(self) -> Mapping[str, TokenKey]:
         """The keys whose signatures under tokens count, by `kid`."""
@@ -144,8 +145,7 @@ async def verify(
     Raises IdempotencyMismatchError (that of step 9 committed and recorded), IdempotencyInProgressError, and
     TemporarilyUnavailableError where the answer could not be had: never a wrong yes.
     """
-    await means.catch_up()
-    basis = means.basis()
+    basis = Basis(await means.caught_up(), means.tenure())
     if request.operation_key is not None:
         # The database decides on what the agent named: where too many wait for it, no signature is checked in vain.
         means.check_room()
@@ -161,16 +161,16 @@ async def verify(
         actor=actor,
         now=now,
     )
-    still = partial(check_key, means, keys, request.untrusted_token, service_provider.audience, now)
+    proved = partial(check_key, means, keys, request.untrusted_token, service_provider.audience, now)
     if isinstance(prepared, EarlyRefusal):
-        return _answer(await _refused(means, prepared, basis, turn, still), None)
-    return _answer(await judge(means, prepared, basis, turn, still), prepared.fresh_nonce)
+        return _answer(await _refused(means, prepared, basis, turn, proved), None)
+    return _answer(await judge(means, prepared, basis, turn, proved), prepared.fresh_nonce)
 
 
 async def judge(
-    means: Means, call: StoreCall, basis: Basis, turn: Turn, still: Callable[[], None]
+    means: Means, call: StoreCall, basis: Basis, turn: Turn, proved: Callable[[], None]
 ) -> Outcome:
-    """Steps 2 and 6 to 15. `still` is asked before anything is decided: the call may have waited."""
+    """Steps 2 and 6 to 15. `proved` says whether the token's key still counts: the call may have waited."""
     try:
         if await turn.comes(call.queue):
             basis = replace(basis, began=means.look())
@@ -182,12 +182,12 @@ async def judge(
         light = redis and is_light(call, known)
         await turn.enter(to_database=not light)
         try:
-            still()
+            proved()
             if light:
                 outcome = await _lightly(means, call, known, basis, turn)
                 if outcome is not None:
                     return outcome
-            return await _durably(means, call, known, still)
+            return await _durably(means, call, known, partial(_check_still, means, proved))
         finally:
             turn.leave()
     finally:
@@ -247,7 +247,7 @@ async def _durably(means: Means, call: StoreCall, known: Known | None, still: Ca
 
 
 async def _refused(
-    means: Means, refusal: EarlyRefusal, basis: Basis, turn: Turn, still: Callable[[], None]
+    means: Means, refusal: EarlyRefusal, basis: Basis, turn: Turn, proved: Callable[[], None]
 ) -> Outcome:
     """The one event of a refusal in steps 3 to 5; where the call has a name it may be an answer that is given again."""
     to_database = (
@@ -259,6 +259,7 @@ async def _refused(
     try:
         if to_database:
             again = refusal.delivery is not None and refusal.claims is not None
+            still = partial(_check_still, means, proved)
             return await means.decide(Asked(refusal, None, still) if again else Asked(refusal))
         if refusal.stands_for:
             _, entry = no_entry(refusal, refusal.refuse, None)
@@ -294,7 +295,6 @@ def check_key(
 
     Raises TemporarilyUnavailableError where it is not proved by those of now: a caller who asks again hears what is wrong.
     """
-    means.look()
     present = means.token_keys()
     if present is keys:
         return
@@ -308,6 +308,12 @@ def check_key(
         )
     except InvalidTokenError:
         raise TemporarilyUnavailableError("The key of this token was changed meanwhile. Try again.") from None
+
+
+def _check_still(means: Means, proved: Callable[[], None]) -> None:
+    """Right before a decision in the database, for which it waited in a queue."""
+    means.look()
+    proved()
 
 
 def _withhold(call: StoreCall, known: Known | None, made: Plan, outcome: Outcome) -> None:

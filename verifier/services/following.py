@@ -118,26 +118,32 @@ class Follower:
 
         Raises TemporarilyUnavailableError where that was too long ago, or this host's clock is wrong.
         """
+        began = self._checked()
+        check_age(began)
+        return began
+
+    async def caught_up(self) -> Moment:
+        """The same; after a standstill of this process, once a look has told what changed meanwhile.
+
+        Where the database does not answer, it is waited for once. What is held is then as old as `look` says.
+        """
+        began = self._checked()
+        if began.age() <= _LATE_SECONDS:
+            return began
+        if began is not self._last_before_gap:
+            if self._next_look is None:
+                self._next_look = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._next_look], timeout=_CATCH_UP_SECONDS)
+            if self._began is began:
+                self._last_before_gap = began
+        return self.look()
+
+    def _checked(self) -> Moment:
         if abs(self._clock_ahead) > CLOCK_SECONDS:
             raise TemporarilyUnavailableError(CLOCK_WRONG)
         if self._began is None:
             raise TemporarilyUnavailableError
-        check_age(self._began)
         return self._began
-
-    async def catch_up(self) -> None:
-        """After a standstill of this process, wait for the look that tells what changed meanwhile; else return at once.
-
-        Where the database does not answer, it is waited for once. What is held is then as old as `look` says.
-        """
-        began = self._began
-        if began is None or began.age() <= _LATE_SECONDS or began is self._last_before_gap:
-            return
-        if self._next_look is None:
-            self._next_look = asyncio.get_running_loop().create_future()
-        await asyncio.wait([self._next_look], timeout=_CATCH_UP_SECONDS)
-        if self._began is began:
-            self._last_before_gap = began
 
     def held_provider(self, digest: bytes) -> ServiceProvider | None:
         """The service provider that these credentials are held for."""

@@ -53,8 +53,7 @@ async def introspect(
 
     Raises TemporarilyUnavailableError where this host's clock is off: it cannot tell what is over.
     """
-    await means.catch_up()
-    began = means.look()
+    began = await means.caught_up()
     keys = means.token_keys()
     token = _read_token(untrusted_token, keys=keys, service_provider=service_provider, now=now)  # 1
     known = None if token is None else await means.known(token.claims.jti)

@@ -12,9 +12,9 @@ from verifier import flow
 from verifier.flow import Answer
 from verifier.requests import VerifyRequest
 from verifier.services import home, introspection
-from verifier.services.basis import Basis
 from verifier.services.batch import answer_one, error_body
 from verifier.services.following import Follower
+from verifier.services.home import Tenure
 from verifier.services.keeper import Keeping
 from verifier.services.moment import Moment
 from verifier.services.snapshots import Known
@@ -120,15 +120,16 @@ class LeanVerifier:
 
     # What the flow decides with.
 
-    async def catch_up(self) -> None:
-        await self.follower.catch_up()
-
     def look(self) -> Moment:
         home.LEASE.check_halt()
         return self.follower.look()
 
-    def basis(self) -> Basis:
-        return Basis(self.follower.look(), home.LEASE.held())
+    async def caught_up(self) -> Moment:
+        home.LEASE.check_halt()
+        return await self.follower.caught_up()
+
+    def tenure(self) -> Tenure:
+        return home.LEASE.held()
 
     async def known(self, jti: str) -> Known | None:
         return self.follower.held_state(jti) or await self.follower.state(jti)

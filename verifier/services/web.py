@@ -21,9 +21,9 @@ from verifier import flow
 from verifier.flow import Answer
 from verifier.requests import VerifyRequest
 from verifier.services import home, introspection
-from verifier.services.basis import Basis
 from verifier.services.batch import answer_one
 from verifier.services.clocks import CLOCK
+from verifier.services.home import Tenure
 from verifier.services.moment import Moment
 from verifier.services.snapshots import Known, known_of
 from verifier.services.turns import ALONE, Faults
@@ -106,20 +106,20 @@ class Web:
         self._now = now
         self._keys: Mapping[str, TokenKey] | None = None
 
-    async def catch_up(self) -> None:
-        """It knows nothing from before."""
-
     def look(self) -> Moment:
         home.LEASE.check_halt()
         # What is known is read from now on.
         return Moment.now()
 
-    def basis(self) -> Basis:
+    async def caught_up(self) -> Moment:
+        return self.look()
+
+    def tenure(self) -> Tenure:
         with _reached():
-            basis = Basis(Moment.now(), home.LEASE.current())
+            tenure = home.LEASE.current()
             # Once after a move; a process that decides is told of the move here at the latest.
-            TOLD.write_down(before=basis.tenure.epoch)
-        return basis
+            TOLD.write_down(before=tenure.epoch)
+        return tenure
 
     def token_keys(self) -> Mapping[str, TokenKey]:
         if self._keys is None:

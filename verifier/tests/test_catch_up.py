@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
+from agentauth.protocol.errors import TemporarilyUnavailableError
 from registry.services.grants import revoke_grant
 from tests.equal import INTROSPECT, VERIFY, Ask, Both, ask
 from tests.equal import both as both  # noqa: PLC0414 — a fixture
@@ -27,7 +28,7 @@ def test_where_no_look_comes_it_is_waited_for_once(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(following, "_CATCH_UP_SECONDS", 0.05)
 
     async def waits(follower: Follower) -> bool:
-        task = asyncio.create_task(follower.catch_up())
+        task = asyncio.create_task(follower.caught_up())
         await asyncio.sleep(0)
         waited = not task.done()
         await task
@@ -35,8 +36,8 @@ def test_where_no_look_comes_it_is_waited_for_once(monkeypatch: pytest.MonkeyPat
 
     async def work() -> None:
         follower = Follower()
-        # Nothing was looked at yet: that is for `look` to say.
-        assert not await waits(follower)
+        with pytest.raises(TemporarilyUnavailableError):
+            await follower.caught_up()
         for _ in range(2):
             follower._hear(News(look=Look(Moment.now(), {}, 0.0)))
             at[0] += 0.9

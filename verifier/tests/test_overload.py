@@ -214,8 +214,8 @@ def test_RF_19_what_the_database_decides_on_is_refused_before_its_signature_is_c
     tenure = SimpleNamespace(nonce_server=lambda _: "", careful=lambda _: False)
     monkeypatch.setattr(flow, "prepare", prepared)
     monkeypatch.setattr(flow, "nonces_of", lambda *_: None)
-    monkeypatch.setattr(home, "LEASE", SimpleNamespace(held=lambda: tenure))
-    follower = SimpleNamespace(look=lambda: None, token_keys=dict, catch_up=lambda: asyncio.sleep(0))
+    monkeypatch.setattr(home, "LEASE", SimpleNamespace(held=lambda: tenure, check_halt=lambda: None))
+    follower = SimpleNamespace(token_keys=dict, caught_up=lambda: asyncio.sleep(0))
     verifier = LeanVerifier(follower=cast("Any", follower), servers=None, count=lambda *_: None)
     monkeypatch.setattr(verifier, "_lane", SimpleNamespace(check_room=check_room))
     call = verifier.verify(
