@@ -1,8 +1,9 @@
 """The bodies verify answers with: small, the same for the same refusal, and without anything secret."""
 
 import json
+import uuid
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from django.conf import settings
 
@@ -11,7 +12,6 @@ from agentauth.protocol.decision import Refuse
 from agentauth.protocol.limits import Limits
 from agentauth.protocol.token import TokenClaims
 from audit.identifiers import id_text
-from registry.models import Agent
 from verifier.stores import Permit
 
 # A refusal stays below 1 kB (docs/protocol.md section 0), whatever limits the grant names.
@@ -95,12 +95,23 @@ def body_of(outcome: Permit | Refuse) -> Mapping[str, Any]:
     return outcome.answer if isinstance(outcome, Permit) else refusal_body(outcome)
 
 
+class Named(Protocol):
+    """What an answer says of an agent."""
+
+    @property
+    def id(self) -> uuid.UUID: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def model_origin(self) -> str: ...
+
+
 def allowed_body(
     capability: Capability | None,
     limits: Limits,
     *,
     decision_id: str,
-    agent: Agent,
+    agent: Named,
     claims: TokenClaims,
     now_seconds: int,
 ) -> dict[str, Any]:

@@ -68,7 +68,6 @@ from verifier.stores.light import (
     refused_again,
 )
 from verifier.stores.scripts import GIVE_BACK, JUDGE, NOTE, Code, Reply, Script, shard_of
-from verifier.stores.state import is_of
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +176,7 @@ async def judge(
         redis = basis.tenure.kind == Home.Kind.REDIS
         # In the database it is read there, with everything else.
         known = await means.known(call.claims.jti) if redis else None
-        if known is not None and not is_of(known.state, call.claims, call.service_provider_id):
+        if known is not None and not known.is_of(call.claims, call.service_provider_id):
             known = None
         light = redis and is_light(call, known)
         await turn.enter(to_database=not light)
@@ -320,7 +319,7 @@ def _withhold(call: StoreCall, known: Known | None, made: Plan, outcome: Outcome
     """Say in the log that this yes, whose event the script wrote, is not given. Raises django.db errors."""
     if isinstance(outcome, Permit) and known is not None:
         with transaction.atomic():
-            record_drafts([events.withheld(call, made.event_id, known.state)])
+            record_drafts([events.withheld(call, made.event_id, known.human_id)])
 
 
 def _set_free(means: Means, call: StoreCall, known: Known | None, spent: Spent) -> None:

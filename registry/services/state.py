@@ -1,5 +1,6 @@
 """What a token may do right now: one query over the token and everything it hangs on. Read at use, never copied."""
 
+import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,9 +10,14 @@ from django.db import connection
 from django.db.models import Model
 
 from agentauth.protocol.errors import InvalidTokenError
+from agentauth.protocol.token import TokenClaims
+from audit.identifiers import id_text
 from audit.statements import Question, all_but
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.proved_grants import DISABLED_KEYS, PROVED, SEAL_ENDED, terms_of
+
+# When a token may not act any more, and why; None: it may not whatever the time.
+Ends = tuple[tuple[datetime | None, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,32 +33,57 @@ class TokenState:
     receipt_kid: str | None
 
     def refusal(self, now: datetime) -> str | None:
-        """Why the token may not act at `now`, as the `reason` of docs/protocol.md section 8; None if it may.
+        """Why the token may not act at `now`, as the `reason` of docs/protocol.md section 8; None if it may."""
+        return refusal_at(self.ends, now)
+
+    @property
+    def ends(self) -> Ends:
+        """What `refusal_at` asks, up to the first that is over whatever the time.
 
         The order is the table's: what the token itself is, then its grant, its agent, its human. A suspended or
         revoked service provider cannot authenticate; should its state change during the call, its grants are
         inactive.
         """
         if self.token.revoked_at is not None or self.token.jkt != self.agent.jkt:
-            return "revoked"
-        if not self._grant_is_good(now):
-            return "grant_inactive"
-        if self.agent.status != Agent.Status.ACTIVE or self.agent.expires_at <= now:
-            return "agent_inactive"
+            return ((None, "revoked"),)
+        if not self._grant_is_good():
+            return ((None, "grant_inactive"),)
+        grant = (self.grant.valid_until, "grant_inactive")
+        if self.agent.status != Agent.Status.ACTIVE:
+            return grant, (None, "agent_inactive")
+        agent = (self.agent.expires_at, "agent_inactive")
         if self.human is None or not self.human.is_active:
-            return "human_inactive"
-        return None
+            return grant, agent, (None, "human_inactive")
+        return grant, agent
 
-    def _grant_is_good(self, now: datetime) -> bool:
+    def _grant_is_good(self) -> bool:
         grant = self.grant
         return (
             grant.status == Grant.Status.APPROVED
             and self.receipt_kid is not None
             and grant.version == self.token.grant_version
             and grant.valid_until is not None
-            and grant.valid_until > now
             and self.service_provider.is_active
         )
+
+    def is_of(self, claims: TokenClaims, service_provider_id: uuid.UUID) -> bool:
+        """Whether these are the rows of a token with these claims at this service provider.
+
+        The signature already binds them. A mismatch would mean that rows were exchanged: then nothing is known.
+        """
+        return (
+            id_text(self.grant.id) == claims.grant_id
+            and self.token.grant_version == claims.grant_version
+            and self.service_provider.id == service_provider_id
+        )
+
+
+def refusal_at(ends: Ends, now: datetime) -> str | None:
+    """The first reason whose time has come."""
+    for at, reason in ends:
+        if at is None or at <= now:
+            return reason
+    return None
 
 
 def token_state(jti: str) -> TokenState:

@@ -12,7 +12,6 @@ from agentauth.protocol.token import TokenClaims, TokenKey, verify_token
 from registry.models import ServiceProvider
 from verifier.flow import Means, check_key
 from verifier.services.basis import check_age
-from verifier.stores.state import is_of
 
 # What of the token's claims the answer repeats (docs/protocol.md section 8).
 _CLAIMS = (
@@ -61,8 +60,7 @@ async def introspect(
     if token is None or known is None:
         return INACTIVE
     check_key(means, keys, untrusted_token, service_provider.audience, now)
-    state = known.state
-    if not is_of(state, token.claims, service_provider.pk) or state.refusal(now) is not None:  # 2, 3
+    if not known.is_of(token.claims, service_provider.pk) or known.refusal(now) is not None:  # 2, 3
         return INACTIVE
     return {"active": True, "token_type": "DPoP", **token.told}
 

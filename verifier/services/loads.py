@@ -31,7 +31,8 @@ class _Batch(Generic[K]):
     """What one query reads, and what was heard to change since it was sent."""
 
     keys: list[K]
-    heard: set[Change] = field(default_factory=set)
+    # Hashes of the subjects.
+    heard: set[int] = field(default_factory=set)
     everything: bool = False
 
 
@@ -57,7 +58,7 @@ class Loads(Generic[K, V]):
         fetch: Callable[[Sequence[K]], Mapping[K, V | Exception]],
         *,
         keep: Callable[[K, V], None],
-        rests_on: Callable[[V], Sequence[Change]],
+        rests_on: Callable[[V], Sequence[int]],
         threads: int,
         batch: int,
         most_waiting: int,
@@ -110,7 +111,7 @@ class Loads(Generic[K, V]):
     def hear(self, changes: Sequence[Change], *, everything: bool) -> None:
         """What is being read just now may be older than these changes."""
         for batch in self._under_way:
-            batch.heard.update(changes)
+            batch.heard.update(map(hash, changes))
             batch.everything |= everything
 
     def _ask(self, key: K) -> _Asked[V]:
@@ -158,7 +159,7 @@ class Loads(Generic[K, V]):
         self._send()
 
     def _is_old(self, batch: _Batch[K], value: V) -> bool:
-        return batch.everything or any(change in batch.heard for change in self._rests_on(value))
+        return batch.everything or not batch.heard.isdisjoint(self._rests_on(value))
 
     def _work(self) -> None:
         use_own_connection("agentauth-loads")

@@ -7,11 +7,12 @@ from itertools import islice
 from threading import Lock
 from typing import Final
 
+from agentauth.protocol.encoding import sha256
 from agentauth.protocol.token import TokenClaims, TokenKey, verify_token
 
-# Letters of all that are kept: some 20,000 usual tokens of 900 letters, 2 kB of memory each, or 4,700 of the longest, 15 kB
-# each. So 40 MB, and 70 MB at the most.
-BOUND: Final = 18_000_000
+# Letters of all that are kept, as a measure of their claims: some 120,000 usual tokens of 900 letters, or 7,000 of the longest.
+# Either way some 150 MB (`python -m benchmarks.memory`).
+BOUND: Final = 108_000_000
 _ENDED_AT_ONCE: Final = 2
 
 
@@ -24,6 +25,7 @@ class _Proved:
     audience: str
     # Unix seconds: `nbf` and `iat` passed at this time, and so do later on.
     at: int
+    letters: int
 
     def holds(self, keys: Mapping[str, TokenKey], issuer: str, audience: str, now: int) -> bool:
         """Would the full check, with these arguments, give the same claims?"""
@@ -38,7 +40,7 @@ class _Proved:
 
 
 class ProvedTokens:
-    """Tokens by their exact text, at most `bound` letters of it, the one not seen for longest goes first. For all threads.
+    """Tokens by SHA-256 of their exact text, at most `bound` letters of it, the one not seen for longest goes first. For all threads.
 
     Only what passed is kept, so whatever is refused here is refused by `verify_token` itself, with its own reason.
     It says nothing of revocation, which is no property of a token's text: that is looked at with the state.
@@ -47,7 +49,7 @@ class ProvedTokens:
     def __init__(self, bound: int = BOUND) -> None:
         self._bound = bound
         self._letters = 0
-        self._proved: OrderedDict[str, _Proved] = OrderedDict()
+        self._proved: OrderedDict[bytes, _Proved] = OrderedDict()
         self._lock = Lock()
 
     def __len__(self) -> int:
@@ -67,10 +69,12 @@ class ProvedTokens:
         A key that is gone or is another one, another issuer or audience, a token past its end, a clock that went
         back: each is no hit, and the whole check is made.
         """
+        # A text that no UTF-8 can hold is none of ours.
+        digest = sha256(compact.encode(errors="surrogatepass"))
         with self._lock:
-            proved = self._proved.get(compact)
+            proved = self._proved.get(digest)
             if proved is not None:
-                self._proved.move_to_end(compact)
+                self._proved.move_to_end(digest)
         if proved is not None and proved.holds(keys, expected_issuer, expected_audience, now):
             return proved.claims
         token, claims = verify_token(
@@ -80,24 +84,23 @@ class ProvedTokens:
             expected_audience=expected_audience,
             now=now,
         )
-        self._keep(compact, _Proved(claims, token.kid, token.key, expected_issuer, expected_audience, now))
+        proved = _Proved(claims, token.kid, token.key, expected_issuer, expected_audience, now, len(compact))
+        self._keep(digest, proved)
         return claims
 
-    def _keep(self, compact: str, proved: _Proved) -> None:
+    def _keep(self, digest: bytes, proved: _Proved) -> None:
         with self._lock:
-            if compact not in self._proved:
-                self._letters += len(compact)
-            self._proved[compact] = proved
-            self._proved.move_to_end(compact)
+            self._drop(digest)
+            self._proved[digest] = proved
+            self._letters += proved.letters
             # What has ended is asked for no more and comes to stand first: two go for each that comes, so they are never many.
-            ended = [
-                text
-                for text, old in islice(self._proved.items(), _ENDED_AT_ONCE)
-                if old.claims.expires_at <= proved.at
-            ]
-            for text in ended:
-                del self._proved[text]
-                self._letters -= len(text)
+            for each, old in tuple(islice(self._proved.items(), _ENDED_AT_ONCE)):
+                if old.claims.expires_at <= proved.at:
+                    self._drop(each)
             while self._letters > self._bound:
-                gone, _ = self._proved.popitem(last=False)
-                self._letters -= len(gone)
+                self._drop(next(iter(self._proved)))
+
+    def _drop(self, digest: bytes) -> None:
+        gone = self._proved.pop(digest, None)
+        if gone is not None:
+            self._letters -= gone.letters

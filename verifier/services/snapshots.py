@@ -1,53 +1,83 @@
 """What a process holds in memory of the state it decides by: tokens with all they hang on, as of one query each."""
 
 import itertools
+import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
-from typing import Any, Final, Generic, TypeVar
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+import orjson
 
 from agentauth.protocol.capability import Action, Capability, parse_capabilities
 from agentauth.protocol.envelope import EMPTY, Envelope, parse_envelope
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.limits import Rate
+from agentauth.protocol.token import TokenClaims
+from audit.identifiers import id_text
 from kms.state import Subject
-from registry.services.state import TokenState, token_states
+from registry.services.state import Ends, TokenState, refusal_at, token_states
 from verifier.services.state import Change
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
-_INSTANT: Final = timedelta(microseconds=1)
+
+
+class Shown(NamedTuple):
+    """What an answer says of an agent."""
+
+    id: uuid.UUID
+    name: str
+    model_origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What is written in a grant, read: equal terms of many grants are one object.
+
+    `capabilities` are empty where there are none, or none that can be read any more; such a grant's tokens are refused.
+    `unrated` is the envelope without its rate, which a script judges together with the proof. `light`: the envelope asks
+    for nothing that is kept in the database: no budget, no count of uses, no presence.
+    """
+
+    capabilities: tuple[Capability, ...]
+    unrated: Envelope
+    rate: Rate | None
+    light: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A token's state, with its grant's capabilities and envelope parsed.
+    """What is decided by of one token. No rows: a process keeps it for 100,000 tokens (docs/operations.md says how much it takes)."""
 
-    What time ends is not ended here: ask `refusal` with the time of each decision. `capabilities` and `envelope` are
-    None only of a grant that has none, or none that can be read any more, and such a one is refused.
-    """
-
-    state: TokenState
-    capabilities: tuple[Capability, ...] | None
-    envelope: Envelope | None
-    # The envelope without its rate, and the rate alone: a script judges that, together with the proof.
-    unrated: Envelope
-    rate: Rate | None
-    # Whether the envelope asks for nothing that is kept in the database: no budget, no count of uses, no presence.
-    light: bool
-    # The subjects of which any change ends this knowledge.
-    rests_on: tuple[Change, ...]
-    # Until when `refusal` is None, whoever asks: time only ever ends things. None where it never is.
-    good_until: datetime | None
+    grant_id: str
+    grant_version: int
+    service_provider_id: uuid.UUID
+    agent: Shown
+    human_id: uuid.UUID | None
+    # When the grant was approved, if it follows another one.
+    follows_at: datetime | None
+    expires_at: datetime
+    ends: Ends
+    terms: Terms
+    # Hashes of the subjects of which any change ends this knowledge: where two are equal, it ends too early.
+    rests_on: tuple[int, ...]
     # What each yes of this token to the same action says alike (`verifier.stores.light`); it goes with this knowledge.
     yeses: dict[Action | None, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def refusal(self, now: datetime) -> str | None:
         """Why the token may not act at `now`, as `registry.services.state.TokenState` says it."""
-        if self.good_until is not None and now < self.good_until:
-            return None
-        return self.state.refusal(now)
+        return refusal_at(self.ends, now)
+
+    def is_of(self, claims: TokenClaims, service_provider_id: uuid.UUID) -> bool:
+        """As `registry.services.state.TokenState.is_of`."""
+        return (
+            self.grant_id == claims.grant_id
+            and self.grant_version == claims.grant_version
+            and self.service_provider_id == service_provider_id
+        )
 
 
 def known_tokens(jtis: Sequence[str]) -> dict[str, Known | Exception]:
@@ -65,12 +95,12 @@ def known_tokens(jtis: Sequence[str]) -> dict[str, Known | Exception]:
 
 
 def known_of(state: TokenState) -> Known:
-    """The rows with what is written in the grant read. Raises AgentAuthError where that cannot be read and the token may act."""
-    grant, human_id = state.grant, state.agent.human_id
+    """What is decided by of these rows. Raises AgentAuthError where the terms cannot be read and the token may act."""
+    grant, agent, human_id = state.grant, state.agent, state.agent.human_id
     subjects = [
         Change(Subject.TOKEN, state.token.jti),
         Change(Subject.GRANT, str(grant.pk)),
-        Change(Subject.AGENT, str(state.agent.pk)),
+        Change(Subject.AGENT, str(agent.pk)),
         Change(Subject.SERVICE_PROVIDER, str(state.service_provider.pk)),
     ]
     if human_id is not None:
@@ -78,55 +108,58 @@ def known_of(state: TokenState) -> Known:
     if state.receipt_kid is not None:
         # Disabled, it proves nothing any more.
         subjects.append(Change(Subject.KEY, state.receipt_kid))
-    good_until = _good_until(state)
-    may_act = good_until is not None
-    envelope = _read(parse_envelope, grant.envelope, needed=may_act)
+    ends = state.ends
+    may_act = all(at is not None for at, _ in ends)
     return Known(
-        state=state,
-        capabilities=_read(parse_capabilities, grant.capabilities, needed=may_act),
-        envelope=envelope,
-        unrated=replace(envelope or EMPTY, max_requests_per_minute=None, max_burst=None),
-        rate=None if envelope is None else envelope.rate,
-        light=envelope is not None
-        and not envelope.budgets
-        and envelope.max_uses is None
-        and not envelope.requires_human_online,
-        rests_on=tuple(subjects),
-        good_until=good_until,
+        grant_id=id_text(grant.pk),
+        grant_version=state.token.grant_version,
+        service_provider_id=state.service_provider.pk,
+        agent=Shown(agent.pk, agent.name, agent.model_origin),
+        human_id=human_id,
+        follows_at=grant.follows_at,
+        expires_at=state.token.expires_at,
+        ends=ends,
+        terms=_read_terms(grant.capabilities, grant.envelope, needed=may_act),
+        rests_on=tuple(map(hash, subjects)),
     )
 
 
-def _read(parse: Callable[[Any], V], written: Any, *, needed: bool) -> V | None:
-    """Terms of a grant; None where there are none, or where they cannot be read and are not `needed`.
+_NO_TERMS: Final = Terms((), EMPTY, None, light=False)
 
-    A deleted person's grants have an empty list of capabilities. The state refuses their tokens.
-    """
+
+def _read_terms(capabilities: Any, envelope: Any, *, needed: bool) -> Terms:
+    """A deleted person's grants have an empty list of capabilities, one that was never approved has none. The state refuses their tokens."""
     try:
-        return None if written is None else parse(written)
+        return _terms(orjson.dumps(capabilities), orjson.dumps(envelope))
     except AgentAuthError:
         if needed:
             raise
-        return None
+        return _NO_TERMS
 
 
-def _good_until(state: TokenState) -> datetime | None:
-    if state.grant.valid_until is None:
-        return None
-    end = min(state.grant.valid_until, state.agent.expires_at)
-    return None if state.refusal(end - _INSTANT) else end
+@lru_cache(maxsize=4_096)
+def _terms(capabilities: bytes, envelope: bytes) -> Terms:
+    read = parse_envelope(orjson.loads(envelope))
+    return Terms(
+        parse_capabilities(orjson.loads(capabilities)),
+        replace(read, max_requests_per_minute=None, max_burst=None),
+        read.rate,
+        light=not read.budgets and read.max_uses is None and not read.requires_human_online,
+    )
 
 
 class Copies(Generic[K, V]):
     """At most `bound` values by their keys, the least lately asked for given up first; a change drops what rests on it.
 
-    For one thread. Dropping takes as long as there are values concerned.
+    `rests_on` gives the hashes of the subjects. For one thread. Dropping takes as long as there are values concerned.
     """
 
-    def __init__(self, bound: int, rests_on: Callable[[V], Sequence[Change]]) -> None:
+    def __init__(self, bound: int, rests_on: Callable[[V], Sequence[int]]) -> None:
         self._bound = bound
         self._rests_on = rests_on
         self._values: OrderedDict[K, V] = OrderedDict()
-        self._resting: dict[Change, set[K]] = {}
+        # Most subjects are those of one value: then it is its key alone that stands here.
+        self._resting: dict[int, K | set[K]] = {}
 
     def __len__(self) -> int:
         return len(self._values)
@@ -144,12 +177,21 @@ class Copies(Generic[K, V]):
         if len(self._values) >= self._bound:
             self._remove(next(iter(self._values)))
         self._values[key] = value
-        for change in self._rests_on(value):
-            self._resting.setdefault(change, set()).add(key)
+        for subject in self._rests_on(value):
+            there = self._resting.get(subject)
+            if there is None:
+                self._resting[subject] = key
+            elif isinstance(there, set):
+                there.add(key)
+            elif there != key:
+                self._resting[subject] = {there, key}
 
     def drop(self, change: Change) -> None:
         """Forget all that rests on what changed."""
-        for key in tuple(self._resting.get(change, ())):
+        there = self._resting.get(hash(change))
+        if there is None:
+            return
+        for key in tuple(there) if isinstance(there, set) else (there,):
             self._remove(key)
 
     def drop_ended(self, ended: Callable[[V], bool], most: int) -> None:
@@ -168,8 +210,11 @@ class Copies(Generic[K, V]):
         value = self._values.pop(key, None)
         if value is None:
             return
-        for change in self._rests_on(value):
-            keys = self._resting[change]
-            keys.discard(key)
-            if not keys:
-                del self._resting[change]
+        for subject in self._rests_on(value):
+            there = self._resting.get(subject)
+            if isinstance(there, set):
+                there.discard(key)
+                if not there:
+                    del self._resting[subject]
+            elif there == key:
+                del self._resting[subject]

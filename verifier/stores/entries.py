@@ -12,14 +12,13 @@ from agentauth.protocol.capability import Capability
 from agentauth.protocol.decision import Refuse
 from agentauth.protocol.limits import microseconds
 from audit.identifiers import id_text, new_id_text
-from registry.services.state import TokenState
 from verifier.stores import EarlyRefusal, StoreCall
 from verifier.stores.events import decision_data
 
 
-def yes_frame(call: StoreCall, state: TokenState, capability: Capability | None) -> bytes:
+def yes_frame(call: StoreCall, human_id: uuid.UUID | None, capability: Capability | None) -> bytes:
     """What is the same in the event of each yes to the same token and action: JSON members."""
-    body = _common(call, call.claims.agent_id, state.agent.human_id)
+    body = _common(call, call.claims.agent_id, human_id)
     body["kind"] = "rehearsed" if call.dry_run else "allowed"
     body["capability"] = None if capability is None else capability.label
     return orjson.dumps(body)[1:-1]
@@ -30,10 +29,10 @@ def yes_entry(call: StoreCall, frame: bytes) -> tuple[str, bytes]:
     return _entry(call, frame)
 
 
-def no_entry(call: StoreCall | EarlyRefusal, refuse: Refuse, state: TokenState | None) -> tuple[str, bytes]:
-    """The event of a no. Without `state` the drainer finds out whose agent it is."""
+def no_entry(call: StoreCall | EarlyRefusal, refuse: Refuse, human_id: uuid.UUID | None) -> tuple[str, bytes]:
+    """The event of a no. Without `human_id` the drainer finds out whose agent it is."""
     agent_id = None if call.claims is None else call.claims.agent_id
-    body = _common(call, agent_id, None if state is None else state.agent.human_id)
+    body = _common(call, agent_id, human_id)
     body |= {"kind": "denied", "error": refuse.error, "reason": refuse.reason or refuse.error}
     return _entry(call, orjson.dumps(body)[1:-1])
 

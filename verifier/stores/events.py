@@ -59,10 +59,10 @@ def refusal(call: StoreCall, refuse: Refuse, state: TokenState | None) -> Draft:
     return _denied(call, refuse, call.claims.agent_id, human_id)
 
 
-def withheld(call: StoreCall, decision_id: str, state: TokenState | None = None) -> Draft:
+def withheld(call: StoreCall, decision_id: str, human_id: uuid.UUID | None = None) -> Draft:
     """The event of a yes, `decision_id`, that is in the log or comes there and was not given: it was found out too late for it."""
     refuse = Refuse("temporarily_unavailable", "withheld")
-    human_id = _human_of(call.claims.agent_id) if state is None else state.agent.human_id
+    human_id = human_id or _human_of(call.claims.agent_id)
     return _denied(call, refuse, call.claims.agent_id, human_id, withholds=decision_id)
 
 

@@ -57,7 +57,7 @@ def is_light(call: StoreCall, known: Known | None) -> bool:
     if known is None or known.refusal(call.now) is not None:
         return True
     named = call.operation_key is not None
-    return known.light and not named and not (call.action is not None and call.action.lasts)
+    return known.terms.light and not named and not (call.action is not None and call.action.lasts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def plan(call: StoreCall, known: Known | None) -> Plan:
         return Plan(
             _judging(call, known, b"yes", entry, (mac_of(entry), event_id.encode(), b"")), event_id, verdict
         )
-    event_id, entry = no_entry(call, verdict, None if known is None else known.state)
+    event_id, entry = no_entry(call, verdict, None if known is None else known.human_id)
     told = b"" if call.delivery is None else orjson.dumps(refusal_body(verdict))
     # A no that was told stays; a yes only as long as the token may act.
     outranks = b"1" if verdict.error == "invalid_token" else b""
@@ -110,8 +110,8 @@ def _judging(
     """`more` is what follows the mark. Raises TemporarilyUnavailableError where the call is too old."""
     check_in_time(call)
     place = place_of(call.claims.grant_id)
-    rate = None if known is None else known.rate
-    floor = None if known is None else call.tenure.floor_us(known.state.grant.follows_at)
+    rate = None if known is None else known.terms.rate
+    floor = None if known is None else call.tenure.floor_us(known.follows_at)
     now_us = microseconds(call.now)
     remembered_ms = (call.spent_until * 1_000_000 - now_us) // 1000 + SLACK_MS
     acts = call.action is not None
@@ -151,7 +151,7 @@ def epoch_of(called: Called) -> int:
 def giving_back(call: StoreCall, known: Known | None, spent: Spent) -> Called:
     """The call of `give_back.lua` that undoes what was set aside for this call."""
     place = place_of(call.claims.grant_id)
-    rate = None if known is None else known.rate
+    rate = None if known is None else known.terms.rate
     arguments = (
         call.tenure.epoch,
         0 if rate is None else rate.interval_us,
@@ -228,7 +228,7 @@ def _yes_body(
     """Of a yes at `at_us`. The rate is all that a light call's grant counts."""
     if known is None:
         raise TypeError("nothing was known that could be allowed")
-    rate = known.rate
+    rate = known.terms.rate
     return allowed_again(
         body,
         Limits(None if rate is None else rate.remaining(tat_us, at_us)),
@@ -273,9 +273,9 @@ def _verdict(call: StoreCall, known: Known | None) -> Yes | Refuse:
     kept = known.yeses.get(call.action) if refusal is None and keeps else None
     if kept is not None and kept.claims is call.claims:
         return cast("Yes", kept)
-    yes = _judged(call, known, known.unrated, refusal)
+    yes = _judged(call, known, known.terms.unrated, refusal)
     # Without windows time says nothing more to it; the rate is the script's.
-    if isinstance(yes, Yes) and known.unrated.allowed_time_windows is None and keeps:
+    if isinstance(yes, Yes) and known.terms.unrated.allowed_time_windows is None and keeps:
         if len(known.yeses) >= MOST_YESES and call.action not in known.yeses:
             del known.yeses[next(iter(known.yeses))]
         known.yeses[call.action] = yes
@@ -285,7 +285,7 @@ def _verdict(call: StoreCall, known: Known | None) -> Yes | Refuse:
 def _judged(call: StoreCall, known: Known, envelope: Envelope, refusal: str | None = None) -> Yes | Refuse:
     snapshot = Snapshot(
         refusal=refusal,
-        capabilities=known.capabilities or (),
+        capabilities=known.terms.capabilities,
         envelope=envelope,
         operation=None,
         confirmation="none",
@@ -300,8 +300,8 @@ def _judged(call: StoreCall, known: Known, envelope: Envelope, refusal: str | No
         outcome.capability,
         Limits(),
         decision_id="",
-        agent=known.state.agent,
+        agent=known.agent,
         claims=call.claims,
         now_seconds=0,
     )
-    return Yes(call.claims, yes_frame(call, known.state, outcome.capability), body)
+    return Yes(call.claims, yes_frame(call, known.human_id, outcome.capability), body)

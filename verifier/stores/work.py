@@ -27,7 +27,6 @@ from registry.services.state import TokenState, token_states
 from verifier.models import AgentOperation, GrantLedger, ProviderCall
 from verifier.stores import Delivery, HeldUpError, Prepared, StoreCall, busy
 from verifier.stores.redelivery import KEPT_FOR
-from verifier.stores.state import is_of
 
 # How long an allowed operation is remembered, a transact apart: that one as long as its grant.
 OPERATION_LIFE: Final = timedelta(hours=24)
@@ -161,7 +160,7 @@ class Work:
         if call.claims is None:
             return None
         state = self._states.get(call.claims.jti)
-        return state if state and is_of(state, call.claims, call.service_provider_id) else None
+        return state if state and state.is_of(call.claims, call.service_provider_id) else None
 
     def ledger(self, call: StoreCall) -> Ledger:
         """The counters of the call's grant, together with those of the agent's other grants there."""

@@ -256,16 +256,14 @@ def test_what_is_held_answers_without_the_database(process: Followed, world: Wor
     read = process.call(
         lambda: (
             known.refusal(timezone.now() + timedelta(days=400)),
-            known.state.agent.name,
-            known.state.agent.model_origin,
-            known.state.service_provider.audience,
-            known.state.service_provider.require_nonce,
-            known.state.token.grant_version,
+            known.agent.name,
+            known.agent.model_origin,
+            known.grant_version,
         )
     )
     assert read[0] == "grant_inactive"
-    assert known.capabilities == parse_capabilities([READ])
-    assert known.light
+    assert known.terms.capabilities == parse_capabilities([READ])
+    assert known.terms.light
 
 
 @pytest.mark.parametrize(
@@ -284,7 +282,7 @@ def test_an_envelope_is_light_that_counts_nothing_in_the_database(
     jti = issued(scene(PAY, **envelope))
     known = known_tokens([jti])[jti]
     assert not isinstance(known, Exception)
-    assert known.light is light
+    assert known.terms.light is light
 
 
 def test_terms_that_cannot_be_read_are_an_error_of_their_own_tokens_alone(
@@ -293,7 +291,7 @@ def test_terms_that_cannot_be_read_are_an_error_of_their_own_tokens_alone(
     Grant.objects.filter(pk=world.mine.grant.pk).update(capabilities=[{"type": "nonsense"}])
     # No receipt covers them.
     assert not isinstance(known_tokens(list(world.jtis))[world.first], Exception)
-    monkeypatch.setattr(TokenState, "refusal", lambda *_: None)
+    monkeypatch.setattr(TokenState, "ends", ())
     known = known_tokens(list(world.jtis))
     assert isinstance(known[world.first], AgentAuthError)
     assert not isinstance(known[world.third], Exception)

@@ -8,8 +8,8 @@ from verifier.services.state import Change
 Value = tuple[str, ...]
 
 
-def subjects(value: Value) -> list[Change]:
-    return [Change(*each.split()) for each in value]
+def subjects(value: Value) -> list[int]:
+    return [hash(Change(*each.split())) for each in value]
 
 
 def copies(bound: int = 3) -> Copies[str, Value]:
@@ -45,7 +45,7 @@ def test_the_least_lately_asked_for_is_given_up_first() -> None:
     held.get("a")
     held.keep("d", ("token d", "grant 1"))
     assert [key for key in "abcd" if held.get(key)] == ["a", "c", "d"]
-    assert Change("token", "b") not in held._resting
+    assert hash(Change("token", "b")) not in held._resting
     held.clear()
     assert not held._resting
     assert held.get("a") is None
@@ -71,8 +71,9 @@ def test_it_is_the_same_as_a_plain_table_whatever_happens() -> None:
             held.keep(key, plain[key])
         else:
             change = rng.choice([Change("token", key), Change("grant", grant)])
-            plain = {each: value for each, value in plain.items() if change not in subjects(value)}
+            plain = {each: value for each, value in plain.items() if hash(change) not in subjects(value)}
             held.drop(change)
         assert len(held) == len(plain)
     assert {key: held.get(key) for key in plain} == plain
-    assert sum(len(keys) for keys in held._resting.values()) == 2 * len(plain)
+    resting = [keys if isinstance(keys, set) else {keys} for keys in held._resting.values()]
+    assert sum(map(len, resting)) == 2 * len(plain)
