@@ -47,6 +47,7 @@ SECONDS: Final = int(NOW.timestamp())
 TENURE: Final = Tenure(1, "redis", frozenset(), NOW)
 PROVIDER: Final = ServiceProvider(id=new_id(), audience=steps.AUDIENCE, status="active")
 ACTOR: Final = Actor("service_provider", str(PROVIDER.pk), "request")
+NONCES: Final = nonces_of(str(PROVIDER.pk), NOW)
 # Of the calls that are timed; a signature is checked in each.
 MEASURED: Final = 4_000
 
@@ -103,7 +104,7 @@ class Caller:
             self.signer,
             method="GET",
             url=steps.URL,
-            iat=SECONDS,
+            iat=int(time.time()),
             jti=str(uuid.uuid4()),
             access_token=self.token,
         )
@@ -130,10 +131,10 @@ class Process:
             service_provider=PROVIDER,
             keys=KEYS,
             tenure=TENURE,
-            nonces=nonces_of(str(PROVIDER.pk), NOW),
+            nonces=NONCES,
             nonce_required=False,
             actor=ACTOR,
-            now=NOW,
+            now=timezone.now(),
             tokens=self.tokens,
         )
         if not isinstance(call, StoreCall):
