@@ -1,146 +1,33 @@
-"""Every vector that can stand in a request, and mutants of good requests: the view and the lean endpoint say the same."""
+"""Our own vectors, and mutants of good requests: the view and the lean endpoint say the same."""
 
 import json
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from random import Random
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote
 
 import pytest
-from django.conf import settings
-from django.utils import timezone
 
 from kms.services import signer
-from registry.models import Grant, ServiceProvider, Token
-from tests import receipts, through
 from tests.campaign.grammar import break_action, break_verify
 from tests.campaign.kinds import PROOF_RULES, TOKEN_RULES
-from tests.campaign.mutants import broken_json, changed_bytes, unb64
+from tests.campaign.mutants import broken_json, changed_bytes
 from tests.campaign.signed import Original
 from tests.campaign.stage import body_of
 from tests.campaign.test_over_http import CAMPAIGN, mutated
 from tests.equal import BATCH, INTROSPECT, NOW, Ask, Both, ask
 from tests.equal import both as both  # noqa: PLC0414 — a fixture
 from tests.equal import served as served  # noqa: PLC0414 — a fixture
-from tests.vectors import adapter
-from tests.vectors.asked import NOT_ASKED, Questions, dpop_case
 from tests.vectors.generate import OWN
-from tests.vectors.shared import files, load
-from verifier.services import web
-from verifier.tests.scene import LOOK, Scene, scene
+from verifier.tests.scene import LOOK, Scene
 
 pytestmark = [pytest.mark.redis, pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
-
-WRITE = {"type": "write", "resource": "calendar"}
-
-
-def claims_of(token: str) -> Any:
-    return json.loads(unb64(token.split(".")[1]))
-
-
-@pytest.fixture
-def registry(both: Both, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    """The registry that the own vectors are of: its name, keys, service provider and grant, and the rows of its tokens."""
-    doc = load("own_dpop_cases")
-    both.clock.move_to(datetime.fromtimestamp(doc["now"], UTC))
-    place = scene(WRITE)
-    monkeypatch.setattr(settings, "ISSUER", doc["issuer"])
-    keys = adapter.issuer_keys(doc["issuer_jwks"])
-    for module in (web, through):
-        monkeypatch.setattr(module, "token_keys", lambda **_: keys)
-    ServiceProvider.objects.filter(pk=place.provider.pk).update(audience=doc["audience"])
-    place.provider.refresh_from_db()
-    good = [dpop_case(case)["token"] for case in doc["cases"] if case["expect"] == "accept"]
-    good += [case["token"] for case in load("own_token_cases")["cases"] if case["expect"] == "accept"]
-    place.grant.pk = claims_of(good[0])["grant_id"]
-    place.grant.version = claims_of(good[0])["grant_version"]
-    place.grant.status = Grant.Status.PENDING
-    place.grant.save(force_insert=True)
-    Grant.objects.filter(pk=place.grant.pk).update(status=Grant.Status.APPROVED)
-    now = timezone.now()
-    monkeypatch.setattr(settings, "RP_ID", urlsplit(doc["issuer"]).hostname)
-    receipts.sign(Grant.objects.get(pk=place.grant.pk), now=now)
-    for jti in {claims_of(token)["jti"] for token in good}:
-        Token.objects.create(
-            jti=jti,
-            grant=Grant.objects.get(pk=place.grant.pk),
-            grant_version=place.grant.version,
-            jkt=place.agent.jkt,
-            claims={},
-            issued_at=now,
-            expires_at=now + timedelta(minutes=15),
-        )
-    both.running.forget()
-    return place
 
 
 def in_batches(both: Both, place: Scene, questions: list[Any]) -> None:
     for start in range(0, len(questions), 64):
         both.same(ask(place, {"requests": questions[start : start + 64]}, BATCH))
-
-
-@pytest.mark.vectors
-def test_each_file_of_vectors_is_asked_or_named() -> None:
-    names = set(files())
-    assert {name for name in names if hasattr(Questions, f"_{name}")} == names - NOT_ASKED.keys()
-    assert names >= NOT_ASKED.keys()
-
-
-@pytest.mark.vectors
-def test_proofs_are_the_same(both: Both, registry: Scene) -> None:
-    """The good ones come to the end of the pipeline, and once they are spent, they are so at both."""
-    cases = load("own_dpop_cases")["cases"]
-    rehearsed = [{**dpop_case(case), "action": WRITE, "dry_run": True} for case in cases]
-    for question in rehearsed:
-        # A private key that was shown is barred once, which is one event.
-        both.at_view(ask(registry, question))
-    asked = [(case["id"], ask(registry, question)) for case, question in zip(cases, rehearsed, strict=True)]
-    answers = both.all_same(asked)
-    good = [number for number, case in enumerate(cases) if case["expect"] == "accept"]
-    assert [answers[number]["valid"] for number in good] == [True] * len(good)
-    in_batches(both, registry, rehearsed)
-    yes = [number for number, answer in enumerate(answers) if answer["valid"]]
-    spending = [{**question, "dry_run": False} for question in rehearsed]
-    for number in yes:
-        both.at_view(ask(registry, spending[number]))
-    answers = both.all_same(
-        (case["id"], ask(registry, each)) for case, each in zip(cases, spending, strict=True)
-    )
-    assert {answers[number]["reason"] for number in yes} == {"replayed"}
-
-
-@pytest.mark.vectors
-def test_tokens_are_the_same(both: Both, registry: Scene) -> None:
-    cases = load("own_token_cases")["cases"]
-    for case in cases:
-        both.clock.move_to(datetime.fromtimestamp(case.get("now", load("own_token_cases")["now"]), UTC))
-        text, proof = case["token"], registry.proof(case["token"])
-        question = {"token": text, "proof": proof, "method": "POST", "url": registry.url, "action": WRITE}
-        both.all_same([(case["id"], ask(registry, question))])
-        in_batches(both, registry, [question])
-        told = both.all_same([(case["id"], ask(registry, urlencode({"token": text}).encode(), INTROSPECT))])
-        assert told[0]["active"] is (case["expect"] == "accept"), case["id"]
-
-
-@pytest.mark.vectors
-def test_all_other_vectors_are_the_same(both: Both, place: Scene) -> None:
-    good = place.body(LOOK, dry_run=True)
-    questions = Questions(good, claims_of(good["proof"]), place.signer)
-    asked = list(questions.all())
-    assert len(asked) > 2_000
-    # They are all judged before their home is asked; it only writes down the refusal.
-    asked = asked if both.redis or CAMPAIGN else asked[::3]
-    for name, question in asked:
-        if any(word in name for word in ("own_dpop", "rfc8037", "private", "public")):
-            # A private key that was shown is barred once, which is one event.
-            both.at_view(ask(place, question))
-    both.all_same((name, ask(place, question)) for name, question in asked)
-    in_batches(both, place, [question for _, question in asked[::8]])
-    texts = {text: name for name, question in asked if isinstance(text := question["token"], str)}
-    both.all_same(
-        (name, ask(place, urlencode({"token": text}).encode(), INTROSPECT)) for text, name in texts.items()
-    )
 
 
 def test_our_own_vectors_are_the_same(both: Both, place: Scene) -> None:
