@@ -47,6 +47,7 @@ class SetupLink:
 
 
 _GONE = "This setup link is not valid. Ask for a new one."
+_USED = "This setup link was used or is too old. Ask for a new one."
 
 
 def admin_exists() -> bool:
@@ -120,9 +121,11 @@ def find_setup_code(digest: bytes, *, now: datetime) -> SetupCode:
         raise NotFoundError(_GONE)
     # Links of releases before 3 recover at once, without the wait.
     if row.used_at is not None or row.expires_at <= now or row.kind == SetupCode.Kind.RECOVERY:
-        raise ExpiredError("This setup link was used or is too old. Ask for a new one.")
+        raise ExpiredError(_USED)
     if not row.is_sealed():
-        raise NotFoundError(_GONE)
+        # It may have been used since it was read, which ended its seal.
+        used = SetupCode.objects.filter(pk=row.pk, used_at__isnull=False).exists()
+        raise ExpiredError(_USED) if used else NotFoundError(_GONE)
     if row.kind == SetupCode.Kind.FIRST_ADMIN and admin_exists():
         raise InvalidStateError("This registry has its first admin already.")
     return row

@@ -320,6 +320,19 @@ def test_DJ_24_a_setup_link_used_many_times_at_once_makes_one_human(now: datetim
     assert (Human.objects.count(), Passkey.objects.count()) == (1, 1)
 
 
+def test_a_setup_link_that_is_used_while_it_is_looked_at_is_used(
+    now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = create_setup_link(email="bob@example.org", actor=TESTER, now=now).url.removeprefix(ORIGIN)
+
+    def used_meanwhile(row: SetupCode) -> bool:
+        SetupCode.objects.filter(pk=row.pk).update(used_at=now)
+        return False
+
+    monkeypatch.setattr(SetupCode, "is_sealed", used_meanwhile)
+    assert Person().get(path).status_code == 410
+
+
 def test_two_links_made_at_once_make_one_first_admin(now: datetime) -> None:
     paths = [first_link().removeprefix(ORIGIN) for _ in range(2)]
     people = [Person(), Person()]
