@@ -62,6 +62,7 @@ from verifier.stores.light import (
     giving_back,
     held,
     holding,
+    is_kept,
     is_light,
     noting,
     plan,
@@ -211,7 +212,9 @@ async def _lightly(
         # While Redis was asked, what is known may have grown too old all the same, or the cache is being moved.
         basis.check()
     except TemporarilyUnavailableError:
-        await means.run(partial(_withhold, call, known, made, outcome), queue=call.queue)
+        # The very same call of a service provider is told it when it asks again.
+        if not is_kept(call):
+            await means.run(partial(_withhold, call, known, made, outcome), queue=call.queue)
         raise
     if isinstance(outcome, Refuse):
         means.count("denied", outcome.error, outcome.reason or "")
