@@ -260,6 +260,8 @@ async def _refused(
     await turn.enter(to_database=to_database)
     try:
         if to_database:
+            if refusal.delivery is not None:
+                means.check_room()
             again = refusal.delivery is not None and refusal.claims is not None
             still = partial(_check_still, means, proved)
             return await means.decide(Asked(refusal, None, still) if again else Asked(refusal))
