@@ -100,7 +100,7 @@ class Means(Protocol):
         """What a script in Redis answers."""
 
     def check_room(self) -> None:
-        """Whether one more call may wait for the database."""
+        """Raise where no more calls may wait for the database."""
 
     async def decide(self, asked: Asked) -> Outcome:
         """Decide a call in the database. Raises NotDoneError where it is certain that nothing was done, and the call's own errors."""
