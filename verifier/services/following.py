@@ -26,7 +26,7 @@ from verifier.services.watching import News, Watcher
 
 # Looks come twice a second. Where the last is older than this (s), the process stood still or the database is slow.
 _LATE_SECONDS: Final = 1.0
-# So long a call then waits for the next one (s).
+# How long (s) a call waits for the next look then.
 _CATCH_UP_SECONDS: Final = 0.25
 # Some 4 kB each, with what `proved_tokens` keeps of them and one kept yes.
 _MOST_STATES: Final = 120_000
@@ -89,7 +89,7 @@ class Follower:
             most_waiting=_MOST_UNPROVED,
         )
         self._next_look: asyncio.Future[None] | None = None
-        # The look after which no other came in time: that is not waited for again.
+        # The last look when a wait for the next one timed out. Until that comes, no call waits again.
         self._last_before_gap: Moment | None = None
         self._looked = threading.Event()
         self._watcher = Watcher(self._tell)

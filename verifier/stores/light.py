@@ -197,7 +197,7 @@ def _again(call: StoreCall, known: Known | None, made: Plan, kept: bytes) -> Rec
         # The window has closed since: the yes was good when it was told.
         verdict = _judged(call, known, EMPTY)
     if isinstance(verdict, Refuse):
-        raise TypeError("of one version of a grant, what was covered is covered")
+        raise TypeError("this version of the grant covered the action before")
     tat = int(tat_us) if tat_us else None
     return Recalled(_yes_body(call, known, verdict.body, event_id.decode(), tat, int(at_us)))
 
