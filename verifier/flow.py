@@ -348,21 +348,11 @@ async def recorded(
     now: datetime,
     route: str,
 ) -> AgentAuthError:
-    """The refusal of what came to no decision, on record; that it is unavailable, where it cannot be recorded."""
-    try:
-        await means.run(partial(_record_unasked, error, service_provider, actor, now, route))
-    except TemporarilyUnavailableError as unavailable:
-        return unavailable
-    return error
-
-
-def _record_unasked(
-    error: AgentAuthError, service_provider: ServiceProvider, actor: Actor, now: datetime, route: str
-) -> None:
-    """One event for a call or a question without a decision; `verify` has recorded its own."""
+    """`error`, whose one event is written now if `verify` wrote none; that this is unavailable, where it cannot be written."""
     if error.recorded:
-        return
-    record_refusal(
+        return error
+    record = partial(
+        record_refusal,
         kind=kinds.REQUEST_REFUSED,
         actor=actor,
         at=now,
@@ -370,3 +360,8 @@ def _record_unasked(
         route=route,
         service_provider_id=service_provider.pk,
     )
+    try:
+        await means.run(record)
+    except TemporarilyUnavailableError as unavailable:
+        return unavailable
+    return error

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from agentauth.protocol.decision import Refuse
-from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnavailableError
 from registry.models import ServiceProvider
 from verifier import endpoint as endpoints
 from verifier import flow
@@ -255,6 +255,18 @@ def refused(_request: object, *, service_provider: ServiceProvider, **given: Any
         leaked_key=None,
         delivery=given["delivery"],
     )
+
+
+def test_a_refusal_that_is_on_record_is_told_whatever_else_waits() -> None:
+    """A mismatch of the agent's key is committed by the decision itself."""
+
+    async def run(_unit: object) -> None:
+        raise TemporarilyUnavailableError
+
+    error = IdempotencyMismatchError("It was used.")
+    error.recorded = True
+    given: Any = (ServiceProvider(), None, datetime.now(UTC), "POST v1/verify")
+    assert asyncio.run(flow.recorded(cast("Any", SimpleNamespace(run=run)), error, *given)) is error
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, lane: object, operation_key: str | None, delivery: object) -> None:
