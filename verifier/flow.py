@@ -62,6 +62,7 @@ from verifier.stores.light import (
     giving_back,
     held,
     holding,
+    is_kept,
     is_light,
     noting,
     plan,
@@ -72,8 +73,7 @@ from verifier.stores.scripts import GIVE_BACK, JUDGE, NOTE, Code, Reply, Script,
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# For as long as Redis may take to answer, and some more, the basis must still hold when it is asked: what a script decides is
-# in the log at once.
+# s. The basis must outlast the call of Redis, whose deadline this doubles: what the script decides is in the log at once.
 SPARE_SECONDS: Final = 2 * DEADLINE_SECONDS
 
 
@@ -81,13 +81,13 @@ class Means(Protocol):
     """What one process decides with. All raise TemporarilyUnavailableError where they cannot do what they say."""
 
     def look(self) -> Moment:
-        """As of when the state is known; it is young enough, and this process may answer."""
+        """When the state that is known was read. Raises where that is too long ago, or this process may not answer."""
 
     async def caught_up(self) -> Moment:
-        """The same, once what changed while this process stood still is heard of."""
+        """The same. A process that stood still first hears what changed meanwhile."""
 
     def tenure(self) -> Tenure:
-        """The leave to decide."""
+        """The epoch of the replay cache in which this process may decide now."""
 
     def token_keys(self) -> Mapping[str, TokenKey]:
         """The keys whose signatures under tokens count, by `kid`."""
@@ -99,7 +99,7 @@ class Means(Protocol):
         """What a script in Redis answers."""
 
     def check_room(self) -> None:
-        """Whether one more call may wait for the database."""
+        """Raise where no more calls may wait for the database."""
 
     async def decide(self, asked: Asked) -> Outcome:
         """Decide a call in the database. Raises NotDoneError where it is certain that nothing was done, and the call's own errors."""
@@ -108,10 +108,10 @@ class Means(Protocol):
         """The outcome of something else in the database, after the decisions of `queue` that came before."""
 
     def afterwards(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do this, which raises nothing, without the caller having to wait for it."""
+        """Do this work, which raises nothing; the caller need not wait for it."""
 
     def count(self, decision: str, error: str, reason: str) -> None:
-        """One decision that no event of this process counts."""
+        """Count a decision in the metrics where no event that this process commits does."""
 
 
 @per_call(frozen=True, slots=True)
@@ -160,16 +160,16 @@ async def verify(
         actor=actor,
         now=now,
     )
-    proved = partial(check_key, means, keys, request.untrusted_token, service_provider.audience, now)
+    recheck_key = partial(check_key, means, keys, request.untrusted_token, service_provider.audience, now)
     if isinstance(prepared, EarlyRefusal):
-        return _answer(await _refused(means, prepared, basis, turn, proved), None)
-    return _answer(await judge(means, prepared, basis, turn, proved), prepared.fresh_nonce)
+        return _answer(await _refused(means, prepared, basis, turn, recheck_key), None)
+    return _answer(await judge(means, prepared, basis, turn, recheck_key), prepared.fresh_nonce)
 
 
 async def judge(
-    means: Means, call: StoreCall, basis: Basis, turn: Turn, proved: Callable[[], None]
+    means: Means, call: StoreCall, basis: Basis, turn: Turn, recheck_key: Callable[[], None]
 ) -> Outcome:
-    """Steps 2 and 6 to 15. `proved` says whether the token's key still counts: the call may have waited."""
+    """Steps 2 and 6 to 15. `recheck_key` raises where the token's key counts no more: the call may have waited."""
     try:
         if await turn.comes(call.queue):
             basis = replace(basis, began=means.look())
@@ -181,12 +181,12 @@ async def judge(
         light = redis and is_light(call, known)
         await turn.enter(to_database=not light)
         try:
-            proved()
+            recheck_key()
             if light:
                 outcome = await _lightly(means, call, known, basis, turn)
                 if outcome is not None:
                     return outcome
-            return await _durably(means, call, known, partial(_check_still, means, proved))
+            return await _durably(means, call, known, partial(_check_still, means, recheck_key))
         finally:
             turn.leave()
     finally:
@@ -211,7 +211,9 @@ async def _lightly(
         # While Redis was asked, what is known may have grown too old all the same, or the cache is being moved.
         basis.check()
     except TemporarilyUnavailableError:
-        await means.run(partial(_withhold, call, known, made, outcome), queue=call.queue)
+        # The very same call of a service provider is told it when it asks again.
+        if not is_kept(call):
+            await means.run(partial(_withhold, call, known, made, outcome), queue=call.queue)
         raise
     if isinstance(outcome, Refuse):
         means.count("denied", outcome.error, outcome.reason or "")
@@ -246,7 +248,7 @@ async def _durably(means: Means, call: StoreCall, known: Known | None, still: Ca
 
 
 async def _refused(
-    means: Means, refusal: EarlyRefusal, basis: Basis, turn: Turn, proved: Callable[[], None]
+    means: Means, refusal: EarlyRefusal, basis: Basis, turn: Turn, recheck_key: Callable[[], None]
 ) -> Outcome:
     """The one event of a refusal in steps 3 to 5; where the call has a name it may be an answer that is given again."""
     to_database = (
@@ -257,8 +259,10 @@ async def _refused(
     await turn.enter(to_database=to_database)
     try:
         if to_database:
+            if refusal.delivery is not None:
+                means.check_room()
             again = refusal.delivery is not None and refusal.claims is not None
-            still = partial(_check_still, means, proved)
+            still = partial(_check_still, means, recheck_key)
             return await means.decide(Asked(refusal, None, still) if again else Asked(refusal))
         if refusal.stands_for:
             _, entry = no_entry(refusal, refusal.refuse, None)
@@ -290,9 +294,9 @@ def _answer(outcome: Outcome, fresh_nonce: str | None) -> Answer:
 def check_key(
     means: Means, keys: Mapping[str, TokenKey], untrusted_token: str, audience: str, now: datetime
 ) -> None:
-    """For a call that waited since its token was proved by `keys`. From any thread.
+    """Verify the token of a call that waited again, if the keys are no longer `keys`. From any thread.
 
-    Raises TemporarilyUnavailableError where it is not proved by those of now: a caller who asks again hears what is wrong.
+    Raises TemporarilyUnavailableError where the present keys do not verify it: the next try is told the reason.
     """
     present = means.token_keys()
     if present is keys:
@@ -309,10 +313,10 @@ def check_key(
         raise TemporarilyUnavailableError("The key of this token was changed meanwhile. Try again.") from None
 
 
-def _check_still(means: Means, proved: Callable[[], None]) -> None:
+def _check_still(means: Means, recheck_key: Callable[[], None]) -> None:
     """Right before a decision in the database, for which it waited in a queue."""
     means.look()
-    proved()
+    recheck_key()
 
 
 def _withhold(call: StoreCall, known: Known | None, made: Plan, outcome: Outcome) -> None:
@@ -344,21 +348,11 @@ async def recorded(
     now: datetime,
     route: str,
 ) -> AgentAuthError:
-    """The refusal of what came to no decision, on record; that it is unavailable, where it cannot be recorded."""
-    try:
-        await means.run(partial(_record_unasked, error, service_provider, actor, now, route))
-    except TemporarilyUnavailableError as unavailable:
-        return unavailable
-    return error
-
-
-def _record_unasked(
-    error: AgentAuthError, service_provider: ServiceProvider, actor: Actor, now: datetime, route: str
-) -> None:
-    """One event for a call or a question without a decision; `verify` has recorded its own."""
+    """`error`, whose one event is written now if `verify` wrote none; that this is unavailable, where it cannot be written."""
     if error.recorded:
-        return
-    record_refusal(
+        return error
+    record = partial(
+        record_refusal,
         kind=kinds.REQUEST_REFUSED,
         actor=actor,
         at=now,
@@ -366,3 +360,8 @@ def _record_unasked(
         route=route,
         service_provider_id=service_provider.pk,
     )
+    try:
+        await means.run(record)
+    except TemporarilyUnavailableError as unavailable:
+        return unavailable
+    return error

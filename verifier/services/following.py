@@ -26,7 +26,7 @@ from verifier.services.watching import News, Watcher
 
 # Looks come twice a second. Where the last is older than this (s), the process stood still or the database is slow.
 _LATE_SECONDS: Final = 1.0
-# So long a call then waits for the next one (s).
+# How long (s) a call waits for the next look then.
 _CATCH_UP_SECONDS: Final = 0.25
 # Some 4 kB each, with what `proved_tokens` keeps of them and one kept yes.
 _MOST_STATES: Final = 120_000
@@ -49,8 +49,8 @@ _STOP_SECONDS: Final = 3.0
 class Follower:
     """Tokens, service providers and token keys as one process knows them. One per process, made after the fork.
 
-    Everything after `start` belongs to the thread of the loop: what is asked between two awaits is asked of one state
-    of the world. Two threads read what is not held, one authenticates, one watches (`Watcher`).
+    Everything after `start` but `look` and `token_keys` belongs to the thread of the loop: what is asked between two awaits
+    is asked of one state of the world. Two threads read what is not held, one authenticates, one watches (`Watcher`).
     Ask `look` before each decision: without it the rest may be as old as the last look that succeeded.
     `missed` hears `token` or `credentials` where somebody asked for what is not held.
     """
@@ -89,7 +89,7 @@ class Follower:
             most_waiting=_MOST_UNPROVED,
         )
         self._next_look: asyncio.Future[None] | None = None
-        # The look after which no other came in time: that is not waited for again.
+        # The last look when a wait for the next one timed out. Until that comes, no call waits again.
         self._last_before_gap: Moment | None = None
         self._looked = threading.Event()
         self._watcher = Watcher(self._tell)
@@ -124,19 +124,21 @@ class Follower:
         return began
 
     async def caught_up(self) -> Moment:
-        """The same; after a standstill of this process, once a look has told what changed meanwhile.
+        """The same; after a standstill of this process, once a look that began after it has told what changed meanwhile.
 
         Where the database does not answer, it is waited for once. What is held is then as old as `look` says.
         """
-        began = self._checked()
-        if began.age() <= _LATE_SECONDS:
-            return began
-        if began is not self._last_before_gap:
-            if self._next_look is None:
-                self._next_look = asyncio.get_running_loop().create_future()
-            await asyncio.wait([self._next_look], timeout=_CATCH_UP_SECONDS)
-            if self._began is began:
+        began, loop = self._checked(), asyncio.get_running_loop()
+        until = loop.time() + _CATCH_UP_SECONDS
+        while began.age() > _LATE_SECONDS and began is not self._last_before_gap:
+            if loop.time() >= until:
                 self._last_before_gap = began
+                break
+            if self._next_look is None:
+                self._next_look = loop.create_future()
+            await asyncio.wait([self._next_look], timeout=until - loop.time())
+            # It may have begun before the standstill.
+            began = self._checked()
         return self.look()
 
     def _checked(self) -> Moment:
@@ -167,11 +169,12 @@ class Follower:
     def token_keys(self) -> Mapping[str, TokenKey]:
         """The keys whose signatures under tokens count, by `kid`, as of the last look or the last change of a key.
 
-        Raises TemporarilyUnavailableError where a key changed and they could not be read since.
+        Raises TemporarilyUnavailableError where a key changed and they could not be read since. From any thread.
         """
-        if self._keys is None:
+        keys = self._keys
+        if keys is None:
             raise TemporarilyUnavailableError
-        return self._keys
+        return keys
 
     def held_state(self, jti: str) -> Known | None:
         """What is held of this token."""

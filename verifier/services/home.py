@@ -151,8 +151,9 @@ class Lease:
 
     def check_halt(self) -> None:
         """Raises TemporarilyUnavailableError where this process may not act by the last look, however old; looks at nothing."""
-        if self._last is not None and self._last.halt:
-            raise TemporarilyUnavailableError(self._last.halt.told)
+        last = self._last
+        if last is not None and last.halt:
+            raise TemporarilyUnavailableError(last.halt.told)
 
     def _look_again(self, *, waits: bool = True) -> None:
         """Look, unless the last look is fresh. While the database is compared, wait for that, or all calls beside it would be 503."""
@@ -183,7 +184,8 @@ class Lease:
 
     def _comparing(self) -> bool:
         """Whether, at the last look, no process had yet compared the database with what is known outside."""
-        return bool(self._last and self._last.halt and self._last.halt.passes)
+        last = self._last
+        return bool(last and last.halt and last.halt.passes)
 
     def held(self, spare: float = 0) -> Tenure:
         """The tenure by the last look, without a new one: for a process that has a thread which looks.

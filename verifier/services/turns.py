@@ -13,9 +13,9 @@ MAX_BEGUN: Final = 2048
 # A database that is away answers each question only after its time limit: after so many in a row the rest is not tried.
 FAULTS_IN_A_ROW: Final = 3
 NOT_TRIED: Final = "This was not tried: the service does not answer right now."
-# So long a question waits for its turn among those of all batches (s).
+# How long (s) a question waits for its turn among those of all batches.
 _TURN_SECONDS: Final = 5
-# So long, before that, for room in the lane (s), so that no batch is too many by itself.
+# How long (s), before that, for room in the lane, so that no batch fills it by itself.
 _ROOM_SECONDS: Final = 5
 
 

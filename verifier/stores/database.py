@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from django.db import connection, transaction
+from django.db import DatabaseError, InterfaceError, connection, transaction
 from psycopg.pq import TransactionStatus
 
 from agentauth.protocol.capability import parse_capabilities
@@ -97,7 +97,11 @@ def decide_together(asked: Sequence[Asked], *, patience: float | None = 0.0) -> 
         # The commit takes its time too.
         check_age(basis.began)
     except TemporarilyUnavailableError as late:
-        _withhold(asked, outcomes)
+        try:
+            _withhold(asked, outcomes)
+        except (DatabaseError, InterfaceError):
+            # The calls are committed: raised, this would have them decided a second time.
+            logger.exception("the log does not say that decisions were withheld")
         return [outcome if isinstance(outcome, Exception) else late for outcome in outcomes]
     return outcomes
 

@@ -60,6 +60,11 @@ def is_light(call: StoreCall, known: Known | None) -> bool:
     return known.terms.light and not named and not (call.action is not None and call.action.lasts)
 
 
+def is_kept(call: StoreCall) -> bool:
+    """Whether Redis keeps the answer for the very same call: a rehearsal spends no proof to keep it under."""
+    return call.delivery is not None and not call.dry_run
+
+
 @dataclass(frozen=True, slots=True)
 class Yes:
     """What memory says to a call, and to each like it: the same token, the same action, the same knowledge, at any time.
@@ -122,7 +127,6 @@ def _judging(
         place.events,
         place.count,
     )
-    named = call.delivery is not None and not call.dry_run
     arguments = (
         call.tenure.epoch,
         0 if call.dry_run else remembered_ms,
@@ -137,7 +141,7 @@ def _judging(
         b"1" if acts else b"0",
         APART_US,
         EARLY_MS,
-        mark_of(call.delivery) if named and call.delivery else b"",
+        mark_of(call.delivery) if call.delivery and is_kept(call) else b"",
         *more,
     )
     return place.shard, keys, arguments
@@ -193,7 +197,7 @@ def _again(call: StoreCall, known: Known | None, made: Plan, kept: bytes) -> Rec
         # The window has closed since: the yes was good when it was told.
         verdict = _judged(call, known, EMPTY)
     if isinstance(verdict, Refuse):
-        raise TypeError("of one version of a grant, what was covered is covered")
+        raise TypeError("this version of the grant covered the action before")
     tat = int(tat_us) if tat_us else None
     return Recalled(_yes_body(call, known, verdict.body, event_id.decode(), tat, int(at_us)))
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from redis.exceptions import ResponseError
 
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnavailableError
 from agentauth.protocol.limits import Rate
-from tests import through
+from tests import previous_release, through
 from verifier.models import GrantLedger, ProviderCall
 from verifier.stores import StoreCall, database, scripts
 from verifier.stores.scripts import Code
@@ -155,6 +156,19 @@ def test_a_call_goes_on_where_it_began(stage: Stage) -> None:
     assert [stage.judge(mode=mode, jti="one", mark=MARK).code for mode in ("yes", "no")] == [Code.HELD] * 2
     stage.judge(mode="no", jti="two", mark=MARK, told=b"{}")
     assert stage.judge(mode="hold", jti="two", mark=MARK).kept == b"v%d  0 {}" % NOW
+
+
+@pytest.mark.history
+def test_the_version_before_answers_nothing_where_this_one_decided_in_redis(stage: Stage) -> None:
+    """It sets aside for every call that has a name. Its script fails there, which is 503, and writes nothing."""
+    stage.judge(jti="one", mark=MARK, told=b"the id")
+    before = stage.everything()
+    source = previous_release.file("verifier/stores/judge.lua")
+    with pytest.raises(ResponseError):
+        stage.client.eval(
+            source, 5, *stage.keys({"jti": "one"}), *stage.args(mode="hold", rate=None, mark=MARK)
+        )
+    assert stage.everything() == before
 
 
 # ---- the decision

@@ -4,7 +4,7 @@ import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from django.utils import timezone
@@ -46,6 +46,50 @@ def test_where_no_look_comes_it_is_waited_for_once(monkeypatch: pytest.MonkeyPat
             assert [await waits(follower) for _ in range(3)] == [True, False, False]
 
     asyncio.run(work())
+
+
+def test_a_look_that_began_before_a_standstill_is_not_the_one_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its query was under way when the process stood still: it saw nothing of what was revoked meanwhile."""
+    at = [1_000.0]
+    monkeypatch.setattr(moment, "monotonic", lambda: at[0])
+    monkeypatch.setattr(following, "_CATCH_UP_SECONDS", 20)
+
+    async def work() -> None:
+        follower = Follower()
+        follower._hear(News(look=Look(Moment.now(), {}, 0.0)))
+        at[0] += 0.5
+        under_way = Look(Moment.now(), {}, 0.0)
+        at[0] += 3
+        task = asyncio.create_task(follower.caught_up())
+        await asyncio.sleep(0)
+        follower._hear(News(look=under_way))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not task.done()
+        later = Look(Moment.now(), {}, 0.0)
+        follower._hear(News(look=later))
+        assert await task is later.began
+
+    asyncio.run(work())
+
+
+def test_token_keys_may_be_asked_for_by_any_thread() -> None:
+    """A key changes between two steps of that thread."""
+
+    class Follows(Follower):
+        reads: ClassVar[list[Any]] = [None, {}]
+
+        @property
+        def _keys(self) -> Any:
+            return self.reads.pop()
+
+        @_keys.setter
+        def _keys(self, keys: object) -> None:
+            pass
+
+    assert Follows().token_keys() == {}
 
 
 @pytest.mark.redis

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import time_machine
@@ -15,6 +16,7 @@ from django.utils import timezone
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.models import Event
+from registry.services.installation import Halt
 from verifier.models import Home
 from verifier.services import home
 from verifier.services.home import LEASE_SECONDS, MARGIN_SECONDS, Lease, look
@@ -288,6 +290,25 @@ def test_a_move_is_two_events_and_the_second_of_two_writes_none(time: Passing) -
         ("verifier.home.left", {"epoch": 1, "kind": "redis", "reason": "test"}),
         ("verifier.home.began", {"epoch": 2, "kind": "redis", "reason": "test"}),
     ]
+
+
+def test_a_halt_that_ends_while_a_thread_asks_is_told_to_it() -> None:
+    """Another thread takes a look between two steps of this one."""
+    halted = SimpleNamespace(halt=Halt("This process may not act.", "reason", passes=True))
+
+    class Looks(Lease):
+        reads: ClassVar[list[Any]] = [SimpleNamespace(halt=None), halted, halted]
+
+        @property
+        def _last(self) -> Any:
+            return self.reads.pop()
+
+        @_last.setter
+        def _last(self, last: object) -> None:
+            pass
+
+    with pytest.raises(TemporarilyUnavailableError, match="may not act"):
+        Looks().check_halt()
 
 
 @pytest.mark.django_db(transaction=True)

@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.protocol.decision import Refuse
+from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnavailableError
 from registry.models import ServiceProvider
 from verifier import endpoint as endpoints
 from verifier import flow
@@ -17,6 +18,8 @@ from verifier.endpoint import MAX_IN_FLIGHT, Edge, Endpoint, Request, Response
 from verifier.flow import Answer
 from verifier.services import home
 from verifier.services.lean import LeanVerifier
+from verifier.stores import Delivery, EarlyRefusal
+from verifier.stores.database import Asked
 
 BODY = json.dumps({"token": "t", "method": "GET", "url": "http://localhost/"}).encode()
 
@@ -211,24 +214,77 @@ def test_RF_19_what_the_database_decides_on_is_refused_before_its_signature_is_c
         checked.append(request)
         raise TemporarilyUnavailableError
 
-    tenure = SimpleNamespace(nonce_server=lambda _: "", careful=lambda _: False)
     monkeypatch.setattr(flow, "prepare", prepared)
+    with pytest.raises(TemporarilyUnavailableError):
+        asked(monkeypatch, SimpleNamespace(check_room=check_room), operation_key, delivery)
+    # What the agent did not name may be decided by Redis alone.
+    assert bool(checked) is (operation_key is None)
+
+
+def test_RF_19_a_refusal_of_a_named_call_takes_no_room_from_those_that_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Any caller can make a service provider ask about forged tokens; the answers to named calls are rows."""
+    decided: list[Asked] = []
+
+    def check_room() -> None:
+        raise TemporarilyUnavailableError
+
+    async def decide(asked: Asked) -> Refuse:
+        decided.append(asked)
+        return Refuse("invalid_token", "unknown")
+
+    delivery = Delivery(b"digest", b"body")
+    monkeypatch.setattr(flow, "prepare", refused)
+    with pytest.raises(TemporarilyUnavailableError):
+        asked(monkeypatch, SimpleNamespace(check_room=check_room, decide=decide), None, delivery)
+    assert not decided
+
+
+def refused(_request: object, *, service_provider: ServiceProvider, **given: Any) -> EarlyRefusal:
+    """The refusal of a forged token."""
+    return EarlyRefusal(
+        service_provider_id=service_provider.id,
+        refuse=Refuse("invalid_token", "unknown"),
+        claims=None,
+        action=None,
+        operation_key=None,
+        dry_run=False,
+        actor=given["actor"],
+        now=given["now"],
+        leaked_key=None,
+        delivery=given["delivery"],
+    )
+
+
+def test_a_refusal_that_is_on_record_is_told_whatever_else_waits() -> None:
+    """A mismatch of the agent's key is committed by the decision itself."""
+
+    async def run(_unit: object) -> None:
+        raise TemporarilyUnavailableError
+
+    error = IdempotencyMismatchError("It was used.")
+    error.recorded = True
+    given: Any = (ServiceProvider(), None, datetime.now(UTC), "POST v1/verify")
+    assert asyncio.run(flow.recorded(cast("Any", SimpleNamespace(run=run)), error, *given)) is error
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, lane: object, operation_key: str | None, delivery: object) -> None:
+    """One call of a verifier with this lane."""
+    tenure = SimpleNamespace(nonce_server=lambda _: "", careful=lambda _: False, kind="redis")
     monkeypatch.setattr(flow, "nonces_of", lambda *_: None)
     monkeypatch.setattr(home, "LEASE", SimpleNamespace(held=lambda: tenure, check_halt=lambda: None))
     follower = SimpleNamespace(token_keys=dict, caught_up=lambda: asyncio.sleep(0))
     verifier = LeanVerifier(follower=cast("Any", follower), servers=None, count=lambda *_: None)
-    monkeypatch.setattr(verifier, "_lane", SimpleNamespace(check_room=check_room))
+    monkeypatch.setattr(verifier, "_lane", lane)
     call = verifier.verify(
         service_provider=ServiceProvider(id=uuid.uuid4()),
-        request=cast("Any", SimpleNamespace(operation_key=operation_key)),
+        request=cast("Any", SimpleNamespace(operation_key=operation_key, untrusted_token="")),
         delivery=cast("Any", delivery),
         actor=cast("Any", SimpleNamespace(id="")),
         now=datetime.now(UTC),
     )
-    with pytest.raises(TemporarilyUnavailableError):
-        asyncio.run(call)
-    # What the agent did not name may be decided by Redis alone.
-    assert bool(checked) is (operation_key is None)
+    asyncio.run(call)
 
 
 @pytest.mark.parametrize("is_full", [True, False])

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from django.db import OperationalError
 from django.utils import timezone
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
@@ -91,6 +92,26 @@ def test_RF_4_a_yes_without_a_name_whose_commit_took_too_long_is_said_to_be_with
     with pytest.raises(TemporarilyUnavailableError):
         decide_one(mine)
     assert Event.objects.filter(reason="withheld").count() == 1
+
+
+def test_what_is_committed_is_not_decided_again_where_the_log_cannot_say_that_it_is_withheld(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where proofs are in Redis each would be debited twice."""
+
+    def fails(_drafts: object) -> None:
+        raise OperationalError
+
+    place = scene()
+    asked = [Asked(call(place)), Asked(call(place))]
+    monkeypatch.setattr(basis, "STALE_SECONDS", 1.0)
+    monkeypatch.setattr(database, "record_drafts", fails)
+    monkeypatch.setattr(
+        database, "fault_point", lambda name: grows_old() if name == "verify.after_commit" else None
+    )
+    assert all(isinstance(each, TemporarilyUnavailableError) for each in decided(asked))
+    told = Event.objects.filter(kind__startswith="verifier.decision").values_list("kind", flat=True)
+    assert list(told) == [kinds.DECISION_ALLOWED] * 2
 
 
 def test_a_yes_is_given_again_only_where_one_could_be_given(

@@ -25,7 +25,7 @@ from verifier.services.watching import Look, News
 from verifier.services.web import Web
 from verifier.stores.light import Called
 from verifier.stores.scripts import Reply, Script
-from verifier.tests.scene import LOOK, scene
+from verifier.tests.scene import LOOK, key, scene
 
 pytestmark = [pytest.mark.redis, pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
 AT = [Both._lean, Both._view]
@@ -45,15 +45,50 @@ def asked(both: Both, at: Callable[..., Any]) -> tuple[int, list[Event]]:
 def test_a_yes_that_comes_too_late_to_be_given_is_said_to_be_withheld(
     both: Both, at: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = Basis.check
-
-    def over(self: Basis, spare: float = 0) -> None:
-        check(self, spare)
-        if not spare:
-            raise TemporarilyUnavailableError
-
     monkeypatch.setattr(Basis, "check", over)
     assert is_withheld(*asked(both, at))
+
+
+CHECK = Basis.check
+
+
+def over(self: Basis, spare: float = 0) -> None:
+    """`Basis.check`, which finds what was known too old once Redis has answered."""
+    CHECK(self, spare)
+    if not spare:
+        raise TemporarilyUnavailableError
+
+
+@pytest.mark.parametrize("both", ["redis"], indirect=True)
+@pytest.mark.parametrize("at", AT)
+def test_a_yes_that_the_same_call_is_told_later_is_not_said_to_be_withheld(
+    both: Both, at: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = scene()
+    both.running.look()
+    question = ask(place, place.body(LOOK), idempotency_key=key())
+    with monkeypatch.context() as late:
+        late.setattr(Basis, "check", over)
+        assert at(both, question)[0] == 503
+    assert json.loads(at(both, question)[2])["valid"]
+    through.drained()
+    [event] = Event.objects.filter(kind__startswith="verifier.decision")
+    assert event.kind == kinds.DECISION_ALLOWED
+
+
+@pytest.mark.parametrize("both", ["redis"], indirect=True)
+@pytest.mark.parametrize("at", AT)
+def test_a_rehearsal_is_withheld_though_it_has_a_name(
+    both: Both, at: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is kept of it."""
+    place = scene()
+    both.running.look()
+    monkeypatch.setattr(Basis, "check", over)
+    assert at(both, ask(place, place.body(LOOK, dry_run=True), idempotency_key=key()))[0] == 503
+    through.drained()
+    [withheld] = Event.objects.filter(kind=kinds.DECISION_DENIED)
+    assert withheld.reason == "withheld"
 
 
 def is_withheld(status: int, events: list[Event]) -> bool:
