@@ -273,3 +273,57 @@ def test_a_part_gets_a_yes_to_every_call(name: str, monkeypatch: pytest.MonkeyPa
             rate, cpu = share.pgbench(there, file, 2, 1)
             assert rate > 0
             assert cpu > 0
+
+
+# Prints each command that its module does not take; one that takes no options is told apart by that.
+PARSE = """
+import argparse, importlib, shlex, sys
+
+class Parsed(Exception):
+    pass
+
+def parse(parser, args=None, namespace=None):
+    real(parser, args, namespace)
+    raise Parsed
+
+real, argparse.ArgumentParser.parse_args = argparse.ArgumentParser.parse_args, parse
+for line in sys.stdin:
+    name, *sys.argv[1:] = shlex.split(line)
+    module = importlib.import_module(f"benchmarks.{name}")
+    if not hasattr(module, "argparse"):
+        assert not sys.argv[1:], line
+        continue
+    try:
+        module.main()
+    except Parsed:
+        continue
+    except SystemExit:
+        print(line)
+"""
+
+
+def test_every_command_that_is_printed_parses() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "Makefile", ROOT / "tests/CASES.md"]
+    pages.append(ROOT / "benchmarks/README.md")
+    found = {
+        command.strip()
+        for page in pages
+        for command in re.findall(r"python -m benchmarks\.([^`#\n]+)", page.read_text())
+    }
+    _, latest, history = re.split(
+        r"^## (?:Latest figures|History)$", pages[-1].read_text(), flags=re.MULTILINE
+    )
+    measured = re.findall(r"^\| `([^`]+)`", latest, re.MULTILINE)
+    measured += re.findall(r"^\| [^|]* \| [^|]* \| `([^`]+)`", history, re.MULTILINE)
+    assert {command.split()[0] for command in found} >= {"verify", "sdk", "share"}
+    assert len(measured) > 40
+    done = subprocess.run(
+        [sys.executable, "-c", PARSE],
+        input="\n".join(sorted(found | set(measured))),
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "", done.stderr
+
+
+def test_the_page_of_results_is_short() -> None:
+    assert (ROOT / "benchmarks/README.md").stat().st_size <= 15_000
