@@ -124,12 +124,17 @@ def requests_in(files: list[Path]) -> list[bytes]:
     return found
 
 
-def with_wrk(url: str, files: list[Path], *, batch: int, connections: int, seconds: int) -> Tally:
-    """Send the requests over `connections` kept-open connections until they or the seconds run out."""
+def with_wrk(
+    url: str, files: list[Path], *, batch: int, connections: int, seconds: int, expected: str = VALID
+) -> Tally:
+    """Send the requests over `connections` kept-open connections until they or the seconds run out.
+
+    A right answer holds the text `expected`, `batch` times.
+    """
     command = [
         *("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", f"--timeout={TIMEOUT_SECONDS}s"),
         *("-s", str(SCRIPT), url.replace("//localhost:", "//127.0.0.1:")),
-        *("--", VALID, str(batch), *map(str, files)),
+        *("--", expected, str(batch), *map(str, files)),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return parse_tally(done.stdout)
@@ -169,9 +174,13 @@ def _write(file: Path, crowd: Crowd, question: Question, url: str, calls: range,
                 body = bodies[0] if question.batch == 1 else f'{{"requests":[{",".join(bodies)}]}}'
                 name = f"Idempotency-Key: {secrets.token_urlsafe(16)}\r\n" if question.named else ""
                 request = f"{head}{name}Content-Length: {len(body)}\r\n\r\n{body}".encode()
-            out.write(b"%08d" % len(request))
-            out.write(request)
+            out.write(framed(request))
             previous = request
+
+
+def framed(request: bytes) -> bytes:
+    """As it stands in a file for `with_wrk`: after its length."""
+    return b"%0*d" % (LENGTH_DIGITS, len(request)) + request
 
 
 def _head(crowd: Crowd, question: Question, url: str) -> str:

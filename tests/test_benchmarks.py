@@ -315,7 +315,7 @@ def test_every_command_that_is_printed_parses() -> None:
     )
     measured = re.findall(r"^\| `([^`]+)`", latest, re.MULTILINE)
     measured += re.findall(r"^\| [^|]* \| [^|]* \| `([^`]+)`", history, re.MULTILINE)
-    assert {command.split()[0] for command in found} >= {"verify", "sdk", "share"}
+    assert {command.split()[0] for command in found} >= {"verify", "sdk", "share", "peers"}
     assert len(measured) > 40
     done = subprocess.run(
         [sys.executable, "-c", PARSE],
