@@ -6,8 +6,10 @@ import os
 import secrets
 import subprocess
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -40,10 +42,16 @@ class Crowd:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked about each proof. `operation`: under an idempotency key of its own. `batch`: so many in a call."""
+    """What is asked about each proof: `action`, and in turn with it each of `others`.
+
+    `operation`: under an idempotency key of its own. `named`: each call has an `Idempotency-Key` header of its own.
+    `batch`: so many questions in a call.
+    """
 
     action: dict[str, Any]
+    others: Sequence[dict[str, Any]] = ()
     operation: bool = False
+    named: bool = False
     batch: int = 1
 
     @property
@@ -74,20 +82,29 @@ class Tally:
 
 
 def write_requests(
-    directory: Path, crowd: Crowd, question: Question, *, url: str, calls: int, repeat_every: int = 0
+    directory: Path,
+    crowd: Crowd,
+    question: Question,
+    *,
+    url: str,
+    calls: int,
+    first: int = 0,
+    repeat_every: int = 0,
 ) -> list[Path]:
-    """Sign for `calls` calls and write them as whole HTTP requests, one file from each core; the agents take turns.
+    """Sign for `calls` calls and write them as whole HTTP requests, one file from each core.
+
+    The agents take turns, and so do the actions of each; `first` calls of the turns were made before.
 
     With `repeat_every`, each such call sends the call before it again: replays that the counts must show. Raises
     RuntimeError where signing took so long that the proofs would grow old under way.
     """
     began, cores = time.monotonic(), os.cpu_count() or 1
-    bounds = [calls * part // cores for part in range(cores + 1)]
+    bounds = [first + calls * part // cores for part in range(cores + 1)]
     files = [directory / f"requests-{part}" for part in range(cores)]
     with ProcessPoolExecutor(cores) as pool:
         for made in [
-            pool.submit(_write, file, crowd, question, url, range(first, last), repeat_every)
-            for file, first, last in zip(files, bounds, bounds[1:], strict=False)
+            pool.submit(_write, file, crowd, question, url, range(start, end), repeat_every)
+            for file, start, end in zip(files, bounds, bounds[1:], strict=False)
         ]:
             made.result()
     if time.monotonic() - began > WINDOW_SECONDS / 2:
@@ -107,12 +124,17 @@ def requests_in(files: list[Path]) -> list[bytes]:
     return found
 
 
-def with_wrk(url: str, files: list[Path], *, batch: int, connections: int, seconds: int) -> Tally:
-    """Send the requests over `connections` kept-open connections until they or the seconds run out."""
+def with_wrk(
+    url: str, files: list[Path], *, batch: int, connections: int, seconds: int, expected: str = VALID
+) -> Tally:
+    """Send the requests over `connections` kept-open connections until they or the seconds run out.
+
+    A right answer holds the text `expected`, `batch` times.
+    """
     command = [
         *("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", f"--timeout={TIMEOUT_SECONDS}s"),
         *("-s", str(SCRIPT), url.replace("//localhost:", "//127.0.0.1:")),
-        *("--", VALID, str(batch), *map(str, files)),
+        *("--", expected, str(batch), *map(str, files)),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return parse_tally(done.stdout)
@@ -128,7 +150,18 @@ def parse_tally(printed: str) -> Tally:
 
 def _write(file: Path, crowd: Crowd, question: Question, url: str, calls: range, repeat_every: int) -> None:
     """One core's share. `calls` are positions in the whole run, so that the agents take turns across shares."""
-    writers = [BodyWriter(pem, token, crowd.audience, question) for pem, token in crowd.agents]
+
+    @cache
+    def writer(agent: int) -> BodyWriter:
+        # Made at its first turn: of many agents a run may ask about a part alone.
+        pem, token = crowd.agents[agent]
+        return BodyWriter(pem, token, crowd.audience, question)
+
+    def asked(number: int) -> str:
+        lap, agent = divmod(number, len(crowd.agents))
+        # By lap too, or an agent would have the same action each time.
+        return writer(agent).body(iat, agent + lap)
+
     head = _head(crowd, question, url)
     iat, previous = int(time.time()), b""
     with file.open("wb") as out:
@@ -137,18 +170,23 @@ def _write(file: Path, crowd: Crowd, question: Question, url: str, calls: range,
                 request = previous
             else:
                 first = call * question.batch
-                asked = [writers[(first + more) % len(writers)].body(iat) for more in range(question.batch)]
-                body = asked[0] if question.batch == 1 else f'{{"requests":[{",".join(asked)}]}}'
-                request = f"{head}{len(body)}\r\n\r\n{body}".encode()
-            out.write(b"%08d" % len(request))
-            out.write(request)
+                bodies = [asked(first + more) for more in range(question.batch)]
+                body = bodies[0] if question.batch == 1 else f'{{"requests":[{",".join(bodies)}]}}'
+                name = f"Idempotency-Key: {secrets.token_urlsafe(16)}\r\n" if question.named else ""
+                request = f"{head}{name}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+            out.write(framed(request))
             previous = request
+
+
+def framed(request: bytes) -> bytes:
+    """As it stands in a file for `with_wrk`: after its length."""
+    return b"%0*d" % (LENGTH_DIGITS, len(request)) + request
 
 
 def _head(crowd: Crowd, question: Question, url: str) -> str:
     return (
         f"POST {question.path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nAuthorization: {crowd.basic}\r\n"
-        "Content-Type: application/json\r\nContent-Length: "
+        "Content-Type: application/json\r\n"
     )
 
 
@@ -162,14 +200,17 @@ class BodyWriter:
         self.header = sample.partition(".")[0]
         claims = {"htm": METHOD, "htu": url, "ath": b64u_encode(sha256(token.encode()))}
         self.claims = json.dumps(claims, separators=(",", ":"))[1:]
-        asked = {"token": token, "method": METHOD, "url": url, "action": question.action}
-        self.asked = json.dumps(asked, separators=(",", ":"))[:-1]
+        asked = {"token": token, "method": METHOD, "url": url}
+        self.asked = [
+            json.dumps({**asked, "action": action}, separators=(",", ":"))[:-1]
+            for action in (question.action, *question.others)
+        ]
         self.operation = question.operation
 
-    def body(self, iat: int) -> str:
-        """A verify request as JSON."""
+    def body(self, iat: int, turn: int = 0) -> str:
+        """A verify request as JSON. `turn` chooses the action."""
         claims = f'{{"jti":"{secrets.token_urlsafe(16)}","iat":{iat},{self.claims}'
         signed = f"{self.header}.{b64u_encode(claims.encode())}"
         proof = f"{signed}.{b64u_encode(self.signer.sign(signed.encode()))}"
         key = f',"idempotency_key":"{secrets.token_urlsafe(16)}"' if self.operation else ""
-        return f'{self.asked}{key},"proof":"{proof}"}}'
+        return f'{self.asked[turn % len(self.asked)]}{key},"proof":"{proof}"}}'

@@ -45,6 +45,10 @@ class Place:
     directory: Path
     others: Mapping[str, int]
     crowd: dict[str, Any] = field(default_factory=dict)
+    # Whether benchmarks/many.py made the agents, and makes their tokens.
+    bulk: bool = False
+    # How many calls were signed so far.
+    calls: int = 0
     tokens: list[str] = field(default_factory=list)
     tokens_at: float = 0.0
 
@@ -62,7 +66,8 @@ class Place:
         """The crowd, with tokens that outlive a run."""
         made = self.crowd["agents"]
         if not self.tokens or time.monotonic() - self.tokens_at > TOKENS_SECONDS:
-            self.tokens = seeded(self.registry, "tokens", [agent["grant_id"] for agent in made])
+            module = "benchmarks.many" if self.bulk else "tests.seed"
+            self.tokens = self.registry.act(module, "tokens", [agent["grant_id"] for agent in made])
             self.tokens_at = time.monotonic()
         pairs = zip((agent["agent_pem"] for agent in made), self.tokens, strict=True)
         whose = {name: self.crowd[name] for name in ("client_id", "client_secret", "audience")}
@@ -78,11 +83,13 @@ def place(
     workers: int = WORKERS,
     cluster: bool = False,
     env: Mapping[str, str] | None = None,
+    bulk: bool = False,
 ) -> Iterator[Place]:
     """Everything for one part, on `database` ("sqlite" or "postgres"); `lean`: the verifier's own `workers` and Redis, or
     a `cluster` of three.
 
-    `wish` goes to `tests.seed crowd`, `env` to all that runs.
+    `wish` goes to `tests.seed crowd`, `env` to all that runs. With `bulk` all agents but the first are copies of it
+    (benchmarks/many.py).
     """
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agentauth-bench-")))
@@ -105,13 +112,17 @@ def place(
         if isinstance(server, LiveVerifier):
             server.act_as(registry.verifier_role())
             seeded(registry, "redis_home", None)
-        crowd = seeded(registry, "crowd", dict(wish))
+        crowd = seeded(registry, "crowd", {**wish, "agents": 1 if bulk else wish["agents"]})
+        if bulk:
+            copies = {"count": wish["agents"] - 1, "alg": wish["alg"]}
+            told = {"agent_id": crowd["agents"][0]["agent_id"], **copies}
+            crowd["agents"] += registry.act("benchmarks.many", "agents", told)
         # Numbered before anything is measured: what seeding wrote is not the verifier's work.
         registry.manage("seal_audit")
         others["jobs"] = stack.enter_context(jobs(registry))
         server.start()
         stack.callback(server.stop)
-        yield Place(server, registry, directory, others, crowd)
+        yield Place(server, registry, directory, others, crowd, bulk)
 
 
 def postmaster(url: str) -> int:

@@ -1,4 +1,5 @@
-"""Measures verification: `make bench`, alone on the machine. Prints Markdown for benchmarks/README.md, which says what the figures mean.
+"""Measures verification: `make bench`, alone on the machine. Prints Markdown for
+benchmarks/README.md, which says what the figures mean.
 
 Each run: tokens that are good for long enough, distinct proofs signed right before, a warm-up, then the measured seconds.
 """
@@ -9,11 +10,12 @@ import os
 import statistics
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from agentauth.protocol.dpop import WINDOW_SECONDS
+from agentauth.protocol.windows import DAYS
 from benchmarks.load import Question, Tally, requests_in, with_wrk, write_requests
 from benchmarks.open_loop import open_loop
 from benchmarks.places import WORKERS, Place, machine, place
@@ -24,16 +26,49 @@ PAY = {"type": "transact", "resource": "payments", "amount": {"value": "0.01", "
 MAY_PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "50.00", "currency": "EUR"}}
 BUDGET = {"value": "1000000.00", "currency": "EUR", "period": "total", "zone": "UTC"}
 READING = Question(READ)
+# Several kinds of act, most of them under constraints on what is given with the act.
+SEVERAL: list[dict[str, Any]] = [
+    {
+        "type": "read",
+        "resource": "calendar",
+        "constraints": {"visibility": {"in": ["busy", "free"]}, "days": {"min": 1, "max": 31}},
+    },
+    {"type": "read", "resource": "mail/inbox"},
+    {
+        "type": "write",
+        "resource": "files/reports",
+        "constraints": {"size": {"max": 1_048_576}, "name": {"prefix": "report-", "max_length": 64}},
+    },
+    {"type": "custom", "namespace": "acme.crm", "name": "find_contacts", "resource": "contacts"},
+]
+ACTS: list[dict[str, Any]] = [
+    {"type": "read", "resource": "calendar/work", "arguments": {"visibility": "busy", "days": 7}},
+    {"type": "read", "resource": "mail/inbox"},
+    {
+        "type": "write",
+        "resource": "files/reports/2026",
+        "arguments": {"size": 4096, "name": "report-11.txt", "draft": True},
+    },
+    {"type": "custom", "namespace": "acme.crm", "name": "find_contacts", "resource": "contacts"},
+]
+ALWAYS = [{"days": list(DAYS), "start": "00:00", "end": "24:00", "zone": "Europe/Berlin"}]
 WARM_SECONDS = 3
 # Signed for so many more than the warm-up's rate promises, so that the seconds run out before the proofs.
 SPARE = 1.5
 WARM_PROOFS = 40_000
+HEAD = (
+    "| part | load | run | verify/s | p50 ms | p99 ms | p99.9 ms | CPU µs per verification |"
+    f" check µs | ÷ check | wrong | non-2xx | errors |\n{'|---' * 13}|"
+)
 EVERY_CORE = os.sched_getaffinity(0)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One thing to measure. `cold`: each agent is asked about once, by a server that has just started."""
+    """One thing to measure. `cold`: each agent is asked about once, by a server that has just started.
+
+    `bulk`: agents and tokens are made by benchmarks/many.py.
+    """
 
     database: str
     lean: bool
@@ -42,8 +77,16 @@ class Part:
     envelope: dict[str, Any] = field(default_factory=dict)
     agents: int = 100
     cold: bool = False
+    bulk: bool = False
 
 
+PAYING = Part(
+    "postgres",
+    lean=True,
+    question=Question(PAY, operation=True),
+    capabilities=[MAY_PAY],
+    envelope={"budgets": [BUDGET]},
+)
 PARTS = {
     "drf-sqlite": Part("sqlite", lean=False),
     "drf-postgres": Part("postgres", lean=False),
@@ -51,13 +94,17 @@ PARTS = {
     "rated": Part("postgres", lean=True, envelope={"max_requests_per_minute": 6_000}, agents=1000),
     "cold": Part("postgres", lean=True, agents=3000, cold=True),
     "batch": Part("postgres", lean=True, question=Question(READ, batch=20)),
-    "durable": Part(
+    "named": Part("postgres", lean=True, question=Question(READ, named=True)),
+    "arguments": Part(
         "postgres",
         lean=True,
-        question=Question(PAY, operation=True),
-        capabilities=[MAY_PAY],
-        envelope={"budgets": [BUDGET]},
+        question=Question(ACTS[0], ACTS[1:]),
+        capabilities=SEVERAL,
+        envelope={"allowed_time_windows": ALWAYS},
     ),
+    "many": Part("postgres", lean=True, agents=100_000, bulk=True),
+    "durable": PAYING,
+    "hot": replace(PAYING, agents=1),
 }
 
 
@@ -74,6 +121,11 @@ class Run:
     check_us: float
     late_ms: float = 0.0
 
+    @property
+    def checks(self) -> float:
+        """The server's CPU as a multiple of a bare signature check of that minute."""
+        return self.cpu["server"] / self.check_us
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -82,9 +134,14 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--alg", choices=("EdDSA", "ES256"), default="EdDSA", help="of the agents' keys")
-    parser.add_argument(
+    pace = parser.add_mutually_exclusive_group()
+    pace.add_argument(
         "--rate", type=float, help="calls a second, sent open-loop; without it as fast as it goes"
     )
+    pace.add_argument(
+        "--half", action="store_true", help="once as fast as it goes, then open-loop at half that rate"
+    )
+    parser.add_argument("--agents", type=int, help="in place of the part's own number")
     parser.add_argument("--workers", type=int, default=WORKERS, help="the verifier's own processes")
     parser.add_argument("--cluster", action="store_true", help="three nodes of Redis instead of one server")
     parser.add_argument("--pin", action="store_true", help="servers on the first core, the load on the last")
@@ -94,11 +151,7 @@ def main() -> None:
     if given.pin:
         os.sched_setaffinity(0, {min(EVERY_CORE)})
     print(f"{machine()}; load generator on the same machine. {' '.join(sys.argv[1:]) or 'All parts.'}\n")
-    print(
-        "| part | load | run | verify/s | p50 ms | p99 ms | p99.9 ms | CPU µs per verification | check µs | wrong | non-2xx | errors |"
-        "\n|---|---|---|---|---|---|---|---|---|---|---|---|",
-        flush=True,
-    )
+    print(HEAD, flush=True)
     for name in given.part or PARTS:
         measure(name, given)
 
@@ -106,30 +159,46 @@ def main() -> None:
 def measure(name: str, given: argparse.Namespace) -> None:
     """Print a row for each run of one part, and their medians."""
     part = PARTS[name]
+    if given.agents:
+        part = replace(part, agents=given.agents)
     wish = {
         "agents": part.agents,
         "capabilities": part.capabilities,
         "envelope": part.envelope,
         "alg": given.alg,
     }
-    load = f"{given.connections} connections" + (f", {given.rate:.0f} calls/s" if given.rate else "")
-    load += f", {given.workers} processes" if given.workers != WORKERS else ""
-    load += ", a cluster" if given.cluster else ""
-    title = f"| {name}, {given.alg} | {load} |"
     with place(
-        database=part.database, lean=part.lean, wish=wish, workers=given.workers, cluster=given.cluster
+        database=part.database,
+        lean=part.lean,
+        wish=wish,
+        workers=given.workers,
+        cluster=given.cluster,
+        bulk=part.bulk,
     ) as there:
-        runs = []
+        rate, runs = given.rate, []
+        if given.half:
+            full = run(there, part, given, rate=None)
+            print(title(name, given, None), "full", row(full), flush=True)
+            rate, runs = full.rate / part.question.batch / 2, [full]
         for number in range(given.runs):
-            runs.append(run(there, part, given))
-            print(title, number + 1, row(runs[-1]), flush=True)
+            runs.append(run(there, part, given, rate=rate))
+            print(title(name, given, rate), number + 1, row(runs[-1]), flush=True)
         if any(run.tally.wrong + run.tally.not_2xx + run.tally.errors for run in runs):
             # What the server said of it is gone with its directory.
             print("".join(there.server.log.read_text().splitlines(keepends=True)[-20:]), file=sys.stderr)
-    print(title, "median", medians(runs), flush=True)
+    print(title(name, given, rate), "median", medians(runs[-given.runs :]), flush=True)
 
 
-def run(there: Place, part: Part, given: argparse.Namespace) -> Run:
+def title(name: str, given: argparse.Namespace, rate: float | None) -> str:
+    """The first cells of a row."""
+    load = f"{given.connections} connections" + (f", {rate:.0f} calls/s" if rate else "")
+    load += f", {given.workers} processes" if given.workers != WORKERS else ""
+    load += ", a cluster" if given.cluster else ""
+    load += f", {given.agents:,} agents" if given.agents else ""
+    return f"| {name}, {given.alg} | {load} |"
+
+
+def run(there: Place, part: Part, given: argparse.Namespace, *, rate: float | None) -> Run:
     """One measured run with all that comes before it."""
     if part.cold:
         there.restart()
@@ -137,11 +206,11 @@ def run(there: Place, part: Part, given: argparse.Namespace) -> Run:
     else:
         files = signed(there, part, WARM_PROOFS // part.question.batch)
         warm, _ = drive(there, part, given, files, seconds=WARM_SECONDS, rate=None)
-        each_second = given.rate or warm.answered / warm.seconds * SPARE
+        each_second = rate or warm.answered / warm.seconds * SPARE
         calls, seconds = int(each_second * given.seconds) + 1, given.seconds
     files = signed(there, part, calls)
     check, before = check_us(), there.cpu()
-    tally, late_ms = drive(there, part, given, files, seconds=seconds, rate=given.rate)
+    tally, late_ms = drive(there, part, given, files, seconds=seconds, rate=rate)
     after = there.cpu()
     judged = (tally.answered - tally.not_2xx) * part.question.batch
     cpu = {name: (after[name] - before[name]) / max(1, judged) * 1e6 for name in after}
@@ -150,10 +219,17 @@ def run(there: Place, part: Part, given: argparse.Namespace) -> Run:
 
 
 def signed(there: Place, part: Part, calls: int) -> list[Path]:
-    """Fresh requests on disk, signed on every core."""
+    """Fresh requests on disk, signed on every core; the agents' turns go on from those before."""
+    people, first = there.people(), there.calls
+    there.calls += calls
     with on_cores(EVERY_CORE):
         return write_requests(
-            there.directory, there.people(), part.question, url=there.server.url, calls=calls
+            there.directory,
+            people,
+            part.question,
+            url=there.server.url,
+            calls=calls,
+            first=first,
         )
 
 
@@ -198,7 +274,7 @@ def row(run: Run) -> str:
     late = f" (client late {run.late_ms:.1f})" if run.late_ms else ""
     return (
         f"| {run.rate:,.0f} | {tally.p50_ms:.1f} | {tally.p99_ms:.1f}{late} | {tally.p999_ms:.1f} | {cpu} |"
-        f" {run.check_us:.0f} | {tally.wrong} | {tally.not_2xx} | {tally.errors} |"
+        f" {run.check_us:.0f} | {run.checks:.1f} | {tally.wrong} | {tally.not_2xx} | {tally.errors} |"
     )
 
 
@@ -215,7 +291,8 @@ def medians(runs: list[Run]) -> str:
     return (
         f"| {median(lambda run: run.rate):,.0f} ({rates[0]:,.0f}–{rates[-1]:,.0f})"
         f" | {median(lambda run: run.tally.p50_ms):.1f} | {median(lambda run: run.tally.p99_ms):.1f}"
-        f" | {median(lambda run: run.tally.p999_ms):.1f} | {cpu} | {median(lambda run: run.check_us):.0f} | {wrong} of {judged:,}"
+        f" | {median(lambda run: run.tally.p999_ms):.1f} | {cpu} | {median(lambda run: run.check_us):.0f}"
+        f" | {median(lambda run: run.checks):.1f} | {wrong} of {judged:,}"
         f" | {sum(tally.not_2xx for tally in tallies)} | {sum(tally.errors for tally in tallies)} |"
     )
 

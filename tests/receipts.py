@@ -16,6 +16,7 @@ from agentauth.protocol.approval import Statement
 from agentauth.protocol.capability import GRAVE_TYPES, parse_capabilities
 from agentauth.protocol.encoding import b64u_encode, sha256
 from agentauth.protocol.envelope import parse_envelope
+from agentauth.protocol.keys import Signer
 from agentauth.protocol.receipt import build_receipt
 from agentauth.protocol.urls import split_url
 from approvals.models import Receipt
@@ -71,18 +72,29 @@ def sign(
     signed.agent = agent
     signed.service_provider = ServiceProvider.objects.defer("suspensions").get(pk=grant.service_provider_id)
     assert agent.human is not None
-    assert signed.valid_until is not None
-    capabilities = parse_capabilities(signed.capabilities)
-    statement = approval(
-        grant=signed,
-        human=agent.human,
+    return keep(_statement(signed, agent.human, decision, now), agent.human, now=now)
+
+
+def approval_of(grant: Grant, signer: Signer, *, now: datetime) -> Receipt:
+    """A row to be: the receipt of this grant's approval. The grant's agent and service provider are at hand."""
+    assert grant.human is not None
+    statement = _statement(grant, grant.human, "approve", now)
+    compact = _sealed(statement, grant.human, signer)
+    return _row("approval", "approve", str(grant.pk), grant.human, compact, now)
+
+
+def _statement(grant: Grant, human: Human, decision: Literal["approve", "deny"], now: datetime) -> Statement:
+    assert grant.valid_until is not None
+    capabilities = parse_capabilities(grant.capabilities)
+    return approval(
+        grant=grant,
+        human=human,
         decision=decision,
-        terms=Terms(capabilities, parse_envelope(signed.envelope), signed.valid_until),
+        terms=Terms(capabilities, parse_envelope(grant.envelope), grant.valid_until),
         second_step=any(each.type in GRAVE_TYPES for each in capabilities),
         consent_text=CONSENT,
         now=now,
     )
-    return keep(statement, agent.human, now=now)
 
 
 def confirm(row: Confirmation, human: Human, *, actor: Actor, now: datetime) -> Confirmation:
@@ -106,11 +118,18 @@ def keep(statement: Statement, human: Human, *, now: datetime) -> Receipt:
     # Whenever it is said to have been.
     present = timezone.now()
     ensure_key(purpose="receipt", actor=Actor("system", "test"), now=present)
+    compact = _sealed(statement, human, signer(purpose="receipt", now=present))
+    subject = str(statement.body.get("confirmation_id") or statement.body.get("grant_id", ""))
+    return store(statement.kind, statement.decision, subject, human, compact, now)
+
+
+def _sealed(statement: Statement, human: Human, signer: Signer) -> str:
+    """The receipt, signed by the passkey and by `signer`."""
     passkey = _passkey()
     challenge = b64u_encode(statement.challenge())
     client_data = passkey.client_data("webauthn.get", challenge, origin=split_url(settings.ISSUER)[0])
     data = passkey.authenticator_data(UP | UV, rp_id=str(settings.RP_ID))
-    compact = build_receipt(
+    return build_receipt(
         statement,
         credential_id=passkey.credential_id,
         credential_public_key=passkey.public_key,
@@ -119,10 +138,8 @@ def keep(statement: Statement, human: Human, *, now: datetime) -> Receipt:
         client_data_json=client_data,
         signature=passkey.sign(data + sha256(client_data)),
         consent_text=CONSENT,
-        signer=signer(purpose="receipt", now=present),
+        signer=signer,
     )
-    subject = str(statement.body.get("confirmation_id") or statement.body.get("grant_id", ""))
-    return store(statement.kind, statement.decision, subject, human, compact, now)
 
 
 def has_receipt(grant: Grant) -> bool:
@@ -143,7 +160,13 @@ def copy(receipt: Receipt, grant: Grant, *, now: datetime) -> Receipt:
 
 def store(kind: str, decision: str, subject: str, human: Human, compact: str, now: datetime) -> Receipt:
     """The row, with a challenge of its own."""
-    return Receipt.objects.create(
+    row = _row(kind, decision, subject, human, compact, now)
+    row.save(force_insert=True)
+    return row
+
+
+def _row(kind: str, decision: str, subject: str, human: Human, compact: str, now: datetime) -> Receipt:
+    return Receipt(
         kind=kind,
         decision=decision,
         subject=subject,

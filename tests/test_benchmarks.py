@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,15 +13,19 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.keys import Algorithm, LocalSigner, PrivateKey
 from agentauth.protocol.token import sign_token
+from agentauth.sdk.verifier import VerifierClient
+from benchmarks import sdk, share, verify
 from benchmarks.check import by_open_loop, difference
 from benchmarks.issuance import Answers, key_service, signed
 from benchmarks.key_service import KeyService
-from benchmarks.load import Crowd, Question, parse_tally, requests_in, write_requests
-from benchmarks.open_loop import percentile
+from benchmarks.load import Crowd, Question, Tally, parse_tally, requests_in, write_requests
+from benchmarks.open_loop import open_loop, percentile
+from benchmarks.places import place
 from benchmarks.strangers import FLOODS, Target
 from kms.backends import vault
 
 pytestmark = pytest.mark.flow
+ROOT = Path(__file__).resolve().parent.parent
 PAY = {"type": "transact", "resource": "payments", "amount": {"value": "0.01", "currency": "EUR"}}
 
 
@@ -59,6 +64,31 @@ def test_a_batch_holds_as_many_questions_as_it_should(tmp_path: Path) -> None:
     files = write_requests(tmp_path, crowd("ES256", 2), question, url="http://a:1", calls=5)
     assert [len(body["requests"]) for body in bodies(files)] == [4] * 5  # type: ignore[arg-type]
     assert all(request.startswith(b"POST /v1/verify/batch ") for request in requests_in(files))
+
+
+def test_agents_and_actions_take_turns_from_run_to_run(tmp_path: Path) -> None:
+    acts = [{"type": "read", "resource": f"calendar/{number}"} for number in range(4)]
+    people, question = crowd("EdDSA", 2), Question(acts[0], acts[1:])
+    asked = [
+        (body["token"], body["action"])
+        for first in (0, 4)
+        for body in bodies(write_requests(tmp_path, people, question, url="http://a:1", calls=4, first=first))
+    ]
+    assert [token for token, _ in asked] == ["token-0", "token-1"] * 4
+    for agent in range(2):
+        assert sorted(action["resource"] for _, action in asked[agent::2]) == [  # type: ignore[index]
+            act["resource"] for act in acts
+        ]
+
+
+def test_a_named_call_has_an_idempotency_key_of_its_own(tmp_path: Path) -> None:
+    question = Question({"type": "read", "resource": "calendar"}, named=True)
+    files = write_requests(tmp_path, crowd("EdDSA", 2), question, url="http://a:1", calls=20)
+    names = [re.findall(rb"\r\nIdempotency-Key: (.+)\r\n", request) for request in requests_in(files)]
+    assert len(bodies(files)) == 20
+    assert len({name for [name] in names}) == 20
+    # At least 128 random bits (docs/protocol.md section 8).
+    assert all(len(base64.urlsafe_b64decode(name + b"==")) >= 16 for [name] in names)
 
 
 @pytest.mark.parametrize("name", FLOODS)
@@ -150,5 +180,150 @@ def test_an_endpoint_in_one_process_says_yes_to_every_request_that_is_measured()
     command = [sys.executable, "-m", "benchmarks.endpoint", "--rounds", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    names = [row.split(" | ")[0] for row in done.stdout.splitlines()[-4:]]
-    assert names == ["| EdDSA", "| ES256", "| EdDSA, an open window", "| EdDSA, 16 closed windows"]
+    names = [row.split(" | ")[0] for row in done.stdout.splitlines()[-5:]]
+    assert names == [
+        "| EdDSA",
+        "| EdDSA, each call named",
+        "| ES256",
+        "| EdDSA, an open window",
+        "| EdDSA, 16 closed windows",
+    ]
+
+
+LOG = """@7@ LOG:  statement: BEGIN
+@8@ LOG:  statement: SELECT 1
+@7@ LOG:  execute _pg3_0: INSERT INTO t
+\tVALUES ($1::uuid[], $2, $3, $11)
+@7@ DETAIL:  Parameters: $1 = '{019f0000-0000-7000-8000-000000000001}', $2 = 'it''s', $3 = NULL, $11 = 'k-01'
+@7@ LOG:  statement: COMMIT
+@8@ LOG:  statement: BEGIN
+@8@ LOG:  statement: ROLLBACK
+"""
+
+
+def test_statements_of_a_payment_are_read_from_the_log_of_postgresql() -> None:
+    assert list(share.transactions(LOG)) == [
+        [
+            "BEGIN",
+            "INSERT INTO t\n\tVALUES ('{019f0000-0000-7000-8000-000000000001}'::uuid[], 'it''s', NULL, 'k-01')",
+            "COMMIT",
+        ]
+    ]
+
+
+def test_what_differs_between_payments_comes_from_a_table() -> None:
+    payments = {
+        f"k-{number:012}": f"SELECT '019f0000-0000-7000-8000-00000000000{number}', 'k-{number:012}',"
+        f" 'it''s {number}', '12:30';"
+        for number in (1, 2, 3)
+    }
+    odd = {"k-000000000004": "SELECT 1;"}
+    text, rows = share.script(payments | odd, since=0x019F00000000)
+    assert rows == [["019f0000-0000-7000-8000-<tail>", "k-<tail>", f"it's {number}"] for number in (1, 2, 3)]
+    assert text.splitlines()[2:] == [
+        "SELECT c0, c1, c2 FROM benchmark_payment WHERE n = :n \\gset",
+        "SELECT replace(:c0::text, E'<tail>', :tail::text), replace(:c1::text, E'<tail>', :tail::text), :c2, E'12\\x3a30';",
+    ]
+    # An id from before is one of the rows that are there.
+    _, [row, *_] = share.script(payments, since=0x019F00000001)
+    assert row[0] == "019f0000-0000-7000-8000-000000000001"
+
+
+def test_transactions_that_pgbench_saw_fail_are_no_figure() -> None:
+    printed = "number of transactions actually processed: 30\nnumber of failed transactions: {} (0.000%)\ntps = 15.5 (x)\n"
+    assert share.counted(printed.format(0)) == (30, 15.5)
+    with pytest.raises(ValueError, match="some failed"):
+        share.counted(printed.format(1))
+
+
+def test_cpu_is_told_in_signature_checks_of_the_same_minute() -> None:
+    tally = Tally(sent=9, answered=9, not_2xx=0, wrong=0, errors=0, seconds=1, p50_ms=1, p99_ms=2, p999_ms=3)
+    run = verify.Run(tally, 9, 9.0, {"server": 150.0, "postgres": 20.0}, check_us=50.0)
+    names = [cell.strip() for cell in verify.HEAD.splitlines()[0].split("|")[1:-1]]
+    for cells in (verify.row(run), verify.medians([run, run])):
+        found = [cell.strip() for cell in cells.split("|")[1:-1]]
+        assert dict(zip(names[3:], found, strict=True))["÷ check"] == "3.0"
+
+
+@pytest.mark.parametrize("name", ["named", "arguments", "many", "hot"])
+def test_a_part_gets_a_yes_to_every_call(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    part = verify.PARTS[name]
+    agents, calls = min(part.agents, 8), 24
+    wish = {
+        "agents": agents, "capabilities": part.capabilities, "envelope": part.envelope, "alg": "EdDSA",
+    }  # fmt: skip
+    with place(database="postgres", lean=True, wish=wish, bulk=part.bulk) as there:
+        assert len({token for _, token in there.people().agents}) == agents
+        requests = requests_in(verify.signed(there, part, calls))
+        tally, _ = open_loop(there.server.url, requests, rate=None, batch=1, connections=2)
+        assert (tally.answered, tally.wrong, tally.not_2xx, tally.errors) == (calls, 0, 0, 0)
+        if name == "named":
+            # The very same calls: their proofs are spent, and their answers are kept.
+            again, _ = open_loop(there.server.url, requests, rate=None, batch=1, connections=2)
+            assert (again.answered, again.wrong, again.not_2xx, again.errors) == (calls, 0, 0, 0)
+            with VerifierClient(
+                there.server.url, there.people().client_id, there.people().client_secret
+            ) as client:
+                answers = sdk.ask(client, there.people(), sdk.signed(there.people(), 3), threads=2)
+            assert (len(answers.times), answers.failed) == (3 * agents, 0)
+        if name == "hot":
+            file = there.directory / "payment.sql"
+            file.write_text(share.written(there))
+            rate, cpu = share.pgbench(there, file, 2, 1)
+            assert rate > 0
+            assert cpu > 0
+
+
+# Prints each command that its module does not take; one that takes no options is told apart by that.
+PARSE = """
+import argparse, importlib, shlex, sys
+
+class Parsed(Exception):
+    pass
+
+def parse(parser, args=None, namespace=None):
+    real(parser, args, namespace)
+    raise Parsed
+
+real, argparse.ArgumentParser.parse_args = argparse.ArgumentParser.parse_args, parse
+for line in sys.stdin:
+    name, *sys.argv[1:] = shlex.split(line)
+    module = importlib.import_module(f"benchmarks.{name}")
+    if not hasattr(module, "argparse"):
+        assert not sys.argv[1:], line
+        continue
+    try:
+        module.main()
+    except Parsed:
+        continue
+    except SystemExit:
+        print(line)
+"""
+
+
+def test_every_command_that_is_printed_parses() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "Makefile", ROOT / "tests/CASES.md"]
+    pages.append(ROOT / "benchmarks/README.md")
+    found = {
+        command.strip()
+        for page in pages
+        for command in re.findall(r"python -m benchmarks\.([^`#\n]+)", page.read_text())
+    }
+    _, latest, history = re.split(
+        r"^## (?:Latest figures|History)$", pages[-1].read_text(), flags=re.MULTILINE
+    )
+    measured = re.findall(r"^\| `([^`]+)`", latest, re.MULTILINE)
+    measured += re.findall(r"^\| [^|]* \| [^|]* \| `([^`]+)`", history, re.MULTILINE)
+    assert {command.split()[0] for command in found} >= {"verify", "sdk", "share", "peers"}
+    assert len(measured) > 40
+    done = subprocess.run(
+        [sys.executable, "-c", PARSE],
+        input="\n".join(sorted(found | set(measured))),
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "", done.stderr
+
+
+def test_the_page_of_results_is_short() -> None:
+    assert (ROOT / "benchmarks/README.md").stat().st_size <= 15_000

@@ -1,0 +1,135 @@
+"""Measures verification as a service provider's program asks for it: `python -m benchmarks.sdk`.
+
+Threads share one `VerifierClient` of the SDK and ask a live verifier, `--calls` times about each of
+100 tokens, in turn. Proofs are signed before. Prints Markdown: calls a second, their latency, and
+the CPU of a call in the client (this process), the server and the rest (benchmarks/README.md).
+"""
+
+import argparse
+import os
+import queue
+import secrets
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+
+from agentauth.protocol.capability import parse_action
+from agentauth.protocol.dpop import make_proof
+from agentauth.protocol.errors import AgentAuthError
+from agentauth.protocol.keys import LocalSigner, PrivateKey
+from agentauth.sdk.verifier import VerifierClient
+from benchmarks.load import METHOD, PATH, Crowd
+from benchmarks.open_loop import percentile
+from benchmarks.places import WORKERS, machine, place
+from benchmarks.processes import check_us
+from benchmarks.verify import READ
+
+AGENTS = 100
+# Each thread has its connection and the verifier knows each token after so many calls.
+WARM_CALLS = 4
+
+
+@dataclass(slots=True)
+class Answers:
+    """Seconds of each yes, and how many calls ended otherwise."""
+
+    times: list[float] = field(default_factory=list)
+    failed: int = 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--calls", type=int, default=200, help="about each token")
+    parser.add_argument("--threads", type=int, default=8)
+    parser.add_argument("--runs", type=int, default=5)
+    given = parser.parse_args()
+    os.environ.pop("DATABASE_URL", None)
+    print(f"{machine()}; {WORKERS} verifier processes. {' '.join(sys.argv[1:])}\n", flush=True)
+    print(
+        "| run | calls/s | p50 ms | p99 ms | CPU µs per call | check µs | client ÷ check | failed |"
+        f"\n{'|---' * 8}|",
+        flush=True,
+    )
+    wish = {"agents": AGENTS, "capabilities": [READ], "envelope": {}}
+    with place(database="postgres", lean=True, wish=wish) as there:
+        for number in range(given.runs):
+            crowd = there.people()
+            with VerifierClient(there.server.url, crowd.client_id, crowd.client_secret) as client:
+                ask(client, crowd, signed(crowd, WARM_CALLS), given.threads)
+                proofs = signed(crowd, given.calls)
+                check, before, own = check_us(), there.cpu(), time.process_time()
+                began = time.perf_counter()
+                answers = ask(client, crowd, proofs, given.threads)
+                seconds = time.perf_counter() - began
+                own, after = time.process_time() - own, there.cpu()
+            groups = {"client": own} | {name: after[name] - before[name] for name in after}
+            calls = AGENTS * given.calls
+            cpu = {name: spent / calls * 1e6 for name, spent in groups.items()}
+            print(f"| {number + 1} {row(answers, seconds, cpu, (check + check_us()) / 2)}", flush=True)
+
+
+def signed(crowd: Crowd, calls: int) -> list[tuple[str, str]]:
+    """Pairs of a token and a new proof: so many of each token, the tokens in turn."""
+    signers = [LocalSigner(PrivateKey.from_pem(pem.encode())) for pem, _ in crowd.agents]
+    iat, url = int(time.time()), crowd.audience + PATH
+    return [
+        (
+            token,
+            make_proof(
+                signer,
+                method=METHOD,
+                url=url,
+                iat=iat,
+                jti=secrets.token_urlsafe(16),
+                access_token=token,
+            ),
+        )
+        for _ in range(calls)
+        for signer, (_, token) in zip(signers, crowd.agents, strict=True)
+    ]
+
+
+def ask(client: VerifierClient, crowd: Crowd, proofs: list[tuple[str, str]], threads: int) -> Answers:
+    """Ask about each proof once; every thread has its next call as soon as the last is answered."""
+    waiting: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+    for each in proofs:
+        waiting.put(each)
+    action, url = parse_action(READ), crowd.audience + PATH
+    parts = [Answers() for _ in range(threads)]
+
+    def work(answers: Answers) -> None:
+        while True:
+            try:
+                token, proof = waiting.get_nowait()
+            except queue.Empty:
+                return
+            began = time.perf_counter()
+            try:
+                client.verify(token=token, proof=proof, method=METHOD, url=url, action=action)
+            except AgentAuthError:
+                answers.failed += 1
+            else:
+                answers.times.append(time.perf_counter() - began)
+
+    started = [threading.Thread(target=work, args=(part,)) for part in parts]
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join()
+    times = sorted(each for part in parts for each in part.times)
+    return Answers(times, sum(part.failed for part in parts))
+
+
+def row(answers: Answers, seconds: float, cpu: dict[str, float], check: float) -> str:
+    """The cells after the run's number. `cpu` is µs per call by group, `client` among them."""
+    times = answers.times
+    groups = ", ".join(f"{name} {micros:,.0f}" for name, micros in cpu.items())
+    return (
+        f"| {len(times) / seconds:,.0f} | {percentile(times, 50):.1f} | {percentile(times, 99):.1f}"
+        f" | {groups} | {check:.0f} | {cpu['client'] / check:.1f} | {answers.failed} |"
+    )
+
+
+if __name__ == "__main__":
+    main()
