@@ -251,6 +251,9 @@ async def _refused(
     means: Means, refusal: EarlyRefusal, basis: Basis, turn: Turn, recheck_key: Callable[[], None]
 ) -> Outcome:
     """The one event of a refusal in steps 3 to 5; where the call has a name it may be an answer that is given again."""
+    if refusal.claims is None and refusal.leaked_key is None:
+        # Anybody can make a service provider ask about a made-up token: that costs no row.
+        refusal = replace(refusal, delivery=None)
     to_database = (
         basis.tenure.kind == Home.Kind.DATABASE
         or refusal.delivery is not None

@@ -1,6 +1,7 @@
 """Verification in the verifier's own process: state from memory, Redis over one connection, the database through the lane."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -81,6 +82,9 @@ class LeanVerifier:
             # Nothing between a place and the task that gives it back: whoever hangs up here may end this.
             if not await self._gate.begin():
                 break
+            # Here, since those of one agent would overtake each other if they waited for it themselves.
+            with contextlib.suppress(TemporarilyUnavailableError):
+                await self.caught_up()
             one = answer_one(
                 self,
                 service_provider=service_provider,

@@ -224,7 +224,7 @@ def test_RF_19_what_the_database_decides_on_is_refused_before_its_signature_is_c
 def test_RF_19_a_refusal_of_a_named_call_takes_no_room_from_those_that_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Any caller can make a service provider ask about forged tokens; the answers to named calls are rows."""
+    """Any agent can make a service provider ask with bad proofs; the answers to named calls are rows."""
     decided: list[Asked] = []
 
     def check_room() -> None:
@@ -242,11 +242,11 @@ def test_RF_19_a_refusal_of_a_named_call_takes_no_room_from_those_that_wait(
 
 
 def refused(_request: object, *, service_provider: ServiceProvider, **given: Any) -> EarlyRefusal:
-    """The refusal of a forged token."""
+    """The refusal of a proof under a token of ours."""
     return EarlyRefusal(
         service_provider_id=service_provider.id,
-        refuse=Refuse("invalid_token", "unknown"),
-        claims=None,
+        refuse=Refuse("invalid_dpop_proof", "signature"),
+        claims=cast("Any", SimpleNamespace()),
         action=None,
         operation_key=None,
         dry_run=False,
