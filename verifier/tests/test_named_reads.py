@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from audit.models import Event
 from registry.services.grants import revoke_grant
+from verifier.models import ProviderCall
 from verifier.tests.scene import LOOK, SYSTEM, Scene, key, pay, refused, scene
 
 pytestmark = pytest.mark.django_db
@@ -72,3 +73,12 @@ def test_a_rehearsal_is_judged_each_time() -> None:
     body = place.body(LOOK, dry_run=True)
     for _ in range(2):
         assert json.loads(place.post(body, call_key=name).content)["valid"]
+
+
+def test_SA_6_a_refusal_of_a_token_that_is_not_ours_is_no_row() -> None:
+    """Anybody can make a service provider ask about one; the answer is the same each time."""
+    place, name = scene(), key()
+    body = place.body(LOOK, token="x.y.z")
+    answer = refused(place, body, call_key=name)
+    assert json.loads(place.post(body, call_key=name).content) == answer
+    assert not ProviderCall.objects.exists()

@@ -76,14 +76,6 @@ def test_a_refusal_is_given_again_as_well(shop: Scene, change: dict[str, Any]) -
     assert Event.objects.count() == known
 
 
-def test_SA_6_a_refusal_of_a_token_that_is_not_ours_is_no_row(shop: Scene) -> None:
-    """Anybody can make a service provider ask about one; the answer is the same each time."""
-    body, call_key = {**shop.body(pay("5.00"), idempotency_key=key()), "token": "x.y.z"}, key()
-    answer = refused(shop, body, call_key=call_key)
-    assert json.loads(shop.post(body, call_key=call_key).content) == answer
-    assert not ProviderCall.objects.exists()
-
-
 def test_the_agents_mismatch_is_given_again_as_well(shop: Scene) -> None:
     operation, call_key = key(), key()
     shop.pay("5.00", operation)
