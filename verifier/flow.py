@@ -316,8 +316,12 @@ def _check_still(means: Means, proved: Callable[[], None]) -> None:
 
 
 def _withhold(call: StoreCall, known: Known | None, made: Plan, outcome: Outcome) -> None:
-    """Say in the log that this yes, whose event the script wrote, is not given. Raises django.db errors."""
-    if isinstance(outcome, Permit) and known is not None:
+    """Record that this yes, whose event the script wrote, is not given. Raises django.db errors.
+
+    Nothing is recorded for a call that finds its yes when it is repeated: one with a name, but for a rehearsal.
+    """
+    found_again = call.delivery is not None and not call.dry_run
+    if isinstance(outcome, Permit) and known is not None and not found_again:
         with transaction.atomic():
             record_drafts([events.withheld(call, made.event_id, known.human_id)])
 

@@ -13,12 +13,14 @@ from django.conf import settings
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnavailableError
 from agentauth.protocol.limits import Rate
+from audit.models import Event
 from tests import through
 from verifier.models import GrantLedger, ProviderCall
+from verifier.services.basis import Basis
 from verifier.stores import StoreCall, database, scripts
 from verifier.stores.scripts import Code
 from verifier.tests.calls import decided
-from verifier.tests.scene import PAY, key, pay, scene
+from verifier.tests.scene import PAY, READ, key, pay, scene
 from verifier.tests.stage import NOW, RATE, SHARD, Stage
 from verifier.tests.test_lock_orders import ledgers_held
 from verifier.tests.test_store_contract import BUDGET, call, named, payment, words
@@ -238,6 +240,28 @@ def test_another_body_under_the_key_gives_back_no_use_of_the_rate_however_often_
             decided(other)
         told.append(words(decided(payment(place))))
     assert told == ["yes", "rate", "rate"]
+
+
+@pytest.mark.usefixtures("at_home")
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_yes_that_a_repeat_finds_is_not_recorded_as_withheld(
+    dry_run: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rehearsal under a name keeps nothing, so its repeat has another yes."""
+    place, check = scene(READ), Basis.check
+    mine = replace(call(place, dry_run=dry_run), delivery=named(place))
+
+    def too_late(self: Basis, spare: float = 0) -> None:
+        check(self, spare)
+        if not spare:
+            raise TemporarilyUnavailableError
+
+    with monkeypatch.context() as late:
+        late.setattr(Basis, "check", too_late)
+        with pytest.raises(TemporarilyUnavailableError):
+            decided(mine)
+    assert words(decided(mine)) == ("yes" if dry_run else "recalled")
+    assert Event.objects.filter(reason="withheld").count() == int(dry_run)
 
 
 @pytest.mark.postgres
