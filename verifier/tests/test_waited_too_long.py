@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from audit import kinds
 from audit.models import Event
 from registry.models import SpentProof
 from verifier.models import ProviderCall
-from verifier.services import basis, home
+from verifier.services import basis, home, moment
+from verifier.services.basis import Basis
+from verifier.services.moment import Moment
 from verifier.stores import EarlyRefusal, Recalled, database
 from verifier.stores.database import Asked, decide_one
 from verifier.stores.lane import decided
@@ -125,6 +128,24 @@ def test_without_leave_to_decide_no_yes_is_given_again() -> None:
     is_left()
     with pytest.raises(TemporarilyUnavailableError):
         decide_one(late)
+
+
+def test_basis_is_good_for_five_seconds_of_one_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = [1000.0]
+    for clock in ("monotonic", "time"):
+        monkeypatch.setattr(moment, clock, lambda: at[0])
+    held = Basis(Moment.now(), home.LEASE.current())
+    at[0] += basis.STALE_SECONDS - 0.5
+    # A later look at the same epoch takes nothing away.
+    home.LEASE._last = None
+    assert home.LEASE.current() is not held.tenure
+    held.check()
+    basis.check_age(held.began)
+    with pytest.raises(TemporarilyUnavailableError):
+        replace(held, tenure=replace(held.tenure, epoch=held.tenure.epoch + 1)).check()
+    for act in (partial(held.check, 0.6), partial(basis.check_age, held.began, 0.6)):
+        with pytest.raises(TemporarilyUnavailableError):
+            act()
 
 
 def early(place: Any) -> EarlyRefusal:
