@@ -15,9 +15,10 @@ from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnava
 from agentauth.protocol.limits import Rate
 from audit.models import Event
 from tests import through
+from verifier import stores
 from verifier.models import GrantLedger, ProviderCall
 from verifier.services.basis import Basis
-from verifier.stores import StoreCall, database, scripts
+from verifier.stores import Spent, StoreCall, database, scripts
 from verifier.stores.scripts import Code
 from verifier.tests.calls import decided
 from verifier.tests.scene import PAY, READ, key, pay, scene
@@ -262,6 +263,18 @@ def test_yes_that_a_repeat_finds_is_not_recorded_as_withheld(
             decided(mine)
     assert words(decided(mine)) == ("yes" if dry_run else "recalled")
     assert Event.objects.filter(reason="withheld").count() == int(dry_run)
+
+
+@pytest.mark.usefixtures("at_home")
+def test_named_call_that_waited_too_long_is_not_decided() -> None:
+    """By then the answer of its first try may be gone. Without a name its proof, spent in time, is enough."""
+    place, spent = scene(PAY), Spent(first=True, elsewhere=True)
+    late, named_one = (
+        replace(each, now=each.now - stores._MOST_WAIT) for each in (payment(place), payment(place))
+    )
+    assert words(database.decide_one(late, spent)) == "yes"
+    with pytest.raises(TemporarilyUnavailableError):
+        database.decide_one(replace(named_one, delivery=named(place)), spent)
 
 
 @pytest.mark.postgres
