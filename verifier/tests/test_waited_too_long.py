@@ -19,7 +19,7 @@ from verifier.models import ProviderCall
 from verifier.services import basis, home, moment
 from verifier.services.basis import Basis
 from verifier.services.moment import Moment
-from verifier.stores import EarlyRefusal, Recalled, database
+from verifier.stores import EarlyRefusal, HeldUpError, Recalled, database
 from verifier.stores.database import Asked, decide_one, decide_together
 from verifier.stores.lane import decided
 from verifier.tests.scene import LOOK, SYSTEM, scene
@@ -157,6 +157,15 @@ def test_call_that_waited_too_long_holds_up_no_other_of_its_commit() -> None:
     assert isinstance(refused, TemporarilyUnavailableError)
     assert words(decision) == "yes"
     assert SpentProof.objects.count() == 1
+
+
+def test_same_named_call_is_judged_once_in_one_commit() -> None:
+    place = scene()
+    asked = Asked(replace(call(place), delivery=named(place)))
+    decision, held_up = decide_together([asked, asked])
+    assert words(decision) == "yes"
+    assert isinstance(held_up, HeldUpError)
+    assert words(decide_one(asked.call)) == "recalled"
 
 
 def test_basis_is_good_for_five_seconds_of_one_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
