@@ -323,7 +323,7 @@ def _check_still(means: Means, recheck_key: Callable[[], None]) -> None:
 
 
 def _withhold(call: StoreCall, known: Known | None, made: Plan, outcome: Outcome) -> None:
-    """Say in the log that this yes, whose event the script wrote, is not given. Raises django.db errors."""
+    """Record that this yes, whose event the script wrote, is not given. Raises django.db errors."""
     if isinstance(outcome, Permit) and known is not None:
         with transaction.atomic():
             record_drafts([events.withheld(call, made.event_id, known.human_id)])

@@ -14,12 +14,15 @@ from redis.exceptions import ResponseError
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnavailableError
 from agentauth.protocol.limits import Rate
+from audit.models import Event
 from tests import previous_release, through
+from verifier import stores
 from verifier.models import GrantLedger, ProviderCall
-from verifier.stores import StoreCall, database, scripts
+from verifier.services.basis import Basis
+from verifier.stores import Spent, StoreCall, database, scripts
 from verifier.stores.scripts import Code
 from verifier.tests.calls import decided
-from verifier.tests.scene import PAY, key, pay, scene
+from verifier.tests.scene import PAY, READ, key, pay, scene
 from verifier.tests.stage import NOW, RATE, SHARD, Stage
 from verifier.tests.test_lock_orders import ledgers_held
 from verifier.tests.test_store_contract import BUDGET, call, named, payment, words
@@ -252,6 +255,40 @@ def test_another_body_under_the_key_gives_back_no_use_of_the_rate_however_often_
             decided(other)
         told.append(words(decided(payment(place))))
     assert told == ["yes", "rate", "rate"]
+
+
+@pytest.mark.usefixtures("at_home")
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_yes_that_a_repeat_finds_is_not_recorded_as_withheld(
+    dry_run: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rehearsal under a name keeps nothing, so its repeat has another yes."""
+    place, check = scene(READ), Basis.check
+    mine = replace(call(place, dry_run=dry_run), delivery=named(place))
+
+    def too_late(self: Basis, spare: float = 0) -> None:
+        check(self, spare)
+        if not spare:
+            raise TemporarilyUnavailableError
+
+    with monkeypatch.context() as late:
+        late.setattr(Basis, "check", too_late)
+        with pytest.raises(TemporarilyUnavailableError):
+            decided(mine)
+    assert words(decided(mine)) == ("yes" if dry_run else "recalled")
+    assert Event.objects.filter(reason="withheld").count() == int(dry_run)
+
+
+@pytest.mark.usefixtures("at_home")
+def test_named_call_that_waited_too_long_is_not_decided() -> None:
+    """By then the answer of its first try may be gone. Without a name its proof, spent in time, is enough."""
+    place, spent = scene(PAY), Spent(first=True, elsewhere=True)
+    late, named_one = (
+        replace(each, now=each.now - stores._MOST_WAIT) for each in (payment(place), payment(place))
+    )
+    assert words(database.decide_one(late, spent)) == "yes"
+    with pytest.raises(TemporarilyUnavailableError):
+        database.decide_one(replace(named_one, delivery=named(place)), spent)
 
 
 @pytest.mark.postgres

@@ -14,6 +14,7 @@ from audit.models import Event
 from registry.tests.cast import basic
 from tests.contract.scenarios import one_call_a_minute
 from verifier.models import GrantLedger
+from verifier.services.turns import MAX_UNDER_WAY
 from verifier.stores import StoreCall, database
 from verifier.tests.scene import LOOK, PAY, READ, Scene, counters, key, pay, scene
 
@@ -104,6 +105,13 @@ def test_the_same_proof_twice_is_replayed_the_second_time(place: Scene) -> None:
     question = place.body(LOOK)
     assert verdicts(ask(place, question, question)) == ["valid", "replayed"]
     assert verdicts(ask(place, question)) == ["replayed"]
+
+
+def test_refused_questions_give_back_the_room_they_took(place: Scene) -> None:
+    question = place.body(LOOK, proof="garbage")
+    each = MAX_UNDER_WAY // 2 + 1
+    for _ in range(2):
+        assert verdicts(ask(place, *[question] * each)) == ["malformed"] * each
 
 
 BAD: dict[str, Callable[[dict[str, Any]], object]] = {

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 import time_machine
+from django.db import transaction
 from django.utils import timezone
 
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.envelope import parse_envelope
-from registry.models import Grant
+from kms.state import Subject, publish_change
+from registry.models import Grant, Token
 from registry.services.grant_requests import GrantRequest, request_grant
 from registry.services.grants import revoke_grant
 from registry.services.tokens import issue_token, sign_issued
@@ -72,6 +74,20 @@ def test_EN_18_a_token_of_one_grant_does_not_reach_into_the_other() -> None:
     assert verdict(place.ask(LOOK, token=token)) == "valid"
     assert verdict(place.ask(pay("1.00"), token=token, idempotency_key=key())) == "no_capability"
     assert verdict(place.pay("1.00")) == "valid"
+
+
+def test_token_whose_row_names_another_grant_is_unknown() -> None:
+    """Its signature says which grant it is of, whatever the database says."""
+    place = scene(READ, PAY)
+    reading = second(place, READ)
+    token = token_of(place, reading)
+    assert verdict(place.ask(LOOK, token=token)) == "valid"
+    rows = Token.objects.filter(grant=reading)
+    with transaction.atomic():
+        publish_change(Subject.TOKEN, rows.get().jti, now=timezone.now())
+        rows.update(grant=place.grant)
+    assert verdict(place.ask(LOOK, token=token)) == "unknown"
+    assert verdict(place.ask(pay("1.00"), token=token, idempotency_key=key())) == "unknown"
 
 
 def test_EN_18_total_budgets_and_operations_are_each_grants_own() -> None:

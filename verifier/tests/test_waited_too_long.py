@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,10 +15,13 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit import kinds
 from audit.models import Event
 from registry.models import SpentProof
+from verifier import stores
 from verifier.models import ProviderCall
-from verifier.services import basis, home
-from verifier.stores import EarlyRefusal, Recalled, database
-from verifier.stores.database import Asked, decide_one
+from verifier.services import basis, home, moment
+from verifier.services.basis import Basis
+from verifier.services.moment import Moment
+from verifier.stores import EarlyRefusal, HeldUpError, Recalled, database
+from verifier.stores.database import Asked, decide_one, decide_together
 from verifier.stores.lane import decided
 from verifier.tests.scene import LOOK, SYSTEM, scene
 from verifier.tests.test_store_contract import call, named, prepared, words
@@ -146,6 +151,60 @@ def test_without_leave_to_decide_no_yes_is_given_again() -> None:
     is_left()
     with pytest.raises(TemporarilyUnavailableError):
         decide_one(late)
+
+
+def test_proof_whose_time_ends_before_the_commit_is_not_spent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Since its call began it may have been spent elsewhere, and forgotten."""
+    place = scene()
+    mine, known = call(place), Event.objects.count()
+
+    def halted(name: str) -> None:
+        if name == "verify.after_debit":
+            monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(0))
+
+    monkeypatch.setattr(database, "fault_point", halted)
+    with pytest.raises(TemporarilyUnavailableError):
+        decide_one(mine)
+    assert (Event.objects.count(), SpentProof.objects.count()) == (known, 0)
+    # A refusal spends none, and is put on record however late.
+    assert words(decide_one(early(place))) == "malformed"
+
+
+def test_call_that_waited_too_long_holds_up_no_other_of_its_commit() -> None:
+    place = scene()
+    late = call(place)
+    late = replace(late, now=late.now - stores._MOST_WAIT)
+    refused, decision = decide_together([Asked(late), Asked(call(place))])
+    assert isinstance(refused, TemporarilyUnavailableError)
+    assert words(decision) == "yes"
+    assert SpentProof.objects.count() == 1
+
+
+def test_same_named_call_is_judged_once_in_one_commit() -> None:
+    place = scene()
+    asked = Asked(replace(call(place), delivery=named(place)))
+    decision, held_up = decide_together([asked, asked])
+    assert words(decision) == "yes"
+    assert isinstance(held_up, HeldUpError)
+    assert words(decide_one(asked.call)) == "recalled"
+
+
+def test_basis_is_good_for_five_seconds_of_one_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = [1000.0]
+    for clock in ("monotonic", "time"):
+        monkeypatch.setattr(moment, clock, lambda: at[0])
+    held = Basis(Moment.now(), home.LEASE.current())
+    at[0] += basis.STALE_SECONDS - 0.5
+    # A later look at the same epoch takes nothing away.
+    home.LEASE._last = None
+    assert home.LEASE.current() is not held.tenure
+    held.check()
+    basis.check_age(held.began)
+    with pytest.raises(TemporarilyUnavailableError):
+        replace(held, tenure=replace(held.tenure, epoch=held.tenure.epoch + 1)).check()
+    for act in (partial(held.check, 0.6), partial(basis.check_age, held.began, 0.6)):
+        with pytest.raises(TemporarilyUnavailableError):
+            act()
 
 
 def early(place: Any) -> EarlyRefusal:
