@@ -270,9 +270,9 @@ def test_a_part_gets_a_yes_to_every_call(name: str, monkeypatch: pytest.MonkeyPa
         if name == "hot":
             file = there.directory / "payment.sql"
             file.write_text(share.written(there))
-            rate, cpu = share.pgbench(there, file, 2, 1)
+            # Its CPU is counted in ticks of 10 ms, of which a second may have none.
+            rate, _ = share.pgbench(there, file, 2, 1)
             assert rate > 0
-            assert cpu > 0
 
 
 # Prints each command that its module does not take; one that takes no options is told apart by that.
