@@ -272,7 +272,7 @@ TABLE_NAMES_ONLY = {
 
 
 def test_a_row_is_not_locked_through_a_join() -> None:
-    """PostgreSQL reads a row anew that it waited for, and not what the row is joined with: `of` locks one table of a join."""
+    """After a lock wait PostgreSQL reads the locked row again, but not the rows joined to it; `of` locks one table of a join."""
     found = [
         place
         for place, call in nodes(ast.Call)

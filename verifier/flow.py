@@ -136,17 +136,14 @@ async def verify(
     1. Service provider: authenticated by the caller of this function. 2. Its own idempotency.
     3. Token. 4. Proof. 5. Binding. 6. Spend the proof. 7. State. 8. Capability and constraints. 9. The agent's
     idempotency. 10. Windows. 11. Presence. 12. Threshold. 13. Rate. 14. Budgets and uses. 15. Record.
-
     3 to 5 are `prepare`, 7 to 14 `agentauth.protocol.decision.decide`. 2, 6 and 15 are Redis' script or the database's
-    transaction; so 2 comes after 3 to 5 in time, but its answer goes before theirs. A refusal is an answer, and its
-    event is written before it is given. `turn` is that of a question in a batch.
-
-    Raises IdempotencyMismatchError (that of step 9 committed and recorded), IdempotencyInProgressError, and
-    TemporarilyUnavailableError where the answer could not be had: never a wrong yes.
+    transaction, so 2 runs after 3 to 5, but its answer outranks theirs. The event of a refusal is written before the
+    answer is given. `turn` is for a question in a batch. Raises IdempotencyMismatchError (that of step 9 is recorded),
+    IdempotencyInProgressError, and TemporarilyUnavailableError where there is no answer: never a wrong yes.
     """
     basis = Basis(await means.caught_up(), means.tenure())
     if request.operation_key is not None:
-        # The database decides on what the agent named: where too many wait for it, no signature is checked in vain.
+        # The database decides these: where too many calls wait for it, no signature is checked in vain.
         means.check_room()
     keys, tenure = means.token_keys(), basis.tenure
     prepared = prepare(
@@ -200,7 +197,7 @@ async def _lightly(
     made = plan(call, known)
     # What the script decides is in the log, so it is not asked for what could not be told any more.
     basis.check(SPARE_SECONDS)
-    # Scripts for one grant run in the order they are sent in, and this one is sent before anybody else's turn.
+    # Scripts for one grant run in the order in which they are sent, and this one is sent before the next question's turn.
     turn.pass_on()
     reply = await means.evaluate(JUDGE, made.called)
     fault_point("verify.after_judge")
@@ -252,7 +249,7 @@ async def _refused(
 ) -> Outcome:
     """The one event of a refusal in steps 3 to 5; where the call has a name it may be an answer that is given again."""
     if refusal.claims is None and refusal.leaked_key is None:
-        # Anybody can make a service provider ask about a made-up token: that costs no row.
+        # A stranger can make a service provider ask about a forged token, so its refusal costs no row.
         refusal = replace(refusal, delivery=None)
     to_database = (
         basis.tenure.kind == Home.Kind.DATABASE

@@ -29,7 +29,7 @@ from .nonces import read_nonce
 from .wire import new_key, registry_at, retry_after, ssl_context
 
 TIMEOUT_SECONDS: Final = 5.0
-# What became of a try nobody heard of can be asked for, so it is asked until it is known.
+# A lost answer can be asked for again under the same key, so the client repeats the question until it is answered.
 _TRIES: Final = 3
 _PAUSE_SECONDS: Final = 1.0
 _LONGEST_PAUSE_SECONDS: Final = 2.0

@@ -78,7 +78,7 @@ def read_break(path: Path) -> dict[str, Any]:
         record |= {"origin": f"{base}/{name}", "previous_origin": f"{base}/{previous}" if previous else base}
         # A log is named after all that it replaces: no record hides its own log or leads in a circle.
         named = all(map(LOG_NAME.fullmatch, [name, *lost])) and max(previous, *lost, "") < name
-        # Made anew from the members that are free, as a manifest is.
+        # Rebuilt from its variable members and compared, as a manifest is.
         exact = canonical(record | {"root": base64.b64encode(root).decode()})
         fits = path.name == f"{name}.json" and base.endswith("/v1/audit") and len(root) == HASH
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -275,7 +275,7 @@ class Log:
                 digest, length = given[what]["sha256"], given[what]["bytes"]
                 objects[what] = {"key": f"objects/{digest}.{ending}", "sha256": digest, "bytes": length}
                 whole &= type(length) is int and bool(re.fullmatch("[0-9a-f]{64}", digest))
-            # Made anew from the few members that are free: nothing else can stand there, and nothing in another spelling.
+            # Rebuilt from its variable members and compared: it has no other member and no other spelling.
             origin = part.origin or self.trust.origins[0]
             wanted: dict[str, Any] = {"version": 1, "origin": origin, "first": first, "end": head.size}
             exact = canonical(wanted | objects | {"previous": previous, "checkpoint": given["checkpoint"]})

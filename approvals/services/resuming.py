@@ -143,18 +143,17 @@ def finish_resume(
     actor: Actor,
     now: datetime,
 ) -> Receipt:
-    """Lift the suspension that was signed for, and end what was decided or begun before it and not used.
+    """Lift the suspension that was signed for, and end unused decisions and ceremonies from before it.
 
-    The same assertion again gets the same receipt. Raises InvalidAssertionError, also for that one where this party suspended
-    the row again since; InvalidStateError where nothing is suspended (by this party) any more; GrantChangedError
-    where it was suspended again since, or resuming it would bring back anything else than what was read.
+    The same assertion again gets the same receipt. Raises InvalidAssertionError, also for a repeat after this party suspended
+    the row again; InvalidStateError if it is not suspended (by this party); GrantChangedError if the page is out of date.
     """
     recoveries = set[Any]()
 
     def first() -> None:
         if isinstance(row, Human):
             recoveries.update(hold_taken_part_in(row))
-        # Before all that a decision under way locks: it is done before this, and refused, or has nothing left to sign.
+        # Before the locks of any decision: one under way either ends first or has no challenge left to sign.
         _void_begun(row, now)
 
     def act(_challenge: Challenge) -> None:

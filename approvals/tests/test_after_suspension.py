@@ -1,4 +1,4 @@
-"""What was decided or begun before a suspension is not used or finished after it: the person decides anew."""
+"""What was decided or begun before a suspension is not used or finished after it: the person decides again."""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime

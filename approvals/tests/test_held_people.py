@@ -21,7 +21,7 @@ from tests.acts.test_effects import signed, table
 from tests.acts.world import Act, Row, World
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
-# A link has nobody who is signed in, a sign-in nobody who was before; the same once more does nothing.
+# Setup links and sign-ins have no session of a person yet; a repeated assertion changes nothing.
 HELD = [
     row
     for row in signed()

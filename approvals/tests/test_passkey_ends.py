@@ -40,7 +40,7 @@ def watched(
 
 @pytest.fixture
 def thief(alice: Person) -> Person:
-    """Somebody with a second passkey of Alice's, signed in at another browser and present there."""
+    """A thief with a second passkey of Alice's, signed in at another browser and present there."""
     second = Authenticator()
     options = alice.ask_passkey().json()["publicKey"]
     added = alice.post("/settings/passkeys/finish", {"credential": second.registration(options)})
@@ -88,7 +88,7 @@ def test_DJ_20_a_removed_passkey_takes_its_session_and_presence_along(
 
 
 def test_DJ_20_a_passkey_that_signs_for_its_own_removal_keeps_no_session(thief: Person) -> None:
-    """The thief takes the passkey off the list, so that nobody looks for its session."""
+    """The thief removes the passkey from the list, to hide its session."""
     assert thief.press(removal_of(thief)).status_code == 302
     assert not signed_in(thief)
 

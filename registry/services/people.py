@@ -120,9 +120,8 @@ def recover_human(*, human: Human, actor: Actor, now: datetime) -> None:
 def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False) -> None:
     """End the human for good: agents, grants, codes and sessions end, name and address go; the row and its id stay.
 
-    Receipts and events refer to that id. Passkeys and the openings of events are the caller's, in the same
-    transaction. Raises InvalidStateError where it was done before, for the last admin who could sign in, and where an agent
-    of theirs was added at the same moment.
+    Receipts and events refer to that id. The caller deletes passkeys and openings of events, in the same transaction.
+    Raises InvalidStateError if done before, for the last admin who can sign in, and if an agent was added meanwhile.
     """
     held = [Grant.Status.APPROVED, Grant.Status.SUSPENDED]
     with transaction.atomic():

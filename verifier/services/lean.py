@@ -24,9 +24,9 @@ from verifier.stores import Delivery
 from verifier.stores.connection import Servers
 from verifier.stores.database import Asked, Outcome
 from verifier.stores.lane import Lane
-from verifier.stores.light import Called, epoch_of
-from verifier.stores.scripts import GIVE_BACK, Reply, Script, read_reply
-from verifier.stores.told import TOLD
+from verifier.stores.light import Called
+from verifier.stores.scripts import Reply, Script
+from verifier.stores.told import read_told
 
 # Questions of a batch that are begun without a pause: half a millisecond.
 _AT_A_TIME: Final = 8
@@ -141,10 +141,7 @@ class LeanVerifier:
     async def evaluate(self, script: Script, called: Called) -> Reply:
         if self._servers is None:
             raise TemporarilyUnavailableError("The replay cache is not here. Try again shortly.")
-        reply = read_reply(await self._servers.evaluate(script, *called))
-        if script is not GIVE_BACK:
-            TOLD.hear(epoch_of(called), called[0], reply.number)
-        return reply
+        return read_told(script, called, await self._servers.evaluate(script, *called))
 
     def check_room(self) -> None:
         self._lane.check_room()

@@ -20,7 +20,7 @@ _ROOM_SECONDS: Final = 5
 
 
 class Turn:
-    """Of a call that stands alone: it waits for nobody."""
+    """The turn of a call outside a batch: it waits for no other question."""
 
     async def comes(self, queue: str) -> bool:
         """Wait for the question before it in this queue; whether it may have waited. Raises TemporarilyUnavailableError."""

@@ -29,10 +29,10 @@ from verifier.services.snapshots import Known, known_of
 from verifier.services.turns import ALONE, Faults
 from verifier.stores import Delivery
 from verifier.stores.database import Asked, Outcome, decide_one
-from verifier.stores.light import Called, epoch_of
-from verifier.stores.scripts import GIVE_BACK, Reply, Script, read_reply
+from verifier.stores.light import Called
+from verifier.stores.scripts import Reply, Script
 from verifier.stores.sync_connection import SyncServers
-from verifier.stores.told import TOLD
+from verifier.stores.told import TOLD, read_told
 
 logger = logging.getLogger(__name__)
 
@@ -137,10 +137,7 @@ class Web:
     async def evaluate(self, script: Script, called: Called) -> Reply:
         if not settings.REDIS_URL:
             raise TemporarilyUnavailableError("The replay cache is not here. Try again shortly.")
-        reply = read_reply(_servers(settings.REDIS_URL).evaluate(script, *called))
-        if script is not GIVE_BACK:
-            TOLD.hear(epoch_of(called), called[0], reply.number)
-        return reply
+        return read_told(script, called, _servers(settings.REDIS_URL).evaluate(script, *called))
 
     def check_room(self) -> None:
         """Its thread is the room."""
@@ -176,7 +173,7 @@ def _reached() -> Iterator[None]:
     try:
         yield
     except (DatabaseError, InterfaceError) as error:
-        # Whether the transaction was committed may be unknown: the proof may be spent, so the agent signs anew.
+        # The transaction may have been committed and the proof spent: the agent makes a new proof.
         logger.exception("verify could not reach the database")
         raise TemporarilyUnavailableError from error
 

@@ -45,7 +45,7 @@ EARLY_MS: Final = (2 * _APART_SECONDS + 1) * 1000
 # The same for a proof, whose time has as much to spare as a clock may differ.
 SLACK_MS: Final = EARLY_MS - CLOCK_SECONDS * 1000
 _NOTHING_USED: Final = Ledger()
-_UNSURE: Final = "What became of the first try is not known any more. The agent signs anew."
+_UNSURE: Final = "The result of the first try is not known any more. Have the agent send a new proof."
 # Of one token: so many actions that it is asked about again and again, without arguments, and so 2 kB each.
 MOST_YESES: Final = 4
 # What a script is called with: its shard, its keys, its arguments.

@@ -5,10 +5,13 @@ Kept in memory, and written down once the epoch is over (or this process ends): 
 
 import threading
 from collections.abc import Mapping
+from typing import Any
 
 from django.db import transaction
 
 from verifier.models import StreamCursor
+from verifier.stores.light import Called, epoch_of
+from verifier.stores.scripts import GIVE_BACK, Reply, Script, read_reply
 
 
 class Told:
@@ -51,3 +54,14 @@ class Told:
 
 # This process's own.
 TOLD = Told()
+
+
+def read_told(script: Script, called: Called, raw: Any) -> Reply:
+    """A script's raw answer, read; its event, where it wrote one, is one that this process was told of.
+
+    Raises ValueError or TypeError for what is no answer of ours.
+    """
+    reply = read_reply(raw)
+    if script is not GIVE_BACK:
+        TOLD.hear(epoch_of(called), called[0], reply.number)
+    return reply

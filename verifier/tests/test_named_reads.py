@@ -76,7 +76,7 @@ def test_a_rehearsal_is_judged_each_time() -> None:
 
 
 def test_SA_6_a_refusal_of_a_token_that_is_not_ours_is_no_row() -> None:
-    """Anybody can make a service provider ask about one; the answer is the same each time."""
+    """A stranger can make a service provider ask about one; the answer is the same each time."""
     place, name = scene(), key()
     body = place.body(LOOK, token="x.y.z")
     answer = refused(place, body, call_key=name)
