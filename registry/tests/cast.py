@@ -51,6 +51,8 @@ class AgentClient:
     def __post_init__(self) -> None:
         self.private = PrivateKey.generate(self.alg)
         self.signer = LocalSigner(self.private)
+        # The moment all its manifests count from: which of two is the later one must not depend on the clock.
+        self.made = int(datetime.now(UTC).timestamp())
 
     @property
     def jkt(self) -> str:
@@ -68,12 +70,12 @@ class AgentClient:
         later: int = 0,
         **changes: Any,
     ) -> str:
-        now = int(datetime.now(UTC).timestamp()) + later
+        issued_at = self.made + later
         return sign_manifest(
             self.signer,
             audience=settings.ISSUER,
-            issued_at=now,
-            expires_at=now + days * 86_400,
+            issued_at=issued_at,
+            expires_at=issued_at + days * 86_400,
             jti=secrets.token_urlsafe(16),
             name=name,
             description=changes.get("description", "Reads papers"),
@@ -125,7 +127,7 @@ class AgentClient:
         return self.call("POST", "/v1/agents", body | ({"enrolment_code": code} if code else {}), key=key)
 
     def replace(self, *, key: str | None = None, later: int = 5, **manifest: Any) -> Any:
-        """Another manifest in place of the present one, signed `later` seconds from now."""
+        """Another manifest in place of the present one, issued `later` seconds after this client was made."""
         body = {"manifest": self.manifest(later=later, **manifest)}
         return self.call("POST", "/v1/agents/me/manifest", body, key=key)
 
