@@ -24,7 +24,7 @@ from audit.identifiers import new_id
 from audit.models import Event, Opening, QueueEntry
 from audit.partitions import make_room
 from audit.sequencer import Numberable, number_at_once
-from audit.statements import Insert, select, written
+from audit.statements import Insert, Statement, run_together, written
 
 logger = logging.getLogger(__name__)
 
@@ -222,15 +222,8 @@ def write(entries: Sequence[Entry], *, now: datetime) -> None:
         _queue(made)
 
 
-class Act(NamedTuple):
-    """What an event tells, where that is one INSERT: its SQL, written once, and its values."""
-
-    sql: str
-    values: Sequence[Any]
-
-
-def write_one(event: Event, data: bytes, hidden: Sequence[Hidden] = (), act: Act | None = None) -> None:
-    """Do `act`, insert the event, whose canonical data is `data`, its openings and its place in the queue: all or nothing.
+def write_one(event: Event, data: bytes, hidden: Sequence[Hidden] = (), act: Statement | None = None) -> None:
+    """Do `act`, an INSERT, insert the event, whose canonical data is `data`, its openings and its place in the queue: all or nothing.
 
     Raises django.db errors.
     """
@@ -273,21 +266,25 @@ _ADD_OPENINGS = (
 )
 
 
-def write_together(drafts: Sequence[Drafted]) -> None:
-    """`write_one` of several, in a few statements. Raises django.db errors; the transaction is the caller's."""
+def write_together(drafts: Sequence[Drafted], acts: Sequence[Statement] = ()) -> None:
+    """Do `acts` and `write_one` of several, in a few statements that PostgreSQL gets together. Raises django.db errors; the
+    transaction is the caller's.
+    """
     if connection.vendor != "postgresql":
+        run_together(acts)
         for each in drafts:
             write_one(each.event, each.text, each.openings)
         return
-    _EVENTS.run([_row(each) for each in drafts])
+    statements = [*acts, _EVENTS.of([_row(each) for each in drafts])]
     openings = [
         (new_id(), each.event.id, hidden.member, hidden.salt, hidden.text.decode())
         for each in drafts
         for hidden in each.openings
     ]
     if openings:
-        select(_ADD_OPENINGS, *(list(column) for column in zip(*openings, strict=True)))
-    _QUEUED.run([(each.event.id,) for each in drafts])
+        columns = [list(column) for column in zip(*openings, strict=True)]
+        statements.append(Statement(_ADD_OPENINGS, columns))
+    run_together([*statements, _QUEUED.of([(each.event.id,) for each in drafts])])
 
 
 def _row(drafted: Drafted) -> list[Any]:

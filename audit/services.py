@@ -25,7 +25,6 @@ from audit.models import Event
 from audit.partitions import make_room
 from audit.prepared import (
     KINDS,
-    Act,
     Data,
     Entry,
     Hidden,
@@ -38,11 +37,10 @@ from audit.prepared import (
 )
 from audit.refusals import count_refusal, summarise_refusals
 from audit.sequencer import sequence_until_empty
-from audit.statements import filled
+from audit.statements import Statement, filled
 
 __all__ = [
     "SYSTEM",
-    "Act",
     "Actor",
     "Data",
     "Draft",
@@ -158,10 +156,10 @@ def draft(
     return Draft(event, data_text(event.data), openings)
 
 
-def record(*, act: Act | None = None, **columns: Unpack[Columns]) -> Event:
+def record(*, act: Statement | None = None, **columns: Unpack[Columns]) -> Event:
     """Write one event in the caller's transaction, so that what happened and its record live or die together.
 
-    `columns` as for `draft`. With `act` it is done here, by the statement that writes the event too: they need no transaction
+    `columns` as for `draft`. With `act`, an INSERT, it is done here, by the statement that writes the event too: they need no transaction
     around them.
 
     Raises ValueError outside a transaction, and as `draft`; TemporarilyUnavailableError where the database does not take
@@ -179,18 +177,23 @@ def record(*, act: Act | None = None, **columns: Unpack[Columns]) -> Event:
     return event
 
 
-def record_drafts(drafts: Sequence[Draft]) -> None:
-    """Write events together in the caller's transaction, in their order. Raises as `record`."""
+def record_drafts(drafts: Sequence[Draft], acts: Sequence[Statement] = ()) -> None:
+    """Do `acts`, which the events tell, and write the events, in their order, in the caller's transaction.
+
+    Raises as `record`, and django.db errors where a statement fails: an act may have waited for somebody's lock.
+    """
     if not connection.in_atomic_block:
         raise ValueError("record events inside the transaction of what they tell")
     if not drafts:
+        if acts:
+            raise ValueError("an act without its event")
         return
     events = [each.event for each in drafts]
     with _or_unavailable():
         for event in events:
             check_backlog(kind=event.kind, actor_kind=event.actor_kind)
         make_room([event.id for event in events])
-        write_together(drafts)
+    write_together(drafts, acts)
     _observe_later(events)
 
 

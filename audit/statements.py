@@ -4,9 +4,9 @@ Writing a statement anew takes the ORM several times as long as asking it does. 
 """
 
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
@@ -29,6 +29,33 @@ def all_but(model: type[models.Model], *names: str) -> Columns:
     return Columns(model, {field.attname for field in meta.concrete_fields} - set(names))
 
 
+class Statement(NamedTuple):
+    """One statement with the values of its `%s` in order, and what is made of each row."""
+
+    sql: str
+    values: Sequence[Any]
+    made: Callable[[Sequence[Any]], tuple[Any, ...]] = tuple
+
+    def answer(self) -> list[tuple[Any, ...]]:
+        """Its rows, without others beside it. Raises django.db errors."""
+        return run_together([self])[0]
+
+
+def run_together(statements: Sequence[Statement]) -> list[list[tuple[Any, ...]]]:
+    """The rows of each. PostgreSQL gets them all before it is waited for; one that fails ends those after it.
+
+    Raises django.db errors: of the first that failed.
+    """
+    if not statements:
+        return []
+    own = connections[DEFAULT_DB_ALIAS]
+    if own.vendor == "postgresql":
+        answers = own.run_pipelined([(each.sql, each.values) for each in statements])  # type: ignore[attr-defined]  # our own
+    else:
+        answers = [_run(own, each.sql, each.values) for each in statements]
+    return [[each.made(row) for row in rows] for each, (rows, _) in zip(statements, answers, strict=True)]
+
+
 class _Part(NamedTuple):
     """Where the columns of one model begin and end in a row."""
 
@@ -49,10 +76,13 @@ class Question:
 
         `values` are those of the `%s` in order. Raises django.db errors.
         """
-        own = connections[DEFAULT_DB_ALIAS]
-        return [self._made(row, own) for row in _run(own, self._sql, values)[0]]
+        return self.of(*values).answer()
 
-    def _made(self, row: Sequence[Any], own: Any) -> tuple[Any, ...]:
+    def of(self, *values: Any) -> Statement:
+        """The same, for `run_together`."""
+        return Statement(self._sql, values, partial(self._made, connections[DEFAULT_DB_ALIAS]))
+
+    def _made(self, own: Any, row: Sequence[Any]) -> tuple[Any, ...]:
         values = list(row)
         for place, convert, column in self._converters:
             values[place] = convert(values[place], column, own)
@@ -120,11 +150,15 @@ class Insert:
 
     def run(self, rows: Sequence[Sequence[Any]], *values: Any) -> tuple[list[tuple[Any, ...]], int]:
         """What it returns, and how many rows it wrote; `rows` in the order of the columns. Raises django.db errors."""
-        own = connections[DEFAULT_DB_ALIAS]
-        if own.vendor == "postgresql":
-            return _run(own, self._of_arrays, [*map(list, zip(*rows, strict=True)), *values])
+        sql, given, _ = self.of(rows, *values)
+        return _run(connections[DEFAULT_DB_ALIAS], sql, given)
+
+    def of(self, rows: Sequence[Sequence[Any]], *values: Any) -> Statement:
+        """The same, for `run_together`."""
+        if connections[DEFAULT_DB_ALIAS].vendor == "postgresql":
+            return Statement(self._of_arrays, [*map(list, zip(*rows, strict=True)), *values])
         sql = f"{self._start} VALUES {', '.join([self._row] * len(rows))} {self._tail}"
-        return _run(own, sql, [*chain.from_iterable(rows), *values])
+        return Statement(sql, [*chain.from_iterable(rows), *values])
 
 
 def select(sql: str, *values: Any) -> list[tuple[Any, ...]]:

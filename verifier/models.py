@@ -52,7 +52,8 @@ class AgentOperation(models.Model):
     """One allowed operation under the agent's idempotency key, written with its debit: what makes a retry free."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    grant = models.ForeignKey(Grant, on_delete=models.PROTECT, related_name="+")
+    # Without an index of its own: it would be asked instead of the one below, and a grant may have a million operations.
+    grant = models.ForeignKey(Grant, on_delete=models.PROTECT, related_name="+", db_index=False)
     key = models.CharField(max_length=128)
     # SHA-256 of the canonical action: the same key never stands for two acts.
     action_digest = models.BinaryField(max_length=32)

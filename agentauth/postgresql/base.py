@@ -100,8 +100,8 @@ class BoundedConnection(Connection[Any]):
     """One that is closed where an answer takes longer than `answer_seconds`. Whether that was done is then not known."""
 
     answer_seconds: float
-    # For statements that are written once: a cursor for each is more work than what it asks.
-    kept_cursor: Any = None
+    # For statements that are written once: a new cursor for each is more work than what it asks.
+    kept_cursors: list[Any]
 
     def wait(self, gen: PQGen[RV], interval: float = _INTERVAL, timeout: float | None = None) -> RV:
         if timeout is not None:
@@ -109,9 +109,9 @@ class BoundedConnection(Connection[Any]):
             return super().wait(gen, interval, timeout)
         try:
             answer = super().wait(gen, interval, self.answer_seconds)
-        except OperationalError:
-            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
-                # It still owes the answer, and would give it to the next question.
+        except OperationalError as error:
+            if error.sqlstate is None and self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                # The server said nothing: it still owes the answer, and would give it to the next question.
                 self.pgconn.finish()
                 SILENCE.unanswered()
                 raise OperationalError(f"no answer within {self.answer_seconds} s") from None
@@ -160,7 +160,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
             traceback.clear_frames(error.__traceback__)
             raise
         SILENCE.heard()
-        made.answer_seconds = answer_seconds
+        made.answer_seconds, made.kept_cursors = answer_seconds, []
         return made
 
     def run_prepared(self, sql: str, values: Sequence[Any]) -> tuple[list[tuple[Any, ...]], int]:
@@ -173,16 +173,40 @@ class DatabaseWrapper(base.DatabaseWrapper):
             with self.cursor() as heard:
                 heard.execute(sql, values)
                 return (heard.fetchall() if heard.description else []), heard.rowcount
+        self._be_ready()
+        with self.wrap_database_errors:
+            (cursor,) = self._cursors(1)
+            cursor.execute(sql, values, prepare=True)
+            return _told(cursor)
+
+    def run_pipelined(
+        self, statements: Sequence[tuple[str, Sequence[Any]]]
+    ) -> list[tuple[list[tuple[Any, ...]], int]]:
+        """`run_prepared` of each, all sent before the first answer is waited for. Raises the error of the first that failed;
+        those after it were not executed.
+        """
+        if len(statements) == 1 or self.queries_logged or self.execute_wrappers:
+            return [self.run_prepared(*each) for each in statements]
+        self._be_ready()
+        with self.wrap_database_errors:
+            cursors = self._cursors(len(statements))
+            with self.connection.pipeline():
+                for cursor, (sql, values) in zip(cursors, statements, strict=True):
+                    cursor.execute(sql, values, prepare=True)
+            return [_told(cursor) for cursor in cursors]
+
+    def _be_ready(self) -> None:
         self.close_if_health_check_failed()
         self.ensure_connection()
         self.validate_no_broken_transaction()
-        with self.wrap_database_errors:
-            cursor = self.connection.kept_cursor
-            if cursor is None or cursor.closed:
-                cursor = self.connection.kept_cursor = self.create_cursor()
-            cursor.execute(sql, values, prepare=True)
-            # `cursor.description` would be made anew, column by column.
-            return (cursor.fetchall() if cursor.pgresult.nfields else []), cursor.rowcount
+
+    def _cursors(self, count: int) -> list[Any]:
+        kept: list[Any] = self.connection.kept_cursors
+        if any(cursor.closed for cursor in kept):
+            kept.clear()
+        while len(kept) < count:
+            kept.append(self.create_cursor())
+        return kept[:count]
 
     def is_usable(self) -> bool:
         """Whether nothing speaks against it: Django would ask the server, at every request.
@@ -201,3 +225,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
         except OperationalError:
             return False
         return True
+
+
+def _told(cursor: Any) -> tuple[list[tuple[Any, ...]], int]:
+    # `cursor.description` would be made anew, column by column.
+    return (cursor.fetchall() if cursor.pgresult.nfields else []), cursor.rowcount

@@ -14,7 +14,8 @@ from audit import kinds
 from audit.entries import MAX_DATA_BYTES, entry_of, event_body
 from audit.models import Event, Opening, QueueEntry
 from audit.sequencer import sequence_until_empty
-from audit.services import Act, Actor, record
+from audit.services import Actor, record
+from audit.statements import Statement
 from audit.tests.conftest import MakeEvent
 from audit.tests.opened import opened
 from audit.tests.tampering import execute
@@ -107,9 +108,9 @@ def test_recording_outside_a_transaction_is_refused(now: datetime) -> None:
     assert not Event.objects.exists()
 
 
-def act(name: str) -> Act:
+def act(name: str) -> Statement:
     """An INSERT like any other."""
-    return Act("INSERT INTO auth_group (name) VALUES (%s)", (name,))
+    return Statement("INSERT INTO auth_group (name) VALUES (%s)", (name,))
 
 
 def acts() -> int:

@@ -11,7 +11,7 @@ class Migration(migrations.Migration):
         ("approvals", "0011_seals"),
         ("audit", "0011_openings_of_new_events"),
         ("kms", "0005_seals"),
-        ("verifier", "0010_guards_by_table"),
+        ("verifier", "0011_operations_by_grant_and_key"),
     ]
     # Older code names the release itself where it makes the row.
     beside_older_code = (

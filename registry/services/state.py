@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from django.db import connection
 from django.db.models import Model
 
 from agentauth.protocol.errors import InvalidTokenError
 from agentauth.protocol.token import TokenClaims
 from audit.identifiers import id_text
-from audit.statements import Question, all_but
+from audit.statements import Question, Statement, all_but
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.proved_grants import DISABLED_KEYS, PROVED, SEAL_ENDED, terms_of
 
@@ -101,11 +100,16 @@ def token_states(jtis: Collection[str]) -> dict[str, TokenState]:
 
     Made to be kept in great numbers: the claims, too, are left where they are.
     """
-    if connection.vendor == "postgresql":
-        rows = _OF_MANY.ask(list(jtis))
-    else:
-        # It knows no lists, and asking it costs next to nothing.
-        rows = [row for jti in jtis for row in _OF_ONE.ask(jti)]
+    return read_states(ask_states(jtis).answer())
+
+
+def ask_states(jtis: Collection[str]) -> Statement:
+    """What `token_states` asks; `read_states` makes the states of its rows."""
+    return _OF_MANY.of(list(jtis))
+
+
+def read_states(rows: Sequence[tuple[Any, ...]]) -> dict[str, TokenState]:
+    """By `jti`. May ask for receipts that are not proved yet. Raises django.db errors."""
     return {state.token.jti: state for state in _states(rows)}
 
 

@@ -27,8 +27,8 @@ from agentauth.protocol.token import MAX_TOKEN_SECONDS, TYP, build_claims, publi
 from audit import kinds
 from audit.faults import fault_point
 from audit.identifiers import new_id
-from audit.services import Act, Actor, record, record_refusal
-from audit.statements import Columns, Question
+from audit.services import Actor, record, record_refusal
+from audit.statements import Columns, Question, Statement
 from kms.certificates import token_keys
 from kms.delegation import token_signer
 from kms.state import Subject, publish_change
@@ -218,9 +218,11 @@ def _state_of_presented(untrusted_token: str, now: datetime) -> TokenState | Non
         return None
 
 
-def _intent(basis: Basis, claims: Mapping[str, Any], now: datetime, expires_at: datetime) -> Act:
+def _intent(basis: Basis, claims: Mapping[str, Any], now: datetime, expires_at: datetime) -> Statement:
     grant, jti, text = basis.grant, claims["jti"], json.dumps(claims)
-    return Act(_INSERT, (new_id(), jti, grant.id, grant.version, basis.agent.jkt, text, now, expires_at))
+    return Statement(
+        _INSERT, (new_id(), jti, grant.id, grant.version, basis.agent.jkt, text, now, expires_at)
+    )
 
 
 def _claims(basis: Basis, now: datetime) -> tuple[dict[str, Any], datetime]:

@@ -69,7 +69,7 @@ class Follower:
         self._keys: Mapping[str, TokenKey] | None = None
         self._states: Copies[str, Known] = Copies(_MOST_STATES, attrgetter("rests_on"))
         self._providers: Copies[bytes, ServiceProvider] = Copies(_MOST_PROVIDERS, _rests_on)
-        # As many as can be read between two looks.
+        # Since the last news, and no more than _MOST_UNPROVED: while the database is away no news comes.
         self._refused: set[bytes] = set()
         self._state_loads = Loads(
             known_tokens,
@@ -162,7 +162,7 @@ class Follower:
         if held is None and digest not in self._refused:
             self._missed("credentials")
             held = await self._provider_loads.get(authorization)
-            if held is None:
+            if held is None and len(self._refused) < _MOST_UNPROVED:
                 self._refused.add(digest)
         return held
 

@@ -33,7 +33,7 @@ from verifier.services.moment import Moment
 from verifier.services.presence import is_online
 from verifier.stores import EarlyRefusal, Permit, Prepared, Recalled, Spent, StoreCall, check_in_time, events
 from verifier.stores.redelivery import recalled
-from verifier.stores.work import Work, hold, kept_answers
+from verifier.stores.work import Work
 
 logger = logging.getLogger(__name__)
 
@@ -159,12 +159,12 @@ def _decided(asked: Sequence[Asked], tenure: Tenure, *, waits: bool) -> list[Out
         except TemporarilyUnavailableError as error:
             outcomes[place] = error
     left = [place for place in range(len(asked)) if place not in outcomes]
-    # 2. and 7. Names and counters are locked before anything is read, so a call that waits here is judged by what is true afterwards.
-    held_up = hold([asked[place].call for place in left], waits=waits)
-    outcomes |= {left[number]: error for number, error in held_up.items()}
-    left = [place for place in left if place not in outcomes]
     if left:
-        found = _judged([asked[place] for place in left])
+        # 2. and 7. Names and counters are locked before anything is read.
+        work = Work([asked[place].call for place in left], waits=waits)
+        outcomes |= {left[number]: error for number, error in work.held_up.items()}
+        left = [place for place in left if place not in outcomes]
+        found = _judged([asked[place] for place in left], work)
         outcomes |= dict(zip(left, found, strict=True))
     return [outcomes[place] for place in range(len(asked))]
 
@@ -179,17 +179,15 @@ def _check_call(asked: Asked, tenure: Tenure) -> None:
             check_in_time(asked.call)
 
 
-def _judged(asked: Sequence[Asked]) -> list[Outcome | Exception]:
+def _judged(asked: Sequence[Asked], work: Work) -> list[Outcome | Exception]:
     """Of calls whose locks are held: what comes of each, written."""
-    kept = kept_answers(each.call.delivery for each in asked if each.call.delivery is not None)
-    rows = [kept.get(each.call.delivery.digest) if each.call.delivery else None for each in asked]
+    rows = [work.kept(each.call) for each in asked]
     known = [
         row is not None and row.expires_at > each.call.now for each, row in zip(asked, rows, strict=True)
     ]
     # 6. The insert decides between two identical proofs: the second waits on the first's commit, then finds it.
     spent = _spend([each for each, again in zip(asked, known, strict=True) if not again])
     fault_point("verify.after_spend")
-    work = Work([each.call for each in asked])
     outcomes: list[Outcome | Exception] = []
     for each, row, again in zip(asked, rows, known, strict=True):
         if again and row is not None:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -21,9 +21,9 @@ from agentauth.protocol.envelope import Ledger
 from agentauth.protocol.errors import IdempotencyInProgressError, TemporarilyUnavailableError
 from audit.identifiers import new_id
 from audit.services import Draft, record_drafts
-from audit.statements import Insert, Question, all_but, select, written
+from audit.statements import Insert, Question, Statement, all_but, run_together, select
 from registry.services.idempotency import waited_too_long
-from registry.services.state import TokenState, token_states
+from registry.services.state import TokenState, ask_states, read_states
 from verifier.models import AgentOperation, GrantLedger, ProviderCall
 from verifier.stores import Delivery, HeldUpError, Prepared, StoreCall, busy
 from verifier.stores.redelivery import KEPT_FOR
@@ -32,7 +32,7 @@ from verifier.stores.redelivery import KEPT_FOR
 OPERATION_LIFE: Final = timedelta(hours=24)
 # What a grant spent that ended longer ago lies before every period that runs: a month, in whatever zone, is shorter.
 _LONGEST: Final = timedelta(days=33)
-_TRY: Final = "SELECT n, pg_try_advisory_xact_lock(n) FROM unnest(%s::bigint[]) n"
+_TRY: Final = "SELECT n FROM unnest(%s::bigint[]) n WHERE NOT pg_try_advisory_xact_lock(n)"
 _WAIT: Final = "SELECT pg_advisory_xact_lock(n) FROM unnest(%s::bigint[]) n"
 # A grant that was never approved was never used and has no row; one that was approved keeps its capabilities, [] once its
 # person is deleted. Said so that the index `grant_given` passes by requests, of which an agent may have thousands.
@@ -42,7 +42,13 @@ _LEDGERS: Final = Question(
     " AND (g.ended_at IS NULL OR g.ended_at > %s OR g.id = ANY(%s))",
     l=all_but(GrantLedger),
 )
+# One look into the index for each pair, whatever the planner knows of the table when it first plans this.
 _OPERATIONS: Final = Question(
+    "SELECT {} FROM unnest(%s::uuid[], %s::text[]) asked (grant_id, key) CROSS JOIN LATERAL (SELECT * FROM verifier_agentoperation"
+    " WHERE grant_id = asked.grant_id AND key = asked.key LIMIT 1) o",
+    o=all_but(AgentOperation),
+)
+_OPERATIONS_IN_SQLITE: Final = Question(
     "SELECT {} FROM verifier_agentoperation o WHERE o.grant_id = ANY(%s) AND o.key = ANY(%s)",
     o=all_but(AgentOperation),
 )
@@ -71,57 +77,6 @@ def counts(call: StoreCall) -> bool:
     return not call.dry_run and (call.action is not None or call.operation_key is not None)
 
 
-def hold(calls: Sequence[Prepared], *, waits: bool) -> dict[int, HeldUpError]:
-    """Take the locks of these calls until the transaction ends. Returns the places of calls whose lock another transaction holds.
-
-    Calls of one agent at one service provider follow each other, whichever of its grants they use, and so do those of a
-    service provider under one key. With `waits` it waits for the other, as long as the connection waits for locks; then it raises
-    django.db errors, or IdempotencyInProgressError. SQLite has one writer, so it takes no locks.
-    """
-    names = [_number(b"call ", call.delivery.digest) if call.delivery else None for call in calls]
-    queues = [
-        _number(b"use of ", call.queue.encode()) if isinstance(call, StoreCall) and counts(call) else None
-        for call in calls
-    ]
-    taken: set[int | None] = set()
-    # Names first, and sorted, so that of two that wait neither waits for the other.
-    if connection.vendor == "postgresql":
-        taken = _hold(names, waits=waits, told=_in_progress()) | _hold(queues, waits=waits, told=None)
-    held_up = {}
-    seen: set[int] = set()
-    for place, (name, queue) in enumerate(zip(names, queues, strict=True)):
-        # The same call twice: the second finds what came of the first.
-        if name in taken or name in seen:
-            held_up[place] = HeldUpError(_in_progress())
-        elif queue in taken:
-            held_up[place] = HeldUpError(busy())
-        elif name is not None:
-            seen.add(name)
-    return held_up
-
-
-def _hold(numbers: Sequence[int | None], *, waits: bool, told: Exception | None) -> set[int | None]:
-    """The locks that others hold. Raises `told` where one was waited for too long."""
-    distinct = sorted({number for number in numbers if number is not None})
-    if not distinct:
-        return set()
-    if not waits:
-        return {number for number, mine in select(_TRY, distinct) if not mine}
-    try:
-        select(_WAIT, distinct)
-    except OperationalError as error:
-        if told is None or not waited_too_long(error):
-            raise
-        raise told from error
-    return set()
-
-
-def kept_answers(deliveries: Iterable[Delivery]) -> dict[bytes, ProviderCall]:
-    """What was answered under these names, by their digests, also what is over."""
-    digests = [each.digest for each in deliveries]
-    return {bytes(row.digest): row for (row,) in _ANSWERS.ask(digests)} if digests else {}
-
-
 # Of a grant that was never used.
 _UNUSED: Final = GrantLedger()
 
@@ -138,22 +93,96 @@ class _Done(NamedTuple):
     expires_at: datetime | None
 
 
-class Work:
-    """What these calls are judged by, as of their locks; each yes is known to the next. `write` writes all they change."""
+_Rows = Sequence[tuple[Any, ...]]
+# A statement, and what takes its rows.
+_Read = tuple[Statement, Callable[[_Rows], None]]
+
+
+class _Locks:
+    """Those of the names of calls, and of the queues of what they may change."""
 
     def __init__(self, calls: Sequence[Prepared]) -> None:
-        judged = [call for call in calls if isinstance(call, StoreCall)]
-        jtis = {call.claims.jti for call in calls if call.claims is not None}
-        self._states = token_states(jtis) if jtis else {}
+        self._names = [_number(b"call ", call.delivery.digest) if call.delivery else None for call in calls]
+        self._queues = [
+            _number(b"use of ", call.queue.encode()) if isinstance(call, StoreCall) and counts(call) else None
+            for call in calls
+        ]
+        # Those that others hold.
+        self._taken: set[int] = set()
+        self._there_are = connection.vendor == "postgresql"
+
+    def wait(self) -> None:
+        """Take them all. Raises django.db errors, and IdempotencyInProgressError."""
+        # Names first, and sorted, so that of two that wait neither waits for the other.
+        try:
+            self._wait_for(self._names)
+        except OperationalError as error:
+            if waited_too_long(error):
+                raise _in_progress() from error
+            raise
+        self._wait_for(self._queues)
+
+    def _wait_for(self, numbers: Sequence[int | None]) -> None:
+        if (distinct := _distinct(numbers)) and self._there_are:
+            select(_WAIT, distinct)
+
+    def tries(self) -> list[_Read]:
+        """Take those that nobody holds."""
+        distinct = _distinct([*self._names, *self._queues])
+        return [(Statement(_TRY, [distinct]), self._take)] if distinct and self._there_are else []
+
+    def _take(self, rows: _Rows) -> None:
+        self._taken = {number for (number,) in rows}
+
+    def held_up(self) -> dict[int, HeldUpError]:
+        """The places of calls whose lock another transaction holds, or a call before it."""
+        held_up = {}
+        seen: set[int] = set()
+        for place, (name, queue) in enumerate(zip(self._names, self._queues, strict=True)):
+            # The same call twice: the second finds what came of the first.
+            if name in self._taken or name in seen:
+                held_up[place] = HeldUpError(_in_progress())
+            elif queue in self._taken:
+                held_up[place] = HeldUpError(busy())
+            elif name is not None:
+                seen.add(name)
+        return held_up
+
+
+class Work:
+    """What these calls are judged by, as of their locks; each yes is known to the next. `write` writes all they change.
+
+    Until the transaction ends it holds the locks of the calls, but of those at the places of `held_up`. Calls of one agent at one
+    service provider follow each other, whichever of its grants they use, and so do those of a service provider under one
+    key. With `waits` it waits for who holds a lock, as long as the connection waits for locks. SQLite has one writer, so
+    it takes none.
+    """
+
+    def __init__(self, calls: Sequence[Prepared], *, waits: bool) -> None:
+        """Raises django.db errors, and IdempotencyInProgressError where it waited for another call under one key for too long."""
         self._rows: defaultdict[str, dict[uuid.UUID, GrantLedger]] = defaultdict(dict)
+        self._states: Mapping[str, TokenState] = {}
         self._operations: dict[tuple[uuid.UUID, str], AgentOperation | _Done] = {}
-        if judged:
-            self._read(judged)
+        self._kept: dict[bytes, ProviderCall] = {}
         self._used: dict[uuid.UUID, tuple[GrantLedger, int]] = {}
         self._done: list[_Done] = []
         self._over: list[uuid.UUID] = []
         self._drafts: list[Draft] = []
         self._answers: list[tuple[Prepared, Delivery, str]] = []
+        locks = _Locks(calls)
+        # Locked before anything is read, so a call that waits here is judged by what is true afterwards.
+        if waits:
+            locks.wait()
+        reads = [] if waits else locks.tries()
+        reads += self._reads(calls)
+        answers = run_together([statement for statement, _ in reads])
+        for (_, take), rows in zip(reads, answers, strict=True):
+            take(rows)
+        self.held_up: Mapping[int, HeldUpError] = locks.held_up()
+
+    def kept(self, call: Prepared) -> ProviderCall | None:
+        """What was answered under the name of the call, also where that is over."""
+        return self._kept.get(call.delivery.digest) if call.delivery else None
 
     def state_of(self, call: Prepared) -> TokenState | None:
         """The token's rows; None where our signature stands under something we have no record of."""
@@ -217,41 +246,70 @@ class Work:
 
     def write(self) -> None:
         """Raises django.db errors, and TemporarilyUnavailableError where a process without our locks was faster."""
+        acts = []
         if self._used:
             # In the order of their ids, as the jobs hold them.
             used = sorted(self._used.values(), key=lambda each: each[0].grant_id)
-            _COUNT.run([(row.grant_id, row.tat_us, more, _json(row.spent)) for row, more in used])
+            acts.append(_COUNT.of([(row.grant_id, row.tat_us, more, _json(row.spent)) for row, more in used]))
         if self._over:
-            written("DELETE FROM verifier_agentoperation WHERE id = ANY(%s)", self._over)
+            acts.append(Statement("DELETE FROM verifier_agentoperation WHERE id = ANY(%s)", [self._over]))
         if self._done:
-            _REMEMBER.run([row._replace(answer=_json(row.answer)) for row in self._done])
-        record_drafts(self._drafts)
+            acts.append(_REMEMBER.of([row._replace(answer=_json(row.answer)) for row in self._done]))
+        record_drafts(self._drafts, acts)
         if self._answers:
-            rows = [
-                (each.digest, each.body_sha256, text, call.now + KEPT_FOR)
-                for call, each, text in self._answers
-            ]
-            try:
-                _, kept = _KEEP.run(rows, min(call.now for call, *_ in self._answers))
-            except OperationalError as error:
-                # A process of the release before holds the row, and no lock of its name.
-                if waited_too_long(error):
-                    raise _in_progress() from error
-                raise
-            if kept != len(rows):
-                raise TemporarilyUnavailableError(
-                    "Another call under this Idempotency-Key was faster. Try again."
-                )
+            self._write_answers()
 
-    def _read(self, calls: Sequence[StoreCall]) -> None:
-        agents = list({uuid.UUID(call.claims.agent_id) for call in calls})
-        providers = list({call.service_provider_id for call in calls})
-        grants = list({uuid.UUID(call.claims.grant_id) for call in calls})
-        since = min(call.now for call in calls) - _LONGEST
-        for row, agent_id, provider_id in _LEDGERS.ask(agents, providers, since, grants):
+    def _write_answers(self) -> None:
+        rows = [
+            (each.digest, each.body_sha256, text, call.now + KEPT_FOR) for call, each, text in self._answers
+        ]
+        try:
+            _, kept = _KEEP.run(rows, min(call.now for call, *_ in self._answers))
+        except OperationalError as error:
+            # A process of the release before holds the row, and no lock of its name.
+            if waited_too_long(error):
+                raise _in_progress() from error
+            raise
+        if kept != len(rows):
+            raise TemporarilyUnavailableError(
+                "Another call under this Idempotency-Key was faster. Try again."
+            )
+
+    def _reads(self, calls: Sequence[Prepared]) -> list[_Read]:
+        """Each with what takes its rows."""
+        reads: list[_Read] = []
+        if digests := [call.delivery.digest for call in calls if call.delivery]:
+            reads.append((_ANSWERS.of(digests), self._take_answers))
+        if jtis := {call.claims.jti for call in calls if call.claims is not None}:
+            reads.append((ask_states(jtis), self._take_states))
+        if judged := [call for call in calls if isinstance(call, StoreCall)]:
+            agents = list({uuid.UUID(call.claims.agent_id) for call in judged})
+            providers = list({call.service_provider_id for call in judged})
+            grants = list({uuid.UUID(call.claims.grant_id) for call in judged})
+            since = min(call.now for call in judged) - _LONGEST
+            reads.append((_LEDGERS.of(agents, providers, since, grants), self._take_ledgers))
+            asked = {
+                (uuid.UUID(call.claims.grant_id), call.operation_key)
+                for call in judged
+                if call.operation_key is not None
+            }
+            if asked:
+                question = _OPERATIONS if connection.vendor == "postgresql" else _OPERATIONS_IN_SQLITE
+                reads.append((question.of(*map(list, zip(*asked, strict=True))), self._take_operations))
+        return reads
+
+    def _take_answers(self, rows: _Rows) -> None:
+        self._kept = {bytes(row.digest): row for (row,) in rows}
+
+    def _take_states(self, rows: _Rows) -> None:
+        self._states = read_states(rows)
+
+    def _take_ledgers(self, rows: _Rows) -> None:
+        for row, agent_id, provider_id in rows:
             self._rows[f"{_id(agent_id)} {_id(provider_id)}"][row.grant_id] = row
-        if keys := list({call.operation_key for call in calls if call.operation_key is not None}):
-            self._operations = {(row.grant_id, row.key): row for (row,) in _OPERATIONS.ask(grants, keys)}
+
+    def _take_operations(self, rows: _Rows) -> None:
+        self._operations = {(row.grant_id, row.key): row for (row,) in rows}
 
     def _row_of_operation(self, call: StoreCall) -> AgentOperation | _Done | None:
         key = call.operation_key
@@ -266,6 +324,10 @@ def _in_progress() -> IdempotencyInProgressError:
     return IdempotencyInProgressError(
         "The first call with this Idempotency-Key is still running. Ask again in a moment."
     )
+
+
+def _distinct(numbers: Iterable[int | None]) -> list[int]:
+    return sorted({number for number in numbers if number is not None})
 
 
 def _number(kind: bytes, name: bytes) -> int:

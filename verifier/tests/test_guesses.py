@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from registry.services.credentials import find_by_credentials
+from verifier.services import following
+from verifier.services.following import Follower
 from verifier.services.loads import Loads
 from verifier.tests.scene import scene
 
@@ -55,3 +57,19 @@ def test_SA_10_guesses_that_come_while_a_thread_rests_share_its_next_query() -> 
 
     asyncio.run(work())
     assert fetched == [[0], list(range(1, 50))]
+
+
+def test_SA_10_no_more_refused_credentials_are_remembered_than_may_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def unknown(_: str) -> None:
+        return None
+
+    async def guess() -> None:
+        for number in range(following._MOST_UNPROVED + 10):
+            assert await follower.provider(f"Basic {number}") is None
+
+    follower = Follower()
+    monkeypatch.setattr(follower._provider_loads, "get", unknown)
+    asyncio.run(guess())
+    assert len(follower._refused) == following._MOST_UNPROVED

@@ -1,4 +1,4 @@
-"""What a decision reads to know the counters: the agent's grants at the service provider, and none of its requests."""
+"""What a decision reads: the counters of the agent's grants at the service provider, and the one operation it repeats."""
 
 import secrets
 
@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from audit.tests.tampering import execute
 from registry.models import Grant
-from verifier.models import GrantLedger
+from verifier.models import AgentOperation, GrantLedger
 from verifier.stores.work import Work
 from verifier.tests.scene import PAY, Scene, scene
 from verifier.tests.test_store_contract import payment
@@ -38,11 +38,11 @@ def requests(place: Scene, number: int, **more: object) -> list[Grant]:
     )
 
 
-def rows_read() -> int:
-    """How many rows of grants this transaction has read, by whatever way."""
+def rows_read(table: str) -> int:
+    """How many rows of it this transaction has read, by whatever way."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'registry_grant'"
+            "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = %s", [table]
         )
         return int(cursor.fetchone()[0])
 
@@ -55,7 +55,29 @@ def test_a_decision_reads_no_request_of_the_agent() -> None:
         GrantLedger.objects.create(grant=grant)
     requests(place, MANY)
     execute("ANALYZE registry_grant, verifier_grantledger")
-    before = rows_read()
-    work = Work([call])
+    before = rows_read("registry_grant")
+    work = Work([call], waits=False)
     assert set(work._rows[call.queue]) == {place.grant.pk, again.pk}
-    assert rows_read() - before <= 10
+    assert rows_read("registry_grant") - before <= 10
+
+
+@pytest.mark.parametrize("is_analyzed", [False, True])
+def test_a_decision_reads_no_operations_but_those_it_may_repeat(is_analyzed: bool) -> None:
+    """Also by a plan that was made when the table was empty, and that PostgreSQL keeps until it has analyzed it."""
+    places = [scene(PAY), scene(PAY)]
+    calls = [payment(place) for place in places]
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+    assert Work(calls, waits=False).operation(calls[0]) is None
+    keys, now = [str(call.operation_key) for call in calls], timezone.now()
+    AgentOperation.objects.bulk_create(
+        AgentOperation(grant=place.grant, key=key, action_digest=bytes(32), answer={}, created_at=now)
+        for place in places
+        for key in (*keys, *map(str, range(MANY)))
+    )
+    if is_analyzed:
+        execute("ANALYZE verifier_agentoperation")
+    before = rows_read("verifier_agentoperation")
+    work = Work(calls, waits=False)
+    assert all(work.operation(call) for call in calls)
+    assert rows_read("verifier_agentoperation") - before == len(calls)

@@ -237,7 +237,6 @@ def test_a_yes_given_again_brings_the_nonce_of_now(shop: Scene) -> None:
 @pytest.mark.parametrize(
     ("module", "place_of_fault"),
     [
-        (database, "kept_answers"),
         (database, "spend_proofs"),
         (database, "Work"),
         (database, "decide"),
@@ -381,7 +380,7 @@ def test_an_answer_that_came_there_since_it_was_looked_for_is_503(
 ) -> None:
     body, call_key = shop.body(pay("5.00"), idempotency_key=key()), key()
     with monkeypatch.context() as patch:
-        patch.setattr(database, "kept_answers", lambda _: {})
+        patch.setattr(work.Work, "kept", lambda *_: None)
         assert shop.post(body, call_key=call_key).status_code == 200
         again = shop.body(pay("5.00"), idempotency_key=key())
         assert shop.post(again, call_key=call_key).status_code == 503
